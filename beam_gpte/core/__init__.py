@@ -1,0 +1,1 @@
+"""Numerics and models. Nothing in this folder imports Beam."""

@@ -1,0 +1,131 @@
+"""The transformer itself: token ids in, one vector a token out. torch and transformers are imported on load only."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beam_gpte.core.config import EncoderConfig
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.model_folder import ModelFolder, check_weights
+
+if TYPE_CHECKING:
+    import torch
+
+# Position embeddings of these count from pad_token_id + 1, so two of them are never used.
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "roberta-prelayernorm", "data2vec-text")
+
+
+def import_torch() -> Any:
+    """Import torch with settings that suit a worker among others.
+
+    Threads that wait must not spin: active waiting on a busy worker was 3.2 times slower. The environment is read when
+    torch loads its OpenMP, so it is set before.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+
+    return torch
+
+
+class Backbone:
+    """A transformers model that runs micro-batches of texts."""
+
+    def __init__(self, model: Any, device: Any, pad_id: int) -> None:
+        self._model = model
+        self._device = device
+        self._pad_id = pad_id
+
+    @classmethod
+    def load(cls, folder: ModelFolder, config: EncoderConfig, pad_id: int) -> "Backbone":
+        torch = import_torch()
+        device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        model = _load_pretrained(folder, config).to(device).eval()
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # its output is never used; without it there is one product less a text
+        return cls(model, torch.device(device), pad_id)
+
+    @property
+    def device(self) -> Any:
+        return self._device
+
+    def run(self, batch: list[np.ndarray]) -> tuple["torch.Tensor", "torch.Tensor", int]:
+        """One forward pass.
+
+        Args:
+          batch: token ids of each text.
+
+        Returns:
+          The token vectors of all texts end to end, float32 (total tokens, dim); where each text begins and the last
+          ends, int64 (n + 1,); how many tokens were computed, padding included.
+        """
+        import torch
+
+        lengths = torch.tensor([len(ids) for ids in batch])
+        width = int(lengths.max())
+        ids = torch.full((len(batch), width), self._pad_id)
+        for row, text in zip(ids, batch, strict=True):
+            row[: len(text)] = torch.from_numpy(text)
+        mask = torch.arange(width) < lengths.unsqueeze(1)
+        output = self._model(input_ids=ids.to(self._device), attention_mask=mask.long().to(self._device))
+        hidden = output.last_hidden_state[mask.to(self._device)].float()
+        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(self._device)
+        return hidden, offsets, ids.numel()
+
+
+def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
+    """The longest input of a model in tokens, special tokens included.
+
+    What the user asks for, else sentence_bert_config.json's ``max_seq_length``, else what the tokenizer and the position
+    embeddings allow: MiniLM says 256, 512 and 512, and its vectors are those of 256.
+
+    Raises:
+      InputError: more is asked for than the model has positions.
+    """
+    import transformers
+
+    settings = transformers.AutoConfig.from_pretrained(
+        folder.transformer, local_files_only=True, trust_remote_code=config.trust_remote_code
+    )
+    positions = getattr(settings.get_text_config(), "max_position_embeddings", None)
+    if positions is None or positions <= 0:  # relative positions: T5, XLNet (-1)
+        positions = 1 << 30
+    elif settings.model_type in _OFFSET_POSITIONS:
+        positions -= (settings.pad_token_id or 0) + 1
+    if config.max_tokens is not None:
+        if config.max_tokens > positions:
+            raise InputError(f"max_tokens {config.max_tokens}: model {config.model!r} has {positions} positions")
+        return config.max_tokens
+    if folder.max_tokens is not None:
+        return min(folder.max_tokens, positions)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        folder.transformer, local_files_only=True, trust_remote_code=config.trust_remote_code
+    )
+    limit = min(tokenizer.model_max_length, positions)
+    if limit >= 1 << 30:
+        raise InputError(f"model {config.model!r} names no longest input; give max_tokens")
+    return int(limit)
+
+
+def _load_pretrained(folder: ModelFolder, config: EncoderConfig) -> Any:
+    import torch
+    import transformers
+
+    check_weights(folder, config)
+    options = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
+    try:
+        settings = transformers.AutoConfig.from_pretrained(folder.transformer, **options)
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise InputError(f"model {config.model!r} brings its own code; trust_remote_code=True runs it") from error
+        raise
+    # of an encoder-decoder model the encoder alone
+    auto = transformers.AutoModelForTextEncoding if settings.is_encoder_decoder else transformers.AutoModel
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        return auto.from_pretrained(folder.transformer, dtype=torch.float32, use_safetensors=True, **options)
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()

@@ -1,0 +1,81 @@
+"""What a column of vectors says of itself.
+
+Every embedding column carries a `VectorMetadata` in the metadata of its Arrow field, so two corpora that were embedded
+differently can be told apart wherever they meet: in a pipeline, in a Parquet folder, in a DuckDB table.
+"""
+
+import dataclasses
+import json
+
+import pyarrow as pa
+
+from beam_gpte.core.errors import InputError
+
+KEY = b"beam_gpte"
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorMetadata:
+    """How the vectors of one column were made.
+
+    Attributes:
+      model: the name or folder the user gave; for people, never compared.
+      fingerprint: hash of weights, tokenizer and all settings that change a vector; equal means comparable.
+      pooling: e.g. ``mean``, ``cls``, ``last``.
+      prompt: the text put before every input, empty for none.
+      dim: length of a vector.
+      normalized: whether every vector has length 1.
+      quantization: ``float32``, ``float16``, ``int8`` or ``binary``.
+    """
+
+    model: str
+    fingerprint: str
+    pooling: str
+    prompt: str
+    dim: int
+    normalized: bool
+    quantization: str = "float32"
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "VectorMetadata":
+        fields = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in json.loads(text).items() if name in fields})
+
+    def field(self, name: str) -> pa.Field:
+        """The Arrow field of a float32 vector column with this metadata."""
+        return pa.field(name, pa.list_(pa.float32(), self.dim), metadata={KEY: self.to_json().encode()})
+
+
+def vector_metadata(field: pa.Field) -> VectorMetadata | None:
+    """What `field` says of its vectors; None for a column that is no embedding of ours."""
+    value = (field.metadata or {}).get(KEY)
+    return None if value is None else VectorMetadata.from_json(value)
+
+
+def vector_fields(schema: pa.Schema) -> dict[str, VectorMetadata]:
+    """The embedding columns of `schema` by name."""
+    found = ((field.name, vector_metadata(field)) for field in schema)
+    return {name: metadata for name, metadata in found if metadata is not None}
+
+
+def check_same_vectors(here: VectorMetadata, there: VectorMetadata, what: str) -> None:
+    """Refuse to mix vectors of two kinds; `what` names the place where they would meet.
+
+    Raises:
+      InputError: the dimension or the fingerprint differs.
+    """
+    if here.dim != there.dim:
+        raise InputError(
+            f"{what}: vectors of {here.dim} and {there.dim} dimensions; "
+            f"embed both with the same model ({here.model!r} and {there.model!r} now) or write to another place"
+        )
+    if here.fingerprint != there.fingerprint:
+        names = [f for f in ("model", "pooling", "prompt", "normalized", "quantization") if getattr(here, f) != getattr(there, f)]
+        difference = ", ".join(f"{f} {getattr(here, f)!r} and {getattr(there, f)!r}" for f in names) or "weights or settings"
+        raise InputError(
+            f"{what}: vectors of fingerprints {here.fingerprint} and {there.fingerprint} ({difference}); "
+            "embed both with the same model and settings, or write to another place"
+        )

@@ -1,0 +1,87 @@
+"""Texts to token ids, once, without padding, with truncation counted."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.model_folder import ModelFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The tokens of some texts.
+
+    Attributes:
+      ids: one int64 array a text, special tokens included, truncated.
+      dropped: int64 (n,), tokens cut off each text.
+    """
+
+    ids: list[np.ndarray]
+    dropped: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(ids) for ids in self.ids], dtype=np.int64)
+
+
+class Tokenizer:
+    """The model's own fast tokenizer, with truncation done here: its built-in one does not say what it cut.
+
+    Special tokens are what the tokenizer itself puts around a text (``[CLS] text [SEP]``, ``text <eos>``, ...).
+    """
+
+    def __init__(self, pretrained: Any, max_tokens: int, lower_case: bool) -> None:
+        self._backend = pretrained.backend_tokenizer
+        # tokenizer.json may carry settings of its own (MiniLM: truncation at 128, padding to 128)
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._prefix, self._suffix = _special_tokens(self._backend)
+        self._side = getattr(pretrained, "truncation_side", "right")
+        self._lower_case = lower_case
+        self.max_tokens = max_tokens
+        self.pad_id = pretrained.pad_token_id if pretrained.pad_token_id is not None else 0
+        if max_tokens <= len(self._prefix) + len(self._suffix):
+            raise InputError(
+                f"max_tokens {max_tokens}: the model's special tokens alone are {len(self._prefix) + len(self._suffix)}"
+            )
+
+    @classmethod
+    def load(cls, folder: ModelFolder, max_tokens: int, trust_remote_code: bool) -> "Tokenizer":
+        import transformers
+
+        pretrained = transformers.AutoTokenizer.from_pretrained(
+            folder.transformer, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+        if getattr(pretrained, "backend_tokenizer", None) is None:
+            raise InputError(f"model folder {folder.root}: no fast tokenizer; add a tokenizer.json")
+        return cls(pretrained, max_tokens, folder.lower_case)
+
+    def encode(self, texts: list[str]) -> Tokens:
+        """Token ids of each text; the middle of a text is what is kept between the special tokens."""
+        if self._lower_case:
+            texts = [text.lower() for text in texts]
+        room = self.max_tokens - len(self._prefix) - len(self._suffix)
+        ids, dropped = [], np.zeros(len(texts), dtype=np.int64)
+        for i, encoding in enumerate(self._backend.encode_batch_fast(texts, add_special_tokens=False)):
+            body = encoding.ids
+            if len(body) > room:
+                dropped[i] = len(body) - room
+                body = body[-room:] if self._side == "left" else body[:room]
+            ids.append(np.array([*self._prefix, *body, *self._suffix], dtype=np.int64))
+        return Tokens(ids, dropped)
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Tokens a prompt takes at the head of a text, leading special tokens included."""
+        return len(self._prefix) + len(self._backend.encode(prompt, add_special_tokens=False).ids)
+
+
+def _special_tokens(backend: Any) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and after a text."""
+    bare = backend.encode("a", add_special_tokens=False).ids
+    full = backend.encode("a", add_special_tokens=True).ids
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[:start], full[start + len(bare) :]
+    raise InputError("the tokenizer changes a text when it adds special tokens; this model cannot be run")

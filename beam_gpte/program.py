@@ -1,0 +1,117 @@
+"""What all programs in `pipelines/` share: options, the local runner, one line for a mistake, a summary."""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import MetricsFilter
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.pvalue import AsIter
+
+from beam_gpte.block import Block
+from beam_gpte.core.errors import InputError
+from beam_gpte.rejects import NAMESPACE
+
+LOCAL_RUNNER = "FnApiRunner"  # Beam's in-process runner; DirectRunner would first try to download another
+
+
+def run_program(main: Callable[[list[str]], None]) -> None:
+    """Run `main` on the command line's arguments; a mistake in what the user gave is one line and exit code 2."""
+    try:
+        main(sys.argv[1:])
+    except Exception as error:
+        line = _input_error(error)
+        if line is None:
+            raise
+        print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def local_options(options: PipelineOptions) -> bool:
+    """Without a runner named, run in this process, one thread a core; says whether the run is local."""
+    standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
+    if standard.runner is None:
+        standard.runner = LOCAL_RUNNER
+        if direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1:
+            direct.direct_running_mode, direct.direct_num_workers = "multi_threading", os.cpu_count() or 1
+    local = standard.runner in (LOCAL_RUNNER, "DirectRunner")
+    if local:
+        # what goes wrong is in the exception; Beam's workers log it two or three times more
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    return local
+
+
+@dataclasses.dataclass(eq=False)
+class LimitRejects(beam.PTransform):
+    """Count rejected rows; fail the job if there are more than `max_rejects`. Gives the count.
+
+    Attributes:
+      max_rejects: None for no limit.
+      after: complete before the job fails, so that the rejects are there to be read.
+    """
+
+    max_rejects: int | None
+    after: beam.PCollection
+
+    def expand(self, rejects: beam.PCollection[Block]) -> beam.PCollection[int]:
+        return (
+            rejects
+            | "Rows" >> beam.Map(len).with_output_types(int)
+            | "Total" >> beam.CombineGlobally(sum)
+            | "Check" >> beam.Map(_check_rejects, self.max_rejects, AsIter(self.after)).with_output_types(int)
+        )
+
+
+def _check_rejects(count: int, max_rejects: int | None, after: Any) -> int:
+    if max_rejects is not None and count > max_rejects:
+        raise InputError(f"{count} rows rejected, more than max_rejects {max_rejects}; the rejects folder has their reasons")
+    return count
+
+
+def counters(result: Any) -> dict[str, int]:
+    """All counters of a finished run, by name."""
+    totals: dict[str, int] = {}
+    for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
+        name = metric.key.metric.name
+        totals[name] = totals.get(name, 0) + (metric.committed if metric.committed is not None else metric.attempted)
+    return totals
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    """Write `value` for people and machines; the file appears complete or not at all."""
+    partial = f"{path}.partial"
+    with FileSystems.create(partial, "application/json", compression_type="uncompressed") as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    if FileSystems.exists(path):
+        FileSystems.delete([path])
+    FileSystems.rename([partial], [path])
+
+
+class Stopwatch:
+    """Wall-clock seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+def _input_error(error: Exception) -> str | None:
+    """The message of an `InputError`, also where a runner wrapped it in an exception of its own."""
+    if isinstance(error, InputError):
+        message = str(error)
+    else:
+        found = re.findall(r"InputError: (.*)", str(error))
+        if not found:
+            return None
+        message = found[-1]
+    return re.sub(r" \[while running '.*$", "", message.splitlines()[0])

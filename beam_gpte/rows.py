@@ -1,0 +1,232 @@
+"""Rows at every door: anything that is no `Block` becomes blocks on the way in and itself again on the way out.
+
+    rows, tables, items --> ToBlocks --> blocks --> (a transform) --> blocks --> FromBlocks --> the same kind
+
+A row's block holds its id, its text and the columns the transform asks for; the row itself rides along, pickled, so that
+it comes back with every field as it was. Windows and timestamps are kept. No transform knows about rows.
+"""
+
+import dataclasses
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.ml.rag.types import EmbeddableItem, Embedding
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
+
+from beam_gpte.block import ROWS_PER_BLOCK, Block
+from beam_gpte.core.errors import InputError
+from beam_gpte.schemas import DEFECT, ID, REASON, ROW, TIMESTAMP, is_hidden
+
+KIND = b"beam_gpte.kind"  # schema metadata of a block that came as a table or a record batch
+
+BlockStage = Callable[[beam.PCollection[Block]], Any]
+
+
+def over_blocks(
+    pcoll: beam.PCollection, stage: BlockStage, text_column: str, id_column: str | None, columns: tuple[str, ...] = ()
+) -> Any:
+    """Run `stage`, which maps blocks to blocks, over a collection of any kind and give the same kind back.
+
+    Args:
+      pcoll: blocks, pyarrow tables or record batches, mappings, Beam Rows, NamedTuples, `EmbeddableItem`s or strings.
+      stage: gives one collection, or a tuple of them; each is turned back.
+      columns: further columns of rows that the stage reads.
+
+    Returns:
+      What `stage` gives. A mapping gains the columns that the stage added; a Beam Row or NamedTuple becomes a Beam Row with
+      them (a NamedTuple that has the fields already is filled in); an `EmbeddableItem` gets its embedding, rejects get step
+      and reason in its metadata; a string becomes a mapping.
+    """
+    if pcoll.element_type is Block:
+        return stage(pcoll)
+    blocks = pcoll | "ToBlocks" >> beam.ParDo(_ToBlocks(text_column, id_column, columns)).with_output_types(Block)
+    result = stage(blocks)
+    own = (text_column, *columns) if id_column is None else (id_column, text_column, *columns)
+    kind = pcoll.element_type if pcoll.element_type in (pa.Table, pa.RecordBatch, EmbeddableItem) else Any
+
+    def back(blocks: beam.PCollection[Block], label: str) -> beam.PCollection:
+        return blocks | label >> beam.ParDo(_FromBlocks(text_column, own)).with_output_types(kind)
+
+    if isinstance(result, tuple):
+        return tuple(back(part, f"FromBlocks{i}") for i, part in enumerate(result))
+    return back(result, "FromBlocks")
+
+
+class _ToBlocks(beam.DoFn):
+    """Batches the rows of a bundle and window; nothing is held past its bundle, so a stream gains no latency."""
+
+    def __init__(self, text_column: str, id_column: str | None, columns: tuple[str, ...]) -> None:
+        self._text_column = text_column
+        self._id_column = id_column
+        self._columns = columns
+
+    def start_bundle(self) -> None:
+        self._rows: dict[Any, list[tuple[Any, Timestamp]]] = {}
+
+    def process(self, element: Any, window=beam.DoFn.WindowParam, timestamp=beam.DoFn.TimestampParam) -> Iterator[Any]:
+        if isinstance(element, Block):
+            yield element
+        elif isinstance(element, pa.Table):
+            yield Block.from_table(element.replace_schema_metadata({**(element.schema.metadata or {}), KIND: b"table"}))
+        elif isinstance(element, pa.RecordBatch):
+            yield Block(element.replace_schema_metadata({**(element.schema.metadata or {}), KIND: b"batch"}))
+        else:
+            waiting = self._rows.setdefault(window, [])
+            waiting.append((element, timestamp))
+            if len(waiting) >= ROWS_PER_BLOCK:
+                yield self._block(self._rows.pop(window), window)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for window, waiting in self._rows.items():
+            yield self._block(waiting, window)
+
+    def _block(self, waiting: list[tuple[Any, Timestamp]], window: Any) -> WindowedValue:
+        rows = [_read(element, self._text_column, self._id_column, self._columns) for element, _ in waiting]
+        columns: dict[str, Any] = {}
+        if self._id_column is not None:
+            columns[self._id_column] = pa.array([row.id for row in rows], pa.string())
+        columns[self._text_column] = pa.array([row.text for row in rows], pa.string())
+        for i, name in enumerate(self._columns):
+            columns[name] = pa.array([row.values[i] for row in rows])
+        columns[ROW] = pa.array([pickle.dumps(element, protocol=5) for element, _ in waiting], pa.binary())
+        columns[TIMESTAMP] = pa.array([timestamp.micros for _, timestamp in waiting], pa.int64())
+        columns[DEFECT] = pa.array([row.defect for row in rows], pa.string())
+        return WindowedValue(Block.from_pydict(columns), min(timestamp for _, timestamp in waiting), [window])
+
+
+class _FromBlocks(beam.DoFn):
+    def __init__(self, text_column: str, own: tuple[str, ...]) -> None:
+        self._text_column = text_column
+        self._own = own
+
+    def process(self, block: Block) -> Iterator[Any]:
+        kind = (block.schema.metadata or {}).get(KIND)
+        if kind is not None:
+            metadata = {key: value for key, value in block.schema.metadata.items() if key != KIND}
+            batch = block.batch.replace_schema_metadata(metadata or None)
+            yield pa.Table.from_batches([batch]) if kind == b"table" else batch
+        elif ROW in block.schema.names:
+            added = [name for name in block.schema.names if name not in self._own and not is_hidden(name)]
+            if REASON in added:  # the text made safe: a lone surrogate fails in Beam's own coder
+                added.append(self._text_column)
+            values = [_values(block.column(name)) for name in added]
+            pickled, micros = block.column(ROW).to_pylist(), block.column(TIMESTAMP).to_pylist()
+            for i in range(len(block)):
+                fields = {name: column[i] for name, column in zip(added, values, strict=True)}
+                row = _write(pickle.loads(pickled[i]), fields, self._text_column)
+                yield TimestampedValue(row, Timestamp(micros=micros[i]))
+        else:
+            yield block
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """What a transform reads of one row, made safe for Arrow; `defect` says what was wrong."""
+
+    id: str | None
+    text: str | None
+    values: tuple
+    defect: str | None
+
+
+def _read(element: Any, text_column: str, id_column: str | None, columns: tuple[str, ...]) -> _Row:
+    get = _getter(element, text_column)
+    text, defect = _safe_text(get(text_column))
+    key, key_defect = _safe_id(get(id_column)) if id_column is not None else (None, None)
+    if key is None and id_column is not None and key_defect is None and _names(element, id_column):
+        key_defect = f"{id_column} is null"
+    return _Row(key, text, tuple(get(name) for name in columns), key_defect or defect)
+
+
+def _getter(element: Any, text_column: str) -> Callable[[str], Any]:
+    if isinstance(element, str | bytes) or element is None:
+        return lambda name: element if name == text_column else None
+    if isinstance(element, Mapping):
+        return element.get
+    if isinstance(element, EmbeddableItem):
+        own = {text_column: element.content.text, ID: element.id}
+        return lambda name: own[name] if name in own else element.metadata.get(name)
+    if _is_row(element):
+        return lambda name: getattr(element, name, None)
+    raise InputError(
+        f"a {type(element).__qualname__} is no row; give blocks, pyarrow tables or record batches, mappings, Beam Rows, "
+        "NamedTuples, EmbeddableItems or strings"
+    )
+
+
+def _names(element: Any, column: str) -> bool:
+    """Whether a row has that column at all; a row without an id is no mistake, one whose id is None is."""
+    return column in element if isinstance(element, Mapping) else _is_row(element) and hasattr(element, column)
+
+
+def _is_row(element: Any) -> bool:
+    return isinstance(element, beam.Row) or hasattr(element, "_fields")
+
+
+def _safe_text(value: Any) -> tuple[str | None, str | None]:
+    """A text as Arrow can hold it, and what was wrong with it."""
+    if value is None:
+        return None, None
+    if isinstance(value, bytes):
+        try:
+            return value.decode(), None
+        except UnicodeDecodeError:
+            return value.decode(errors="backslashreplace"), "text is not valid UTF-8"
+    if not isinstance(value, str):
+        return _safe(str(value)), f"text is not a string: {type(value).__name__}"
+    safe = _safe(value)
+    return safe, None if safe == value else "text is not valid Unicode: it has a lone surrogate"
+
+
+def _safe_id(value: Any) -> tuple[str | None, str | None]:
+    """Ids of rows are compared as text, so that 7 and '7' are one id on every worker."""
+    if value is None:
+        return None, None
+    shown = _safe(str(value))
+    if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__index__")):
+        return shown, f"id is neither string nor integer: {type(value).__name__}"
+    return shown, None if shown == str(value) else "id is not valid Unicode: it has a lone surrogate"
+
+
+def _safe(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _values(column: pa.Array) -> list:
+    """Python values; a vector is a float32 array of numpy."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_pylist()
+    width = column.type.list_size
+    vectors = column.values.to_numpy(zero_copy_only=False)[column.offset * width :].reshape(-1, width)[: len(column)]
+    return [vector if valid else None for vector, valid in zip(vectors, column.is_valid().to_pylist(), strict=True)]
+
+
+def _write(element: Any, fields: dict[str, Any], text_column: str) -> Any:
+    """`element` with `fields` added, as its kind allows."""
+    if isinstance(element, Mapping):
+        return {**element, **fields}
+    if isinstance(element, EmbeddableItem):
+        return _fill_item(element, fields)
+    if isinstance(element, str | bytes) or element is None:
+        return {text_column: element, **fields}
+    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in fields.items()}
+    own = element.as_dict() if isinstance(element, beam.Row) else element._asdict()
+    if hasattr(element, "_replace") and set(plain) <= set(own):
+        return element._replace(**plain)
+    return beam.Row(**{**own, **plain})
+
+
+def _fill_item(item: EmbeddableItem, fields: dict[str, Any]) -> EmbeddableItem:
+    vector = next((name for name, value in fields.items() if hasattr(value, "tolist")), None)
+    rest = {name: value for name, value in fields.items() if name != vector}
+    sparse = item.embedding.sparse_embedding if item.embedding else None
+    return dataclasses.replace(
+        item,
+        embedding=item.embedding if vector is None else Embedding(fields[vector].tolist(), sparse),
+        metadata={**item.metadata, **rest} if rest else item.metadata,
+    )

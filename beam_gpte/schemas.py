@@ -1,0 +1,26 @@
+"""Names and schemas of all results: the on-disk contract, in one place.
+
+Rejects keep all columns of their row and gain `STEP` and `REASON`. Names that begin with `HIDDEN` travel inside a
+pipeline only: the row adapter puts them in and takes them out, no user and no file ever sees them.
+"""
+
+import pyarrow as pa
+
+ID = "id"
+TEXT = "text"
+EMBEDDING = "embedding"
+
+STEP = "reject_step"
+REASON = "reject_reason"
+
+HIDDEN = "__gpte_"
+ROW = HIDDEN + "row"  # binary: the user's row, pickled
+TIMESTAMP = HIDDEN + "timestamp"  # int64: the row's event time in microseconds
+DEFECT = HIDDEN + "defect"  # string: why the row could not be read, null where it could
+
+# A row of a file that could not be parsed; `row` counts from 1.
+UNREADABLE = pa.schema([("file", pa.string()), ("row", pa.int64()), ("content", pa.string())])
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(HIDDEN)

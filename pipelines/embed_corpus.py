@@ -1,0 +1,89 @@
+"""Embed a corpus: files of texts in, Parquet files (and a DuckDB table) with vectors out.
+
+    python pipelines/embed_corpus.py --input 'texts/*.jsonl' --output vectors --model sentence-transformers/all-MiniLM-L6-v2
+
+Writes `<output>/*.parquet` with every column of the input and the vector in `embedding`, rejected rows with their reasons
+to `<output>/rejects/`, and `<output>/summary.json`. Flags that are not listed by --help go to Beam, e.g. --runner.
+"""
+
+import argparse
+import sys
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_gpte import EmbedText, EncoderConfig, ReadCorpus, WriteRejects, WriteVectorsToDuckDB, WriteVectorsToParquet
+from beam_gpte.progress import ProgressFiles, ReportProgress, progress_bar
+from beam_gpte.program import LimitRejects, Stopwatch, check_inputs, counters, local_options, run_program, write_json
+
+
+class EmbedCorpusOptions(PipelineOptions):
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--input", required=True, nargs="+", help="files or globs: Parquet, JSON Lines, CSV, text, also compressed")
+        add("--output", required=True, help="folder for the Parquet files")
+        add("--duckdb", help="DuckDB file; the vectors are upserted by id into its table `vectors`")
+        add("--model", required=True, help="hub name, folder, or URI such as gs://bucket/model")
+        add("--id_column", help="ids, unique in the corpus; default: made from file and row")
+        add("--text_column", default="text", help="texts to embed (default: text)")
+        add("--prompt_name", help="one of the model's own prompts, e.g. query")
+        add("--prompt", help="text put before every input")
+        add("--pooling", default="auto", help="auto (as the model says), cls, mean, max, last, ...")
+        add("--truncate_dim", type=int, help="keep the first n dimensions (Matryoshka)")
+        add("--max_rejects", type=int, help="fail, and write no vectors, if more rows are rejected (default: no limit)")
+
+
+def build(pipeline: beam.Pipeline, options: EmbedCorpusOptions, config: EncoderConfig, files: ProgressFiles | None) -> None:
+    corpus, unreadable = pipeline | ReadCorpus(
+        options.input, id_column=options.id_column, text_column=options.text_column
+    ).with_exception_handling()
+    if files:
+        corpus = corpus | "RowsRead" >> ReportProgress(files.read)
+    embed = EmbedText(config, text_column=options.text_column, id_column=options.id_column or "id")
+    vectors, refused = corpus | embed.with_exception_handling()
+    if files:
+        vectors = vectors | "RowsDone" >> ReportProgress(files.done)
+    rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
+    written = rejects | WriteRejects(f"{options.output.rstrip('/')}/rejects")
+    within_limit = rejects | LimitRejects(options.max_rejects, after=written)
+    vectors | WriteVectorsToParquet(options.output, commit_after=within_limit)
+    if options.duckdb:
+        vectors | WriteVectorsToDuckDB(options.duckdb, id_column=options.id_column or "id", commit_after=within_limit)
+
+
+def main(argv: list[str]) -> None:
+    options = PipelineOptions(argv)
+    local, own, watch = local_options(options), options.view_as(EmbedCorpusOptions), Stopwatch()
+    config = EncoderConfig(
+        own.model, pooling=own.pooling, prompt_name=own.prompt_name, prompt=own.prompt, truncate_dim=own.truncate_dim
+    )
+    check_inputs(own.input, [own.text_column, own.id_column], config, [own.output, own.duckdb])
+    with progress_bar(shown=local and sys.stderr.isatty()) as files:
+        pipeline = beam.Pipeline(options=options)
+        build(pipeline, own, config, files)
+        result = pipeline.run()
+        result.wait_until_finish()
+    report(counters(result), watch.seconds(), own)
+
+
+def report(count: dict[str, int], seconds: float, options: EmbedCorpusOptions) -> None:
+    summary = {
+        "model": options.model,
+        "texts": count.get("texts", 0),
+        "tokens": count.get("tokens", 0),
+        "seconds": round(seconds, 2),
+        "texts_per_second": round(count.get("texts", 0) / seconds, 1),
+        "truncated": count.get("texts_truncated", 0),
+        "rejected": count.get("rejects", 0),
+        "reasons": {name.removeprefix("rejects: "): n for name, n in sorted(count.items()) if name.startswith("rejects: ")},
+        "files": count.get("parquet_files", 0),
+        "output": options.output,
+        "duckdb": options.duckdb,
+    }
+    write_json(f"{options.output.rstrip('/')}/summary.json", summary)
+    print_summary(summary)
+
+
+if __name__ == "__main__":
+    run_program(main)

