@@ -7,9 +7,9 @@ from beam_gpte.core.encoder import TextEncoder as TextEncoder
 from beam_gpte.core.errors import InputError as InputError
 from beam_gpte.core.metadata import VectorMetadata as VectorMetadata
 from beam_gpte.embed import EmbedText as EmbedText
-# from beam_gpte.ids import RejectDuplicateIds as RejectDuplicateIds
+from beam_gpte.ids import RejectDuplicateIds as RejectDuplicateIds
 from beam_gpte.model_handler import TextEmbeddingModelHandler as TextEmbeddingModelHandler
-# from beam_gpte.read import ReadCorpus as ReadCorpus
-# from beam_gpte.write_duckdb import WriteVectorsToDuckDB as WriteVectorsToDuckDB
-# from beam_gpte.write_jsonl import WriteRejects as WriteRejects
-# from beam_gpte.write_parquet import WriteVectorsToParquet as WriteVectorsToParquet
+from beam_gpte.read import ReadCorpus as ReadCorpus
+from beam_gpte.write_duckdb import WriteVectorsToDuckDB as WriteVectorsToDuckDB
+from beam_gpte.write_jsonl import WriteRejects as WriteRejects
+from beam_gpte.write_parquet import WriteVectorsToParquet as WriteVectorsToParquet

@@ -38,7 +38,9 @@ class Block:
         """
         batches = table.combine_chunks().to_batches()
         if len(batches) > 1:
-            raise ValueError(f"a table of {table.num_rows} rows and {table.nbytes} bytes is too large for one block; split it")
+            raise ValueError(
+                f"a table of {table.num_rows} rows and {table.nbytes} bytes is too large for one block; split it"
+            )
         return cls(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema))
 
     @classmethod

@@ -1,8 +1,8 @@
 """A corpus becomes a corpus with vectors: `blocks | EmbedText(model)`.
 
-    rows or blocks --> CheckTexts --> RunInference(our ModelHandler) --> CheckVectors --> blocks with an embedding column
-                           |                                                 |
-                           +------------------- rejects ---------------------+
+rows or blocks --> CheckTexts --> RunInference(our ModelHandler) --> CheckVectors --> blocks with an embedding column
+                       |                                                 |
+                       +------------------- rejects ---------------------+
 """
 
 import dataclasses
@@ -93,11 +93,15 @@ class _CheckTexts(beam.DoFn):
     def process(self, block: Block) -> Iterator[Any]:
         names = block.schema.names
         if self._text_column not in names:
-            raise InputError(f"{STEP}: no column {self._text_column!r} among {', '.join(names)}; name one by text_column")
+            raise InputError(
+                f"{STEP}: no column {self._text_column!r} among {', '.join(names)}; name one by text_column"
+            )
         if self._embedding_column in names:
-            raise InputError(f"{STEP}: a column {self._embedding_column!r} is there already; name another by embedding_column")
+            raise InputError(
+                f"{STEP}: a column {self._embedding_column!r} is there already; name another by embedding_column"
+            )
         defects = text_defects(block.column(self._text_column), self._text_column)
-        if self._id_column in names and ROW not in names:
+        if self._id_column is not None and self._id_column in names and ROW not in names:
             null = pc.if_else(pc.is_null(block.column(self._id_column)), f"{self._id_column} is null", None)
             defects = pc.coalesce(null, defects)
         if DEFECT in names:

@@ -1,12 +1,16 @@
 """Where the files of a corpus are and how they open: globs, formats, compression, on any Beam file system."""
 
 import contextlib
+import csv
+import dataclasses
 import io
+import itertools
 import lzma
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, cast
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
@@ -42,10 +46,10 @@ def match_files(patterns: str | Sequence[str]) -> list[FileMetadata]:
             matches = FileSystems.match([pattern])[0].metadata_list
         except (BeamIOError, ValueError, OSError) as error:
             raise InputError(f"cannot look for {pattern!r}: {error}") from error
-        matches = [match for match in matches if not os.path.isdir(match.path)]
         if not matches:
-            hint = f"; name the files in this folder, such as {pattern}/*.parquet" if os.path.isdir(pattern) else ""
-            raise InputError(f"no file matches {pattern!r}{hint or '; check the path'}")
+            raise InputError(f"no file matches {pattern!r}; check the path")
+        if Path(pattern).is_dir():  # which Beam takes for a file
+            raise InputError(f"{pattern!r} is a folder; name the files in it, such as {pattern}/*.parquet")
         found.update((match.path, match) for match in matches)
     return [found[path] for path in sorted(found)]
 
@@ -55,14 +59,18 @@ def pattern_list(patterns: str | Sequence[str]) -> list[str]:
     given = [patterns] if isinstance(patterns, str) else list(patterns)
     if not given or not all(isinstance(pattern, str) and pattern for pattern in given):
         raise InputError(f"no file pattern in {patterns!r}; give a path or glob, or a list of them")
-    return [pattern if FileSystems.get_scheme(pattern) else os.path.abspath(pattern) for pattern in given]
+    return [pattern if FileSystems.get_scheme(pattern) else _from_root(pattern) for pattern in given]
+
+
+def _from_root(path: str) -> str:
+    return os.path.abspath(path)  # Path.resolve() would follow links, to files without an extension
 
 
 def common_folder(patterns: Sequence[str]) -> str:
     """The deepest folder, with its slash, that holds every file `patterns` can match; known without looking."""
     folders = [re.split(r"[*?\[]", pattern)[0].split("/")[:-1] for pattern in patterns]
-    shared = os.path.commonprefix(folders)  # of lists: by whole folder names
-    return "".join(f"{folder}/" for folder in shared)
+    levels = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))
+    return "".join(f"{names[0]}/" for names in levels)
 
 
 def file_format(path: str, given: str | None = None) -> str:
@@ -71,17 +79,17 @@ def file_format(path: str, given: str | None = None) -> str:
     Raises:
       InputError: the extension is none of these.
     """
-    stem, suffix = os.path.splitext(path.lower())
-    extension = os.path.splitext(stem)[1] if suffix in CODECS else suffix
-    kind = given or EXTENSIONS.get(extension)
+    name = PurePath(path.lower())
+    packed = name.suffix in CODECS
+    kind = given or EXTENSIONS.get(PurePath(name.stem).suffix if packed else name.suffix)
     if kind is None:
         known = ", ".join(EXTENSIONS)
         raise InputError(
             f"{path}: unknown format; rename it to one of {known} (then perhaps {', '.join(CODECS)}), "
             f"or pass format as one of {', '.join(READERS)}"
         )
-    if kind == "parquet" and suffix in CODECS:
-        raise InputError(f"{path}: a Parquet file within {suffix}; unpack it, Parquet compresses its columns itself")
+    if kind == "parquet" and packed:
+        raise InputError(f"{path}: a Parquet file within {name.suffix}; unpack it, Parquet compresses its columns itself")
     return kind
 
 
@@ -89,16 +97,15 @@ def file_format(path: str, given: str | None = None) -> str:
 def open_file(path: str) -> Iterator[BinaryIO]:
     """The bytes of a file, decompressed, from behind a byte order mark.
 
-    Beam would decompress too, but takes a truncated file for a complete one (2.77: half of a .gz gives half of the rows and
-    no error); Arrow and lzma raise.
+    Beam would decompress too, but takes a truncated file for a complete one (2.77: half of a .gz gives half of the
+    rows and no error); Arrow and lzma raise.
     """
-    codec = CODECS.get(os.path.splitext(path.lower())[1])
+    codec = CODECS.get(PurePath(path.lower()).suffix)
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
-        if codec is None:
-            plain = raw
-        elif codec == "xz":
-            plain = lzma.open(raw)
-        else:
+        plain: Any = raw
+        if codec == "xz":
+            plain = lzma.LZMAFile(raw)  # noqa: SIM115  # Arrow has no xz
+        elif codec is not None:
             plain = pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec)
         file = cast(BinaryIO, io.BufferedReader(plain, BUFFER))
         if file.peek(3)[:3] == BYTE_ORDER_MARK:  # type: ignore[attr-defined]
@@ -106,7 +113,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -> list[str]:
+def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -> list[str]:  # noqa: A002
     """Names of the columns of one file, by a look at its beginning.
 
     For JSON Lines, whose rows need not all have all keys, those of the first 1,000 lines.
@@ -119,12 +126,21 @@ def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -
         return column_names(file, kind, text_column)
 
 
+@dataclasses.dataclass
+class Reached:
+    """How far the reading of a file has come."""
+
+    row: int = 0
+
+
 @contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a file as a whole into an `InputError` that names it."""
+def reading(path: str) -> Iterator[Reached]:
+    """Turn whatever goes wrong with a file as a whole into an `InputError` with its path and the last row read."""
+    reached = Reached()
     try:
-        yield
+        yield reached
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (OSError, EOFError, ValueError, pa.ArrowException, lzma.LZMAError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; replace the file, or leave it out") from error
+        raise InputError(f"{path}: {error}") from None
+    except (OSError, EOFError, ValueError, pa.ArrowException, lzma.LZMAError, csv.Error) as error:
+        where = f" past row {reached.row}" if reached.row else ""
+        raise InputError(f"{path}: cannot be read{where}: {error}; replace the file, or leave it out") from error

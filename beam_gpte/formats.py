@@ -2,8 +2,8 @@
 
     Parquet, JSON Lines, CSV, TSV, text  -->  Rows(batch, numbers, defects), Rows(...), ...
 
-A reader goes through its file once, from the front, and holds a block or two. A row that cannot be read is a `Defect` and
-costs that row; a file that cannot be read raises.
+A reader goes through its file once, from the front, and holds a block or two. A row that cannot be read is a `Defect`
+and costs that row; a file that cannot be read raises.
 """
 
 import csv
@@ -59,7 +59,7 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """Which columns to read: all for `columns=None`, the id (None: there is none, ids are derived) and the text always."""
+    """Which columns to read (None: all); the text always, and the id unless ids are derived (None)."""
 
     columns: tuple[str, ...] | None
     id_column: str | None
@@ -121,7 +121,7 @@ def read_parquet(file: BinaryIO, wanted: Wanted, rows: int) -> Iterator[Rows]:
 
 
 def compact_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The same rows; a dictionary holds only values that occur, since a block is written with its whole dictionaries."""
+    """The same rows, the dictionaries without values that do not occur: a block is written with all of them."""
     for i, field in enumerate(batch.schema):
         if pa.types.is_dictionary(field.type):
             column = batch.column(i).dictionary_decode().dictionary_encode().cast(field.type)
@@ -192,8 +192,8 @@ def read_tsv(file: BinaryIO, wanted: Wanted, rows: int) -> Iterator[Rows]:
 def _read_delimited(file: BinaryIO, wanted: Wanted, rows: int, delimiter: str) -> Iterator[Rows]:
     """All columns as strings, since CSV has no types and ids keep their zeros; a field is null if empty, "" if quoted.
 
-    The file passes through Arrow's reader as Latin-1, which takes any byte, and becomes UTF-8 again row by row: as UTF-8, one
-    wrong byte would cost the file.
+    The file passes through Arrow's reader as Latin-1, which takes any byte, and becomes UTF-8 again row by row: as
+    UTF-8, one wrong byte would cost the file.
     """
     stream = _Ends(file)
     names = _header(stream.head, delimiter)
@@ -261,7 +261,7 @@ def _header(head: bytes, delimiter: str) -> list[str]:
     names = next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), [])
     for name in names:
         if not name.isprintable():
-            raise InputError(f"column name {ascii(name)} in the first line; write names of printable UTF-8")
+            raise InputError(f"column name {name!a} in the first line; write names of printable UTF-8")
     return names
 
 
@@ -283,7 +283,7 @@ def _check_last_quote(last: str, tail: bytes, row: int, refused: dict[int, str])
     else:
         is_open = "\n" in last and not tail.rstrip(b"\r\n").endswith(b'"')
     if is_open:
-        raise InputError(f"the quote opened in row {row} is never closed; close it, or double quotes that belong to a text")
+        raise InputError(f"the quote opened in row {row} is never closed; close it, or double the quotes of a text")
 
 
 # JSON Lines
@@ -345,28 +345,34 @@ def _typed_rows(parsed: list[tuple[int, bytes, dict[str, Any]]], types: dict[str
     columns = []
     for name in types:
         values = [row.get(name) for _, _, row in parsed]
-        if name == wanted.text_column:
-            bad = {i for i, value in enumerate(values) if value is not None and not isinstance(value, str)}
-        else:
-            types[name], bad = _common_type(values, types[name])
-        columns.append(pa.array([None if i in bad else value for i, value in enumerate(values)], types[name]))
-        for i in bad:
-            misfits.setdefault(i, {})[name] = _misfit(name, values[i], types[name], wanted)
+        refused = _not_allowed(values, name, wanted)
+        if name != wanted.text_column:
+            types[name], others = _common_type([None if i in refused else v for i, v in enumerate(values)], types[name])
+            reason = f"value of another type than its column: {name} is %s, the column {types[name]}"
+            refused |= {i: reason % _brief(values[i]) for i in others}
+        columns.append(pa.array([None if i in refused else v for i, v in enumerate(values)], types[name]))
+        for i, reason in refused.items():
+            misfits.setdefault(i, {})[name] = reason
     batch = pa.RecordBatch.from_arrays(columns, names=list(types))
     good = [i for i in range(len(parsed)) if i not in misfits]
     defects = []
     for i, reasons in sorted(misfits.items()):
         number, line, row = parsed[i]
         kept = {name: _json(row.get(name)) if name in reasons else row.get(name) for name in types}
-        reason = reasons.get(wanted.text_column) or next(iter(reasons.values()))
-        defects.append(Defect(number, reason, _readable(line)[:LONGEST_CONTENT], kept))
+        defects.append(Defect(number, next(iter(reasons.values())), _readable(line)[:LONGEST_CONTENT], kept))
     return Rows(batch.take(pa.array(good, pa.int64())) if misfits else batch, [parsed[i][0] for i in good], defects)
 
 
-def _misfit(name: str, value: Any, type_: pa.DataType, wanted: Wanted) -> str:
-    if name == wanted.text_column:
-        return f"{name} is not a string: {_brief(value)}"
-    return f"value of another type than its column: {name} is {_brief(value)}, the column {type_}"
+def _not_allowed(values: list[Any], name: str, wanted: Wanted) -> dict[int, str]:
+    """Why a value cannot be a text or an id, by its index."""
+    if name not in wanted.required:
+        return {}
+    allowed, kind = ((str,), "a string") if name == wanted.text_column else ((str, int), "a string or integer")
+    return {
+        i: f"{name} is not {kind}: {_brief(value)}"
+        for i, value in enumerate(values)
+        if value is not None and type(value) not in allowed
+    }
 
 
 def _common_type(values: list[Any], known: pa.DataType) -> tuple[pa.DataType, set[int]]:
@@ -407,6 +413,14 @@ def _fits(value: Any, kind: pa.DataType, column: pa.DataType) -> bool:
         return False
 
 
+def lenient_array(values: list[Any]) -> pa.Array:
+    """The values of a column of rejects; as JSON if they are of several types."""
+    try:
+        return pa.array(values)
+    except MISFITS:
+        return pa.array([_json(value) for value in values], pa.string())
+
+
 def _json(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -431,7 +445,7 @@ def read_text(file: BinaryIO, wanted: Wanted, rows: int) -> Iterator[Rows]:
 
 
 def _numbered_lines(file: BinaryIO, rows: int) -> Iterator[list[tuple[int, bytes]]]:
-    """Lines without their ends, numbered from 1, in lists of `rows`. Only a newline ends a line, as both formats want it."""
+    """Lines without their ends, numbered from 1, in lists of `rows`; only a newline ends a line."""
     lines = ((number, line.removesuffix(b"\n").removesuffix(b"\r")) for number, line in enumerate(file, 1))
     while chunk := list(itertools.islice(lines, rows)):
         yield chunk

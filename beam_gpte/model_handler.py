@@ -55,7 +55,9 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     ) -> None:
         super().__init__(min_batch_size=64, max_batch_size=ROWS_PER_BLOCK, large_model=large_model)
         if not isinstance(model, EncoderConfig | str | Encoder):
-            raise InputError(f"model {model!r}: give a name, a folder, an EncoderConfig or an object with encode(texts)")
+            raise InputError(
+                f"model {model!r}: give a name, a folder, an EncoderConfig or an object with encode(texts)"
+            )
         self._model = EncoderConfig(model) if isinstance(model, str) else model
         self._text_column = text_column
         self._embedding_column = embedding_column
@@ -93,7 +95,9 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             encoding = self._encode(texts, model, self._isolate_failures)
             bad = np.isin(np.arange(len(texts)), list(encoding.failed))
             flat = pa.array(encoding.vectors.reshape(-1))
-            vectors = pa.FixedSizeListArray.from_arrays(flat, model.metadata.dim, mask=pa.array(bad) if bad.any() else None)
+            vectors = pa.FixedSizeListArray.from_arrays(
+                flat, model.metadata.dim, mask=pa.array(bad) if bad.any() else None
+            )
             result = block.with_column(model.metadata.field(self._embedding_column), vectors)
             if encoding.failed:
                 reasons = pa.array([encoding.failed.get(i) for i in range(len(texts))], pa.string())
@@ -123,27 +127,28 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
 
 def _encode_one_by_one(texts: list[str], model: Model, error: Exception) -> Encoding:
     """Find the texts that fail a batch; if all do, the batch's own error is the truth."""
-    good: list[Encoding] = []
+    done: dict[int, Encoding] = {}
     failed: dict[int, str] = {}
     for i, text in enumerate(texts):
         try:
-            good.append(model.encode_with_counts([text]))
+            done[i] = model.encode_with_counts([text])
         except Exception as own:  # counted as a reject, with its reason
             failed[i] = f"the model cannot take it: {own!r}"
-    if not good:
+    if not done:
         raise error
     vectors = np.full((len(texts), model.metadata.dim), np.nan, np.float32)
     tokens, dropped = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
-    for i, one in zip((i for i in range(len(texts)) if i not in failed), good, strict=True):
+    for i, one in done.items():
         vectors[i], tokens[i], dropped[i] = one.vectors[0], one.tokens[0], one.dropped[0]
-        failed.update({i: reason for reason in one.failed.values()})
+        if one.failed:
+            failed[i] = one.failed[0]
     return Encoding(
         vectors,
         tokens,
         dropped,
-        distinct=len(good),
-        needed=sum(one.needed for one in good),
-        computed=sum(one.computed for one in good),
+        distinct=len(done),
+        needed=sum(one.needed for one in done.values()),
+        computed=sum(one.computed for one in done.values()),
         failed=failed,
     )
 

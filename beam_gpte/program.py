@@ -17,8 +17,12 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from apache_beam.pvalue import AsIter
 
 from beam_gpte.block import Block
+from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.model_folder import check_model
+from beam_gpte.files import match_files, read_schema
 from beam_gpte.rejects import NAMESPACE
+from beam_gpte.remote_model import check_remote_model, is_remote
 
 LOCAL_RUNNER = "FnApiRunner"  # Beam's in-process runner; DirectRunner would first try to download another
 
@@ -49,6 +53,23 @@ def local_options(options: PipelineOptions) -> bool:
     return local
 
 
+def check_inputs(patterns: list[str], text_column: str, id_column: str | None, config: EncoderConfig) -> None:
+    """Refuse, before the job starts, files, columns and models that are not there.
+
+    Raises:
+      InputError: a pattern matches no file, the first file lacks a column, or there is no such model.
+    """
+    first = match_files(patterns)[0].path
+    present = read_schema(first, text_column=text_column)
+    for column in (text_column, id_column):
+        if column is not None and column not in present:
+            raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
+    if is_remote(config.model):
+        check_remote_model(config.model)
+    else:
+        check_model(config)
+
+
 @dataclasses.dataclass(eq=False)
 class LimitRejects(beam.PTransform):
     """Count rejected rows; fail the job if there are more than `max_rejects`. Gives the count.
@@ -72,8 +93,23 @@ class LimitRejects(beam.PTransform):
 
 def _check_rejects(count: int, max_rejects: int | None, after: Any) -> int:
     if max_rejects is not None and count > max_rejects:
-        raise InputError(f"{count} rows rejected, more than max_rejects {max_rejects}; the rejects folder has their reasons")
+        raise InputError(
+            f"{count} rows rejected, more than max_rejects {max_rejects}; the rejects folder has their reasons"
+        )
     return count
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """The summary for a person: one line a figure, none for what did not happen."""
+    for name, value in summary.items():
+        if value in (None, {}, []):
+            continue
+        if isinstance(value, dict):
+            for reason, count in value.items():
+                print(f"{'':>14}  {count:,} x {reason}")
+        else:
+            shown = f"{value:,}" if isinstance(value, int | float) else value
+            print(f"{name.replace('_', ' '):>16}  {shown}")
 
 
 def counters(result: Any) -> dict[str, int]:

@@ -1,11 +1,11 @@
 """Files become a corpus: `pipeline | ReadCorpus("texts/*.jsonl")`.
 
-    patterns --> Match --> Reshuffle --> ReadFiles --> blocks ----> Conform --> Reshuffle or RejectDuplicateIds --> corpus
-                                          |    |                      ^
-                                       rejects +-- schemas --> Unify -+
+    patterns --> Match --> ReadFiles --> blocks ----> Conform --> Reshuffle, or RejectDuplicateIds --> corpus
+                             |   |                       ^
+                       rejects   +--> schemas --> Unify -+
 
-One worker reads a file from front to back, a block at a time. Reading is about a thousand times faster than embedding, so
-splitting files would gain nothing; the shuffle at the end spreads the blocks over the workers.
+One worker reads a file from front to back, a block at a time. Reading is about a thousand times faster than embedding,
+so splitting files would gain nothing; the shuffle at the end spreads the blocks over the workers.
 """
 
 import dataclasses
@@ -34,20 +34,21 @@ SCHEMAS = "schemas"  # the tag of one (path, schema as Arrow IPC) a file
 class ReadCorpus(RejectingTransform):
     """Read a corpus from Parquet, JSON Lines, CSV, TSV or text files, on any Beam file system, also compressed.
 
-    Gives blocks of one schema: columns in the order of the first file by path, types as wide as any file needs, null where a
-    file lacks a column. CSV columns are strings. Texts are taken as they are: `EmbedText` refuses null and empty ones.
+    Gives blocks of one schema: columns in the order of the first file by path, types as wide as any file needs, null
+    where a file lacks a column. CSV columns are strings. Texts are taken as they are: `EmbedText` refuses null and
+    empty ones.
 
-    A row that cannot be read fails the job with its file and row, or is set aside by `with_exception_handling()`: parsed
-    rows (a text that is no string, a value that does not fit its column) with all their columns, others as
-    `schemas.UNREADABLE`. A file that cannot be read as a whole, such as a truncated one, always fails the job: no reject
-    could say which of its rows are missing.
+    A row that cannot be read fails the job with its file and row, or is set aside by `with_exception_handling()`:
+    parsed rows (a text that is no string, a value that does not fit its column) with all their columns, others as
+    `schemas.UNREADABLE`. A file that cannot be read as a whole, such as a truncated one, always fails the job: no
+    reject could say which of its rows are missing.
 
     Attributes:
       pattern: a path or glob, or several; a file that two of them match is read once.
       columns: what to read beside id and text; None for all columns.
-      id_column: unique strings or integers; a null or repeated id is rejected. None derives a column `id` that is the same
-        in every run: the path below the patterns' common folder, a colon, and the row from 1 (a line of JSON Lines and text,
-        else a data row).
+      id_column: unique strings or integers; a null or repeated id is rejected. None derives a column `id` that is the
+        same in every run: the path below the patterns' common folder, a colon, and the row from 1 (the line of JSON
+        Lines and text, else the data row).
       text_column: must be there; a text file's only column.
       format: parquet, jsonl, csv, tsv or text; None goes by the extension.
       rows_per_block: rows of a block, at most.
@@ -110,17 +111,17 @@ def _paths(patterns: list[str]) -> list[str]:
 
 
 class _ReadFiles(beam.DoFn):
-    def __init__(self, folder: str, wanted: Wanted, format: str | None, rows_per_block: int, isolate: bool) -> None:
+    def __init__(self, folder: str, wanted: Wanted, kind: str | None, rows_per_block: int, isolate: bool) -> None:
         self._folder = folder
         self._wanted = wanted
-        self._format = format
+        self._kind = kind
         self._rows_per_block = rows_per_block
         self._isolate = isolate
 
     def process(self, path: str) -> Iterator[Any]:
         name = path.removeprefix(self._folder) if self._wanted.id_column is None else None
         schemas: dict[pa.Schema, None] = {}
-        for rows in read_file(path, self._wanted, self._format, self._rows_per_block):
+        for rows in read_file(path, self._wanted, self._kind, self._rows_per_block):
             Metrics.counter(NAMESPACE, "rows_read").inc(len(rows.numbers) + len(rows.defects))
             Metrics.counter(NAMESPACE, "blank_lines").inc(rows.blank)
             yield from self._rejects(path, name, rows.defects)
@@ -130,7 +131,7 @@ class _ReadFiles(beam.DoFn):
             if batch.num_rows:
                 yield Block(batch)
         Metrics.counter(NAMESPACE, "files_read").inc()
-        yield TaggedOutput(SCHEMAS, (path, unify_schemas([(path, _to_ipc(schema)) for schema in schemas])))
+        yield TaggedOutput(SCHEMAS, (path, unify_schemas((path, _to_ipc(schema)) for schema in schemas)))
 
     def _rejects(self, path: str, name: str | None, defects: list[Defect]) -> Iterator[Any]:
         if defects and not self._isolate:
@@ -159,22 +160,18 @@ def _parsed_block(name: str | None, defects: list[Defect]) -> Block:
     return Block.from_pydict({column: lenient_array([row.get(column) for row in rows]) for column in columns})
 
 
-def read_file(path: str, wanted: Wanted, format: str | None, rows_per_block: int) -> Iterator[Rows]:
+def read_file(path: str, wanted: Wanted, kind: str | None, rows_per_block: int) -> Iterator[Rows]:
     """All rows of one file, in order.
 
     Raises:
       InputError: the file as a whole cannot be read, or lacks a column; names it, and the row reached.
     """
-    kind, reached = file_format(path, format), 0
-    try:
-        with open_file(path) as file:
-            for rows in READERS[kind](file, wanted, rows_per_block):
-                reached = max([reached, *rows.numbers[-1:], *(defect.row for defect in rows.defects)])
-                _check_types(rows.batch.schema, wanted)
-                yield rows
-    except Exception as error:
-        with reading(path, reached):
-            raise
+    read = READERS[file_format(path, kind)]
+    with reading(path) as reached, open_file(path) as file:
+        for rows in read(file, wanted, rows_per_block):
+            _check_types(rows.batch.schema, wanted)
+            yield rows
+            reached.row = max([reached.row, *rows.numbers[-1:], *(defect.row for defect in rows.defects)])
 
 
 def with_ids(rows: Rows, name: str | None) -> pa.RecordBatch:
@@ -184,3 +181,72 @@ def with_ids(rows: Rows, name: str | None) -> pa.RecordBatch:
         return batch
     ids = pa.array([f"{name}:{number}" for number in rows.numbers], pa.string())
     return batch.add_column(0, pa.field(ID, pa.string()), ids)
+
+
+def _check_types(schema: pa.Schema, wanted: Wanted) -> None:
+    for name in wanted.required:
+        kind = schema.field(name).type if name in schema.names else pa.null()
+        if name == wanted.text_column and pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        string = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        integer_id = name == wanted.id_column and pa.types.is_integer(kind)
+        if not (string or integer_id or pa.types.is_null(kind)):
+            need = "strings" if name == wanted.text_column else "strings or integers"
+            raise InputError(f"column {name!r} is {kind}; it has to be of {need}, convert it or name another column")
+
+
+def unify_schemas(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """The one schema that rows of all files fit, as Arrow IPC: columns in the order of the first file by path.
+
+    Raises:
+      InputError: a column has types that do not go together, or vectors of two models.
+    """
+    unified = pa.schema([])
+    for path, data in sorted(files):
+        unified = _unify(unified, _from_ipc(data), path)
+    return _to_ipc(unified)
+
+
+def _unify(schema: pa.Schema, other: pa.Schema, path: str) -> pa.Schema:
+    vectors, others = vector_fields(schema), vector_fields(other)
+    for name in vectors.keys() & others.keys():
+        check_same_vectors(vectors[name], others[name], f"column {name!r} of {path} and of files before it")
+    for field in other:
+        if field.name in schema.names:
+            pair = [pa.schema([schema.field(field.name)]), pa.schema([field])]
+            try:
+                pa.unify_schemas(pair, promote_options="permissive")
+            except pa.ArrowException as error:
+                raise InputError(
+                    f"column {field.name!r} is {schema.field(field.name).type} in the first files and {field.type} in "
+                    f"{path}; convert one, or leave the column out by columns"
+                ) from error
+    return pa.unify_schemas([schema, other], promote_options="permissive")
+
+
+def conform(block: Block, schema: bytes) -> Block:
+    """The same rows under the schema of the whole corpus."""
+    target = _from_ipc(schema)
+    if block.schema.equals(target, check_metadata=True):
+        return block
+    columns = []
+    for field in target:
+        if field.name not in block.schema.names:
+            columns.append(pa.nulls(len(block), field.type))
+            continue
+        try:
+            columns.append(block.column(field.name).cast(field.type))
+        except pa.ArrowException as error:
+            raise InputError(
+                f"column {field.name!r} cannot be {field.type} in all files: {error}; "
+                "convert it in one file, or leave it out by columns"
+            ) from error
+    return Block(pa.RecordBatch.from_arrays(columns, schema=target))
+
+
+def _to_ipc(schema: pa.Schema) -> bytes:
+    return schema.serialize().to_pybytes()
+
+
+def _from_ipc(data: bytes) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(data))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 from apache_beam.ml.rag.types import EmbeddableItem, Embedding
 from apache_beam.transforms.window import TimestampedValue
@@ -20,9 +21,14 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.block import ROWS_PER_BLOCK, Block
 from beam_gpte.core.errors import InputError
-from beam_gpte.schemas import DEFECT, ID, REASON, ROW, TIMESTAMP, is_hidden
+from beam_gpte.schemas import DEFECT, EMBEDDING, ID, REASON, ROW, TEXT, TIMESTAMP, is_hidden
 
 KIND = b"beam_gpte.kind"  # schema metadata of a block that came as a table or a record batch
+
+_NO_ROW = (
+    "a {} is no row; give blocks, pyarrow tables or record batches, mappings, Beam Rows, NamedTuples, EmbeddableItems "
+    "or strings"
+)
 
 BlockStage = Callable[[beam.PCollection[Block]], Any]
 
@@ -57,18 +63,26 @@ def over_blocks(
     return back(result, "FromBlocks")
 
 
-class _ToBlocks(beam.DoFn):
-    """Batches the rows of a bundle and window; nothing is held past its bundle, so a stream gains no latency."""
+def as_blocks(pcoll: beam.PCollection) -> beam.PCollection[Block]:
+    """Blocks with all columns of a collection of any kind, for sinks; nothing comes back.
 
-    def __init__(self, text_column: str, id_column: str | None, columns: tuple[str, ...]) -> None:
-        self._text_column = text_column
-        self._id_column = id_column
-        self._columns = columns
+    A numpy vector, and a list of numbers in a field `embedding`, becomes a `FixedSizeList<float32>`; columns are all fields of
+    the rows of a block, null where a row lacks one. Vectors in rows carry no metadata.
+    """
+    if pcoll.element_type is Block:
+        return pcoll
+    return pcoll | "AsBlocks" >> beam.ParDo(_AsBlocks()).with_output_types(Block)
+
+
+class _Batching(beam.DoFn):
+    """Batches the rows of a bundle and window; nothing is held past its bundle, so a stream gains no latency."""
 
     def start_bundle(self) -> None:
         self._rows: dict[Any, list[tuple[Any, Timestamp]]] = {}
 
-    def process(self, element: Any, window=beam.DoFn.WindowParam, timestamp=beam.DoFn.TimestampParam) -> Iterator[Any]:
+    def process(
+        self, element: Any, window: Any = beam.DoFn.WindowParam, timestamp: Any = beam.DoFn.TimestampParam
+    ) -> Iterator[Any]:
         if isinstance(element, Block):
             yield element
         elif isinstance(element, pa.Table):
@@ -79,24 +93,49 @@ class _ToBlocks(beam.DoFn):
             waiting = self._rows.setdefault(window, [])
             waiting.append((element, timestamp))
             if len(waiting) >= ROWS_PER_BLOCK:
-                yield self._block(self._rows.pop(window), window)
+                yield self._windowed(self._rows.pop(window), window)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for window, waiting in self._rows.items():
-            yield self._block(waiting, window)
+            yield self._windowed(waiting, window)
 
-    def _block(self, waiting: list[tuple[Any, Timestamp]], window: Any) -> WindowedValue:
-        rows = [_read(element, self._text_column, self._id_column, self._columns) for element, _ in waiting]
+    def _windowed(self, waiting: list[tuple[Any, Timestamp]], window: Any) -> WindowedValue:
+        earliest = min(timestamp for _, timestamp in waiting)
+        return WindowedValue(self._block([e for e, _ in waiting], [t for _, t in waiting]), earliest, (window,))
+
+    def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
+        raise NotImplementedError
+
+
+class _ToBlocks(_Batching):
+    """Id, text and the columns asked for; the row itself in `ROW`."""
+
+    def __init__(self, text_column: str, id_column: str | None, columns: tuple[str, ...]) -> None:
+        self._text_column = text_column
+        self._id_column = id_column
+        self._columns = columns
+
+    def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
+        rows = [_read(element, self._text_column, self._id_column, self._columns) for element in elements]
         columns: dict[str, Any] = {}
         if self._id_column is not None:
             columns[self._id_column] = pa.array([row.id for row in rows], pa.string())
         columns[self._text_column] = pa.array([row.text for row in rows], pa.string())
         for i, name in enumerate(self._columns):
             columns[name] = pa.array([row.values[i] for row in rows])
-        columns[ROW] = pa.array([pickle.dumps(element, protocol=5) for element, _ in waiting], pa.binary())
-        columns[TIMESTAMP] = pa.array([timestamp.micros for _, timestamp in waiting], pa.int64())
+        columns[ROW] = pa.array([pickle.dumps(element, protocol=5) for element in elements], pa.binary())
+        columns[TIMESTAMP] = pa.array([timestamp.micros for timestamp in timestamps], pa.int64())
         columns[DEFECT] = pa.array([row.defect for row in rows], pa.string())
-        return WindowedValue(Block.from_pydict(columns), min(timestamp for _, timestamp in waiting), [window])
+        return Block.from_pydict(columns)
+
+
+class _AsBlocks(_Batching):
+    """All fields of the rows as columns."""
+
+    def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
+        rows = [_fields(element) for element in elements]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return Block.from_pydict({name: _column(name, [row.get(name) for row in rows]) for name in names})
 
 
 class _FromBlocks(beam.DoFn):
@@ -143,6 +182,35 @@ def _read(element: Any, text_column: str, id_column: str | None, columns: tuple[
     return _Row(key, text, tuple(get(name) for name in columns), key_defect or defect)
 
 
+def _fields(element: Any) -> dict[str, Any]:
+    """All that a row holds, by name."""
+    if isinstance(element, Mapping):
+        return dict(element)
+    if isinstance(element, str):
+        return {TEXT: element}
+    if isinstance(element, EmbeddableItem):
+        vector = {} if element.embedding is None else {EMBEDDING: element.embedding.dense_embedding}
+        return {ID: element.id, TEXT: element.content.text, **element.metadata, **vector}
+    if isinstance(element, beam.Row):
+        return element.as_dict()
+    if _is_row(element):
+        return element._asdict()
+    raise InputError(_NO_ROW.format(type(element).__qualname__))
+
+
+def _column(name: str, values: list) -> pa.Array:
+    """Values as an Arrow array, vectors as float32 of one length."""
+    first = next((value for value in values if value is not None), None)
+    try:
+        if isinstance(first, np.ndarray) or (name == EMBEDDING and isinstance(first, list | tuple)):
+            return pa.array(
+                [None if v is None else np.asarray(v, np.float32) for v in values], pa.list_(pa.float32(), len(first))
+            )
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"column {name!r}: its values are not of one type that can be stored ({error})") from error
+
+
 def _getter(element: Any, text_column: str) -> Callable[[str], Any]:
     if isinstance(element, str | bytes) or element is None:
         return lambda name: element if name == text_column else None
@@ -153,10 +221,7 @@ def _getter(element: Any, text_column: str) -> Callable[[str], Any]:
         return lambda name: own[name] if name in own else element.metadata.get(name)
     if _is_row(element):
         return lambda name: getattr(element, name, None)
-    raise InputError(
-        f"a {type(element).__qualname__} is no row; give blocks, pyarrow tables or record batches, mappings, Beam Rows, "
-        "NamedTuples, EmbeddableItems or strings"
-    )
+    raise InputError(_NO_ROW.format(type(element).__qualname__))
 
 
 def _names(element: Any, column: str) -> bool:

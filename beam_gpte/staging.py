@@ -107,9 +107,7 @@ def stage_and_commit(
       commit_after: nothing is committed before this collection is complete; if computing it fails, nothing is.
     """
     staged = (
-        blocks
-        | "OneWindow" >> beam.WindowInto(GlobalWindows())
-        | "Stage" >> beam.ParDo(stage).with_output_types(StagedFile)
+        blocks | "OneWindow" >> beam.WindowInto(GlobalWindows()) | "Stage" >> beam.ParDo(stage).with_output_types(StagedFile)
     )
     sides = [beam.pvalue.AsIter(staged)]
     if commit_after is not None:

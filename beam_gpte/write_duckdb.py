@@ -115,8 +115,8 @@ def commit_duckdb(
             upsert(connection, files, schema, table, id_column, destination.token)
         elif TOKEN + destination.token not in _comment(connection, table).splitlines():
             raise InputError(
-                f"{destination.temporary}: staged files are gone; let only one run at a time write to table {table!r} of "
-                f"{path}, and run again"
+                f"{destination.temporary}: staged files are gone; let only one run at a time write to "
+                f"table {table!r} of {path}, and run again"
             )
     remove_temporary(destination)
     return [WrittenFile(path, rows)]
@@ -195,9 +195,7 @@ def _columns(connection: duckdb.DuckDBPyConnection, files: list[str], schema: pa
     columns = []
     for field, (name, kind, *_) in zip(schema, described, strict=True):
         if name != field.name:
-            raise InputError(
-                f"column {field.name!r} differs from another only in case, which DuckDB ignores; rename it"
-            )
+            raise InputError(f"column {field.name!r} differs from another only in case, which DuckDB ignores; rename it")
         expression = quote(name)
         if pa.types.is_fixed_size_list(field.type):
             kind = f"{kind.removesuffix('[]')}[{field.type.list_size}]"
@@ -210,9 +208,7 @@ def _columns(connection: duckdb.DuckDBPyConnection, files: list[str], schema: pa
 
 def _check_ids(connection: duckdb.DuckDBPyConnection, source: str, schema: pa.Schema, id_column: str) -> None:
     if id_column not in schema.names:
-        raise InputError(
-            f"no column {id_column!r}; the columns are {', '.join(schema.names)}: set id_column to one of them"
-        )
+        raise InputError(f"no column {id_column!r}; the columns are {', '.join(schema.names)}: set id_column to one of them")
     key = quote(id_column)
     nulls = connection.execute(f"SELECT count(*) FROM {source} WHERE {key} IS NULL").fetchall()[0][0]
     if nulls:
@@ -222,9 +218,7 @@ def _check_ids(connection: duckdb.DuckDBPyConnection, source: str, schema: pa.Sc
     ).fetchall()
     if twice:
         value, count = twice[0]
-        raise InputError(
-            f"{id_column} {value!r} occurs {count} times; an id names one row: put RejectDuplicateIds before"
-        )
+        raise InputError(f"{id_column} {value!r} occurs {count} times; an id names one row: put RejectDuplicateIds before")
 
 
 def _exists(connection: duckdb.DuckDBPyConnection, table: str) -> bool:

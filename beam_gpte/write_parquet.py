@@ -111,9 +111,7 @@ class ParquetFileWriter:
     def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
         for name in self._vectors:
             if table.column(name).null_count:  # pyarrow writes such a file but cannot read it: apache/arrow#35692
-                raise InputError(
-                    f"column {name!r}: a row has no vector; embed every row, or drop such rows before writing"
-                )
+                raise InputError(f"column {name!r}: a row has no vector; embed every row, or drop such rows before writing")
         self._writer.write_table(table, row_group_size=row_group_size)
 
     def close(self) -> None:
@@ -186,9 +184,7 @@ def _check_vectors(here: pa.Schema, there: pa.Schema) -> None:
     ours, theirs = vector_fields(here), vector_fields(there)
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in ours or name not in theirs:
-            raise InputError(
-                f"column {name!r} is an embedding in some rows and not in others; embed the whole collection"
-            )
+            raise InputError(f"column {name!r} is an embedding in some rows and not in others; embed the whole collection")
         check_same_vectors(ours[name], theirs[name], f"column {name!r} of one collection")
 
 
@@ -254,9 +250,7 @@ def _leaves(schema: pa.Schema) -> tuple[list[str], list[str]]:
     try:
         pq.write_table(schema.empty_table(), empty)
     except pa.ArrowNotImplementedError as error:
-        raise InputError(
-            f"Parquet cannot hold these columns ({error}); drop or cast the column before writing"
-        ) from error
+        raise InputError(f"Parquet cannot hold these columns ({error}); drop or cast the column before writing") from error
     vectors = {f.name for f in schema if pa.types.is_fixed_size_list(f.type) and f.type.value_type == pa.float32()}
     paths = [column.path for column in pq.ParquetFile(empty).schema]
     floats = [path for path in paths if path.split(".")[0] in vectors]

@@ -14,7 +14,18 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_gpte import EmbedText, EncoderConfig, ReadCorpus, WriteRejects, WriteVectorsToDuckDB, WriteVectorsToParquet
 from beam_gpte.progress import ProgressFiles, ReportProgress, progress_bar
-from beam_gpte.program import LimitRejects, Stopwatch, check_inputs, counters, local_options, run_program, write_json
+from beam_gpte.program import (
+    LimitRejects,
+    Stopwatch,
+    check_inputs,
+    counters,
+    local_options,
+    print_summary,
+    run_program,
+    write_json,
+)
+from beam_gpte.staging import check_writable
+from beam_gpte.write_duckdb import check_database
 
 
 class EmbedCorpusOptions(PipelineOptions):
@@ -34,10 +45,15 @@ class EmbedCorpusOptions(PipelineOptions):
         add("--max_rejects", type=int, help="fail, and write no vectors, if more rows are rejected (default: no limit)")
 
 
-def build(pipeline: beam.Pipeline, options: EmbedCorpusOptions, config: EncoderConfig, files: ProgressFiles | None) -> None:
-    corpus, unreadable = pipeline | ReadCorpus(
-        options.input, id_column=options.id_column, text_column=options.text_column
-    ).with_exception_handling()
+def build(
+    pipeline: beam.Pipeline, options: EmbedCorpusOptions, config: EncoderConfig, files: ProgressFiles | None
+) -> None:
+    corpus, unreadable = (
+        pipeline
+        | ReadCorpus(
+            options.input, id_column=options.id_column, text_column=options.text_column
+        ).with_exception_handling()
+    )
     if files:
         corpus = corpus | "RowsRead" >> ReportProgress(files.read)
     embed = EmbedText(config, text_column=options.text_column, id_column=options.id_column or "id")
@@ -58,7 +74,10 @@ def main(argv: list[str]) -> None:
     config = EncoderConfig(
         own.model, pooling=own.pooling, prompt_name=own.prompt_name, prompt=own.prompt, truncate_dim=own.truncate_dim
     )
-    check_inputs(own.input, [own.text_column, own.id_column], config, [own.output, own.duckdb])
+    check_inputs(own.input, own.text_column, own.id_column, config)
+    check_writable(own.output)
+    if own.duckdb:
+        check_database(own.duckdb)
     with progress_bar(shown=local and sys.stderr.isatty()) as files:
         pipeline = beam.Pipeline(options=options)
         build(pipeline, own, config, files)
@@ -76,7 +95,9 @@ def report(count: dict[str, int], seconds: float, options: EmbedCorpusOptions) -
         "texts_per_second": round(count.get("texts", 0) / seconds, 1),
         "truncated": count.get("texts_truncated", 0),
         "rejected": count.get("rejects", 0),
-        "reasons": {name.removeprefix("rejects: "): n for name, n in sorted(count.items()) if name.startswith("rejects: ")},
+        "reasons": {
+            name.removeprefix("rejects: "): n for name, n in sorted(count.items()) if name.startswith("rejects: ")
+        },
         "files": count.get("parquet_files", 0),
         "output": options.output,
         "duckdb": options.duckdb,

@@ -50,7 +50,9 @@ def main() -> None:
     output = parser.parse_args().output
     rows = list(docstrings(Path(sysconfig.get_path("stdlib"))))
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", errors="replace")
+    output.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", errors="replace"
+    )
     print(f"{len(rows):,} docstrings in {output}")
 
 

@@ -1,6 +1,6 @@
 """Answer a question from a DuckDB file that `embed_corpus.py --duckdb` wrote: the nearest texts, in plain SQL.
 
-    python pipelines/search_vectors.py vectors.duckdb "how do I read a compressed file" --model MODEL
+python pipelines/search_vectors.py vectors.duckdb "how do I read a compressed file" --model MODEL
 """
 
 import argparse
@@ -36,7 +36,9 @@ def nearest(path: str, question: str, config: EncoderConfig, k: int) -> list[tup
         encoder = TextEncoder.load(config)
         metadata = VectorMetadata.from_json(stored[0])
         if metadata.dim != encoder.dim:
-            raise InputError(f"{path}: vectors of {metadata.dim} dimensions, made by {metadata.model!r}; ask with that model")
+            raise InputError(
+                f"{path}: vectors of {metadata.dim} dimensions, made by {metadata.model!r}; ask with that model"
+            )
         vector = encoder.encode([question])[0].tolist()
         return connection.execute(NEAREST.format(dim=encoder.dim), [vector, k]).fetchall()
 

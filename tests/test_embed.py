@@ -132,8 +132,12 @@ def test_the_column_says_how_its_vectors_were_made(new_pipeline, minilm):
     with new_pipeline() as p:
         config = EncoderConfig(minilm, prompt="query: ", truncate_dim=64)
         vectors = p | beam.Create(list(blocks_of(["a"]))) | EmbedText(config)
-        described = vectors | beam.Map(lambda b: vector_fields(b.schema)["embedding"]) | beam.Map(
-            lambda m: (m.model, m.pooling, m.prompt, m.dim, m.normalized, m.quantization, len(m.fingerprint))
+        described = (
+            vectors
+            | beam.Map(lambda b: vector_fields(b.schema)["embedding"])
+            | beam.Map(
+                lambda m: (m.model, m.pooling, m.prompt, m.dim, m.normalized, m.quantization, len(m.fingerprint))
+            )
         )
         assert_that(described, equal_to([(minilm, "mean", "query: ", 64, True, "float32", 16)]))
 

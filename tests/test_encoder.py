@@ -31,7 +31,11 @@ def variant(minilm: str, folder: Path, **files: dict) -> str:
 
 def test_vectors_equal_those_of_sentence_transformers(minilm, encoder, stsb):
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    texts = [pair[0] for pair in stsb][:980] + [LONG, "A", "ä" * 50, "日本語のテキスト", "x\ny\tz"] + [pair[1] for pair in stsb][:15]
+    texts = (
+        [pair[0] for pair in stsb][:980]
+        + [LONG, "A", "ä" * 50, "日本語のテキスト", "x\ny\tz"]
+        + [pair[1] for pair in stsb][:15]
+    )
     theirs = sentence_transformers.SentenceTransformer(minilm, device="cpu").encode(texts)
     assert len(texts) == 1000
     assert (encoder.encode(texts) * theirs).sum(1).min() >= 0.999999
@@ -134,7 +138,9 @@ def test_concatenated_pooling_and_excluded_prompts_follow_the_model(minilm, tmp_
         "include_prompt": False,
     }
     prompts = {"prompts": {"search": "Represent this for searching: "}}
-    folder = variant(minilm, tmp_path / "model", **{"1_Pooling__config": pooling, "config_sentence_transformers": prompts})
+    folder = variant(
+        minilm, tmp_path / "model", **{"1_Pooling__config": pooling, "config_sentence_transformers": prompts}
+    )
     texts = ["a first text", "another, longer text for good measure"]
     ours = TextEncoder.load(EncoderConfig(folder, prompt_name="search"))
     theirs = sentence_transformers.SentenceTransformer(folder, device="cpu")
@@ -215,7 +221,12 @@ def test_the_fingerprint_changes_with_what_changes_vectors_and_with_nothing_else
     same = [encoder.fingerprint, fingerprint(token_budget=100), fingerprint(pooling="mean", prompt="")]
     same.append(TextEncoder.load(variant(minilm, tmp_path / "elsewhere")).fingerprint)
     assert len(set(same)) == 1
-    other = [fingerprint(pooling="cls"), fingerprint(prompt="q: "), fingerprint(truncate_dim=64), fingerprint(max_tokens=9)]
+    other = [
+        fingerprint(pooling="cls"),
+        fingerprint(prompt="q: "),
+        fingerprint(truncate_dim=64),
+        fingerprint(max_tokens=9),
+    ]
     assert len({*same, *other}) == 5
 
 

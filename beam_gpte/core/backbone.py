@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     import torch
 
 # Position embeddings of these count from pad_token_id + 1, so two of them are never used.
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "roberta-prelayernorm", "data2vec-text")
+_OFFSET_POSITIONS = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "roberta-prelayernorm",
+    "data2vec-text",
+)
 
 
 def import_torch() -> Any:

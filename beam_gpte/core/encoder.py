@@ -1,6 +1,6 @@
 """Texts to vectors: `TextEncoder.encode(texts) -> float32 (n, dim)`, in input order.
 
-    texts --> distinct texts --> tokens --> batches by length --> backbone --> pooling --> head --> vectors
+texts --> distinct texts --> tokens --> batches by length --> backbone --> pooling --> head --> vectors
 """
 
 import dataclasses
@@ -69,7 +69,12 @@ class TextEncoder:
     """
 
     def __init__(
-        self, config: EncoderConfig, folder: ModelFolder, tokenizer: Tokenizer, backbone: Backbone, head: "torch.nn.Module"
+        self,
+        config: EncoderConfig,
+        folder: ModelFolder,
+        tokenizer: Tokenizer,
+        backbone: Backbone,
+        head: "torch.nn.Module",
     ) -> None:
         self.config = config
         self._tokenizer = tokenizer
@@ -97,7 +102,9 @@ class TextEncoder:
         folder = read_model_folder(root or find_model(config))
         folder.prompt(config)
         tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
-        return cls(config, folder, tokenizer, Backbone.load(folder, config, tokenizer.pad_id), load_head(folder.modules))
+        return cls(
+            config, folder, tokenizer, Backbone.load(folder, config, tokenizer.pad_id), load_head(folder.modules)
+        )
 
     @property
     def dim(self) -> int:
@@ -176,7 +183,9 @@ class TextEncoder:
             hidden, offsets, _ = self._backbone.run([self._tokenizer.encode(["dimension"]).ids[0]])
             full = self._head(pool(hidden, offsets, self._pooling))
         if config.truncate_dim is not None and config.truncate_dim > full.shape[1]:
-            raise InputError(f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full.shape[1]} dimensions")
+            raise InputError(
+                f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full.shape[1]} dimensions"
+            )
         normalized = config.normalize or bool(abs(full.norm() - 1) < 1e-5 and config.truncate_dim is None)
         settings = {
             "engine": ENGINE,

@@ -128,7 +128,9 @@ def read_model_folder(root: Path) -> ModelFolder:
     modules = [_module(root, entry) for entry in entries] if entries else [Module("Transformer", {}, root)]
     kinds = [module.kind for module in modules]
     if kinds[0] != "Transformer" or kinds.count("Transformer") > 1 or kinds.count("Pooling") > 1:
-        raise InputError(f"model folder {root}: modules {kinds}; one Transformer, first, and one Pooling are what we run")
+        raise InputError(
+            f"model folder {root}: modules {kinds}; one Transformer, first, and one Pooling are what we run"
+        )
     transformer = modules[0].folder
     settings = _transformer_settings(transformer)
     pooling = next((module.config for module in modules if module.kind == "Pooling"), {})
@@ -180,7 +182,12 @@ def hash_files(folder: ModelFolder) -> str:
 
 def _decides(name: str) -> bool:
     """Whether a file can change a vector; prompts and limits enter the fingerprint as they are used."""
-    return name.endswith((".safetensors", ".model")) or name in ("config.json", "tokenizer.json", "vocab.txt", "merges.txt")
+    return name.endswith((".safetensors", ".model")) or name in (
+        "config.json",
+        "tokenizer.json",
+        "vocab.txt",
+        "merges.txt",
+    )
 
 
 def _module(root: Path, entry: dict[str, Any]) -> Module:

@@ -1,0 +1,18 @@
+"""WriteRejects: rows that were set aside, as JSON Lines that a person can read and ReadCorpus can read again."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import apache_beam as beam
+
+from beam_gpte import RejectDuplicateIds, WriteRejects
+
+ROWS = [{"id": 2, "text": "two"}, {"id": 2, "text": "two"}]
+
+with tempfile.TemporaryDirectory() as folder:
+    with beam.Pipeline("FnApiRunner") as p:
+        _, rejects = p | beam.Create(ROWS) | RejectDuplicateIds().with_exception_handling()
+        rejects | WriteRejects(folder)
+    lines = [json.loads(line) for path in Path(folder).glob("*.jsonl") for line in path.open()]
+    assert lines == [{"id": 2, "text": "two", "reject_step": "RejectDuplicateIds", "reject_reason": "duplicate id"}]
