@@ -152,7 +152,8 @@ def upsert(
         connection.execute(f"COMMENT ON TABLE {target} IS {literal(_with_token(_comment(connection, table), token))}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        with contextlib.suppress(duckdb.Error):  # a failed COMMIT has rolled back already
+            connection.execute("ROLLBACK")
         raise
 
 
