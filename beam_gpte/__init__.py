@@ -1,5 +1,6 @@
 """General-purpose text embeddings in Apache Beam. This list is the public interface."""
 
+import beam_gpte._quiet  # noqa: F401  # first
 from beam_gpte.block import Block as Block
 from beam_gpte.core.config import EncoderConfig as EncoderConfig
 from beam_gpte.core.encoder import Encoder as Encoder

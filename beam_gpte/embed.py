@@ -93,9 +93,7 @@ class _CheckTexts(beam.DoFn):
     def process(self, block: Block) -> Iterator[Any]:
         names = block.schema.names
         if self._text_column not in names:
-            raise InputError(
-                f"{STEP}: no column {self._text_column!r} among {', '.join(names)}; name one by text_column"
-            )
+            raise InputError(f"{STEP}: no column {self._text_column!r} among {', '.join(names)}; name one by text_column")
         if self._embedding_column in names:
             raise InputError(
                 f"{STEP}: a column {self._embedding_column!r} is there already; name another by embedding_column"

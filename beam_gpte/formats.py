@@ -200,16 +200,17 @@ def _read_delimited(file: BinaryIO, wanted: Wanted, rows: int, delimiter: str) -
     if not names:
         return  # nothing in it, not even a header
     schema = pa.schema([(name, pa.string()) for name in wanted.of(names)])
-    yield Rows(pa.RecordBatch.from_pylist([], schema), [], [])
-    refused: dict[int, str] = {}
+    nothing = pa.RecordBatch.from_pylist([], schema)
+    yield Rows(nothing, [], [])
+    refused: dict[int, bool] = {}  # by row: whether it ends within quotes
+    defects: list[Defect] = []
 
     def refuse(row: pacsv.InvalidRow) -> str:
-        refused[row.number - 1] = row.text
+        refused[row.number - 1] = "\n" in row.text and row.text.count('"') % 2 == 1
         defect = f"wrong number of fields: {row.actual_columns} instead of {row.expected_columns}"
         defects.append(Defect(row.number - 1, defect, _readable(row.text.encode("latin-1"))[:LONGEST_CONTENT]))
         return "skip"
 
-    defects: list[Defect] = []
     number, last = 0, ""  # row 0 is the header
     for batch in _arrow_csv(stream, names, delimiter, refuse):
         for part in (batch.slice(start, rows) for start in range(0, batch.num_rows, rows)):
@@ -218,11 +219,15 @@ def _read_delimited(file: BinaryIO, wanted: Wanted, rows: int, delimiter: str) -
             if numbers[0] == 0:
                 numbers, part = numbers[1:], part.slice(1)
             columns = [_from_latin1(part.column(name)) for name in schema.names]
-            read = _valid_rows(pa.RecordBatch.from_arrays(columns, schema=schema), numbers, delimiter)
-            yield dataclasses.replace(read, defects=defects + read.defects)
-            defects.clear()
-    yield Rows(pa.RecordBatch.from_pylist([], schema), [], defects)
-    _check_last_quote(last, stream.tail, number - 1, refused)
+            yield _valid_rows(pa.RecordBatch.from_arrays(columns, schema=schema), numbers, delimiter)
+        yield Rows(nothing, [], list(defects))
+        defects.clear()
+        refused = {row: is_open for row, is_open in refused.items() if row >= number}
+    yield Rows(nothing, [], defects)
+    is_open = "\n" in last and not stream.tail.rstrip(b"\r\n").endswith(b'"')
+    row, is_open = max([(number - 1, is_open), *refused.items()])
+    if is_open:  # Arrow closes it silently, and all rows behind it would be one text
+        raise InputError(f"the quote opened in row {row} is never closed; close it, or double the quotes of a text")
 
 
 def _arrow_csv(stream: Any, names: list[str], delimiter: str, refuse: Callable[[pacsv.InvalidRow], str]) -> Any:
@@ -247,11 +252,12 @@ class _Ends:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.head = self._pushed_back = file.read(LONGEST_HEADER)
+        self.head = file.read(LONGEST_HEADER)
+        self._again = io.BytesIO(self.head)
         self.tail = b""
 
     def read(self, size: int = -1) -> bytes:
-        data, self._pushed_back = self._pushed_back or self._file.read(size), b""
+        data = self._again.read(size) or self._file.read(size)
         self.tail = (self.tail + data[-8:])[-8:]
         return data
 
@@ -260,8 +266,8 @@ def _header(head: bytes, delimiter: str) -> list[str]:
     text = head.decode(errors="surrogateescape")
     names = next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), [])
     for name in names:
-        if not name.isprintable():
-            raise InputError(f"column name {name!a} in the first line; write names of printable UTF-8")
+        if not _is_utf8(name.encode(errors="surrogateescape")):
+            raise InputError(f"column name {name!a} is not UTF-8; convert the file")
     return names
 
 
@@ -269,21 +275,6 @@ def _from_latin1(column: pa.Array) -> pa.Array:
     """The bytes of the file again, as strings that are yet to be checked."""
     values = [None if value is None else value.encode("latin-1") for value in column.to_pylist()]
     return pa.array(values, pa.binary()).view(pa.string())
-
-
-def _check_last_quote(last: str, tail: bytes, row: int, refused: dict[int, str]) -> None:
-    """Arrow ends an open quote at the end of the file: all rows behind it would be one text, without a word.
-
-    Raises:
-      InputError: the last row spans lines and its quote is not closed.
-    """
-    if refused and max(refused) > row:
-        row = max(refused)
-        is_open = "\n" in refused[row] and refused[row].count('"') % 2 == 1
-    else:
-        is_open = "\n" in last and not tail.rstrip(b"\r\n").endswith(b'"')
-    if is_open:
-        raise InputError(f"the quote opened in row {row} is never closed; close it, or double the quotes of a text")
 
 
 # JSON Lines

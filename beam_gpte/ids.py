@@ -122,7 +122,7 @@ def id_array(block: Block, id_column: str) -> pa.Array:
     if pa.types.is_null(ids.type):
         return ids
     if pa.types.is_integer(ids.type):
-        return ids.cast(pa.int64())
+        return ids.cast(pa.int64(), safe=False)  # large uint64 wrap around, and stay distinct
     if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type) or pa.types.is_string_view(ids.type):
         return ids.cast(pa.large_string())
     raise InputError(f"{STEP}: column {id_column!r} is {ids.type}; convert the ids to strings or integers")

@@ -55,9 +55,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     ) -> None:
         super().__init__(min_batch_size=64, max_batch_size=ROWS_PER_BLOCK, large_model=large_model)
         if not isinstance(model, EncoderConfig | str | Encoder):
-            raise InputError(
-                f"model {model!r}: give a name, a folder, an EncoderConfig or an object with encode(texts)"
-            )
+            raise InputError(f"model {model!r}: give a name, a folder, an EncoderConfig or an object with encode(texts)")
         self._model = EncoderConfig(model) if isinstance(model, str) else model
         self._text_column = text_column
         self._embedding_column = embedding_column
@@ -95,9 +93,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             encoding = self._encode(texts, model, self._isolate_failures)
             bad = np.isin(np.arange(len(texts)), list(encoding.failed))
             flat = pa.array(encoding.vectors.reshape(-1))
-            vectors = pa.FixedSizeListArray.from_arrays(
-                flat, model.metadata.dim, mask=pa.array(bad) if bad.any() else None
-            )
+            vectors = pa.FixedSizeListArray.from_arrays(flat, model.metadata.dim, mask=pa.array(bad) if bad.any() else None)
             result = block.with_column(model.metadata.field(self._embedding_column), vectors)
             if encoding.failed:
                 reasons = pa.array([encoding.failed.get(i) for i in range(len(texts))], pa.string())

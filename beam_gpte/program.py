@@ -93,9 +93,7 @@ class LimitRejects(beam.PTransform):
 
 def _check_rejects(count: int, max_rejects: int | None, after: Any) -> int:
     if max_rejects is not None and count > max_rejects:
-        raise InputError(
-            f"{count} rows rejected, more than max_rejects {max_rejects}; the rejects folder has their reasons"
-        )
+        raise InputError(f"{count} rows rejected, more than max_rejects {max_rejects}; the rejects folder has their reasons")
     return count
 
 
@@ -119,6 +117,10 @@ def counters(result: Any) -> dict[str, int]:
         name = metric.key.metric.name
         totals[name] = totals.get(name, 0) + (metric.committed if metric.committed is not None else metric.attempted)
     return totals
+
+
+def count_files(pattern: str) -> int:
+    return len(FileSystems.match([pattern])[0].metadata_list)
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:

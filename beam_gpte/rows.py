@@ -66,8 +66,8 @@ def over_blocks(
 def as_blocks(pcoll: beam.PCollection) -> beam.PCollection[Block]:
     """Blocks with all columns of a collection of any kind, for sinks; nothing comes back.
 
-    A numpy vector, and a list of numbers in a field `embedding`, becomes a `FixedSizeList<float32>`; columns are all fields of
-    the rows of a block, null where a row lacks one. Vectors in rows carry no metadata.
+    A numpy vector, and a list of numbers in a field `embedding`, becomes a `FixedSizeList<float32>`; columns are all fields
+    of the rows of a block, null where a row lacks one. Vectors in rows carry no metadata.
     """
     if pcoll.element_type is Block:
         return pcoll

@@ -25,6 +25,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_fields
+from beam_gpte.rows import as_blocks
 from beam_gpte.staging import (
     Destination,
     StagedFile,
@@ -78,8 +79,8 @@ class WriteVectorsToDuckDB(beam.PTransform):
         if self.staging == "":
             raise InputError("staging is empty; name a folder, or leave it out for the database's own")
 
-    def expand(self, corpus: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
-        return self.write_blocks(corpus)
+    def expand(self, corpus: beam.PCollection) -> beam.PCollection[WrittenFile]:
+        return self.write_blocks(as_blocks(corpus))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         target = hashlib.sha256(f"{self.path}\n{self.table}".encode()).hexdigest()[:8]

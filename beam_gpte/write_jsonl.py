@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
+from beam_gpte.rows import as_blocks
 from beam_gpte.staging import Destination, StagedFile, StageFiles, WrittenFile, publish, stage_and_commit
 
 PREFIX, EXTENSION = "rejects", ".jsonl"
@@ -40,8 +41,8 @@ class WriteRejects(beam.PTransform):
         if not self.path:
             raise InputError("path is empty; name the folder to write rejects to")
 
-    def expand(self, rejects: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
-        return self.write_blocks(rejects)
+    def expand(self, rejects: beam.PCollection) -> beam.PCollection[WrittenFile]:
+        return self.write_blocks(as_blocks(rejects))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         destination = Destination.new(self.path, "rejects")

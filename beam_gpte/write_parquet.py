@@ -23,6 +23,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import KEY, VectorMetadata, check_same_vectors, vector_fields
+from beam_gpte.rows import as_blocks
 from beam_gpte.staging import (
     MAX_BYTES_PER_FILE,
     STAGED,
@@ -69,8 +70,8 @@ class WriteVectorsToParquet(beam.PTransform):
         if self.max_bytes_per_file < 1:
             raise InputError(f"max_bytes_per_file is {self.max_bytes_per_file}; give a number of bytes, 1 or more")
 
-    def expand(self, corpus: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
-        return self.write_blocks(corpus)
+    def expand(self, corpus: beam.PCollection) -> beam.PCollection[WrittenFile]:
+        return self.write_blocks(as_blocks(corpus))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         destination = Destination.new(self.path, "parquet")

@@ -35,9 +35,7 @@ def main() -> None:
     with options.csv.open(encoding="utf-8") as file:
         pairs = list(csv.reader(file))
     rows = [(i, side, float(pair[2]), pair[side]) for i, pair in enumerate(pairs) for side in (0, 1)]
-    columns = dict(
-        zip(("pair", "side", "score", "text"), (list(column) for column in zip(*rows, strict=True)), strict=True)
-    )
+    columns = dict(zip(("pair", "side", "score", "text"), (list(column) for column in zip(*rows, strict=True)), strict=True))
     with tempfile.TemporaryDirectory() as folder:
         with beam.Pipeline("FnApiRunner") as p:
             blocks = p | beam.Create([Block.from_pydict(columns)])

@@ -9,15 +9,13 @@ to `<output>/rejects/`, and `<output>/summary.json`. Flags that are not listed b
 import argparse
 import sys
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-
 from beam_gpte import EmbedText, EncoderConfig, ReadCorpus, WriteRejects, WriteVectorsToDuckDB, WriteVectorsToParquet
 from beam_gpte.progress import ProgressFiles, ReportProgress, progress_bar
 from beam_gpte.program import (
     LimitRejects,
     Stopwatch,
     check_inputs,
+    count_files,
     counters,
     local_options,
     print_summary,
@@ -26,6 +24,10 @@ from beam_gpte.program import (
 )
 from beam_gpte.staging import check_writable
 from beam_gpte.write_duckdb import check_database
+
+# isort: split
+import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
+from apache_beam.options.pipeline_options import PipelineOptions
 
 
 class EmbedCorpusOptions(PipelineOptions):
@@ -45,14 +47,10 @@ class EmbedCorpusOptions(PipelineOptions):
         add("--max_rejects", type=int, help="fail, and write no vectors, if more rows are rejected (default: no limit)")
 
 
-def build(
-    pipeline: beam.Pipeline, options: EmbedCorpusOptions, config: EncoderConfig, files: ProgressFiles | None
-) -> None:
+def build(pipeline: beam.Pipeline, options: EmbedCorpusOptions, config: EncoderConfig, files: ProgressFiles | None) -> None:
     corpus, unreadable = (
         pipeline
-        | ReadCorpus(
-            options.input, id_column=options.id_column, text_column=options.text_column
-        ).with_exception_handling()
+        | ReadCorpus(options.input, id_column=options.id_column, text_column=options.text_column).with_exception_handling()
     )
     if files:
         corpus = corpus | "RowsRead" >> ReportProgress(files.read)
@@ -95,10 +93,8 @@ def report(count: dict[str, int], seconds: float, options: EmbedCorpusOptions) -
         "texts_per_second": round(count.get("texts", 0) / seconds, 1),
         "truncated": count.get("texts_truncated", 0),
         "rejected": count.get("rejects", 0),
-        "reasons": {
-            name.removeprefix("rejects: "): n for name, n in sorted(count.items()) if name.startswith("rejects: ")
-        },
-        "files": count.get("parquet_files", 0),
+        "reasons": {name.removeprefix("rejects: "): n for name, n in sorted(count.items()) if name.startswith("rejects: ")},
+        "files": count_files(f"{options.output.rstrip('/')}/*.parquet"),
         "output": options.output,
         "duckdb": options.duckdb,
     }

@@ -135,9 +135,7 @@ def test_the_column_says_how_its_vectors_were_made(new_pipeline, minilm):
         described = (
             vectors
             | beam.Map(lambda b: vector_fields(b.schema)["embedding"])
-            | beam.Map(
-                lambda m: (m.model, m.pooling, m.prompt, m.dim, m.normalized, m.quantization, len(m.fingerprint))
-            )
+            | beam.Map(lambda m: (m.model, m.pooling, m.prompt, m.dim, m.normalized, m.quantization, len(m.fingerprint)))
         )
         assert_that(described, equal_to([(minilm, "mean", "query: ", 64, True, "float32", 16)]))
 

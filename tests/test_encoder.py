@@ -41,6 +41,12 @@ def test_vectors_equal_those_of_sentence_transformers(minilm, encoder, stsb):
     assert (encoder.encode(texts) * theirs).sum(1).min() >= 0.999999
 
 
+def test_a_bert_runs_without_padding(encoder):
+    assert encoder.unpadded
+    encoding = encoder.encode_with_counts(["short", "a little longer", LONG])
+    assert encoding.computed == encoding.needed == sum(encoding.tokens)
+
+
 def test_published_quality_is_reached(encoder, stsb):
     scipy_stats = pytest.importorskip("scipy.stats")
     a, b = (encoder.encode([pair[i] for pair in stsb]) for i in (0, 1))
@@ -138,9 +144,7 @@ def test_concatenated_pooling_and_excluded_prompts_follow_the_model(minilm, tmp_
         "include_prompt": False,
     }
     prompts = {"prompts": {"search": "Represent this for searching: "}}
-    folder = variant(
-        minilm, tmp_path / "model", **{"1_Pooling__config": pooling, "config_sentence_transformers": prompts}
-    )
+    folder = variant(minilm, tmp_path / "model", **{"1_Pooling__config": pooling, "config_sentence_transformers": prompts})
     texts = ["a first text", "another, longer text for good measure"]
     ours = TextEncoder.load(EncoderConfig(folder, prompt_name="search"))
     theirs = sentence_transformers.SentenceTransformer(folder, device="cpu")
@@ -247,6 +251,9 @@ def test_vectors_of_two_kinds_are_refused_with_the_difference_named():
 
 
 def test_batches_are_sorted_by_length_and_cut_by_the_budget():
-    batches = sorted_batches(np.array([3, 50, 4, 4, 200, 1]), token_budget=100)
-    assert [batch.tolist() for batch in batches] == [[4], [1, 2], [3, 0, 5]]
-    # 200 alone; 2 x 50; then up to 25 of 4
+    lengths = np.array([3, 50, 4, 4, 200, 1])
+    padded = sorted_batches(lengths, token_budget=100, padded=True)
+    assert [batch.tolist() for batch in padded] == [[4], [1, 2], [3, 0, 5]]  # 200; 2 x 50; 3 x 4
+    unpadded = sorted_batches(lengths, token_budget=58, padded=False)
+    assert [batch.tolist() for batch in unpadded] == [[4], [1, 2, 3], [0, 5]]  # 200; 50 + 4 + 4; 3 + 1
+    assert sorted_batches(np.array([], dtype=int), 10, padded=True) == []

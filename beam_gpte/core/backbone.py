@@ -1,5 +1,7 @@
 """The transformer itself: token ids in, one vector a token out. torch and transformers are imported on load only."""
 
+import inspect
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -7,10 +9,14 @@ import numpy as np
 
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.linears import pack_linears
 from beam_gpte.core.model_folder import ModelFolder, check_weights
+from beam_gpte.core.unpadded import Unpadded, probe, register
 
 if TYPE_CHECKING:
     import torch
+
+_log = logging.getLogger(__name__)
 
 # Position embeddings of these count from pad_token_id + 1, so two of them are never used.
 _OFFSET_POSITIONS = (
@@ -38,25 +44,40 @@ def import_torch() -> Any:
 
 
 class Backbone:
-    """A transformers model that runs micro-batches of texts."""
+    """A transformers model that runs micro-batches of texts: unpadded where it can, padded where it cannot.
 
-    def __init__(self, model: Any, device: Any, pad_id: int) -> None:
+    Attributes:
+      unpadded: which of the two.
+      reason: why not unpadded, empty if it is.
+      device: where it runs.
+    """
+
+    def __init__(self, model: Any, device: Any, pad_id: int, samples: list[np.ndarray], position_offset: int) -> None:
+        self.device = device
         self._model = model
-        self._device = device
         self._pad_id = pad_id
+        accepted = set(inspect.signature(model.forward).parameters)
+        self._packed = Unpadded(model, accepted, position_offset)
+        self.reason = probe(model, self._packed, samples, device) or ""
+        self.unpadded = not self.reason
+        _log.info("%s runs %s", type(model).__name__, "unpadded" if self.unpadded else f"padded: {self.reason}")
 
     @classmethod
-    def load(cls, folder: ModelFolder, config: EncoderConfig, pad_id: int) -> "Backbone":
+    def load(cls, folder: ModelFolder, config: EncoderConfig, pad_id: int, samples: list[np.ndarray]) -> "Backbone":
+        """Load the model and find out how it can run.
+
+        Args:
+          samples: token ids of some texts of different lengths, to try unpadded execution with.
+        """
         torch = import_torch()
+        register()
         device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
         model = _load_pretrained(folder, config).to(device).eval()
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # its output is never used; without it there is one product less a text
-        return cls(model, torch.device(device), pad_id)
-
-    @property
-    def device(self) -> Any:
-        return self._device
+        if device == "cpu":
+            pack_linears(model)
+        return cls(model, torch.device(device), pad_id, samples, _position_offset(model.config))
 
     def run(self, batch: list[np.ndarray]) -> tuple["torch.Tensor", "torch.Tensor", int]:
         """One forward pass.
@@ -71,15 +92,23 @@ class Backbone:
         import torch
 
         lengths = torch.tensor([len(ids) for ids in batch])
+        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(self.device)
+        if self.unpadded:
+            hidden = self._packed(batch, self.device).last_hidden_state[0]
+            return hidden.float(), offsets, int(lengths.sum())
+        hidden, computed = self._run_padded(batch, lengths)
+        return hidden.float(), offsets, computed
+
+    def _run_padded(self, batch: list[np.ndarray], lengths: "torch.Tensor") -> tuple["torch.Tensor", int]:
+        import torch
+
         width = int(lengths.max())
         ids = torch.full((len(batch), width), self._pad_id)
         for row, text in zip(ids, batch, strict=True):
             row[: len(text)] = torch.from_numpy(text)
         mask = torch.arange(width) < lengths.unsqueeze(1)
-        output = self._model(input_ids=ids.to(self._device), attention_mask=mask.long().to(self._device))
-        hidden = output.last_hidden_state[mask.to(self._device)].float()
-        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(self._device)
-        return hidden, offsets, ids.numel()
+        output = self._model(input_ids=ids.to(self.device), attention_mask=mask.long().to(self.device))
+        return output.last_hidden_state[mask.to(self.device)], ids.numel()
 
 
 def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
@@ -99,8 +128,8 @@ def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
     positions = getattr(settings.get_text_config(), "max_position_embeddings", None)
     if positions is None or positions <= 0:  # relative positions: T5, XLNet (-1)
         positions = 1 << 30
-    elif settings.model_type in _OFFSET_POSITIONS:
-        positions -= (settings.pad_token_id or 0) + 1
+    else:
+        positions -= _position_offset(settings)
     if config.max_tokens is not None:
         if config.max_tokens > positions:
             raise InputError(f"max_tokens {config.max_tokens}: model {config.model!r} has {positions} positions")
@@ -114,6 +143,11 @@ def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
     if limit >= 1 << 30:
         raise InputError(f"model {config.model!r} names no longest input; give max_tokens")
     return int(limit)
+
+
+def _position_offset(settings: Any) -> int:
+    """The position of a text's first token."""
+    return (settings.pad_token_id or 0) + 1 if settings.model_type in _OFFSET_POSITIONS else 0
 
 
 def _load_pretrained(folder: ModelFolder, config: EncoderConfig) -> Any:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # Part of every fingerprint: raise it when a change here changes vectors by more than rounding.
 ENGINE = 1
 
+# Texts of several lengths, two of them of one length, to try with a model whether packed texts keep to themselves.
+_SAMPLES = ["one", "two", "a short sentence", "Ein zweiter Satz, etwas länger als der erste. " * 3, "numbers 1 2 3 " * 25]
+
 
 @runtime_checkable
 class Encoder(Protocol):
@@ -102,13 +105,18 @@ class TextEncoder:
         folder = read_model_folder(root or find_model(config))
         folder.prompt(config)
         tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
-        return cls(
-            config, folder, tokenizer, Backbone.load(folder, config, tokenizer.pad_id), load_head(folder.modules)
-        )
+        samples = [ids for ids in tokenizer.encode(_SAMPLES).ids if len(ids)]
+        backbone = Backbone.load(folder, config, tokenizer.pad_id, samples)
+        return cls(config, folder, tokenizer, backbone, load_head(folder.modules))
 
     @property
     def dim(self) -> int:
         return self.metadata.dim
+
+    @property
+    def unpadded(self) -> bool:
+        """Whether texts run end to end, without padding; see `core.unpadded`."""
+        return self._backbone.unpadded
 
     @property
     def fingerprint(self) -> str:
@@ -158,7 +166,7 @@ class TextEncoder:
         vectors = np.full((len(inputs), self.dim), np.nan, dtype=np.float32)
         computed = 0
         with torch.inference_mode():
-            for batch in sorted_batches(lengths, self.config.token_budget):
+            for batch in sorted_batches(lengths, self.config.token_budget, padded=not self._backbone.unpadded):
                 batch = batch[lengths[batch] > 0]
                 if len(batch):
                     hidden, offsets, size = self._backbone.run([inputs[i] for i in batch])
@@ -183,9 +191,7 @@ class TextEncoder:
             hidden, offsets, _ = self._backbone.run([self._tokenizer.encode(["dimension"]).ids[0]])
             full = self._head(pool(hidden, offsets, self._pooling))
         if config.truncate_dim is not None and config.truncate_dim > full.shape[1]:
-            raise InputError(
-                f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full.shape[1]} dimensions"
-            )
+            raise InputError(f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full.shape[1]} dimensions")
         normalized = config.normalize or bool(abs(full.norm() - 1) < 1e-5 and config.truncate_dim is None)
         settings = {
             "engine": ENGINE,

@@ -24,9 +24,7 @@ def _dense(module: Module) -> "torch.nn.Module":
 
     config = module.config
     if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
-        raise InputError(
-            f"model folder {module.folder}: a Dense module with a residual or a token input is not run yet"
-        )
+        raise InputError(f"model folder {module.folder}: a Dense module with a residual or a token input is not run yet")
     linear = torch.nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
     _load_weights(linear, module, prefix="linear.")
     path = config.get("activation_function") or "torch.nn.Tanh"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ROWS = 4096  # rows the layout is chosen for: a full micro-batch
 
 
-def pack_linears(model: Any, bf16: bool) -> int:
+def pack_linears(model: Any, bf16: bool = False) -> int:
     """Replace every `torch.nn.Linear` below `model` by a packed one; returns how many.
 
     Nothing is replaced where PyTorch's operators are missing or fail; with `bf16` that raises instead, because plain
@@ -65,7 +65,7 @@ def packed_linear_class() -> Any:
 def _pack(weight: "torch.Tensor") -> "torch.Tensor":
     import torch
 
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous().to_mkldnn(), ROWS)
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
 
 
 def _works(dtype: "torch.dtype") -> bool:

@@ -74,13 +74,9 @@ def check_same_vectors(here: VectorMetadata, there: VectorMetadata, what: str) -
         )
     if here.fingerprint != there.fingerprint:
         names = [
-            f
-            for f in ("model", "pooling", "prompt", "normalized", "quantization")
-            if getattr(here, f) != getattr(there, f)
+            f for f in ("model", "pooling", "prompt", "normalized", "quantization") if getattr(here, f) != getattr(there, f)
         ]
-        difference = (
-            ", ".join(f"{f} {getattr(here, f)!r} and {getattr(there, f)!r}" for f in names) or "weights or settings"
-        )
+        difference = ", ".join(f"{f} {getattr(here, f)!r} and {getattr(there, f)!r}" for f in names) or "weights or settings"
         raise InputError(
             f"{what}: vectors of fingerprints {here.fingerprint} and {there.fingerprint} ({difference}); "
             "embed both with the same model and settings, or write to another place"

@@ -128,9 +128,7 @@ def read_model_folder(root: Path) -> ModelFolder:
     modules = [_module(root, entry) for entry in entries] if entries else [Module("Transformer", {}, root)]
     kinds = [module.kind for module in modules]
     if kinds[0] != "Transformer" or kinds.count("Transformer") > 1 or kinds.count("Pooling") > 1:
-        raise InputError(
-            f"model folder {root}: modules {kinds}; one Transformer, first, and one Pooling are what we run"
-        )
+        raise InputError(f"model folder {root}: modules {kinds}; one Transformer, first, and one Pooling are what we run")
     transformer = modules[0].folder
     settings = _transformer_settings(transformer)
     pooling = next((module.config for module in modules if module.kind == "Pooling"), {})

@@ -1,13 +1,14 @@
 """Unpadded execution: texts lie end to end in one row, and attention runs within each.
 
-Everything in a transformer but attention works token by token, so padding is needed nowhere else. transformers lets a model's
-attention be replaced by a registered function, and its masks by a function that is handed the rule of the mask (causal,
-sliding window, bidirectional, ...). `attend` runs PyTorch's SDPA once for all texts of one length, under that rule.
+Everything in a transformer but attention works token by token, so padding is needed nowhere else. transformers lets a
+model's attention be replaced by a registered function, and its masks by a function that is handed the rule of the mask
+(causal, sliding window, bidirectional, ...). `attend` runs PyTorch's SDPA once for all texts of one length, under that rule.
 
 Models with attention code of their own ignore the registration and would let texts see one another: `probe` finds out.
 """
 
 import dataclasses
+import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +35,7 @@ class Layout:
         edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
         starts = np.concatenate([[0], np.cumsum(lengths)])
         return cls(
-            [
-                (int(starts[first]), int(last - first), int(lengths[first]))
-                for first, last in zip(edges[:-1], edges[1:], strict=True)
-            ]
+            [(int(starts[first]), int(last - first), int(lengths[first])) for first, last in itertools.pairwise(edges)]
         )
 
 
@@ -112,9 +110,8 @@ def attend(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
     for start, count, length in _running.layout.groups:
-        q, k, v = (
-            x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value)
-        )
+        stop = start + count * length
+        q, k, v = (x[0, :, start:stop].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
         mask, is_triangle = (None, causal and length > 1) if attention_mask is None else attention_mask.of(start, length)
         if softcap is None:
             result = torch.nn.functional.scaled_dot_product_attention(
@@ -122,7 +119,7 @@ def attend(
             )
         else:
             result = _softcapped(q, k, v, mask, is_triangle, scaling, softcap)
-        out[start : start + count * length] = result.transpose(1, 2).flatten(0, 1)
+        out[start:stop] = result.transpose(1, 2).flatten(0, 1)
     return out.unsqueeze(0), None
 
 

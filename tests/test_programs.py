@@ -1,0 +1,199 @@
+"""The programs, run as a person runs them: what they write, what they say, and what they say to mistakes."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(program: str, *arguments: object, expect: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "pipelines" / program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False)
+    assert done.returncode == expect, done.stderr
+    return done
+
+
+def read_vectors(folder: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]).sort_by("id")
+
+
+def read_rejects(folder: Path) -> list[dict]:
+    return [json.loads(line) for path in sorted(folder.glob("rejects/*.jsonl")) for line in path.open(encoding="utf-8")]
+
+
+@pytest.fixture
+def ten_thousand(tmp_path) -> Path:
+    """10,000 rows; 100 of them bad, in six ways and a seventh: lines that are no JSON at all."""
+    texts = ["the cat sat", "a dog ran", "birds fly south", "rain falls", "stones roll", "wind blows hard", "snow melts"]
+    lines = [json.dumps({"id": f"r{i}", "text": texts[i % 7], "n": i}) for i in range(10_000)]
+    for k in range(100):
+        i, kind = 100 * k + 50, k % 7
+        row = {"id": f"r{i}", "text": "fine", "n": i}
+        if kind == 0:
+            row["text"] = None
+        elif kind == 1:
+            row["text"] = ""
+        elif kind == 2:
+            row["text"] = " \t\n"
+        elif kind == 3:
+            row["text"] = 42
+        elif kind == 4:
+            row["id"] = f"r{i - 1}"
+        elif kind == 5:
+            row["text"] = "lone \ud800 surrogate"
+        lines[i] = json.dumps(row) if kind < 6 else '{"id": "broken", "text": "bad byte \udcff"}'
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+    return path
+
+
+@pytest.mark.parametrize(
+    "mode", [[], ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]]
+)
+def test_a_hundred_bad_rows_of_ten_thousand_cost_a_hundred(tmp_path, minilm, encoder, ten_thousand, mode):
+    out = tmp_path / "out"
+    done = run("embed_corpus.py", "--input", ten_thousand, "--id_column", "id", "--output", out, "--model", minilm, *mode)
+    vectors, rejects = read_vectors(out), read_rejects(out)
+    assert vectors.num_rows == 9_900
+    assert len(set(vectors.column("id").to_pylist())) == 9_900
+    assert len(rejects) == 100
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["texts"], summary["rejected"], summary["files"]) == (9_900, 100, len(list(out.glob("*.parquet"))))
+    assert sum(summary["reasons"].values()) == 100
+    assert {reason.split(":")[0] for reason in summary["reasons"]} == {row["reject_reason"].split(":")[0] for row in rejects}
+    assert len(summary["reasons"]) == 7
+    assert "9,900" in done.stdout and "rejected  100" in done.stdout
+    some = vectors.take(list(range(0, 9_900, 990)))
+    found = np.array(some.column("embedding").to_pylist(), np.float32)
+    assert np.abs(found - encoder.encode(some.column("text").to_pylist())).max() < 1e-6
+
+
+def test_more_rejects_than_allowed_leave_no_vectors_but_the_reasons(tmp_path, minilm, ten_thousand):
+    out = tmp_path / "out"
+    arguments = ["--input", ten_thousand, "--id_column", "id", "--output", out, "--model", minilm, "--max_rejects", 99]
+    done = run("embed_corpus.py", *arguments, expect=2)
+    assert done.stderr.strip().endswith("100 rows rejected, more than max_rejects 99; the rejects folder has their reasons")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(out.glob("*.parquet"))
+    assert len(read_rejects(out)) == 100
+
+
+def test_every_input_column_and_a_table_to_query(tmp_path, minilm, jsonl):
+    rows = [{"key": i, "body": text, "n": i / 2} for i, text in enumerate(["a cat", "a kitten", "the stock market"])]
+    arguments = ["--input", jsonl(rows), "--id_column", "key", "--text_column", "body", "--model", minilm]
+    run(
+        "embed_corpus.py", *arguments, "--output", tmp_path / "out", "--duckdb", tmp_path / "v.duckdb", "--truncate_dim", 128
+    )
+    table = pq.read_table(next((tmp_path / "out").glob("*.parquet")))
+    assert {"key", "body", "n", "embedding"} == set(table.column_names)
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 128)
+    with duckdb.connect(str(tmp_path / "v.duckdb")) as connection:
+        nearest = connection.execute(
+            "SELECT b.body FROM vectors a, vectors b WHERE a.key = 0 AND b.key <> 0 "
+            "ORDER BY array_cosine_similarity(a.embedding, b.embedding) DESC LIMIT 1"
+        )
+        assert nearest.fetchone() == ("a kitten",)
+
+
+def test_a_question_is_answered_from_the_table(tmp_path, minilm, jsonl):
+    rows = [{"id": i, "text": text} for i, text in enumerate(["bake bread", "repair a bicycle", "grow tomatoes"])]
+    database = tmp_path / "v.duckdb"
+    run(
+        "embed_corpus.py",
+        "--input",
+        jsonl(rows),
+        "--output",
+        tmp_path / "o",
+        "--duckdb",
+        database,
+        "--model",
+        minilm,
+        "--id_column",
+        "id",
+    )
+    answer = run("search_vectors.py", database, "how do I fix a flat tyre", "--model", minilm, "-k", 1).stdout
+    assert "repair a bicycle" in answer and "bread" not in answer
+    wrong = run("search_vectors.py", tmp_path / "none.duckdb", "q", "--model", minilm, expect=2)
+    assert "none.duckdb" in wrong.stderr and len(wrong.stderr.strip().splitlines()) == 1
+
+
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path, minilm, jsonl):
+    good = jsonl([{"id": 1, "text": "a"}])
+    locked = tmp_path / "a file"
+    locked.write_text("")
+    arguments = {"--input": good, "--output": tmp_path / "out", "--model": minilm}
+    for changed, message in [
+        ({"--input": tmp_path / "missing.jsonl"}, "no file matches"),
+        ({"--input": tmp_path / "*.csv"}, "no file matches"),
+        ({"--text_column": "body"}, "no column 'body' in"),
+        ({"--id_column": "key"}, "no column 'key' in"),
+        ({"--model": "no/such-model"}, "model 'no/such-model': no such folder"),
+        ({"--model": tmp_path / "nothing"}, "no such folder"),
+        ({"--output": locked / "below"}, "cannot write to this folder"),
+        ({"--prompt_name": "query"}, "prompt_name 'query': model"),
+        ({"--duckdb": locked / "x.duckdb"}, "cannot write"),
+    ]:
+        pairs = {**arguments, **changed}
+        done = run("embed_corpus.py", *(part for pair in pairs.items() for part in pair), expect=2)
+        assert message in done.stderr, changed
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_killed_job_leaves_nothing_half_written_and_a_rerun_is_complete(tmp_path, minilm, jsonl):
+    rows = jsonl([{"id": i, "text": f"text number {i} " * 20} for i in range(1500)])
+    out = tmp_path / "out"
+    command = [sys.executable, ROOT / "pipelines" / "embed_corpus.py", "--input", rows, "--id_column", "id"]
+    command += ["--output", out, "--duckdb", tmp_path / "v.duckdb", "--model", minilm]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(out.glob(".beam-gpte-tmp-*/*")) and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert child.poll() is None, "the job was to be killed while it writes"
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not list(out.glob("*.parquet"))
+    run("embed_corpus.py", *command[2:])
+    vectors = read_vectors(out)
+    assert vectors.column("id").to_pylist() == list(range(1500))
+    assert not list(out.glob(".beam-gpte-tmp-*"))
+    with duckdb.connect(str(tmp_path / "v.duckdb"), read_only=True) as connection:
+        assert connection.execute("SELECT count(*), count(DISTINCT id) FROM vectors").fetchone() == (1500, 1500)
+
+
+def test_docstrings_are_several_thousand_real_texts(tmp_path):
+    run("extract_docstrings.py", tmp_path / "docs.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "docs.jsonl").open(encoding="utf-8")]
+    assert len(rows) > 3_000
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert next(row for row in rows if row["id"] == "json.dumps")["text"].startswith("Serialize ``obj`` to a JSON formatted")
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "transforms").glob("*.py")), ids=lambda path: path.name)
+def test_every_example_of_the_catalogue_runs(example, minilm):
+    runpy.run_path(str(example), run_name="__main__")
+
+
+def test_the_catalogue_lists_every_public_transform_and_every_example():
+    import apache_beam as beam
+
+    import beam_gpte
+
+    listing = (ROOT / "transforms" / "README.md").read_text(encoding="utf-8")
+    public = [
+        name for name, value in vars(beam_gpte).items() if isinstance(value, type) and issubclass(value, beam.PTransform)
+    ]
+    assert len(public) >= 6
+    for name in [*public, *(path.name for path in (ROOT / "transforms").glob("*.py"))]:
+        assert name in listing
