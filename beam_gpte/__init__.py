@@ -9,8 +9,15 @@ from beam_gpte.core.errors import InputError as InputError
 from beam_gpte.core.metadata import VectorMetadata as VectorMetadata
 from beam_gpte.embed import EmbedText as EmbedText
 from beam_gpte.ids import RejectDuplicateIds as RejectDuplicateIds
-from beam_gpte.model_handler import TextEmbeddingModelHandler as TextEmbeddingModelHandler
 from beam_gpte.read import ReadCorpus as ReadCorpus
 from beam_gpte.write_duckdb import WriteVectorsToDuckDB as WriteVectorsToDuckDB
 from beam_gpte.write_jsonl import WriteRejects as WriteRejects
 from beam_gpte.write_parquet import WriteVectorsToParquet as WriteVectorsToParquet
+
+
+def __getattr__(name: str) -> object:
+    if name == "TextEmbeddingModelHandler":  # Beam's ml package, which it derives from, loads torch
+        from beam_gpte.model_handler import TextEmbeddingModelHandler
+
+        return TextEmbeddingModelHandler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,13 +12,11 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.ml.inference.base import RunInference
 
 from beam_gpte.block import Block
 from beam_gpte.core.config import EncoderConfig
-from beam_gpte.core.encoder import Encoder
+from beam_gpte.core.encoder import Encoder, as_model
 from beam_gpte.core.errors import InputError
-from beam_gpte.model_handler import TextEmbeddingModelHandler
 from beam_gpte.rejects import RejectingTransform, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.rows import over_blocks
 from beam_gpte.schemas import DEFECT, EMBEDDING, ID, ROW, TEXT
@@ -58,12 +56,14 @@ class EmbedText(RejectingTransform):
     def __post_init__(self) -> None:
         if self.embedding_column in (self.text_column, self.id_column):
             raise InputError(f"embedding_column {self.embedding_column!r} is the text or id column; name another")
-        self._handler(isolate=False)
+        as_model(self.model)
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         return over_blocks(pcoll, self._embed, self.text_column, self.id_column)
 
     def _embed(self, blocks: beam.PCollection[Block]) -> Any:
+        from apache_beam.ml.inference.base import RunInference  # Beam's ml package loads torch where it is installed
+
         check = _CheckTexts(self.text_column, self.id_column, self.embedding_column, self._isolate)
         texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(check))
         vectors, failed = (
@@ -77,6 +77,8 @@ class EmbedText(RejectingTransform):
         return vectors, merge_rejects([bad_texts, failed])
 
     def _handler(self, isolate: bool) -> Any:
+        from beam_gpte.model_handler import TextEmbeddingModelHandler
+
         handler = TextEmbeddingModelHandler(
             self.model, self.text_column, self.embedding_column, isolate, self.threads, self.large_model
         )

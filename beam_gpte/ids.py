@@ -24,9 +24,13 @@ from beam_gpte.block import ROWS_PER_BLOCK, Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.formats import compact_dictionaries
 from beam_gpte.rejects import REJECTS, RejectingTransform, merge_rejects, reject_outputs, split_rejects
+from beam_gpte.rows import over_blocks
 from beam_gpte.schemas import ID
 
 STEP = "RejectDuplicateIds"
+MOST_WAITING = 64  # places with rows of less than a block each, in memory
+
+Place = tuple[Any, int]
 
 
 @dataclasses.dataclass(eq=False)
@@ -51,7 +55,10 @@ class RejectDuplicateIds(RejectingTransform):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; use 1 or more")
 
-    def expand(self, blocks: beam.PCollection[Block]) -> Any:
+    def expand(self, pcoll: beam.PCollection) -> Any:
+        return over_blocks(pcoll, self._reject, text_column=None, id_column=self.id_column)
+
+    def _reject(self, blocks: beam.PCollection[Block]) -> Any:
         if not blocks.is_bounded and blocks.windowing.is_default():
             raise InputError(f"{STEP}: a stream without windows; put beam.WindowInto(FixedWindows(...)) before it")
         split = _SplitById(self.id_column, self.partitions, self._isolate)
@@ -83,21 +90,30 @@ class _SplitById(beam.DoFn):
 
 
 class _KeepOne(beam.DoFn):
-    """Goes over the pieces of a partition two or three times: for the ids, for rows that share one, for the output."""
+    """Goes over the pieces of a partition two or three times: for the ids, for rows that share one, for the output.
+
+    What is left of one partition is packed together with the next of the bundle: 1,000 rows are one block, not 64.
+    """
 
     def __init__(self, id_column: str, rows_per_block: int, isolate: bool) -> None:
         self._id_column = id_column
         self._rows_per_block = rows_per_block
         self._isolate = isolate
 
+    def start_bundle(self) -> None:
+        self._packer = Packer(self._rows_per_block)
+
     def process(
         self, element: tuple[int, Iterable[tuple[Block, int]]], window: Any = beam.DoFn.WindowParam
     ) -> Iterator[Any]:
-        for micros, part in repack(self._parts(element[1]), self._rows_per_block):
-            # with its window, not a TimestampedValue, which would be given a window again: another one for sessions
-            value = part.value if isinstance(part, TaggedOutput) else part
-            output = WindowedValue(value, Timestamp(micros=micros), (window,))
-            yield TaggedOutput(REJECTS, output) if isinstance(part, TaggedOutput) else output
+        for micros, part in self._parts(element[1]):
+            if isinstance(part, TaggedOutput):
+                yield TaggedOutput(REJECTS, _windowed(part.value, (window, micros)))
+            else:
+                yield from (_windowed(block, place) for place, block in self._packer.add((window, micros), part))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        return (_windowed(block, place) for place, block in self._packer.flush())
 
     def _parts(self, pieces: Iterable[tuple[Block, int]]) -> Iterator[tuple[int, Block | TaggedOutput]]:
         duplicate, start = duplicate_rows(pieces, self._id_column), 0
@@ -173,24 +189,32 @@ def _digest(block: Block, i: int) -> str:
     return hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()
 
 
-def repack(
-    parts: Iterable[tuple[int, Block | TaggedOutput]], rows_per_block: int
-) -> Iterator[tuple[int, Block | TaggedOutput]]:
-    """Put neighbouring (time, block) of one time and schema together; anything else passes at once."""
-    waiting: list[Block] = []
-    rows = since = 0
-    for micros, part in parts:
-        if isinstance(part, TaggedOutput):
-            yield micros, part
-            continue
-        if waiting and (micros != since or not part.schema.equals(waiting[0].schema, check_metadata=True)):
-            yield since, Block.concat(waiting)
-            waiting, rows = [], 0
-        waiting.append(part)
-        since, rows = micros, rows + len(part)
-        if rows >= rows_per_block:
-            whole, full = Block.concat(waiting), rows - rows % rows_per_block
-            yield from ((since, whole.slice(start, rows_per_block)) for start in range(0, full, rows_per_block))
-            waiting, rows = ([whole.slice(full)], rows - full) if rows > full else ([], 0)
-    if waiting:
-        yield since, Block.concat(waiting)
+class Packer:
+    """Packs small blocks of one place and schema into full ones; a place is a (window, event time in microseconds)."""
+
+    def __init__(self, rows_per_block: int) -> None:
+        self._rows_per_block = rows_per_block
+        self._waiting: dict[tuple[Place, bytes], list[Block]] = {}
+
+    def add(self, place: Place, block: Block) -> Iterator[tuple[Place, Block]]:
+        """Take a block in; gives those that are full now."""
+        key = (place, block.schema.serialize().to_pybytes())
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append(block)
+        rows = sum(map(len, waiting))
+        if rows >= self._rows_per_block:
+            whole, full = Block.concat(waiting), rows - rows % self._rows_per_block
+            self._waiting[key] = [whole.slice(full)] if rows > full else []
+            yield from ((place, whole.slice(start, self._rows_per_block)) for start in range(0, full, self._rows_per_block))
+        elif len(self._waiting) > MOST_WAITING:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[tuple[Place, Block]]:
+        """All that is left."""
+        waiting, self._waiting = self._waiting, {}
+        yield from ((place, Block.concat(blocks)) for (place, _), blocks in waiting.items() if blocks)
+
+
+def _windowed(block: Block, place: Place) -> WindowedValue:
+    # with its window, not a TimestampedValue, which would be given a window again: another one for sessions
+    return WindowedValue(block, Timestamp(micros=place[1]), (place[0],))

@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
-from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from beam_gpte.block import ROWS_PER_BLOCK, Block
+from beam_gpte.core.backbone import set_thread_policy
 from beam_gpte.core.config import EncoderConfig
-from beam_gpte.core.encoder import Encoder, Encoding, TextEncoder
+from beam_gpte.core.encoder import Encoder, Encoding, TextEncoder, as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.foreign import ForeignEncoder
 from beam_gpte.rejects import NAMESPACE
 from beam_gpte.remote_model import fetch_model
 from beam_gpte.schemas import DEFECT, EMBEDDING, TEXT
+
+set_thread_policy()
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
 
 Model = TextEncoder | ForeignEncoder
 
@@ -54,9 +57,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         large_model: bool = False,
     ) -> None:
         super().__init__(min_batch_size=64, max_batch_size=ROWS_PER_BLOCK, large_model=large_model)
-        if not isinstance(model, EncoderConfig | str | Encoder):
-            raise InputError(f"model {model!r}: give a name, a folder, an EncoderConfig or an object with encode(texts)")
-        self._model = EncoderConfig(model) if isinstance(model, str) else model
+        self._model = as_model(model)
         self._text_column = text_column
         self._embedding_column = embedding_column
         self._isolate_failures = isolate_failures

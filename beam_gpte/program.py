@@ -1,6 +1,8 @@
 """What all programs in `pipelines/` share: options, the local runner, one line for a mistake, a summary."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -68,6 +70,21 @@ def check_inputs(patterns: list[str], text_column: str, id_column: str | None, c
         check_remote_model(config.model)
     else:
         check_model(config)
+
+
+def run_pipeline(pipeline: beam.Pipeline, local: bool) -> Any:
+    """Run to the end; what Beam's in-process workers print of an error on the way is kept for errors of ours."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed) if local else contextlib.nullcontext():
+            result = pipeline.run()
+            result.wait_until_finish()
+    except Exception as error:
+        if _input_error(error) is None:
+            sys.stderr.write(printed.getvalue())
+        raise
+    sys.stderr.write(printed.getvalue())
+    return result
 
 
 @dataclasses.dataclass(eq=False)

@@ -7,10 +7,12 @@ one machine, where Beam's in-process runners give no metrics before the end. Rem
 import contextlib
 import dataclasses
 import struct
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import apache_beam as beam
 import tqdm
@@ -47,7 +49,7 @@ def progress_bar(shown: bool) -> Iterator[ProgressFiles | None]:
     with tempfile.TemporaryDirectory() as folder:
         files = ProgressFiles(f"{folder}/read", f"{folder}/done")
         stop = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(files, stop), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(files, stop, sys.stderr), daemon=True)
         watcher.start()
         try:
             yield files
@@ -62,8 +64,8 @@ def _report(block: Block, path: str) -> Block:
     return block
 
 
-def _watch(files: ProgressFiles, stop: threading.Event) -> None:
-    with tqdm.tqdm(unit=" texts", desc="reading", dynamic_ncols=True, leave=False) as bar:
+def _watch(files: ProgressFiles, stop: threading.Event, stream: TextIO) -> None:
+    with tqdm.tqdm(file=stream, unit=" texts", desc="reading", dynamic_ncols=True, leave=False) as bar:
         while not stop.wait(_SECONDS):
             done, read = _total(files.done), _total(files.read)
             if done:

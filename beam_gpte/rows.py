@@ -8,13 +8,13 @@ it comes back with every field as it was. Windows and timestamps are kept. No tr
 
 import dataclasses
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.ml.rag.types import EmbeddableItem, Embedding
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
@@ -34,13 +34,14 @@ BlockStage = Callable[[beam.PCollection[Block]], Any]
 
 
 def over_blocks(
-    pcoll: beam.PCollection, stage: BlockStage, text_column: str, id_column: str | None, columns: tuple[str, ...] = ()
+    pcoll: beam.PCollection, stage: BlockStage, text_column: str | None, id_column: str | None, columns: tuple[str, ...] = ()
 ) -> Any:
     """Run `stage`, which maps blocks to blocks, over a collection of any kind and give the same kind back.
 
     Args:
       pcoll: blocks, pyarrow tables or record batches, mappings, Beam Rows, NamedTuples, `EmbeddableItem`s or strings.
       stage: gives one collection, or a tuple of them; each is turned back.
+      text_column: None for a stage that reads no texts.
       columns: further columns of rows that the stage reads.
 
     Returns:
@@ -52,8 +53,9 @@ def over_blocks(
         return stage(pcoll)
     blocks = pcoll | "ToBlocks" >> beam.ParDo(_ToBlocks(text_column, id_column, columns)).with_output_types(Block)
     result = stage(blocks)
-    own = (text_column, *columns) if id_column is None else (id_column, text_column, *columns)
-    kind = pcoll.element_type if pcoll.element_type in (pa.Table, pa.RecordBatch, EmbeddableItem) else Any
+    own = tuple(name for name in (id_column, text_column, *columns) if name is not None)
+    kinds = (pa.Table, pa.RecordBatch, _item_class())
+    kind = pcoll.element_type if pcoll.element_type in kinds else Any
 
     def back(blocks: beam.PCollection[Block], label: str) -> beam.PCollection:
         return blocks | label >> beam.ParDo(_FromBlocks(text_column, own)).with_output_types(kind)
@@ -110,7 +112,7 @@ class _Batching(beam.DoFn):
 class _ToBlocks(_Batching):
     """Id, text and the columns asked for; the row itself in `ROW`."""
 
-    def __init__(self, text_column: str, id_column: str | None, columns: tuple[str, ...]) -> None:
+    def __init__(self, text_column: str | None, id_column: str | None, columns: tuple[str, ...]) -> None:
         self._text_column = text_column
         self._id_column = id_column
         self._columns = columns
@@ -120,7 +122,8 @@ class _ToBlocks(_Batching):
         columns: dict[str, Any] = {}
         if self._id_column is not None:
             columns[self._id_column] = pa.array([row.id for row in rows], pa.string())
-        columns[self._text_column] = pa.array([row.text for row in rows], pa.string())
+        if self._text_column is not None:
+            columns[self._text_column] = pa.array([row.text for row in rows], pa.string())
         for i, name in enumerate(self._columns):
             columns[name] = pa.array([row.values[i] for row in rows])
         columns[ROW] = pa.array([pickle.dumps(element, protocol=5) for element in elements], pa.binary())
@@ -132,6 +135,9 @@ class _ToBlocks(_Batching):
 class _AsBlocks(_Batching):
     """All fields of the rows as columns."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
         rows = [_fields(element) for element in elements]
         names = list(dict.fromkeys(name for row in rows for name in row))
@@ -139,7 +145,7 @@ class _AsBlocks(_Batching):
 
 
 class _FromBlocks(beam.DoFn):
-    def __init__(self, text_column: str, own: tuple[str, ...]) -> None:
+    def __init__(self, text_column: str | None, own: tuple[str, ...]) -> None:
         self._text_column = text_column
         self._own = own
 
@@ -151,7 +157,9 @@ class _FromBlocks(beam.DoFn):
             yield pa.Table.from_batches([batch]) if kind == b"table" else batch
         elif ROW in block.schema.names:
             added = [name for name in block.schema.names if name not in self._own and not is_hidden(name)]
-            if REASON in added:  # the text made safe: a lone surrogate fails in Beam's own coder
+            if (
+                REASON in added and self._text_column is not None
+            ):  # the text made safe: a lone surrogate fails in Beam's own coder
                 added.append(self._text_column)
             values = [_values(block.column(name)) for name in added]
             pickled, micros = block.column(ROW).to_pylist(), block.column(TIMESTAMP).to_pylist()
@@ -173,9 +181,9 @@ class _Row:
     defect: str | None
 
 
-def _read(element: Any, text_column: str, id_column: str | None, columns: tuple[str, ...]) -> _Row:
+def _read(element: Any, text_column: str | None, id_column: str | None, columns: tuple[str, ...]) -> _Row:
     get = _getter(element, text_column)
-    text, defect = _safe_text(get(text_column))
+    text, defect = _safe_text(get(text_column)) if text_column is not None else (None, None)
     key, key_defect = _safe_id(get(id_column)) if id_column is not None else (None, None)
     if key is None and id_column is not None and key_defect is None and _names(element, id_column):
         key_defect = f"{id_column} is null"
@@ -188,7 +196,7 @@ def _fields(element: Any) -> dict[str, Any]:
         return dict(element)
     if isinstance(element, str):
         return {TEXT: element}
-    if isinstance(element, EmbeddableItem):
+    if _is_item(element):
         vector = {} if element.embedding is None else {EMBEDDING: element.embedding.dense_embedding}
         return {ID: element.id, TEXT: element.content.text, **element.metadata, **vector}
     if isinstance(element, beam.Row):
@@ -211,12 +219,12 @@ def _column(name: str, values: list) -> pa.Array:
         raise InputError(f"column {name!r}: its values are not of one type that can be stored ({error})") from error
 
 
-def _getter(element: Any, text_column: str) -> Callable[[str], Any]:
+def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
     if isinstance(element, str | bytes) or element is None:
         return lambda name: element if name == text_column else None
     if isinstance(element, Mapping):
         return element.get
-    if isinstance(element, EmbeddableItem):
+    if _is_item(element):
         own = {text_column: element.content.text, ID: element.id}
         return lambda name: own[name] if name in own else element.metadata.get(name)
     if _is_row(element):
@@ -227,6 +235,15 @@ def _getter(element: Any, text_column: str) -> Callable[[str], Any]:
 def _names(element: Any, column: str) -> bool:
     """Whether a row has that column at all; a row without an id is no mistake, one whose id is None is."""
     return column in element if isinstance(element, Mapping) else _is_row(element) and hasattr(element, column)
+
+
+def _item_class() -> Any:
+    """`EmbeddableItem`, once someone has imported it: Beam's ml package loads torch."""
+    return getattr(sys.modules.get("apache_beam.ml.rag.types"), "EmbeddableItem", ())
+
+
+def _is_item(element: Any) -> bool:
+    return isinstance(element, _item_class())
 
 
 def _is_row(element: Any) -> bool:
@@ -271,14 +288,14 @@ def _values(column: pa.Array) -> list:
     return [vector if valid else None for vector, valid in zip(vectors, column.is_valid().to_pylist(), strict=True)]
 
 
-def _write(element: Any, fields: dict[str, Any], text_column: str) -> Any:
+def _write(element: Any, fields: dict[str, Any], text_column: str | None) -> Any:
     """`element` with `fields` added, as its kind allows."""
     if isinstance(element, Mapping):
         return {**element, **fields}
-    if isinstance(element, EmbeddableItem):
+    if _is_item(element):
         return _fill_item(element, fields)
     if isinstance(element, str | bytes) or element is None:
-        return {text_column: element, **fields}
+        return {text_column or TEXT: element, **fields}
     plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in fields.items()}
     own = element.as_dict() if isinstance(element, beam.Row) else element._asdict()
     if hasattr(element, "_replace") and set(plain) <= set(own):
@@ -286,7 +303,9 @@ def _write(element: Any, fields: dict[str, Any], text_column: str) -> Any:
     return beam.Row(**{**own, **plain})
 
 
-def _fill_item(item: EmbeddableItem, fields: dict[str, Any]) -> EmbeddableItem:
+def _fill_item(item: Any, fields: dict[str, Any]) -> Any:
+    from apache_beam.ml.rag.types import Embedding
+
     vector = next((name for name, value in fields.items() if hasattr(value, "tolist")), None)
     rest = {name: value for name, value in fields.items() if name != vector}
     sparse = item.embedding.sparse_embedding if item.embedding else None

@@ -10,7 +10,6 @@ import argparse
 import sys
 
 from beam_gpte import EmbedText, EncoderConfig, ReadCorpus, WriteRejects, WriteVectorsToDuckDB, WriteVectorsToParquet
-from beam_gpte.progress import ProgressFiles, ReportProgress, progress_bar
 from beam_gpte.program import (
     LimitRejects,
     Stopwatch,
@@ -19,9 +18,11 @@ from beam_gpte.program import (
     counters,
     local_options,
     print_summary,
+    run_pipeline,
     run_program,
     write_json,
 )
+from beam_gpte.progress import ProgressFiles, ReportProgress, progress_bar
 from beam_gpte.staging import check_writable
 from beam_gpte.write_duckdb import check_database
 
@@ -79,8 +80,7 @@ def main(argv: list[str]) -> None:
     with progress_bar(shown=local and sys.stderr.isatty()) as files:
         pipeline = beam.Pipeline(options=options)
         build(pipeline, own, config, files)
-        result = pipeline.run()
-        result.wait_until_finish()
+        result = run_pipeline(pipeline, local)
     report(counters(result), watch.seconds(), own)
 
 

@@ -12,7 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows, Sessions, TimestampedValue
 
 from beam_gpte import Block, InputError, RejectDuplicateIds
-from beam_gpte.ids import duplicate_rows, repack, split_by_id
+from beam_gpte.ids import Packer, duplicate_rows, split_by_id
 from tests.conftest import MODES
 
 
@@ -104,21 +104,48 @@ def test_an_id_has_its_partition_in_every_process():
     assert [k for k, _ in split_by_id(Block.from_pydict({"id": [123456789]}), "id", 8)] == [6]
 
 
-def test_pieces_are_packed_to_full_blocks_of_one_time():
-    pieces = [(0, block([1, 2])), (0, block([3, 4])), (0, block([5, 6])), (9, block([7])), (0, block([8]))]
-    packed = [(time, piece.column("id").to_pylist()) for time, piece in repack(pieces, 3)]
-    assert packed == [(0, [1, 2, 3]), (0, [4, 5, 6]), (9, [7]), (0, [8])]
+def packed(pieces, rows_per_block):
+    packer = Packer(rows_per_block)
+    return [done for place, piece in pieces for done in packer.add(place, piece)] + list(packer.flush())
+
+
+def test_pieces_are_packed_to_full_blocks_of_one_place():
+    here, later = ("w", 0), ("w", 9)
+    pieces = [(here, block([1, 2])), (here, block([3, 4, 5, 6, 7])), (later, block([8])), (here, block([9]))]
+    full = [(place, piece.column("id").to_pylist()) for place, piece in packed(pieces, 3)]
+    assert full == [(here, [1, 2, 3]), (here, [4, 5, 6]), (here, [7, 9]), (later, [8])]
 
 
 def test_blocks_of_two_schemas_are_not_mixed():
     other = Block.from_pydict({"id": [2], "body": ["b"]})
-    assert [piece.schema.names for _, piece in repack([(0, block([1])), (0, other)], 10)] == [["id", "text"], ["id", "body"]]
+    both = packed([(("w", 0), block([1])), (("w", 0), other)], 10)
+    assert [piece.schema.names for _, piece in both] == [["id", "text"], ["id", "body"]]
+
+
+def test_rows_of_many_times_are_not_all_held():
+    packer = Packer(10)
+    assert sum(1 for time in range(1000) for _ in packer.add(("w", time), block([time]))) > 900
 
 
 def test_dictionaries_of_several_blocks_are_packed_together():
-    pieces = [(0, block([i], pa.array([text]).dictionary_encode())) for i, text in enumerate("aba")]
-    ((_, packed),) = repack(pieces, 10)
-    assert pairs(packed) == [(0, "a"), (1, "b"), (2, "a")]
+    pieces = [(("w", 0), block([i], pa.array([text]).dictionary_encode())) for i, text in enumerate("aba")]
+    ((_, whole),) = packed(pieces, 10)
+    assert pairs(whole) == [(0, "a"), (1, "b"), (2, "a")]
+
+
+def test_a_small_corpus_is_one_block_again(new_pipeline):
+    with new_pipeline() as p:
+        blocks = p | beam.Create([block(list(range(1000)))]).with_output_types(Block)
+        assert_that(blocks | RejectDuplicateIds() | beam.Map(len), equal_to([1000]))
+
+
+def test_rows_of_any_kind_are_checked(new_pipeline):
+    rows = [{"id": 1, "text": "a"}, {"id": None, "text": "b"}, {"id": 1, "text": "a"}, {"id": "2", "text": 5}]
+    with new_pipeline() as p:
+        good, bad = p | beam.Create(rows) | RejectDuplicateIds().with_exception_handling()
+        assert_that(good, equal_to([rows[0], rows[3]]), "Good")
+        reasons = bad | beam.Map(lambda row: (row["id"], row["reject_reason"]))
+        assert_that(reasons, equal_to([(1, "duplicate id"), (None, "id is null")]), "Bad")
 
 
 def test_an_empty_block_gives_nothing(new_pipeline):

@@ -30,14 +30,17 @@ _OFFSET_POSITIONS = (
 )
 
 
-def import_torch() -> Any:
-    """Import torch with settings that suit a worker among others.
+def set_thread_policy() -> None:
+    """Ask for threads that suit a worker among others; to be called before torch is imported, which reads it then.
 
-    Threads that wait must not spin: active waiting on a busy worker was 3.2 times slower. The environment is read when
-    torch loads its OpenMP, so it is set before.
+    Threads that wait must not spin: active waiting on a busy worker was 3.2 times slower.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def import_torch() -> Any:
+    set_thread_policy()
     import torch
 
     return torch

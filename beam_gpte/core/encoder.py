@@ -42,6 +42,19 @@ class Encoder(Protocol):
         """One float32 vector a text, shape (n, dim), in the order of the texts."""
 
 
+def as_model(model: object) -> "EncoderConfig | Encoder":
+    """What a user gave as a model, a name made a configuration.
+
+    Raises:
+      InputError: it is neither name nor configuration nor an object that encodes.
+    """
+    if isinstance(model, str):
+        return EncoderConfig(model)
+    if not isinstance(model, EncoderConfig | Encoder):
+        raise InputError(f"model {model!r}: give a name, a folder, an EncoderConfig or an object with encode(texts)")
+    return model
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoding:
     """What became of some texts.
