@@ -136,7 +136,7 @@ class _AsBlocks(_Batching):
     """All fields of the rows as columns."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self._rows = {}
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
         rows = [_fields(element) for element in elements]
@@ -157,9 +157,8 @@ class _FromBlocks(beam.DoFn):
             yield pa.Table.from_batches([batch]) if kind == b"table" else batch
         elif ROW in block.schema.names:
             added = [name for name in block.schema.names if name not in self._own and not is_hidden(name)]
-            if (
-                REASON in added and self._text_column is not None
-            ):  # the text made safe: a lone surrogate fails in Beam's own coder
+            if REASON in added and self._text_column is not None:
+                # the text made safe: a lone surrogate fails in Beam's own coder
                 added.append(self._text_column)
             values = [_values(block.column(name)) for name in added]
             pickled, micros = block.column(ROW).to_pylist(), block.column(TIMESTAMP).to_pylist()
