@@ -6,6 +6,7 @@ one machine, where Beam's in-process runners give no metrics before the end. Rem
 
 import contextlib
 import dataclasses
+import shutil
 import struct
 import sys
 import tempfile
@@ -65,13 +66,14 @@ def _report(block: Block, path: str) -> Block:
 
 
 def _watch(files: ProgressFiles, stop: threading.Event, stream: TextIO) -> None:
-    with tqdm.tqdm(file=stream, unit=" texts", desc="reading", dynamic_ncols=True, leave=False) as bar:
+    width = shutil.get_terminal_size().columns - 1  # asked once: tqdm would ask a standard error that is redirected by then
+    with tqdm.tqdm(file=stream, unit=" texts", desc="reading", ncols=width, leave=False, smoothing=0.1) as bar:
         while not stop.wait(_SECONDS):
             done, read = _total(files.done), _total(files.read)
-            if done:
+            if done and bar.total is None:
+                bar.reset(total=read)
                 bar.set_description_str("embedding", refresh=False)
-            bar.total = read if done else None
-            bar.n = done or read
+            bar.update((done if bar.total else read) - bar.n)
             bar.refresh()
 
 
