@@ -22,6 +22,7 @@ from apache_beam.ml.transforms.embeddings.huggingface import SentenceTransformer
 from timing import measure, print_ratios
 
 from beam_gpte import Block, EmbedText, ReadCorpus, TextEncoder, WriteVectorsToParquet
+from beam_gpte.block import ROWS_PER_BLOCK
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipelines"))
 from extract_docstrings import docstrings
@@ -38,7 +39,7 @@ def bare(texts: list[str]) -> None:
 
 
 def embed_blocks(texts: list[str]) -> None:
-    blocks = [Block.from_pydict({"text": texts[i : i + 1024]}) for i in range(0, len(texts), 1024)]
+    blocks = [Block.from_pydict({"text": texts[i : i + ROWS_PER_BLOCK]}) for i in range(0, len(texts), ROWS_PER_BLOCK)]
     with pipeline() as p:
         p | beam.Create([None]) | beam.FlatMap(lambda _: blocks).with_output_types(Block) | EmbedText(MODEL)
 

@@ -136,7 +136,7 @@ def test_dictionaries_of_several_blocks_are_packed_together():
 def test_a_small_corpus_is_one_block_again(new_pipeline):
     with new_pipeline() as p:
         blocks = p | beam.Create([block(list(range(1000)))]).with_output_types(Block)
-        assert_that(blocks | RejectDuplicateIds() | beam.Map(len), equal_to([1000]))
+        assert_that(blocks | RejectDuplicateIds(rows_per_block=1000) | beam.Map(len), equal_to([1000]))
 
 
 def test_rows_of_any_kind_are_checked(new_pipeline):
