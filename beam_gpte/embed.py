@@ -18,6 +18,7 @@ from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.encoder import Encoder, as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.rejects import RejectingTransform, merge_rejects, reject_outputs, split_rejects
+from beam_gpte.reuse import AttachFormerVectors
 from beam_gpte.rows import over_blocks
 from beam_gpte.schemas import DEFECT, EMBEDDING, ID, ROW, TEXT
 
@@ -40,6 +41,9 @@ class EmbedText(RejectingTransform):
       text_column: what is embedded; strings, or bytes that are UTF-8.
       id_column: names rows in messages; None if there is none. A collection without that column is fine.
       embedding_column: where the vectors go.
+      token_columns: add `tokens` and `tokens_dropped`: what went into each vector, and what none has seen.
+      reuse: Parquet files of a former run (folder or glob): the texts it has are not embedded again, if its vectors are
+        those of this model and settings, which their fingerprint says. Batch only.
       threads: threads of one forward pass; see `TextEmbeddingModelHandler`.
       large_model: one copy of the model for all processes of a machine.
       watch_model_pattern: a glob whose newest match becomes the model while a stream runs, as in Beam's `RunInference`.
@@ -49,6 +53,8 @@ class EmbedText(RejectingTransform):
     text_column: str = TEXT
     id_column: str | None = ID
     embedding_column: str = EMBEDDING
+    token_columns: bool = False
+    reuse: str | None = None
     threads: int = 1
     large_model: bool = False
     watch_model_pattern: str | None = None
@@ -56,7 +62,10 @@ class EmbedText(RejectingTransform):
     def __post_init__(self) -> None:
         if self.embedding_column in (self.text_column, self.id_column):
             raise InputError(f"embedding_column {self.embedding_column!r} is the text or id column; name another")
-        as_model(self.model)
+        model = as_model(self.model)
+        splits = isinstance(model, EncoderConfig) and model.long_text in ("chunks", "late_chunks")
+        if self.reuse is not None and (splits or self.token_columns):
+            raise InputError("reuse with chunks or token_columns: a former run does not keep what these need; leave it out")
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         return over_blocks(pcoll, self._embed, self.text_column, self.id_column)
@@ -66,6 +75,8 @@ class EmbedText(RejectingTransform):
 
         check = _CheckTexts(self.text_column, self.id_column, self.embedding_column, self._isolate)
         texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(check))
+        if self.reuse is not None:
+            texts = texts | "Reuse" >> AttachFormerVectors(self.reuse, self.text_column, self.embedding_column)
         vectors, failed = (
             texts
             | "AsBatch" >> beam.Map(_as_batch).with_output_types(list[Block])
@@ -80,7 +91,14 @@ class EmbedText(RejectingTransform):
         from beam_gpte.model_handler import TextEmbeddingModelHandler
 
         handler = TextEmbeddingModelHandler(
-            self.model, self.text_column, self.embedding_column, isolate, self.threads, self.large_model
+            self.model,
+            self.text_column,
+            self.embedding_column,
+            isolate,
+            self.id_column,
+            self.token_columns,
+            self.threads,
+            self.large_model,
         )
         return handler.with_no_batching()  # a block is a batch
 

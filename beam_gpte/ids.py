@@ -7,7 +7,6 @@ blocks --> SplitById --> (hash of the id, piece) --> GroupByKey --> KeepOne --> 
 
 import dataclasses
 import hashlib
-import itertools
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,20 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.block import ROWS_PER_BLOCK, Block
 from beam_gpte.core.errors import InputError
-from beam_gpte.formats import compact_dictionaries
+from beam_gpte.packing import Packer, Piece, split_rows, unpack
 from beam_gpte.rejects import REJECTS, RejectingTransform, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.rows import over_blocks
 from beam_gpte.schemas import ID
 
 STEP = "RejectDuplicateIds"
-MOST_WAITING = 64  # places with rows of less than a block each, in memory
-
-Place = tuple[Any, int]
 
 
 @dataclasses.dataclass(eq=False)
@@ -64,7 +59,7 @@ class RejectDuplicateIds(RejectingTransform):
         split = _SplitById(self.id_column, self.partitions, self._isolate)
         keep = _KeepOne(self.id_column, self.rows_per_block, self._isolate)
         pieces, null_ids = blocks | "SplitById" >> beam.ParDo(split).with_output_types(
-            tuple[int, tuple[Block, int]], rejects=Block
+            tuple[int, Piece], rejects=Block
         ).with_outputs(REJECTS, main="pieces")
         unique, duplicates = pieces | "GroupById" >> beam.GroupByKey() | "KeepOne" >> reject_outputs(beam.ParDo(keep))
         return (unique, merge_rejects([null_ids, duplicates])) if self._isolate else unique
@@ -108,12 +103,12 @@ class _KeepOne(beam.DoFn):
     ) -> Iterator[Any]:
         for micros, part in self._parts(element[1]):
             if isinstance(part, TaggedOutput):
-                yield TaggedOutput(REJECTS, _windowed(part.value, (window, micros)))
+                yield TaggedOutput(REJECTS, unpack((window, micros), part.value))
             else:
-                yield from (_windowed(block, place) for place, block in self._packer.add((window, micros), part))
+                yield from (unpack(place, block) for place, block in self._packer.add((window, micros), part))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        return (_windowed(block, place) for place, block in self._packer.flush())
+        return (unpack(place, block) for place, block in self._packer.flush())
 
     def _parts(self, pieces: Iterable[tuple[Block, int]]) -> Iterator[tuple[int, Block | TaggedOutput]]:
         duplicate, start = duplicate_rows(pieces, self._id_column), 0
@@ -147,12 +142,7 @@ def id_array(block: Block, id_column: str) -> pa.Array:
 def split_by_id(block: Block, id_column: str, partitions: int) -> Iterator[tuple[int, Block]]:
     """Cut a block into (partition, piece); an id goes to the same partition in every process and release."""
     ids = id_array(block, id_column).to_pylist()
-    partition = np.fromiter((zlib.crc32(str(id_).encode()) % partitions for id_ in ids), np.int64, len(ids))
-    order = np.argsort(partition, kind="stable")
-    rows = block.batch.take(pa.array(order))
-    starts = np.flatnonzero(np.diff(partition[order], prepend=-1))
-    for start, stop in itertools.pairwise([*starts, len(ids)]):
-        yield int(partition[order[start]]), Block(compact_dictionaries(rows.slice(start, stop - start)))
+    return split_rows(block, [zlib.crc32(str(id_).encode()) % partitions for id_ in ids])
 
 
 def duplicate_rows(pieces: Iterable[tuple[Block, int]], id_column: str) -> np.ndarray:
@@ -187,34 +177,3 @@ def _digest(block: Block, i: int) -> str:
     """Of a row's values, not its bytes in Arrow: those differ with what lies beside the row and below a null."""
     row = block.batch.slice(i, 1).to_pylist()[0]
     return hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()
-
-
-class Packer:
-    """Packs small blocks of one place and schema into full ones; a place is a (window, event time in microseconds)."""
-
-    def __init__(self, rows_per_block: int) -> None:
-        self._rows_per_block = rows_per_block
-        self._waiting: dict[tuple[Place, bytes], list[Block]] = {}
-
-    def add(self, place: Place, block: Block) -> Iterator[tuple[Place, Block]]:
-        """Take a block in; gives those that are full now."""
-        key = (place, block.schema.serialize().to_pybytes())
-        waiting = self._waiting.setdefault(key, [])
-        waiting.append(block)
-        rows = sum(map(len, waiting))
-        if rows >= self._rows_per_block:
-            whole, full = Block.concat(waiting), rows - rows % self._rows_per_block
-            self._waiting[key] = [whole.slice(full)] if rows > full else []
-            yield from ((place, whole.slice(start, self._rows_per_block)) for start in range(0, full, self._rows_per_block))
-        elif len(self._waiting) > MOST_WAITING:
-            yield from self.flush()
-
-    def flush(self) -> Iterator[tuple[Place, Block]]:
-        """All that is left."""
-        waiting, self._waiting = self._waiting, {}
-        yield from ((place, Block.concat(blocks)) for (place, _), blocks in waiting.items() if blocks)
-
-
-def _windowed(block: Block, place: Place) -> WindowedValue:
-    # with its window, not a TimestampedValue, which would be given a window again: another one for sessions
-    return WindowedValue(block, Timestamp(micros=place[1]), (place[0],))

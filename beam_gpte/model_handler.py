@@ -14,14 +14,16 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 
 from beam_gpte.block import ROWS_PER_BLOCK, Block
+from beam_gpte.chunks import chunk_rows, with_token_columns
 from beam_gpte.core.backbone import set_thread_policy
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.encoder import Encoder, Encoding, TextEncoder, as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.foreign import ForeignEncoder
+from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.rejects import NAMESPACE
 from beam_gpte.remote_model import fetch_model
-from beam_gpte.schemas import DEFECT, EMBEDDING, TEXT
+from beam_gpte.schemas import DEFECT, EMBEDDING, FORMER, TEXT
 
 set_thread_policy()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
@@ -42,6 +44,8 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
       embedding_column: where the vectors of a block go.
       isolate_failures: a text of a block that cannot be embedded gets a null vector and its reason in the column `DEFECT`,
         where it otherwise fails the batch.
+      id_column: ids of a block; of use where a long text becomes several rows, see `chunks`.
+      token_columns: add how many tokens of each row were seen and dropped, see `chunks`.
       threads: threads of one forward pass. One, because workers run several batches at once: N callers with one thread
         each beat one caller with N by 9-29 %.
       large_model: one copy for all processes of a machine, as Beam means it.
@@ -53,6 +57,8 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         text_column: str = TEXT,
         embedding_column: str = EMBEDDING,
         isolate_failures: bool = False,
+        id_column: str | None = None,
+        token_columns: bool = False,
         threads: int = 1,
         large_model: bool = False,
     ) -> None:
@@ -61,6 +67,8 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         self._text_column = text_column
         self._embedding_column = embedding_column
         self._isolate_failures = isolate_failures
+        self._id_column = id_column
+        self._token_columns = token_columns
         self._threads = threads
 
     def load_model(self) -> Model:
@@ -80,6 +88,10 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         self, batch: Sequence[Any], model: Model, inference_args: dict[str, Any] | None = None
     ) -> Iterator[Any]:
         if all(isinstance(example, str) for example in batch):
+            if self._splits(model):
+                raise InputError(
+                    "strings with long_text chunks: one result a text is all that RunInference takes; use blocks"
+                )
             encoding = self._encode(list(batch), model, isolate=False)
             names = model.metadata.model
             return (PredictionResult(text, vector, names) for text, vector in zip(batch, encoding.vectors, strict=True))
@@ -90,16 +102,26 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
 
     def _embed_blocks(self, blocks: Sequence[Block], model: Model) -> Iterator[Block]:
         for block in blocks:
-            texts = block.column(self._text_column).cast(pa.string()).to_pylist()
+            known = former_rows(block, model)
+            texts = block.column(self._text_column).filter(pa.array(~known)).cast(pa.string()).to_pylist()
             encoding = self._encode(texts, model, self._isolate_failures)
-            bad = np.isin(np.arange(len(texts)), list(encoding.failed))
-            flat = pa.array(encoding.vectors.reshape(-1))
-            vectors = pa.FixedSizeListArray.from_arrays(flat, model.metadata.dim, mask=pa.array(bad) if bad.any() else None)
-            result = block.with_column(model.metadata.field(self._embedding_column), vectors)
+            if self._splits(model):
+                block = chunk_rows(block, encoding, texts, self._text_column, self._id_column)
+            if self._token_columns:
+                block = with_token_columns(block, encoding)
+            vectors = vector_array(encoding)
+            if known.any():
+                Metrics.counter(NAMESPACE, "texts_reused").inc(int(known.sum()))
+                vectors = interleave(vectors, block.column(FORMER), known)
+            block = block.with_column(model.metadata.field(self._embedding_column), vectors)
             if encoding.failed:
-                reasons = pa.array([encoding.failed.get(i) for i in range(len(texts))], pa.string())
-                result = result.with_column(pa.field(DEFECT, pa.string()), reasons)
-            yield result
+                of_new = iter([encoding.failed.get(i) for i in encoding.text.tolist()])
+                reasons = [None if reused else next(of_new) for reused in known]
+                block = block.with_column(pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string()))
+            yield block.without_columns([FORMER])
+
+    def _splits(self, model: Model) -> bool:
+        return isinstance(model, TextEncoder) and model.config.long_text in ("chunks", "late_chunks")
 
     def _encode(self, texts: list[str], model: Model, isolate: bool) -> Encoding:
         began = time.monotonic()
@@ -122,6 +144,29 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         return NAMESPACE
 
 
+def former_rows(block: Block, model: Model) -> np.ndarray:
+    """Which rows have a vector of a former run that this model would give again: bool (n,)."""
+    if FORMER not in block.schema.names:
+        return np.zeros(len(block), bool)
+    former = vector_metadata(block.schema.field(FORMER))
+    if former is None or former.fingerprint != model.metadata.fingerprint:
+        return np.zeros(len(block), bool)
+    return block.column(FORMER).is_valid().to_numpy(zero_copy_only=False)
+
+
+def interleave(new: pa.FixedSizeListArray, former: pa.FixedSizeListArray, known: np.ndarray) -> pa.FixedSizeListArray:
+    """The former vectors where they are known, the new ones in order elsewhere."""
+    position = np.where(known, np.arange(len(known)), len(known) + np.cumsum(~known) - 1)
+    return pa.chunked_array([former.cast(new.type), new]).take(pa.array(position)).combine_chunks()
+
+
+def vector_array(encoding: Encoding) -> pa.FixedSizeListArray:
+    """The vectors of an encoding as an Arrow array, null for a text that failed."""
+    bad = np.isin(encoding.text, list(encoding.failed))
+    flat = pa.array(encoding.vectors.reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, encoding.vectors.shape[1], mask=pa.array(bad) if bad.any() else None)
+
+
 def _encode_one_by_one(texts: list[str], model: Model, error: Exception) -> Encoding:
     """Find the texts that fail a batch; if all do, the batch's own error is the truth."""
     done: dict[int, Encoding] = {}
@@ -133,19 +178,25 @@ def _encode_one_by_one(texts: list[str], model: Model, error: Exception) -> Enco
             failed[i] = f"the model cannot take it: {own!r}"
     if not done:
         raise error
-    vectors = np.full((len(texts), model.metadata.dim), np.nan, np.float32)
-    tokens, dropped = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
-    for i, one in done.items():
-        vectors[i], tokens[i], dropped[i] = one.vectors[0], one.tokens[0], one.dropped[0]
-        if one.failed:
-            failed[i] = one.failed[0]
+    failed.update((i, one.failed[0]) for i, one in done.items() if one.failed)
+    nothing = np.full((1, model.metadata.dim), np.nan, np.float32)
+    parts = [
+        (done[i].vectors, done[i].chars, done[i].tokens, done[i].dropped)
+        if i in done
+        else (nothing, np.array([[0, len(text)]]), np.zeros(1, np.int64), np.zeros(1, np.int64))
+        for i, text in enumerate(texts)
+    ]
+    vectors, chars, tokens, dropped = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Encoding(
-        vectors,
-        tokens,
-        dropped,
+        vectors=vectors,
+        text=np.repeat(np.arange(len(texts)), [len(part[0]) for part in parts]),
+        chars=chars,
+        tokens=tokens,
+        dropped=dropped,
         distinct=len(done),
         needed=sum(one.needed for one in done.values()),
         computed=sum(one.computed for one in done.values()),
+        retries=sum(one.retries for one in done.values()),
         failed=failed,
     )
 
@@ -154,16 +205,18 @@ def _count(encoding: Encoding, seconds: float) -> None:
     def add(name: str, value: int) -> None:
         Metrics.counter(NAMESPACE, name).inc(int(value))
 
-    n = len(encoding.tokens) - len(encoding.failed)
-    add("texts", n)
-    add("texts_repeated", len(encoding.tokens) - encoding.distinct)
+    texts = len(encoding.dropped) - len(encoding.failed)
+    add("texts", texts)
+    add("vectors", len(encoding.vectors) - len(encoding.failed))
+    add("texts_repeated", len(encoding.dropped) - encoding.distinct if len(encoding.vectors) == len(encoding.dropped) else 0)
     add("tokens", encoding.tokens.sum())
     add("tokens_computed", encoding.computed)
     add("tokens_dropped", encoding.dropped.sum())
     add("texts_truncated", (encoding.dropped > 0).sum())
+    add("out_of_memory_retries", encoding.retries)
     Metrics.distribution(NAMESPACE, "model_milliseconds").update(int(seconds * 1000))
     if encoding.computed:
         padding = 100 * (encoding.computed - encoding.needed) // encoding.computed
         Metrics.distribution(NAMESPACE, "padding_percent").update(int(padding))
-    if n:
-        Metrics.distribution(NAMESPACE, "tokens_per_text").update(int(encoding.tokens.sum() // n))
+    if texts:
+        Metrics.distribution(NAMESPACE, "tokens_per_text").update(int(encoding.tokens.sum() // texts))

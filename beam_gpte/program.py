@@ -52,6 +52,8 @@ def local_options(options: PipelineOptions) -> bool:
     if local:
         # what goes wrong is in the exception; Beam's workers log it two or three times more
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+        # Beam 2.77 says so of its own memory figure, once a thread, on Linux too
+        logging.getLogger().addFilter(lambda record: "Resource module is not available" not in str(record.msg))
     return local
 
 

@@ -21,7 +21,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.block import ROWS_PER_BLOCK, Block
 from beam_gpte.core.errors import InputError
-from beam_gpte.schemas import DEFECT, EMBEDDING, ID, REASON, ROW, TEXT, TIMESTAMP, is_hidden
+from beam_gpte.schemas import CHUNK_INDEX, DEFECT, EMBEDDING, ID, REASON, ROW, TEXT, TIMESTAMP, is_hidden
 
 KIND = b"beam_gpte.kind"  # schema metadata of a block that came as a table or a record batch
 
@@ -160,6 +160,8 @@ class _FromBlocks(beam.DoFn):
             if REASON in added and self._text_column is not None:
                 # the text made safe: a lone surrogate fails in Beam's own coder
                 added.append(self._text_column)
+            if CHUNK_INDEX in added:  # a chunk has an id and a text of its own
+                added += [name for name in self._own if name in block.schema.names and name not in added]
             values = [_values(block.column(name)) for name in added]
             pickled, micros = block.column(ROW).to_pylist(), block.column(TIMESTAMP).to_pylist()
             for i in range(len(block)):

@@ -10,12 +10,23 @@ ID = "id"
 TEXT = "text"
 EMBEDDING = "embedding"
 
+# Added to the rows of a text that became several vectors, see `chunks`.
+PARENT_ID = "parent_id"
+CHUNK_INDEX = "chunk_index"
+CHUNK_START = "chunk_start"
+CHUNK_END = "chunk_end"
+
+# Added by EmbedText(token_columns=True).
+TOKENS = "tokens"
+TOKENS_DROPPED = "tokens_dropped"
+
 STEP = "reject_step"
 REASON = "reject_reason"
 
 HIDDEN = "__gpte_"
 ROW = HIDDEN + "row"  # binary: the user's row, pickled
 TIMESTAMP = HIDDEN + "timestamp"  # int64: the row's event time in microseconds
+FORMER = HIDDEN + "former"  # the vector a former run gave to the same text, with its metadata; null for a new text
 DEFECT = HIDDEN + "defect"  # string: why the row could not be read, null where it could
 
 # A row of a file that could not be parsed; `row` counts from 1.

@@ -45,6 +45,11 @@ class EmbedCorpusOptions(PipelineOptions):
         add("--prompt", help="text put before every input")
         add("--pooling", default="auto", help="auto (as the model says), cls, mean, max, last, ...")
         add("--truncate_dim", type=int, help="keep the first n dimensions (Matryoshka)")
+        add("--precision", default="fp32", help="fp32, or bf16 where the hardware multiplies in bfloat16")
+        add("--long_text", default="truncate", help="truncate, windows, chunks or late_chunks")
+        add("--chunk_tokens", type=int, help="longest window or chunk (default: what the model takes)")
+        add("--quantize", help="float16, int8 or binary, in place of float32")
+        add("--reuse", help="Parquet files of a former run, e.g. <output>: texts it has are not embedded again")
         add("--max_rejects", type=int, help="fail, and write no vectors, if more rows are rejected (default: no limit)")
 
 
@@ -55,7 +60,7 @@ def build(pipeline: beam.Pipeline, options: EmbedCorpusOptions, config: EncoderC
     )
     if files:
         corpus = corpus | "RowsRead" >> ReportProgress(files.read)
-    embed = EmbedText(config, text_column=options.text_column, id_column=options.id_column or "id")
+    embed = EmbedText(config, text_column=options.text_column, id_column=options.id_column or "id", reuse=options.reuse)
     vectors, refused = corpus | embed.with_exception_handling()
     if files:
         vectors = vectors | "RowsDone" >> ReportProgress(files.done)
@@ -71,7 +76,14 @@ def main(argv: list[str]) -> None:
     options = PipelineOptions(argv)
     local, own, watch = local_options(options), options.view_as(EmbedCorpusOptions), Stopwatch()
     config = EncoderConfig(
-        own.model, pooling=own.pooling, prompt_name=own.prompt_name, prompt=own.prompt, truncate_dim=own.truncate_dim
+        own.model,
+        pooling=own.pooling,
+        prompt_name=own.prompt_name,
+        prompt=own.prompt,
+        truncate_dim=own.truncate_dim,
+        precision=own.precision,
+        long_text=own.long_text,
+        chunk_tokens=own.chunk_tokens,
     )
     check_inputs(own.input, own.text_column, own.id_column, config)
     check_writable(own.output)
@@ -87,10 +99,12 @@ def main(argv: list[str]) -> None:
 def report(count: dict[str, int], seconds: float, options: EmbedCorpusOptions) -> None:
     summary = {
         "model": options.model,
-        "texts": count.get("texts", 0),
+        "texts": count.get("texts", 0) + count.get("texts_reused", 0),
         "tokens": count.get("tokens", 0),
         "seconds": round(seconds, 2),
         "texts_per_second": round(count.get("texts", 0) / seconds, 1),
+        "vectors": count.get("vectors", 0) + count.get("texts_reused", 0),
+        "reused": count.get("texts_reused", 0),
         "truncated": count.get("texts_truncated", 0),
         "rejected": count.get("rejects", 0),
         "reasons": {name.removeprefix("rejects: "): n for name, n in sorted(count.items()) if name.startswith("rejects: ")},

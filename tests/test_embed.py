@@ -186,3 +186,38 @@ def test_wrong_arguments_are_refused_before_anything_runs():
 def test_a_missing_text_column_lists_those_there_are(new_pipeline):
     with pytest.raises(InputError, match="no column 'text' among id, body"), new_pipeline() as p:
         p | beam.Create([Block.from_pydict({"id": [1], "body": ["a"]})]) | EmbedText(LengthEncoder())
+
+
+def test_chunks_are_rows_that_know_their_parent(new_pipeline, minilm):
+    block = Block.from_pydict({"id": [7, 8], "text": ["one two three four five", "short"], "n": [1, 2]})
+    config = EncoderConfig(minilm, long_text="chunks", chunk_tokens=3)
+    with new_pipeline() as p:
+        chunks = p | beam.Create([block]) | EmbedText(config, token_columns=True)
+        rows = chunks | beam.FlatMap(
+            lambda b: [tuple(r.values()) for r in b.without_columns(["embedding"]).batch.to_pylist()]
+        )
+        # id, text, n, parent, chunk, start, end, tokens, dropped
+        expected = [
+            ("7#0", "one two three", 1, 7, 0, 0, 13, 3, 0),
+            ("7#1", "four five", 1, 7, 1, 14, 23, 2, 0),
+            ("8#0", "short", 2, 8, 0, 0, 5, 1, 0),
+        ]
+        assert_that(rows, equal_to(expected))
+
+
+def test_chunks_of_mappings_are_mappings(new_pipeline, minilm):
+    config = EncoderConfig(minilm, long_text="late_chunks", chunk_tokens=3)
+    with new_pipeline() as p:
+        chunks = p | beam.Create([{"id": 7, "text": "one two three four five", "more": {1}}]) | EmbedText(config)
+        rows = chunks | beam.Map(
+            lambda r: (r["id"], r["text"], r["parent_id"], r["chunk_index"], r["more"], len(r["embedding"]))
+        )
+        expected = [("7#0", "one two three", "7", 0, {1}, 384), ("7#1", "four five", "7", 1, {1}, 384)]
+        assert_that(rows, equal_to(expected))
+
+
+def test_what_was_seen_and_dropped_are_columns_on_demand(new_pipeline, minilm):
+    with new_pipeline() as p:
+        config = EncoderConfig(minilm, max_tokens=6)
+        rows = p | beam.Create([{"text": "one two three four five"}]) | EmbedText(config, token_columns=True)
+        assert_that(rows | beam.Map(lambda r: (r["tokens"], r["tokens_dropped"])), equal_to([(6, 1)]))

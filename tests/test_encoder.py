@@ -70,6 +70,7 @@ def test_no_texts_give_no_vectors(encoder):
 
 def test_tokens_and_truncation_are_counted(encoder):
     encoding = encoder.encode_with_counts(["hello world", LONG, "hello world"])
+    assert encoding.text.tolist() == [0, 1, 2]
     assert encoding.tokens.tolist() == [4, 256, 4]  # [CLS] hello world [SEP]; the model's limit
     assert encoding.dropped.tolist() == [0, 600 - 254, 0]
     assert encoding.distinct == 2
@@ -103,13 +104,15 @@ def test_explicit_pooling_is_the_plain_formula(minilm, pooling):
     assert np.abs(ours - torch.nn.functional.normalize(expected, dim=0).numpy()).max() < 1e-6
 
 
-def test_pooling_skips_a_prompt_but_never_all_of_a_text():
+def test_spans_of_texts_are_pooled():
     hidden = torch.tensor([[1.0], [2.0], [4.0], [8.0], [5.0]])
-    offsets = torch.tensor([0, 4, 5])  # two texts; the second is shorter than the prompt
-    assert pool(hidden, offsets, ("mean",), skip=2).tolist() == [[6.0], [5.0]]
-    assert pool(hidden, offsets, ("cls", "last"), skip=2).tolist() == [[4.0, 8.0], [5.0, 5.0]]
-    weighted = pool(hidden, offsets, ("weighted_mean",), skip=2)  # weights 3 and 4 of the tokens left
+    offsets = torch.tensor([0, 4, 5])
+    spans = torch.tensor([[0, 2, 4], [1, 0, 1], [0, 0, 2]])  # text, first token, end
+    assert pool(hidden, offsets, ("mean",), spans).tolist() == [[6.0], [5.0], [1.5]]
+    assert pool(hidden, offsets, ("cls", "last"), spans).tolist() == [[4.0, 8.0], [5.0, 5.0], [1.0, 2.0]]
+    weighted = pool(hidden, offsets, ("weighted_mean",), spans)  # the third and fourth token weigh 3 and 4
     assert weighted[0].item() == pytest.approx((3 * 4 + 4 * 8) / 7)
+    assert pool(hidden, offsets, ("max",)).tolist() == [[8.0], [5.0]]
 
 
 def test_matryoshka_truncation_normalises_again(minilm, encoder):
@@ -190,8 +193,8 @@ def test_a_plain_transformers_folder_is_pooled_by_mean(minilm, encoder, tmp_path
     ("arguments", "message"),
     [
         ({"model": " "}, "give a hub name or a folder"),
-        ({"model": "m", "pooling": "mode"}, "pooling 'mode': choose auto or one of cls, mean"),
-        ({"model": "m", "prompt": "q: ", "prompt_name": "query"}, "give one of the two"),
+        ({"model": "m", "pooling": "mode"}, "pooling 'mode': choose auto, cls, mean"),
+        ({"model": "m", "prompt": "q: ", "prompt_name": "query"}, "prompt .* and prompt_name .*: give one of them"),
         ({"model": "m", "truncate_dim": 0}, "truncate_dim 0: give a positive whole number"),
     ],
 )

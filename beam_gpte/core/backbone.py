@@ -1,5 +1,6 @@
 """The transformer itself: token ids in, one vector a token out. torch and transformers are imported on load only."""
 
+import contextlib
 import inspect
 import logging
 import os
@@ -53,10 +54,12 @@ class Backbone:
       unpadded: which of the two.
       reason: why not unpadded, empty if it is.
       device: where it runs.
+      autocast: whether products are bfloat16 by PyTorch's autocast; on a CPU the packed layers do it.
     """
 
     def __init__(self, model: Any, device: Any, pad_id: int, samples: list[np.ndarray], position_offset: int) -> None:
         self.device = device
+        self.autocast = False
         self._model = model
         self._pad_id = pad_id
         accepted = set(inspect.signature(model.forward).parameters)
@@ -78,15 +81,18 @@ class Backbone:
         model = _load_pretrained(folder, config).to(device).eval()
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # its output is never used; without it there is one product less a text
-        if device == "cpu":
-            pack_linears(model)
-        return cls(model, torch.device(device), pad_id, samples, _position_offset(model.config))
+        backbone = cls(model, torch.device(device), pad_id, samples, _position_offset(model.config))
+        if device == "cpu":  # after the probe, which compares in fp32
+            _pack(model, config)
+        backbone.autocast = config.precision == "bf16" and device != "cpu"
+        return backbone
 
-    def run(self, batch: list[np.ndarray]) -> tuple["torch.Tensor", "torch.Tensor", int]:
+    def run(self, batch: list[np.ndarray], layers: int = 1) -> tuple["torch.Tensor", "torch.Tensor", int]:
         """One forward pass.
 
         Args:
           batch: token ids of each text.
+          layers: the mean of the outputs of this many last layers is given.
 
         Returns:
           The token vectors of all texts end to end, float32 (total tokens, dim); where each text begins and the last
@@ -96,13 +102,17 @@ class Backbone:
 
         lengths = torch.tensor([len(ids) for ids in batch])
         offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(self.device)
-        if self.unpadded:
-            hidden = self._packed(batch, self.device).last_hidden_state[0]
-            return hidden.float(), offsets, int(lengths.sum())
-        hidden, computed = self._run_padded(batch, lengths)
-        return hidden.float(), offsets, computed
+        options = {} if layers == 1 else {"output_hidden_states": True}
+        with torch.autocast(self.device.type, torch.bfloat16) if self.autocast else contextlib.nullcontext():
+            if self.unpadded:
+                output, kept, computed = self._packed(batch, self.device, **options), 0, int(lengths.sum())
+            else:
+                output, kept, computed = self._run_padded(batch, lengths, options)
+        if layers == 1:
+            return output.last_hidden_state[kept].float(), offsets, computed
+        return torch.stack([hidden[kept].float() for hidden in output.hidden_states[-layers:]]).mean(0), offsets, computed
 
-    def _run_padded(self, batch: list[np.ndarray], lengths: "torch.Tensor") -> tuple["torch.Tensor", int]:
+    def _run_padded(self, batch: list[np.ndarray], lengths: "torch.Tensor", options: dict[str, Any]) -> tuple[Any, Any, int]:
         import torch
 
         width = int(lengths.max())
@@ -110,8 +120,8 @@ class Backbone:
         for row, text in zip(ids, batch, strict=True):
             row[: len(text)] = torch.from_numpy(text)
         mask = torch.arange(width) < lengths.unsqueeze(1)
-        output = self._model(input_ids=ids.to(self.device), attention_mask=mask.long().to(self.device))
-        return output.last_hidden_state[mask.to(self.device)], ids.numel()
+        output = self._model(input_ids=ids.to(self.device), attention_mask=mask.long().to(self.device), **options)
+        return output, mask.to(self.device), ids.numel()
 
 
 def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
@@ -146,6 +156,13 @@ def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
     if limit >= 1 << 30:
         raise InputError(f"model {config.model!r} names no longest input; give max_tokens")
     return int(limit)
+
+
+def _pack(model: Any, config: EncoderConfig) -> None:
+    try:
+        pack_linears(model, bf16=config.precision == "bf16")
+    except NotImplementedError as error:
+        raise InputError(f"precision {config.precision!r}: {error}") from error
 
 
 def _position_offset(settings: Any) -> int:

@@ -6,6 +6,9 @@ from beam_gpte.core.errors import InputError
 
 # The modes of the sentence-transformers Pooling module, under the names the survey (arXiv 2507.20783) gives them.
 POOLING_MODES = ("cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last")
+TAIL_MEAN = "tail_mean"  # not a module of sentence-transformers: the mean of the last few tokens
+LONG_TEXT = ("truncate", "windows", "chunks", "late_chunks")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +20,25 @@ class EncoderConfig:
         transformers layout.
       revision: a commit, tag or branch of the hub repository.
       pooling: ``auto`` reads the model's own modules (mean where it has none); otherwise one of `POOLING_MODES`, which
-        replaces the model's Pooling module.
+        replaces the model's Pooling module, or ``tail_mean``, the mean of the last `tail_tokens` tokens.
       prompt_name: a key of the model's own prompts, e.g. ``query``. Default: the model's default prompt.
       prompt: a text put before every input; ``""`` for none, whatever the model's default.
+      template: a text with one or more ``{text}``, in place of a prompt: ``This sentence : "{text}" means in one word:"``
+        pooled by ``last`` makes a plain language model an embedder (PromptEOL, arXiv 2307.16645). A text that is too long
+        is cut inside its template.
+      pool_text_only: pool the tokens of the text, not those of prompt, template or special tokens; of several ``{text}`` the
+        last, which in a causal model has seen the first (Echo embeddings, arXiv 2402.15449).
+      tail_tokens: how many tokens ``tail_mean`` takes.
+      layers: mean of the last n layers in place of the last layer.
       normalize: give every vector length 1. False leaves the output of the model's modules as it is.
       truncate_dim: keep the first n dimensions (Matryoshka), normalised again if `normalize`.
       max_tokens: longest input in tokens, special tokens included. Default: the model's own limit.
+      long_text: what becomes of longer ones. ``truncate``: cut, and counted. ``windows``: windows are embedded, and their
+        mean, weighted by tokens, is the text's vector. ``chunks``: one vector a chunk. ``late_chunks``: one vector a chunk,
+        pooled out of a forward pass over all that the model takes at once (arXiv 2409.04701).
+      chunk_tokens: longest window or chunk, without special tokens. Default: what the model takes.
+      overlap_tokens: what neighbouring windows or chunks share.
+      precision: ``fp32``, or ``bf16``: products in bfloat16; residual stream, layer norms and softmax stay fp32.
       token_budget: tokens of one forward pass, padding included. Changes speed and memory, never a vector.
       device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one.
       trust_remote_code: run Python code that comes with the model.
@@ -33,9 +49,17 @@ class EncoderConfig:
     pooling: str = "auto"
     prompt_name: str | None = None
     prompt: str | None = None
+    template: str | None = None
+    pool_text_only: bool = False
+    tail_tokens: int = 8
+    layers: int = 1
     normalize: bool = True
     truncate_dim: int | None = None
     max_tokens: int | None = None
+    long_text: str = "truncate"
+    chunk_tokens: int | None = None
+    overlap_tokens: int = 0
+    precision: str = "fp32"
     token_budget: int = 4096  # flat from 1k to 16k on a CPU; 4,096 tokens hold about 45 MB of activations
     device: str = "auto"
     trust_remote_code: bool = False
@@ -43,11 +67,27 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():
             raise InputError(f"model {self.model!r}: give a hub name or a folder")
-        if self.pooling not in ("auto", *POOLING_MODES):
-            raise InputError(f"pooling {self.pooling!r}: choose auto or one of {', '.join(POOLING_MODES)}")
-        if self.prompt is not None and self.prompt_name is not None:
-            raise InputError(f"prompt {self.prompt!r} and prompt_name {self.prompt_name!r}: give one of the two")
-        for name in ("truncate_dim", "max_tokens", "token_budget"):
+        self._choose("pooling", ("auto", *POOLING_MODES, TAIL_MEAN))
+        self._choose("long_text", LONG_TEXT)
+        self._choose("precision", PRECISIONS)
+        given = [name for name in ("prompt", "prompt_name", "template") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(f'{name} {getattr(self, name)!r}' for name in given)}: give one of them")
+        if self.template is not None and "{text}" not in self.template:
+            raise InputError(f"template {self.template!r}: it needs {{text}} where the text goes")
+        if self.template is not None and self.long_text != "truncate":
+            raise InputError(f"template with long_text {self.long_text!r}: a template is for whole texts; use a prompt")
+        if self.long_text == "truncate" and (self.chunk_tokens is not None or self.overlap_tokens):
+            raise InputError(
+                "chunk_tokens and overlap_tokens cut long texts; choose long_text windows, chunks or late_chunks"
+            )
+        if self.overlap_tokens < 0 or self.overlap_tokens >= (self.chunk_tokens or self.overlap_tokens + 1):
+            raise InputError(f"overlap_tokens {self.overlap_tokens}: give 0 or more, and less than chunk_tokens")
+        for name in ("truncate_dim", "max_tokens", "token_budget", "chunk_tokens", "tail_tokens", "layers"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"{name} {value!r}: give a positive whole number")
+
+    def _choose(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise InputError(f"{name} {getattr(self, name)!r}: choose {' or '.join((', '.join(choices[:-1]), choices[-1]))}")

@@ -13,9 +13,11 @@ import numpy as np
 
 from beam_gpte.core.backbone import Backbone, import_torch, position_limit
 from beam_gpte.core.batching import sorted_batches
-from beam_gpte.core.config import EncoderConfig
+from beam_gpte.core.budget import TokenBudget, is_out_of_memory
+from beam_gpte.core.config import TAIL_MEAN, EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.heads import load_head
+from beam_gpte.core.inputs import Piece, Preparer
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.model_folder import ModelFolder, find_model, hash_files, read_model_folder
 from beam_gpte.core.pooling import pool
@@ -26,6 +28,21 @@ if TYPE_CHECKING:
 
 # Part of every fingerprint: raise it when a change here changes vectors by more than rounding.
 ENGINE = 1
+
+# Settings of a configuration that are part of every fingerprint as they are; the others are resolved first, or change no
+# vector (token_budget, device).
+_DECISIVE = (
+    "template",
+    "pool_text_only",
+    "tail_tokens",
+    "layers",
+    "normalize",
+    "truncate_dim",
+    "long_text",
+    "chunk_tokens",
+    "overlap_tokens",
+    "precision",
+)
 
 # Texts of several lengths, two of them of one length, to try with a model whether packed texts keep to themselves.
 _SAMPLES = ["one", "two", "a short sentence", "Ein zweiter Satz, etwas länger als der erste. " * 3, "numbers 1 2 3 " * 25]
@@ -60,21 +77,27 @@ class Encoding:
     """What became of some texts.
 
     Attributes:
-      vectors: float32 (n, dim); rows of texts that failed are NaN.
-      tokens: int64 (n,), tokens that went into each vector.
-      dropped: int64 (n,), tokens cut off at the model's limit.
+      vectors: float32 (m, dim): one a text, or one a chunk where the configuration says so; NaN for a text that failed.
+      text: int64 (m,), the text of each vector, ascending.
+      chars: int64 (m, 2), the stretch of the text that each vector stands for.
+      tokens: int64 (m,), tokens that went into each vector, special tokens included where they were pooled.
+      dropped: int64 (n,), tokens of each text that no vector has seen.
       distinct: how many different inputs there were; each was run once.
       needed: tokens of these inputs.
       computed: tokens the backbone ran over, padding included.
+      retries: how often a batch was halved because it did not fit the memory.
       failed: why a text has no vector, by position.
     """
 
     vectors: np.ndarray
+    text: np.ndarray
+    chars: np.ndarray
     tokens: np.ndarray
     dropped: np.ndarray
     distinct: int
     needed: int
     computed: int
+    retries: int
     failed: dict[int, str]
 
 
@@ -96,10 +119,12 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self._backbone = backbone
         self._head = head.to(backbone.device)
-        self._prompt = folder.prompt(config)
-        self._pooling = folder.pooling if config.pooling == "auto" else (config.pooling,)
-        self._skip = 0 if folder.pool_prompt or not self._prompt else tokenizer.prompt_tokens(self._prompt)
-        self.metadata = self._describe(hash_files(folder))
+        self._prompt = "" if config.template else folder.prompt(config)
+        modes = folder.pooling if config.pooling == "auto" else (config.pooling,)
+        self._pooling = tuple("mean" if mode == TAIL_MEAN else mode for mode in modes)
+        self._preparer = Preparer(tokenizer, config, self._prompt, folder.pool_prompt)
+        self._budget = TokenBudget(config.token_budget)
+        self.metadata = self._describe(hash_files(folder), modes, folder.pool_prompt)
 
     @classmethod
     def load(cls, config: EncoderConfig | str, root: Path | None = None) -> "TextEncoder":
@@ -142,8 +167,11 @@ class TextEncoder:
           float32 (n, dim), in the order of the texts.
 
         Raises:
-          InputError: a text cannot be embedded; the message names its position.
+          InputError: a text cannot be embedded (the message names its position), or the configuration gives one vector a
+            chunk (`encode_with_counts` says which text each is of).
         """
+        if self.config.long_text in ("chunks", "late_chunks"):
+            raise InputError(f"long_text {self.config.long_text!r} gives several vectors a text; call encode_with_counts")
         encoding = self.encode_with_counts(texts)
         for position, reason in encoding.failed.items():
             raise InputError(f"text {position}: {reason}")
@@ -152,75 +180,146 @@ class TextEncoder:
     def encode_with_counts(self, texts: list[str]) -> Encoding:
         """Embed `texts`, each distinct input once, and say what was done; see `Encoding`."""
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        tokens = self._tokenizer.encode([self._prompt + text for text in distinct])
+        prepared = self._preparer.prepare(list(distinct))
         # texts that differ in blanks or case alone are often the same to the model
-        inputs: dict[bytes, int] = {}
-        which = np.array([inputs.setdefault(ids.tobytes(), len(inputs)) for ids in tokens.ids], dtype=np.int64)
-        firsts = np.unique(which, return_index=True)[1]
-        vectors, computed = self._run([tokens.ids[i] for i in firsts])
+        inputs = {piece.key: piece for one in prepared for piece in one.pieces}
+        run = self._run(list(inputs.values()))
+        vectors_of = dict(zip(inputs, run.vectors, strict=True))
 
-        rows = np.array([distinct[text] for text in texts], dtype=np.int64)
-        lengths = tokens.lengths
-        failed = {i: "text has no tokens" for i, row in enumerate(rows) if lengths[row] == 0}
+        rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        failed: dict[int, str] = {}
+        for position, text in enumerate(texts):
+            pieces = prepared[distinct[text]].pieces
+            vectors = [part for piece in pieces if (part := vectors_of[piece.key]) is not None]
+            if not pieces or len(vectors) < len(pieces):
+                failed[position] = "text has no tokens" if not pieces else run.too_large
+                rows.append((self._nothing, np.array([[0, len(text)]]), np.array([0])))
+                continue
+            counts = np.concatenate([piece.counts for piece in pieces])
+            chars = np.concatenate([piece.chars for piece in pieces])
+            rows.append(self._gather(np.concatenate(vectors), chars, counts))
+        lengths = [len(vectors) for vectors, _, _ in rows]
         return Encoding(
-            vectors=vectors[which[rows]] if len(rows) else vectors,
-            tokens=lengths[rows],
-            dropped=tokens.dropped[rows],
+            vectors=np.concatenate([vectors for vectors, _, _ in rows]) if rows else self._nothing[:0],
+            text=np.repeat(np.arange(len(texts)), lengths),
+            chars=np.concatenate([chars for _, chars, _ in rows]) if rows else np.empty((0, 2), np.int64),
+            tokens=np.concatenate([counts for _, _, counts in rows]) if rows else np.empty(0, np.int64),
+            dropped=np.array([prepared[distinct[text]].dropped for text in texts], np.int64),
             distinct=len(inputs),
-            needed=int(lengths[firsts].sum()),
-            computed=computed,
+            needed=sum(len(piece.ids) for piece in inputs.values()),
+            computed=run.computed,
+            retries=run.retries,
             failed=failed,
         )
 
-    def _run(self, inputs: list[np.ndarray]) -> tuple[np.ndarray, int]:
+    @property
+    def _nothing(self) -> np.ndarray:
+        return np.full((1, self.dim), np.nan, np.float32)
+
+    def _gather(
+        self, vectors: np.ndarray, chars: np.ndarray, counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """One text's vectors: as they are, or for windows their mean, weighted by tokens."""
+        if self.config.long_text != "windows" or len(vectors) == 1:
+            return vectors, chars, counts
+        mean = np.average(vectors, axis=0, weights=counts, keepdims=True).astype(np.float32)
+        if self.config.normalize:
+            mean /= np.linalg.norm(mean)
+        return mean, np.array([[chars[0, 0], chars[-1, 1]]]), counts.sum(keepdims=True)
+
+    def _run(self, pieces: list[Piece]) -> "_Run":
+        """Run all pieces in batches of the token budget; one that does not fit the memory is halved and tried again."""
+        lengths = np.array([len(piece.ids) for piece in pieces], dtype=np.int64)
+        run = _Run(vectors=[None] * len(pieces))
+        waiting = sorted_batches(lengths, self._budget.tokens, padded=not self.unpadded)[::-1]
+        while waiting:
+            batch = waiting.pop()
+            try:
+                vectors, computed = self._run_batch([pieces[i] for i in batch])
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                run.retries += 1
+                self._budget.shrink(int(lengths[batch].sum()))
+                if len(batch) == 1:
+                    run.too_large = f"out of memory: {lengths[batch[0]]} tokens are more than fit at once"
+                else:
+                    halves = np.array_split(batch, 2)
+                    waiting += halves[::-1]
+                continue
+            self._budget.grow()
+            run.computed += computed
+            for i, part in zip(batch, vectors, strict=True):
+                run.vectors[i] = part
+        return run
+
+    def _run_batch(self, pieces: list[Piece]) -> tuple[list[np.ndarray], int]:
+        """One forward pass; the vectors of each piece, float32 (spans, dim)."""
         import torch
 
-        lengths = np.array([len(ids) for ids in inputs], dtype=np.int64)
-        vectors = np.full((len(inputs), self.dim), np.nan, dtype=np.float32)
-        computed = 0
         with torch.inference_mode():
-            for batch in sorted_batches(lengths, self.config.token_budget, padded=not self._backbone.unpadded):
-                batch = batch[lengths[batch] > 0]
-                if len(batch):
-                    hidden, offsets, size = self._backbone.run([inputs[i] for i in batch])
-                    vectors[batch] = self._finish(hidden, offsets).cpu().numpy()
-                    computed += size
-        return vectors, computed
+            hidden, offsets, computed = self._backbone.run([piece.ids for piece in pieces], self.config.layers)
+            vectors = self._finish(hidden, offsets, self._spans(pieces)).cpu().numpy()
+        return np.split(vectors, np.cumsum([len(piece.spans) for piece in pieces])[:-1]), computed
 
-    def _finish(self, hidden: "torch.Tensor", offsets: "torch.Tensor") -> "torch.Tensor":
+    def _spans(self, pieces: list[Piece]) -> "torch.Tensor | None":
+        """What to pool, int64 (m, 3): piece, first token, end; None for all tokens of each piece."""
         import torch
 
-        vectors = self._head(pool(hidden, offsets, self._pooling, self._skip))
+        tail = self.config.tail_tokens if self.config.pooling == TAIL_MEAN else None
+        if tail is None and all(len(p.spans) == 1 and p.spans[0, 0] == 0 and p.spans[0, 1] == len(p.ids) for p in pieces):
+            return None
+        spans = [
+            (i, first if tail is None else max(first, end - tail), end)
+            for i, p in enumerate(pieces)
+            for first, end in p.spans
+        ]
+        return torch.tensor(spans, device=self._backbone.device)
+
+    def _finish(self, hidden: "torch.Tensor", offsets: "torch.Tensor", spans: "torch.Tensor | None") -> "torch.Tensor":
+        import torch
+
+        vectors = self._head(pool(hidden, offsets, self._pooling, spans))
         vectors = vectors[:, : self.config.truncate_dim]
         # after truncation norms are 0.55-0.60: without normalising again every threshold would change its meaning
         return torch.nn.functional.normalize(vectors, dim=1) if self.config.normalize else vectors
 
-    def _describe(self, files: str) -> VectorMetadata:
+    def _describe(self, files: str, modes: tuple[str, ...], pool_prompt: bool) -> VectorMetadata:
         """Measure the output on a probe and derive the fingerprint from all that can change a vector."""
         import torch
 
         config = self.config
         with torch.inference_mode():
-            hidden, offsets, _ = self._backbone.run([self._tokenizer.encode(["dimension"]).ids[0]])
+            hidden, offsets, _ = self._backbone.run([self._tokenizer.encode(["dimension"]).ids[0]], config.layers)
             full = self._head(pool(hidden, offsets, self._pooling))
         if config.truncate_dim is not None and config.truncate_dim > full.shape[1]:
             raise InputError(f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full.shape[1]} dimensions")
-        normalized = config.normalize or bool(abs(full.norm() - 1) < 1e-5 and config.truncate_dim is None)
         settings = {
+            **{name: getattr(config, name) for name in _DECISIVE},
             "engine": ENGINE,
             "files": files,
-            "pooling": self._pooling,
-            "skip": self._skip,
+            "pooling": modes,
+            "pool_prompt": pool_prompt or not self._prompt,
             "prompt": self._prompt,
-            "normalize": config.normalize,
-            "truncate_dim": config.truncate_dim,
             "max_tokens": self._tokenizer.max_tokens,
         }
+        backbone = self._backbone
         return VectorMetadata(
             model=config.model,
             fingerprint=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
-            pooling="+".join(self._pooling),
-            prompt=self._prompt,
+            pooling="+".join(modes),
+            prompt=config.template or self._prompt,
             dim=min(config.truncate_dim or full.shape[1], full.shape[1]),
-            normalized=normalized,
+            normalized=config.normalize or bool(abs(full.norm() - 1) < 1e-5 and config.truncate_dim is None),
+            engine=f"{config.precision} {'unpadded' if backbone.unpadded else f'padded: {backbone.reason}'}",
         )
+
+
+@dataclasses.dataclass
+class _Run:
+    """What running some pieces gave: their vectors, None for a piece that is too large for the memory."""
+
+    vectors: list[np.ndarray | None]
+    computed: int = 0
+    retries: int = 0
+    too_large: str = ""

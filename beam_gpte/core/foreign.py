@@ -31,7 +31,18 @@ class ForeignEncoder:
         rows = np.array([distinct[text] for text in texts], dtype=np.int64)
         vectors = self._vectors(list(distinct)) if distinct else np.empty((0, self.metadata.dim), np.float32)
         unknown = np.zeros(len(rows), dtype=np.int64)
-        return Encoding(vectors[rows], unknown, unknown, distinct=len(distinct), needed=0, computed=0, failed={})
+        return Encoding(
+            vectors=vectors[rows],
+            text=np.arange(len(texts)),
+            chars=np.array([[0, len(text)] for text in texts], np.int64).reshape(-1, 2),
+            tokens=unknown,
+            dropped=unknown,
+            distinct=len(distinct),
+            needed=0,
+            computed=0,
+            retries=0,
+            failed={},
+        )
 
     def _vectors(self, texts: list[str]) -> np.ndarray:
         vectors = np.ascontiguousarray(self._encoder.encode(texts), dtype=np.float32)

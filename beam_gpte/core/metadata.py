@@ -26,6 +26,7 @@ class VectorMetadata:
       dim: length of a vector.
       normalized: whether every vector has length 1.
       quantization: ``float32``, ``float16``, ``int8`` or ``binary``.
+      engine: precision, and whether texts ran unpadded or why not; for people, never compared.
     """
 
     model: str
@@ -35,6 +36,7 @@ class VectorMetadata:
     dim: int
     normalized: bool
     quantization: str = "float32"
+    engine: str = ""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)

@@ -10,26 +10,32 @@ if TYPE_CHECKING:
     import torch
 
 
-def pool(hidden: "torch.Tensor", offsets: "torch.Tensor", modes: tuple[str, ...], skip: int = 0) -> "torch.Tensor":
-    """Pool each text in every mode and concatenate.
+def pool(
+    hidden: "torch.Tensor", offsets: "torch.Tensor", modes: tuple[str, ...], spans: "torch.Tensor | None" = None
+) -> "torch.Tensor":
+    """Pool each text, or each span, in every mode and concatenate.
 
     Args:
       modes: of `config.POOLING_MODES`.
-      skip: leading tokens (of a prompt) that are not pooled; a text that has no more than these keeps all its tokens.
+      spans: int64 (m, 3): text, first token and end within it. Tokens keep their place in the text: `weighted_mean`
+        weighs the tokens behind an excluded prompt as if it were there, as sentence-transformers does.
 
     Returns:
-      float (n, dim * len(modes)).
+      float (n or m, dim * len(modes)).
     """
     import torch
 
     starts, ends = offsets[:-1], offsets[1:]
-    positions = torch.arange(hidden.shape[0], device=hidden.device) - starts.repeat_interleave(ends - starts)
-    if skip:
-        skipped = torch.where(ends - starts > skip, skip, 0)
-        keep = positions >= skipped.repeat_interleave(ends - starts)
-        hidden, positions = hidden[keep], positions[keep]
-        starts = offsets[:-1] + skipped - torch.cumsum(skipped, 0)
-        ends = starts + (offsets[1:] - offsets[:-1] - skipped)
+    if spans is None:
+        first = torch.zeros_like(starts)
+    else:
+        text, first = spans[:, 0], spans[:, 1]
+        starts, ends = offsets[text] + first, offsets[text] + spans[:, 2]
+        lengths = ends - starts
+        bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        rows = torch.arange(int(bounds[-1]), device=hidden.device) + (starts - bounds[:-1]).repeat_interleave(lengths)
+        hidden, starts, ends = hidden[rows], bounds[:-1], bounds[1:]
+    positions = torch.arange(hidden.shape[0], device=hidden.device) + (first - starts).repeat_interleave(ends - starts)
     return torch.cat([_pool(hidden, positions, starts, ends, mode) for mode in modes], dim=1)
 
 

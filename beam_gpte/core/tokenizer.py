@@ -58,23 +58,46 @@ class Tokenizer:
             raise InputError(f"model folder {folder.root}: no fast tokenizer; add a tokenizer.json")
         return cls(pretrained, max_tokens, folder.lower_case)
 
+    @property
+    def room(self) -> int:
+        """Tokens of a text that fit between the special tokens."""
+        return self.max_tokens - len(self._prefix) - len(self._suffix)
+
+    @property
+    def leading(self) -> int:
+        """Special tokens before a text."""
+        return len(self._prefix)
+
+    def bare(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids without special tokens, of any length."""
+        return [ids for ids, _ in self.bare_with_offsets(texts)]
+
+    def bare_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Token ids without special tokens, int64 (n,), and where each lies in its text, characters, int64 (n, 2)."""
+        encodings = self._backend.encode_batch(self._cased(texts), add_special_tokens=False)
+        return [
+            (np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)) for encoding in encodings
+        ]
+
+    def wrap(self, body: np.ndarray) -> np.ndarray:
+        """Token ids with the special tokens around them."""
+        return np.array([*self._prefix, *body, *self._suffix], dtype=np.int64)
+
+    def _cased(self, texts: list[str]) -> list[str]:
+        return [text.lower() for text in texts] if self._lower_case else texts
+
     def encode(self, texts: list[str]) -> Tokens:
         """Token ids of each text; the middle of a text is what is kept between the special tokens."""
-        if self._lower_case:
-            texts = [text.lower() for text in texts]
-        room = self.max_tokens - len(self._prefix) - len(self._suffix)
+        texts = self._cased(texts)
+        room = self.room
         ids, dropped = [], np.zeros(len(texts), dtype=np.int64)
         for i, encoding in enumerate(self._backend.encode_batch_fast(texts, add_special_tokens=False)):
             body = encoding.ids
             if len(body) > room:
                 dropped[i] = len(body) - room
                 body = body[-room:] if self._side == "left" else body[:room]
-            ids.append(np.array([*self._prefix, *body, *self._suffix], dtype=np.int64))
+            ids.append(self.wrap(body))
         return Tokens(ids, dropped)
-
-    def prompt_tokens(self, prompt: str) -> int:
-        """Tokens a prompt takes at the head of a text, leading special tokens included."""
-        return len(self._prefix) + len(self._backend.encode(prompt, add_special_tokens=False).ids)
 
 
 def _special_tokens(backend: Any) -> tuple[list[int], list[int]]:

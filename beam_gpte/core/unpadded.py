@@ -149,6 +149,7 @@ class Unpadded:
 
     def __init__(self, model: Any, accepted: set[str], position_offset: int) -> None:
         self._model = model
+        model.config.get_text_config().use_cache = False  # decoders would keep all keys and values for a next token
         self._accepted = accepted
         self._position_offset = position_offset
 
