@@ -4,9 +4,9 @@ PyTorch reorders a layer's weights at every call. oneDNN keeps them in the order
 sgemm peak, and the same bits whatever the number of rows and threads. The operators are private to PyTorch, so they are
 tried out before they are used, and the plain layer stays where they fail.
 
-bfloat16 pays where the CPU multiplies it faster than fp32, which its flags do not say: AMD's Zen 4 is twice as fast; Intel's
-Sapphire Rapids is half as fast with AVX-512 alone (one vdpbf16ps in four cycles does 32 products, two fma in one do 32; AMX
-is what makes up for it, and virtual machines often hide it). `bf16_gain` measures it.
+bfloat16 pays where the CPU multiplies it faster than fp32, which its flags do not say. AMD's Zen 4 is twice as fast. Intel's
+Sapphire Rapids without AMX, which virtual machines often hide, is half as fast: it starts one vdpbf16ps, 32 products, in two
+cycles, but two fp32 multiply-adds, 32 products, in every cycle. `bf16_gain` measures it.
 """
 
 import logging
@@ -36,6 +36,8 @@ def pack_linears(model: Any, bf16: bool = False) -> int:
         raise NotImplementedError("this CPU has no bfloat16 products; use precision fp32")
     if not bf16 and not _works(torch.float32):
         return 0
+    if bf16 and (gain := bf16_gain()) < 1:
+        _log.warning("bfloat16 products take %.1f times as long as fp32 on this CPU; precision fp32 is faster", 1 / gain)
     packed = packed_linear_class()
     count = 0
     for parent in list(model.modules()):
@@ -89,3 +91,24 @@ def _works(dtype: "torch.dtype") -> bool:
         return bool(torch.allclose(y.float(), x @ weight.T, rtol=0, atol=1e-4 if dtype == torch.float32 else 0.3))
     except (RuntimeError, AttributeError):
         return False
+
+
+def bf16_gain() -> float:
+    """How many times faster this CPU multiplies in bfloat16 than in fp32, casts included; 0 if it cannot. Takes 30 ms."""
+    import torch
+
+    if not (_works(torch.float32) and _works(torch.bfloat16)):
+        return 0.0
+    packed = packed_linear_class()
+    linear = torch.nn.utils.skip_init(torch.nn.Linear, 512, 512, bias=False)  # random weights would move the user's seed
+    torch.nn.init.ones_(linear.weight)
+    x = torch.ones(512, 512)
+    layers = {dtype: packed(linear, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    fastest = dict.fromkeys(layers, float("inf"))
+    with torch.inference_mode():
+        for _ in range(6):  # alternating, and the fastest of each: others share the CPU
+            for dtype, layer in layers.items():
+                began = time.perf_counter()
+                layer(x)
+                fastest[dtype] = min(fastest[dtype], time.perf_counter() - began)
+    return fastest[torch.float32] / fastest[torch.bfloat16]
