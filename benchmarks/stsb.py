@@ -41,7 +41,7 @@ def main() -> None:
             blocks = p | beam.Create([Block.from_pydict(columns)])
             blocks | EmbedText(options.model) | WriteVectorsToParquet(folder)
         files = f"{folder}/*.parquet"
-        dim = duckdb.sql(f"SELECT len(embedding) FROM '{files}' LIMIT 1").fetchone()[0]
+        dim = duckdb.sql(f"SELECT len(embedding) FROM '{files}' LIMIT 1").fetchall()[0][0]
         scores, cosines = zip(*duckdb.sql(COSINES.format(dim=dim, files=files)).fetchall(), strict=True)
     print(f"{len(pairs)} pairs, Spearman {100 * spearmanr(scores, cosines).statistic:.2f}")
 
