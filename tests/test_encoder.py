@@ -221,6 +221,18 @@ def test_weights_that_can_run_code_are_refused(minilm, tmp_path):
         TextEncoder.load(str(folder))
 
 
+def test_an_incomplete_checkpoint_is_refused(minilm, tmp_path):
+    import safetensors.torch
+
+    folder = Path(variant(minilm, tmp_path / "model"))
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    del weights["encoder.layer.3.output.dense.weight"]
+    (folder / "model.safetensors").unlink()
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"1 weights are missing, 'encoder\.layer\.3\.output\.dense\.weight' first"):
+        TextEncoder.load(str(folder))
+
+
 def test_the_fingerprint_changes_with_what_changes_vectors_and_with_nothing_else(minilm, encoder, tmp_path):
     def fingerprint(**settings):
         return TextEncoder.load(EncoderConfig(minilm, **settings)).fingerprint

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import logging
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,10 +185,28 @@ def _load_pretrained(folder: ModelFolder, config: EncoderConfig) -> Any:
         raise
     # of an encoder-decoder model the encoder alone
     auto = transformers.AutoModelForTextEncoding if settings.is_encoder_decoder else transformers.AutoModel
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+    with _quiet_loading(transformers.utils.logging):
+        model, report = auto.from_pretrained(
+            folder.transformer, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
+    missing = [name for name in report["missing_keys"] if "pooler" not in name]  # a pooler is not run
+    if missing:
+        raise InputError(
+            f"model {config.model!r}: {len(missing)} weights are missing, {min(missing)!r} first; "
+            "what would be run in their place is random: get a complete checkpoint"
+        )
+    return model
+
+
+@contextlib.contextmanager
+def _quiet_loading(logging_: Any) -> Iterator[None]:
+    """Without progress bars and reports, which are made for notebooks."""
+    shown, verbosity = logging_.is_progress_bar_enabled(), logging_.get_verbosity()
+    logging_.disable_progress_bar()
+    logging_.set_verbosity_error()
     try:
-        return auto.from_pretrained(folder.transformer, dtype=torch.float32, use_safetensors=True, **options)
+        yield
     finally:
+        logging_.set_verbosity(verbosity)
         if shown:
-            transformers.utils.logging.enable_progress_bar()
+            logging_.enable_progress_bar()
