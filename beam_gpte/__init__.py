@@ -9,6 +9,9 @@ from beam_gpte.core.errors import InputError as InputError
 from beam_gpte.core.metadata import VectorMetadata as VectorMetadata
 from beam_gpte.embed import EmbedText as EmbedText
 from beam_gpte.ids import RejectDuplicateIds as RejectDuplicateIds
+from beam_gpte.postprocess import ApplyPostprocess as ApplyPostprocess
+from beam_gpte.postprocess import FitPostprocess as FitPostprocess
+from beam_gpte.quantize import QuantizeVectors as QuantizeVectors
 from beam_gpte.read import ReadCorpus as ReadCorpus
 from beam_gpte.write_duckdb import WriteVectorsToDuckDB as WriteVectorsToDuckDB
 from beam_gpte.write_jsonl import WriteRejects as WriteRejects

@@ -34,7 +34,12 @@ BlockStage = Callable[[beam.PCollection[Block]], Any]
 
 
 def over_blocks(
-    pcoll: beam.PCollection, stage: BlockStage, text_column: str | None, id_column: str | None, columns: tuple[str, ...] = ()
+    pcoll: beam.PCollection,
+    stage: BlockStage,
+    text_column: str | None,
+    id_column: str | None,
+    columns: tuple[str, ...] = (),
+    replaced: tuple[str, ...] = (),
 ) -> Any:
     """Run `stage`, which maps blocks to blocks, over a collection of any kind and give the same kind back.
 
@@ -43,6 +48,7 @@ def over_blocks(
       stage: gives one collection, or a tuple of them; each is turned back.
       text_column: None for a stage that reads no texts.
       columns: further columns of rows that the stage reads.
+      replaced: columns that it reads and gives new values; rejects keep the former ones.
 
     Returns:
       What `stage` gives. A mapping gains the columns that the stage added; a Beam Row or NamedTuple becomes a Beam Row with
@@ -51,18 +57,26 @@ def over_blocks(
     """
     if pcoll.element_type is Block:
         return stage(pcoll)
-    blocks = pcoll | "ToBlocks" >> beam.ParDo(_ToBlocks(text_column, id_column, columns)).with_output_types(Block)
+    read = (*columns, *replaced)
+    blocks = pcoll | "ToBlocks" >> beam.ParDo(_ToBlocks(text_column, id_column, read)).with_output_types(Block)
     result = stage(blocks)
     own = tuple(name for name in (id_column, text_column, *columns) if name is not None)
     kinds = (pa.Table, pa.RecordBatch, _item_class())
     kind = pcoll.element_type if pcoll.element_type in kinds else Any
 
     def back(blocks: beam.PCollection[Block], label: str) -> beam.PCollection:
-        return blocks | label >> beam.ParDo(_FromBlocks(text_column, own)).with_output_types(kind)
+        return blocks | label >> beam.ParDo(_FromBlocks(text_column, own, replaced)).with_output_types(kind)
 
     if isinstance(result, tuple):
         return tuple(back(part, f"FromBlocks{i}") for i, part in enumerate(result))
     return back(result, "FromBlocks")
+
+
+def columns_as_blocks(pcoll: beam.PCollection, columns: tuple[str, ...]) -> beam.PCollection[Block]:
+    """Blocks that have `columns` at least, of a collection of any kind, for results that are no rows; nothing comes back."""
+    if pcoll.element_type is Block:
+        return pcoll
+    return pcoll | "ToBlocks" >> beam.ParDo(_ToBlocks(None, None, columns)).with_output_types(Block)
 
 
 def as_blocks(pcoll: beam.PCollection) -> beam.PCollection[Block]:
@@ -145,9 +159,10 @@ class _AsBlocks(_Batching):
 
 
 class _FromBlocks(beam.DoFn):
-    def __init__(self, text_column: str | None, own: tuple[str, ...]) -> None:
+    def __init__(self, text_column: str | None, own: tuple[str, ...], replaced: tuple[str, ...]) -> None:
         self._text_column = text_column
         self._own = own
+        self._replaced = replaced
 
     def process(self, block: Block) -> Iterator[Any]:
         kind = (block.schema.metadata or {}).get(KIND)
@@ -156,7 +171,8 @@ class _FromBlocks(beam.DoFn):
             batch = block.batch.replace_schema_metadata(metadata or None)
             yield pa.Table.from_batches([batch]) if kind == b"table" else batch
         elif ROW in block.schema.names:
-            added = [name for name in block.schema.names if name not in self._own and not is_hidden(name)]
+            kept = (*self._own, *self._replaced) if REASON in block.schema.names else self._own
+            added = [name for name in block.schema.names if name not in kept and not is_hidden(name)]
             if REASON in added and self._text_column is not None:
                 # the text made safe: a lone surrogate fails in Beam's own coder
                 added.append(self._text_column)
@@ -208,13 +224,14 @@ def _fields(element: Any) -> dict[str, Any]:
 
 
 def _column(name: str, values: list) -> pa.Array:
-    """Values as an Arrow array, vectors as float32 of one length."""
+    """Values as an Arrow array, vectors of one length: float32, or the numpy type of quantised ones."""
     first = next((value for value in values if value is not None), None)
     try:
         if isinstance(first, np.ndarray) or (name == EMBEDDING and isinstance(first, list | tuple)):
-            return pa.array(
-                [None if v is None else np.asarray(v, np.float32) for v in values], pa.list_(pa.float32(), len(first))
-            )
+            kind = getattr(first, "dtype", None)
+            kind = kind if kind in (np.float16, np.int8, np.uint8) else np.dtype(np.float32)
+            vectors = [None if v is None else np.asarray(v, kind) for v in values]
+            return pa.array(vectors, pa.list_(pa.from_numpy_dtype(kind), len(first)))
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise InputError(f"column {name!r}: its values are not of one type that can be stored ({error})") from error
@@ -227,6 +244,8 @@ def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
         return element.get
     if _is_item(element):
         own = {text_column: element.content.text, ID: element.id}
+        if element.embedding is not None:
+            own[EMBEDDING] = element.embedding.dense_embedding
         return lambda name: own[name] if name in own else element.metadata.get(name)
     if _is_row(element):
         return lambda name: getattr(element, name, None)
@@ -281,7 +300,7 @@ def _safe(text: str) -> str:
 
 
 def _values(column: pa.Array) -> list:
-    """Python values; a vector is a float32 array of numpy."""
+    """Python values; a vector is an array of numpy."""
     if not pa.types.is_fixed_size_list(column.type):
         return column.to_pylist()
     width = column.type.list_size

@@ -47,8 +47,9 @@ class WriteVectorsToParquet(beam.PTransform):
 
     The folder's ``part-*`` files become exactly this collection: a further run replaces them, other files stay. They
     appear when all rows are written and not before; a killed run changes nothing. Let one run at a time write to a
-    folder. An embedding column is `FixedSizeList<float32>[dim]`; its `VectorMetadata` is in the field's metadata and,
-    as a JSON object by column, in the file's key-value metadata ``beam_gpte``. Other metadata of the schema is dropped.
+    folder. An embedding column is `FixedSizeList<float32>[dim]` (quantised: of float16, int8, or bytes of eight bits);
+    its `VectorMetadata` is in the field's metadata and, as a JSON object by column, in the file's key-value metadata
+    ``beam_gpte``. Other metadata of the schema is dropped.
 
     Attributes:
       path: the folder, local or on any Beam file system.

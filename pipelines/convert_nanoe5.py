@@ -11,6 +11,7 @@ sentence-transformers layout, prompts `query` and `passage`, weights in float16 
 
 import argparse
 import dataclasses
+import itertools
 import json
 import struct
 from pathlib import Path
@@ -103,7 +104,7 @@ def _read_pieces(data: bytes, header: Header) -> tuple[list[tuple[str, float]], 
     scores = np.frombuffer(data, "<f4", n, position + 4 * (n + 1)).tolist()
     start = position + 4 * (n + 1) + 4 * n
     blob = data[start : start + header.blob_bytes]
-    pieces = [blob[a:b].decode() for a, b in zip(bounds, bounds[1:], strict=False)]
+    pieces = [blob[a:b].decode() for a, b in itertools.pairwise(bounds)]
     return list(zip(pieces, scores, strict=True)), start + header.blob_bytes
 
 
@@ -210,8 +211,13 @@ def settings(model: Model) -> dict[str, Any]:
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": limit,
-            **{"bos_token": bos, "cls_token": bos, "eos_token": eos, "sep_token": eos, "mask_token": "<mask>"},
-            **{"pad_token": names[header.pad], "unk_token": names[header.unk]},
+            "bos_token": bos,
+            "cls_token": bos,
+            "eos_token": eos,
+            "sep_token": eos,
+            "pad_token": names[header.pad],
+            "unk_token": names[header.unk],
+            "mask_token": "<mask>",
         },
         "modules.json": [
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}

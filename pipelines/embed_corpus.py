@@ -9,7 +9,15 @@ to `<output>/rejects/`, and `<output>/summary.json`. Flags that are not listed b
 import argparse
 import sys
 
-from beam_gpte import EmbedText, EncoderConfig, ReadCorpus, WriteRejects, WriteVectorsToDuckDB, WriteVectorsToParquet
+from beam_gpte import (
+    EmbedText,
+    EncoderConfig,
+    QuantizeVectors,
+    ReadCorpus,
+    WriteRejects,
+    WriteVectorsToDuckDB,
+    WriteVectorsToParquet,
+)
 from beam_gpte.program import (
     LimitRejects,
     Stopwatch,
@@ -64,6 +72,9 @@ def build(pipeline: beam.Pipeline, options: EmbedCorpusOptions, config: EncoderC
     vectors, refused = corpus | embed.with_exception_handling()
     if files:
         vectors = vectors | "RowsDone" >> ReportProgress(files.done)
+    if options.quantize:
+        limit = "fit" if options.quantize == "int8" else None
+        vectors = vectors | QuantizeVectors(options.quantize, limit, id_column=options.id_column or "id")
     rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
     written = rejects | WriteRejects(f"{options.output.rstrip('/')}/rejects")
     within_limit = rejects | LimitRejects(options.max_rejects, after=written)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers.activations import ACT2FN
 
 from beam_gpte.core import linears
 from beam_gpte.core.linears import bf16_gain, pack_linears
@@ -60,7 +61,11 @@ def test_a_packed_layer_still_has_the_attributes_that_models_read():
     """T5 casts to ``wo.weight.dtype``, others look at shapes, devices and ``in_features``."""
     packed, plain = packed_and_plain(bias=False)
     layer, original = packed[0], plain[0]
-    assert (layer.weight.dtype, layer.weight.device, layer.weight.shape) == (torch.float32, original.weight.device, (100, 48))
+    assert (layer.weight.dtype, layer.weight.device, layer.weight.shape) == (
+        torch.float32,
+        original.weight.device,
+        (100, 48),
+    )
     assert (layer.in_features, layer.out_features, layer.bias) == (48, 100, None)
     assert isinstance(layer.weight, torch.Tensor)
 
@@ -91,3 +96,47 @@ def test_without_pytorchs_private_operators_plain_layers_stay(monkeypatch, missi
 def test_the_gain_of_bfloat16_is_a_measured_ratio():
     assert np.isfinite(bf16_gain())
     assert (bf16_gain() > 0) == HAS_BF16
+
+
+class Intermediate(torch.nn.Module):
+    """BERT's first half of a feed-forward layer; `shift` makes it one that only looks like it."""
+
+    def __init__(self, activation: str = "gelu", shift: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dense = torch.nn.Linear(48, 100)
+        self.intermediate_act_fn = ACT2FN[activation]
+        self.shift = shift
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.intermediate_act_fn(self.dense(x) + self.shift)
+
+
+@pytest.mark.parametrize(
+    ("layer", "fused"),
+    [
+        ({}, True),
+        ({"activation": "gelu_new"}, False),
+        ({"activation": "relu"}, False),
+        ({"shift": 0.5}, False),
+    ],
+    ids=str,
+)
+def test_a_gelu_behind_a_product_becomes_part_of_it_bit_for_bit(layer, fused):
+    plain, model = Intermediate(**layer), torch.nn.Sequential(Intermediate(**layer))
+    pack_linears(plain_linear := torch.nn.Sequential(plain.dense))
+    pack_linears(model)
+    assert isinstance(model[0].intermediate_act_fn, torch.nn.Identity) == fused
+    x = 3 * torch.randn(500, 48)
+    with torch.inference_mode():
+        assert torch.equal(model(x), plain.intermediate_act_fn(plain_linear(x) + plain.shift))
+
+
+@needs_bf16
+def test_a_fused_gelu_in_bfloat16_is_as_close_as_two_steps():
+    model, plain = torch.nn.Sequential(Intermediate()), Intermediate()
+    pack_linears(model, bf16=True)
+    assert isinstance(model[0].intermediate_act_fn, torch.nn.Identity)
+    x = 3 * torch.randn(500, 48)
+    with torch.inference_mode():
+        assert float(torch.cosine_similarity(model(x), plain(x)).min()) > 0.9999

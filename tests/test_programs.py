@@ -129,6 +129,20 @@ def test_a_question_is_answered_from_the_table(tmp_path, minilm, jsonl):
     assert "none.duckdb" in wrong.stderr and len(wrong.stderr.strip().splitlines()) == 1
 
 
+def test_a_second_run_reuses_the_first_and_quantises(tmp_path, minilm, jsonl):
+    rows = jsonl([{"id": i, "text": f"text number {i}"} for i in range(20)])
+    arguments = ["--input", rows, "--id_column", "id", "--model", minilm]
+    run("embed_corpus.py", *arguments, "--output", tmp_path / "a")
+    run("embed_corpus.py", *arguments, "--output", tmp_path / "b", "--reuse", tmp_path / "a", "--quantize", "int8")
+    summary = json.loads((tmp_path / "b" / "summary.json").read_text())
+    assert (summary["texts"], summary["reused"]) == (20, 20)
+    full, codes = (
+        np.array(read_vectors(tmp_path / name).column("embedding").to_pylist(), np.float32) for name in ("a", "b")
+    )
+    cosines = (full * codes).sum(1) / np.linalg.norm(codes, axis=1)
+    assert codes.max() == 127 and cosines.min() > 0.999
+
+
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, minilm, jsonl):
     good = jsonl([{"id": 1, "text": "a"}])
     locked = tmp_path / "a file"

@@ -1,0 +1,241 @@
+"""Taking out of vectors what they all share: mean, first principal components, or all correlation (whitening).
+
+Vectors of a language model lie in a narrow cone, those of one language or source in a narrower one, so every cosine has
+a part that says nothing. The correction is fitted once, to a whole corpus, and then applied to every vector that will
+be compared: documents, later documents, queries.
+
+Measure before you use it. For all-MiniLM-L6-v2: finding the translation among 1,000 German sentences is right for 8.6 %
+as they are, 14.9 % centred, 17.7 % centred by language, and about the same by the other methods. On one language the
+model's training has done the work: mean cosine of 7,871 docstrings 0.086 before and 0.000 after, but Spearman
+correlation on STS-B (fitted on its development part) 82.0 as they are, 82.0 centred, 80.8 all but the top 3, 80.1
+whitened, 81.4 whitened to 128 dimensions.
+
+    moments of each part of the corpus --> merged --> fit --> Postprocess --> apply to vectors
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+
+import numpy as np
+
+from beam_gpte.core.errors import InputError
+
+METHODS = ("center", "all_but_the_top", "whiten")
+
+# Directions with less of the variance than this part of the largest hold rounding only: whitening leaves them out, where
+# it would blow them up. all-MiniLM-L6-v2, for one, has a dimension that is always zero.
+FLAT = 1e-9
+
+
+@dataclasses.dataclass
+class Moments:
+    """Sums of vectors in float64, which add up in any order to the same but for rounding; 8 dim^2 bytes with `second`.
+
+    Attributes:
+      counts: vectors by group; an ungrouped corpus has the one group None.
+      sums: float64 (dim,) by group.
+      second: float64 (dim, dim), the sum of all outer products; None where only means are wanted.
+    """
+
+    counts: dict[str | None, int] = dataclasses.field(default_factory=dict)
+    sums: dict[str | None, np.ndarray] = dataclasses.field(default_factory=dict)
+    second: np.ndarray | None = None
+
+    def add(self, vectors: np.ndarray, groups: list[str] | None = None, second: bool = False) -> None:
+        """Add vectors (n, dim), each of its group."""
+        values = vectors.astype(np.float64)
+        if groups is None:
+            self._add(None, len(values), values.sum(axis=0))
+        else:
+            names = np.array(groups, object)
+            for name in sorted(set(groups)):
+                part = values[names == name]
+                self._add(name, len(part), part.sum(axis=0))
+        if second:
+            self._add_second(values.T @ values)
+
+    def merge(self, other: "Moments") -> None:
+        for name, count in other.counts.items():
+            self._add(name, count, other.sums[name])
+        if other.second is not None:
+            self._add_second(other.second)
+
+    def _add(self, name: str | None, count: int, total: np.ndarray) -> None:
+        known = next(iter(self.sums.values()), total)
+        if known.shape != total.shape:
+            raise InputError(f"vectors of {len(known)} and {len(total)} dimensions in one corpus; embed it with one model")
+        self.counts[name] = self.counts.get(name, 0) + count
+        self.sums[name] = self.sums.get(name, 0) + total
+
+    def _add_second(self, second: np.ndarray) -> None:
+        self.second = second if self.second is None else self.second + second
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Postprocess:
+    """What is done to every vector: its group's mean taken away, times a matrix, length 1.
+
+    Attributes:
+      method: one of `METHODS`.
+      components: directions removed (``all_but_the_top``) or kept (``whiten``); 0 for ``center``.
+      groups: names of the groups in the order of the means; None for an ungrouped corpus.
+      counts: vectors fitted, by group.
+      means: float64 (groups, dim).
+      matrix: float64 (dim, new dim); None for ``center``.
+    """
+
+    method: str
+    components: int
+    groups: tuple[str, ...] | None
+    counts: tuple[int, ...]
+    means: np.ndarray
+    matrix: np.ndarray | None
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the results."""
+        return self.means.shape[1] if self.matrix is None else self.matrix.shape[1]
+
+    @property
+    def description(self) -> str:
+        grouped = "" if self.groups is None else " by group"
+        return f"{self.method}{f' {self.components}' if self.components else ''}{grouped}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of settings, counts and means to six digits: two fits of one corpus agree, whatever its order."""
+        digest = hashlib.sha256(self._settings().encode())
+        digest.update(np.rint(self.means * 1e6).astype(np.int64).tobytes())
+        return digest.hexdigest()[:16]
+
+    def apply(self, vectors: np.ndarray, groups: list[str] | None = None) -> np.ndarray:
+        """Postprocess `vectors`.
+
+        Args:
+          vectors: floats (n, dim).
+          groups: of each vector, where the corpus was fitted by group.
+
+        Returns:
+          float32 (n, self.dim) of length 1; zero for a vector that is its group's mean and so has no direction, and for one
+          of a group that was not fitted (`knows` tells them apart).
+
+        Raises:
+          InputError: other dimensions than were fitted, or groups where there are none or the other way round.
+        """
+        if vectors.shape[1] != self.means.shape[1]:
+            raise InputError(
+                f"vectors of {vectors.shape[1]} dimensions, and the fit was of {self.means.shape[1]}; "
+                "embed with the same model, or fit anew"
+            )
+        if (groups is None) != (self.groups is None):
+            which = (
+                "without groups; leave the group column out" if self.groups is None else "by group; name the group column"
+            )
+            raise InputError(f"the corpus was fitted {which}")
+        if groups is None or self.groups is None:
+            place = np.zeros(len(vectors), np.int64)
+        else:
+            known = {name: i for i, name in enumerate(self.groups)}
+            place = np.array([known.get(name, -1) for name in groups], np.int64)
+        results = vectors.astype(np.float64) - self.means[place]
+        before = np.linalg.norm(vectors, axis=1, keepdims=True)
+        near_mean = np.linalg.norm(results, axis=1, keepdims=True) <= 1e-6 * before  # what is left is float32 rounding
+        if self.matrix is not None:
+            results = results @ self.matrix
+        lengths = np.linalg.norm(results, axis=1, keepdims=True)
+        directed = ~near_mean & (lengths > 0) & (place[:, None] >= 0)
+        return np.divide(results, lengths, out=np.zeros_like(results), where=directed).astype(np.float32)
+
+    def knows(self, group: str) -> bool:
+        return self.groups is not None and group in self.groups
+
+    def to_bytes(self) -> bytes:
+        """The content of an ``.npz`` file."""
+        arrays = {"means": self.means} if self.matrix is None else {"means": self.means, "matrix": self.matrix}
+        buffer = io.BytesIO()
+        np.savez(buffer, settings=np.array(self._settings()), **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Postprocess":
+        """What `to_bytes` gave; holds numbers and text only, nothing that could run.
+
+        Raises:
+          InputError: the file is something else.
+        """
+        try:
+            arrays = dict(np.load(io.BytesIO(data), allow_pickle=False))
+            settings = json.loads(str(arrays["settings"]))
+            groups = None if settings["groups"] is None else tuple(settings["groups"])
+            return cls(
+                settings["method"],
+                settings["components"],
+                groups,
+                tuple(settings["counts"]),
+                arrays["means"],
+                arrays.get("matrix"),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as error:
+            raise InputError(f"not a file that FitPostprocess wrote ({error}); fit anew") from error
+
+    def _settings(self) -> str:
+        names = ("method", "components", "groups", "counts")
+        return json.dumps({name: getattr(self, name) for name in names}, ensure_ascii=False)
+
+
+def check_method(method: str, components: int | None = None) -> None:
+    """Refuse settings that `fit` does not know.
+
+    Raises:
+      InputError: the method is unknown, or the number of components is no positive whole number or not for it.
+    """
+    if method not in METHODS:
+        raise InputError(f"method {method!r}: choose {', '.join(METHODS[:-1])} or {METHODS[-1]}")
+    if components is not None and method == "center":
+        raise InputError("components with method 'center': it has none; leave components out")
+    if components is not None and (not isinstance(components, int) or components < 1):
+        raise InputError(f"components {components!r}: give a positive whole number")
+
+
+def fit(moments: Moments, method: str, components: int | None = None) -> Postprocess:
+    """The correction that `method` makes, for a corpus with these moments.
+
+    Means are those of the groups, components those of all groups together, each around its own mean.
+
+    Args:
+      moments: of one vector at least.
+      method: ``center``: take the mean away. ``all_but_the_top``: and the first `components` principal components
+        (arXiv 1702.01417; default dim / 100, as there). ``whiten``: in place of the dimensions the first `components`
+        principal components (default all), each with variance 1 (arXiv 2103.15316).
+
+    Raises:
+      InputError: more components than dimensions, or no more vectors than components.
+    """
+    check_method(method, components)
+    names = sorted(moments.counts, key=str)
+    counts = np.array([moments.counts[name] for name in names])
+    means = np.stack([moments.sums[name] for name in names]) / counts[:, None]
+    groups = None if names == [None] else tuple(map(str, names))
+    centered = Postprocess(method, 0, groups, tuple(counts.tolist()), means, None)
+    if method == "center":
+        return centered
+
+    dim, n = means.shape[1], int(counts.sum())
+    k = components or (max(1, dim // 100) if method == "all_but_the_top" else dim)
+    if k > dim:
+        raise InputError(f"components {k}: the vectors have {dim} dimensions; give fewer")
+    if n <= k:
+        raise InputError(f"{method} with {k} components needs more vectors than {n}; give fewer components, or more vectors")
+    if moments.second is None:
+        raise InputError(f"{method} needs second moments; add vectors with second=True")
+    covariance = moments.second / n - (means.T * (counts / n)) @ means
+    variances, axes = np.linalg.eigh(covariance)
+    variances, axes = variances[::-1][:k], axes[:, ::-1][:, :k]
+    if method == "all_but_the_top":
+        return dataclasses.replace(centered, components=k, matrix=np.eye(dim) - axes @ axes.T)
+    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(k)] < 0, -1, 1)  # the sign is LAPACK's whim
+    present = variances > FLAT * variances[0]
+    scales = np.divide(1, np.sqrt(np.maximum(variances, 0)), out=np.zeros(k), where=present)
+    return dataclasses.replace(centered, components=k, matrix=axes * scales)

@@ -1,0 +1,55 @@
+"""Tatoeba: how often a sentence's nearest neighbour in the other language is its translation, in per cent.
+
+    python benchmarks/tatoeba.py DATA MODEL [--prompt_name query] [--languages fra,deu,jpn,ara,hin]
+
+DATA holds the test set of LASER (arXiv 1812.10464): tatoeba.fra-eng.fra and tatoeba.fra-eng.eng, line by line, and so on.
+Neighbours are chosen by cosine and by ratio margin with k = 4 (arXiv 1811.01136), from each side.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from beam_gpte import EncoderConfig, TextEncoder
+
+K = 4
+
+
+def read_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # a sentence may hold characters that end lines
+
+
+def ratio_margin(cosines: np.ndarray, k: int = K) -> np.ndarray:
+    """Each cosine over the mean of those of its two texts with their k nearest neighbours."""
+    rows, columns = (np.partition(matrix, -k, axis=1)[:, -k:].mean(1) for matrix in (cosines, cosines.T))
+    return 2 * cosines / (rows[:, None] + columns[None, :])
+
+
+def accuracy(scores: np.ndarray) -> tuple[float, float]:
+    """How often the diagonal is the largest in its row, and in its column, in per cent."""
+    right = np.arange(len(scores))
+    return 100 * float((scores.argmax(1) == right).mean()), 100 * float((scores.argmax(0) == right).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("--prompt_name", default="query", help="'' for the model's default")
+    parser.add_argument("--languages", default="fra,deu,jpn,ara,hin")
+    options = parser.parse_args()
+    encoder = TextEncoder.load(EncoderConfig(options.model, prompt_name=options.prompt_name or None))
+    print(f"{'':5}{'cosine':>12}{f'margin, k = {K}':>20}\n{'':5}{'x->en':>7}{'en->x':>7}{'x->en':>11}{'en->x':>7}")
+    for language in options.languages.split(","):
+        name = f"tatoeba.{language}-eng"
+        source, target = (encoder.encode(read_lines(options.data / f"{name}.{side}")) for side in (language, "eng"))
+        cosines = source @ target.T
+        forward, backward = accuracy(cosines)
+        margin_forward, margin_backward = accuracy(ratio_margin(cosines))
+        print(f"{language:5}{forward:7.1f}{backward:7.1f}{margin_forward:11.1f}{margin_backward:7.1f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
