@@ -13,7 +13,7 @@ from beam_gpte import EncoderConfig, InputError, TextEncoder, VectorMetadata
 from beam_gpte.program import run_program
 
 NEAREST = """
-    SELECT array_cosine_similarity(embedding, ?::FLOAT[{dim}]) AS cosine, id, text
+    SELECT array_cosine_similarity(embedding::FLOAT[{dim}], ?::FLOAT[{dim}]) AS cosine, id, text
     FROM vectors ORDER BY cosine DESC, id LIMIT ?
 """
 METADATA = "SELECT comment FROM duckdb_columns() WHERE table_name = 'vectors' AND column_name = 'embedding'"
@@ -35,6 +35,10 @@ def nearest(path: str, question: str, config: EncoderConfig, k: int) -> list[tup
             raise InputError(f"{path}: no table `vectors` with embeddings; write one with embed_corpus.py --duckdb")
         encoder = TextEncoder.load(config)
         metadata = VectorMetadata.from_json(stored[0])
+        if metadata.quantization == "binary" or metadata.postprocess:
+            raise InputError(
+                f"{path}: vectors that are {metadata.postprocess or 'binary'}; compare them as the README shows"
+            )
         if metadata.dim != encoder.dim:
             raise InputError(
                 f"{path}: vectors of {metadata.dim} dimensions, made by {metadata.model!r}; ask with that model"

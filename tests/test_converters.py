@@ -150,6 +150,7 @@ def test_ids_are_those_of_xlm_r(e5):
     """The ids that XLM-R's documentation gives, a vocabulary that multilingual-e5 shares."""
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(e5) / "tokenizer.json"))
     assert tokenizer.encode("Hello world!").ids == [0, 35378, 8999, 38, 2]
+    assert tokenizer.encode("你好，世界").ids == [0, 6, 124084, 4, 3221, 2]
     assert [tokenizer.token_to_id(token) for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")] == [0, 1, 2, 3, 250001]
 
 
