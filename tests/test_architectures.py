@@ -12,7 +12,7 @@ import transformers
 from torch.nn.functional import normalize
 
 from beam_gpte.core.backbone import Backbone, _position_offset
-from beam_gpte.core.config import EncoderConfig
+from beam_gpte.core.config import PRECISIONS, EncoderConfig
 from beam_gpte.core.encoder import TextEncoder
 from beam_gpte.core.linears import bf16_gain, pack_linears
 from beam_gpte.core.unpadded import NAME, Unpadded, probe, register
@@ -243,14 +243,14 @@ def one_and_two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_text_has_the_same_bits_in_any_bundle_and_with_any_threads(minilm, precision, one_and_two_threads):
     if precision == "bf16" and not bf16_gain():
         pytest.skip("this CPU has no bfloat16 products")
     encoder = TextEncoder.load(EncoderConfig(minilm, precision=precision, device="cpu"))
     generator = np.random.default_rng(0)
     words = ["a", "vector", "stands", "for", "the", "meaning", "of", "one", "text", "and", "nothing", "else;", "42"]
-    lengths = [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33] * 9 + [64, 129, 254]  # 111 texts
+    lengths = [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33] * 9 + [64, 129]  # 110 texts
     texts = [" ".join(generator.choice(words, length)) for length in lengths]
     torch.set_num_threads(1)
     expected = encoder.encode(texts)

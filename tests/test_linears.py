@@ -7,6 +7,7 @@ from transformers.activations import ACT2FN
 
 from beam_gpte.core import linears
 from beam_gpte.core.linears import bf16_gain, pack_linears
+from beam_gpte.core.unpadded import settle_vector_math
 
 HAS_BF16 = linears._works(torch.bfloat16)
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16 products")
@@ -123,6 +124,7 @@ class Intermediate(torch.nn.Module):
     ids=str,
 )
 def test_a_gelu_behind_a_product_becomes_part_of_it_bit_for_bit(layer, fused):
+    settle_vector_math()
     plain, model = Intermediate(**layer), torch.nn.Sequential(Intermediate(**layer))
     pack_linears(plain_linear := torch.nn.Sequential(plain.dense))
     pack_linears(model)

@@ -167,6 +167,28 @@ class Unpadded:
         return self._model(**inputs, **options)
 
 
+def settle_vector_math() -> None:
+    """Have MKL choose its kernels now, in one thread.
+
+    It chooses at the first call of each function, and a first call by several threads may compute a part of the tensor with a
+    kernel of half the digits: a GELU off by 5e-5, once (https://github.com/pytorch/pytorch/issues/188792, MKL 2024.2).
+    """
+    import torch
+
+    for function in (
+        torch.tanh,
+        torch.exp,
+        torch.expm1,
+        torch.erf,
+        torch.log,
+        torch.log1p,
+        torch.sqrt,
+        torch.sin,
+        torch.cos,
+    ):
+        function(torch.ones(1))
+
+
 def probe(model: Any, unpadded: Unpadded, samples: list[np.ndarray], device: Any) -> str | None:
     """Run `samples` packed and, the plain way, alone.
 
@@ -177,6 +199,7 @@ def probe(model: Any, unpadded: Unpadded, samples: list[np.ndarray], device: Any
     """
     import torch
 
+    settle_vector_math()
     plain = model.config._attn_implementation
     if not getattr(model, "_supports_attention_backend", False):
         return f"{type(model).__name__} has attention code of its own"
