@@ -170,8 +170,8 @@ class Unpadded:
 def settle_vector_math() -> None:
     """Have MKL choose its kernels now, in one thread.
 
-    It chooses at the first call of each function, and a first call by several threads may compute a part of the tensor with a
-    kernel of half the digits: a GELU off by 5e-5, once (https://github.com/pytorch/pytorch/issues/188792, MKL 2024.2).
+    It chooses at the first call of each function, and a first call by several threads may compute a part of the tensor with
+    a kernel of half the digits: a GELU off by 5e-5, once (https://github.com/pytorch/pytorch/issues/188792, MKL 2024.2).
     """
     import torch
 
