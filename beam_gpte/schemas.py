@@ -20,6 +20,14 @@ CHUNK_END = "chunk_end"
 TOKENS = "tokens"
 TOKENS_DROPPED = "tokens_dropped"
 
+# Added to the removed rows of a deduplication.
+DUPLICATE_OF = "duplicate_of"  # the id of a kept row, of the id column's type
+SCORE = "score"  # float32: the similarity to it
+
+# A pair of duplicates: `FIRST_ID` is the one that comes first in the order of keeping, then `SECOND_ID`, then `SCORE`.
+FIRST_ID = "first_id"
+SECOND_ID = "second_id"
+
 STEP = "reject_step"
 REASON = "reject_reason"
 
