@@ -32,7 +32,7 @@ from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.join import KEY, SCOPE, SKETCH, VECTOR, Rows, join_tile
 from beam_gpte.core.keep_order import KeepOrder
-from beam_gpte.core.space import Space, cells_for, fit_space, margin
+from beam_gpte.core.space import LEAST_ROUTED, Space, cells_for, fit_space, margin
 from beam_gpte.dedup_report import SummarizePairs
 from beam_gpte.deduplication import (
     Deduplication,
@@ -69,7 +69,7 @@ class DeduplicateSemantic(RejectingTransform):
     `pairs` holds each pair of distinct vectors once, and for rows with one and the same vector each with the first of
     them; their other pairs follow from these.
 
-    Memory of a worker: two tiles of sketches, 4096 x 4 (s + 1) bytes with s = 32 or 64, and 16 MB of products; in
+    Memory of a worker: two tiles of sketches, 4096 x 4 (s + 1) bytes with s = 64 or 128, and 16 MB of products; in
     `ScorePairs` the candidates of one of 16 partitions of the ids and the vectors these name; 25 MB for the sample.
     The number of shuffles is fixed.
 
@@ -257,7 +257,7 @@ class Plan:
 
 
 def make_plan(survey: Survey, threshold: float, probes: int | None) -> Plan:
-    sketch_dims = 32 if threshold >= 0.9 else 64
+    sketch_dims = 64 if threshold >= LEAST_ROUTED else 128
     cells = cells_for(survey.rows, threshold) if probes is None else cells_for(survey.rows, 1.0)
     space = fit_space(survey.sample, cells, sketch_dims)
     home = (space.project(survey.sample) @ space.centroids.T).argmax(axis=1)
@@ -331,8 +331,8 @@ class _JoinCells(beam.DoFn):
             return
         others = (block.filter(pc.invert(block.column(HOME))) for block in blocks)
         result = join_tile(
-            _rows(Block.concat(home)),
-            (_rows(block) for block in others if block),
+            _rows(Block.concat(home), np.float32),
+            (_rows(block, np.float16) for block in others if block),
             self._threshold,
             self._order,
             self._id_column,
@@ -347,8 +347,8 @@ class _JoinCells(beam.DoFn):
             yield TaggedOutput("copies", block_of(copies))
 
 
-def _rows(block: Block) -> Rows:
-    sketches = vector_matrix(block.column(SKETCH)).astype(np.float32)
+def _rows(block: Block, kind: type) -> Rows:
+    sketches: np.ndarray = vector_matrix(block.column(SKETCH)).astype(kind, copy=False)
     return Rows(frame_of([block.without_columns([SKETCH, HOME])]), sketches)
 
 

@@ -20,7 +20,7 @@ VECTOR = "__gpte_vector"  # FixedSizeList<float32>[dim], of length 1
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Rows of a cell: `frame` has the id, `KEY` and what orders and parts them; `sketches` are float32 (n, s + 1)."""
+    """Rows of a cell: `frame` has the id, `KEY` and what orders and parts them; `sketches` are floats (n, s + 1)."""
 
     frame: pl.DataFrame
     sketches: np.ndarray
@@ -46,7 +46,7 @@ class CellPairs:
 def join_tile(
     home: Rows, others: Iterable[Rows], threshold: float, order: KeepOrder, id_column: str, max_neighbors: int
 ) -> CellPairs:
-    """Candidates for cosine >= `threshold` among the rows of `home`, and between these and `others`, taken chunk by chunk.
+    """Candidates for cosine >= `threshold` among the rows of `home`, and between these and `others`.
 
     Of rows with one vector the first alone is compared. A row that comes second in more than `max_neighbors` candidates
     keeps those whose first row is kept soonest.
@@ -65,11 +65,14 @@ def join_tile(
         rest = Rows(tile.frame.slice(start), tile.sketches[start:])
         comparisons += len(chunk.frame) * len(rest.frame)
         found.append(_pairs(chunk, rest, threshold, order, id_column, same=True))
-    for other in others:
-        distinct = order.sort(other.frame.with_row_index("row"), id_column).group_by(KEY, maintain_order=True).first()
+    near = list(others)
+    if near:
+        frame = pl.concat([other.frame for other in near])
+        sketches = np.concatenate([other.sketches for other in near])
+        distinct = order.sort(frame.with_row_index("row"), id_column).group_by(KEY, maintain_order=True).first()
         rows = distinct["row"].to_numpy()
         for start in range(0, len(rows), CHUNK):
-            part = Rows(distinct.slice(start, CHUNK).drop("row"), other.sketches[rows[start : start + CHUNK]])
+            part = Rows(distinct.slice(start, CHUNK).drop("row"), sketches[rows[start : start + CHUNK]].astype(np.float32))
             comparisons += len(part.frame) * len(tile.frame)
             found.append(_pairs(part, tile, threshold, order, id_column, same=False))
     pairs = pl.concat(found) if found else _pairs(tile, tile, threshold, order, id_column, same=True)
