@@ -35,6 +35,7 @@ setup(
         "dev": [
             "accelerate",
             "gguf",
+            "hypothesis",
             "mypy",
             "pandas",
             "pytest",

@@ -1,4 +1,4 @@
-"""The figures of a deduplication: `(survey, pairs, verdicts) | SummarizePairs(settings, threshold)` gives one dict."""
+"""The figures of a deduplication: `(rows, pairs, verdicts) | SummarizePairs(settings, threshold)` gives one dict."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -32,8 +32,7 @@ class SummarizePairs(beam.PTransform):
     threshold: float
 
     def expand(self, inputs: Any) -> beam.PCollection[dict]:
-        survey, pairs, verdicts = inputs
-        rows = survey | "Rows" >> beam.Map(lambda survey: survey.rows).with_output_types(int)
+        rows, pairs, verdicts = inputs
         scores = pairs | "Scores" >> beam.CombineGlobally(_Scores(self.threshold))
         groups = (
             verdicts

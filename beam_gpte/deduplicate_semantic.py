@@ -148,7 +148,8 @@ class DeduplicateSemantic(RejectingTransform):
         split = (rows, verdicts) | SplitByVerdict(self.id_column)
         pairs = (edges, copies) | "Pairs" >> beam.Flatten()
         summary = {"step": "semantic", "threshold": self.threshold, "probes": self.probes}
-        report = (survey, pairs, verdicts) | SummarizePairs(summary, self.threshold)
+        rows_seen = survey | "Rows" >> beam.Map(lambda survey: survey.rows).with_output_types(int)
+        report = (rows_seen, pairs, verdicts) | SummarizePairs(summary, self.threshold)
         return split.kept, split.removed, merge_rejects(refused), pairs, report
 
 

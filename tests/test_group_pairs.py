@@ -1,0 +1,85 @@
+"""On many workers every rule gives what it gives on one frame."""
+
+import random
+from collections.abc import Callable
+
+import apache_beam as beam
+import polars as pl
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+
+from beam_gpte import InputError
+from beam_gpte.block import Block
+from beam_gpte.core.grouping import FIRST_ORDER, SECOND_ORDER, components, greedy_leader, semdedup
+from beam_gpte.deduplication import block_of
+from beam_gpte.group_pairs import GroupPairs, SpanningForest
+from beam_gpte.schemas import FIRST_ID, SECOND_ID
+from tests.test_grouping import frame, random_pairs
+
+RULES = {"leader": greedy_leader, "components": components, "semdedup": semdedup}
+CHAIN = [(i, i + 1, 0.5) for i in range(3000)]
+CLIQUES = [(c * 10 + a, c * 10 + b, 0.5) for c in range(20) for b in range(10) for a in range(b)]
+NewPipeline = Callable[..., beam.Pipeline]
+
+
+def check(pipeline: beam.Pipeline, pairs: pl.DataFrame, blocks: int, rule: str, **settings: bool) -> None:
+    shuffled = pairs.sample(fraction=1, shuffle=True, seed=blocks)
+    parts = [block_of(shuffled[i::blocks]) for i in range(blocks)]
+    with pipeline:
+        edges = pipeline | beam.Create(parts).with_output_types(Block) | beam.Reshuffle()
+        verdicts = edges | GroupPairs(rule, "key", **settings)
+        rows = verdicts | beam.FlatMap(lambda block: [tuple(row.values()) for row in block.batch.to_pylist()])
+        assert_that(rows, equal_to(RULES[rule](pairs, **settings).rows()))
+        names = verdicts | "Names" >> beam.Map(lambda block: tuple(block.schema.names)) | beam.Distinct()
+        assert_that(names, equal_to([("key", "duplicate_of", "score")] if len(pairs) else []), "CheckNames")
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("blocks", [1, 2, 7])
+def test_blocks_and_their_order_make_no_difference(new_pipeline: NewPipeline, rule: str, blocks: int) -> None:
+    for pairs in (CHAIN, CLIQUES, random_pairs(300, 500, 1)[0]):
+        check(new_pipeline(), frame(pairs), blocks, rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nor_do_two_processes_or_ids_that_are_strings(new_pipeline: NewPipeline, rule: str) -> None:
+    pairs = frame(random_pairs(300, 500, 2)[0]).with_columns(pl.format("row {}", pl.col(FIRST_ID, SECOND_ID)))
+    check(new_pipeline("two processes"), pairs, 5, rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_no_pairs_give_no_verdicts(new_pipeline: NewPipeline, rule: str) -> None:
+    check(new_pipeline(), frame([]), 2, rule)
+    with new_pipeline() as pipeline:
+        none = pipeline | beam.Create([]).with_output_types(Block) | GroupPairs(rule)
+        assert_that(none, equal_to([]))
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_components_keep_the_first_by_order_values(new_pipeline: NewPipeline, descending: bool) -> None:
+    """Row 8 leads by value, row 1 by id; no pair tells which of them comes first."""
+    values = {1: 20, 8: 10, 5: 30} if not descending else {1: 20, 8: 30, 5: 10}
+    pairs = frame([(1, 5, 0.5), (8, 5, 0.75)]).with_columns(
+        pl.Series(FIRST_ORDER, [values[1], values[8]]), pl.Series(SECOND_ORDER, [values[5]] * 2)
+    )
+    assert components(pairs, descending).rows() == [(1, 8, None), (5, 8, 0.75)]
+    check(new_pipeline(), pairs, 2, "components", descending=descending)
+
+
+def test_an_accumulator_stays_a_forest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beam_gpte.group_pairs.PAIRS_WAITING", 50)
+    pairs = frame(random_pairs(60, 1500, 3)[0])
+    combine = SpanningForest()
+    parts = []
+    for _ in range(3):
+        accumulator = combine.create_accumulator()
+        for start in random.Random(0).sample(range(0, len(pairs), 10), len(pairs) // 10):
+            accumulator = combine.add_input(accumulator, block_of(pairs[start : start + 10]))
+            assert sum(map(len, accumulator[0])) <= 2 * 60
+        parts.append(accumulator)
+    assert len(combine.extract_output(combine.merge_accumulators(parts))) < 60
+
+
+def test_an_unknown_rule_is_refused_at_construction() -> None:
+    with pytest.raises(InputError, match="rule is 'leaders'; use leader, components, semdedup"):
+        GroupPairs("leaders")

@@ -1,0 +1,21 @@
+"""DeduplicateStream: the first of several near rows within an hour is new, the others name it."""
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import TimestampedValue
+
+from beam_gpte.deduplicate_stream import DeduplicateStream
+
+ROWS = [
+    {"id": "a", "seconds": 0, "embedding": np.array([1.0, 0.0], np.float32)},
+    {"id": "b", "seconds": 60, "embedding": np.array([0.8, 0.6], np.float32)},
+    {"id": "c", "seconds": 120, "embedding": np.array([0.6, 0.8], np.float32)},  # cosine to b 0.96
+    {"id": "d", "seconds": 7200, "embedding": np.array([1.0, 0.0], np.float32)},  # two hours after a
+]
+
+with beam.Pipeline("FnApiRunner") as p:
+    rows = p | beam.Create(ROWS) | beam.Map(lambda row: TimestampedValue(row, row["seconds"]))
+    judged = rows | DeduplicateStream(threshold=0.95, horizon=3600)
+    verdicts = judged | beam.Map(lambda row: (row["id"], row["duplicate_of"]))
+    assert_that(verdicts, equal_to([("a", None), ("b", None), ("c", "b"), ("d", None)]))
