@@ -60,8 +60,24 @@ def block_of(frame: pl.DataFrame) -> Block:
 
 
 def frame_of(blocks: Iterable[Block]) -> pl.DataFrame:
-    """The rows of `blocks` as one frame; the schemas must agree."""
+    """The rows of `blocks` as one frame.
+
+    Raises:
+      InputError: a column is of different types in two blocks.
+    """
+    blocks = list(blocks)
+    for block in blocks:
+        _check_same_columns(blocks[0].schema, block.schema)
     return pl.from_arrow(pa.Table.from_batches([block.batch for block in blocks]))  # type: ignore[return-value]
+
+
+def _check_same_columns(here: pa.Schema, there: pa.Schema) -> None:
+    for a, b in zip(here, there, strict=True):
+        if a.type != b.type and pa.types.is_fixed_size_list(a.type) and pa.types.is_fixed_size_list(b.type):
+            first, second = sorted((a.type.list_size, b.type.list_size))
+            raise InputError(f"vectors of {first} and {second} dimensions in one collection; embed all with the same model")
+        if a.type != b.type:
+            raise InputError(f"column {a.name!r} is {a.type} in one block and {b.type} in another; convert it to one type")
 
 
 @dataclasses.dataclass(eq=False)
