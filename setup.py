@@ -22,6 +22,7 @@ setup(
         "polars>=1.30",
         "pyarrow>=20,<26",  # Beam's own upper bound
         "safetensors>=0.5",
+        "scipy>=1.13",
         "tokenizers>=0.22",
         "torch>=2.6",
         "tqdm>=4.60",
@@ -41,7 +42,6 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
-            "scipy",
             "sentence-transformers",
             "types-tqdm",
         ],

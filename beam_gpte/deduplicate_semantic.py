@@ -8,7 +8,7 @@ rows --> CheckVectors --> unit vectors --> Survey --> Plan (cells, sketches)
              |                 |                                          |                 |
              |                 +----------------------------------> ScorePairs              |
              |                                                            |                 |
-             |                                                       LeaderVerdicts --> verdicts on both
+             |                                                       GroupPairs --> verdicts on both
              +--> SplitByVerdict <-----------------------------------------------------------+
 """
 
@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import apache_beam as beam
 import numpy as np
@@ -30,6 +30,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.grouping import Rule
 from beam_gpte.core.join import KEY, SCOPE, SKETCH, VECTOR, Rows, join_tile
 from beam_gpte.core.keep_order import KeepOrder
 from beam_gpte.core.space import LEAST_ROUTED, Space, cells_for, fit_space, margin
@@ -42,8 +43,8 @@ from beam_gpte.deduplication import (
     check_bounded,
     frame_of,
 )
+from beam_gpte.group_pairs import GroupPairs
 from beam_gpte.ids import RejectDuplicateIds, id_array
-from beam_gpte.leader_verdicts import LeaderVerdicts
 from beam_gpte.rejects import NAMESPACE, REJECTS, RejectingTransform, merge_rejects, split_rejects
 from beam_gpte.rows import over_blocks
 from beam_gpte.schemas import DUPLICATE_OF, EMBEDDING, FIRST_ID, HIDDEN, ID, SCORE, SECOND_ID, TEXT
@@ -79,6 +80,9 @@ class DeduplicateSemantic(RejectingTransform):
     Attributes:
       threshold: the least cosine of duplicates, above 0 and at most 1.
       probes: look in the nearest `probes` cells only: faster, and some pairs are missed.
+      grouping: ``leader``, as above; ``components``: all that a chain of pairs connects, of which the smallest id stays;
+        ``semdedup``: whatever has a near row before it goes, kept or not (Abbas et al., 2023). With the latter two
+        `score` is null where a removed row is not near to its `duplicate_of`, and one worker holds a pair a removed row.
       keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or ``"COLUMN desc"``; ties by id,
         nulls last.
       scope: compare only rows with the same value in this column.
@@ -87,6 +91,7 @@ class DeduplicateSemantic(RejectingTransform):
 
     threshold: float = 0.9
     probes: int | None = None
+    grouping: str = "leader"
     keep: str = "first"
     scope: str | None = None
     id_column: str = ID
@@ -102,6 +107,12 @@ class DeduplicateSemantic(RejectingTransform):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; use 1 or more")
         KeepOrder.parse(self.keep, self.text_column)
+        if self.grouping not in get_args(Rule):
+            raise InputError(f"grouping is {self.grouping!r}; use {', '.join(get_args(Rule))}")
+        if self.grouping == "components" and self.keep != "first":
+            raise InputError(
+                f'grouping "components" with keep {self.keep!r}; of a component the smallest id stays: keep="first"'
+            )
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         check_bounded(pcoll, STEP)
@@ -142,12 +153,12 @@ class DeduplicateSemantic(RejectingTransform):
             .with_outputs("copies", main="candidates")
         )
         edges = (candidates, vectors) | ScorePairs(self.id_column, self.threshold)
-        verdicts = edges | LeaderVerdicts(self.id_column)
+        verdicts = edges | GroupPairs(self.grouping, id_column=self.id_column)
         inherited = (copies, verdicts) | _InheritVerdicts(self.id_column)
         verdicts = (verdicts, inherited) | "Verdicts" >> beam.Flatten()
         split = (rows, verdicts) | SplitByVerdict(self.id_column)
         pairs = (edges, copies) | "Pairs" >> beam.Flatten()
-        summary = {"step": "semantic", "threshold": self.threshold, "probes": self.probes}
+        summary = {"step": "semantic", "threshold": self.threshold, "probes": self.probes, "grouping": self.grouping}
         rows_seen = survey | "Rows" >> beam.Map(lambda survey: survey.rows).with_output_types(int)
         report = (rows_seen, pairs, verdicts) | SummarizePairs(summary, self.threshold)
         return split.kept, split.removed, merge_rejects(refused), pairs, report

@@ -50,8 +50,8 @@ class GroupPairs(beam.PTransform):
     and one worker holds
 
       leader      the U pairs that two rounds leave undecided: 200 U bytes; U = E for a chain of versions.
-      components  a spanning forest of less than N pairs: N (b + 100) bytes, and in all workers at most as much.
-      semdedup    the nearest pair of each removed row: less than N (b + 60) bytes.
+      components  spanning forests of less than N pairs each, two to four of them while they are merged: 4 N (b + 120) bytes.
+      semdedup    the nearest pair of each removed row: N (b + 80) bytes.
 
     Attributes:
       rule: ``leader``, ``components`` or ``semdedup``.
@@ -107,6 +107,9 @@ class SpanningForest(beam.CombineFn):
     An accumulator is (blocks, pairs that the last forest among them had).
     """
 
+    def __init__(self, pairs_waiting: int = PAIRS_WAITING) -> None:
+        self._pairs_waiting = pairs_waiting
+
     def create_accumulator(self) -> tuple[list[Block], int]:
         return [], 0
 
@@ -133,7 +136,7 @@ class SpanningForest(beam.CombineFn):
 
     def _pruned(self, blocks: list[Block], trees: int) -> tuple[list[Block], int]:
         # not before as many pairs again have come: else a large forest is gone through for each block
-        if sum(map(len, blocks)) <= trees + max(trees, PAIRS_WAITING):
+        if sum(map(len, blocks)) <= trees + max(trees, self._pairs_waiting):
             return blocks, trees
         return self.compact((blocks, trees))
 

@@ -180,6 +180,19 @@ def test_a_family_of_equal_vectors_gives_as_many_pairs_as_rows(new_pipeline: New
     run(new_pipeline(), blocks_of(family, 5, 1), DeduplicateSemantic(0.9), check)
 
 
+@pytest.mark.parametrize(("grouping", "removed"), [("leader", {(1, 0)}), ("components", {(1, 0), (2, 0)})])
+def test_a_chain_is_one_component_and_has_two_leaders(
+    new_pipeline: NewPipeline, grouping: str, removed: set[tuple[int, int]]
+) -> None:
+    angles = np.array([0, 0.4, 0.8])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    def check(found: dict) -> None:
+        assert found["removed"] == removed
+
+    run(new_pipeline(), blocks_of(vectors), DeduplicateSemantic(0.9, grouping=grouping), check)
+
+
 def test_copies_of_a_removed_row_are_duplicates_of_what_it_is_a_duplicate_of(new_pipeline: NewPipeline) -> None:
     vectors = np.array([[1, 0], [1, 0.1], [1, 0.1], [0, 1]], np.float32)
 
@@ -248,7 +261,8 @@ def same(rows: list) -> Callable[[list], None]:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"threshold": 0}, {"threshold": 1.1}, {"probes": 0}, {"keep": "best"}, {"max_neighbors": 0}]
+    "settings",
+    [{"threshold": 0}, {"threshold": 1.1}, {"probes": 0}, {"keep": "best"}, {"max_neighbors": 0}, {"grouping": "all"}],
 )
 def test_settings_that_make_no_sense_are_refused_when_the_transform_is_made(settings: dict) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):

@@ -1,7 +1,7 @@
 """On many workers every rule gives what it gives on one frame."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import apache_beam as beam
 import polars as pl
@@ -17,42 +17,48 @@ from beam_gpte.schemas import FIRST_ID, SECOND_ID
 from tests.test_grouping import frame, random_pairs
 
 RULES = {"leader": greedy_leader, "components": components, "semdedup": semdedup}
-CHAIN = [(i, i + 1, 0.5) for i in range(3000)]
-CLIQUES = [(c * 10 + a, c * 10 + b, 0.5) for c in range(20) for b in range(10) for a in range(b)]
+# a chain, cliques and random pairs, side by side
+PAIRS = [
+    *((i, i + 1, 0.5) for i in range(3000)),
+    *((5000 + c * 10 + a, 5000 + c * 10 + b, 0.5) for c in range(20) for b in range(10) for a in range(b)),
+    *((6000 + a, 6000 + b, score) for a, b, score in random_pairs(300, 500, 1)[0]),
+]
 NewPipeline = Callable[..., beam.Pipeline]
 
 
-def check(pipeline: beam.Pipeline, pairs: pl.DataFrame, blocks: int, rule: str, **settings: bool) -> None:
+def _verdicts(block: Block) -> list[tuple]:
+    return list(zip(*(block.column(name).to_pylist() for name in ("key", "duplicate_of", "score")), strict=True))
+
+
+def check(pipeline: beam.Pipeline, pairs: pl.DataFrame, blocks: int, rules: Iterable[str], **settings: bool) -> None:
     shuffled = pairs.sample(fraction=1, shuffle=True, seed=blocks)
     parts = [block_of(shuffled[i::blocks]) for i in range(blocks)]
     with pipeline:
         edges = pipeline | beam.Create(parts).with_output_types(Block) | beam.Reshuffle()
-        verdicts = edges | GroupPairs(rule, "key", **settings)
-        rows = verdicts | beam.FlatMap(lambda block: [tuple(row.values()) for row in block.batch.to_pylist()])
-        assert_that(rows, equal_to(RULES[rule](pairs, **settings).rows()))
-        names = verdicts | "Names" >> beam.Map(lambda block: tuple(block.schema.names)) | beam.Distinct()
-        assert_that(names, equal_to([("key", "duplicate_of", "score")] if len(pairs) else []), "CheckNames")
+        for rule in rules:
+            verdicts = edges | rule >> GroupPairs(rule, "key", **settings)
+            rows = verdicts | f"Rows_{rule}" >> beam.FlatMap(_verdicts)
+            expected = RULES[rule](pairs, **settings).rows()
+            assert_that(rows, equal_to(expected), f"Check_{rule}")
 
 
-@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("blocks", [1, 2, 7])
-def test_blocks_and_their_order_make_no_difference(new_pipeline: NewPipeline, rule: str, blocks: int) -> None:
-    for pairs in (CHAIN, CLIQUES, random_pairs(300, 500, 1)[0]):
-        check(new_pipeline(), frame(pairs), blocks, rule)
+def test_blocks_and_their_order_make_no_difference(new_pipeline: NewPipeline, blocks: int) -> None:
+    check(new_pipeline(), frame(PAIRS), blocks, RULES)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_nor_do_two_processes_or_ids_that_are_strings(new_pipeline: NewPipeline, rule: str) -> None:
-    pairs = frame(random_pairs(300, 500, 2)[0]).with_columns(pl.format("row {}", pl.col(FIRST_ID, SECOND_ID)))
-    check(new_pipeline("two processes"), pairs, 5, rule)
+def test_nor_do_two_processes_or_ids_that_are_strings(new_pipeline: NewPipeline) -> None:
+    named = (pl.concat_str(pl.lit("row "), pl.col(name)).alias(name) for name in (FIRST_ID, SECOND_ID))
+    pairs = frame(random_pairs(300, 500, 2)[0]).with_columns(named)
+    check(new_pipeline("two processes"), pairs, 5, RULES)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_no_pairs_give_no_verdicts(new_pipeline: NewPipeline, rule: str) -> None:
-    check(new_pipeline(), frame([]), 2, rule)
+def test_no_pairs_give_no_verdicts(new_pipeline: NewPipeline) -> None:
+    check(new_pipeline(), frame([]), 2, RULES)
     with new_pipeline() as pipeline:
-        none = pipeline | beam.Create([]).with_output_types(Block) | GroupPairs(rule)
-        assert_that(none, equal_to([]))
+        none = pipeline | beam.Create([]).with_output_types(Block)
+        for rule in RULES:
+            assert_that(none | rule >> GroupPairs(rule), equal_to([]), f"Check_{rule}")
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -63,13 +69,12 @@ def test_components_keep_the_first_by_order_values(new_pipeline: NewPipeline, de
         pl.Series(FIRST_ORDER, [values[1], values[8]]), pl.Series(SECOND_ORDER, [values[5]] * 2)
     )
     assert components(pairs, descending).rows() == [(1, 8, None), (5, 8, 0.75)]
-    check(new_pipeline(), pairs, 2, "components", descending=descending)
+    check(new_pipeline(), pairs, 2, ["components"], descending=descending)
 
 
-def test_an_accumulator_stays_a_forest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beam_gpte.group_pairs.PAIRS_WAITING", 50)
+def test_an_accumulator_stays_a_forest() -> None:
     pairs = frame(random_pairs(60, 1500, 3)[0])
-    combine = SpanningForest()
+    combine = SpanningForest(pairs_waiting=50)
     parts = []
     for _ in range(3):
         accumulator = combine.create_accumulator()
