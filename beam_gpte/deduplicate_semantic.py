@@ -62,8 +62,8 @@ ROUTED_WAITING = 1 << 18  # sketches of a bundle, before they are cut by cell
 class DeduplicateSemantic(RejectingTransform):
     """Remove rows whose vector is near to a kept row's; gives a `Deduplication`.
 
-    With the default, `probes=None`, no pair with a cosine of at least `threshold` is missed, unless `max_neighbors` cuts it (see
-    `core.space` for the proof); it pays from 0.9 on. Kept is, in the order of keeping, every row that
+    With the default, `probes=None`, no pair with a cosine of at least `threshold` is missed, unless `max_neighbors`
+    cuts it (see `core.space` for the proof); it pays from 0.9 on. Kept is, in the order of keeping, every row that
     is near to no row kept before it: each removed row is within the threshold of its `duplicate_of`, no two kept rows
     are. The result does not depend on the order, blocks or workers of the collection.
 

@@ -6,7 +6,6 @@ verdicts -+
 """
 
 import dataclasses
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,7 +21,6 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.ids import id_array, split_by_id
-from beam_gpte.packing import split_rows
 from beam_gpte.rejects import NAMESPACE
 from beam_gpte.schemas import DUPLICATE_OF, SCORE
 
@@ -160,9 +158,4 @@ class KeyById(beam.DoFn):
 def partition_frame(frame: pl.DataFrame, by: str, partitions: int = PARTITIONS) -> Iterator[tuple[int, Block]]:
     """Cut a frame into (partition, rows) by the hash of an id column; the same partitions as `split_by_id`."""
     for start in range(0, len(frame), 1 << 16):
-        part = block_of(frame.slice(start, 1 << 16))
-        yield from split_rows(part, _partitions(part, by, partitions))
-
-
-def _partitions(block: Block, by: str, partitions: int) -> list[int]:
-    return [zlib.crc32(str(id_).encode()) % partitions for id_ in id_array(block, by).to_pylist()]
+        yield from split_by_id(block_of(frame.slice(start, 1 << 16)), by, partitions)
