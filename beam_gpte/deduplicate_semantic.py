@@ -70,8 +70,9 @@ class DeduplicateSemantic(RejectingTransform):
     `pairs` holds each pair of distinct vectors once, and for rows with one and the same vector each with the first of
     them; their other pairs follow from these.
 
-    Memory of a worker: two tiles of sketches, 4096 x 4 (s + 1) bytes with s = 64 or 128, and 16 MB of products; in
-    `ScorePairs` the candidates of one of 16 partitions of the ids and the vectors these name; 25 MB for the sample.
+    Memory of a worker: the sketches of a tile, 4096 x 4 (s + 1) bytes with s = 64 or 128, those of the copies that a cell
+    has, 2 (s + 1) bytes each, and 16 MB of products; in `ScorePairs` the candidates of one of 16 partitions of the ids and
+    the vectors these name; 25 MB for the sample.
     The number of shuffles is fixed.
 
     Rows whose vector is null, not finite or zero, and rows whose id is null or taken, fail the job or are set aside by
