@@ -1,4 +1,4 @@
-# make demo: from nothing to answered questions.  make test: all that CI runs.
+# make demo: from nothing to answered questions and a corpus without duplicates.  make test: all that CI runs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,6 +12,7 @@ demo: $(VENV)/demo.done
 	$(BIN)/python pipelines/embed_corpus.py --input $(DEMO)/docstrings.jsonl --id_column id --output $(DEMO)/vectors \
 		--duckdb $(DEMO)/vectors.duckdb --model $(MODEL)
 	$(BIN)/python pipelines/search_vectors.py $(DEMO)/vectors.duckdb "how do I read a compressed file" --model $(MODEL)
+	$(BIN)/python pipelines/deduplicate_corpus.py --input '$(DEMO)/vectors/*.parquet' --id_column id --output $(DEMO)/clean
 
 test: $(VENV)/dev.done lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -11,6 +11,7 @@ from beam_gpte.deduplicate_exact import DeduplicateExact as DeduplicateExact
 from beam_gpte.deduplicate_lexical import DeduplicateLexical as DeduplicateLexical
 from beam_gpte.deduplicate_semantic import DeduplicateSemantic as DeduplicateSemantic
 from beam_gpte.deduplicate_stream import DeduplicateStream as DeduplicateStream
+from beam_gpte.deduplication import Deduplicate as Deduplicate
 from beam_gpte.deduplication import Deduplication as Deduplication
 from beam_gpte.embed import EmbedText as EmbedText
 from beam_gpte.ids import RejectDuplicateIds as RejectDuplicateIds

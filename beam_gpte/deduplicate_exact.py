@@ -1,38 +1,31 @@
 """A corpus loses its copies: `corpus | DeduplicateExact()`.
 
-rows --> CheckRows --> (id, key) --> by key: the first is kept --> verdicts
-             |                                                         |
-             +--> SplitByVerdict <-------------------------------------+
+rows --> Keys --> (id, key) --> by key: the first is kept --> pairs --> verdicts
 """
 
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
-from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.block import Block
+from beam_gpte.by_id import block_of, frame_of, key_by_id
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.keep_order import KeepOrder
+from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.core.normalize_text import normalize
-from beam_gpte.dedup_report import SummarizePairs
-from beam_gpte.deduplication import Deduplication, KeyById, SplitByVerdict, block_of, check_bounded, frame_of
-from beam_gpte.ids import RejectDuplicateIds, id_array
-from beam_gpte.rejects import RejectingTransform, merge_rejects, reject_outputs, split_rejects
-from beam_gpte.rows import over_blocks
-from beam_gpte.schemas import DEFECT, DUPLICATE_OF, FIRST_ID, HIDDEN, ID, SCORE, SECOND_ID, TEXT
+from beam_gpte.deduplication import Blocks, DeduplicationStep, Judgement, check_columns, check_text
+from beam_gpte.ids import id_array
+from beam_gpte.schemas import DUPLICATE_OF, FIRST_ID, HIDDEN, ID, SCORE, SECOND_ID, TEXT
 
-STEP = "DeduplicateExact"
 KEY = HIDDEN + "key"  # string: a hash of what copies share
 
 
 @dataclasses.dataclass(eq=False)
-class DeduplicateExact(RejectingTransform):
+class DeduplicateExact(DeduplicationStep):
     """Remove rows whose text, or whose key columns, equal a kept row's; gives a `Deduplication` with scores of 1.
 
     Texts are the same after Unicode NFKC, lower case and single blanks (`core.normalize_text`). The result does not depend
@@ -45,10 +38,14 @@ class DeduplicateExact(RejectingTransform):
       key_columns: compare the values of these columns, as they are, in place of the text; null equals null.
       keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or ``"COLUMN desc"``; ties by id,
         nulls last.
+      reference: rows of another corpus; what equals one of them is removed.
     """
+
+    name: ClassVar[str] = "exact"
 
     key_columns: tuple[str, ...] = ()
     keep: str = "first"
+    reference: beam.PCollection | None = None
     id_column: str = ID
     text_column: str = TEXT
 
@@ -57,63 +54,49 @@ class DeduplicateExact(RejectingTransform):
             raise InputError(f"key_columns is {self.key_columns!r}; use a tuple: ({self.key_columns!r},)")
         KeepOrder.parse(self.keep, self.text_column)
 
-    def expand(self, pcoll: beam.PCollection) -> Any:
-        check_bounded(pcoll, STEP)
-        aside: dict[str, beam.PCollection] = {}
-        order = KeepOrder.parse(self.keep, self.text_column)
+    def settings(self) -> dict[str, Any]:
+        return {"threshold": 1.0, **({"key_columns": list(self.key_columns)} if self.key_columns else {})}
 
-        def stage(blocks: beam.PCollection[Block]) -> Any:
-            kept, removed, rejects, aside["pairs"], aside["report"] = self._deduplicate(blocks, order)
-            return kept, removed, rejects
+    def columns(self) -> tuple[str, ...]:
+        return (*self.order().columns, *self.key_columns)
 
-        text = None if self.key_columns else self.text_column
-        read = tuple(name for name in dict.fromkeys((*order.columns, *self.key_columns)) if name != text)
-        kept, removed, rejects = over_blocks(pcoll, stage, text, self.id_column, columns=read)
-        return Deduplication(kept, removed, aside["pairs"], aside["report"], rejects)
+    def reads_text(self) -> bool:
+        return not self.key_columns
 
-    def _deduplicate(self, blocks: beam.PCollection[Block], order: KeepOrder) -> tuple[beam.PCollection, ...]:
-        refused = []
-        if self._isolate:
-            blocks, same_id = blocks | RejectDuplicateIds(self.id_column).with_exception_handling()
-            refused.append(same_id)
-        else:
-            blocks = blocks | RejectDuplicateIds(self.id_column)
+    def defects(self) -> Any:
+        return _Defects(self.columns(), self.text_column if self.reads_text() else None, self.id_column)
+
+    def judge(self, rows: Blocks, has_reference: bool) -> Judgement:
         columns = self.key_columns or (self.text_column,)
-        check = beam.FlatMap(_check, columns, not self.key_columns, self.id_column, self._isolate)
-        rows, no_text = blocks | "CheckRows" >> reject_outputs(check)
-        refused.append(no_text)
+        told = beam.Map(describe, columns, self.reads_text(), self.id_column, self.order(), has_reference)
         pairs = (
             rows
-            | "Keys" >> beam.Map(describe, columns, not self.key_columns, self.id_column, order).with_output_types(Block)
-            | "ByKey" >> beam.ParDo(KeyById(KEY)).with_output_types(tuple[int, Block])
+            | "Keys" >> told.with_output_types(Block)
+            | "ByKey" >> key_by_id(KEY)
             | "Group" >> beam.GroupByKey()
-            | "KeepFirst" >> beam.FlatMap(_copies, self.id_column, order).with_output_types(Block)
+            | "KeepFirst" >> beam.FlatMap(_copies, self.id_column, self.order()).with_output_types(Block)
         )
         verdicts = pairs | "Verdicts" >> beam.Map(_verdicts, self.id_column).with_output_types(Block)
-        split = (rows, verdicts) | SplitByVerdict(self.id_column)
-        count = rows | "CountRows" >> beam.Map(len).with_output_types(int) | "Rows" >> beam.CombineGlobally(sum)
-        report = (count, pairs, verdicts) | SummarizePairs({"step": "exact"}, threshold=1.0)
-        return split.kept, split.removed, merge_rejects(refused), pairs, report
+        return Judgement(rows, pairs, verdicts)
 
 
-def _check(block: Block, columns: tuple[str, ...], texts: bool, id_column: str, isolate: bool) -> Iterator[Any]:
-    for name in columns:
-        if name not in block.schema.names:
-            raise InputError(f"{STEP}: no column {name!r} among {', '.join(block.schema.names)}")
-    defects = pa.nulls(len(block), pa.string())
-    if texts:
-        values = block.column(columns[0])
-        if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_null(values.type)):
-            raise InputError(f"{STEP}: column {columns[0]!r} is {values.type}, no text; name key_columns to compare values")
-        defects = pc.if_else(pc.is_null(values), f"{columns[0]} is null", defects)
-    if DEFECT in block.schema.names:
-        defects = pc.coalesce(block.column(DEFECT), defects)
-    for part in split_rejects(block, defects, STEP, isolate, id_column):
-        yield part if isinstance(part, TaggedOutput) else part.without_columns([DEFECT])
+@dataclasses.dataclass(frozen=True)
+class _Defects:
+    columns: tuple[str, ...]
+    text_column: str | None
+    id_column: str
+
+    def __call__(self, block: Block) -> pa.Array:
+        check_columns(block, self.columns)
+        if self.text_column is None:
+            return pa.nulls(len(block), pa.string())
+        return check_text(block, self.text_column, self.id_column)
 
 
-def describe(block: Block, columns: tuple[str, ...], texts: bool, id_column: str, order: KeepOrder) -> Block:
-    """Ids with the hash of what copies share, and what orders them."""
+def describe(
+    block: Block, columns: tuple[str, ...], texts: bool, id_column: str, order: KeepOrder, has_reference: bool
+) -> Block:
+    """Ids with the hash of what copies share, what orders them, and whether they are of the reference."""
     read = list(dict.fromkeys((*columns, *order.columns)))
     frame: pl.DataFrame = pl.from_arrow(pa.Table.from_batches([block.batch.select(read)]))  # type: ignore[assignment]
     ordered = frame.select(order.value())
@@ -124,6 +107,8 @@ def describe(block: Block, columns: tuple[str, ...], texts: bool, id_column: str
         KEY: pa.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in shown], pa.large_string()),
     }
     result.update({series.name: series.to_arrow() for series in ordered})
+    if has_reference:
+        result[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
     return Block.from_pydict(result)
 
 
@@ -132,6 +117,8 @@ def _copies(element: tuple[int, Iterable[Block]], id_column: str, order: KeepOrd
     pairs = rows.with_columns(pl.col(id_column).first().over(KEY).alias(FIRST_ID)).filter(
         pl.col(id_column) != pl.col(FIRST_ID)
     )
+    if REFERENCE in pairs.columns:
+        pairs = pairs.filter(~pl.col(REFERENCE))
     if len(pairs):
         yield block_of(pairs.select(FIRST_ID, pl.col(id_column).alias(SECOND_ID), pl.lit(1, pl.Float32).alias(SCORE)))
 

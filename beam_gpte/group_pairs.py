@@ -17,6 +17,7 @@ import apache_beam as beam
 import polars as pl
 
 from beam_gpte.block import Block
+from beam_gpte.by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.grouping import (
     FIRST_ORDER,
@@ -28,13 +29,10 @@ from beam_gpte.core.grouping import (
     with_scores,
 )
 from beam_gpte.core.leaders import nearest_first
-from beam_gpte.deduplication import KeyById, block_of, frame_of, partition_frame
 from beam_gpte.leader_verdicts import LeaderVerdicts
 from beam_gpte.schemas import FIRST_ID, ID, SCORE, SECOND_ID
 
 PAIRS_WAITING = 1 << 18  # beyond the forest, before these are looked through: 5 MB of int64 ids
-
-_Keyed = tuple[int, Block]
 
 
 @dataclasses.dataclass(eq=False)
@@ -73,7 +71,7 @@ class GroupPairs(beam.PTransform):
         keyed = (
             pairs
             | "Pairs" >> beam.Map(_select, (FIRST_ID, SECOND_ID, SCORE)).with_output_types(Block)
-            | "BySecond" >> beam.ParDo(KeyById(SECOND_ID)).with_output_types(_Keyed)
+            | "BySecond" >> key_by_id(SECOND_ID)
         )
         removed = self._members(pairs) if self.rule == "components" else _followed(keyed)
         return (
@@ -82,22 +80,22 @@ class GroupPairs(beam.PTransform):
             | "Score" >> beam.FlatMap(_score, self.id_column).with_output_types(Block)
         )
 
-    def _members(self, pairs: beam.PCollection[Block]) -> beam.PCollection[_Keyed]:
+    def _members(self, pairs: beam.PCollection[Block]) -> beam.PCollection[Keyed]:
         return (
             pairs
             | "ForestColumns" >> beam.FlatMap(_forest_columns).with_output_types(Block)
             | "SpanningForest" >> beam.CombineGlobally(SpanningForest()).without_defaults().with_output_types(Block)
-            | "GroupMembers" >> beam.FlatMap(_members, self.descending).with_output_types(_Keyed)
+            | "GroupMembers" >> beam.FlatMap(_members, self.descending).with_output_types(Keyed)
         )
 
 
-def _followed(keyed: beam.PCollection[_Keyed]) -> beam.PCollection[_Keyed]:
+def _followed(keyed: beam.PCollection[Keyed]) -> beam.PCollection[Keyed]:
     return (
         keyed
         | "GroupBySecond" >> beam.GroupByKey()
-        | "NearestFirst" >> beam.Map(_nearest).with_output_types(_Keyed)
+        | "NearestFirst" >> beam.Map(_nearest).with_output_types(Keyed)
         | "OneWorker" >> beam.GroupByKey()
-        | "FollowNearest" >> beam.FlatMap(_follow).with_output_types(_Keyed)
+        | "FollowNearest" >> beam.FlatMap(_follow).with_output_types(Keyed)
     )
 
 
@@ -147,15 +145,15 @@ def _forest_columns(block: Block) -> Iterator[Block]:
         yield _select(block, (FIRST_ID, SECOND_ID, *orders))
 
 
-def _members(forest: Block, descending: bool) -> Iterator[_Keyed]:
+def _members(forest: Block, descending: bool) -> Iterator[Keyed]:
     yield from partition_frame(group_members(frame_of([forest]), descending), ID)
 
 
-def _nearest(element: tuple[int, Iterable[Block]]) -> _Keyed:
+def _nearest(element: tuple[int, Iterable[Block]]) -> Keyed:
     return 0, block_of(nearest_first(frame_of(element[1])))
 
 
-def _follow(element: tuple[int, Iterable[Block]]) -> Iterator[_Keyed]:
+def _follow(element: tuple[int, Iterable[Block]]) -> Iterator[Keyed]:
     yield from partition_frame(follow_nearest(frame_of(element[1])), ID)
 
 

@@ -20,12 +20,14 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.block import ROWS_PER_BLOCK, Block
 from beam_gpte.core.errors import InputError
-from beam_gpte.packing import Packer, Piece, split_rows, unpack
+from beam_gpte.core.keep_order import REFERENCE
+from beam_gpte.packing import Packer, Piece, Place, split_rows, unpack
 from beam_gpte.rejects import REJECTS, RejectingTransform, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.rows import over_blocks
 from beam_gpte.schemas import ID
 
 STEP = "RejectDuplicateIds"
+ROWS_CUT = 16_384  # of one bundle, before they are cut by id: pieces of a few rows cost more than they hold
 
 
 @dataclasses.dataclass(eq=False)
@@ -73,15 +75,27 @@ class _SplitById(beam.DoFn):
         self._partitions = partitions
         self._isolate = isolate
 
-    def process(self, block: Block, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Any]:
+    def start_bundle(self) -> None:
+        self._packer = Packer(ROWS_CUT)
+
+    def process(
+        self, block: Block, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[Any]:
         null = pc.is_null(id_array(block, self._id_column))
         reasons = pc.if_else(null, f"{self._id_column} is null", pa.scalar(None, pa.string()))
         for part in split_rejects(block, reasons, STEP, self._isolate, self._id_column):
             if isinstance(part, TaggedOutput):
                 yield part
-                continue
-            for partition, piece in split_by_id(part, self._id_column, self._partitions):
-                yield partition, (piece, timestamp.micros)
+            else:
+                yield from self._cut(self._packer.add((window, timestamp.micros), part))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        return self._cut(self._packer.flush())
+
+    def _cut(self, packed: Iterable[tuple[Place, Block]]) -> Iterator[WindowedValue]:
+        for place, block in packed:
+            for partition, piece in split_by_id(block, self._id_column, self._partitions):
+                yield unpack(place, (partition, (piece, place[1])))
 
 
 class _KeepOne(beam.DoFn):
@@ -161,15 +175,15 @@ def duplicate_rows(pieces: Iterable[tuple[Block, int]], id_column: str) -> np.nd
     shared = np.bincount(codes)[codes] > 1
     if not shared.any():
         return shared
-    kept: dict[int, tuple[str, int, int]] = {}
+    kept: dict[int, tuple[bool, str, int, int]] = {}
     start = 0
     for piece, micros in pieces:
         for i in np.flatnonzero(shared[start : start + len(piece)]):
             row = int(start + i)
-            candidate = (_digest(piece, int(i)), micros, row)
+            candidate = (REFERENCE not in piece.schema.names, _digest(piece, int(i)), micros, row)
             kept[codes[row]] = min(candidate, kept.get(codes[row], candidate))
         start += len(piece)
-    shared[[row for _, _, row in kept.values()]] = False
+    shared[[row for *_, row in kept.values()]] = False
     return shared
 
 

@@ -21,14 +21,12 @@ import polars as pl
 from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.block import Block
+from beam_gpte.by_id import Keyed, block_of, frame_of, key_by_id
 from beam_gpte.core.leaders import KEPT, REMOVED, UNDECIDED, nearest_first, removed_by_leaders
-from beam_gpte.deduplication import KeyById, block_of, frame_of
 from beam_gpte.schemas import FIRST_ID, HIDDEN, SECOND_ID
 
 ROUNDS = 2  # leave 2 in 10,000 rows of real text undecided; a chain of versions may leave all
 STATUS = HIDDEN + "status"  # int8: what is known of a pair's first row
-
-_Keyed = tuple[int, Block]
 
 
 @dataclasses.dataclass(eq=False)
@@ -43,10 +41,10 @@ class LeaderVerdicts(beam.PTransform):
     id_column: str
 
     def expand(self, pairs: beam.PCollection[Block]) -> beam.PCollection[Block]:
-        keyed = pairs | "ByFirst" >> _keyed(FIRST_ID)
+        keyed = pairs | "ByFirst" >> key_by_id(FIRST_ID)
         seconds = pairs | "Seconds" >> beam.Map(_select, SECOND_ID).with_output_types(Block)
         open_pairs = (
-            {"pairs": keyed, "told": seconds | "BySeconds" >> _keyed(SECOND_ID)}
+            {"pairs": keyed, "told": seconds | "BySeconds" >> key_by_id(SECOND_ID)}
             | "MeetSeconds" >> beam.CoGroupByKey()
             | "KeepFirsts" >> beam.FlatMap(_keep_firsts).with_output_types(Block)
         )
@@ -55,38 +53,34 @@ class LeaderVerdicts(beam.PTransform):
             judge = beam.FlatMap(_judge).with_output_types(Block, removed=Block, decided=Block)
             judged = (
                 open_pairs
-                | f"BySecond{i}" >> _keyed(SECOND_ID)
+                | f"BySecond{i}" >> key_by_id(SECOND_ID)
                 | f"Group{i}" >> beam.GroupByKey()
                 | f"Judge{i}" >> judge.with_outputs("removed", "decided", main="open")
             )
             removed.append(judged.removed)
             open_pairs = (
                 {
-                    "pairs": judged.open | f"OpenByFirst{i}" >> _keyed(FIRST_ID),
-                    "told": judged.decided | f"DecidedById{i}" >> _keyed(SECOND_ID),
+                    "pairs": judged.open | f"OpenByFirst{i}" >> key_by_id(FIRST_ID),
+                    "told": judged.decided | f"DecidedById{i}" >> key_by_id(SECOND_ID),
                 }
                 | f"MeetDecided{i}" >> beam.CoGroupByKey()
                 | f"Tell{i}" >> beam.FlatMap(_tell).with_output_types(Block)
             )
         rest = (
             open_pairs
-            | "OneKey" >> beam.WithKeys(0).with_output_types(_Keyed)
+            | "OneKey" >> beam.WithKeys(0).with_output_types(Keyed)
             | "Rest" >> beam.GroupByKey()
             | "JudgeRest" >> beam.FlatMap(_judge_rest).with_output_types(Block)
         )
-        told = (*removed, rest) | "Removed" >> beam.Flatten() | "RemovedById" >> _keyed(SECOND_ID)
+        told = (*removed, rest) | "Removed" >> beam.Flatten() | "RemovedById" >> key_by_id(SECOND_ID)
         return (
             {"pairs": keyed, "told": told}
             | "MeetRemoved" >> beam.CoGroupByKey()
             | "WithKeptFirst" >> beam.FlatMap(_with_kept_first).with_output_types(Block)
-            | "BySecond" >> _keyed(SECOND_ID)
+            | "BySecond" >> key_by_id(SECOND_ID)
             | "GroupBySecond" >> beam.GroupByKey()
             | "Nearest" >> beam.FlatMap(_nearest, self.id_column).with_output_types(Block)
         )
-
-
-def _keyed(column: str) -> Any:
-    return beam.ParDo(KeyById(column)).with_output_types(_Keyed)
 
 
 def _select(block: Block, column: str) -> Block:

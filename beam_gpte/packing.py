@@ -16,6 +16,7 @@ from beam_gpte.block import Block
 from beam_gpte.formats import compact_dictionaries
 
 MOST_WAITING = 64  # places with rows of less than a block each, in memory
+MOST_BYTES = 32 << 20  # of one block
 
 Piece = tuple[Block, int]  # rows and their event time in microseconds
 Place = tuple[Any, int]  # window and event time in microseconds
@@ -44,10 +45,12 @@ class Packer:
         waiting = self._waiting.setdefault(key, [])
         waiting.append(block)
         rows = sum(map(len, waiting))
-        if rows >= self._rows_per_block:
+        if sum(block.batch.nbytes for block in waiting) >= MOST_BYTES:
+            yield from ((place, part) for part in _parts(Block.concat(self._waiting.pop(key)), self._rows_per_block))
+        elif rows >= self._rows_per_block:
             whole, full = Block.concat(waiting), rows - rows % self._rows_per_block
             self._waiting[key] = [whole.slice(full)] if rows > full else []
-            yield from ((place, whole.slice(start, self._rows_per_block)) for start in range(0, full, self._rows_per_block))
+            yield from ((place, part) for part in _parts(whole.slice(0, full), self._rows_per_block))
         elif len(self._waiting) > MOST_WAITING:
             yield from self.flush()
 
@@ -57,6 +60,10 @@ class Packer:
         yield from ((place, Block.concat(blocks)) for (place, _), blocks in waiting.items() if blocks)
 
 
-def unpack(place: Place, block: Block) -> WindowedValue:
+def _parts(block: Block, rows: int) -> Iterator[Block]:
+    return (block.slice(start, rows) for start in range(0, len(block), rows))
+
+
+def unpack(place: Place, value: Any) -> WindowedValue:
     # with its window, not a TimestampedValue, which would be given a window again: another one for sessions
-    return WindowedValue(block, Timestamp(micros=place[1]), (place[0],))
+    return WindowedValue(value, Timestamp(micros=place[1]), (place[0],))

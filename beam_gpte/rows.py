@@ -72,11 +72,18 @@ def over_blocks(
     return back(result, "FromBlocks")
 
 
-def columns_as_blocks(pcoll: beam.PCollection, columns: tuple[str, ...]) -> beam.PCollection[Block]:
+def columns_as_blocks(
+    pcoll: beam.PCollection, columns: tuple[str, ...], text_column: str | None = None, id_column: str | None = None
+) -> beam.PCollection[Block]:
     """Blocks that have `columns` at least, of a collection of any kind, for results that are no rows; nothing comes back."""
     if pcoll.element_type is Block:
         return pcoll
-    return pcoll | "ToBlocks" >> beam.ParDo(_ToBlocks(None, None, columns)).with_output_types(Block)
+    read = beam.ParDo(_ToBlocks(text_column, id_column, columns)).with_output_types(Block)
+    return pcoll | "ColumnsToBlocks" >> read | "WithoutRows" >> beam.Map(_without_rows).with_output_types(Block)
+
+
+def _without_rows(block: Block) -> Block:
+    return block.without_columns([ROW, TIMESTAMP])
 
 
 def as_blocks(pcoll: beam.PCollection) -> beam.PCollection[Block]:

@@ -23,6 +23,7 @@ TOKENS_DROPPED = "tokens_dropped"
 # Added to the removed rows of a deduplication.
 DUPLICATE_OF = "duplicate_of"  # the id of a kept row, of the id column's type
 SCORE = "score"  # float32: the similarity to it
+FOUND_BY = "found_by"  # the step: exact, lexical or semantic
 
 # A pair of duplicates: `FIRST_ID` is the one that comes first in the order of keeping, then `SECOND_ID`, then `SCORE`.
 FIRST_ID = "first_id"

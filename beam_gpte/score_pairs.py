@@ -1,13 +1,13 @@
-"""Candidates become scored pairs: `(candidates, vectors) | ScorePairs(id_column, threshold)`.
+"""Candidates become scored pairs: `(candidates, contents) | ScorePairs(id_column, similarity, threshold)`.
 
-candidates, by first id --+                     +--> candidates, by second id --+
-                          +--> AttachFirst -----+--> vectors of the first ------+--> Score --> pairs
-vectors, by id -----------+                                                     |
-      +-------------------------------------------------------------------------+
+candidates, by first id --+                      +--> candidates, by second id --+
+                          +--> AttachFirst ------+--> contents of the first -----+--> ScoreMet --> pairs
+contents, by id ----------+                                                      |
+      +--------------------------------------------------------------------------+
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -19,94 +19,120 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.block import Block
-from beam_gpte.core.join import VECTOR, cosines
-from beam_gpte.deduplication import KeyById, block_of, frame_of, partition_frame
+from beam_gpte.by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
+from beam_gpte.core.join import cosines
 from beam_gpte.ids import id_array
 from beam_gpte.rejects import NAMESPACE
 from beam_gpte.schemas import FIRST_ID, SCORE, SECOND_ID
 
 PAIRS_AT_ONCE = 8192  # 12 MB of vectors on either side
-_Keyed = tuple[int, Block]
+
+# of contents of pairs: arrays of the distinct contents, and int64 positions among them of first and second ones
+Similarity = Callable[[pa.Array, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(eq=False)
 class ScorePairs(beam.PTransform):
-    """Pairs of `first_id`, `second_id` with their cosine in `score`, where it is at least `threshold`; each pair once.
+    """Pairs of `first_id`, `second_id` with their similarity in `score`, where it is at least `threshold`; each pair once.
 
-    Takes a tuple: blocks of candidates, in which a pair may come twice, and blocks of unit vectors in `VECTOR` by id. A
-    worker holds one partition's candidates and the vectors these name.
+    Takes a tuple: blocks of candidates, in which a pair may come twice, and blocks of an id and one other column, what is
+    compared. A worker holds one partition's candidates and the contents that these name.
+
+    Attributes:
+      similarity: of the contents of pairs, float32, as a function that workers can import.
     """
 
     id_column: str
+    similarity: Similarity
     threshold: float
 
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
-        candidates, vectors = inputs
-        keyed = vectors | "KeyVectors" >> beam.ParDo(KeyById(self.id_column)).with_output_types(_Keyed)
-        by_first = candidates | "KeyByFirst" >> beam.ParDo(KeyById(FIRST_ID)).with_output_types(_Keyed)
-        attach = beam.ParDo(_AttachFirst(self.id_column)).with_output_types(_Keyed, firsts=_Keyed)
+        candidates, contents = inputs
+        keyed = contents | "KeyContents" >> key_by_id(self.id_column)
+        by_first = candidates | "KeyByFirst" >> key_by_id(FIRST_ID)
+        attach = beam.FlatMap(_attach_first, self.id_column).with_output_types(Keyed, firsts=Keyed)
         pairs, firsts = (
-            {"vectors": keyed, "pairs": by_first}
+            {"contents": keyed, "pairs": by_first}
             | "MeetFirst" >> beam.CoGroupByKey()
             | "AttachFirst" >> attach.with_outputs("firsts", main="pairs")
         )
+        return (pairs, keyed, firsts) | "ScoreMet" >> ScoreMet(self.id_column, self.similarity, self.threshold)
+
+
+@dataclasses.dataclass(eq=False)
+class ScoreMet(beam.PTransform):
+    """The second half of `ScorePairs`, of three collections by partition: candidates, contents, others.
+
+    A candidate is in the partition of one of its ids, in either column; the content of the other one is among the others
+    there.
+    """
+
+    id_column: str
+    similarity: Similarity
+    threshold: float
+
+    def expand(self, inputs: Any) -> beam.PCollection[Block]:
         return (
-            {"vectors": keyed, "pairs": pairs, "firsts": firsts}
-            | "MeetSecond" >> beam.CoGroupByKey()
-            | "Score" >> beam.FlatMap(_score, self.id_column, self.threshold).with_output_types(Block)
+            dict(zip(("pairs", "contents", "others"), inputs, strict=True))
+            | "Meet" >> beam.CoGroupByKey()
+            | "Score" >> beam.FlatMap(_score, self.id_column, self.similarity, self.threshold).with_output_types(Block)
         )
 
 
-class _AttachFirst(beam.DoFn):
-    def __init__(self, id_column: str) -> None:
-        self._id_column = id_column
-
-    def process(self, element: tuple[int, dict[str, Iterable[Block]]]) -> Iterator[Any]:
-        pieces = list(element[1]["pairs"])
-        if not pieces:
-            return
-        pairs = frame_of(pieces).unique().sort(FIRST_ID, SECOND_ID)
-        Metrics.counter(NAMESPACE, "candidate_pairs").inc(len(pairs))
-        ids, vectors = select_vectors(element[1]["vectors"], self._id_column, pairs[FIRST_ID].unique().to_arrow())
-        for partition, piece in partition_frame(pairs, SECOND_ID):
-            yield partition, piece
-            named = pc.index_in(pc.unique(id_array(piece, FIRST_ID)), ids)
-            yield TaggedOutput("firsts", (partition, _vector_block(self._id_column, ids.take(named), vectors[named])))
+def _attach_first(element: tuple[int, dict[str, Iterable[Block]]], id_column: str) -> Iterator[Any]:
+    pieces = list(element[1]["pairs"])
+    if not pieces:
+        return
+    pairs = frame_of(pieces).unique().sort(FIRST_ID, SECOND_ID)
+    Metrics.counter(NAMESPACE, "candidate_pairs").inc(len(pairs))
+    contents = _select(element[1]["contents"], id_column, pairs[FIRST_ID])
+    ids = id_array(contents, id_column)
+    for partition, piece in partition_frame(pairs, SECOND_ID):
+        yield partition, piece
+        named = pc.index_in(pc.unique(id_array(piece, FIRST_ID)), ids)
+        yield TaggedOutput("firsts", (partition, Block(contents.batch.take(named))))
 
 
-def _score(element: tuple[int, dict[str, Iterable[Block]]], id_column: str, threshold: float) -> Iterator[Block]:
+def _score(
+    element: tuple[int, dict[str, Iterable[Block]]], id_column: str, similarity: Similarity, threshold: float
+) -> Iterator[Block]:
     group = element[1]
     pieces = list(group["pairs"])
     if not pieces:
         return
     pairs = frame_of(pieces).sort(FIRST_ID, SECOND_ID)
-    sides = []
-    for name, column in (("firsts", FIRST_ID), ("vectors", SECOND_ID)):
-        ids, vectors = select_vectors(group[name], id_column, pairs[column].unique().to_arrow())
-        sides.append((pc.index_in(_comparable(pairs[column].to_arrow()), ids).to_numpy(zero_copy_only=False), vectors))
-    (at_first, firsts), (at_second, seconds) = sides
-    scores = np.concatenate(
-        [
-            cosines(firsts[at_first[i : i + PAIRS_AT_ONCE]], seconds[at_second[i : i + PAIRS_AT_ONCE]])
-            for i in range(0, len(pairs), PAIRS_AT_ONCE)
-        ]
-    )
-    near = pairs.with_columns(pl.Series(SCORE, scores)).filter(pl.Series(scores >= np.float32(threshold)))
+    wanted = pl.concat([pairs[FIRST_ID], pairs[SECOND_ID]])
+    both = Block.concat([_select(group[name], id_column, wanted) for name in ("others", "contents")])
+    at_first, at_second = (_positions(pairs[name], both, id_column) for name in (FIRST_ID, SECOND_ID))
+    (content,) = (name for name in both.schema.names if name != id_column)
+    scores = similarity(both.column(content), at_first, at_second)
+    near = pairs.with_columns(pl.Series(SCORE, scores, pl.Float32)).filter(pl.Series(scores >= np.float32(threshold)))
     Metrics.counter(NAMESPACE, "pairs").inc(len(near))
     if len(near):
         yield block_of(near)
 
 
-def select_vectors(blocks: Iterable[Block], id_column: str, wanted: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Ids and float32 (n, dim) vectors of the rows of `blocks` whose id is in `wanted`, each once."""
-    wanted, ids, vectors = _comparable(wanted), [], []
-    for block in blocks:
-        mask = pc.is_in(id_array(block, id_column), wanted)
-        part = block.filter(mask)
-        if part:
-            ids.append(id_array(part, id_column))
-            vectors.append(vector_matrix(part.column(VECTOR)))
-    return pa.chunked_array(ids).combine_chunks(), np.concatenate(vectors)
+def _select(blocks: Iterable[Block], id_column: str, wanted: pl.Series) -> Block:
+    """The rows of `blocks` whose id is wanted, each once."""
+    ids = _comparable(wanted.unique())
+    parts = [block.filter(pc.is_in(id_array(block, id_column), ids)) for block in blocks]
+    return Block.concat([part for part in parts if part] or parts[:1])
+
+
+def _positions(ids: pl.Series, rows: Block, id_column: str) -> np.ndarray:
+    return pc.index_in(_comparable(ids), id_array(rows, id_column)).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _comparable(ids: pl.Series) -> pa.Array:
+    """As `id_array` gives them."""
+    return id_array(Block.from_pydict({"id": ids.to_arrow()}), "id")
+
+
+def cosine_similarity(vectors: pa.FixedSizeListArray, firsts: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """float32 (n,): of pairs of unit vectors."""
+    matrix = vector_matrix(vectors)
+    parts = (slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(firsts), PAIRS_AT_ONCE))
+    return np.concatenate([cosines(matrix[firsts[part]], matrix[seconds[part]]) for part in parts])
 
 
 def vector_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
@@ -116,12 +142,3 @@ def vector_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
 
 def vector_array(vectors: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-
-
-def _vector_block(id_column: str, ids: pa.Array, vectors: np.ndarray) -> Block:
-    return Block.from_pydict({id_column: ids, VECTOR: vector_array(vectors)})
-
-
-def _comparable(ids: pa.Array) -> pa.Array:
-    """As `id_array` gives them."""
-    return id_array(Block.from_pydict({"id": ids}), "id")

@@ -62,7 +62,9 @@ def test_of_each_text_the_row_that_comes_first_is_kept(new_pipeline: NewPipeline
         )
         left = result.kept | "kept" >> beam.FlatMap(lambda block: block.batch.to_pylist())
         assert_that(gone, same([(id_, of, 1.0) for id_, of in removed.items()]), label="removed")
-        assert_that(pairs, same([(of, id_, 1.0) for id_, of in removed.items()]), label="pairs are what was removed")
+        assert_that(
+            pairs, same([(of, id_, 1.0, "exact") for id_, of in removed.items()]), label="pairs are what was removed"
+        )
         assert_that(left, has([row for row in corpus if row["id"] not in removed]), label="kept rows are as they came")
         assert_that(result.report, says(rows=200, removed=len(removed), kept=len(kept_of)), label="report")
 
@@ -72,7 +74,9 @@ def test_values_of_columns_may_be_what_copies_share(new_pipeline: NewPipeline) -
     with new_pipeline() as pipeline:
         result = pipeline | beam.Create(corpus) | DeduplicateExact(key_columns=("a", "b"))
         assert_that(result.kept, has([corpus[0], corpus[2]]), label="kept")
-        assert_that(result.removed, has([{**corpus[1], "duplicate_of": "x", "score": 1.0}]), label="removed")
+        assert_that(
+            result.removed, has([{**corpus[1], "duplicate_of": "x", "score": 1.0, "found_by": "exact"}]), label="removed"
+        )
 
 
 def test_rows_without_a_text_are_set_aside(new_pipeline: NewPipeline) -> None:

@@ -10,10 +10,10 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import Block, InputError
 from beam_gpte import deduplicate_lexical as lexical
+from beam_gpte.by_id import block_of, frame_of
 from beam_gpte.core.keep_order import KeepOrder
 from beam_gpte.core.normalize_text import normalize
 from beam_gpte.deduplicate_lexical import DeduplicateLexical
-from beam_gpte.deduplication import block_of, frame_of
 
 THRESHOLD = 0.7
 FOX = "the quick brown fox jumps over the lazy dog"
@@ -106,7 +106,7 @@ def test_rows_come_back_as_they_were_and_bad_ones_apart(new_pipeline):
         assert_that(result.kept, equal_to([rows[0], rows[2]]), "Kept")
         # 39 grams, and one more in row 1
         removed = result.removed | beam.Map(lambda row: {**row, "score": round(row["score"] * 40)})
-        assert_that(removed, equal_to([{**rows[1], "duplicate_of": "2", "score": 39}]), "Removed")
+        assert_that(removed, equal_to([{**rows[1], "duplicate_of": "2", "score": 39, "found_by": "lexical"}]), "Removed")
         reasons = result.rejects | "Why" >> beam.Map(lambda row: (row["id"], row["reject_reason"]))
         assert_that(reasons, equal_to([(4, "text is null"), (None, "id is null"), (3, "duplicate id")]), "Rejects")
 

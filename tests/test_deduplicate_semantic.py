@@ -112,7 +112,7 @@ def test_no_pair_of_real_texts_is_missed_and_the_rule_is_the_sequential_one(
         assert found["kept"] == sorted(set(range(len(vectors))) - {row for row, _ in removed})
         assert found["report"]["removed"] == len(removed)
         assert found["report"]["rows"] == len(vectors)
-        assert sum(found["report"]["scores"]) == found["report"]["pairs"] == len(pairs)
+        assert sum(count for _, count in found["report"]["scores"]) == found["report"]["pairs"] == len(pairs)
 
     run(new_pipeline(mode), blocks_of(vectors, shards, seed), DeduplicateSemantic(threshold), check)
 
@@ -121,7 +121,7 @@ def test_cells_are_used_and_miss_nothing(
     new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray
 ) -> None:
     monkeypatch.setattr("beam_gpte.core.space.CELL_ROWS", 40)
-    monkeypatch.setattr("beam_gpte.deduplicate_semantic.TILE_ROWS", 25)
+    monkeypatch.setattr("beam_gpte.semantic_plan.TILE_ROWS", 25)
     removed = by_loop(vectors, 0.9, range(len(vectors)))
 
     def check(found: dict) -> None:
@@ -138,7 +138,7 @@ def test_few_probes_find_most_pairs_and_nothing_else(new_pipeline: NewPipeline, 
         assert len({row for row, _ in found["removed"]} & {row for row, _ in wanted}) >= 0.9 * len(wanted)
         assert all(score >= np.float32(0.9) for score in found["pairs"].values())
 
-    run(new_pipeline(), blocks_of(vectors), DeduplicateSemantic(0.9, probes=4), check)
+    run(new_pipeline(), blocks_of(vectors), DeduplicateSemantic(0.9, mode="probes=4"), check)
 
 
 @pytest.mark.parametrize("keep", ["stars desc", "stars asc", "shortest", "longest"])
@@ -262,7 +262,16 @@ def same(rows: list) -> Callable[[list], None]:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"threshold": 0}, {"threshold": 1.1}, {"probes": 0}, {"keep": "best"}, {"max_neighbors": 0}, {"grouping": "all"}],
+    [
+        {"threshold": 0},
+        {"threshold": 1.1},
+        {"mode": "probes=0"},
+        {"mode": "recall=1.5"},
+        {"also_at": (0.5,)},
+        {"keep": "best"},
+        {"max_neighbors": 0},
+        {"grouping": "all"},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused_when_the_transform_is_made(settings: dict) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):

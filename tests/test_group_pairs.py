@@ -10,8 +10,8 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import InputError
 from beam_gpte.block import Block
+from beam_gpte.by_id import block_of
 from beam_gpte.core.grouping import FIRST_ORDER, SECOND_ORDER, components, greedy_leader, semdedup
-from beam_gpte.deduplication import block_of
 from beam_gpte.group_pairs import GroupPairs, SpanningForest
 from beam_gpte.schemas import FIRST_ID, SECOND_ID
 from tests.test_grouping import frame, random_pairs

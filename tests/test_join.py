@@ -99,6 +99,10 @@ def rows_of(vectors: np.ndarray, space: Space, ids: np.ndarray, order_values: li
     return Rows(frame, space.sketch(vectors).astype(np.float32))
 
 
+def none(rows: Rows) -> Rows:
+    return Rows(rows.frame.clear(), rows.sketches[:0])
+
+
 coordinate = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 0.6, 0.8, 1.0])
 
 
@@ -122,7 +126,7 @@ def test_a_tile_gives_all_pairs_at_the_threshold_and_copies_by_themselves(
         first_of.setdefault(vector.tobytes(), i)
     first = [first_of[vector.tobytes()] for vector in vectors]
     home = rows_of(vectors[:cut], space, ids[:cut])
-    others = [rows_of(vectors[cut:], space, ids[cut:])] if cut < len(vectors) else []
+    others = rows_of(vectors[cut:], space, ids[cut:])
     found = join_tile(home, others, threshold, KeepOrder(), "id", max_neighbors=1000)
     candidates = set(found.candidates.select(FIRST_ID, SECOND_ID).rows())
     wanted = {(a, b) for a, b in near_pairs(vectors, threshold) if first[a] == a and first[b] == b and a < cut}
@@ -136,13 +140,16 @@ def test_the_first_of_a_pair_is_the_one_that_is_kept_before_the_other() -> None:
     space = fit_space(vectors, 1, 2)
     order = KeepOrder.parse("stars desc", "text")
     home = rows_of(vectors, space, np.array([5, 6, 7]), [1, 9, None])
-    found = join_tile(home, [], 0.9, order, "id", 1000).candidates.sort(FIRST_ID, SECOND_ID)
+    found = (
+        join_tile(home, none(home), 0.9, order, "id", 1000).candidates.select(FIRST_ID, SECOND_ID).sort(FIRST_ID, SECOND_ID)
+    )
     assert found.rows() == [(5, 7), (6, 5), (6, 7)]
 
 
 def test_a_row_keeps_the_neighbours_that_are_kept_soonest_when_it_has_too_many() -> None:
     angles = np.linspace(0, 0.1, 20)
     vectors = unit(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
-    found = join_tile(rows_of(vectors, fit_space(vectors, 1, 2), np.arange(20)), [], 0.9, KeepOrder(), "id", 3)
+    home = rows_of(vectors, fit_space(vectors, 1, 2), np.arange(20))
+    found = join_tile(home, none(home), 0.9, KeepOrder(), "id", 3)
     assert found.cut == 19 * 20 // 2 - len(found.candidates)
     assert sorted(found.candidates.filter(pl.col(SECOND_ID) == 19)[FIRST_ID].to_list()) == [0, 1, 2]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_gpte.block import Block
+from beam_gpte.by_id import block_of
 from beam_gpte.core.leaders import greedy_leader
-from beam_gpte.deduplication import block_of
 from beam_gpte.leader_verdicts import LeaderVerdicts
 from beam_gpte.schemas import DUPLICATE_OF, FIRST_ID, SCORE, SECOND_ID
 

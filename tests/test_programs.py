@@ -211,3 +211,52 @@ def test_the_catalogue_lists_every_public_transform_and_every_example():
     assert len(public) >= 6
     for name in [*public, *(path.name for path in (ROOT / "transforms").glob("*.py"))]:
         assert name in listing
+
+
+def test_a_corpus_loses_its_duplicates_and_a_later_one_what_it_has(tmp_path, minilm, jsonl):
+    texts = ["How do I open a file?", "how do I open a  file?", "How can I open a file?", "Stock prices fell.", None]
+    rows = [{"id": f"r{i}", "text": text, "n": i} for i, text in enumerate(texts)]
+    clean = tmp_path / "clean"
+    options = ["--id_column", "id", "--model", minilm]
+    done = run("deduplicate_corpus.py", "--input", jsonl(rows), "--output", clean, *options)
+    assert "5 rows: 2 kept, 2 removed, 1 rejected" in done.stdout
+    assert {row["id"] for row in read_vectors(clean / "kept").to_pylist()} == {"r0", "r3"}
+    removed = {row["id"]: (row["duplicate_of"], row["found_by"]) for row in read_vectors(clean / "removed").to_pylist()}
+    assert removed == {"r1": ("r0", "exact"), "r2": ("r0", "semantic")}
+    assert sum(pq.read_table(path).num_rows for path in (clean / "pairs").glob("*.parquet")) == 2
+    assert [row["reject_reason"] for row in read_rejects(clean)] == ["text is null"]
+    summary = json.loads((clean / "summary.json").read_text())
+    assert (summary["rows"], summary["kept"], summary["removed"], summary["rejected"]) == (5, 2, 2, 1)
+    assert [step["step"] for step in summary["steps"]] == ["exact", "lexical", "semantic"]
+
+    later = [{"id": "s0", "text": "Share prices fell."}, {"id": "s1", "text": "Bake bread."}]
+    newer = tmp_path / "newer"
+    run(
+        "deduplicate_corpus.py",
+        "--input",
+        jsonl(later),
+        "--output",
+        newer,
+        "--reference",
+        clean,
+        "--threshold",
+        0.8,
+        *options,
+    )
+    assert read_vectors(newer / "kept").column("id").to_pylist() == ["s1"]
+    assert read_vectors(newer / "removed").select(["id", "duplicate_of"]).to_pylist() == [{"id": "s0", "duplicate_of": "r3"}]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (["--by", "exact,fuzzy"], "--by has 'fuzzy'"),
+        (["--by", "semantic"], "no column 'embedding'"),
+        (["--keep", "best"], "keep is 'best'"),
+        (["--by", "exact", "--text_column", "body"], "'body'"),
+    ],
+)
+def test_mistakes_in_deduplicating_are_one_line(tmp_path, jsonl, mistake, message):
+    arguments = ["--input", jsonl([{"id": 1, "text": "a"}]), "--id_column", "id", "--output", tmp_path / "o", *mistake]
+    done = run("deduplicate_corpus.py", *arguments, expect=2)
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1

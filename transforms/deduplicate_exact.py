@@ -10,4 +10,6 @@ ROWS = [{"id": "a", "text": "A cat"}, {"id": "b", "text": "a  cat"}, {"id": "c",
 with beam.Pipeline("FnApiRunner") as p:
     result = p | beam.Create(ROWS) | DeduplicateExact()
     assert_that(result.kept, equal_to([ROWS[0], ROWS[2]]), label="Kept")
-    assert_that(result.removed, equal_to([{**ROWS[1], "duplicate_of": "a", "score": 1.0}]), label="Removed")
+    assert_that(
+        result.removed, equal_to([{**ROWS[1], "duplicate_of": "a", "score": 1.0, "found_by": "exact"}]), label="Removed"
+    )

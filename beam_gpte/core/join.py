@@ -1,21 +1,23 @@
 """Pairs of near vectors within one cell: sketches against sketches, then unit vectors against unit vectors."""
 
 import dataclasses
-from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
 
-from beam_gpte.core.keep_order import ORDER_VALUE, KeepOrder
+from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.core.space import SKETCH_SLACK
-from beam_gpte.schemas import FIRST_ID, SECOND_ID
+from beam_gpte.schemas import FIRST_ID, HIDDEN, SECOND_ID
 
 CHUNK = 1024  # rows compared at once with a tile's; 4096 x 1024 products are 16 MB
+PAIRS_WAITING = 1 << 22  # of a tile, before each row's number is cut: 64 MB
 
-KEY = "__gpte_key"  # uint64, equal for equal vectors of one scope
-SCOPE = "__gpte_scope"
-SKETCH = "__gpte_sketch"  # FixedSizeList<float16>[s + 1]
-VECTOR = "__gpte_vector"  # FixedSizeList<float32>[dim], of length 1
+KEY = HIDDEN + "key"  # uint64, equal for equal vectors of one scope
+SCOPE = HIDDEN + "scope"
+SKETCH = HIDDEN + "sketch"  # FixedSizeList<float16>[s + 1]
+FIRST_ROW = "first_row"
+SECOND_ROW = "second_row"
+VECTOR = HIDDEN + "vector"  # FixedSizeList<float32>[dim], of length 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class CellPairs:
 
     Attributes:
       candidates: frame of first_id, second_id; each pair once. No pair at the threshold is missing, a few are below it.
+        `FIRST_ROW` and `SECOND_ROW` say where they are among the rows at home, then the others.
       copies: frame of first_id, second_id: a row and the first row, in the order of keeping, with the same vector.
       comparisons: products of sketches.
       cut: candidates left out because a row had more than `max_neighbors`.
@@ -43,74 +46,95 @@ class CellPairs:
     cut: int
 
 
-def join_tile(
-    home: Rows, others: Iterable[Rows], threshold: float, order: KeepOrder, id_column: str, max_neighbors: int
-) -> CellPairs:
+def join_tile(home: Rows, others: Rows, threshold: float, order: KeepOrder, id_column: str, max_neighbors: int) -> CellPairs:
     """Candidates for cosine >= `threshold` among the rows of `home`, and between these and `others`.
 
-    Of rows with one vector the first alone is compared. A row that comes second in more than `max_neighbors` candidates
-    keeps those whose first row is kept soonest.
+    Of rows with one vector the first alone is compared. Such rows may have different homes, by rounding: then one of them
+    is among the others here, and the other way round there. A row that comes second in more than `max_neighbors`
+    candidates keeps those whose first row is kept soonest. Reference rows are not compared with one another.
     """
-    ranked = order.sort(home.frame.with_row_index("row"), id_column)
-    first = ranked.group_by(KEY, maintain_order=True).agg(pl.all().first())
-    copies = (
-        ranked.join(first.select(KEY, pl.col(id_column).alias(FIRST_ID)), on=KEY, how="left")
-        .filter(pl.col(id_column) != pl.col(FIRST_ID))
-        .select(FIRST_ID, pl.col(id_column).alias(SECOND_ID))
+    ranked = order.sort(pl.concat([home.frame, others.frame]).with_row_index("row"), id_column)
+    first = ranked.unique(KEY, keep="first", maintain_order=True)
+    row = first["row"].to_numpy()
+    at_home, away = (np.flatnonzero(side) for side in (row < len(home.frame), row >= len(home.frame)))
+    tile = _Tile(first, at_home, home.sketches[row[at_home]], threshold - SKETCH_SLACK, max_neighbors)
+    for start in range(0, len(at_home), CHUNK):
+        tile.compare(tile.sketches[start : start + CHUNK], at_home[start : start + CHUNK], start)
+    for start in range(0, len(away), CHUNK):
+        part = away[start : start + CHUNK]
+        tile.compare(others.sketches[row[part] - len(home.frame)].astype(np.float32), part)
+    ids = first[id_column]
+    firsts, seconds = tile.pairs()
+    return CellPairs(
+        pl.DataFrame({FIRST_ID: ids[firsts], SECOND_ID: ids[seconds], FIRST_ROW: row[firsts], SECOND_ROW: row[seconds]}),
+        _copies(ranked.filter(pl.col("row") < len(home.frame)), first, id_column),
+        tile.comparisons,
+        tile.cut,
     )
-    tile = Rows(first.drop("row"), home.sketches[first["row"].to_numpy()])
-    found, comparisons = [], 0
-    for start in range(0, len(tile.frame), CHUNK):
-        chunk = Rows(tile.frame.slice(start, CHUNK), tile.sketches[start : start + CHUNK])
-        rest = Rows(tile.frame.slice(start), tile.sketches[start:])
-        comparisons += len(chunk.frame) * len(rest.frame)
-        found.append(_pairs(chunk, rest, threshold, order, id_column, same=True))
-    near = list(others)
-    if near:
-        frame = pl.concat([other.frame for other in near])
-        sketches = np.concatenate([other.sketches for other in near])
-        distinct = order.sort(frame.with_row_index("row"), id_column).group_by(KEY, maintain_order=True).first()
-        rows = distinct["row"].to_numpy()
-        for start in range(0, len(rows), CHUNK):
-            part = Rows(distinct.slice(start, CHUNK).drop("row"), sketches[rows[start : start + CHUNK]].astype(np.float32))
-            comparisons += len(part.frame) * len(tile.frame)
-            found.append(_pairs(part, tile, threshold, order, id_column, same=False))
-    pairs = pl.concat(found) if found else _pairs(tile, tile, threshold, order, id_column, same=True)
-    candidates, cut = cap_pairs(pairs, order, max_neighbors)
-    return CellPairs(candidates.select(FIRST_ID, SECOND_ID), copies, comparisons, cut)
 
 
-def cap_pairs(pairs: pl.DataFrame, order: KeepOrder, max_neighbors: int) -> tuple[pl.DataFrame, int]:
-    """`pairs` with at most `max_neighbors` first rows, those kept soonest, for a second row; how many were cut."""
-    if len(pairs) <= max_neighbors or pairs[SECOND_ID].value_counts()["count"].max() <= max_neighbors:  # type: ignore[operator]
-        return pairs, 0
-    capped = order.sort(pairs, FIRST_ID).group_by(SECOND_ID, maintain_order=True).head(max_neighbors)
-    return capped, len(pairs) - len(capped)
+def _copies(ranked: pl.DataFrame, first: pl.DataFrame, id_column: str) -> pl.DataFrame:
+    if REFERENCE in ranked.columns:
+        ranked = ranked.filter(~pl.col(REFERENCE))
+    with_first = ranked.join(first.select(KEY, pl.col(id_column).alias(FIRST_ID)), on=KEY)
+    return with_first.filter(pl.col(id_column) != pl.col(FIRST_ID)).select(FIRST_ID, pl.col(id_column).alias(SECOND_ID))
 
 
-def _pairs(a: Rows, b: Rows, threshold: float, order: KeepOrder, id_column: str, same: bool) -> pl.DataFrame:
-    """Pairs of rows of `a` and `b`, first ones first; with `same`, `b` begins with the rows of `a`, and each pair is one."""
-    near = a.sketches @ b.sketches.T >= threshold - SKETCH_SLACK
-    if same:
-        near = np.triu(near, k=1)
-    at_a, at_b = np.nonzero(near)
-    sides = []
-    for rows, index, suffix in ((a.frame, at_a, "_a"), (b.frame, at_b, "_b")):
-        sides.append(rows[index].rename({name: name + suffix for name in rows.columns}))
-    pairs = pl.concat(sides, how="horizontal").filter(pl.col(KEY + "_a") != pl.col(KEY + "_b"))
-    if SCOPE in a.frame.columns:
-        pairs = pairs.filter(pl.col(SCOPE + "_a") == pl.col(SCOPE + "_b"))
-    ordered = pairs.with_columns(ahead=order.precedes(id_column + "_a", id_column + "_b"))
-    names = [(id_column, FIRST_ID, SECOND_ID)]
-    if order.column is not None:
-        names.append((ORDER_VALUE, ORDER_VALUE, ""))
-    columns = []
-    for name, first_name, second_name in names:
-        left, right = pl.col(name + "_a"), pl.col(name + "_b")
-        columns.append(pl.when("ahead").then(left).otherwise(right).alias(first_name))
-        if second_name:
-            columns.append(pl.when("ahead").then(right).otherwise(left).alias(second_name))
-    return ordered.select(columns)
+class _Tile:
+    """Sketches at home, float32 (n, s + 1), compared with others; a row's rank is its place in the order of keeping."""
+
+    def __init__(
+        self, rows: pl.DataFrame, ranks: np.ndarray, sketches: np.ndarray, least: float, max_neighbors: int
+    ) -> None:
+        self.sketches = sketches
+        self.comparisons = 0
+        self.cut = 0
+        self._ranks = ranks
+        self._least = least
+        self._max_neighbors = max_neighbors
+        self._scope = rows[SCOPE].rank("dense").to_numpy() if SCOPE in rows.columns else None
+        self._reference = rows[REFERENCE].to_numpy() if REFERENCE in rows.columns else None
+        self._products = np.empty(CHUNK * len(sketches), np.float32)
+        self._near = np.empty(CHUNK * len(sketches), bool)
+        self._found: list[tuple[np.ndarray, np.ndarray]] = []
+        self._waiting = 0
+
+    def compare(self, sketches: np.ndarray, ranks: np.ndarray, start: int | None = None) -> None:
+        """Compare `sketches` of rows with these ranks to all at home; if they are at home, from `start` on, to later
+        ones."""
+        begin = start or 0
+        wide = len(self.sketches) - begin
+        if not wide:
+            return
+        products, near = (buffer[: len(sketches) * wide] for buffer in (self._products, self._near))
+        np.matmul(sketches, self.sketches[begin:].T, out=products.reshape(-1, wide))
+        np.greater_equal(products, self._least, out=near)
+        self.comparisons += len(products)
+        i, j = np.divmod(np.flatnonzero(near), wide)
+        a, b = ranks[i], self._ranks[begin + j]
+        wanted = np.ones(len(a), bool) if start is None else a < b
+        if self._scope is not None:
+            wanted &= self._scope[a] == self._scope[b]
+        if self._reference is not None:
+            wanted &= ~(self._reference[a] & self._reference[b])
+        self._found.append((np.minimum(a, b)[wanted], np.maximum(a, b)[wanted]))
+        self._waiting += int(wanted.sum())
+        if self._waiting > PAIRS_WAITING:
+            self._found = [self.pairs()]
+            self._waiting = len(self._found[0][0])
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ranks of the pairs so far, int64, by second row, then by first; at most `max_neighbors` of a second row."""
+        if not self._found:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        firsts, seconds = (np.concatenate(side) for side in zip(*self._found, strict=True))
+        order = np.lexsort((firsts, seconds))
+        firsts, seconds = firsts[order], seconds[order]
+        starts = np.flatnonzero(np.diff(seconds, prepend=-1))
+        number = np.arange(len(seconds)) - np.repeat(starts, np.diff(starts, append=len(seconds)))
+        few = number < self._max_neighbors
+        self.cut += int((~few).sum())
+        return firsts[few], seconds[few]
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

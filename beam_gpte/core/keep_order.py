@@ -5,8 +5,11 @@ import dataclasses
 import polars as pl
 
 from beam_gpte.core.errors import InputError
+from beam_gpte.schemas import HIDDEN
 
-ORDER_VALUE = "__gpte_order"  # what rows are ordered by before their ids; absent where ids alone decide
+ORDER_VALUE = HIDDEN + "order"  # what rows are ordered by before their ids; absent where ids alone decide
+
+REFERENCE = HIDDEN + "reference"  # bool: rows of another corpus, which come before all others and are never removed
 
 _LENGTHS = {"longest": "desc", "shortest": "asc"}
 
@@ -54,25 +57,9 @@ class KeepOrder:
         return [(value.str.len_chars() if self.lengths else value).alias(ORDER_VALUE)]
 
     def sort(self, rows: pl.DataFrame, id_column: str) -> pl.DataFrame:
-        """`rows`, which have `ORDER_VALUE` unless ids alone decide, first ones first."""
-        by = [] if self.column is None else [ORDER_VALUE]
-        return rows.sort([*by, id_column], descending=[self.descending] * len(by) + [False], nulls_last=True)
-
-    def precedes(self, id_a: str, id_b: str, suffix_a: str = "_a", suffix_b: str = "_b") -> pl.Expr:
-        """Whether row a comes before row b, in a frame of pairs with both ids and both `ORDER_VALUE`s, suffixed."""
-        by_id = pl.col(id_a) < pl.col(id_b)
-        if self.column is None:
-            return by_id
-        a, b = pl.col(ORDER_VALUE + suffix_a), pl.col(ORDER_VALUE + suffix_b)
-        smaller = (a > b) if self.descending else (a < b)
-        return (
-            pl.when(a.is_null() & b.is_null())
-            .then(by_id)
-            .when(a.is_null())
-            .then(False)
-            .when(b.is_null())
-            .then(True)
-            .when(a == b)
-            .then(by_id)
-            .otherwise(smaller)
-        )
+        """`rows`, which have `ORDER_VALUE` unless ids alone decide, first ones first; before them reference rows, if any."""
+        by = {REFERENCE: True} if REFERENCE in rows.columns else {}
+        if self.column is not None:
+            by[ORDER_VALUE] = self.descending
+        by[id_column] = False
+        return rows.sort(list(by), descending=list(by.values()), nulls_last=True)

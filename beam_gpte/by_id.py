@@ -1,0 +1,107 @@
+"""Rows brought together by their ids: (partition, block), each of many rows, for small pieces cost more than they hold."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import polars as pl
+import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
+
+from beam_gpte.block import Block
+from beam_gpte.core.errors import InputError
+from beam_gpte.ids import split_by_id
+
+PARTITIONS = 16  # of the ids, by hash
+BYTES_WAITING = 32 << 20  # of one bundle, before they are cut by key
+ROWS_CUT = 1 << 16  # at once
+
+Keyed = tuple[int, Block]
+
+
+def block_of(frame: pl.DataFrame) -> Block:
+    return Block.from_table(frame.to_arrow())
+
+
+def frame_of(blocks: Iterable[Block]) -> pl.DataFrame:
+    """The rows of `blocks` as one frame; a column without any value in a block may be of type null there.
+
+    Raises:
+      InputError: a column is of different types in two blocks.
+    """
+    blocks = list(blocks)
+    if all(block.schema == blocks[0].schema for block in blocks):
+        return pl.from_arrow(pa.Table.from_batches([block.batch for block in blocks]))  # type: ignore[return-value]
+    for block in blocks:
+        _check_same_columns(blocks[0].schema, block.schema)
+    return pl.concat([frame_of([block]) for block in blocks], how="vertical_relaxed")
+
+
+def _check_same_columns(here: pa.Schema, there: pa.Schema) -> None:
+    for a, b in zip(here, there, strict=True):
+        if pa.types.is_null(a.type) or pa.types.is_null(b.type):
+            continue
+        if a.type != b.type and pa.types.is_fixed_size_list(a.type) and pa.types.is_fixed_size_list(b.type):
+            first, second = sorted((a.type.list_size, b.type.list_size))
+            raise InputError(f"vectors of {first} and {second} dimensions in one collection; embed all with the same model")
+        if a.type != b.type:
+            raise InputError(f"column {a.name!r} is {a.type} in one block and {b.type} in another; convert it to one type")
+
+
+class CutByKey(beam.DoFn):
+    """Gives (key, rows) of many blocks at once: a subclass hands what it makes of a block to `wait`, and says how to `cut`
+    it."""
+
+    def start_bundle(self) -> None:
+        self._waiting: list[Any] = []
+        self._bytes = 0
+
+    def wait(self, item: Any, size: int) -> Iterator[Keyed]:
+        """Take what is to be cut, of `size` bytes; gives pieces once there is enough."""
+        self._waiting.append(item)
+        self._bytes += size
+        if self._bytes >= BYTES_WAITING:
+            yield from self._flush()
+
+    def cut(self, waiting: list[Any]) -> Iterator[Keyed]:
+        raise NotImplementedError
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        return map(GlobalWindows.windowed_value, self._flush())
+
+    def _flush(self) -> Iterator[Keyed]:
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        if waiting:
+            yield from self.cut(waiting)
+
+
+class _KeyById(CutByKey):
+    def __init__(self, column: str) -> None:
+        self._column = column
+
+    def process(self, block: Block) -> Iterator[Keyed]:
+        if block:
+            yield from self.wait(block, block.batch.nbytes)
+
+    def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
+        by_schema: dict[bytes, list[Block]] = {}
+        for block in waiting:
+            by_schema.setdefault(block.schema.serialize().to_pybytes(), []).append(block)
+        for blocks in by_schema.values():
+            yield from _partition(Block.concat(blocks), self._column)
+
+
+def key_by_id(column: str) -> beam.PTransform:
+    """Blocks become (partition of the id in `column`, rows)."""
+    return beam.ParDo(_KeyById(column)).with_output_types(Keyed)
+
+
+def partition_frame(frame: pl.DataFrame, column: str) -> Iterator[Keyed]:
+    """Cut a frame into (partition of the id in `column`, rows)."""
+    return _partition(block_of(frame), column)
+
+
+def _partition(block: Block, column: str) -> Iterator[Keyed]:
+    for start in range(0, len(block), ROWS_CUT):
+        yield from split_by_id(block.slice(start, ROWS_CUT), column, PARTITIONS)
