@@ -1,7 +1,7 @@
-"""What a search missed, by a sample: `(vectors, plan, pairs) | AuditRecall(...)` gives one dict for the report.
+"""What a search missed, by a sample: `(near, plan, pairs) | AuditRecall(...)` gives one dict for the report.
 
-vectors --> NearSample (a product with the sample) --> WantedPairs --+
-pairs ---------------------------------------------------> Found ----+--> {"recall": ...}
+vectors --> NearSample (a product with the sample) --> near --> WantedPairs --+
+pairs ------------------------------------------------------------> Found ----+--> {"recall": ...}
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.pvalue import AsList, AsSingleton
+from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
 
 from beam_gpte.block import Block
 from beam_gpte.by_id import block_of, frame_of
@@ -28,9 +28,9 @@ ROWS_WAITING = 1 << 17  # near to the sample, before they are gone through
 class AuditRecall(beam.PTransform):
     """The share of near pairs that a search found, `{"recall": {"estimate", "low", "high", "pairs", "rows"}}`.
 
-    Every row is compared with the sample of 1,000 distinct vectors; `pairs` are those that have one of them on either side,
-    each pair of distinct vectors once, and `rows` the vectors of the sample that have any. The interval is of 95 %.
-    Comparing takes 2,000 x dim operations a row; one worker holds the pairs of the sample, at most 1,000 a vector.
+    Takes what `NearSample` found; `pairs` are those that have a vector of the sample on either side, each pair of distinct
+    vectors once, and `rows` the vectors of the sample that have any. The interval is of 95 %. One worker holds the pairs of
+    the sample, at most 1,000 a vector.
     """
 
     threshold: float
@@ -38,10 +38,9 @@ class AuditRecall(beam.PTransform):
     id_column: str
 
     def expand(self, inputs: Any) -> beam.PCollection[dict]:
-        vectors, plan, pairs = inputs
+        near, plan, pairs = inputs
         wanted = (
-            vectors
-            | "NearSample" >> beam.FlatMap(_near_sample, self.threshold, AsSingleton(plan)).with_output_types(Block)
+            near
             | "FirstOfEach" >> beam.CombineGlobally(_FirstOfEach(self.order, self.id_column)).without_defaults()
             | "WantedPairs" >> beam.Map(_wanted, self.order, self.id_column).with_output_types(Block)
         )
@@ -49,12 +48,28 @@ class AuditRecall(beam.PTransform):
         return plan | "Recall" >> beam.Map(_recall, AsList(wanted), AsList(found)).with_output_types(dict)
 
 
-def _near_sample(block: Block, threshold: float, plan: Plan) -> Iterator[Block]:
+@dataclasses.dataclass(eq=False)
+class NearSample(beam.PTransform):
+    """`(vectors, plan)` gives the vectors, as they came, and `near`, rows near to one of the plan's sample, with its key.
+
+    In one place, so that vectors are read once for this and what comes behind it. 2,000 x dim operations a row.
+    """
+
+    threshold: float
+
+    def expand(self, inputs: Any) -> Any:
+        vectors, plan = inputs
+        look = beam.FlatMap(_near_sample, self.threshold, AsSingleton(plan)).with_output_types(Block, near=Block)
+        return vectors | "Look" >> look.with_outputs("near", main="vectors")
+
+
+def _near_sample(block: Block, threshold: float, plan: Plan) -> Iterator[Any]:
+    yield block
     sample, sampled = sample_frame(plan.audited)
     frame = frame_of([block.without_columns([VECTOR])])
     row, at = near_sample(frame, vector_matrix(block.column(VECTOR)), sample, sampled, threshold)
     if len(row):
-        yield block_of(frame[row].with_columns(sample[KEY].gather(at).alias(SAMPLE_KEY)))
+        yield TaggedOutput("near", block_of(frame[row].with_columns(sample[KEY].gather(at).alias(SAMPLE_KEY))))
 
 
 class _FirstOfEach(beam.CombineFn):

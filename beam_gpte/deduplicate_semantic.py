@@ -27,7 +27,7 @@ from beam_gpte.core.grouping import Rule
 from beam_gpte.core.join import KEY, SCOPE, VECTOR
 from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.core.metadata import vector_metadata
-from beam_gpte.dedup_audit import AuditRecall
+from beam_gpte.dedup_audit import AuditRecall, NearSample
 from beam_gpte.deduplication import Blocks, DeduplicationStep, Judgement, check_columns, check_text
 from beam_gpte.embed import EmbedText
 from beam_gpte.group_pairs import GroupPairs
@@ -140,14 +140,15 @@ class DeduplicateSemantic(DeduplicationStep):
         describe = _Describe(self.embedding_column, self.id_column, order, self.scope, has_reference)
         vectors = rows | "Describe" >> beam.Map(describe).with_output_types(Block)
         plan = vectors | "Plan" >> PlanSearch(self.threshold, mode, self.space)
-        joined = (vectors, plan) | "Join" >> JoinCells(self.threshold, order, self.id_column, self.max_neighbors)
+        sampled = (vectors, plan) | "NearSample" >> NearSample(self.threshold)
+        joined = (sampled.vectors, plan) | "Join" >> JoinCells(self.threshold, order, self.id_column, self.max_neighbors)
         edges = joined.edges
         verdicts = edges | "GroupPairs" >> GroupPairs(self.grouping, id_column=self.id_column)
         inherited = (joined.copies, verdicts) | _InheritVerdicts(self.id_column)
         verdicts = (verdicts, inherited) | "Verdicts" >> beam.Flatten()
         pairs = (edges, joined.copies) | "Pairs" >> beam.Flatten()
         counted = joined.figures | "Costs" >> beam.CombineGlobally(_add_figures)
-        recall = (vectors, plan, pairs) | "AuditRecall" >> AuditRecall(self.threshold, order, self.id_column)
+        recall = (sampled.near, plan, pairs) | "AuditRecall" >> AuditRecall(self.threshold, order, self.id_column)
         figures: tuple[beam.PCollection, ...] = (counted, recall)
         if self.also_at:
             figures += ((edges, joined.copies) | "AlsoAt" >> CountAtThresholds(self.also_at, self.grouping),)

@@ -1,10 +1,10 @@
 """Vectors become scored pairs of near rows: `(vectors, plan) | JoinCells(...)`.
 
 vectors, plan --> Route --> (tile of a cell, vectors and sketches) --> JoinTile --> copies, figures
-    |                                                                     |
-    |                                                                     +--> both rows at home here: scored --> edges
-    |                                                                     +--> one away: (partition of its id, candidate)
-    +--> by id ----------------------------------------------------------------> ScoreMet --> Distinct --> edges
+                                                                          |
+                                        both rows at home here: scored <--+--> one away: candidates and vectors, by its id
+                                                   |                                            |
+                                                 edges <---- Distinct <---- ScoreMet <----------+
 """
 
 import dataclasses
@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 
 from beam_gpte.block import Block
-from beam_gpte.by_id import CutByKey, Keyed, block_of, frame_of, key_by_id, partition_frame
+from beam_gpte.by_id import PARTITIONS, CutByKey, Keyed, block_of, frame_of, key_by_id, partition_frame
 from beam_gpte.core.join import FIRST_ROW, KEY, SECOND_ROW, SKETCH, VECTOR, Rows, join_tile
 from beam_gpte.core.keep_order import KeepOrder
+from beam_gpte.ids import split_by_id
 from beam_gpte.schemas import FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.score_pairs import ScoreMet, cosine_similarity, vector_array, vector_matrix
 from beam_gpte.semantic_plan import Plan
@@ -59,24 +60,18 @@ class JoinCells(beam.PTransform):
             | "Route" >> beam.ParDo(_Route(), AsSingleton(plan)).with_output_types(Keyed)
             | "Tiles" >> beam.GroupByKey()
             | "JoinTile"
-            >> join.with_output_types(Block, copies=Block, figures=dict, away=Keyed, known=Keyed).with_outputs(
-                "copies", "figures", "away", "known", main="edges"
+            >> join.with_output_types(Block, copies=Block, figures=dict, away=Keyed).with_outputs(
+                "copies", "figures", "away", main="edges"
             )
         )
-        contents = vectors | "Contents" >> beam.Map(_contents, self.id_column).with_output_types(Block)
-        met = (joined.away, contents | "ById" >> key_by_id(self.id_column), joined.known)
         far = (
-            met
+            joined.away
             | "ScoreMet" >> ScoreMet(self.id_column, cosine_similarity, self.threshold)
             | "BySecond" >> key_by_id(SECOND_ID)
             | "GroupBySecond" >> beam.GroupByKey()
             | "Distinct" >> beam.Map(_distinct).with_output_types(Block)  # either row may have a copy where the other is
         )
         return JoinedCells((joined.edges, far) | "Edges" >> beam.Flatten(), joined.copies, joined.figures)
-
-
-def _contents(block: Block, id_column: str) -> Block:
-    return Block(block.batch.select([id_column, VECTOR]))
 
 
 def _distinct(element: tuple[int, Iterable[Block]]) -> Block:
@@ -132,7 +127,9 @@ def _join_tile(
     yield TaggedOutput("figures", {**figures, "pairs_cut": found.cut})
     if len(found.copies):
         yield TaggedOutput("copies", block_of(found.copies.with_columns(pl.lit(1, pl.Float32).alias(SCORE))))
-    vectors = Block.concat([_contents(block, id_column) for block in home])
+    vectors = Block.concat([Block(block.batch.select([id_column, VECTOR])) for block in home])
+    for keyed in split_by_id(vectors, id_column, PARTITIONS):
+        yield TaggedOutput("away", keyed)
     first_home, second_home = (pl.col(name) < len(vectors) for name in (FIRST_ROW, SECOND_ROW))
     near = _scored(found.candidates.filter(first_home & second_home), vectors, threshold)
     if len(near):
@@ -141,8 +138,7 @@ def _join_tile(
         candidates = found.candidates.filter(at_home & ~(first_home & second_home))
         for partition, piece in partition_frame(candidates, away):
             yield TaggedOutput("away", (partition, Block(piece.batch.select([FIRST_ID, SECOND_ID]))))
-            known = vectors.batch.take(pc.unique(piece.column(here_row)))
-            yield TaggedOutput("known", (partition, Block(known)))
+            yield TaggedOutput("away", (partition, Block(vectors.batch.take(pc.unique(piece.column(here_row))))))
 
 
 def _scored(pairs: pl.DataFrame, vectors: Block, threshold: float) -> pl.DataFrame:

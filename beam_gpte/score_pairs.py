@@ -1,9 +1,9 @@
 """Candidates become scored pairs: `(candidates, contents) | ScorePairs(id_column, similarity, threshold)`.
 
-candidates, by first id --+                      +--> candidates, by second id --+
-                          +--> AttachFirst ------+--> contents of the first -----+--> ScoreMet --> pairs
-contents, by id ----------+                                                      |
-      +--------------------------------------------------------------------------+
+candidates, by first id --+                   +--> candidates, by second id --+
+                          +--> AttachFirst ---+--> contents of the first -----+--> ScoreMet --> pairs
+contents, by id ----------+                                                   |
+      +-----------------------------------------------------------------------+
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.block import Block
 from beam_gpte.by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
@@ -50,36 +49,35 @@ class ScorePairs(beam.PTransform):
         candidates, contents = inputs
         keyed = contents | "KeyContents" >> key_by_id(self.id_column)
         by_first = candidates | "KeyByFirst" >> key_by_id(FIRST_ID)
-        attach = beam.FlatMap(_attach_first, self.id_column).with_output_types(Keyed, firsts=Keyed)
-        pairs, firsts = (
+        attached = (
             {"contents": keyed, "pairs": by_first}
             | "MeetFirst" >> beam.CoGroupByKey()
-            | "AttachFirst" >> attach.with_outputs("firsts", main="pairs")
+            | "AttachFirst" >> beam.FlatMap(_attach_first, self.id_column).with_output_types(Keyed)
         )
-        return (pairs, keyed, firsts) | "ScoreMet" >> ScoreMet(self.id_column, self.similarity, self.threshold)
+        met = (attached, keyed) | "AllMet" >> beam.Flatten()
+        return met | "ScoreMet" >> ScoreMet(self.id_column, self.similarity, self.threshold)
 
 
 @dataclasses.dataclass(eq=False)
 class ScoreMet(beam.PTransform):
-    """The second half of `ScorePairs`, of three collections by partition: candidates, contents, others.
+    """The second half of `ScorePairs`: (partition, block of candidates or of contents) gives scored pairs.
 
-    A candidate is in the partition of one of its ids, in either column; the content of the other one is among the others
-    there.
+    A candidate and the contents of both its ids are in one partition.
     """
 
     id_column: str
     similarity: Similarity
     threshold: float
 
-    def expand(self, inputs: Any) -> beam.PCollection[Block]:
+    def expand(self, met: beam.PCollection[Keyed]) -> beam.PCollection[Block]:
         return (
-            dict(zip(("pairs", "contents", "others"), inputs, strict=True))
-            | "Meet" >> beam.CoGroupByKey()
+            met
+            | "Meet" >> beam.GroupByKey()
             | "Score" >> beam.FlatMap(_score, self.id_column, self.similarity, self.threshold).with_output_types(Block)
         )
 
 
-def _attach_first(element: tuple[int, dict[str, Iterable[Block]]], id_column: str) -> Iterator[Any]:
+def _attach_first(element: tuple[int, dict[str, Iterable[Block]]], id_column: str) -> Iterator[Keyed]:
     pieces = list(element[1]["pairs"])
     if not pieces:
         return
@@ -90,22 +88,21 @@ def _attach_first(element: tuple[int, dict[str, Iterable[Block]]], id_column: st
     for partition, piece in partition_frame(pairs, SECOND_ID):
         yield partition, piece
         named = pc.index_in(pc.unique(id_array(piece, FIRST_ID)), ids)
-        yield TaggedOutput("firsts", (partition, Block(contents.batch.take(named))))
+        yield partition, Block(contents.batch.take(named))
 
 
 def _score(
-    element: tuple[int, dict[str, Iterable[Block]]], id_column: str, similarity: Similarity, threshold: float
+    element: tuple[int, Iterable[Block]], id_column: str, similarity: Similarity, threshold: float
 ) -> Iterator[Block]:
-    group = element[1]
-    pieces = list(group["pairs"])
+    pieces = [block for block in element[1] if FIRST_ID in block.schema.names]
     if not pieces:
         return
     pairs = frame_of(pieces).sort(FIRST_ID, SECOND_ID)
     wanted = pl.concat([pairs[FIRST_ID], pairs[SECOND_ID]])
-    both = Block.concat([_select(group[name], id_column, wanted) for name in ("others", "contents")])
-    at_first, at_second = (_positions(pairs[name], both, id_column) for name in (FIRST_ID, SECOND_ID))
-    (content,) = (name for name in both.schema.names if name != id_column)
-    scores = similarity(both.column(content), at_first, at_second)
+    contents = _select((block for block in element[1] if FIRST_ID not in block.schema.names), id_column, wanted)
+    at_first, at_second = (_positions(pairs[name], contents, id_column) for name in (FIRST_ID, SECOND_ID))
+    (content,) = (name for name in contents.schema.names if name != id_column)
+    scores = similarity(contents.column(content), at_first, at_second)
     near = pairs.with_columns(pl.Series(SCORE, scores, pl.Float32)).filter(pl.Series(scores >= np.float32(threshold)))
     Metrics.counter(NAMESPACE, "pairs").inc(len(near))
     if len(near):
@@ -113,7 +110,7 @@ def _score(
 
 
 def _select(blocks: Iterable[Block], id_column: str, wanted: pl.Series) -> Block:
-    """The rows of `blocks` whose id is wanted, each once."""
+    """The rows of `blocks` whose id is wanted."""
     ids = _comparable(wanted.unique())
     parts = [block.filter(pc.is_in(id_array(block, id_column), ids)) for block in blocks]
     return Block.concat([part for part in parts if part] or parts[:1])
