@@ -3,16 +3,18 @@
 Models are tiny and random; lengths exceed every attention window. What runs unpadded and what falls back is asserted.
 """
 
+import itertools
 import threading
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from torch.nn.functional import normalize
+from torch.nn.attention import varlen
+from torch.nn.functional import normalize, scaled_dot_product_attention
 
-from beam_gpte.core.backbone import Backbone, _position_offset
-from beam_gpte.core.config import PRECISIONS, EncoderConfig
+from beam_gpte.core.backbone import HALF_TOLERANCE, Backbone, _position_offset
+from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.encoder import TextEncoder
 from beam_gpte.core.linears import bf16_gain, pack_linears
 from beam_gpte.core.unpadded import NAME, Unpadded, probe, register
@@ -129,6 +131,42 @@ def test_unpadded_is_the_plain_forward_pass(name, attention):
     assert float((vectors(backbone, texts()) - expected).abs().max()) < 1e-5
 
 
+def by_its_contract(q, k, v, bounds, bounds_k, longest, longest_k, *, scale, window_size, enable_gqa, num_splits):
+    """torch.nn.attention.varlen.varlen_attn, which runs on GPUs only, text by text."""
+    assert num_splits == 1 and bounds.dtype == torch.int32 and longest == int(bounds.diff().max()) and bounds is bounds_k
+    assert enable_gqa == (q.shape[1] != k.shape[1]) and longest == longest_k
+    out = torch.empty_like(q)
+    for start, stop in itertools.pairwise(bounds.tolist()):
+        parts = (x[start:stop].transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+        causal = window_size == (-1, 0)
+        found = scaled_dot_product_attention(*parts, scale=scale, is_causal=causal, enable_gqa=enable_gqa)
+        out[start:stop] = found[0].transpose(0, 1)
+    return out
+
+
+@pytest.mark.parametrize("name", UNPADDED)
+def test_flash_attention_gives_what_sdpa_gives(name, monkeypatch):
+    backbone = backbone_of(tiny(*UNPADDED[name]))
+    backbone.autocast = torch.bfloat16
+    expected = vectors(backbone, texts())
+    calls = []
+    monkeypatch.setattr(varlen, "varlen_attn", lambda *a, **b: calls.append(1) or by_its_contract(*a, **b))
+    backbone.try_flash(texts(seed=1, lengths=(1, 1, 9, 30, 64)))
+    assert float((vectors(backbone, texts()) - expected).abs().max()) < HALF_TOLERANCE
+    assert backbone.attention == "unpadded, flash attention"
+    # a soft-cap, or windows in all layers that are shorter than the texts: SDPA
+    assert bool(calls) != (name in ("gemma2, soft-cap and window", "mistral, sliding window", "phi3"))
+
+
+def test_where_flash_attention_does_not_run_sdpa_does():
+    backbone = backbone_of(tiny(*UNPADDED["bert"]))
+    backbone.autocast = torch.bfloat16
+    expected = vectors(backbone, texts())
+    backbone.try_flash(texts(seed=1, lengths=(1, 1, 9, 30, 64)))
+    assert backbone.attention == "unpadded"
+    assert torch.equal(vectors(backbone, texts()), expected)
+
+
 @pytest.mark.parametrize("name", PADDED)
 def test_attention_of_its_own_falls_back_to_padding_and_is_right(name):
     expected = alone(tiny(*PADDED[name]), texts())
@@ -243,7 +281,7 @@ def one_and_two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ("fp32", "bf16"))
 def test_a_text_has_the_same_bits_in_any_bundle_and_with_any_threads(minilm, precision, one_and_two_threads):
     if precision == "bf16" and not bf16_gain():
         pytest.skip("this CPU has no bfloat16 products")

@@ -64,6 +64,20 @@ def test_a_vector_does_not_depend_on_neighbours_order_or_budget(minilm, encoder,
     assert tight.fingerprint == encoder.fingerprint
 
 
+def test_many_texts_are_tokenised_some_at_a_time(encoder, stsb, monkeypatch):
+    texts = [pair[0] for pair in stsb[:40]] + ["", LONG, stsb[0][0]]
+    expected = encoder.encode_with_counts(texts)
+    monkeypatch.setattr("beam_gpte.core.encoder.TEXTS_AHEAD", 7)
+    found = encoder.encode_with_counts(texts)
+    for field in dataclasses.fields(expected):
+        assert np.array_equal(getattr(found, field.name), getattr(expected, field.name)), field.name
+
+
+def test_fp16_is_refused_on_a_cpu(minilm):
+    with pytest.raises(InputError, match="precision 'fp16' is for a GPU"):
+        TextEncoder.load(EncoderConfig(minilm, precision="fp16", device="cpu"))
+
+
 def test_no_texts_give_no_vectors(encoder):
     assert encoder.encode([]).shape == (0, 384)
 

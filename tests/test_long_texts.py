@@ -112,7 +112,7 @@ def test_a_long_text_is_cut_inside_its_template(minilm):
         ({"chunk_tokens": 5}, "chunk_tokens and overlap_tokens cut long texts"),
         ({"long_text": "chunks", "chunk_tokens": 5, "overlap_tokens": 5}, "give 0 or more, and less than chunk_tokens"),
         ({"long_text": "cut"}, "long_text 'cut': choose truncate, windows, chunks or late_chunks"),
-        ({"precision": "fp8"}, "precision 'fp8': choose fp32 or bf16"),
+        ({"precision": "fp8"}, "precision 'fp8': choose fp32, bf16 or fp16"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
@@ -138,17 +138,17 @@ class Narrow:
 
 def test_out_of_memory_halves_the_batch_until_it_fits(minilm, encoder):
     narrow = TextEncoder.load(minilm)
-    narrow._backbone = Narrow(narrow._backbone, 100)
+    narrow._runner.backbone = Narrow(narrow._runner.backbone, 100)
     texts = [" ".join(TEXT.split()[:n]) for n in range(1, 41)]
     encoding = narrow.encode_with_counts(texts)
     assert encoding.retries > 0 and not encoding.failed
     assert np.abs(encoding.vectors - encoder.encode(texts)).max() < 1e-5
-    assert narrow._budget.tokens < 4096
+    assert narrow._runner.budget.tokens < 4096
 
 
 def test_a_text_that_never_fits_is_one_failure(minilm, encoder):
     narrow = TextEncoder.load(minilm)
-    narrow._backbone = Narrow(narrow._backbone, 30)
+    narrow._runner.backbone = Narrow(narrow._runner.backbone, 30)
     encoding = narrow.encode_with_counts(["a short text", TEXT, "another"])
     assert encoding.failed == {1: "out of memory: 42 tokens are more than fit at once"}
     assert np.isnan(encoding.vectors[1]).all()
@@ -157,7 +157,7 @@ def test_a_text_that_never_fits_is_one_failure(minilm, encoder):
 
 def test_other_errors_are_not_taken_for_memory(minilm):
     encoder = TextEncoder.load(minilm)
-    encoder._backbone = Narrow(encoder._backbone, None)
+    encoder._runner.backbone = Narrow(encoder._runner.backbone, None)
     with pytest.raises(TypeError):
         encoder.encode(["a"])
 

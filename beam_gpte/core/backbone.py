@@ -13,12 +13,14 @@ from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.linears import pack_linears
 from beam_gpte.core.model_folder import ModelFolder, check_weights
-from beam_gpte.core.unpadded import Unpadded, probe, register
+from beam_gpte.core.unpadded import Unpadded, probe, register, to_device
 
 if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger(__name__)
+
+HALF_TOLERANCE = 2e-2  # of a token vector of length 1, flash attention against SDPA, both in half precision
 
 # Position embeddings of these count from pad_token_id + 1, so two of them are never used.
 _OFFSET_POSITIONS = (
@@ -55,12 +57,12 @@ class Backbone:
       unpadded: which of the two.
       reason: why not unpadded, empty if it is.
       device: where it runs.
-      autocast: whether products are bfloat16 by PyTorch's autocast; on a CPU the packed layers do it.
+      autocast: the type of products by PyTorch's autocast, on a GPU; None for fp32. On a CPU the packed layers do it.
     """
 
     def __init__(self, model: Any, device: Any, pad_id: int, samples: list[np.ndarray], position_offset: int) -> None:
         self.device = device
-        self.autocast = False
+        self.autocast: torch.dtype | None = None
         self._model = model
         self._pad_id = pad_id
         accepted = set(inspect.signature(model.forward).parameters)
@@ -79,14 +81,43 @@ class Backbone:
         torch = import_torch()
         register()
         device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        if device == "cpu" and config.precision == "fp16":
+            raise InputError("precision 'fp16' is for a GPU, and this runs on a CPU; use bf16 or fp32")
         model = _load_pretrained(folder, config).to(device).eval()
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # its output is never used; without it there is one product less a text
         backbone = cls(model, torch.device(device), pad_id, samples, _position_offset(model.config))
         if device == "cpu":  # after the probe, which compares in fp32
             _pack(model, config)
-        backbone.autocast = config.precision == "bf16" and device != "cpu"
+        elif config.precision != "fp32":
+            backbone.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+            backbone.try_flash(samples)
         return backbone
+
+    @property
+    def attention(self) -> str:
+        """For people: ``unpadded``, ``unpadded, flash attention`` or ``padded`` and why."""
+        if not self.unpadded:
+            return f"padded: {self.reason}"
+        return "unpadded, flash attention" if self._packed.flash else "unpadded"
+
+    def try_flash(self, samples: list[np.ndarray]) -> None:
+        """Have flash attention run if it runs here, and gives what SDPA gives."""
+        import torch
+
+        if not self.unpadded:
+            return
+        with torch.inference_mode():
+            expected = torch.nn.functional.normalize(self.run(samples)[0], dim=1)
+            self._packed.flash = True
+            try:
+                found = torch.nn.functional.normalize(self.run(samples)[0], dim=1)
+                difference = float((found - expected).abs().max())
+                reason = f"differs from SDPA by {difference:.1e}" if difference > HALF_TOLERANCE else ""
+            except Exception as error:  # whatever it is, SDPA is there
+                reason = repr(error)
+        self._packed.flash = not reason
+        _log.info("flash attention %s", f"is not used: {reason}" if reason else "is used")
 
     def run(self, batch: list[np.ndarray], layers: int = 1) -> tuple["torch.Tensor", "torch.Tensor", int]:
         """One forward pass.
@@ -102,9 +133,9 @@ class Backbone:
         import torch
 
         lengths = torch.tensor([len(ids) for ids in batch])
-        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(self.device)
+        offsets = to_device(torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), self.device)
         options = {} if layers == 1 else {"output_hidden_states": True}
-        with torch.autocast(self.device.type, torch.bfloat16) if self.autocast else contextlib.nullcontext():
+        with torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext():
             if self.unpadded:
                 output, kept, computed = self._packed(batch, self.device, **options), 0, int(lengths.sum())
             else:
@@ -121,8 +152,9 @@ class Backbone:
         for row, text in zip(ids, batch, strict=True):
             row[: len(text)] = torch.from_numpy(text)
         mask = torch.arange(width) < lengths.unsqueeze(1)
-        output = self._model(input_ids=ids.to(self.device), attention_mask=mask.long().to(self.device), **options)
-        return output, mask.to(self.device), ids.numel()
+        kept = to_device(mask, self.device)
+        output = self._model(input_ids=to_device(ids, self.device), attention_mask=kept.long(), **options)
+        return output, kept, ids.numel()
 
 
 def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:

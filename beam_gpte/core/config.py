@@ -8,7 +8,7 @@ from beam_gpte.core.errors import InputError
 POOLING_MODES = ("cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last")
 TAIL_MEAN = "tail_mean"  # not a module of sentence-transformers: the mean of the last few tokens
 LONG_TEXT = ("truncate", "windows", "chunks", "late_chunks")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,10 @@ class EncoderConfig:
         pooled out of a forward pass over all that the model takes at once (arXiv 2409.04701).
       chunk_tokens: longest window or chunk, without special tokens. Default: what the model takes.
       overlap_tokens: what neighbouring windows or chunks share.
-      precision: ``fp32``, or ``bf16``: products in bfloat16; residual stream, layer norms and softmax stay fp32.
-      token_budget: tokens of one forward pass, padding included. Changes speed and memory, never a vector.
+      precision: ``fp32``; ``bf16``, products in bfloat16, while residual stream, layer norms and softmax stay fp32;
+        ``fp16``, the same in float16, on a GPU only.
+      token_budget: tokens of one forward pass, padding included; None takes 4,096 on a CPU and 65,536 on a GPU. Changes
+        speed and memory, never a vector.
       device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one.
       trust_remote_code: run Python code that comes with the model.
     """
@@ -60,7 +62,7 @@ class EncoderConfig:
     chunk_tokens: int | None = None
     overlap_tokens: int = 0
     precision: str = "fp32"
-    token_budget: int = 4096  # flat from 1k to 16k on a CPU; 4,096 tokens hold about 45 MB of activations
+    token_budget: int | None = None
     device: str = "auto"
     trust_remote_code: bool = False
 

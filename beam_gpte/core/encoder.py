@@ -6,21 +6,21 @@ texts --> distinct texts --> tokens --> batches by length --> backbone --> pooli
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from beam_gpte.core.backbone import Backbone, import_torch, position_limit
-from beam_gpte.core.batching import sorted_batches
-from beam_gpte.core.budget import TokenBudget, is_out_of_memory
+from beam_gpte.core.batch_runner import BatchRunner
 from beam_gpte.core.config import TAIL_MEAN, EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.heads import load_head
-from beam_gpte.core.inputs import Piece, Preparer
+from beam_gpte.core.inputs import Prepared, Preparer
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.model_folder import ModelFolder, find_model, hash_files, read_model_folder
-from beam_gpte.core.pooling import pool
 from beam_gpte.core.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ _DECISIVE = (
     "overlap_tokens",
     "precision",
 )
+
+TEXTS_AHEAD = 8192  # tokenised at once, sorted by length together
 
 # Texts of several lengths, two of them of one length, to try with a model whether packed texts keep to themselves.
 _SAMPLES = ["one", "two", "a short sentence", "Ein zweiter Satz, etwas länger als der erste. " * 3, "numbers 1 2 3 " * 25]
@@ -117,13 +119,11 @@ class TextEncoder:
     ) -> None:
         self.config = config
         self._tokenizer = tokenizer
-        self._backbone = backbone
-        self._head = head.to(backbone.device)
         self._prompt = "" if config.template else folder.prompt(config)
         modes = folder.pooling if config.pooling == "auto" else (config.pooling,)
-        self._pooling = tuple("mean" if mode == TAIL_MEAN else mode for mode in modes)
+        pooling = tuple("mean" if mode == TAIL_MEAN else mode for mode in modes)
+        self._runner = BatchRunner(backbone, head, pooling, config)
         self._preparer = Preparer(tokenizer, config, self._prompt, folder.pool_prompt)
-        self._budget = TokenBudget(config.token_budget)
         self.metadata = self._describe(hash_files(folder), modes, folder.pool_prompt)
 
     @classmethod
@@ -154,7 +154,7 @@ class TextEncoder:
     @property
     def unpadded(self) -> bool:
         """Whether texts run end to end, without padding; see `core.unpadded`."""
-        return self._backbone.unpadded
+        return self._runner.backbone.unpadded
 
     @property
     def fingerprint(self) -> str:
@@ -180,11 +180,16 @@ class TextEncoder:
     def encode_with_counts(self, texts: list[str]) -> Encoding:
         """Embed `texts`, each distinct input once, and say what was done; see `Encoding`."""
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        prepared = self._preparer.prepare(list(distinct))
-        # texts that differ in blanks or case alone are often the same to the model
-        inputs = {piece.key: piece for one in prepared for piece in one.pieces}
-        run = self._run(list(inputs.values()))
-        vectors_of = dict(zip(inputs, run.vectors, strict=True))
+        prepared: list[Prepared] = []
+        vectors_of: dict[bytes, np.ndarray | None] = {}
+        runs, needed = [], 0
+        for some in self._prepare_ahead(list(distinct)):
+            prepared += some
+            # texts that differ in blanks or case alone are often the same to the model
+            inputs = {piece.key: piece for one in some for piece in one.pieces if piece.key not in vectors_of}
+            runs.append(self._runner.run(list(inputs.values())))
+            vectors_of |= zip(inputs, runs[-1].vectors, strict=True)
+            needed += sum(len(piece.ids) for piece in inputs.values())
 
         rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         failed: dict[int, str] = {}
@@ -192,7 +197,7 @@ class TextEncoder:
             pieces = prepared[distinct[text]].pieces
             vectors = [part for piece in pieces if (part := vectors_of[piece.key]) is not None]
             if not pieces or len(vectors) < len(pieces):
-                failed[position] = "text has no tokens" if not pieces else run.too_large
+                failed[position] = "text has no tokens" if not pieces else max(run.too_large for run in runs)
                 rows.append((self._nothing, np.array([[0, len(text)]]), np.array([0])))
                 continue
             counts = np.concatenate([piece.counts for piece in pieces])
@@ -205,12 +210,25 @@ class TextEncoder:
             chars=np.concatenate([chars for _, chars, _ in rows]) if rows else np.empty((0, 2), np.int64),
             tokens=np.concatenate([counts for _, _, counts in rows]) if rows else np.empty(0, np.int64),
             dropped=np.array([prepared[distinct[text]].dropped for text in texts], np.int64),
-            distinct=len(inputs),
-            needed=sum(len(piece.ids) for piece in inputs.values()),
-            computed=run.computed,
-            retries=run.retries,
+            distinct=len(vectors_of),
+            needed=needed,
+            computed=sum(run.computed for run in runs),
+            retries=sum(run.retries for run in runs),
             failed=failed,
         )
+
+    def _prepare_ahead(self, texts: list[str]) -> Iterator[list[Prepared]]:
+        """`texts`, some at a time; the next are tokenised by another thread while the model runs."""
+        parts = [texts[i : i + TEXTS_AHEAD] for i in range(0, len(texts), TEXTS_AHEAD)]
+        if len(parts) < 2:
+            yield from map(self._preparer.prepare, parts)
+            return
+        with ThreadPoolExecutor(1) as tokenizing:
+            following = tokenizing.submit(self._preparer.prepare, parts[0])
+            for part in parts[1:]:
+                ready, following = following.result(), tokenizing.submit(self._preparer.prepare, part)
+                yield ready
+            yield following.result()
 
     @property
     def _nothing(self) -> np.ndarray:
@@ -227,73 +245,12 @@ class TextEncoder:
             mean /= np.linalg.norm(mean)
         return mean, np.array([[chars[0, 0], chars[-1, 1]]]), counts.sum(keepdims=True)
 
-    def _run(self, pieces: list[Piece]) -> "_Run":
-        """Run all pieces in batches of the token budget; one that does not fit the memory is halved and tried again."""
-        lengths = np.array([len(piece.ids) for piece in pieces], dtype=np.int64)
-        run = _Run(vectors=[None] * len(pieces))
-        waiting = sorted_batches(lengths, self._budget.tokens, padded=not self.unpadded)[::-1]
-        while waiting:
-            batch = waiting.pop()
-            try:
-                vectors, computed = self._run_batch([pieces[i] for i in batch])
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                run.retries += 1
-                self._budget.shrink(int(lengths[batch].sum()))
-                if len(batch) == 1:
-                    run.too_large = f"out of memory: {lengths[batch[0]]} tokens are more than fit at once"
-                else:
-                    halves = np.array_split(batch, 2)
-                    waiting += halves[::-1]
-                continue
-            self._budget.grow()
-            run.computed += computed
-            for i, part in zip(batch, vectors, strict=True):
-                run.vectors[i] = part
-        return run
-
-    def _run_batch(self, pieces: list[Piece]) -> tuple[list[np.ndarray], int]:
-        """One forward pass; the vectors of each piece, float32 (spans, dim)."""
-        import torch
-
-        with torch.inference_mode():
-            hidden, offsets, computed = self._backbone.run([piece.ids for piece in pieces], self.config.layers)
-            vectors = self._finish(hidden, offsets, self._spans(pieces)).cpu().numpy()
-        return np.split(vectors, np.cumsum([len(piece.spans) for piece in pieces])[:-1]), computed
-
-    def _spans(self, pieces: list[Piece]) -> "torch.Tensor | None":
-        """What to pool, int64 (m, 3): piece, first token, end; None for all tokens of each piece."""
-        import torch
-
-        tail = self.config.tail_tokens if self.config.pooling == TAIL_MEAN else None
-        if tail is None and all(len(p.spans) == 1 and p.spans[0, 0] == 0 and p.spans[0, 1] == len(p.ids) for p in pieces):
-            return None
-        spans = [
-            (i, first if tail is None else max(first, end - tail), end)
-            for i, p in enumerate(pieces)
-            for first, end in p.spans
-        ]
-        return torch.tensor(spans, device=self._backbone.device)
-
-    def _finish(self, hidden: "torch.Tensor", offsets: "torch.Tensor", spans: "torch.Tensor | None") -> "torch.Tensor":
-        import torch
-
-        vectors = self._head(pool(hidden, offsets, self._pooling, spans))
-        vectors = vectors[:, : self.config.truncate_dim]
-        # after truncation norms are 0.55-0.60: without normalising again every threshold would change its meaning
-        return torch.nn.functional.normalize(vectors, dim=1) if self.config.normalize else vectors
-
     def _describe(self, files: str, modes: tuple[str, ...], pool_prompt: bool) -> VectorMetadata:
         """Measure the output on a probe and derive the fingerprint from all that can change a vector."""
-        import torch
-
         config = self.config
-        with torch.inference_mode():
-            hidden, offsets, _ = self._backbone.run([self._tokenizer.encode(["dimension"]).ids[0]], config.layers)
-            full = self._head(pool(hidden, offsets, self._pooling))
-        if config.truncate_dim is not None and config.truncate_dim > full.shape[1]:
-            raise InputError(f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full.shape[1]} dimensions")
+        full, unit = self._runner.full_dim(self._tokenizer.encode(["dimension"]).ids[0])
+        if config.truncate_dim is not None and config.truncate_dim > full:
+            raise InputError(f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full} dimensions")
         settings = {
             **{name: getattr(config, name) for name in _DECISIVE},
             "engine": ENGINE,
@@ -303,23 +260,12 @@ class TextEncoder:
             "prompt": self._prompt,
             "max_tokens": self._tokenizer.max_tokens,
         }
-        backbone = self._backbone
         return VectorMetadata(
             model=config.model,
             fingerprint=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
             pooling="+".join(modes),
             prompt=config.template or self._prompt,
-            dim=min(config.truncate_dim or full.shape[1], full.shape[1]),
-            normalized=config.normalize or bool(abs(full.norm() - 1) < 1e-5 and config.truncate_dim is None),
-            engine=f"{config.precision} {'unpadded' if backbone.unpadded else f'padded: {backbone.reason}'}",
+            dim=min(config.truncate_dim or full, full),
+            normalized=config.normalize or (unit and config.truncate_dim is None),
+            engine=f"{config.precision} {self._runner.backbone.attention}",
         )
-
-
-@dataclasses.dataclass
-class _Run:
-    """What running some pieces gave: their vectors, None for a piece that is too large for the memory."""
-
-    vectors: list[np.ndarray | None]
-    computed: int = 0
-    retries: int = 0
-    too_large: str = ""

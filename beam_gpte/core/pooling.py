@@ -35,7 +35,8 @@ def pool(
         bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
         rows = torch.arange(int(bounds[-1]), device=hidden.device) + (starts - bounds[:-1]).repeat_interleave(lengths)
         hidden, starts, ends = hidden[rows], bounds[:-1], bounds[1:]
-    positions = torch.arange(hidden.shape[0], device=hidden.device) + (first - starts).repeat_interleave(ends - starts)
+    shifts = (first - starts).repeat_interleave(ends - starts, output_size=hidden.shape[0])  # given it, a GPU is not asked
+    positions = torch.arange(hidden.shape[0], device=hidden.device) + shifts
     return torch.cat([_pool(hidden, positions, starts, ends, mode) for mode in modes], dim=1)
 
 
@@ -51,12 +52,12 @@ def _pool(
     lengths = ends - starts
     counts = lengths.to(hidden.dtype).unsqueeze(1)
     if mode == "max":
-        return torch.segment_reduce(hidden, "max", lengths=lengths, axis=0)
+        return torch.segment_reduce(hidden, "max", lengths=lengths, axis=0, unsafe=True)
     if mode == "mean":
-        return torch.segment_reduce(hidden, "sum", lengths=lengths, axis=0) / counts
+        return torch.segment_reduce(hidden, "sum", lengths=lengths, axis=0, unsafe=True) / counts
     if mode == "mean_sqrt_len":
-        return torch.segment_reduce(hidden, "sum", lengths=lengths, axis=0) / counts.sqrt()
+        return torch.segment_reduce(hidden, "sum", lengths=lengths, axis=0, unsafe=True) / counts.sqrt()
     # weighted_mean: the i-th token weighs i (SGPT, arXiv 2202.08904); a skipped prompt does not shift the weights
     weights = (positions + 1).to(hidden.dtype).unsqueeze(1)
-    total = torch.segment_reduce(hidden * weights, "sum", lengths=lengths, axis=0)
-    return total / torch.segment_reduce(weights, "sum", lengths=lengths, axis=0)
+    total = torch.segment_reduce(hidden * weights, "sum", lengths=lengths, axis=0, unsafe=True)
+    return total / torch.segment_reduce(weights, "sum", lengths=lengths, axis=0, unsafe=True)

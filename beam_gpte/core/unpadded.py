@@ -2,7 +2,8 @@
 
 Everything in a transformer but attention works token by token, so padding is needed nowhere else. transformers lets a
 model's attention be replaced by a registered function, and its masks by a function that is handed the rule of the mask
-(causal, sliding window, bidirectional, ...). `attend` runs PyTorch's SDPA once for all texts of one length, under that rule.
+(causal, sliding window, bidirectional, ...). `attend` runs PyTorch's SDPA once for all texts of one length, under that rule;
+on a GPU in half precision flash attention runs once for all texts, if the rule is one that it knows.
 
 Models with attention code of their own ignore the registration and would let texts see one another: `probe` finds out.
 """
@@ -25,18 +26,34 @@ _running = threading.local()  # the layout of the batch that this thread runs: m
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the texts of a packed row lie: groups of (start, number of texts, tokens of each)."""
+    """Where the texts of a packed row lie.
+
+    Attributes:
+      groups: (start, number of texts, tokens of each).
+      bounds: int32 (n + 1,), where each text begins and the last ends, on the GPU; None where flash attention is not to run.
+    """
 
     groups: list[tuple[int, int, int]]
+    bounds: "torch.Tensor | None" = None
 
     @classmethod
-    def of(cls, lengths: np.ndarray) -> "Layout":
+    def of(cls, lengths: np.ndarray, flash_on: Any = None) -> "Layout":
         """Neighbouring texts of equal length form a group; sorted input gives the fewest."""
+        import torch
+
         edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        return cls(
-            [(int(starts[first]), int(last - first), int(lengths[first])) for first, last in itertools.pairwise(edges)]
-        )
+        groups = [(int(starts[first]), int(last - first), int(lengths[first])) for first, last in itertools.pairwise(edges)]
+        return cls(groups, None if flash_on is None else to_device(torch.from_numpy(starts).int(), flash_on))
+
+
+def to_device(tensor: "torch.Tensor", device: Any) -> "torch.Tensor":
+    """Without waiting for it, if there is a GPU: out of pinned memory."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class Mask:
@@ -52,16 +69,22 @@ class Mask:
         import torch
 
         if length not in self._known:
-            at = torch.arange(start, start + length, device=self._device)
-            zero = torch.zeros((), dtype=torch.long, device=self._device)
+            at = torch.arange(start, start + length)  # on the CPU: asking a GPU would wait for it
+            zero = torch.zeros((), dtype=torch.long)
             allowed = self._rule(zero, zero, at[:, None], at[None, :]).expand(length, length)
             if allowed.all():
                 self._known[length] = None, False
             elif torch.equal(allowed, torch.ones_like(allowed).tril()):
                 self._known[length] = None, True
             else:
-                self._known[length] = allowed, False
+                self._known[length] = allowed.to(self._device), False
         return self._known[length]
+
+    def flash_causal(self, layout: Layout) -> bool | None:
+        """Whether attention is causal, all texts of the layout taken together; None if it is neither that nor full."""
+        answers = [self.of(start, length) for start, _, length in layout.groups if length > 1]
+        kinds = {None if mask is not None else causal for mask, causal in answers} or {False}
+        return kinds.pop() if len(kinds) == 1 else None
 
 
 def register() -> None:
@@ -105,11 +128,17 @@ def attend(
     for name in ("position_bias", "s_aux", "cache"):
         if others.get(name) is not None:
             raise NotImplementedError(f"attention with {name}")
+    layout, half = _running.layout, value.dtype in (torch.float16, torch.bfloat16)  # rotary positions make others fp32
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if layout.bounds is not None and half and softcap is None:
+        one_rule = causal if attention_mask is None else attention_mask.flash_causal(layout)
+        if one_rule is not None:
+            longest = max(length for _, _, length in layout.groups)
+            return _flash(query, key, value, layout.bounds, longest, one_rule, scaling).unsqueeze(0), None
     if query.shape[1] != key.shape[1]:
         key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
-    for start, count, length in _running.layout.groups:
+    for start, count, length in layout.groups:
         stop = start + count * length
         q, k, v = (x[0, :, start:stop].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
         mask, is_triangle = (None, causal and length > 1) if attention_mask is None else attention_mask.of(start, length)
@@ -121,6 +150,26 @@ def attend(
             result = _softcapped(q, k, v, mask, is_triangle, scaling, softcap)
         out[start:stop] = result.transpose(1, 2).flatten(0, 1)
     return out.unsqueeze(0), None
+
+
+def _flash(
+    query: "torch.Tensor",
+    key: "torch.Tensor",
+    value: "torch.Tensor",
+    bounds: "torch.Tensor",
+    longest: int,
+    causal: bool,
+    scaling: float | None,
+) -> "torch.Tensor":
+    """FlashAttention over texts of several lengths (arXiv 2307.08691); (tokens, heads, dim)."""
+    from torch.nn.attention import varlen
+
+    q, k, v = (x[0].transpose(0, 1).to(value.dtype).contiguous() for x in (query, key, value))
+    options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0) if causal else (-1, -1)}
+    options["num_splits"] = 1  # with more, a text's bits would depend on how long its neighbours are
+    out = varlen.varlen_attn(q, k, v, bounds, bounds, longest, longest, enable_gqa=q.shape[1] != k.shape[1], **options)
+    assert not isinstance(out, tuple)  # that is what it gives if asked for more
+    return out
 
 
 def _softcapped(
@@ -145,9 +194,14 @@ def _softcapped(
 
 
 class Unpadded:
-    """Runs a model over packed rows."""
+    """Runs a model over packed rows.
+
+    Attributes:
+      flash: whether flash attention is to run where it can.
+    """
 
     def __init__(self, model: Any, accepted: set[str], position_offset: int) -> None:
+        self.flash = False
         self._model = model
         model.config.get_text_config().use_cache = False  # decoders would keep all keys and values for a next token
         self._accepted = accepted
@@ -159,11 +213,11 @@ class Unpadded:
 
         lengths = np.array([len(ids) for ids in batch])
         positions = np.concatenate([np.arange(length) for length in lengths]) + self._position_offset
-        ids = torch.from_numpy(np.concatenate(batch)).unsqueeze(0).to(device)
-        inputs: dict[str, Any] = {"input_ids": ids, "position_ids": torch.from_numpy(positions).unsqueeze(0).to(device)}
+        ids, at = (to_device(torch.from_numpy(x).unsqueeze(0), device) for x in (np.concatenate(batch), positions))
+        inputs: dict[str, Any] = {"input_ids": ids, "position_ids": at}
         if "token_type_ids" in self._accepted:  # BERT's own default is as long as its positions, a packed row is longer
             inputs["token_type_ids"] = torch.zeros_like(ids)
-        _running.layout = Layout.of(lengths)
+        _running.layout = Layout.of(lengths, device if self.flash else None)
         return self._model(**inputs, **options)
 
 
