@@ -21,7 +21,7 @@ from apache_beam.pvalue import AsSingleton, TaggedOutput
 
 from beam_gpte.block import Block
 from beam_gpte.by_id import PARTITIONS, CutByKey, Keyed, block_of, frame_of, key_by_id, partition_frame
-from beam_gpte.core.join import FIRST_ROW, KEY, SECOND_ROW, SKETCH, VECTOR, Rows, join_tile
+from beam_gpte.core.join import CELL, FIRST_ROW, KEY, SECOND_ROW, SKETCH, VECTOR, VISITS, Rows, join_tile
 from beam_gpte.core.keep_order import KeepOrder
 from beam_gpte.ids import split_by_id
 from beam_gpte.schemas import FIRST_ID, SCORE, SECOND_ID
@@ -41,10 +41,11 @@ class JoinedCells(NamedTuple):
 class JoinCells(beam.PTransform):
     """Give the pairs of vectors whose cosine is at least `threshold`, as far as the plan lets them meet.
 
-    Takes vectors and their plan. A row belongs to a tile of the cell that is nearest to it, by its key, and has a copy in
-    the cell's tiles of smaller number and in all tiles of the other cells where the plan wants it. There sketches are
-    compared, then vectors: those of rows at home are at hand, a candidate that is away is met by its id. A worker holds a
-    tile's vectors, the sketches of the copies in it and 24 MB of products, or one partition's candidates and their vectors.
+    Takes vectors and their plan. Cells that lie together form a group, and a group one or more tiles. A row belongs to a
+    tile of the group whose cell is nearest to it, by its key, and visits, with its sketch alone, the tiles of smaller number
+    for that cell, and all tiles that have further cells where the plan wants it. There sketches are compared, then vectors:
+    those of rows at home are at hand, a candidate that is away is met by its id. A worker holds a tile's vectors, the
+    sketches of the rows that visit it and 20 MB of products, or one partition's candidates and their vectors.
     """
 
     threshold: float
@@ -79,37 +80,66 @@ def _distinct(element: tuple[int, Iterable[Block]]) -> Block:
 
 
 class _Route(CutByKey):
+    """Gives (tile, block): rows at home there, with their vectors, and rows that only visit some of its cells."""
+
     def process(self, block: Block, plan: Plan) -> Iterator[Keyed]:
         vectors = vector_matrix(block.column(VECTOR))
         home, rows, cells = plan.route(vectors)
-        tile = (block.column(KEY).to_numpy() % plan.tiles[home].astype(np.uint64)).astype(np.int64)
-        own = np.arange(len(home))
-        places = [(own, home, tile)]
-        for copied, to, below in ((own, home, tile), (rows, cells, plan.tiles[cells])):
-            repeats = np.repeat(np.arange(len(copied)), below)
-            number = np.arange(len(repeats)) - np.repeat(np.cumsum(below) - below, below)
-            places.append((copied[repeats], to[repeats], number))
-        taken, to, number = (np.concatenate(side) for side in zip(*places, strict=True))
-        sketched = block.with_column(
-            pa.field(SKETCH, pa.list_(pa.float16(), plan.space.sketch_dims + 1)), vector_array(plan.space.sketch(vectors))
+        every, group, to = np.arange(len(home)), plan.group[home], plan.group[cells]
+        tile = (block.column(KEY).to_numpy() % plan.tiles[group].astype(np.uint64)).astype(np.int64)
+        own = to == group[rows]
+        # visits of each row: in its own group; the same and its home; and in each other group
+        there, visit = np.unique(rows[~own] * len(plan.tiles) + to[~own], return_inverse=True)
+        visits = _lists(
+            np.concatenate([rows[own], rows[own] + len(home), every + len(home), visit + 2 * len(home)]),
+            np.concatenate([cells[own], cells[own], home, cells[~own]]),
+            2 * len(home) + len(there),
         )
-        item = sketched.batch, taken, to << 20 | number
-        yield from self.wait(item, block.batch.nbytes + len(taken) * 2 * plan.space.sketch_dims)
+        inside, number = _each(plan.tiles[group])  # of two rows at home in one cell the one of the larger number visits
+        within = np.where(number < tile[inside], inside + len(home), inside)
+        other = (number != tile[inside]) & (np.diff(visits.offsets.to_numpy())[within] > 0)
+        row_there, group_there = np.divmod(there, len(plan.tiles))
+        far, far_number = _each(plan.tiles[group_there])
+        at = np.concatenate([every, inside[other], row_there[far]])
+        lists = np.concatenate([every, within[other], far + 2 * len(home)])
+        groups = np.concatenate([group, group[inside[other]], group_there[far]])
+        keys = groups << 20 | np.concatenate([tile, number[other], far_number])
+        sketches = vector_array(plan.space.sketch(vectors))
+        sketched = block.with_column(pa.field(SKETCH, sketches.type), sketches)
+        sketched = sketched.with_column(pa.field(CELL, pa.int16()), pa.array(home.astype(np.int16)))
+        item = sketched.batch, visits, at, lists, keys
+        yield from self.wait(item, block.batch.nbytes + len(at) * 2 * plan.space.sketch_dims)
 
     def cut(self, waiting: list[Any]) -> Iterator[Keyed]:
-        rows = pa.Table.from_batches([batch for batch, _, _ in waiting]).combine_chunks()
-        copied = rows.drop_columns([VECTOR])
-        starts = np.cumsum([0, *(len(batch) for batch, _, _ in waiting)])
-        taken = np.concatenate([start + taken for start, (_, taken, _) in zip(starts, waiting, strict=False)])
-        home = np.concatenate([np.arange(len(taken)) < len(batch) for batch, taken, _ in waiting])
-        keys = np.concatenate([keys for _, _, keys in waiting])
+        rows = pa.Table.from_batches([batch for batch, *_ in waiting]).combine_chunks()
+        visiting = rows.drop_columns([VECTOR, CELL])
+        visits = pa.concat_arrays([visits for _, visits, *_ in waiting])
+        row_starts, list_starts = (np.cumsum([0, *(len(item[i]) for item in waiting)]) for i in (0, 1))
+        at = np.concatenate([start + item[2] for start, item in zip(row_starts, waiting, strict=False)])
+        lists = np.concatenate([start + item[3] for start, item in zip(list_starts, waiting, strict=False)])
+        home = np.concatenate([np.arange(len(item[2])) < len(item[0]) for item in waiting])
+        keys = np.concatenate([item[4] for item in waiting])
         order = np.argsort(keys, kind="stable")
         edges = np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
         for start, stop in itertools.pairwise(edges):
             key, part = int(keys[order[start]]), order[start:stop]
-            for table, chosen in ((rows, part[home[part]]), (copied, part[~home[part]])):
+            for table, chosen in ((rows, part[home[part]]), (visiting, part[~home[part]])):
                 if len(chosen):
-                    yield key, Block.from_table(table.take(pa.array(taken[chosen])))
+                    taken = table.take(pa.array(at[chosen])).append_column(VISITS, visits.take(pa.array(lists[chosen])))
+                    yield key, Block.from_table(taken)
+
+
+def _lists(of: np.ndarray, values: np.ndarray, count: int) -> pa.ListArray:
+    """`count` lists of int16: the values that are `of` each."""
+    order = np.argsort(of, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=count))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[order].astype(np.int16)))
+
+
+def _each(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For counts of 2, 1: 0, 0, 1 and 0, 1, 0."""
+    which = np.repeat(np.arange(len(counts)), counts)
+    return which, np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _join_tile(
@@ -121,7 +151,7 @@ def _join_tile(
     if not home:
         return
     others = [block for block in blocks if VECTOR not in block.schema.names]
-    here, there = _rows(home, np.float32), _rows(others or [home[0].slice(0, 0)], np.float16)
+    here, there = _rows(home), _rows(others or [home[0].slice(0, 0).without_columns([CELL])])
     found = join_tile(here, there, threshold, order, id_column, max_neighbors)
     figures = {"tiles": 1, "copies": len(there.frame), "comparisons": found.comparisons, "candidates": len(found.candidates)}
     yield TaggedOutput("figures", {**figures, "pairs_cut": found.cut})
@@ -150,6 +180,6 @@ def _scored(pairs: pl.DataFrame, vectors: Block, threshold: float) -> pl.DataFra
     return near.filter(pl.Series(scores >= np.float32(threshold)))
 
 
-def _rows(blocks: list[Block], kind: type) -> Rows:
-    sketches: list[np.ndarray] = [vector_matrix(block.column(SKETCH)).astype(kind, copy=False) for block in blocks]
-    return Rows(frame_of([block.without_columns([SKETCH, VECTOR]) for block in blocks]), np.concatenate(sketches))
+def _rows(blocks: list[Block]) -> Rows:
+    sketches = np.concatenate([vector_matrix(block.column(SKETCH)) for block in blocks])
+    return Rows(frame_of([block.without_columns([SKETCH, VECTOR]) for block in blocks]), sketches)

@@ -28,7 +28,7 @@ from beam_gpte.score_pairs import vector_matrix
 SAMPLE = 16_384  # vectors that the space is fitted to: 25 MB of 384 dimensions
 AUDITED = 1000  # of the sample, whose near rows are looked for among all: an n x 1000 product
 CALIBRATED = 2000  # of the sample, after those
-TILE_ROWS = 4096  # of a cell, compared with one another in memory at once
+TILE_ROWS = 8192  # of a group of cells, in memory at once
 MODEL = b"beam_gpte.model"  # metadata of the column `VECTOR`: the fingerprint of the model
 
 
@@ -116,13 +116,15 @@ class Plan:
 
     Attributes:
       space: its cells and sketches.
-      tiles: int64 (k,), of each cell.
+      group: int64 (k,), of each cell: cells of one group share tiles.
+      tiles: int64, of each group.
       margin: how far from a bisector a row needs a copy behind it; not used with `probes`.
       probes: cells to look in, None for all that the margin asks for.
       audited: the rows of the sample that the result is judged by, `KEY`, `SCOPE`, `VECTOR`.
     """
 
     space: Space
+    group: np.ndarray
     tiles: np.ndarray
     margin: float
     probes: int | None
@@ -203,14 +205,15 @@ class _AllMargins(beam.CombineFn):
 def _make_plan(survey: Survey, space: Space, threshold: float, mode: SearchMode, needed: np.ndarray | None) -> Plan:
     sample = survey.vectors()
     home = space.route(sample, 0)[0] if len(sample) else np.zeros(0, np.int64)
-    rows = np.bincount(home, minlength=len(space.centroids)) * (survey.rows / max(1, len(home)))
+    group = space.groups()
+    rows = np.bincount(group[home], minlength=int(group.max()) + 1) * (survey.rows / max(1, len(home)))
     far = margin(threshold)
     if mode.recall is not None and needed is not None and len(needed):
         # one standard error above what is asked for, as the margin is a figure of a sample
         share = mode.recall + np.sqrt(mode.recall * (1 - mode.recall) / len(needed))
         far = min(far, float(needed[min(len(needed) - 1, int(np.ceil(share * len(needed))))]))
     tiles = np.maximum(1, np.ceil(rows / TILE_ROWS)).astype(np.int64)
-    return Plan(space, tiles, far, mode.probes, survey.sample.slice(0, AUDITED))
+    return Plan(space, group, tiles, far, mode.probes, survey.sample.slice(0, AUDITED))
 
 
 def sample_frame(sample: Block) -> tuple[pl.DataFrame, np.ndarray]:

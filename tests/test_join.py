@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_gpte.core.join import KEY, Rows, cosines, join_tile
+from beam_gpte.core.join import CELL, KEY, VISITS, Rows, cosines, join_tile
 from beam_gpte.core.keep_order import ORDER_VALUE, KeepOrder
 from beam_gpte.core.space import Space, fit_space, margin, spherical_k_means
 from beam_gpte.schemas import FIRST_ID, SECOND_ID
@@ -91,16 +91,28 @@ def test_a_space_is_the_same_after_it_was_saved() -> None:
     np.testing.assert_array_equal(space.route(vectors, 0.2)[0], again.route(vectors, 0.2)[0])
 
 
-def rows_of(vectors: np.ndarray, space: Space, ids: np.ndarray, order_values: list | None = None) -> Rows:
-    keys = np.array([hash(vector.tobytes()) % 2**63 for vector in vectors], np.uint64)
-    frame = pl.DataFrame({"id": ids, KEY: keys})
+def rows_of(vectors: np.ndarray, space: Space, ids: np.ndarray, order_values: list | None = None, reach: float = 0) -> Rows:
+    """At home in their cells, and visiting those that are wanted for a margin of `reach`."""
+    home, rows, cells = space.route(vectors, reach)
+    columns = {
+        "id": ids,
+        KEY: np.array([hash(vector.tobytes()) % 2**63 for vector in vectors], np.uint64),
+        CELL: home.astype(np.int16),
+        VISITS: pl.Series([cells[rows == i].tolist() for i in range(len(vectors))], dtype=pl.List(pl.Int16)),
+    }
     if order_values is not None:
-        frame = frame.with_columns(pl.Series(ORDER_VALUE, order_values))
-    return Rows(frame, space.sketch(vectors).astype(np.float32))
+        columns[ORDER_VALUE] = order_values
+    return Rows(pl.DataFrame(columns), space.sketch(vectors))
+
+
+def visiting(rows: Rows) -> Rows:
+    """The same rows, not at home: their own cell is one that they visit."""
+    own = pl.concat_list(VISITS, CELL)
+    return Rows(rows.frame.with_columns(own.alias(VISITS)).drop(CELL), rows.sketches)
 
 
 def none(rows: Rows) -> Rows:
-    return Rows(rows.frame.clear(), rows.sketches[:0])
+    return Rows(rows.frame.clear().drop(CELL), rows.sketches[:0])
 
 
 coordinate = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 0.6, 0.8, 1.0])
@@ -113,24 +125,28 @@ coordinate = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 0.6, 0.8, 1.0])
     ),
     st.sampled_from([0.5, 0.6, 0.8, 0.96, 1.0]),
     st.integers(0, 24),
+    st.integers(1, 5),
 )
 def test_a_tile_gives_all_pairs_at_the_threshold_and_copies_by_themselves(
-    points: list[list[float]], threshold: float, cut: int
+    points: list[list[float]], threshold: float, cut: int, cells: int
 ) -> None:
     vectors = unit(np.array(points, np.float32)) + np.float32(0)
-    space = fit_space(vectors, 1, 2)
+    space = fit_space(vectors, cells, 2)
     ids = np.arange(len(vectors))
     cut = max(1, min(cut, len(vectors)))
     first_of = {}
     for i, vector in enumerate(vectors):
         first_of.setdefault(vector.tobytes(), i)
     first = [first_of[vector.tobytes()] for vector in vectors]
-    home = rows_of(vectors[:cut], space, ids[:cut])
-    others = rows_of(vectors[cut:], space, ids[cut:])
+    home = rows_of(vectors[:cut], space, ids[:cut], reach=margin(threshold))
+    others = visiting(rows_of(vectors[cut:], space, ids[cut:], reach=margin(threshold)))
     found = join_tile(home, others, threshold, KeepOrder(), "id", max_neighbors=1000)
     candidates = set(found.candidates.select(FIRST_ID, SECOND_ID).rows())
-    wanted = {(a, b) for a, b in near_pairs(vectors, threshold) if first[a] == a and first[b] == b and a < cut}
-    assert wanted <= candidates
+    assert len(candidates) == len(found.candidates)
+    cell, visits = home.frame[CELL], others.frame[VISITS].to_list()
+    near = {(a, b) for a, b in near_pairs(vectors, threshold) if first[a] == a and first[b] == b}
+    # two that are away meet elsewhere, and so do two of which only the one at home visits the other's cell
+    assert {(a, b) for a, b in near if b < cut or (a < cut and cell[a] in visits[b - cut])} <= candidates
     assert all(a < b for a, b in candidates)
     assert set(found.copies.rows()) == {(first[i], i) for i in range(cut) if first[i] != i}
 

@@ -1,6 +1,7 @@
-"""Pairs of near vectors within one cell: sketches against sketches, then unit vectors against unit vectors."""
+"""Pairs of near vectors within the cells of one tile: sketches against sketches, then unit vectors against unit vectors."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -9,28 +10,31 @@ from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.core.space import SKETCH_SLACK
 from beam_gpte.schemas import FIRST_ID, HIDDEN, SECOND_ID
 
-CHUNK = 1024  # rows compared at once with a tile's; 4096 x 1024 products are 16 MB
+CHUNK = 512  # rows compared at once with a cell's; 8192 x 512 products are 16 MB
 PAIRS_WAITING = 1 << 22  # of a tile, before each row's number is cut: 64 MB
 
+CELL = HIDDEN + "cell"  # int16, where a row is at home
 KEY = HIDDEN + "key"  # uint64, equal for equal vectors of one scope
 SCOPE = HIDDEN + "scope"
 SKETCH = HIDDEN + "sketch"  # FixedSizeList<float16>[s + 1]
 FIRST_ROW = "first_row"
 SECOND_ROW = "second_row"
+VISITS = HIDDEN + "visits"  # list of int16, the further cells of a tile that a row is compared in
 VECTOR = HIDDEN + "vector"  # FixedSizeList<float32>[dim], of length 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Rows of a cell: `frame` has the id, `KEY` and what orders and parts them; `sketches` are floats (n, s + 1)."""
+    """Rows of a tile: `frame` has the id, `KEY`, `VISITS`, what orders and parts them, and `CELL` if they are at home here;
+    `sketches` are float16 (n, s + 1)."""
 
     frame: pl.DataFrame
     sketches: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class CellPairs:
-    """What one tile of a cell gives.
+class TilePairs:
+    """What one tile gives.
 
     Attributes:
       candidates: frame of first_id, second_id; each pair once. No pair at the threshold is missing, a few are below it.
@@ -46,31 +50,43 @@ class CellPairs:
     cut: int
 
 
-def join_tile(home: Rows, others: Rows, threshold: float, order: KeepOrder, id_column: str, max_neighbors: int) -> CellPairs:
-    """Candidates for cosine >= `threshold` among the rows of `home`, and between these and `others`.
+def join_tile(home: Rows, others: Rows, threshold: float, order: KeepOrder, id_column: str, max_neighbors: int) -> TilePairs:
+    """Candidates for cosine >= `threshold`: in each cell among the rows at home there, and between these and its visitors.
 
-    Of rows with one vector the first alone is compared. Such rows may have different homes, by rounding: then one of them
-    is among the others here, and the other way round there. A row that comes second in more than `max_neighbors`
-    candidates keeps those whose first row is kept soonest. Reference rows are not compared with one another.
+    A row at home may visit other cells of the tile, the `others` are but visitors. Of rows with one vector the first alone
+    is compared, with the cells of all. Such rows may have different homes, by rounding: then one of them is among the others
+    here, and the other way round there. A row that comes second in more than `max_neighbors` candidates keeps those whose
+    first row is kept soonest. Reference rows are not compared with one another.
     """
-    ranked = order.sort(pl.concat([home.frame, others.frame]).with_row_index("row"), id_column)
-    first = ranked.unique(KEY, keep="first", maintain_order=True)
-    row = first["row"].to_numpy()
-    at_home, away = (np.flatnonzero(side) for side in (row < len(home.frame), row >= len(home.frame)))
-    tile = _Tile(first, at_home, home.sketches[row[at_home]], threshold - SKETCH_SLACK, max_neighbors)
-    for start in range(0, len(at_home), CHUNK):
-        tile.compare(tile.sketches[start : start + CHUNK], at_home[start : start + CHUNK], start)
-    for start in range(0, len(away), CHUNK):
-        part = away[start : start + CHUNK]
-        tile.compare(others.sketches[row[part] - len(home.frame)].astype(np.float32), part)
+    away = others.frame.with_columns(pl.lit(None, home.frame.schema[CELL]).alias(CELL)).select(home.frame.columns)
+    ranked = order.sort(pl.concat([home.frame, away]).with_row_index("row"), id_column)
+    first = ranked.unique(KEY, keep="first", maintain_order=True).with_row_index("rank")
+    row = first["row"].to_numpy().astype(np.int64)
+    tile = _Tile(first, np.concatenate([home.sketches, others.sketches])[row], threshold - SKETCH_SLACK, max_neighbors)
+    for members, visitors in _cells(ranked.join(first.select(KEY, "rank"), on=KEY)):
+        tile.compare(members, visitors)
     ids = first[id_column]
     firsts, seconds = tile.pairs()
-    return CellPairs(
+    return TilePairs(
         pl.DataFrame({FIRST_ID: ids[firsts], SECOND_ID: ids[seconds], FIRST_ROW: row[firsts], SECOND_ROW: row[seconds]}),
         _copies(ranked.filter(pl.col("row") < len(home.frame)), first, id_column),
         tile.comparisons,
         tile.cut,
     )
+
+
+def _cells(ranked: pl.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The ranks of those at home in each cell, and of its other visitors, int64, ascending."""
+    members = ranked.filter(pl.col(CELL).is_not_null()).select(CELL, "rank").unique().sort(CELL, "rank")
+    visits = ranked.select(pl.col(VISITS).alias(CELL), "rank").explode(CELL, empty_as_null=True).drop_nulls().unique()
+    visits = visits.join(members, on=[CELL, "rank"], how="anti").sort(CELL, "rank")
+    cells = members[CELL].unique().sort()
+    parts = []
+    for frame in (members, visits):
+        ends = (frame[CELL].search_sorted(cells, side=side).to_numpy() for side in ("left", "right"))
+        ranks = frame["rank"].to_numpy().astype(np.int64)
+        parts.append([ranks[start:stop] for start, stop in zip(*ends, strict=True)])
+    yield from zip(*parts, strict=True)
 
 
 def _copies(ranked: pl.DataFrame, first: pl.DataFrame, id_column: str) -> pl.DataFrame:
@@ -81,38 +97,42 @@ def _copies(ranked: pl.DataFrame, first: pl.DataFrame, id_column: str) -> pl.Dat
 
 
 class _Tile:
-    """Sketches at home, float32 (n, s + 1), compared with others; a row's rank is its place in the order of keeping."""
+    """Sketches, float16 (n, s + 1), by rank: a row's place in the order of keeping."""
 
-    def __init__(
-        self, rows: pl.DataFrame, ranks: np.ndarray, sketches: np.ndarray, least: float, max_neighbors: int
-    ) -> None:
-        self.sketches = sketches
+    def __init__(self, rows: pl.DataFrame, sketches: np.ndarray, least: float, max_neighbors: int) -> None:
         self.comparisons = 0
         self.cut = 0
-        self._ranks = ranks
+        self._sketches = sketches
         self._least = least
         self._max_neighbors = max_neighbors
         self._scope = rows[SCOPE].rank("dense").to_numpy() if SCOPE in rows.columns else None
         self._reference = rows[REFERENCE].to_numpy() if REFERENCE in rows.columns else None
-        self._products = np.empty(CHUNK * len(sketches), np.float32)
-        self._near = np.empty(CHUNK * len(sketches), bool)
+        self._products = np.empty(0, np.float32)
+        self._near = np.empty(0, bool)
         self._found: list[tuple[np.ndarray, np.ndarray]] = []
         self._waiting = 0
 
-    def compare(self, sketches: np.ndarray, ranks: np.ndarray, start: int | None = None) -> None:
-        """Compare `sketches` of rows with these ranks to all at home; if they are at home, from `start` on, to later
-        ones."""
-        begin = start or 0
-        wide = len(self.sketches) - begin
-        if not wide:
-            return
-        products, near = (buffer[: len(sketches) * wide] for buffer in (self._products, self._near))
-        np.matmul(sketches, self.sketches[begin:].T, out=products.reshape(-1, wide))
+    def compare(self, members: np.ndarray, visitors: np.ndarray) -> None:
+        """Compare the rows of a cell, by their ranks, with one another and with its visitors."""
+        if len(self._products) < CHUNK * len(members):
+            self._products, self._near = np.empty(CHUNK * len(members), np.float32), np.empty(CHUNK * len(members), bool)
+        sketches = self._sketches[members].astype(np.float32)
+        for start in range(0, len(members), CHUNK):
+            stop = start + CHUNK
+            self._multiply(sketches[start:stop], members[start:stop], sketches[start:], members[start:])
+        for start in range(0, len(visitors), CHUNK):
+            part = visitors[start : start + CHUNK]
+            self._multiply(self._sketches[part].astype(np.float32), part, sketches, members)
+
+    def _multiply(self, left: np.ndarray, ranks: np.ndarray, right: np.ndarray, members: np.ndarray) -> None:
+        size = len(left) * len(right)
+        products, near = self._products[:size], self._near[:size]
+        np.matmul(left, right.T, out=products.reshape(len(left), len(right)))
         np.greater_equal(products, self._least, out=near)
-        self.comparisons += len(products)
-        i, j = np.divmod(np.flatnonzero(near), wide)
-        a, b = ranks[i], self._ranks[begin + j]
-        wanted = np.ones(len(a), bool) if start is None else a < b
+        self.comparisons += size
+        i, j = np.divmod(np.flatnonzero(near), len(right))
+        a, b = ranks[i], members[j]
+        wanted = a != b
         if self._scope is not None:
             wanted &= self._scope[a] == self._scope[b]
         if self._reference is not None:
@@ -130,6 +150,8 @@ class _Tile:
         firsts, seconds = (np.concatenate(side) for side in zip(*self._found, strict=True))
         order = np.lexsort((firsts, seconds))
         firsts, seconds = firsts[order], seconds[order]
+        new = (np.diff(firsts, prepend=-1) != 0) | (np.diff(seconds, prepend=-1) != 0)  # two cells may have found a pair
+        firsts, seconds = firsts[new], seconds[new]
         starts = np.flatnonzero(np.diff(seconds, prepend=-1))
         number = np.arange(len(seconds)) - np.repeat(starts, np.diff(starts, append=len(seconds)))
         few = number < self._max_neighbors

@@ -24,6 +24,7 @@ ROUTING_SLACK = 1e-5  # fp32 products of unit vectors
 ITERATIONS = 10
 CELL_ROWS = 500  # smaller cells cost more copies than they save comparisons
 MOST_CELLS = 1024
+GROUP_CELLS = 16  # that share a tile
 LEAST_ROUTED = 0.87  # threshold: below it a vector has copies in most cells, and one cell in tiles is faster
 ROUTING_DIMS = 128  # with the whole 384 there are a tenth fewer copies, and fitting takes twice as long
 
@@ -77,6 +78,12 @@ class Space:
         order = np.argsort(-products, axis=1, kind="stable")[:, :probes]
         rows = np.repeat(np.arange(len(order)), order.shape[1] - 1)
         return order[:, 0], rows, order[:, 1:].reshape(-1)
+
+    def groups(self) -> np.ndarray:
+        """int64 (k,): cells that lie together have one number. What visits several of them need be sent there once."""
+        count = -(-len(self.centroids) // GROUP_CELLS)
+        centres = spherical_k_means(_unit(self.centroids), count)
+        return (self.centroids @ centres.T).argmax(axis=1)
 
     def needed_margin(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """float32 (n,): the least margin at which `route` lets each pair of unit vectors meet; 0 in one cell."""
