@@ -15,6 +15,8 @@ from beam_gpte.deduplication import Deduplicate as Deduplicate
 from beam_gpte.deduplication import Deduplication as Deduplication
 from beam_gpte.embed import EmbedText as EmbedText
 from beam_gpte.ids import RejectDuplicateIds as RejectDuplicateIds
+from beam_gpte.mine_bitext import Bitext as Bitext
+from beam_gpte.mine_bitext import MineBitext as MineBitext
 from beam_gpte.postprocess import ApplyPostprocess as ApplyPostprocess
 from beam_gpte.postprocess import FitPostprocess as FitPostprocess
 from beam_gpte.quantize import QuantizeVectors as QuantizeVectors

@@ -17,9 +17,10 @@ from beam_gpte.by_id import block_of, frame_of, key_by_id
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.core.normalize_text import normalize
-from beam_gpte.deduplication import Blocks, DeduplicationStep, Judgement, check_columns, check_text
+from beam_gpte.deduplication import Blocks, DeduplicationStep, Judgement
 from beam_gpte.ids import id_array
 from beam_gpte.schemas import DUPLICATE_OF, FIRST_ID, HIDDEN, ID, SCORE, SECOND_ID, TEXT
+from beam_gpte.with_vectors import check_columns, check_text
 
 KEY = HIDDEN + "key"  # string: a hash of what copies share
 
@@ -90,7 +91,7 @@ class _Defects:
         check_columns(block, self.columns)
         if self.text_column is None:
             return pa.nulls(len(block), pa.string())
-        return check_text(block, self.text_column, self.id_column)
+        return check_text(block, self.text_column)
 
 
 def describe(

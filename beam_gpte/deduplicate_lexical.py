@@ -24,12 +24,13 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.core.minhash import bands, choose_bands, jaccard, shingle_sets, shingles, signatures, slices
 from beam_gpte.core.normalize_text import normalize
-from beam_gpte.deduplication import Blocks, DeduplicationStep, Judgement, check_columns, check_text
+from beam_gpte.deduplication import Blocks, DeduplicationStep, Judgement
 from beam_gpte.group_pairs import GroupPairs
 from beam_gpte.ids import id_array
 from beam_gpte.rejects import NAMESPACE
 from beam_gpte.schemas import FIRST_ID, HIDDEN, ID, SECOND_ID, TEXT
 from beam_gpte.score_pairs import ScorePairs
+from beam_gpte.with_vectors import check_columns, check_text
 
 NORMAL = HIDDEN + "normal"  # string: the text as it is compared
 BUCKET = HIDDEN + "bucket"  # uint64: the hash of one band of a text's signature
@@ -124,7 +125,7 @@ class _Defects:
 
     def __call__(self, block: Block) -> pa.Array:
         check_columns(block, self.columns)
-        return check_text(block, self.text_column, self.id_column)
+        return check_text(block, self.text_column)
 
 
 def _describe(block: Block, text_column: str, id_column: str, order: KeepOrder, has_reference: bool) -> Block:

@@ -17,7 +17,6 @@ import apache_beam as beam
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from beam_gpte.block import Block
 from beam_gpte.by_id import block_of, frame_of, key_by_id
@@ -28,8 +27,7 @@ from beam_gpte.core.join import KEY, SCOPE, VECTOR
 from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.dedup_audit import AuditRecall, NearSample
-from beam_gpte.deduplication import Blocks, DeduplicationStep, Judgement, check_columns, check_text
-from beam_gpte.embed import EmbedText
+from beam_gpte.deduplication import Blocks, DeduplicationStep, Judgement
 from beam_gpte.group_pairs import GroupPairs
 from beam_gpte.ids import id_array
 from beam_gpte.join_cells import JoinCells
@@ -37,7 +35,7 @@ from beam_gpte.schemas import DUPLICATE_OF, EMBEDDING, FIRST_ID, ID, SCORE, SECO
 from beam_gpte.score_pairs import vector_array
 from beam_gpte.semantic_plan import MODEL, PlanSearch, SearchMode
 from beam_gpte.threshold_counts import CountAtThresholds
-from beam_gpte.vectors import read_vectors
+from beam_gpte.with_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
 
 
 @dataclasses.dataclass(eq=False)
@@ -128,14 +126,15 @@ class DeduplicateSemantic(DeduplicationStep):
         return self.model is not None
 
     def defects(self) -> Any:
-        return _Defects(
+        return VectorDefects(
             self.embedding_column, self.columns(), self.text_column if self.reads_text() else None, self.id_column
         )
 
     def judge(self, rows: Blocks, has_reference: bool) -> Judgement:
         refused = None
         if self.model is not None:
-            rows, refused = self._embedded(rows)
+            names = self.text_column, self.id_column, self.embedding_column
+            rows, refused = rows | "Embed" >> EmbedWhereMissing(self.model, *names, self._isolate)
         order, mode = self.order(), SearchMode.parse(self.mode)
         describe = _Describe(self.embedding_column, self.id_column, order, self.scope, has_reference)
         vectors = rows | "Describe" >> beam.Map(describe).with_output_types(Block)
@@ -155,50 +154,6 @@ class DeduplicateSemantic(DeduplicationStep):
         space = plan | "Space" >> beam.Map(lambda plan: plan.space.to_bytes()).with_output_types(bytes)
         return Judgement(rows, pairs, verdicts, figures, refused, space)
 
-    def _embedded(self, rows: Blocks) -> tuple[Blocks, Blocks | None]:
-        split = beam.FlatMap(_with_vectors_aside, self.embedding_column).with_output_types(Block, vectors=Block)
-        parts = rows | "HaveVectors" >> split.with_outputs("vectors", main="texts")
-        embed: Any = EmbedText(self.model, self.text_column, self.id_column, self.embedding_column)
-        refused = None
-        if self._isolate:
-            embedded, refused = parts.texts | embed.with_exception_handling()
-        else:
-            embedded = parts.texts | embed
-        return (embedded, parts.vectors) | "AllVectors" >> beam.Flatten(), refused
-
-
-def _with_vectors_aside(block: Block, column: str) -> Any:
-    yield beam.pvalue.TaggedOutput("vectors", block) if column in block.schema.names else block
-
-
-@dataclasses.dataclass(frozen=True)
-class _Defects:
-    """Why rows of a block have no direction, or no text to give them one."""
-
-    embedding_column: str
-    columns: tuple[str, ...]
-    text_column: str | None
-    id_column: str
-
-    def __call__(self, block: Block) -> pa.Array:
-        id_array(block, self.id_column)
-        if self.text_column is not None and self.embedding_column not in block.schema.names:
-            check_columns(block, self.columns)
-            texts = block.column(self.text_column) if self.text_column in block.schema.names else None
-            found = check_text(block, self.text_column, self.id_column)
-            if texts is None or pa.types.is_null(texts.type):
-                return found
-            blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
-            return pc.coalesce(found, pc.if_else(blank, f"{self.text_column} is blank", pa.scalar(None, pa.string())))
-        vectors, defects = read_vectors(block, self.embedding_column)
-        check_columns(block, self.columns)
-        zero = pa.array(_lengths(vectors) == 0)
-        return pc.coalesce(defects, pc.if_else(zero, f"{self.embedding_column} is zero and has no direction", None))
-
-
-def _lengths(vectors: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(vectors.astype(np.float64), axis=1)
-
 
 @dataclasses.dataclass(frozen=True)
 class _Describe:
@@ -211,8 +166,7 @@ class _Describe:
     has_reference: bool
 
     def __call__(self, block: Block) -> Block:
-        vectors, _ = read_vectors(block, self.embedding_column)
-        unit = (vectors / _lengths(vectors)[:, None] + 0.0).astype(np.float32)  # no -0.0: equal bytes
+        unit = unit_vectors(block, self.embedding_column)
         columns: dict[str, Any] = {self.id_column: id_array(block, self.id_column)}
         if self.order.column is not None:
             frame = pl.DataFrame({self.order.column: block.column(self.order.column)})

@@ -366,22 +366,6 @@ def _repoint(element: tuple[int, dict[str, Iterable[Block]]], id_column: str) ->
                 yield part
 
 
-def check_text(block: Block, column: str, id_column: str) -> pa.Array:
-    """Why a row has no text to compare: strings, null where it has one."""
-    if column not in block.schema.names:
-        raise InputError(f"no column {column!r} among {', '.join(block.schema.names)}; name one by text_column")
-    values = block.column(column)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_null(values.type)):
-        raise InputError(f"column {column!r} is {values.type}, no text; convert it to strings")
-    return pc.if_else(pc.is_null(values), f"{column} is null", pa.scalar(None, pa.string()))
-
-
-def check_columns(block: Block, columns: Iterable[str]) -> None:
-    for name in columns:
-        if name not in block.schema.names:
-            raise InputError(f"no column {name!r} among {', '.join(block.schema.names)}")
-
-
 @dataclasses.dataclass(eq=False)
 class CheckNothingLost(beam.PTransform):
     """`(rows, result, rejected)` gives `{"rows", "kept", "removed", "rejected"}`, or fails the job if these do not add up.

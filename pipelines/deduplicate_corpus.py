@@ -1,8 +1,7 @@
 """Remove duplicates from a corpus: files of texts, or of texts with vectors, in; what is kept and what is removed out.
 
-    python pipelines/deduplicate_corpus.py --input 'texts/*.jsonl' --output clean --model
-    sentence-transformers/all-MiniLM-L6-v2 python pipelines/deduplicate_corpus.py --input 'new/*.jsonl' --output newer
-    --model ... --reference clean
+    python pipelines/deduplicate_corpus.py --input 'texts/*.jsonl' --output clean --model MODEL
+    python pipelines/deduplicate_corpus.py --input 'new/*.jsonl' --output newer --model MODEL --reference clean
 
 Writes Parquet to `<output>/kept/`, `<output>/removed/` (with `duplicate_of`, `score`, `found_by`) and `<output>/pairs/`,
 rejected rows with their reasons to `<output>/rejects/`, `<output>/space.npz`, and `<output>/summary.json` with each step's

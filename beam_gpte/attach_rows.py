@@ -1,0 +1,74 @@
+"""Pairs of ids get the rows that they name: `(pairs, sources, their copies, targets, their copies) | AttachRows(...)`."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_gpte.block import Block
+from beam_gpte.by_id import block_of, frame_of, key_by_id
+from beam_gpte.core.margin import SOURCE_ID, TARGET_ID
+from beam_gpte.ids import id_array
+from beam_gpte.schemas import DUPLICATE_OF
+
+SIDES = ("source", "target")
+IDS = (SOURCE_ID, TARGET_ID)
+
+
+@dataclasses.dataclass(eq=False)
+class AttachRows(beam.PTransform):
+    """Add the columns of both rows, as `source_text`, `target_text` and so on, but not their vectors.
+
+    `source_copies` and `target_copies` are lists of the ids of rows with the same text. A worker holds one of 16 partitions
+    of the pairs, and the rows that these name.
+    """
+
+    id_column: str
+    text_column: str
+    embedding_column: str
+
+    def expand(self, inputs: Any) -> beam.PCollection[Block]:
+        pairs, *others = inputs
+        for i, side in enumerate(SIDES):
+            bare = beam.Map(_without, self.embedding_column).with_output_types(Block)
+            keyed = {
+                "pairs": pairs | f"PairsBy_{side}" >> key_by_id(IDS[i]),
+                "rows": others[2 * i] | f"Bare_{side}" >> bare | f"RowsOf_{side}" >> key_by_id(self.id_column),
+                "copies": others[2 * i + 1] | f"CopiesOf_{side}" >> key_by_id(DUPLICATE_OF),
+            }
+            attach = beam.FlatMap(_attach, i, self.id_column, self.text_column).with_output_types(Block)
+            pairs = keyed | f"Meet_{side}" >> beam.CoGroupByKey() | f"Attach_{side}" >> attach
+        return pairs
+
+
+def _without(block: Block, column: str) -> Block:
+    return block.without_columns([column])
+
+
+def _attach(element: tuple[int, dict[str, Iterable[Block]]], i: int, id_column: str, text_column: str) -> Iterator[Block]:
+    group = element[1]
+    pieces = list(group["pairs"])
+    if not pieces:
+        return
+    side, own_id = SIDES[i], IDS[i]
+    pairs = frame_of(pieces)
+    wanted = pa.array(pairs[own_id].unique().to_arrow())
+    named = [_named(block, wanted, own_id, id_column, text_column, side) for block in group["rows"]]
+    rows = pl.concat([frame for frame in named if len(frame)], how="diagonal_relaxed")
+    copies = [frame_of([block]).select(pl.col(DUPLICATE_OF).alias(own_id), id_column) for block in group["copies"]]
+    found = pl.concat(copies or [pairs.clear().select(own_id, pl.col(own_id).alias(id_column))], how="vertical_relaxed")
+    lists = found.group_by(own_id).agg(pl.col(id_column).sort().alias(f"{side}_copies"))
+    whole = pairs.join(rows, on=own_id, how="left").join(lists, on=own_id, how="left")
+    yield block_of(whole.with_columns(pl.col(f"{side}_copies").fill_null([])).sort(SOURCE_ID, TARGET_ID))
+
+
+def _named(block: Block, wanted: pa.Array, own_id: str, id_column: str, text_column: str, side: str) -> pl.DataFrame:
+    ids = id_array(block, id_column)
+    kept = pc.is_in(ids, wanted.cast(ids.type))
+    frame = frame_of([block.filter(kept).without_columns([id_column])])
+    names = {name: f"{side}_text" if name == text_column else f"{side}_{name}" for name in frame.columns}
+    return frame.rename(names).with_columns(pl.Series(own_id, ids.filter(kept)))

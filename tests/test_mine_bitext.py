@@ -1,0 +1,258 @@
+"""Mining against a plain exact reference: the same pairs, whatever the order, the shards and the processes."""
+
+import json
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from beam_gpte import Block, InputError, MineBitext
+from beam_gpte.core.metadata import VectorMetadata
+from beam_gpte.mine_bitext import METADATA
+from tests.elements import keep, kept
+
+PAIRS, ALONE, DIM = 120, 180, 32  # translations, and sentences without one on either side
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]).astype(np.float32)
+
+
+def sides(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Row i of either side translates row i of the other, for the first `PAIRS`; each language lies somewhere of its own."""
+    random = np.random.default_rng(seed)
+    meaning = random.normal(size=(PAIRS, DIM))
+    languages = 4 * unit(random.normal(size=(2, DIM)))
+    source = np.concatenate([meaning, random.normal(size=(ALONE, DIM))]) + languages[0]
+    target = np.concatenate([meaning + 0.3 * random.normal(size=(PAIRS, DIM)), random.normal(size=(ALONE, DIM))])
+    return unit(source), unit(target + languages[1])
+
+
+def block(vectors: np.ndarray, language: str, chosen: np.ndarray, **columns: list) -> Block:
+    texts = [f"{language} {'x' * 20} {i}" for i in chosen]
+    array = pa.FixedSizeListArray.from_arrays(pa.array(vectors[chosen].reshape(-1)), vectors.shape[1])
+    more = {name: [values[i] for i in chosen] for name, values in columns.items()}
+    return Block.from_pydict({"id": [f"{language}{i:03}" for i in chosen], "text": texts, **more, "embedding": array})
+
+
+def blocks(vectors: np.ndarray, language: str, shards: int = 1, shuffled: bool = False, **columns: list) -> list[Block]:
+    rows = np.arange(len(vectors))
+    if shuffled:
+        rows = np.random.default_rng(5).permutation(rows)
+    return [block(vectors, language, part, **columns) for part in np.array_split(rows, shards)]
+
+
+class Mined(NamedTuple):
+    pairs: list[dict]  # by ids
+    report: dict
+    rejects: list[dict]
+    metadata: dict
+
+
+def mine(new_pipeline, mode: str, source: list[Block], target: list[Block], transform: MineBitext) -> Mined:
+    with TemporaryDirectory() as folder:
+        with new_pipeline(mode) as p:
+            sides = {"source": source, "target": target}
+            both = {name: p | name >> beam.Create(rows).with_output_types(Block) for name, rows in sides.items()}
+            result = both | transform
+            for name in ("pairs", "report", "rejects"):
+                getattr(result, name) | f"keep {name}" >> beam.Map(keep, folder, name)
+        blocks, (report,), rejects = (kept(folder, name) for name in ("pairs", "report", "rejects"))
+    rows = [row for block in blocks for row in block.batch.to_pylist()]
+    pairs = sorted(rows, key=lambda row: (row["source_id"], row["target_id"]))
+    metadata = json.loads(blocks[0].schema.metadata[METADATA]) if blocks else {}
+    return Mined(pairs, report, [row for block in rejects for row in block.batch.to_pylist()], metadata)
+
+
+def reference(source: np.ndarray, target: np.ndarray, k: int = 4) -> dict[tuple[int, int], float]:
+    """LASER's mine_bitexts: ratio margin over k neighbours, max retrieval; in float64."""
+    product = source.astype(np.float64) @ target.T.astype(np.float64)
+    forward, backward = np.argsort(-product, axis=1)[:, :k], np.argsort(-product, axis=0)[:k].T
+    means = np.take_along_axis(product, forward, 1).mean(1), np.take_along_axis(product.T, backward, 1).mean(1)
+    margins = product / ((means[0][:, None] + means[1]) / 2)
+    best = {(i, max(near, key=lambda j: margins[i, j])) for i, near in enumerate(forward.tolist())}
+    best |= {(max(near, key=lambda i: margins[i, j]), j) for j, near in enumerate(backward.tolist())}
+    pairs, taken = {}, (set(), set())
+    for i, j in sorted(best, key=lambda pair: -margins[pair]):
+        if i not in taken[0] and j not in taken[1]:
+            pairs[i, j] = margins[i, j]
+            taken[0].add(i)
+            taken[1].add(j)
+    return pairs
+
+
+def numbers(pairs: list[dict]) -> dict[tuple[int, int], float]:
+    return {(int(row["source_id"][2:]), int(row["target_id"][2:])): row["margin"] for row in pairs}
+
+
+@pytest.mark.parametrize(("mode", "shards"), [("in memory", 1), ("in memory", 5), ("two processes", 3)])
+def test_the_preset_of_laser_gives_the_pairs_of_the_reference(new_pipeline, mode, shards):
+    source, target = sides()
+    rows = blocks(source, "de", shards, shuffled=shards > 1), blocks(target, "en", shards, shuffled=shards > 1)
+    found, report, *_ = mine(new_pipeline, mode, *rows, MineBitext.laser(1.05))
+    wanted = {pair: margin for pair, margin in reference(source, target).items() if margin >= 1.05}
+    assert numbers(found) == pytest.approx(wanted, abs=1e-6)
+    assert len({row["source_id"] for row in found}) == len({row["target_id"] for row in found}) == len(found)
+    assert report["pairs"] == len(wanted) and report["warnings"] == []
+
+
+def test_the_search_is_exact_in_many_shards(new_pipeline, monkeypatch):
+    source, target = sides(1)
+    rows = blocks(source, "de", 4), blocks(target, "en", 2)
+    whole = mine(new_pipeline, "in memory", *rows, MineBitext(emit="candidates"))[0]
+    monkeypatch.setattr("beam_gpte.bitext_survey.SHARD_ROWS", 70)
+    assert mine(new_pipeline, "in memory", *rows, MineBitext(emit="candidates"))[0] == whole
+    assert {row["forward_rank"] for row in whole} == {None, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("mode", ["in memory", "two processes"])
+def test_the_defaults_find_the_translations(new_pipeline, mode):
+    source, target = sides()
+    found, report, *_ = mine(new_pipeline, mode, blocks(source, "de"), blocks(target, "en", 3), MineBitext())
+    right = [i for i, j in numbers(found) if i == j < PAIRS]
+    assert len(right) >= 0.98 * PAIRS and len(right) >= 0.98 * len(found)
+    assert report["source_rows"] == PAIRS + ALONE and report["pairs"] == len(found)
+    assert report["threshold_used"] == 0.15
+    first = found[0]
+    assert first["source_text"] == "de xxxxxxxxxxxxxxxxxxxx 0" and first["same_numbers"] and 0.5 < first["char_overlap"] < 1
+    assert first["posterior"] > 0.9 and first["length_ratio"] == pytest.approx(1, abs=0.01)
+    assert list(first)[:4] == ["source_id", "target_id", "source_text", "target_text"]
+
+
+def test_the_posterior_as_a_threshold(new_pipeline):
+    source, target = sides()
+    transform = MineBitext(threshold="posterior")
+    found, report, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), blocks(target, "en"), transform)
+    right = [i for i, j in numbers(found) if i == j < PAIRS]
+    assert len(right) >= 0.95 * PAIRS and len(right) >= 0.95 * len(found)
+    assert min(row["posterior"] for row in found) >= 0.9
+    assert report["mixture"]["chance"] >= 1
+
+
+def test_decoys_estimate_a_precision(new_pipeline):
+    source, target = sides()
+    language = source.mean(axis=0)
+    decoys = unit(np.random.default_rng(9).normal(size=(300, DIM)) + 4 * language / np.linalg.norm(language))
+    with TemporaryDirectory() as folder:
+        with new_pipeline("in memory") as p:
+            rows = {"source": blocks(source, "de"), "target": blocks(target, "en"), "decoys": blocks(decoys, "xx")}
+            given = {name: p | name >> beam.Create(own) for name, own in rows.items()}
+            transform = MineBitext(target_precision=0.9, decoys=given.pop("decoys"))
+            (given | transform).pairs | beam.Map(keep, folder, "pairs")
+        pairs = [row for element in kept(folder, "pairs") for row in element.batch.to_pylist()]
+    assert not [row for row in pairs if row["source_id"].startswith("xx")]
+    right = [i for i, j in numbers(pairs) if i == j < PAIRS]
+    assert len(right) >= 0.9 * len(pairs) and len(right) >= 0.9 * PAIRS
+
+
+@pytest.mark.parametrize("mode", ["in memory", "two processes"])
+def test_a_scope_is_searched_by_itself(new_pipeline, mode):
+    source, target = sides()
+    document = [str(i // 10) for i in range(PAIRS + ALONE)]
+    rows = blocks(source, "de", 3, shuffled=True, doc=document), blocks(target, "en", 2, doc=document)
+    transform = MineBitext(scope="doc", emit="candidates")
+    found, *_ = mine(new_pipeline, mode, *rows, transform)
+    assert all(row["source_doc"] == row["target_doc"] for row in found)
+    wanted = 0
+    for first in range(0, PAIRS + ALONE, 10):
+        own = slice(first, first + 10)
+        means = source.mean(0, dtype=np.float64), target.mean(0, dtype=np.float64)
+        product = unit(source[own] - means[0]) @ unit(target[own] - means[1]).T
+        near = np.zeros(product.shape, bool)
+        np.put_along_axis(near, np.argsort(-product, axis=1)[:, :4], True, 1)
+        np.put_along_axis(near, np.argsort(-product, axis=0)[:4], True, 0)
+        wanted += int(near.sum())
+    assert len(found) == wanted
+
+
+def test_copies_are_mined_once_and_named(new_pipeline):
+    source, target = sides()
+    extra = blocks(source, "de")[0].slice(3, 1)
+    renamed = extra.without_columns(["id"]).with_column(pa.field("id", pa.string()), pa.array(["zz999"]))
+    rows = [*blocks(source, "de"), Block(renamed.batch.select(["id", "text", "embedding"]))]
+    found, report, *_ = mine(new_pipeline, "in memory", rows, blocks(target, "en"), MineBitext())
+    assert report["source_rows"] == PAIRS + ALONE
+    assert {row["source_id"]: row["source_copies"] for row in found if row["source_copies"]} == {"de003": ["zz999"]}
+
+
+def test_a_pair_of_odd_lengths_is_dropped_and_counted(new_pipeline):
+    source, target = sides()
+    rows = blocks(target, "en")[0]
+    texts = rows.column("text").to_pylist()
+    texts[7] *= 3
+    long = rows.without_columns(["text"]).with_column(pa.field("text", pa.string()), pa.array(texts))
+    found, report, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), [long], MineBitext())
+    assert (7, 7) not in numbers(found) and report["dropped_by_length"] == 1
+    every, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), [long], MineBitext(max_length_ratio=None))
+    assert numbers(every).keys() - numbers(found).keys() == {(7, 7)}
+
+
+def test_pairs_say_how_they_were_found(new_pipeline):
+    source, target = sides()
+    known = VectorMetadata("m", "0123", "mean", "", DIM, True)
+
+    def told(rows: Block, metadata: VectorMetadata) -> Block:
+        return rows.without_columns(["embedding"]).with_column(metadata.field("embedding"), rows.column("embedding"))
+
+    one, other = told(blocks(source, "de")[0], known), told(blocks(target, "en")[0], known)
+    about = mine(new_pipeline, "in memory", [one], [other], MineBitext(k=3)).metadata
+    assert about["fingerprint"] == "0123" and about["k"] == 3 and about["margin"] == "distance"
+    foreign = told(blocks(target, "en")[0], VectorMetadata("m", "4567", "mean", "query: ", DIM, True))
+    with pytest.raises(Exception, match=r"vectors of fingerprints 0123 and 4567 .*'' and 'query: '"):
+        mine(new_pipeline, "in memory", [one], [foreign], MineBitext())
+
+
+def test_bad_rows_are_set_aside_with_their_side(new_pipeline):
+    source, target = sides()
+    rows = blocks(source, "de")[0]
+    vectors = np.array(source)
+    vectors[0, 0], vectors[1] = np.nan, 0
+    bad = block(vectors, "de", np.arange(len(source)))
+    with pytest.raises(Exception, match="MineBitext source: row with id 'de000': embedding has a value that is not finite"):
+        mine(new_pipeline, "in memory", [bad], blocks(target, "en"), MineBitext())
+    twice = [bad, rows.slice(5, 1)]
+    found, report, rejects, _ = mine(
+        new_pipeline, "in memory", twice, blocks(target, "en"), MineBitext().with_exception_handling()
+    )
+    assert {row["id"]: row["reject_reason"] for row in rejects} == {
+        "de000": "embedding has a value that is not finite",
+        "de001": "embedding is zero and has no direction",
+        "de005": "duplicate id",
+    }
+    assert all("source" in row["reject_step"] for row in rejects)
+    assert report["source_rows"] + len(rejects) == len(source) + 1
+    assert len(found) > 0.9 * PAIRS
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MineBitext(k=0), "k is 0"),
+        (lambda: MineBitext(margin="cosine"), "margin is 'cosine'; use ratio, distance, absolute"),
+        (lambda: MineBitext(retrieval="mutual"), "retrieval is 'mutual'; use forward"),
+        (lambda: MineBitext(threshold="auto"), 'use a number or "posterior"'),
+        (lambda: MineBitext(target_precision=0.9), "target_precision and decoys go together"),
+        (lambda: MineBitext(max_length_ratio=0.5), "use a number above 1, or None"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_sides_that_cannot_be_mined_fail_the_job(new_pipeline):
+    source, target = sides()
+    with pytest.raises(Exception, match="source and target have the same vectors"):
+        mine(new_pipeline, "in memory", blocks(source, "de"), blocks(source, "en", 3, shuffled=True), MineBitext())
+    with pytest.raises(Exception, match="vectors of 32 dimensions on the source side and 16 on the target side"):
+        mine(new_pipeline, "in memory", blocks(source, "de"), blocks(unit(target[:, :16]), "en"), MineBitext())
+    with pytest.raises(InputError, match='give {"source": ..., "target": ...}'), new_pipeline("in memory") as p:
+        p | beam.Create(blocks(source, "de")) | MineBitext()
+    noise = [unit(np.random.default_rng(i).normal(size=(200, DIM))) for i in (1, 2)]
+    with pytest.raises(Exception, match="one hump: nothing tells pairs from chance"):
+        mine(new_pipeline, "in memory", blocks(noise[0], "a"), blocks(noise[1], "b"), MineBitext(threshold="posterior"))
+    found, report, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), [], MineBitext())
+    assert found == [] and report["warnings"][-1] == "no rows on the target side"
