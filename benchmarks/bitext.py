@@ -19,6 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -75,17 +76,16 @@ def blocks(path: Path, name: str, rows: int | None) -> Iterator[Any]:
 def mine(path: Path, rows: int | None, settings: dict[str, Any]) -> list[dict]:
     import apache_beam as beam
 
-    from beam_gpte import Block, MineBitext
+    from beam_gpte import Block, MineBitext, WriteVectorsToParquet
 
-    found: list[dict] = []
-    with beam.Pipeline("FnApiRunner") as p:
-        both = {}
-        for name in ("source", "target"):
-            read = beam.FlatMap(lambda name: blocks(path, name, rows)).with_output_types(Block)
-            both[name] = p | name >> beam.Create([name]) | f"read {name}" >> read
-        result = both | MineBitext(**settings)
-        result.pairs | beam.Map(lambda block: found.extend(block.batch.to_pylist()))
-    return found
+    with tempfile.TemporaryDirectory() as folder:
+        with beam.Pipeline("FnApiRunner") as p:
+            both = {}
+            for name in ("source", "target"):
+                read = beam.FlatMap(lambda name: blocks(path, name, rows)).with_output_types(Block)
+                both[name] = p | name >> beam.Create([name]) | f"read {name}" >> read
+            (both | MineBitext(**settings)).pairs | WriteVectorsToParquet(folder)
+        return pq.read_table(sorted(Path(folder).glob("*.parquet"))).to_pylist()
 
 
 def scores(pairs: list[dict], gold: int) -> tuple[float, float, float]:
