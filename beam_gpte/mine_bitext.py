@@ -31,13 +31,14 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.join import SCOPE, VECTOR
 from beam_gpte.core.margin import MARGIN, SOURCE_ID, TARGET_ID
 from beam_gpte.deduplicate_exact import DeduplicateExact
+from beam_gpte.deduplication import SplitByVerdict
 from beam_gpte.ids import RejectDuplicateIds, id_array
 from beam_gpte.pair_lengths import SOURCE_TEXT, TARGET_TEXT, FilterLengths
 from beam_gpte.rejects import merge_rejects, reject_outputs, split_rejects
 from beam_gpte.rows import as_blocks
 from beam_gpte.schemas import EMBEDDING, ID, STEP, TEXT
 from beam_gpte.score_pairs import vector_array
-from beam_gpte.with_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
+from beam_gpte.with_vectors import EmbedWhereMissing, VectorDefects, check_text, unit_vectors
 
 POSTERIOR = "posterior"
 METADATA = b"beam_gpte.bitext"  # schema metadata of pairs: JSON with settings, model and fingerprint
@@ -161,7 +162,7 @@ class MineBitext(beam.PTransform):
         left_out = ("decoys", "model", "id_column", "text_column", "embedding_column")
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in left_out}
 
-    def expand(self, inputs: Mapping[str, beam.PCollection]) -> Any:
+    def expand(self, inputs: Any) -> Any:
         if not isinstance(inputs, Mapping) or set(inputs) != {"source", "target"}:
             raise InputError('give {"source": ..., "target": ...} | MineBitext(...)')
         for name, side in inputs.items():
@@ -212,20 +213,25 @@ class _Prepare(beam.PTransform):
         own, isolate, step = self.mining, self.mining._isolate, f"MineBitext {self.side}"
         scope = () if own.scope is None else (own.scope,)
         defects = VectorDefects(own.embedding_column, scope, own.text_column if own.model else None, own.id_column)
-        good, refused = as_blocks(rows) | "Check" >> reject_outputs(beam.FlatMap(_check, defects, step, isolate))
-        rejects, copies = [refused], good | "NoCopies" >> beam.FlatMap(lambda block: ()).with_output_types(Block)
+        text_column = own.text_column if own.deduplicate else None
+        check = beam.FlatMap(_check, defects, text_column, step, isolate)
+        good, refused = as_blocks(rows) | "Check" >> reject_outputs(check)
+        rejects = [refused]
         unique: Any = RejectDuplicateIds(own.id_column)
-        if own.deduplicate and not self.decoys:
-            exact = DeduplicateExact(id_column=own.id_column, text_column=own.text_column)
-            exact = exact if own.scope is None else dataclasses.replace(exact, key_columns=(own.text_column, own.scope))
-            result = good | "Deduplicate" >> (exact.with_exception_handling() if isolate else exact)
-            good, copies = result.kept, result.removed
-            rejects.append(result.rejects)
-        elif isolate:
+        if isolate:
             good, same_id = good | unique.with_exception_handling()
             rejects.append(same_id)
         else:
             good = good | unique
+        if own.deduplicate:
+            exact = DeduplicateExact(
+                (own.text_column, *scope) if scope else (), "first", None, own.id_column, own.text_column
+            )
+            judged = exact.judge(good, has_reference=False)
+            split = (good, judged.verdicts) | "NoCopies" >> SplitByVerdict(own.id_column, exact.name)
+            good, copies = split.kept, split.removed
+        else:
+            copies = good | "NoCopies" >> beam.FlatMap(lambda block: ()).with_output_types(Block)
         if own.model is not None:
             names = own.text_column, own.id_column, own.embedding_column
             good, failed = good | "Embed" >> EmbedWhereMissing(own.model, *names, isolate)
@@ -236,8 +242,11 @@ class _Prepare(beam.PTransform):
         return _Side(good, vectors, copies, named)
 
 
-def _check(block: Block, defects: VectorDefects, step: str, isolate: bool) -> Iterator[Any]:
-    yield from split_rejects(block, defects(block), step, isolate, defects.id_column)
+def _check(block: Block, defects: VectorDefects, text_column: str | None, step: str, isolate: bool) -> Iterator[Any]:
+    found = defects(block)
+    if text_column is not None:
+        found = pc.coalesce(found, check_text(block, text_column))
+    yield from split_rejects(block, found, step, isolate, defects.id_column)
 
 
 def _name_side(block: Block, side: str) -> Block:

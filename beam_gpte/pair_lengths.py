@@ -37,7 +37,7 @@ class FilterLengths(beam.PTransform):
 
     limit: float | None
 
-    def expand(self, pairs: beam.PCollection[Block]) -> tuple[beam.PCollection[Block], beam.PCollection[dict]]:
+    def expand(self, pairs: beam.PCollection[Block]) -> Any:
         logs = pairs | "Ratios" >> beam.Map(_histogram) | "AllRatios" >> beam.CombineGlobally(merge_histograms)
         median = logs | "Median" >> beam.Map(_median).with_output_types(float)
         split = beam.FlatMap(_describe, AsSingleton(median), self.limit).with_output_types(Block, counts=tuple[int, int])

@@ -82,7 +82,7 @@ class EmbedWhereMissing(beam.PTransform):
     embedding_column: str
     isolate: bool
 
-    def expand(self, rows: beam.PCollection[Block]) -> tuple[beam.PCollection[Block], beam.PCollection[Block] | None]:
+    def expand(self, rows: beam.PCollection[Block]) -> Any:
         split = beam.FlatMap(_with_vectors_aside, self.embedding_column).with_output_types(Block, vectors=Block)
         parts = rows | "HaveVectors" >> split.with_outputs("vectors", main="texts")
         embed: Any = EmbedText(self.model, self.text_column, self.id_column, self.embedding_column)

@@ -1,0 +1,81 @@
+"""Take the translated messages out of an installed package: a real bitext, and two piles of sentences that hide it.
+
+    pip install django
+    python pipelines/extract_messages.py django de messages
+
+Writes `source.jsonl` (the language asked for) and `target.jsonl` (English) with `id` and `text`, and `gold.jsonl` with the
+`source_id` and `target_id` of each message that is on both sides: a quarter of them are on one side only. Ids are hashes of
+texts, and rows stand in their order, so that neither tells what belongs together. Messages with plural forms, with fewer
+than two words, or whose text or translation is not unique are left out.
+"""
+
+import argparse
+import gettext
+import hashlib
+import importlib.util
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from beam_gpte import InputError
+from beam_gpte.program import run_program
+
+LEAST_WORDS = 2
+
+
+def messages(package: str, language: str) -> list[tuple[str, str]]:
+    """(translation, message) of all catalogues of a package, sorted."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise InputError(f"no package {package!r} is installed; pip install it")
+    catalogues = sorted(Path(found.origin).parent.glob(f"**/locale/{language}/LC_MESSAGES/*.mo"))
+    if not catalogues:
+        raise InputError(f"package {package!r} has no catalogue of language {language!r}")
+    pairs = set()
+    for path in catalogues:
+        with path.open("rb") as file:
+            pairs |= set(_entries(gettext.GNUTranslations(file)))
+    counts = [Counter(side) for side in zip(*pairs, strict=True)]
+    return sorted(pair for pair in pairs if all(count[text] == 1 for count, text in zip(counts, pair, strict=True)))
+
+
+def _entries(catalogue: gettext.GNUTranslations) -> Iterator[tuple[str, str]]:
+    entries: dict = catalogue._catalog  # type: ignore[attr-defined]  # gettext names no public way to go through it
+    for message, translation in entries.items():
+        if isinstance(message, str) and message and translation and message != translation:
+            text = message.split("\x04")[-1]  # before it, the context
+            if len(text.split()) >= LEAST_WORDS:
+                yield translation, text
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("package", help="installed, with catalogues in locale/LANGUAGE/LC_MESSAGES")
+    parser.add_argument("language", help="such as de")
+    parser.add_argument("output", type=Path, help="folder for the three files")
+    options = parser.parse_args(argv)
+    pairs = messages(options.package, options.language)
+    options.output.mkdir(parents=True, exist_ok=True)
+    gold = []
+    sides: tuple[list, list] = ([], [])
+    for pair in pairs:
+        ids = [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in pair]
+        alone = int(ids[1], 16) % 4  # 0: the source loses its translation; 1: the translation its source
+        if alone > 1:
+            gold.append({"source_id": ids[0], "target_id": ids[1]})
+        for i, rows in enumerate(sides):
+            if alone != 1 - i:
+                rows.append({"id": ids[i], "text": pair[i]})
+    for name, rows in zip(("source", "target"), sides, strict=True):
+        write(options.output / f"{name}.jsonl", sorted(rows, key=lambda row: row["id"]))
+    write(options.output / "gold.jsonl", sorted(gold, key=lambda row: row["source_id"]))
+    print(f"{len(gold):,} translations among {len(sides[0]):,} and {len(sides[1]):,} messages in {options.output}")
+
+
+if __name__ == "__main__":
+    run_program(main)

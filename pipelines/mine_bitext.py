@@ -1,0 +1,181 @@
+"""Find the sentences of two corpora that translate one another: files of sentences, or of sentences with vectors, in.
+
+    python pipelines/mine_bitext.py --source 'de/*.jsonl' --target 'en/*.jsonl' --output mined \\
+        --model models/multilingual-e5-small --prompt_name query
+
+Writes pairs as Parquet to `<output>/bitext/`, with `--tsv` also to `<output>/bitext.tsv` (margin, source, target, the
+largest margin first, as LASER does), rejected rows with their reasons to `<output>/rejects/`, and `<output>/summary.json`.
+With `--gold`, a file of `source_id` and `target_id`, precision and recall are printed. Flags that --help does not list go to
+Beam.
+"""
+
+import argparse
+import json
+from typing import Any
+
+import polars as pl
+
+from beam_gpte import (
+    EncoderConfig,
+    InputError,
+    MineBitext,
+    ReadCorpus,
+    WriteRejects,
+    WriteVectorsToParquet,
+)
+from beam_gpte.core.model_folder import check_model
+from beam_gpte.files import match_files, read_schema
+from beam_gpte.program import LimitRejects, Stopwatch, local_options, run_pipeline, run_program, write_json
+from beam_gpte.remote_model import check_remote_model, is_remote
+from beam_gpte.staging import check_writable
+
+# isort: split
+import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+PAIR = ["source_id", "target_id"]
+
+
+class MineBitextOptions(PipelineOptions):
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--source", required=True, nargs="+", help="files or globs: Parquet, JSON Lines, CSV, text, also compressed")
+        add("--target", required=True, nargs="+", help="files or globs, likewise")
+        add("--output", required=True, help="folder for the results")
+        add("--model", help="embeds both sides; not needed if they have vectors")
+        add("--prompt_name", help="one of the model's own prompts, for both sides, e.g. query")
+        add("--k", type=int, default=4, help="neighbours (default: 4)")
+        add("--margin", default="distance", help="distance (default), ratio or absolute")
+        add("--retrieval", default="intersection", help="intersection (default), max, forward, backward or union")
+        add("--threshold", default="0.15", help='least margin, or "posterior" (default: 0.15)')
+        add("--no_centering", action="store_true", help="leave vectors where they are, as LASER does")
+        add("--max_length_ratio", type=float, default=2.0, help="of characters, by the median; 0 for no limit (default: 2)")
+        add("--scope", help="only rows with the same value in this column meet, such as the document")
+        add("--id_column", help="ids, unique on a side; default: made from file and row")
+        add("--text_column", default="text", help="texts (default: text)")
+        add("--embedding_column", default="embedding", help="vectors (default: embedding)")
+        add("--tsv", action="store_true", help="write bitext.tsv too")
+        add("--gold", help="JSON Lines of source_id and target_id to be compared with")
+        add("--max_rejects", type=int, help="fail, and write no pairs, if more are rejected (default: no limit)")
+
+
+def transform_of(options: MineBitextOptions) -> MineBitext:
+    threshold: float | str = options.threshold
+    if threshold != "posterior":
+        try:
+            threshold = float(options.threshold)
+        except ValueError as error:
+            raise InputError(f'--threshold is {options.threshold!r}; use a number or "posterior"') from error
+    return MineBitext(
+        k=options.k,
+        margin=options.margin,
+        retrieval=options.retrieval,
+        threshold=threshold,
+        center=not options.no_centering,
+        scope=options.scope,
+        max_length_ratio=options.max_length_ratio or None,
+        model=None if options.model is None else EncoderConfig(options.model, prompt_name=options.prompt_name),
+        id_column=options.id_column or "id",
+        text_column=options.text_column,
+        embedding_column=options.embedding_column,
+    )
+
+
+def check(options: MineBitextOptions) -> None:
+    """Refuse, before the job starts, files, columns and models that are not there."""
+    for patterns in (options.source, options.target):
+        first = match_files(patterns)[0].path
+        present = read_schema(first, text_column=options.text_column)
+        if options.model is None and options.embedding_column not in present:
+            raise InputError(f"no column {options.embedding_column!r} in {first}; give --model, which makes the vectors")
+        for column in (options.text_column, options.id_column, options.scope):
+            if column is not None and column not in present:
+                raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
+    if options.model is None and options.prompt_name is not None:
+        raise InputError("--prompt_name is for --model, which is not given: the vectors are there")
+    if options.model is not None and is_remote(options.model):
+        check_remote_model(options.model)
+    elif options.model is not None:
+        check_model(EncoderConfig(options.model))
+    check_writable(f"{options.output.rstrip('/')}/bitext")
+
+
+def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
+    output = options.output.rstrip("/")
+    names = {"id_column": options.id_column, "text_column": options.text_column}
+    sides, rejects = {}, []
+    for side, patterns in (("source", options.source), ("target", options.target)):
+        read = pipeline | f"Read_{side}" >> ReadCorpus(patterns, **names).with_exception_handling()
+        sides[side] = read[0]
+        rejects.append(read[1])
+    result = sides | transform_of(options).with_exception_handling()
+    refused = (*rejects, result.rejects) | "Rejects" >> beam.Flatten()
+    written = refused | WriteRejects(f"{output}/rejects")
+    within_limit = refused | LimitRejects(options.max_rejects, after=written)
+    result.pairs | "WritePairs" >> WriteVectorsToParquet(f"{output}/bitext", commit_after=within_limit)
+    summary = within_limit | beam.Map(with_report, beam.pvalue.AsSingleton(result.report))
+    summary | "WriteSummary" >> beam.Map(lambda summary: write_json(f"{output}/summary.json", summary))
+
+
+def with_report(rejected: int, report: dict[str, Any]) -> dict[str, Any]:
+    return {**report, "rejected": rejected}
+
+
+def read_pairs(output: str) -> pl.DataFrame:
+    frames = []
+    for found in FileSystems.match([f"{output}/bitext/*.parquet"])[0].metadata_list:
+        with FileSystems.open(found.path, compression_type="uncompressed") as file:
+            frames.append(pl.read_parquet(file.read()))
+    schema = {**dict.fromkeys((*PAIR, "source_text", "target_text"), pl.String), "margin": pl.Float32}
+    whole = pl.concat(frames) if frames else pl.DataFrame(schema=schema)
+    return whole.sort("margin", *PAIR, descending=[True, False, False])
+
+
+def write_tsv(pairs: pl.DataFrame, path: str) -> None:
+    """As LASER writes it: no header, no quotes; a tab or a line break in a text becomes a blank."""
+    texts = [pl.col(name).str.replace_all(r"[\t\r\n]+", " ") for name in ("source_text", "target_text")]
+    lines = pairs.select(pl.format("{}\t{}\t{}", pl.col("margin").round(6), *texts)).to_series()
+    with FileSystems.create(path, "text/tab-separated-values", compression_type="uncompressed") as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def compare(pairs: pl.DataFrame, gold_file: str) -> dict[str, float]:
+    with FileSystems.open(gold_file) as file:
+        gold = pl.DataFrame([json.loads(line) for line in file.read().decode().splitlines()]).select(PAIR)
+    right = len(pairs.join(gold, on=PAIR, how="semi"))
+    precision, recall = right / max(1, len(pairs)), right / max(1, len(gold))
+    f1 = 2 * right / max(1, len(pairs) + len(gold))
+    return {"precision": round(precision, 4), "recall": round(recall, 4), "f1": round(f1, 4)}
+
+
+def main(argv: list[str]) -> None:
+    options = PipelineOptions(argv)
+    local, own, watch = local_options(options), options.view_as(MineBitextOptions), Stopwatch()
+    transform_of(own)
+    check(own)
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline, own)
+    run_pipeline(pipeline, local)
+    output = own.output.rstrip("/")
+    with FileSystems.open(f"{output}/summary.json") as file:
+        summary = json.load(file)
+    pairs = read_pairs(output)
+    if own.tsv:
+        write_tsv(pairs, f"{output}/bitext.tsv")
+    print(f"{summary['source_rows']:,} source and {summary['target_rows']:,} target sentences: {len(pairs):,} pairs", end="")
+    print(f" at a margin of {summary['threshold_used']:.4g}, {summary['dropped_by_length']:,} dropped by length")
+    for warning in summary["warnings"]:
+        print(f"warning: {warning}")
+    for row in pairs.head(3).iter_rows(named=True):
+        print(f"  {row['margin']:.3f}  {row['source_text']!r}\n         {row['target_text']!r}")
+    if own.gold is not None:
+        told = compare(pairs, own.gold)
+        write_json(f"{output}/summary.json", {**summary, **told})
+        print(f"against {own.gold}: precision {told['precision']:.1%}, recall {told['recall']:.1%}, F1 {told['f1']:.1%}")
+    print(f"{watch.seconds():.0f} s; all figures in {output}/summary.json")
+
+
+if __name__ == "__main__":
+    run_program(main)
