@@ -286,7 +286,7 @@ def test_a_bitext_is_mined_and_compared_with_gold(tmp_path):
     gold.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     sides = ["--source", source, "--target", target, "--id_column", "id"]
     done = run("mine_bitext.py", *sides, "--output", tmp_path / "mined", "--tsv", "--gold", gold)
-    found = read_vectors(tmp_path / "mined" / "bitext")
+    found = pa.concat_tables([pq.read_table(path) for path in (tmp_path / "mined" / "bitext").glob("*.parquet")])
     assert {(row["source_id"], row["target_id"]) for row in found.to_pylist()} == {tuple(pair.values()) for pair in pairs}
     assert found.column("source_n").to_pylist() == found.column("target_n").to_pylist()
     assert '"margin": "distance"' in found.schema.metadata[b"beam_gpte.bitext"].decode()
