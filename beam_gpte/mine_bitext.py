@@ -41,9 +41,9 @@ from beam_gpte.score_pairs import vector_array
 from beam_gpte.with_vectors import EmbedWhereMissing, VectorDefects, check_text, unit_vectors
 
 POSTERIOR = "posterior"
-METADATA = b"beam_gpte.bitext"  # schema metadata of pairs: JSON with settings, model and fingerprint
+METADATA = b"beam_gpte.bitext"  # metadata of the column `margin`: JSON with settings, model and fingerprint
 EMIT = ("pairs", "candidates")
-_FIRST = (SOURCE_ID, TARGET_ID, SOURCE_TEXT, TARGET_TEXT)
+_FIRST = (SOURCE_ID, TARGET_ID, SOURCE_TEXT, TARGET_TEXT, mining.COSINE, MARGIN)
 LEAST_SHARE = 0.05  # of the smaller side, that is mutually best; fewer are found between texts that have nothing in common
 
 
@@ -54,8 +54,8 @@ class Bitext(NamedTuple):
       pairs: blocks of `source_id`, `target_id`, `source_text`, `target_text`, `cosine`, `forward_mean`, `backward_mean`,
         `margin`, `forward_rank`, `backward_rank` (null where the one is not among the other's k nearest), `posterior`
         (float64, null where the margins do not tell pairs from chance), `length_ratio`, `same_numbers`, `char_overlap`,
-        `source_copies`, `target_copies`, and the other columns of both sides as `source_...` and `target_...`. Their schema
-        metadata says how they were found.
+        `source_copies`, `target_copies`, and the other columns of both sides as `source_...` and `target_...`. The metadata of
+        the column `margin` says how they were found.
       report: one dict, with the figures of the run and warnings.
       rejects: rows that could not be mined, with step and reason; empty unless `with_exception_handling()` was called.
     """
@@ -325,8 +325,9 @@ def _with_metadata(block: Block, settings: dict[str, Any], plan: MiningPlan) -> 
     known = plan.metadata
     about = {**settings, **({} if known is None else {"model": known.model, "fingerprint": known.fingerprint})}
     names = [name for name in _FIRST if name in block.schema.names]
-    batch = block.batch.select([*names, *(name for name in block.schema.names if name not in names)])
-    return Block(batch.replace_schema_metadata({METADATA: json.dumps(about, sort_keys=True).encode()}))
+    margin = pa.field(MARGIN, pa.float32(), metadata={METADATA: json.dumps(about, sort_keys=True).encode()})
+    block = block.without_columns([MARGIN]).with_column(margin, block.column(MARGIN))
+    return Block(block.batch.select([*names, *(name for name in block.schema.names if name not in names)]))
 
 
 def _report(plan: MiningPlan, settings: dict[str, Any], cut: Cut, lengths: dict[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def mine(new_pipeline, mode: str, source: list[Block], target: list[Block], tran
         blocks, (report,), rejects = (kept(folder, name) for name in ("pairs", "report", "rejects"))
     rows = [row for block in blocks for row in block.batch.to_pylist()]
     pairs = sorted(rows, key=lambda row: (row["source_id"], row["target_id"]))
-    metadata = json.loads(blocks[0].schema.metadata[METADATA]) if blocks else {}
+    metadata = json.loads(blocks[0].schema.field("margin").metadata[METADATA]) if blocks else {}
     return Mined(pairs, report, [row for block in rejects for row in block.batch.to_pylist()], metadata)
 
 

@@ -289,7 +289,7 @@ def test_a_bitext_is_mined_and_compared_with_gold(tmp_path):
     found = pa.concat_tables([pq.read_table(path) for path in (tmp_path / "mined" / "bitext").glob("*.parquet")])
     assert {(row["source_id"], row["target_id"]) for row in found.to_pylist()} == {tuple(pair.values()) for pair in pairs}
     assert found.column("source_n").to_pylist() == found.column("target_n").to_pylist()
-    assert '"margin": "distance"' in found.schema.metadata[b"beam_gpte.bitext"].decode()
+    assert json.loads(found.schema.field("margin").metadata[b"beam_gpte.bitext"])["retrieval"] == "intersection"
     assert "precision 100.0%, recall 100.0%" in done.stdout
     lines = (tmp_path / "mined" / "bitext.tsv").read_text(encoding="utf-8").splitlines()
     margins, sources, targets = zip(*(line.split("\t") for line in lines), strict=True)
