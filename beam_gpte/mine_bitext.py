@@ -54,8 +54,8 @@ class Bitext(NamedTuple):
       pairs: blocks of `source_id`, `target_id`, `source_text`, `target_text`, `cosine`, `forward_mean`, `backward_mean`,
         `margin`, `forward_rank`, `backward_rank` (null where the one is not among the other's k nearest), `posterior`
         (float64, null where the margins do not tell pairs from chance), `length_ratio`, `same_numbers`, `char_overlap`,
-        `source_copies`, `target_copies`, and the other columns of both sides as `source_...` and `target_...`. The metadata of
-        the column `margin` says how they were found.
+        `source_copies`, `target_copies`, and the other columns of both sides as `source_...` and `target_...`. The column
+        `margin` has metadata that say how they were found.
       report: one dict, with the figures of the run and warnings.
       rejects: rows that could not be mined, with step and reason; empty unless `with_exception_handling()` was called.
     """

