@@ -20,6 +20,7 @@ setup(
         "huggingface_hub>=1.0",
         "numpy>=2.0",
         "polars>=1.30",
+        "py3langid>=0.4",
         "pyarrow>=20,<26",  # Beam's own upper bound
         "safetensors>=0.5",
         "scipy>=1.13",

@@ -14,6 +14,7 @@ from beam_gpte.deduplicate_stream import DeduplicateStream as DeduplicateStream
 from beam_gpte.deduplication import Deduplicate as Deduplicate
 from beam_gpte.deduplication import Deduplication as Deduplication
 from beam_gpte.embed import EmbedText as EmbedText
+from beam_gpte.identify_language import IdentifyLanguage as IdentifyLanguage
 from beam_gpte.ids import RejectDuplicateIds as RejectDuplicateIds
 from beam_gpte.mine_bitext import Bitext as Bitext
 from beam_gpte.mine_bitext import MineBitext as MineBitext

@@ -17,6 +17,7 @@ import polars as pl
 
 from beam_gpte import (
     EncoderConfig,
+    IdentifyLanguage,
     InputError,
     MineBitext,
     ReadCorpus,
@@ -53,6 +54,8 @@ class MineBitextOptions(PipelineOptions):
         add("--no_centering", action="store_true", help="leave vectors where they are, as LASER does")
         add("--max_length_ratio", type=float, default=2.0, help="of characters, by the median; 0 for no limit (default: 2)")
         add("--scope", help="only rows with the same value in this column meet, such as the document")
+        add("--source_lang", help="ISO 639 code: source rows in another language are rejected")
+        add("--target_lang", help="ISO 639 code: target rows in another language are rejected")
         add("--id_column", help="ids, unique on a side; default: made from file and row")
         add("--text_column", default="text", help="texts (default: text)")
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
@@ -93,6 +96,8 @@ def check(options: MineBitextOptions) -> None:
         for column in (options.text_column, options.id_column, options.scope):
             if column is not None and column not in present:
                 raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
+    for language in (options.source_lang, options.target_lang):
+        IdentifyLanguage(keep=None if language is None else (language,))
     if options.model is None and options.prompt_name is not None:
         raise InputError("--prompt_name is for --model, which is not given: the vectors are there")
     if options.model is not None and is_remote(options.model):
@@ -106,10 +111,14 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
     output = options.output.rstrip("/")
     names = {"id_column": options.id_column, "text_column": options.text_column}
     sides, rejects = {}, []
-    for side, patterns in (("source", options.source), ("target", options.target)):
-        read = pipeline | f"Read_{side}" >> ReadCorpus(patterns, **names).with_exception_handling()
-        sides[side] = read[0]
-        rejects.append(read[1])
+    for side in ("source", "target"):
+        patterns, language = getattr(options, side), getattr(options, f"{side}_lang")
+        sides[side], unreadable = pipeline | f"Read_{side}" >> ReadCorpus(patterns, **names).with_exception_handling()
+        rejects.append(unreadable)
+        if language is not None:
+            identify = IdentifyLanguage(keep=(language,), text_column=options.text_column)
+            sides[side], others = sides[side] | f"Language_{side}" >> identify.with_exception_handling()
+            rejects.append(others)
     result = sides | transform_of(options).with_exception_handling()
     refused = (*rejects, result.rejects) | "Rejects" >> beam.Flatten()
     written = refused | WriteRejects(f"{output}/rejects")

@@ -306,6 +306,7 @@ def test_a_bitext_is_mined_and_compared_with_gold(tmp_path):
         (["--threshold", "high"], "--threshold is 'high'"),
         (["--margin", "cosine"], "margin is 'cosine'"),
         (["--scope", "doc"], "no column 'doc'"),
+        (["--source_lang", "german"], "keep has german; use ISO 639 codes"),
         (["--prompt_name", "query"], "--prompt_name is for --model"),
         (["--embedding_column", "vector"], "no column 'vector' in"),
     ],
