@@ -1,6 +1,7 @@
 """General-purpose text embeddings in Apache Beam. This list is the public interface."""
 
 import beam_gpte._quiet  # noqa: F401  # first
+from beam_gpte.align_documents import AlignDocuments as AlignDocuments
 from beam_gpte.block import Block as Block
 from beam_gpte.core.config import EncoderConfig as EncoderConfig
 from beam_gpte.core.encoder import Encoder as Encoder

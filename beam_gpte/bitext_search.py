@@ -100,17 +100,18 @@ class _Route(CutByKey):
     def cut(self, waiting: list[tuple[Block, tuple[int, int]]]) -> Iterator[Keyed]:
         rows, (_, shards) = Block.concat([block for block, _ in waiting]), waiting[0]
         if self._scoped:
-            yield from split_rows(rows, [_hash(scope) % SCOPE_PARTITIONS for scope in rows.column(SCOPE).to_pylist()])
+            yield from split_rows(rows, [stable_hash(scope) % SCOPE_PARTITIONS for scope in rows.column(SCOPE).to_pylist()])
             return
         name = (SOURCE_ID, TARGET_ID)[self._side]
-        own = [_hash(id_) % shards[self._side] for id_ in rows.column(name).to_pylist()]
+        own = [stable_hash(id_) % shards[self._side] for id_ in rows.column(name).to_pylist()]
         for shard, piece in split_rows(rows, own):
             for other in range(shards[1 - self._side]):
                 first, second = (shard, other) if self._side == 0 else (other, shard)
                 yield first * shards[1] + second, piece
 
 
-def _hash(value: Any) -> int:
+def stable_hash(value: Any) -> int:
+    """The same in every process and release."""
     return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=6).digest(), "little")
 
 

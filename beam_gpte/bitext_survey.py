@@ -21,6 +21,7 @@ from beam_gpte.schemas import HIDDEN
 from beam_gpte.score_pairs import vector_matrix
 
 DECOY = HIDDEN + "decoy"  # bool: a source known to have no translation
+SAMPLE = 100  # vectors of a side
 SHARD_ROWS = 65_536  # of either side, searched at once: 100 MB of 384 dimensions
 FIXED_POINT = 2.0**32  # sums of whole numbers are the same in any order; room for 2 billion unit vectors
 
@@ -33,6 +34,7 @@ class SideSurvey:
       total: int64 (dim,), the sum of its unit vectors in fixed point.
       checksum: of all vectors, in whatever order.
       decoys: how many of the rows are decoys.
+      sample: float32 (s, dim), vectors of the smallest hashes, by hash; `hashes`: theirs, uint64 (s,).
     """
 
     rows: int = 0
@@ -40,6 +42,8 @@ class SideSurvey:
     checksum: int = 0
     metadata: VectorMetadata | None = None
     decoys: int = 0
+    sample: np.ndarray | None = None
+    hashes: np.ndarray | None = None
 
     @property
     def mean(self) -> np.ndarray:
@@ -63,10 +67,13 @@ class SurveySide(beam.CombineFn):
         words = np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64)
         factors = (2 * np.arange(words.shape[1], dtype=np.uint64) + 1) * np.uint64(0x9E3779B97F4A7C15)
         hashes = (words * factors).sum(axis=1, dtype=np.uint64)
-        checksum = int((hashes * (hashes >> np.uint64(29) | np.uint64(1))).sum(dtype=np.uint64))
+        hashes *= hashes >> np.uint64(29) | np.uint64(1)
+        checksum = int(hashes.sum(dtype=np.uint64))
+        least = np.argsort(hashes, kind="stable")[:SAMPLE]
         metadata = vector_metadata(block.schema.field(VECTOR))
         decoys = block.column(DECOY).true_count if DECOY in block.schema.names else 0
-        return self.merge_accumulators([accumulator, SideSurvey(len(block), total, checksum, metadata, decoys)])
+        own = SideSurvey(len(block), total, checksum, metadata, decoys, vectors[least], hashes[least])
+        return self.merge_accumulators([accumulator, own])
 
     def merge_accumulators(self, accumulators: Iterable[SideSurvey]) -> SideSurvey:
         parts = [part for part in accumulators if part.total is not None]
@@ -78,12 +85,16 @@ class SurveySide(beam.CombineFn):
         known = [part.metadata for part in parts if part.metadata is not None]
         for metadata in known[1:]:
             check_same_vectors(known[0], metadata, self._side)
+        hashes, first = np.unique(np.concatenate([part.hashes for part in parts]), return_index=True)  # type: ignore[arg-type]
+        sample = np.concatenate([part.sample for part in parts])[first[:SAMPLE]]  # type: ignore[arg-type]
         return SideSurvey(
             sum(part.rows for part in parts),
             np.sum([part.total for part in parts if part.total is not None], axis=0),
             sum(part.checksum for part in parts) % (1 << 64),
             known[0] if known else None,
             sum(part.decoys for part in parts),
+            sample,
+            hashes[:SAMPLE],
         )
 
     def extract_output(self, accumulator: SideSurvey) -> SideSurvey:
@@ -100,6 +111,7 @@ class MiningPlan:
       shards: of the sources and of the targets; every two of them are searched at once.
       metadata: of the vectors of both, if it is known.
       decoys: among the sources.
+      samples: of either side, float32 (s, dim), not centred.
     """
 
     rows: tuple[int, int]
@@ -107,6 +119,7 @@ class MiningPlan:
     shards: tuple[int, int]
     metadata: VectorMetadata | None
     decoys: int
+    samples: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -143,4 +156,6 @@ def _make_plan(source: SideSurvey, target: SideSurvey, center: bool) -> MiningPl
         raise InputError("source and target have the same vectors; one side was given twice")
     means = np.stack([source.mean, target.mean])
     shards = -(-source.rows // SHARD_ROWS), -(-target.rows // SHARD_ROWS)
-    return MiningPlan(rows, means if center else np.zeros_like(means), shards, source.metadata, source.decoys)
+    assert source.sample is not None and target.sample is not None
+    samples = source.sample, target.sample
+    return MiningPlan(rows, means if center else np.zeros_like(means), shards, source.metadata, source.decoys, samples)
