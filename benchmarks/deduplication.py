@@ -16,9 +16,9 @@ with all, in blocks. Recall is the share of its pairs of distinct vectors that a
 removes (greedily in order of ids: what is near to a row kept before) that the method removes too; `extra`: what else goes.
 
 The million: a cluster has k rows with a probability in proportion to k^-2, 100 at most. Its rows are unit(centre + s x unit
-noise), of cosine 1 / (1 + s^2) to one another, s^2 uniform in 0.02-0.4 for each cluster. Centres and noise are normal, axis i
-scaled by (i + 1)^-0.7, with which a row lies near as many of 1,024 cells as one of MiniLM's. The pipeline makes 4,096 rows at
-a time, so that no process has to hold all, with ids that mix the clusters.
+noise), of cosine 1 / (1 + s^2) to one another, s^2 uniform in 0.02-0.4 for each cluster. Centres and noise are normal, axis
+i scaled by (i + 1)^-0.7, with which a row lies near as many of 1,024 cells as one of MiniLM's. The pipeline makes 4,096 rows
+at a time, so that no process has to hold all, with ids that mix the clusters.
 """
 
 import argparse
