@@ -2,11 +2,18 @@
 
     pip install faiss-cpu
     python benchmarks/bitext.py FILE.parquet --model MODEL [--rounds 3] [--rows 4000,20000]
+    python benchmarks/bitext.py DOCUMENTS.parquet --model MODEL --documents
 
 The file has columns `side` (src or tgt), `id`, `text`, and `gold`: equal values are a translation, null has none.
 Embedded once, with the prompt "query: " and at most 128 tokens, and kept beside the file as FILE.vectors.parquet.
 
 Quality: precision, recall and F1 by setting; `best` is the threshold of the largest F1, found by going through all pairs.
+Documents: a file with columns `lang` (de, en), `doc`, `par` and `sent`: sentence `sent` of paragraph `par` on one side
+translates that of the same numbers on the other, if the paragraph has as many sentences on both. Mining within documents is
+compared with mining among all, on these sentences; and the n:m aligner is run on whole documents. Of its beads that have a
+sentence of a paragraph with unequal numbers, those that stay within one paragraph are counted, and how many sentences of
+these paragraphs they leave out.
+
 Cost: CPU seconds with one thread. `two faiss searches` are IndexFlatIP in both directions, k = 4; `search` is
 `core.neighbors`, both directions out of one product; `MineBitext` the whole transform on Beam's in-process runner, from
 blocks with vectors to pairs with texts. Peak memory is that of a process of its own.
@@ -27,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -120,6 +128,69 @@ def quality(path: Path, rows: int | None) -> None:
         print(f"{name:24}{shown:>10}{len(pairs):7}{precision:7.2f}{recall:7.2f}{f1:7.2f}{largest:9.2f}{at:7.3f}", flush=True)
 
 
+def documents(path: Path) -> None:
+    """Mining within documents against mining among all, and the aligner."""
+    from beam_gpte import AlignDocuments, MineBitext
+
+    names = ["doc", "par", "sent"]
+    table = pl.from_arrow(pq.read_table(path, columns=["lang", *names])).with_row_index("id")  # type: ignore[union-attr]
+    table = table.with_columns(pl.col("lang", "doc").cast(pl.String), pl.col("id").cast(pl.String))
+    paragraph = {row[0]: row[1:] for row in table.select("id", "doc", "par").rows()}
+    german, english = (table.filter(pl.col("lang") == lang) for lang in ("de", "en"))
+    counts = [side.group_by("doc", "par").len() for side in (german, english)]
+    equal = counts[0].join(counts[1], on=["doc", "par", "len"])
+    right = set(german.join(equal, on=["doc", "par"]).join(english, on=names).select("id", "id_right").rows())
+    judged = {id_ for pair in right for id_ in pair}
+    sides = {"source": german["id"].to_list(), "target": english["id"].to_list()}
+    print(f"{len(german)} and {len(english)} sentences in {table['doc'].n_unique()} documents, {len(right)} pairs known")
+    for name, settings in (("among all", {}), ("within documents", {"scope": "doc"})):
+        transform = MineBitext(threshold=-1e9, deduplicate=False, max_length_ratio=None, **settings)
+        found = run_on(path, sides, lambda both, transform=transform: (both | transform).pairs)
+        pairs = sorted(((row["margin"], row["source_id"], row["target_id"]) for row in found), reverse=True)
+        hits = np.cumsum(_hits(pairs, right, judged))
+        f1 = 200 * hits / (np.arange(1, len(hits) + 1) + len(right))
+        print(f"{name:18} best F1 {f1.max():.2f}, at {int(f1.argmax()) + 1} pairs")
+    beads = run_on(path, sides, lambda both: both | AlignDocuments("doc", ("par", "sent")))
+    ids = [(tuple(bead["source_ids"]), tuple(bead["target_ids"])) for bead in beads]
+    own = {(a[0], b[0]) for a, b in ids if len(a) == len(b) == 1 and judged & {*a, *b}}
+    hit = len(own & right)
+    print(f"aligned, 1:1       F1 {200 * hit / (len(own) + len(right)):.2f}, precision {100 * hit / len(own):.2f}")
+    unequal = [a + b for a, b in ids if a and b and not judged & {*a, *b}]
+    within = sum(len({paragraph[id_] for id_ in bead}) == 1 for bead in unequal)
+    several, others = sum(len(bead) > 2 for bead in unequal), len(table) - len(judged)
+    print(
+        f"paragraphs with unequal numbers of sentences: {len(unequal)} beads, {several} of several sentences, "
+        f"{100 * within / len(unequal):.1f} % within one paragraph; {others - sum(map(len, unequal))} of {others} sentences "
+        "in none of these"
+    )
+
+
+def _hits(pairs: list[tuple], right: set, judged: set) -> np.ndarray:
+    """Whether each pair that has a judged sentence is right."""
+    return np.array([(source, target) in right for _, source, target in pairs if judged & {source, target}])
+
+
+def run_on(path: Path, sides: dict[str, list[str]], result: Callable[[dict], Any]) -> list[dict]:
+    """The rows of what `result` makes of the sides, given by the numbers of their rows in the file."""
+    import apache_beam as beam
+
+    from beam_gpte import Block, WriteVectorsToParquet
+
+    def read(name: str) -> Iterator[Any]:
+        whole = pq.read_table(path, columns=["doc", "par", "sent", "text", "embedding"])
+        chosen = whole.take(pa.array([int(id_) for id_ in sides[name]])).append_column("id", pa.array(sides[name]))
+        chosen = chosen.set_column(0, "doc", chosen["doc"].cast(pa.string()))
+        for start in range(0, len(chosen), 256):
+            yield Block.from_table(chosen.slice(start, 256))
+
+    with tempfile.TemporaryDirectory() as folder:
+        with beam.Pipeline("FnApiRunner") as p:
+            reading = {name: p | name >> beam.Create([name]) for name in sides}
+            both = {name: p_ | f"read {name}" >> beam.FlatMap(read).with_output_types(Block) for name, p_ in reading.items()}
+            result(both) | WriteVectorsToParquet(folder)
+        return pq.read_table(sorted(Path(folder).glob("*.parquet"))).to_pylist()
+
+
 def vectors(path: Path, name: str, rows: int | None) -> np.ndarray:
     column = side(path, name, rows)["embedding"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(column), -1)
@@ -190,6 +261,7 @@ def main() -> None:
     parser.add_argument("--model", help="embeds the texts; not needed for a file with vectors")
     parser.add_argument("--rows", default="", help="of a side, with commas; default: all")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--documents", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -199,6 +271,9 @@ def main() -> None:
         run_child(options)
         return
     options.file = embedded(options.file, options.model)
+    if options.documents:
+        documents(options.file)
+        return
     for rows in [int(size) for size in options.rows.split(",") if size] or [None]:
         quality(options.file, rows)
         if options.rounds:
