@@ -51,8 +51,8 @@ class DeduplicateSemantic(DeduplicationStep):
     `pairs` holds each pair of distinct vectors once, and for rows with one and the same vector each with the first of
     them; their other pairs follow from these.
 
-    Memory of a worker, for n rows: the vectors and sketches of a tile, 8192 x (4 dim + 2 s) bytes with s = 64 or 128, the
-    sketches of rows that visit it, 2 s bytes each, and 20 MB of products; or the candidates of one of 16 partitions of the
+    Memory of a worker, for n rows: the vectors and sketches of a tile, 8192 x (4 dim + 6 s) bytes with s = 64 or 128, the
+    sketches of rows that visit it, 6 s bytes each, and 20 MB of products; or the candidates of one of 16 partitions of the
     ids and the vectors these name, at most 4 dim n / 16 bytes; 25 MB for the sample. The number of shuffles is fixed.
 
     Rows whose vector (or, with a `model`, text) is null, not finite or zero, and rows whose id is null or taken, fail the

@@ -97,12 +97,12 @@ def _copies(ranked: pl.DataFrame, first: pl.DataFrame, id_column: str) -> pl.Dat
 
 
 class _Tile:
-    """Sketches, float16 (n, s + 1), by rank: a row's place in the order of keeping."""
+    """Sketches, float16 (n, s + 1), by rank: a row's place in the order of keeping. They are held as float32."""
 
     def __init__(self, rows: pl.DataFrame, sketches: np.ndarray, least: float, max_neighbors: int) -> None:
         self.comparisons = 0
         self.cut = 0
-        self._sketches = sketches
+        self._sketches = sketches.astype(np.float32)
         self._least = least
         self._max_neighbors = max_neighbors
         self._scope = rows[SCOPE].rank("dense").to_numpy() if SCOPE in rows.columns else None
@@ -116,13 +116,13 @@ class _Tile:
         """Compare the rows of a cell, by their ranks, with one another and with its visitors."""
         if len(self._products) < CHUNK * len(members):
             self._products, self._near = np.empty(CHUNK * len(members), np.float32), np.empty(CHUNK * len(members), bool)
-        sketches = self._sketches[members].astype(np.float32)
+        sketches = self._sketches[members]
         for start in range(0, len(members), CHUNK):
             stop = start + CHUNK
             self._multiply(sketches[start:stop], members[start:stop], sketches[start:], members[start:])
         for start in range(0, len(visitors), CHUNK):
             part = visitors[start : start + CHUNK]
-            self._multiply(self._sketches[part].astype(np.float32), part, sketches, members)
+            self._multiply(self._sketches[part], part, sketches, members)
 
     def _multiply(self, left: np.ndarray, ranks: np.ndarray, right: np.ndarray, members: np.ndarray) -> None:
         size = len(left) * len(right)
