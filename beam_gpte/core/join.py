@@ -76,16 +76,20 @@ def join_tile(home: Rows, others: Rows, threshold: float, order: KeepOrder, id_c
 
 
 def _cells(ranked: pl.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The ranks of those at home in each cell, and of its other visitors, int64, ascending."""
-    members = ranked.filter(pl.col(CELL).is_not_null()).select(CELL, "rank").unique().sort(CELL, "rank")
-    visits = ranked.select(pl.col(VISITS).alias(CELL), "rank").explode(CELL, empty_as_null=True).drop_nulls().unique()
-    visits = visits.join(members, on=[CELL, "rank"], how="anti").sort(CELL, "rank")
-    cells = members[CELL].unique().sort()
+    """The ranks of those at home in each cell, int64, ascending, and of its visitors.
+
+    A row may be among both, and twice among visitors, where several with its vector have different homes: then it is
+    compared twice.
+    """
+    members = ranked.filter(pl.col(CELL).is_not_null()).select(CELL, "rank").unique().sort("rank")
+    visits = ranked.select(pl.col(VISITS).alias(CELL), "rank").explode(CELL, empty_as_null=True).drop_nulls()
+    cells = members[CELL].unique().sort().to_numpy()
     parts = []
     for frame in (members, visits):
-        ends = (frame[CELL].search_sorted(cells, side=side).to_numpy() for side in ("left", "right"))
-        ranks = frame["rank"].to_numpy().astype(np.int64)
-        parts.append([ranks[start:stop] for start, stop in zip(*ends, strict=True)])
+        order = np.argsort(frame[CELL].to_numpy(), kind="stable")
+        own, ranks = frame[CELL].to_numpy()[order], frame["rank"].to_numpy()[order].astype(np.int64)
+        starts, stops = (np.searchsorted(own, cells, side=side) for side in ("left", "right"))
+        parts.append([ranks[start:stop] for start, stop in zip(starts, stops, strict=True)])
     yield from zip(*parts, strict=True)
 
 

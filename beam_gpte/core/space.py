@@ -22,6 +22,8 @@ from beam_gpte.core.errors import InputError
 SKETCH_SLACK = 1.1e-3
 ROUTING_SLACK = 1e-5  # fp32 products of unit vectors
 ITERATIONS = 10
+POINTS_PER_CELL = 40  # of the sample, that centroids are fitted to
+LEAST_POINTS = 4096
 CELL_ROWS = 500  # smaller cells cost more copies than they save comparisons
 MOST_CELLS = 1024
 GROUP_CELLS = 16  # that share a tile
@@ -133,11 +135,11 @@ def cells_for(rows: int, threshold: float) -> int:
 
 
 def fit_space(sample: np.ndarray, cells: int, sketch_dims: int) -> Space:
-    """A space fitted to `sample`, unit float32 (n, dim), in a fixed order: the same sample gives the same space."""
+    """A space fitted to `sample`, unit float32 (n, dim), in a random but fixed order; the same sample gives the same."""
     dim = sample.shape[1]
     _, directions = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
     basis = np.ascontiguousarray(directions[:, ::-1][:, : min(ROUTING_DIMS, dim)].T.astype(np.float32))
-    points = sample @ basis.T
+    points = sample[: max(LEAST_POINTS, POINTS_PER_CELL * cells)] @ basis.T
     return Space(basis, spherical_k_means(points, min(cells, max(1, len(points)))), min(sketch_dims, dim))
 
 
