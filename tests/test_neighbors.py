@@ -110,6 +110,16 @@ def test_shards_of_either_side_in_any_order_merge_to_the_whole(
             assert_same(merged, Neighbors(found.ids[rows[shard]], found.cosines[rows[shard]]))
 
 
+def test_last_tiles_without_a_near_row_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tile is scored at once; what the first ones found is better than all behind them."""
+    monkeypatch.setattr(neighbors, "HITS_WAITING", 0)
+    sources = np.eye(2, dtype=np.float32)[:1]
+    targets = unit(np.stack([np.ones(40), np.arange(40)], axis=1))  # ever farther from the source
+    forward, backward = nearest_neighbors(sources, np.arange(1), targets, np.arange(40), 3)
+    assert forward.ids.tolist() == [[0, 1, 2]]
+    assert listed(backward) == nearest_loop(targets, sources, np.arange(1), 3)
+
+
 def test_merging_is_associative_and_commutative_and_nothing_changes_nothing() -> None:
     vectors, ids = directions(60, 8, 2), np.random.default_rng(2).permutation(60)
     a, b, c = (nearest_neighbors(vectors, ids, vectors[i::3], ids[i::3], 3)[0] for i in range(3))

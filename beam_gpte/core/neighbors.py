@@ -158,8 +158,9 @@ class _Search:
         i, segment = np.divmod(np.flatnonzero(largest >= least[:, None]), segments)
         inside = products[i, :, segment]
         hit, part = np.nonzero(inside >= least[i, None])
-        self._hits.append((row + i[hit], other + part * segments + segment[hit], inside[hit, part]))
-        self._waiting += len(hit)
+        if len(hit):
+            self._hits.append((row + i[hit], other + part * segments + segment[hit], inside[hit, part]))
+            self._waiting += len(hit)
         if self._waiting > HITS_WAITING:
             self._score()
 
