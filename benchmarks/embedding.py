@@ -114,11 +114,14 @@ def rounds_of(variants: dict[str, Callable[[], object]], rounds: int, clock: Clo
 
 def compare(model: str, texts: list[str], rounds: int, device: str) -> None:
     clock = clock_of(device)
-    theirs = SentenceTransformer(model, device=device)
-    ours = {"fp32": TextEncoder.load(EncoderConfig(model, device=device))}
+    # sentence-transformers takes the mean where a model does not say
+    pooling = "auto" if Path(model, "modules.json").exists() else "mean"
+    # without the dtype it runs in the type that weights are stored in: fp16, which no CPU here multiplies fast
+    theirs = SentenceTransformer(model, device=device, model_kwargs={"dtype": torch.float32})
+    ours = {"fp32": TextEncoder.load(EncoderConfig(model, pooling=pooling, device=device))}
     gain = bf16_gain() if device == "cpu" else float("inf")
     if gain:
-        ours["bf16"] = TextEncoder.load(EncoderConfig(model, device=device, precision="bf16"))
+        ours["bf16"] = TextEncoder.load(EncoderConfig(model, pooling=pooling, device=device, precision="bf16"))
 
     def reference(part: list[str]) -> np.ndarray:
         return theirs.encode(part, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
