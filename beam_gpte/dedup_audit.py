@@ -18,8 +18,9 @@ from beam_gpte.core.audit import SAMPLE_KEY, first_of_each, near_sample, recall_
 from beam_gpte.core.join import KEY, VECTOR
 from beam_gpte.core.keep_order import KeepOrder
 from beam_gpte.schemas import FIRST_ID, SECOND_ID
-from beam_gpte.score_pairs import vector_matrix
 from beam_gpte.semantic_plan import Plan, sample_frame
+from beam_gpte.spill import AT, FILE
+from beam_gpte.with_vectors import unit_vectors_of
 
 ROWS_WAITING = 1 << 17  # near to the sample, before they are gone through
 
@@ -66,8 +67,8 @@ class NearSample(beam.PTransform):
 def _near_sample(block: Block, threshold: float, plan: Plan) -> Iterator[Any]:
     yield block
     sample, sampled = sample_frame(plan.audited)
-    frame = frame_of([block.without_columns([VECTOR])])
-    row, at = near_sample(frame, vector_matrix(block.column(VECTOR)), sample, sampled, threshold)
+    frame = frame_of([block.without_columns([VECTOR, FILE, AT])])
+    row, at = near_sample(frame, unit_vectors_of(block), sample, sampled, threshold)
     if len(row):
         yield TaggedOutput("near", block_of(frame[row].with_columns(sample[KEY].gather(at).alias(SAMPLE_KEY))))
 

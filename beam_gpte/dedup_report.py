@@ -19,6 +19,7 @@ from beam_gpte.block import Block
 from beam_gpte.by_id import frame_of, key_by_id
 from beam_gpte.core.keep_order import REFERENCE
 from beam_gpte.schemas import DUPLICATE_OF, FIRST_ID, SCORE, SECOND_ID
+from beam_gpte.spill import AT, FILE, has_column, with_columns
 
 BINS = 20  # of the histogram of scores, from the threshold to 1
 LARGEST_GROUPS = 10
@@ -161,16 +162,19 @@ def _merged(figures: list[dict], rows: int, threshold: float, removed: int) -> d
 
 
 def _select(block: Block, names: tuple[str, ...]) -> Iterator[Block]:
-    if set(names) <= set(block.schema.names):
-        yield Block(block.batch.select(list(dict.fromkeys(names))))
+    if all(has_column(block, name) for name in names):
+        kept = dict.fromkeys((*names, FILE, AT))
+        yield Block(block.batch.select([name for name in kept if name in block.schema.names]))
 
 
 def _texts_of(block: Block, id_column: str, text_column: str, summary: dict[str, Any]) -> Iterator[tuple[Any, str]]:
     wanted = {part[name] for part, name, _ in _named(summary)}
     if wanted:
-        frame = frame_of([block]).select(pl.col(id_column).alias("id"), pl.col(text_column).alias("text"))
-        found = frame.filter(pl.col("id").is_in(sorted(wanted)) & pl.col("text").is_not_null())
-        yield from ((id_, str(text)[:TEXT_SHOWN]) for id_, text in found.rows())
+        named = frame_of([Block(block.batch.select([id_column]))])[id_column].is_in(sorted(wanted))
+        found = with_columns(block.filter(named.to_arrow()), [text_column])
+        for id_, text in zip(found.column(id_column).to_pylist(), found.column(text_column).to_pylist(), strict=True):
+            if text is not None:
+                yield id_, str(text)[:TEXT_SHOWN]
 
 
 def _named(summary: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:

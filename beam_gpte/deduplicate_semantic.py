@@ -23,19 +23,18 @@ from beam_gpte.by_id import block_of, frame_of, key_by_id
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.grouping import Rule
-from beam_gpte.core.join import KEY, SCOPE, VECTOR
+from beam_gpte.core.join import KEY, SCOPE
 from beam_gpte.core.keep_order import REFERENCE, KeepOrder
-from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.dedup_audit import AuditRecall, NearSample
 from beam_gpte.deduplication import Blocks, DeduplicationStep, Judgement
 from beam_gpte.group_pairs import GroupPairs
 from beam_gpte.ids import id_array
 from beam_gpte.join_cells import JoinCells
 from beam_gpte.schemas import DUPLICATE_OF, EMBEDDING, FIRST_ID, ID, SCORE, SECOND_ID, TEXT
-from beam_gpte.score_pairs import vector_array
-from beam_gpte.semantic_plan import MODEL, PlanSearch, SearchMode
+from beam_gpte.semantic_plan import PlanSearch, SearchMode
+from beam_gpte.spill import with_columns
 from beam_gpte.threshold_counts import CountAtThresholds
-from beam_gpte.with_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
+from beam_gpte.with_vectors import EmbedWhereMissing, VectorDefects, unit_vectors, with_unit_vectors
 
 
 @dataclasses.dataclass(eq=False)
@@ -51,9 +50,10 @@ class DeduplicateSemantic(DeduplicationStep):
     `pairs` holds each pair of distinct vectors once, and for rows with one and the same vector each with the first of
     them; their other pairs follow from these.
 
-    Memory of a worker, for n rows: the vectors and sketches of a tile, 8192 x (4 dim + 6 s) bytes with s = 64 or 128, the
-    sketches of rows that visit it, 6 s bytes each, and 20 MB of products; or the candidates of one of 16 partitions of the
-    ids and the vectors these name, at most 4 dim n / 16 bytes; 25 MB for the sample. The number of shuffles is fixed.
+    Memory of a worker, for n rows: the vectors and sketches of a tile, 32,768 x (4 dim + 6 s) bytes with s = 64 or 128, the
+    sketches of rows that visit it, 6 s bytes each, and the products of 512 rows with a cell; or the candidates of one of 16
+    partitions of the ids and the vectors these name, at most 4 dim n / 16 bytes; 25 MB for the sample. With `scratch` no
+    vectors of a tile or a partition, but those of 32,768 pairs. The number of shuffles is fixed.
 
     Rows whose vector (or, with a `model`, text) is null, not finite or zero, and rows whose id is null or taken, fail the
     job or are set aside by `with_exception_handling()`. Vectors of two lengths, or of two models, fail it.
@@ -73,6 +73,7 @@ class DeduplicateSemantic(DeduplicationStep):
       also_at: larger thresholds to count the removed rows at; None takes three between `threshold` and 1.
       space: the `space` that a former run gave: cells and sketches are not fitted anew.
       max_neighbors: candidates of one row with rows kept before it, per tile; more are cut and counted (`pairs_cut`).
+      scratch: see `Deduplicate`.
     """
 
     name: ClassVar[str] = "semantic"
@@ -90,6 +91,7 @@ class DeduplicateSemantic(DeduplicationStep):
     embedding_column: str = EMBEDDING
     text_column: str = TEXT
     max_neighbors: int = 1000
+    scratch: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -135,6 +137,8 @@ class DeduplicateSemantic(DeduplicationStep):
         if self.model is not None:
             names = self.text_column, self.id_column, self.embedding_column
             rows, refused = rows | "Embed" >> EmbedWhereMissing(self.model, *names, self._isolate)
+            if self._spill is not None:
+                rows = rows | "SpillVectors" >> self._spill
         order, mode = self.order(), SearchMode.parse(self.mode)
         describe = _Describe(self.embedding_column, self.id_column, order, self.scope, has_reference)
         vectors = rows | "Describe" >> beam.Map(describe).with_output_types(Block)
@@ -166,7 +170,7 @@ class _Describe:
     has_reference: bool
 
     def __call__(self, block: Block) -> Block:
-        unit = unit_vectors(block, self.embedding_column)
+        unit = unit_vectors(with_columns(block, [self.embedding_column]), self.embedding_column)
         columns: dict[str, Any] = {self.id_column: id_array(block, self.id_column)}
         if self.order.column is not None:
             frame = pl.DataFrame({self.order.column: block.column(self.order.column)})
@@ -179,10 +183,7 @@ class _Describe:
             columns[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
         keys = [hashlib.blake2b(v.tobytes() + s, digest_size=8).digest() for v, s in zip(unit, scopes, strict=True)]
         columns[KEY] = np.frombuffer(b"".join(keys), np.uint64)
-        known = vector_metadata(block.schema.field(self.embedding_column))
-        metadata = None if known is None else {MODEL: known.fingerprint.encode()}
-        array = vector_array(unit)
-        return Block.from_pydict(columns).with_column(pa.field(VECTOR, array.type, metadata=metadata), array)
+        return with_unit_vectors(Block.from_pydict(columns), unit, block, self.embedding_column)
 
 
 def _add_figures(parts: Any) -> dict[str, int]:

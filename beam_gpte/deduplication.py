@@ -1,12 +1,14 @@
 """What the deduplications share: their result, the steps around each one's own judgement, and several in a row.
 
 rows ------> Check --+--> RejectDuplicateIds --> rows, reference --> (a step's) Judge --> pairs, verdicts
+             (Spill) |
 reference -> Check --+                             |                                          |
                                                    +--> SplitByVerdict <----------------------+
                                                           |        |
                           the next step's rows <-- kept --+        +--> removed --> Repoint by the next step's verdicts
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
@@ -26,6 +28,7 @@ from beam_gpte.ids import RejectDuplicateIds, id_array
 from beam_gpte.rejects import NAMESPACE, RejectingTransform, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.rows import columns_as_blocks, over_blocks
 from beam_gpte.schemas import DEFECT, DUPLICATE_OF, FOUND_BY, SCORE, STEP
+from beam_gpte.spill import SpillRows, new_spill_folder, whole_rows
 
 REMOVED = "removed"
 
@@ -84,6 +87,9 @@ class DeduplicationStep(RejectingTransform):
     text_column: str
     keep: str
     reference: beam.PCollection | None
+    scratch: str | None = None
+
+    _spill: SpillRows | None = None  # what a step that adds large columns applies to its rows
 
     def columns(self) -> tuple[str, ...]:
         """What it reads besides id and text."""
@@ -103,11 +109,17 @@ class DeduplicationStep(RejectingTransform):
         """What the report says of how it was run; `threshold` is one of them."""
         raise NotImplementedError
 
+    def spilling(self, spill: SpillRows) -> "DeduplicationStep":
+        """This step over light rows."""
+        twin = copy.copy(self)
+        twin._spill = spill
+        return twin
+
     def order(self) -> KeepOrder:
         return KeepOrder.parse(self.keep, self.text_column)
 
     def expand(self, pcoll: beam.PCollection) -> Any:
-        return _expand(pcoll, (self,), self.reference, self._isolate)
+        return _expand(pcoll, (self,), self.reference, self.scratch, self._isolate)
 
 
 @dataclasses.dataclass(eq=False)
@@ -122,29 +134,38 @@ class Deduplicate(RejectingTransform):
     Attributes:
       steps: with the same `id_column` and `text_column`, and no `reference` of their own.
       reference: rows of another corpus; what is near to one of them is removed, they themselves are not.
+      scratch: a folder, on a disk that all workers share, where rows wait while their ids and sketches are shuffled. For
+        runners that keep shuffles in memory, as Beam's local one does: with it a million vectors of 384 dimensions fit
+        there. A run makes a folder of its own in it and leaves that there; delete it when the job has ended.
     """
 
     steps: tuple[DeduplicationStep, ...]
     reference: beam.PCollection | None = None
+    scratch: str | None = None
 
     def __post_init__(self) -> None:
         self.steps = tuple(self.steps)
         if not self.steps:
             raise InputError("no steps; give one or more, e.g. (DeduplicateExact(), DeduplicateSemantic())")
         for step in self.steps:
-            if step.reference is not None:
-                raise InputError(f"{type(step).__name__} has a reference of its own; give it to Deduplicate, for all steps")
+            for name in ("reference", "scratch"):
+                if getattr(step, name) is not None:
+                    raise InputError(f"{type(step).__name__} has a {name} of its own; give it to Deduplicate, for all steps")
             for column in ("id_column", "text_column"):
                 one, other = getattr(self.steps[0], column), getattr(step, column)
                 if one != other:
                     raise InputError(f"steps with {column} {one!r} and {other!r}; use one")
 
     def expand(self, pcoll: beam.PCollection) -> Any:
-        return _expand(pcoll, self.steps, self.reference, self._isolate)
+        return _expand(pcoll, self.steps, self.reference, self.scratch, self._isolate)
 
 
 def _expand(
-    pcoll: beam.PCollection, steps: tuple[DeduplicationStep, ...], reference: beam.PCollection | None, isolate: bool
+    pcoll: beam.PCollection,
+    steps: tuple[DeduplicationStep, ...],
+    reference: beam.PCollection | None,
+    scratch: str | None,
+    isolate: bool,
 ) -> Deduplication:
     if not (pcoll.is_bounded and pcoll.windowing.is_default()):
         name = type(steps[0]).__name__
@@ -153,6 +174,9 @@ def _expand(
     text_column = steps[0].text_column if any(step.reads_text() for step in steps) else None
     columns = tuple(dict.fromkeys(name for step in steps for name in step.columns() if name != text_column))
     aside: dict[str, Any] = {"space": None}
+    if scratch is not None:
+        light = SpillRows(new_spill_folder(scratch), _light_columns(steps))
+        steps = tuple(step.spilling(light) for step in steps)
 
     def stage(blocks: Blocks) -> tuple[Blocks, Blocks, Blocks]:
         known = None if reference is None else columns_as_blocks(reference, columns, text_column, id_column)
@@ -174,13 +198,26 @@ def _expand(
             pairs.append(judged.pairs)
             reports.append(judged.report)
             aside["space"] = judged.space or aside["space"]
+        kept, gone = rows, tuple(removed) | "Removed" >> beam.Flatten()
+        refusals = merge_rejects(refused) | "NameReference" >> beam.Map(_name_reference).with_output_types(Block)
+        if scratch is not None:
+            whole = beam.Map(whole_rows).with_output_types(Block)
+            kept, gone, refusals = kept | "Kept" >> whole, gone | "WholeRemoved" >> whole, refusals | "Rejects" >> whole
         aside["pairs"] = tuple(pairs) | "Pairs" >> beam.Flatten()
         aside["report"] = tuple(reports) | "Report" >> beam.Flatten()
-        rejects = merge_rejects(refused) | "NameReference" >> beam.Map(_name_reference).with_output_types(Block)
-        return rows, tuple(removed) | "Removed" >> beam.Flatten(), rejects
+        return kept, gone, refusals
 
     kept, removed, rejects = over_blocks(pcoll, stage, text_column, id_column, columns=columns)
     return Deduplication(kept, removed, aside["pairs"], aside["report"], rejects, aside["space"])
+
+
+def _light_columns(steps: tuple[DeduplicationStep, ...]) -> tuple[str, ...]:
+    """What steps read of rows that lie on a disk, but for vectors: ids, orders, scopes, keys and texts."""
+    read = {steps[0].id_column, REFERENCE}
+    for step in steps:
+        read |= {*step.columns(), *((step.text_column,) if step.reads_text() else ())}
+        read.discard(getattr(step, "embedding_column", ""))
+    return tuple(sorted(read))
 
 
 def _good_rows(
@@ -196,6 +233,8 @@ def _good_rows(
         known, unknown = marked | "CheckReference" >> reject_outputs(beam.FlatMap(_check, checks, id_column, isolate))
         good = (good, known) | "AllRows" >> beam.Flatten()
         rejects.append(unknown)
+    if steps[0]._spill is not None:
+        good = good | "Spill" >> steps[0]._spill
     unique: Any = RejectDuplicateIds(id_column)
     if isolate:
         good, same_id = good | unique.with_exception_handling()

@@ -25,6 +25,7 @@ from beam_gpte.packing import Packer, Piece, Place, split_rows, unpack
 from beam_gpte.rejects import REJECTS, RejectingTransform, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.rows import over_blocks
 from beam_gpte.schemas import ID
+from beam_gpte.spill import whole_rows
 
 STEP = "RejectDuplicateIds"
 ROWS_CUT = 16_384  # of one bundle, before they are cut by id: pieces of a few rows cost more than they hold
@@ -189,5 +190,5 @@ def duplicate_rows(pieces: Iterable[tuple[Block, int]], id_column: str) -> np.nd
 
 def _digest(block: Block, i: int) -> str:
     """Of a row's values, not its bytes in Arrow: those differ with what lies beside the row and below a null."""
-    row = block.batch.slice(i, 1).to_pylist()[0]
+    row = whole_rows(block.slice(i, 1)).batch.to_pylist()[0]
     return hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()

@@ -3,8 +3,11 @@
 vectors, plan --> Route --> (tile of a cell, vectors and sketches) --> JoinTile --> copies, figures
                                                                           |
                                         both rows at home here: scored <--+--> one away: candidates and vectors, by its id
-                                                   |                                            |
-                                                 edges <---- Distinct <---- ScoreMet <----------+
+                                                   |                      |                     |
+                                                   |                      |                     v
+                                                 edges <---- Distinct <---+---------------- ScoreMet
+
+Vectors that lie on a disk (`spill`) are read where they are compared: then no vector travels, and none is met by its id.
 """
 
 import dataclasses
@@ -27,6 +30,10 @@ from beam_gpte.ids import split_by_id
 from beam_gpte.schemas import FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.score_pairs import ScoreMet, cosine_similarity, vector_array, vector_matrix
 from beam_gpte.semantic_plan import Plan
+from beam_gpte.spill import AT, FILE, is_light
+from beam_gpte.with_vectors import unit_vectors_of
+
+PAIRS_READ = 1 << 15  # whose vectors are read from files at once: 100 MB of 384 dimensions at most
 
 
 class JoinedCells(NamedTuple):
@@ -45,7 +52,7 @@ class JoinCells(beam.PTransform):
     tile of the group whose cell is nearest to it, by its key, and visits, with its sketch alone, the tiles of smaller number
     for that cell, and all tiles that have further cells where the plan wants it. There sketches are compared, then vectors:
     those of rows at home are at hand, a candidate that is away is met by its id. A worker holds a tile's vectors, the
-    sketches of the rows that visit it and 20 MB of products, or one partition's candidates and their vectors.
+    sketches of the rows that visit it and products of 512 rows with a cell, or one partition's candidates and their vectors.
     """
 
     threshold: float
@@ -61,13 +68,14 @@ class JoinCells(beam.PTransform):
             | "Route" >> beam.ParDo(_Route(), AsSingleton(plan)).with_output_types(Keyed)
             | "Tiles" >> beam.GroupByKey()
             | "JoinTile"
-            >> join.with_output_types(Block, copies=Block, figures=dict, away=Keyed).with_outputs(
-                "copies", "figures", "away", main="edges"
+            >> join.with_output_types(Block, copies=Block, figures=dict, away=Keyed, met=Block).with_outputs(
+                "copies", "figures", "away", "met", main="edges"
             )
         )
+        met = joined.away | "ScoreMet" >> ScoreMet(self.id_column, cosine_similarity, self.threshold)
         far = (
-            joined.away
-            | "ScoreMet" >> ScoreMet(self.id_column, cosine_similarity, self.threshold)
+            (met, joined.met)
+            | "Met" >> beam.Flatten()
             | "BySecond" >> key_by_id(SECOND_ID)
             | "GroupBySecond" >> beam.GroupByKey()
             | "Distinct" >> beam.Map(_distinct).with_output_types(Block)  # either row may have a copy where the other is
@@ -83,7 +91,7 @@ class _Route(CutByKey):
     """Gives (tile, block): rows at home there, with their vectors, and rows that only visit some of its cells."""
 
     def process(self, block: Block, plan: Plan) -> Iterator[Keyed]:
-        vectors = vector_matrix(block.column(VECTOR))
+        vectors = unit_vectors_of(block)
         home, rows, cells = plan.route(vectors)
         every, group, to = np.arange(len(home)), plan.group[home], plan.group[cells]
         tile = (block.column(KEY).to_numpy() % plan.tiles[group].astype(np.uint64)).astype(np.int64)
@@ -112,7 +120,7 @@ class _Route(CutByKey):
 
     def cut(self, waiting: list[Any]) -> Iterator[Keyed]:
         rows = pa.Table.from_batches([batch for batch, *_ in waiting]).combine_chunks()
-        visiting = rows.drop_columns([VECTOR, CELL])
+        visiting = rows.drop_columns([name for name in (VECTOR, CELL) if name in rows.column_names])
         visits = pa.concat_arrays([visits for _, visits, *_ in waiting])
         row_starts, list_starts = (np.cumsum([0, *(len(item[i]) for item in waiting)]) for i in (0, 1))
         at = np.concatenate([start + item[2] for start, item in zip(row_starts, waiting, strict=False)])
@@ -145,22 +153,31 @@ def _each(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _join_tile(
     element: tuple[int, Iterable[Block]], threshold: float, order: KeepOrder, id_column: str, max_neighbors: int
 ) -> Iterator[Any]:
-    """A block of rows at home has their vectors, one of copies has not."""
+    """A block of rows at home has their cells, one of copies has not."""
     blocks = list(element[1])
-    home = [block for block in blocks if VECTOR in block.schema.names]
+    home = [block for block in blocks if CELL in block.schema.names]
     if not home:
         return
-    others = [block for block in blocks if VECTOR not in block.schema.names]
+    others = [block for block in blocks if CELL not in block.schema.names]
     here, there = _rows(home), _rows(others or [home[0].slice(0, 0).without_columns([CELL])])
     found = join_tile(here, there, threshold, order, id_column, max_neighbors)
     figures = {"tiles": 1, "copies": len(there.frame), "comparisons": found.comparisons, "candidates": len(found.candidates)}
     yield TaggedOutput("figures", {**figures, "pairs_cut": found.cut})
     if len(found.copies):
         yield TaggedOutput("copies", block_of(found.copies.with_columns(pl.lit(1, pl.Float32).alias(SCORE))))
+    first_home, second_home = (pl.col(name) < len(here.frame) for name in (FIRST_ROW, SECOND_ROW))
+    if is_light(home[0]):
+        places = Block.concat([Block(block.batch.select([FILE, AT])) for block in (*home, *others)])
+        near = _scored_from_files(found.candidates.filter(first_home | second_home), places, threshold)
+        both = near.filter(first_home & second_home).drop(FIRST_ROW, SECOND_ROW)
+        if len(both):
+            yield block_of(both)
+        if len(both) < len(near):
+            yield TaggedOutput("met", block_of(near.filter(~(first_home & second_home)).drop(FIRST_ROW, SECOND_ROW)))
+        return
     vectors = Block.concat([Block(block.batch.select([id_column, VECTOR])) for block in home])
     for keyed in split_by_id(vectors, id_column, PARTITIONS):
         yield TaggedOutput("away", keyed)
-    first_home, second_home = (pl.col(name) < len(vectors) for name in (FIRST_ROW, SECOND_ROW))
     near = _scored(found.candidates.filter(first_home & second_home), vectors, threshold)
     if len(near):
         yield block_of(near)
@@ -180,6 +197,18 @@ def _scored(pairs: pl.DataFrame, vectors: Block, threshold: float) -> pl.DataFra
     return near.filter(pl.Series(scores >= np.float32(threshold)))
 
 
+def _scored_from_files(pairs: pl.DataFrame, places: Block, threshold: float) -> pl.DataFrame:
+    """Near ones of `pairs`, with `SCORE`; vectors of a part of them at once are in memory."""
+    near = [pairs.clear().with_columns(pl.lit(None, pl.Float32).alias(SCORE))]
+    for part in pairs.iter_slices(PAIRS_READ):
+        both = np.concatenate([part[name].to_numpy() for name in (FIRST_ROW, SECOND_ROW)])
+        rows, at = np.unique(both, return_inverse=True)
+        vectors = vector_array(unit_vectors_of(Block(places.batch.take(pa.array(rows)))))
+        scores = pl.Series(SCORE, cosine_similarity(vectors, at[: len(part)], at[len(part) :]))
+        near.append(part.with_columns(scores).filter(scores.to_numpy() >= np.float32(threshold)))
+    return pl.concat(near)
+
+
 def _rows(blocks: list[Block]) -> Rows:
     sketches = np.concatenate([vector_matrix(block.column(SKETCH)) for block in blocks])
-    return Rows(frame_of([block.without_columns([SKETCH, VECTOR]) for block in blocks]), sketches)
+    return Rows(frame_of([block.without_columns([SKETCH, VECTOR, FILE, AT]) for block in blocks]), sketches)

@@ -24,12 +24,14 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.join import KEY, SCOPE, VECTOR
 from beam_gpte.core.space import LEAST_ROUTED, Space, cells_for, fit_space, margin
 from beam_gpte.score_pairs import vector_matrix
+from beam_gpte.spill import AT, FILE
+from beam_gpte.with_vectors import MODEL, in_memory, unit_vectors_of
 
 SAMPLE = 16_384  # vectors that the space is fitted to: 25 MB of 384 dimensions
 AUDITED = 1000  # of the sample, whose near rows are looked for among all: an n x 1000 product
 CALIBRATED = 2000  # of the sample, after those
-TILE_ROWS = 8192  # of a group of cells, in memory at once
-MODEL = b"beam_gpte.model"  # metadata of the column `VECTOR`: the fingerprint of the model
+TILE_ROWS = 8192  # compared with one another, where there is one cell
+CELLS_TILE_ROWS = 32_768  # of a group of cells, in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +73,11 @@ class SurveyVectors(beam.CombineFn):
 
     def add_input(self, accumulator: tuple, block: Block) -> tuple:
         rows, parts = accumulator
-        names = [name for name in (KEY, SCOPE, VECTOR) if name in block.schema.names]
+        names = [name for name in (KEY, SCOPE, VECTOR, FILE, AT) if name in block.schema.names]
         part = Block(block.batch.select(names))
         if parts and len(parts[0]) >= SAMPLE:
             part = part.filter(pc.less(part.column(KEY), parts[0].column(KEY)[-1]))
-        parts = [*parts, part] if part else parts
+        parts = [*parts, in_memory(part)] if part else parts
         return rows + len(block), _trim(parts) if sum(map(len, parts)) > 2 * SAMPLE else parts
 
     def merge_accumulators(self, accumulators: Iterable[tuple]) -> tuple:
@@ -176,8 +178,8 @@ def _needed_margins(block: Block, threshold: float, survey: Survey, space: Space
     sample = survey.sample.slice(AUDITED, CALIBRATED)
     if not sample:
         return
-    frame, chosen = (frame_of([part.without_columns([VECTOR])]) for part in (block, sample))
-    vectors, sampled = vector_matrix(block.column(VECTOR)), vector_matrix(sample.column(VECTOR))
+    frame, chosen = (frame_of([part.without_columns([VECTOR, FILE, AT])]) for part in (block, sample))
+    vectors, sampled = unit_vectors_of(block), unit_vectors_of(sample)
     row, at = near_sample(frame, vectors, chosen, sampled, threshold)
     other = (frame[KEY].gather(row) != chosen[KEY].gather(at)).to_numpy()
     yield space.needed_margin(vectors[row[other]], sampled[at[other]])
@@ -212,7 +214,8 @@ def _make_plan(survey: Survey, space: Space, threshold: float, mode: SearchMode,
         # one standard error above what is asked for, as the margin is a figure of a sample
         share = mode.recall + np.sqrt(mode.recall * (1 - mode.recall) / len(needed))
         far = min(far, float(needed[min(len(needed) - 1, int(np.ceil(share * len(needed))))]))
-    tiles = np.maximum(1, np.ceil(rows / TILE_ROWS)).astype(np.int64)
+    tile_rows = TILE_ROWS if len(group) == 1 else CELLS_TILE_ROWS
+    tiles = np.maximum(1, np.ceil(rows / tile_rows)).astype(np.int64)
     return Plan(space, group, tiles, far, mode.probes, survey.sample.slice(0, AUDITED))
 
 

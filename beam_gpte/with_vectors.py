@@ -11,9 +11,16 @@ import pyarrow.compute as pc
 
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.join import VECTOR
+from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.embed import EmbedText
 from beam_gpte.ids import id_array
+from beam_gpte.score_pairs import vector_array, vector_matrix
+from beam_gpte.spill import AT, FILE, field_of, has_column, is_light, read_rows
 from beam_gpte.vectors import read_vectors
+
+MODEL = b"beam_gpte.model"  # metadata of the column `VECTOR`: the fingerprint of the model
+_COLUMN = b"beam_gpte.column"  # metadata of the column `FILE`, in its place: the column of the files that has the vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +75,35 @@ def unit_vectors(block: Block, embedding_column: str) -> np.ndarray:
     return (vectors / _lengths(vectors)[:, None] + 0.0).astype(np.float32)  # no -0.0
 
 
+def with_unit_vectors(described: Block, unit: np.ndarray, rows: Block, embedding_column: str) -> Block:
+    """`described` with the `unit` vectors of `rows` in the column `VECTOR`; of light rows, with the place where they lie."""
+    known = vector_metadata(field_of(rows, embedding_column))
+    metadata = {} if known is None else {MODEL: known.fingerprint.encode()}
+    if not is_light(rows):
+        array = vector_array(unit)
+        return described.with_column(pa.field(VECTOR, array.type, metadata=metadata or None), array)
+    field = rows.schema.field(FILE)
+    field = field.with_metadata({**field.metadata, **metadata, _COLUMN: embedding_column.encode()})
+    return described.with_column(field, rows.column(FILE)).with_column(rows.schema.field(AT), rows.column(AT))
+
+
+def unit_vectors_of(described: Block) -> np.ndarray:
+    """What `with_unit_vectors` put there: float32 (n, dim)."""
+    if not is_light(described):
+        return vector_matrix(described.column(VECTOR))
+    column = described.schema.field(FILE).metadata[_COLUMN].decode()
+    return unit_vectors(read_rows(described, [column]), column)
+
+
+def in_memory(described: Block) -> Block:
+    """The same rows with `VECTOR`, whose metadata name the model, wherever that was."""
+    if not is_light(described):
+        return described
+    array, metadata = vector_array(unit_vectors_of(described)), described.schema.field(FILE).metadata
+    field = pa.field(VECTOR, array.type, metadata={MODEL: metadata[MODEL]} if MODEL in metadata else None)
+    return described.without_columns([FILE, AT]).with_column(field, array)
+
+
 def _lengths(vectors: np.ndarray) -> np.ndarray:
     return np.linalg.norm(vectors.astype(np.float64), axis=1)
 
@@ -95,4 +131,4 @@ class EmbedWhereMissing(beam.PTransform):
 
 
 def _with_vectors_aside(block: Block, column: str) -> Iterator[Any]:
-    yield beam.pvalue.TaggedOutput("vectors", block) if column in block.schema.names else block
+    yield beam.pvalue.TaggedOutput("vectors", block) if has_column(block, column) else block
