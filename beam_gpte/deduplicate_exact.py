@@ -39,6 +39,7 @@ class DeduplicateExact(DeduplicationStep):
       key_columns: compare the values of these columns, as they are, in place of the text; null equals null.
       keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or ``"COLUMN desc"``; ties by id,
         nulls last.
+      scope: compare only rows with the same value in this column.
       reference: rows of another corpus; what equals one of them is removed.
     """
 
@@ -49,6 +50,7 @@ class DeduplicateExact(DeduplicationStep):
     reference: beam.PCollection | None = None
     id_column: str = ID
     text_column: str = TEXT
+    scope: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.key_columns, str):
@@ -56,10 +58,14 @@ class DeduplicateExact(DeduplicationStep):
         KeepOrder.parse(self.keep, self.text_column)
 
     def settings(self) -> dict[str, Any]:
-        return {"threshold": 1.0, **({"key_columns": list(self.key_columns)} if self.key_columns else {})}
+        keys = {"key_columns": list(self.key_columns)} if self.key_columns else {}
+        return {"threshold": 1.0, "scope": self.scope, **keys}
 
     def columns(self) -> tuple[str, ...]:
-        return (*self.order().columns, *self.key_columns)
+        return (*self.order().columns, *self.key_columns, *self._scopes())
+
+    def _scopes(self) -> tuple[str, ...]:
+        return () if self.scope is None else (self.scope,)
 
     def reads_text(self) -> bool:
         return not self.key_columns
@@ -68,7 +74,7 @@ class DeduplicateExact(DeduplicationStep):
         return _Defects(self.columns(), self.text_column if self.reads_text() else None, self.id_column)
 
     def judge(self, rows: Blocks, has_reference: bool) -> Judgement:
-        columns = self.key_columns or (self.text_column,)
+        columns = (*(self.key_columns or (self.text_column,)), *self._scopes())
         told = beam.Map(describe, columns, self.reads_text(), self.id_column, self.order(), has_reference)
         pairs = (
             rows
@@ -97,11 +103,16 @@ class _Defects:
 def describe(
     block: Block, columns: tuple[str, ...], texts: bool, id_column: str, order: KeepOrder, has_reference: bool
 ) -> Block:
-    """Ids with the hash of what copies share, what orders them, and whether they are of the reference."""
+    """Ids with the hash of what copies share, what orders them, and whether they are of the reference.
+
+    Args:
+      columns: what is hashed; with `texts` the first of them is one, and made plain before.
+    """
     read = list(dict.fromkeys((*columns, *order.columns)))
     frame: pl.DataFrame = pl.from_arrow(pa.Table.from_batches([block.batch.select(read)]))  # type: ignore[assignment]
     ordered = frame.select(order.value())
-    compared = frame.select(normalize(pl.col(columns[0])) if texts else pl.col(list(columns)))
+    plain = [normalize(pl.col(columns[0])), *columns[1:]] if texts else columns
+    compared = frame.select(*plain)
     shown = [repr(row).encode() for row in compared.iter_rows()]
     result: dict[str, Any] = {
         id_column: id_array(block, id_column),

@@ -9,6 +9,7 @@ rows --> Describe --> normalised texts --> Bands --> (partition, buckets) --> Pa
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from apache_beam.metrics import Metrics
 from beam_gpte.block import Block
 from beam_gpte.by_id import CutByKey, Keyed, block_of, frame_of
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.join import SCOPE
 from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.core.minhash import bands, choose_bands, jaccard, shingle_sets, shingles, signatures, slices
 from beam_gpte.core.normalize_text import normalize
@@ -60,6 +62,7 @@ class DeduplicateLexical(DeduplicationStep):
       threshold: the least Jaccard similarity of duplicates, above 0 and at most 1.
       keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or ``"COLUMN desc"``; ties by id,
         nulls last.
+      scope: compare only rows with the same value in this column.
       reference: rows of another corpus; what is near to one of them is removed.
       num_perm: columns of a signature; more make fewer false candidates.
       shingle: n, characters of an n-gram.
@@ -74,6 +77,7 @@ class DeduplicateLexical(DeduplicationStep):
     reference: beam.PCollection | None = None
     num_perm: int = 128
     shingle: int = 5
+    scope: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -89,10 +93,10 @@ class DeduplicateLexical(DeduplicationStep):
         KeepOrder.parse(self.keep, self.text_column)
 
     def settings(self) -> dict[str, Any]:
-        return {"threshold": self.threshold, "num_perm": self.num_perm, "shingle": self.shingle}
+        return {name: getattr(self, name) for name in ("threshold", "scope", "num_perm", "shingle")}
 
     def columns(self) -> tuple[str, ...]:
-        return self.order().columns
+        return (*self.order().columns, *(() if self.scope is None else (self.scope,)))
 
     def reads_text(self) -> bool:
         return True
@@ -102,7 +106,7 @@ class DeduplicateLexical(DeduplicationStep):
 
     def judge(self, rows: Blocks, has_reference: bool) -> Judgement:
         order = self.order()
-        describe = beam.Map(_describe, self.text_column, self.id_column, order, has_reference)
+        describe = beam.Map(_describe, self.text_column, self.id_column, order, self.scope, has_reference)
         texts = rows | "Describe" >> describe.with_output_types(Block)
         bands_of = _Bands(choose_bands(self.threshold, self.num_perm), self.num_perm, self.shingle)
         candidates = (
@@ -128,16 +132,27 @@ class _Defects:
         return check_text(block, self.text_column)
 
 
-def _describe(block: Block, text_column: str, id_column: str, order: KeepOrder, has_reference: bool) -> Block:
-    """Ids with the text as it is compared, what orders them, and whether they are of the reference."""
+def _describe(
+    block: Block, text_column: str, id_column: str, order: KeepOrder, scope: str | None, has_reference: bool
+) -> Block:
+    """Ids with the text as it is compared, what orders them, their scope, and whether they are of the reference."""
     read = list(dict.fromkeys((text_column, *order.columns)))
     frame: pl.DataFrame = pl.from_arrow(pa.Table.from_batches([block.batch.select(read)]))  # type: ignore[assignment]
     told = frame.select(normalize(pl.col(text_column).cast(pl.String)).alias(NORMAL), *order.value())
     columns: dict[str, Any] = {id_column: id_array(block, id_column)}
     columns.update({series.name: series.to_arrow() for series in told})
+    if scope is not None:
+        columns[SCOPE] = scope_hashes(block.column(scope))
     if has_reference:
         columns[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
     return Block.from_pydict(columns)
+
+
+def scope_hashes(values: pa.Array) -> pa.Array:
+    """uint64: equal for equal values, null among them, and by chance with a probability of 5e-20."""
+    encoded = values.dictionary_encode(null_encoding="encode")
+    hashes = [hashlib.blake2b(repr(value).encode(), digest_size=8).digest() for value in encoded.dictionary.to_pylist()]
+    return pa.array(np.frombuffer(b"".join(hashes), np.uint64)[encoded.indices.to_numpy()])
 
 
 def _contents(block: Block, id_column: str) -> Block:
@@ -160,7 +175,9 @@ class _Bands(CutByKey):
             for part in slices(frame[NORMAL].str.len_chars().to_numpy() + self._shingle, CHARACTERS_AT_ONCE)
         ]
         buckets = bands(np.concatenate(signed), self._count)
-        told = frame.drop(NORMAL)[np.repeat(np.arange(len(frame)), self._count)]
+        if SCOPE in frame.columns:
+            buckets = buckets ^ frame[SCOPE].to_numpy()[:, None]
+        told = frame.drop(NORMAL, SCOPE, strict=False)[np.repeat(np.arange(len(frame)), self._count)]
         told = told.with_columns(pl.Series(BUCKET, buckets.reshape(-1)))
         yield from self.wait(told, int(told.estimated_size()))
 

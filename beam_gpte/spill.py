@@ -28,7 +28,7 @@ from beam_gpte.schemas import HIDDEN
 FILE = HIDDEN + "file"  # int64: names a file; the field's metadata say in which folder, and what rows it has
 AT = HIDDEN + "at"  # int64: the row in that file
 BYTES_PER_FILE = 32 << 20
-FILES_OPEN = 256  # of one process, mapped into memory
+FILES_OPEN = 16  # of one process, mapped into memory
 
 _FOLDER, _SCHEMA = b"beam_gpte.folder", b"beam_gpte.schema"
 

@@ -10,6 +10,7 @@ Texts are a column of a Parquet file, embedded with all-MiniLM-L6-v2 and kept in
 its pieces between punctuation marks (of 20 characters or more, each once). Should there be fewer texts than rows, each row
 that lacks is a mixture of two of them, a + w b, w uniform in 0.3-1: about a quarter are within 0.9 of their a.
 
+DeduplicateSemantic keeps rows and vectors in a folder (`scratch`), or else in the shuffles of Beam's local runner.
 Every measurement is a process of its own, with one thread, that reads the vectors from their file, so that memory is each
 method's alone. CPU seconds are those of the work, start-up (imports) stands beside them. `brute force` is the oracle: all
 with all, in blocks. Recall is the share of its pairs of distinct vectors that a method finds, and the share of the rows it
@@ -22,6 +23,7 @@ at a time, so that no process has to hold all, with ids that mix the clusters.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import logging
@@ -45,6 +47,7 @@ BATCH = 4096
 ROWS_PER_BLOCK = 256
 SEED = 1
 OURS, FAISS, ORACLE = "DeduplicateSemantic", "faiss range_search", "brute force"
+IN_MEMORY = f"{OURS}, no scratch"
 
 Found = dict[str, Any]  # `removed`: int64 (n,); `pairs`: int64 (p, 2); `search_s`: CPU seconds before grouping
 
@@ -138,7 +141,7 @@ def append_ids(block: Any, columns: tuple[str, ...], file: str) -> None:
         out.write(ids.tobytes())
 
 
-def deduplicate_semantic(file: str, rows: int, threshold: float, workers: int = 1) -> Found:
+def deduplicate_semantic(file: str, rows: int, threshold: float, workers: int = 1, scratch: bool = True) -> Found:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -152,7 +155,7 @@ def deduplicate_semantic(file: str, rows: int, threshold: float, workers: int = 
         with beam.Pipeline("FnApiRunner", options=options) as p:
             groups = p | beam.Create(range(-(-rows // BATCH)))
             blocks = groups | "Blocks" >> beam.FlatMap(make_blocks, file, rows).with_output_types(Block)
-            result = blocks | DeduplicateSemantic(threshold)
+            result = blocks | DeduplicateSemantic(threshold, scratch=folder if scratch else None)
             for name, ids in columns.items():
                 getattr(result, name) | name >> beam.Map(append_ids, ids, f"{folder}/{name}")
         for name, ids in columns.items():
@@ -245,6 +248,7 @@ class Method(NamedTuple):
 
 METHODS = {
     OURS: Method(deduplicate_semantic, ("apache_beam", "beam_gpte")),
+    IN_MEMORY: Method(functools.partial(deduplicate_semantic, scratch=False), ("apache_beam", "beam_gpte")),
     FAISS: Method(faiss_join, ("faiss",)),
     "SemHash from_embeddings": Method(semhash, ("semhash",)),
     "SemDeDup-like, one probe": Method(one_probe, ("faiss",)),

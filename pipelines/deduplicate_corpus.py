@@ -10,8 +10,12 @@ list go to Beam.
 """
 
 import argparse
+import contextlib
 import json
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from beam_gpte import (
@@ -40,6 +44,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 STEPS = ("exact", "lexical", "semantic")
+SCRATCH = ".beam-gpte-scratch-"
 
 
 class DeduplicateCorpusOptions(PipelineOptions):
@@ -54,7 +59,8 @@ class DeduplicateCorpusOptions(PipelineOptions):
         add("--mode", default="exact", help="of the semantic step: exact (default), recall=0.99 or probes=4")
         add("--grouping", default="leader", help="of the semantic step: leader (default), components or semdedup")
         add("--keep", default="first", help='first (default), longest, shortest, "COLUMN asc" or "COLUMN desc"')
-        add("--scope", help="compare only rows with the same value in this column; with --by semantic")
+        add("--scope", help="compare only rows with the same value in this column")
+        add("--scratch", help="folder on a disk that all workers share, where rows wait; default: in this run's output")
         add("--reference", help="a former run's output, or Parquet files: what is near to one of its rows is removed")
         add("--model", help="embeds the texts that the first steps leave; not needed if the input has vectors")
         add("--id_column", help="ids, unique in the corpus; default: made from file and row")
@@ -68,10 +74,9 @@ def steps_of(options: DeduplicateCorpusOptions, space: bytes | None) -> tuple[De
     for name in names:
         if name not in STEPS:
             raise InputError(f"--by has {name!r}; use {', '.join(STEPS)}")
-    if options.scope is not None and names != ["semantic"]:
-        raise InputError("--scope is of the semantic step alone; give --by semantic with it")
     shared: dict[str, Any] = {
         "keep": options.keep,
+        "scope": options.scope,
         "id_column": options.id_column or "id",
         "text_column": options.text_column,
     }
@@ -82,7 +87,6 @@ def steps_of(options: DeduplicateCorpusOptions, space: bytes | None) -> tuple[De
             options.threshold,
             options.mode,
             options.grouping,
-            scope=options.scope,
             model=options.model,
             space=space,
             embedding_column=options.embedding_column,
@@ -126,13 +130,27 @@ def check(options: DeduplicateCorpusOptions) -> None:
         check_writable(f"{options.output.rstrip('/')}/{name}")
 
 
-def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions) -> None:
+@contextlib.contextmanager
+def scratch_folder(options: DeduplicateCorpusOptions, local: bool) -> Iterator[str | None]:
+    """The folder that rows wait in: what is asked for; else on one machine, and with its output there, one in the output."""
+    output = options.output.rstrip("/")
+    if options.scratch is not None or not local or is_remote(output):
+        yield options.scratch
+        return
+    for leftover in Path(output).glob(f"{SCRATCH}*"):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=output, ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: str | None) -> None:
     output = options.output.rstrip("/")
     files, space = reference_of(options)
     names = {"id_column": options.id_column, "text_column": options.text_column}
     rows, unreadable = pipeline | "ReadCorpus" >> ReadCorpus(options.input, **names).with_exception_handling()
     reference = None if files is None else pipeline | "ReadReference" >> ReadCorpus(files, **names)
-    result = rows | Deduplicate(steps_of(options, space), reference).with_exception_handling()
+    steps = Deduplicate(steps_of(options, space), reference, scratch)
+    result = rows | steps.with_exception_handling()
     removed = result.removed
     if options.model is not None:  # some were removed before they had a vector
         without = beam.Map(lambda block: block.without_columns([options.embedding_column]))
@@ -164,8 +182,9 @@ def main(argv: list[str]) -> None:
     steps_of(own, None)
     check(own)
     pipeline = beam.Pipeline(options=options)
-    build(pipeline, own)
-    run_pipeline(pipeline, local)
+    with scratch_folder(own, local) as scratch:
+        build(pipeline, own, scratch)
+        run_pipeline(pipeline, local)
     path = f"{own.output.rstrip('/')}/summary.json"
     with FileSystems.open(path) as file:
         summary = json.load(file)

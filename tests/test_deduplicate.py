@@ -108,6 +108,35 @@ def test_texts_are_embedded_on_the_way_if_a_model_is_given(new_pipeline: NewPipe
         check(corpus | Deduplicate(steps).with_exception_handling(), judge)
 
 
+def test_every_step_compares_within_a_scope_alone(new_pipeline: NewPipeline) -> None:
+    """By hand: 2 copies 1, 4 is worded like 1, 6 means the same as 1; 3, 5 and 7 are the same, in other languages."""
+    texts = ["the quick brown fox jumps", "The quick brown  fox jumps", "the quick brown fox jumps"]
+    texts += [
+        "the quick brown fox jumps!",
+        "the quick brown fox jumps!",
+        "a fast red animal leaps",
+        "a fast red animal leaps",
+    ]
+    languages = ["en", "en", None, "en", "de", "en", "nl"]
+    with new_pipeline() as pipeline:
+        corpus = blocks(
+            pipeline,
+            id=[1, 2, 3, 4, 5, 6, 7],
+            text=texts,
+            language=languages,
+            embedding=directions(0, 0, 0, 40, 40, 5, 5),
+        )
+        scope = {"scope": "language"}
+        steps = (DeduplicateExact(**scope), DeduplicateLexical(0.8, **scope), DeduplicateSemantic(0.95, **scope))
+
+        def judge(found: dict) -> None:
+            removed = {row["id"]: (row["duplicate_of"], row["found_by"]) for row in found["removed"]}
+            assert removed == {2: (1, "exact"), 4: (1, "lexical"), 6: (1, "semantic")}
+            assert sorted(row["id"] for row in found["kept"]) == [1, 3, 5, 7]
+
+        check(corpus | Deduplicate(steps), judge)
+
+
 @pytest.mark.parametrize("keep", ["first", "longest"])
 def test_what_is_in_the_reference_goes_and_the_reference_itself_is_in_no_result(
     new_pipeline: NewPipeline, keep: str

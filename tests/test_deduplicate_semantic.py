@@ -121,7 +121,8 @@ def test_cells_are_used_and_miss_nothing(
     new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray
 ) -> None:
     monkeypatch.setattr("beam_gpte.core.space.CELL_ROWS", 40)
-    monkeypatch.setattr("beam_gpte.semantic_plan.TILE_ROWS", 25)
+    monkeypatch.setattr("beam_gpte.semantic_plan.GROUP_ROWS", 100)
+    monkeypatch.setattr("beam_gpte.semantic_plan.CELLS_TILE_ROWS", 25)
     removed = by_loop(vectors, 0.9, range(len(vectors)))
 
     def check(found: dict) -> None:

@@ -97,6 +97,7 @@ def test_what_lies_on_a_disk_is_judged_like_what_is_in_memory(
     if "cells" in case:
         monkeypatch.setattr("beam_gpte.core.space.CELL_ROWS", 20)
         monkeypatch.setattr("beam_gpte.semantic_plan.CELLS_TILE_ROWS", 30)
+        monkeypatch.setattr("beam_gpte.semantic_plan.GROUP_ROWS", 100)
         monkeypatch.setattr("beam_gpte.spill.BYTES_PER_FILE", 4096)
     scratch, several = tmp_path / "scratch", case == "three steps"
     spilling = CASES[case]()

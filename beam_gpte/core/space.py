@@ -26,7 +26,6 @@ POINTS_PER_CELL = 40  # of the sample, that centroids are fitted to
 LEAST_POINTS = 4096
 CELL_ROWS = 500  # smaller cells cost more copies than they save comparisons
 MOST_CELLS = 1024
-GROUP_CELLS = 16  # that share a tile
 LEAST_ROUTED = 0.87  # threshold: below it a vector has copies in most cells, and one cell in tiles is faster
 ROUTING_DIMS = 128  # with the whole 384 there are a tenth fewer copies, and fitting takes twice as long
 
@@ -81,10 +80,9 @@ class Space:
         rows = np.repeat(np.arange(len(order)), order.shape[1] - 1)
         return order[:, 0], rows, order[:, 1:].reshape(-1)
 
-    def groups(self) -> np.ndarray:
-        """int64 (k,): cells that lie together have one number. What visits several of them need be sent there once."""
-        count = -(-len(self.centroids) // GROUP_CELLS)
-        centres = spherical_k_means(_unit(self.centroids), count)
+    def groups(self, count: int) -> np.ndarray:
+        """int64 (k,): cells that lie together have one number below `count`. What visits several of them is sent once."""
+        centres = spherical_k_means(_unit(self.centroids), min(count, len(self.centroids)))
         return (self.centroids @ centres.T).argmax(axis=1)
 
     def needed_margin(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
