@@ -25,6 +25,7 @@ from apache_beam.typehints.schemas import named_fields_from_element_type
 
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.postprocess import Postprocess
 from beam_gpte.files import match_files
 from beam_gpte.formats import Wanted
 from beam_gpte.read import ReadCorpus, read_file, with_ids
@@ -62,15 +63,18 @@ class AsRows(beam.PTransform):
 
     Attributes:
       closed: fail where a block has a column that is no field.
+      linked: blocks hold just what the rows do, and a later step of ours may take them.
     """
 
     fields: Fields
     closed: bool = False
+    linked: bool = True
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         convert = beam.FlatMap(_rows, _kinds(self.fields), self.closed)
         rows = pcoll | convert.with_output_types(RowTypeConstraint.from_fields(list(self.fields.items())))
-        setattr(rows, _GIVEN, pcoll)
+        if pcoll.element_type is Postprocess or (self.linked and pcoll.element_type is Block):
+            setattr(rows, _GIVEN, pcoll)
         return rows
 
 
@@ -96,7 +100,8 @@ class AsErrors(beam.PTransform):
         element: Any = RowTypeConstraint.from_fields(list(self.fields.items()))
         row = RowTypeConstraint.from_fields([("element", element), ("msg", str), ("stack", str)])
         errors = rejects | beam.FlatMap(_errors, _kinds(self.fields)).with_output_types(row)
-        setattr(errors, _GIVEN, rejects)
+        if rejects.element_type is Block:
+            setattr(errors, _GIVEN, rejects)
         return errors
 
 

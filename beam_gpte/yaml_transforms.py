@@ -18,6 +18,7 @@ import numpy as np
 from apache_beam.yaml.yaml_errors import ErrorHandlingConfig
 
 import beam_gpte
+from beam_gpte.block import Block
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.rejects import REJECTS
@@ -147,14 +148,16 @@ class _InYaml(beam.PTransform):
             own = own.with_exception_handling()
         sides = {name: self.prepare(inputs[name]) for name in self.sides}
         result = _named((sides if len(sides) > 1 else next(iter(sides.values()), pvalue)) | own)
-        made = {name: result[name] | f"Rows_{name}" >> self._rows(fields) for name, fields in schemas.items()}
+        # of rows, ids are compared as text: blocks beside them, as of pairs, have strings where the fields say integers
+        linked = len(self.sides) != 1 or sides["input"].element_type is Block
+        made = {name: result[name] | f"Rows_{name}" >> self._rows(fields, linked) for name, fields in schemas.items()}
         if self.error_output is None:
             return made[GOOD] if list(made) == [GOOD] else made
         made[self.error_output] = result[REJECTS] | "Errors" >> AsErrors(self._reject_fields(own, rows, schemas))
         return made
 
-    def _rows(self, fields: Fields) -> beam.PTransform:
-        return AsReports() if fields is REPORT else AsRows(fields, closed=not self.sides)
+    def _rows(self, fields: Fields, linked: bool) -> beam.PTransform:
+        return AsReports() if fields is REPORT else AsRows(fields, not self.sides, linked)
 
     def _inputs(self, pvalue: Any) -> dict[str, beam.PCollection]:
         step, optional_names = self.transform.__name__, input_names(self.transform)
