@@ -77,11 +77,16 @@ def settings_of(transform: type) -> dict[str, Setting]:
     for field in dataclasses.fields(transform):
         kinds = tuple(kind for kind in _kinds(field.name, field.type) if _in_yaml(kind))
         if kinds and set(kinds) != {types.NoneType}:
-            required = field.default is dataclasses.MISSING and field.name not in input_names(transform)
-            default = inspect.Parameter.empty if required else field.default
+            default = None if field.default is dataclasses.MISSING else field.default
+            if is_required(field) and field.name not in input_names(transform):
+                default = inspect.Parameter.empty
             told = (None if field.name in _OWN else docs.get(field.name)) or _COMMON.get(field.name, "")
             found[field.name] = Setting(field.name, kinds, default, " ".join(told.split()))
     return found
+
+
+def is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def input_names(transform: type) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from beam_gpte.schemas import (
     TOKENS,
     TOKENS_DROPPED,
 )
-from beam_gpte.yaml_config import configure, describe, input_names, settings_of
+from beam_gpte.yaml_config import configure, describe, input_names, is_required, settings_of
 from beam_gpte.yaml_rows import (
     REPORT,
     VECTOR,
@@ -141,6 +141,9 @@ class _InYaml(beam.PTransform):
         step = self.transform.__name__
         inputs = self._inputs(pvalue)
         others = {name: given(inputs[name]) for name in input_names(self.transform) if name in inputs}
+        for field in dataclasses.fields(self.transform):
+            if is_required(field) and field.name not in (*self.arguments, *others):
+                raise InputError(f"{step}: {field.name} is missing; give it as an input, or in the configuration")
         own: Any = self.transform(**self.arguments, **others)
         rows = Inputs({name: fields_of(pcoll, step) for name, pcoll in inputs.items()})
         schemas = self.outputs(own, rows)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,9 +124,9 @@ def test_every_public_transform_is_in_the_catalogue():
             missing.append(f"{name} = in_yaml(beam_gpte.{name}, ...) in beam_gpte/yaml_transforms.py")
         if name not in provided:
             missing.append(f"{name}: beam_gpte.yaml_transforms.{name} in transforms/providers.yaml")
-        if f"type: {name}\n" not in examples["yaml"] and f"type: {name}" not in examples["yaml"]:
+        if not re.search(rf"type: {name}\b", examples["yaml"]):
             missing.append(f"an example transforms/*.yaml with type: {name}")
-        if f"{name}(" not in examples["py"]:
+        if not re.search(rf"\b{name}\(", examples["py"]):
             missing.append(f"an example transforms/*.py with {name}(...)")
     assert not missing, "add\n" + "\n".join(missing)
     assert not provided - set(TRANSFORMS)
@@ -302,6 +303,7 @@ def test_chunks_have_the_fields_that_they_gain(minilm):
         ),
         ("{type: RejectDuplicateIds, input: Create, config: {error_handling: {output: x, more: 1}}}", "use {output: NAME}"),
         ("{type: WriteRejects, input: Create, config: {path: p, error_handling: {output: x}}}", "no 'error_handling'"),
+        ("{type: ApplyPostprocess, input: Create}", "postprocess is missing; give it as an input"),
         ("{type: ReadCorpus, config: {pattern: no/such/file.jsonl}}", "no file matches"),
     ],
 )
