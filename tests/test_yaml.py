@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ PROVIDERS = ROOT / "transforms" / "providers.yaml"
 TRANSFORMS = sorted(
     name for name, value in vars(beam_gpte).items() if isinstance(value, type) and issubclass(value, beam.PTransform)
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def beams_own_transforms() -> Iterator[None]:
+    """Known to YAML without sentence-transformers, which nothing here uses and which takes 5 s to import."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "sentence_transformers", sys.modules.get("sentence_transformers"))
+        yaml_provider.standard_providers()
+    yield
 
 
 def run_file(path: Path, **variables: Any) -> None:
