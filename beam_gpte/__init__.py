@@ -1,5 +1,7 @@
 """General-purpose text embeddings in Apache Beam. This list is the public interface."""
 
+import importlib
+
 import beam_gpte._quiet  # noqa: F401  # first
 from beam_gpte.align_documents import AlignDocuments as AlignDocuments
 from beam_gpte.block import Block as Block
@@ -27,10 +29,16 @@ from beam_gpte.write_duckdb import WriteVectorsToDuckDB as WriteVectorsToDuckDB
 from beam_gpte.write_jsonl import WriteRejects as WriteRejects
 from beam_gpte.write_parquet import WriteVectorsToParquet as WriteVectorsToParquet
 
+# Beam's ml package, which these derive from, loads torch where it is installed.
+_LATE = {
+    "DuckDBVectorWriterConfig": "beam_gpte.rag",
+    "GpteTextEmbeddings": "beam_gpte.ml_transform",
+    "ParquetVectorWriterConfig": "beam_gpte.rag",
+    "TextEmbeddingModelHandler": "beam_gpte.model_handler",
+}
+
 
 def __getattr__(name: str) -> object:
-    if name == "TextEmbeddingModelHandler":  # Beam's ml package, which it derives from, loads torch
-        from beam_gpte.model_handler import TextEmbeddingModelHandler
-
-        return TextEmbeddingModelHandler
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -46,7 +46,8 @@ class EmbedText(RejectingTransform):
         those of this model and settings, which their fingerprint says. Batch only.
       threads: threads of one forward pass; see `TextEmbeddingModelHandler`.
       large_model: one copy of the model for all processes of a machine.
-      watch_model_pattern: a glob whose newest match becomes the model while a stream runs, as in Beam's `RunInference`.
+      watch_model_pattern: a glob of files, such as ``models/*/modules.json``: the folder of the newest becomes the model
+        while a stream runs, as in Beam's `RunInference`.
     """
 
     model: str | EncoderConfig | Encoder

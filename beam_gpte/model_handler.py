@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
 from beam_gpte.block import ROWS_PER_BLOCK, Block
@@ -29,6 +30,7 @@ set_thread_policy()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
 
 Model = TextEncoder | ForeignEncoder
+MODEL_FILES = (".json", ".safetensors")
 
 
 class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
@@ -81,8 +83,10 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         return encoder
 
     def update_model_path(self, model_path: str | None = None) -> None:
+        """Make `model_path` the model, or the folder of a file of it, such as modules.json: Beam's watcher matches files."""
         if model_path and isinstance(self._model, EncoderConfig):
-            self._model = dataclasses.replace(self._model, model=model_path, revision=None)
+            folder = FileSystems.split(model_path)[0] if model_path.endswith(MODEL_FILES) else model_path
+            self._model = dataclasses.replace(self._model, model=folder, revision=None)
 
     def run_inference(
         self, batch: Sequence[Any], model: Model, inference_args: dict[str, Any] | None = None

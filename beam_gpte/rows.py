@@ -21,6 +21,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.block import ROWS_PER_BLOCK, Block
 from beam_gpte.core.errors import InputError
+from beam_gpte.formats import lenient_array
 from beam_gpte.schemas import CHUNK_INDEX, DEFECT, EMBEDDING, ID, REASON, ROW, TEXT, TIMESTAMP, is_hidden
 
 KIND = b"beam_gpte.kind"  # schema metadata of a block that came as a table or a record batch
@@ -86,15 +87,16 @@ def _without_rows(block: Block) -> Block:
     return block.without_columns([ROW, TIMESTAMP])
 
 
-def as_blocks(pcoll: beam.PCollection) -> beam.PCollection[Block]:
+def as_blocks(pcoll: beam.PCollection, lenient: bool = False) -> beam.PCollection[Block]:
     """Blocks with all columns of a collection of any kind, for sinks; nothing comes back.
 
     A numpy vector, and a list of numbers in a field `embedding`, becomes a `FixedSizeList<float32>`; columns are all fields
-    of the rows of a block, null where a row lacks one. Vectors in rows carry no metadata.
+    of the rows of a block, null where a row lacks one. Vectors in rows carry no metadata. Values of several types in a
+    column fail, or become JSON if `lenient`.
     """
     if pcoll.element_type is Block:
         return pcoll
-    return pcoll | "AsBlocks" >> beam.ParDo(_AsBlocks()).with_output_types(Block)
+    return pcoll | "AsBlocks" >> beam.ParDo(_AsBlocks(lenient)).with_output_types(Block)
 
 
 class _Batching(beam.DoFn):
@@ -156,13 +158,13 @@ class _ToBlocks(_Batching):
 class _AsBlocks(_Batching):
     """All fields of the rows as columns."""
 
-    def __init__(self) -> None:
-        self._rows = {}
+    def __init__(self, lenient: bool) -> None:
+        self._array = _lenient_column if lenient else _column
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
-        rows = [_fields(element) for element in elements]
+        rows = [row_fields(element) for element in elements]
         names = list(dict.fromkeys(name for row in rows for name in row))
-        return Block.from_pydict({name: _column(name, [row.get(name) for row in rows]) for name in names})
+        return Block.from_pydict({name: self._array(name, [row.get(name) for row in rows]) for name in names})
 
 
 class _FromBlocks(beam.DoFn):
@@ -185,7 +187,7 @@ class _FromBlocks(beam.DoFn):
                 added.append(self._text_column)
             if CHUNK_INDEX in added:  # a chunk has an id and a text of its own
                 added += [name for name in self._own if name in block.schema.names and name not in added]
-            values = [_values(block.column(name)) for name in added]
+            values = [column_values(block.column(name)) for name in added]
             pickled, micros = block.column(ROW).to_pylist(), block.column(TIMESTAMP).to_pylist()
             for i in range(len(block)):
                 fields = {name: column[i] for name, column in zip(added, values, strict=True)}
@@ -214,7 +216,7 @@ def _read(element: Any, text_column: str | None, id_column: str | None, columns:
     return _Row(key, text, tuple(get(name) for name in columns), key_defect or defect)
 
 
-def _fields(element: Any) -> dict[str, Any]:
+def row_fields(element: Any) -> dict[str, Any]:
     """All that a row holds, by name."""
     if isinstance(element, Mapping):
         return dict(element)
@@ -242,6 +244,13 @@ def _column(name: str, values: list) -> pa.Array:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise InputError(f"column {name!r}: its values are not of one type that can be stored ({error})") from error
+
+
+def _lenient_column(name: str, values: list) -> pa.Array:
+    try:
+        return _column(name, values)
+    except InputError:
+        return lenient_array(values)
 
 
 def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
@@ -306,7 +315,7 @@ def _safe(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _values(column: pa.Array) -> list:
+def column_values(column: pa.Array) -> list:
     """Python values; a vector is an array of numpy."""
     if not pa.types.is_fixed_size_list(column.type):
         return column.to_pylist()

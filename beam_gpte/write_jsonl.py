@@ -42,7 +42,7 @@ class WriteRejects(beam.PTransform):
             raise InputError("path is empty; name the folder to write rejects to")
 
     def expand(self, rejects: beam.PCollection) -> beam.PCollection[WrittenFile]:
-        return self.write_blocks(as_blocks(rejects))
+        return self.write_blocks(as_blocks(rejects, lenient=True))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         destination = Destination.new(self.path, "rejects")

@@ -1,0 +1,405 @@
+"""The YAML door: every public transform by its own name, rows with a schema in and out, bad rows where YAML users look."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("docstring_parser", reason="the extra yaml is not installed")
+from apache_beam.yaml import main, yaml_provider
+
+import beam_gpte
+from beam_gpte import yaml_transforms
+from beam_gpte.core.metadata import vector_fields
+from tests.conftest import MODES
+
+ROOT = Path(__file__).resolve().parents[1]
+PROVIDERS = ROOT / "transforms" / "providers.yaml"
+TRANSFORMS = sorted(
+    name for name, value in vars(beam_gpte).items() if isinstance(value, type) and issubclass(value, beam.PTransform)
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def beams_own_transforms() -> Iterator[None]:
+    """Known to YAML without sentence-transformers, which nothing here uses and which takes 5 s to import."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "sentence_transformers", sys.modules.get("sentence_transformers"))
+        yaml_provider.standard_providers()
+    yield
+
+
+def run_file(path: Path, **variables: Any) -> None:
+    main.run(["--runner=FnApiRunner", f"--yaml_pipeline_file={path}", f"--jinja_variables={json.dumps(variables)}"])
+
+
+def run_steps(steps: str, mode: str = "in memory") -> None:
+    """Run the transforms of a pipeline; the catalogue is known to it."""
+    indented = "\n".join(f"    {line}" for line in steps.splitlines())
+    spec = f"providers:\n  - include: {PROVIDERS}\npipeline:\n  transforms:\n{indented}\n"
+    options, construct = main.build_pipeline_components_from_yaml(spec, ["--runner=FnApiRunner", *MODES[mode]])
+    with beam.Pipeline(options=options) as p:
+        construct(p)
+
+
+# A launching machine: importing either fails, as where it is not installed.
+WITHOUT_TORCH = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+RUN_EXAMPLES = """
+import json, sys, traceback
+import apache_beam as beam
+from apache_beam.yaml import main
+
+found = {}
+for path, variables in json.loads(sys.argv[1]).items():
+    try:
+        flags = ["--runner=FnApiRunner", f"--yaml_pipeline_file={path}", f"--jinja_variables={json.dumps(variables)}"]
+        options, construct, _ = main.build_pipeline_components_from_argv(flags)
+        pipeline = beam.Pipeline(options=options)
+        construct(pipeline)
+        if "model" not in variables:  # which needs torch to run
+            pipeline.run().wait_until_finish()
+        found[path] = None
+    except Exception:
+        found[path] = traceback.format_exc()
+print(json.dumps([found, [name for name in ("torch", "transformers") if name in sys.modules]]))
+"""
+EXAMPLES = {path.name: path for path in sorted((ROOT / "transforms").glob("*.yaml")) if path != PROVIDERS}
+
+
+def run_without_torch(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run Python where neither torch nor transformers can be imported."""
+    (folder / "sitecustomize.py").write_text(WITHOUT_TORCH)
+    env = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def run_without(tmp_path_factory) -> dict[str, str | None]:
+    """What became of every example in one process without torch; those with a model are only built there."""
+    folder, jobs = tmp_path_factory.mktemp("without_torch"), {}
+    for name, path in EXAMPLES.items():
+        text = path.read_text()
+        named = {"model": "some/model", "output": str(folder / name)}
+        jobs[str(path)] = {key: value for key, value in named.items() if f"{{{{ {key} }}}}" in text}
+    done = run_without_torch(folder, "-c", RUN_EXAMPLES, json.dumps(jobs))
+    assert done.returncode == 0, done.stderr
+    found, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert loaded == []
+    return {Path(path).name: error for path, error in found.items()}
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_is_built_without_torch_and_runs_if_it_needs_no_model(example, run_without):
+    assert run_without[example] is None, run_without[example]
+
+
+@pytest.mark.parametrize("example", [name for name, path in EXAMPLES.items() if "{{ model }}" in path.read_text()])
+def test_every_example_with_a_model_runs(example, minilm):
+    run_file(EXAMPLES[example], model=minilm)
+
+
+def test_the_command_runs_where_there_is_no_torch(tmp_path):
+    file = "--yaml_pipeline_file=transforms/reject_duplicate_ids.yaml"
+    done = run_without_torch(tmp_path, "-m", "apache_beam.yaml.main", file)
+    assert done.returncode == 0 and "Running pipeline..." in done.stdout, done.stderr
+
+
+def test_every_public_transform_is_in_the_catalogue():
+    provided = {name for provider in yaml_provider.load_providers(str(PROVIDERS)) for name in provider.provided_transforms()}
+    examples = {
+        suffix: "".join(p.read_text() for p in (ROOT / "transforms").glob(f"*.{suffix}")) for suffix in ("py", "yaml")
+    }
+    missing = []
+    for name in TRANSFORMS:
+        if not hasattr(yaml_transforms, name):
+            missing.append(f"{name} = in_yaml(beam_gpte.{name}, ...) in beam_gpte/yaml_transforms.py")
+        if name not in provided:
+            missing.append(f"{name}: beam_gpte.yaml_transforms.{name} in transforms/providers.yaml")
+        if not re.search(rf"type: {name}\b", examples["yaml"]):
+            missing.append(f"an example transforms/*.yaml with type: {name}")
+        if not re.search(rf"\b{name}\(", examples["py"]):
+            missing.append(f"an example transforms/*.py with {name}(...)")
+    assert not missing, "add\n" + "\n".join(missing)
+    assert not provided - set(TRANSFORMS)
+
+
+def test_every_setting_is_typed_and_documented():
+    (provider,) = yaml_provider.load_providers(str(PROVIDERS))
+    bare = []
+    for name in provider.provided_transforms():
+        schema = provider.config_schema(name)
+        assert provider.description(name), name
+        assert {"error_handling"} <= {field.name for field in schema.fields} or not hasattr(
+            getattr(beam_gpte, name), "with_exception_handling"
+        )
+        bare += [f"{name}.{field.name}" for field in schema.fields if not field.description]
+        assert "reference" not in {field.name for field in schema.fields}  # an input
+    assert not bare, f"say in the docstring's Attributes what these are: {', '.join(bare)}"
+    types = {field.name: field.type for field in provider.config_schema("DeduplicateExact").fields}
+    assert types["key_columns"].array_type.element_type.atomic_type  # a list of strings
+    assert types["error_handling"].row_type.schema.fields[0].name == "output"
+
+
+TABLE_HEAD = "| transform | takes | gives | YAML | example |"
+
+
+def table_of(path: Path, folder: str) -> dict[str, str]:
+    """The rows of the table of transforms, by name, with links as in the README of the root."""
+    text = path.read_text(encoding="utf-8")
+    assert TABLE_HEAD in text, f"{path.name} has no table {TABLE_HEAD}"
+    lines = text.split(TABLE_HEAD)[1].splitlines()[2:]
+    rows = [line.replace("](", f"]({folder}") for line in lines[: lines.index("")] if line]
+    return {row.split("`")[1]: row for row in rows}
+
+
+def test_both_readmes_list_every_public_transform_and_its_examples():
+    shown, catalogue = table_of(ROOT / "README.md", ""), table_of(ROOT / "transforms" / "README.md", "transforms/")
+    missing = [f"a row for {name} in the table of README.md" for name in TRANSFORMS if name not in shown]
+    missing += [
+        f"in transforms/README.md: {row.replace('(transforms/', '(')}"
+        for name, row in shown.items()
+        if row != catalogue.get(name)
+    ]
+    assert not missing, "add\n" + "\n".join(missing)
+    assert list(shown) == list(catalogue)
+    for name, row in shown.items():
+        _, _, takes, gives, yaml_name, examples, _ = row.split("|")
+        assert takes.strip() and gives.strip(), row
+        assert yaml_name.strip() == f"`{name}`" and hasattr(yaml_transforms, name), row
+        files = [part.split(")")[0] for part in examples.split("(")[1:]]
+        assert sorted(Path(file).suffix for file in files) == [".py", ".yaml"], row
+        for file in files:
+            assert name in (ROOT / file).read_text(encoding="utf-8"), f"{file} does not use {name}"
+    listed = "".join(shown.values())
+    unlisted = [p.name for p in (ROOT / "transforms").glob("*.*") if p.suffix in (".py", ".yaml") and p.name not in listed]
+    assert unlisted == ["providers.yaml"]
+
+
+def test_rows_keep_their_types_on_other_processes():
+    run_steps(
+        """
+- type: Create
+  config:
+    elements:
+      - {id: 1, text: one, n: 0.5, embedding: [1.0, 0.0]}
+      - {id: 2, text: two, n: 1.5, embedding: [1.0, 0.0]}
+      - {id: 2, text: two, n: 1.5, embedding: [1.0, 0.0]}
+- {type: RejectDuplicateIds, input: Create, config: {error_handling: {output: twice}}}
+- {type: QuantizeVectors, input: RejectDuplicateIds, config: {to: float16}}
+- {type: Reshuffle, input: QuantizeVectors}
+- type: MapToFields
+  name: Kept
+  input: Reshuffle
+  config: {language: python, append: true, drop: [embedding], fields: {more: id + 1, first: "embedding[0] + embedding[1]"}}
+- type: AssertEqual
+  name: AssertKept
+  input: Kept
+  config:
+    elements:
+      - {id: 1, text: one, n: 0.5, more: 2, first: 1.0}
+      - {id: 2, text: two, n: 1.5, more: 3, first: 1.0}
+- {type: StripErrorMetadata, input: RejectDuplicateIds.twice}
+- type: AssertEqual
+  input: StripErrorMetadata
+  config:
+    elements:
+      - {id: 2, text: two, n: 1.5, embedding: [1.0, 0.0]}
+""",
+        "two processes",
+    )
+
+
+def test_rejects_of_several_steps_are_written_whole(tmp_path):
+    run_steps(
+        f"""
+- type: Create
+  config:
+    elements:
+      - {{id: 1, text: 5}}
+      - {{id: 1, text: 5}}
+      - {{id: 2, text: 6}}
+- {{type: RejectDuplicateIds, input: Create, config: {{error_handling: {{output: twice}}}}}}
+- {{type: IdentifyLanguage, input: RejectDuplicateIds, config: {{keep: [de], error_handling: {{output: others}}}}}}
+- {{type: LogForTesting, input: IdentifyLanguage}}
+- {{type: WriteRejects, input: [RejectDuplicateIds.twice, IdentifyLanguage.others], config: {{path: {tmp_path}}}}}
+"""
+    )
+    rejects = [json.loads(line) for path in tmp_path.glob("*.jsonl") for line in path.open()]
+    assert sorted((row["id"], str(row["text"]), row["reject_step"]) for row in rejects) == [
+        (1, "5", "IdentifyLanguage"),
+        (1, "5", "RejectDuplicateIds"),
+        (2, "6", "IdentifyLanguage"),
+    ]
+
+
+def test_ids_of_rows_are_integers_in_every_file(tmp_path):
+    """Inside they are compared as text; what is written behind the rows is what the rows say."""
+    run_steps(
+        f"""
+- {{type: Create, config: {{elements: [{{id: 1, text: one}}, {{id: 2, text: One}}]}}}}
+- {{type: DeduplicateExact, input: Create}}
+- {{type: WriteVectorsToParquet, name: A, input: DeduplicateExact.removed, config: {{path: {tmp_path}/removed}}}}
+- {{type: WriteVectorsToParquet, name: B, input: DeduplicateExact.pairs, config: {{path: {tmp_path}/pairs}}}}
+"""
+    )
+    (removed,), (pair,) = (read_table(tmp_path / name).to_pylist() for name in ("removed", "pairs"))
+    assert (removed["id"], removed["duplicate_of"], pair["first_id"], pair["second_id"]) == (2, 1, 1, 2)
+
+
+def test_chunks_have_the_fields_that_they_gain(minilm):
+    run_steps(
+        f"""
+- {{type: Create, config: {{elements: [{{id: 7, text: one two three four five, n: 1}}]}}}}
+- type: EmbedText
+  input: Create
+  config: {{model: {{model: {minilm}, long_text: chunks, chunk_tokens: 3, truncate_dim: 8}}, token_columns: true}}
+- type: MapToFields
+  input: EmbedText
+  config: {{language: python, append: true, drop: [embedding], fields: {{dimensions: len(embedding)}}}}
+- type: AssertEqual
+  input: MapToFields
+  config:
+    elements:
+      - {{id: "7#0", text: one two three, n: 1, parent_id: 7, chunk_index: 0, chunk_start: 0, chunk_end: 13, tokens: 3,
+         tokens_dropped: 0, dimensions: 8}}
+      - {{id: "7#1", text: four five, n: 1, parent_id: 7, chunk_index: 1, chunk_start: 14, chunk_end: 23, tokens: 2,
+         tokens_dropped: 0, dimensions: 8}}
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (
+            "{type: EmbedText, input: Create, config: {modle: m}}",
+            "EmbedText: there is no 'modle'; it takes model, text_column",
+        ),
+        ("{type: EmbedText, input: Create}", "EmbedText: model is missing: a hub name"),
+        ("{type: EmbedText, input: Create, config: {model: {model: m, pooling: best}}}", "pooling 'best': choose"),
+        ("{type: DeduplicateLexical, input: Create, config: {threshold: high}}", "threshold is 'high'; use a number"),
+        ("{type: DeduplicateLexical, input: Create, config: {threshold: 2}}", "threshold is 2; use"),
+        (
+            "{type: DeduplicateExact, input: Create, config: {key_columns: [1]}}",
+            r"key_columns is \[1\]; use a list of strings",
+        ),
+        (
+            "{type: Deduplicate, input: Create, config: {steps: [{type: Exact}]}}",
+            "a step of type 'Exact'; use DeduplicateExact,",
+        ),
+        ("{type: MineBitext, input: {source: Create}}", "MineBitext: inputs input; it takes source, target, decoys"),
+        (
+            "{type: DeduplicateExact, input: {input: Create, refrence: Create}}",
+            "inputs input, refrence; it takes input, refer",
+        ),
+        ("{type: RejectDuplicateIds, input: Create, config: {error_handling: {output: x, more: 1}}}", "use {output: NAME}"),
+        ("{type: WriteRejects, input: Create, config: {path: p, error_handling: {output: x}}}", "no 'error_handling'"),
+        ("{type: ApplyPostprocess, input: Create}", "postprocess is missing; give it as an input"),
+        ("{type: ReadCorpus, config: {pattern: no/such/file.jsonl}}", "no file matches"),
+    ],
+)
+def test_mistakes_name_the_step_and_the_repair_before_anything_runs(step, message):
+    name = step.split(",")[0].removeprefix("{type: ")
+    steps = f"- {{type: Create, config: {{elements: [{{id: 1, text: a}}]}}}}\n- {step}\n"
+    errors = f"- {{type: LogForTesting, input: {name}.x}}" if "error_handling" in step else ""  # they have to go somewhere
+    with pytest.raises(ValueError, match=message):
+        run_steps(steps + errors)
+
+
+def test_rows_without_a_schema_are_refused():
+    with pytest.raises(ValueError, match="its input has no schema; put MapToFields before it"):
+        run_steps(
+            "- {type: PyTransform, config: {constructor: apache_beam.Create, args: [[1]]}, input: {}}\n"
+            "- {type: RejectDuplicateIds, input: PyTransform}"
+        )
+
+
+def test_a_column_that_comes_late_is_named_and_not_lost(tmp_path):
+    lines = [json.dumps({"text": f"t{i}", **({"late": 1} if i > 5000 else {})}) for i in range(6000)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    with pytest.raises(Exception, match="columns late are not in the first rows of any file; name what to read by columns"):
+        run_steps(f"- {{type: ReadCorpus, config: {{pattern: '{tmp_path}/*.jsonl'}}}}")
+
+
+def read_table(folder: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
+
+
+def read_rejects(folder: Path) -> list[dict]:
+    return [json.loads(line) for path in sorted(folder.glob("rejects/*.jsonl")) for line in path.open(encoding="utf-8")]
+
+
+def test_a_corpus_is_embedded_as_by_the_program(tmp_path, minilm):
+    lines = ['{"id": 1, "text": "a cat"}', '{"id": 2, "text": ""}', "no JSON", '{"id": 3, "text": "a dog"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    run_file(
+        ROOT / "pipelines/embed_corpus.yaml",
+        input=f"{tmp_path}/*.jsonl",
+        output=f"{tmp_path}/out",
+        model={"model": minilm, "truncate_dim": 64},
+        id_column="id",
+        duckdb=f"{tmp_path}/v.duckdb",
+    )
+    table = read_table(tmp_path / "out").sort_by("id")
+    assert table.select(["id", "text"]).to_pylist() == [{"id": 1, "text": "a cat"}, {"id": 3, "text": "a dog"}]
+    about = vector_fields(table.schema)["embedding"]  # the model's own record survives, though rows have none
+    assert (about.model, about.dim, about.pooling) == (minilm, 64, "mean")
+    assert {(row["reject_step"], row["reject_reason"].split(":")[0]) for row in read_rejects(tmp_path / "out")} == {
+        ("ReadCorpus", "broken JSON"),
+        ("EmbedText", "text is empty"),
+    }
+    with duckdb.connect(f"{tmp_path}/v.duckdb", read_only=True) as connection:
+        assert connection.execute("SELECT count(*), sum(len(embedding)) FROM vectors").fetchone() == (2, 128)
+
+
+def test_a_corpus_loses_its_duplicates_as_by_the_program(tmp_path, minilm, jsonl):
+    texts = ["How do I open a file?", "how do I open a  file?", "How can I open a file?", "Stock prices fell.", None]
+    rows = jsonl([{"id": f"r{i}", "text": text, "n": i} for i, text in enumerate(texts)])
+    out = tmp_path / "clean"
+    named = {"input": rows, "output": str(out), "model": minilm, "id_column": "id", "by": ["exact", "semantic"]}
+    run_file(ROOT / "pipelines/deduplicate_corpus.yaml", **named)
+    kept = read_table(out / "kept")
+    assert {row["id"] for row in kept.to_pylist()} == {"r0", "r3"} and vector_fields(kept.schema)[
+        "embedding"
+    ].model == minilm
+    removed = {
+        row["id"]: (row["duplicate_of"], row["found_by"], row["n"]) for row in read_table(out / "removed").to_pylist()
+    }
+    assert removed == {"r1": ("r0", "exact", 1), "r2": ("r0", "semantic", 2)}
+    assert read_table(out / "pairs").num_rows == 2
+    assert [(row["id"], row["reject_reason"]) for row in read_rejects(out)] == [("r4", "text is null")]
+    steps = [json.loads(line) for path in (out / "summary").glob("steps*") for line in path.read_text().splitlines()]
+    assert sorted((step["step"], step["removed"]) for step in steps) == [("exact", 1), ("semantic", 1)]
+
+
+def test_a_bitext_is_mined_as_by_the_program(tmp_path):
+    from tests.test_programs import bitext_sides
+
+    source, target = bitext_sides(tmp_path)
+    out = tmp_path / "mined"
+    run_file(ROOT / "pipelines/mine_bitext.yaml", source=str(source), target=str(target), output=str(out), id_column="id")
+    found = read_table(out / "bitext")
+    expected = {(f'source,"{i}"\t{i:02}', f'target,"{i}"\t{i:02}') for i in range(40)}
+    assert {(row["source_id"], row["target_id"]) for row in found.to_pylist()} == expected
+    assert json.loads(found.schema.field("margin").metadata[b"beam_gpte.bitext"])["retrieval"] == "intersection"
+    (report,) = [json.loads(line) for path in (out / "summary").glob("report*") for line in path.read_text().splitlines()]
+    assert (report["source_rows"], report["pairs"]) == (60, 40)
