@@ -15,10 +15,13 @@ from beam_gpte.deduplicate_stream import DeduplicateStream as DeduplicateStream
 from beam_gpte.deduplication import Deduplicate as Deduplicate
 from beam_gpte.deduplication import Deduplication as Deduplication
 from beam_gpte.embed import EmbedText as EmbedText
+from beam_gpte.filter_pairs import FilteredPairs as FilteredPairs
+from beam_gpte.filter_pairs import FilterPairs as FilterPairs
 from beam_gpte.identify_language import IdentifyLanguage as IdentifyLanguage
 from beam_gpte.ids import RejectDuplicateIds as RejectDuplicateIds
 from beam_gpte.mine_bitext import Bitext as Bitext
 from beam_gpte.mine_bitext import MineBitext as MineBitext
+from beam_gpte.mine_hard_negatives import MineHardNegatives as MineHardNegatives
 from beam_gpte.postprocess import ApplyPostprocess as ApplyPostprocess
 from beam_gpte.postprocess import FitPostprocess as FitPostprocess
 from beam_gpte.quantize import QuantizeVectors as QuantizeVectors

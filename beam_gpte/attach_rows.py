@@ -13,7 +13,7 @@ from beam_gpte.block import Block
 from beam_gpte.by_id import block_of, frame_of, key_by_id
 from beam_gpte.core.margin import SOURCE_ID, TARGET_ID
 from beam_gpte.ids import id_array
-from beam_gpte.schemas import DUPLICATE_OF
+from beam_gpte.schemas import DUPLICATE_OF, ID, TEXT
 
 SIDES = ("source", "target")
 IDS = (SOURCE_ID, TARGET_ID)
@@ -72,3 +72,31 @@ def _named(block: Block, wanted: pa.Array, own_id: str, id_column: str, text_col
     frame = frame_of([block.filter(kept).without_columns([id_column])])
     names = {name: f"{side}_text" if name == text_column else f"{side}_{name}" for name in frame.columns}
     return frame.rename(names).with_columns(pl.Series(own_id, ids.filter(kept)))
+
+
+@dataclasses.dataclass(eq=False)
+class AttachText(beam.PTransform):
+    """`(rows, texts)`: add the text of the row that `own_id` names, as `name`; texts are blocks of `id` and `text`.
+
+    A worker holds one of 16 partitions of the rows, and the texts that these name.
+    """
+
+    own_id: str
+    name: str
+
+    def expand(self, inputs: Any) -> beam.PCollection[Block]:
+        rows, texts = inputs
+        keyed = {"rows": rows | "RowsById" >> key_by_id(self.own_id), "texts": texts | "TextsById" >> key_by_id(ID)}
+        attach = beam.FlatMap(_attach_text, self.own_id, self.name).with_output_types(Block)
+        return keyed | beam.CoGroupByKey() | "Attach" >> attach
+
+
+def _attach_text(element: tuple[int, dict[str, Iterable[Block]]], own_id: str, name: str) -> Iterator[Block]:
+    pieces = list(element[1]["rows"])
+    if not pieces:
+        return
+    rows = frame_of(pieces)
+    wanted = pa.array(rows[own_id].unique().to_arrow())
+    kept = [block.filter(pc.is_in(block.column(ID), wanted.cast(block.column(ID).type))) for block in element[1]["texts"]]
+    texts = frame_of([block for block in kept if block]).rename({ID: own_id, TEXT: name})
+    yield block_of(rows.join(texts, on=own_id, how="left", maintain_order="left"))

@@ -52,10 +52,10 @@ class SearchBitext(beam.PTransform):
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
         sources, targets, plan = inputs
         routed = tuple(
-            side | f"Route{i}" >> beam.ParDo(_Route(i, self.scoped), AsSingleton(plan)).with_output_types(Keyed)
+            side | f"Route{i}" >> beam.ParDo(RouteSide(i, self.scoped), AsSingleton(plan)).with_output_types(Keyed)
             for i, side in enumerate((sources, targets))
         )
-        search = beam.FlatMap(_search, self.k, self.scoped).with_output_types(Block, backward=Block)
+        search = beam.FlatMap(search_shards, self.k, self.scoped).with_output_types(Block, backward=Block)
         found = (
             routed
             | "BothSides" >> beam.Flatten()
@@ -83,7 +83,7 @@ class SearchBitext(beam.PTransform):
         )
 
 
-class _Route(CutByKey):
+class RouteSide(CutByKey):
     """Gives (two shards, or the partition of a scope; centred rows of one side)."""
 
     def __init__(self, side: int, scoped: bool) -> None:
@@ -115,7 +115,8 @@ def stable_hash(value: Any) -> int:
     return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=6).digest(), "little")
 
 
-def _search(element: tuple[int, Iterable[Block]], k: int, scoped: bool) -> Iterator[Any]:
+def search_shards(element: tuple[int, Iterable[Block]], k: int, scoped: bool) -> Iterator[Any]:
+    """Blocks of `source_id`, `target_id`, `cosine`: the k nearest of each source; tagged ``backward``, of each target."""
     blocks = list(element[1])
     sides = [[block for block in blocks if name in block.schema.names] for name in (SOURCE_ID, TARGET_ID)]
     if not all(sides):

@@ -168,11 +168,11 @@ class MineBitext(beam.PTransform):
         for name, side in inputs.items():
             if not (side.is_bounded and side.windowing.is_default()):
                 raise InputError(f"{name}: a bitext is mined from whole corpora, not from a stream or windows")
-        sides = {name: inputs[name] | f"Prepare_{name}" >> _Prepare(self, name) for name in ("source", "target")}
+        sides = {name: inputs[name] | f"Prepare_{name}" >> PrepareSide(self, name) for name in ("source", "target")}
         vectors = [sides[name].vectors for name in ("source", "target")]
         rejects = [sides[name].rejects for name in ("source", "target")]
         if self.decoys is not None:
-            decoys = self.decoys | "Prepare_decoys" >> _Prepare(self, "source", decoys=True)
+            decoys = self.decoys | "Prepare_decoys" >> PrepareSide(self, "source", decoys=True)
             vectors[0] = (vectors[0], decoys.vectors) | "WithDecoys" >> beam.Flatten()
             rejects.append(decoys.rejects)
         plan = tuple(vectors) | "Survey" >> SurveySides(self.center)
@@ -204,17 +204,21 @@ class _Side(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class _Prepare(beam.PTransform):
+class PrepareSide(beam.PTransform):
+    """Check, deduplicate and embed one side's rows; messages call the transform `step` and the side `called`."""
+
     mining: MineBitext
     side: str
     decoys: bool = False
+    step: str = "MineBitext"
+    called: str | None = None
 
     def expand(self, rows: beam.PCollection) -> Any:
-        own, isolate, step = self.mining, self.mining._isolate, f"MineBitext {self.side}"
+        own, isolate, called = self.mining, self.mining._isolate, self.called or self.side
         scope = () if own.scope is None else (own.scope,)
         defects = VectorDefects(own.embedding_column, scope, own.text_column if own.model else None, own.id_column)
         text_column = own.text_column if own.deduplicate else None
-        check = beam.FlatMap(_check, defects, text_column, step, isolate)
+        check = beam.FlatMap(_check, defects, text_column, f"{self.step} {called}", isolate)
         good, refused = as_blocks(rows) | "Check" >> reject_outputs(check)
         rejects = [refused]
         unique: Any = RejectDuplicateIds(own.id_column)
@@ -238,7 +242,7 @@ class _Prepare(beam.PTransform):
             rejects += [] if failed is None else [failed]
         describe = _Describe(own, SOURCE_ID if self.side == "source" else TARGET_ID, self.decoys)
         vectors = good | "Vectors" >> beam.Map(describe).with_output_types(Block)
-        named = merge_rejects(rejects) | "NameSide" >> beam.Map(_name_side, self.side).with_output_types(Block)
+        named = merge_rejects(rejects) | "NameSide" >> beam.Map(_name_side, called).with_output_types(Block)
         return _Side(good, vectors, copies, named)
 
 
