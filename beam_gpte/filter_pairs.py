@@ -74,7 +74,7 @@ class FilterPairs(SearchesPairs):
         if self.k is None and self.min_margin is None and self.min_score is None:
             raise InputError("k, min_margin and min_score are None; give one, or every pair is kept")
 
-    def expand(self, inputs: Any) -> FilteredPairs:
+    def expand(self, inputs: Any) -> Any:
         found = self.search(inputs, "pairs", self.depth)
         judge = beam.FlatMap(_judge, self.k, self.min_margin, self.min_score, self.depth)
         # in this order: types given after with_outputs are forgotten, and blocks would be pickled

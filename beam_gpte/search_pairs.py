@@ -21,6 +21,7 @@ from beam_gpte.bitext_search import RouteSide, search_shards, stable_hash
 from beam_gpte.bitext_survey import MiningPlan, SideSurvey, SurveySide
 from beam_gpte.block import Block
 from beam_gpte.by_id import CutByKey, Keyed, frame_of, key_by_id
+from beam_gpte.core.encoder import as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.join import VECTOR, cosines
 from beam_gpte.core.margin import COSINE, SOURCE_ID, TARGET_ID
@@ -85,7 +86,10 @@ class SearchesPairs(beam.PTransform):
             raise InputError(f"query_id and document_id are both {self.query_id!r}; name two columns of the pairs")
         if self.query_model is not None and self.model is None:
             raise InputError("query_model without model; give the documents' model too")
-        self._sides()
+        for model in (self.model, self.query_model):
+            if model is not None:
+                as_model(model)
+        list(self._sides())
 
     def with_exception_handling(self) -> Any:
         """Set bad rows aside instead of failing at the first one."""
