@@ -135,12 +135,12 @@ def test_rows_get_their_score_and_bad_ones_are_set_aside(new_pipeline, make):
     rows = [{"query": a, "document": b, "n": i} for i, (a, b) in enumerate(pairs())]
     bad = [{"query": None, "document": "w1"}, {"query": "w1", "document": " "}, {"query": 7, "document": "w1"}]
     bad += [{"query": "w1", "document": b"\xff"}]
-    expected = CrossEncoder.load(EncoderConfig(folder, device="cpu")).score(pairs()).round(5).tolist()
+    expected = CrossEncoder.load(EncoderConfig(folder, device="cpu")).score(pairs()).tolist()
     with new_pipeline() as p:
         made = p | beam.Create([*rows, *bad])
         scored, rejects = made | Rerank(folder).with_exception_handling()
-        told = scored | beam.Map(lambda row: (row["n"], round(float(row["rerank_score"]), 5)))
-        assert_that(told, equal_to([*enumerate(expected)]), label="Scores")
+        told = scored | beam.Map(lambda row: (row["n"], abs(row["rerank_score"] - expected[row["n"]]) < 1e-6))
+        assert_that(told, equal_to([(n, True) for n in range(len(rows))]), label="Scores")
         reasons = rejects | "Reasons" >> beam.Map(lambda row: row["reject_reason"])
         wanted = ["query is null", "document is blank", "text is not a string: int"]
         wanted += ["text is not valid UTF-8"]
