@@ -24,6 +24,7 @@ setup(
         "pyarrow>=20,<26",  # Beam's own upper bound
         "safetensors>=0.5",
         "scipy>=1.13",
+        "sentencex>=1.0.30",
         "tokenizers>=0.22",
         "torch>=2.6",
         "tqdm>=4.60",
