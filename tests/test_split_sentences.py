@@ -9,11 +9,10 @@ from beam_gpte import Block, InputError, SplitSentences
 PARENT = ["id", "text", "n", "parent_id", "chunk_index", "chunk_start", "chunk_end"]
 
 
-@pytest.mark.parametrize("mode", ["in memory", "two processes"])
-def test_sentences_keep_the_columns_and_know_their_place(new_pipeline, mode):
+def test_sentences_keep_the_columns_and_know_their_place(new_pipeline):
     texts = ["Ein Satz. Noch einer, z.B. dieser!", "Allein"]
     block = Block.from_pydict({"id": [7, 8], "text": texts, "n": ["x", None]})
-    with new_pipeline(mode) as p:
+    with new_pipeline() as p:
         rows = p | beam.Create([block]) | SplitSentences("de") | beam.FlatMap(lambda block: block.batch.to_pylist())
         wanted = [
             ("7#0", "Ein Satz.", "x", 7, 0, 0, 9),
