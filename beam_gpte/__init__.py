@@ -3,6 +3,7 @@
 import beam_gpte._quiet  # noqa: F401  # first
 from beam_gpte.align_documents import AlignDocuments as AlignDocuments
 from beam_gpte.block import Block as Block
+from beam_gpte.chunk_text import ChunkText as ChunkText
 from beam_gpte.core.config import EncoderConfig as EncoderConfig
 from beam_gpte.core.encoder import Encoder as Encoder
 from beam_gpte.core.encoder import TextEncoder as TextEncoder
@@ -27,6 +28,8 @@ from beam_gpte.postprocess import FitPostprocess as FitPostprocess
 from beam_gpte.quantize import QuantizeVectors as QuantizeVectors
 from beam_gpte.read import ReadCorpus as ReadCorpus
 from beam_gpte.rerank import Rerank as Rerank
+from beam_gpte.score_bitext import ScoreBitext as ScoreBitext
+from beam_gpte.split_sentences import SplitSentences as SplitSentences
 from beam_gpte.write_duckdb import WriteVectorsToDuckDB as WriteVectorsToDuckDB
 from beam_gpte.write_jsonl import WriteRejects as WriteRejects
 from beam_gpte.write_parquet import WriteVectorsToParquet as WriteVectorsToParquet

@@ -16,7 +16,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.bitext_search import stable_hash
-from beam_gpte.bitext_survey import MiningPlan, SurveySides
+from beam_gpte.bitext_survey import MiningPlan, PlanMining, SurveySides
 from beam_gpte.block import Block
 from beam_gpte.by_id import CutByKey, Keyed, block_of, frame_of
 from beam_gpte.core.align import align, skip_cost, span_vectors
@@ -78,7 +78,7 @@ class AlignDocuments(beam.PTransform):
         if not isinstance(inputs, Mapping) or set(inputs) != set(SIDES):
             raise InputError('give {"source": ..., "target": ...} | AlignDocuments(...)')
         sides = tuple(inputs[name] | f"Prepare_{name}" >> _SideVectors(self, i) for i, name in enumerate(SIDES))
-        plan = sides | "Survey" >> SurveySides(center=True)
+        plan = sides | "Survey" >> SurveySides() | "Plan" >> PlanMining(center=True)
         return (
             sides
             | "BothSides" >> beam.Flatten()

@@ -6,7 +6,7 @@ pairs --> Check --> Represent (copies) -----> Route --+                         
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 
 from beam_gpte import bitext_survey
+from beam_gpte.attach_rows import SIDES
 from beam_gpte.bitext_search import RouteSide, search_shards, stable_hash
+from beam_gpte.bitext_sides import PrepareSide, SideSettings, check_sides
 from beam_gpte.bitext_survey import MiningPlan, SideSurvey, SurveySide
 from beam_gpte.block import Block
 from beam_gpte.by_id import CutByKey, Keyed, frame_of, key_by_id
@@ -27,7 +29,6 @@ from beam_gpte.core.join import VECTOR, cosines
 from beam_gpte.core.margin import COSINE, SOURCE_ID, TARGET_ID
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.ids import id_array
-from beam_gpte.mine_bitext import MineBitext, PrepareSide
 from beam_gpte.packing import split_rows
 from beam_gpte.rejects import REJECTS, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.rows import as_blocks
@@ -87,9 +88,8 @@ class SearchesPairs(beam.PTransform):
         if self.query_model is not None and self.model is None:
             raise InputError("query_model without model; give the documents' model too")
         for model in (self.model, self.query_model):
-            if model is not None:
-                as_model(model)
-        list(self._sides())
+            if model is not None and getattr(as_model(model), "long_text", None) in ("chunks", "late_chunks"):
+                raise InputError(f"model {model!r} makes several rows of one; use long_text truncate or windows")
 
     def with_exception_handling(self) -> Any:
         """Set bad rows aside instead of failing at the first one."""
@@ -100,14 +100,10 @@ class SearchesPairs(beam.PTransform):
     def search(self, inputs: Any, third: str, depth: int) -> PairSearch:
         """Search `depth` neighbours of each query that belong to no pair, and those that do."""
         step, names = type(self).__name__, ("queries", "documents", third)
-        if not isinstance(inputs, Mapping) or set(inputs) != set(names):
-            raise InputError(f'give {{"queries": ..., "documents": ..., "{third}": ...}} | {step}(...)')
-        for name, rows in inputs.items():
-            if not (rows.is_bounded and rows.windowing.is_default()):
-                raise InputError(f"{name}: {step} needs whole corpora, not a stream or windows")
+        check_sides(inputs, names, step)
         queries, documents = (
-            inputs[name] | f"Prepare_{name}" >> PrepareSide(carrier, side, step=step, called=name)
-            for name, side, carrier in zip(names, ("source", "target"), self._sides(), strict=False)
+            inputs[name] | f"Prepare_{name}" >> PrepareSide(settings, side, called=name)
+            for name, side, settings in zip(names, SIDES, self._settings(), strict=False)
         )
         plan = (queries.vectors, documents.vectors) | "Survey" >> _Survey(step)
         check = beam.FlatMap(_check_pairs, self.query_id, self.document_id, f"{step} {third}", self._isolate)
@@ -129,11 +125,10 @@ class SearchesPairs(beam.PTransform):
         groups = {"near": near, "pairs": scored} | "ByQuery" >> beam.CoGroupByKey()
         return PairSearch(groups, (texts[0], texts[1]), rejects)
 
-    def _sides(self) -> Iterator[MineBitext]:
+    def _settings(self) -> Iterator[SideSettings]:
+        columns, step = (self.id_column, self.text_column, self.embedding_column), type(self).__name__
         for model in (self.query_model or self.model, self.model):
-            names = {name: getattr(self, name) for name in ("id_column", "text_column", "embedding_column")}
-            carrier = MineBitext(k=1, model=model, deduplicate=self.deduplicate, **names)
-            yield carrier.with_exception_handling() if self._isolate else carrier
+            yield SideSettings(step, None, self.deduplicate, model, self._isolate, *columns)
 
 
 def pair_frames(blocks: Iterable[Block]) -> tuple[pl.DataFrame, pl.DataFrame]:

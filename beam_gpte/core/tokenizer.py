@@ -92,6 +92,10 @@ class Tokenizer:
             (np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)) for encoding in encodings
         ]
 
+    def count(self, text: str) -> int:
+        """How many tokens a text has, special tokens left out."""
+        return len(self._backend.encode(*self._cased([text]), add_special_tokens=False).ids)
+
     def wrap(self, body: np.ndarray) -> np.ndarray:
         """Token ids with the special tokens around them."""
         return np.array([*self._prefix, *body, *self._suffix], dtype=np.int64)
