@@ -1,6 +1,7 @@
 """Hard negatives and consistent pairs against brute force: the same whatever the order, the shards and the processes."""
 
 import dataclasses
+from collections import Counter
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -54,7 +55,7 @@ def pair_rows(positives: dict[int, list[int]]) -> list[dict]:
 def run(
     new_pipeline, transform: Any, third: str, queries: list, documents: list, pairs: list, mode: str = "in memory"
 ) -> dict:
-    """The rows of every output, by its name."""
+    """The rows of every output, by its name, and the counters."""
     with TemporaryDirectory() as folder:
         with new_pipeline(mode) as p:
             given = {"queries": queries, "documents": documents, third: pairs}
@@ -69,7 +70,12 @@ def run(
                 outputs = dict(zip(("triplets", "rejects"), result, strict=True))
             for name, output in outputs.items():
                 output | f"keep {name}" >> beam.Map(keep, folder, name)
-        return {name: [row for block in kept(folder, name) for row in block.batch.to_pylist()] for name in outputs}
+        counted = p.result.metrics().query()["counters"]
+        counters: Counter[str] = Counter()
+        for one in counted:  # a counter is told for each step
+            counters[one.key.metric.name] += one.committed
+        rows = {name: [row for block in kept(folder, name) for row in block.batch.to_pylist()] for name in outputs}
+        return {**rows, "counters": counters}
 
 
 def mine(new_pipeline, transform: MineHardNegatives, *rows: list, mode: str = "in memory") -> list[dict]:
@@ -203,6 +209,8 @@ def test_copies_are_one_and_rows_that_are_not_there_are_set_aside(new_pipeline):
         by_pair.setdefault((row["query_id"], row["positive_id"]), []).append(row["negative_id"])
     # yes and copy are one document; b has the text of a, so up and far are positives of both; lone has none
     assert by_pair == {("q", "copy"): ["no", "far", "up"], ("a", "up"): ["no", "copy"], ("b", "far"): ["no", "copy"]}
+    told = ("positives", "positives_repeated", "queries_without_positives", "triplets", "rejects")
+    assert [found["counters"][name] for name in told] == [3, 1, 1, 7, 5]
     step = "MineHardNegatives positives"
     assert {row["n"]: (row["reject_step"], row["reject_reason"]) for row in found["rejects"] if "n" in row} == {
         4: (step, "document_id is not among the documents: gone"),
