@@ -1,12 +1,15 @@
 """Mining against a plain exact reference: the same pairs, whatever the order, the shards and the processes."""
 
 import json
+import zlib
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from beam_gpte import Block, InputError, MineBitext
@@ -69,16 +72,20 @@ def mine(new_pipeline, mode: str, source: list[Block], target: list[Block], tran
     return Mined(pairs, report, [row for block in rejects for row in block.batch.to_pylist()], metadata)
 
 
-def reference(source: np.ndarray, target: np.ndarray, k: int = 4) -> dict[tuple[int, int], float]:
-    """LASER's mine_bitexts: ratio margin over k neighbours, max retrieval; in float64."""
-    product = source.astype(np.float64) @ target.T.astype(np.float64)
-    forward, backward = np.argsort(-product, axis=1)[:, :k], np.argsort(-product, axis=0)[:k].T
+def reference(source: np.ndarray, target: np.ndarray, k: int = 4, retrieval: str = "max") -> dict[tuple[int, int], float]:
+    """LASER's mine_bitexts: ratio margin over k neighbours; cosines and margins to float32, ties by row."""
+    product = (source.astype(np.float64) @ target.T.astype(np.float64)).astype(np.float32).astype(np.float64)
+    forward = np.argsort(-product, axis=1, kind="stable")[:, :k]
+    backward = np.argsort(-product, axis=0, kind="stable")[:k].T
     means = np.take_along_axis(product, forward, 1).mean(1), np.take_along_axis(product.T, backward, 1).mean(1)
-    margins = product / ((means[0][:, None] + means[1]) / 2)
-    best = {(i, max(near, key=lambda j: margins[i, j])) for i, near in enumerate(forward.tolist())}
-    best |= {(max(near, key=lambda i: margins[i, j]), j) for j, near in enumerate(backward.tolist())}
+    means = means[0].astype(np.float32).astype(np.float64), means[1].astype(np.float32)
+    margins = (product / ((means[0][:, None] + means[1]) / 2)).astype(np.float32)
+    best = {(i, min(near, key=lambda j: (-margins[i, j], j))) for i, near in enumerate(forward.tolist())}
+    others = {(min(near, key=lambda i: (-margins[i, j], i)), j) for j, near in enumerate(backward.tolist())}
+    if retrieval == "intersection":
+        return {pair: margins[pair] for pair in best & others}
     pairs, taken = {}, (set(), set())
-    for i, j in sorted(best, key=lambda pair: -margins[pair]):
+    for i, j in sorted(best | others, key=lambda pair: (-margins[pair], pair)):
         if i not in taken[0] and j not in taken[1]:
             pairs[i, j] = margins[i, j]
             taken[0].add(i)
@@ -105,6 +112,28 @@ def test_the_preset_of_laser_gives_the_pairs_of_the_reference(new_pipeline, monk
     assert numbers(found) == pytest.approx(wanted, abs=1e-6)
     assert len({row["source_id"] for row in found}) == len({row["target_id"] for row in found}) == len(found)
     assert report["pairs"] == len(wanted) and report["warnings"] == []
+
+
+def trigram_vectors(texts: list[str]) -> np.ndarray:
+    """Of real sentences, as no model is at hand: counts of their character trigrams, hashed."""
+    vectors = np.zeros((len(texts), 256), np.float32)
+    for row, text in zip(vectors, texts, strict=True):
+        for i in range(len(text) - 2):
+            row[zlib.crc32(text[i : i + 3].lower().encode()) % 256] += 1
+    return unit(vectors + 0.1)
+
+
+def test_of_real_sentences_the_preset_gives_the_pairs_of_the_reference(new_pipeline, data):
+    table = pq.read_table(data / "ddtp_de-en.parquet", columns=["side", "text"])
+    texts = [
+        table.filter(pc.equal(table["side"].cast(pa.string()), side))["text"].to_pylist()[:999] for side in ("src", "tgt")
+    ]
+    source, target = map(trigram_vectors, texts)
+    rows = [blocks(vectors, name, 3, shuffled=True) for vectors, name in ((source, "de"), (target, "en"))]
+    for retrieval in ("max", "intersection"):
+        found = mine(new_pipeline, "in memory", *rows, MineBitext.laser(0, retrieval=retrieval)).pairs
+        wanted = reference(source, target, retrieval=retrieval)
+        assert len(wanted) > 200 and numbers(found) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_candidates_in_many_shards_are_all_near_pairs(new_pipeline, monkeypatch):
