@@ -40,7 +40,9 @@ class AlignDocuments(beam.PTransform):
 
     Takes a dict of two collections of any kind of rows, ``source`` and ``target``, one sentence a row. Gives blocks of the
     document's column, `source_ids`, `target_ids` (lists, one of the two empty where a sentence was skipped), `source_text`,
-    `target_text` (joined by blanks) and `cost` (float64: about 1 for sentences that belong together by chance). Every
+    `target_text` (joined by blanks), `source_start`, `source_stop`, `target_start`, `target_stop` (int64: the sentences by
+    their places in the document, from 0, exclusive) and `cost` (float64: about 1 for sentences that belong together by
+    chance). Every
     sentence of a document that both sides have is in one bead; a document that only one side has gives none. A sentence that
     was not translated is often taken along by its neighbour: a smaller `skip_percentile` skips more.
 
@@ -171,5 +173,5 @@ def _beads(
             "target_ids": ids[1][target],
             "source_text": " ".join(texts[0][source]),
             "target_text": " ".join(texts[1][target]),
-            "cost": bead.cost,
+            **bead._asdict(),
         }
