@@ -158,14 +158,11 @@ def test_every_pair_has_the_rank_and_the_rival_of_brute_force():
         assert np.float32(rival) == max(s for other, s in enumerate(scores) if other not in own)
 
 
-@pytest.mark.parametrize(("mode", "seed"), [("in memory", 0), ("two processes", 1)])
-def test_mining_is_exact_whatever_the_order_the_shards_and_the_processes(new_pipeline, mode, seed, monkeypatch):
-    if mode == "in memory":  # worker processes would not know of it
-        monkeypatch.setattr("beam_gpte.bitext_survey.SHARD_ROWS", 17)
-    queries, documents, positives = corpus(seed)
+def test_mining_is_exact_whatever_the_order_and_the_processes(new_pipeline):
+    queries, documents, positives = corpus(1)
     transform = MineHardNegatives(relative_margin=0.05, deduplicate=False)
     rows = blocks("q", queries, 3), blocks("d", documents, 4), pair_rows(positives)[::-1]
-    found = mine(new_pipeline, transform, *rows, mode=mode)
+    found = mine(new_pipeline, transform, *rows, mode="two processes")
     wanted = brute_force(queries, documents, positives, 3, 1, 100, lambda score, least: score <= least - abs(least) * 0.05)
     keys = ("query_id", "positive_id", "negative_id", "rank")
     named = [(int(row[keys[0]][1:]), int(row[keys[1]][1:]), int(row[keys[2]][1:]), row["rank"]) for row in found]
@@ -187,7 +184,8 @@ def small(texts: dict[str, str], angles: dict[str, float]) -> list[dict]:
     ]
 
 
-def test_copies_are_one_and_rows_that_are_not_there_are_set_aside(new_pipeline):
+def test_copies_are_one_and_rows_that_are_not_there_are_set_aside(new_pipeline, monkeypatch):
+    monkeypatch.setattr("beam_gpte.bitext_survey.SHARD_ROWS", 2)
     queries = small({"a": "same", "b": "Same"}, {"q": 0, "a": 90, "b": 90, "lone": 50})
     documents = small({"copy": "The  ANSWER", "yes": "the answer"}, {"copy": 10, "yes": 10, "no": 20, "far": 80, "up": 95})
     documents.append({"id": "null", "text": "no vector", "embedding": None})
@@ -231,10 +229,6 @@ def test_texts_not_compared_a_copy_is_a_document_like_others_which_a_margin_tell
     assert choose_negatives(near, pairs, NegativeRule(relative_margin=0.01))["target_id"].to_list() == [3]
 
 
-def test_nothing_comes_of_no_documents_and_of_no_pairs(new_pipeline):
-    assert mine(new_pipeline, MineHardNegatives(deduplicate=False), small({}, {"q": 0}), [], []) == []
-
-
 def test_what_is_wrong_with_pairs_fails_the_job_by_name():
     ids, vectors = pa.array(["x"], pa.large_string()), np.ones((1, 2), np.float32)
     for query, message in [
@@ -254,7 +248,7 @@ def test_two_prompts_of_one_model_may_meet_and_two_models_may_not():
 
 
 def test_consistent_pairs_are_kept_and_others_leave_with_their_rank(new_pipeline, monkeypatch):
-    monkeypatch.setattr("beam_gpte.bitext_survey.SHARD_ROWS", 100)
+    monkeypatch.setattr("beam_gpte.bitext_survey.SHARD_ROWS", 17)
     queries, documents, positives = corpus(2)
     random = np.random.default_rng(7)
     pairs = pair_rows(positives) + pair_rows({q: [int(random.integers(DOCUMENTS))] for q in range(QUERIES)})

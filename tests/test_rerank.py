@@ -12,7 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from beam_gpte import Block, EncoderConfig, InputError, Rerank
-from beam_gpte.core.cross_encoder import CrossEncoder
+from beam_gpte.core.cross_encoder import CrossEncoder, PairRunner, _activation
 
 WORDS = [f"w{i}" for i in range(60)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -21,16 +21,7 @@ SIZE |= {"pad_token_id": 0, "num_labels": 1}
 MODELS = {
     "bert": ("BertConfig", {**SIZE, "max_position_embeddings": 40}),
     "xlm-roberta": ("XLMRobertaConfig", {**SIZE, "max_position_embeddings": 41, "type_vocab_size": 1}),
-    "electra": ("ElectraConfig", {**SIZE, "embedding_size": 32, "max_position_embeddings": 40}),
-    "modernbert, mean": (
-        "ModernBertConfig",
-        {**SIZE, "max_position_embeddings": 40, "classifier_pooling": "mean", "cls_token_id": 2, "sep_token_id": 3},
-    ),
-    "qwen3": ("Qwen3Config", {**SIZE, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 40}),
-    "deberta-v2": (
-        "DebertaV2Config",
-        {**SIZE, "max_position_embeddings": 40, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-    ),
+    "mpnet": ("MPNetConfig", {**SIZE, "max_position_embeddings": 43}),
 }
 
 
@@ -59,7 +50,7 @@ def save(folder: Path, name: str, **settings: object) -> str:
             if weight.dim() == 2:
                 weight.normal_(std=0.3)
     model.save_pretrained(folder)
-    tokenizer(types=name in ("bert", "electra")).save_pretrained(folder)
+    tokenizer(types=name == "bert").save_pretrained(folder)
     return str(folder)
 
 
@@ -86,41 +77,49 @@ def test_scores_are_those_of_sentence_transformers(make, name):
     expected = peer.predict(pairs(), batch_size=1)
     assert expected.std() > 0.01
     assert np.abs(ours.score(pairs()) - expected).max() < 1e-5
-    assert ours.unpadded == (name != "deberta-v2")
+    assert ours.unpadded == (name != "mpnet")
 
 
-def test_long_pairs_lose_tokens_of_the_longer_text_and_are_counted(make):
-    model = CrossEncoder.load(EncoderConfig(make("bert"), device="cpu"))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return save(tmp_path_factory.mktemp("bert"), "bert")
+
+
+@pytest.fixture(scope="module")
+def bert(folder) -> CrossEncoder:
+    return CrossEncoder.load(EncoderConfig(folder, device="cpu"))
+
+
+def test_long_pairs_lose_tokens_of_the_longer_text_and_are_counted(bert):
     plain = tokenizer(types=True)
-    scoring = model.score_with_counts(pairs())
+    scoring = bert.score_with_counts(pairs())
     whole = [len(plain(a, b)["input_ids"]) for a, b in pairs()]
     assert scoring.dropped.tolist() == [max(0, length - 40) for length in whole]
     assert scoring.tokens.tolist() == [min(40, length) for length in whole]
     cut = [plain(a, b, truncation=True, max_length=40) for a, b in pairs()]
-    tokens = model._tokenizer.encode_pairs(pairs())
+    tokens = bert._tokenizer.encode_pairs(pairs())
     assert [ids.tolist() for ids in tokens.ids] == [one["input_ids"] for one in cut]
     assert [types.tolist() for types in tokens.types] == [one["token_type_ids"] for one in cut]
     assert scoring.needed == scoring.computed == sum(map(len, {tuple(one["input_ids"]): 0 for one in cut}))
 
 
-def test_a_score_does_not_depend_on_its_neighbours(make):
-    folder = make("bert")
-    together = CrossEncoder.load(EncoderConfig(folder, device="cpu")).score(pairs())
-    one_by_one = CrossEncoder.load(EncoderConfig(folder, device="cpu", token_budget=1))
-    assert np.abs(one_by_one.score(pairs()[::-1])[::-1] - together).max() < 1e-6
-    assert one_by_one.score([]).shape == (0,)
+def test_a_score_does_not_depend_on_its_neighbours(bert):
+    alone = np.concatenate([bert.score([pair]) for pair in pairs()])
+    assert np.abs(bert.score(pairs()[::-1])[::-1] - alone).max() < 1e-6
+    assert bert.score([]).shape == (0,)
 
 
-def test_the_activation_is_the_one_that_the_files_name(make):
-    folder = make("bert", sbert_ce_default_activation_function="torch.nn.modules.linear.Identity")
-    logits = CrossEncoder.load(EncoderConfig(folder, device="cpu")).score(pairs())
-    config = Path(folder, "config.json")
-    config.write_text(config.read_text().replace("sbert_ce_default_activation_function", "another"))
-    scores = CrossEncoder.load(EncoderConfig(folder, device="cpu")).score(pairs())
-    assert np.abs(1 / (1 + np.exp(-logits)) - scores).max() < 1e-6
-    config.write_text(config.read_text().replace("another", "sbert_ce_default_activation_function").replace("Ident", "Ev"))
-    with pytest.raises(InputError, match="activation 'torch.nn.modules.linear.Evity' is none of Identity"):
-        CrossEncoder.load(EncoderConfig(folder, device="cpu"))
+def test_the_activation_is_the_one_that_the_files_name():
+    def named(settings: dict, **config: object) -> str:
+        return type(_activation(transformers.BertConfig(**config), settings)).__name__
+
+    identity = "torch.nn.modules.linear.Identity"
+    assert named({}) == "Sigmoid"
+    assert named({"activation_fn": identity}) == "Identity"
+    assert named({}, sbert_ce_default_activation_function=identity) == "Identity"
+    assert named({}, sentence_transformers={"activation_fn": identity}) == "Identity"
+    with pytest.raises(InputError, match="activation 'os.system' is none of Identity"):
+        named({"activation_fn": "os.system"})
 
 
 def test_what_is_no_cross_encoder_is_refused(make, minilm):
@@ -130,12 +129,11 @@ def test_what_is_no_cross_encoder_is_refused(make, minilm):
         CrossEncoder.load(minilm)
 
 
-def test_rows_get_their_score_and_bad_ones_are_set_aside(new_pipeline, make):
-    folder = make("xlm-roberta")
+def test_rows_get_their_score_and_bad_ones_are_set_aside(new_pipeline, folder, bert):
     rows = [{"query": a, "document": b, "n": i} for i, (a, b) in enumerate(pairs())]
     bad = [{"query": None, "document": "w1"}, {"query": "w1", "document": " "}, {"query": 7, "document": "w1"}]
     bad += [{"query": "w1", "document": b"\xff"}]
-    expected = CrossEncoder.load(EncoderConfig(folder, device="cpu")).score(pairs()).tolist()
+    expected = bert.score(pairs()).tolist()
     with new_pipeline() as p:
         made = p | beam.Create([*rows, *bad])
         scored, rejects = made | Rerank(folder).with_exception_handling()
@@ -147,9 +145,7 @@ def test_rows_get_their_score_and_bad_ones_are_set_aside(new_pipeline, make):
         assert_that(reasons, equal_to(wanted), label="Rejects")
 
 
-def test_a_pair_too_large_for_the_memory_is_one_reject(new_pipeline, make, monkeypatch):
-    from beam_gpte.core.cross_encoder import PairRunner
-
+def test_a_pair_too_large_for_the_memory_is_one_reject(new_pipeline, folder, monkeypatch):
     start = PairRunner.start
 
     def runs_out(runner: PairRunner, pieces: list) -> tuple:
@@ -161,7 +157,7 @@ def test_a_pair_too_large_for_the_memory_is_one_reject(new_pipeline, make, monke
     columns = {"query": ["w1", "w2 " * 90], "document": ["w3", "w4"], "id": ["small", "large"]}
     with new_pipeline() as p:
         blocks = p | beam.Create([Block.from_pydict(columns)]).with_output_types(Block)
-        scored, rejects = blocks | Rerank(make("bert"), id_column="id").with_exception_handling()
+        scored, rejects = blocks | Rerank(folder, id_column="id").with_exception_handling()
         assert_that(scored | beam.Map(lambda block: block.column("id").to_pylist()), equal_to([["small"]]), label="Good")
         told = rejects | "Told" >> beam.Map(lambda block: block.batch.select(["id", "reject_reason"]).to_pylist())
         reason = "out of memory: 40 tokens are more than fit at once"
