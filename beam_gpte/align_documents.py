@@ -16,7 +16,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.bitext_search import stable_hash
-from beam_gpte.bitext_survey import MiningPlan, SurveySides
+from beam_gpte.bitext_survey import MiningPlan, PlanMining, SurveySides
 from beam_gpte.block import Block
 from beam_gpte.by_id import CutByKey, Keyed, block_of, frame_of
 from beam_gpte.core.align import align, skip_cost, span_vectors
@@ -40,7 +40,9 @@ class AlignDocuments(beam.PTransform):
 
     Takes a dict of two collections of any kind of rows, ``source`` and ``target``, one sentence a row. Gives blocks of the
     document's column, `source_ids`, `target_ids` (lists, one of the two empty where a sentence was skipped), `source_text`,
-    `target_text` (joined by blanks) and `cost` (float64: about 1 for sentences that belong together by chance). Every
+    `target_text` (joined by blanks), `source_start`, `source_stop`, `target_start`, `target_stop` (int64: the sentences by
+    their places in the document, from 0, exclusive) and `cost` (float64: about 1 for sentences that belong together by
+    chance). Every
     sentence of a document that both sides have is in one bead; a document that only one side has gives none. A sentence that
     was not translated is often taken along by its neighbour: a smaller `skip_percentile` skips more.
 
@@ -78,7 +80,7 @@ class AlignDocuments(beam.PTransform):
         if not isinstance(inputs, Mapping) or set(inputs) != set(SIDES):
             raise InputError('give {"source": ..., "target": ...} | AlignDocuments(...)')
         sides = tuple(inputs[name] | f"Prepare_{name}" >> _SideVectors(self, i) for i, name in enumerate(SIDES))
-        plan = sides | "Survey" >> SurveySides(center=True)
+        plan = sides | "Survey" >> SurveySides() | "Plan" >> PlanMining(center=True)
         return (
             sides
             | "BothSides" >> beam.Flatten()
@@ -171,5 +173,5 @@ def _beads(
             "target_ids": ids[1][target],
             "source_text": " ".join(texts[0][source]),
             "target_text": " ".join(texts[1][target]),
-            "cost": bead.cost,
+            **bead._asdict(),
         }

@@ -13,7 +13,7 @@ from beam_gpte.block import Block
 from beam_gpte.by_id import block_of, frame_of, key_by_id
 from beam_gpte.core.margin import SOURCE_ID, TARGET_ID
 from beam_gpte.ids import id_array
-from beam_gpte.schemas import DUPLICATE_OF
+from beam_gpte.schemas import DUPLICATE_OF, ID, TEXT
 
 SIDES = ("source", "target")
 IDS = (SOURCE_ID, TARGET_ID)
@@ -23,23 +23,30 @@ IDS = (SOURCE_ID, TARGET_ID)
 class AttachRows(beam.PTransform):
     """Add the columns of both rows, as `source_text`, `target_text` and so on, but not their vectors.
 
-    `source_copies` and `target_copies` are lists of the ids of rows with the same text. A worker holds one of 16 partitions
-    of the pairs, and the rows that these name.
+    A column that is there already is replaced. `source_copies` and `target_copies` are lists of the ids of rows with the
+    same text. A worker holds one of 16 partitions of the pairs, and the rows that these name.
+
+    Attributes:
+      copies: False for `(pairs, sources, targets)`, without these two columns.
     """
 
     id_column: str
     text_column: str
     embedding_column: str
+    copies: bool = True
 
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
         pairs, *others = inputs
+        per_side = 2 if self.copies else 1
         for i, side in enumerate(SIDES):
+            rows, *copies = others[per_side * i : per_side * (i + 1)]
             bare = beam.Map(_without, self.embedding_column).with_output_types(Block)
             keyed = {
                 "pairs": pairs | f"PairsBy_{side}" >> key_by_id(IDS[i]),
-                "rows": others[2 * i] | f"Bare_{side}" >> bare | f"RowsOf_{side}" >> key_by_id(self.id_column),
-                "copies": others[2 * i + 1] | f"CopiesOf_{side}" >> key_by_id(DUPLICATE_OF),
+                "rows": rows | f"Bare_{side}" >> bare | f"RowsOf_{side}" >> key_by_id(self.id_column),
             }
+            if copies:
+                keyed["copies"] = copies[0] | f"CopiesOf_{side}" >> key_by_id(DUPLICATE_OF)
             attach = beam.FlatMap(_attach, i, self.id_column, self.text_column).with_output_types(Block)
             pairs = keyed | f"Meet_{side}" >> beam.CoGroupByKey() | f"Attach_{side}" >> attach
         return pairs
@@ -59,11 +66,15 @@ def _attach(element: tuple[int, dict[str, Iterable[Block]]], i: int, id_column: 
     wanted = pa.array(pairs[own_id].unique().to_arrow())
     named = [_named(block, wanted, own_id, id_column, text_column, side) for block in group["rows"]]
     rows = pl.concat([frame for frame in named if len(frame)], how="diagonal_relaxed")
-    copies = [frame_of([block]).select(pl.col(DUPLICATE_OF).alias(own_id), id_column) for block in group["copies"]]
-    found = pl.concat(copies or [pairs.clear().select(own_id, pl.col(own_id).alias(id_column))], how="vertical_relaxed")
-    lists = found.group_by(own_id).agg(pl.col(id_column).sort().alias(f"{side}_copies"))
-    whole = pairs.join(rows, on=own_id, how="left").join(lists, on=own_id, how="left")
-    yield block_of(whole.with_columns(pl.col(f"{side}_copies").fill_null([])).sort(SOURCE_ID, TARGET_ID))
+    replaced = [name for name in rows.columns if name in pairs.columns and name != own_id]
+    whole = pairs.drop(replaced).join(rows, on=own_id, how="left")
+    if "copies" in group:
+        copies = [frame_of([block]).select(pl.col(DUPLICATE_OF).alias(own_id), id_column) for block in group["copies"]]
+        none = pairs.clear().select(own_id, pl.col(own_id).alias(id_column))
+        found = pl.concat(copies or [none], how="vertical_relaxed")
+        lists = found.group_by(own_id).agg(pl.col(id_column).sort().alias(f"{side}_copies"))
+        whole = whole.join(lists, on=own_id, how="left").with_columns(pl.col(f"{side}_copies").fill_null([]))
+    yield block_of(whole.sort(SOURCE_ID, TARGET_ID))
 
 
 def _named(block: Block, wanted: pa.Array, own_id: str, id_column: str, text_column: str, side: str) -> pl.DataFrame:
@@ -72,3 +83,31 @@ def _named(block: Block, wanted: pa.Array, own_id: str, id_column: str, text_col
     frame = frame_of([block.filter(kept).without_columns([id_column])])
     names = {name: f"{side}_text" if name == text_column else f"{side}_{name}" for name in frame.columns}
     return frame.rename(names).with_columns(pl.Series(own_id, ids.filter(kept)))
+
+
+@dataclasses.dataclass(eq=False)
+class AttachText(beam.PTransform):
+    """`(rows, texts)`: add the text of the row that `own_id` names, as `name`; texts are blocks of `id` and `text`.
+
+    A worker holds one of 16 partitions of the rows, and the texts that these name.
+    """
+
+    own_id: str
+    name: str
+
+    def expand(self, inputs: Any) -> beam.PCollection[Block]:
+        rows, texts = inputs
+        keyed = {"rows": rows | "RowsById" >> key_by_id(self.own_id), "texts": texts | "TextsById" >> key_by_id(ID)}
+        attach = beam.FlatMap(_attach_text, self.own_id, self.name).with_output_types(Block)
+        return keyed | beam.CoGroupByKey() | "Attach" >> attach
+
+
+def _attach_text(element: tuple[int, dict[str, Iterable[Block]]], own_id: str, name: str) -> Iterator[Block]:
+    pieces = list(element[1]["rows"])
+    if not pieces:
+        return
+    rows = frame_of(pieces)
+    wanted = pa.array(rows[own_id].unique().to_arrow())
+    kept = [block.filter(pc.is_in(block.column(ID), wanted.cast(block.column(ID).type))) for block in element[1]["texts"]]
+    texts = frame_of([block for block in kept if block]).rename({ID: own_id, TEXT: name})
+    yield block_of(rows.join(texts, on=own_id, how="left", maintain_order="left"))

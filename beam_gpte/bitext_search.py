@@ -2,7 +2,7 @@
 
 sources --> Route --+
                     +--> (two shards, or a scope) --> SearchShards --> neighbours of sources   --> by source: k nearest --+
-targets --> Route --+                                     |                                                               |
+targets --> Route --+          (FindNeighbors)            |                                                               |
                                                           +----------> neighbours of targets --> by target: k nearest <---+
                                                                                                           |
                           candidates, marked as best <-- by target: best <-- by source: margin, best <----+
@@ -10,6 +10,7 @@ targets --> Route --+                                     |                     
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -26,7 +27,6 @@ from beam_gpte.core import margin as mining
 from beam_gpte.core.join import SCOPE, VECTOR
 from beam_gpte.core.margin import BACKWARD_MEAN, BACKWARD_RANK, COSINE, FORWARD_MEAN, FORWARD_RANK, SOURCE_ID, TARGET_ID
 from beam_gpte.core.neighbors import nearest_neighbors
-from beam_gpte.packing import split_rows
 from beam_gpte.score_pairs import vector_array, vector_matrix
 
 SCOPE_PARTITIONS = 64  # of the scopes, by hash
@@ -37,12 +37,40 @@ _PAIR = [SOURCE_ID, TARGET_ID]
 
 
 @dataclasses.dataclass(eq=False)
+class FindNeighbors(beam.PTransform):
+    """Gives `forward` and `backward`: blocks of `source_id`, `target_id`, `cosine`, `DECOY` if there are decoys.
+
+    Among the forward ones are the k nearest targets of each source, among the backward ones the k nearest sources of each
+    target, as far as the plan lets them meet; both have more.
+
+    Takes blocks with an id (`source_id` or `target_id`), `VECTOR`, `SCOPE` if rows are only to meet within one, and `DECOY`;
+    and their plan. Every source is compared with every target of its scope, or with those in the plan's cells. A worker
+    holds two shards of 65,536 rows, or all rows of one scope, in fp32 twice.
+    """
+
+    k: int
+    scoped: bool = False
+
+    def expand(self, inputs: Any) -> Any:
+        sources, targets, plan = inputs
+        routed = tuple(
+            side | f"Route{i}" >> beam.ParDo(RouteSide(i, self.scoped), AsSingleton(plan)).with_output_types(Keyed)
+            for i, side in enumerate((sources, targets))
+        )
+        search = beam.FlatMap(search_shards, self.k, self.scoped).with_output_types(Block, backward=Block)
+        return (
+            routed
+            | "BothSides" >> beam.Flatten()
+            | "Shards" >> beam.GroupByKey()
+            | "SearchShards" >> search.with_outputs("backward", main="forward")
+        )
+
+
+@dataclasses.dataclass(eq=False)
 class SearchBitext(beam.PTransform):
     """All pairs of a row and one of its k nearest on the other side, with means, ranks, margin and whether they are best.
 
-    Takes blocks with an id (`source_id` or `target_id`), `VECTOR`, `SCOPE` if rows are only to meet within one, and `DECOY`;
-    and their plan. Every source is compared with every target of its scope. The result is the same whatever the order, the
-    blocks and the workers. A worker holds two shards of 65,536 rows, or all rows of one scope, in fp32 twice.
+    Takes what `FindNeighbors` takes. The result is the same whatever the order, the blocks and the workers.
     """
 
     k: int
@@ -50,18 +78,7 @@ class SearchBitext(beam.PTransform):
     scoped: bool
 
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
-        sources, targets, plan = inputs
-        routed = tuple(
-            side | f"Route{i}" >> beam.ParDo(_Route(i, self.scoped), AsSingleton(plan)).with_output_types(Keyed)
-            for i, side in enumerate((sources, targets))
-        )
-        search = beam.FlatMap(_search, self.k, self.scoped).with_output_types(Block, backward=Block)
-        found = (
-            routed
-            | "BothSides" >> beam.Flatten()
-            | "Shards" >> beam.GroupByKey()
-            | "SearchShards" >> search.with_outputs("backward", main="forward")
-        )
+        found = inputs | "Find" >> FindNeighbors(self.k, self.scoped)
         forward = (
             found.forward
             | "ForwardBySource" >> key_by_id(SOURCE_ID)
@@ -83,31 +100,42 @@ class SearchBitext(beam.PTransform):
         )
 
 
-class _Route(CutByKey):
-    """Gives (two shards, or the partition of a scope; centred rows of one side)."""
+class RouteSide(CutByKey):
+    """Gives (two shards, of a cell if there are cells, or the partition of a scope; centred rows of one side)."""
 
     def __init__(self, side: int, scoped: bool) -> None:
         self._side = side
         self._scoped = scoped
 
     def process(self, block: Block, plan: MiningPlan) -> Iterator[Keyed]:
-        centred = vector_matrix(block.column(VECTOR)) - plan.means[self._side]
-        lengths = np.linalg.norm(centred.astype(np.float64), axis=1)[:, None]
-        array = vector_array((centred / np.where(lengths > 0, lengths, 1)).astype(np.float32))
+        vectors = plan.centred(vector_matrix(block.column(VECTOR)), self._side)
+        array = vector_array(vectors)
         block = block.with_column(pa.field(VECTOR, array.type), array)
-        yield from self.wait((block, plan.shards), block.batch.nbytes)
-
-    def cut(self, waiting: list[tuple[Block, tuple[int, int]]]) -> Iterator[Keyed]:
-        rows, (_, shards) = Block.concat([block for block, _ in waiting]), waiting[0]
         if self._scoped:
-            yield from split_rows(rows, [stable_hash(scope) % SCOPE_PARTITIONS for scope in rows.column(SCOPE).to_pylist()])
-            return
-        name = (SOURCE_ID, TARGET_ID)[self._side]
-        own = [stable_hash(id_) % shards[self._side] for id_ in rows.column(name).to_pylist()]
-        for shard, piece in split_rows(rows, own):
-            for other in range(shards[1 - self._side]):
-                first, second = (shard, other) if self._side == 0 else (other, shard)
-                yield first * shards[1] + second, piece
+            scopes = [stable_hash(scope) % SCOPE_PARTITIONS for scope in block.column(SCOPE).to_pylist()]
+            at, keys = np.arange(len(block)), np.array(scopes, np.int64)
+        else:
+            hashes = np.array([stable_hash(id_) for id_ in block.column((SOURCE_ID, TARGET_ID)[self._side]).to_pylist()])
+            at, keys = self._shards(vectors, hashes, plan)
+        yield from self.wait((block, at, keys), block.batch.nbytes)
+
+    def _shards(self, vectors: np.ndarray, hashes: np.ndarray, plan: MiningPlan) -> tuple[np.ndarray, np.ndarray]:
+        """The places of rows, and the key of each of the shards that they go to."""
+        if plan.cells is not None:
+            return plan.cells.route(vectors, hashes, self._side)
+        own, others = hashes % plan.shards[self._side], plan.shards[1 - self._side]
+        at, other = np.repeat(np.arange(len(hashes)), others), np.tile(np.arange(others), len(hashes))
+        first, second = (own[at], other) if self._side == 0 else (other, own[at])
+        return at, first * plan.shards[1] + second
+
+    def cut(self, waiting: list[tuple[Block, np.ndarray, np.ndarray]]) -> Iterator[Keyed]:
+        rows = Block.concat([block for block, *_ in waiting])
+        starts = np.cumsum([0, *(len(block) for block, *_ in waiting)])
+        at = np.concatenate([start + places for start, (_, places, _) in zip(starts, waiting, strict=False)])
+        keys = np.concatenate([keys for *_, keys in waiting])
+        order = np.argsort(keys, kind="stable")
+        for start, stop in itertools.pairwise(np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))):
+            yield int(keys[order[start]]), Block(rows.batch.take(pa.array(at[order[start:stop]])))
 
 
 def stable_hash(value: Any) -> int:
@@ -115,7 +143,8 @@ def stable_hash(value: Any) -> int:
     return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=6).digest(), "little")
 
 
-def _search(element: tuple[int, Iterable[Block]], k: int, scoped: bool) -> Iterator[Any]:
+def search_shards(element: tuple[int, Iterable[Block]], k: int, scoped: bool) -> Iterator[Any]:
+    """Blocks of `source_id`, `target_id`, `cosine`: the k nearest of each source; tagged ``backward``, of each target."""
     blocks = list(element[1])
     sides = [[block for block in blocks if name in block.schema.names] for name in (SOURCE_ID, TARGET_ID)]
     if not all(sides):
@@ -153,7 +182,7 @@ def _named(pairs: pl.DataFrame, sources: pl.DataFrame, targets: pl.DataFrame) ->
     return pl.DataFrame({**named, COSINE: pairs[COSINE], **decoys})
 
 
-def _k_nearest(pairs: pl.DataFrame, own: str, other: str, k: int, rank: str, mean: str) -> pl.DataFrame:
+def k_nearest(pairs: pl.DataFrame, own: str, other: str, k: int, rank: str, mean: str) -> pl.DataFrame:
     """Of each row in `own` its k nearest, ties by id, with their ranks and mean cosine."""
     ordered = pairs.unique(_PAIR).sort(own, COSINE, other, descending=[False, True, False])
     ranked = ordered.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(own).alias(rank))
@@ -162,14 +191,14 @@ def _k_nearest(pairs: pl.DataFrame, own: str, other: str, k: int, rank: str, mea
 
 
 def _nearest_targets(element: tuple[int, Iterable[Block]], k: int) -> Block:
-    return block_of(_k_nearest(frame_of(element[1]), SOURCE_ID, TARGET_ID, k, FORWARD_RANK, FORWARD_MEAN))
+    return block_of(k_nearest(frame_of(element[1]), SOURCE_ID, TARGET_ID, k, FORWARD_RANK, FORWARD_MEAN))
 
 
 def _nearest_sources(element: tuple[int, Iterable[Block]], k: int) -> Block:
     """Candidates of both directions, each pair once; every one with its target's mean."""
     blocks = list(element[1])
     backward = frame_of(block for block in blocks if FORWARD_RANK not in block.schema.names)
-    backward = _k_nearest(backward, TARGET_ID, SOURCE_ID, k, BACKWARD_RANK, BACKWARD_MEAN)
+    backward = k_nearest(backward, TARGET_ID, SOURCE_ID, k, BACKWARD_RANK, BACKWARD_MEAN)
     means = backward.select(TARGET_ID, BACKWARD_MEAN).unique()
     forward = [block for block in blocks if FORWARD_RANK in block.schema.names]
     if forward:

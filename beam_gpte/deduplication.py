@@ -189,7 +189,7 @@ def _expand(
             refused += [] if judged.rejects is None else [judged.rejects]
             told = () if judged.rejects is None else (judged.rejects,)
             repointed: list[Any] = [
-                (former, judged.verdicts, *told) | f"Repoint{i}-{number}" >> _Repoint(id_column)
+                (former, judged.verdicts, *told) | f"Repoint{i}-{number}" >> RepointRemoved(id_column)
                 for i, former in enumerate(removed)
             ]
             refused += [former.rejects for former in repointed if judged.rejects is not None]
@@ -361,7 +361,7 @@ def _split(element: tuple[int, dict[str, Iterable[Block]]], id_column: str, step
 
 
 @dataclasses.dataclass(eq=False)
-class _Repoint(beam.PTransform):
+class RepointRemoved(beam.PTransform):
     """`(removed, verdicts)`, or with `rejects`: rows whose `duplicate_of` a later step removed name what that one led to.
 
     Where it was rejected after it had been kept, as a text too long to be embedded is, they are rejected too.

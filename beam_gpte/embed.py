@@ -74,7 +74,7 @@ class EmbedText(RejectingTransform):
     def _embed(self, blocks: beam.PCollection[Block]) -> Any:
         from apache_beam.ml.inference.base import RunInference  # Beam's ml package loads torch where it is installed
 
-        check = _CheckTexts(self.text_column, self.id_column, self.embedding_column, self._isolate)
+        check = CheckTexts(STEP, self.text_column, self.id_column, self._isolate, absent=self.embedding_column)
         texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(check))
         if self.reuse is not None:
             texts = texts | "Reuse" >> AttachFormerVectors(self.reuse, self.text_column, self.embedding_column)
@@ -104,21 +104,24 @@ class EmbedText(RejectingTransform):
         return handler.with_no_batching()  # a block is a batch
 
 
-class _CheckTexts(beam.DoFn):
-    def __init__(self, text_column: str, id_column: str | None, embedding_column: str, isolate: bool) -> None:
+class CheckTexts(beam.DoFn):
+    """Separates the rows without a usable text or id, as `step`; a column `absent` must not be there."""
+
+    def __init__(self, step: str, text_column: str, id_column: str | None, isolate: bool, absent: str | None = None) -> None:
+        self._step = step
         self._text_column = text_column
         self._id_column = id_column
-        self._embedding_column = embedding_column
         self._isolate = isolate
+        self._absent = absent
 
     def process(self, block: Block) -> Iterator[Any]:
         names = block.schema.names
         if self._text_column not in names:
-            raise InputError(f"{STEP}: no column {self._text_column!r} among {', '.join(names)}; name one by text_column")
-        if self._embedding_column in names:
             raise InputError(
-                f"{STEP}: a column {self._embedding_column!r} is there already; name another by embedding_column"
+                f"{self._step}: no column {self._text_column!r} among {', '.join(names)}; name one by text_column"
             )
+        if self._absent in names:
+            raise InputError(f"{self._step}: a column {self._absent!r} is there already; name another by embedding_column")
         defects = text_defects(block.column(self._text_column), self._text_column)
         if self._id_column is not None and self._id_column in names and ROW not in names:
             null = pc.if_else(pc.is_null(block.column(self._id_column)), f"{self._id_column} is null", None)
@@ -126,7 +129,7 @@ class _CheckTexts(beam.DoFn):
         if DEFECT in names:
             defects = pc.coalesce(block.column(DEFECT), defects)
             block = block.without_columns([DEFECT])
-        for part in split_rejects(block, defects, STEP, self._isolate, self._id_column):
+        for part in split_rejects(block, defects, self._step, self._isolate, self._id_column):
             if isinstance(part, beam.pvalue.TaggedOutput):
                 part.value = _with_readable_text(part.value, self._text_column)
             yield part

@@ -1,16 +1,16 @@
 """Two corpora give the sentences that translate one another: `{"source": german, "target": english} | MineBitext()`.
 
-source --> Check, Deduplicate, Embed --> vectors --+--> SurveySides --> SearchBitext --> Choose --> histogram --> cut
-target --> Check, Deduplicate, Embed --> vectors --+                                        |                      |
-                                                                                            +--> above the threshold
-rows, copies of both ----------------------------------------------------------------------> AttachRows --> FilterLengths
-                                                                                                                 |
-                                                                                                               pairs
+source --> PrepareSide --> vectors --+--> SurveySides, PlanMining --> SearchBitext --> Choose --> histogram --> cut
+target --> PrepareSide --> vectors --+                                                   |                      |
+                                                                                         +--> above the threshold
+rows, copies of both -------------------------------------------------------------------> AttachRows --> FilterLengths
+                                                                                                              |
+                                                                                                            pairs
 """
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, get_args
 
 import apache_beam as beam
@@ -21,27 +21,23 @@ from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.attach_rows import SIDES, AttachRows
 from beam_gpte.bitext_search import BEST_BACKWARD, BEST_FORWARD, SearchBitext
-from beam_gpte.bitext_survey import DECOY, MiningPlan, SurveySides
+from beam_gpte.bitext_sides import PrepareSide, SideSettings, WithoutPaired, check_sides
+from beam_gpte.bitext_survey import DECOY, MiningPlan, PlanMining, Search, SurveySides
 from beam_gpte.bitext_threshold import Cut, FitThreshold
 from beam_gpte.block import Block
 from beam_gpte.by_id import Keyed, block_of, frame_of
 from beam_gpte.core import margin as mining
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.join import SCOPE, VECTOR
+from beam_gpte.core.join import SCOPE
 from beam_gpte.core.margin import MARGIN, SOURCE_ID, TARGET_ID
-from beam_gpte.deduplicate_exact import DeduplicateExact
-from beam_gpte.deduplication import SplitByVerdict
-from beam_gpte.ids import RejectDuplicateIds, id_array
 from beam_gpte.pair_lengths import SOURCE_TEXT, TARGET_TEXT, FilterLengths
-from beam_gpte.rejects import merge_rejects, reject_outputs, split_rejects
-from beam_gpte.rows import as_blocks
-from beam_gpte.schemas import EMBEDDING, ID, STEP, TEXT
-from beam_gpte.score_pairs import vector_array
-from beam_gpte.with_vectors import EmbedWhereMissing, VectorDefects, check_text, unit_vectors
+from beam_gpte.rejects import merge_rejects
+from beam_gpte.schemas import EMBEDDING, ID, TEXT
 
 POSTERIOR = "posterior"
 METADATA = b"beam_gpte.bitext"  # metadata of the column `margin`: JSON with settings, model and fingerprint
+FOUND_IN = "found_in"  # string: scope or all
 EMIT = ("pairs", "candidates")
 _FIRST = (SOURCE_ID, TARGET_ID, SOURCE_TEXT, TARGET_TEXT, mining.COSINE, MARGIN)
 LEAST_SHARE = 0.05  # of the smaller side, that is mutually best; fewer are found between texts that have nothing in common
@@ -70,7 +66,8 @@ class MineBitext(beam.PTransform):
     """Find the pairs of a source and a target sentence that translate one another; gives a `Bitext`.
 
     Takes a dict of two collections of any kind of rows, ``source`` and ``target``, one sentence a row, with vectors of one
-    model or with `model`. The search is exact, and the result the same whatever the order, the blocks and the workers.
+    model or with `model`. The result is the same whatever the order, the blocks and the workers. With the retrievals
+    ``intersection`` and ``max`` a sentence is in at most one pair.
 
     As it is, every side's vectors are centred by their mean, which makes one threshold fit many models and languages;
     margins, retrieval and their names are those of `core.margin`. `MineBitext.laser(1.06)` is the setting of published work.
@@ -93,6 +90,10 @@ class MineBitext(beam.PTransform):
       decoys: rows of the source language without a translation among the targets, a few thousand; they are in no pair.
       center: take each side's mean off its vectors.
       scope: only rows with the same value in this column meet, such as the document. A scope is searched by one worker.
+      then_all: rows that are in no pair within their scope meet all such rows of the other side after that, with a threshold
+        of their own if it is not a number; a column `found_in` of the pairs is ``scope`` or ``all``.
+      search: ``exact``; ``cells``, in which some pairs are missed; or ``auto``: exact as long as that costs no more than
+        embedding would (2.2 million rows a side at 384 dimensions), see `core.mining_cells`. Scopes are searched exactly.
       deduplicate: of sentences with the same text (`DeduplicateExact`) only the one with the smallest id is mined; the ids
         of the others are in `source_copies` and `target_copies`. With a scope, texts are compared as they are, within it.
       max_length_ratio: drop pairs whose characters' ratio, divided by the median, is larger or smaller than one over it;
@@ -110,6 +111,8 @@ class MineBitext(beam.PTransform):
     decoys: beam.PCollection | None = None
     center: bool = True
     scope: str | None = None
+    then_all: bool = False
+    search: Search = "auto"
     deduplicate: bool = True
     max_length_ratio: float | None = 2.0
     emit: str = "pairs"
@@ -125,6 +128,7 @@ class MineBitext(beam.PTransform):
             ("margin", get_args(mining.Margin)),
             ("retrieval", get_args(mining.Retrieval)),
             ("emit", EMIT),
+            ("search", get_args(Search)),
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} is {getattr(self, name)!r}; use {', '.join(choices)}")
@@ -134,6 +138,10 @@ class MineBitext(beam.PTransform):
             raise InputError(f'threshold is {self.threshold!r}; use a number or "posterior"')
         if not 0 < self.least_posterior < 1:
             raise InputError(f"least_posterior is {self.least_posterior}; use a number between 0 and 1")
+        if self.then_all and self.scope is None:
+            raise InputError("then_all is for what a scope leaves; name the scope's column, or leave it out")
+        if self.then_all and self.emit != "pairs":
+            raise InputError("then_all takes rows in pairs out; use emit='pairs'")
         if self.max_length_ratio is not None and self.max_length_ratio <= 1:
             raise InputError(f"max_length_ratio is {self.max_length_ratio}; use a number above 1, or None")
         if (self.target_precision is None) != (self.decoys is None):
@@ -163,115 +171,66 @@ class MineBitext(beam.PTransform):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in left_out}
 
     def expand(self, inputs: Any) -> Any:
-        if not isinstance(inputs, Mapping) or set(inputs) != {"source", "target"}:
-            raise InputError('give {"source": ..., "target": ...} | MineBitext(...)')
-        for name, side in inputs.items():
-            if not (side.is_bounded and side.windowing.is_default()):
-                raise InputError(f"{name}: a bitext is mined from whole corpora, not from a stream or windows")
-        sides = {name: inputs[name] | f"Prepare_{name}" >> _Prepare(self, name) for name in ("source", "target")}
-        vectors = [sides[name].vectors for name in ("source", "target")]
-        rejects = [sides[name].rejects for name in ("source", "target")]
+        check_sides(inputs, SIDES, "MineBitext")
+        columns = self.id_column, self.text_column, self.embedding_column
+        own = SideSettings("MineBitext", self.scope, self.deduplicate, self.model, self._isolate, *columns)
+        has_decoys = None if self.decoys is None else False
+        source = inputs["source"] | "Prepare_source" >> PrepareSide(own, "source", has_decoys)
+        target = inputs["target"] | "Prepare_target" >> PrepareSide(own, "target")
+        rejects, decoys = [source.rejects, target.rejects], None
         if self.decoys is not None:
-            decoys = self.decoys | "Prepare_decoys" >> _Prepare(self, "source", decoys=True)
-            vectors[0] = (vectors[0], decoys.vectors) | "WithDecoys" >> beam.Flatten()
-            rejects.append(decoys.rejects)
-        plan = tuple(vectors) | "Survey" >> SurveySides(self.center)
-        candidates = (*vectors, plan) | "Search" >> SearchBitext(self.k, self.margin, self.scope is not None)
-        chosen = candidates | "Choose" >> _Choose(self.retrieval)
-        fit = FitThreshold(self.threshold, self.least_posterior, self.target_precision)
-        cut = (chosen, plan) | "FitThreshold" >> fit
-        emitted = chosen if self.emit == "pairs" else candidates
-        above = emitted | "Cut" >> beam.FlatMap(_above, AsSingleton(cut), self.emit).with_output_types(Block)
-        rows = (part for name in ("source", "target") for part in (sides[name].rows, sides[name].copies))
-        attach = AttachRows(self.id_column, self.text_column, self.embedding_column)
-        whole = (above, *rows) | "AttachRows" >> attach
-        limit = self.max_length_ratio if self.emit == "pairs" else None
-        pairs, lengths = whole | "FilterLengths" >> FilterLengths(limit)
-        named = pairs | "Describe" >> beam.Map(_with_metadata, self.settings(), AsSingleton(plan)).with_output_types(Block)
-        make = beam.Map(_report, self.settings(), AsSingleton(cut), AsSingleton(lengths))
-        report = plan | "Report" >> make.with_output_types(dict)
-        return Bitext(named, report, merge_rejects(rejects))
-
-
-class _Side(NamedTuple):
-    """Rows that can be mined; their `vectors` as `SearchBitext` takes them; `copies`, rows that were removed, with what they
-    are a `duplicate_of`."""
-
-    rows: beam.PCollection
-    vectors: beam.PCollection
-    copies: beam.PCollection
-    rejects: beam.PCollection
+            aside = self.decoys | "Prepare_decoys" >> PrepareSide(own, "source", True)
+            rejects.append(aside.rejects)
+            decoys = aside.vectors
+        sources = source.vectors if decoys is None else (source.vectors, decoys) | "WithDecoys" >> beam.Flatten()
+        surveys = (sources, target.vectors) | "Survey" >> SurveySides()
+        searched: Search = "exact" if self.scope is not None else self.search
+        plan = surveys | "Plan" >> PlanMining(self.center, searched)
+        first = (source, target, sources, plan) | "Mine" >> _MineSides(self, self.scope is not None)
+        if not self.then_all:
+            return Bitext(first.pairs, first.report, merge_rejects(rejects))
+        left = (source, first.pairs) | "Left_source" >> WithoutPaired(own, "source", has_decoys)
+        others = (target, first.pairs) | "Left_target" >> WithoutPaired(own, "target")
+        if decoys is not None:
+            decoys = decoys | "NoScope" >> beam.Map(_without_scope).with_output_types(Block)
+        sources = left.vectors if decoys is None else (left.vectors, decoys) | "LeftWithDecoys" >> beam.Flatten()
+        plan = surveys | "PlanLeft" >> PlanMining(self.center, self.search, (sources, others.vectors))
+        second = (left, others, sources, plan) | "MineLeft" >> _MineSides(self, False)
+        pairs = tuple(
+            mined.pairs | f"Found_{place}" >> beam.Map(_with_place, place).with_output_types(Block)
+            for place, mined in (("scope", first), ("all", second))
+        )
+        merge = beam.Map(_merged_report, AsSingleton(second.report)).with_output_types(dict)
+        report = first.report | "BothReports" >> merge
+        return Bitext(pairs | "BothPairs" >> beam.Flatten(), report, merge_rejects(rejects))
 
 
 @dataclasses.dataclass(eq=False)
-class _Prepare(beam.PTransform):
-    mining: MineBitext
-    side: str
-    decoys: bool = False
+class _MineSides(beam.PTransform):
+    """`(source, target, vectors of the sources and decoys, plan)`, sides that were prepared, give pairs and a report."""
 
-    def expand(self, rows: beam.PCollection) -> Any:
-        own, isolate, step = self.mining, self.mining._isolate, f"MineBitext {self.side}"
-        scope = () if own.scope is None else (own.scope,)
-        defects = VectorDefects(own.embedding_column, scope, own.text_column if own.model else None, own.id_column)
-        text_column = own.text_column if own.deduplicate else None
-        check = beam.FlatMap(_check, defects, text_column, step, isolate)
-        good, refused = as_blocks(rows) | "Check" >> reject_outputs(check)
-        rejects = [refused]
-        unique: Any = RejectDuplicateIds(own.id_column)
-        if isolate:
-            good, same_id = good | unique.with_exception_handling()
-            rejects.append(same_id)
-        else:
-            good = good | unique
-        if own.deduplicate:
-            exact = DeduplicateExact(
-                (own.text_column, *scope) if scope else (), "first", None, own.id_column, own.text_column
-            )
-            judged = exact.judge(good, has_reference=False)
-            split = (good, judged.verdicts) | "NoCopies" >> SplitByVerdict(own.id_column, exact.name)
-            good, copies = split.kept, split.removed
-        else:
-            copies = good | "NoCopies" >> beam.FlatMap(lambda block: ()).with_output_types(Block)
-        if own.model is not None:
-            names = own.text_column, own.id_column, own.embedding_column
-            good, failed = good | "Embed" >> EmbedWhereMissing(own.model, *names, isolate)
-            rejects += [] if failed is None else [failed]
-        describe = _Describe(own, SOURCE_ID if self.side == "source" else TARGET_ID, self.decoys)
-        vectors = good | "Vectors" >> beam.Map(describe).with_output_types(Block)
-        named = merge_rejects(rejects) | "NameSide" >> beam.Map(_name_side, self.side).with_output_types(Block)
-        return _Side(good, vectors, copies, named)
+    own: MineBitext
+    scoped: bool
+
+    def expand(self, inputs: Any) -> Any:
+        own, (source, target, sources, plan) = self.own, inputs
+        candidates = (sources, target.vectors, plan) | "Search" >> SearchBitext(own.k, own.margin, self.scoped)
+        chosen = candidates | "Choose" >> _Choose(own.retrieval)
+        cut = (chosen, plan) | "FitThreshold" >> FitThreshold(own.threshold, own.least_posterior, own.target_precision)
+        emitted = chosen if own.emit == "pairs" else candidates
+        above = emitted | "Cut" >> beam.FlatMap(_above, AsSingleton(cut), own.emit).with_output_types(Block)
+        attach = AttachRows(own.id_column, own.text_column, own.embedding_column)
+        whole = (above, source.rows, source.copies, target.rows, target.copies) | "AttachRows" >> attach
+        pairs, lengths = whole | "FilterLengths" >> FilterLengths(own.max_length_ratio if own.emit == "pairs" else None)
+        settings = {**own.settings(), "scope": own.scope if self.scoped else None}
+        named = pairs | "Describe" >> beam.Map(with_metadata, settings, AsSingleton(plan)).with_output_types(Block)
+        make = beam.Map(_report, settings, AsSingleton(cut), AsSingleton(lengths))
+        return _Mined(named, plan | "Report" >> make.with_output_types(dict))
 
 
-def _check(block: Block, defects: VectorDefects, text_column: str | None, step: str, isolate: bool) -> Iterator[Any]:
-    found = defects(block)
-    if text_column is not None:
-        found = pc.coalesce(found, check_text(block, text_column))
-    yield from split_rejects(block, found, step, isolate, defects.id_column)
-
-
-def _name_side(block: Block, side: str) -> Block:
-    steps = [step if side in step else f"{step}, {side}" for step in block.column(STEP).to_pylist()]
-    return block.without_columns([STEP]).with_column(pa.field(STEP, pa.string()), pa.array(steps, pa.string()))
-
-
-class _Describe:
-    """What a row is searched by: its id under the name of its side, its unit vector, its scope, whether it is a decoy."""
-
-    def __init__(self, own: MineBitext, id_name: str, decoys: bool) -> None:
-        self._names = own.id_column, own.embedding_column, own.scope
-        self._id_name = id_name
-        self._decoy = decoys if own.decoys is not None and id_name == SOURCE_ID else None
-
-    def __call__(self, block: Block) -> Block:
-        id_column, embedding_column, scope = self._names
-        columns: dict[str, Any] = {self._id_name: id_array(block, id_column)}
-        if scope is not None:
-            columns[SCOPE] = block.column(scope).cast(pa.large_string()).fill_null("")
-        if self._decoy is not None:
-            columns[DECOY] = pa.array([self._decoy] * len(block))
-        array = vector_array(unit_vectors(block, embedding_column))
-        field = pa.field(VECTOR, array.type, metadata=block.schema.field(embedding_column).metadata)
-        return Block.from_pydict(columns).with_column(field, array)
+class _Mined(NamedTuple):
+    pairs: beam.PCollection
+    report: beam.PCollection
 
 
 @dataclasses.dataclass(eq=False)
@@ -321,9 +280,13 @@ def _above(block: Block, cut: Cut, emit: str) -> Iterator[Block]:
     yield block_of(frame.with_columns(pl.Series(POSTERIOR, told, pl.Float64)))
 
 
-def _with_metadata(block: Block, settings: dict[str, Any], plan: MiningPlan) -> Block:
+def with_metadata(block: Block, settings: dict[str, Any], plan: MiningPlan) -> Block:
     known = plan.metadata
-    about = {**settings, **({} if known is None else {"model": known.model, "fingerprint": known.fingerprint})}
+    about = {
+        **settings,
+        **plan.search_settings(),
+        **({} if known is None else {"model": known.model, "fingerprint": known.fingerprint}),
+    }
     names = [name for name in _FIRST if name in block.schema.names]
     margin = pa.field(MARGIN, pa.float32(), metadata={METADATA: json.dumps(about, sort_keys=True).encode()})
     block = block.without_columns([MARGIN]).with_column(margin, block.column(MARGIN))
@@ -345,6 +308,7 @@ def _report(plan: MiningPlan, settings: dict[str, Any], cut: Cut, lengths: dict[
             warnings.append(f"no rows on the {name} side")
     return {
         **settings,
+        **plan.search_settings(),
         **({} if known is None else {"model": known.model, "fingerprint": known.fingerprint}),
         "source_rows": plan.rows[0],
         "target_rows": plan.rows[1],
@@ -355,3 +319,18 @@ def _report(plan: MiningPlan, settings: dict[str, Any], cut: Cut, lengths: dict[
         **lengths,
         "warnings": warnings,
     }
+
+
+def _without_scope(block: Block) -> Block:
+    return block.without_columns([SCOPE])
+
+
+def _with_place(block: Block, place: str) -> Block:
+    return block.with_column(pa.field(FOUND_IN, pa.string()), pa.array([place] * len(block), pa.string()))
+
+
+def _merged_report(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The report of what scopes gave, with the sums of both, and that of what was left in `all`."""
+    summed = {name: first[name] + second[name] for name in ("chosen", "pairs", "dropped_by_length")}
+    warnings = [*first["warnings"], *(f"what the scopes left: {warning}" for warning in second["warnings"])]
+    return {**first, **summed, "warnings": warnings, "all": second}

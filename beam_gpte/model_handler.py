@@ -110,7 +110,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             texts = block.column(self._text_column).filter(pa.array(~known)).cast(pa.string()).to_pylist()
             encoding = self._encode(texts, model, self._isolate_failures)
             if self._splits(model):
-                block = chunk_rows(block, encoding, texts, self._text_column, self._id_column)
+                block = chunk_rows(block, encoding.text, encoding.chars, texts, self._text_column, self._id_column)
             if self._token_columns:
                 block = with_token_columns(block, encoding)
             vectors = vector_array(encoding)

@@ -41,6 +41,7 @@ def over_blocks(
     id_column: str | None,
     columns: tuple[str, ...] = (),
     replaced: tuple[str, ...] = (),
+    texts: tuple[str, ...] = (),
 ) -> Any:
     """Run `stage`, which maps blocks to blocks, over a collection of any kind and give the same kind back.
 
@@ -50,6 +51,7 @@ def over_blocks(
       text_column: None for a stage that reads no texts.
       columns: further columns of rows that the stage reads.
       replaced: columns that it reads and gives new values; rejects keep the former ones.
+      texts: further columns of texts, made safe as that of `text_column` is.
 
     Returns:
       What `stage` gives. A mapping gains the columns that the stage added; a Beam Row or NamedTuple becomes a Beam Row with
@@ -59,14 +61,14 @@ def over_blocks(
     if pcoll.element_type is Block:
         return stage(pcoll)
     read = (*columns, *replaced)
-    blocks = pcoll | "ToBlocks" >> beam.ParDo(_ToBlocks(text_column, id_column, read)).with_output_types(Block)
+    blocks = pcoll | "ToBlocks" >> beam.ParDo(_ToBlocks(text_column, id_column, read, texts)).with_output_types(Block)
     result = stage(blocks)
-    own = tuple(name for name in (id_column, text_column, *columns) if name is not None)
+    own = tuple(name for name in (id_column, text_column, *columns, *texts) if name is not None)
     kinds = (pa.Table, pa.RecordBatch, _item_class())
     kind = pcoll.element_type if pcoll.element_type in kinds else Any
 
     def back(blocks: beam.PCollection[Block], label: str) -> beam.PCollection:
-        return blocks | label >> beam.ParDo(_FromBlocks(text_column, own, replaced)).with_output_types(kind)
+        return blocks | label >> beam.ParDo(_FromBlocks(text_column, own, replaced, texts)).with_output_types(kind)
 
     if isinstance(result, tuple):
         return tuple(back(part, f"FromBlocks{i}") for i, part in enumerate(result))
@@ -135,13 +137,16 @@ class _Batching(beam.DoFn):
 class _ToBlocks(_Batching):
     """Id, text and the columns asked for; the row itself in `ROW`."""
 
-    def __init__(self, text_column: str | None, id_column: str | None, columns: tuple[str, ...]) -> None:
+    def __init__(
+        self, text_column: str | None, id_column: str | None, columns: tuple[str, ...], texts: tuple[str, ...] = ()
+    ) -> None:
         self._text_column = text_column
         self._id_column = id_column
         self._columns = columns
+        self._texts = texts
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
-        rows = [_read(element, self._text_column, self._id_column, self._columns) for element in elements]
+        rows = [_read(element, self._text_column, self._id_column, self._columns, self._texts) for element in elements]
         columns: dict[str, Any] = {}
         if self._id_column is not None:
             columns[self._id_column] = pa.array([row.id for row in rows], pa.string())
@@ -149,6 +154,8 @@ class _ToBlocks(_Batching):
             columns[self._text_column] = pa.array([row.text for row in rows], pa.string())
         for i, name in enumerate(self._columns):
             columns[name] = pa.array([row.values[i] for row in rows])
+        for i, name in enumerate(self._texts):
+            columns[name] = pa.array([row.texts[i] for row in rows], pa.string())
         columns[ROW] = pa.array([pickle.dumps(element, protocol=5) for element in elements], pa.binary())
         columns[TIMESTAMP] = pa.array([timestamp.micros for timestamp in timestamps], pa.int64())
         columns[DEFECT] = pa.array([row.defect for row in rows], pa.string())
@@ -168,8 +175,11 @@ class _AsBlocks(_Batching):
 
 
 class _FromBlocks(beam.DoFn):
-    def __init__(self, text_column: str | None, own: tuple[str, ...], replaced: tuple[str, ...]) -> None:
+    def __init__(
+        self, text_column: str | None, own: tuple[str, ...], replaced: tuple[str, ...], texts: tuple[str, ...]
+    ) -> None:
         self._text_column = text_column
+        self._texts = texts
         self._own = own
         self._replaced = replaced
 
@@ -184,7 +194,7 @@ class _FromBlocks(beam.DoFn):
             added = [name for name in block.schema.names if name not in kept and not is_hidden(name)]
             if REASON in added and self._text_column is not None:
                 # the text made safe: a lone surrogate fails in Beam's own coder
-                added.append(self._text_column)
+                added += [self._text_column, *self._texts]
             if CHUNK_INDEX in added:  # a chunk has an id and a text of its own
                 added += [name for name in self._own if name in block.schema.names and name not in added]
             values = [column_values(block.column(name)) for name in added]
@@ -204,16 +214,22 @@ class _Row:
     id: str | None
     text: str | None
     values: tuple
+    texts: tuple
     defect: str | None
 
 
-def _read(element: Any, text_column: str | None, id_column: str | None, columns: tuple[str, ...]) -> _Row:
+def _read(
+    element: Any, text_column: str | None, id_column: str | None, columns: tuple[str, ...], texts: tuple[str, ...]
+) -> _Row:
     get = _getter(element, text_column)
     text, defect = _safe_text(get(text_column)) if text_column is not None else (None, None)
     key, key_defect = _safe_id(get(id_column)) if id_column is not None else (None, None)
     if key is None and id_column is not None and key_defect is None and _names(element, id_column):
         key_defect = f"{id_column} is null"
-    return _Row(key, text, tuple(get(name) for name in columns), key_defect or defect)
+    others = [_safe_text(get(name)) for name in texts]
+    found = next((found for _, found in others if found), None)
+    values = tuple(get(name) for name in columns)
+    return _Row(key, text, values, tuple(other for other, _ in others), key_defect or defect or found)
 
 
 def row_fields(element: Any) -> dict[str, Any]:

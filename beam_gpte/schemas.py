@@ -10,7 +10,7 @@ ID = "id"
 TEXT = "text"
 EMBEDDING = "embedding"
 
-# Added to the rows of a text that became several vectors, see `chunks`.
+# Added to the rows of a text that became several, its sentences or chunks, see `chunks`.
 PARENT_ID = "parent_id"
 CHUNK_INDEX = "chunk_index"
 CHUNK_START = "chunk_start"

@@ -8,6 +8,8 @@ The file has columns `side` (src or tgt), `id`, `text`, and `gold`: equal values
 Embedded once, with the prompt "query: " and at most 128 tokens, and kept beside the file as FILE.vectors.parquet.
 
 Quality: precision, recall and F1 by setting; `best` is the threshold of the largest F1, found by going through all pairs.
+The pairs of LASER's setting are compared with those of a plain float64 search in NumPy.
+
 Documents: a file with columns `lang` (de, en), `doc`, `par` and `sent`: sentence `sent` of paragraph `par` on one side
 translates that of the same numbers on the other, if the paragraph has as many sentences on both. Mining within documents is
 compared with mining among all, on these sentences; and the n:m aligner is run on whole documents. Of its beads that have a
@@ -48,7 +50,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "deduplicate": False,
         "max_length_ratio": None,
     },
+    "laser, intersection": {
+        "margin": "ratio",
+        "retrieval": "intersection",
+        "center": False,
+        "deduplicate": False,
+        "max_length_ratio": None,
+    },
     "defaults": {},
+    "defaults, in cells": {"search": "cells"},
     "defaults, no filter": {"max_length_ratio": None},
     "posterior": {"threshold": "posterior"},
 }
@@ -119,6 +129,10 @@ def quality(path: Path, rows: int | None) -> None:
         threshold = settings.get("threshold", 1.03 if settings.get("margin") == "ratio" else 0.15)
         every = mine(path, rows, {**settings, "threshold": -1e9})
         largest, at = best(every, gold)
+        if name.startswith("laser"):
+            own = {(row["source_id"], row["target_id"]) for row in every}
+            plain = reference(path, rows, settings["retrieval"])
+            print(f"{len(own & plain)} of {len(plain)} pairs, and {len(own - plain)} others than those of NumPy")
         if threshold == "posterior":
             pairs = mine(path, rows, settings)
             shown = f"{min(row['margin'] for row in pairs):.4f}"
@@ -126,6 +140,39 @@ def quality(path: Path, rows: int | None) -> None:
             pairs, shown = [row for row in every if row["margin"] >= threshold], str(threshold)
         precision, recall, f1 = scores(pairs, gold)
         print(f"{name:24}{shown:>10}{len(pairs):7}{precision:7.2f}{recall:7.2f}{f1:7.2f}{largest:9.2f}{at:7.3f}", flush=True)
+
+
+def reference(path: Path, rows: int | None, retrieval: str) -> set[tuple[str, str]]:
+    """LASER's mine_bitexts in float64: ratio margin over k neighbours, max or intersection."""
+    ids = [side(path, name, rows)["id"].to_pylist() for name in ("source", "target")]
+    both = [vectors(path, name, rows).astype(np.float64) for name in ("source", "target")]
+    near, means = [], []
+    for own, other in (both, both[::-1]):
+        parts = []
+        for start in range(0, len(own), 500):
+            products = own[start : start + 500] @ other.T
+            best = np.argsort(-products, axis=1, kind="stable")[:, :K]
+            parts.append((best, np.take_along_axis(products, best, axis=1)))
+        near.append(np.concatenate([best for best, _ in parts]))
+        means.append(np.concatenate([cosine for _, cosine in parts]))
+    best_of = []
+    for turn, own in enumerate(near):
+        ratios = means[turn] / ((means[turn].mean(axis=1)[:, None] + means[1 - turn].mean(axis=1)[own]) / 2)
+        chosen = ratios.argmax(axis=1)
+        rows_of = np.arange(len(own))
+        pairs = np.stack([rows_of, own[rows_of, chosen]][:: 1 if turn == 0 else -1], axis=1)
+        best_of.append(dict(zip(map(tuple, pairs.tolist()), ratios[rows_of, chosen].tolist(), strict=True)))
+    if retrieval == "intersection":
+        found = set(best_of[0]) & set(best_of[1])
+    else:
+        found, taken = set(), (set(), set())
+        either = best_of[0] | best_of[1]
+        for i, j in sorted(either, key=lambda pair: -either[pair]):
+            if i not in taken[0] and j not in taken[1]:
+                found.add((i, j))
+                taken[0].add(i)
+                taken[1].add(j)
+    return {(ids[0][i], ids[1][j]) for i, j in found}
 
 
 def documents(path: Path) -> None:
@@ -225,26 +272,31 @@ METHODS: dict[str, Callable[[Path, int | None], Callable[[], object]]] = {
 }
 
 
-def run_child(options: argparse.Namespace) -> None:
+def run_child(make: Callable[[Path, Any], Callable[[], object]], options: argparse.Namespace) -> None:
     import apache_beam  # noqa: F401  # not to be counted
 
     import beam_gpte  # noqa: F401
 
-    run = METHODS[options.child](options.file, options.size)
+    run = make(options.file, options.size)
     began = time.process_time()
     run()
     peak = next(line for line in Path("/proc/self/status").read_text("ascii").splitlines() if line.startswith("VmHWM"))
     print(json.dumps({"cpu": time.process_time() - began, "mb": int(peak.split()[1]) / 1024}))
 
 
-def cost(options: argparse.Namespace, rows: int | None) -> None:
+def in_child(program: str, options: argparse.Namespace, method: str, rows: int | None) -> dict:
+    """CPU seconds and peak MB of a method, in a process with one thread."""
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+    command = [sys.executable, program, str(options.file), "--child", method]
+    command += [] if rows is None else ["--size", str(rows)]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | one_thread, check=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def cost(options: argparse.Namespace, rows: int | None) -> None:
     figures: dict[str, list[dict]] = {method: [] for method in METHODS}
     for method in list(METHODS) * options.rounds:
-        command = [sys.executable, __file__, str(options.file), "--child", method]
-        command += [] if rows is None else ["--size", str(rows)]
-        output = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | one_thread, check=True).stdout
-        figures[method].append(json.loads(output.splitlines()[-1]))
+        figures[method].append(in_child(__file__, options, method, rows))
     print(f"\n{'all rows' if rows is None else rows} a side, medians of {options.rounds} rounds")
     print(f"{'method':20}{'CPU s':>8}{'/ faiss':>9}{'peak MB':>9}")
     for method, own in figures.items():
@@ -268,7 +320,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     if options.child:
-        run_child(options)
+        run_child(METHODS[options.child], options)
         return
     options.file = embedded(options.file, options.model)
     if options.documents:

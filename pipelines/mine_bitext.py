@@ -21,6 +21,7 @@ from beam_gpte import (
     InputError,
     MineBitext,
     ReadCorpus,
+    SplitSentences,
     WriteRejects,
     WriteVectorsToParquet,
 )
@@ -54,6 +55,9 @@ class MineBitextOptions(PipelineOptions):
         add("--no_centering", action="store_true", help="leave vectors where they are, as LASER does")
         add("--max_length_ratio", type=float, default=2.0, help="of characters, by the median; 0 for no limit (default: 2)")
         add("--scope", help="only rows with the same value in this column meet, such as the document")
+        add("--then_all", action="store_true", help="rows that a scope leaves without a pair meet all such rows after that")
+        add("--search", default="auto", help="exact, cells, or auto (default): exact as long as that pays")
+        add("--split_sentences", action="store_true", help="texts are of several sentences; needs both languages")
         add("--source_lang", help="ISO 639 code: source rows in another language are rejected")
         add("--target_lang", help="ISO 639 code: target rows in another language are rejected")
         add("--id_column", help="ids, unique on a side; default: made from file and row")
@@ -78,6 +82,8 @@ def transform_of(options: MineBitextOptions) -> MineBitext:
         threshold=threshold,
         center=not options.no_centering,
         scope=options.scope,
+        then_all=options.then_all,
+        search=options.search,
         max_length_ratio=options.max_length_ratio or None,
         model=None if options.model is None else EncoderConfig(options.model, prompt_name=options.prompt_name),
         id_column=options.id_column or "id",
@@ -98,6 +104,12 @@ def check(options: MineBitextOptions) -> None:
                 raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
     for language in (options.source_lang, options.target_lang):
         IdentifyLanguage(keep=None if language is None else (language,))
+        if options.split_sentences and language is None:
+            raise InputError("--split_sentences goes by language; give --source_lang and --target_lang")
+        if options.split_sentences:
+            SplitSentences(language)
+            if options.model is None:
+                raise InputError("--split_sentences makes new texts, which have no vectors; give --model")
     if options.model is None and options.prompt_name is not None:
         raise InputError("--prompt_name is for --model, which is not given: the vectors are there")
     if options.model is not None and is_remote(options.model):
@@ -115,6 +127,10 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
         patterns, language = getattr(options, side), getattr(options, f"{side}_lang")
         sides[side], unreadable = pipeline | f"Read_{side}" >> ReadCorpus(patterns, **names).with_exception_handling()
         rejects.append(unreadable)
+        if options.split_sentences:
+            split = SplitSentences(language, options.text_column, options.id_column or "id")
+            sides[side], others = sides[side] | f"Split_{side}" >> split.with_exception_handling()
+            rejects.append(others)
         if language is not None:
             identify = IdentifyLanguage(keep=(language,), text_column=options.text_column)
             sides[side], others = sides[side] | f"Language_{side}" >> identify.with_exception_handling()

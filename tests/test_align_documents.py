@@ -70,6 +70,7 @@ def test_sentences_are_joined_and_skipped_as_they_were_translated(new_pipeline, 
         assert sorted(id_ for bead in found for id_ in bead[name]) == sorted(row["id"] for row in side)
     (joined,) = [bead for bead in found if bead["source_ids"] == ["s0-0", "s0-1"]]
     assert (joined["doc"], joined["source_text"], joined["target_text"]) == ("d0", "s0. s1.", "t0.")
+    assert [joined[name] for name in ("source_start", "source_stop", "target_start", "target_stop")] == [0, 2, 0, 1]
 
 
 def test_rows_of_any_kind_and_a_document_of_one_side_alone(new_pipeline):

@@ -1,12 +1,15 @@
 """Mining against a plain exact reference: the same pairs, whatever the order, the shards and the processes."""
 
 import json
+import zlib
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from beam_gpte import Block, InputError, MineBitext
@@ -31,8 +34,10 @@ def sides(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return unit(source), unit(target + languages[1])
 
 
-def block(vectors: np.ndarray, language: str, chosen: np.ndarray, **columns: list) -> Block:
-    texts = [f"{language} {'x' * 20} {i}" for i in chosen]
+def block(
+    vectors: np.ndarray, language: str, chosen: np.ndarray, texts: dict[int, str] | None = None, **columns: list
+) -> Block:
+    texts = [(texts or {}).get(i, f"{language} {'x' * 20} {i}") for i in chosen]
     array = pa.FixedSizeListArray.from_arrays(pa.array(vectors[chosen].reshape(-1)), vectors.shape[1])
     more = {name: [values[i] for i in chosen] for name, values in columns.items()}
     return Block.from_pydict({"id": [f"{language}{i:03}" for i in chosen], "text": texts, **more, "embedding": array})
@@ -67,16 +72,20 @@ def mine(new_pipeline, mode: str, source: list[Block], target: list[Block], tran
     return Mined(pairs, report, [row for block in rejects for row in block.batch.to_pylist()], metadata)
 
 
-def reference(source: np.ndarray, target: np.ndarray, k: int = 4) -> dict[tuple[int, int], float]:
-    """LASER's mine_bitexts: ratio margin over k neighbours, max retrieval; in float64."""
-    product = source.astype(np.float64) @ target.T.astype(np.float64)
-    forward, backward = np.argsort(-product, axis=1)[:, :k], np.argsort(-product, axis=0)[:k].T
+def reference(source: np.ndarray, target: np.ndarray, k: int = 4, retrieval: str = "max") -> dict[tuple[int, int], float]:
+    """LASER's mine_bitexts: ratio margin over k neighbours; cosines and margins to float32, ties by row."""
+    product = (source.astype(np.float64) @ target.T.astype(np.float64)).astype(np.float32).astype(np.float64)
+    forward = np.argsort(-product, axis=1, kind="stable")[:, :k]
+    backward = np.argsort(-product, axis=0, kind="stable")[:k].T
     means = np.take_along_axis(product, forward, 1).mean(1), np.take_along_axis(product.T, backward, 1).mean(1)
-    margins = product / ((means[0][:, None] + means[1]) / 2)
-    best = {(i, max(near, key=lambda j: margins[i, j])) for i, near in enumerate(forward.tolist())}
-    best |= {(max(near, key=lambda i: margins[i, j]), j) for j, near in enumerate(backward.tolist())}
+    means = means[0].astype(np.float32).astype(np.float64), means[1].astype(np.float32)
+    margins = (product / ((means[0][:, None] + means[1]) / 2)).astype(np.float32)
+    best = {(i, min(near, key=lambda j: (-margins[i, j], j))) for i, near in enumerate(forward.tolist())}
+    others = {(min(near, key=lambda i: (-margins[i, j], i)), j) for j, near in enumerate(backward.tolist())}
+    if retrieval == "intersection":
+        return {pair: margins[pair] for pair in best & others}
     pairs, taken = {}, (set(), set())
-    for i, j in sorted(best, key=lambda pair: -margins[pair]):
+    for i, j in sorted(best | others, key=lambda pair: (-margins[pair], pair)):
         if i not in taken[0] and j not in taken[1]:
             pairs[i, j] = margins[i, j]
             taken[0].add(i)
@@ -88,8 +97,14 @@ def numbers(pairs: list[dict]) -> dict[tuple[int, int], float]:
     return {(int(row["source_id"][2:]), int(row["target_id"][2:])): row["margin"] for row in pairs}
 
 
-@pytest.mark.parametrize(("mode", "shards"), [("in memory", 1), ("in memory", 5), ("two processes", 3)])
-def test_the_preset_of_laser_gives_the_pairs_of_the_reference(new_pipeline, mode, shards):
+@pytest.mark.parametrize(
+    ("mode", "shards", "shard_rows"),
+    [("in memory", 1, 300), ("in memory", 3, 100), ("in memory", 8, 38), ("two processes", 8, None)],
+)
+def test_the_preset_of_laser_gives_the_pairs_of_the_reference(new_pipeline, monkeypatch, mode, shards, shard_rows):
+    """In 1, 3 and 8 parts of the input, shuffled, and as many that are searched at once."""
+    if shard_rows is not None:
+        monkeypatch.setattr("beam_gpte.bitext_survey.SHARD_ROWS", shard_rows)
     source, target = sides()
     rows = blocks(source, "de", shards, shuffled=shards > 1), blocks(target, "en", shards, shuffled=shards > 1)
     found, report, *_ = mine(new_pipeline, mode, *rows, MineBitext.laser(1.05))
@@ -99,19 +114,111 @@ def test_the_preset_of_laser_gives_the_pairs_of_the_reference(new_pipeline, mode
     assert report["pairs"] == len(wanted) and report["warnings"] == []
 
 
-def test_the_search_is_exact_in_many_shards(new_pipeline, monkeypatch):
+def trigram_vectors(texts: list[str]) -> np.ndarray:
+    """Of real sentences, as no model is at hand: counts of their character trigrams, hashed."""
+    vectors = np.zeros((len(texts), 256), np.float32)
+    for row, text in zip(vectors, texts, strict=True):
+        for i in range(len(text) - 2):
+            row[zlib.crc32(text[i : i + 3].lower().encode()) % 256] += 1
+    return unit(vectors + 0.1)
+
+
+def test_of_real_sentences_the_preset_gives_the_pairs_of_the_reference(new_pipeline, data):
+    table = pq.read_table(data / "ddtp_de-en.parquet", columns=["side", "text"])
+    texts = [
+        table.filter(pc.equal(table["side"].cast(pa.string()), side))["text"].to_pylist()[:999] for side in ("src", "tgt")
+    ]
+    source, target = map(trigram_vectors, texts)
+    rows = [blocks(vectors, name, 3, shuffled=True) for vectors, name in ((source, "de"), (target, "en"))]
+    for retrieval in ("max", "intersection"):
+        found = mine(new_pipeline, "in memory", *rows, MineBitext.laser(0, retrieval=retrieval)).pairs
+        wanted = reference(source, target, retrieval=retrieval)
+        assert len(wanted) > 200 and numbers(found) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_candidates_in_many_shards_are_all_near_pairs(new_pipeline, monkeypatch):
     source, target = sides(1)
-    rows = blocks(source, "de", 4), blocks(target, "en", 2)
-    whole = mine(new_pipeline, "in memory", *rows, MineBitext(emit="candidates"))[0]
     monkeypatch.setattr("beam_gpte.bitext_survey.SHARD_ROWS", 70)
-    assert mine(new_pipeline, "in memory", *rows, MineBitext(emit="candidates"))[0] == whole
-    assert {row["forward_rank"] for row in whole} == {None, 1, 2, 3, 4}
+    rows = blocks(source, "de", 4), blocks(target, "en", 2)
+    found = mine(new_pipeline, "in memory", *rows, MineBitext(emit="candidates"))[0]
+    assert {row["forward_rank"] for row in found} == {None, 1, 2, 3, 4}
+    product = (unit(source - source.mean(0)) @ unit(target - target.mean(0)).T).astype(np.float64)
+    forward, backward = np.argsort(-product, axis=1)[:, :4], np.argsort(-product, axis=0)[:4].T
+    wanted = {(i, j) for i, near in enumerate(forward.tolist()) for j in near}
+    wanted |= {(i, j) for j, near in enumerate(backward.tolist()) for i in near}
+    assert numbers(found).keys() == wanted
 
 
-@pytest.mark.parametrize("mode", ["in memory", "two processes"])
-def test_the_defaults_find_the_translations(new_pipeline, mode):
+def test_cells_find_nearly_the_pairs_of_an_exact_search(new_pipeline):
     source, target = sides()
-    found, report, *_ = mine(new_pipeline, mode, blocks(source, "de"), blocks(target, "en", 3), MineBitext())
+    found, report, _, metadata = mine(
+        new_pipeline, "in memory", blocks(source, "de"), blocks(target, "en"), MineBitext(search="cells")
+    )
+    pairs = {pair for pair in numbers(found) if pair[0] == pair[1] < PAIRS}
+    assert (report["search"], report["cells"], report["probes"]) == ("cells", 15, 8)
+    assert (metadata["search"], metadata["cells"]) == ("cells", 15)
+    assert len(pairs) >= 0.95 * PAIRS and len(pairs) >= 0.95 * len(found)
+    assert len({row["source_id"] for row in found}) == len({row["target_id"] for row in found}) == len(found)
+
+
+def test_what_scopes_leave_is_mined_among_all(new_pipeline):
+    """Every other translation is in another document; copies of left sentences in two documents are one then."""
+    source, target = sides()
+    document = np.array([str(i // 30) for i in range(PAIRS + ALONE)])
+    moved = document.copy()
+    moved[1:PAIRS:2] = "elsewhere"
+    twins = block(source, "de", np.array([1, 2]), doc=document)  # 1 is left, 2 is in a pair of its document
+    renamed = twins.without_columns(["id", "doc"]).with_column(pa.field("id", pa.string()), pa.array(["zz1", "zz2"]))
+    renamed = renamed.with_column(pa.field("doc", pa.string()), pa.array(["alone", "0"]))
+    names = ["id", "text", "doc", "embedding"]
+    rows = [*blocks(source, "de", 2, doc=document.tolist()), Block(renamed.batch.select(names))]
+    transform = MineBitext(scope="doc", then_all=True, threshold=0.2)
+    found, report, *_ = mine(new_pipeline, "in memory", rows, blocks(target, "en", doc=moved.tolist()), transform)
+    places = {pair: row["found_in"] for pair, row in zip(numbers(found), found, strict=True)}
+    assert sum(places.get((i, i)) == ("all" if i % 2 else "scope") for i in range(PAIRS)) >= 0.95 * PAIRS
+    assert len({row["source_id"] for row in found}) == len({row["target_id"] for row in found}) == len(found)
+    copies = {row["source_id"]: row["source_copies"] for row in found if row["source_copies"]}
+    assert copies == {"de001": ["zz1"], "de002": ["zz2"]}
+    assert report["pairs"] == len(found) and report["all"]["pairs"] == sum(place == "all" for place in places.values())
+    assert report["all"]["source_rows"] == report["source_rows"] - 1 - (len(found) - report["all"]["pairs"])
+
+
+def test_a_sentence_ten_thousand_times_and_texts_of_all_kinds_lose_nothing(new_pipeline):
+    """Copies count once; a text of 100,000 characters, right-to-left and combining characters come back as they were."""
+    source, target = sides()
+    texts = {0: "x" * 100_000, 1: "مرحبا بالعالم", 2: "e\u0301a\u0300 \u202bשלום", 3: 'a "b", c\td\ne'}
+    rows = [block(source, "de", np.arange(PAIRS + ALONE), texts), block(target, "en", np.arange(PAIRS + ALONE), texts)]
+    many = Block.from_pydict(
+        {
+            "id": [f"many{i:05}" for i in range(10_000)],
+            "text": ["Noch einmal"] * 10_000,
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(np.tile(source[7], 10_000)), DIM),
+        }
+    )
+    found, report, *_ = mine(new_pipeline, "in memory", [rows[0], many], [rows[1]], MineBitext())
+    assert report["source_rows"] == PAIRS + ALONE + 1
+    for row in found:
+        i, j = (int(row[name][-3:]) for name in ("source_id", "target_id"))
+        assert row["source_text"] == texts.get(i, row["source_text"]) and row["target_text"] == texts.get(
+            j, row["target_text"]
+        )
+    assert {0, 1, 2, 3} <= {i for i, j in numbers(found) if i == j}
+    seventh = next(row for row in found if row["target_id"] == "en007")
+    assert seventh["source_id"] == "de007" and seventh["forward_rank"] == 1  # of the same vector: the smaller id
+    laser = MineBitext.laser(1.0, emit="candidates")
+    near = mine(new_pipeline, "in memory", [rows[0], many], [rows[1]], laser)[0]
+    assert sum(row["forward_rank"] is not None for row in near) == 4 * (PAIRS + ALONE + 10_000)
+    assert {row["source_id"] for row in near if row["target_id"] == "en007" and row["backward_rank"] is not None} == {
+        "de007",
+        "many00000",
+        "many00001",
+        "many00002",
+    }
+
+
+def test_the_defaults_find_the_translations(new_pipeline):
+    source, target = sides()
+    found, report, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), blocks(target, "en", 3), MineBitext())
     right = [i for i, j in numbers(found) if i == j < PAIRS]
     assert len(right) >= 0.98 * PAIRS and len(right) >= 0.98 * len(found)
     assert report["source_rows"] == PAIRS + ALONE and report["pairs"] == len(found)
@@ -148,13 +255,12 @@ def test_decoys_estimate_a_precision(new_pipeline):
     assert len(right) >= 0.9 * len(pairs) and len(right) >= 0.9 * PAIRS
 
 
-@pytest.mark.parametrize("mode", ["in memory", "two processes"])
-def test_a_scope_is_searched_by_itself(new_pipeline, mode):
+def test_a_scope_is_searched_by_itself(new_pipeline):
     source, target = sides()
     document = [str(i // 10) for i in range(PAIRS + ALONE)]
     rows = blocks(source, "de", 3, shuffled=True, doc=document), blocks(target, "en", 2, doc=document)
     transform = MineBitext(scope="doc", emit="candidates")
-    found, *_ = mine(new_pipeline, mode, *rows, transform)
+    found, *_ = mine(new_pipeline, "two processes", *rows, transform)
     assert all(row["source_doc"] == row["target_doc"] for row in found)
     wanted = 0
     for first in range(0, PAIRS + ALONE, 10):
@@ -233,6 +339,9 @@ def test_bad_rows_are_set_aside_with_their_side(new_pipeline):
         (lambda: MineBitext(k=0), "k is 0"),
         (lambda: MineBitext(margin="cosine"), "margin is 'cosine'; use ratio, distance, absolute"),
         (lambda: MineBitext(retrieval="mutual"), "retrieval is 'mutual'; use forward"),
+        (lambda: MineBitext(search="ivf"), "search is 'ivf'; use auto, exact, cells"),
+        (lambda: MineBitext(then_all=True), "then_all is for what a scope leaves"),
+        (lambda: MineBitext(scope="doc", then_all=True, emit="candidates"), "then_all takes rows in pairs out"),
         (lambda: MineBitext(threshold="auto"), 'use a number or "posterior"'),
         (lambda: MineBitext(target_precision=0.9), "target_precision and decoys go together"),
         (lambda: MineBitext(max_length_ratio=0.5), "use a number above 1, or None"),

@@ -294,6 +294,7 @@ def test_a_bitext_is_mined_and_compared_with_gold(tmp_path):
         (["--scope", "doc"], "no column 'doc'"),
         (["--source_lang", "german"], "keep has german; use ISO 639 codes"),
         (["--prompt_name", "query"], "--prompt_name is for --model"),
+        (["--split_sentences"], "--split_sentences goes by language; give --source_lang"),
         (["--embedding_column", "vector"], "no column 'vector' in"),
     ],
 )

@@ -65,8 +65,8 @@ class Backbone:
         self.autocast: torch.dtype | None = None
         self._model = model
         self._pad_id = pad_id
-        accepted = set(inspect.signature(model.forward).parameters)
-        self._packed = Unpadded(model, accepted, position_offset)
+        self._accepted = set(inspect.signature(model.forward).parameters)
+        self._packed = Unpadded(model, self._accepted, position_offset)
         self.reason = probe(model, self._packed, samples, device) or ""
         self.unpadded = not self.reason
         _log.info("%s runs %s", type(model).__name__, "unpadded" if self.unpadded else f"padded: {self.reason}")
@@ -78,12 +78,17 @@ class Backbone:
         Args:
           samples: token ids of some texts of different lengths, to try unpadded execution with.
         """
+        return cls.of(load_pretrained(folder, config), config, pad_id, samples)
+
+    @classmethod
+    def of(cls, model: Any, config: EncoderConfig, pad_id: int, samples: list[np.ndarray]) -> "Backbone":
+        """The same for a model that is loaded; it is changed."""
         torch = import_torch()
         register()
         device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
         if device == "cpu" and config.precision == "fp16":
             raise InputError("precision 'fp16' is for a GPU, and this runs on a CPU; use bf16 or fp32")
-        model = _load_pretrained(folder, config).to(device).eval()
+        model = model.to(device).eval()
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # its output is never used; without it there is one product less a text
         backbone = cls(model, torch.device(device), pad_id, samples, _position_offset(model.config))
@@ -119,12 +124,15 @@ class Backbone:
         self._packed.flash = not reason
         _log.info("flash attention %s", f"is not used: {reason}" if reason else "is used")
 
-    def run(self, batch: list[np.ndarray], layers: int = 1) -> tuple["torch.Tensor", "torch.Tensor", int]:
+    def run(
+        self, batch: list[np.ndarray], layers: int = 1, types: list[np.ndarray] | None = None
+    ) -> tuple["torch.Tensor", "torch.Tensor", int]:
         """One forward pass.
 
         Args:
           batch: token ids of each text.
           layers: the mean of the outputs of this many last layers is given.
+          types: token types of each text; None for zeros.
 
         Returns:
           The token vectors of all texts end to end, float32 (total tokens, dim); where each text begins and the last
@@ -137,24 +145,35 @@ class Backbone:
         options = {} if layers == 1 else {"output_hidden_states": True}
         with torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext():
             if self.unpadded:
-                output, kept, computed = self._packed(batch, self.device, **options), 0, int(lengths.sum())
+                output, kept, computed = self._packed(batch, self.device, types, **options), 0, int(lengths.sum())
             else:
-                output, kept, computed = self._run_padded(batch, lengths, options)
+                output, kept, computed = self._run_padded(batch, lengths, types, options)
         if layers == 1:
             return output.last_hidden_state[kept].float(), offsets, computed
         return torch.stack([hidden[kept].float() for hidden in output.hidden_states[-layers:]]).mean(0), offsets, computed
 
-    def _run_padded(self, batch: list[np.ndarray], lengths: "torch.Tensor", options: dict[str, Any]) -> tuple[Any, Any, int]:
+    def _run_padded(
+        self, batch: list[np.ndarray], lengths: "torch.Tensor", types: list[np.ndarray] | None, options: dict[str, Any]
+    ) -> tuple[Any, Any, int]:
         import torch
 
-        width = int(lengths.max())
-        ids = torch.full((len(batch), width), self._pad_id)
-        for row, text in zip(ids, batch, strict=True):
-            row[: len(text)] = torch.from_numpy(text)
-        mask = torch.arange(width) < lengths.unsqueeze(1)
+        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
         kept = to_device(mask, self.device)
-        output = self._model(input_ids=to_device(ids, self.device), attention_mask=kept.long(), **options)
-        return output, kept, ids.numel()
+        inputs = {"input_ids": padded(batch, mask, self._pad_id)}
+        if types is not None and "token_type_ids" in self._accepted:
+            inputs["token_type_ids"] = padded(types, mask, 0)
+        on_device = {name: to_device(values, self.device) for name, values in inputs.items()}
+        output = self._model(**on_device, attention_mask=kept.long(), **options)
+        return output, kept, mask.numel()
+
+
+def padded(rows: list[np.ndarray], mask: "torch.Tensor", value: int) -> "torch.Tensor":
+    """int64, of the shape of `mask`: the rows where it is true, in order, `value` elsewhere."""
+    import torch
+
+    filled = torch.full(mask.shape, value)
+    filled[mask] = torch.from_numpy(np.concatenate(rows))
+    return filled
 
 
 def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
@@ -203,7 +222,12 @@ def _position_offset(settings: Any) -> int:
     return (settings.pad_token_id or 0) + 1 if settings.model_type in _OFFSET_POSITIONS else 0
 
 
-def _load_pretrained(folder: ModelFolder, config: EncoderConfig) -> Any:
+def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool = False) -> Any:
+    """The model of a folder in fp32, without a head or, `classifier`, with that of a sequence classifier.
+
+    Raises:
+      InputError: it has no safetensors, lacks weights, or brings code that is not trusted.
+    """
     import torch
     import transformers
 
@@ -217,11 +241,12 @@ def _load_pretrained(folder: ModelFolder, config: EncoderConfig) -> Any:
         raise
     # of an encoder-decoder model the encoder alone
     auto = transformers.AutoModelForTextEncoding if settings.is_encoder_decoder else transformers.AutoModel
+    auto = transformers.AutoModelForSequenceClassification if classifier else auto
     with _quiet_loading(transformers.utils.logging):
         model, report = auto.from_pretrained(
             folder.transformer, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
-    missing = [name for name in report["missing_keys"] if "pooler" not in name]  # a pooler is not run
+    missing = [name for name in report["missing_keys"] if classifier or "pooler" not in name]  # an encoder's is not run
     if missing:
         raise InputError(
             f"model {config.model!r}: {len(missing)} weights are missing, {min(missing)!r} first; "

@@ -25,17 +25,19 @@ class Piece:
       spans: int64 (k, 2), tokens pooled into each of k vectors.
       chars: int64 (k, 2), the stretch of the text each vector stands for.
       counts: int64 (k,), tokens of the text in each.
+      types: int64 (length,), token types; None for zeros.
     """
 
     ids: np.ndarray
     spans: np.ndarray
     chars: np.ndarray
     counts: np.ndarray
+    types: np.ndarray | None = None
 
     @property
     def key(self) -> bytes:
         """Equal for pieces that give equal vectors."""
-        return self.ids.tobytes() + b"|" + self.spans.tobytes()
+        return b"|".join([self.ids.tobytes(), self.spans.tobytes(), b"" if self.types is None else self.types.tobytes()])
 
 
 @dataclasses.dataclass(frozen=True)

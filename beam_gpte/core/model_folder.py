@@ -124,7 +124,7 @@ def read_model_folder(root: Path) -> ModelFolder:
     Raises:
       InputError: a module is of a kind we do not run, or a file is missing.
     """
-    entries = _read_json(root / "modules.json") if (root / "modules.json").exists() else None
+    entries = read_json(root / "modules.json") if (root / "modules.json").exists() else None
     modules = [_module(root, entry) for entry in entries] if entries else [Module("Transformer", {}, root)]
     kinds = [module.kind for module in modules]
     if kinds[0] != "Transformer" or kinds.count("Transformer") > 1 or kinds.count("Pooling") > 1:
@@ -132,7 +132,7 @@ def read_model_folder(root: Path) -> ModelFolder:
     transformer = modules[0].folder
     settings = _transformer_settings(transformer)
     pooling = next((module.config for module in modules if module.kind == "Pooling"), {})
-    prompts = _read_json(root / "config_sentence_transformers.json", {})
+    prompts = read_json(root / "config_sentence_transformers.json", {})
     return ModelFolder(
         root=root,
         transformer=transformer,
@@ -192,13 +192,13 @@ def _module(root: Path, entry: dict[str, Any]) -> Module:
     path, kind = root / entry["path"], entry["type"].rsplit(".", 1)[-1]
     if kind not in MODULES or not entry["type"].startswith("sentence_transformers."):
         raise InputError(f"model folder {root}: module {entry['type']!r} is none of those we run: {', '.join(MODULES)}")
-    return Module(kind, _read_json(path / "config.json", {}) if kind != "Transformer" else {}, path)
+    return Module(kind, read_json(path / "config.json", {}) if kind != "Transformer" else {}, path)
 
 
 def _transformer_settings(folder: Path) -> dict[str, Any]:
     """sentence_bert_config.json, under whichever of its historical names (sentence_roberta_config.json, ...)."""
     for path in sorted(folder.glob("sentence_*_config.json")):
-        return _read_json(path)
+        return read_json(path)
     return {}
 
 
@@ -210,7 +210,7 @@ def _pooling_modes(config: dict[str, Any]) -> tuple[str, ...]:
     return tuple(_POOLING_NAMES.get(mode, mode) for mode in listed)
 
 
-def _read_json(path: Path, default: Any = None) -> Any:
+def read_json(path: Path, default: Any = None) -> Any:
     if not path.exists():
         if default is None:
             raise InputError(f"model folder {path.parent}: {path.name} is missing")

@@ -1,6 +1,7 @@
 """Texts to token ids, once, without padding, with truncation counted."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,17 @@ class Tokens:
         return np.array([len(ids) for ids in self.ids], dtype=np.int64)
 
 
+@dataclasses.dataclass(frozen=True)
+class PairTokens(Tokens):
+    """The tokens of some pairs of texts.
+
+    Attributes:
+      types: int64 arrays as long as those of `ids`: 0 for the first text, 1 for the second if the model tells them apart.
+    """
+
+    types: list[np.ndarray]
+
+
 class Tokenizer:
     """The model's own fast tokenizer, with truncation done here: its built-in one does not say what it cut.
 
@@ -39,6 +51,7 @@ class Tokenizer:
         self._backend.no_padding()
         self._prefix, self._suffix = _special_tokens(self._backend)
         self._side = getattr(pretrained, "truncation_side", "right")
+        self._has_types = "token_type_ids" in pretrained.model_input_names
         self._lower_case = lower_case
         self.max_tokens = max_tokens
         self.pad_id = pretrained.pad_token_id if pretrained.pad_token_id is not None else 0
@@ -79,6 +92,10 @@ class Tokenizer:
             (np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)) for encoding in encodings
         ]
 
+    def count(self, text: str) -> int:
+        """How many tokens a text has, special tokens left out."""
+        return len(self._backend.encode(*self._cased([text]), add_special_tokens=False).ids)
+
     def wrap(self, body: np.ndarray) -> np.ndarray:
         """Token ids with the special tokens around them."""
         return np.array([*self._prefix, *body, *self._suffix], dtype=np.int64)
@@ -98,6 +115,25 @@ class Tokenizer:
                 body = body[-room:] if self._side == "left" else body[:room]
             ids.append(self.wrap(body))
         return Tokens(ids, dropped)
+
+    def encode_pairs(self, pairs: list[tuple[str, str]]) -> "PairTokens":
+        """Token ids of each pair as one input; of pairs that are too long the longer text is cut first, then both."""
+        cased = list(zip(*(self._cased(list(texts)) for texts in zip(*pairs, strict=True)), strict=True)) if pairs else []
+        encodings = self._backend.encode_batch_fast(cased)
+        long = [i for i, encoding in enumerate(encodings) if len(encoding.ids) > self.max_tokens]
+        dropped = np.zeros(len(pairs), np.int64)
+        for i, encoding in zip(long, self._cut.encode_batch_fast([cased[i] for i in long]) if long else [], strict=True):
+            dropped[i] = len(encodings[i].ids) - len(encoding.ids)
+            encodings[i] = encoding
+        types = [np.array(encoding.type_ids, np.int64) * self._has_types for encoding in encodings]
+        return PairTokens([np.array(encoding.ids, np.int64) for encoding in encodings], dropped, types)
+
+    @functools.cached_property
+    def _cut(self) -> Any:
+        """The tokenizer with its own truncation, ``longest_first``, which is what transformers does to pairs."""
+        backend = type(self._backend).from_str(self._backend.to_str())
+        backend.enable_truncation(self.max_tokens, strategy="longest_first", direction=self._side)
+        return backend
 
 
 def _special_tokens(backend: Any) -> tuple[list[int], list[int]]:

@@ -207,8 +207,12 @@ class Unpadded:
         self._accepted = accepted
         self._position_offset = position_offset
 
-    def __call__(self, batch: list[np.ndarray], device: Any, **options: Any) -> Any:
-        """The model's output over `batch` end to end; hidden states are (1, total tokens, dim)."""
+    def __call__(self, batch: list[np.ndarray], device: Any, types: list[np.ndarray] | None = None, **options: Any) -> Any:
+        """The model's output over `batch` end to end; hidden states are (1, total tokens, dim).
+
+        Args:
+          types: token types of each text; None for zeros.
+        """
         import torch
 
         lengths = np.array([len(ids) for ids in batch])
@@ -216,7 +220,8 @@ class Unpadded:
         ids, at = (to_device(torch.from_numpy(x).unsqueeze(0), device) for x in (np.concatenate(batch), positions))
         inputs: dict[str, Any] = {"input_ids": ids, "position_ids": at}
         if "token_type_ids" in self._accepted:  # BERT's own default is as long as its positions, a packed row is longer
-            inputs["token_type_ids"] = torch.zeros_like(ids)
+            known = None if types is None else torch.from_numpy(np.concatenate(types)).unsqueeze(0)
+            inputs["token_type_ids"] = torch.zeros_like(ids) if known is None else to_device(known, device)
         _running.layout = Layout.of(lengths, device if self.flash else None)
         return self._model(**inputs, **options)
 

@@ -1,0 +1,127 @@
+"""How the search for both directions grows, by shards and in cells, and the whole of `MineBitext`.
+
+    python benchmarks/bitext_growth.py FILE.parquet --model MODEL [--sizes 25000,50000,100000]
+
+The file is that of `bitext.py`; rows beyond it are made of two others of their side. `by shards` is what workers do,
+`core.neighbors` for every two shards of at most 65,536 rows, merged; `in cells` the same in the cells of
+`core.mining_cells`. Both hold all vectors besides. `MineBitext` runs on Beam's in-process runner, which holds all that is
+shuffled in memory. CPU seconds with one thread, once each, and the peak memory of a process of its own.
+"""
+
+import argparse
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bitext import K, embedded, in_child, run_child, vectors
+
+
+def grown(path: Path, name: str, rows: int) -> np.ndarray:
+    """The file's vectors of a side, and as many sums of two of them as are wanted."""
+    own = vectors(path, name, rows)
+    pairs = np.random.default_rng(len(name)).integers(0, len(own), (2, max(0, rows - len(own))))
+    sums = own[pairs[0]] + own[pairs[1]]
+    return np.concatenate([own, sums / np.linalg.norm(sums, axis=1, keepdims=True)])
+
+
+def by_shards(path: Path, rows: int, cells: bool) -> Callable[[], object]:
+    from beam_gpte.bitext_survey import SHARD_ROWS
+    from beam_gpte.core.mining_cells import fit_cells
+    from beam_gpte.core.neighbors import merge_neighbors, nearest_neighbors, no_neighbors
+
+    both = [grown(path, name, rows) for name in ("source", "target")]
+    ids = np.arange(rows)
+
+    def run() -> None:
+        if cells:
+            centred = [side - side.mean(axis=0) for side in both]
+            centred = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in centred]
+            plan = fit_cells((centred[0][:8192], centred[1][:8192]), (rows, rows), SHARD_ROWS)
+            sides = [plan.route(side, ids * 7919, i) for i, side in enumerate(centred)]
+            parts = []
+            at, keys = zip(
+                *((rows_[order], keys_[order]) for rows_, keys_ in sides for order in [keys_.argsort()]), strict=True
+            )
+            for key in np.intersect1d(*keys):
+                edges = [np.searchsorted(own, [key, key + 1]) for own in keys]
+                parts.append([own[start:stop] for own, (start, stop) in zip(at, edges, strict=True)])
+        else:
+            centred = both
+            cut = [np.array_split(ids, -(-rows // SHARD_ROWS)) for _ in both]
+            parts = [(source, target) for source in cut[0] for target in cut[1]]
+        found = [no_neighbors(rows, K, np.dtype(np.int64)) for _ in both]
+        for source, target in parts:
+            near = nearest_neighbors(centred[0][source], source, centred[1][target], target, K)
+            for whole, own, part in zip(found, near, (source, target), strict=True):
+                before = type(own)(whole.ids[part], whole.cosines[part])
+                merged = merge_neighbors(before, own)
+                whole.ids[part], whole.cosines[part] = merged.ids, merged.cosines
+
+    return run
+
+
+def mine_grown(path: Path, rows: int) -> Callable[[], object]:
+    import apache_beam as beam
+
+    from beam_gpte import Block, MineBitext, WriteVectorsToParquet
+    from beam_gpte.score_pairs import vector_array
+
+    def read(name: str) -> Iterator[Any]:
+        whole = grown(path, name, rows)
+        for start in range(0, rows, 256):
+            ids = [f"{name}{i}" for i in range(start, min(rows, start + 256))]
+            columns = {"id": ids, "text": [f"{id_}: as many characters as a sentence has" for id_ in ids]}
+            yield Block.from_pydict({**columns, "embedding": vector_array(whole[start : start + 256])})
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory() as folder, beam.Pipeline("FnApiRunner") as p:
+            names = ("source", "target")
+            both = {name: p | name >> beam.Create([name]) for name in names}
+            both = {name: both[name] | f"read {name}" >> beam.FlatMap(read).with_output_types(Block) for name in names}
+            (both | MineBitext()).pairs | WriteVectorsToParquet(folder)
+
+    return run
+
+
+METHODS: dict[str, Callable[[Path, int], Callable[[], object]]] = {
+    "search, by shards": lambda path, rows: by_shards(path, rows, False),
+    "search, in cells": lambda path, rows: by_shards(path, rows, True),
+    "MineBitext": mine_grown,
+}
+
+
+def growth(options: argparse.Namespace) -> None:
+    """Each size against the one before."""
+    print(f"{'method':20}{'rows':>9}{'CPU s':>9}{'peak MB':>9}{'x CPU':>8}{'x MB':>8}")
+    for method in METHODS:
+        last: dict = {}
+        for rows in map(int, options.sizes.split(",")):
+            own = in_child(__file__, options, method, rows)
+            shown = "".join(f"{own[name] / last[name]:8.2f}" for name in ("cpu", "mb")) if last else ""
+            print(f"{method:20}{rows:9}{own['cpu']:9.1f}{own['mb']:9.0f}{shown}", flush=True)
+            last = own
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--model", help="embeds the texts; not needed for a file with vectors")
+    parser.add_argument("--sizes", default="25000,50000,100000", help="rows of a side")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    if options.child:
+        run_child(METHODS[options.child], options)
+        return
+    options.file = embedded(options.file, options.model)
+    growth(options)
+
+
+if __name__ == "__main__":
+    main()

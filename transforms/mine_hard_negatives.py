@@ -1,0 +1,31 @@
+"""MineHardNegatives: each question gets the nearest texts that are not its answer, for training on triplets."""
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.testing.util import assert_that, equal_to
+
+from beam_gpte import MineHardNegatives
+
+
+def row(id_: str, text: str, angle: float) -> dict:
+    """A row with a vector, as an encoder would give it; or leave the vectors out and name a model."""
+    return {"id": id_, "text": text, "embedding": np.array([np.cos(angle), np.sin(angle)], np.float32)}
+
+
+QUERIES = [row("q1", "How do I open a file?", 0.0), row("q2", "How do I bake bread?", 1.5)]
+DOCUMENTS = [
+    row("open", "open(path) opens a file.", 0.1),
+    row("OPEN", "Open(path)  opens a file.", 0.1),  # the same answer again is no negative
+    row("close", "close() closes a file.", 0.4),
+    row("bread", "Bread is baked at 230 degrees.", 1.4),
+    row("cake", "A cake is baked at 180 degrees.", 1.0),
+]
+POSITIVES = [{"query_id": "q1", "document_id": "open"}, {"query_id": "q2", "document_id": "bread"}]
+
+with beam.Pipeline("FnApiRunner") as p:
+    names = {"queries": QUERIES, "documents": DOCUMENTS, "positives": POSITIVES}
+    inputs = {name: p | name >> beam.Create(rows) for name, rows in names.items()}
+    triplets = inputs | MineHardNegatives(num_negatives=1, relative_margin=0.05)
+    rows = triplets | beam.FlatMap(lambda block: block.batch.select(["query_id", "positive_id", "negative_id"]).to_pylist())
+    ids = rows | beam.Map(lambda row: tuple(row.values()))
+    assert_that(ids, equal_to([("q1", "open", "close"), ("q2", "bread", "cake")]))
