@@ -19,6 +19,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -159,6 +160,11 @@ def run_of(path: str) -> str:
     return _match(path)["run"]
 
 
+def partition_names(path: str) -> tuple[str, ...]:
+    """The columns in the folders of a file's path: ("language",) for language=de/part-..."""
+    return tuple(unquote(part.split("=")[0]) for part in path.split("/")[:-1])
+
+
 def is_complete(files: list[str]) -> bool:
     """Whether these paths of one set are all of it."""
     counts = {int(match["count"]) for match in map(_match, files)}
@@ -293,9 +299,14 @@ def list_partitioned(folder: str) -> list[str]:
 
 
 def remove_files(paths: list[str]) -> None:
-    """Delete files; one that is gone already is no error."""
+    """Delete files, and partitions that are empty then; a local file that is gone already is no error."""
     for path in paths:
         if is_remote(path):
             FileSystems.delete([path])
-        else:
-            Path(path).unlink(missing_ok=True)  # Beam's local delete reads a bracket in a folder's name as a pattern
+            continue
+        file = Path(path)  # Beam's local delete reads a bracket in a folder's name as a pattern
+        file.unlink(missing_ok=True)
+        for parent in file.parents:
+            if "=" not in parent.name or not parent.is_dir() or any(parent.iterdir()):
+                break
+            parent.rmdir()

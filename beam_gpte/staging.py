@@ -9,7 +9,7 @@ formats.
 import dataclasses
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote
@@ -117,6 +117,38 @@ class StageFiles(beam.DoFn):
         files, self._files = self._files, {}
         for file in files.values():
             yield file.close()
+
+
+class SpreadBlocks(beam.DoFn):
+    """Deals blocks out to so many shards, one after the other from a random first."""
+
+    def __init__(self, num_shards: int) -> None:
+        self._num_shards = num_shards
+
+    def start_bundle(self) -> None:
+        self._next = uuid.uuid4().int
+
+    def process(self, block: Block) -> Iterator[tuple[int, Block]]:
+        self._next += 1
+        yield self._next % self._num_shards, block
+
+
+class StageShards(beam.DoFn):
+    """`StageFiles` for grouped blocks: the files of a shard end with it."""
+
+    def __init__(self, stage: StageFiles) -> None:
+        self._stage = stage
+
+    def process(
+        self,
+        shard: tuple[int, Iterable[Block]],
+        window: Any = beam.DoFn.WindowParam,
+        timestamp: Any = beam.DoFn.TimestampParam,
+    ) -> Iterator[WindowedValue]:
+        self._stage.start_bundle()
+        for block in shard[1]:
+            yield from self._stage.process(block, window, timestamp)
+        yield from self._stage.finish_bundle()
 
 
 class _OpenFile:

@@ -24,6 +24,7 @@ from beam_gpte.block import Block
 from beam_gpte.commit import is_whole, stage_and_commit
 from beam_gpte.core.errors import InputError
 from beam_gpte.duckdb_table import MODES, Table, bring_in, committed, connect
+from beam_gpte.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
 from beam_gpte.publish import (
     Destination,
     Pane,
@@ -36,7 +37,6 @@ from beam_gpte.publish import (
 )
 from beam_gpte.rows import as_blocks
 from beam_gpte.staging import StagedFile, StageFiles, check_writable
-from beam_gpte.write_parquet import ParquetFileWriter, agree_on_schema, conform_files
 
 LOCK_SECONDS = 60  # a commit waits so long for another process to close the database
 _ONE_COMMIT = threading.Lock()  # DuckDB lets the threads of a process write at a time, and refuses what conflicts
