@@ -65,7 +65,7 @@ def by_polars(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
 
 
 def by_duckdb(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
-    rows = duckdb.sql(f"SELECT id, text, {', '.join(f'"{kind}"' for kind in METADATA)} FROM '{folder}/*.parquet'").fetchall()
+    rows = duckdb.sql(f"""SELECT id, text, "{'", "'.join(METADATA)}" FROM '{folder}/*.parquet'""").fetchall()
     [(cosine,)] = duckdb.sql(
         f"SELECT max(array_cosine_similarity(float32::FLOAT[{DIM}], float16::FLOAT[{DIM}])) FROM '{folder}/*.parquet'"
     ).fetchall()
