@@ -6,6 +6,7 @@ What brings them under final names is in `commit` and `publish`; `write_parquet`
 formats.
 """
 
+import contextlib
 import dataclasses
 import tempfile
 import uuid
@@ -162,7 +163,8 @@ class _OpenFile:
         self._place = (timestamp, (window,))
         self._schema = schema
         self._stream = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
-        self._writer = open_writer(self._stream, schema)
+        with self._writing():
+            self._writer = open_writer(self._stream, schema)
         self._waiting: list[pa.RecordBatch] = []
         self.waiting_bytes = 0
         self.rows = 0
@@ -179,15 +181,36 @@ class _OpenFile:
             return
         table = pa.Table.from_batches(self._waiting)
         rows = max(1, table.num_rows * ROW_GROUP_BYTES // max(table.nbytes, ROW_GROUP_BYTES))
-        self._writer.write_table(table, row_group_size=rows)
+        with self._writing():
+            self._writer.write_table(table, row_group_size=rows)
         self._waiting, self.waiting_bytes = [], 0
 
     def close(self) -> WindowedValue:
         self.flush()
-        self._writer.close()
-        self._stream.close()
+        with self._writing():
+            self._writer.close()
+            self._stream.close()
         schema = self._schema.serialize().to_pybytes()
         return WindowedValue(StagedFile(self._path, self._partition, self.rows, self.bytes, schema), *self._place)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._abandon()
+            folder = FileSystems.split(FileSystems.split(self._path)[0])[0]
+            reason = error.strerror or str(error)
+            raise InputError(
+                f"{folder}: cannot write to this folder ({reason}); nothing in it was changed, run again"
+            ) from error
+
+    def _abandon(self) -> None:
+        """Give the room back that the file takes; the disk may be full."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        if FileSystems.get_scheme(self._path) is None:
+            Path(self._path).unlink(missing_ok=True)
 
 
 def partitions(block: Block, columns: tuple[str, ...]) -> Iterator[tuple[str, Block]]:
