@@ -9,11 +9,12 @@ import duckdb
 
 from beam_gpte.core.errors import InputError
 
+LOCK_SECONDS = 60  # a commit or a reader waits so long for another process to close the database
 POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
-def connect(database: str, path: str, patience: float = 0) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(database: str, path: str, patience: float = 0, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the file `database`, which the user calls `path`, waiting `patience` seconds for a process that has it open.
 
     Raises:
@@ -22,7 +23,7 @@ def connect(database: str, path: str, patience: float = 0) -> Iterator[duckdb.Du
     until = time.monotonic() + patience
     while True:
         try:
-            connection = duckdb.connect(database)
+            connection = duckdb.connect(database, read_only=read_only)
             break
         except duckdb.Error as error:
             reason = first_line(error)

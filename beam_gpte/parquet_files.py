@@ -14,7 +14,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import KEY, check_same_vectors, vector_fields
-from beam_gpte.publish import Destination, file_name, list_files
+from beam_gpte.folders import file_name, list_files
+from beam_gpte.publish import Destination
 from beam_gpte.staging import STAGED, StagedFile
 
 

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,30 +16,20 @@ from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.block import Block
 from beam_gpte.commit import is_whole, stage_and_commit
 from beam_gpte.core.errors import InputError
 from beam_gpte.duckdb_search import create_indexes, load_vss
-from beam_gpte.duckdb_sql import connect
+from beam_gpte.duckdb_sql import LOCK_SECONDS, connect
 from beam_gpte.duckdb_table import MODES, Table, bring_in, committed
+from beam_gpte.folders import copy_file, file_name, is_remote, list_files, remove_files
 from beam_gpte.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
-from beam_gpte.publish import (
-    Destination,
-    Pane,
-    WrittenFile,
-    file_name,
-    is_remote,
-    list_files,
-    remove_files,
-    remove_leftovers,
-)
+from beam_gpte.publish import Destination, Pane, WrittenFile, remove_leftovers
 from beam_gpte.rows import as_blocks
 from beam_gpte.staging import StagedFile, StageFiles, check_writable
 
-LOCK_SECONDS = 60  # a commit waits so long for another process to close the database
 _ONE_COMMIT = threading.Lock()  # DuckDB lets the threads of a process write at a time, and refuses what conflicts
 
 
@@ -185,11 +174,11 @@ def _local_database(path: str, destination: Destination) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         local = str(Path(folder, "database"))
         if FileSystems.exists(path):
-            _copy(path, local)
+            copy_file(path, local)
         yield local
         beside = dataclasses.replace(destination, folder=_folder(path))
         upload = FileSystems.join(beside.temporary, "database")
-        _copy(local, upload)
+        copy_file(local, upload)
         FileSystems.rename([upload], [path])
         remove_leftovers(beside, own=False, alone=True)
 
@@ -203,18 +192,9 @@ def _local_copies(staged: list[StagedFile]) -> Iterator[list[str]]:
             path = file.path
             if is_remote(path):
                 path = str(Path(folder, file_name(path)))
-                _copy(file.path, path)
+                copy_file(file.path, path)
             paths.append(path)
         yield paths
-
-
-def _copy(source: str, target: str) -> None:
-    plain = CompressionTypes.UNCOMPRESSED
-    with (
-        FileSystems.open(source, compression_type=plain) as old,
-        FileSystems.create(target, compression_type=plain) as new,
-    ):
-        shutil.copyfileobj(old, new, 16 << 20)
 
 
 def _folder(path: str) -> str:

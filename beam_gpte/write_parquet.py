@@ -20,13 +20,13 @@ from beam_gpte.block import Block
 from beam_gpte.commit import is_whole, stage_and_commit
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
+from beam_gpte.folders import list_files
 from beam_gpte.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
 from beam_gpte.publish import (
     Destination,
     Pane,
     WrittenFile,
     is_complete,
-    list_files,
     one_at_a_time,
     partition_names,
     publish,
