@@ -57,11 +57,13 @@ setup(
         "dev": [
             *CHUNKS,
             "accelerate",
+            "datasets",
             "docstring-parser",
             "gguf",
             "hypothesis",
             "jinja2",
             "jsonschema",
+            "lancedb",
             "mypy",
             "pandas",
             "pytest",
