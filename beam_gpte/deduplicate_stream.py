@@ -6,7 +6,7 @@ rows --> Route --> (cell, rows), (other cells, copies) --> Judge --> rows with d
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import TaggedOutput
+from apache_beam.pvalue import AsList, TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import GlobalWindows
@@ -28,7 +28,7 @@ from beam_gpte.core.leaders import KEPT, REMOVED, UNDECIDED, removed_by_leaders
 from beam_gpte.ids import id_array
 from beam_gpte.packing import split_rows
 from beam_gpte.rejects import NAMESPACE, REJECTS, RejectingTransform, merge_rejects, reject_outputs, split_rejects
-from beam_gpte.rows import over_blocks
+from beam_gpte.rows import columns_as_blocks, over_blocks
 from beam_gpte.schemas import DEFECT, DUPLICATE_OF, EMBEDDING, HIDDEN, ID, SCORE, TIMESTAMP
 from beam_gpte.score_pairs import PAIRS_AT_ONCE, vector_array, vector_matrix
 from beam_gpte.vectors import read_vectors
@@ -80,6 +80,8 @@ class DeduplicateStream(RejectingTransform):
       cells: a power of two; the signs of that many products with random vectors make a cell.
       probes: further cells a row is copied to: 0 to `cells - 1`; not used with one cell.
       seed: of the random vectors.
+      former: rows with ids and vectors that count as seen before all others, at their event times; bounded, each worker
+        holds all. For a stream that was stopped and goes on.
     """
 
     threshold: float = 0.9
@@ -89,6 +91,7 @@ class DeduplicateStream(RejectingTransform):
     cells: int = 1
     probes: int = 3
     seed: int = 0
+    former: beam.PCollection | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -111,8 +114,31 @@ class DeduplicateStream(RejectingTransform):
         keyed, unfit = blocks | "Route" >> beam.ParDo(route).with_output_types(
             tuple[int, Block], rejects=Block
         ).with_outputs(REJECTS, main="keyed")
-        judged, other_dim = keyed | "Judge" >> reject_outputs(beam.ParDo(judge))
+        sides = [] if self.former is None else [AsList(self._described(self.former))]
+        judged, other_dim = keyed | "Judge" >> reject_outputs(beam.ParDo(judge, *sides))
         return (judged, merge_rejects([unfit, other_dim])) if self._isolate else judged
+
+    def _described(self, former: beam.PCollection) -> beam.PCollection[Block]:
+        blocks = columns_as_blocks(former, (self.id_column, self.embedding_column))
+        describe_all = beam.Map(_describe_at, self.id_column, self.embedding_column).with_output_types(Block)
+        return blocks | "Former" >> beam.WindowInto(GlobalWindows()) | "Describe" >> describe_all
+
+
+def split_duplicates(judged: beam.PCollection[Block]) -> tuple[beam.PCollection[Block], beam.PCollection[Block]]:
+    """New rows as they came, and duplicates with `duplicate_of` and `score`, of what `DeduplicateStream` gives for blocks."""
+    parts = judged | "Split" >> beam.FlatMap(_new_or_not).with_output_types(Block, removed=Block).with_outputs(
+        "removed", main="new"
+    )
+    return parts.new, parts.removed
+
+
+def _new_or_not(block: Block) -> Iterator[Any]:
+    new = pc.is_null(block.column(DUPLICATE_OF))
+    kept, removed = block.filter(new).without_columns([DUPLICATE_OF, SCORE]), block.filter(pc.invert(new))
+    if kept:
+        yield kept
+    if removed:
+        yield TaggedOutput("removed", removed)
 
 
 class _Route(beam.DoFn):
@@ -176,6 +202,7 @@ class _Judge(beam.DoFn):
     def process(
         self,
         element: tuple[int, Block],
+        former: Sequence[Block] = (),
         timestamp: Any = beam.DoFn.TimestampParam,
         seen: Any = _SEEN,
         forget: Any = _FORGET,
@@ -185,10 +212,11 @@ class _Judge(beam.DoFn):
         for start in range(0, len(element[1]), ROWS_PER_BLOCK):
             block = element[1].slice(start, ROWS_PER_BLOCK)
             rows = describe(block, self._id_column, self._column, timestamp.micros)
-            if pieces and pieces[0].schema.field(VECTOR).type != rows.schema.field(VECTOR).type:
-                yield from self._refuse(block, pieces[0])
+            before = [*self._near_in_time(former, rows), *pieces]
+            if before and before[0].schema.field(VECTOR).type != rows.schema.field(VECTOR).type:
+                yield from self._refuse(block, before[0])
                 continue
-            new, duplicate_of, scores = judge(rows, pieces, self._threshold, self._horizon)
+            new, duplicate_of, scores = judge(rows, before, self._threshold, self._horizon)
             if HOME not in block.schema.names:
                 Metrics.counter(NAMESPACE, "new").inc(int(new.sum()))
                 Metrics.counter(NAMESPACE, "duplicates").inc(int((~new).sum()))
@@ -222,6 +250,11 @@ class _Judge(beam.DoFn):
             due = max(_earliest(live) + self._horizon, timestamp.micros + self._horizon // SWEEPS)
             forget.set(Timestamp(micros=due))
 
+    def _near_in_time(self, former: Sequence[Block], rows: Block) -> list[Block]:
+        if not former:
+            return []
+        return [piece for piece in former if _latest(piece) + self._horizon > _earliest([rows])]
+
     def _refuse(self, block: Block, former: Block) -> Iterator[Any]:
         dims = f"{former.schema.field(VECTOR).type.list_size} dimensions"
         reason = f"{self._column} is of another dimension: the rows before have {dims}"
@@ -229,6 +262,10 @@ class _Judge(beam.DoFn):
         if HOME not in block.schema.names:
             parts = split_rejects(block, reasons, STEP, self._isolate, self._id_column)
             yield from (part for part in parts if isinstance(part, TaggedOutput))
+
+
+def _describe_at(block: Block, id_column: str, column: str, timestamp: Any = beam.DoFn.TimestampParam) -> Block:
+    return describe(block, id_column, column, timestamp.micros)
 
 
 def describe(block: Block, id_column: str, column: str, micros: int) -> Block:
@@ -367,3 +404,7 @@ def _unit_vectors(block: Block, column: str) -> np.ndarray:
 
 def _earliest(pieces: Iterable[Block]) -> int:
     return min(int(pc.min(piece.column(TIMESTAMP)).as_py()) for piece in pieces)
+
+
+def _latest(piece: Block) -> int:
+    return int(pc.max(piece.column(TIMESTAMP)).as_py())

@@ -25,6 +25,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.block import Block
+from beam_gpte.cloud import check_bucket
 from beam_gpte.core.errors import InputError
 from beam_gpte.rejects import NAMESPACE
 from beam_gpte.schemas import is_hidden
@@ -285,6 +286,7 @@ def check_writable(folder: str) -> None:
     Raises:
       InputError: it cannot be created or written.
     """
+    check_bucket(folder)
     try:
         if is_remote(folder):
             trial = FileSystems.join(folder, f"{TEMPORARY}trial-{uuid.uuid4().hex}")
