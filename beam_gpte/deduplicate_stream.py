@@ -125,7 +125,7 @@ class DeduplicateStream(RejectingTransform):
 
 
 def split_duplicates(judged: beam.PCollection[Block]) -> tuple[beam.PCollection[Block], beam.PCollection[Block]]:
-    """New rows as they came, and duplicates with `duplicate_of` and `score`, of what `DeduplicateStream` gives for blocks."""
+    """What `DeduplicateStream` gives for blocks, as two: new rows as they came; duplicates with `duplicate_of`, `score`."""
     parts = judged | "Split" >> beam.FlatMap(_new_or_not).with_output_types(Block, removed=Block).with_outputs(
         "removed", main="new"
     )

@@ -57,16 +57,15 @@ class WatchCorpus(RejectingTransform):
     the moment its file was first seen. Files of one look come in the order of their modification times, then of their names.
 
     A file has to be complete when its name appears: write it under a name that the pattern does not match, or in another
-    folder of the file system, and rename it (an object of Cloud Storage appears complete by itself). A name is read once; what
-    is changed or appended under it later is not seen.
+    folder of the file system, and rename it (an object of Cloud Storage appears complete by itself). A name is read once;
+    what is changed or appended under it later is not seen.
 
     Rows that cannot be read, or do not fit `columns`, fail the job or are set aside by `with_exception_handling()`. So
     do, in a stream, files: one that is truncated, has vanished since it was listed or lacks the text column is one
     reject with null as `row`, after the rows before the damage; the next file is read.
 
-    Runs on a runner for streams. Locally that is `beam.Pipeline("BundleBasedDirectRunner")` with the option `--streaming`, which
-    keeps its state in memory: give `done` after a restart. It has one thread, and no watermark before the end, so
-    windows need a trigger of processing time there.
+    Needs a runner for streams: locally `beam.Pipeline("BundleBasedDirectRunner")` with the option `--streaming`. That one
+    has a single thread and keeps its state in memory, so give `done` after a restart.
 
     Attributes:
       pattern: a path or glob, or several.

@@ -9,7 +9,7 @@ seconds what is new is added to `<output>/*.parquet` and to the table `vectors`,
 Ctrl-C or SIGTERM finishes what was read and ends with a summary and exit code 0. After a crash, or kill -9, the same
 command goes on where the output ends. The output says itself which rows of which files it holds: a set of files, or a
 transaction of DuckDB, appears whole or not at all, and each row is named by its file and row. What was under way is
-read again, what is there is not. With --horizon, former texts are taken from the output too. One process writes to an output.
+read again, what is there is not. With --horizon, former texts come from the output too. One process writes to an output.
 
 Flags that are not listed by --help go to Beam. Without a runner this process runs the stream, in one thread.
 """
@@ -77,7 +77,7 @@ class EmbedStreamOptions(PipelineOptions):
         add("--horizon", type=float, help="seconds: remove texts near to one seen so lately (default: remove none)")
         add("--threshold", type=float, default=0.9, help="least cosine of texts that are near (default: 0.9)")
         add("--interval", type=float, default=5, help="seconds between two looks at the input (default: 5)")
-        add("--every", type=float, default=10, help="seconds from a row to its commit, at most, when idle (default: 10)")
+        add("--every", type=int, default=10, help="seconds from a row to its commit, at most, when idle (default: 10)")
 
 
 def build(
@@ -119,7 +119,7 @@ def build(
         new | WriteVectorsToDuckDB(output.database, id_column=output.column)
 
 
-def panes(seconds: float) -> beam.WindowInto:
+def panes(seconds: int) -> beam.WindowInto:
     """What came within so many seconds is committed together; the rest when the stream ends."""
     return beam.WindowInto(
         GlobalWindows(),
