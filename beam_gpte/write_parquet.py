@@ -21,38 +21,46 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.block import Block
+from beam_gpte.commit import is_whole, stage_and_commit
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import KEY, VectorMetadata, check_same_vectors, vector_fields
-from beam_gpte.rows import as_blocks
-from beam_gpte.staging import (
-    MAX_BYTES_PER_FILE,
-    STAGED,
+from beam_gpte.publish import (
     Destination,
-    StagedFile,
-    StageFiles,
+    Pane,
     WrittenFile,
     file_name,
-    is_published,
     list_files,
+    one_at_a_time,
     publish,
-    stage_and_commit,
+    published_sets,
+    run_of,
 )
+from beam_gpte.rows import as_blocks
+from beam_gpte.staging import MAX_BYTES_PER_FILE, STAGED, StagedFile, StageFiles
 
 PREFIX, EXTENSION = "part", ".parquet"
+MODES = ("replace", "append")
 
 
 @dataclasses.dataclass(eq=False)
 class WriteVectorsToParquet(beam.PTransform):
     """Write a corpus, with vectors or without, to Parquet files in one folder.
 
-    The folder's ``part-*`` files become exactly this collection: a further run replaces them, other files stay. They
-    appear when all rows are written and not before; a killed run changes nothing. Let one run at a time write to a
-    folder. An embedding column is `FixedSizeList<float32>[dim]` (quantised: of float16, int8, or bytes of eight bits);
-    its `VectorMetadata` is in the field's metadata and, as a JSON object by column, in the file's key-value metadata
-    ``beam_gpte``. Other metadata of the schema is dropped.
+    Files appear when all rows are written and not before; a killed run changes nothing. An embedding column is
+    `FixedSizeList<float32>[dim]` (quantised: of float16, int8, or bytes of eight bits); its `VectorMetadata` is in the
+    field's metadata and, as a JSON object by column, in the file's key-value metadata ``beam_gpte``. Other metadata of
+    the schema is dropped.
+
+    With ``mode="replace"`` the folder's ``part-*`` files become exactly this collection; other files stay. With
+    ``"append"`` former files stay, and the collection may be a stream or windowed: each pane becomes a set of files when
+    it fires, ``part-<run>-<window>-<pane>-*``, late ones too, up to 30 days behind their window. A pane that is sent again
+    changes nothing. Let one run at a time write to a folder; on a local file system several may append.
 
     Attributes:
       path: the folder, local or on any Beam file system.
+      mode: "replace" or "append".
+      run: names the run: what a run of this name has committed is never written again, so a killed one can be repeated. It
+        has to bring the same rows, in the same panes. By default every run has a name of its own.
       max_bytes_per_file: a new file is begun before a block would take one past this size in Arrow, uncompressed.
       commit_after: nothing appears under its final name before this collection is complete, or if computing it fails.
 
@@ -62,12 +70,18 @@ class WriteVectorsToParquet(beam.PTransform):
     """
 
     path: str
+    mode: str = "replace"
+    run: str | None = None
     max_bytes_per_file: int = MAX_BYTES_PER_FILE
     commit_after: beam.PCollection | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.path:
             raise InputError("path is empty; name the folder to write to")
+        if self.mode not in MODES:
+            raise InputError(f"mode {self.mode!r} is unknown; use {' or '.join(MODES)}")
+        if self.run == "":
+            raise InputError("run is empty; name the run, or leave it out")
         if self.max_bytes_per_file < 1:
             raise InputError(f"max_bytes_per_file is {self.max_bytes_per_file}; give a number of bytes, 1 or more")
 
@@ -75,19 +89,22 @@ class WriteVectorsToParquet(beam.PTransform):
         return self.write_blocks(as_blocks(corpus))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
-        destination = Destination.new(self.path, "parquet")
+        if self.mode == "replace" and not is_whole(blocks):
+            raise InputError('a stream or windows cannot replace a folder as a whole; pass mode="append"')
+        destination = Destination.new(self.path, "parquet", self.run)
         stage = StageFiles(destination.temporary, ParquetFileWriter, self.max_bytes_per_file)
-        commit = functools.partial(commit_parquet, destination=destination)
+        commit = functools.partial(commit_parquet, destination=destination, mode=self.mode)
         return stage_and_commit(blocks, stage, commit, self.commit_after)
 
 
-def commit_parquet(staged: list[StagedFile], destination: Destination) -> list[WrittenFile]:
-    """Give the staged files one schema and their final names; may be repeated."""
-    if staged:
-        schema = agree_on_schema(staged)
-        check_folder(destination.folder, vector_fields(schema))
-        conform_files(staged, schema, destination)
-    return publish(staged, destination, PREFIX, EXTENSION)
+def commit_parquet(staged: list[StagedFile], pane: Pane, destination: Destination, mode: str) -> list[WrittenFile]:
+    """Give the staged files of a pane one schema and their final names; may be repeated."""
+    with one_at_a_time(destination.folder):
+        if staged:
+            schema = agree_on_schema(staged)
+            check_folder(destination.folder, vector_fields(schema))
+            conform_files(staged, schema, destination)
+        return publish(staged, destination, pane, PREFIX, EXTENSION, replace=mode == "replace")
 
 
 class ParquetFileWriter:
@@ -157,10 +174,11 @@ def conform_files(staged: list[StagedFile], schema: pa.Schema, destination: Dest
 
 def existing_vectors(folder: str) -> dict[str, dict[str, VectorMetadata]]:
     """The embedding columns of the Parquet files in `folder`, by file; one file stands for all of a run."""
-    names = list_files(folder)
-    runs = {name[: len(PREFIX) + 9] if is_published(name, PREFIX, EXTENSION) else name: name for name in names}
+    sets = published_sets(folder, PREFIX, EXTENSION)
+    ours = {path for files in sets.values() for path in files}
+    runs = {run_of(files[0]): files[0] for files in sets.values()}
     found = {}
-    for name in runs.values():
+    for name in sorted({*runs.values(), *(set(list_files(folder)) - ours)}):
         if name.endswith(EXTENSION):
             path = FileSystems.join(folder, name)
             with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:

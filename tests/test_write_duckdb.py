@@ -14,8 +14,11 @@ import pytest
 from apache_beam.io.filesystem import FileMetadata, FileSystem
 
 from beam_gpte.block import Block
+from beam_gpte.commit import WHOLE
 from beam_gpte.core.errors import InputError
-from beam_gpte.staging import check_writable
+from beam_gpte.duckdb_table import Table
+from beam_gpte.publish import Destination, Pane, WrittenFile
+from beam_gpte.staging import StagedFile, check_writable
 from beam_gpte.write_duckdb import WriteVectorsToDuckDB, check_database, commit_duckdb
 from beam_gpte.write_jsonl import WriteRejects
 from beam_gpte.write_parquet import WriteVectorsToParquet
@@ -27,9 +30,13 @@ def query(path: Path, sql: str) -> list[tuple]:
         return connection.execute(sql).fetchall()
 
 
-def commit(path: Path, *blocks: Block, table: str = "vectors", id_column: str = "id") -> None:
+def commit(path: Path, *blocks: Block, table: str = "vectors", id_column: str = "id", mode: str = "upsert") -> None:
     staged, destination = stage(path.parent, "duckdb-test", [[block] for block in blocks])
-    commit_duckdb(staged, destination, str(path), table, id_column)
+    commit_duckdb(staged, WHOLE, destination, Table(str(path), table, id_column, mode))
+
+
+def commit_staged(staged: list[StagedFile], destination: Destination, path: Path, pane: Pane = WHOLE) -> list[WrittenFile]:
+    return commit_duckdb(staged, pane, destination, Table(str(path), "vectors", "id", "upsert"))
 
 
 def test_vectors_become_arrays_that_can_be_searched(tmp_path: Path) -> None:
@@ -63,22 +70,20 @@ def test_ids_are_replaced_in_a_table_with_a_primary_key_and_a_comment_of_the_use
     commit(path, embedded(0, 2))
     commit(path, embedded(1, 3))
     assert query(path, "SELECT count(*) FROM vectors") == [(3,)]
-    [[comment]] = query(path, "SELECT comment FROM duckdb_tables()")
-    assert comment.splitlines()[0] == "my corpus"
-    assert len(comment.splitlines()) == 2
+    assert query(path, "SELECT comment FROM duckdb_tables() WHERE table_name = 'vectors'") == [("my corpus",)]
 
 
 def test_a_commit_called_twice_gives_the_same_table(tmp_path: Path) -> None:
     path = tmp_path / "corpus.duckdb"
     staged, destination = stage(tmp_path, "duckdb-test", [[embedded(0, 2)], [embedded(2, 3)]])
     kept = {file.path: Path(file.path).read_bytes() for file in staged}
-    first = commit_duckdb(staged, destination, str(path), "vectors", "id")
+    first = commit_staged(staged, destination, path)
     assert [file.rows for file in first] == [3]
-    assert commit_duckdb(staged, destination, str(path), "vectors", "id") == first  # crashed after deleting the staging
+    assert commit_staged(staged, destination, path) == first  # crashed after deleting the staging
     for name, content in kept.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(content)
-    assert commit_duckdb(staged, destination, str(path), "vectors", "id") == first  # crashed before it
+    assert commit_staged(staged, destination, path) == first  # crashed before it
     assert query(path, "SELECT id FROM vectors ORDER BY id") == [("n0",), ("n1",), ("n2",)]
 
 
@@ -86,7 +91,7 @@ def test_staged_files_that_another_run_removed_are_an_error_not_a_success(tmp_pa
     staged, destination = stage(tmp_path, "duckdb-test", [[embedded(0, 2)]])
     Path(staged[0].path).unlink()
     with pytest.raises(InputError, match="staged files are gone"):
-        commit_duckdb(staged, destination, str(tmp_path / "corpus.duckdb"), "vectors", "id")
+        commit_staged(staged, destination, tmp_path / "corpus.duckdb")
 
 
 def test_bad_ids_are_refused(tmp_path: Path) -> None:
@@ -150,17 +155,44 @@ def test_a_file_that_cannot_be_used_is_named_in_one_line(tmp_path: Path) -> None
     check_database(str(tmp_path / "later" / "corpus.duckdb"))
 
 
-def test_a_locked_database_is_named_with_the_process_that_holds_it(tmp_path: Path) -> None:
-    path = tmp_path / "corpus.duckdb"
-    hold = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
-    child = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+HOLD = """
+import duckdb, sys, time
+connection = duckdb.connect(sys.argv[1])
+print("open", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def hold(path: Path, seconds: float) -> subprocess.Popen:
+    """Another process that has the database open."""
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE)
     assert child.stdout is not None
     assert child.stdout.readline() == b"open\n"
-    with pytest.raises(InputError, match=rf"another process \(PID {child.pid}\) has this database open; close it") as caught:
-        commit(path, embedded(0, 1))
-    assert "\n" not in str(caught.value)
-    child.communicate(b"")
+    return child
+
+
+def test_a_locked_database_is_named_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.duckdb"
+    child = hold(path, 60)
+    words = rf"another process \(PID {child.pid}\) has this database open; close it"
+    staged, destination = stage(tmp_path, "duckdb-test", [[embedded(0, 1)]])
+    for attempt in (
+        lambda: commit_duckdb(staged, WHOLE, destination, Table(str(path), "vectors", "id", "upsert"), patience=0.3),
+        lambda: check_database(str(path)),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    child.kill()
+    child.wait()
+    assert commit_staged(staged, destination, path) == [WrittenFile(str(path), 1)]  # nothing was lost by the failure
+
+
+def test_a_commit_waits_for_a_process_that_has_the_database_open(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.duckdb"
+    child = hold(path, 0.5)
     commit(path, embedded(0, 1))
+    assert child.poll() is not None
     assert query(path, "SELECT id FROM vectors") == [("n0",)]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import duckdb
@@ -18,11 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
 
 from beam_gpte.block import Block
+from beam_gpte.commit import WHOLE
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, vector_fields
-from beam_gpte.staging import Destination, StageFiles, check_writable
+from beam_gpte.publish import Destination, Pane, WrittenFile
+from beam_gpte.staging import StagedFile, StageFiles, check_writable
 from beam_gpte.write_parquet import (
     ParquetFileWriter,
     WriteVectorsToParquet,
@@ -54,17 +59,25 @@ def write(blocks: list[Block], transform: beam.PTransform, *options: str) -> Non
         _ = pipeline | beam.Create(blocks, reshuffle=False).with_output_types(Block) | transform
 
 
-def stage(folder: Path, sink: str, bundles: list[list[Block]], **options: int) -> tuple[list, Destination]:
+def stage(
+    folder: Path, sink: str, bundles: list[list[Block]], run: str | None = None, **options: Any
+) -> tuple[list, Destination]:
     """What workers do before the commit: each bundle stages its blocks."""
-    destination = Destination.new(str(folder), sink)
-    staged = []
+    destination = Destination.new(str(folder), sink, run)
+    staged: list[StagedFile] = []
     for blocks in bundles:
         worker = StageFiles(destination.temporary, ParquetFileWriter, **options)
         worker.start_bundle()
         for block in blocks:
-            staged += worker.process(block)
+            staged += [value.value for value in worker.process(block, GlobalWindow(), MIN_TIMESTAMP)]
         staged += [value.value for value in worker.finish_bundle()]
     return sorted(staged, key=lambda file: file.path), destination
+
+
+def commit(
+    staged: list[StagedFile], destination: Destination, pane: Pane = WHOLE, mode: str = "replace"
+) -> list[WrittenFile]:
+    return commit_parquet(staged, pane, destination, mode)
 
 
 def parts(folder: Path) -> list[str]:
@@ -125,7 +138,7 @@ def test_a_file_ends_before_its_limit_and_row_groups_are_bounded(tmp_path: Path)
     block = Block.from_pydict({"x": pa.array(np.zeros(1 << 20))})  # 8 MiB
     staged, destination = stage(tmp_path, "parquet", [[block] * 10], max_bytes_per_file=72 << 20)
     assert sorted(file.rows >> 20 for file in staged) == [1, 9]
-    written = commit_parquet(staged, destination)
+    written = commit(staged, destination)
     groups = [pq.ParquetFile(file.path).metadata for file in written]
     sizes = sorted(m.row_group(i).num_rows * 8 >> 20 for m in groups for i in range(m.num_row_groups))
     assert max(sizes) <= 64
@@ -210,7 +223,7 @@ def test_columns_that_cannot_become_one_are_refused_by_name_and_types(tmp_path: 
 def test_a_value_that_does_not_fit_the_promoted_type_is_refused(tmp_path: Path) -> None:
     blocks = [Block.from_pydict({"n": pa.array([0.5, 1.5])}), Block.from_pydict({"n": pa.array([2**60 + 1])})]
     with pytest.raises(InputError, match="column 'n' is int64 in some rows and double in others, and a value does not"):
-        commit_parquet(*stage(tmp_path, "parquet", [blocks]))
+        commit(*stage(tmp_path, "parquet", [blocks]))
 
 
 def test_a_row_without_a_vector_is_refused_since_pyarrow_could_not_read_the_file(tmp_path: Path) -> None:
@@ -221,16 +234,16 @@ def test_a_row_without_a_vector_is_refused_since_pyarrow_could_not_read_the_file
 
 def test_a_commit_that_stopped_halfway_is_completed_by_the_next_attempt(tmp_path: Path) -> None:
     bundles = [[embedded(0, 2)], [embedded(2, 3, note=pa.nulls(1))], [embedded(3, 5)]]
-    commit_parquet(*stage(tmp_path, "parquet", [[embedded(90, 91)]]))
+    commit(*stage(tmp_path, "parquet", [[embedded(90, 91)]]))
     staged, destination = stage(tmp_path, "parquet", bundles)
     conform_files(staged, agree_on_schema(staged), destination)
-    Path(staged[0].path).rename(tmp_path / f"part-{destination.token[:8]}-00000-of-00003.parquet")
+    Path(staged[0].path).rename(tmp_path / f"part-{destination.run_hash}-00000-of-00003.parquet")
     assert len(parts(tmp_path)) == 3  # the crash: one of three moved, the former file and the temporary folder still there
 
-    written = commit_parquet(staged, destination)
+    written = commit(staged, destination)
     assert [file.rows for file in written] == [file.rows for file in staged]
     assert ids(tmp_path) == ["n0", "n1", "n2", "n3", "n4"]
-    assert commit_parquet(staged, destination) == written  # and once more, after the end
+    assert commit(staged, destination) == written  # and once more, after the end
     assert ids(tmp_path) == ["n0", "n1", "n2", "n3", "n4"]
     assert len(parts(tmp_path)) == 3
 
@@ -239,7 +252,7 @@ def test_a_commit_whose_staged_files_another_run_removed_is_refused(tmp_path: Pa
     staged, destination = stage(tmp_path, "parquet", [[embedded(0, 1)]])
     Path(staged[0].path).unlink()
     with pytest.raises(InputError, match="staged file is gone; let only one run at a time write"):
-        commit_parquet(staged, destination)
+        commit(staged, destination)
 
 
 def fail(_: bytes) -> None:
@@ -258,8 +271,8 @@ def test_nothing_is_committed_when_the_barrier_fails(tmp_path: Path) -> None:
         barrier = pipeline | beam.Impulse() | beam.Filter(bool)  # empty is complete, too
         blocks = pipeline | "Blocks" >> beam.Create([embedded(1, 3)]).with_output_types(Block)
         windowed = blocks | beam.WindowInto(beam.window.FixedWindows(10))
-        _ = windowed | WriteVectorsToParquet(str(tmp_path), commit_after=barrier)
-    assert ids(tmp_path) == ["n1", "n2"]
+        _ = windowed | WriteVectorsToParquet(str(tmp_path), mode="append", commit_after=barrier)
+    assert ids(tmp_path) == ["n0", "n1", "n2"]
 
 
 def test_rows_and_files_are_counted_once(tmp_path: Path) -> None:
