@@ -6,7 +6,8 @@ rows --> Route --> (cell, rows), (other cells, copies) --> Judge --> rows with d
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -15,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import AsList, TaggedOutput
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import GlobalWindows
@@ -28,7 +29,7 @@ from beam_gpte.core.leaders import KEPT, REMOVED, UNDECIDED, removed_by_leaders
 from beam_gpte.ids import id_array
 from beam_gpte.packing import split_rows
 from beam_gpte.rejects import NAMESPACE, REJECTS, RejectingTransform, merge_rejects, reject_outputs, split_rejects
-from beam_gpte.rows import columns_as_blocks, over_blocks
+from beam_gpte.rows import over_blocks
 from beam_gpte.schemas import DEFECT, DUPLICATE_OF, EMBEDDING, HIDDEN, ID, SCORE, TIMESTAMP
 from beam_gpte.score_pairs import PAIRS_AT_ONCE, vector_array, vector_matrix
 from beam_gpte.vectors import read_vectors
@@ -80,8 +81,8 @@ class DeduplicateStream(RejectingTransform):
       cells: a power of two; the signs of that many products with random vectors make a cell.
       probes: further cells a row is copied to: 0 to `cells - 1`; not used with one cell.
       seed: of the random vectors.
-      former: rows with ids and vectors that count as seen before all others, at their event times; bounded, each worker
-        holds all. For a stream that was stopped and goes on.
+      former: for a stream that was stopped and goes on: gives blocks of ids, vectors and event times (`schemas.TIMESTAMP`)
+        that count as seen before all others, see `ledger.RecentRows`. Hashable; every worker process calls it once.
     """
 
     threshold: float = 0.9
@@ -91,7 +92,7 @@ class DeduplicateStream(RejectingTransform):
     cells: int = 1
     probes: int = 3
     seed: int = 0
-    former: beam.PCollection | None = dataclasses.field(default=None, repr=False)
+    former: Callable[[], Iterable[Block]] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -110,18 +111,12 @@ class DeduplicateStream(RejectingTransform):
 
     def _judge(self, blocks: beam.PCollection[Block]) -> Any:
         route = _Route(self.id_column, self.embedding_column, self.cells, self.probes, self.seed, self._isolate)
-        judge = _Judge(self.id_column, self.embedding_column, self.threshold, self.horizon, self._isolate)
+        judge = _Judge(self.id_column, self.embedding_column, self.threshold, self.horizon, self._isolate, self.former)
         keyed, unfit = blocks | "Route" >> beam.ParDo(route).with_output_types(
             tuple[int, Block], rejects=Block
         ).with_outputs(REJECTS, main="keyed")
-        sides = [] if self.former is None else [AsList(self._described(self.former))]
-        judged, other_dim = keyed | "Judge" >> reject_outputs(beam.ParDo(judge, *sides))
+        judged, other_dim = keyed | "Judge" >> reject_outputs(beam.ParDo(judge))
         return (judged, merge_rejects([unfit, other_dim])) if self._isolate else judged
-
-    def _described(self, former: beam.PCollection) -> beam.PCollection[Block]:
-        blocks = columns_as_blocks(former, (self.id_column, self.embedding_column))
-        describe_all = beam.Map(_describe_at, self.id_column, self.embedding_column).with_output_types(Block)
-        return blocks | "Former" >> beam.WindowInto(GlobalWindows()) | "Describe" >> describe_all
 
 
 def split_duplicates(judged: beam.PCollection[Block]) -> tuple[beam.PCollection[Block], beam.PCollection[Block]]:
@@ -192,17 +187,25 @@ class _Judge(beam.DoFn):
     _SEEN = beam.DoFn.StateParam(BagStateSpec("seen", BlockCoder()))
     _FORGET = beam.DoFn.TimerParam(FORGET)
 
-    def __init__(self, id_column: str, column: str, threshold: float, horizon: float, isolate: bool) -> None:
+    def __init__(
+        self,
+        id_column: str,
+        column: str,
+        threshold: float,
+        horizon: float,
+        isolate: bool,
+        former: Callable[[], Iterable[Block]] | None = None,
+    ) -> None:
         self._id_column = id_column
         self._column = column
         self._threshold = threshold
         self._horizon = round(horizon * 1e6)
         self._isolate = isolate
+        self._former = former
 
     def process(
         self,
         element: tuple[int, Block],
-        former: Sequence[Block] = (),
         timestamp: Any = beam.DoFn.TimestampParam,
         seen: Any = _SEEN,
         forget: Any = _FORGET,
@@ -212,7 +215,7 @@ class _Judge(beam.DoFn):
         for start in range(0, len(element[1]), ROWS_PER_BLOCK):
             block = element[1].slice(start, ROWS_PER_BLOCK)
             rows = describe(block, self._id_column, self._column, timestamp.micros)
-            before = [*self._near_in_time(former, rows), *pieces]
+            before = [*self._remembered(rows), *pieces]
             if before and before[0].schema.field(VECTOR).type != rows.schema.field(VECTOR).type:
                 yield from self._refuse(block, before[0])
                 continue
@@ -250,10 +253,11 @@ class _Judge(beam.DoFn):
             due = max(_earliest(live) + self._horizon, timestamp.micros + self._horizon // SWEEPS)
             forget.set(Timestamp(micros=due))
 
-    def _near_in_time(self, former: Sequence[Block], rows: Block) -> list[Block]:
-        if not former:
+    def _remembered(self, rows: Block) -> list[Block]:
+        if self._former is None:
             return []
-        return [piece for piece in former if _latest(piece) + self._horizon > _earliest([rows])]
+        pieces = _described(self._former, self._id_column, self._column)
+        return [piece for piece in pieces if _latest(piece) + self._horizon > _earliest([rows])]
 
     def _refuse(self, block: Block, former: Block) -> Iterator[Any]:
         dims = f"{former.schema.field(VECTOR).type.list_size} dimensions"
@@ -264,8 +268,9 @@ class _Judge(beam.DoFn):
             yield from (part for part in parts if isinstance(part, TaggedOutput))
 
 
-def _describe_at(block: Block, id_column: str, column: str, timestamp: Any = beam.DoFn.TimestampParam) -> Block:
-    return describe(block, id_column, column, timestamp.micros)
+@functools.lru_cache(maxsize=2)  # by process: a local runner makes a DoFn anew for every bundle
+def _described(former: Callable[[], Iterable[Block]], id_column: str, column: str) -> list[Block]:
+    return pack([describe(block, id_column, column, 0) for block in former()])
 
 
 def describe(block: Block, id_column: str, column: str, micros: int) -> Block:

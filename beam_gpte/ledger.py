@@ -35,6 +35,7 @@ from beam_gpte.publish import is_complete, is_remote, published_sets
 from beam_gpte.schemas import TIMESTAMP
 
 IDS_AT_ONCE = 1 << 16
+TABLE = "vectors"  # the default of `WriteVectorsToDuckDB`
 PLAIN = CompressionTypes.UNCOMPRESSED
 
 Committed = dict[str, RowRanges]  # by file
@@ -49,7 +50,7 @@ def rows_in_parquet(folder: str, column: str) -> Committed:
     Raises:
       InputError: a file there lacks the column.
     """
-    return _collect(_parquet_column(path, column) for path in _committed_files(folder, write_parquet))
+    return _collect(_first_columns(_parquet_batches(path, [column])) for path in _committed_files(folder, write_parquet))
 
 
 def rows_in_rejects(folder: str, column: str) -> Committed:
@@ -57,18 +58,24 @@ def rows_in_rejects(folder: str, column: str) -> Committed:
     return _collect(_json_column(path, column) for path in _committed_files(folder, write_jsonl))
 
 
-def rows_in_duckdb(path: str, table: str, column: str) -> Committed:
+def rows_in_duckdb(path: str, column: str) -> Committed:
     """Rows committed to a table by `WriteVectorsToDuckDB`.
 
     Raises:
       InputError: the database cannot be used, or the table lacks the column.
     """
-    return _collect([_table_column(path, table, column)])
+    return _collect([_first_columns(_table_batches(path, [column]))])
 
 
 def all_of(*parts: Committed) -> Committed:
     """Rows that are in any of `parts`."""
     return {name: _union(part[name] for part in parts if name in part) for name in {name for part in parts for name in part}}
+
+
+def only_in(first: Committed, second: Committed) -> Committed:
+    """Rows that are in the first alone."""
+    left = {name: rows - second[name] if name in second else rows for name, rows in first.items()}
+    return {name: rows for name, rows in left.items() if len(rows)}
 
 
 def common(first: Committed, second: Committed) -> Committed:
@@ -107,7 +114,7 @@ class StreamOutput:
         return rows_in_parquet(self.folder, self.column) if self.folder else {}
 
     def database_rows(self) -> Committed:
-        return rows_in_duckdb(self.database, "vectors", self.column) if self.database else {}
+        return rows_in_duckdb(self.database, self.column) if self.database else {}
 
     def both(self, parquet: Committed, database: Committed) -> Committed:
         """Rows that are wherever they are to be."""
@@ -156,62 +163,43 @@ class DropCommitted(beam.PTransform):
         return blocks | beam.FlatMap(_new_rows, self.column, AsDict(known)).with_output_types(Block)
 
 
-@dataclasses.dataclass(eq=False)
-class RecentRows(beam.PTransform):
-    """Ids and vectors of rows that an output holds, with their event times, for `DeduplicateStream(former=...)`.
+@dataclasses.dataclass(frozen=True)
+class RecentRows:
+    """Gives ids, vectors and event times of rows that an output holds, for `DeduplicateStream(former=...)`.
 
     Attributes:
-      output: its Parquet files are read, or if there are none its database.
-      committed: rows that count.
-      since: of these, those with event times after this one, in seconds.
-      columns: the names of ids, vectors and event times.
+      paths: Parquet files, or a database of DuckDB.
+      since: rows with event times after this one, in seconds.
+      columns: the names of ids, vectors, event times, and ``file:row``.
+      without: rows that are to be judged again, as `as_pairs` gives them.
     """
 
-    output: StreamOutput
-    committed: Committed
+    paths: tuple[str, ...]
     since: float
-    columns: tuple[str, str, str]
+    columns: tuple[str, str, str, str]
+    without: tuple[tuple[str, bytes], ...] = ()
 
-    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[Block]:
-        columns = [*dict.fromkeys((self.output.column, *self.columns))]
-        if self.output.folder is not None:
-            paths = _committed_files(self.output.folder, write_parquet)
-            read = beam.FlatMap(_recent_in_parquet, columns, self.columns[2], self.since)
-        else:
-            paths = [str(self.output.database)]
-            read = beam.FlatMap(_recent_in_table, columns, self.columns[2], self.since)
-        known = root | "Committed" >> beam.Create(as_pairs(self.committed)).with_output_types(tuple[str, bytes])
-        return (
-            root
-            | beam.Create(paths).with_output_types(str)
-            | "Read" >> read.with_output_types(Block)
-            | "Only" >> beam.FlatMap(_only, self.output.column, AsDict(known)).with_output_types(Block)
-        )
+    @classmethod
+    def of(cls, output: StreamOutput, since: float, columns: tuple[str, str, str], without: Committed) -> "RecentRows":
+        """Those of `output` as it is now: of its Parquet files or, if it has none, of its database."""
+        files = _committed_files(output.folder, write_parquet) if output.folder else [str(output.database)]
+        return cls(tuple(files), since, (*columns, output.column), tuple(as_pairs(without)))
 
+    def __call__(self) -> Iterator[Block]:
+        names = list(dict.fromkeys(self.columns))
+        for path in self.paths:
+            read = _parquet_batches if path.endswith(write_parquet.EXTENSION) else _table_batches
+            for batch in read(path, names):
+                yield from self._recent(Block(batch))
 
-def _recent_in_parquet(path: str, columns: list[str], time_column: str, since: float) -> Iterator[Block]:
-    with reading(path), open_file(path) as file:
-        for batch in pq.ParquetFile(file).iter_batches(IDS_AT_ONCE, columns=columns):
-            yield from _recent(batch, time_column, since)
-
-
-def _recent_in_table(path: str, columns: list[str], time_column: str, since: float) -> Iterator[Block]:
-    for batch in _table_batches(path, "vectors", columns):
-        yield from _recent(batch, time_column, since)
-
-
-def _recent(batch: pa.RecordBatch, time_column: str, since: float) -> Iterator[Block]:
-    micros = batch.column(time_column).cast(pa.timestamp("us")).cast(pa.int64())
-    block = Block(batch).with_column(pa.field(TIMESTAMP, pa.int64()), micros).without_columns([time_column])
-    block = block.filter(pc.greater(micros, int(since * 1e6)))
-    if block:
-        yield block
-
-
-def _only(block: Block, column: str, committed: dict[str, bytes]) -> Iterator[Block]:
-    rows = block.filter(pa.array(_in(block.column(column), committed)))
-    if rows:
-        yield rows
+    def _recent(self, block: Block) -> Iterator[Block]:
+        time_column, origin = self.columns[2:]
+        micros = block.column(time_column).cast(pa.timestamp("us")).cast(pa.int64())
+        again = _in(block.column(origin), dict(self.without))
+        rows = block.without_columns([time_column]).with_column(pa.field(TIMESTAMP, pa.int64()), micros)
+        rows = rows.filter(pc.and_(pc.greater(micros, int(self.since * 1e6)), pa.array(~again)))
+        if rows:
+            yield rows
 
 
 def as_pairs(committed: Committed) -> list[tuple[str, bytes]]:
@@ -262,13 +250,17 @@ def _committed_files(folder: str, sink: Any) -> list[str]:
     return [FileSystems.join(folder, path) for files in sets.values() if is_complete(files) for path in files]
 
 
-def _parquet_column(path: str, column: str) -> Iterator[pa.Array]:
+def _first_columns(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Array]:
+    return (batch.column(0) for batch in batches)
+
+
+def _parquet_batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     with reading(path), open_file(path) as file:
         parquet = pq.ParquetFile(file)
-        if column not in parquet.schema_arrow.names:
-            raise InputError(f"no column {column!r}, so these rows are of no stream; name another output folder")
-        for batch in parquet.iter_batches(IDS_AT_ONCE, columns=[column]):
-            yield batch.column(0)
+        missing = [name for name in columns if name not in parquet.schema_arrow.names]
+        if missing:
+            raise InputError(f"no column {missing[0]!r}, so these rows are not of such a stream; name another output folder")
+        yield from parquet.iter_batches(IDS_AT_ONCE, columns=columns)
 
 
 def _json_column(path: str, column: str) -> Iterator[pa.Array]:
@@ -276,11 +268,7 @@ def _json_column(path: str, column: str) -> Iterator[pa.Array]:
         yield pa.array([str(json.loads(line).get(column, "")) for line in file], pa.string())
 
 
-def _table_column(path: str, table: str, column: str) -> Iterator[pa.Array]:
-    return (batch.column(0) for batch in _table_batches(path, table, [column]))
-
-
-def _table_batches(path: str, table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _table_batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Columns of a table; nothing if there is no such database or table."""
     if not FileSystems.exists(path):
         return
@@ -292,12 +280,13 @@ def _table_batches(path: str, table: str, columns: list[str]) -> Iterator[pa.Rec
                 shutil.copyfileobj(remote, copy, 16 << 20)
         connection = stack.enter_context(connect(local, path))
         names = "SELECT column_name FROM duckdb_columns() WHERE lower(table_name) = lower(?)"
-        present = [name for (name,) in connection.execute(names, [table]).fetchall()]
+        present = [name for (name,) in connection.execute(names, [TABLE]).fetchall()]
         missing = [name for name in columns if name not in present]
         if present and missing:
             raise InputError(
-                f"{path}: no column {missing[0]!r} in table {table!r}, so its rows are of no stream; use another"
+                f"{path}: no column {missing[0]!r} in table {TABLE!r}, so its rows are not of such a stream; name another"
             )
         if present:
-            query = f"SELECT {', '.join(map(quote, columns))} FROM {quote(table)}"
-            yield from connection.execute(query).to_arrow_reader(IDS_AT_ONCE)
+            query = f"SELECT {', '.join(map(quote, columns))} FROM {quote(TABLE)}"
+            rows: Any = connection.execute(query).to_arrow_reader(IDS_AT_ONCE)
+            yield from rows

@@ -20,6 +20,7 @@ import time
 from beam_gpte import (
     DeduplicateStream,
     EmbedText,
+    Encoder,
     EncoderConfig,
     InputError,
     WatchCorpus,
@@ -28,7 +29,7 @@ from beam_gpte import (
     WriteVectorsToParquet,
 )
 from beam_gpte.deduplicate_stream import split_duplicates
-from beam_gpte.ledger import DropCommitted, RecentRows, StreamOutput, all_of
+from beam_gpte.ledger import DropCommitted, RecentRows, StreamOutput, all_of, only_in
 from beam_gpte.program import (
     Stopwatch,
     check_model_exists,
@@ -81,7 +82,11 @@ class EmbedStreamOptions(PipelineOptions):
 
 
 def build(
-    pipeline: beam.Pipeline, options: EmbedStreamOptions, config: EncoderConfig, output: StreamOutput, stop: str | None
+    pipeline: beam.Pipeline,
+    options: EmbedStreamOptions,
+    model: EncoderConfig | Encoder,
+    output: StreamOutput,
+    stop: str | None,
 ) -> None:
     in_parquet, in_database = output.parquet_rows(), output.database_rows()
     committed, id_column = output.both(in_parquet, in_database), options.id_column or ID
@@ -98,12 +103,12 @@ def build(
             time_column=SEEN_AT if options.horizon else None,
         ).with_exception_handling()
     )
-    embed = EmbedText(config, text_column=options.text_column, id_column=id_column)
+    embed = EmbedText(model, text_column=options.text_column, id_column=id_column)
     vectors, refused = corpus | embed.with_exception_handling()
     rejects = [unreadable, refused]
     if options.horizon:
         since, columns = time.time() - options.horizon, (id_column, EMBEDDING, SEEN_AT)
-        former = pipeline | "Former" >> RecentRows(output, committed, since, columns)
+        former = RecentRows.of(output, since, columns, without=only_in(in_parquet, committed))
         near = DeduplicateStream(options.threshold, options.horizon, id_column=id_column, former=former)
         judged, unfit = vectors | near.with_exception_handling()
         vectors, removed = split_duplicates(judged)

@@ -39,10 +39,16 @@ class RowRanges:
         return RowRanges(np.stack([both[begins, 0], furthest[ends[: begins.sum()]]], axis=1))
 
     def __and__(self, other: "RowRanges") -> "RowRanges":
+        return self._where(other, True)
+
+    def __sub__(self, other: "RowRanges") -> "RowRanges":
+        return self._where(other, False)
+
+    def _where(self, other: "RowRanges", both: bool) -> "RowRanges":
         edges = np.unique(np.concatenate([self._ranges, other._ranges]))
         firsts, lasts = edges[:-1], edges[1:]
-        common = self.contain(firsts) & other.contain(firsts)
-        return RowRanges(np.stack([firsts[common], lasts[common]], axis=1)) | RowRanges(np.empty((0, 2), np.int64))
+        wanted = self.contain(firsts) & (other.contain(firsts) == both)
+        return RowRanges(np.stack([firsts[wanted], lasts[wanted]], axis=1)) | RowRanges(np.empty((0, 2), np.int64))
 
     def contain(self, numbers: np.ndarray) -> np.ndarray:
         """bool (n,): whether each number is in the set."""
