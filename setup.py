@@ -36,8 +36,10 @@ setup(
         "report": [],
         "dev": [
             "accelerate",
+            "datasets",
             "gguf",
             "hypothesis",
+            "lancedb",
             "mypy",
             "pandas",
             "pytest",

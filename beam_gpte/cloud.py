@@ -6,6 +6,7 @@ own, which is not repeated, comes first. Everything else goes through Beam's fil
 
 import functools
 import os
+import sys
 from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
@@ -25,6 +26,12 @@ def check_bucket(path: str) -> None:
     """
     if path.startswith(_PREFIX):
         _check(path.removeprefix(_PREFIX).split("/")[0])
+
+
+def missing_object() -> tuple[type[Exception], ...]:
+    """What Google's client raises for an object that is not there; nothing where nobody has loaded it."""
+    exceptions = sys.modules.get("google.api_core.exceptions")
+    return (exceptions.NotFound,) if exceptions else ()
 
 
 @functools.cache  # of what went well; an exception is not remembered

@@ -32,7 +32,7 @@ from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.publish import Pane, WrittenFile
 from beam_gpte.rejects import NAMESPACE
-from beam_gpte.staging import StagedFile, StageFiles
+from beam_gpte.staging import SpreadBlocks, StagedFile, StageFiles, StageShards
 
 LATENESS_SECONDS = 30 * 86400  # rows that come later than this behind their window are dropped by Beam
 WHOLE = Pane()
@@ -47,12 +47,17 @@ def is_whole(blocks: beam.PCollection) -> bool:
 
 
 def stage_and_commit(
-    blocks: beam.PCollection[Block], stage: StageFiles, commit: Commit, commit_after: beam.PCollection | None
+    blocks: beam.PCollection[Block],
+    stage: StageFiles,
+    commit: Commit,
+    commit_after: beam.PCollection | None,
+    num_shards: int | None = None,
 ) -> beam.PCollection[WrittenFile]:
     """Stage all blocks, then call `commit` with all staged files; in a stream or windows, with those of each pane.
 
     Args:
       commit: repeatable; its order of arguments is sorted, so the same set gives the same call.
+      num_shards: shuffle the blocks first, to stage so many files.
       commit_after: bounded; nothing is committed before it is complete; if computing it fails, nothing is.
 
     Raises:
@@ -64,22 +69,32 @@ def stage_and_commit(
             raise InputError("commit_after is a stream, which is never complete; give a bounded collection, or leave it out")
         sides.append(beam.pvalue.AsIter(commit_after | "Barrier" >> beam.WindowInto(GlobalWindows())))
     if is_whole(blocks):
-        staged = blocks | "Stage" >> beam.ParDo(stage).with_output_types(StagedFile)
+        staged = _stage(blocks, stage, num_shards)
         return (
             blocks.pipeline
             | "Once" >> beam.Impulse()
             | "Commit" >> beam.ParDo(_CommitWhole(commit), beam.pvalue.AsIter(staged), *sides).with_output_types(WrittenFile)
         )
+    lasting = blocks | "KeepLate" >> _keep_late(blocks.windowing, blocks.is_bounded)
     return (
-        blocks
-        | "KeepLate" >> _keep_late(blocks.windowing, blocks.is_bounded)
-        | "Stage" >> beam.ParDo(stage).with_output_types(StagedFile)
+        _stage(lasting, stage, num_shards)
         | "Key" >> beam.Map(_keyed).with_output_types(tuple[int, StagedFile])
         | "Panes" >> beam.GroupByKey()
         | "NamePane" >> beam.Map(_name_pane).with_output_types(tuple[int, PaneFiles])
         | "AtOnce" >> beam.WindowInto(GlobalWindows(), Repeatedly(AfterCount(1)), AccumulationMode.DISCARDING)
         | "Stable" >> beam.GroupByKey()
         | "Commit" >> beam.ParDo(_CommitPanes(commit), *sides).with_output_types(WrittenFile)
+    )
+
+
+def _stage(blocks: beam.PCollection[Block], stage: StageFiles, num_shards: int | None) -> beam.PCollection[StagedFile]:
+    if num_shards is None:
+        return blocks | "Stage" >> beam.ParDo(stage).with_output_types(StagedFile)
+    return (
+        blocks
+        | "Shard" >> beam.ParDo(SpreadBlocks(num_shards)).with_output_types(tuple[int, Block])
+        | "Shards" >> beam.GroupByKey()
+        | "Stage" >> beam.ParDo(StageShards(stage)).with_output_types(StagedFile)
     )
 
 

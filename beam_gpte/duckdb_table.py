@@ -3,25 +3,20 @@
 The table ``beam_gpte_commits`` says which runs and panes are in. What is in it is never brought in again.
 """
 
-import contextlib
 import dataclasses
 import glob
-import re
-import time
-from collections.abc import Iterator
 
 import duckdb
 import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_fields, vector_metadata
+from beam_gpte.duckdb_search import create_macros
+from beam_gpte.duckdb_sql import catalogue, literal, quote, transaction
 from beam_gpte.publish import Destination, Pane
 
 LEDGER = "beam_gpte_commits"
 MODES = ("upsert", "insert", "replace")
-POLL_SECONDS = 0.2
-
-Rows = list[tuple]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +27,14 @@ class Table:
       path: of the database, as the user calls it.
       id_column: no id is in the table twice.
       mode: what becomes of rows with the same ids: "upsert" replaces them, "insert" refuses them, "replace" removes all.
+      index: make an HNSW index where the vss extension can be loaded.
     """
 
     path: str
     name: str
     id_column: str
     mode: str
+    index: bool = False
 
 
 def bring_in(
@@ -59,7 +56,7 @@ def bring_in(
     columns = _columns(connection, files, schema) if files else []
     source, target, key = _read_parquet(files), quote(table.name), quote(table.id_column)
     rows = _check_ids(connection, source, schema, table.id_column) if files else 0
-    with _transaction(connection, table.path):
+    with transaction(connection, table.path):
         if _exists(connection, table.name):
             if files:
                 _check_table(connection, table, schema, columns, source)
@@ -73,7 +70,7 @@ def bring_in(
             names = ", ".join(quote(column.name) for column in columns)
             values = ", ".join(column.expression for column in columns)
             connection.execute(f"INSERT INTO {target} ({names}) SELECT {values} FROM {source}")
-            _create_macros(connection, table, schema)
+            create_macros(connection, table.name, table.id_column, schema)
         _enter(connection, table.name, destination, pane, rows)
     return rows
 
@@ -97,63 +94,6 @@ def _enter(connection: duckdb.DuckDBPyConnection, table: str, destination: Desti
     )
     entry = [destination.run, table, pane.window, pane.index, rows, destination.owner]
     connection.execute(f"INSERT INTO {LEDGER} SELECT ?, lower(?), ?, ?, ?, ?, now()::TIMESTAMP", entry)
-
-
-@contextlib.contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection, path: str) -> Iterator[None]:
-    connection.execute("BEGIN")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException as error:
-        with contextlib.suppress(duckdb.Error):  # a failed COMMIT has rolled back already
-            connection.execute("ROLLBACK")
-        if isinstance(error, duckdb.IOException | duckdb.FatalException):
-            raise InputError(f"{path}: DuckDB cannot write ({first_line(error)}); nothing was changed, run again") from error
-        raise
-
-
-@contextlib.contextmanager
-def connect(database: str, path: str, patience: float = 0) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the file `database`, which the user calls `path`, waiting `patience` seconds for a process that has it open.
-
-    Raises:
-      InputError: it is locked, cannot be opened for writing, or is no database.
-    """
-    until = time.monotonic() + patience
-    while True:
-        try:
-            connection = duckdb.connect(database)
-            break
-        except duckdb.Error as error:
-            reason = first_line(error)
-            if "Could not set lock" not in reason:
-                kind = "this file is no DuckDB database" if "not a valid DuckDB" in reason else None
-                raise InputError(
-                    f"{path}: {kind or f'DuckDB cannot open this file ({reason})'}; name another file"
-                ) from error
-            if time.monotonic() >= until:
-                holder = "".join(re.findall(r" \(PID \d+\)", reason))
-                raise InputError(
-                    f"{path}: another process{holder} has this database open; close it there and run again"
-                ) from error
-        time.sleep(POLL_SECONDS)
-    with contextlib.closing(connection):
-        yield connection
-
-
-def first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def quote(name: str) -> str:
-    """An identifier of SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A string of SQL."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,27 +159,8 @@ def _create(connection: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema
         connection.execute(f"COMMENT ON COLUMN {quote(table)}.{quote(name)} IS {literal(metadata.to_json())}")
 
 
-def _create_macros(connection: duckdb.DuckDBPyConnection, table: Table, schema: pa.Schema) -> None:
-    """``nearest_<table>(vector, k := 10)``: rows by their nearness to a vector; for several columns, a macro each."""
-    vectors = vector_fields(schema)
-    for name, metadata in vectors.items():
-        macro = f"nearest_{table.name}" if len(vectors) == 1 else f"nearest_{table.name}_{name}"
-        if _catalogue(connection, "duckdb_functions", "function_name", "function_name", macro):
-            continue
-        if metadata.quantization == "binary":
-            measure, order = f"bit_count(xor({quote(name)}, vector::BIT)) AS distance", "distance"
-        else:
-            kind = f"FLOAT[{metadata.dim}]"
-            measure = f"array_cosine_similarity({quote(name)}::{kind}, vector::{kind}) AS cosine"
-            order = "cosine DESC"
-        connection.execute(
-            f"CREATE MACRO {quote(macro)}(vector, k := 10) AS TABLE SELECT * EXCLUDE ({quote(name)}), {measure} "
-            f"FROM {quote(table.name)} ORDER BY {order}, {quote(table.id_column)} LIMIT k"
-        )
-
-
 def _exists(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
-    return bool(_catalogue(connection, "duckdb_tables", "table_name", "table_name", table))
+    return bool(catalogue(connection, "duckdb_tables", "table_name", "table_name", table))
 
 
 def stored_metadata(comment: str | None) -> VectorMetadata | None:
@@ -250,19 +171,11 @@ def stored_metadata(comment: str | None) -> VectorMetadata | None:
         return None
 
 
-def _catalogue(connection: duckdb.DuckDBPyConnection, view: str, what: str, column: str, name: str) -> Rows:
-    return connection.execute(
-        f"SELECT {what} FROM {view}() WHERE lower({column}) = lower(?) "  # identifiers of DuckDB ignore case
-        "AND schema_name = current_schema() AND database_name = current_database()",
-        [name],
-    ).fetchall()
-
-
 def _check_table(
     connection: duckdb.DuckDBPyConnection, table: Table, schema: pa.Schema, columns: list[_Column], source: str
 ) -> None:
     """Refuse rows that are unlike those of the table, vectors first: their message says most."""
-    found = _catalogue(connection, "duckdb_columns", "column_name, data_type, comment", "table_name", table.name)
+    found = catalogue(connection, "duckdb_columns", "column_name, data_type, comment", "table_name", table.name)
     old = {name: (kind, comment) for name, kind, comment in found}
     for name, metadata in vector_fields(schema).items():
         before = stored_metadata(old.get(name, ("", None))[1])

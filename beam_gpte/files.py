@@ -16,7 +16,7 @@ import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.cloud import check_bucket
+from beam_gpte.cloud import check_bucket, missing_object
 from beam_gpte.core.errors import InputError
 from beam_gpte.formats import READERS, column_names
 from beam_gpte.schemas import TEXT
@@ -143,6 +143,6 @@ def reading(path: str) -> Iterator[Reached]:
         yield reached
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (OSError, EOFError, ValueError, pa.ArrowException, lzma.LZMAError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, pa.ArrowException, lzma.LZMAError, csv.Error, *missing_object()) as error:
         where = f" past row {reached.row}" if reached.row else ""
         raise InputError(f"{path}: cannot be read{where}: {error}; replace the file, or leave it out") from error

@@ -288,5 +288,5 @@ def _table_batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
             )
         if present:
             query = f"SELECT {', '.join(map(quote, columns))} FROM {quote(TABLE)}"
-            rows: Any = connection.execute(query).to_arrow_reader(IDS_AT_ONCE)
+            rows: Any = connection.sql(query).to_arrow_reader(IDS_AT_ONCE)
             yield from rows

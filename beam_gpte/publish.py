@@ -12,17 +12,18 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import socket
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
+from beam_gpte.folders import file_name, is_remote, list_files, list_partitioned, remove_files, remove_folder
 from beam_gpte.staging import TEMPORARY, StagedFile
 
 ABANDONED_SECONDS = 7 * 86400  # a temporary folder of another machine that was not touched for so long is removed
@@ -159,6 +160,11 @@ def run_of(path: str) -> str:
     return _match(path)["run"]
 
 
+def partition_names(path: str) -> tuple[str, ...]:
+    """The columns in the folders of a file's path: ("language",) for language=de/part-..."""
+    return tuple(unquote(part.split("=")[0]) for part in path.split("/")[:-1])
+
+
 def is_complete(files: list[str]) -> bool:
     """Whether these paths of one set are all of it."""
     counts = {int(match["count"]) for match in map(_match, files)}
@@ -175,7 +181,7 @@ def remove_leftovers(destination: Destination, own: bool, alone: bool) -> None:
     for name in _temporary_folders(destination):
         mine = name == file_name(destination.temporary)
         if own if mine else not _may_live(destination.folder, name, alone):
-            _remove_folder(FileSystems.join(destination.folder, name))
+            remove_folder(FileSystems.join(destination.folder, name))
 
 
 def _move(staged: list[StagedFile], targets: list[str], waiting: set[str], present: set[str]) -> None:
@@ -237,13 +243,6 @@ def _temporary_folders(destination: Destination) -> list[str]:
     return sorted(entry.name for entry in Path(folder).iterdir() if entry.name.startswith(start))
 
 
-def _remove_folder(path: str) -> None:
-    if is_remote(path):
-        remove_files([FileSystems.join(path, name) for name in list_files(path)])
-    else:
-        shutil.rmtree(path, ignore_errors=True)  # another process may be at it too
-
-
 def _machine() -> str:
     return _hash(socket.gethostname(), 8)
 
@@ -257,45 +256,3 @@ def _match(path: str) -> re.Match[str]:
     if match is None:
         raise ValueError(f"{path}: not a name that was published")
     return match
-
-
-def is_remote(path: str) -> bool:
-    return FileSystems.get_scheme(path) is not None
-
-
-def file_name(path: str) -> str:
-    return path.rsplit("/", 1)[-1]
-
-
-def list_files(folder: str) -> list[str]:
-    """Names of the files directly in `folder`, sorted; none if there is no such folder."""
-    if is_remote(folder):
-        found = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
-        return sorted(file_name(file.path) for file in found)
-    if not Path(folder).is_dir():
-        return []
-    return sorted(entry.name for entry in Path(folder).iterdir() if entry.is_file())
-
-
-def list_partitioned(folder: str) -> list[str]:
-    """Paths within `folder` of its files and of those in hive partitions below (``name=value/...``), sorted."""
-    if is_remote(folder):
-        start = FileSystems.join(folder, "")
-        found = FileSystems.match([FileSystems.join(folder, "*"), FileSystems.join(folder, "**")])
-        paths = sorted({file.path.removeprefix(start) for match in found for file in match.metadata_list})
-        return [path for path in paths if all("=" in part for part in path.split("/")[:-1])]
-    names = list_files(folder)
-    if Path(folder).is_dir():
-        for entry in sorted(Path(folder).iterdir()):
-            if "=" in entry.name and entry.is_dir():
-                names += [f"{entry.name}/{path}" for path in list_partitioned(str(entry))]
-    return names
-
-
-def remove_files(paths: list[str]) -> None:
-    """Delete files; one that is gone already is no error."""
-    for path in paths:
-        if is_remote(path):
-            FileSystems.delete([path])
-        else:
-            Path(path).unlink(missing_ok=True)  # Beam's local delete reads a bracket in a folder's name as a pattern

@@ -6,10 +6,11 @@ What brings them under final names is in `commit` and `publish`; `write_parquet`
 formats.
 """
 
+import contextlib
 import dataclasses
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote
@@ -120,6 +121,38 @@ class StageFiles(beam.DoFn):
             yield file.close()
 
 
+class SpreadBlocks(beam.DoFn):
+    """Deals blocks out to so many shards, one after the other from a random first."""
+
+    def __init__(self, num_shards: int) -> None:
+        self._num_shards = num_shards
+
+    def start_bundle(self) -> None:
+        self._next = uuid.uuid4().int
+
+    def process(self, block: Block) -> Iterator[tuple[int, Block]]:
+        self._next += 1
+        yield self._next % self._num_shards, block
+
+
+class StageShards(beam.DoFn):
+    """`StageFiles` for grouped blocks: the files of a shard end with it."""
+
+    def __init__(self, stage: StageFiles) -> None:
+        self._stage = stage
+
+    def process(
+        self,
+        shard: tuple[int, Iterable[Block]],
+        window: Any = beam.DoFn.WindowParam,
+        timestamp: Any = beam.DoFn.TimestampParam,
+    ) -> Iterator[WindowedValue]:
+        self._stage.start_bundle()
+        for block in shard[1]:
+            yield from self._stage.process(block, window, timestamp)
+        yield from self._stage.finish_bundle()
+
+
 class _OpenFile:
     """A staged file in the making."""
 
@@ -131,7 +164,8 @@ class _OpenFile:
         self._place = (timestamp, (window,))
         self._schema = schema
         self._stream = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
-        self._writer = open_writer(self._stream, schema)
+        with self._writing():
+            self._writer = open_writer(self._stream, schema)
         self._waiting: list[pa.RecordBatch] = []
         self.waiting_bytes = 0
         self.rows = 0
@@ -148,15 +182,36 @@ class _OpenFile:
             return
         table = pa.Table.from_batches(self._waiting)
         rows = max(1, table.num_rows * ROW_GROUP_BYTES // max(table.nbytes, ROW_GROUP_BYTES))
-        self._writer.write_table(table, row_group_size=rows)
+        with self._writing():
+            self._writer.write_table(table, row_group_size=rows)
         self._waiting, self.waiting_bytes = [], 0
 
     def close(self) -> WindowedValue:
         self.flush()
-        self._writer.close()
-        self._stream.close()
+        with self._writing():
+            self._writer.close()
+            self._stream.close()
         schema = self._schema.serialize().to_pybytes()
         return WindowedValue(StagedFile(self._path, self._partition, self.rows, self.bytes, schema), *self._place)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._abandon()
+            folder = FileSystems.split(FileSystems.split(self._path)[0])[0]
+            reason = error.strerror or str(error)
+            raise InputError(
+                f"{folder}: cannot write to this folder ({reason}); nothing in it was changed, run again"
+            ) from error
+
+    def _abandon(self) -> None:
+        """Give the room back that the file takes; the disk may be full."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        if FileSystems.get_scheme(self._path) is None:
+            Path(self._path).unlink(missing_ok=True)
 
 
 def partitions(block: Block, columns: tuple[str, ...]) -> Iterator[tuple[str, Block]]:

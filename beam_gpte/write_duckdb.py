@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,28 +16,20 @@ from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.block import Block
 from beam_gpte.commit import is_whole, stage_and_commit
 from beam_gpte.core.errors import InputError
-from beam_gpte.duckdb_table import MODES, Table, bring_in, committed, connect
-from beam_gpte.publish import (
-    Destination,
-    Pane,
-    WrittenFile,
-    file_name,
-    is_remote,
-    list_files,
-    remove_files,
-    remove_leftovers,
-)
+from beam_gpte.duckdb_search import create_indexes, load_vss
+from beam_gpte.duckdb_sql import LOCK_SECONDS, connect
+from beam_gpte.duckdb_table import MODES, Table, bring_in, committed
+from beam_gpte.folders import copy_file, file_name, is_remote, list_files, remove_files
+from beam_gpte.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
+from beam_gpte.publish import Destination, Pane, WrittenFile, remove_leftovers
 from beam_gpte.rows import as_blocks
 from beam_gpte.staging import StagedFile, StageFiles, check_writable
-from beam_gpte.write_parquet import ParquetFileWriter, agree_on_schema, conform_files
 
-LOCK_SECONDS = 60  # a commit waits so long for another process to close the database
 _ONE_COMMIT = threading.Lock()  # DuckDB lets the threads of a process write at a time, and refuses what conflicts
 
 
@@ -65,6 +56,8 @@ class WriteVectorsToDuckDB(beam.PTransform):
         exactly this collection, which cannot be a stream.
       run: names the run: what a run of this name has committed is never brought in again, so a killed one can be repeated.
         It has to bring the same rows, in the same panes. By default every run has a name of its own.
+      index: make an HNSW index on float32 vectors, where DuckDB's vss extension can be loaded; a warning says where it
+        cannot. Queries ordered by `array_cosine_distance` use it, the macro does not.
       staging: the folder for staged files; by default the database's own. They are deleted after the commit.
       commit_after: nothing is inserted before this collection is complete, or if computing it fails.
 
@@ -78,6 +71,7 @@ class WriteVectorsToDuckDB(beam.PTransform):
     id_column: str = "id"
     mode: str = "upsert"
     run: str | None = None
+    index: bool = False
     staging: str | None = None
     commit_after: beam.PCollection | None = dataclasses.field(default=None, repr=False)
 
@@ -102,7 +96,7 @@ class WriteVectorsToDuckDB(beam.PTransform):
             raise InputError('a stream or windows cannot replace a table as a whole; pass mode="upsert" or "insert"')
         target = hashlib.sha256(f"{self.path}\n{self.table}".encode()).hexdigest()[:8]
         destination = Destination.new(self.staging or _folder(self.path), f"duckdb-{target}", self.run)
-        table = Table(self.path, self.table, self.id_column, self.mode)
+        table = Table(self.path, self.table, self.id_column, self.mode, self.index)
         commit = functools.partial(commit_duckdb, destination=destination, table=table)
         return stage_and_commit(blocks, StageFiles(destination.temporary, ParquetFileWriter), commit, self.commit_after)
 
@@ -147,10 +141,14 @@ def _commit(
                 f"{destination.temporary}: staged files are gone; let only one run at a time write to "
                 f"table {table.name!r} of {table.path}, and run again"
             )
+        can_index = load_vss(connection, table.path, table.name, table.index)
         schema = agree_on_schema(staged) if staged else pa.schema([])
         conform_files(staged, schema, destination)
         with _local_copies(staged) as files:
-            return [WrittenFile(table.path, bring_in(connection, files, schema, table, destination, pane))]
+            rows = bring_in(connection, files, schema, table, destination, pane)
+        if can_index:
+            create_indexes(connection, table.name, schema)
+        return [WrittenFile(table.path, rows)]
 
 
 def check_database(path: str) -> None:
@@ -176,11 +174,11 @@ def _local_database(path: str, destination: Destination) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         local = str(Path(folder, "database"))
         if FileSystems.exists(path):
-            _copy(path, local)
+            copy_file(path, local)
         yield local
         beside = dataclasses.replace(destination, folder=_folder(path))
         upload = FileSystems.join(beside.temporary, "database")
-        _copy(local, upload)
+        copy_file(local, upload)
         FileSystems.rename([upload], [path])
         remove_leftovers(beside, own=False, alone=True)
 
@@ -194,18 +192,9 @@ def _local_copies(staged: list[StagedFile]) -> Iterator[list[str]]:
             path = file.path
             if is_remote(path):
                 path = str(Path(folder, file_name(path)))
-                _copy(file.path, path)
+                copy_file(file.path, path)
             paths.append(path)
         yield paths
-
-
-def _copy(source: str, target: str) -> None:
-    plain = CompressionTypes.UNCOMPRESSED
-    with (
-        FileSystems.open(source, compression_type=plain) as old,
-        FileSystems.create(target, compression_type=plain) as new,
-    ):
-        shutil.copyfileobj(old, new, 16 << 20)
 
 
 def _folder(path: str) -> str:
