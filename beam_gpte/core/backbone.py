@@ -11,7 +11,7 @@ import numpy as np
 
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.linears import pack_linears
+from beam_gpte.core.linears import bound_caches, pack_linears
 from beam_gpte.core.model_folder import ModelFolder, check_weights
 from beam_gpte.core.unpadded import Unpadded, probe, register, to_device
 
@@ -78,6 +78,7 @@ class Backbone:
         Args:
           samples: token ids of some texts of different lengths, to try unpadded execution with.
         """
+        bound_caches()
         torch = import_torch()
         register()
         device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")

@@ -35,7 +35,6 @@ def pack_linears(model: Any, bf16: bool = False) -> int:
     """
     import torch
 
-    _bound_caches()
     if bf16 and not _works(torch.bfloat16):
         raise NotImplementedError("this CPU has no bfloat16 products; use precision fp32")
     if not bf16 and not _works(torch.float32):
@@ -53,8 +52,8 @@ def pack_linears(model: Any, bf16: bool = False) -> int:
     return count
 
 
-def _bound_caches() -> None:
-    """Keep few of oneDNN's kernels, which it makes for every number of rows; to be called before the first product.
+def bound_caches() -> None:
+    """Keep few of oneDNN's kernels, which it makes for every number of rows; to be called before a model is loaded.
 
     Batches without padding are of ever new sizes. With the 1,024 kernels that PyTorch and oneDNN keep by default, MiniLM
     grew from 0.67 to 1.27 GB over 400 batches, and would have grown on.
