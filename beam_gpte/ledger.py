@@ -9,8 +9,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsDict
 
@@ -29,14 +26,14 @@ from beam_gpte import write_jsonl, write_parquet
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.row_ranges import RowRanges
-from beam_gpte.duckdb_table import connect, quote
+from beam_gpte.duckdb_sql import connect, quote
 from beam_gpte.files import open_file, reading
-from beam_gpte.publish import is_complete, is_remote, published_sets
+from beam_gpte.folders import copied_here, is_remote
+from beam_gpte.publish import is_complete, published_sets
 from beam_gpte.schemas import TIMESTAMP
 
 IDS_AT_ONCE = 1 << 16
 TABLE = "vectors"  # the default of `WriteVectorsToDuckDB`
-PLAIN = CompressionTypes.UNCOMPRESSED
 
 Committed = dict[str, RowRanges]  # by file
 
@@ -272,13 +269,8 @@ def _table_batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Columns of a table; nothing if there is no such database or table."""
     if not FileSystems.exists(path):
         return
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        local = path
-        if is_remote(path):
-            local = str(Path(folder, "database"))
-            with FileSystems.open(path, compression_type=PLAIN) as remote, open(local, "wb") as copy:
-                shutil.copyfileobj(remote, copy, 16 << 20)
-        connection = stack.enter_context(connect(local, path))
+    # not read-only: what a killed process left in the log comes in
+    with copied_here(path) as local, connect(local, path) as connection:
         names = "SELECT column_name FROM duckdb_columns() WHERE lower(table_name) = lower(?)"
         present = [name for (name,) in connection.execute(names, [TABLE]).fetchall()]
         missing = [name for name in columns if name not in present]
