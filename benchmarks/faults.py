@@ -8,7 +8,6 @@ imported everything, and really killed: SIGKILL at a random moment, whatever the
 """
 
 import argparse
-import contextlib
 import dataclasses
 import io
 import json
@@ -40,12 +39,10 @@ from tests.elements import WordEncoder
 # isort: split
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct import executor
 
-PRELOAD = [
-    "apache_beam.ml.inference.base",
-    "beam_gpte.model_handler",
-    "benchmarks.faults",
-]  # no program: its options are required
+# no program: its options would be required of every pipeline
+PRELOAD = ["apache_beam.ml.inference.base", "beam_gpte.model_handler", "beam_gpte.ledger", "tests.elements"]
 ROWS = 40  # of a file
 FILES = 12
 TIMEOUT = 300  # seconds for a process to end by itself
@@ -109,6 +106,7 @@ def write_stream(inbox: Path, output: Path, encoder: Any, *more: str) -> None:
 
     arguments = ["--input", f"{inbox}/*.jsonl", f"{inbox}/*.parquet", "--output", str(output)]
     arguments += ["--duckdb", f"{output}.duckdb", "--model", "-", "--interval", "0.2", "--every", "1", *more]
+    executor._ExecutorService._ExecutorServiceWorker.TIMEOUT = 0.1  # else the runner waits five seconds, idle, at its end
     options = PipelineOptions(arguments, streaming=True)
     where = StreamOutput(str(output), f"{output}.duckdb", "id")
     with where.alone():
@@ -398,36 +396,32 @@ def _check_reject(outcome: Outcome, output: Path, name: str) -> None:
     outcome.compare([(f"{name}:0", "", ())], [(line["id"], "", ()) for line in lines])
 
 
-def all_faults(folder: Path, seed: int, kills: int, tries: int) -> list[Outcome]:
-    bench = Bench(folder, seed)
-    return [
-        kills_in_batch(bench, kills // 3),
-        kills_in_stream(bench, kills - 2 * (kills // 3)),
-        kills_with_duplicates(bench, kills // 3),
-        failing_workers(bench, tries),
-        full_disks(bench, tries),
-        truncated_files(bench, tries),
-        vanishing_files(bench, tries),
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--kills", type=int, default=36)
     parser.add_argument("--tries", type=int, default=6)
     options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
+    third = options.kills // 3
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
-    outcomes = all_faults(folder, options.seed, options.kills, options.tries)
-    print(f"{'fault':<45}{'faults':>8}{'lost':>8}{'doubled':>9}{'wrong':>8}")
-    for o in outcomes:
-        print(f"{o.fault:<45}{o.faults:>8}{o.lost:>8}{o.doubled:>9}{o.wrong:>8}")
-    if any(o.lost or o.doubled or o.wrong for o in outcomes):
+    bench, outcomes = Bench(folder, options.seed), []
+    print(f"seed {options.seed}\n{'fault':<45}{'faults':>8}{'lost':>8}{'doubled':>9}{'wrong':>8}", flush=True)
+    for fault, n in [
+        (kills_in_batch, third),
+        (kills_in_stream, options.kills - 2 * third),
+        (kills_with_duplicates, third),
+        (failing_workers, options.tries),
+        (full_disks, options.tries),
+        (truncated_files, options.tries),
+        (vanishing_files, options.tries),
+    ]:
+        done = fault(bench, n)
+        outcomes.append(done)
+        print(f"{done.fault:<45}{done.faults:>8}{done.lost:>8}{done.doubled:>9}{done.wrong:>8}", flush=True)
+    if any(done.lost or done.doubled or done.wrong for done in outcomes):
         sys.exit(f"see {folder}")
     shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        main()
+    main()

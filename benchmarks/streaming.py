@@ -57,11 +57,14 @@ def stream(folder: Path, model: str, seconds: float, seed: int, *more: str) -> S
     memory: list[list[tuple[float, int]]] = []
     texts: list[str] = []
     files, began, printed = 0, time.monotonic(), ""
-    for part in (1, 2):
+    for is_last in (False, True):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        if process.stdout is None or not process.stdout.readline().startswith("watching"):
+            raise RuntimeError("the stream did not begin")
         memory.append([])
+        until = time.monotonic() + seconds / 2
         next_file = next_sample = time.monotonic()
-        while time.monotonic() - began < seconds * part / 2:
+        while time.monotonic() < until:
             if process.poll() is not None:
                 raise RuntimeError("the stream ended by itself")
             now = time.monotonic()
@@ -72,12 +75,12 @@ def stream(folder: Path, model: str, seconds: float, seed: int, *more: str) -> S
                 memory[-1].append((now - began, _resident(process.pid)))
                 next_sample = now + SAMPLE
             time.sleep(0.05)
-        if part == 1:
-            process.kill()
-            process.communicate()
-        else:
+        if is_last:
             process.send_signal(signal.SIGTERM)
             printed, _ = process.communicate()
+        else:
+            process.kill()
+            process.communicate()
     found = Counter(text for path in output.glob("*.parquet") for text in pq.read_table(path)["text"].to_pylist())
     with duckdb.connect(str(database), read_only=True) as connection:
         (rows,) = connection.execute("SELECT count(DISTINCT text) FROM vectors").fetchone() or (0,)

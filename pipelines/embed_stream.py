@@ -147,6 +147,7 @@ def main(argv: list[str]) -> None:
     with output.alone(), stop_file() as stop:
         pipeline = beam.Pipeline(options=options)
         build(pipeline, own, config, output, stop if local else None)
+        print(f"watching {' '.join(own.input)}; Ctrl-C or SIGTERM finishes what was read", flush=True)
         result = pipeline.run()
         result.wait_until_finish()
         report(counters(result), watch.seconds(), own, output)
