@@ -42,7 +42,7 @@ from beam_gpte.schemas import ID, SOURCE, TEXT, UNREADABLE
 
 STEP = "WatchCorpus"
 LOCAL_RUNNERS = ("BundleBasedDirectRunner", "SwitchingDirectRunner")  # the latter takes the former for such timers
-NAP = 0.02  # seconds; the local runner has one thread and asks timers without a pause
+NAP = 0.05  # seconds; the local runner has one thread and asks timers without a pause
 AWAKE = 0.5  # seconds after a tick in which it does not sleep: other steps have work then
 MOST_LATENESS = 10 * 365 * 86_400  # seconds; the local runner drops what is later, and holds complete what it does not
 WHOLE_FILE = 0  # the row number of a reject that stands for the rest of a file; rows count from 1

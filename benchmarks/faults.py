@@ -311,7 +311,9 @@ def failing_workers(bench: Bench, tries: int) -> Outcome:
     for k in range(tries):
         inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
         drop(inbox, files)
-        encoder = FailingEncoder(f"{output}.calls", bench.random.randrange(2, FILES))
+        encoder = FailingEncoder(f"{output}.calls", bench.random.randrange(FILES + 1, 2 * FILES))
+        before = encoder.n - bench.random.randrange(1, FILES)  # calls, so that one of these raises
+        Path(encoder.path).write_bytes(b"." * before)
         if k % 2:
             while bench.run(write_batch, inbox, output, encoder) != 0:
                 outcome.faults += 1
