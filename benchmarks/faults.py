@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 import beam_gpte
 from beam_gpte import watch
 from beam_gpte.ledger import StreamOutput
+from beam_gpte.staging import StageFiles
 from tests.elements import WordEncoder
 
 # isort: split
@@ -73,22 +73,6 @@ class Outcome:
         self.wrong += sum(truth.get(row[0]) != row for row in found)
 
 
-@dataclasses.dataclass(frozen=True)
-class FailingEncoder:
-    """Raises at every `n`-th call, in whatever process; the file at `path` counts."""
-
-    path: str
-    n: int
-    fingerprint = WordEncoder.fingerprint
-
-    def encode(self, texts: list[str]) -> np.ndarray:
-        with open(self.path, "ab") as file:
-            file.write(b".")
-        if os.path.getsize(self.path) % self.n == 0:
-            raise OSError("this worker has a bad day")
-        return WordEncoder().encode(texts)
-
-
 # What runs in a process of its own
 
 
@@ -118,6 +102,21 @@ def write_stream(inbox: Path, output: Path, encoder: Any, *more: str) -> None:
 def with_full_disk(limit: int, work: Callable, *arguments: Any) -> None:
     """No file of this process grows past `limit` bytes: writing fails as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    work(*arguments)
+
+
+def with_failing_bundles(calls: str, n: int, work: Callable, *arguments: Any) -> None:
+    """Every `n`-th bundle that is staged raises when its files are written; the file `calls` counts, across processes."""
+    finish_bundle = StageFiles.finish_bundle
+
+    def finish_or_raise(self: StageFiles) -> Any:
+        yield from finish_bundle(self)
+        with open(calls, "ab") as file:
+            file.write(b".")
+        if os.path.getsize(calls) % n == 0:
+            raise RuntimeError("this worker has a bad day")
+
+    StageFiles.finish_bundle = finish_or_raise  # type: ignore[method-assign]
     work(*arguments)
 
 
@@ -311,17 +310,12 @@ def failing_workers(bench: Bench, tries: int) -> Outcome:
     for k in range(tries):
         inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
         drop(inbox, files)
-        encoder = FailingEncoder(f"{output}.calls", bench.random.randrange(FILES + 1, 2 * FILES))
-        before = encoder.n - bench.random.randrange(1, FILES)  # calls, so that one of these raises
-        Path(encoder.path).write_bytes(b"." * before)
-        if k % 2:
-            while bench.run(write_batch, inbox, output, encoder) != 0:
-                outcome.faults += 1
-        else:
-            Path(f"{output}.stop").touch()
-            if bench.run(write_stream, inbox, output, encoder) != 0:
-                outcome.lost += len(expected)
-            outcome.faults += os.path.getsize(f"{output}.calls") // encoder.n
+        Path(f"{output}.stop").touch()
+        calls, n, work = f"{output}.calls", bench.random.randrange(3, 6), (write_stream, write_batch)[k % 2]
+        for _ in range(10):
+            if bench.run(with_failing_bundles, calls, n, work, inbox, output, WordEncoder()) == 0:
+                break
+        outcome.faults += os.path.getsize(calls) // n
         check(outcome, expected, output)
     return outcome
 
