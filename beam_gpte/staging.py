@@ -22,6 +22,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.block import Block
+from beam_gpte.cloud import check_bucket
 from beam_gpte.core.errors import InputError
 from beam_gpte.packing import split_rows
 from beam_gpte.schemas import is_hidden
@@ -245,6 +246,7 @@ def check_writable(folder: str) -> None:
     Raises:
       InputError: it cannot be created or written.
     """
+    check_bucket(folder)
     try:
         if FileSystems.get_scheme(folder) is not None:
             trial = FileSystems.join(folder, f"{TEMPORARY}trial-{uuid.uuid4().hex}")
