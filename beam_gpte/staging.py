@@ -102,18 +102,18 @@ class StageFiles(beam.DoFn):
             yield from self._add(part.batch, partition, window, timestamp)
 
     def _add(self, batch: pa.RecordBatch, partition: str, window: Any, timestamp: Any) -> Iterator[WindowedValue]:
-        key = (window, partition, batch.schema.serialize().to_pybytes())
+        key, nbytes = (window, partition, batch.schema.serialize().to_pybytes()), batch.nbytes
         file = self._files.get(key)
-        if file is not None and file.bytes + batch.nbytes > self._max_bytes:
+        if file is not None and file.bytes + nbytes > self._max_bytes:
             yield self._files.pop(key).close()
         if key not in self._files:
             if len(self._files) == self._most_open:
                 yield self._files.pop(next(iter(self._files))).close()
             path = FileSystems.join(self._folder, uuid.uuid4().hex + STAGED)
             self._files[key] = _OpenFile(path, partition, batch.schema, self._open_writer, window, timestamp)
-        if sum(file.waiting_bytes for file in self._files.values()) + batch.nbytes > ROW_GROUP_BYTES:
+        if sum(file.waiting_bytes for file in self._files.values()) + nbytes > ROW_GROUP_BYTES:
             max(self._files.values(), key=lambda file: file.waiting_bytes).flush()
-        self._files[key].add(batch)
+        self._files[key].add(batch, nbytes)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         files, self._files = self._files, {}
@@ -171,11 +171,11 @@ class _OpenFile:
         self.rows = 0
         self.bytes = 0
 
-    def add(self, batch: pa.RecordBatch) -> None:
+    def add(self, batch: pa.RecordBatch, nbytes: int) -> None:
         self._waiting.append(batch)
-        self.waiting_bytes += batch.nbytes
+        self.waiting_bytes += nbytes
         self.rows += batch.num_rows
-        self.bytes += batch.nbytes
+        self.bytes += nbytes
 
     def flush(self) -> None:
         if not self._waiting:

@@ -15,6 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_gpte.write_duckdb import WriteVectorsToDuckDB
+from beam_gpte.write_parquet import WriteVectorsToParquet
+from tests.test_write_parquet import embedded, write
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -143,17 +147,17 @@ def test_a_second_run_reuses_the_first_and_quantises(tmp_path, minilm, jsonl):
     assert codes.max() == 127 and cosines.min() > 0.999
 
 
-def test_a_folder_and_a_table_are_inspected(tmp_path, minilm, jsonl):
-    rows = [{"id": i, "text": text} for i, text in enumerate(["bake bread", "repair a bicycle", "bake bread"])]
-    arguments = ["--output", tmp_path / "o", "--duckdb", tmp_path / "v.duckdb", "--model", minilm, "--id_column", "id"]
-    run("embed_corpus.py", "--input", jsonl(rows), *arguments)
-    for path in (tmp_path / "o", tmp_path / "v.duckdb"):
-        found = json.loads(run("inspect_vectors.py", path, "--json").stdout)
-        assert (found["rows"], found["repeated_ids"], found["nulls"]) == (3, 0, {})
-        vectors = found["vectors"]["embedding"]
-        assert (vectors["dim"], vectors["duplicates"], vectors["not_of_length_1"]) == (384, 1, 0)
+def test_a_folder_and_a_table_are_inspected(tmp_path):
+    block = embedded(0, 3, text=pa.array(["a", None, "c"]))
+    write([block], WriteVectorsToParquet(str(tmp_path / "o")))
+    write([block], WriteVectorsToDuckDB(str(tmp_path / "v.duckdb")))
+    found = json.loads(run("inspect_vectors.py", tmp_path / "v.duckdb", "--json").stdout)
+    assert (found["rows"], found["repeated_ids"], found["nulls"]) == (3, 0, {"text": 1})
+    assert (found["vectors"]["embedding"]["dim"], found["vectors"]["embedding"]["duplicates"]) == (3, 0)
     told = run("inspect_vectors.py", tmp_path / "o").stdout
-    assert "3 rows" in told and "norms  1.0000 to 1.0000" in told and "1 vectors equal an earlier one" in told
+    # (2, 2.5, 2.5) is the longest
+    assert "3 rows" in told and "text                 string, 1 nulls" in told and "norms  0.7071 to 4.0620" in told
+    assert "not of length 1  3, though the model normalises" in told
     wrong = run("inspect_vectors.py", tmp_path / "none.duckdb", expect=2)
     assert wrong.stderr.strip().endswith("there is no such file; name a DuckDB file or a folder of Parquet files")
 

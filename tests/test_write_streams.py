@@ -74,7 +74,9 @@ def test_every_pane_of_every_window_becomes_a_set_of_files_and_late_rows_are_not
 def test_a_table_gets_every_pane_in_a_transaction_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "corpus.duckdb"
     with streaming() as p:
-        p | stream(at(0, 2), at(6, 8), 61, 121, at(3, 4)) | MINUTES | WriteVectorsToDuckDB(str(path), run="monday")
+        ready = p | beam.Create(["ready"])
+        sink = WriteVectorsToDuckDB(str(path), run="monday", commit_after=ready)
+        p | stream(at(0, 2), at(6, 8), 61, 121, at(3, 4)) | MINUTES | sink
     with duckdb.connect(str(path)) as connection:
         assert connection.execute("SELECT id FROM vectors ORDER BY id").fetchall() == [
             ("n0",),
