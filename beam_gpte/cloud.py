@@ -61,10 +61,12 @@ def _check(bucket: str) -> None:
         raise InputError(
             f"{where}: these credentials may not list the bucket ({_brief(error)}); grant storage.objects.list"
         ) from error
-    except auth.TransportError as error:
-        raise InputError(f"{where}: no access token for the credentials ({_brief(error)}); check their token_uri") from error
     except auth.GoogleAuthError as error:
-        raise InputError(f"{where}: the credentials are refused ({_brief(error)}); replace them") from error
+        if missing:  # Google's client tries to renew anonymous credentials that a bucket refuses
+            raise InputError(f"{where}: no Google Cloud credentials ({missing}); {advice}") from error
+        if not isinstance(error, auth.TransportError):
+            raise InputError(f"{where}: the credentials are refused ({_brief(error)}); replace them") from error
+        raise InputError(f"{where}: no access token for the credentials ({_brief(error)}); check their token_uri") from error
     except (api.GoogleAPIError, OSError) as error:  # requests raises OSErrors
         raise InputError(f"{where}: Cloud Storage does not answer ({_brief(error)}); try again later") from error
 
