@@ -50,7 +50,7 @@ class DeduplicateSemantic(DeduplicationStep):
     `pairs` holds each pair of distinct vectors once, and for rows with one and the same vector each with the first of
     them; their other pairs follow from these.
 
-    Memory of a worker, for n rows: the vectors and sketches of a tile, 65,536 x (4 dim + 6 s) bytes with s = 64 or 128, the
+    Memory of a worker, for n rows: the vectors and sketches of a tile, 160,000 x (4 dim + 6 s) bytes with s = 64 or 128, the
     sketches of rows that visit it, 6 s bytes each, and the products of 512 rows with a cell; or the candidates of one of 16
     partitions of the ids and the vectors these name, at most 4 dim n / 16 bytes; 25 MB for the sample. With `scratch` no
     vectors of a tile or a partition, but those of 32,768 pairs. The number of shuffles is fixed.
