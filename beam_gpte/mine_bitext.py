@@ -95,7 +95,7 @@ class MineBitext(beam.PTransform):
       search: ``exact``; ``cells``, in which some pairs are missed; or ``auto``: exact as long as that costs no more than
         embedding would (2.2 million rows a side at 384 dimensions), see `core.mining_cells`. Scopes are searched exactly.
       deduplicate: of sentences with the same text (`DeduplicateExact`) only the one with the smallest id is mined; the ids
-        of the others are in `source_copies` and `target_copies`. With a scope, texts are compared as they are, within it.
+        of the others are in `source_copies` and `target_copies`. With a scope, of those within it.
       max_length_ratio: drop pairs whose characters' ratio, divided by the median, is larger or smaller than one over it;
         None for no limit.
       emit: ``pairs``; ``candidates``: each row with all its k nearest, whatever the margin, and whether it is the best.
