@@ -1,7 +1,7 @@
 """The configuration of a YAML step: the attributes of a transform, typed, documented and checked.
 
 An attribute that is a PCollection is no configuration but a named input. A model is a name, or a mapping of what
-`EncoderConfig` takes; a tuple is a list.
+`EncoderConfig` takes; a tuple is a list; an Arrow type is its name.
 """
 
 import collections.abc
@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 import apache_beam as beam
 import docstring_parser
+import pyarrow as pa
 
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
@@ -21,6 +22,7 @@ from beam_gpte.deduplicate_exact import DeduplicateExact
 from beam_gpte.deduplicate_lexical import DeduplicateLexical
 from beam_gpte.deduplicate_semantic import DeduplicateSemantic
 from beam_gpte.deduplication import DeduplicationStep
+from beam_gpte.watch import typed_columns
 
 _STEPS: dict[Any, Any] = {step.__name__: step for step in (DeduplicateExact, DeduplicateLexical, DeduplicateSemantic)}
 # What several transforms have and some do not describe.
@@ -33,6 +35,7 @@ _COMMON = {
     "steps": "mappings of a type (DeduplicateExact, DeduplicateLexical or DeduplicateSemantic) and what it takes",
 }
 _NAMES = {str: "string", int: "integer", float: "number", bool: "true or false", types.NoneType: "null"}
+_MODELS = ("model", "query_model")
 _OWN = ("model", "steps")  # of another form in YAML than the transform's docstring says
 
 
@@ -72,7 +75,9 @@ class Setting:
 
 def settings_of(transform: type) -> dict[str, Setting]:
     """The configuration of a transform, a dataclass, by name."""
-    docs = {doc.arg_name: doc.description for doc in _docs(transform).params}
+    classes = filter(dataclasses.is_dataclass, reversed(transform.__mro__))
+    params = [param for one in classes for param in _docs(one).params]
+    docs = {name: param.description or "" for param in params for name in param.arg_name.split(", ")}
     found = {}
     for field in dataclasses.fields(transform):
         kinds = tuple(kind for kind in _kinds(field.name, field.type) if _in_yaml(kind))
@@ -117,13 +122,14 @@ def describe(transform: type, settings: Mapping[str, Setting], more: str = "") -
     return "\n".join(lines)
 
 
-def _docs(transform: type) -> docstring_parser.Docstring:
+def _docs(transform: Any) -> docstring_parser.Docstring:
     return docstring_parser.parse(inspect.cleandoc(transform.__doc__ or ""), docstring_parser.DocstringStyle.GOOGLE)
 
 
 def _kinds(name: str, annotation: Any) -> tuple[Any, ...]:
-    if name == "model":
-        return (str, Mapping[str, Any], *(() if annotation is not Any else (types.NoneType,)))
+    if name in _MODELS:
+        none = annotation is Any or types.NoneType in typing.get_args(annotation)
+        return (str, Mapping[str, Any], *((types.NoneType,) if none else ()))
     if name == "steps":
         return (Sequence[Mapping[str, Any]],)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -132,21 +138,22 @@ def _kinds(name: str, annotation: Any) -> tuple[Any, ...]:
         return (str,)
     if typing.get_origin(annotation) is beam.PCollection:
         return (beam.PCollection,)
+    if annotation == Mapping[str, pa.DataType]:
+        return (Mapping[str, str],)
     return (annotation,)
 
 
 def _in_yaml(kind: Any) -> bool:
-    return kind in (str, int, float, bool, types.NoneType) or typing.get_origin(kind) in (
-        tuple,
-        collections.abc.Sequence,
-        collections.abc.Mapping,
-    )
+    if typing.get_origin(kind) is collections.abc.Mapping:
+        return typing.get_args(kind)[1] in (str, Any)
+    plain = kind in (str, int, float, bool, types.NoneType)
+    return plain or typing.get_origin(kind) in (tuple, collections.abc.Sequence)
 
 
 def _is_of(value: Any, kind: Any) -> bool:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is collections.abc.Mapping:
-        return isinstance(value, Mapping)
+        return isinstance(value, Mapping) and (inner[1] is Any or all(_is_of(item, inner[1]) for item in value.values()))
     if origin is not None:
         return isinstance(value, list | tuple) and all(_is_of(item, inner[0]) for item in value)
     if isinstance(value, bool) and kind is not bool:
@@ -163,9 +170,11 @@ def _name(kind: Any) -> str:
 
 
 def _made(step: str, name: str, value: Any) -> Any:
-    if name == "model" and isinstance(value, Mapping):
+    if name in _MODELS and isinstance(value, Mapping):
         settings = settings_of(EncoderConfig)
-        return EncoderConfig(**configure(f"{step}: model", settings, value))
+        return EncoderConfig(**configure(f"{step}: {name}", settings, value))
+    if name == "columns" and isinstance(value, Mapping):
+        return typed_columns([f"{column}:{kind}" for column, kind in value.items()])
     if name == "steps":
         return tuple(_step(step, mapping) for mapping in value)
     return value

@@ -29,6 +29,7 @@ from beam_gpte.core.postprocess import Postprocess
 from beam_gpte.files import match_files
 from beam_gpte.formats import Wanted
 from beam_gpte.read import ReadCorpus, read_file, with_ids
+from beam_gpte.read_vectors import ReadVectors, read_vectors
 from beam_gpte.rows import column_values, row_fields
 from beam_gpte.schemas import REASON, STEP, UNREADABLE, is_hidden
 from beam_gpte.write_jsonl import plain
@@ -210,6 +211,16 @@ def corpus_fields(read: ReadCorpus) -> Fields:
         if first is not None:
             found.append({field.name: arrow_type(field.type) for field in with_ids(first, named).schema})
     return merged(found)
+
+
+def stored_fields(read: ReadVectors) -> Fields:
+    """The fields of what a sink wrote, by its first row.
+
+    Raises:
+      InputError: there is nothing to read.
+    """
+    first = next(read_vectors(read.path, read.table, rows_per_block=1), None)
+    return optional({} if first is None else {field.name: arrow_type(field.type) for field in first.schema})
 
 
 def unreadable_fields() -> Fields:

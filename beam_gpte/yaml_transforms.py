@@ -8,20 +8,14 @@ documentation, inputs, `error_handling` and the rows themselves follow from the 
 a line in `transforms/providers.yaml` and an example; `tests/test_yaml.py` names what is missing.
 """
 
-import dataclasses
-import inspect
-from collections.abc import Callable
-from typing import Any, Optional, cast
+from typing import Any
 
-import apache_beam as beam
 import numpy as np
-from apache_beam.yaml.yaml_errors import ErrorHandlingConfig
 
 import beam_gpte
-from beam_gpte.block import Block
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
-from beam_gpte.rejects import REJECTS
+from beam_gpte.filter_pairs import MARGIN
 from beam_gpte.schemas import (
     CHUNK_END,
     CHUNK_INDEX,
@@ -29,169 +23,39 @@ from beam_gpte.schemas import (
     DUPLICATE_OF,
     FIRST_ID,
     FOUND_BY,
+    ID,
     PARENT_ID,
+    REASON,
     SCORE,
     SECOND_ID,
+    SOURCE,
+    TEXT,
     TOKENS,
     TOKENS_DROPPED,
 )
-from beam_gpte.yaml_config import configure, describe, input_names, is_required, settings_of
 from beam_gpte.yaml_rows import (
     REPORT,
     VECTOR,
-    AsErrors,
-    AsReports,
-    AsRows,
     Fields,
+    arrow_type,
     corpus_fields,
-    fields_of,
-    given,
-    merged,
     optional,
     rejects_of,
+    stored_fields,
     unreadable_fields,
 )
+from beam_gpte.yaml_step import GOOD, Inputs, in_yaml
 
-GOOD = "good"  # the only output of most transforms
 WRITTEN = {"path": str, "rows": np.int64}
-
-
-class Inputs:
-    """The fields of a step's rows, by input: `rows.input`, `rows.source`; `rows["id"]` is the type of one of the first."""
-
-    def __init__(self, fields: dict[str, Fields]) -> None:
-        self.all = fields
-
-    def __getattr__(self, name: str) -> Fields:
-        return self.all[name]
-
-    def __getitem__(self, name: str) -> Any:
-        return next(iter(self.all.values())).get(name, str)
-
-
-Outputs = Callable[[Any, Inputs], dict[str, Fields]]
-
-
-def in_yaml(
-    transform: type,
-    outputs: Outputs,
-    sides: tuple[str, ...] = ("input",),
-    rejects: Callable[[Any], Fields] | None = None,
-    prepare: Callable[[beam.PCollection], beam.PCollection] = given,
-) -> Callable[..., beam.PTransform]:
-    """A transform as Beam YAML makes it out of a configuration.
-
-    Args:
-      transform: a dataclass; its attributes are the configuration, those that are collections named inputs.
-      outputs: given the transform and the fields of its inputs, the fields of each output; `GOOD` if there is one only.
-      sides: the inputs; none for a source, two for what takes a dict of two.
-      rejects: fields of its rejects that its inputs do not have.
-      prepare: what becomes of its rows before it.
-    """
-    step, settings, can_fail = transform.__name__, settings_of(transform), hasattr(transform, "with_exception_handling")
-
-    def make(**config: Any) -> beam.PTransform:
-        error_output = _error_output(step, config.pop("error_handling", None)) if can_fail else None
-        arguments = configure(step, settings, config)
-        return _InYaml(transform, arguments, outputs, sides, rejects, prepare, error_output)
-
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.annotation)
-        for name, one in settings.items()
-    ]
-    more = _inputs_text(sides, input_names(transform))
-    document = describe(transform, settings, more)
-    if can_fail:
-        kind = Optional[ErrorHandlingConfig]  # noqa: UP045  # Beam 2.77 takes `X | None` for Any
-        parameters.append(inspect.Parameter("error_handling", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
-        document += "\n  error_handling: where bad rows go, which fail the job otherwise: {output: NAME}"
-    made = cast(Any, make)
-    made.__name__ = made.__qualname__ = step
-    made.__doc__ = document
-    made.__signature__ = inspect.Signature(parameters)
-    made._yaml_requires_inputs = bool(sides)
-    made.transform = transform
-    return make
-
-
-def _error_output(step: str, config: Any) -> str | None:
-    if config is None:
-        return None
-    if not isinstance(config, dict) or set(config) != {"output"} or not isinstance(config["output"], str):
-        raise InputError(f"{step}: error_handling is {config!r}; use {{output: NAME}}")
-    return config["output"]
-
-
-def _inputs_text(sides: tuple[str, ...], others: tuple[str, ...]) -> str:
-    named = [*(sides if len(sides) > 1 else ()), *others]
-    return f"Named inputs: {', '.join(f'`{name}`' for name in named)}." if named else ""
-
-
-@dataclasses.dataclass(eq=False)
-class _InYaml(beam.PTransform):
-    transform: type
-    arguments: dict[str, Any]
-    outputs: Outputs
-    sides: tuple[str, ...]
-    rejects: Callable[[Any], Fields] | None
-    prepare: Callable[[beam.PCollection], beam.PCollection]
-    error_output: str | None
-
-    def expand(self, pvalue: Any) -> Any:
-        step = self.transform.__name__
-        inputs = self._inputs(pvalue)
-        others = {name: given(inputs[name]) for name in input_names(self.transform) if name in inputs}
-        for field in dataclasses.fields(self.transform):
-            if is_required(field) and field.name not in (*self.arguments, *others):
-                raise InputError(f"{step}: {field.name} is missing; give it as an input, or in the configuration")
-        own: Any = self.transform(**self.arguments, **others)
-        rows = Inputs({name: fields_of(pcoll, step) for name, pcoll in inputs.items()})
-        schemas = self.outputs(own, rows)
-        if self.error_output is not None:
-            own = own.with_exception_handling()
-        sides = {name: self.prepare(inputs[name]) for name in self.sides}
-        result = _named((sides if len(sides) > 1 else next(iter(sides.values()), pvalue)) | own)
-        # of rows, ids are compared as text: blocks beside them, as of pairs, have strings where the fields say integers
-        linked = len(self.sides) != 1 or sides["input"].element_type is Block
-        made = {name: result[name] | f"Rows_{name}" >> self._rows(fields, linked) for name, fields in schemas.items()}
-        if self.error_output is None:
-            return made[GOOD] if list(made) == [GOOD] else made
-        made[self.error_output] = result[REJECTS] | "Errors" >> AsErrors(self._reject_fields(own, rows, schemas))
-        return made
-
-    def _rows(self, fields: Fields, linked: bool) -> beam.PTransform:
-        return AsReports() if fields is REPORT else AsRows(fields, not self.sides, linked)
-
-    def _inputs(self, pvalue: Any) -> dict[str, beam.PCollection]:
-        step, optional_names = self.transform.__name__, input_names(self.transform)
-        if isinstance(pvalue, beam.PCollection):
-            inputs = {"input": pvalue}
-        else:
-            inputs = dict(pvalue) if isinstance(pvalue, dict) else {}
-        if len(self.sides) == 1:
-            main = [name for name in inputs if name not in optional_names]
-            if len(main) == 1:
-                inputs = {"input": inputs.pop(main[0]), **inputs}
-        wrong = [name for name in inputs if name not in (*self.sides, *optional_names)]
-        missing = [name for name in self.sides if name not in inputs]
-        if wrong or missing:
-            names = ", ".join((*self.sides, *optional_names)) or "none"
-            raise InputError(f"{step}: inputs {', '.join(inputs) or 'none'}; it takes {names}")
-        return inputs
-
-    def _reject_fields(self, own: Any, rows: Inputs, schemas: dict[str, Fields]) -> Fields:
-        parts = list(rows.all.values()) or [schemas[GOOD]]
-        text = getattr(own, "text_column", None)  # made safe: any value, as a string
-        own_text: Fields = {str(text): Optional[str]} if any(text in part for part in parts) else {}  # noqa: UP045
-        more = self.rejects(own) if self.rejects is not None else {}
-        return {**merged([*parts, more]), **own_text}
-
-
-def _named(result: Any) -> dict[str, Any]:
-    if hasattr(result, "_asdict"):
-        return result._asdict()
-    good, rejects = result if isinstance(result, tuple) else (result, None)
-    return {GOOD: good, REJECTS: rejects}
+TWO_SIDES = ("source", "target")
+PAIR_SCORES = optional(
+    {
+        **dict.fromkeys(("cosine", "forward_mean", "backward_mean", "margin", "char_overlap"), np.float32),
+        **dict.fromkeys(("forward_rank", "backward_rank"), np.int64),
+        **dict.fromkeys(("posterior", "length_ratio"), float),
+        "same_numbers": bool,
+    }
+)
 
 
 def _same(own: Any, rows: Inputs) -> dict[str, Fields]:
@@ -201,11 +65,19 @@ def _same(own: Any, rows: Inputs) -> dict[str, Fields]:
 def _embedded(own: Any, rows: Inputs) -> dict[str, Fields]:
     added: Fields = {own.embedding_column: VECTOR}
     if isinstance(own.model, EncoderConfig) and own.model.long_text in ("chunks", "late_chunks"):
-        ids = {own.id_column: str, PARENT_ID: rows[own.id_column]} if own.id_column in rows.input else {}
-        added = {**ids, CHUNK_INDEX: np.int64, CHUNK_START: np.int64, CHUNK_END: np.int64, **added}
+        added = _chunk_fields(own, rows) | added
     if own.token_columns:
         added |= {TOKENS: np.int64, TOKENS_DROPPED: np.int64}
     return {GOOD: {**rows.input, **added}}
+
+
+def _chunk_fields(own: Any, rows: Inputs) -> Fields:
+    ids = {own.id_column: str, PARENT_ID: rows[own.id_column]} if own.id_column in rows.input else {}
+    return {**ids, CHUNK_INDEX: np.int64, CHUNK_START: np.int64, CHUNK_END: np.int64}
+
+
+def _chunks(own: Any, rows: Inputs) -> dict[str, Fields]:
+    return {GOOD: {**rows.input, own.text_column: str, **_chunk_fields(own, rows)}}
 
 
 def _quantized(own: Any, rows: Inputs) -> dict[str, Fields]:
@@ -230,17 +102,40 @@ def _judged(own: Any, rows: Inputs) -> dict[str, Fields]:
 
 
 def _bitext(own: Any, rows: Inputs) -> dict[str, Fields]:
-    pairs: Fields = {}
-    for side in ("source", "target"):
-        fields = {name: kind for name, kind in rows.all[side].items() if name != own.embedding_column}
-        id_type = fields.pop(own.id_column, str)
-        named = {f"{side}_{'text' if name == own.text_column else name}": kind for name, kind in fields.items()}
-        pairs |= {f"{side}_id": id_type, **optional(named), f"{side}_copies": list[id_type]}  # type: ignore[valid-type]
-    scores = dict.fromkeys(("cosine", "forward_mean", "backward_mean", "margin"), np.float32)
-    told = {"posterior": float, "length_ratio": float, "same_numbers": bool, "char_overlap": np.float32}
-    ranks = {"forward_rank": np.int64, "backward_rank": np.int64}
+    copies: Fields = {f"{side}_copies": list[rows.all[side].get(own.id_column, str)] for side in TWO_SIDES}  # type: ignore[misc]
     best = {} if own.emit == "pairs" else {"best_forward": bool, "best_backward": bool}
-    return {"pairs": {**pairs, **optional({**scores, **ranks, **told, **best})}, "report": REPORT}
+    return {"pairs": {**_of_sides(own, rows), **copies, **PAIR_SCORES, **optional(best)}, "report": REPORT}
+
+
+def _of_sides(own: Any, rows: Inputs) -> Fields:
+    pairs: Fields = {}
+    for side in TWO_SIDES:
+        fields = {name: kind for name, kind in rows.all[side].items() if name != own.embedding_column}
+        pairs[f"{side}_id"] = fields.pop(own.id_column, str)
+        named = {f"{side}_{TEXT if name == own.text_column else name}": kind for name, kind in fields.items()}
+        pairs |= optional(named)
+    return pairs
+
+
+def _scored_bitext(own: Any, rows: Inputs) -> dict[str, Fields]:
+    if "pairs" in rows.all:
+        return {"pairs": {**rows.pairs, **_of_sides(own, rows), **PAIR_SCORES}, "report": REPORT}
+    inside = (own.id_column, *(f"{side}_{own.embedding_column}" for side in TWO_SIDES))
+    pairs = {name: kind for name, kind in rows.input.items() if name not in inside}
+    ids = dict.fromkeys((f"{side}_id" for side in TWO_SIDES), rows[own.id_column])
+    return {"pairs": {**ids, **pairs, **PAIR_SCORES}, "report": REPORT}
+
+
+def _triplets(own: Any, rows: Inputs) -> dict[str, Fields]:
+    texts = optional(dict.fromkeys(("query", "positive", "negative"), str))
+    pair = {"query_id": rows.positives.get(own.query_id, str), "positive_id": rows.positives.get(own.document_id, str)}
+    scores = {"positive_score": np.float32, "negative_score": np.float32, "rank": np.int64}
+    return {GOOD: {**texts, **pair, "negative_id": rows.documents.get(own.id_column, str), **scores}}
+
+
+def _filtered(own: Any, rows: Inputs) -> dict[str, Fields]:
+    kept = {**rows.pairs, **optional({SCORE: np.float32, "rank": np.int64, MARGIN: np.float32})}
+    return {"kept": kept, "removed": {**kept, REASON: str}}
 
 
 def _beads(own: Any, rows: Inputs) -> dict[str, Fields]:
@@ -248,16 +143,30 @@ def _beads(own: Any, rows: Inputs) -> dict[str, Fields]:
     return {GOOD: {own.document: rows[own.document], **ids, "source_text": str, "target_text": str, "cost": float}}
 
 
+def _watched(own: Any, rows: Inputs) -> dict[str, Fields]:
+    if own.columns is None:
+        raise InputError(
+            "WatchCorpus: columns is missing, and rows of YAML have a schema; name what to read beside id and text, as in "
+            "{stars: int64}, or {} for nothing"
+        )
+    names = [ID] if own.id_column is None else [SOURCE, own.id_column]
+    columns = {name: arrow_type(kind) for name, kind in own.columns.items()}
+    time = {} if own.time_column is None else {own.time_column: Any}
+    return {GOOD: optional({**dict.fromkeys((*names, own.text_column), str), **columns, **time})}
+
+
 def _written(own: Any, rows: Inputs) -> dict[str, Fields]:
     return {GOOD: WRITTEN}
 
 
-TWO_SIDES = ("source", "target")
-
 ReadCorpus = in_yaml(
     beam_gpte.ReadCorpus, lambda own, rows: {GOOD: corpus_fields(own)}, sides=(), rejects=lambda own: unreadable_fields()
 )
+ReadVectors = in_yaml(beam_gpte.ReadVectors, lambda own, rows: {GOOD: stored_fields(own)}, sides=())
+WatchCorpus = in_yaml(beam_gpte.WatchCorpus, _watched, sides=(), rejects=lambda own: unreadable_fields())
 RejectDuplicateIds = in_yaml(beam_gpte.RejectDuplicateIds, _same)
+SplitSentences = in_yaml(beam_gpte.SplitSentences, _chunks)
+ChunkText = in_yaml(beam_gpte.ChunkText, _chunks)
 EmbedText = in_yaml(beam_gpte.EmbedText, _embedded)
 QuantizeVectors = in_yaml(beam_gpte.QuantizeVectors, _quantized)
 FitPostprocess = in_yaml(beam_gpte.FitPostprocess, lambda own, rows: {GOOD: {"method": str, "components": np.int64}})
@@ -274,7 +183,11 @@ IdentifyLanguage = in_yaml(
     lambda own, rows: {GOOD: {**rows.input, **optional({"language": str, "language_score": np.float32})}},
 )
 MineBitext = in_yaml(beam_gpte.MineBitext, _bitext, TWO_SIDES)
+ScoreBitext = in_yaml(beam_gpte.ScoreBitext, _scored_bitext, instead=("pairs", *TWO_SIDES))
 AlignDocuments = in_yaml(beam_gpte.AlignDocuments, _beads, TWO_SIDES)
+MineHardNegatives = in_yaml(beam_gpte.MineHardNegatives, _triplets, ("queries", "documents", "positives"))
+FilterPairs = in_yaml(beam_gpte.FilterPairs, _filtered, ("queries", "documents", "pairs"))
+Rerank = in_yaml(beam_gpte.Rerank, lambda own, rows: {GOOD: {**rows.input, own.score_column: np.float32}})
 WriteVectorsToParquet = in_yaml(beam_gpte.WriteVectorsToParquet, _written)
 WriteVectorsToDuckDB = in_yaml(beam_gpte.WriteVectorsToDuckDB, _written)
 WriteRejects = in_yaml(beam_gpte.WriteRejects, _written, prepare=rejects_of)

@@ -21,6 +21,7 @@ from apache_beam.yaml import main, yaml_provider
 import beam_gpte
 from beam_gpte import yaml_transforms
 from beam_gpte.core.metadata import vector_fields
+from beam_gpte.yaml_config import configure, settings_of
 from tests.conftest import MODES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,20 +64,21 @@ class Hidden:
 
 sys.meta_path.insert(0, Hidden())
 """
+# Those without a model by Beam's command; one with a model needs torch to run.
 RUN_EXAMPLES = """
-import json, sys, traceback
+import json, runpy, sys, traceback
 import apache_beam as beam
 from apache_beam.yaml import main
 
 found = {}
-for path, variables in json.loads(sys.argv[1]).items():
+for path, variables in json.loads(sys.argv[1]):
+    sys.argv = ["main", f"--yaml_pipeline_file={path}", f"--jinja_variables={json.dumps(variables)}"]
     try:
-        flags = ["--runner=FnApiRunner", f"--yaml_pipeline_file={path}", f"--jinja_variables={json.dumps(variables)}"]
-        options, construct, _ = main.build_pipeline_components_from_argv(flags)
-        pipeline = beam.Pipeline(options=options)
-        construct(pipeline)
-        if "model" not in variables:  # which needs torch to run
-            pipeline.run().wait_until_finish()
+        if "model" in variables:
+            options, construct, _ = main.build_pipeline_components_from_argv(sys.argv[1:])
+            construct(beam.Pipeline(options=options))
+        else:
+            runpy.run_module("apache_beam.yaml.main", run_name="__main__")
         found[path] = None
     except Exception:
         found[path] = traceback.format_exc()
@@ -95,13 +97,14 @@ def run_without_torch(folder: Path, *arguments: str) -> subprocess.CompletedProc
 @pytest.fixture(scope="module")
 def run_without(tmp_path_factory) -> dict[str, str | None]:
     """What became of every example in one process without torch; those with a model are only built there."""
-    folder, jobs = tmp_path_factory.mktemp("without_torch"), {}
+    folder, jobs = tmp_path_factory.mktemp("without_torch"), []
     for name, path in EXAMPLES.items():
-        text = path.read_text()
-        named = {"model": "some/model", "output": str(folder / name)}
-        jobs[str(path)] = {key: value for key, value in named.items() if f"{{{{ {key} }}}}" in text}
+        text, written = path.read_text(), str(folder / "write_vectors_to_parquet.yaml")
+        named = {"model": "some/model", "output": str(folder / name), "vectors": written}
+        jobs.append((str(path), {key: value for key, value in named.items() if f"{{{{ {key} }}}}" in text}))
+    jobs.sort(key=lambda job: "vectors" in job[1])  # what another one writes
     done = run_without_torch(folder, "-c", RUN_EXAMPLES, json.dumps(jobs))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "Running pipeline..." in done.stdout, done.stderr
     found, loaded = json.loads(done.stdout.splitlines()[-1])
     assert loaded == []
     return {Path(path).name: error for path, error in found.items()}
@@ -113,14 +116,15 @@ def test_every_example_is_built_without_torch_and_runs_if_it_needs_no_model(exam
 
 
 @pytest.mark.parametrize("example", [name for name, path in EXAMPLES.items() if "{{ model }}" in path.read_text()])
-def test_every_example_with_a_model_runs(example, minilm):
-    run_file(EXAMPLES[example], model=minilm)
+def test_every_example_with_a_model_runs(example, minilm, tmp_path):
+    run_file(EXAMPLES[example], model=tiny_cross_encoder(tmp_path) if example == "rerank.yaml" else minilm)
 
 
-def test_the_command_runs_where_there_is_no_torch(tmp_path):
-    file = "--yaml_pipeline_file=transforms/reject_duplicate_ids.yaml"
-    done = run_without_torch(tmp_path, "-m", "apache_beam.yaml.main", file)
-    assert done.returncode == 0 and "Running pipeline..." in done.stdout, done.stderr
+def tiny_cross_encoder(folder: Path) -> str:
+    """A random one, which knows no words; no package has the weights of a real one."""
+    from tests.test_rerank import save
+
+    return save(folder / "model", "bert")
 
 
 def test_every_public_transform_is_in_the_catalogue():
@@ -157,6 +161,34 @@ def test_every_setting_is_typed_and_documented():
     types = {field.name: field.type for field in provider.config_schema("DeduplicateExact").fields}
     assert types["key_columns"].array_type.element_type.atomic_type  # a list of strings
     assert types["error_handling"].row_type.schema.fields[0].name == "output"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "taken"),
+    [
+        ("WriteVectorsToParquet", {"path": "p", "partition_by": "a", "num_shards": 2, "mode": "append"}, {}),
+        ("WriteVectorsToParquet", {"path": "p", "partition_by": ["a", "b"]}, {"partition_by": ("a", "b")}),
+        ("WriteVectorsToDuckDB", {"path": "p", "mode": "insert", "index": True, "run": None}, {}),
+        ("DeduplicateSemantic", {"scope": "site", "scratch": "s", "also_at": [0.95, 1]}, {"also_at": (0.95, 1)}),
+        ("MineBitext", {"search": "cells", "scope": "site", "then_all": True, "threshold": "posterior"}, {}),
+        ("ChunkText", {"by": "markdown", "size": 9, "model": None}, {}),
+        (
+            "WatchCorpus",
+            {"pattern": ["a", "b"], "columns": {"n": "int64"}},
+            {"pattern": ("a", "b"), "columns": {"n": pa.int64()}},
+        ),
+        (
+            "MineHardNegatives",
+            {"model": "m", "query_model": {"model": "m", "prompt_name": "query"}},
+            {"query_model": beam_gpte.EncoderConfig("m", prompt_name="query")},
+        ),
+    ],
+)
+def test_settings_are_what_the_transforms_take(name, given, taken):
+    transform = getattr(beam_gpte, name)
+    arguments = configure(name, settings_of(transform), given)
+    assert arguments == {**given, **taken}
+    transform(**arguments)  # which checks them
 
 
 TABLE_HEAD = "| transform | takes | gives | YAML | example |"
@@ -306,6 +338,13 @@ def test_chunks_have_the_fields_that_they_gain(minilm):
             "{type: Deduplicate, input: Create, config: {steps: [{type: Exact}]}}",
             "a step of type 'Exact'; use DeduplicateExact,",
         ),
+        ("{type: WatchCorpus, config: {pattern: p}}", r"columns is missing.* \{stars: int64\}, or \{\} for nothing"),
+        ("{type: WatchCorpus, config: {pattern: p, columns: {n: int63}}}", "no type 'int63'; use int64"),
+        ("{type: ReadVectors, config: {path: no/such/folder}}", "no file matches"),
+        (
+            "{type: ScoreBitext, input: {source: Create, target: Create}}",
+            "inputs source, target; it takes pairs, source, targ",
+        ),
         ("{type: MineBitext, input: {source: Create}}", "MineBitext: inputs input; it takes source, target, decoys"),
         (
             "{type: DeduplicateExact, input: {input: Create, refrence: Create}}",
@@ -323,6 +362,35 @@ def test_mistakes_name_the_step_and_the_repair_before_anything_runs(step, messag
     errors = f"- {{type: LogForTesting, input: {name}.x}}" if "error_handling" in step else ""  # they have to go somewhere
     with pytest.raises(ValueError, match=message):
         run_steps(steps + errors)
+
+
+def test_pairs_of_two_corpora_are_scored_beside_their_own_columns():
+    run_steps(
+        """
+- type: Create
+  name: Source
+  config: {elements: [{id: 1, text: eins, embedding: [1.0, 0.0]}, {id: 2, text: zwei, embedding: [0.0, 1.0]}]}
+- type: Create
+  name: Target
+  config: {elements: [{id: 5, text: one, embedding: [0.8, 0.6]}, {id: 6, text: two, embedding: [0.6, 0.8]}]}
+- {type: Create, name: Pairs, config: {elements: [{source_id: 1, target_id: 6, n: 7}]}}
+- type: ScoreBitext
+  input: {pairs: Pairs, source: Source, target: Target}
+  config: {center: false, k: 1}
+- type: MapToFields
+  input: ScoreBitext.pairs
+  config:
+    language: python
+    fields:
+      {source_id: source_id, target_id: target_id, n: n, source_text: source_text, target_text: target_text,
+       cosine: "round(cosine, 3)", forward_rank: forward_rank}
+- type: AssertEqual
+  input: MapToFields
+  config:
+    elements:
+      - {source_id: 1, target_id: 6, n: 7, source_text: eins, target_text: two, cosine: 0.6, forward_rank: null}
+"""
+    )
 
 
 def test_rows_without_a_schema_are_refused():
