@@ -232,7 +232,8 @@ def _judged(own: Any, rows: Inputs) -> dict[str, Fields]:
 def _bitext(own: Any, rows: Inputs) -> dict[str, Fields]:
     pairs: Fields = {}
     for side in ("source", "target"):
-        fields = {name: kind for name, kind in rows.all[side].items() if name != own.embedding_column}
+        vectors: Fields = {own.embedding_column: VECTOR} if own.keep_vectors else {}
+        fields = {name: kind for name, kind in rows.all[side].items() if name != own.embedding_column} | vectors
         id_type = fields.pop(own.id_column, str)
         named = {f"{side}_{'text' if name == own.text_column else name}": kind for name, kind in fields.items()}
         pairs |= {f"{side}_id": id_type, **optional(named), f"{side}_copies": list[id_type]}  # type: ignore[valid-type]
