@@ -27,22 +27,23 @@ class Points:
 
 
 def histogram(values: np.ndarray, label: str, unit: str, mark: tuple[float, str] | None = None) -> str:
-    """Counts of finite floats (n,) in `BINS` equal steps; `mark` is a value and what it is."""
+    """Counts of finite floats (n,), in at least `BINS` / 2.5 equal steps; `mark` is a value and what it is."""
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     if mark is not None:
         low, high = min(low, mark[0]), max(high, mark[0])
     step = _nice(max(high - low, 1e-9) / BINS)
-    first, last = math.floor(low / step), math.floor(high / step) + 1
-    counts = np.bincount((np.floor(values / step) - first).astype(int), minlength=last - first)
-    places = 0 if step >= 1 else math.ceil(-math.log10(step))
-    edges = [f"{(first + i) * step:.{places}f}" for i in range(len(counts) + 1)]
+    first = math.floor(low / step + 1e-9)
+    number = max(1, math.ceil(high / step - 1e-9) - first)  # the largest value belongs to the last step
+    at = np.clip(np.floor(values / step + 1e-9).astype(int) - first, 0, number - 1)
+    counts = np.bincount(at, minlength=number).tolist()
+    every = max(1, round(_nice(number / 6)))
+    places = max(0, math.ceil(-math.log10(step) - 1e-9))
+    edges = [f"{(first + i) * step:.{places}f}" for i in range(number + 1)]
     titles = [f"{edges[i]} to {edges[i + 1]} {unit}: {count:,}" for i, count in enumerate(counts)]
-    every = max(1, round(len(counts) / 5))
-    ticks = [(float(i), edges[i]) for i in range(0, len(edges), every)]
-    at = None if mark is None else ((mark[0] / step) - first, mark[1])
-    return bars(counts.tolist(), titles, ticks, label, at)
+    ticks = [(float(i), edges[i]) for i in range(-first % every, number + 1, every)]
+    return bars(counts, titles, ticks, label, None if mark is None else (mark[0] / step - first, mark[1]))
 
 
 def log_histogram(values: np.ndarray, label: str, unit: str) -> str:
@@ -78,11 +79,10 @@ def bars(
     plot, base = WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM
     wide, top = plot / max(1, len(counts)), max([1, *counts])
     parts = []
-    for share in (0, 0.5, 1):
-        y = base - share * (base - TOP)
+    for count in range(0, top + 1, max(1, round(_nice(top / 4)))):
+        y = base - count / top * (base - TOP)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        if share * top == int(share * top):
-            parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(int(share * top))}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(count)}</text>')
     for i, (count, title) in enumerate(zip(counts, titles, strict=True)):
         tall = max(1.5, count / top * (base - TOP)) if count else 0  # a single one among many is seen
         box = f'x="{LEFT + i * wide + 0.5:.1f}" y="{base - tall:.1f}" width="{max(1, wide - 1):.1f}" height="{tall:.1f}"'

@@ -17,6 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.margin import MARGIN
+from beam_gpte.dedup_report import TEXT_SHOWN
 from beam_gpte.pair_lengths import LENGTH_RATIO, SAME_NUMBERS, SOURCE_TEXT, TARGET_TEXT
 from beam_gpte.report_charts import (
     Points,
@@ -33,9 +34,10 @@ from beam_gpte.schemas import DUPLICATE_OF, FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.staging import check_writable
 
 TEMPLATE = "report_page.html"
-EXAMPLES = 8  # pairs of a kind
-TEXT_SHOWN = 200  # characters of a text
+EXAMPLES = 6  # of a kind
 TITLE_SHOWN = 120  # characters of a text that belongs to a point
+
+_REMOVED = "_removed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,7 @@ def check_report(path: str) -> None:
 
 
 def embedding_page(run: Run, summary: dict[str, Any], sample: pl.DataFrame, text: str, embedding: str) -> str:
+    """`sample`: some of the rows with `text`, its length and `embedding`."""
     tiles = {
         "texts": summary["texts"],
         "texts per second": summary["texts_per_second"],
@@ -105,17 +108,17 @@ def embedding_page(run: Run, summary: dict[str, Any], sample: pl.DataFrame, text
         "truncated": summary["truncated"],
         "rejected": summary["rejected"],
     }
-    sections = [_speed(run), Section("Lengths", figures=[_lengths(sample, text)])]
+    sections = []
     if len(sample) > 1:
         vectors = _unit(sample[embedding].to_numpy())
-        cosines = vectors @ vectors.T
-        first, second = np.triu_indices(len(vectors), 1)
-        note = f"of every two of {len(sample):,} texts: what two texts that have nothing to do with each other score"
-        figure = Figure("Cosines", histogram(cosines[first, second], "cosine", "cosine"), note)
+        cosines = np.clip(vectors @ vectors.T, -1, 1)
+        every_two = cosines[np.triu_indices(len(vectors), 1)]
+        note = "of every two of the sample: what texts score that have nothing to do with each other"
+        scores = Figure("Cosines", histogram(every_two, "cosine", "cosine"), note)
         sections += [
-            Section("Scores", figures=[figure]),
-            _nearest(cosines, sample[text].to_list()),
-            _map(sample, vectors, [("text", np.ones(len(sample), bool))], text),
+            Section("Lengths and scores", figures=[_lengths(sample, text, "texts"), scores]),
+            _nearest(cosines, sample, text),
+            _map(sample, vectors, [("texts", np.ones(len(sample), bool))], text),
         ]
     if summary["reasons"]:
         rows = sorted(summary["reasons"].items(), key=lambda pair: (-pair[1], pair[0]))
@@ -124,6 +127,7 @@ def embedding_page(run: Run, summary: dict[str, Any], sample: pl.DataFrame, text
 
 
 def deduplication_page(run: Run, summary: dict[str, Any], sample: pl.DataFrame, text: str, embedding: str) -> str:
+    """`sample`: some of the rows, kept and removed, with `text`, its length and, where there is one, `embedding`."""
     tiles = {
         "rows": summary["rows"],
         "kept": summary["kept"],
@@ -134,15 +138,17 @@ def deduplication_page(run: Run, summary: dict[str, Any], sample: pl.DataFrame, 
     }
     sections = [_step(step) for step in summary["steps"]]
     if len(sample):
-        sections.append(Section("Lengths", figures=[_lengths(sample, text)]))
-    known = sample.filter(pl.col(embedding).is_not_null()) if embedding in sample.columns else sample.clear()
-    if len(known) > 1:
-        removed = (
-            known[DUPLICATE_OF].is_not_null().to_numpy() if DUPLICATE_OF in known.columns else np.zeros(len(known), bool)
-        )
-        groups = [("kept", ~removed), ("removed", removed)]
-        sections.append(_map(known, _unit(known[embedding].to_numpy()), groups, text))
-    return _render("Deduplicated corpus", run, tiles, [*sections, _speed(run)])
+        removed = pl.col(DUPLICATE_OF).is_not_null() if DUPLICATE_OF in sample.columns else pl.lit(False)
+        judged = sample.with_columns(removed.alias(_REMOVED))
+        parts = [("kept", judged.filter(~pl.col(_REMOVED))), ("removed", judged.filter(_REMOVED))]
+        lengths = [_lengths(rows, text, f"{name} rows") for name, rows in parts if len(rows)]
+        sections.append(Section("Lengths", figures=lengths))
+        known = judged.filter(pl.col(embedding).is_not_null()) if embedding in sample.columns else judged.clear()
+        if len(known) > 1:
+            gone = known[_REMOVED].to_numpy()
+            groups = [("kept", ~gone), ("removed", gone)]
+            sections.append(_map(known, _unit(known[embedding].to_numpy()), groups, text))
+    return _render("Deduplicated corpus", run, tiles, sections)
 
 
 def bitext_page(run: Run, summary: dict[str, Any], pairs: pl.DataFrame, sample: pl.DataFrame, embedding: str) -> str:
@@ -156,7 +162,7 @@ def bitext_page(run: Run, summary: dict[str, Any], pairs: pl.DataFrame, sample: 
         "rejected": summary["rejected"],
         **{name: f"{summary[name]:.1%}" for name in ("precision", "recall", "f1") if name in summary},
     }
-    sections = [_speed(run)]
+    sections = []
     if len(pairs):
         mark = (summary["threshold_used"], "least margin")
         margins = histogram(pairs[MARGIN].to_numpy(), "margin", "margin", mark)
@@ -187,10 +193,12 @@ def _render(title: str, run: Run, tiles: dict[str, Any], sections: Iterable[Sect
     environment = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["shown"] = _shown
     template = environment.get_template(TEMPLATE)
-    parameters = Section("Parameters", table=list(run.parameters.items()), head=("option", "value"))
+    parameters = Section(
+        "Parameters", table=[(name, _shown(value)) for name, value in run.parameters.items()], head=("option", "value")
+    )
     shown = {name: value for name, value in tiles.items() if value is not None}
     return template.render(
-        title=title, program=run.program, tiles=shown, warnings=warnings, sections=[*sections, parameters]
+        title=title, program=run.program, tiles=shown, warnings=warnings, sections=[*sections, _speed(run), parameters]
     )
 
 
@@ -207,9 +215,14 @@ def _speed(run: Run) -> Section:
     return Section("Throughput and padding", table=rows, head=("figure", "value"))
 
 
-def _lengths(sample: pl.DataFrame, text: str) -> Figure:
-    lengths = sample[text + LENGTH].drop_nulls().to_numpy() if len(sample) else np.zeros(0)
-    return Figure("Lengths", log_histogram(lengths, "characters", "characters"), f"of a sample of {len(sample):,} texts")
+def _lengths(sample: pl.DataFrame, text: str, what: str) -> Figure:
+    lengths = sample[text + LENGTH].drop_nulls().to_numpy()
+    return Figure("Lengths", log_histogram(lengths, "characters", "characters"), f"of {len(sample):,} {what}, a sample")
+
+
+def _cut(text: str | None, characters: int) -> str:
+    text = text or ""
+    return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
 def _characters(texts: pl.Series) -> np.ndarray:
@@ -220,23 +233,22 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def _nearest(cosines: np.ndarray, texts: list[str | None]) -> Section:
-    """The nearest neighbours among a sample's texts, those that are not the same text."""
-    upper = np.triu(cosines, 1)
-    best = np.argsort(-upper, axis=None, kind="stable")[: 4 * EXAMPLES]
-    pairs = [(i, j) for i, j in zip(*np.unravel_index(best, upper.shape), strict=True) if texts[i] != texts[j]]
-    examples = [_pair(f"{cosines[i, j]:.4f}", "", texts[i], "", texts[j]) for i, j in pairs[:EXAMPLES]]
-    return Section(
-        "Nearest texts", "The pairs of the sample with the largest cosines, texts that are equal left out.", (), examples
-    )
+def _nearest(cosines: np.ndarray, sample: pl.DataFrame, text: str) -> Section:
+    """The nearest neighbours among a sample's texts, each text once."""
+    first = sample.with_row_index("row").unique(text, keep="first", maintain_order=True)
+    rows = first["row"].to_numpy()
+    texts, upper = first[text].to_list(), np.triu(cosines[rows][:, rows], 1)
+    best = np.argsort(-upper, axis=None, kind="stable")[:EXAMPLES]
+    pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(best, upper.shape), strict=True) if i < j]
+    examples = [_pair(f"cosine {upper[i, j]:.4f}", ("", texts[i]), ("", texts[j])) for i, j in pairs]
+    note = "Those of the sample with the largest cosines. Equal texts are left out."
+    return Section("Nearest texts", note, examples=examples)
 
 
-def _pair(head: str, first_name: str, first: str | None, second_name: str, second: str | None) -> Example:
-    shown = [(text or "")[:TEXT_SHOWN] for text in (first, second)]
-    one, other = mark_differences(*shown)
-    if shown[0] == shown[1]:
-        head += ", no difference in what is shown"
-    return Example(head, [(first_name, one), (second_name, other)])
+def _pair(head: str, first: tuple[str, str | None], second: tuple[str, str | None]) -> Example:
+    """Two (name, text)."""
+    one, other = mark_differences(first[1] or "", second[1] or "", TEXT_SHOWN)
+    return Example(head, [(first[0], one), (second[0] + (", the same here" if one == other else ""), other)])
 
 
 def _step(step: dict[str, Any]) -> Section:
@@ -258,10 +270,8 @@ def _step(step: dict[str, Any]) -> Section:
         examples += [
             _pair(
                 f"near the threshold: {pair[SCORE]:.4f}",
-                str(pair[FIRST_ID]),
-                pair.get("first_text"),
-                str(pair[SECOND_ID]),
-                pair.get("second_text"),
+                (str(pair[FIRST_ID]), pair.get("first_text")),
+                (str(pair[SECOND_ID]), pair.get("second_text")),
             )
             for pair in step["borderline"][:EXAMPLES]
         ]
@@ -273,12 +283,14 @@ def _step(step: dict[str, Any]) -> Section:
 
 
 def _group(group: dict[str, Any]) -> Example:
-    """The kept row's text, and how those removed for it differ from it."""
+    """The kept row's text, and those removed for it, with what the kept one has struck out, what they have underlined."""
     kept = group.get("text", "")
-    lines = [(str(group["id"]), merge_differences(kept, kept))]
+    lines = [(str(group["id"]), merge_differences(kept, kept, TEXT_SHOWN))]
     for member in group["members"]:
-        score = "" if member[SCORE] is None else f"{member[SCORE]:.4f} "
-        lines.append((f"{score}{member['id']}", merge_differences(kept, member.get("text", ""))))
+        text = member.get("text", "")
+        name = str(member["id"]) if member[SCORE] is None else f"{member['id']}, {member[SCORE]:.4f}"
+        same = text == kept  # as far as it is shown
+        lines.append((f"{name}, the same here", "") if same else (name, merge_differences(kept, text, TEXT_SHOWN)))
     return Example(f"{group['copies']:,} removed for this row", lines)
 
 
@@ -299,14 +311,14 @@ def _pairs(pairs: pl.DataFrame) -> list[Section]:
 
 
 def _translation(row: dict[str, Any]) -> Example:
-    texts = [(row[name] or "")[:TEXT_SHOWN] for name in (SOURCE_TEXT, TARGET_TEXT)]
+    texts = [_cut(row[name], TEXT_SHOWN) for name in (SOURCE_TEXT, TARGET_TEXT)]
     return Example(f"margin {row[MARGIN]:.4f}", list(zip(("source", "target"), mark_untranslated(*texts), strict=True)))
 
 
 def _map(sample: pl.DataFrame, vectors: np.ndarray, groups: Sequence[tuple[str, np.ndarray]], text: str) -> Section:
     axes, shares = principal_axes(vectors)
     xy = vectors @ axes.T
-    texts = [(value or "")[:TITLE_SHOWN] for value in sample[text].to_list()]
+    texts = [_cut(value, TITLE_SHOWN) for value in sample[text].to_list()]
     points = [
         Points(name, xy[chosen], [texts[i] for i in np.flatnonzero(chosen)]) for name, chosen in groups if chosen.any()
     ]
@@ -318,7 +330,7 @@ def _two_sided_map(sample: pl.DataFrame, embedding: str, center: bool) -> Sectio
     if center:
         sides = [vectors - vectors.mean(axis=0) for vectors in sides]
     axes, shares = principal_axes(np.concatenate(sides))
-    texts = [[(value or "")[:TITLE_SHOWN] for value in sample[name]] for name in (SOURCE_TEXT, TARGET_TEXT)]
+    texts = [[_cut(value, TITLE_SHOWN) for value in sample[name]] for name in (SOURCE_TEXT, TARGET_TEXT)]
     both = [f"{source} → {target}" for source, target in zip(*texts, strict=True)]
     points = [Points(name, vectors @ axes.T, both) for name, vectors in zip(("source", "target"), sides, strict=True)]
     what = f"{len(sample):,} pairs, a line from source to target{', each side around its mean' if center else ''}"
