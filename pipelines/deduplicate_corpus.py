@@ -46,7 +46,8 @@ from beam_gpte.program import (
     write_json,
 )
 from beam_gpte.remote_model import check_remote_model, is_remote
-from beam_gpte.report_page import check_report, deduplication_page, write_page
+from beam_gpte.report_contents import deduplication_page
+from beam_gpte.report_page import check_report, write_page
 from beam_gpte.report_sample import WriteSample, take_sample
 from beam_gpte.schemas import DUPLICATE_OF
 from beam_gpte.staging import check_writable

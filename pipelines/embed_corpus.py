@@ -36,7 +36,8 @@ from beam_gpte.program import (
     write_json,
 )
 from beam_gpte.progress import ProgressFiles, ReportProgress, progress_bar
-from beam_gpte.report_page import check_report, embedding_page, write_page
+from beam_gpte.report_contents import embedding_page
+from beam_gpte.report_page import check_report, write_page
 from beam_gpte.report_sample import WriteSample, take_sample
 from beam_gpte.schemas import EMBEDDING
 from beam_gpte.staging import check_writable
