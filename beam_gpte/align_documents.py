@@ -43,8 +43,8 @@ class AlignDocuments(beam.PTransform):
     `target_text` (joined by blanks), `source_start`, `source_stop`, `target_start`, `target_stop` (int64: the sentences by
     their places in the document, from 0, exclusive) and `cost` (float64: about 1 for sentences that belong together by
     chance). Every
-    sentence of a document that both sides have is in one bead; a document that only one side has gives none. A sentence that
-    was not translated is often taken along by its neighbour: a smaller `skip_percentile` skips more.
+    sentence of a document that both sides have is in one bead; a document that only one side has gives none. A
+    smaller `skip_percentile` skips more.
 
     Rows without a vector (or, with a `model`, text), and rows without a document or place in it, fail the job.
 
@@ -55,7 +55,7 @@ class AlignDocuments(beam.PTransform):
       document: the column that names the document, the same on both sides.
       order: the columns that a document's sentences are ordered by, such as ``("paragraph", "sentence")``.
       max_span: sentences of either side in a bead, at most; the vectors of several are their mean, weighted by length.
-      skip_percentile: what skipping a sentence costs, as a percentile of what beads of chance cost.
+      skip_percentile: what skipping a sentence costs, as a percentile of what taking an unrelated one along costs.
       model: embed the texts of rows that have no `embedding_column` first, as `EmbedText` does.
     """
 

@@ -109,8 +109,7 @@ class DistinctVectors(beam.PTransform):
     def expand(self, good: beam.PCollection[Block]) -> Any:
         own, names = self.settings, (self.settings.text_column, self.settings.id_column, self.settings.embedding_column)
         if own.deduplicate:
-            keys = () if own.scope is None else (own.text_column, own.scope)
-            exact = DeduplicateExact(keys, "first", None, own.id_column, own.text_column)
+            exact = DeduplicateExact(id_column=own.id_column, text_column=own.text_column, scope=own.scope)
             judged = exact.judge(good, has_reference=False)
             split = (good, judged.verdicts) | "NoCopies" >> SplitByVerdict(own.id_column, exact.name)
             good, copies = split.kept, split.removed

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
@@ -182,24 +181,27 @@ class PlanMining(beam.PTransform):
     left: tuple[beam.PCollection, beam.PCollection] | None = None
 
     def expand(self, surveys: Any) -> beam.PCollection[MiningPlan]:
-        sources, targets = surveys
-        rows = (
-            [None, None]
-            if self.left is None
-            else [
-                AsSingleton(
-                    blocks | f"Rows_{i}" >> beam.Map(len).with_output_types(int) | f"Sum_{i}" >> beam.CombineGlobally(sum)
-                )
-                for i, blocks in enumerate(self.left)
-            ]
+        # all as one group, not as side inputs: what a first plan led to is in the second one's counts
+        counts = [
+            blocks | f"Rows_{i}" >> beam.Map(len).with_output_types(int) | f"Sum_{i}" >> beam.CombineGlobally(sum)
+            for i, blocks in enumerate(self.left or ())
+        ]
+        parts = tuple(
+            part | f"Part_{i}" >> beam.Map(_numbered, i).with_output_types(tuple[int, tuple[int, Any]])
+            for i, part in enumerate((*surveys, *counts))
         )
-        make = beam.Map(_make_plan, AsSingleton(targets), self.center, self.search, *rows)
-        return sources | "MakePlan" >> make.with_output_types(MiningPlan)
+        make = beam.Map(_make_plan, self.center, self.search).with_output_types(MiningPlan)
+        return parts | "Parts" >> beam.Flatten() | "Together" >> beam.GroupByKey() | "MakePlan" >> make
 
 
-def _make_plan(
-    source: SideSurvey, target: SideSurvey, center: bool, search: Search, sources: int | None, targets: int | None
-) -> MiningPlan:
+def _numbered(part: Any, number: int) -> tuple[int, tuple[int, Any]]:
+    return 0, (number, part)
+
+
+def _make_plan(element: tuple[int, Iterable[tuple[int, Any]]], center: bool, search: Search) -> MiningPlan:
+    parts = dict(element[1])
+    source, target = parts[0], parts[1]
+    sources, targets = parts.get(2), parts.get(3)
     searched = source.rows if sources is None else sources, target.rows if targets is None else targets
     rows = searched[0] - source.decoys, searched[1]
     if source.total is None or target.total is None:

@@ -22,7 +22,7 @@ from beam_gpte.block import Block
 from beam_gpte.by_id import block_of, frame_of, key_by_id
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.grouping import Rule
+from beam_gpte.core.grouping import FIRST_ORDER, SECOND_ORDER, Rule
 from beam_gpte.core.join import KEY, SCOPE
 from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.dedup_audit import AuditRecall, NearSample
@@ -50,7 +50,7 @@ class DeduplicateSemantic(DeduplicationStep):
     `pairs` holds each pair of distinct vectors once, and for rows with one and the same vector each with the first of
     them; their other pairs follow from these.
 
-    Memory of a worker, for n rows: the vectors and sketches of a tile, 65,536 x (4 dim + 6 s) bytes with s = 64 or 128, the
+    Memory of a worker, for n rows: the vectors and sketches of a tile, 160,000 x (4 dim + 6 s) bytes with s = 64 or 128, the
     sketches of rows that visit it, 6 s bytes each, and the products of 512 rows with a cell; or the candidates of one of 16
     partitions of the ids and the vectors these name, at most 4 dim n / 16 bytes; 25 MB for the sample. With `scratch` no
     vectors of a tile or a partition, but those of 32,768 pairs. The number of shuffles is fixed.
@@ -62,7 +62,8 @@ class DeduplicateSemantic(DeduplicationStep):
       threshold: the least cosine of duplicates, above 0 and at most 1.
       mode: ``exact``; ``recall=0.99``: at least this share of the pairs, by a sample that says how far to look, and faster
         below 0.9; ``probes=4``: look in the 4 nearest cells. The report has the recall of each run, by another sample.
-      grouping: ``leader``, as above; ``components``: all that a chain of pairs connects, of which the smallest id stays;
+      grouping: ``leader``, as above; ``components``: all that a chain of pairs connects, of which the first by `keep` stays
+        (not with a `reference`);
         ``semdedup``: whatever has a near row before it goes, kept or not (Abbas et al., 2023). With the latter two
         `score` is null where a removed row is not near to its `duplicate_of`, and one worker holds a pair a removed row.
       keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or ``"COLUMN desc"``; ties by id,
@@ -107,10 +108,6 @@ class DeduplicateSemantic(DeduplicationStep):
                 raise InputError(f"also_at has {threshold}; pairs below the threshold of {self.threshold} are not known")
         if self.grouping not in get_args(Rule):
             raise InputError(f"grouping is {self.grouping!r}; use {', '.join(get_args(Rule))}")
-        if self.grouping == "components" and self.keep != "first":
-            raise InputError(
-                f'grouping "components" with keep {self.keep!r}; of a component the smallest id stays: keep="first"'
-            )
         if self.grouping == "components" and self.reference is not None:
             raise InputError('grouping "components" with a reference; use leader or semdedup')
         if isinstance(self.model, EncoderConfig) and self.model.long_text in ("chunks", "late_chunks"):
@@ -144,9 +141,14 @@ class DeduplicateSemantic(DeduplicationStep):
         vectors = rows | "Describe" >> beam.Map(describe).with_output_types(Block)
         plan = vectors | "Plan" >> PlanSearch(self.threshold, mode, self.space)
         sampled = (vectors, plan) | "NearSample" >> NearSample(self.threshold)
-        joined = (sampled.vectors, plan) | "Join" >> JoinCells(self.threshold, order, self.id_column, self.max_neighbors)
+        ordered = self.grouping == "components" and order.column is not None
+        join = JoinCells(self.threshold, order, self.id_column, self.max_neighbors, ordered)
+        joined = (sampled.vectors, plan) | "Join" >> join
         edges = joined.edges
-        verdicts = edges | "GroupPairs" >> GroupPairs(self.grouping, id_column=self.id_column)
+        verdicts = edges | "GroupPairs" >> GroupPairs(self.grouping, self.id_column, order.descending)
+        if ordered:
+            bare = beam.Map(Block.without_columns, (FIRST_ORDER, SECOND_ORDER)).with_output_types(Block)
+            edges = edges | "WithoutOrders" >> bare
         inherited = (joined.copies, verdicts) | _InheritVerdicts(self.id_column)
         verdicts = (verdicts, inherited) | "Verdicts" >> beam.Flatten()
         pairs = (edges, joined.copies) | "Pairs" >> beam.Flatten()

@@ -6,7 +6,8 @@ rows --> Route --> (cell, rows), (other cells, copies) --> Judge --> rows with d
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -80,6 +81,8 @@ class DeduplicateStream(RejectingTransform):
       cells: a power of two; the signs of that many products with random vectors make a cell.
       probes: further cells a row is copied to: 0 to `cells - 1`; not used with one cell.
       seed: of the random vectors.
+      former: for a stream that was stopped and goes on: gives blocks of ids, vectors and event times (`schemas.TIMESTAMP`)
+        that count as seen before all others, see `ledger.RecentRows`. Hashable; every worker process calls it once.
     """
 
     threshold: float = 0.9
@@ -89,6 +92,7 @@ class DeduplicateStream(RejectingTransform):
     cells: int = 1
     probes: int = 3
     seed: int = 0
+    former: Callable[[], Iterable[Block]] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -107,12 +111,29 @@ class DeduplicateStream(RejectingTransform):
 
     def _judge(self, blocks: beam.PCollection[Block]) -> Any:
         route = _Route(self.id_column, self.embedding_column, self.cells, self.probes, self.seed, self._isolate)
-        judge = _Judge(self.id_column, self.embedding_column, self.threshold, self.horizon, self._isolate)
+        judge = _Judge(self.id_column, self.embedding_column, self.threshold, self.horizon, self._isolate, self.former)
         keyed, unfit = blocks | "Route" >> beam.ParDo(route).with_output_types(
             tuple[int, Block], rejects=Block
         ).with_outputs(REJECTS, main="keyed")
         judged, other_dim = keyed | "Judge" >> reject_outputs(beam.ParDo(judge))
         return (judged, merge_rejects([unfit, other_dim])) if self._isolate else judged
+
+
+def split_duplicates(judged: beam.PCollection[Block]) -> tuple[beam.PCollection[Block], beam.PCollection[Block]]:
+    """What `DeduplicateStream` gives for blocks, as two: new rows as they came; duplicates with `duplicate_of`, `score`."""
+    parts = judged | "Split" >> beam.FlatMap(_new_or_not).with_output_types(Block, removed=Block).with_outputs(
+        "removed", main="new"
+    )
+    return parts.new, parts.removed
+
+
+def _new_or_not(block: Block) -> Iterator[Any]:
+    new = pc.is_null(block.column(DUPLICATE_OF))
+    kept, removed = block.filter(new).without_columns([DUPLICATE_OF, SCORE]), block.filter(pc.invert(new))
+    if kept:
+        yield kept
+    if removed:
+        yield TaggedOutput("removed", removed)
 
 
 class _Route(beam.DoFn):
@@ -166,12 +187,21 @@ class _Judge(beam.DoFn):
     _SEEN = beam.DoFn.StateParam(BagStateSpec("seen", BlockCoder()))
     _FORGET = beam.DoFn.TimerParam(FORGET)
 
-    def __init__(self, id_column: str, column: str, threshold: float, horizon: float, isolate: bool) -> None:
+    def __init__(
+        self,
+        id_column: str,
+        column: str,
+        threshold: float,
+        horizon: float,
+        isolate: bool,
+        former: Callable[[], Iterable[Block]] | None = None,
+    ) -> None:
         self._id_column = id_column
         self._column = column
         self._threshold = threshold
         self._horizon = round(horizon * 1e6)
         self._isolate = isolate
+        self._former = former
 
     def process(
         self,
@@ -185,10 +215,11 @@ class _Judge(beam.DoFn):
         for start in range(0, len(element[1]), ROWS_PER_BLOCK):
             block = element[1].slice(start, ROWS_PER_BLOCK)
             rows = describe(block, self._id_column, self._column, timestamp.micros)
-            if pieces and pieces[0].schema.field(VECTOR).type != rows.schema.field(VECTOR).type:
-                yield from self._refuse(block, pieces[0])
+            before = [*self._remembered(rows), *pieces]
+            if before and before[0].schema.field(VECTOR).type != rows.schema.field(VECTOR).type:
+                yield from self._refuse(block, before[0])
                 continue
-            new, duplicate_of, scores = judge(rows, pieces, self._threshold, self._horizon)
+            new, duplicate_of, scores = judge(rows, before, self._threshold, self._horizon)
             if HOME not in block.schema.names:
                 Metrics.counter(NAMESPACE, "new").inc(int(new.sum()))
                 Metrics.counter(NAMESPACE, "duplicates").inc(int((~new).sum()))
@@ -222,6 +253,12 @@ class _Judge(beam.DoFn):
             due = max(_earliest(live) + self._horizon, timestamp.micros + self._horizon // SWEEPS)
             forget.set(Timestamp(micros=due))
 
+    def _remembered(self, rows: Block) -> list[Block]:
+        if self._former is None:
+            return []
+        pieces = _described(self._former, self._id_column, self._column)
+        return [piece for piece in pieces if _latest(piece) + self._horizon > _earliest([rows])]
+
     def _refuse(self, block: Block, former: Block) -> Iterator[Any]:
         dims = f"{former.schema.field(VECTOR).type.list_size} dimensions"
         reason = f"{self._column} is of another dimension: the rows before have {dims}"
@@ -229,6 +266,11 @@ class _Judge(beam.DoFn):
         if HOME not in block.schema.names:
             parts = split_rejects(block, reasons, STEP, self._isolate, self._id_column)
             yield from (part for part in parts if isinstance(part, TaggedOutput))
+
+
+@functools.lru_cache(maxsize=2)  # by process: a local runner makes a DoFn anew for every bundle
+def _described(former: Callable[[], Iterable[Block]], id_column: str, column: str) -> list[Block]:
+    return pack([describe(block, id_column, column, 0) for block in former()])
 
 
 def describe(block: Block, id_column: str, column: str, micros: int) -> Block:
@@ -367,3 +409,7 @@ def _unit_vectors(block: Block, column: str) -> np.ndarray:
 
 def _earliest(pieces: Iterable[Block]) -> int:
     return min(int(pc.min(piece.column(TIMESTAMP)).as_py()) for piece in pieces)
+
+
+def _latest(piece: Block) -> int:
+    return int(pc.max(piece.column(TIMESTAMP)).as_py())

@@ -16,6 +16,7 @@ import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
+from beam_gpte.cloud import check_bucket, missing_object
 from beam_gpte.core.errors import InputError
 from beam_gpte.formats import READERS, column_names
 from beam_gpte.schemas import TEXT
@@ -38,10 +39,11 @@ def match_files(patterns: str | Sequence[str]) -> list[FileMetadata]:
     """The files that `patterns` name, each once, sorted by path.
 
     Raises:
-      InputError: a pattern names no file.
+      InputError: a pattern names no file, or a bucket cannot be used.
     """
     found: dict[str, FileMetadata] = {}
     for pattern in pattern_list(patterns):
+        check_bucket(pattern)
         try:
             matches = FileSystems.match([pattern])[0].metadata_list
         except (BeamIOError, ValueError, OSError) as error:
@@ -141,6 +143,6 @@ def reading(path: str) -> Iterator[Reached]:
         yield reached
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (OSError, EOFError, ValueError, pa.ArrowException, lzma.LZMAError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, pa.ArrowException, lzma.LZMAError, csv.Error, *missing_object()) as error:
         where = f" past row {reached.row}" if reached.row else ""
         raise InputError(f"{path}: cannot be read{where}: {error}; replace the file, or leave it out") from error

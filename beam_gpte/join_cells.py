@@ -24,8 +24,9 @@ from apache_beam.pvalue import AsSingleton, TaggedOutput
 
 from beam_gpte.block import Block
 from beam_gpte.by_id import PARTITIONS, CutByKey, Keyed, block_of, frame_of, key_by_id, partition_frame
+from beam_gpte.core.grouping import FIRST_ORDER, SECOND_ORDER
 from beam_gpte.core.join import CELL, FIRST_ROW, KEY, SECOND_ROW, SKETCH, VECTOR, VISITS, Rows, join_tile
-from beam_gpte.core.keep_order import KeepOrder
+from beam_gpte.core.keep_order import ORDER_VALUE, KeepOrder
 from beam_gpte.ids import split_by_id
 from beam_gpte.schemas import FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.score_pairs import ScoreMet, cosine_similarity, vector_array, vector_matrix
@@ -51,7 +52,8 @@ class JoinCells(beam.PTransform):
     Takes vectors and their plan. Cells that lie together form a group, and a group one or more tiles. A row belongs to a
     tile of the group whose cell is nearest to it, by its key, and visits, with its sketch alone, the tiles of smaller number
     for that cell, and all tiles that have further cells where the plan wants it. There sketches are compared, then vectors:
-    those of rows at home are at hand, a candidate that is away is met by its id. A worker holds a tile's vectors, the
+    those of rows at home are at hand, a candidate that is away is met by its id. With `order_values` pairs also have
+    `first_order` and `second_order`, what orders their rows. A worker holds a tile's vectors, the
     sketches of the rows that visit it and products of 512 rows with a cell, or one partition's candidates and their vectors.
     """
 
@@ -59,10 +61,11 @@ class JoinCells(beam.PTransform):
     order: KeepOrder
     id_column: str
     max_neighbors: int
+    order_values: bool = False
 
     def expand(self, inputs: Any) -> Any:
         vectors, plan = inputs
-        join = beam.FlatMap(_join_tile, self.threshold, self.order, self.id_column, self.max_neighbors)
+        join = beam.FlatMap(_join_tile, self.threshold, self.order, self.id_column, self.max_neighbors, self.order_values)
         joined = (
             vectors
             | "Route" >> beam.ParDo(_Route(), AsSingleton(plan)).with_output_types(Keyed)
@@ -151,7 +154,12 @@ def _each(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _join_tile(
-    element: tuple[int, Iterable[Block]], threshold: float, order: KeepOrder, id_column: str, max_neighbors: int
+    element: tuple[int, Iterable[Block]],
+    threshold: float,
+    order: KeepOrder,
+    id_column: str,
+    max_neighbors: int,
+    order_values: bool,
 ) -> Iterator[Any]:
     """A block of rows at home has their cells, one of copies has not."""
     blocks = list(element[1])
@@ -165,10 +173,15 @@ def _join_tile(
     yield TaggedOutput("figures", {**figures, "pairs_cut": found.cut})
     if len(found.copies):
         yield TaggedOutput("copies", block_of(found.copies.with_columns(pl.lit(1, pl.Float32).alias(SCORE))))
+    candidates = found.candidates
+    if order_values:
+        values = pl.concat([rows.frame[ORDER_VALUE] for rows in (here, there)])
+        rows_of = {FIRST_ORDER: FIRST_ROW, SECOND_ORDER: SECOND_ROW}
+        candidates = candidates.with_columns(values.gather(candidates[row]).alias(name) for name, row in rows_of.items())
     first_home, second_home = (pl.col(name) < len(here.frame) for name in (FIRST_ROW, SECOND_ROW))
     if is_light(home[0]):
         places = Block.concat([Block(block.batch.select([FILE, AT])) for block in (*home, *others)])
-        near = _scored_from_files(found.candidates.filter(first_home | second_home), places, threshold)
+        near = _scored_from_files(candidates.filter(first_home | second_home), places, threshold)
         both = near.filter(first_home & second_home).drop(FIRST_ROW, SECOND_ROW)
         if len(both):
             yield block_of(both)
@@ -178,13 +191,13 @@ def _join_tile(
     vectors = Block.concat([Block(block.batch.select([id_column, VECTOR])) for block in home])
     for keyed in split_by_id(vectors, id_column, PARTITIONS):
         yield TaggedOutput("away", keyed)
-    near = _scored(found.candidates.filter(first_home & second_home), vectors, threshold)
+    near = _scored(candidates.filter(first_home & second_home), vectors, threshold)
     if len(near):
         yield block_of(near)
     for here_row, away, at_home in ((FIRST_ROW, SECOND_ID, first_home), (SECOND_ROW, FIRST_ID, second_home)):
-        candidates = found.candidates.filter(at_home & ~(first_home & second_home))
-        for partition, piece in partition_frame(candidates, away):
-            yield TaggedOutput("away", (partition, Block(piece.batch.select([FIRST_ID, SECOND_ID]))))
+        one_home = candidates.filter(at_home & ~(first_home & second_home))
+        for partition, piece in partition_frame(one_home, away):
+            yield TaggedOutput("away", (partition, piece.without_columns([FIRST_ROW, SECOND_ROW])))
             yield TaggedOutput("away", (partition, Block(vectors.batch.take(pc.unique(piece.column(here_row))))))
 
 
@@ -193,7 +206,7 @@ def _scored(pairs: pl.DataFrame, vectors: Block, threshold: float) -> pl.DataFra
         return pairs
     rows = (pairs[name].to_numpy().astype(np.int64) for name in (FIRST_ROW, SECOND_ROW))
     scores = cosine_similarity(vectors.column(VECTOR), *rows)
-    near = pairs.select(FIRST_ID, SECOND_ID).with_columns(pl.Series(SCORE, scores))
+    near = pairs.drop(FIRST_ROW, SECOND_ROW).with_columns(pl.Series(SCORE, scores))
     return near.filter(pl.Series(scores >= np.float32(threshold)))
 
 

@@ -50,8 +50,8 @@ class Bitext(NamedTuple):
       pairs: blocks of `source_id`, `target_id`, `source_text`, `target_text`, `cosine`, `forward_mean`, `backward_mean`,
         `margin`, `forward_rank`, `backward_rank` (null where the one is not among the other's k nearest), `posterior`
         (float64, null where the margins do not tell pairs from chance), `length_ratio`, `same_numbers`, `char_overlap`,
-        `source_copies`, `target_copies`, and the other columns of both sides as `source_...` and `target_...`. The column
-        `margin` has metadata that say how they were found.
+        `source_copies`, `target_copies`, and the other columns of both sides as `source_...` and `target_...`; with
+        `then_all` also `found_in`. The column `margin` has metadata that say how they were found.
       report: one dict, with the figures of the run and warnings.
       rejects: rows that could not be mined, with step and reason; empty unless `with_exception_handling()` was called.
     """
@@ -95,7 +95,7 @@ class MineBitext(beam.PTransform):
       search: ``exact``; ``cells``, in which some pairs are missed; or ``auto``: exact as long as that costs no more than
         embedding would (2.2 million rows a side at 384 dimensions), see `core.mining_cells`. Scopes are searched exactly.
       deduplicate: of sentences with the same text (`DeduplicateExact`) only the one with the smallest id is mined; the ids
-        of the others are in `source_copies` and `target_copies`. With a scope, texts are compared as they are, within it.
+        of the others are in `source_copies` and `target_copies`. With a scope, of those within it.
       max_length_ratio: drop pairs whose characters' ratio, divided by the median, is larger or smaller than one over it;
         None for no limit.
       emit: ``pairs``; ``candidates``: each row with all its k nearest, whatever the margin, and whether it is the best.
@@ -189,22 +189,25 @@ class MineBitext(beam.PTransform):
         searched: Search = "exact" if self.scope is not None else self.search
         plan = surveys | "Plan" >> PlanMining(self.center, searched)
         first = (source, target, sources, plan) | "Mine" >> _MineSides(self, self.scope is not None)
-        if not self.then_all:
-            return Bitext(first.pairs, first.report, merge_rejects(rejects))
-        left = (source, first.pairs) | "Left_source" >> WithoutPaired(own, "source", has_decoys)
-        others = (target, first.pairs) | "Left_target" >> WithoutPaired(own, "target")
-        if decoys is not None:
-            decoys = decoys | "NoScope" >> beam.Map(_without_scope).with_output_types(Block)
-        sources = left.vectors if decoys is None else (left.vectors, decoys) | "LeftWithDecoys" >> beam.Flatten()
-        plan = surveys | "PlanLeft" >> PlanMining(self.center, self.search, (sources, others.vectors))
-        second = (left, others, sources, plan) | "MineLeft" >> _MineSides(self, False)
-        pairs = tuple(
-            mined.pairs | f"Found_{place}" >> beam.Map(_with_place, place).with_output_types(Block)
-            for place, mined in (("scope", first), ("all", second))
-        )
-        merge = beam.Map(_merged_report, AsSingleton(second.report)).with_output_types(dict)
-        report = first.report | "BothReports" >> merge
-        return Bitext(pairs | "BothPairs" >> beam.Flatten(), report, merge_rejects(rejects))
+        pairs, report = first
+        if self.then_all:
+            left = (source, first.pairs) | "Left_source" >> WithoutPaired(own, "source", has_decoys)
+            others = (target, first.pairs) | "Left_target" >> WithoutPaired(own, "target")
+            sources = left.vectors
+            if decoys is not None:
+                bare = decoys | "NoScope" >> beam.Map(_without_scope).with_output_types(Block)
+                sources = (sources, bare) | "LeftWithDecoys" >> beam.Flatten()
+            plan = surveys | "PlanLeft" >> PlanMining(self.center, self.search, (sources, others.vectors))
+            second = (left, others, sources, plan) | "MineLeft" >> _MineSides(self, False)
+            placed = tuple(
+                mined.pairs | f"Found_{place}" >> beam.Map(_with_place, place).with_output_types(Block)
+                for place, mined in (("scope", first), ("all", second))
+            )
+            pairs = placed | "BothPairs" >> beam.Flatten()
+            merge = beam.Map(_merged_report, AsSingleton(second.report)).with_output_types(dict)
+            report = first.report | "BothReports" >> merge
+        describe = beam.Map(with_metadata, self.settings(), AsSingleton(plan)).with_output_types(Block)
+        return Bitext(pairs | "Describe" >> describe, report, merge_rejects(rejects))
 
 
 @dataclasses.dataclass(eq=False)
@@ -225,9 +228,8 @@ class _MineSides(beam.PTransform):
         whole = (above, source.rows, source.copies, target.rows, target.copies) | "AttachRows" >> attach
         pairs, lengths = whole | "FilterLengths" >> FilterLengths(own.max_length_ratio if own.emit == "pairs" else None)
         settings = {**own.settings(), "scope": own.scope if self.scoped else None}
-        named = pairs | "Describe" >> beam.Map(with_metadata, settings, AsSingleton(plan)).with_output_types(Block)
         make = beam.Map(_report, settings, AsSingleton(cut), AsSingleton(lengths))
-        return _Mined(named, plan | "Report" >> make.with_output_types(dict))
+        return _Mined(pairs, plan | "Report" >> make.with_output_types(dict))
 
 
 class _Mined(NamedTuple):

@@ -8,9 +8,13 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import apache_beam as beam
@@ -29,6 +33,7 @@ from beam_gpte.remote_model import check_remote_model, is_remote
 from beam_gpte.report_page import Run
 from beam_gpte.report_sample import SAMPLE_FILE
 
+LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # Beam's in-process runner with timers of processing time
 LOCAL_RUNNER = "FnApiRunner"  # Beam's in-process runner; DirectRunner would first try to download another
 
 
@@ -53,11 +58,25 @@ def local_options(options: PipelineOptions) -> bool:
             direct.direct_running_mode, direct.direct_num_workers = "multi_threading", os.cpu_count() or 1
     local = standard.runner in (LOCAL_RUNNER, "DirectRunner")
     if local:
-        # what goes wrong is in the exception; Beam's workers log it two or three times more
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-        # Beam 2.77 says so of its own memory figure, once a thread, on Linux too
-        logging.getLogger().addFilter(lambda record: "Resource module is not available" not in str(record.msg))
+        _quieten()
     return local
+
+
+def _quieten() -> None:
+    # what goes wrong is in the exception; Beam's workers log it two or three times more
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    # Beam 2.77 says the first of its own memory figure, once a thread, on Linux too, and the second of BigQuery
+    idle = ("Resource module is not available", "apitools not found")
+    logging.getLogger().addFilter(lambda record: not any(text in str(record.msg) for text in idle))
+
+
+def local_stream_options(options: PipelineOptions) -> bool:
+    """As `local_options`, for a stream: without a runner named, the in-process runner that can run one."""
+    standard = options.view_as(StandardOptions)
+    standard.runner, standard.streaming = standard.runner or LOCAL_STREAM_RUNNER, True
+    if standard.runner == LOCAL_STREAM_RUNNER:
+        _quieten()
+    return standard.runner == LOCAL_STREAM_RUNNER
 
 
 def check_inputs(patterns: list[str], text_column: str, id_column: str | None, config: EncoderConfig) -> None:
@@ -71,6 +90,11 @@ def check_inputs(patterns: list[str], text_column: str, id_column: str | None, c
     for column in (text_column, id_column):
         if column is not None and column not in present:
             raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
+    check_model_exists(config)
+
+
+def check_model_exists(config: EncoderConfig) -> None:
+    """Raise `InputError` if there is no such model."""
     if is_remote(config.model):
         check_remote_model(config.model)
     else:
@@ -90,6 +114,25 @@ def run_pipeline(pipeline: beam.Pipeline, local: bool) -> Any:
         raise
     sys.stderr.write(printed.getvalue())
     return result
+
+
+@contextlib.contextmanager
+def stop_file() -> Iterator[str]:
+    """A path at which a file appears with SIGTERM or Ctrl-C, for `WatchCorpus(stop=...)`; a second Ctrl-C ends at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "stop")
+
+        def stop(number: int, _: FrameType | None) -> None:
+            if path.exists() and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            path.touch()
+
+        former = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield str(path)
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
 
 
 @dataclasses.dataclass(eq=False)

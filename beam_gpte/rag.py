@@ -23,27 +23,29 @@ class ParquetVectorWriterConfig(VectorDatabaseWriteConfig):
     """Write embedded items to Parquet files in one folder; see `WriteVectorsToParquet`."""
 
     path: str
+    mode: str = "replace"
     max_bytes_per_file: int = MAX_BYTES_PER_FILE
 
     def __post_init__(self) -> None:
         self.create_write_transform()
 
     def create_write_transform(self) -> beam.PTransform:
-        return _WriteItems(WriteVectorsToParquet(self.path, self.max_bytes_per_file))
+        return _WriteItems(WriteVectorsToParquet(self.path, self.mode, max_bytes_per_file=self.max_bytes_per_file))
 
 
 @dataclasses.dataclass
 class DuckDBVectorWriterConfig(VectorDatabaseWriteConfig):
-    """Write embedded items to a table of a DuckDB database, replacing those of the same ids; see `WriteVectorsToDuckDB`."""
+    """Write embedded items to a table of a DuckDB database; see `WriteVectorsToDuckDB`."""
 
     path: str
     table: str = "vectors"
+    mode: str = "upsert"
 
     def __post_init__(self) -> None:
         self.create_write_transform()
 
     def create_write_transform(self) -> beam.PTransform:
-        return _WriteItems(WriteVectorsToDuckDB(self.path, self.table))
+        return _WriteItems(WriteVectorsToDuckDB(self.path, self.table, mode=self.mode))
 
 
 @dataclasses.dataclass(eq=False)

@@ -143,17 +143,19 @@ class _ReadFiles(beam.DoFn):
         for parsed in (False, True):
             some = [defect for defect in defects if (defect.columns is not None) == parsed]
             if some:
-                block = _parsed_block(name, some) if parsed else _unreadable_block(path, some)
+                block = parsed_block(name, some) if parsed else unreadable_block(path, some)
                 reasons = pa.array([defect.reason for defect in some], pa.string())
                 yield from split_rejects(block, reasons, STEP, True, None)
 
 
-def _unreadable_block(path: str, defects: list[Defect]) -> Block:
+def unreadable_block(path: str, defects: list[Defect]) -> Block:
+    """Rows of a file that could not be parsed, as `UNREADABLE`."""
     rows = [{"file": path, "row": defect.row, "content": defect.content} for defect in defects]
     return Block(pa.RecordBatch.from_pylist(rows, UNREADABLE))
 
 
-def _parsed_block(name: str | None, defects: list[Defect]) -> Block:
+def parsed_block(name: str | None, defects: list[Defect]) -> Block:
+    """Rows that were parsed and do not fit their columns, with derived ids in front unless `name` is None."""
     ids = [{} if name is None else {ID: f"{name}:{defect.row}"} for defect in defects]
     rows = [{**own, **(defect.columns or {})} for own, defect in zip(ids, defects, strict=True)]
     columns = dict.fromkeys(column for row in rows for column in row)

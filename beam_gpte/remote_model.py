@@ -8,6 +8,7 @@ from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
+from beam_gpte.cloud import check_bucket
 from beam_gpte.core.errors import InputError
 
 
@@ -49,6 +50,7 @@ def fetch_model(model: str) -> Path | None:
 
 
 def _list_files(model: str) -> list:
+    check_bucket(model)
     root = model.rstrip("/")
     found = FileSystems.match([f"{root}/**"])[0].metadata_list
     if not any(file.path in (f"{root}/modules.json", f"{root}/config.json") for file in found):

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from beam_gpte.block import ROWS_PER_BLOCK, Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
-from beam_gpte.files import match_files, open_file, reading
+from beam_gpte.files import open_file, reading
 from beam_gpte.packing import Packer, Piece, split_rows, unpack
+from beam_gpte.read_vectors import vector_files
 from beam_gpte.schemas import FORMER
 
 PARTITIONS = 256  # of the texts, by hash: a worker holds the former vectors of one, 1/256 of the former run
@@ -46,14 +47,12 @@ class AttachFormerVectors(beam.PTransform):
     def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block]:
         if not blocks.is_bounded or not blocks.windowing.is_default():
             raise InputError("reuse: the corpus is compared as a whole, and a stream or a window is none; leave reuse out")
-        is_pattern = "*" in self.path or self.path.endswith(".parquet")
-        pattern = self.path if is_pattern else f"{self.path.rstrip('/')}/*.parquet"
         former = (
             blocks.pipeline
-            | "Former" >> beam.Create([pattern])
+            | "Former" >> beam.Create([self.path])
             | "Match" >> beam.FlatMap(_paths).with_output_types(str)
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.FlatMap(read_vectors, self.text_column, self.embedding_column).with_output_types(Block)
+            | "Read" >> beam.FlatMap(read_former, self.text_column, self.embedding_column).with_output_types(Block)
         )
         both = {"now": blocks, "former": former}
         split = {
@@ -67,7 +66,7 @@ class AttachFormerVectors(beam.PTransform):
         )
 
 
-def read_vectors(path: str, text_column: str, embedding_column: str) -> Iterator[Block]:
+def read_former(path: str, text_column: str, embedding_column: str) -> Iterator[Block]:
     """Texts and vectors of one Parquet file.
 
     Raises:
@@ -128,5 +127,5 @@ def attach(block: Block, former: list[Block], text_column: str, embedding_column
     return block.with_column(field, values)
 
 
-def _paths(pattern: str) -> list[str]:
-    return [file.path for file in match_files(pattern)]
+def _paths(path: str) -> list[str]:
+    return [name for name, _ in vector_files(path)]

@@ -29,6 +29,9 @@ FOUND_BY = "found_by"  # the step: exact, lexical or semantic
 FIRST_ID = "first_id"
 SECOND_ID = "second_id"
 
+# Added by WatchCorpus where the ids are the user's own: the file and row a row came from, as made ids have it.
+SOURCE = "source"
+
 STEP = "reject_step"
 REASON = "reject_reason"
 

@@ -31,8 +31,9 @@ SAMPLE = 16_384  # vectors that the space is fitted to: 25 MB of 384 dimensions
 AUDITED = 1000  # of the sample, whose near rows are looked for among all: an n x 1000 product
 CALIBRATED = 2000  # of the sample, after those
 TILE_ROWS = 8192  # compared with one another, where there is one cell
-GROUP_ROWS = 40_000  # of the cells of a group, on average: fewer make more copies, more need more memory
-CELLS_TILE_ROWS = 65_536  # of a group, in memory at once: no more than that, whatever its size
+GROUP_ROWS = 100_000  # of the cells of a group, on average: fewer make more copies, more need more memory
+LEAST_GROUPS = 8  # as many tasks at least, from 80,000 rows on
+CELLS_TILE_ROWS = 160_000  # of a group, in memory at once: no more than that, whatever its size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +209,7 @@ class _AllMargins(beam.CombineFn):
 def _make_plan(survey: Survey, space: Space, threshold: float, mode: SearchMode, needed: np.ndarray | None) -> Plan:
     sample = survey.vectors()
     home = space.route(sample, 0)[0] if len(sample) else np.zeros(0, np.int64)
-    group = space.groups(-(-survey.rows // GROUP_ROWS) or 1)
+    group = space.groups(max(1, min(LEAST_GROUPS, 10 * survey.rows // GROUP_ROWS), -(-survey.rows // GROUP_ROWS)))
     rows = np.bincount(group[home], minlength=int(group.max()) + 1) * (survey.rows / max(1, len(home)))
     far = margin(threshold)
     if mode.recall is not None and needed is not None and len(needed):

@@ -1,38 +1,38 @@
-"""Writing in two steps, so that nobody ever reads half a result.
+"""Blocks become files in a temporary folder, where the blocks are: no vector is shuffled.
 
-    blocks --> StageFiles --> staged files (in a temporary folder) --> commit, once, when all are there --> final names
+    blocks --> StageFiles --> `StagedFile`s
 
-`StageFiles` runs in parallel where the blocks are: no vector is shuffled. The commit is one function call that gets the
-list of all staged files; it may be tried again after a crash at any moment, so every commit built on this module has to
-give the same result when it runs twice. `write_parquet`, `write_duckdb` and `write_jsonl` are the three formats.
+What brings them under final names is in `commit` and `publish`; `write_parquet`, `write_duckdb` and `write_jsonl` are the
+formats.
 """
 
+import contextlib
 import dataclasses
-import re
-import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
+from urllib.parse import quote
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.block import Block
+from beam_gpte.cloud import check_bucket
 from beam_gpte.core.errors import InputError
-from beam_gpte.rejects import NAMESPACE
+from beam_gpte.packing import split_rows
 from beam_gpte.schemas import is_hidden
 
 TEMPORARY = ".beam-gpte-tmp-"
 STAGED = ".staged"  # not .parquet: Polars and DuckDB follow `**/*.parquet` into hidden folders
 MAX_BYTES_PER_FILE = 512 << 20
 ROW_GROUP_BYTES = 64 << 20  # what a worker holds before it writes; 43,000 rows with float32[384]
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+MAX_PARTITIONS = 128  # open at once in a worker
 MAX_OPEN_FILES = 8  # one per schema; blocks of rows may alternate between e.g. a null and a string column
 
 
@@ -41,48 +41,19 @@ class StagedFile:
     """A complete file in the temporary folder of a run.
 
     Attributes:
+      partition: the folders it belongs in, as "language=de/"; empty where the collection has no partitions.
       nbytes: size of its rows in Arrow, before compression.
       schema: the serialised Arrow schema of its rows.
     """
 
     path: str
+    partition: str
     rows: int
     nbytes: int
     schema: bytes
 
     def arrow_schema(self) -> pa.Schema:
         return pa.ipc.read_schema(pa.py_buffer(self.schema))
-
-
-@dataclasses.dataclass(frozen=True)
-class WrittenFile:
-    """A file under its final name."""
-
-    path: str
-    rows: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Destination:
-    """Where one run of one sink writes.
-
-    Attributes:
-      folder: holds the final files and, while the run lasts, the temporary folder.
-      sink: names the sink, so that two sinks may share a folder and each removes its own leftovers only.
-      token: random, new for every run, the same for every retry within it.
-    """
-
-    folder: str
-    sink: str
-    token: str
-
-    @classmethod
-    def new(cls, folder: str, sink: str) -> "Destination":
-        return cls(folder, sink, uuid.uuid4().hex)
-
-    @property
-    def temporary(self) -> str:
-        return FileSystems.join(self.folder, f"{TEMPORARY}{self.sink}-{self.token}")
 
 
 class TableWriter(Protocol):
@@ -94,189 +65,179 @@ class TableWriter(Protocol):
 
 
 OpenWriter = Callable[[BinaryIO, pa.Schema], TableWriter]
-Commit = Callable[[list[StagedFile]], list[WrittenFile]]
-
-
-def stage_and_commit(
-    blocks: beam.PCollection[Block], stage: "StageFiles", commit: Commit, commit_after: beam.PCollection | None
-) -> beam.PCollection[WrittenFile]:
-    """Stage all blocks, then call `commit` once with all staged files.
-
-    Args:
-      commit: repeatable; its order of arguments is sorted, so the same set gives the same call.
-      commit_after: nothing is committed before this collection is complete; if computing it fails, nothing is.
-    """
-    staged = (
-        blocks | "OneWindow" >> beam.WindowInto(GlobalWindows()) | "Stage" >> beam.ParDo(stage).with_output_types(StagedFile)
-    )
-    sides = [beam.pvalue.AsIter(staged)]
-    if commit_after is not None:
-        sides.append(beam.pvalue.AsIter(commit_after | "Barrier" >> beam.WindowInto(GlobalWindows())))
-    return (
-        blocks.pipeline
-        | "Once" >> beam.Impulse()
-        | "Commit" >> beam.ParDo(_Commit(commit), *sides).with_output_types(WrittenFile)
-    )
-
-
-class _Commit(beam.DoFn):
-    def __init__(self, commit: Commit) -> None:
-        self._commit = commit
-
-    def process(self, _: bytes, staged: Iterable[StagedFile], *barrier: Any) -> list[WrittenFile]:
-        written = self._commit(sorted(staged, key=lambda file: file.path))
-        Metrics.counter(NAMESPACE, "files_written").inc(len(written))
-        Metrics.counter(NAMESPACE, "rows_written").inc(sum(file.rows for file in written))
-        return written
 
 
 class StageFiles(beam.DoFn):
     """Writes the blocks of a bundle to new files in the temporary folder and gives a `StagedFile` for each.
 
-    A file holds one schema. It is closed when the bundle ends or when the next block would take it past
-    `max_bytes_per_file`. A bundle that fails leaves files that no `StagedFile` names; they go with the temporary
+    A file holds one schema, window and partition. It is closed when the bundle ends or when the next block would take it
+    past `max_bytes_per_file`. A bundle that fails leaves files that no `StagedFile` names; they go with the temporary
     folder. At most `ROW_GROUP_BYTES` and one block wait in memory, in all open files together.
     """
 
-    def __init__(self, folder: str, open_writer: OpenWriter, max_bytes_per_file: int = MAX_BYTES_PER_FILE) -> None:
+    def __init__(
+        self,
+        folder: str,
+        open_writer: OpenWriter,
+        max_bytes_per_file: int = MAX_BYTES_PER_FILE,
+        partition_by: tuple[str, ...] = (),
+    ) -> None:
         self._folder = folder
         self._open_writer = open_writer
         self._max_bytes = max_bytes_per_file
+        self._partition_by = partition_by
+        self._most_open = MAX_PARTITIONS if partition_by else MAX_OPEN_FILES
 
     def start_bundle(self) -> None:
-        self._files: dict[bytes, _OpenFile] = {}
+        self._files: dict[Any, _OpenFile] = {}
 
-    def process(self, block: Block) -> Iterator[StagedFile]:
+    def process(
+        self, block: Block, window: Any = beam.DoFn.WindowParam, timestamp: Any = beam.DoFn.TimestampParam
+    ) -> Iterator[WindowedValue]:
         if not block:
             return
         # Metadata of the whole schema (of pandas, of Hugging Face) describes the file it was read from, not this one.
-        batch = block.without_columns(filter(is_hidden, block.schema.names)).batch.replace_schema_metadata(None)
-        key = batch.schema.serialize().to_pybytes()
+        rows = Block(block.without_columns(filter(is_hidden, block.schema.names)).batch.replace_schema_metadata(None))
+        for partition, part in partitions(rows, self._partition_by):
+            yield from self._add(part.batch, partition, window, timestamp)
+
+    def _add(self, batch: pa.RecordBatch, partition: str, window: Any, timestamp: Any) -> Iterator[WindowedValue]:
+        key, nbytes = (window, partition, batch.schema.serialize().to_pybytes()), batch.nbytes
         file = self._files.get(key)
-        if file is not None and file.bytes + batch.nbytes > self._max_bytes:
+        if file is not None and file.bytes + nbytes > self._max_bytes:
             yield self._files.pop(key).close()
         if key not in self._files:
-            if len(self._files) == MAX_OPEN_FILES:
+            if len(self._files) == self._most_open:
                 yield self._files.pop(next(iter(self._files))).close()
             path = FileSystems.join(self._folder, uuid.uuid4().hex + STAGED)
-            self._files[key] = _OpenFile(path, batch.schema, self._open_writer)
-        if sum(file.waiting_bytes for file in self._files.values()) + batch.nbytes > ROW_GROUP_BYTES:
+            self._files[key] = _OpenFile(path, partition, batch.schema, self._open_writer, window, timestamp)
+        if sum(file.waiting_bytes for file in self._files.values()) + nbytes > ROW_GROUP_BYTES:
             max(self._files.values(), key=lambda file: file.waiting_bytes).flush()
-        self._files[key].add(batch)
+        self._files[key].add(batch, nbytes)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for file in self._files.values():
-            yield GlobalWindows.windowed_value(file.close())
-        self._files = {}
+        files, self._files = self._files, {}
+        for file in files.values():
+            yield file.close()
+
+
+class SpreadBlocks(beam.DoFn):
+    """Deals blocks out to so many shards, one after the other from a random first."""
+
+    def __init__(self, num_shards: int) -> None:
+        self._num_shards = num_shards
+
+    def start_bundle(self) -> None:
+        self._next = uuid.uuid4().int
+
+    def process(self, block: Block) -> Iterator[tuple[int, Block]]:
+        self._next += 1
+        yield self._next % self._num_shards, block
+
+
+class StageShards(beam.DoFn):
+    """`StageFiles` for grouped blocks: the files of a shard end with it."""
+
+    def __init__(self, stage: StageFiles) -> None:
+        self._stage = stage
+
+    def process(
+        self,
+        shard: tuple[int, Iterable[Block]],
+        window: Any = beam.DoFn.WindowParam,
+        timestamp: Any = beam.DoFn.TimestampParam,
+    ) -> Iterator[WindowedValue]:
+        self._stage.start_bundle()
+        for block in shard[1]:
+            yield from self._stage.process(block, window, timestamp)
+        yield from self._stage.finish_bundle()
 
 
 class _OpenFile:
     """A staged file in the making."""
 
-    def __init__(self, path: str, schema: pa.Schema, open_writer: OpenWriter) -> None:
+    def __init__(
+        self, path: str, partition: str, schema: pa.Schema, open_writer: OpenWriter, window: Any, timestamp: Any
+    ) -> None:
         self._path = path
+        self._partition = partition
+        self._place = (timestamp, (window,))
         self._schema = schema
         self._stream = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
-        self._writer = open_writer(self._stream, schema)
+        with self._writing():
+            self._writer = open_writer(self._stream, schema)
         self._waiting: list[pa.RecordBatch] = []
         self.waiting_bytes = 0
         self.rows = 0
         self.bytes = 0
 
-    def add(self, batch: pa.RecordBatch) -> None:
+    def add(self, batch: pa.RecordBatch, nbytes: int) -> None:
         self._waiting.append(batch)
-        self.waiting_bytes += batch.nbytes
+        self.waiting_bytes += nbytes
         self.rows += batch.num_rows
-        self.bytes += batch.nbytes
+        self.bytes += nbytes
 
     def flush(self) -> None:
         if not self._waiting:
             return
         table = pa.Table.from_batches(self._waiting)
         rows = max(1, table.num_rows * ROW_GROUP_BYTES // max(table.nbytes, ROW_GROUP_BYTES))
-        self._writer.write_table(table, row_group_size=rows)
+        with self._writing():
+            self._writer.write_table(table, row_group_size=rows)
         self._waiting, self.waiting_bytes = [], 0
 
-    def close(self) -> StagedFile:
+    def close(self) -> WindowedValue:
         self.flush()
-        self._writer.close()
-        self._stream.close()
-        return StagedFile(self._path, self.rows, self.bytes, self._schema.serialize().to_pybytes())
+        with self._writing():
+            self._writer.close()
+            self._stream.close()
+        schema = self._schema.serialize().to_pybytes()
+        return WindowedValue(StagedFile(self._path, self._partition, self.rows, self.bytes, schema), *self._place)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._abandon()
+            folder = FileSystems.split(FileSystems.split(self._path)[0])[0]
+            reason = error.strerror or str(error)
+            raise InputError(
+                f"{folder}: cannot write to this folder ({reason}); nothing in it was changed, run again"
+            ) from error
+
+    def _abandon(self) -> None:
+        """Give the room back that the file takes; the disk may be full."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        if FileSystems.get_scheme(self._path) is None:
+            Path(self._path).unlink(missing_ok=True)
 
 
-def publish(staged: list[StagedFile], destination: Destination, prefix: str, extension: str) -> list[WrittenFile]:
-    """Move staged files to ``<prefix>-<token>-<i>-of-<n><extension>``, then remove what earlier runs left so named.
-
-    The names carry the run's token, so no move ever overwrites a file of another run: first all new files come into
-    place, then the former ones go. A crash in between leaves whole files only, and the call can be repeated: a staged
-    file that is gone was moved by the attempt before, to the same name, because the order of `staged` is the same.
+def partitions(block: Block, columns: tuple[str, ...]) -> Iterator[tuple[str, Block]]:
+    """Cut a block by the values of `columns`, which it loses: ("language=de/year=2026/", rows), as Hive names folders.
 
     Raises:
-      InputError: a staged file is neither in the temporary folder nor under its final name.
+      InputError: a column is missing, or its values are neither strings nor integers.
     """
-    folder, token = destination.folder, destination.token[:8]
-    names = [f"{prefix}-{token}-{i:05d}-of-{len(staged):05d}{extension}" for i in range(len(staged))]
-    targets = [FileSystems.join(folder, name) for name in names]
-    waiting, present = set(list_files(destination.temporary)), set(list_files(folder))
-    moves = []
-    for file, name, target in zip(staged, names, targets, strict=True):
-        if file_name(file.path) in waiting:
-            moves.append((file.path, target))
-        elif name not in present:
-            raise InputError(
-                f"{file.path}: staged file is gone; let only one run at a time write to {folder}, and run again"
-            )
-    if moves:
-        FileSystems.rename([source for source, _ in moves], [target for _, target in moves])
-    former = [name for name in present - set(names) if is_published(name, prefix, extension)]
-    remove_files([FileSystems.join(folder, name) for name in sorted(former)])
-    remove_temporary(destination)
-    return [WrittenFile(target, file.rows) for file, target in zip(staged, targets, strict=True)]
+    if not columns:
+        yield "", block
+        return
+    for name in columns:
+        kind = block.schema.field(name).type if name in block.schema.names else None
+        if kind is None:
+            raise InputError(f"partition_by: no column {name!r}; the columns are {', '.join(block.schema.names)}")
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+            raise InputError(f"partition_by: column {name!r} is {kind}; use a column of strings or integers")
+    values = list(zip(*(block.column(name).to_pylist() for name in columns), strict=True))
+    numbers = {value: i for i, value in enumerate(dict.fromkeys(values))}
+    folders = ["".join(f"{_quoted(n)}={_quoted(v)}/" for n, v in zip(columns, value, strict=True)) for value in numbers]
+    for number, part in split_rows(block, [numbers[value] for value in values]):
+        yield folders[number], part.without_columns(columns)
 
 
-def is_published(name: str, prefix: str, extension: str) -> bool:
-    """Whether `publish` made this file name, in whichever run."""
-    pattern = re.escape(prefix) + r"-[0-9a-f]{8}-\d{5,}-of-\d{5,}" + re.escape(extension)
-    return re.fullmatch(pattern, name) is not None
-
-
-def is_remote(path: str) -> bool:
-    return FileSystems.get_scheme(path) is not None
-
-
-def file_name(path: str) -> str:
-    return FileSystems.split(path)[1]
-
-
-def list_files(folder: str) -> list[str]:
-    """Names of the files directly in `folder`, sorted; none if there is no such folder."""
-    if is_remote(folder):
-        found = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
-        return sorted(file_name(file.path) for file in found)
-    if not Path(folder).is_dir():
-        return []
-    return sorted(entry.name for entry in Path(folder).iterdir() if entry.is_file())
-
-
-def remove_files(paths: list[str]) -> None:
-    """Delete files; one that is gone already is no error."""
-    for path in paths:
-        if is_remote(path):
-            FileSystems.delete([path])
-        else:
-            Path(path).unlink(missing_ok=True)  # Beam's local delete reads a bracket in a folder's name as a pattern
-
-
-def remove_temporary(destination: Destination) -> None:
-    """Delete this run's temporary folder and those that killed runs of the same sink left."""
-    folder, start = destination.folder, f"{TEMPORARY}{destination.sink}-"
-    if is_remote(folder):
-        found = FileSystems.match([FileSystems.join(folder, f"{start}*", "*")])[0].metadata_list
-        remove_files([file.path for file in found])
-    elif Path(folder).is_dir():
-        for entry in Path(folder).iterdir():
-            if entry.name.startswith(start):
-                shutil.rmtree(entry)
+def _quoted(value: str | int | None) -> str:
+    return HIVE_NULL if value is None else quote(str(value), safe=" ")
 
 
 def check_writable(folder: str) -> None:
@@ -285,8 +246,9 @@ def check_writable(folder: str) -> None:
     Raises:
       InputError: it cannot be created or written.
     """
+    check_bucket(folder)
     try:
-        if is_remote(folder):
+        if FileSystems.get_scheme(folder) is not None:
             trial = FileSystems.join(folder, f"{TEMPORARY}trial-{uuid.uuid4().hex}")
             FileSystems.create(trial).close()
             FileSystems.delete([trial])

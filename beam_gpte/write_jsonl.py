@@ -15,9 +15,11 @@ import apache_beam as beam
 import pyarrow as pa
 
 from beam_gpte.block import Block
+from beam_gpte.commit import stage_and_commit
 from beam_gpte.core.errors import InputError
+from beam_gpte.publish import Destination, Pane, WrittenFile, one_at_a_time, publish
 from beam_gpte.rows import as_blocks
-from beam_gpte.staging import Destination, StagedFile, StageFiles, WrittenFile, publish, stage_and_commit
+from beam_gpte.staging import StagedFile, StageFiles
 
 PREFIX, EXTENSION = "rejects", ".jsonl"
 
@@ -26,8 +28,9 @@ PREFIX, EXTENSION = "rejects", ".jsonl"
 class WriteRejects(beam.PTransform):
     """Write blocks to ``<path>/rejects-*.jsonl``: one JSON object a row, UTF-8, one set of columns per file.
 
-    The files become exactly this collection; without rejects none is written, and those of an earlier run go. Bytes are
-    written as text with what is no UTF-8 escaped, times in ISO 8601, numbers that JSON lacks (NaN, infinity) as null.
+    The files become exactly this collection; without rejects none is written, and those of an earlier run go. The panes of a
+    stream or of windows are added to what is there, as ``rejects-<run>-<window>-<pane>-*``. Bytes are written as text with
+    what is no UTF-8 escaped, times in ISO 8601, numbers that JSON lacks (NaN, infinity) as null.
 
     Attributes:
       path: the folder, local or on any Beam file system.
@@ -50,9 +53,10 @@ class WriteRejects(beam.PTransform):
         return stage_and_commit(blocks, StageFiles(destination.temporary, JsonLinesWriter), commit, self.commit_after)
 
 
-def commit_jsonl(staged: list[StagedFile], destination: Destination) -> list[WrittenFile]:
-    """Give the staged files their final names; may be repeated."""
-    return publish(staged, destination, PREFIX, EXTENSION)
+def commit_jsonl(staged: list[StagedFile], pane: Pane, destination: Destination) -> list[WrittenFile]:
+    """Give the staged files of a pane their final names; may be repeated."""
+    with one_at_a_time(destination.folder):
+        return publish(staged, destination, pane, PREFIX, EXTENSION, replace=pane.is_whole)
 
 
 class JsonLinesWriter:

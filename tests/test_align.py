@@ -123,12 +123,28 @@ def test_a_span_is_the_sum_of_its_sentences_by_length() -> None:
     assert spans.dtype == np.float32
 
 
-def test_skipping_costs_what_a_share_of_chance_beads_cost() -> None:
-    """Cosines of 0.5, 0, 0 and -0.5 to means of nothing cost 0.5, 1, 1 and 1.5."""
-    samples = np.eye(2, dtype=np.float32), np.array([[0.5, 0], [0, -0.5]], np.float32)
-    zero = np.zeros(2, np.float32)
-    for percentile, cost in ((0, 0.5), (50, 1), (100, 1.5)):
-        assert skip_cost(*samples, zero, zero, percentile) == pytest.approx(cost, abs=1e-5)
+def test_skipping_costs_what_taking_along_costs() -> None:
+    """By hand, of means of nothing: cosines of 0.5 and 0 to another make 0.866 and 0.707 to the sum with it."""
+    sources = np.array([[1, 0], [0.5, np.sqrt(0.75)]], np.float32)
+    targets, zero = np.eye(2, dtype=np.float32), np.zeros(2, np.float32)
+    near, far = 2 * (1 - np.sqrt(0.75)), 2 * (1 - np.sqrt(0.5))
+    for percentile, cost in ((0, near), (50, (near + far) / 2), (100, far)):
+        assert skip_cost(sources, targets, zero, zero, percentile) == pytest.approx(cost, abs=1e-5)
+    assert skip_cost(targets[:1], targets[1:], zero, zero) == pytest.approx(far)  # no two of a side: at right angles
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fewer_sentences_without_a_translation_are_taken_along_than_at_the_cost_of_chance(seed: int) -> None:
+    """Each document's sentences translate one another; a third of one side's are missing on the other."""
+    sources, targets = translated([(1, 1)] * 30, seed)
+    kept = np.sort(np.random.default_rng(seed).permutation(30)[:20])
+    spans = [span_vectors(side, np.ones(len(side)), 3) for side in (sources, targets[kept])]
+    found = []
+    for skip in (skip_cost(sources, targets[kept], NOWHERE, NOWHERE, 0), 0.9):  # of sentences at right angles 1 is chance
+        beads = align(*spans, NOWHERE, NOWHERE, skip)
+        ones = [bead for bead in beads if shapes_of([bead]) == [(1, 1)]]
+        found.append(sum(bead.source_start == kept[bead.target_start] for bead in ones))
+    assert found[0] >= 18 > 16 > found[1]
 
 
 def test_sentences_that_are_near_to_everything_cost_more_of_what_is_left() -> None:

@@ -194,6 +194,27 @@ def test_a_chain_is_one_component_and_has_two_leaders(
     run(new_pipeline(), blocks_of(vectors), DeduplicateSemantic(0.9, grouping=grouping), check)
 
 
+@pytest.mark.parametrize("scratch", [False, True])
+@pytest.mark.parametrize(("keep", "kept"), [("stars desc", [2]), ("stars asc", [1]), ("longest", [2])])
+def test_of_a_component_the_row_stays_that_comes_first(
+    new_pipeline: NewPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, kept: list[int], scratch: bool
+) -> None:
+    """Rows 0-1-2-3 are a chain, each near to the next alone, and 4 is a copy of 3. In cells of their own they meet too."""
+    monkeypatch.setattr("beam_gpte.core.space.CELL_ROWS", 2)
+    angles = np.array([0, 0.4, 0.8, 1.2, 1.2])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    more: dict[str, list] = {"stars": [2, 1, 4, None, 3], "text": ["ab", "a", "abcd", "", "abc"]}
+
+    def check(found: dict) -> None:
+        assert found["kept"] == kept
+        assert {of for _, of in found["removed"]} == set(kept) and len(found["removed"]) == 4
+        assert set(found["rows"]["pairs"][0]) == {"first_id", "second_id", "score", "found_by"}
+
+    settings = {"scratch": str(tmp_path)} if scratch else {}
+    transform = DeduplicateSemantic(0.9, grouping="components", keep=keep, **settings)
+    run(new_pipeline(), blocks_of(vectors, 2, 0, **more), transform, check)
+
+
 def test_copies_of_a_removed_row_are_duplicates_of_what_it_is_a_duplicate_of(new_pipeline: NewPipeline) -> None:
     vectors = np.array([[1, 0], [1, 0.1], [1, 0.1], [0, 1]], np.float32)
 

@@ -43,7 +43,7 @@ def meetings(cells: mining_cells.MiningCells, source: np.ndarray, target: np.nda
 
 @pytest.mark.parametrize(("rows", "shard_rows"), [((300, 400), 65_536), ((300, 400), 5), ((400, 300), 5)])
 def test_a_row_meets_those_at_home_in_its_nearest_cells_once(monkeypatch, rows, shard_rows):
-    monkeypatch.setattr(mining_cells, "PROBES", 3)
+    monkeypatch.setattr(mining_cells, "LEAST_PROBES", 3)
     source, target = (side[:count] for side, count in zip(sides(400), rows, strict=True))
     cells = fit_cells((source, target), rows, shard_rows)
     assert len(cells.centroids) == 700 // 40 and (cells.shards.max() > 1) == (shard_rows == 5)
@@ -70,14 +70,14 @@ def test_a_row_goes_to_the_same_cells_whatever_is_beside_it():
 def test_most_neighbours_are_found_in_few_comparisons():
     source, target = sides(6000)
     cells = fit_cells((source, target), (6000, 6000), 65_536)
-    assert (len(cells.centroids), cells.probes) == (256, 8)
+    assert (len(cells.centroids), cells.probes) == (256, 16)
     home = cells.nearest(target, 1)[:, 0]
-    seen = (cells.nearest(source, 8)[:, :, None] == home[None, None, :100]).any(axis=1)  # of the first targets
-    assert seen.mean() < 0.06
+    seen = (cells.nearest(source, 16)[:, :, None] == home[None, None, :100]).any(axis=1)  # of the first targets
+    assert seen.mean() < 0.1
     products = source @ target[:100].T
     nearest = np.argsort(-products, axis=0)[:4]
     found = np.take_along_axis(seen, nearest, axis=0)
-    assert found[0].mean() >= 0.97 and found.mean() >= 0.85
+    assert found[0].mean() >= 0.98 and found.mean() >= 0.95
 
 
 def test_vectors_that_are_all_the_same_have_one_cell():

@@ -15,7 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_gpte.write_duckdb import WriteVectorsToDuckDB
+from beam_gpte.write_parquet import WriteVectorsToParquet
 from tests.pages import CHROMIUM, HOSTILE, open_page, read_page
+from tests.test_write_parquet import write
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -137,7 +140,7 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory, minilm) -> Path:
+def embedded_twice(tmp_path_factory, minilm) -> Path:
     """Folders `a`, and `b` of a second run that reuses and quantises; `page.html` of that one."""
     folder = tmp_path_factory.mktemp("embedded")
     texts = [*(f"text number {i}" for i in range(19)), HOSTILE, None]
@@ -150,14 +153,29 @@ def embedded(tmp_path_factory, minilm) -> Path:
     return folder
 
 
-def test_a_second_run_reuses_the_first_and_quantises(embedded):
-    summary = json.loads((embedded / "b" / "summary.json").read_text())
+def test_a_second_run_reuses_the_first_and_quantises(embedded_twice):
+    summary = json.loads((embedded_twice / "b" / "summary.json").read_text())
     assert (summary["texts"], summary["reused"]) == (20, 20)
     full, codes = (
-        np.array(read_vectors(embedded / name).column("embedding").to_pylist(), np.float32) for name in ("a", "b")
+        np.array(read_vectors(embedded_twice / name).column("embedding").to_pylist(), np.float32) for name in ("a", "b")
     )
     cosines = (full * codes).sum(1) / np.linalg.norm(codes, axis=1)
     assert codes.max() == 127 and cosines.min() > 0.999
+
+
+def test_a_folder_and_a_table_are_inspected(tmp_path):
+    block = embedded(0, 3, text=pa.array(["a", None, "c"]))
+    write([block], WriteVectorsToParquet(str(tmp_path / "o")))
+    write([block], WriteVectorsToDuckDB(str(tmp_path / "v.duckdb")))
+    found = json.loads(run("inspect_vectors.py", tmp_path / "v.duckdb", "--json").stdout)
+    assert (found["rows"], found["repeated_ids"], found["nulls"]) == (3, 0, {"text": 1})
+    assert (found["vectors"]["embedding"]["dim"], found["vectors"]["embedding"]["duplicates"]) == (3, 0)
+    told = run("inspect_vectors.py", tmp_path / "o").stdout
+    # (2, 2.5, 2.5) is the longest
+    assert "3 rows" in told and "text                 string, 1 nulls" in told and "norms  0.7071 to 4.0620" in told
+    assert "not of length 1  3, though the model normalises" in told
+    wrong = run("inspect_vectors.py", tmp_path / "none.duckdb", expect=2)
+    assert wrong.stderr.strip().endswith("there is no such file; name a DuckDB file or a folder of Parquet files")
 
 
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, minilm, jsonl):
@@ -346,8 +364,8 @@ def test_mistakes_in_mining_are_one_line(tmp_path, mistake, message):
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_pages_show_what_the_summaries_say(embedded, deduplicated, mined):
-    embed, dedup, mine = (read_page(folder / "page.html") for folder in (embedded, deduplicated, mined))
+def test_pages_show_what_the_summaries_say(embedded_twice, deduplicated, mined):
+    embed, dedup, mine = (read_page(folder / "page.html") for folder in (embedded_twice, deduplicated, mined))
     for what in ("text is null", "Nearest texts", "Principal components", HOSTILE, "quantize"):
         assert what in embed.text
     summary = json.loads((deduplicated / "clean" / "summary.json").read_text())
@@ -363,8 +381,8 @@ def test_pages_show_what_the_summaries_say(embedded, deduplicated, mined):
     assert len(joins) == summary["pairs"] == 40
 
 
-def test_nothing_in_a_text_becomes_part_of_a_page_and_nothing_is_left_beside_the_output(embedded, deduplicated, mined):
-    for folder, output in ((embedded, "b"), (deduplicated, "clean"), (mined, "mined")):
+def test_nothing_in_a_text_becomes_part_of_a_page_and_nothing_is_left_beside_the_output(embedded_twice, deduplicated, mined):
+    for folder, output in ((embedded_twice, "b"), (deduplicated, "clean"), (mined, "mined")):
         page = read_page(folder / "page.html")
         assert not sum(page.count(tag) for tag in ("script", "img", "link", "iframe", "object"))
         assert not [attributes for _, attributes in page.found if {"src", "href", "srcset", "style"} & set(attributes)]
@@ -373,8 +391,8 @@ def test_nothing_in_a_text_becomes_part_of_a_page_and_nothing_is_left_beside_the
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
-def test_a_browser_shows_every_page_without_a_complaint(embedded, deduplicated, mined, tmp_path):
-    for folder in (embedded, deduplicated, mined):
+def test_a_browser_shows_every_page_without_a_complaint(embedded_twice, deduplicated, mined, tmp_path):
+    for folder in (embedded_twice, deduplicated, mined):
         written, (seen, console) = read_page(folder / "page.html"), open_page(folder / "page.html", tmp_path / "profile")
         assert console == []
         for tag in ("section", "svg", "circle", "rect", "td"):

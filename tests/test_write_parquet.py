@@ -1,13 +1,13 @@
 """What stands under a final name is whole, of one kind, and exactly the last run that finished."""
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import duckdb
@@ -15,22 +15,25 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
 
 from beam_gpte.block import Block
+from beam_gpte.commit import WHOLE
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, vector_fields
-from beam_gpte.staging import Destination, StageFiles, check_writable
+from beam_gpte.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
+from beam_gpte.publish import Destination, Pane, WrittenFile
+from beam_gpte.staging import StagedFile, StageFiles, check_writable
 from beam_gpte.write_parquet import (
-    ParquetFileWriter,
     WriteVectorsToParquet,
-    agree_on_schema,
     check_folder,
     commit_parquet,
-    conform_files,
-    existing_vectors,
+    existing_schemas,
 )
 
 MINILM = VectorMetadata(model="minilm", fingerprint="aaaa", pooling="mean", prompt="", dim=3, normalized=True)
@@ -54,17 +57,25 @@ def write(blocks: list[Block], transform: beam.PTransform, *options: str) -> Non
         _ = pipeline | beam.Create(blocks, reshuffle=False).with_output_types(Block) | transform
 
 
-def stage(folder: Path, sink: str, bundles: list[list[Block]], **options: int) -> tuple[list, Destination]:
+def stage(
+    folder: Path, sink: str, bundles: list[list[Block]], run: str | None = None, **options: Any
+) -> tuple[list, Destination]:
     """What workers do before the commit: each bundle stages its blocks."""
-    destination = Destination.new(str(folder), sink)
-    staged = []
+    destination = Destination.new(str(folder), sink, run)
+    staged: list[StagedFile] = []
     for blocks in bundles:
         worker = StageFiles(destination.temporary, ParquetFileWriter, **options)
         worker.start_bundle()
         for block in blocks:
-            staged += worker.process(block)
+            staged += [value.value for value in worker.process(block, GlobalWindow(), MIN_TIMESTAMP)]
         staged += [value.value for value in worker.finish_bundle()]
     return sorted(staged, key=lambda file: file.path), destination
+
+
+def commit(
+    staged: list[StagedFile], destination: Destination, pane: Pane = WHOLE, mode: str = "replace"
+) -> list[WrittenFile]:
+    return commit_parquet(staged, pane, destination, mode)
 
 
 def parts(folder: Path) -> list[str]:
@@ -75,34 +86,84 @@ def ids(folder: Path) -> list[str]:
     return sorted(pl.read_parquet(folder / "*.parquet")["id"].to_list())
 
 
-def test_everyone_can_read_the_files(tmp_path: Path) -> None:
-    write([embedded(0, 2), embedded(2, 3)], WriteVectorsToParquet(str(tmp_path)))
-    [path] = tmp_path.glob("*.parquet")
-    assert path.name.startswith("part-")
-    assert path.name.endswith("-00000-of-00001.parquet")
-
-    table = pq.read_table(path)
-    assert table["embedding"].to_pylist() == [[0, 0.5, 0.5], [1, 1.5, 1.5], [2, 2.5, 2.5]]
-    assert vector_fields(table.schema) == {"embedding": MINILM}
-    frame = pl.read_parquet(path)
-    assert frame.schema == {"id": pl.String, "embedding": pl.Array(pl.Float32, 3)}
-    rows = duckdb.sql(f"SELECT id, embedding::FLOAT[3] FROM '{path}' ORDER BY id").fetchall()
-    assert rows[1] == ("n1", (1.0, 1.5, 1.5))
-    assert pd.read_parquet(path)["embedding"][2].tolist() == [2, 2.5, 2.5]
-
-    found = duckdb.sql(f"SELECT value FROM parquet_kv_metadata('{path}') WHERE key = 'beam_gpte'").fetchall()
-    assert json.loads(found[0][0]) == {"embedding": dataclasses.asdict(MINILM)}
-
-
-def test_vectors_are_byte_stream_split_and_text_keeps_its_dictionary(tmp_path: Path) -> None:
-    write([embedded(0, 2, tags=pa.array([["x"], []]))], WriteVectorsToParquet(str(tmp_path)))
+def test_codecs_are_those_that_the_benchmark_chose(tmp_path: Path) -> None:
+    half = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(6, dtype=np.float16)), 3)
+    codes = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(6, dtype=np.int8)), 3)
+    write([embedded(0, 2, tags=pa.array([["x"], []]), half=half, codes=codes)], WriteVectorsToParquet(str(tmp_path)))
     [path] = tmp_path.glob("*.parquet")
     group = pq.ParquetFile(path).metadata.row_group(0)
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     assert "BYTE_STREAM_SPLIT" in columns["embedding.list.element"].encodings
-    assert "RLE_DICTIONARY" in columns["id"].encodings
-    assert "RLE_DICTIONARY" in columns["tags.list.element"].encodings
+    assert set(columns["half.list.element"].encodings) == {"PLAIN", "RLE"}  # DuckDB reads it split in float32 only
+    for name in ("id", "tags.list.element", "codes.list.element"):
+        assert "RLE_DICTIONARY" in columns[name].encodings
     assert {column.compression for column in columns.values()} == {"ZSTD"}
+
+
+def test_one_bundle_becomes_as_many_files_as_asked_for(tmp_path: Path) -> None:
+    blocks = [embedded(i, i + 1) for i in range(20)]
+    for shards in (4, 1):
+        write(blocks, WriteVectorsToParquet(str(tmp_path), num_shards=shards))
+        assert sorted(pq.read_metadata(path).num_rows for path in tmp_path.glob("*.parquet")) == [20 // shards] * shards
+        assert ids(tmp_path) == sorted(f"n{i}" for i in range(20))
+
+
+def test_partitions_are_folders_that_everyone_knows(tmp_path: Path) -> None:
+    languages = ["de", "en", "de", None, "en", "a/b =ü"]
+    blocks = [embedded(0, 6, language=pa.array(languages), year=pa.array([2025, 2025, 2026, 2026, 2025, 2025]))]
+    write(blocks, WriteVectorsToParquet(str(tmp_path), partition_by=("language", "year")))
+    assert len(list(tmp_path.glob("language=de/year=*/part-*-of-00005.parquet"))) == 2
+    wanted = {(f"n{i}", language) for i, language in enumerate(languages)}
+    table = ds.dataset(tmp_path, partitioning="hive").to_table()
+    assert set(zip(table["id"].to_pylist(), table["language"].to_pylist(), strict=True)) == wanted
+    assert sorted(table["year"].to_pylist()) == [2025] * 4 + [2026] * 2
+    assert vector_fields(table.schema) == {"embedding": MINILM}
+    frame = pl.read_parquet(f"{tmp_path}/**/*.parquet", hive_partitioning=True)
+    assert set(zip(frame["id"], frame["language"], strict=True)) == wanted
+    rows = duckdb.sql(f"SELECT id, language FROM read_parquet('{tmp_path}/**/*.parquet', hive_partitioning=true)").fetchall()
+    assert set(rows) == wanted
+
+    write([embedded(7, 8, language=pa.array(["de"]))], WriteVectorsToParquet(str(tmp_path), partition_by="language"))
+    assert parts(tmp_path) == ["language=de"]  # the former partitions are gone
+    assert pd.read_parquet(tmp_path)["language"].tolist() == ["de"]  # pandas cannot read a partition of nulls
+    for columns, words in (("colour", "no column 'colour'"), ("embedding", "'embedding' is fixed_size_list")):
+        with pytest.raises(Exception, match=f"partition_by: (column )?{words}"):
+            write(blocks, WriteVectorsToParquet(str(tmp_path), partition_by=columns))
+
+
+def test_rows_can_be_appended_to_a_folder_and_a_named_run_only_once(tmp_path: Path) -> None:
+    write([embedded(0, 2, note=pa.array(["a", "b"]))], WriteVectorsToParquet(str(tmp_path)))
+    for _ in range(2):
+        write([embedded(2, 4, note=pa.nulls(2))], WriteVectorsToParquet(str(tmp_path), mode="append", run="tuesday"))
+    assert ids(tmp_path) == ["n0", "n1", "n2", "n3"]
+    for _ in range(2):
+        write([embedded(4, 5, note=pa.array(["c"]))], WriteVectorsToParquet(str(tmp_path), mode="append"))
+    assert ids(tmp_path) == ["n0", "n1", "n2", "n3", "n4", "n4"]
+    schemas = [pq.read_schema(path) for path in tmp_path.glob("*.parquet")]
+    assert all(schema.equals(schemas[0], check_metadata=True) for schema in schemas)
+
+
+def test_what_differs_from_the_folder_is_not_appended_and_the_difference_is_named(tmp_path: Path) -> None:
+    write([embedded(0, 2, year=pa.array([1, 2]))], WriteVectorsToParquet(str(tmp_path)))
+    years, plain = pa.array([1, 2]), pa.field("embedding", pa.list_(pa.float32(), 3))
+    bare = embedded(2, 4, year=years)
+    refused = {
+        "vectors of 4 and 3 dimensions": embedded(2, 4, dataclasses.replace(MINILM, dim=4), year=years),
+        r"fingerprints bbbb and aaaa \(prompt 'q: ' and ''\)": embedded(
+            2, 4, dataclasses.replace(MINILM, fingerprint="bbbb", prompt="q: "), year=years
+        ),
+        r"has columns \['year'\] more and \['month'\] less than the new rows": embedded(2, 4, month=years),
+        r"column 'year' is int64 in .*, in the new rows string": embedded(2, 4, year=pa.array(["1", "2"])),
+        "column 'embedding' is an embedding in the files, not": bare.with_column(plain, bare.column("embedding")),
+    }
+    for words, block in refused.items():
+        with pytest.raises(InputError, match=words) as caught:
+            commit(*stage(tmp_path, "parquet", [[block]]), mode="append")
+        assert "\n" not in str(caught.value)
+    parted = stage(tmp_path, "parquet", [[embedded(2, 4, year=years)]], partition_by=("year",))
+    with pytest.raises(InputError, match=r"partitioned by no column, the new rows by \['year'\]"):
+        commit_parquet(*parted[:1], WHOLE, parted[1], "append", ("year",))
+    assert ids(tmp_path) == ["n0", "n1"]
 
 
 def test_rows_without_vectors_and_of_many_types_are_written_too(tmp_path: Path) -> None:
@@ -125,7 +186,7 @@ def test_a_file_ends_before_its_limit_and_row_groups_are_bounded(tmp_path: Path)
     block = Block.from_pydict({"x": pa.array(np.zeros(1 << 20))})  # 8 MiB
     staged, destination = stage(tmp_path, "parquet", [[block] * 10], max_bytes_per_file=72 << 20)
     assert sorted(file.rows >> 20 for file in staged) == [1, 9]
-    written = commit_parquet(staged, destination)
+    written = commit(staged, destination)
     groups = [pq.ParquetFile(file.path).metadata for file in written]
     sizes = sorted(m.row_group(i).num_rows * 8 >> 20 for m in groups for i in range(m.num_row_groups))
     assert max(sizes) <= 64
@@ -167,13 +228,14 @@ def test_vectors_of_two_kinds_are_refused_within_a_run(tmp_path: Path) -> None:
 
 def test_vectors_of_another_kind_than_the_folder_holds_are_refused(tmp_path: Path) -> None:
     write([embedded(0, 2)], WriteVectorsToParquet(str(tmp_path)))
-    assert list(existing_vectors(str(tmp_path)).values()) == [{"embedding": MINILM}]
+    [schema] = existing_schemas(str(tmp_path)).values()
+    assert vector_fields(schema) == {"embedding": MINILM}
     tuned = dataclasses.replace(MINILM, fingerprint="bbbb")
     with pytest.raises(Exception, match=r"bbbb and aaaa.*or write to another place"):
         write([embedded(0, 9, tuned)], WriteVectorsToParquet(str(tmp_path)))
     assert ids(tmp_path) == ["n0", "n1"]
     with pytest.raises(InputError, match="4 and 3 dimensions"):  # what a program asks before the work begins
-        check_folder(str(tmp_path), {"embedding": dataclasses.replace(MINILM, dim=4)})
+        check_folder(str(tmp_path), embedded(0, 1, dataclasses.replace(MINILM, dim=4)).schema)
 
 
 def test_a_column_that_is_null_or_absent_or_an_integer_somewhere_is_promoted(tmp_path: Path) -> None:
@@ -210,7 +272,7 @@ def test_columns_that_cannot_become_one_are_refused_by_name_and_types(tmp_path: 
 def test_a_value_that_does_not_fit_the_promoted_type_is_refused(tmp_path: Path) -> None:
     blocks = [Block.from_pydict({"n": pa.array([0.5, 1.5])}), Block.from_pydict({"n": pa.array([2**60 + 1])})]
     with pytest.raises(InputError, match="column 'n' is int64 in some rows and double in others, and a value does not"):
-        commit_parquet(*stage(tmp_path, "parquet", [blocks]))
+        commit(*stage(tmp_path, "parquet", [blocks]))
 
 
 def test_a_row_without_a_vector_is_refused_since_pyarrow_could_not_read_the_file(tmp_path: Path) -> None:
@@ -221,16 +283,16 @@ def test_a_row_without_a_vector_is_refused_since_pyarrow_could_not_read_the_file
 
 def test_a_commit_that_stopped_halfway_is_completed_by_the_next_attempt(tmp_path: Path) -> None:
     bundles = [[embedded(0, 2)], [embedded(2, 3, note=pa.nulls(1))], [embedded(3, 5)]]
-    commit_parquet(*stage(tmp_path, "parquet", [[embedded(90, 91)]]))
+    commit(*stage(tmp_path, "parquet", [[embedded(90, 91)]]))
     staged, destination = stage(tmp_path, "parquet", bundles)
     conform_files(staged, agree_on_schema(staged), destination)
-    Path(staged[0].path).rename(tmp_path / f"part-{destination.token[:8]}-00000-of-00003.parquet")
+    Path(staged[0].path).rename(tmp_path / f"part-{destination.run_hash}-00000-of-00003.parquet")
     assert len(parts(tmp_path)) == 3  # the crash: one of three moved, the former file and the temporary folder still there
 
-    written = commit_parquet(staged, destination)
+    written = commit(staged, destination)
     assert [file.rows for file in written] == [file.rows for file in staged]
     assert ids(tmp_path) == ["n0", "n1", "n2", "n3", "n4"]
-    assert commit_parquet(staged, destination) == written  # and once more, after the end
+    assert commit(staged, destination) == written  # and once more, after the end
     assert ids(tmp_path) == ["n0", "n1", "n2", "n3", "n4"]
     assert len(parts(tmp_path)) == 3
 
@@ -239,7 +301,7 @@ def test_a_commit_whose_staged_files_another_run_removed_is_refused(tmp_path: Pa
     staged, destination = stage(tmp_path, "parquet", [[embedded(0, 1)]])
     Path(staged[0].path).unlink()
     with pytest.raises(InputError, match="staged file is gone; let only one run at a time write"):
-        commit_parquet(staged, destination)
+        commit(staged, destination)
 
 
 def fail(_: bytes) -> None:
@@ -258,8 +320,8 @@ def test_nothing_is_committed_when_the_barrier_fails(tmp_path: Path) -> None:
         barrier = pipeline | beam.Impulse() | beam.Filter(bool)  # empty is complete, too
         blocks = pipeline | "Blocks" >> beam.Create([embedded(1, 3)]).with_output_types(Block)
         windowed = blocks | beam.WindowInto(beam.window.FixedWindows(10))
-        _ = windowed | WriteVectorsToParquet(str(tmp_path), commit_after=barrier)
-    assert ids(tmp_path) == ["n1", "n2"]
+        _ = windowed | WriteVectorsToParquet(str(tmp_path), mode="append", commit_after=barrier)
+    assert ids(tmp_path) == ["n0", "n1", "n2"]
 
 
 def test_rows_and_files_are_counted_once(tmp_path: Path) -> None:
@@ -339,11 +401,18 @@ def test_a_killed_run_leaves_the_former_state_and_the_next_run_cleans_up(tmp_pat
     assert len(parts(out)) == 1
 
 
-def test_wrong_arguments_are_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="path is empty"):
-        WriteVectorsToParquet("")
-    with pytest.raises(InputError, match="max_bytes_per_file is 0"):
-        WriteVectorsToParquet("x", max_bytes_per_file=0)
+def test_wrong_arguments_are_refused_at_once() -> None:
+    wrong = {
+        "path is empty": {"path": ""},
+        "max_bytes_per_file is 0": {"max_bytes_per_file": 0},
+        "num_shards is 0; give a number of files": {"num_shards": 0},
+        "mode 'add' is unknown; use replace or append": {"mode": "add"},
+        "run is empty": {"run": ""},
+        r"partition_by is \('a', 'a'\); name different columns": {"partition_by": ("a", "a")},
+    }
+    for words, arguments in wrong.items():
+        with pytest.raises(InputError, match=words):
+            WriteVectorsToParquet(**{"path": "x", **arguments})
 
 
 def test_a_program_can_ask_whether_a_folder_can_be_written(tmp_path: Path) -> None:

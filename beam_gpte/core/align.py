@@ -8,8 +8,10 @@ that takes every sentence of both documents once:
 
 The means are over sentences at random: a 1:1 bead of sentences that are as far apart as any two costs about 1. A mean of
 cosines is the product with the mean vector, so no sample is drawn, and the mean vectors of the corpora are all it takes: of
-the corpora, since a document of two sentences has hardly any that meet by chance. Skipping a sentence costs a percentile of
-what 1:1 beads of chance cost.
+the corpora, since a document of two sentences has hardly any that meet by chance.
+
+Skipping a sentence costs about as much as taking an unrelated one along, see `skip_cost`: the paper's cost, a percentile of
+what 1:1 beads of chance cost, is more, so that a sentence without a translation goes to its neighbour's bead.
 
 A span's vector is given, so that it may be the embedding of the concatenated sentences, which is best and means embedding
 each sentence up to `max_span` times; or it is `span_vectors`, the sum of its sentences' vectors.
@@ -65,16 +67,30 @@ def skip_cost(
     target_mean: np.ndarray,
     percentile: float = 20,
 ) -> float:
-    """What skipping one sentence costs: that percentile of the costs of 1:1 beads of unrelated sentences.
+    """What skipping one sentence costs: that percentile of what taking an unrelated one along costs.
+
+    That is the cost of a 1:2 bead of a sentence and its perfect translation with one at random behind it: on either side, a
+    sentence s and the span of s and t, two of the sample. Of sentences at right angles it is 2 - sqrt 2 = 0.59.
 
     Args:
-      source_sample, target_sample: of the corpora, unit float32 (r, dim) and (s, dim), one at least; a hundred each will do,
-        since every pair is taken.
+      source_sample, target_sample: of the corpora, unit float32 (r, dim) and (s, dim); a hundred each will do, since every
+        pair is taken. Of one sentence a side, it is as at right angles.
       source_mean, target_mean: the mean vectors of the corpora, float32 (dim,), before any normalisation.
-      percentile: a larger one skips less. 20 is the paper's.
+      percentile: a larger one skips less.
     """
-    costs = _BeadCosts(source_sample[None], target_sample[None], source_mean, target_mean)
-    return float(np.percentile([costs.ending_at(row + 1)[0, 0] for row in range(len(source_sample))], percentile))
+    costs = [_along(source_sample, source_mean), _along(target_sample, target_mean)]
+    every = np.concatenate(costs)
+    return float(np.percentile(every, percentile)) if len(every) else 2 - 2**0.5
+
+
+def _along(sample: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """float64 (n (n - 1),): the costs of beads of each sentence, and it and another one."""
+    vectors = sample.astype(np.float64)
+    row, other = np.nonzero(~np.eye(len(vectors), dtype=bool))
+    length = np.sqrt(2 + 2 * (vectors @ vectors.T)[row, other])  # of the sum of the two
+    near = vectors @ mean
+    chance = (1 - near[row]) + (1 - (near[row] + near[other]) / np.maximum(length, EPSILON))
+    return _cost(length / 2, chance, np.array(2))
 
 
 def align(

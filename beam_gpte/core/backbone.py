@@ -11,7 +11,7 @@ import numpy as np
 
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.linears import pack_linears
+from beam_gpte.core.linears import bound_caches, pack_linears
 from beam_gpte.core.model_folder import ModelFolder, check_weights
 from beam_gpte.core.unpadded import Unpadded, probe, register, to_device
 
@@ -83,6 +83,7 @@ class Backbone:
     @classmethod
     def of(cls, model: Any, config: EncoderConfig, pad_id: int, samples: list[np.ndarray]) -> "Backbone":
         """The same for a model that is loaded; it is changed."""
+        bound_caches()
         torch = import_torch()
         register()
         device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")

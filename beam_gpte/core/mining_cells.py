@@ -4,15 +4,17 @@ Costs in seconds of one core, for N sources, M targets and vectors of `dim` dime
 
     exact       N M dim / PRODUCTS_PER_SECOND
     embedding   (N + M) EMBED_SECONDS
-    cells       (N M PROBES / CELLS + (N + M) CELLS) dim / PRODUCTS_PER_SECOND
+    cells       (N M PROBED + (N + M) CELLS) dim / PRODUCTS_PER_SECOND
 
 Exact search pays as long as it costs no more than embedding both sides with a small encoder, since a job that has to embed
-then takes at most twice as long: at 384 dimensions up to 2.2 million rows a side. Beyond, the cells of the same number keep
-the search cheaper than embedding up to some 70 million.
+then takes at most twice as long: at 384 dimensions up to 2.2 million rows a side. Beyond, cells keep the search cheaper than
+embedding up to some 35 million.
 
 Cells are those of spherical k-means (`core.space`) over both sides. Every row of one side is at home in the cell of the
-nearest centroid; rows of the other, the smaller one, look in their `PROBES` nearest cells. A pair may be missed where a
-translation lies far off, and a mean may be too small, which inflates ratio margins more than distance margins.
+nearest centroid; rows of the other, the smaller one, look in a sixteenth of the cells, their nearest. A pair may be
+missed where a translation lies far off, and a mean may be too small, which inflates ratio margins more than distance
+margins. Of 2,000 translations among 20,000 German and 20,000 English sentences (multilingual-e5-small) 86.6, 93.4, 97.3 and
+98.7 % meet in 4, 8, 16 and 32 of 256 cells.
 """
 
 import dataclasses
@@ -25,9 +27,10 @@ from beam_gpte.core.space import POINTS_PER_CELL, spherical_k_means
 PRODUCTS_PER_SECOND = 33e9  # of numbers, multiplied and added in float32
 EMBED_SECONDS = 0.013  # of a sentence, by multilingual-e5-small
 CELLS = 256
-PROBES = 8  # of 256: 3.4 % of the comparisons
-PROPOSED = 2 * PROBES  # cells by float32 products, of which the nearest are told in float64
-ROWS_AT_ONCE = 1024  # 25 MB of their proposed centroids, of 384 dimensions
+PROBED = 1 / 16  # of the cells
+LEAST_PROBES = 8
+PROPOSED = 32  # cells by float32 products, of which the nearest are told in float64
+ROWS_AT_ONCE = 512  # 25 MB of their proposed centroids, of 384 dimensions
 BITS = 20  # of a shard's number in a key
 
 
@@ -98,7 +101,8 @@ def fit_cells(samples: tuple[np.ndarray, np.ndarray], rows: tuple[int, int], sha
     cells = min(CELLS, max(1, len(points) // POINTS_PER_CELL))
     centroids = np.unique(spherical_k_means(points, cells), axis=0)
     probing = 0 if rows[0] <= rows[1] else 1
-    fitted = MiningCells(centroids, min(PROBES, len(centroids)), probing, np.ones((2, len(centroids)), np.int64))
+    probes = min(len(centroids), max(LEAST_PROBES, round(PROBED * len(centroids))))
+    fitted = MiningCells(centroids, probes, probing, np.ones((2, len(centroids)), np.int64))
     shards = [_shards(fitted, samples[side], side, rows[side], shard_rows) for side in (0, 1)]
     return dataclasses.replace(fitted, shards=np.stack(shards))
 

@@ -1,0 +1,87 @@
+"""Google Cloud Storage: what is wrong with a bucket or its credentials, in one line and at once.
+
+Beam and Google's client try again for minutes before they report a missing key or a mistyped bucket. One request of our
+own, which is not repeated, comes first. Everything else goes through Beam's file systems.
+"""
+
+import functools
+import os
+import sys
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+
+from beam_gpte.core.errors import InputError
+
+SECONDS = 30  # for the answer to that request
+_PREFIX = "gs://"
+
+
+def check_bucket(path: str) -> None:
+    """See that the bucket of a gs:// path is there and can be listed; any other path is fine. Asks once a process.
+
+    Raises:
+      InputError: Google's packages are missing, there are no credentials or they are refused, or there is no such bucket.
+    """
+    if path.startswith(_PREFIX):
+        _check(path.removeprefix(_PREFIX).split("/")[0])
+
+
+def missing_object() -> tuple[type[Exception], ...]:
+    """What Google's client raises for an object that is not there; nothing where nobody has loaded it."""
+    exceptions = sys.modules.get("google.api_core.exceptions")
+    return (exceptions.NotFound,) if exceptions else ()
+
+
+@functools.cache  # of what went well; an exception is not remembered
+def _check(bucket: str) -> None:
+    where = f"{_PREFIX}{bucket}"
+    try:
+        import google.auth.exceptions as auth
+        from apache_beam.io.gcp import gcsio
+        from google.api_core import exceptions as api
+        from google.cloud import storage
+    except ImportError as error:
+        raise InputError(f"{where}: needs Google's packages ({error}); pip install 'beam-gpte[gcp]'") from error
+
+    options = FileSystems._pipeline_options or PipelineOptions()  # as Beam's own file system reads them
+    missing = _missing_credentials(options)
+    advice = "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run: gcloud auth application-default login"
+    if missing and os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        raise InputError(f"{where}: no Google Cloud credentials ({missing}); {advice}")
+    try:
+        client: Any = storage.Client.create_anonymous_client() if missing else gcsio.create_storage_client(options)
+        next(iter(client.list_blobs(bucket, max_results=1, retry=None, timeout=SECONDS)), None)
+    except api.NotFound as error:
+        raise InputError(f"{where}: there is no such bucket; create it, or name another") from error
+    except (api.Unauthorized, api.Forbidden) as error:
+        if missing:
+            raise InputError(f"{where}: no Google Cloud credentials ({missing}); {advice}") from error
+        raise InputError(
+            f"{where}: these credentials may not list the bucket ({_brief(error)}); grant storage.objects.list"
+        ) from error
+    except auth.GoogleAuthError as error:
+        if missing:  # Google's client tries to renew anonymous credentials that a bucket refuses
+            raise InputError(f"{where}: no Google Cloud credentials ({missing}); {advice}") from error
+        if not isinstance(error, auth.TransportError):
+            raise InputError(f"{where}: the credentials are refused ({_brief(error)}); replace them") from error
+        raise InputError(f"{where}: no access token for the credentials ({_brief(error)}); check their token_uri") from error
+    except (api.GoogleAPIError, OSError) as error:  # requests raises OSErrors
+        raise InputError(f"{where}: Cloud Storage does not answer ({_brief(error)}); try again later") from error
+
+
+def _missing_credentials(options: PipelineOptions) -> str | None:
+    """Why there are no credentials, or None; Beam would ask five times in half a minute."""
+    import google.auth
+
+    try:
+        google.auth.default(scopes=options.view_as(GoogleCloudOptions).gcp_oauth_scopes)
+    except google.auth.exceptions.DefaultCredentialsError as error:
+        return _brief(error)
+    return None
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:120].rstrip(".") if lines else type(error).__name__

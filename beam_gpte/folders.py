@@ -1,0 +1,85 @@
+"""Files in folders, local or on any Beam file system: list, copy, remove."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+
+def is_remote(path: str) -> bool:
+    return FileSystems.get_scheme(path) is not None
+
+
+def file_name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def list_files(folder: str) -> list[str]:
+    """Names of the files directly in `folder`, sorted; none if there is no such folder."""
+    if is_remote(folder):
+        found = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
+        return sorted(file_name(file.path) for file in found)
+    if not Path(folder).is_dir():
+        return []
+    return sorted(entry.name for entry in Path(folder).iterdir() if entry.is_file())
+
+
+def list_partitioned(folder: str) -> list[str]:
+    """Paths within `folder` of its files and of those in hive partitions below (``name=value/...``), sorted."""
+    if is_remote(folder):
+        start = FileSystems.join(folder, "")
+        found = FileSystems.match([FileSystems.join(folder, "*"), FileSystems.join(folder, "**")])
+        paths = sorted({file.path.removeprefix(start) for match in found for file in match.metadata_list})
+        return [path for path in paths if all("=" in part for part in path.split("/")[:-1])]
+    names = list_files(folder)
+    if Path(folder).is_dir():
+        for entry in sorted(Path(folder).iterdir()):
+            if "=" in entry.name and entry.is_dir():
+                names += [f"{entry.name}/{path}" for path in list_partitioned(str(entry))]
+    return names
+
+
+def remove_files(paths: list[str]) -> None:
+    """Delete files, and partitions that are empty then; a local file that is gone already is no error."""
+    for path in paths:
+        if is_remote(path):
+            FileSystems.delete([path])
+            continue
+        file = Path(path)  # Beam's local delete reads a bracket in a folder's name as a pattern
+        file.unlink(missing_ok=True)
+        for parent in file.parents:
+            if "=" not in parent.name or not parent.is_dir() or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
+@contextlib.contextmanager
+def copied_here(path: str) -> Iterator[str]:
+    """A local path of a file: its own, or that of a copy that goes again."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = str(Path(folder, file_name(path)))
+        copy_file(path, local)
+        yield local
+
+
+def copy_file(source: str, target: str) -> None:
+    plain = CompressionTypes.UNCOMPRESSED
+    with (
+        FileSystems.open(source, compression_type=plain) as old,
+        FileSystems.create(target, compression_type=plain) as new,
+    ):
+        shutil.copyfileobj(old, new, 16 << 20)
+
+
+def remove_folder(path: str) -> None:
+    if is_remote(path):
+        remove_files([FileSystems.join(path, name) for name in list_files(path)])
+    else:
+        shutil.rmtree(path, ignore_errors=True)  # another process may be at it too
