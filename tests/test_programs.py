@@ -18,7 +18,7 @@ import pytest
 from beam_gpte.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.write_parquet import WriteVectorsToParquet
 from tests.pages import CHROMIUM, HOSTILE, open_page, read_page
-from tests.test_write_parquet import write
+from tests.test_write_parquet import embedded, write
 
 ROOT = Path(__file__).resolve().parents[1]
 
