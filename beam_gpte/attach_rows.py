@@ -27,12 +27,13 @@ class AttachRows(beam.PTransform):
     same text. A worker holds one of 16 partitions of the pairs, and the rows that these name.
 
     Attributes:
+      embedding_column: what is left out; None if the vectors are wanted too.
       copies: False for `(pairs, sources, targets)`, without these two columns.
     """
 
     id_column: str
     text_column: str
-    embedding_column: str
+    embedding_column: str | None
     copies: bool = True
 
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
@@ -52,8 +53,8 @@ class AttachRows(beam.PTransform):
         return pairs
 
 
-def _without(block: Block, column: str) -> Block:
-    return block.without_columns([column])
+def _without(block: Block, column: str | None) -> Block:
+    return block if column is None else block.without_columns([column])
 
 
 def _attach(element: tuple[int, dict[str, Iterable[Block]]], i: int, id_column: str, text_column: str) -> Iterator[Block]:

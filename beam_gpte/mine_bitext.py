@@ -99,6 +99,7 @@ class MineBitext(beam.PTransform):
       max_length_ratio: drop pairs whose characters' ratio, divided by the median, is larger or smaller than one over it;
         None for no limit.
       emit: ``pairs``; ``candidates``: each row with all its k nearest, whatever the margin, and whether it is the best.
+      keep_vectors: pairs keep the vectors of both rows, as `source_embedding` and `target_embedding`.
       model: embed the texts of rows that have no `embedding_column` first, as `EmbedText` does; with a model's prompts.
     """
 
@@ -116,6 +117,7 @@ class MineBitext(beam.PTransform):
     deduplicate: bool = True
     max_length_ratio: float | None = 2.0
     emit: str = "pairs"
+    keep_vectors: bool = False
     model: Any = None
     id_column: str = ID
     text_column: str = TEXT
@@ -167,7 +169,7 @@ class MineBitext(beam.PTransform):
         return twin
 
     def settings(self) -> dict[str, Any]:
-        left_out = ("decoys", "model", "id_column", "text_column", "embedding_column")
+        left_out = ("decoys", "keep_vectors", "model", "id_column", "text_column", "embedding_column")
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in left_out}
 
     def expand(self, inputs: Any) -> Any:
@@ -222,7 +224,7 @@ class _MineSides(beam.PTransform):
         cut = (chosen, plan) | "FitThreshold" >> FitThreshold(own.threshold, own.least_posterior, own.target_precision)
         emitted = chosen if own.emit == "pairs" else candidates
         above = emitted | "Cut" >> beam.FlatMap(_above, AsSingleton(cut), own.emit).with_output_types(Block)
-        attach = AttachRows(own.id_column, own.text_column, own.embedding_column)
+        attach = AttachRows(own.id_column, own.text_column, None if own.keep_vectors else own.embedding_column)
         whole = (above, source.rows, source.copies, target.rows, target.copies) | "AttachRows" >> attach
         pairs, lengths = whole | "FilterLengths" >> FilterLengths(own.max_length_ratio if own.emit == "pairs" else None)
         settings = {**own.settings(), "scope": own.scope if self.scoped else None}

@@ -1,5 +1,6 @@
-"""What all programs in `pipelines/` share: options, the local runner, one line for a mistake, a summary."""
+"""What all programs in `pipelines/` share: options, the local runner, one line for a mistake, a summary, a page."""
 
+import argparse
 import contextlib
 import dataclasses
 import io
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
@@ -29,6 +30,8 @@ from beam_gpte.core.model_folder import check_model
 from beam_gpte.files import match_files, read_schema
 from beam_gpte.rejects import NAMESPACE
 from beam_gpte.remote_model import check_remote_model, is_remote
+from beam_gpte.report_page import Run
+from beam_gpte.report_sample import SAMPLE_FILE
 
 LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # Beam's in-process runner with timers of processing time
 LOCAL_RUNNER = "FnApiRunner"  # Beam's in-process runner; DirectRunner would first try to download another
@@ -179,6 +182,62 @@ def counters(result: Any) -> dict[str, int]:
         name = metric.key.metric.name
         totals[name] = totals.get(name, 0) + (metric.committed if metric.committed is not None else metric.attempted)
     return totals
+
+
+def add_report_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", help="HTML file: a page with charts and examples of the run (extra report)")
+
+
+def sample_file(output: str) -> str:
+    """Where a run leaves the rows that its page shows."""
+    return f"{output.rstrip('/')}/{SAMPLE_FILE}"
+
+
+def run_of(program: str, own: PipelineOptions, result: Any, seconds: float) -> Run:
+    """What a page says of a finished run: all options of the program, those of Beam's that were given, and its speed."""
+    parser = argparse.ArgumentParser(add_help=False)
+    cast(Any, type(own))._add_argparse_args(parser)
+    mine = {action.dest: getattr(own, action.dest) for action in parser._actions}
+    given = {name: value for name, value in own.get_all_options(drop_default=True).items() if name not in mine}
+    return Run(program, {**mine, **dict(sorted(given.items()))}, speed(result, seconds))
+
+
+def speed(result: Any, seconds: float) -> dict[str, float]:
+    """Figures of a finished run, by name; those of the model only where one ran."""
+    count, spread = counters(result), distributions(result)
+    figures: dict[str, float] = {"seconds": round(seconds, 2)}
+    for name in ("texts", "tokens"):
+        if count.get(name):
+            figures |= {f"{name}_embedded": count[name], f"{name}_per_second": round(count[name] / seconds, 1)}
+    if "model_milliseconds" in spread:
+        busy = spread["model_milliseconds"]
+        figures |= {"batches": busy.count, "model_seconds_of_all_threads": round(busy.sum / 1000, 2)}
+    if "padding_percent" in spread:
+        padding = spread["padding_percent"]
+        figures |= {"padding_percent": round(padding.sum / padding.count, 2), "padding_percent_at_most": padding.largest}
+    named = {"texts_repeated": "repeated_texts", "tokens_dropped": "tokens_cut_off", "out_of_memory_retries": "retries"}
+    return figures | {shown: count[name] for name, shown in named.items() if count.get(name)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """What Beam says of a distribution of whole numbers."""
+
+    sum: int = 0
+    count: int = 0
+    largest: int = 0
+
+
+def distributions(result: Any) -> dict[str, Spread]:
+    """All distributions of a finished run, by name."""
+    found: dict[str, Spread] = {}
+    for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["distributions"]:
+        value = metric.committed if metric.committed is not None else metric.attempted
+        if value.count:
+            name = metric.key.metric.name
+            former = found.get(name, Spread())
+            found[name] = Spread(former.sum + value.sum, former.count + value.count, max(former.largest, value.max))
+    return found
 
 
 def count_files(pattern: str) -> int:

@@ -111,6 +111,8 @@ def _of_sides(own: Any, rows: Inputs) -> Fields:
     pairs: Fields = {}
     for side in TWO_SIDES:
         fields = {name: kind for name, kind in rows.all[side].items() if name != own.embedding_column}
+        if getattr(own, "keep_vectors", False):
+            fields[own.embedding_column] = VECTOR
         pairs[f"{side}_id"] = fields.pop(own.id_column, str)
         named = {f"{side}_{TEXT if name == own.text_column else name}": kind for name, kind in fields.items()}
         pairs |= optional(named)

@@ -5,8 +5,8 @@
 
 Writes Parquet to `<output>/kept/`, `<output>/removed/` (with `duplicate_of`, `score`, `found_by`) and `<output>/pairs/`,
 rejected rows with their reasons to `<output>/rejects/`, `<output>/space.npz`, and `<output>/summary.json` with each step's
-report. Nothing is written unless kept, removed and rejected rows are as many as the rows read. Flags that --help does not
-list go to Beam.
+report; with `--report page.html` a page to look at. Nothing is written unless kept, removed and rejected rows are as many as
+the rows read. Flags that --help does not list go to Beam.
 """
 
 import argparse
@@ -34,8 +34,22 @@ from beam_gpte.core.model_folder import check_model
 from beam_gpte.dedup_report import report_text
 from beam_gpte.deduplication import CheckNothingLost, DeduplicationStep
 from beam_gpte.files import match_files, read_schema
-from beam_gpte.program import LimitRejects, Stopwatch, local_options, run_pipeline, run_program, write_json
+from beam_gpte.program import (
+    LimitRejects,
+    Stopwatch,
+    add_report_option,
+    local_options,
+    run_of,
+    run_pipeline,
+    run_program,
+    sample_file,
+    write_json,
+)
 from beam_gpte.remote_model import check_remote_model, is_remote
+from beam_gpte.report_contents import deduplication_page
+from beam_gpte.report_page import check_report, write_page
+from beam_gpte.report_sample import WriteSample, take_sample
+from beam_gpte.schemas import DUPLICATE_OF
 from beam_gpte.staging import check_writable
 
 # isort: split
@@ -67,6 +81,7 @@ class DeduplicateCorpusOptions(PipelineOptions):
         add("--text_column", default="text", help="texts (default: text)")
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
         add("--max_rejects", type=int, help="fail, and write no rows, if more are rejected (default: no limit)")
+        add_report_option(parser)
 
 
 def steps_of(options: DeduplicateCorpusOptions, space: bytes | None) -> tuple[DeduplicationStep, ...]:
@@ -128,6 +143,8 @@ def check(options: DeduplicateCorpusOptions) -> None:
         check_model(EncoderConfig(options.model))
     for name in ("kept", "removed", "pairs"):
         check_writable(f"{options.output.rstrip('/')}/{name}")
+    if options.report is not None:
+        check_report(options.report)
 
 
 @contextlib.contextmanager
@@ -151,6 +168,10 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
     reference = None if files is None else pipeline | "ReadReference" >> ReadCorpus(files, **names)
     steps = Deduplicate(steps_of(options, space), reference, scratch)
     result = rows | steps.with_exception_handling()
+    if options.report:
+        columns = (options.id_column or "id",), (options.text_column,), (options.embedding_column,), (DUPLICATE_OF,)
+        judged = (result.kept, result.removed) | "KeptAndRemoved" >> beam.Flatten()
+        judged | "WriteSample" >> WriteSample(sample_file(output), *columns)
     removed = result.removed
     if options.model is not None:  # some were removed before they had a vector
         without = beam.Map(lambda block: block.without_columns([options.embedding_column]))
@@ -184,7 +205,8 @@ def main(argv: list[str]) -> None:
     pipeline = beam.Pipeline(options=options)
     with scratch_folder(own, local) as scratch:
         build(pipeline, own, scratch)
-        run_pipeline(pipeline, local)
+        result = run_pipeline(pipeline, local)
+    seconds = watch.seconds()
     path = f"{own.output.rstrip('/')}/summary.json"
     with FileSystems.open(path) as file:
         summary = json.load(file)
@@ -192,7 +214,11 @@ def main(argv: list[str]) -> None:
         print(report_text(step) + "\n")
     rejected = f", {summary['rejected']:,} rejected" if summary["rejected"] else ""
     print(f"{summary['rows']:,} rows: {summary['kept']:,} kept, {summary['removed']:,} removed{rejected}")
-    print(f"{watch.seconds():.0f} s; all figures in {path}")
+    print(f"{seconds:.0f} s; all figures in {path}")
+    if own.report is not None:
+        run, sample = run_of("deduplicate_corpus.py", own, result, seconds), take_sample(sample_file(own.output))
+        write_page(own.report, deduplication_page(run, summary, sample, own.text_column, own.embedding_column))
+        print(f"report in {own.report}")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
     python pipelines/embed_corpus.py --input 'texts/*.jsonl' --output vectors --model sentence-transformers/all-MiniLM-L6-v2
 
 Writes `<output>/*.parquet` with every column of the input and the vector in `embedding`, rejected rows with their reasons
-to `<output>/rejects/`, and `<output>/summary.json`. Flags that are not listed by --help go to Beam, e.g. --runner.
+to `<output>/rejects/`, and `<output>/summary.json`; with `--report page.html` a page to look at. Flags that are not listed
+by --help go to Beam, e.g. --runner.
 """
 
 import argparse
 import sys
+from typing import Any
 
 from beam_gpte import (
     EmbedText,
@@ -21,16 +23,23 @@ from beam_gpte import (
 from beam_gpte.program import (
     LimitRejects,
     Stopwatch,
+    add_report_option,
     check_inputs,
     count_files,
     counters,
     local_options,
     print_summary,
+    run_of,
     run_pipeline,
     run_program,
+    sample_file,
     write_json,
 )
 from beam_gpte.progress import ProgressFiles, ReportProgress, progress_bar
+from beam_gpte.report_contents import embedding_page
+from beam_gpte.report_page import check_report, write_page
+from beam_gpte.report_sample import WriteSample, take_sample
+from beam_gpte.schemas import EMBEDDING
 from beam_gpte.staging import check_writable
 from beam_gpte.write_duckdb import check_database
 
@@ -59,6 +68,7 @@ class EmbedCorpusOptions(PipelineOptions):
         add("--quantize", help="float16, int8 or binary, in place of float32")
         add("--reuse", help="Parquet files of a former run, e.g. <output>: texts it has are not embedded again")
         add("--max_rejects", type=int, help="fail, and write no vectors, if more rows are rejected (default: no limit)")
+        add_report_option(parser)
 
 
 def build(pipeline: beam.Pipeline, options: EmbedCorpusOptions, config: EncoderConfig, files: ProgressFiles | None) -> None:
@@ -75,6 +85,9 @@ def build(pipeline: beam.Pipeline, options: EmbedCorpusOptions, config: EncoderC
     if options.quantize:
         limit = "fit" if options.quantize == "int8" else None
         vectors = vectors | QuantizeVectors(options.quantize, limit, id_column=options.id_column or "id")
+    if options.report:
+        columns = (options.id_column or "id",), (options.text_column,), (EMBEDDING,)
+        vectors | "WriteSample" >> WriteSample(sample_file(options.output), *columns)
     rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
     written = rejects | WriteRejects(f"{options.output.rstrip('/')}/rejects")
     within_limit = rejects | LimitRejects(options.max_rejects, after=written)
@@ -100,15 +113,24 @@ def main(argv: list[str]) -> None:
     check_writable(own.output)
     if own.duckdb:
         check_database(own.duckdb)
+    if own.report:
+        check_report(own.report)
     with progress_bar(shown=local and sys.stderr.isatty()) as files:
         pipeline = beam.Pipeline(options=options)
         build(pipeline, own, config, files)
         result = run_pipeline(pipeline, local)
-    report(counters(result), watch.seconds(), own)
+    seconds = watch.seconds()
+    summary = summary_of(counters(result), seconds, own)
+    write_json(f"{own.output.rstrip('/')}/summary.json", summary)
+    print_summary(summary)
+    if own.report:
+        run, sample = run_of("embed_corpus.py", own, result, seconds), take_sample(sample_file(own.output))
+        write_page(own.report, embedding_page(run, summary, sample, own.text_column, EMBEDDING))
+        print(f"{'report':>16}  {own.report}")
 
 
-def report(count: dict[str, int], seconds: float, options: EmbedCorpusOptions) -> None:
-    summary = {
+def summary_of(count: dict[str, int], seconds: float, options: EmbedCorpusOptions) -> dict[str, Any]:
+    return {
         "model": options.model,
         "texts": count.get("texts", 0) + count.get("texts_reused", 0),
         "tokens": count.get("tokens", 0),
@@ -123,8 +145,6 @@ def report(count: dict[str, int], seconds: float, options: EmbedCorpusOptions) -
         "output": options.output,
         "duckdb": options.duckdb,
     }
-    write_json(f"{options.output.rstrip('/')}/summary.json", summary)
-    print_summary(summary)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 
 Writes pairs as Parquet to `<output>/bitext/`, with `--tsv` also to `<output>/bitext.tsv` (margin, source, target, the
 largest margin first, as LASER does), rejected rows with their reasons to `<output>/rejects/`, and `<output>/summary.json`.
-With `--gold`, a file of `source_id` and `target_id`, precision and recall are printed. Flags that --help does not list go to
-Beam.
+With `--gold`, a file of `source_id` and `target_id`, precision and recall are printed; `--report page.html` makes a page to
+look at. Flags that --help does not list go to Beam.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from beam_gpte import (
+    Block,
     EncoderConfig,
     IdentifyLanguage,
     InputError,
@@ -27,8 +28,21 @@ from beam_gpte import (
 )
 from beam_gpte.core.model_folder import check_model
 from beam_gpte.files import match_files, read_schema
-from beam_gpte.program import LimitRejects, Stopwatch, local_options, run_pipeline, run_program, write_json
+from beam_gpte.program import (
+    LimitRejects,
+    Stopwatch,
+    add_report_option,
+    local_options,
+    run_of,
+    run_pipeline,
+    run_program,
+    sample_file,
+    write_json,
+)
 from beam_gpte.remote_model import check_remote_model, is_remote
+from beam_gpte.report_contents import bitext_page
+from beam_gpte.report_page import check_report, write_page
+from beam_gpte.report_sample import WriteSample, take_sample
 from beam_gpte.staging import check_writable
 
 # isort: split
@@ -66,6 +80,7 @@ class MineBitextOptions(PipelineOptions):
         add("--tsv", action="store_true", help="write bitext.tsv too")
         add("--gold", help="JSON Lines of source_id and target_id to be compared with")
         add("--max_rejects", type=int, help="fail, and write no pairs, if more are rejected (default: no limit)")
+        add_report_option(parser)
 
 
 def transform_of(options: MineBitextOptions) -> MineBitext:
@@ -85,6 +100,7 @@ def transform_of(options: MineBitextOptions) -> MineBitext:
         then_all=options.then_all,
         search=options.search,
         max_length_ratio=options.max_length_ratio or None,
+        keep_vectors=options.report is not None,
         model=None if options.model is None else EncoderConfig(options.model, prompt_name=options.prompt_name),
         id_column=options.id_column or "id",
         text_column=options.text_column,
@@ -117,6 +133,8 @@ def check(options: MineBitextOptions) -> None:
     elif options.model is not None:
         check_model(EncoderConfig(options.model))
     check_writable(f"{options.output.rstrip('/')}/bitext")
+    if options.report is not None:
+        check_report(options.report)
 
 
 def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
@@ -139,7 +157,12 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
     refused = (*rejects, result.rejects) | "Rejects" >> beam.Flatten()
     written = refused | WriteRejects(f"{output}/rejects")
     within_limit = refused | LimitRejects(options.max_rejects, after=written)
-    result.pairs | "WritePairs" >> WriteVectorsToParquet(f"{output}/bitext", commit_after=within_limit)
+    pairs = result.pairs
+    if options.report is not None:  # a sample of the pairs keeps its vectors, for a map
+        vectors = tuple(f"{side}_{options.embedding_column}" for side in ("source", "target"))
+        pairs | "WriteSample" >> WriteSample(sample_file(output), tuple(PAIR), ("source_text", "target_text"), vectors)
+        pairs = pairs | "WithoutVectors" >> beam.Map(lambda block: block.without_columns(vectors)).with_output_types(Block)
+    pairs | "WritePairs" >> WriteVectorsToParquet(f"{output}/bitext", commit_after=within_limit)
     summary = within_limit | beam.Map(with_report, beam.pvalue.AsSingleton(result.report))
     summary | "WriteSummary" >> beam.Map(lambda summary: write_json(f"{output}/summary.json", summary))
 
@@ -182,7 +205,8 @@ def main(argv: list[str]) -> None:
     check(own)
     pipeline = beam.Pipeline(options=options)
     build(pipeline, own)
-    run_pipeline(pipeline, local)
+    result = run_pipeline(pipeline, local)
+    seconds = watch.seconds()
     output = own.output.rstrip("/")
     with FileSystems.open(f"{output}/summary.json") as file:
         summary = json.load(file)
@@ -197,9 +221,14 @@ def main(argv: list[str]) -> None:
         print(f"  {row['margin']:.3f}  {row['source_text']!r}\n         {row['target_text']!r}")
     if own.gold is not None:
         told = compare(pairs, own.gold)
-        write_json(f"{output}/summary.json", {**summary, **told})
+        summary |= told
+        write_json(f"{output}/summary.json", summary)
         print(f"against {own.gold}: precision {told['precision']:.1%}, recall {told['recall']:.1%}, F1 {told['f1']:.1%}")
-    print(f"{watch.seconds():.0f} s; all figures in {output}/summary.json")
+    print(f"{seconds:.0f} s; all figures in {output}/summary.json")
+    if own.report is not None:
+        run, sample = run_of("mine_bitext.py", own, result, seconds), take_sample(sample_file(output))
+        write_page(own.report, bitext_page(run, summary, pairs, sample, own.embedding_column))
+        print(f"report in {own.report}")
 
 
 if __name__ == "__main__":

@@ -365,3 +365,12 @@ def test_sides_that_cannot_be_mined_fail_the_job(new_pipeline):
         mine(new_pipeline, "in memory", blocks(noise[0], "a"), blocks(noise[1], "b"), MineBitext(threshold="posterior"))
     found, report, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), [], MineBitext())
     assert found == [] and report["warnings"][-1] == "no rows on the target side"
+
+
+def test_pairs_keep_the_vectors_of_their_rows_if_that_is_wanted(new_pipeline):
+    source, target = sides()
+    found = mine(new_pipeline, "in memory", blocks(source, "de", 3), blocks(target, "en"), MineBitext(keep_vectors=True))
+    assert len(found.pairs) > PAIRS // 2 and "keep_vectors" not in found.report
+    for row in found.pairs:
+        own = np.array([row["source_embedding"], row["target_embedding"]], np.float32)
+        assert np.array_equal(own, [source[int(row["source_id"][2:])], target[int(row["target_id"][2:])]])

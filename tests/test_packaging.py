@@ -33,8 +33,9 @@ def test_a_worker_installs_it_and_finds_every_module(sdist, tmp_path):
     done = subprocess.run([sys.executable, *install], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == ["beam_gpte", "beam_gpte"]  # and its dist-info
-    there = {path.relative_to(tmp_path) for path in (tmp_path / "beam_gpte").rglob("*.py")}
-    assert there == {path.relative_to(ROOT) for path in (ROOT / "beam_gpte").rglob("*.py")}
+    for kind in ("*.py", "*.html"):
+        there = {path.relative_to(tmp_path) for path in (tmp_path / "beam_gpte").rglob(kind)}
+        assert there == {path.relative_to(ROOT) for path in (ROOT / "beam_gpte").rglob(kind)} != set()
     assert (tmp_path / "beam_gpte" / "py.typed").exists()
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import beam_gpte; print(beam_gpte.__file__)"
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

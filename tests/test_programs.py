@@ -17,6 +17,7 @@ import pytest
 
 from beam_gpte.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.write_parquet import WriteVectorsToParquet
+from tests.pages import CHROMIUM, HOSTILE, open_page, read_page
 from tests.test_write_parquet import embedded, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,15 +134,30 @@ def test_a_question_is_answered_from_the_table(tmp_path, minilm, jsonl):
     assert "none.duckdb" in wrong.stderr and len(wrong.stderr.strip().splitlines()) == 1
 
 
-def test_a_second_run_reuses_the_first_and_quantises(tmp_path, minilm, jsonl):
-    rows = jsonl([{"id": i, "text": f"text number {i}"} for i in range(20)])
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def embedded_twice(tmp_path_factory, minilm) -> Path:
+    """Folders `a`, and `b` of a second run that reuses and quantises; `page.html` of that one."""
+    folder = tmp_path_factory.mktemp("embedded")
+    texts = [*(f"text number {i}" for i in range(19)), HOSTILE, None]
+    rows = write_jsonl(folder / "rows.jsonl", [{"id": i, "text": text} for i, text in enumerate(texts)])
     arguments = ["--input", rows, "--id_column", "id", "--model", minilm]
-    run("embed_corpus.py", *arguments, "--output", tmp_path / "a")
-    run("embed_corpus.py", *arguments, "--output", tmp_path / "b", "--reuse", tmp_path / "a", "--quantize", "int8")
-    summary = json.loads((tmp_path / "b" / "summary.json").read_text())
+    run("embed_corpus.py", *arguments, "--output", folder / "a")
+    more = ["--reuse", folder / "a", "--quantize", "int8", "--report", folder / "page.html"]
+    done = run("embed_corpus.py", *arguments, "--output", folder / "b", *more)
+    assert f"report  {folder / 'page.html'}" in done.stdout
+    return folder
+
+
+def test_a_second_run_reuses_the_first_and_quantises(embedded_twice):
+    summary = json.loads((embedded_twice / "b" / "summary.json").read_text())
     assert (summary["texts"], summary["reused"]) == (20, 20)
     full, codes = (
-        np.array(read_vectors(tmp_path / name).column("embedding").to_pylist(), np.float32) for name in ("a", "b")
+        np.array(read_vectors(embedded_twice / name).column("embedding").to_pylist(), np.float32) for name in ("a", "b")
     )
     cosines = (full * codes).sum(1) / np.linalg.norm(codes, axis=1)
     assert codes.max() == 127 and cosines.min() > 0.999
@@ -218,20 +234,35 @@ def test_every_example_of_the_catalogue_runs(example, minilm):
     runpy.run_path(str(example), run_name="__main__")
 
 
-def test_a_corpus_loses_its_duplicates_and_a_later_one_what_it_has(tmp_path, minilm, jsonl):
-    texts = ["How do I open a file?", "how do I open a  file?", "How can I open a file?", "Stock prices fell.", None]
-    rows = [{"id": f"r{i}", "text": text, "n": i} for i, text in enumerate(texts)]
-    clean = tmp_path / "clean"
-    options = ["--id_column", "id", "--model", minilm]
-    done = run("deduplicate_corpus.py", "--input", jsonl(rows), "--output", clean, *options)
-    assert "5 rows: 2 kept, 2 removed, 1 rejected" in done.stdout
-    assert {row["id"] for row in read_vectors(clean / "kept").to_pylist()} == {"r0", "r3"}
+@pytest.fixture(scope="module")
+def deduplicated(tmp_path_factory, minilm) -> Path:
+    """The folder `clean`, and `page.html`."""
+    folder = tmp_path_factory.mktemp("deduplicated")
+    texts = [
+        "How do I open a file?",
+        "how do I open a  file?",
+        "How can I open a file?",
+        "Stock prices fell.",
+        None,
+        HOSTILE,
+    ]
+    rows = write_jsonl(folder / "rows.jsonl", [{"id": f"r{i}", "text": text, "n": i} for i, text in enumerate(texts)])
+    arguments = ["--input", rows, "--id_column", "id", "--model", minilm, "--report", folder / "page.html"]
+    done = run("deduplicate_corpus.py", *arguments, "--output", folder / "clean")
+    assert "6 rows: 3 kept, 2 removed, 1 rejected" in done.stdout
+    assert done.stdout.endswith(f"report in {folder / 'page.html'}\n")
+    return folder
+
+
+def test_a_corpus_loses_its_duplicates_and_a_later_one_what_it_has(deduplicated, tmp_path, minilm, jsonl):
+    clean, options = deduplicated / "clean", ["--id_column", "id", "--model", minilm]
+    assert {row["id"] for row in read_vectors(clean / "kept").to_pylist()} == {"r0", "r3", "r5"}
     removed = {row["id"]: (row["duplicate_of"], row["found_by"]) for row in read_vectors(clean / "removed").to_pylist()}
     assert removed == {"r1": ("r0", "exact"), "r2": ("r0", "semantic")}
     assert sum(pq.read_table(path).num_rows for path in (clean / "pairs").glob("*.parquet")) == 2
     assert [row["reject_reason"] for row in read_rejects(clean)] == ["text is null"]
     summary = json.loads((clean / "summary.json").read_text())
-    assert (summary["rows"], summary["kept"], summary["removed"], summary["rejected"]) == (5, 2, 2, 1)
+    assert (summary["rows"], summary["kept"], summary["removed"], summary["rejected"]) == (6, 3, 2, 1)
     assert [step["step"] for step in summary["steps"]] == ["exact", "lexical", "semantic"]
 
     later = [{"id": "s0", "text": "Share prices fell."}, {"id": "s1", "text": "Bake bread."}]
@@ -284,24 +315,33 @@ def bitext_sides(folder: Path) -> tuple[Path, Path]:
     return paths[0], paths[1]
 
 
-def test_a_bitext_is_mined_and_compared_with_gold(tmp_path):
-    source, target = bitext_sides(tmp_path)
-    gold = tmp_path / "gold.jsonl"
+@pytest.fixture(scope="module")
+def mined(tmp_path_factory) -> Path:
+    """The folder `mined`, `gold.jsonl`, and `page.html`."""
+    folder = tmp_path_factory.mktemp("mined")
+    source, target = bitext_sides(folder)
     pairs = [{"source_id": f'source,"{i}"\t{i:02}', "target_id": f'target,"{i}"\t{i:02}'} for i in range(40)]
-    gold.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
-    sides = ["--source", source, "--target", target, "--id_column", "id"]
-    done = run("mine_bitext.py", *sides, "--output", tmp_path / "mined", "--tsv", "--gold", gold)
-    found = pa.concat_tables([pq.read_table(path) for path in (tmp_path / "mined" / "bitext").glob("*.parquet")])
+    gold = write_jsonl(folder / "gold.jsonl", pairs)
+    arguments = ["--source", source, "--target", target, "--id_column", "id", "--tsv", "--gold", gold]
+    done = run("mine_bitext.py", *arguments, "--output", folder / "mined", "--report", folder / "page.html")
+    assert "precision 100.0%, recall 100.0%" in done.stdout
+    assert done.stdout.endswith(f"report in {folder / 'page.html'}\n")
+    return folder
+
+
+def test_a_bitext_is_mined_and_compared_with_gold(mined):
+    pairs = [json.loads(line) for line in (mined / "gold.jsonl").open(encoding="utf-8")]
+    found = pa.concat_tables([pq.read_table(path) for path in (mined / "mined" / "bitext").glob("*.parquet")])
+    assert not [name for name in found.column_names if "embedding" in name]
     assert {(row["source_id"], row["target_id"]) for row in found.to_pylist()} == {tuple(pair.values()) for pair in pairs}
     assert found.column("source_n").to_pylist() == found.column("target_n").to_pylist()
     assert json.loads(found.schema.field("margin").metadata[b"beam_gpte.bitext"])["retrieval"] == "intersection"
-    assert "precision 100.0%, recall 100.0%" in done.stdout
-    lines = (tmp_path / "mined" / "bitext.tsv").read_text(encoding="utf-8").splitlines()
+    lines = (mined / "mined" / "bitext.tsv").read_text(encoding="utf-8").splitlines()
     margins, sources, targets = zip(*(line.split("\t") for line in lines), strict=True)
     assert len(lines) == 40 and [*map(float, margins)] == sorted(map(float, margins), reverse=True)
     assert all(text.startswith('source "') and "a line and another, مرحبا" in text for text in sources)
     assert all(text.startswith('target "') for text in targets)
-    summary = json.loads((tmp_path / "mined" / "summary.json").read_text())
+    summary = json.loads((mined / "mined" / "summary.json").read_text())
     assert (summary["source_rows"], summary["pairs"], summary["rejected"], summary["f1"]) == (60, 40, 0, 1.0)
 
 
@@ -322,3 +362,43 @@ def test_mistakes_in_mining_are_one_line(tmp_path, mistake, message):
     arguments = ["--source", source, "--target", target, "--id_column", "id", "--output", tmp_path / "o", *mistake]
     done = run("mine_bitext.py", *arguments, expect=2)
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_pages_show_what_the_summaries_say(embedded_twice, deduplicated, mined):
+    embed, dedup, mine = (read_page(folder / "page.html") for folder in (embedded_twice, deduplicated, mined))
+    for what in ("text is null", "Nearest texts", "Principal components", HOSTILE, "quantize"):
+        assert what in embed.text
+    summary = json.loads((deduplicated / "clean" / "summary.json").read_text())
+    for step in summary["steps"]:
+        counts = f"{step['rows']:,} rows, {step['kept']:,} kept, {step['removed']:,} removed ({step['ratio']:.1%})."
+        assert f"Step {step['step']}" in dedup.text and counts in dedup.text
+    assert "lexical_threshold" in dedup.text and "padding percent" in dedup.text
+    assert [attributes for tag, attributes in dedup.found if tag == "span"] == [{"class": "dot0"}, {"class": "dot1"}]
+    assert dedup.count("del") and dedup.count("ins")
+    summary = json.loads((mined / "mined" / "summary.json").read_text())
+    assert f"{summary['pairs']} pairs, a line from source to target" in mine.text and "no_centering" in mine.text
+    joins = [attributes for _, attributes in mine.found if attributes.get("class") == "join"]
+    assert len(joins) == summary["pairs"] == 40
+
+
+def test_nothing_in_a_text_becomes_part_of_a_page_and_nothing_is_left_beside_the_output(embedded_twice, deduplicated, mined):
+    for folder, output in ((embedded_twice, "b"), (deduplicated, "clean"), (mined, "mined")):
+        page = read_page(folder / "page.html")
+        assert not sum(page.count(tag) for tag in ("script", "img", "link", "iframe", "object"))
+        assert not [attributes for _, attributes in page.found if {"src", "href", "srcset", "style"} & set(attributes)]
+        assert "@import" not in page.text and "url(" not in page.text
+        assert not [path for path in (folder / output).iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
+def test_a_browser_shows_every_page_without_a_complaint(embedded_twice, deduplicated, mined, tmp_path):
+    for folder in (embedded_twice, deduplicated, mined):
+        written, (seen, console) = read_page(folder / "page.html"), open_page(folder / "page.html", tmp_path / "profile")
+        assert console == []
+        for tag in ("section", "svg", "circle", "rect", "td"):
+            assert seen.count(tag) == written.count(tag) > 1, tag
+    wrong = tmp_path / "wrong.html"  # the same look finds a page that asks for something
+    asks = '<img src="http://127.0.0.1:9/x.png"></main>'
+    wrong.write_text((mined / "page.html").read_text(encoding="utf-8").replace("</main>", asks), encoding="utf-8")
+    _, console = open_page(wrong, tmp_path / "profile")
+    assert len(console) == 1 and "Content Security Policy" in console[0]
