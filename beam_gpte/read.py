@@ -30,6 +30,20 @@ STEP = "ReadCorpus"
 SCHEMAS = "schemas"  # the tag of one (path, schema as Arrow IPC) a file
 
 
+def check_settings(text_column: str, id_column: str | None, format_: str | None, rows_per_block: int) -> None:
+    """What a transform that reads files is told, apart from which files and columns.
+
+    Raises:
+      InputError: it makes no sense.
+    """
+    if text_column == (id_column or ID):
+        raise InputError(f"{text_column!r} is both text and id column; name another text_column")
+    if format_ is not None and format_ not in READERS:
+        raise InputError(f"format {format_!r} is unknown; use one of {', '.join(READERS)}, or None")
+    if rows_per_block < 1:
+        raise InputError(f"rows_per_block is {rows_per_block}; use 1 or more")
+
+
 @dataclasses.dataclass(eq=False)
 class ReadCorpus(RejectingTransform):
     """Read a corpus from Parquet, JSON Lines, CSV, TSV or text files, on any Beam file system, also compressed.
@@ -65,12 +79,7 @@ class ReadCorpus(RejectingTransform):
         pattern_list(self.pattern)
         if isinstance(self.columns, str):
             raise InputError(f"columns is the string {self.columns!r}; give a list of names")
-        if self.text_column == (self.id_column or ID):
-            raise InputError(f"{self.text_column!r} is both text and id column; name another text_column")
-        if self.format is not None and self.format not in READERS:
-            raise InputError(f"format {self.format!r} is unknown; use one of {', '.join(READERS)}, or None")
-        if self.rows_per_block < 1:
-            raise InputError(f"rows_per_block is {self.rows_per_block}; use 1 or more")
+        check_settings(self.text_column, self.id_column, self.format, self.rows_per_block)
 
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         patterns = pattern_list(self.pattern)

@@ -35,8 +35,8 @@ from beam_gpte.block import ROWS_PER_BLOCK, Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.row_ranges import RowRanges
 from beam_gpte.files import common_folder, pattern_list
-from beam_gpte.formats import MISFITS, READERS, Defect, Rows, Wanted
-from beam_gpte.read import parsed_block, read_file, unreadable_block
+from beam_gpte.formats import MISFITS, Defect, Rows, Wanted
+from beam_gpte.read import check_settings, parsed_block, read_file, unreadable_block
 from beam_gpte.rejects import NAMESPACE, RejectingTransform, reject_outputs, split_rejects
 from beam_gpte.schemas import ID, SOURCE, TEXT, UNREADABLE
 
@@ -97,12 +97,7 @@ class WatchCorpus(RejectingTransform):
         pattern_list(self.pattern)
         if self.columns is not None and not isinstance(self.columns, Mapping):
             raise InputError(f"columns is {self.columns!r}; give a mapping of names to types, as {{'stars': pa.int64()}}")
-        if self.text_column == (self.id_column or ID):
-            raise InputError(f"{self.text_column!r} is both text and id column; name another text_column")
-        if self.format is not None and self.format not in READERS:
-            raise InputError(f"format {self.format!r} is unknown; use one of {', '.join(READERS)}, or None")
-        if self.rows_per_block < 1:
-            raise InputError(f"rows_per_block is {self.rows_per_block}; use 1 or more")
+        check_settings(self.text_column, self.id_column, self.format, self.rows_per_block)
         if not self.interval > 0:
             raise InputError(f"interval is {self.interval}; use seconds, above 0")
 
