@@ -1,6 +1,7 @@
 """What the pages of the programs show: `embedding_page(run, ...)`, `deduplication_page` and `bitext_page` give HTML.
 
-Nothing here reads a corpus: what a page shows, a run has counted, or `WriteSample` has left.
+Nothing here reads a corpus: what a page shows, a run has counted, or `WriteSample` has left. `report_vectors` has the pages
+of programs that look at what was written.
 """
 
 from collections.abc import Sequence
@@ -36,20 +37,14 @@ def embedding_page(run: Run, summary: dict[str, Any], sample: pl.DataFrame, text
     }
     sections = []
     if len(sample) > 1:
-        vectors = _unit(sample[embedding].to_numpy())
+        vectors = unit(sample[embedding].to_numpy())
         cosines = np.clip(vectors @ vectors.T, -1, 1)
-        every_two = cosines[np.triu_indices(len(vectors), 1)]
-        note = "of every two of the sample: what texts score that have nothing to do with each other"
-        scores = Figure("Cosines", histogram(every_two, "cosine", "cosine"), note)
         sections += [
-            Section("Lengths and scores", figures=[_lengths(sample, text, "texts"), scores]),
-            _nearest(cosines, sample, text),
-            _map(sample, vectors, [("texts", np.ones(len(sample), bool))], text),
+            Section("Lengths and scores", figures=[lengths_of(sample, text, "texts"), cosines_of(cosines)]),
+            nearest_texts(cosines, sample, text),
+            map_of(sample, vectors, [("texts", np.ones(len(sample), bool))], text),
         ]
-    if summary["reasons"]:
-        rows = sorted(summary["reasons"].items(), key=lambda pair: (-pair[1], pair[0]))
-        sections.append(Section("Rejected rows", table=rows, head=("reason", "rows")))
-    return render_page("Embedded corpus", run, tiles, sections)
+    return render_page("Embedded corpus", run, tiles, [*sections, *rejected_rows(summary["reasons"])])
 
 
 def deduplication_page(run: Run, summary: dict[str, Any], sample: pl.DataFrame, text: str, embedding: str) -> str:
@@ -67,13 +62,13 @@ def deduplication_page(run: Run, summary: dict[str, Any], sample: pl.DataFrame, 
         removed = pl.col(DUPLICATE_OF).is_not_null() if DUPLICATE_OF in sample.columns else pl.lit(False)
         judged = sample.with_columns(removed.alias(_REMOVED))
         parts = [("kept", judged.filter(~pl.col(_REMOVED))), ("removed", judged.filter(_REMOVED))]
-        lengths = [_lengths(rows, text, f"{name} rows") for name, rows in parts if len(rows)]
+        lengths = [lengths_of(rows, text, f"{name} rows") for name, rows in parts if len(rows)]
         sections.append(Section("Lengths", figures=lengths))
         known = judged.filter(pl.col(embedding).is_not_null()) if embedding in sample.columns else judged.clear()
         if len(known) > 1:
             gone = known[_REMOVED].to_numpy()
             groups = [("kept", ~gone), ("removed", gone)]
-            sections.append(_map(known, _unit(known[embedding].to_numpy()), groups, text))
+            sections.append(map_of(known, unit(known[embedding].to_numpy()), groups, text))
     return render_page("Deduplicated corpus", run, tiles, sections)
 
 
@@ -106,12 +101,23 @@ def bitext_page(run: Run, summary: dict[str, Any], pairs: pl.DataFrame, sample: 
     return render_page("Mined bitext", run, tiles, sections, summary["warnings"])
 
 
-def _lengths(sample: pl.DataFrame, text: str, what: str) -> Figure:
+def lengths_of(sample: pl.DataFrame, text: str, what: str) -> Figure:
     lengths = sample[text + LENGTH].drop_nulls().to_numpy()
     return Figure("Lengths", log_histogram(lengths, "characters", "characters"), f"of {len(sample):,} {what}, a sample")
 
 
-def _cut(text: str | None, characters: int) -> str:
+def cosines_of(cosines: np.ndarray) -> Figure:
+    """Of a sample, (n, n)."""
+    note = "of every two of the sample: what texts score that have nothing to do with each other"
+    return Figure("Cosines", histogram(cosines[np.triu_indices(len(cosines), 1)], "cosine", "cosine"), note)
+
+
+def rejected_rows(reasons: dict[str, int]) -> list[Section]:
+    rows = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+    return [Section("Rejected rows", table=rows, head=("reason", "rows"))] if rows else []
+
+
+def cut_off(text: str | None, characters: int) -> str:
     text = text or ""
     return text if len(text) <= characters else text[: characters - 1] + "…"
 
@@ -120,23 +126,23 @@ def _characters(texts: pl.Series) -> np.ndarray:
     return texts.str.len_chars().fill_null(0).to_numpy()
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def _nearest(cosines: np.ndarray, sample: pl.DataFrame, text: str) -> Section:
+def nearest_texts(cosines: np.ndarray, sample: pl.DataFrame, text: str) -> Section:
     """The nearest neighbours among a sample's texts, each text once."""
     first = sample.with_row_index("row").unique(text, keep="first", maintain_order=True)
     rows = first["row"].to_numpy()
     texts, upper = first[text].to_list(), np.triu(cosines[rows][:, rows], 1)
     best = np.argsort(-upper, axis=None, kind="stable")[:EXAMPLES]
     pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(best, upper.shape), strict=True) if i < j]
-    examples = [_pair(f"cosine {upper[i, j]:.4f}", ("", texts[i]), ("", texts[j])) for i, j in pairs]
+    examples = [pair_of(f"cosine {upper[i, j]:.4f}", ("", texts[i]), ("", texts[j])) for i, j in pairs]
     note = "Those of the sample with the largest cosines. Equal texts are left out."
     return Section("Nearest texts", note, examples=examples)
 
 
-def _pair(head: str, first: tuple[str, str | None], second: tuple[str, str | None]) -> Example:
+def pair_of(head: str, first: tuple[str, str | None], second: tuple[str, str | None]) -> Example:
     """Two (name, text)."""
     one, other = mark_differences(first[1] or "", second[1] or "", TEXT_SHOWN)
     return Example(head, [(first[0], one), (second[0] + (", the same here" if one == other else ""), other)])
@@ -159,7 +165,7 @@ def _step(step: dict[str, Any]) -> Section:
     examples = [_group(group) for group in step["largest_groups"][:EXAMPLES]]
     if at < 1:
         examples += [
-            _pair(
+            pair_of(
                 f"near the threshold: {pair[SCORE]:.4f}",
                 (str(pair[FIRST_ID]), pair.get("first_text")),
                 (str(pair[SECOND_ID]), pair.get("second_text")),
@@ -202,14 +208,14 @@ def _pairs(pairs: pl.DataFrame) -> list[Section]:
 
 
 def _translation(row: dict[str, Any]) -> Example:
-    texts = [_cut(row[name], TEXT_SHOWN) for name in (SOURCE_TEXT, TARGET_TEXT)]
+    texts = [cut_off(row[name], TEXT_SHOWN) for name in (SOURCE_TEXT, TARGET_TEXT)]
     return Example(f"margin {row[MARGIN]:.4f}", list(zip(("source", "target"), mark_untranslated(*texts), strict=True)))
 
 
-def _map(sample: pl.DataFrame, vectors: np.ndarray, groups: Sequence[tuple[str, np.ndarray]], text: str) -> Section:
+def map_of(sample: pl.DataFrame, vectors: np.ndarray, groups: Sequence[tuple[str, np.ndarray]], text: str) -> Section:
     axes, shares = principal_axes(vectors)
     xy = vectors @ axes.T
-    texts = [_cut(value, TITLE_SHOWN) for value in sample[text].to_list()]
+    texts = [cut_off(value, TITLE_SHOWN) for value in sample[text].to_list()]
     points = [
         Points(name, xy[chosen], [texts[i] for i in np.flatnonzero(chosen)]) for name, chosen in groups if chosen.any()
     ]
@@ -217,11 +223,11 @@ def _map(sample: pl.DataFrame, vectors: np.ndarray, groups: Sequence[tuple[str, 
 
 
 def _two_sided_map(sample: pl.DataFrame, embedding: str, center: bool) -> Section:
-    sides = [_unit(sample[f"{side}_{embedding}"].to_numpy()) for side in ("source", "target")]
+    sides = [unit(sample[f"{side}_{embedding}"].to_numpy()) for side in ("source", "target")]
     if center:
         sides = [vectors - vectors.mean(axis=0) for vectors in sides]
     axes, shares = principal_axes(np.concatenate(sides))
-    texts = [[_cut(value, TITLE_SHOWN) for value in sample[name]] for name in (SOURCE_TEXT, TARGET_TEXT)]
+    texts = [[cut_off(value, TITLE_SHOWN) for value in sample[name]] for name in (SOURCE_TEXT, TARGET_TEXT)]
     both = [f"{source} → {target}" for source, target in zip(*texts, strict=True)]
     points = [Points(name, vectors @ axes.T, both) for name, vectors in zip(("source", "target"), sides, strict=True)]
     what = f"{len(sample):,} pairs, a line from source to target{', each side around its mean' if center else ''}"

@@ -16,6 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_gpte.block import Block
 from beam_gpte.by_id import frame_of
 from beam_gpte.core.quantize import dequantize
+from beam_gpte.read_vectors import read_vectors as read_stored
 from beam_gpte.score_pairs import vector_matrix
 from beam_gpte.vectors import read_vectors
 
@@ -61,6 +62,27 @@ def take_sample(path: str) -> pl.DataFrame:
         content = file.read()
     FileSystems.delete([path])
     return pl.read_parquet(content) if content else pl.DataFrame()
+
+
+def sample_vectors(
+    path: str,
+    ids: tuple[str, ...],
+    texts: tuple[str, ...],
+    vectors: tuple[str, ...],
+    others: tuple[str, ...] = (),
+    table: str = "vectors",
+) -> pl.DataFrame:
+    """Rows of a folder, or of a table, that the sinks wrote: those that `WriteSample` would write; reads all there is.
+
+    Rows without one of the `vectors` are left out. There are no columns if there are no rows.
+    """
+    sample = _Sample(ids, texts, vectors, others)
+    found = sample.create_accumulator()
+    for block in read_stored(path, table, rows_per_block=4096):
+        for name in vectors:
+            block = block.filter(block.column(name).is_valid())
+        found = sample.add_input(found, block)
+    return found if found.is_empty() else found.drop(_HASH)
 
 
 class _Sample(beam.CombineFn):

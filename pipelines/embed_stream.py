@@ -10,12 +10,16 @@ Ctrl-C or SIGTERM finishes what was read and ends with a summary and exit code 0
 command goes on where the output ends. The output says itself which rows of which files it holds: a set of files, or a
 transaction of DuckDB, appears whole or not at all, and each row is named by its file and row. What was under way is
 read again, what is there is not. With --horizon, former texts come from the output too. One process writes to an output.
+At the end `--report page.html` makes a page of the whole output, which it reads for that.
 
 Flags that are not listed by --help go to Beam. Without a runner this process runs the stream, in one thread.
 """
 
 import argparse
 import time
+from typing import Any
+
+import polars as pl
 
 from beam_gpte import (
     DeduplicateStream,
@@ -32,15 +36,20 @@ from beam_gpte.deduplicate_stream import split_duplicates
 from beam_gpte.ledger import DropCommitted, RecentRows, StreamOutput, all_of, only_in
 from beam_gpte.program import (
     Stopwatch,
+    add_report_option,
     check_model_exists,
     counters,
     local_stream_options,
     print_summary,
+    run_of,
     run_program,
     stop_file,
     write_json,
 )
-from beam_gpte.schemas import EMBEDDING, ID, SOURCE
+from beam_gpte.report_page import check_report, write_page
+from beam_gpte.report_sample import sample_vectors
+from beam_gpte.report_vectors import stream_page
+from beam_gpte.schemas import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
 from beam_gpte.staging import check_writable
 from beam_gpte.watch import typed_columns
 from beam_gpte.write_duckdb import check_database
@@ -79,6 +88,7 @@ class EmbedStreamOptions(PipelineOptions):
         add("--threshold", type=float, default=0.9, help="least cosine of texts that are near (default: 0.9)")
         add("--interval", type=float, default=5, help="seconds between two looks at the input (default: 5)")
         add("--every", type=int, default=10, help="seconds from a row to its commit, at most, when idle (default: 10)")
+        add_report_option(parser)
 
 
 def build(
@@ -144,17 +154,36 @@ def main(argv: list[str]) -> None:
     check_writable(output.base)
     if own.duckdb:
         check_database(own.duckdb)
+    if own.report:
+        check_report(own.report)
     with output.alone(), stop_file() as stop:
         pipeline = beam.Pipeline(options=options)
         build(pipeline, own, config, output, stop if local else None)
         print(f"watching {' '.join(own.input)}; Ctrl-C or SIGTERM finishes what was read", flush=True)
         result = pipeline.run()
         result.wait_until_finish()
-        report(counters(result), watch.seconds(), own, output)
+        seconds = watch.seconds()
+        summary = summary_of(counters(result), seconds, own)
+        write_json(f"{output.base}/summary.json", summary)
+        print_summary(summary)
+        if own.report:
+            columns, texts = (own.id_column or ID,), (own.text_column,)
+            kept = sample_of(own.output or own.duckdb, columns, texts)
+            removed = sample_of(output.removed, (DUPLICATE_OF,), texts, (*columns, SCORE))  # beside what they repeat
+            run = run_of("embed_stream.py", own, result, seconds)
+            write_page(own.report, stream_page(run, summary, kept, removed, *columns, *texts, EMBEDDING))
+            print(f"{'report':>16}  {own.report}")
 
 
-def report(count: dict[str, int], seconds: float, options: EmbedStreamOptions, output: StreamOutput) -> None:
-    summary = {
+def sample_of(path: str, ids: tuple[str, ...], texts: tuple[str, ...], others: tuple[str, ...] = ()) -> pl.DataFrame:
+    try:
+        return sample_vectors(path, ids, texts, (EMBEDDING,), others)
+    except InputError:  # nothing was written yet
+        return pl.DataFrame()
+
+
+def summary_of(count: dict[str, int], seconds: float, options: EmbedStreamOptions) -> dict[str, Any]:
+    return {
         "model": options.model,
         "files_read": count.get("files_read", 0),
         "rows_read": count.get("rows_read", 0),
@@ -167,8 +196,6 @@ def report(count: dict[str, int], seconds: float, options: EmbedStreamOptions, o
         "output": options.output,
         "duckdb": options.duckdb,
     }
-    write_json(f"{output.base}/summary.json", summary)
-    print_summary(summary)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,22 @@
 
     python pipelines/extract_docstrings.py docstrings.jsonl
 
-One JSON object a line: id (`module.Class.function`), kind (module, class, function) and text.
+One JSON object a line: id (`module.Class.function`), kind (module, class, function) and text. `--report page.html` shows
+lengths and examples.
 """
 
 import argparse
 import ast
 import json
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 # Folders of the library that hold tests, or packages that are not part of it.
 SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "lib2to3"}
+
+EXAMPLES = 12  # of a report
 
 
 def docstrings(library: Path) -> Iterator[dict[str, str]]:
@@ -47,13 +51,28 @@ def _of_node(node: ast.AST, name: str, kind: str) -> Iterator[dict[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="JSON Lines file to write")
-    output = parser.parse_args().output
+    parser.add_argument("--report", help="HTML file: a page with lengths and examples (extra report)")
+    options, began = parser.parse_args(), time.monotonic()
+    output = options.output
     rows = list(docstrings(Path(sysconfig.get_path("stdlib"))))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", errors="replace"
     )
     print(f"{len(rows):,} docstrings in {output}")
+    if options.report:
+        write_report(options, rows, time.monotonic() - began)
+
+
+def write_report(options: argparse.Namespace, rows: list[dict[str, str]], seconds: float) -> None:
+    from beam_gpte.report_page import Run, check_report, write_page  # late: without a page this program needs no package
+    from beam_gpte.report_vectors import texts_page
+
+    check_report(options.report)
+    kinds = {kind: [row["text"] for row in rows if row["kind"] == kind] for kind in ("module", "class", "function")}
+    examples = [[(row["id"], row["text"])] for row in rows[:: -(-len(rows) // EXAMPLES)]]
+    run = Run("extract_docstrings.py", vars(options), {"seconds": round(seconds, 2)})
+    write_page(options.report, texts_page(run, "Docstrings", kinds, examples))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 Writes `source.jsonl` (the language asked for) and `target.jsonl` (English) with `id` and `text`, and `gold.jsonl` with the
 `source_id` and `target_id` of each message that is on both sides: a quarter of them are on one side only. Ids are hashes of
 texts, and rows stand in their order, so that neither tells what belongs together. Messages with plural forms, with fewer
-than two words, or whose text or translation is not unique are left out.
+than two words, or whose text or translation is not unique are left out. `--report page.html` shows lengths and examples.
 """
 
 import argparse
@@ -19,9 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from beam_gpte import InputError
-from beam_gpte.program import run_program
+from beam_gpte.program import Stopwatch, add_report_option, run_program
+from beam_gpte.report_page import Run, check_report, write_page
+from beam_gpte.report_vectors import texts_page
 
 LEAST_WORDS = 2
+EXAMPLES = 12
 
 
 def messages(package: str, language: str) -> list[tuple[str, str]]:
@@ -58,7 +61,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("package", help="installed, with catalogues in locale/LANGUAGE/LC_MESSAGES")
     parser.add_argument("language", help="such as de")
     parser.add_argument("output", type=Path, help="folder for the three files")
-    options = parser.parse_args(argv)
+    add_report_option(parser)
+    options, watch = parser.parse_args(argv), Stopwatch()
+    if options.report:
+        check_report(options.report)
     pairs = messages(options.package, options.language)
     options.output.mkdir(parents=True, exist_ok=True)
     gold = []
@@ -75,6 +81,11 @@ def main(argv: list[str]) -> None:
         write(options.output / f"{name}.jsonl", sorted(rows, key=lambda row: row["id"]))
     write(options.output / "gold.jsonl", sorted(gold, key=lambda row: row["source_id"]))
     print(f"{len(gold):,} translations among {len(sides[0]):,} and {len(sides[1]):,} messages in {options.output}")
+    if options.report:
+        texts = {name: [row["text"] for row in rows] for name, rows in zip(("source", "target"), sides, strict=True)}
+        examples = [[("source", source), ("target", target)] for source, target in pairs[:: -(-len(pairs) // EXAMPLES)]]
+        run = Run("extract_messages.py", vars(options), {"seconds": round(watch.seconds(), 2)})
+        write_page(options.report, texts_page(run, "Translated messages", texts, examples))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,18 @@
 
 python pipelines/inspect_vectors.py vectors
 python pipelines/inspect_vectors.py vectors.duckdb --json
+python pipelines/inspect_vectors.py vectors --report page.html  # norms, cosines, nearest pairs and a map of a sample
 """
 
 import argparse
 import json
 from typing import Any
 
-from beam_gpte.program import run_program
+from beam_gpte.program import Stopwatch, add_report_option, run_program
 from beam_gpte.read_vectors import read_vectors
+from beam_gpte.report_page import Run, check_report, write_page
+from beam_gpte.report_sample import sample_vectors
+from beam_gpte.report_vectors import vectors_page
 from beam_gpte.vector_survey import survey
 
 MADE_BY = ("model", "dim", "quantization", "pooling", "prompt", "normalized", "postprocess", "engine", "fingerprint")
@@ -30,14 +34,33 @@ def lines(name: str, found: dict[str, Any]) -> list[str]:
     return [f"column {name}", *told]
 
 
+def page(arguments: argparse.Namespace, found: dict[str, Any], watch: Stopwatch) -> str:
+    plain = [name for name in found["columns"] if name not in found["vectors"]]
+    ids = arguments.id_column if arguments.id_column in plain else next(iter(plain), None)
+    label = arguments.text_column if arguments.text_column in plain else ids
+    samples = {}
+    if ids is not None and label is not None:
+        for name in found["vectors"]:
+            samples[name] = sample_vectors(arguments.path, (ids,), (label,), (name,), table=arguments.table)
+    seconds = watch.seconds()
+    speed = {"seconds": round(seconds, 2), "rows_per_second": round(found["rows"] / seconds, 1)}
+    return vectors_page(Run("inspect_vectors.py", vars(arguments), speed), found, samples, str(label))
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", help="folder, Parquet file or glob, or DuckDB file")
     parser.add_argument("--table", default="vectors", help="of the DuckDB file (default: vectors)")
     parser.add_argument("--id_column", default="id")
+    parser.add_argument("--text_column", default="text", help="shown beside vectors in a report (default: text)")
     parser.add_argument("--json", action="store_true", help="for a machine")
-    arguments = parser.parse_args(argv)
+    add_report_option(parser)
+    arguments, watch = parser.parse_args(argv), Stopwatch()
+    if arguments.report:
+        check_report(arguments.report)
     found = survey(read_vectors(arguments.path, arguments.table, rows_per_block=4096), arguments.id_column)
+    if arguments.report:
+        write_page(arguments.report, page(arguments, found, watch))
     if arguments.json:
         print(json.dumps({"path": arguments.path, **found}, indent=2, ensure_ascii=False))
         return
@@ -51,6 +74,8 @@ def main(argv: list[str]) -> None:
         print("\n" + "\n".join(lines(name, about)))
     if not found["vectors"]:
         print("\n  no column says of itself that it holds vectors")
+    if arguments.report:
+        print(f"\nreport in {arguments.report}")
 
 
 if __name__ == "__main__":

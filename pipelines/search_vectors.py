@@ -1,26 +1,50 @@
 """Answer a question from a DuckDB file that `embed_corpus.py --duckdb` wrote: the nearest texts, in plain SQL.
 
 python pipelines/search_vectors.py vectors.duckdb "how do I read a compressed file" --model MODEL
+
+With `--report page.html` a page to look at: the hits, and where they are among a sample of the table.
 """
 
 import argparse
+import dataclasses
 import json
 from typing import Any
 
 import duckdb
+import numpy as np
+import polars as pl
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder, VectorMetadata
-from beam_gpte.program import run_program
+from beam_gpte.program import Stopwatch, add_report_option, run_program
+from beam_gpte.report_page import Run, check_report, write_page
+from beam_gpte.report_sample import SAMPLED
+from beam_gpte.report_vectors import answer_page
 
 NEAREST = """
     SELECT array_cosine_similarity(embedding::FLOAT[{dim}], ?::FLOAT[{dim}]) AS cosine, id, text
     FROM vectors ORDER BY cosine DESC, id LIMIT ?
 """
+SAMPLE = "SELECT id, text, embedding::FLOAT[{dim}] AS embedding FROM vectors ORDER BY hash(id), id LIMIT ?"
 METADATA = "SELECT comment FROM duckdb_columns() WHERE table_name = 'vectors' AND column_name = 'embedding'"
 
 
-def nearest(path: str, question: str, config: EncoderConfig, k: int) -> list[tuple[float, Any, str]]:
-    """The k texts of a table nearest to a question, as (cosine, id, text), best first.
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a table says to a question.
+
+    Attributes:
+      hits: (cosine, id, text), best first.
+      sample: some rows of the table, with id, text and embedding; none unless asked for.
+    """
+
+    hits: list[tuple[float, Any, str]]
+    vector: np.ndarray
+    rows: int
+    sample: pl.DataFrame
+
+
+def ask(path: str, question: str, config: EncoderConfig, k: int, sampled: int = 0) -> Answer:
+    """The k texts of a table nearest to a question.
 
     Raises:
       InputError: the file cannot be read, or its vectors are another model's.
@@ -43,8 +67,18 @@ def nearest(path: str, question: str, config: EncoderConfig, k: int) -> list[tup
             raise InputError(
                 f"{path}: vectors of {metadata.dim} dimensions, made by {metadata.model!r}; ask with that model"
             )
-        vector = encoder.encode([question])[0].tolist()
-        return connection.execute(NEAREST.format(dim=encoder.dim), [vector, k]).fetchall()
+        vector = encoder.encode([question])[0]
+        hits = connection.execute(NEAREST.format(dim=encoder.dim), [vector.tolist(), k]).fetchall()
+        (rows,) = connection.execute("SELECT count(*) FROM vectors").fetchone() or (0,)
+        sample = _sample(connection, encoder.dim, sampled) if sampled else pl.DataFrame()
+        return Answer(hits, vector, rows, sample)
+
+
+def _sample(connection: duckdb.DuckDBPyConnection, dim: int, rows: int) -> pl.DataFrame:
+    found = connection.execute(SAMPLE.format(dim=dim), [rows])
+    names = [column[0] for column in found.description or ()]
+    ids, texts, vectors = zip(*found.fetchall(), strict=True)
+    return pl.DataFrame(dict(zip(names, (ids, texts, np.array(vectors, np.float32)), strict=True)))
 
 
 def main(argv: list[str]) -> None:
@@ -54,11 +88,20 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--prompt_name", help="the model's prompt for questions, e.g. query")
     parser.add_argument("-k", type=int, default=5)
-    arguments = parser.parse_args(argv)
+    add_report_option(parser)
+    arguments, watch = parser.parse_args(argv), Stopwatch()
+    if arguments.report:
+        check_report(arguments.report)
     config = EncoderConfig(arguments.model, prompt_name=arguments.prompt_name)
+    answer = ask(arguments.duckdb, arguments.question, config, arguments.k, SAMPLED if arguments.report else 0)
     print(f"nearest to: {arguments.question}\n")
-    for cosine, key, text in nearest(arguments.duckdb, arguments.question, config, arguments.k):
+    for cosine, key, text in answer.hits:
         print(f"  {cosine:.3f}  {key}\n         {json.dumps(text[:100], ensure_ascii=False)}")
+    if arguments.report:
+        run = Run("search_vectors.py", vars(arguments), {"seconds": round(watch.seconds(), 2)})
+        page = answer_page(run, arguments.question, answer.rows, answer.hits, answer.sample, answer.vector)
+        write_page(arguments.report, page)
+        print(f"\nreport in {arguments.report}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_gpte import TextEncoder
 
+# torch's threads wait for each other by spinning: two beside the two of another test process cost up to ten times the time
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # argparse, which Beam asks for its options some thousand times a pipeline, looks for these at every option: with them,
 # building a pipeline takes about an eighth less
 os.environ.update(COLUMNS="120", LINES="40", LANGUAGE="C")

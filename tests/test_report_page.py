@@ -18,9 +18,10 @@ from beam_gpte.core.quantize import dequantize, quantize
 from beam_gpte.program import run_of
 from beam_gpte.report_charts import histogram, log_histogram, principal_axes
 from beam_gpte.report_diff import mark_differences, mark_untranslated, merge_differences
-from beam_gpte.report_page import check_report
+from beam_gpte.report_page import Run, check_report
 from beam_gpte.report_sample import LENGTH, SAMPLED, TEXT_SAMPLED, WriteSample, take_sample
-from tests.pages import HOSTILE
+from beam_gpte.report_vectors import stream_page
+from tests.pages import HOSTILE, Elements
 
 # differences
 
@@ -146,6 +147,29 @@ def test_a_page_that_cannot_be_made_is_refused_before_the_job(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(InputError, match=r"pip install 'beam-gpte\[report\]'"):
         check_report(str(tmp_path / "page.html"))
+
+
+def test_a_page_of_a_stream_shows_what_repeats_what():
+    summary = {"files_read": 1, "rows_read": 4, "texts": 3, "removed": 1, "rejected": 1, "seconds": 2.0}
+    vectors = np.eye(3, dtype=np.float32)
+    kept = pl.DataFrame({"id": [1, 2], "text": ["a red cat", "dogs"], "text_length": [9, 4], "embedding": vectors[:2]})
+    removed = pl.DataFrame(
+        {
+            "id": [3],
+            "text": ["a blue cat"],
+            "text_length": [10],
+            "embedding": vectors[:1],
+            "duplicate_of": ["1"],
+            "score": [0.95],
+        }
+    )
+    names = ("id", "text", "embedding")
+    page = Elements(stream_page(Run("p", {}, {}), {**summary, "reasons": {"text is null": 1}}, kept, removed, *names))
+    assert "score 0.9500" in page.text and (page.count("del"), page.count("ins")) >= (1, 1)
+    assert "text is null" in page.text and "1.5" in page.text  # texts a second
+    assert [one["class"] for tag, one in page.found if tag == "span"] == ["dot0", "dot1"]
+    nothing = Elements(stream_page(Run("p", {}, {}), {**summary, "reasons": {}}, pl.DataFrame(), pl.DataFrame(), *names))
+    assert nothing.count("svg") == 0
 
 
 def test_options_are_told_with_their_defaults_and_beams_only_where_given(new_pipeline):

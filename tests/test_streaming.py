@@ -19,6 +19,7 @@ from beam_gpte.ledger import StreamOutput, all_of, common, only_in
 from beam_gpte.schemas import TIMESTAMP
 from benchmarks.streaming import stream
 from tests.elements import LengthEncoder, WordEncoder, keep, kept
+from tests.pages import CHROMIUM, open_page, read_page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -123,12 +124,17 @@ def test_one_stream_at_a_time_has_an_output(tmp_path):
 
 
 def test_a_killed_program_started_again_and_stopped_has_every_text_once(tmp_path, minilm):
-    done = stream(tmp_path, minilm, 24, 7, "--interval", "1", "--every", "2", "--horizon", "60", "--threshold", "0.9999")
+    page = tmp_path / "page.html"
+    more = ["--interval", "1", "--every", "2", "--horizon", "60", "--threshold", "0.9999", "--report", str(page)]
+    done = stream(tmp_path, minilm, 24, 7, *more)
     assert (done.exit_code, done.lost, done.doubled, done.in_database) == (0, 0, 0, done.texts)
     assert done.files > 3
     assert "files read" in done.summary and "rows read" in done.summary
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["rejected"] == summary["removed"] == 0
+    shown = read_page(page).text
+    assert f"of {done.texts:,} kept rows of the output, a sample" in shown and "horizon" in shown and "Map" in shown
+    assert CHROMIUM is None or open_page(page, tmp_path / "profile")[1] == []
 
 
 def test_a_stop_at_once_and_mistakes_are_short(tmp_path, minilm):
