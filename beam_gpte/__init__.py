@@ -37,6 +37,7 @@ from beam_gpte.watch import WatchCorpus as WatchCorpus
 from beam_gpte.write_duckdb import WriteVectorsToDuckDB as WriteVectorsToDuckDB
 from beam_gpte.write_jsonl import WriteRejects as WriteRejects
 from beam_gpte.write_parquet import WriteVectorsToParquet as WriteVectorsToParquet
+from beam_gpte.write_summary import WriteSummary as WriteSummary
 
 # Beam's ml package, which these derive from, loads torch where it is installed.
 _LATE = {

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 import io
-import json
 import logging
 import os
 import re
@@ -21,13 +20,12 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.pvalue import AsIter
 
-from beam_gpte.block import Block
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.model_folder import check_model
 from beam_gpte.files import match_files, read_schema
+from beam_gpte.publish import WrittenFile
 from beam_gpte.rejects import NAMESPACE
 from beam_gpte.remote_model import check_remote_model, is_remote
 from beam_gpte.report_page import Run
@@ -135,31 +133,9 @@ def stop_file() -> Iterator[str]:
                 signal.signal(number, handler)
 
 
-@dataclasses.dataclass(eq=False)
-class LimitRejects(beam.PTransform):
-    """Count rejected rows; fail the job if there are more than `max_rejects`. Gives the count.
-
-    Attributes:
-      max_rejects: None for no limit.
-      after: complete before the job fails, so that the rejects are there to be read.
-    """
-
-    max_rejects: int | None
-    after: beam.PCollection
-
-    def expand(self, rejects: beam.PCollection[Block]) -> beam.PCollection[int]:
-        return (
-            rejects
-            | "Rows" >> beam.Map(len).with_output_types(int)
-            | "Total" >> beam.CombineGlobally(sum)
-            | "Check" >> beam.Map(_check_rejects, self.max_rejects, AsIter(self.after)).with_output_types(int)
-        )
-
-
-def _check_rejects(count: int, max_rejects: int | None, after: Any) -> int:
-    if max_rejects is not None and count > max_rejects:
-        raise InputError(f"{count} rows rejected, more than max_rejects {max_rejects}; the rejects folder has their reasons")
-    return count
+def count_rows(written: beam.PCollection[WrittenFile]) -> beam.PCollection[int]:
+    """How many rows were written."""
+    return written | "Rows" >> beam.Map(lambda file: file.rows).with_output_types(int) | "Sum" >> beam.CombineGlobally(sum)
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -242,16 +218,6 @@ def distributions(result: Any) -> dict[str, Spread]:
 
 def count_files(pattern: str) -> int:
     return len(FileSystems.match([pattern])[0].metadata_list)
-
-
-def write_json(path: str, value: dict[str, Any]) -> None:
-    """Write `value` for people and machines; the file appears complete or not at all."""
-    partial = f"{path}.partial"
-    with FileSystems.create(partial, "application/json", compression_type="uncompressed") as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-    if FileSystems.exists(path):
-        FileSystems.delete([path])
-    FileSystems.rename([partial], [path])
 
 
 class Stopwatch:

@@ -34,29 +34,44 @@ class WriteRejects(beam.PTransform):
 
     Attributes:
       path: the folder, local or on any Beam file system.
+      max_rejects: fail the job, once they are written, if there are more, or more in a pane of a stream; None for no limit.
+        What has this transform's output as its `commit_after` then writes nothing.
       commit_after: nothing appears under its final name before this collection is complete, or if computing it fails.
     """
 
     path: str
+    max_rejects: int | None = None
     commit_after: beam.PCollection | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.path:
             raise InputError("path is empty; name the folder to write rejects to")
+        if self.max_rejects is not None and self.max_rejects < 0:
+            raise InputError(f"max_rejects is {self.max_rejects}; use 0 or more, or None for no limit")
 
     def expand(self, rejects: beam.PCollection) -> beam.PCollection[WrittenFile]:
         return self.write_blocks(as_blocks(rejects, lenient=True))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         destination = Destination.new(self.path, "rejects")
-        commit = functools.partial(commit_jsonl, destination=destination)
+        commit = functools.partial(commit_jsonl, destination=destination, max_rejects=self.max_rejects)
         return stage_and_commit(blocks, StageFiles(destination.temporary, JsonLinesWriter), commit, self.commit_after)
 
 
-def commit_jsonl(staged: list[StagedFile], pane: Pane, destination: Destination) -> list[WrittenFile]:
-    """Give the staged files of a pane their final names; may be repeated."""
+def commit_jsonl(
+    staged: list[StagedFile], pane: Pane, destination: Destination, max_rejects: int | None = None
+) -> list[WrittenFile]:
+    """Give the staged files of a pane their final names; may be repeated.
+
+    Raises:
+      InputError: they have more than `max_rejects` rows; they are there all the same.
+    """
     with one_at_a_time(destination.folder):
-        return publish(staged, destination, pane, PREFIX, EXTENSION, replace=pane.is_whole)
+        written = publish(staged, destination, pane, PREFIX, EXTENSION, replace=pane.is_whole)
+    count = sum(file.rows for file in written)
+    if max_rejects is not None and count > max_rejects:
+        raise InputError(f"{count} rows rejected, more than max_rejects {max_rejects}; the rejects folder has their reasons")
+    return written
 
 
 class JsonLinesWriter:

@@ -39,7 +39,7 @@ Outputs = Callable[[Any, Inputs], dict[str, Fields]]
 def in_yaml(
     transform: type,
     outputs: Outputs,
-    sides: tuple[str, ...] = ("input",),
+    sides: tuple[str, ...] | None = ("input",),
     rejects: Callable[[Any], Fields] | None = None,
     prepare: Callable[[beam.PCollection], beam.PCollection] = given,
     instead: tuple[str, ...] = (),
@@ -49,7 +49,7 @@ def in_yaml(
     Args:
       transform: a dataclass; its attributes are the configuration, those that are collections named inputs.
       outputs: given the transform and the fields of its inputs, the fields of each output; `GOOD` if there is one only.
-      sides: the inputs; none for a source, several for what takes a dict.
+      sides: the inputs; none for a source, several for what takes a dict, None where the user names them.
       rejects: fields of its rejects that its inputs do not have.
       prepare: what becomes of its rows before it.
       instead: other inputs that it takes as well, in place of `sides`.
@@ -65,7 +65,7 @@ def in_yaml(
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.annotation)
         for name, one in settings.items()
     ]
-    more = _inputs_text(instead or sides, input_names(transform))
+    more = _inputs_text(instead or sides or (), input_names(transform))
     document = describe(transform, settings, more)
     if can_fail:
         kind = Optional[ErrorHandlingConfig]  # noqa: UP045  # Beam 2.77 takes `X | None` for Any
@@ -75,7 +75,7 @@ def in_yaml(
     made.__name__ = made.__qualname__ = step
     made.__doc__ = document
     made.__signature__ = inspect.Signature(parameters)
-    made._yaml_requires_inputs = bool(sides)
+    made._yaml_requires_inputs = sides != ()
     made.transform = transform
     return make
 
@@ -98,7 +98,7 @@ class _InYaml(beam.PTransform):
     transform: type
     arguments: dict[str, Any]
     outputs: Outputs
-    sides: tuple[str, ...]
+    sides: tuple[str, ...] | None
     rejects: Callable[[Any], Fields] | None
     prepare: Callable[[beam.PCollection], beam.PCollection]
     instead: tuple[str, ...]
@@ -117,7 +117,8 @@ class _InYaml(beam.PTransform):
         if self.error_output is not None:
             own = own.with_exception_handling()
         sides = {name: self.prepare(inputs[name]) for name in self._taken(inputs)}
-        result = _named((sides if len(sides) > 1 else next(iter(sides.values()), pvalue)) | own)
+        many = len(sides) > 1 or self.sides is None
+        result = _named((sides if many else next(iter(sides.values()), pvalue)) | own)
         # of rows, ids are compared as text: blocks beside them, as of pairs, have strings where the fields say integers
         linked = len(sides) != 1 or next(iter(sides.values())).element_type is Block
         made = {name: result[name] | f"Rows_{name}" >> self._rows(fields, linked) for name, fields in schemas.items()}
@@ -127,9 +128,11 @@ class _InYaml(beam.PTransform):
         return made
 
     def _rows(self, fields: Fields, linked: bool) -> beam.PTransform:
-        return AsReports() if fields is REPORT else AsRows(fields, not self.sides, linked)
+        return AsReports() if fields is REPORT else AsRows(fields, self.sides == (), linked)
 
     def _taken(self, inputs: dict[str, beam.PCollection]) -> tuple[str, ...]:
+        if self.sides is None:
+            return tuple(name for name in inputs if name not in input_names(self.transform))
         return self.instead if any(name in inputs for name in self.instead) else self.sides
 
     def _inputs(self, pvalue: Any) -> dict[str, beam.PCollection]:
@@ -139,7 +142,7 @@ class _InYaml(beam.PTransform):
         else:
             inputs = dict(pvalue) if isinstance(pvalue, dict) else {}
         sides = self._taken(inputs)
-        if len(sides) == 1:
+        if len(sides) == 1 and self.sides is not None:
             main = [name for name in inputs if name not in optional_names]
             if len(main) == 1:
                 inputs = {"input": inputs.pop(main[0]), **inputs}

@@ -193,3 +193,4 @@ Rerank = in_yaml(beam_gpte.Rerank, lambda own, rows: {GOOD: {**rows.input, own.s
 WriteVectorsToParquet = in_yaml(beam_gpte.WriteVectorsToParquet, _written)
 WriteVectorsToDuckDB = in_yaml(beam_gpte.WriteVectorsToDuckDB, _written)
 WriteRejects = in_yaml(beam_gpte.WriteRejects, _written, prepare=rejects_of)
+WriteSummary = in_yaml(beam_gpte.WriteSummary, lambda own, rows: {GOOD: REPORT}, sides=None)

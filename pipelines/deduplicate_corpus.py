@@ -35,15 +35,14 @@ from beam_gpte.dedup_report import report_text
 from beam_gpte.deduplication import CheckNothingLost, DeduplicationStep
 from beam_gpte.files import match_files, read_schema
 from beam_gpte.program import (
-    LimitRejects,
     Stopwatch,
     add_report_option,
+    count_rows,
     local_options,
     run_of,
     run_pipeline,
     run_program,
     sample_file,
-    write_json,
 )
 from beam_gpte.remote_model import check_remote_model, is_remote
 from beam_gpte.report_contents import deduplication_page
@@ -51,6 +50,7 @@ from beam_gpte.report_page import check_report, write_page
 from beam_gpte.report_sample import WriteSample, take_sample
 from beam_gpte.schemas import DUPLICATE_OF
 from beam_gpte.staging import check_writable
+from beam_gpte.write_summary import write_json
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
@@ -177,9 +177,8 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
         without = beam.Map(lambda block: block.without_columns([options.embedding_column]))
         removed = removed | "WithoutVectors" >> without.with_output_types(Block)
     rejects = (unreadable, result.rejects) | "Rejects" >> beam.Flatten()
-    written = rejects | WriteRejects(f"{output}/rejects")
-    within_limit = rejects | LimitRejects(options.max_rejects, after=written)
-    totals = (rows, result, within_limit) | CheckNothingLost()
+    within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects)
+    totals = (rows, result, count_rows(within_limit)) | CheckNothingLost()
     for name, blocks in (("kept", result.kept), ("removed", removed), ("pairs", result.pairs)):
         blocks | f"Write_{name}" >> WriteVectorsToParquet(f"{output}/{name}", commit_after=totals)
     if result.space is not None:

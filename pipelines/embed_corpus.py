@@ -21,7 +21,6 @@ from beam_gpte import (
     WriteVectorsToParquet,
 )
 from beam_gpte.program import (
-    LimitRejects,
     Stopwatch,
     add_report_option,
     check_inputs,
@@ -33,7 +32,6 @@ from beam_gpte.program import (
     run_pipeline,
     run_program,
     sample_file,
-    write_json,
 )
 from beam_gpte.progress import ProgressFiles, ReportProgress, progress_bar
 from beam_gpte.report_contents import embedding_page
@@ -42,6 +40,7 @@ from beam_gpte.report_sample import WriteSample, take_sample
 from beam_gpte.schemas import EMBEDDING
 from beam_gpte.staging import check_writable
 from beam_gpte.write_duckdb import check_database
+from beam_gpte.write_summary import write_json
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
@@ -89,8 +88,7 @@ def build(pipeline: beam.Pipeline, options: EmbedCorpusOptions, config: EncoderC
         columns = (options.id_column or "id",), (options.text_column,), (EMBEDDING,)
         vectors | "WriteSample" >> WriteSample(sample_file(options.output), *columns)
     rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
-    written = rejects | WriteRejects(f"{options.output.rstrip('/')}/rejects")
-    within_limit = rejects | LimitRejects(options.max_rejects, after=written)
+    within_limit = rejects | WriteRejects(f"{options.output.rstrip('/')}/rejects", options.max_rejects)
     vectors | WriteVectorsToParquet(options.output, commit_after=within_limit)
     if options.duckdb:
         vectors | WriteVectorsToDuckDB(options.duckdb, id_column=options.id_column or "id", commit_after=within_limit)

@@ -44,7 +44,6 @@ from beam_gpte.program import (
     run_of,
     run_program,
     stop_file,
-    write_json,
 )
 from beam_gpte.report_page import check_report, write_page
 from beam_gpte.report_sample import sample_vectors
@@ -53,6 +52,7 @@ from beam_gpte.schemas import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
 from beam_gpte.staging import check_writable
 from beam_gpte.watch import typed_columns
 from beam_gpte.write_duckdb import check_database
+from beam_gpte.write_summary import write_json
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning

@@ -29,21 +29,21 @@ from beam_gpte import (
 from beam_gpte.core.model_folder import check_model
 from beam_gpte.files import match_files, read_schema
 from beam_gpte.program import (
-    LimitRejects,
     Stopwatch,
     add_report_option,
+    count_rows,
     local_options,
     run_of,
     run_pipeline,
     run_program,
     sample_file,
-    write_json,
 )
 from beam_gpte.remote_model import check_remote_model, is_remote
 from beam_gpte.report_contents import bitext_page
 from beam_gpte.report_page import check_report, write_page
 from beam_gpte.report_sample import WriteSample, take_sample
 from beam_gpte.staging import check_writable
+from beam_gpte.write_summary import write_json
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
@@ -155,15 +155,14 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
             rejects.append(others)
     result = sides | transform_of(options).with_exception_handling()
     refused = (*rejects, result.rejects) | "Rejects" >> beam.Flatten()
-    written = refused | WriteRejects(f"{output}/rejects")
-    within_limit = refused | LimitRejects(options.max_rejects, after=written)
+    within_limit = refused | WriteRejects(f"{output}/rejects", options.max_rejects)
     pairs = result.pairs
     if options.report is not None:  # a sample of the pairs keeps its vectors, for a map
         vectors = tuple(f"{side}_{options.embedding_column}" for side in ("source", "target"))
         pairs | "WriteSample" >> WriteSample(sample_file(output), tuple(PAIR), ("source_text", "target_text"), vectors)
         pairs = pairs | "WithoutVectors" >> beam.Map(lambda block: block.without_columns(vectors)).with_output_types(Block)
     pairs | "WritePairs" >> WriteVectorsToParquet(f"{output}/bitext", commit_after=within_limit)
-    summary = within_limit | beam.Map(with_report, beam.pvalue.AsSingleton(result.report))
+    summary = count_rows(within_limit) | beam.Map(with_report, beam.pvalue.AsSingleton(result.report))
     summary | "WriteSummary" >> beam.Map(lambda summary: write_json(f"{output}/summary.json", summary))
 
 

@@ -97,3 +97,13 @@ def test_rejects_wait_for_the_barrier(tmp_path: Path, new_pipeline) -> None:
 def test_an_empty_path_is_refused_at_once() -> None:
     with pytest.raises(InputError, match="path is empty"):
         WriteRejects("")
+
+
+def test_more_rejects_than_allowed_fail_when_they_are_written(tmp_path: Path) -> None:
+    blocks = [reject(1, "a"), reject(2, "b", title=pa.array(["x"]))]
+    write(blocks, WriteRejects(str(tmp_path), max_rejects=2))
+    with pytest.raises(InputError, match="2 rows rejected, more than max_rejects 1"):
+        write(blocks, WriteRejects(str(tmp_path), max_rejects=1))
+    assert sorted(row["id"] for row in lines(tmp_path)) == [1, 2]
+    with pytest.raises(InputError, match="max_rejects is -1"):
+        WriteRejects(str(tmp_path), max_rejects=-1)

@@ -435,6 +435,13 @@ def test_a_corpus_is_embedded_as_by_the_program(tmp_path, minilm):
         ("ReadCorpus", "broken JSON"),
         ("EmbedText", "text is empty"),
     }
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == {
+        "texts": 3,
+        "vectors": 2,
+        "unreadable": 1,
+        "refused": 1,
+        "reasons": {"broken JSON": 1, "text is empty": 1},
+    }
     with duckdb.connect(f"{tmp_path}/v.duckdb", read_only=True) as connection:
         assert connection.execute("SELECT count(*), sum(len(embedding)) FROM vectors").fetchone() == (2, 128)
 
@@ -455,8 +462,9 @@ def test_a_corpus_loses_its_duplicates_as_by_the_program(tmp_path, minilm, jsonl
     assert removed == {"r1": ("r0", "exact", 1), "r2": ("r0", "semantic", 2)}
     assert read_table(out / "pairs").num_rows == 2
     assert [(row["id"], row["reject_reason"]) for row in read_rejects(out)] == [("r4", "text is null")]
-    steps = [json.loads(line) for path in (out / "summary").glob("steps*") for line in path.read_text().splitlines()]
-    assert sorted((step["step"], step["removed"]) for step in steps) == [("exact", 1), ("semantic", 1)]
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["rows"], summary["kept"], summary["removed"], summary["refused"]) == (5, 2, 2, 1)
+    assert [(step["step"], step["removed"]) for step in summary["steps"]] == [("exact", 1), ("semantic", 1)]
 
 
 def test_a_bitext_is_mined_as_by_the_program(tmp_path):
@@ -469,5 +477,23 @@ def test_a_bitext_is_mined_as_by_the_program(tmp_path):
     expected = {(f'source,"{i}"\t{i:02}', f'target,"{i}"\t{i:02}') for i in range(40)}
     assert {(row["source_id"], row["target_id"]) for row in found.to_pylist()} == expected
     assert json.loads(found.schema.field("margin").metadata[b"beam_gpte.bitext"])["retrieval"] == "intersection"
-    (report,) = [json.loads(line) for path in (out / "summary").glob("report*") for line in path.read_text().splitlines()]
-    assert (report["source_rows"], report["pairs"]) == (60, 40)
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["source"], summary["target"], summary["pairs"]) == (60, 60, 40)
+    assert [(report["source_rows"], report["pairs"]) for report in summary["report"]] == [(60, 40)]
+
+
+def test_a_stream_is_embedded_until_it_is_stopped_as_by_the_program(tmp_path, minilm):
+    (tmp_path / "a.jsonl").write_text('{"text": "a cat", "n": 1}\nno JSON\n{"text": ""}')
+    (tmp_path / "stop").touch()
+    named = {"duckdb": f"{tmp_path}/v.duckdb", "rejects": f"{tmp_path}/rejects", "stop": f"{tmp_path}/stop", "model": minilm}
+    for _ in range(2):  # as after a crash
+        main.run(
+            [
+                f"--yaml_pipeline_file={ROOT / 'pipelines/embed_stream.yaml'}",
+                f"--jinja_variables={json.dumps({'input': f'{tmp_path}/*.jsonl', 'columns': {'n': 'int64'}, **named})}",
+            ]
+        )
+    with duckdb.connect(f"{tmp_path}/v.duckdb", read_only=True) as connection:
+        found = connection.execute("SELECT id, text, n, len(embedding) FROM vectors").fetchall()
+    assert found == [("a.jsonl:1", "a cat", 1, 384)]
+    assert {row["reject_step"] for row in read_rejects(tmp_path)} == {"WatchCorpus", "EmbedText"}
