@@ -10,12 +10,14 @@ import runpy
 import sys
 import tempfile
 import traceback
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # no program: its options would be required of every pipeline; and nothing that starts threads when it is imported
 PRELOAD = ["apache_beam.ml.inference.base", "beam_gpte.model_handler", "beam_gpte.ledger", "beam_gpte.program", "torch"]
-PRELOAD += ["transformers", "duckdb", "tests.elements"]
+PRELOAD += ["transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "duckdb"]
+PRELOAD += ["transformers.models.bert.modeling_bert", "transformers.tokenization_utils_tokenizers", "tests.elements"]
 TIMEOUT = 300
 
 
@@ -28,13 +30,9 @@ class Done:
 
 def run(program: str, *arguments: object, expect: int = 0) -> Done:
     """Run a program of `pipelines/` to its end."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        command = [str(ROOT / "pipelines" / program), *map(str, arguments)]
-        process = context.Process(target=_run, args=(command, str(out), str(err)))
-        process.start()
+        process = start(program, *arguments, out=out, err=err)
         process.join(TIMEOUT)
         if process.exitcode is None:
             process.kill()
@@ -42,6 +40,16 @@ def run(program: str, *arguments: object, expect: int = 0) -> Done:
         done = Done(process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
     assert done.returncode == expect, done.stderr
     return done
+
+
+def start(program: str, *arguments: object, out: Path, err: Path) -> BaseProcess:
+    """Start a program of `pipelines/`; what it prints goes to files."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    command = [str(ROOT / "pipelines" / program), *map(str, arguments)]
+    process = context.Process(target=_run, args=(command, str(out), str(err)))
+    process.start()
+    return process
 
 
 def _run(command: list[str], out: str, err: str) -> None:

@@ -90,7 +90,7 @@ def gathered(found: list[tuple[str, list[dict]]]) -> dict:
     [
         (0.8, "in memory", 1, None),
         (0.9, "in memory", 2, 1),
-        (0.9, "two processes", 7, 2),
+        (0.9, "two threads", 7, 2),  # tests/test_deduplicate.py and test_scratch.py have it in two processes
         (0.95, "in memory", 7, 3),
     ],
 )

@@ -1,11 +1,7 @@
 """The programs, run as a person runs them: what they write, what they say, and what they say to mistakes."""
 
 import json
-import os
 import runpy
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +14,7 @@ import pytest
 from beam_gpte.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.write_parquet import WriteVectorsToParquet
 from tests.pages import CHROMIUM, HOSTILE, open_page, read_page
-from tests.programs import ROOT, run
+from tests.programs import ROOT, run, start
 from tests.test_write_parquet import embedded, write
 
 
@@ -215,17 +211,16 @@ def test_a_killed_job_leaves_nothing_half_written_and_a_rerun_is_complete(tmp_pa
     many = 600
     rows = jsonl([{"id": i, "text": f"text number {i} " * 10} for i in range(many)])
     out = tmp_path / "out"
-    command = [sys.executable, ROOT / "pipelines" / "embed_corpus.py", "--input", rows, "--id_column", "id"]
-    command += ["--output", out, "--duckdb", tmp_path / "v.duckdb", "--model", minilm]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    arguments = ["--input", rows, "--id_column", "id", "--output", out, "--duckdb", tmp_path / "v.duckdb", "--model", minilm]
+    child = start("embed_corpus.py", *arguments, out=tmp_path / "printed", err=tmp_path / "said")
     deadline = time.monotonic() + 120
-    while not list(out.glob(".beam-gpte-tmp-*/*")) and child.poll() is None and time.monotonic() < deadline:
+    while not list(out.glob(".beam-gpte-tmp-*/*")) and child.is_alive() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert child.poll() is None, "the job was to be killed while it writes"
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+    assert child.is_alive(), "the job was to be killed while it writes"
+    child.kill()
+    child.join()
     assert not list(out.glob("*.parquet"))
-    run("embed_corpus.py", *command[2:])
+    run("embed_corpus.py", *arguments)
     vectors = read_vectors(out)
     assert vectors.column("id").to_pylist() == list(range(many))
     assert not list(out.glob(".beam-gpte-tmp-*"))

@@ -69,7 +69,9 @@ RUN_EXAMPLES = """
 import json, runpy, sys, traceback
 import apache_beam as beam
 from apache_beam.yaml import main
+from tests import quicker_beam
 
+quicker_beam.remember()
 found = {}
 for path, variables in json.loads(sys.argv[1]):
     sys.argv = ["main", f"--yaml_pipeline_file={path}", f"--jinja_variables={json.dumps(variables)}"]
