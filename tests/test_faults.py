@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import faults
+from tests.programs import PRELOAD
 
 SEED = 20261125
 
@@ -22,6 +23,7 @@ SEED = 20261125
 )
 def test_no_row_is_lost_and_none_doubled(fault, times, tmp_path, monkeypatch):
     monkeypatch.setattr(faults, "FILES", 6)
+    monkeypatch.setattr(faults, "PRELOAD", PRELOAD)  # a process of pytest has one such server, for other tests as well
     outcome = fault(faults.Bench(tmp_path, SEED), times)
     print(SEED, outcome)
     assert outcome.faults >= 1
