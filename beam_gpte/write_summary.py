@@ -100,7 +100,7 @@ def _write(path: str, names: dict[str, bool], sums: list[Counted], told: list[tu
         else:
             summary[name] = sum(rows for (of, _), rows in sums if of == name)
     reasons: Counter[str] = Counter()
-    for (_, reason), rows in sums:
+    for (_name, reason), rows in sums:
         if reason is not None:
             reasons[reason] += rows
     if reasons:

@@ -126,7 +126,7 @@ def test_one_stream_at_a_time_has_an_output(tmp_path):
 def test_a_killed_program_started_again_and_stopped_has_every_text_once(tmp_path, minilm):
     page = tmp_path / "page.html"
     more = ["--interval", "1", "--every", "2", "--horizon", "60", "--threshold", "0.9999", "--report", str(page)]
-    done = stream(tmp_path, minilm, 24, 7, *more)
+    done = stream(tmp_path, minilm, 16, 7, *more)
     assert (done.exit_code, done.lost, done.doubled, done.in_database) == (0, 0, 0, done.texts)
     assert done.files > 3
     assert "files read" in done.summary and "rows read" in done.summary
