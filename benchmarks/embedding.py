@@ -118,6 +118,8 @@ def compare(model: str, texts: list[str], rounds: int, device: str) -> None:
     pooling = "auto" if Path(model, "modules.json").exists() else "mean"
     # without the dtype it runs in the type that weights are stored in: fp16, which no CPU here multiplies fast
     theirs = SentenceTransformer(model, device=device, model_kwargs={"dtype": torch.float32})
+    # nor would it encode the text alone: where a tokenizer has a chat template, it puts the text and a system prompt into it
+    theirs[0].modality_config = {"text": theirs[0].modality_config["text"]}
     ours = {"fp32": TextEncoder.load(EncoderConfig(model, pooling=pooling, device=device))}
     gain = bf16_gain() if device == "cpu" else float("inf")
     if gain:

@@ -193,6 +193,15 @@ def test_unknown_modules_are_refused_by_name(minilm, tmp_path):
         TextEncoder.load(variant(minilm, tmp_path / "model", modules=modules))
 
 
+def test_a_model_that_wants_a_chat_template_is_not_run_without_one(minilm, tmp_path):
+    how = {"method": "forward", "method_output_name": "last_hidden_state"}
+    settings = {"max_seq_length": 256, "modality_config": {"text": how, "message": {**how, "format": "flat"}}}
+    folder = variant(minilm, tmp_path / "model", sentence_bert_config=settings)
+    with pytest.raises(InputError, match="puts texts into its chat template"):
+        TextEncoder.load(folder)
+    assert TextEncoder.load(EncoderConfig(folder, template="user: {text}", pooling="mean")).encode(["a"]).shape == (1, 384)
+
+
 def test_a_plain_transformers_folder_is_pooled_by_mean(minilm, encoder, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()

@@ -53,6 +53,7 @@ class ModelFolder:
       default_prompt_name: the prompt used when none is asked for.
       max_tokens: the limit of sentence_bert_config.json, None where it has none.
       lower_case: whether texts are lower-cased first.
+      chat: whether texts go into the tokenizer's chat template first, as sentence-transformers 6 has it saved.
     """
 
     root: Path
@@ -64,13 +65,19 @@ class ModelFolder:
     default_prompt_name: str | None
     max_tokens: int | None
     lower_case: bool
+    chat: bool
 
     def prompt(self, config: EncoderConfig) -> str:
         """The text put before every input.
 
         Raises:
-          InputError: the model has no prompt of that name.
+          InputError: the model has no prompt of that name, or wants a chat template around its texts.
         """
+        if self.chat and config.template is None:
+            raise InputError(
+                f"model {config.model!r} puts texts into its chat template, which we do not render; give it as text: "
+                'template="...{text}..."'
+            )
         if config.prompt is not None:
             return config.prompt
         name = config.prompt_name or self.default_prompt_name
@@ -143,6 +150,7 @@ def read_model_folder(root: Path) -> ModelFolder:
         default_prompt_name=prompts.get("default_prompt_name"),
         max_tokens=settings.get("max_seq_length"),
         lower_case=bool(settings.get("do_lower_case", False)),
+        chat="message" in settings.get("modality_config", {}),
     )
 
 
