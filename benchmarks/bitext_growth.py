@@ -1,6 +1,6 @@
 """How the search for both directions grows, by shards and in cells, and the whole of `MineBitext`.
 
-    python benchmarks/bitext_growth.py FILE.parquet --model MODEL [--sizes 25000,50000,100000]
+    python benchmarks/bitext_growth.py FILE.parquet --model MODEL [--sizes 25000,50000,100000] [--methods NAME ...]
 
 The file is that of `bitext.py`; rows beyond it are made of two others of their side. `by shards` is what workers do,
 `core.neighbors` for every two shards of at most 65,536 rows, merged; `in cells` the same in the cells of
@@ -97,7 +97,7 @@ METHODS: dict[str, Callable[[Path, int], Callable[[], object]]] = {
 def growth(options: argparse.Namespace) -> None:
     """Each size against the one before."""
     print(f"{'method':20}{'rows':>9}{'CPU s':>9}{'peak MB':>9}{'x CPU':>8}{'x MB':>8}")
-    for method in METHODS:
+    for method in options.methods:
         last: dict = {}
         for rows in map(int, options.sizes.split(",")):
             own = in_child(__file__, options, method, rows)
@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", help="embeds the texts; not needed for a file with vectors")
     parser.add_argument("--sizes", default="25000,50000,100000", help="rows of a side")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -3,8 +3,10 @@
     python benchmarks/tatoeba.py DATA MODEL [--prompt_name query] [--languages fra,deu,jpn,ara,hin]
 
 DATA holds the test set of LASER (arXiv 1812.10464): tatoeba.fra-eng.fra and tatoeba.fra-eng.eng, line by line, and so on.
-Neighbours are chosen by cosine and by ratio margin with k = 4 (arXiv 1811.01136), from each side; `MineBitext` chooses by
-the same margin, in a pipeline, out of its candidates.
+Neighbours are chosen by cosine and by ratio margin with k = 4 (arXiv 1811.01136), from each side, among all sentences of
+the other one; with `MineBitext`, in a pipeline, by the same margin among its candidates: the k nearest of a sentence, and
+those whose k nearest it is one of. Among a sentence's own k nearest alone, as `best_forward` and `best_backward` choose
+after the paper, accuracy is up to 1.8 points lower (Japanese 90.8 and 90.0).
 """
 
 import argparse
@@ -41,7 +43,7 @@ def accuracy(scores: np.ndarray) -> tuple[float, float]:
 
 
 def mined(source: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """As `accuracy`, of the best candidates that `MineBitext` gives."""
+    """As `accuracy`, of the candidates that `MineBitext` gives."""
     with tempfile.TemporaryDirectory() as folder:
         with beam.Pipeline("FnApiRunner") as p:
             sides = {}
@@ -49,9 +51,10 @@ def mined(source: np.ndarray, target: np.ndarray) -> tuple[float, float]:
                 array = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
                 sides[name] = p | name >> beam.Create([pa.table({"id": np.arange(len(vectors)), "embedding": array})])
             (sides | MineBitext.laser(0, emit="candidates")).pairs | WriteVectorsToParquet(folder)
-        found = pl.read_parquet(f"{folder}/*.parquet", columns=["source_id", "target_id", "best_forward", "best_backward"])
-    right = found.filter(pl.col("source_id") == pl.col("target_id"))
-    return 100 * right["best_forward"].sum() / len(source), 100 * right["best_backward"].sum() / len(target)
+        found = pl.read_parquet(f"{folder}/*.parquet", columns=["source_id", "target_id", "margin"])
+    margins = np.full((len(source), len(target)), -np.inf)
+    margins[found["source_id"].to_numpy(), found["target_id"].to_numpy()] = found["margin"].to_numpy()
+    return accuracy(margins)
 
 
 def main() -> None:
