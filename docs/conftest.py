@@ -66,7 +66,7 @@ def run_python(example: Example) -> None:
 def run_shell(example: Example) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-euc", example.parsed], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", example.parsed], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, f"{example.parsed}\n{done.stdout}\n{done.stderr}"
     example.namespace["printed"] = done.stdout
 
