@@ -64,9 +64,12 @@ def run_python(example: Example) -> None:
 
 
 def run_shell(example: Example) -> None:
+    if as_file(example):
+        return
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", example.parsed], capture_output=True, text=True, env=environment, check=False)
+    command = ["bash", "-euo", "pipefail", "-c", example.parsed]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, f"{example.parsed}\n{done.stdout}\n{done.stderr}"
     example.namespace["printed"] = done.stdout
 

@@ -1,10 +1,14 @@
 """The pages under docs/: they build without a warning, and every code block is of a kind that `docs/conftest.py` runs."""
 
+import argparse
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,3 +30,45 @@ def test_every_code_block_is_run(page):
     ]
     languages = {token.info.split()[0] if token.info else token.type for token in blocks}
     assert {language for language in languages if not language.startswith("{")} <= RUN
+
+
+def blocks_of(page: str, language: str) -> list[str]:
+    tokens = MarkdownIt().parse((ROOT / "docs" / page).read_text(encoding="utf-8"))
+    return [token.content for token in tokens if token.type == "fence" and token.info == language]
+
+
+CLUSTERS = [block for block in blocks_of("running/clusters.md", "sh") if re.match(r"# \S+\.sh\n", block)]
+
+
+def beam_parser() -> argparse.ArgumentParser:
+    """Beam's own flags, whatever programs this process has loaded."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        if options.__module__.startswith("apache_beam."):
+            options._add_argparse_args(parser)
+    return parser
+
+
+def unknown_flags(command: str) -> list[str]:
+    """The flags that neither the program nor Beam knows."""
+    python, program, *arguments = shlex.split(command, comments=True)
+    assert python == "python"
+    own = set(re.findall(r'"(--\w+)"', (ROOT / program).read_text(encoding="utf-8")))
+    return sorted({flag for flag in arguments if flag.startswith("--")} - own - set(beam_parser()._option_string_actions))
+
+
+@pytest.mark.parametrize("command", CLUSTERS, ids=lambda command: command.split()[1])
+def test_commands_for_clusters_have_flags_that_the_program_or_beam_knows(command):
+    assert unknown_flags(command) == []
+    assert unknown_flags(f"{command.rstrip()} --machine_typo n2") == ["--machine_typo"]
+
+
+def test_the_dockerfile_copies_what_is_there_and_loads_the_model_as_the_page_does():
+    (dockerfile,) = blocks_of("running/clusters.md", "dockerfile")
+    copied = [name for line in re.findall(r"^COPY (.+)$", dockerfile, re.M) for name in line.split()[:-1]]
+    assert copied
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    (beam,) = re.findall(r"^FROM apache/beam_python3\.11_sdk:(\S+)$", dockerfile, re.M)
+    assert f"apache-beam=={beam}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    (load,) = re.findall(r'^RUN (python -c ".+") "\$MODEL"$', dockerfile, re.M)
+    assert any(load in block for block in blocks_of("running/clusters.md", "sh"))
