@@ -31,7 +31,7 @@ class GpteTextEmbeddings(EmbeddingsManager):
     """Embed texts in `MLTransform`, each replaced by its vector, a list of floats; what came in is not changed.
 
     A text that is no string, empty or blank, and one that the model cannot take, fails its batch: with
-    `MLTransform.with_exception_handling()` the whole batch goes to the errors. `EmbedText` takes dicts and `EmbeddableItem`s
+    `MLTransform.with_exception_handling()` the whole batch goes to the errors. `EmbedText` takes dicts and items
     too, keeps the text, and sets single rows aside.
 
     Args:

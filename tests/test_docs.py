@@ -1,6 +1,7 @@
 """The pages under docs/: they build without a warning, and every code block is of a kind that `docs/conftest.py` runs."""
 
 import argparse
+import ast
 import re
 import shlex
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from markdown_it import MarkdownIt
+
+import beam_gpte
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
@@ -72,3 +75,10 @@ def test_the_dockerfile_copies_what_is_there_and_loads_the_model_as_the_page_doe
     assert f"apache-beam=={beam}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
     (load,) = re.findall(r'^RUN (python -c ".+") "\$MODEL"$', dockerfile, re.M)
     assert any(load in block for block in blocks_of("running/clusters.md", "sh"))
+
+
+def test_the_reference_has_every_public_name():
+    shown = set(re.findall(r"autoclass:: beam_gpte\.(\w+)", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")))
+    source = ast.parse((ROOT / "beam_gpte" / "__init__.py").read_text(encoding="utf-8"))
+    public = {alias.asname for node in source.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert shown == public | set(beam_gpte._LATE)
