@@ -82,3 +82,23 @@ def test_the_reference_has_every_public_name():
     source = ast.parse((ROOT / "beam_gpte" / "__init__.py").read_text(encoding="utf-8"))
     public = {alias.asname for node in source.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert shown == public | set(beam_gpte._LATE)
+
+
+def messages() -> list[str]:
+    """All texts that the package can raise, with `...` for what varies."""
+    texts = []
+    for path in (ROOT / "beam_gpte").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_troubleshooting_quotes_messages_that_exist():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^`(.+)`\n: ", page, re.MULTILINE)
+    assert len(quoted) > 15
+    assert set(quoted) <= set(messages())
