@@ -22,7 +22,7 @@ import pytest
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, SkipParser
 
-from tests import hub
+from tests import hub, programs, quicker_beam
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = (
@@ -37,6 +37,7 @@ SHOWN = (
     "MANIFEST.in",
 )
 FILE = re.compile(r"# (\S+\.(?:py|sh|yaml)|Dockerfile)\n")
+quicker_beam.remember()
 ELLIPSIS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -66,10 +67,8 @@ def run_python(example: Example) -> None:
 def run_shell(example: Example) -> None:
     if as_file(example):
         return
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     command = ["bash", "-euo", "pipefail", "-c", example.parsed]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{example.parsed}\n{done.stdout}\n{done.stderr}"
     example.namespace["printed"] = done.stdout
 
@@ -97,8 +96,16 @@ EVALUATORS = {
 }
 
 
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the `python` that shell blocks run."""
+    folder = tmp_path_factory.mktemp("bin")
+    programs.python_command(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, python: Path) -> Iterator[None]:
     """The page's folder, and the hub cache with the models that the page names."""
     folder = tmp_path_factory.mktemp("page")
     for name in SHOWN:
@@ -107,6 +114,8 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         cache = hub.cache(tmp_path_factory, request.path.read_text(encoding="utf-8"))
         patch.setenv("HF_HUB_CACHE", str(cache))
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PATH", os.pathsep.join([str(python), str(Path(sys.executable).parent), os.environ["PATH"]]))
         patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
         patch.chdir(folder)
         yield

@@ -1,6 +1,7 @@
 """Programs as a person runs them, each a process of its own with its own arguments, output and exit code.
 
-The processes are forked from one that has imported what all of them import, which takes longer than most of them do.
+The processes are forked from one that has imported what all of them import, which takes longer than most of them do. Shell
+scripts have that too where the command that `python_command` makes is their `python`.
 """
 
 import dataclasses
@@ -9,7 +10,9 @@ import os
 import runpy
 import sys
 import tempfile
+import threading
 import traceback
+from multiprocessing.connection import Connection, Listener
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -18,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PRELOAD = ["apache_beam.ml.inference.base", "beam_gpte.model_handler", "beam_gpte.ledger", "beam_gpte.program", "torch"]
 PRELOAD += ["transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "duckdb"]
 PRELOAD += ["transformers.models.bert.modeling_bert", "transformers.tokenization_utils_tokenizers", "tests.elements"]
+PRELOAD += ["apache_beam.yaml.main", "beam_gpte.yaml_transforms"]
 TIMEOUT = 300
 
 
@@ -30,37 +34,55 @@ class Done:
 
 def run(program: str, *arguments: object, expect: int = 0) -> Done:
     """Run a program of `pipelines/` to its end."""
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        process = start(program, *arguments, out=out, err=err)
-        process.join(TIMEOUT)
-        if process.exitcode is None:
-            process.kill()
-            raise TimeoutError(f"{program} did not end")
-        done = Done(process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+    done = finish([str(ROOT / "pipelines" / program), *map(str, arguments)])
     assert done.returncode == expect, done.stderr
     return done
 
 
+def finish(command: list[str], folder: str = ".", environment: dict[str, str] | None = None) -> Done:
+    """Run a program, `-m` and a module or `-c` and code, with arguments, to its end, in a folder and an environment."""
+    with tempfile.TemporaryDirectory() as outputs:
+        out, err = Path(outputs, "out"), Path(outputs, "err")
+        process = _fork(command, out, err, folder, environment)
+        process.join(TIMEOUT)
+        if process.exitcode is None:
+            process.kill()
+            raise TimeoutError(f"{command[0]} did not end")
+        return Done(process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+
+
 def start(program: str, *arguments: object, out: Path, err: Path) -> BaseProcess:
     """Start a program of `pipelines/`; what it prints goes to files."""
+    return _fork([str(ROOT / "pipelines" / program), *map(str, arguments)], out, err)
+
+
+def _fork(
+    command: list[str], out: Path, err: Path, folder: str = ".", environment: dict[str, str] | None = None
+) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    command = [str(ROOT / "pipelines" / program), *map(str, arguments)]
-    process = context.Process(target=_run, args=(command, str(out), str(err)))
+    process = context.Process(target=_run, args=(command, str(out), str(err), os.path.abspath(folder), environment))
     process.start()
     return process
 
 
-def _run(command: list[str], out: str, err: str) -> None:
+def _run(command: list[str], out: str, err: str, folder: str, environment: dict[str, str] | None) -> None:
     for number, path in ((1, out), (2, err)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    sys.argv = command
+    os.environ.update(environment or {}, HF_HUB_OFFLINE="1")
+    os.chdir(folder)
     code = 0
     try:
-        runpy.run_path(command[0], run_name="__main__")
+        if command[0] == "-m":
+            sys.argv = command[1:]
+            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        elif command[0] == "-c":
+            sys.argv = ["-c", *command[2:]]
+            exec(command[1], {"__name__": "__main__"})
+        else:
+            sys.argv = command
+            runpy.run_path(command[0], run_name="__main__")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if isinstance(stop.code, str):
@@ -69,3 +91,40 @@ def _run(command: list[str], out: str, err: str) -> None:
         traceback.print_exc()
         code = 1
     sys.exit(code)
+
+
+CLIENT = """#!{python} -IS
+import os, sys
+from multiprocessing.connection import Client
+
+program = " ".join(sys.argv[1:3])
+forked = program.startswith(("pipelines/", "-c ", "-m apache_beam.yaml.main"))
+if not forked or program.startswith("pipelines/embed_stream.py"):  # which scripts stop by a signal
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+with Client({address!r}) as server:
+    server.send((sys.argv[1:], os.getcwd(), dict(os.environ)))
+    code, out, err = server.recv()
+sys.stdout.write(out)
+sys.stderr.write(err)
+sys.exit(code)
+"""
+
+
+def python_command(folder: Path) -> None:
+    """Make `folder`/python: the interpreter, whose runs of `pipelines/` and of Beam YAML this process has forked."""
+    address = str(folder / "socket")
+    listener = Listener(address)
+
+    def answer(client: Connection) -> None:
+        with client:
+            done = finish(*client.recv())
+            client.send((done.returncode, done.stdout, done.stderr))
+
+    def listen() -> None:
+        while True:
+            threading.Thread(target=answer, args=(listener.accept(),), daemon=True).start()
+
+    threading.Thread(target=listen, daemon=True).start()
+    command = folder / "python"
+    command.write_text(CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
+    command.chmod(0o755)
