@@ -7,6 +7,7 @@ say.
 """
 
 import argparse
+import functools
 import types
 import weakref
 from typing import Any
@@ -17,8 +18,9 @@ from apache_beam.transforms import core, userstate
 _Arguments = tuple[list[str], list[Any]]
 
 
+@functools.cache
 def remember() -> None:
-    """Once a process."""
+    """Once a process, however often it is called: tests and pages both do."""
     core.get_function_args_defaults = _remember_arguments(core.get_function_args_defaults)
     userstate.get_dofn_specs = _remember_specs(userstate.get_dofn_specs)
     PipelineOptions.__init__ = _remember_options(PipelineOptions.__init__)  # type: ignore[method-assign]
