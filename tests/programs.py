@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection, Listener
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from huggingface_hub import constants
+
 ROOT = Path(__file__).resolve().parents[1]
 # no program: its options would be required of every pipeline; and nothing that starts threads when it is imported
 PRELOAD = ["apache_beam.ml.inference.base", "beam_gpte.model_handler", "beam_gpte.ledger", "beam_gpte.program", "torch"]
@@ -71,6 +73,8 @@ def _run(command: list[str], out: str, err: str, folder: str, environment: dict[
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
     os.environ.update(environment or {}, HF_HUB_OFFLINE="1")
+    constants.HF_HUB_OFFLINE = True  # it and the cache are read when the server imports huggingface_hub, which is once
+    constants.HF_HUB_CACHE = os.environ.get("HF_HUB_CACHE", constants.HF_HUB_CACHE)
     os.chdir(folder)
     code = 0
     try:
