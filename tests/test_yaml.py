@@ -448,6 +448,15 @@ def test_a_corpus_is_embedded_as_by_the_program(tmp_path, minilm):
         assert connection.execute("SELECT count(*), sum(len(embedding)) FROM vectors").fetchone() == (2, 128)
 
 
+def test_nothing_is_written_but_rejects_if_they_are_too_many_for_a_yaml_run(tmp_path, minilm, jsonl):
+    rows = jsonl([{"id": i, "text": text} for i, text in enumerate(["a cat", "", None])])
+    named = {"input": rows, "output": f"{tmp_path}/out", "model": minilm, "id_column": "id", "max_rejects": 1}
+    with pytest.raises(Exception, match="2 rows rejected, more than max_rejects 1"):
+        run_file(ROOT / "pipelines/embed_corpus.yaml", **named)
+    assert {row["id"] for row in read_rejects(tmp_path / "out")} == {1, 2}
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["rejects"]
+
+
 def test_a_corpus_loses_its_duplicates_as_by_the_program(tmp_path, minilm, jsonl):
     texts = ["How do I open a file?", "how do I open a  file?", "How can I open a file?", "Stock prices fell.", None]
     rows = jsonl([{"id": f"r{i}", "text": text, "n": i} for i, text in enumerate(texts)])
