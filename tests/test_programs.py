@@ -174,18 +174,14 @@ def test_messages_of_a_package_are_a_bitext_in_two_piles(tmp_path):
     pytest.importorskip("django", reason="whose catalogues they are")
     page, out = tmp_path / "page.html", tmp_path / "messages"
     told = run("extract_messages.py", "django", "de", out, "--report", page).stdout
-    source, target, gold = (
-        [json.loads(line) for line in (out / f"{name}.jsonl").open(encoding="utf-8")]
-        for name in ("source", "target", "gold")
-    )
+    files = [out / f"{name}.jsonl" for name in ("source", "target", "gold")]
+    source, target, gold = ([json.loads(line) for line in file.open(encoding="utf-8")] for file in files)
     assert told.startswith(f"{len(gold):,} translations among {len(source):,} and {len(target):,} messages")
     texts = [{row["id"]: row["text"] for row in rows} for rows in (source, target)]
     pairs = {(texts[0][row["source_id"]], texts[1][row["target_id"]]) for row in gold}
     assert ("Dieses Feld ist zwingend erforderlich.", "This field is required.") in pairs and len(pairs) == len(gold)
-    shown = read_page(page)
-    assert (
-        "Translated messages" in shown.text and f"of {len(source):,}" in shown.text and f"of {len(target):,}" in shown.text
-    )
+    shown = read_page(page).text
+    assert all(what in shown for what in ("Translated messages", f"of {len(source):,}", f"of {len(target):,}"))
     assert "no package 'jango'" in run("extract_messages.py", "jango", "de", out, expect=2).stderr
 
 
