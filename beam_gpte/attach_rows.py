@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_gpte.block import Block
-from beam_gpte.by_id import block_of, frame_of, key_by_id
+from beam_gpte.by_id import MeetById, Meeting, Named, block_of, frame_of
 from beam_gpte.core.margin import SOURCE_ID, TARGET_ID
 from beam_gpte.ids import id_array
 from beam_gpte.schemas import DUPLICATE_OF, ID, TEXT
@@ -42,14 +42,12 @@ class AttachRows(beam.PTransform):
         for i, side in enumerate(SIDES):
             rows, *copies = others[per_side * i : per_side * (i + 1)]
             bare = beam.Map(_without, self.embedding_column).with_output_types(Block)
-            keyed = {
-                "pairs": pairs | f"PairsBy_{side}" >> key_by_id(IDS[i]),
-                "rows": rows | f"Bare_{side}" >> bare | f"RowsOf_{side}" >> key_by_id(self.id_column),
-            }
+            both = {"pairs": pairs, "rows": rows | f"Bare_{side}" >> bare}
+            columns = {"pairs": IDS[i], "rows": self.id_column}
             if copies:
-                keyed["copies"] = copies[0] | f"CopiesOf_{side}" >> key_by_id(DUPLICATE_OF)
-            attach = beam.FlatMap(_attach, i, self.id_column, self.text_column).with_output_types(Block)
-            pairs = keyed | f"Meet_{side}" >> beam.CoGroupByKey() | f"Attach_{side}" >> attach
+                both["copies"], columns["copies"] = copies[0], DUPLICATE_OF
+            attach = beam.FlatMap(_attach, i, self.id_column, self.text_column, self.copies).with_output_types(Block)
+            pairs = both | f"Meet_{side}" >> MeetById(columns) | f"Attach_{side}" >> attach
         return pairs
 
 
@@ -57,8 +55,10 @@ def _without(block: Block, column: str | None) -> Block:
     return block if column is None else block.without_columns([column])
 
 
-def _attach(element: tuple[int, dict[str, Iterable[Block]]], i: int, id_column: str, text_column: str) -> Iterator[Block]:
-    group = element[1]
+def _attach(
+    element: tuple[int, Iterable[Named]], i: int, id_column: str, text_column: str, with_copies: bool
+) -> Iterator[Block]:
+    group = Meeting(element)
     pieces = list(group["pairs"])
     if not pieces:
         return
@@ -69,7 +69,7 @@ def _attach(element: tuple[int, dict[str, Iterable[Block]]], i: int, id_column: 
     rows = pl.concat([frame for frame in named if len(frame)], how="diagonal_relaxed")
     replaced = [name for name in rows.columns if name in pairs.columns and name != own_id]
     whole = pairs.drop(replaced).join(rows, on=own_id, how="left")
-    if "copies" in group:
+    if with_copies:
         copies = [frame_of([block]).select(pl.col(DUPLICATE_OF).alias(own_id), id_column) for block in group["copies"]]
         none = pairs.clear().select(own_id, pl.col(own_id).alias(id_column))
         found = pl.concat(copies or [none], how="vertical_relaxed")
@@ -98,17 +98,18 @@ class AttachText(beam.PTransform):
 
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
         rows, texts = inputs
-        keyed = {"rows": rows | "RowsById" >> key_by_id(self.own_id), "texts": texts | "TextsById" >> key_by_id(ID)}
         attach = beam.FlatMap(_attach_text, self.own_id, self.name).with_output_types(Block)
-        return keyed | beam.CoGroupByKey() | "Attach" >> attach
+        both = {"rows": rows, "texts": texts}
+        return both | "Meet" >> MeetById({"rows": self.own_id, "texts": ID}) | "Attach" >> attach
 
 
-def _attach_text(element: tuple[int, dict[str, Iterable[Block]]], own_id: str, name: str) -> Iterator[Block]:
-    pieces = list(element[1]["rows"])
+def _attach_text(element: tuple[int, Iterable[Named]], own_id: str, name: str) -> Iterator[Block]:
+    group = Meeting(element)
+    pieces = list(group["rows"])
     if not pieces:
         return
     rows = frame_of(pieces)
     wanted = pa.array(rows[own_id].unique().to_arrow())
-    kept = [block.filter(pc.is_in(block.column(ID), wanted.cast(block.column(ID).type))) for block in element[1]["texts"]]
+    kept = [block.filter(pc.is_in(block.column(ID), wanted.cast(block.column(ID).type))) for block in group["texts"]]
     texts = frame_of([block for block in kept if block]).rename({ID: own_id, TEXT: name})
     yield block_of(rows.join(texts, on=own_id, how="left", maintain_order="left"))

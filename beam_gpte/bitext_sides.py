@@ -17,7 +17,7 @@ from apache_beam.metrics import Metrics
 from beam_gpte.attach_rows import IDS, SIDES
 from beam_gpte.bitext_survey import DECOY
 from beam_gpte.block import Block
-from beam_gpte.by_id import key_by_id
+from beam_gpte.by_id import MeetById, Meeting, Named
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.join import SCOPE, VECTOR
 from beam_gpte.deduplicate_exact import DeduplicateExact
@@ -46,12 +46,13 @@ class SideSettings:
 
 class Side(NamedTuple):
     """Rows with vectors, one for each text; `vectors`, of these rows: blocks of `source_id` or `target_id`, `VECTOR`,
-    `SCOPE` if there are scopes, `DECOY` if there are decoys; `copies`, rows with what they are a `duplicate_of`."""
+    `SCOPE` if there are scopes, `DECOY` if there are decoys; `copies`, rows with what they are a `duplicate_of`; `rejects`,
+    None where no step makes any."""
 
     rows: beam.PCollection
     vectors: beam.PCollection
     copies: beam.PCollection
-    rejects: beam.PCollection
+    rejects: beam.PCollection | None
 
 
 def check_sides(inputs: Any, names: tuple[str, ...], transform: str) -> None:
@@ -95,7 +96,9 @@ class PrepareSide(beam.PTransform):
             good = good | unique
         distinct = good | "Distinct" >> DistinctVectors(own, self.side, self.decoys)
         name = beam.Map(_name_side, called).with_output_types(Block)
-        return distinct._replace(rejects=merge_rejects([*rejects, distinct.rejects]) | "NameSide" >> name)
+        if distinct.rejects is not None:
+            rejects.append(distinct.rejects)
+        return distinct._replace(rejects=merge_rejects(rejects) | "NameSide" >> name)
 
 
 @dataclasses.dataclass(eq=False)
@@ -115,10 +118,9 @@ class DistinctVectors(beam.PTransform):
             good, copies = split.kept, split.removed
         else:
             copies = good | "NoCopies" >> beam.FlatMap(lambda block: ()).with_output_types(Block)
-        rejects = good | "NoRejects" >> beam.FlatMap(lambda block: ()).with_output_types(Block)
+        rejects = None
         if own.model is not None:
-            good, failed = good | "Embed" >> EmbedWhereMissing(own.model, *names, own.isolate)
-            rejects = rejects if failed is None else failed
+            good, rejects = good | "Embed" >> EmbedWhereMissing(own.model, *names, own.isolate)
         vectors = good | "Vectors" >> beam.Map(_Vectors(own, self.side, self.decoys)).with_output_types(Block)
         return Side(good, vectors, copies, rejects)
 
@@ -137,12 +139,10 @@ class WithoutPaired(beam.PTransform):
     def expand(self, inputs: Any) -> Any:
         former, pairs = inputs
         own = dataclasses.replace(self.settings, scope=None, model=None)
-        keyed = {
-            "rows": former.rows | "KeyRows" >> key_by_id(own.id_column),
-            "pairs": pairs | "KeyPairs" >> key_by_id(IDS[SIDES.index(self.side)]),
-        }
-        unpaired = beam.FlatMap(_unpaired, own.id_column, IDS[SIDES.index(self.side)]).with_output_types(Block)
-        left = keyed | beam.CoGroupByKey() | "Unpaired" >> unpaired
+        own_id = IDS[SIDES.index(self.side)]
+        unpaired = beam.FlatMap(_unpaired, own.id_column, own_id).with_output_types(Block)
+        both = {"rows": former.rows, "pairs": pairs}
+        left = both | "Meet" >> MeetById({"rows": own.id_column, "pairs": own_id}) | "Unpaired" >> unpaired
         distinct = left | "Distinct" >> DistinctVectors(own, self.side, self.decoys)
         verdicts = distinct.copies | "Verdicts" >> beam.Map(_verdicts, own.id_column).with_output_types(Block)
         copies = (former.copies, verdicts) | "Repoint" >> RepointRemoved(own.id_column)
@@ -181,8 +181,8 @@ class _Vectors:
         return Block.from_pydict(columns).with_column(field, array)
 
 
-def _unpaired(element: tuple[int, dict[str, Iterable[Block]]], id_column: str, own_id: str) -> Iterator[Block]:
-    group = element[1]
+def _unpaired(element: tuple[int, Iterable[Named]], id_column: str, own_id: str) -> Iterator[Block]:
+    group = Meeting(element)
     taken = [id_array(block, own_id) for block in group["pairs"]]
     for block in group["rows"]:
         left = block.filter(pc.invert(pc.is_in(id_array(block, id_column), pa.concat_arrays(taken)))) if taken else block

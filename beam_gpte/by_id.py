@@ -1,6 +1,7 @@
 """Rows brought together by their ids: (partition, block), each of many rows, for small pieces cost more than they hold."""
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -18,6 +19,7 @@ BYTES_WAITING = 32 << 20  # of one bundle, before they are cut by key
 ROWS_CUT = 1 << 16  # at once
 
 Keyed = tuple[int, Block]
+Named = tuple[str, Block]  # what kind of rows
 
 
 def block_of(frame: pl.DataFrame) -> Block:
@@ -76,25 +78,74 @@ class CutByKey(beam.DoFn):
             yield from self.cut(waiting)
 
 
-class _KeyById(CutByKey):
+class KeyById(CutByKey):
+    """Gives (partition of the id in `column`, rows); a subclass says what it reads of a block, and what it makes of many."""
+
     def __init__(self, column: str) -> None:
         self._column = column
 
+    def read(self, block: Block) -> Block:
+        return block
+
+    def make(self, rows: Block) -> Block:
+        return rows
+
     def process(self, block: Block) -> Iterator[Keyed]:
         if block:
-            yield from self.wait(block, block.batch.nbytes)
+            read = self.read(block)
+            yield from self.wait(read, read.batch.nbytes)
 
     def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
         by_schema: dict[bytes, list[Block]] = {}
         for block in waiting:
             by_schema.setdefault(block.schema.serialize().to_pybytes(), []).append(block)
         for blocks in by_schema.values():
-            yield from _partition(Block.concat(blocks), self._column)
+            yield from _partition(self.make(Block.concat(blocks)), self._column)
 
 
 def key_by_id(column: str) -> beam.PTransform:
     """Blocks become (partition of the id in `column`, rows)."""
-    return beam.ParDo(_KeyById(column)).with_output_types(Keyed)
+    return beam.ParDo(KeyById(column)).with_output_types(Keyed)
+
+
+class _KeyNamed(KeyById):
+    def __init__(self, column: str, name: str) -> None:
+        super().__init__(column)
+        self._name = name
+
+    def cut(self, waiting: list[Block]) -> Iterator[tuple[int, Named]]:  # type: ignore[override]
+        return ((partition, (self._name, rows)) for partition, rows in super().cut(waiting))
+
+
+@dataclasses.dataclass(eq=False)
+class MeetById(beam.PTransform):
+    """`{"pairs": blocks, "rows": blocks} | MeetById({"pairs": "source_id", "rows": "id"})`: rows of several kinds whose ids
+    are in one partition come together, as (partition, named pieces); `Meeting` reads these.
+
+    Beam's `CoGroupByKey` makes lists of all that meets; here it is gone through piece by piece.
+
+    Attributes:
+      columns: the ids of each kind.
+    """
+
+    columns: Mapping[str, str]
+
+    def expand(self, inputs: Any) -> beam.PCollection[tuple[int, Iterable[Named]]]:
+        keyed = tuple(
+            inputs[name] | f"Key_{name}" >> beam.ParDo(_KeyNamed(column, name)).with_output_types(tuple[int, Named])
+            for name, column in self.columns.items()
+        )
+        return keyed | "Flatten" >> beam.Flatten() | "Group" >> beam.GroupByKey()
+
+
+class Meeting:
+    """What `MeetById` brought together in one partition, by name: blocks, which are decoded anew at each look."""
+
+    def __init__(self, element: tuple[int, Iterable[Named]]) -> None:
+        self._pieces = element[1]
+
+    def __getitem__(self, name: str) -> Iterator[Block]:
+        return (rows for own, rows in self._pieces if own == name)
 
 
 def partition_frame(frame: pl.DataFrame, column: str) -> Iterator[Keyed]:

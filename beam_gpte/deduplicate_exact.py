@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from beam_gpte.block import Block
-from beam_gpte.by_id import block_of, frame_of, key_by_id
+from beam_gpte.by_id import KeyById, Keyed, block_of, frame_of
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.core.normalize_text import normalize
@@ -75,11 +75,10 @@ class DeduplicateExact(DeduplicationStep):
 
     def judge(self, rows: Blocks, has_reference: bool) -> Judgement:
         columns = (*(self.key_columns or (self.text_column,)), *self._scopes())
-        told = beam.Map(describe, columns, self.reads_text(), self.id_column, self.order(), has_reference)
+        keys = _Keys(columns, self.reads_text(), self.id_column, self.order(), has_reference)
         pairs = (
             rows
-            | "Keys" >> told.with_output_types(Block)
-            | "ByKey" >> key_by_id(KEY)
+            | "ByKey" >> beam.ParDo(keys).with_output_types(Keyed)
             | "Group" >> beam.GroupByKey()
             | "KeepFirst" >> beam.FlatMap(_copies, self.id_column, self.order()).with_output_types(Block)
         )
@@ -100,28 +99,38 @@ class _Defects:
         return check_text(block, self.text_column)
 
 
-def describe(
-    block: Block, columns: tuple[str, ...], texts: bool, id_column: str, order: KeepOrder, has_reference: bool
-) -> Block:
-    """Ids with the hash of what copies share, what orders them, and whether they are of the reference.
+class _Keys(KeyById):
+    """Gives (partition of the key, ids with the hash of what copies share, what orders them, whether they are of the
+    reference).
 
     Args:
       columns: what is hashed; with `texts` the first of them is one, and made plain before.
     """
-    read = list(dict.fromkeys((*columns, *order.columns)))
-    frame: pl.DataFrame = pl.from_arrow(pa.Table.from_batches([block.batch.select(read)]))  # type: ignore[assignment]
-    ordered = frame.select(order.value())
-    plain = [normalize(pl.col(columns[0])), *columns[1:]] if texts else columns
-    compared = frame.select(*plain)
-    shown = [repr(row).encode() for row in compared.iter_rows()]
-    result: dict[str, Any] = {
-        id_column: id_array(block, id_column),
-        KEY: pa.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in shown], pa.large_string()),
-    }
-    result.update({series.name: series.to_arrow() for series in ordered})
-    if has_reference:
-        result[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
-    return Block.from_pydict(result)
+
+    def __init__(self, columns: tuple[str, ...], texts: bool, id_column: str, order: KeepOrder, has_reference: bool) -> None:
+        super().__init__(KEY)
+        self._columns = columns
+        self._texts = texts
+        self._id_column = id_column
+        self._order = order
+        self._has_reference = has_reference
+
+    def read(self, block: Block) -> Block:
+        names = {self._id_column, *self._columns, *self._order.columns, REFERENCE}
+        return Block(block.batch.select([name for name in block.schema.names if name in names]))
+
+    def make(self, rows: Block) -> Block:
+        frame = frame_of([rows])
+        plain = [normalize(pl.col(self._columns[0])), *self._columns[1:]] if self._texts else self._columns
+        shown = [repr(row).encode() for row in frame.select(*plain).iter_rows()]
+        result: dict[str, Any] = {
+            self._id_column: id_array(rows, self._id_column),
+            KEY: pa.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in shown], pa.large_string()),
+        }
+        result.update({series.name: series.to_arrow() for series in frame.select(self._order.value())})
+        if self._has_reference:
+            result[REFERENCE] = pa.array([REFERENCE in rows.schema.names] * len(rows))
+        return Block.from_pydict(result)
 
 
 def _copies(element: tuple[int, Iterable[Block]], id_column: str, order: KeepOrder) -> Iterator[Block]:

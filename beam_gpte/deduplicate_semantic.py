@@ -11,6 +11,7 @@ rows --> Describe --> vectors --> PlanSearch --> plan
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, get_args
 
 import apache_beam as beam
@@ -19,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 
 from beam_gpte.block import Block
-from beam_gpte.by_id import block_of, frame_of, key_by_id
+from beam_gpte.by_id import MeetById, Meeting, Named, block_of, frame_of
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.grouping import FIRST_ORDER, SECOND_ORDER, Rule
@@ -204,15 +205,14 @@ class _InheritVerdicts(beam.PTransform):
 
     def expand(self, inputs: Any) -> Blocks:
         copies, verdicts = inputs
-        keyed = {
-            "copies": copies | "ByFirst" >> key_by_id(FIRST_ID),
-            "verdicts": verdicts | "ById" >> key_by_id(self.id_column),
-        }
-        return keyed | beam.CoGroupByKey() | "Inherit" >> beam.FlatMap(_inherit, self.id_column).with_output_types(Block)
+        both, columns = {"copies": copies, "verdicts": verdicts}, {"copies": FIRST_ID, "verdicts": self.id_column}
+        inherit = beam.FlatMap(_inherit, self.id_column).with_output_types(Block)
+        return both | "Meet" >> MeetById(columns) | "Inherit" >> inherit
 
 
-def _inherit(element: Any, id_column: str) -> Any:
-    copies, verdicts = list(element[1]["copies"]), list(element[1]["verdicts"])
+def _inherit(element: tuple[int, Iterable[Named]], id_column: str) -> Iterator[Block]:
+    group = Meeting(element)
+    copies, verdicts = list(group["copies"]), list(group["verdicts"])
     if not copies:
         return
     told = frame_of(copies).select(FIRST_ID, pl.col(SECOND_ID).alias(id_column), pl.col(FIRST_ID).alias(DUPLICATE_OF), SCORE)

@@ -20,7 +20,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.block import Block
-from beam_gpte.by_id import Keyed, key_by_id
+from beam_gpte.by_id import MeetById, Meeting, Named
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.dedup_report import SummarizeStep
@@ -332,17 +332,14 @@ class SplitByVerdict(beam.PTransform):
 
     def expand(self, inputs: Any) -> Any:
         rows, verdicts = inputs
-        keyed = {
-            "rows": rows | "KeyRows" >> key_by_id(self.id_column),
-            "verdicts": verdicts | "KeyVerdicts" >> key_by_id(self.id_column),
-        }
+        met = {"rows": rows, "verdicts": verdicts} | "Meet" >> MeetById(dict.fromkeys(("rows", "verdicts"), self.id_column))
         # in this order: types given after with_outputs are forgotten, and blocks would be pickled
         split = beam.FlatMap(_split, self.id_column, self.step).with_output_types(Block, removed=Block)
-        return keyed | beam.CoGroupByKey() | "Split" >> split.with_outputs(REMOVED, main="kept")
+        return met | "Split" >> split.with_outputs(REMOVED, main="kept")
 
 
-def _split(element: tuple[int, dict[str, Iterable[Block]]], id_column: str, step: str) -> Iterator[Any]:
-    _, group = element
+def _split(element: tuple[int, Iterable[Named]], id_column: str, step: str) -> Iterator[Any]:
+    group = Meeting(element)
     verdicts = list(group["verdicts"])
     told = Block.concat(verdicts) if verdicts else None
     ids = None if told is None else id_array(told, id_column)
@@ -370,20 +367,15 @@ class RepointRemoved(beam.PTransform):
     id_column: str
 
     def expand(self, inputs: Any) -> Any:
-        removed, verdicts, *rejects = inputs
-        keyed: dict[str, beam.PCollection[Keyed]] = {
-            "removed": removed | "KeyRemoved" >> key_by_id(DUPLICATE_OF),
-            "verdicts": verdicts | "KeyVerdicts" >> key_by_id(self.id_column),
-        }
-        if rejects:
-            keyed["rejects"] = rejects[0] | "KeyRejects" >> key_by_id(self.id_column)
-        repoint = beam.FlatMap(_repoint, self.id_column)
-        return keyed | beam.CoGroupByKey() | "Repoint" >> reject_outputs(repoint)
+        _, _, *rejects = inputs
+        columns = {"removed": DUPLICATE_OF, "verdicts": self.id_column, **({"rejects": self.id_column} if rejects else {})}
+        met = dict(zip(columns, inputs, strict=True)) | "Meet" >> MeetById(columns)
+        return met | "Repoint" >> reject_outputs(beam.FlatMap(_repoint, self.id_column))
 
 
-def _repoint(element: tuple[int, dict[str, Iterable[Block]]], id_column: str) -> Iterator[Any]:
-    _, group = element
-    verdicts, rejects = list(group["verdicts"]), list(group.get("rejects", ()))
+def _repoint(element: tuple[int, Iterable[Named]], id_column: str) -> Iterator[Any]:
+    group = Meeting(element)
+    verdicts, rejects = list(group["verdicts"]), list(group["rejects"])
     for block in group["removed"]:
         named = block.column(DUPLICATE_OF)
         if verdicts:

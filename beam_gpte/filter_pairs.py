@@ -14,7 +14,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.block import Block
-from beam_gpte.by_id import block_of
+from beam_gpte.by_id import Meeting, Named, block_of
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.hard_negatives import RANK, RIVAL, with_consistency
 from beam_gpte.rejects import NAMESPACE
@@ -84,17 +84,18 @@ class FilterPairs(SearchesPairs):
 
 
 def _judge(
-    element: tuple[int, dict[str, Iterable[Block]]],
+    element: tuple[int, Iterable[Named]],
     k: int | None,
     min_margin: float | None,
     min_score: float | None,
     depth: int,
 ) -> Iterator[Any]:
-    blocks = list(element[1]["pairs"])
+    group = Meeting(element)
+    blocks = list(group["pairs"])
     if not blocks:
         return
     rows, named = pair_frames(blocks)
-    known = with_consistency(near_frame(element[1]["near"]), named, depth)
+    known = with_consistency(near_frame(group["near"]), named, depth)
     margin = (pl.col(SCORE) - pl.col(RIVAL)).alias(MARGIN)
     found = known.select(PAIR, SCORE, RANK, margin, _reasons(k, min_margin, min_score, depth).alias(REASON))
     bare = rows.select(name for name in rows.columns if name not in (SCORE, RANK, MARGIN, REASON))

@@ -15,7 +15,7 @@ from beam_gpte.attach_rows import IDS, SIDES
 from beam_gpte.bitext_search import k_nearest
 from beam_gpte.bitext_survey import MiningPlan
 from beam_gpte.block import Block
-from beam_gpte.by_id import block_of, frame_of, key_by_id
+from beam_gpte.by_id import MeetById, Meeting, Named, block_of, frame_of
 from beam_gpte.core import margin as mining
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.join import VECTOR, cosines
@@ -40,17 +40,13 @@ class NameKept(beam.PTransform):
 
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
         pairs, copies, refused = inputs
-        named = {
-            "pairs": pairs | "PairsById" >> key_by_id(IDS[self.side]),
-            "copies": copies | "CopiesById" >> key_by_id(self.id_column),
-            "refused": refused | "RefusedById" >> key_by_id(self.id_column),
-        }
+        columns = {"pairs": IDS[self.side], "copies": self.id_column, "refused": self.id_column}
         name = beam.FlatMap(_with_kept, self.side, self.id_column).with_output_types(Block)
-        return named | "Meet" >> beam.CoGroupByKey() | "Name" >> name
+        return {"pairs": pairs, "copies": copies, "refused": refused} | "Meet" >> MeetById(columns) | "Name" >> name
 
 
-def _with_kept(element: tuple[int, dict[str, Iterable[Block]]], side: int, id_column: str) -> Iterator[Block]:
-    group = element[1]
+def _with_kept(element: tuple[int, Iterable[Named]], side: int, id_column: str) -> Iterator[Block]:
+    group = Meeting(element)
     copies, refused = list(group["copies"]), list(group["refused"])
     for block in group["pairs"]:
         own = block.column(IDS[side])
@@ -92,17 +88,13 @@ class MeetSide(beam.PTransform):
 
     def expand(self, inputs: Any) -> Any:
         pairs, nearest, vectors, plan = inputs
-        keyed = {
-            "pairs": pairs | "PairsByKept" >> key_by_id(KEPT[self.side]),
-            "nearest": nearest | "NearestById" >> key_by_id(IDS[self.side]),
-            "vectors": vectors | "VectorsById" >> key_by_id(IDS[self.side]),
-        }
-        meet = beam.FlatMap(_meet, self, AsSingleton(plan))
-        return keyed | "Meet" >> beam.CoGroupByKey() | "Tell" >> reject_outputs(meet)
+        columns = {"pairs": KEPT[self.side], "nearest": IDS[self.side], "vectors": IDS[self.side]}
+        met = {"pairs": pairs, "nearest": nearest, "vectors": vectors} | "Meet" >> MeetById(columns)
+        return met | "Tell" >> reject_outputs(beam.FlatMap(_meet, self, AsSingleton(plan)))
 
 
-def _meet(element: tuple[int, dict[str, Iterable[Block]]], own: MeetSide, plan: MiningPlan) -> Iterator[Any]:
-    group, name, kept = element[1], IDS[own.side], KEPT[own.side]
+def _meet(element: tuple[int, Iterable[Named]], own: MeetSide, plan: MiningPlan) -> Iterator[Any]:
+    group, name, kept = Meeting(element), IDS[own.side], KEPT[own.side]
     pieces = list(group["pairs"])
     if not pieces:
         return

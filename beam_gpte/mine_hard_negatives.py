@@ -13,7 +13,7 @@ from apache_beam.metrics import Metrics
 
 from beam_gpte.attach_rows import AttachText
 from beam_gpte.block import Block
-from beam_gpte.by_id import block_of
+from beam_gpte.by_id import Meeting, Named, block_of
 from beam_gpte.core.hard_negatives import RANK, NegativeRule, choose_negatives
 from beam_gpte.core.margin import COSINE, SOURCE_ID, TARGET_ID
 from beam_gpte.rejects import NAMESPACE
@@ -85,10 +85,9 @@ class MineHardNegatives(SearchesPairs):
         return (triplets, found.rejects) if self._isolate else triplets
 
 
-def _choose(
-    element: tuple[int, dict[str, Iterable[Block]]], rule: NegativeRule, query_id: str, document_id: str
-) -> Iterator[Block]:
-    near, blocks = near_frame(element[1]["near"]), list(element[1]["pairs"])
+def _choose(element: tuple[int, Iterable[Named]], rule: NegativeRule, query_id: str, document_id: str) -> Iterator[Block]:
+    group = Meeting(element)
+    near, blocks = near_frame(group["near"]), list(group["pairs"])
     if not blocks:
         _count("queries_without_positives", near[SOURCE_ID].n_unique())
         return

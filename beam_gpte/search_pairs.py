@@ -22,7 +22,7 @@ from beam_gpte.bitext_search import RouteSide, search_shards, stable_hash
 from beam_gpte.bitext_sides import PrepareSide, SideSettings, check_sides
 from beam_gpte.bitext_survey import MiningPlan, SideSurvey, SurveySide
 from beam_gpte.block import Block
-from beam_gpte.by_id import CutByKey, Keyed, frame_of, key_by_id
+from beam_gpte.by_id import CutByKey, Keyed, MeetById, Meeting, Named, frame_of, key_by_id
 from beam_gpte.core.encoder import as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.join import VECTOR, cosines
@@ -47,7 +47,7 @@ class PairSearch(NamedTuple):
     """What became of a search.
 
     Attributes:
-      groups: (partition of the queries, {"near": blocks, "pairs": blocks}): `source_id`, `target_id`, `cosine` of the
+      groups: partitions of the queries, a `Meeting` of "near" and "pairs": `source_id`, `target_id`, `cosine` of the
         nearest documents of each query, and the rows of the pairs with `QUERY`, `DOCUMENT` and `PAIR_SCORE`.
       texts: blocks of id and text: of all queries, and of all documents, copies too.
       rejects: rows of all three inputs.
@@ -120,9 +120,8 @@ class SearchesPairs(beam.PTransform):
             for name, side in (("queries", queries), ("documents", documents))
         )
         rejects = merge_rejects([queries.rejects, documents.rejects, no_ids, found[REJECTS]])
-        near = found["near"] | "NearByQuery" >> key_by_id(SOURCE_ID)
-        scored = found["pairs"] | "PairsByQuery" >> key_by_id(QUERY)
-        groups = {"near": near, "pairs": scored} | "ByQuery" >> beam.CoGroupByKey()
+        both = {"near": found["near"], "pairs": found["pairs"]}
+        groups = both | "ByQuery" >> MeetById({"near": SOURCE_ID, "pairs": QUERY})
         return PairSearch(groups, (texts[0], texts[1]), rejects)
 
     def _settings(self) -> Iterator[SideSettings]:
@@ -208,22 +207,20 @@ class _Represent(beam.PTransform):
 
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
         pairs, copies = inputs
-        keyed = {
-            "pairs": pairs | "KeyPairs" >> key_by_id(self.column),
-            "copies": copies | "KeyCopies" >> key_by_id(self.id_column),
-        }
         represent = beam.FlatMap(_represent, self.column, self.id_column).with_output_types(Block)
-        return keyed | beam.CoGroupByKey() | "Represent" >> represent
+        met = {"pairs": pairs, "copies": copies} | "Meet" >> MeetById({"pairs": self.column, "copies": self.id_column})
+        return met | "Represent" >> represent
 
 
-def _represent(element: tuple[int, dict[str, Iterable[Block]]], column: str, id_column: str) -> Iterator[Block]:
-    copies = list(element[1]["copies"])
+def _represent(element: tuple[int, Iterable[Named]], column: str, id_column: str) -> Iterator[Block]:
+    group = Meeting(element)
+    copies = list(group["copies"])
     if not copies:
-        yield from element[1]["pairs"]
+        yield from group["pairs"]
         return
     named = pa.chunked_array([id_array(block, id_column) for block in copies]).combine_chunks()
     kept = pa.chunked_array([id_array(block, DUPLICATE_OF) for block in copies]).combine_chunks()
-    for block in element[1]["pairs"]:
+    for block in group["pairs"]:
         ids = block.column(column)
         if ids.type == named.type:  # another type is told where no row is found
             position = pc.index_in(ids, named)
