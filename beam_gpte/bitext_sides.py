@@ -129,7 +129,7 @@ class DistinctVectors(beam.PTransform):
 class WithoutPaired(beam.PTransform):
     """`(side, pairs)` gives the `Side` of what no pair has, without scopes; its `copies` are the copies of all rows.
 
-    Texts are compared anew, since rows of two scopes may be copies. Rejects are none.
+    Texts are compared anew, since rows of two scopes may be copies. There are no further rejects.
     """
 
     settings: SideSettings
@@ -145,8 +145,9 @@ class WithoutPaired(beam.PTransform):
         left = both | "Meet" >> MeetById({"rows": own.id_column, "pairs": own_id}) | "Unpaired" >> unpaired
         distinct = left | "Distinct" >> DistinctVectors(own, self.side, self.decoys)
         verdicts = distinct.copies | "Verdicts" >> beam.Map(_verdicts, own.id_column).with_output_types(Block)
-        copies = (former.copies, verdicts) | "Repoint" >> RepointRemoved(own.id_column)
-        return distinct._replace(copies=(copies.good, distinct.copies) | "AllCopies" >> beam.Flatten())
+        moved = (former.copies, verdicts) | "Repoint" >> RepointRemoved(own.id_column)
+        copies = (moved.good, distinct.copies) | "AllCopies" >> beam.Flatten()
+        return distinct._replace(copies=copies, rejects=former.rejects)
 
 
 def _check(block: Block, defects: VectorDefects, text_column: str | None, step: str, isolate: bool) -> Iterator[Any]:

@@ -48,8 +48,9 @@ class FitThreshold(beam.PTransform):
 
     def expand(self, inputs: Any) -> beam.PCollection[Cut]:
         chosen, plan = inputs
-        both = chosen | "Margins" >> beam.Map(_margins) | "Histograms" >> beam.CombineGlobally(_merged)
-        make = beam.Map(_cut, self.threshold, self.least_posterior, self.target_precision, AsSingleton(both))
+        both = chosen | "Margins" >> beam.Map(_margins) | "Histograms" >> beam.CombineGlobally(_merged).without_defaults()
+        known = AsSingleton(both, default_value=_merged([]))
+        make = beam.Map(_cut, self.threshold, self.least_posterior, self.target_precision, known)
         return plan | "Cut" >> make.with_output_types(Cut)
 
 

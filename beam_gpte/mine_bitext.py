@@ -228,7 +228,7 @@ class _MineSides(beam.PTransform):
         whole = (above, source.rows, source.copies, target.rows, target.copies) | "AttachRows" >> attach
         pairs, lengths = whole | "FilterLengths" >> FilterLengths(own.max_length_ratio if own.emit == "pairs" else None)
         settings = {**own.settings(), "scope": own.scope if self.scoped else None}
-        make = beam.Map(_report, settings, AsSingleton(cut), AsSingleton(lengths))
+        make = beam.Map(_report, settings, AsSingleton(cut), lengths)
         return _Mined(pairs, plan | "Report" >> make.with_output_types(dict))
 
 

@@ -27,7 +27,8 @@ NGRAM = 3
 
 @dataclasses.dataclass(eq=False)
 class FilterLengths(beam.PTransform):
-    """Gives `(pairs, figures)`: pairs with `LENGTH_RATIO`, `SAME_NUMBERS` and `CHAR_OVERLAP`, and one dict of counts.
+    """Gives `(pairs, figures)`: pairs with `LENGTH_RATIO`, `SAME_NUMBERS` and `CHAR_OVERLAP`, and a side input, one dict of
+    counts.
 
     Pairs without texts stay as they are.
 
@@ -38,13 +39,17 @@ class FilterLengths(beam.PTransform):
     limit: float | None
 
     def expand(self, pairs: beam.PCollection[Block]) -> Any:
-        logs = pairs | "Ratios" >> beam.Map(_histogram) | "AllRatios" >> beam.CombineGlobally(merge_histograms)
-        median = logs | "Median" >> beam.Map(_median).with_output_types(float)
-        split = beam.FlatMap(_describe, AsSingleton(median), self.limit).with_output_types(Block, counts=tuple[int, int])
+        logs = (
+            pairs
+            | "Ratios" >> beam.Map(_histogram)
+            | "AllRatios" >> beam.CombineGlobally(merge_histograms).without_defaults()
+        )
+        median = AsSingleton(logs | "Median" >> beam.Map(_median).with_output_types(float), default_value=1.0)
+        split = beam.FlatMap(_describe, median, self.limit).with_output_types(Block, counts=tuple[int, int])
         described = pairs | "DescribeTexts" >> split.with_outputs("counts", main="pairs")
-        counts = described.counts | "Counts" >> beam.CombineGlobally(_sums)
-        figures = counts | "Figures" >> beam.Map(_figures, AsSingleton(median)).with_output_types(dict)
-        return described.pairs, figures
+        counts = described.counts | "Counts" >> beam.CombineGlobally(_sums).without_defaults()
+        figures = counts | "Figures" >> beam.Map(_figures, median).with_output_types(dict)
+        return described.pairs, AsSingleton(figures, default_value=_figures((0, 0), 1.0))
 
 
 def _log_ratios(block: Block) -> np.ndarray:

@@ -124,7 +124,7 @@ class ScoreBitext(beam.PTransform):
         whole = (told, *rows) | "AttachRows" >> AttachRows(*columns, copies=False)
         described, lengths = whole | "DescribeTexts" >> FilterLengths(None)
         describe = beam.Map(with_metadata, self.settings(), AsSingleton(plan)).with_output_types(Block)
-        make = beam.Map(_report, self.settings(), AsSingleton(cut), AsSingleton(lengths)).with_output_types(dict)
+        make = beam.Map(_report, self.settings(), AsSingleton(cut), lengths).with_output_types(dict)
         return Bitext(described | "Describe" >> describe, plan | "Report" >> make, merge_rejects(rejects))
 
 
