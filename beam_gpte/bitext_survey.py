@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.join import VECTOR
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_metadata
 from beam_gpte.core.mining_cells import MiningCells, exact_pays, fit_cells
+from beam_gpte.make_one import MakeOne
 from beam_gpte.schemas import HIDDEN
 from beam_gpte.score_pairs import vector_matrix
 
@@ -155,11 +157,11 @@ class MiningPlan:
 
 @dataclasses.dataclass(eq=False)
 class SurveySides(beam.PTransform):
-    """`(sources, targets)`, blocks with `VECTOR`, give two collections of one `SideSurvey`."""
+    """`(sources, targets)`, blocks with `VECTOR`, give two collections of one `SideSurvey`, or none of an empty side."""
 
     def expand(self, inputs: Any) -> Any:
         return tuple(
-            side | f"Survey_{name}" >> beam.CombineGlobally(SurveySide(name))
+            side | f"Survey_{name}" >> beam.CombineGlobally(SurveySide(name)).without_defaults()
             for name, side in zip(("source", "target"), inputs, strict=True)
         )
 
@@ -181,27 +183,24 @@ class PlanMining(beam.PTransform):
     left: tuple[beam.PCollection, beam.PCollection] | None = None
 
     def expand(self, surveys: Any) -> beam.PCollection[MiningPlan]:
-        # all as one group, not as side inputs: what a first plan led to is in the second one's counts
         counts = [
-            blocks | f"Rows_{i}" >> beam.Map(len).with_output_types(int) | f"Sum_{i}" >> beam.CombineGlobally(sum)
+            blocks | f"Rows_{i}" >> beam.Map(len) | f"Sum_{i}" >> beam.CombineGlobally(sum).without_defaults()
             for i, blocks in enumerate(self.left or ())
         ]
-        parts = tuple(
-            part | f"Part_{i}" >> beam.Map(_numbered, i).with_output_types(tuple[int, tuple[int, Any]])
-            for i, part in enumerate((*surveys, *counts))
-        )
-        make = beam.Map(_make_plan, self.center, self.search).with_output_types(MiningPlan)
-        return parts | "Parts" >> beam.Flatten() | "Together" >> beam.GroupByKey() | "MakePlan" >> make
+        known = [AsSingleton(survey, default_value=SideSurvey()) for survey in surveys]
+        left = [AsSingleton(count, default_value=0) for count in counts]
+        make = MakeOne(MiningPlan, _make_plan, self.center, self.search, *known, *left)
+        return surveys[0].pipeline | "MakePlan" >> make
 
 
-def _numbered(part: Any, number: int) -> tuple[int, tuple[int, Any]]:
-    return 0, (number, part)
-
-
-def _make_plan(element: tuple[int, Iterable[tuple[int, Any]]], center: bool, search: Search) -> MiningPlan:
-    parts = dict(element[1])
-    source, target = parts[0], parts[1]
-    sources, targets = parts.get(2), parts.get(3)
+def _make_plan(
+    center: bool,
+    search: Search,
+    source: SideSurvey,
+    target: SideSurvey,
+    sources: int | None = None,
+    targets: int | None = None,
+) -> MiningPlan:
     searched = source.rows if sources is None else sources, target.rows if targets is None else targets
     rows = searched[0] - source.decoys, searched[1]
     if source.total is None or target.total is None:

@@ -16,6 +16,7 @@ from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.margin import MARGIN
 from beam_gpte.core.mixture import Histogram, Mixture, fit_mixture, histogram, merge_histograms, precision_threshold
+from beam_gpte.make_one import MakeOne
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ class FitThreshold(beam.PTransform):
         chosen, plan = inputs
         both = chosen | "Margins" >> beam.Map(_margins) | "Histograms" >> beam.CombineGlobally(_merged).without_defaults()
         known = AsSingleton(both, default_value=_merged([]))
-        make = beam.Map(_cut, self.threshold, self.least_posterior, self.target_precision, known)
-        return plan | "Cut" >> make.with_output_types(Cut)
+        settings = self.threshold, self.least_posterior, self.target_precision
+        return plan.pipeline | "Cut" >> MakeOne(Cut, _cut, AsSingleton(plan), *settings, known)
 
 
 def _margins(block: Block) -> tuple[Histogram, Histogram]:

@@ -17,6 +17,7 @@ from beam_gpte.by_id import block_of, frame_of
 from beam_gpte.core.audit import SAMPLE_KEY, first_of_each, near_sample, recall_interval, wanted_pairs
 from beam_gpte.core.join import KEY, VECTOR
 from beam_gpte.core.keep_order import KeepOrder
+from beam_gpte.make_one import MakeOne
 from beam_gpte.schemas import FIRST_ID, SECOND_ID
 from beam_gpte.semantic_plan import Plan, sample_frame
 from beam_gpte.spill import AT, FILE
@@ -46,7 +47,7 @@ class AuditRecall(beam.PTransform):
             | "WantedPairs" >> beam.Map(_wanted, self.order, self.id_column).with_output_types(Block)
         )
         found = pairs | "Found" >> beam.FlatMap(_found, AsList(wanted)).with_output_types(Block)
-        return plan | "Recall" >> beam.Map(_recall, AsList(wanted), AsList(found)).with_output_types(dict)
+        return plan.pipeline | "Recall" >> MakeOne(dict, _recall, AsSingleton(plan), AsList(wanted), AsList(found))
 
 
 @dataclasses.dataclass(eq=False)

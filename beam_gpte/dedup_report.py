@@ -18,6 +18,7 @@ from apache_beam.pvalue import AsList, AsSingleton
 from beam_gpte.block import Block
 from beam_gpte.by_id import frame_of, key_by_id
 from beam_gpte.core.keep_order import REFERENCE
+from beam_gpte.make_one import MakeOne
 from beam_gpte.schemas import DUPLICATE_OF, FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.spill import AT, FILE, has_column, with_columns
 
@@ -71,7 +72,7 @@ class SummarizeStep(beam.PTransform):
             | "Texts" >> beam.FlatMap(_select, (self.id_column, self.text_column)).with_output_types(Block)
             | "TextsOf" >> beam.FlatMap(_texts_of, self.id_column, self.text_column, AsSingleton(summary))
         )
-        return summary | "AddTexts" >> beam.Map(_with_texts, AsList(texts)).with_output_types(dict)
+        return rows.pipeline | "AddTexts" >> MakeOne(dict, _with_texts, AsSingleton(summary), AsList(texts))
 
 
 class _Scores(beam.CombineFn):

@@ -31,6 +31,7 @@ from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.join import SCOPE
 from beam_gpte.core.margin import MARGIN, SOURCE_ID, TARGET_ID
+from beam_gpte.make_one import MakeOne
 from beam_gpte.pair_lengths import SOURCE_TEXT, TARGET_TEXT, FilterLengths
 from beam_gpte.rejects import merge_rejects
 from beam_gpte.schemas import EMBEDDING, ID, TEXT
@@ -228,8 +229,8 @@ class _MineSides(beam.PTransform):
         whole = (above, source.rows, source.copies, target.rows, target.copies) | "AttachRows" >> attach
         pairs, lengths = whole | "FilterLengths" >> FilterLengths(own.max_length_ratio if own.emit == "pairs" else None)
         settings = {**own.settings(), "scope": own.scope if self.scoped else None}
-        make = beam.Map(_report, settings, AsSingleton(cut), lengths)
-        return _Mined(pairs, plan | "Report" >> make.with_output_types(dict))
+        make = MakeOne(dict, _report, AsSingleton(plan), settings, AsSingleton(cut), lengths)
+        return _Mined(pairs, plan.pipeline | "Report" >> make)
 
 
 class _Mined(NamedTuple):

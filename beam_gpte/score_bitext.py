@@ -27,6 +27,7 @@ from beam_gpte.block import Block
 from beam_gpte.core import margin as mining
 from beam_gpte.core.errors import InputError
 from beam_gpte.ids import RejectDuplicateIds, id_array
+from beam_gpte.make_one import MakeOne
 from beam_gpte.meet_pairs import MEANS, RANKS, MeetSide, NameKept
 from beam_gpte.mine_bitext import POSTERIOR, Bitext, with_metadata
 from beam_gpte.pair_lengths import CHAR_OVERLAP, LENGTH_RATIO, SAME_NUMBERS, FilterLengths
@@ -124,8 +125,9 @@ class ScoreBitext(beam.PTransform):
         whole = (told, *rows) | "AttachRows" >> AttachRows(*columns, copies=False)
         described, lengths = whole | "DescribeTexts" >> FilterLengths(None)
         describe = beam.Map(with_metadata, self.settings(), AsSingleton(plan)).with_output_types(Block)
-        make = beam.Map(_report, self.settings(), AsSingleton(cut), lengths).with_output_types(dict)
-        return Bitext(described | "Describe" >> describe, plan | "Report" >> make, merge_rejects(rejects))
+        make = MakeOne(dict, _report, AsSingleton(plan), self.settings(), AsSingleton(cut), lengths)
+        report = plan.pipeline | "Report" >> make
+        return Bitext(described | "Describe" >> describe, report, merge_rejects(rejects))
 
 
 class _Parted(NamedTuple):
