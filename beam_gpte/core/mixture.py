@@ -154,9 +154,11 @@ def _fit(scores: Histogram, cuts: tuple[int, ...]) -> tuple[float, Mixture]:
         variances = (weights * (x - means[:, None]) ** 2).sum(axis=1) / mass
         variances = np.maximum(variances, max(LEAST_VARIANCE, LEAST_SPREAD**2 * spread))
         log = _log_densities(x, mass / mass.sum(), means, variances)
-        every = np.logaddexp.reduce(log)
-        members = np.exp(log - every)
-        likelihood = float(counts @ every)
+        largest = log.max(axis=0)
+        members = np.exp(log - largest)
+        every = members.sum(axis=0)
+        members /= every
+        likelihood = float(counts @ (largest + np.log(every)))
         if likelihood - last < CONVERGED * scores.total:
             break
         last = likelihood
