@@ -22,7 +22,7 @@ demo: $(VENV)/demo.done
 	@echo 'to look at in a browser: $(DEMO)/vectors.html $(DEMO)/clean.html $(DEMO)/mined.html'
 
 test: $(VENV)/dev.done lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
