@@ -95,6 +95,8 @@ class PrepareSide(beam.PTransform):
         else:
             good = good | unique
         distinct = good | "Distinct" >> DistinctVectors(own, self.side, self.decoys)
+        if not own.isolate:  # there are none
+            return distinct._replace(rejects=refused)
         name = beam.Map(_name_side, called).with_output_types(Block)
         if distinct.rejects is not None:
             rejects.append(distinct.rejects)

@@ -12,6 +12,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.memory import keep_freed_memory
 from beam_gpte.ids import split_by_id
 
 PARTITIONS = 16  # of the ids, by hash
@@ -54,6 +55,9 @@ def _check_same_columns(here: pa.Schema, there: pa.Schema) -> None:
 class CutByKey(beam.DoFn):
     """Gives (key, rows) of many blocks at once: a subclass hands what it makes of a block to `wait`, and says how to `cut`
     it."""
+
+    def setup(self) -> None:
+        keep_freed_memory()
 
     def start_bundle(self) -> None:
         self._waiting: list[Any] = []

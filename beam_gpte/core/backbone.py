@@ -1,11 +1,9 @@
 """The transformer itself: token ids in, one vector a token out. torch and transformers are imported on load only."""
 
 import contextlib
-import ctypes
 import inspect
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from beam_gpte.core.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.linears import bound_caches, pack_linears
+from beam_gpte.core.memory import keep_freed_memory
 from beam_gpte.core.model_folder import ModelFolder, check_weights
 from beam_gpte.core.unpadded import Unpadded, probe, register, to_device
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 HALF_TOLERANCE = 2e-2  # of a token vector of length 1, flash attention against SDPA, both in half precision
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 # Position embeddings of these count from pad_token_id + 1, so two of them are never used.
 _OFFSET_POSITIONS = (
@@ -45,16 +42,6 @@ def set_thread_policy() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what a micro-batch gives back for the next; to be called before a model is loaded.
-
-    By default it returns much of it to the system, which hands it out again filled with zeros: a tenth of MiniLM's time.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # bytes; larger ones are mapped, and unmapped when they are freed
-        libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)
 
 
 def import_torch() -> Any:
