@@ -156,8 +156,9 @@ def id_array(block: Block, id_column: str) -> pa.Array:
 
 def split_by_id(block: Block, id_column: str, partitions: int) -> Iterator[tuple[int, Block]]:
     """Cut a block into (partition, piece); an id goes to the same partition in every process and release."""
-    ids = id_array(block, id_column).to_pylist()
-    return split_rows(block, [zlib.crc32(str(id_).encode()) % partitions for id_ in ids])
+    ids = id_array(block, id_column).dictionary_encode(null_encoding="encode")  # of pairs, each id comes often
+    each = [zlib.crc32(str(id_).encode()) % partitions for id_ in ids.dictionary.to_pylist()]
+    return split_rows(block, np.array(each, np.int64)[ids.indices.to_numpy()])
 
 
 def duplicate_rows(pieces: Iterable[tuple[Block, int]], id_column: str) -> np.ndarray:

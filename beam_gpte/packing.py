@@ -22,9 +22,9 @@ Piece = tuple[Block, int]  # rows and their event time in microseconds
 Place = tuple[Any, int]  # window and event time in microseconds
 
 
-def split_rows(block: Block, partitions: Sequence[int]) -> Iterator[tuple[int, Block]]:
+def split_rows(block: Block, partitions: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Block]]:
     """Cut a block into (partition, rows), given the partition of each row; rows keep their order."""
-    partition = np.array(partitions, np.int64)
+    partition = np.asarray(partitions, np.int64)
     order = np.argsort(partition, kind="stable")
     rows = block.batch.take(pa.array(order))
     starts = np.flatnonzero(np.diff(partition[order], prepend=-1))
@@ -37,19 +37,20 @@ class Packer:
 
     def __init__(self, rows_per_block: int) -> None:
         self._rows_per_block = rows_per_block
-        self._waiting: dict[tuple[Place, bytes], list[Block]] = {}
+        self._waiting: dict[tuple[Place, bytes], list[tuple[Block, int]]] = {}  # with their bytes
 
     def add(self, place: Place, block: Block) -> Iterator[tuple[Place, Block]]:
         """Take a block in; gives those that are full now."""
         key = (place, block.schema.serialize().to_pybytes())
         waiting = self._waiting.setdefault(key, [])
-        waiting.append(block)
-        rows = sum(map(len, waiting))
-        if sum(block.batch.nbytes for block in waiting) >= MOST_BYTES:
-            yield from ((place, part) for part in _parts(Block.concat(self._waiting.pop(key)), self._rows_per_block))
+        waiting.append((block, block.batch.nbytes))
+        rows = sum(len(part) for part, _ in waiting)
+        if sum(size for _, size in waiting) >= MOST_BYTES:
+            yield from ((place, part) for part in _parts(_concat(self._waiting.pop(key)), self._rows_per_block))
         elif rows >= self._rows_per_block:
-            whole, full = Block.concat(waiting), rows - rows % self._rows_per_block
-            self._waiting[key] = [whole.slice(full)] if rows > full else []
+            whole, full = _concat(waiting), rows - rows % self._rows_per_block
+            rest = whole.slice(full)
+            self._waiting[key] = [(rest, rest.batch.nbytes)] if rest else []
             yield from ((place, part) for part in _parts(whole.slice(0, full), self._rows_per_block))
         elif len(self._waiting) > MOST_WAITING:
             yield from self.flush()
@@ -57,7 +58,11 @@ class Packer:
     def flush(self) -> Iterator[tuple[Place, Block]]:
         """All that is left."""
         waiting, self._waiting = self._waiting, {}
-        yield from ((place, Block.concat(blocks)) for (place, _), blocks in waiting.items() if blocks)
+        yield from ((place, _concat(blocks)) for (place, _), blocks in waiting.items() if blocks)
+
+
+def _concat(blocks: list[tuple[Block, int]]) -> Block:
+    return Block.concat([block for block, _ in blocks])
 
 
 def _parts(block: Block, rows: int) -> Iterator[Block]:

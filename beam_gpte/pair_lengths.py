@@ -44,12 +44,12 @@ class FilterLengths(beam.PTransform):
             | "Ratios" >> beam.Map(_histogram)
             | "AllRatios" >> beam.CombineGlobally(merge_histograms).without_defaults()
         )
-        median = AsSingleton(logs | "Median" >> beam.Map(_median).with_output_types(float), default_value=1.0)
-        split = beam.FlatMap(_describe, median, self.limit).with_output_types(Block, counts=tuple[int, int])
+        known = AsSingleton(logs, default_value=merge_histograms([]))
+        split = beam.FlatMap(_describe, known, self.limit).with_output_types(Block, counts=tuple[int, int])
         described = pairs | "DescribeTexts" >> split.with_outputs("counts", main="pairs")
         counts = described.counts | "Counts" >> beam.CombineGlobally(_sums).without_defaults()
-        figures = counts | "Figures" >> beam.Map(_figures, median).with_output_types(dict)
-        return described.pairs, AsSingleton(figures, default_value=_figures((0, 0), 1.0))
+        figures = counts | "Figures" >> beam.Map(_figures, known).with_output_types(dict)
+        return described.pairs, AsSingleton(figures, default_value=_figures((0, 0), merge_histograms([])))
 
 
 def _log_ratios(block: Block) -> np.ndarray:
@@ -72,13 +72,13 @@ def _median(logs: Histogram) -> float:
     return float(2 ** logs.middles[np.searchsorted(np.cumsum(logs.counts), (logs.total + 1) // 2)])
 
 
-def _describe(block: Block, median: float, limit: float | None) -> Iterator[Any]:
+def _describe(block: Block, known: Histogram, limit: float | None) -> Iterator[Any]:
     logs = _log_ratios(block)
     if not len(logs):
         yield TaggedOutput("counts", (len(block), 0))
         yield block
         return
-    ratio = 2**logs / median
+    ratio = 2**logs / _median(known)
     frame = frame_of([block]).with_columns(pl.Series(LENGTH_RATIO, ratio))
     if limit is not None:
         frame = frame.filter((pl.col(LENGTH_RATIO) <= limit) & (pl.col(LENGTH_RATIO) >= 1 / limit))
@@ -108,5 +108,5 @@ def _sums(parts: Iterable[tuple[int, int]]) -> tuple[int, int]:
     return sum(kept for kept, _ in whole), sum(dropped for _, dropped in whole)
 
 
-def _figures(counts: tuple[int, int], median: float) -> dict[str, Any]:
-    return {"pairs": counts[0], "dropped_by_length": counts[1], "length_ratio_median": round(median, 6)}
+def _figures(counts: tuple[int, int], known: Histogram) -> dict[str, Any]:
+    return {"pairs": counts[0], "dropped_by_length": counts[1], "length_ratio_median": round(_median(known), 6)}
