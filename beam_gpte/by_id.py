@@ -126,8 +126,8 @@ class MeetById(beam.PTransform):
     """`{"pairs": blocks, "rows": blocks} | MeetById({"pairs": "source_id", "rows": "id"})`: rows of several kinds whose ids
     are in one partition come together, as (partition, named pieces); `Meeting` reads these.
 
-    Beam's `CoGroupByKey` makes lists of all that meets. Here a worker goes over it piece by piece, as the runner hands it over,
-    and no step adds names.
+    Beam's `CoGroupByKey` makes lists of all that meets. Here a worker goes over it piece by piece, as the runner hands it
+    over, and no step adds names.
 
     Attributes:
       columns: the ids of each kind.
