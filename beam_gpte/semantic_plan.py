@@ -23,6 +23,7 @@ from beam_gpte.core.audit import near_sample
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.join import KEY, SCOPE, VECTOR
 from beam_gpte.core.space import LEAST_ROUTED, Space, cells_for, fit_space, margin
+from beam_gpte.make_one import MakeOne
 from beam_gpte.score_pairs import vector_matrix
 from beam_gpte.spill import AT, FILE
 from beam_gpte.with_vectors import MODEL, in_memory, unit_vectors_of
@@ -159,8 +160,8 @@ class PlanSearch(beam.PTransform):
         if self.mode.recall is not None:
             look = beam.FlatMap(_needed_margins, self.threshold, AsSingleton(survey), AsSingleton(space))
             needed = AsSingleton(vectors | "NeededMargins" >> look | "AllMargins" >> beam.CombineGlobally(_AllMargins()))
-        make = beam.Map(_make_plan, AsSingleton(space), self.threshold, self.mode, needed)
-        return survey | "MakePlan" >> make.with_output_types(Plan)
+        make = MakeOne(Plan, _make_plan, AsSingleton(survey), AsSingleton(space), self.threshold, self.mode, needed)
+        return survey.pipeline | "MakePlan" >> make
 
 
 def _fit(survey: Survey, threshold: float, mode: SearchMode, saved: bytes | None) -> Space:

@@ -51,6 +51,7 @@ GRAPHS: dict[str, Callable[[beam.Pipeline], Any]] = {
     "AlignDocuments": lambda p: corpora(p, "source", "target") | gpte.AlignDocuments("doc", ("id",)),
     "Deduplicate": deduplicate,
     "DeduplicateSemantic": lambda p: corpora(p, "rows")["rows"] | gpte.DeduplicateSemantic(threshold=0.9),
+    "recall": lambda p: corpora(p, "rows")["rows"] | gpte.DeduplicateSemantic(threshold=0.9, mode="recall=0.99"),
     "MineHardNegatives": lambda p: corpora(p, "queries", "documents", "positives") | gpte.MineHardNegatives(),
     "FilterPairs": lambda p: corpora(p, "queries", "documents", "pairs") | gpte.FilterPairs(k=3),
 }
