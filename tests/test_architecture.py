@@ -1,6 +1,7 @@
 """Imports point one way, and a launcher machine needs no torch."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,15 @@ def test_the_core_imports_neither_beam_nor_the_beam_layer(path):
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
 def test_the_library_imports_no_program_and_no_catalogue(path):
     assert not [module for module in imported(path) if module.split(".")[0] in ("pipelines", "transforms", "tests")]
+
+
+def test_the_map_for_newcomers_names_every_module_where_it_is():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    layers = re.search(r"^core/,(.*?)^beam_gpte/,(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert layers
+    for folder, layer in zip((PACKAGE / "core", PACKAGE), layers.groups(), strict=True):
+        modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+        assert not modules - set(re.findall(r"\w+", layer))
 
 
 def printed(code: str) -> str:
