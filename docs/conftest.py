@@ -22,7 +22,7 @@ import pytest
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, SkipParser
 
-from tests import hub, programs, quicker_beam
+from tests import graphs, hub, programs, quicker_beam
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = (
@@ -38,6 +38,7 @@ SHOWN = (
 )
 FILE = re.compile(r"# (\S+\.(?:py|sh|yaml)|Dockerfile)\n")
 quicker_beam.remember()
+graphs.look_at_all()
 ELLIPSIS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

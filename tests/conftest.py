@@ -11,7 +11,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_gpte import TextEncoder
-from tests import quicker_beam
+from tests import graphs, quicker_beam
 
 # torch's threads wait for each other by spinning: two beside the two of another test process cost up to ten times the time
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -20,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # building a pipeline takes about an eighth less
 os.environ.update(COLUMNS="120", LINES="40", LANGUAGE="C")
 quicker_beam.remember()
+graphs.look_at_all()
 
 # test data lies beside the project or not at all; a test that needs it skips
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from tests import graphs
+
 ROOT = Path(__file__).resolve().parents[1]
 # no program: its options would be required of every pipeline; and nothing that starts threads when it is imported
 PRELOAD = ["apache_beam.ml.inference.base", "beam_gpte.model_handler", "beam_gpte.ledger", "beam_gpte.program", "torch"]
@@ -76,6 +78,7 @@ def _run(command: list[str], out: str, err: str, folder: str, environment: dict[
     constants.HF_HUB_OFFLINE = True  # it and the cache are read when the server imports huggingface_hub, which is once
     constants.HF_HUB_CACHE = os.environ.get("HF_HUB_CACHE", constants.HF_HUB_CACHE)
     os.chdir(folder)
+    graphs.look_at_all()
     code = 0
     try:
         if command[0] == "-m":
