@@ -1,4 +1,4 @@
-"""Pages about what was written: `stream_page(run, ...)`, `vectors_page`, `answer_page` and `texts_page` give HTML.
+"""Pages about what was written: `stream_page(run, ...)`, `vectors_page`, `answer_page`, `texts_page`, `model_page`.
 
 What they show is a sample of the output (`sample_vectors`), or what the program has at hand.
 """
@@ -141,3 +141,22 @@ def texts_page(
     shown = [Example("", [(name, escape(cut_off(text, TEXT_SHOWN))) for name, text in one]) for one in examples]
     tiles = {name: len(some) for name, some in texts.items()}
     return render_page(title, run, tiles, [Section("Lengths", figures=figures), Section("Examples", examples=shown)])
+
+
+def model_page(
+    run: Run, weights: Sequence[tuple[str, str, str, int, int]], texts: Sequence[str], vectors: np.ndarray
+) -> str:
+    """`weights`: (name, shape, dtype, tensors, numbers) of each kind; `texts` and their unit `vectors` show what it does."""
+    parameters = sum(numbers for *_, numbers in weights)
+    tiles = {"parameters": f"{parameters / 1e6:,.1f} M", "dimensions": vectors.shape[1], "texts": len(texts)}
+    sample = pl.DataFrame({"text": texts})
+    cosines = np.clip(vectors @ vectors.T, -1, 1)
+    sections = [
+        nearest_texts(cosines, sample, "text"),
+        Section("Scores", figures=[cosines_of(cosines)]),
+        map_of(sample, vectors, [("texts", np.ones(len(texts), bool))], "text"),
+        Section(
+            "Weights", "`*` is the number of a layer.", table=weights, head=("name", "shape", "type", "tensors", "numbers")
+        ),
+    ]
+    return render_page("Converted model", run, tiles, sections)

@@ -141,7 +141,9 @@ def append_ids(block: Any, columns: tuple[str, ...], file: str) -> None:
         out.write(ids.tobytes())
 
 
-def deduplicate_semantic(file: str, rows: int, threshold: float, workers: int = 1, scratch: bool = True) -> Found:
+def deduplicate_semantic(
+    file: str, rows: int, threshold: float, workers: int = 1, scratch: bool = True, space: bytes | None = None
+) -> Found:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -155,7 +157,7 @@ def deduplicate_semantic(file: str, rows: int, threshold: float, workers: int = 
         with beam.Pipeline("FnApiRunner", options=options) as p:
             groups = p | beam.Create(range(-(-rows // BATCH)))
             blocks = groups | "Blocks" >> beam.FlatMap(make_blocks, file, rows).with_output_types(Block)
-            result = blocks | DeduplicateSemantic(threshold, scratch=folder if scratch else None)
+            result = blocks | DeduplicateSemantic(threshold, scratch=folder if scratch else None, space=space)
             for name, ids in columns.items():
                 getattr(result, name) | name >> beam.Map(append_ids, ids, f"{folder}/{name}")
         for name, ids in columns.items():
@@ -273,8 +275,9 @@ def run_child(options: argparse.Namespace) -> None:
         importlib.import_module(module)
     start_s, start_mb = used()
     began = time.perf_counter()
-    workers = {"workers": options.workers} if options.child == OURS else {}
-    found = method.run(options.vectors, options.rows, options.thresholds[0], **workers)
+    space = Path(options.space).read_bytes() if options.space else None
+    ours = {"workers": options.workers, "space": space} if options.child == OURS else {}
+    found = method.run(options.vectors, options.rows, options.thresholds[0], **ours)
     wall = time.perf_counter() - began
     end_s, mb = used()
     figures = {"cpu": end_s - start_s, "start_s": start_s, "mb": mb, "start_mb": start_mb, "wall": wall}
@@ -283,11 +286,17 @@ def run_child(options: argparse.Namespace) -> None:
     print(json.dumps(figures))
 
 
-def run(method: str, vectors: str, rows: int, threshold: float, folder: str, workers: int = 1) -> dict[str, Any]:
-    """The figures of one method in a process of its own; `mb` is of that and its children together."""
+def run(
+    method: str, vectors: str, rows: int, threshold: float, folder: str, workers: int = 1, space: str = ""
+) -> dict[str, Any]:
+    """The figures of one method in a process of its own; `mb` is of that and its children together.
+
+    Args:
+      space: a file with the space that ours is to search in, in place of one of its own.
+    """
     found = f"{folder}/{list(METHODS).index(method)}.npz"
     command = [sys.executable, __file__, "--child", method, "--vectors", vectors, "--rows", str(rows)]
-    command += ["--thresholds", str(threshold), "--found", found, "--workers", str(workers)]
+    command += ["--thresholds", str(threshold), "--found", found, "--workers", str(workers), "--space", space]
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | one_thread)
     peak = 0.0
@@ -404,7 +413,7 @@ def main() -> None:
     parser.add_argument("--peer_rows", type=int, default=100_000, help="with --growth: measure faiss up to so many")
     parser.add_argument("--million", nargs="?", type=int, const=1_000_000, help="synthetic rows")
     parser.add_argument("--workers", type=int, default=2, help="processes, with --million")
-    for inner in ("--child", "--vectors", "--found"):
+    for inner in ("--child", "--vectors", "--found", "--space"):
         parser.add_argument(inner, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

