@@ -1,14 +1,14 @@
 """Rows brought together by their ids: (partition, block), each of many rows, for small pieces cost more than they hold."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
 import polars as pl
 import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.block import Block
 from beam_gpte.core.errors import InputError
@@ -73,8 +73,12 @@ class CutByKey(beam.DoFn):
     def cut(self, waiting: list[Any]) -> Iterator[Keyed]:
         raise NotImplementedError
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        return map(GlobalWindows.windowed_value, self._flush())
+    def finish_bundle(self) -> Iterator[Any]:
+        for piece in self._flush():
+            if isinstance(piece, TaggedOutput):
+                yield TaggedOutput(piece.tag, GlobalWindows.windowed_value(piece.value))
+            else:
+                yield GlobalWindows.windowed_value(piece)
 
     def _flush(self) -> Iterator[Keyed]:
         waiting, self._waiting, self._bytes = self._waiting, [], 0
@@ -83,21 +87,25 @@ class CutByKey(beam.DoFn):
 
 
 class KeyById(CutByKey):
-    """Gives (partition of the id in `column`, rows); a subclass says what it reads of a block, and what it makes of many."""
+    """Gives (partition of the id in `column`, rows); a subclass says what it reads of an element, and what it makes of many
+    rows."""
 
     def __init__(self, column: str) -> None:
         self._column = column
 
-    def read(self, block: Block) -> Block:
-        return block
+    def read(self, element: Any) -> Iterable[Any]:
+        """Blocks to be cut, and tagged outputs, which pass."""
+        return (element,)
 
     def make(self, rows: Block) -> Block:
         return rows
 
-    def process(self, block: Block) -> Iterator[Keyed]:
-        if block:
-            read = self.read(block)
-            yield from self.wait(read, read.batch.nbytes)
+    def process(self, element: Any) -> Iterator[Any]:
+        for part in self.read(element):
+            if isinstance(part, TaggedOutput):
+                yield part
+            elif part:
+                yield from self.wait(part, part.batch.nbytes)
 
     def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
         by_schema: dict[bytes, list[Block]] = {}
@@ -107,9 +115,23 @@ class KeyById(CutByKey):
             yield from _partition(self.make(Block.concat(blocks)), self._column)
 
 
-def key_by_id(column: str) -> beam.PTransform:
-    """Blocks become (partition of the id in `column`, rows)."""
-    return beam.ParDo(KeyById(column)).with_output_types(Keyed)
+class _KeyMade(KeyById):
+    def __init__(self, column: str, make_blocks: Callable[[Any], Iterable[Any]]) -> None:
+        super().__init__(column)
+        self._make_blocks = make_blocks
+
+    def read(self, element: Any) -> Iterable[Any]:
+        return self._make_blocks(element)
+
+
+def key_by_id(column: str, make: Callable[[Any], Iterable[Any]] | None = None, **tagged: type) -> beam.ParDo:
+    """Blocks, or those that `make` makes of an element, become (partition of the id in `column`, rows).
+
+    Args:
+      tagged: types of tagged outputs of `make`, which pass as they are.
+    """
+    keyed = KeyById(column) if make is None else _KeyMade(column, make)
+    return beam.ParDo(keyed).with_output_types(Keyed, **tagged)
 
 
 class _KeyNamed(KeyById):

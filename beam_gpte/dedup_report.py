@@ -51,7 +51,7 @@ class SummarizeStep(beam.PTransform):
 
     def expand(self, inputs: Any) -> beam.PCollection[dict]:
         rows, pairs, verdicts, figures = inputs
-        scores = pairs | "Scores" >> beam.CombineGlobally(_Scores(self.settings["threshold"]))
+        scores = pairs | "Scores" >> beam.CombineGlobally(_Scores(self.settings["threshold"])).as_singleton_view()
         groups = (
             verdicts
             | "ByKept" >> key_by_id(DUPLICATE_OF)
@@ -61,12 +61,11 @@ class SummarizeStep(beam.PTransform):
         counts = (
             rows
             | "CountRows" >> beam.Map(lambda block: (len(block), len(block) * (REFERENCE in block.schema.names)))
-            | "SumRows" >> beam.CombineGlobally(_sums)
+            | "SumRows" >> beam.CombineGlobally(_sums).as_singleton_view()
         )
         more = tuple(figures) | "Figures" >> beam.Flatten(pipeline=rows.pipeline)
-        summary = counts | "Summary" >> beam.Map(
-            _summary, self.settings, AsSingleton(scores), AsList(groups), AsList(more)
-        ).with_output_types(dict)
+        make = MakeOne(dict, _summary, counts, self.settings, scores, AsList(groups), AsList(more))
+        summary = rows.pipeline | "Summary" >> make
         texts = (
             rows
             | "Texts" >> beam.FlatMap(_select, (self.id_column, self.text_column)).with_output_types(Block)

@@ -115,9 +115,9 @@ class _Keys(KeyById):
         self._order = order
         self._has_reference = has_reference
 
-    def read(self, block: Block) -> Block:
+    def read(self, block: Block) -> Iterator[Block]:
         names = {self._id_column, *self._columns, *self._order.columns, REFERENCE}
-        return Block(block.batch.select([name for name in block.schema.names if name in names]))
+        yield Block(block.batch.select([name for name in block.schema.names if name in names]))
 
     def make(self, rows: Block) -> Block:
         frame = frame_of([rows])

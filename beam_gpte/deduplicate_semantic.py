@@ -153,7 +153,7 @@ class DeduplicateSemantic(DeduplicationStep):
         inherited = (joined.copies, verdicts) | _InheritVerdicts(self.id_column)
         verdicts = (verdicts, inherited) | "Verdicts" >> beam.Flatten()
         pairs = (edges, joined.copies) | "Pairs" >> beam.Flatten()
-        counted = joined.figures | "Costs" >> beam.CombineGlobally(_add_figures)
+        counted = joined.figures | "Costs" >> beam.CombineGlobally(_add_figures).without_defaults()
         recall = (sampled.near, plan, pairs) | "AuditRecall" >> AuditRecall(self.threshold, order, self.id_column)
         figures: tuple[beam.PCollection, ...] = (counted, recall)
         if self.also_at:

@@ -25,6 +25,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.keep_order import REFERENCE, KeepOrder
 from beam_gpte.dedup_report import SummarizeStep
 from beam_gpte.ids import RejectDuplicateIds, id_array
+from beam_gpte.make_one import MakeOne
 from beam_gpte.rejects import NAMESPACE, RejectingTransform, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.rows import columns_as_blocks, over_blocks
 from beam_gpte.schemas import DEFECT, DUPLICATE_OF, FOUND_BY, SCORE, STEP
@@ -181,24 +182,24 @@ def _expand(
     def stage(blocks: Blocks) -> tuple[Blocks, Blocks, Blocks]:
         known = None if reference is None else columns_as_blocks(reference, columns, text_column, id_column)
         rows, known, refused = _good_rows(blocks, known, steps, isolate)
-        removed: list[Blocks] = []
+        removed: Any = None
         pairs, reports = [], []
         for number, step in enumerate(steps, 1):
             with_known = rows if known is None else (rows, known) | f"WithReference{number}" >> beam.Flatten()
             judged = with_known | f"{number}-{step.name}" >> _Judge(step, known is not None, isolate)
             refused += [] if judged.rejects is None else [judged.rejects]
             told = () if judged.rejects is None else (judged.rejects,)
-            repointed: list[Any] = [
-                (former, judged.verdicts, *told) | f"Repoint{i}-{number}" >> RepointRemoved(id_column)
-                for i, former in enumerate(removed)
-            ]
-            refused += [former.rejects for former in repointed if judged.rejects is not None]
-            removed = [former.good for former in repointed] + [judged.removed]
+            if removed is None:
+                removed = judged.removed
+            else:
+                repointed: Any = (removed, judged.verdicts, *told) | f"Repoint{number}" >> RepointRemoved(id_column)
+                refused += [repointed.rejects] if told else []
+                removed = (repointed.good, judged.removed) | f"Removed{number}" >> beam.Flatten()
             rows = judged.kept
             pairs.append(judged.pairs)
             reports.append(judged.report)
             aside["space"] = judged.space or aside["space"]
-        kept, gone = rows, tuple(removed) | "Removed" >> beam.Flatten()
+        kept, gone = rows, removed
         refusals = merge_rejects(refused) | "NameReference" >> beam.Map(_name_reference).with_output_types(Block)
         if scratch is not None:
             whole = beam.Map(whole_rows).with_output_types(Block)
@@ -399,25 +400,24 @@ def _repoint(element: tuple[int, Iterable[Named]], id_column: str) -> Iterator[A
 
 @dataclasses.dataclass(eq=False)
 class CheckNothingLost(beam.PTransform):
-    """`(rows, result, rejected)` gives `{"rows", "kept", "removed", "rejected"}`, or fails the job if these do not add up.
+    """`(rows, result)` gives `{"rows", "kept", "removed", "rejected"}`, or fails the job if these do not add up.
 
-    `rejected` is the number of all rejects as one element, which may have more than the result's: rows that were not read.
+    Attributes:
+      rejected: how many rejects there are in all, which may be more than the result's: rows that were not read.
     """
 
+    rejected: beam.pvalue.AsSingleton
+
     def expand(self, inputs: Any) -> beam.PCollection[dict]:
-        rows, result, rejected = inputs
+        rows, result = inputs
         counted = {"rows": rows, "kept": result.kept, "removed": result.removed}
         refused = result.rejects | "OwnRejects" >> beam.Filter(_is_of_corpus).with_output_types(Block)
+        count_rows = beam.Map(len).with_output_types(int)
         totals = {
-            name: beam.pvalue.AsSingleton(blocks | f"Count_{name}" >> _CountRows())
+            name: blocks | f"Rows_{name}" >> count_rows | f"Sum_{name}" >> beam.CombineGlobally(sum).as_singleton_view()
             for name, blocks in (*counted.items(), ("refused", refused))
         }
-        return rejected | "AddUp" >> beam.Map(_add_up, **totals).with_output_types(dict)
-
-
-class _CountRows(beam.PTransform):
-    def expand(self, blocks: Blocks) -> beam.PCollection[int]:
-        return blocks | beam.Map(len).with_output_types(int) | beam.CombineGlobally(sum)
+        return rows.pipeline | "AddUp" >> MakeOne(dict, _add_up, self.rejected, *totals.values())
 
 
 def _is_of_corpus(block: Block) -> bool:

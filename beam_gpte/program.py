@@ -133,9 +133,10 @@ def stop_file() -> Iterator[str]:
                 signal.signal(number, handler)
 
 
-def count_rows(written: beam.PCollection[WrittenFile]) -> beam.PCollection[int]:
-    """How many rows were written."""
-    return written | "Rows" >> beam.Map(lambda file: file.rows).with_output_types(int) | "Sum" >> beam.CombineGlobally(sum)
+def count_rows(written: beam.PCollection[WrittenFile]) -> beam.pvalue.AsSingleton:
+    """How many rows were written, as a side input."""
+    rows = written | "Rows" >> beam.Map(lambda file: file.rows).with_output_types(int)
+    return rows | "Sum" >> beam.CombineGlobally(sum).as_singleton_view()
 
 
 def print_summary(summary: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ class QuantizeVectors(RejectingTransform):
         limit: Any = self.int8_limit
         if limit == FIT:
             limits = blocks | "Largest" >> beam.Map(largest_value, self.embedding_column).with_output_types(float)
-            limit = beam.pvalue.AsSingleton(limits | "LargestOfAll" >> beam.CombineGlobally(_largest))
+            limit = limits | "LargestOfAll" >> beam.CombineGlobally(_largest).as_singleton_view()
         codes = _Quantize(self.to, self.embedding_column, self.id_column, self._isolate)
         good, rejects = blocks | "Quantize" >> reject_outputs(beam.ParDo(codes, limit))
         return (good, rejects) if self._isolate else good

@@ -16,6 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_gpte.block import Block
 from beam_gpte.by_id import frame_of
 from beam_gpte.core.quantize import dequantize
+from beam_gpte.make_one import MakeOne
 from beam_gpte.read_vectors import read_vectors as read_stored
 from beam_gpte.score_pairs import vector_matrix
 from beam_gpte.vectors import read_vectors
@@ -49,11 +50,8 @@ class WriteSample(beam.PTransform):
 
     def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[str]:
         sample = _Sample(self.ids, self.texts, self.vectors, self.others)
-        return (
-            blocks
-            | "Sample" >> beam.CombineGlobally(sample).with_output_types(bytes)
-            | "Write" >> beam.Map(_write, self.path).with_output_types(str)
-        )
+        content = blocks | "Sample" >> beam.CombineGlobally(sample).as_singleton_view()
+        return blocks.pipeline | "Write" >> MakeOne(str, _write, content, self.path)
 
 
 def take_sample(path: str) -> pl.DataFrame:

@@ -29,6 +29,7 @@ from beam_gpte.core.join import VECTOR, cosines
 from beam_gpte.core.margin import COSINE, SOURCE_ID, TARGET_ID
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.ids import id_array
+from beam_gpte.make_one import MakeOne
 from beam_gpte.packing import split_rows
 from beam_gpte.rejects import REJECTS, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.rows import as_blocks
@@ -172,11 +173,10 @@ class _Survey(beam.PTransform):
 
     def expand(self, inputs: Any) -> beam.PCollection[MiningPlan]:
         queries, documents = (
-            side | f"Survey_{name}" >> beam.CombineGlobally(SurveySide(f"{self.step} {name}"))
+            side | f"Survey_{name}" >> beam.CombineGlobally(SurveySide(f"{self.step} {name}")).as_singleton_view()
             for name, side in zip(("queries", "documents"), inputs, strict=True)
         )
-        make = beam.Map(_make_plan, AsSingleton(documents), self.step)
-        return queries | "MakePlan" >> make.with_output_types(MiningPlan)
+        return inputs[0].pipeline | "MakePlan" >> MakeOne(MiningPlan, _make_plan, queries, documents, self.step)
 
 
 def _make_plan(queries: SideSurvey, documents: SideSurvey, step: str) -> MiningPlan:
@@ -247,14 +247,14 @@ class _Search(beam.PTransform):
             | "PairsOfQueries" >> key_by_id(QUERY)
             | "GroupPairs" >> beam.GroupByKey()
             | "CountPairs" >> beam.Map(_most_pairs).with_output_types(int)
-            | "MostPairs" >> beam.CombineGlobally(_largest)
+            | "MostPairs" >> beam.CombineGlobally(_largest).as_singleton_view()
         )
         routed = tuple(
             side | f"Route{i}" >> beam.ParDo(RouteSide(i, scoped=False), AsSingleton(plan)).with_output_types(Keyed)
             for i, side in enumerate((queries, documents))
         )
         with_pairs = pairs | "RoutePairs" >> beam.ParDo(_RoutePairs(), AsSingleton(plan)).with_output_types(Keyed)
-        search = beam.FlatMap(_search, self.depth, AsSingleton(most), self.id_columns, self.step, self.isolate)
+        search = beam.FlatMap(_search, self.depth, most, self.id_columns, self.step, self.isolate)
         return (
             (*routed, with_pairs)
             | "AllRows" >> beam.Flatten()

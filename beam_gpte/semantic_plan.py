@@ -154,14 +154,16 @@ class PlanSearch(beam.PTransform):
     space: bytes | None
 
     def expand(self, vectors: beam.PCollection[Block]) -> beam.PCollection[Plan]:
-        survey = vectors | "Survey" >> beam.CombineGlobally(SurveyVectors())
-        space = survey | "FitSpace" >> beam.Map(_fit, self.threshold, self.mode, self.space).with_output_types(Space)
+        survey = vectors | "Survey" >> beam.CombineGlobally(SurveyVectors()).as_singleton_view()
+        fit = MakeOne(Space, _fit, survey, self.threshold, self.mode, self.space)
+        space = AsSingleton(vectors.pipeline | "FitSpace" >> fit)
         needed: Any = None
         if self.mode.recall is not None:
-            look = beam.FlatMap(_needed_margins, self.threshold, AsSingleton(survey), AsSingleton(space))
-            needed = AsSingleton(vectors | "NeededMargins" >> look | "AllMargins" >> beam.CombineGlobally(_AllMargins()))
-        make = MakeOne(Plan, _make_plan, AsSingleton(survey), AsSingleton(space), self.threshold, self.mode, needed)
-        return survey.pipeline | "MakePlan" >> make
+            look = beam.FlatMap(_needed_margins, self.threshold, survey, space)
+            margins = beam.CombineGlobally(_AllMargins()).without_defaults()
+            needed = AsSingleton(vectors | "NeededMargins" >> look | "AllMargins" >> margins, default_value=None)
+        make = MakeOne(Plan, _make_plan, survey, space, self.threshold, self.mode, needed)
+        return vectors.pipeline | "MakePlan" >> make
 
 
 def _fit(survey: Survey, threshold: float, mode: SearchMode, saved: bytes | None) -> Space:

@@ -13,6 +13,7 @@ import polars as pl
 from beam_gpte.block import Block
 from beam_gpte.by_id import block_of, frame_of
 from beam_gpte.group_pairs import GroupPairs
+from beam_gpte.make_one import MakeOne
 from beam_gpte.schemas import FIRST_ID, ID, SCORE, SECOND_ID
 
 
@@ -35,8 +36,8 @@ class CountAtThresholds(beam.PTransform):
             | "CountRemoved" >> beam.FlatMap(_count)
         )
         same = copies | "CountCopies" >> beam.FlatMap(lambda block: ((i, len(block)) for i in range(len(self.thresholds))))
-        counts = (removed, same) | beam.Flatten() | "Total" >> beam.CombineGlobally(_Totals())
-        return counts | "ByThreshold" >> beam.Map(_by_threshold, self.thresholds).with_output_types(dict)
+        counts = (removed, same) | beam.Flatten() | "Total" >> beam.CombineGlobally(_Totals()).as_singleton_view()
+        return edges.pipeline | "ByThreshold" >> MakeOne(dict, _by_threshold, counts, self.thresholds)
 
 
 def _at_each(block: Block, thresholds: tuple[float, ...]) -> Iterator[Block]:

@@ -178,7 +178,7 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
         removed = removed | "WithoutVectors" >> without.with_output_types(Block)
     rejects = (unreadable, result.rejects) | "Rejects" >> beam.Flatten()
     within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects)
-    totals = (rows, result, count_rows(within_limit)) | CheckNothingLost()
+    totals = (rows, result) | CheckNothingLost(count_rows(within_limit))
     for name, blocks in (("kept", result.kept), ("removed", removed), ("pairs", result.pairs)):
         blocks | f"Write_{name}" >> WriteVectorsToParquet(f"{output}/{name}", commit_after=totals)
     if result.space is not None:

@@ -28,6 +28,7 @@ from beam_gpte import (
 )
 from beam_gpte.core.model_folder import check_model
 from beam_gpte.files import match_files, read_schema
+from beam_gpte.make_one import MakeOne
 from beam_gpte.program import (
     Stopwatch,
     add_report_option,
@@ -162,7 +163,8 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
         pairs | "WriteSample" >> WriteSample(sample_file(output), tuple(PAIR), ("source_text", "target_text"), vectors)
         pairs = pairs | "WithoutVectors" >> beam.Map(lambda block: block.without_columns(vectors)).with_output_types(Block)
     pairs | "WritePairs" >> WriteVectorsToParquet(f"{output}/bitext", commit_after=within_limit)
-    summary = count_rows(within_limit) | beam.Map(with_report, beam.pvalue.AsSingleton(result.report))
+    make = MakeOne(dict, with_report, count_rows(within_limit), beam.pvalue.AsSingleton(result.report))
+    summary = pipeline | "Summary" >> make
     summary | "WriteSummary" >> beam.Map(lambda summary: write_json(f"{output}/summary.json", summary))
 
 
