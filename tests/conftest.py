@@ -11,7 +11,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_gpte import TextEncoder
-from tests import graphs, quicker_beam
+from tests import graphs, programs, quicker_beam
 
 # torch's threads wait for each other by spinning: two beside the two of another test process cost up to ten times the time
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -30,6 +30,11 @@ MODES = {
     "two threads": ["--direct_running_mode=multi_threading", "--direct_num_workers=2"],
     "two processes": ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    programs.fork_workers(tmp_path_factory.mktemp("workers"))
 
 
 @pytest.fixture(scope="session")

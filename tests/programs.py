@@ -1,7 +1,8 @@
 """Programs as a person runs them, each a process of its own with its own arguments, output and exit code.
 
 The processes are forked from one that has imported what all of them import, which takes longer than most of them do. Shell
-scripts have that too where the command that `python_command` makes is their `python`.
+scripts have that too where the command that `python_command` makes is their `python`, and the worker processes of Beam's
+runner after `fork_workers`.
 """
 
 import dataclasses
@@ -16,15 +17,17 @@ from multiprocessing.connection import Connection, Listener
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from huggingface_hub import constants
 
-from tests import graphs
+from tests import graphs, quicker_beam
 
 ROOT = Path(__file__).resolve().parents[1]
-# no program: its options would be required of every pipeline; and nothing that starts threads when it is imported
+# no program: its options would be required of every pipeline; nothing that starts threads when it is imported; no element
+# types of the tests, which a worker has to find by itself
 PRELOAD = ["apache_beam.ml.inference.base", "beam_gpte.model_handler", "beam_gpte.ledger", "beam_gpte.program", "torch"]
 PRELOAD += ["transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "duckdb"]
-PRELOAD += ["transformers.models.bert.modeling_bert", "transformers.tokenization_utils_tokenizers", "tests.elements"]
+PRELOAD += ["transformers.models.bert.modeling_bert", "transformers.tokenization_utils_tokenizers"]
 PRELOAD += ["apache_beam.yaml.main", "beam_gpte.yaml_transforms"]
 TIMEOUT = 300
 
@@ -79,6 +82,7 @@ def _run(command: list[str], out: str, err: str, folder: str, environment: dict[
     constants.HF_HUB_CACHE = os.environ.get("HF_HUB_CACHE", constants.HF_HUB_CACHE)
     os.chdir(folder)
     graphs.look_at_all()
+    quicker_beam.remember()
     code = 0
     try:
         if command[0] == "-m":
@@ -105,7 +109,7 @@ import os, sys
 from multiprocessing.connection import Client
 
 program = " ".join(sys.argv[1:3])
-forked = program.startswith(("pipelines/", "-c ", "-m apache_beam.yaml.main"))
+forked = program.startswith(("pipelines/", "-c ", "-m apache_beam.yaml.main", "-m apache_beam.runners.worker"))
 if not forked or program.startswith("pipelines/embed_stream.py"):  # which scripts stop by a signal
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with Client({address!r}) as server:
@@ -117,8 +121,20 @@ sys.exit(code)
 """
 
 
+def fork_workers(folder: Path) -> None:
+    """From now on the workers of `--direct_running_mode=multi_processing` are forked; `folder` is for their command."""
+    python_command(folder)
+    of_command = SubprocessSDKEnvironment.from_command_string
+
+    def forked(command_string: str) -> SubprocessSDKEnvironment:
+        return of_command(command_string.replace(sys.executable, str(folder / "python")))
+
+    SubprocessSDKEnvironment.from_command_string = staticmethod(forked)  # type: ignore[method-assign, assignment]
+
+
 def python_command(folder: Path) -> None:
-    """Make `folder`/python: the interpreter, whose runs of `pipelines/` and of Beam YAML this process has forked."""
+    """Make `folder`/python: the interpreter, whose runs of `pipelines/`, Beam YAML and Beam's workers this process has
+    forked."""
     address = str(folder / "socket")
     listener = Listener(address)
 
