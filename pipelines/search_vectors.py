@@ -25,6 +25,10 @@ NEAREST = """
     FROM vectors ORDER BY cosine DESC, id LIMIT ?
 """
 SAMPLE = "SELECT id, text, embedding::FLOAT[{dim}] AS embedding FROM vectors ORDER BY hash(id), id LIMIT ?"
+OWN = """
+    SELECT text, embedding::FLOAT[{dim}] FROM vectors WHERE text <> '' ORDER BY abs(length(text) - 100), id LIMIT 8
+"""
+LEAST = 0.4  # of the largest cosine of OWN: vectors of two models have nothing in common, and cosines near 0
 METADATA = "SELECT comment FROM duckdb_columns() WHERE table_name = 'vectors' AND column_name = 'embedding'"
 
 
@@ -67,11 +71,28 @@ def ask(path: str, question: str, config: EncoderConfig, k: int, sampled: int = 
             raise InputError(
                 f"{path}: vectors of {metadata.dim} dimensions, made by {metadata.model!r}; ask with that model"
             )
+        _check_model(path, connection, encoder, metadata)
         vector = encoder.encode([question])[0]
         hits = connection.execute(NEAREST.format(dim=encoder.dim), [vector.tolist(), k]).fetchall()
         (rows,) = connection.execute("SELECT count(*) FROM vectors").fetchone() or (0,)
         sample = _sample(connection, encoder.dim, sampled) if sampled else pl.DataFrame()
         return Answer(hits, vector, rows, sample)
+
+
+def _check_model(path: str, connection: duckdb.DuckDBPyConnection, encoder: TextEncoder, metadata: VectorMetadata) -> None:
+    """A question may have another prompt, and so another fingerprint: vectors of the table's own texts are compared."""
+    own = connection.execute(OWN.format(dim=encoder.dim)).fetchall()
+    if not own:
+        return
+    texts, stored = zip(*own, strict=True)
+    here, there = encoder.encode(list(texts)), np.array(stored, np.float32)
+    lengths = np.linalg.norm(here, axis=1) * np.linalg.norm(there, axis=1)
+    best = float(((here * there).sum(axis=1) / np.maximum(lengths, 1e-12)).max())
+    if best < LEAST:
+        raise InputError(
+            f"{path}: vectors made by {metadata.model!r}, and {encoder.metadata.model!r} makes others of the same texts "
+            f"(cosine {best:.2f} at most); ask with that model"
+        )
 
 
 def _sample(connection: duckdb.DuckDBPyConnection, dim: int, rows: int) -> pl.DataFrame:

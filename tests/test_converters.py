@@ -6,11 +6,12 @@ import struct
 from pathlib import Path
 from types import SimpleNamespace
 
+import apache_beam as beam
 import numpy as np
 import pytest
 import tokenizers
 
-from beam_gpte import EncoderConfig, InputError, TextEncoder
+from beam_gpte import Block, EmbedText, EncoderConfig, InputError, TextEncoder, WriteVectorsToDuckDB
 from beam_gpte.conversion import new_folder, package_file
 from tests.pages import CHROMIUM, open_page, read_page
 from tests.programs import run
@@ -157,6 +158,19 @@ def test_e5_runs_unpadded_with_its_prompts(e5, e5_queries):
     assert (plain.encode(["query: x"]) == e5_queries.encode(["x"])).all()
     assert (plain.encode(["passage: x"]) == passages.encode(["x"])).all()
     assert e5_queries.encode_with_counts(["word " * 600]).tokens.tolist() == [512]
+
+
+def test_a_table_is_asked_with_its_own_model_whatever_the_prompt(e5, minilm, tmp_path):
+    """Both models have 384 dimensions, so only what their vectors are tells them apart."""
+    ask = program("pipelines/search_vectors").ask
+    rows = Block.from_pydict({"id": ["cat", "rain"], "text": ["The cat sleeps on the sofa.", "It rained all day."]})
+    for name, config in (("e5", EncoderConfig(e5, prompt_name="passage")), ("minilm", EncoderConfig(minilm))):
+        with beam.Pipeline("FnApiRunner") as p:
+            p | beam.Create([rows]) | EmbedText(config) | WriteVectorsToDuckDB(str(tmp_path / f"{name}.duckdb"))
+    asked = EncoderConfig(e5, prompt_name="query")
+    assert ask(str(tmp_path / "e5.duckdb"), "Where does the cat sleep?", asked, 1).hits[0][1] == "cat"
+    with pytest.raises(InputError, match="makes others of the same texts .cosine -?0.[0-3].*; ask with that model"):
+        ask(str(tmp_path / "minilm.duckdb"), "Where does the cat sleep?", asked, 1)
 
 
 def test_e5_loads_in_sentence_transformers_too(e5, e5_queries):
