@@ -85,9 +85,9 @@ def test_the_reference_has_every_public_name():
 
 
 def messages() -> list[str]:
-    """All texts that the package can raise, with `...` for what varies."""
+    """All texts that the package and the programs can raise, with `...` for what varies."""
     texts = []
-    for path in (ROOT / "beam_gpte").rglob("*.py"):
+    for path in (*(ROOT / "beam_gpte").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
