@@ -156,7 +156,7 @@ def model_page(
         Section("Scores", figures=[cosines_of(cosines)]),
         map_of(sample, vectors, [("texts", np.ones(len(texts), bool))], "text"),
         Section(
-            "Weights", "`*` is the number of a layer.", table=weights, head=("name", "shape", "type", "tensors", "numbers")
+            "Weights", "* is the number of a layer.", table=weights, head=("name", "shape", "type", "tensors", "numbers")
         ),
     ]
     return render_page("Converted model", run, tiles, sections)

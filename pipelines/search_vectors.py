@@ -16,6 +16,7 @@ import polars as pl
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder, VectorMetadata
 from beam_gpte.program import Stopwatch, add_report_option, run_program
+from beam_gpte.report_contents import unit
 from beam_gpte.report_page import Run, check_report, write_page
 from beam_gpte.report_sample import SAMPLED
 from beam_gpte.report_vectors import answer_page
@@ -85,9 +86,8 @@ def _check_model(path: str, connection: duckdb.DuckDBPyConnection, encoder: Text
     if not own:
         return
     texts, stored = zip(*own, strict=True)
-    here, there = encoder.encode(list(texts)), np.array(stored, np.float32)
-    lengths = np.linalg.norm(here, axis=1) * np.linalg.norm(there, axis=1)
-    best = float(((here * there).sum(axis=1) / np.maximum(lengths, 1e-12)).max())
+    here, there = unit(encoder.encode(list(texts))), unit(np.array(stored, np.float32))
+    best = float((here * there).sum(axis=1).max())
     if best < LEAST:
         raise InputError(
             f"{path}: vectors made by {metadata.model!r}, and {encoder.metadata.model!r} makes others of the same texts "
