@@ -30,7 +30,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["beam_gpte", "beam_gpte.*"]),
-    package_data={"beam_gpte": ["py.typed", "report_page.html"]},
+    package_data={"beam_gpte": ["py.typed", "reports/page.html"]},
     install_requires=[
         "apache-beam>=2.77,<3",
         "duckdb>=1.4",

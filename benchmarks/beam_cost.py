@@ -22,7 +22,7 @@ from apache_beam.ml.transforms.embeddings.huggingface import SentenceTransformer
 from timing import measure, print_ratios
 
 from beam_gpte import Block, EmbedText, ReadCorpus, TextEncoder, WriteVectorsToParquet
-from beam_gpte.block import ROWS_PER_BLOCK
+from beam_gpte.elements.block import ROWS_PER_BLOCK
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipelines"))
 from extract_docstrings import docstrings

@@ -261,7 +261,7 @@ def faiss_searches(path: Path, rows: int | None) -> Callable[[], object]:
 
 
 def one_product(path: Path, rows: int | None) -> Callable[[], object]:
-    from beam_gpte.core.neighbors import nearest_neighbors
+    from beam_gpte.core.mining.neighbors import nearest_neighbors
 
     source, target = (vectors(path, name, rows) for name in ("source", "target"))
     return lambda: nearest_neighbors(source, np.arange(len(source)), target, np.arange(len(target)), K)

@@ -29,9 +29,9 @@ def grown(path: Path, name: str, rows: int) -> np.ndarray:
 
 
 def by_shards(path: Path, rows: int, cells: bool) -> Callable[[], object]:
-    from beam_gpte.bitext_survey import SHARD_ROWS
-    from beam_gpte.core.mining_cells import fit_cells
-    from beam_gpte.core.neighbors import merge_neighbors, nearest_neighbors, no_neighbors
+    from beam_gpte.mining.plan import SHARD_ROWS
+    from beam_gpte.core.mining.cells import fit_cells
+    from beam_gpte.core.mining.neighbors import merge_neighbors, nearest_neighbors, no_neighbors
 
     both = [grown(path, name, rows) for name in ("source", "target")]
     ids = np.arange(rows)
@@ -68,7 +68,7 @@ def mine_grown(path: Path, rows: int) -> Callable[[], object]:
     import apache_beam as beam
 
     from beam_gpte import Block, MineBitext, WriteVectorsToParquet
-    from beam_gpte.score_pairs import vector_array
+    from beam_gpte.dedup.score_pairs import vector_array
 
     def read(name: str) -> Iterator[Any]:
         whole = grown(path, name, rows)

@@ -25,8 +25,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from beam_gpte import EncoderConfig, TextEncoder
-from beam_gpte.core.backbone import Backbone
-from beam_gpte.core.linears import bf16_gain
+from beam_gpte.core.encoder.backbone import Backbone
+from beam_gpte.core.encoder.linear_layers import bf16_gain
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipelines"))
 from extract_docstrings import docstrings

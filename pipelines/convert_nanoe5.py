@@ -22,9 +22,9 @@ import safetensors.numpy
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from beam_gpte import EncoderConfig, InputError
-from beam_gpte.conversion import new_folder, package_file, write_report
-from beam_gpte.program import Stopwatch, add_report_option, run_program
-from beam_gpte.report_page import check_report
+from beam_gpte.cli.convert_models import new_folder, package_file, write_report
+from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
+from beam_gpte.reports.page import check_report
 
 HEADER = struct.Struct("<4sI7if6iQ")
 Q4_0 = np.dtype([("scale", "<f2"), ("codes", "u1", 16)])  # 32 values: low halves of the bytes first, then the high ones

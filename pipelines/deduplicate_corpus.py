@@ -30,11 +30,11 @@ from beam_gpte import (
     WriteRejects,
     WriteVectorsToParquet,
 )
-from beam_gpte.core.model_folder import check_model
-from beam_gpte.dedup_report import report_text
-from beam_gpte.deduplication import CheckNothingLost, DeduplicationStep
-from beam_gpte.files import match_files, read_schema
-from beam_gpte.program import (
+from beam_gpte.core.encoder.model_folder import check_model
+from beam_gpte.dedup.report import report_text
+from beam_gpte.dedup.deduplicate import CheckNothingLost, DeduplicationStep
+from beam_gpte.sources.corpus_files import match_files, read_schema
+from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
     count_rows,
@@ -44,13 +44,13 @@ from beam_gpte.program import (
     run_program,
     sample_file,
 )
-from beam_gpte.remote_model import check_remote_model, is_remote
-from beam_gpte.report_contents import deduplication_page
-from beam_gpte.report_page import check_report, write_page
-from beam_gpte.report_sample import WriteSample, take_sample
-from beam_gpte.schemas import DUPLICATE_OF
-from beam_gpte.staging import check_writable
-from beam_gpte.write_summary import write_json
+from beam_gpte.files.remote_model import check_remote_model, is_remote
+from beam_gpte.reports.run_pages import deduplication_page
+from beam_gpte.reports.page import check_report, write_page
+from beam_gpte.reports.sample import WriteSample, take_sample
+from beam_gpte.core.columns import DUPLICATE_OF
+from beam_gpte.sinks.staging import check_writable
+from beam_gpte.sinks.write_summary import write_json
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning

@@ -20,7 +20,7 @@ from beam_gpte import (
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
 )
-from beam_gpte.program import (
+from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
     check_inputs,
@@ -33,14 +33,14 @@ from beam_gpte.program import (
     run_program,
     sample_file,
 )
-from beam_gpte.progress import ProgressFiles, ReportProgress, progress_bar
-from beam_gpte.report_contents import embedding_page
-from beam_gpte.report_page import check_report, write_page
-from beam_gpte.report_sample import WriteSample, take_sample
-from beam_gpte.schemas import EMBEDDING
-from beam_gpte.staging import check_writable
-from beam_gpte.write_duckdb import check_database
-from beam_gpte.write_summary import write_json
+from beam_gpte.cli.progress import ProgressFiles, ReportProgress, progress_bar
+from beam_gpte.reports.run_pages import embedding_page
+from beam_gpte.reports.page import check_report, write_page
+from beam_gpte.reports.sample import WriteSample, take_sample
+from beam_gpte.core.columns import EMBEDDING
+from beam_gpte.sinks.staging import check_writable
+from beam_gpte.sinks.write_duckdb import check_database
+from beam_gpte.sinks.write_summary import write_json
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning

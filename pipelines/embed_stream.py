@@ -32,9 +32,9 @@ from beam_gpte import (
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
 )
-from beam_gpte.deduplicate_stream import split_duplicates
-from beam_gpte.ledger import DropCommitted, RecentRows, StreamOutput, all_of, only_in
-from beam_gpte.program import (
+from beam_gpte.dedup.stream import split_duplicates
+from beam_gpte.sources.committed_rows import DropCommitted, RecentRows, StreamOutput, all_of, only_in
+from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
     check_model_exists,
@@ -45,14 +45,14 @@ from beam_gpte.program import (
     run_program,
     stop_file,
 )
-from beam_gpte.report_page import check_report, write_page
-from beam_gpte.report_sample import sample_vectors
-from beam_gpte.report_vectors import stream_page
-from beam_gpte.schemas import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
-from beam_gpte.staging import check_writable
-from beam_gpte.watch import typed_columns
-from beam_gpte.write_duckdb import check_database
-from beam_gpte.write_summary import write_json
+from beam_gpte.reports.page import check_report, write_page
+from beam_gpte.reports.sample import sample_vectors
+from beam_gpte.reports.output_pages import stream_page
+from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
+from beam_gpte.sinks.staging import check_writable
+from beam_gpte.sources.watch_corpus import typed_columns
+from beam_gpte.sinks.write_duckdb import check_database
+from beam_gpte.sinks.write_summary import write_json
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--report", help="HTML file: a page with lengths and examples (extra report)")
     options, began = parser.parse_args(), time.monotonic()
     if options.report:
-        from beam_gpte.report_page import check_report  # late: without a page this program needs no package
+        from beam_gpte.reports.page import check_report  # late: without a page this program needs no package
 
         check_report(options.report)
     output = options.output
@@ -69,8 +69,8 @@ def main() -> None:
 
 
 def write_report(options: argparse.Namespace, rows: list[dict[str, str]], seconds: float) -> None:
-    from beam_gpte.report_page import Run, write_page
-    from beam_gpte.report_vectors import texts_page
+    from beam_gpte.reports.page import Run, write_page
+    from beam_gpte.reports.output_pages import texts_page
 
     kinds = {kind: [row["text"] for row in rows if row["kind"] == kind] for kind in ("module", "class", "function")}
     examples = [[(row["id"], row["text"])] for row in rows[:: -(-len(rows) // EXAMPLES)]]

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from beam_gpte import InputError
-from beam_gpte.program import Stopwatch, add_report_option, run_program
-from beam_gpte.report_page import Run, check_report, write_page
-from beam_gpte.report_vectors import texts_page
+from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
+from beam_gpte.reports.page import Run, check_report, write_page
+from beam_gpte.reports.output_pages import texts_page
 
 LEAST_WORDS = 2
 EXAMPLES = 12

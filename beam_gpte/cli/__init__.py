@@ -1,0 +1,1 @@
+"""Share what the command-line programs need: options, runners, progress, inspection."""

@@ -1,0 +1,1 @@
+"""Find and group near-duplicate vectors within one worker."""

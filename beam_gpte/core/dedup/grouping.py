@@ -1,0 +1,118 @@
+"""Which rows go, and for the sake of which, given the pairs of near rows: three rules.
+
+Pairs are frames of `first_id`, `second_id` (int64 or strings) and `score` (float32), each pair once; the first row comes
+before the second in the order of keeping, so that no chain of pairs returns to where it began. Every rule gives a frame of
+`id`, `duplicate_of`, `score`, sorted by `id`: each removed row once, with a kept row.
+
+                    removed is a row that is          score is null
+    greedy_leader   near to a kept row before it      never
+    semdedup        near to any row before it         where the row is not near to its `duplicate_of`
+    components      in a group, and not its first     where the row is not near to its `duplicate_of`
+
+The first one alone leaves every removed row near to a kept one, and no two kept rows near to each other. The others are
+what SemDeDup and MinHash pipelines do, for results that compare with theirs.
+"""
+
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from scipy.sparse import coo_array  # type: ignore[import-untyped]
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree  # type: ignore[import-untyped]
+
+from beam_gpte.core.dedup import leaders
+from beam_gpte.core.dedup.keep_order import ORDER_VALUE, KeepOrder
+from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, ID, SCORE, SECOND_ID
+
+# What rows are ordered by before their ids, of one sortable type, nulls last; optional, and read by `components` alone.
+FIRST_ORDER = "first_order"
+SECOND_ORDER = "second_order"
+
+Rule = Literal["leader", "components", "semdedup"]
+
+_GROUP = "group"
+
+
+def greedy_leader(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Remove, in the order of keeping, what is near to a kept row; `duplicate_of` is the nearest one, ties by id."""
+    return leaders.greedy_leader(pairs).rename({SECOND_ID: ID})
+
+
+def semdedup(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Remove what is near to any row before it, kept or not (Abbas et al. 2023, arXiv 2303.09540, as released).
+
+    `duplicate_of` is found by going to the nearest row before, ties by id, and from there on until a row is kept.
+    """
+    return with_scores(follow_nearest(leaders.nearest_first(pairs)), pairs)
+
+
+def components(pairs: pl.DataFrame, descending: bool = False) -> pl.DataFrame:
+    """Remove all rows of a connected group but one.
+
+    The one stays that has no row before it; of several such the first by `first_order` and `second_order` (the order values
+    of a pair's rows, if `pairs` has them), then by id.
+
+    Args:
+      descending: whether large order values come first.
+    """
+    return with_scores(group_members(pairs, descending), pairs)
+
+
+def follow_nearest(nearest: pl.DataFrame) -> pl.DataFrame:
+    """`id` and `duplicate_of` of all removed rows by the rule of `semdedup`, given `leaders.nearest_first` of all pairs."""
+    ids, before, rows = _numbered(nearest[DUPLICATE_OF], nearest[SECOND_ID])
+    leads_to = np.arange(len(ids))
+    leads_to[rows] = before
+    for _ in range(len(ids).bit_length()):  # each time twice as far, so to the end of the longest chain
+        leads_to = leads_to[leads_to]
+    return pl.DataFrame({ID: ids.gather(rows), DUPLICATE_OF: ids.gather(leads_to[rows])})
+
+
+def group_members(pairs: pl.DataFrame, descending: bool = False) -> pl.DataFrame:
+    """`id` and `duplicate_of` of all removed rows by the rule of `components`; a `spanning_forest` of the pairs will do."""
+    ids, firsts, seconds = _numbered(pairs[FIRST_ID], pairs[SECOND_ID])
+    _, group = connected_components(_graph(np.ones(len(firsts)), firsts, seconds, len(ids)), directed=False)
+    rows = pl.DataFrame({ID: ids, _GROUP: group})
+    order = KeepOrder()
+    if FIRST_ORDER in pairs.columns:
+        order = KeepOrder(FIRST_ORDER, descending)
+        sides = ((FIRST_ID, FIRST_ORDER), (SECOND_ID, SECOND_ORDER))
+        values = pl.concat([pairs.select(pl.col(id_).alias(ID), pl.col(by).alias(ORDER_VALUE)) for id_, by in sides])
+        rows = rows.join(values.unique(ID), on=ID, how="left")
+    sources = rows.join(pairs.select(SECOND_ID), left_on=ID, right_on=SECOND_ID, how="anti")
+    kept = order.sort(sources, ID).unique(_GROUP, keep="first", maintain_order=True)
+    members = rows.join(kept.select(_GROUP, pl.col(ID).alias(DUPLICATE_OF)), on=_GROUP)
+    return members.filter(pl.col(ID) != pl.col(DUPLICATE_OF)).select(ID, DUPLICATE_OF)
+
+
+def spanning_forest(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Fewer pairs than rows, with the same groups and the same rows that have none before them."""
+    ids, firsts, seconds = _numbered(pairs[FIRST_ID], pairs[SECOND_ID])
+    key, at = np.unique(firsts * len(ids) + seconds, return_index=True)
+    firsts, seconds = firsts[at], seconds[at]
+    # one pair of each second row makes no circle, as it is a step back in the order: light ones are all in the tree
+    weights = np.full(len(at), 2.0)
+    weights[np.unique(seconds, return_index=True)[1]] = 1.0
+    tree = minimum_spanning_tree(_graph(weights, firsts, seconds, len(ids)).tocsr()).tocoo()
+    chosen = at[np.searchsorted(key, tree.row.astype(np.int64) * len(ids) + tree.col)]
+    return pairs[np.sort(chosen)]
+
+
+def with_scores(removed: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """`removed` (id, duplicate_of), sorted, with the score of its pair, null if there is none.
+
+    A kept row has none before it, so such a pair has the kept row first; `pairs` need no others than those of `removed`.
+    """
+    scores = pairs.select(pl.col(SECOND_ID).alias(ID), pl.col(FIRST_ID).alias(DUPLICATE_OF), SCORE)
+    return removed.join(scores, on=[ID, DUPLICATE_OF], how="left").sort(ID)
+
+
+def _numbered(first: pl.Series, second: pl.Series) -> tuple[pl.Series, np.ndarray, np.ndarray]:
+    """The ids in both, sorted, and int64 positions among them of either side."""
+    ids = pl.concat([first.alias(ID), second.alias(ID)]).unique().sort()
+    firsts, seconds = (ids.search_sorted(side).to_numpy().astype(np.int64) for side in (first, second))
+    return ids, firsts, seconds
+
+
+def _graph(weights: np.ndarray, firsts: np.ndarray, seconds: np.ndarray, rows: int) -> coo_array:
+    return coo_array((weights, (firsts, seconds)), shape=(rows, rows))

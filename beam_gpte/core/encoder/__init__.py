@@ -1,0 +1,1 @@
+"""Load pretrained language models and encode texts into vectors."""

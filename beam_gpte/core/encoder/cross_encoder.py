@@ -1,0 +1,260 @@
+"""Pairs of texts to scores: `CrossEncoder.score(pairs) -> float32 (n,)`, in input order.
+
+pairs --> tokens, both texts in one input --> batches by length --> backbone --> the model's own head --> scores
+
+A cross-encoder is a sequence classifier with one label. Its body runs as every `Backbone` does, unpadded where it can. Its
+head is run by the model's own code, whose body is replaced by one that hands on the token vectors; a head that gives other
+scores this way than in the plain model is refused.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beam_gpte.core.encoder.backbone import Backbone, import_torch, load_pretrained, padded, position_limit
+from beam_gpte.core.encoder.batch_runner import BatchRunner
+from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.encoder.heads import ACTIVATIONS
+from beam_gpte.core.encoder.inputs import Piece
+from beam_gpte.core.encoder.linear_layers import pack_linears
+from beam_gpte.core.encoder.model_folder import find_model, read_json, read_model_folder
+from beam_gpte.core.encoder.tokenizer import PairTokens, Tokenizer
+from beam_gpte.core.encoder.unpadded import to_device
+
+if TYPE_CHECKING:
+    import torch
+
+TOLERANCE = 1e-5  # of a logit, relative above 1: the head over token vectors against the plain model
+USED = ("model", "revision", "max_tokens", "precision", "token_budget", "device", "trust_remote_code")  # of a configuration
+
+_SAMPLES = [("one", "two"), ("a short question", "an answer to it"), ("a question", "an answer of many words " * 8)]
+
+
+def check_scorer_config(config: EncoderConfig) -> None:
+    """Refuse settings that say how token vectors become a text's vector: a cross-encoder has none.
+
+    Raises:
+      InputError: such a setting is not the default.
+    """
+    plain = EncoderConfig(config.model)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in USED and value != getattr(plain, field.name):
+            raise InputError(f"{field.name} {value!r}: a cross-encoder takes {', '.join(USED)} only; leave it out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """What became of some pairs.
+
+    Attributes:
+      scores: float32 (n,); NaN for a pair that failed.
+      tokens: int64 (n,), tokens of each pair that were run, special tokens included.
+      dropped: int64 (n,), tokens cut off each pair.
+      needed: tokens of the distinct pairs, each of which was run once.
+      computed: tokens that the backbone ran over, padding included.
+      retries: how often a batch was halved because it did not fit the memory.
+      failed: why a pair has no score, by position.
+    """
+
+    scores: np.ndarray
+    tokens: np.ndarray
+    dropped: np.ndarray
+    needed: int
+    computed: int
+    retries: int
+    failed: dict[int, str]
+
+
+class CrossEncoder:
+    """A pretrained cross-encoder, loaded; safe to share between threads.
+
+    A pair's score does not depend on its neighbours beyond 1e-5 in fp32. Scores are those of sentence-transformers'
+    `CrossEncoder.predict`: after a sigmoid, unless the model's files name another activation.
+    """
+
+    def __init__(self, config: EncoderConfig, tokenizer: Tokenizer, runner: "PairRunner") -> None:
+        self.config = config
+        self._tokenizer = tokenizer
+        self._runner = runner
+
+    @classmethod
+    def load(cls, config: EncoderConfig | str, root: Path | None = None) -> "CrossEncoder":
+        """Load a model from a hub name or a folder: safetensors only, and none of its code unless trusted.
+
+        Args:
+          root: the folder the model was brought to, where `config.model` names a place that only the caller can read.
+
+        Raises:
+          InputError: the model is not there, is no classifier with one label, or has a head that cannot be run.
+        """
+        if isinstance(config, str):
+            config = EncoderConfig(config)
+        check_scorer_config(config)
+        torch = import_torch()
+        folder = read_model_folder(root or find_model(config))
+        tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
+        model = load_pretrained(folder, config, classifier=True).eval()
+        if model.config.num_labels != 1:
+            raise InputError(
+                f"model {config.model!r} has {model.config.num_labels} labels, a cross-encoder one; "
+                "use a model that was made for reranking"
+            )
+        activation = _activation(model.config, read_json(folder.root / "config_sentence_transformers.json", {}))
+        samples = tokenizer.encode_pairs(_SAMPLES)
+        body = getattr(model, model.base_model_prefix)
+        pieces = _pieces(samples)
+        with torch.inference_mode():
+            plain = [_alone(model, piece).logits for piece in pieces]
+            hidden = [_alone(body, piece).last_hidden_state[0] for piece in pieces]
+        head = split_head(model, tokenizer.pad_id)
+        _check_head(head, pieces, hidden, torch.cat(plain), type(model).__name__)
+        backbone = Backbone.of(body, config, tokenizer.pad_id, samples.ids)
+        if backbone.device.type == "cpu":
+            pack_linears(head)  # the same bits whatever the batch
+        return cls(config, tokenizer, PairRunner(backbone, head, activation, config))
+
+    @property
+    def unpadded(self) -> bool:
+        """Whether pairs run end to end, without padding; see `core.unpadded`."""
+        return self._runner.backbone.unpadded
+
+    def score(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        """float32 (n,), in the order of the pairs.
+
+        Raises:
+          InputError: a pair cannot be scored; the message names its position.
+        """
+        scoring = self.score_with_counts(pairs)
+        for position, reason in scoring.failed.items():
+            raise InputError(f"pair {position}: {reason}")
+        return scoring.scores
+
+    def score_with_counts(self, pairs: list[tuple[str, str]]) -> Scoring:
+        """Score pairs, each distinct input once, and say what was done; see `Scoring`."""
+        tokens = self._tokenizer.encode_pairs(pairs)
+        pieces = _pieces(tokens)
+        inputs = {piece.key: piece for piece in pieces}
+        run = self._runner.run(list(inputs.values()))
+        score_of = dict(zip(inputs, run.vectors, strict=True))
+        found = [score_of[piece.key] for piece in pieces]
+        return Scoring(
+            scores=np.array([np.nan if score is None else score[0, 0] for score in found], np.float32),
+            tokens=tokens.lengths,
+            dropped=tokens.dropped,
+            needed=sum(len(piece.ids) for piece in inputs.values()),
+            computed=run.computed,
+            retries=run.retries,
+            failed={i: run.too_large for i, score in enumerate(found) if score is None},
+        )
+
+
+class PairRunner(BatchRunner):
+    """Runs pairs in batches of the token budget, halved where memory runs out; one score a piece."""
+
+    def __init__(
+        self, backbone: Backbone, head: "torch.nn.Module", activation: "torch.nn.Module", config: EncoderConfig
+    ) -> None:
+        super().__init__(backbone, head, (), config)
+        self._activation = activation
+
+    def start(self, pieces: list[Piece]) -> tuple["torch.Tensor", int]:
+        """One forward pass: float32 (pieces, 1), on the backbone's device, and the tokens computed."""
+        import torch
+
+        with torch.inference_mode():
+            ids = [piece.ids for piece in pieces]
+            types = [piece.types for piece in pieces if piece.types is not None]
+            hidden, _, computed = self.backbone.run(ids, types=types)
+            return self._activation(self._head(hidden, ids)), computed
+
+
+def split_head(model: Any, pad_id: int) -> "torch.nn.Module":
+    """Take the head off a sequence classifier, which loses its body.
+
+    Returns:
+      A module: token vectors of n texts end to end, float (total tokens, dim), and their ids, to logits (n, labels).
+    """
+    import torch
+    from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+    class GivenBody(torch.nn.Module):
+        """Hands on its input, as if it were what it made of it."""
+
+        def __init__(self, pooler: Any) -> None:
+            super().__init__()
+            self.pooler = pooler
+
+        def forward(self, *_: Any, inputs_embeds: Any = None, **__: Any) -> Any:
+            pooled = None if self.pooler is None else self.pooler(inputs_embeds)
+            return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled)
+
+    class Head(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, hidden: "torch.Tensor", ids: list[np.ndarray]) -> "torch.Tensor":
+            lengths = torch.tensor([len(text) for text in ids])
+            mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+            tokens = to_device(padded(ids, mask, pad_id), hidden.device)
+            mask = to_device(mask, hidden.device)
+            vectors = hidden.new_zeros(*mask.shape, hidden.shape[1])
+            vectors[mask] = hidden
+            return self.model(input_ids=tokens, attention_mask=mask.long(), inputs_embeds=vectors).logits.float()
+
+    body = getattr(model, model.base_model_prefix)
+    setattr(model, model.base_model_prefix, GivenBody(getattr(body, "pooler", None)))
+    return Head().eval()
+
+
+def _check_head(head: Any, pieces: list[Piece], hidden: list["torch.Tensor"], plain: "torch.Tensor", name: str) -> None:
+    import torch
+
+    try:
+        with torch.inference_mode():
+            found = head(torch.cat(hidden), [piece.ids for piece in pieces])
+        difference = float(((found - plain).abs() / plain.abs().clamp(min=1)).max())
+    except Exception as error:  # whatever it is, such a head is not run
+        raise InputError(f"{name}: its head does not run on token vectors ({error!r}); use another cross-encoder") from error
+    if not difference < TOLERANCE:
+        raise InputError(f"{name}: its head scores token vectors otherwise, by {difference:.1e}; use another cross-encoder")
+
+
+def _alone(model: Any, piece: Piece) -> Any:
+    """The plain output for one pair."""
+    import inspect
+
+    import torch
+
+    inputs = {"input_ids": piece.ids}
+    if "token_type_ids" in inspect.signature(model.forward).parameters and piece.types is not None:
+        inputs["token_type_ids"] = piece.types
+    return model(**{name: torch.from_numpy(values).unsqueeze(0) for name, values in inputs.items()})
+
+
+def _pieces(tokens: PairTokens) -> list[Piece]:
+    nothing = np.zeros((1, 2), np.int64)
+    return [
+        Piece(ids, nothing, nothing, np.array([len(ids)]), types)
+        for ids, types in zip(tokens.ids, tokens.types, strict=True)
+    ]
+
+
+def _activation(config: Any, settings: dict[str, Any]) -> "torch.nn.Module":
+    """What sentence-transformers puts behind the logits, under whichever of its historical names; a sigmoid by default."""
+    import torch
+
+    named = (
+        settings.get("activation_fn")
+        or (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
+        or getattr(config, "sbert_ce_default_activation_function", None)
+        or "torch.nn.Sigmoid"
+    )
+    name = named.rsplit(".", 1)[-1]
+    if not named.startswith("torch.nn.") or name not in ACTIVATIONS:  # a path is code
+        raise InputError(f"activation {named!r} is none of {', '.join(ACTIVATIONS)}; name one of them in the model's files")
+    return getattr(torch.nn, name)()

@@ -1,0 +1,66 @@
+"""The modules behind the pooling: Dense, LayerNorm, Normalize, as sentence-transformers saves them."""
+
+from typing import TYPE_CHECKING, Any
+
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.encoder.model_folder import Module
+
+if TYPE_CHECKING:
+    import torch
+
+# Dense modules name their activation by class path; a path is code, so only these are run.
+ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
+
+
+def load_head(modules: tuple[Module, ...]) -> "torch.nn.Sequential":
+    """The modules as one torch module: (n, pooled dim) to (n, dim)."""
+    import torch
+
+    return torch.nn.Sequential(*(_LOADERS[module.kind](module) for module in modules)).eval()
+
+
+def _dense(module: Module) -> "torch.nn.Module":
+    import torch
+
+    config = module.config
+    if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
+        raise InputError(f"model folder {module.folder}: a Dense module with a residual or a token input is not run yet")
+    linear = torch.nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
+    _load_weights(linear, module, prefix="linear.")
+    path = config.get("activation_function") or "torch.nn.Tanh"
+    name = path.rsplit(".", 1)[-1]
+    if not path.startswith("torch.nn.") or name not in ACTIVATIONS:
+        raise InputError(f"model folder {module.folder}: activation {path!r} is none of {', '.join(ACTIVATIONS)}")
+    return torch.nn.Sequential(linear, getattr(torch.nn, name)())
+
+
+def _layer_norm(module: Module) -> "torch.nn.Module":
+    import torch
+
+    norm = torch.nn.LayerNorm(module.config["dimension"])
+    _load_weights(norm, module, prefix="norm.")
+    return norm
+
+
+def _normalize(module: Module) -> "torch.nn.Module":
+    import torch
+
+    class Normalize(torch.nn.Module):
+        def forward(self, vectors: "torch.Tensor") -> "torch.Tensor":
+            return torch.nn.functional.normalize(vectors, dim=-1)
+
+    return Normalize()
+
+
+def _load_weights(target: "torch.nn.Module", module: Module, prefix: str) -> None:
+    import safetensors.torch
+
+    path = module.folder / "model.safetensors"
+    if not path.exists():
+        raise InputError(f"model folder {module.folder}: no model.safetensors; convert the weights to safetensors")
+    weights = {name.removeprefix(prefix): tensor for name, tensor in safetensors.torch.load_file(path).items()}
+    target.load_state_dict(weights)
+    target.float()
+
+
+_LOADERS: dict[str, Any] = {"Dense": _dense, "LayerNorm": _layer_norm, "Normalize": _normalize}

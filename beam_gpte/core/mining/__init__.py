@@ -1,0 +1,1 @@
+"""Search neighbors, score margins, fit thresholds and align sentences."""

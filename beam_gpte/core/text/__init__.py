@@ -1,0 +1,1 @@
+"""Normalize, hash, split and chunk texts."""

@@ -1,0 +1,1 @@
+"""Compare, cluster, quantize and postprocess matrices of vectors."""

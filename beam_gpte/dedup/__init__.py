@@ -1,0 +1,1 @@
+"""Remove exact, lexical and semantic duplicates from collections."""

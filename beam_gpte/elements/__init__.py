@@ -1,0 +1,1 @@
+"""Define what flows through pipelines: blocks, rows, rejects and columns of vectors."""

@@ -1,0 +1,45 @@
+"""Rows of a text that became several: its sentences, or chunks with a vector each.
+
+A chunk's row has all columns of its text. The id becomes ``<id>#<chunk>``, the text the chunk's own, and five columns say
+where it comes from: `PARENT_ID`, `CHUNK_INDEX`, `CHUNK_START` and `CHUNK_END` (characters of the parent's text).
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from beam_gpte.elements.block import Block
+from beam_gpte.core.encoder.text_encoder import Encoding
+from beam_gpte.core.columns import CHUNK_END, CHUNK_INDEX, CHUNK_START, PARENT_ID, TOKENS, TOKENS_DROPPED
+
+
+def chunk_rows(
+    block: Block, parents: np.ndarray, chars: np.ndarray, texts: list[str], text_column: str, id_column: str | None
+) -> Block:
+    """The rows of `block`, each as often as its text has chunks, with the chunk in place of id and text.
+
+    Args:
+      parents: int64 (c,), ascending: the row that each chunk is of.
+      chars: int64 (c, 2), where it starts and ends in the text.
+      texts: of all rows.
+    """
+    numbers = np.arange(len(parents)) - np.searchsorted(parents, parents)
+    rows = Block(block.batch.take(pa.array(parents, pa.int64())))
+    starts, ends = chars[:, 0].tolist(), chars[:, 1].tolist()
+    chunks = [texts[parent][start:end] for parent, start, end in zip(parents.tolist(), starts, ends, strict=True)]
+    rows = rows.with_column(pa.field(text_column, pa.string()), pa.array(chunks, pa.string()))
+    if id_column is not None and id_column in block.schema.names:
+        field, ids = block.schema.field(id_column), rows.column(id_column)
+        pairs = zip(ids.to_pylist(), numbers.tolist(), strict=True)
+        named = [None if id_ is None else f"{id_}#{number}" for id_, number in pairs]
+        rows = rows.with_column(pa.field(id_column, pa.string()), pa.array(named, pa.string()))
+        rows = rows.with_column(pa.field(PARENT_ID, field.type), ids)
+    for name, values in ((CHUNK_INDEX, numbers), (CHUNK_START, chars[:, 0]), (CHUNK_END, chars[:, 1])):
+        rows = rows.with_column(pa.field(name, pa.int64()), pa.array(values, pa.int64()))
+    return rows
+
+
+def with_token_columns(block: Block, encoding: Encoding) -> Block:
+    """Add the tokens that went into each vector, and those of the whole text that none has seen."""
+    dropped = encoding.dropped[encoding.text]
+    block = block.with_column(pa.field(TOKENS, pa.int64()), pa.array(encoding.tokens))
+    return block.with_column(pa.field(TOKENS_DROPPED, pa.int64()), pa.array(dropped))

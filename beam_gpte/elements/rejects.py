@@ -1,0 +1,93 @@
+"""Rows that leave the main path, each with the step that refused it and the reason.
+
+A transform that can refuse rows derives from `RejectingTransform`. As it stands a bad row fails the job with a message
+that names it; with Beam's own `with_exception_handling()` the transform gives two collections,
+`good, rejects = corpus | Transform(...).with_exception_handling()`, and one bad row costs one row, never its block.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
+
+from beam_gpte.elements.block import Block
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.columns import REASON, STEP
+
+NAMESPACE = "beam_gpte"  # of every counter and distribution
+REJECTS = "rejects"  # the tag of the second output
+
+T = TypeVar("T", bound="RejectingTransform")
+
+
+class RejectingTransform(beam.PTransform):
+    """A PTransform whose bad rows fail the job, or are set aside after `with_exception_handling()`."""
+
+    _isolate = False
+
+    def with_exception_handling(self: T) -> T:
+        """Give `(good, rejects)` instead of failing at the first bad row."""
+        twin = copy.copy(self)
+        twin._isolate = True
+        return twin
+
+
+def split_rejects(
+    block: Block, reasons: pa.Array, step: str, isolate: bool, id_column: str | None
+) -> Iterator[Block | beam.pvalue.TaggedOutput]:
+    """Yield the rows of `block` without a reason, then, tagged, the rows with one.
+
+    Args:
+      reasons: string array as long as the block, null where a row is good.
+      step: the name of the transform that refuses.
+      isolate: False raises for the first bad row.
+      id_column: names the row in the message, if the block has it.
+
+    Raises:
+      InputError: a row is bad and `isolate` is False.
+    """
+    bad = pc.is_valid(reasons)
+    if reasons.null_count == len(reasons):
+        yield block
+        return
+    rejected, why = block.filter(bad), reasons.filter(bad)
+    if not isolate:
+        raise InputError(
+            f"{step}: {_name(rejected, id_column)}: {why[0]}; "
+            "mend the row, or set such rows aside with .with_exception_handling()"
+        )
+    for entry in pc.value_counts(why).to_pylist():
+        count_reject(entry["values"], entry["counts"])
+    good = block.filter(pc.invert(bad))
+    if good:
+        yield good
+    steps = pa.array([step] * len(why), pa.string())
+    rejected = rejected.with_column(pa.field(STEP, pa.string()), steps)
+    yield beam.pvalue.TaggedOutput(REJECTS, rejected.with_column(pa.field(REASON, pa.string()), why))
+
+
+def count_reject(reason: str, n: int = 1) -> None:
+    """Count `n` rejects in all and under their reason (what stands before the first colon)."""
+    Metrics.counter(NAMESPACE, "rejects").inc(n)
+    Metrics.counter(NAMESPACE, "rejects: " + reason.split(":")[0]).inc(n)
+
+
+def reject_outputs(transform: beam.PTransform) -> Any:
+    """`transform` (a ParDo) with its two outputs typed as blocks."""
+    # in this order: types given after with_outputs are forgotten, and blocks would be pickled
+    return transform.with_output_types(Block, rejects=Block).with_outputs(REJECTS, main="good")
+
+
+def merge_rejects(parts: Iterable[beam.PCollection[Block]]) -> beam.PCollection[Block]:
+    """One collection of the rejects of several steps."""
+    return tuple(parts) | "MergeRejects" >> beam.Flatten()
+
+
+def _name(rows: Block, id_column: str | None) -> str:
+    if id_column is not None and id_column in rows.schema.names:
+        return f"row with {id_column} {rows.column(id_column)[0].as_py()!r}"
+    return "a row"

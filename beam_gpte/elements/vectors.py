@@ -1,0 +1,94 @@
+"""A column of vectors as a numpy matrix and back: what every transform that changes vectors shares."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_gpte.elements.block import Block
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.metadata import VectorMetadata, vector_metadata
+from beam_gpte.elements.rejects import split_rejects
+from beam_gpte.core.columns import DEFECT
+
+
+def read_vectors(block: Block, column: str) -> tuple[np.ndarray, pa.Array]:
+    """The vectors of a block, and why a row has none.
+
+    Returns:
+      float32 (n, dim), zero for a row without a vector; a string array, null for a row with one.
+
+    Raises:
+      InputError: there is no such column, or it holds no vectors of floats of one length.
+    """
+    if column not in block.schema.names:
+        raise InputError(f"no column {column!r} among {', '.join(block.schema.names)}; name one by embedding_column")
+    values = block.column(column)
+    known = vector_metadata(block.schema.field(column))
+    if known is not None and known.quantization not in ("float32", "float16"):
+        raise InputError(
+            f"column {column!r} is {known.quantization}; take the vectors as they were before they were quantised"
+        )
+    missing = ~values.is_valid().to_numpy(zero_copy_only=False)
+    vectors = np.zeros((len(values), _dim(values, column)), np.float32)
+    if not missing.all():
+        vectors[~missing] = values.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, vectors.shape[1])
+    endless = ~np.isfinite(vectors).all(axis=1)
+    vectors[endless] = 0
+    defects = pc.case_when(
+        pc.make_struct(pa.array(missing), pa.array(endless)),
+        f"{column} is null",
+        f"{column} has a value that is not finite",
+        pa.scalar(None, pa.string()),
+    )
+    if DEFECT in block.schema.names:
+        defects = pc.coalesce(block.column(DEFECT), defects)
+    return vectors, defects
+
+
+def replace_vectors(
+    block: Block,
+    column: str,
+    vectors: np.ndarray,
+    metadata: VectorMetadata | None,
+    defects: pa.Array,
+    step: str,
+    isolate: bool,
+    id_column: str | None,
+) -> Iterator[Any]:
+    """Yield the rows of `block` with new vectors, then, tagged, those with a defect and their former ones.
+
+    Args:
+      vectors: (n, dim), of the type that the column shall have; what stands beside a defect is ignored.
+      metadata: of the new vectors, if the former ones had any.
+      defects: null where the row is good; see `split_rejects` for it and what follows.
+    """
+    good = vectors[defects.is_null().to_numpy(zero_copy_only=False)]
+    kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
+    field = pa.field(column, kind) if metadata is None else metadata.field(column)
+    for part in split_rejects(block.without_columns([DEFECT]), defects, step, isolate, id_column):
+        if isinstance(part, beam.pvalue.TaggedOutput):
+            yield part
+        else:
+            yield part.with_column(field, pa.FixedSizeListArray.from_arrays(pa.array(good.reshape(-1)), type=field.type))
+
+
+def _dim(values: pa.Array, column: str) -> int:
+    kind = values.type
+    if pa.types.is_null(kind):
+        return 0
+    if not _is_list(kind) or not pa.types.is_floating(kind.value_type):
+        raise InputError(f"column {column!r} holds {kind}, not vectors of floats; name another by embedding_column")
+    if pa.types.is_fixed_size_list(kind):
+        return kind.list_size
+    lengths = pc.unique(pc.list_value_length(values.drop_null())).to_pylist()
+    if len(lengths) > 1:
+        raise InputError(f"vectors of {lengths[0]} and {lengths[1]} dimensions in column {column!r}; give them one length")
+    return lengths[0] if lengths else 0
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)

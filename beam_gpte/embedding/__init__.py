@@ -1,0 +1,1 @@
+"""Embed, rerank, quantize and postprocess collections."""

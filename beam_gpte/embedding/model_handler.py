@@ -1,0 +1,226 @@
+"""Our `ModelHandler`: a `TextEncoder` inside Beam's `RunInference`.
+
+`EmbedText` uses it over blocks. It also stands alone: `texts | RunInference(TextEmbeddingModelHandler(model))` gives
+`PredictionResult`s with float32 vectors, and works inside `KeyedModelHandler` and with `watch_model_pattern`.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import Metrics
+
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
+from beam_gpte.core.encoder.backbone import set_thread_policy
+from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder, as_model
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.encoder.custom_encoder import ForeignEncoder
+from beam_gpte.core.metadata import vector_metadata
+from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.files.remote_model import fetch_model
+from beam_gpte.core.columns import DEFECT, EMBEDDING, FORMER, TEXT
+
+set_thread_policy()
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
+
+Model = TextEncoder | ForeignEncoder
+MODEL_FILES = (".json", ".safetensors")
+
+
+class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
+    """Embed texts with a pretrained model, loaded once per worker process.
+
+    Batches hold strings, each giving a `PredictionResult` with a float32 vector (dim,), or blocks, each giving the block
+    with an embedding column.
+
+    Args:
+      model: a hub name, a folder, a URI of any Beam file system, an `EncoderConfig`, or an object of your own with
+        `encode(list[str]) -> ndarray`.
+      text_column: the texts of a block.
+      embedding_column: where the vectors of a block go.
+      isolate_failures: a text of a block that cannot be embedded gets a null vector and its reason in the column `DEFECT`,
+        where it otherwise fails the batch.
+      id_column: ids of a block; of use where a long text becomes several rows, see `chunks`.
+      token_columns: add how many tokens of each row were seen and dropped, see `chunks`.
+      threads: threads of one forward pass. One, because workers run several batches at once: N callers with one thread
+        each beat one caller with N by 9-29 %.
+      large_model: one copy for all processes of a machine, as Beam means it.
+    """
+
+    def __init__(
+        self,
+        model: str | EncoderConfig | Encoder,
+        text_column: str = TEXT,
+        embedding_column: str = EMBEDDING,
+        isolate_failures: bool = False,
+        id_column: str | None = None,
+        token_columns: bool = False,
+        threads: int = 1,
+        large_model: bool = False,
+    ) -> None:
+        super().__init__(min_batch_size=64, max_batch_size=ROWS_PER_BLOCK, large_model=large_model)
+        self._model = as_model(model)
+        self._text_column = text_column
+        self._embedding_column = embedding_column
+        self._isolate_failures = isolate_failures
+        self._id_column = id_column
+        self._token_columns = token_columns
+        self._threads = threads
+
+    def load_model(self) -> Model:
+        if not isinstance(self._model, EncoderConfig):
+            return ForeignEncoder(self._model)
+        encoder = TextEncoder.load(self._model, root=fetch_model(self._model.model))
+        import torch
+
+        torch.set_num_threads(self._threads)
+        return encoder
+
+    def update_model_path(self, model_path: str | None = None) -> None:
+        """Make `model_path` the model, or the folder of a file of it, such as modules.json: Beam's watcher matches files."""
+        if model_path and isinstance(self._model, EncoderConfig):
+            folder = FileSystems.split(model_path)[0] if model_path.endswith(MODEL_FILES) else model_path
+            self._model = dataclasses.replace(self._model, model=folder, revision=None)
+
+    def run_inference(
+        self, batch: Sequence[Any], model: Model, inference_args: dict[str, Any] | None = None
+    ) -> Iterator[Any]:
+        if all(isinstance(example, str) for example in batch):
+            if self._splits(model):
+                raise InputError(
+                    "strings with long_text chunks: one result a text is all that RunInference takes; use blocks"
+                )
+            encoding = self._encode(list(batch), model, isolate=False)
+            names = model.metadata.model
+            return (PredictionResult(text, vector, names) for text, vector in zip(batch, encoding.vectors, strict=True))
+        wrong = next((example for example in batch if not isinstance(example, Block)), None)
+        if wrong is not None:
+            raise InputError(f"a batch holds a {type(wrong).__qualname__}; give strings, or blocks")
+        return self._embed_blocks(batch, model)
+
+    def _embed_blocks(self, blocks: Sequence[Block], model: Model) -> Iterator[Block]:
+        for block in blocks:
+            known = former_rows(block, model)
+            texts = block.column(self._text_column).filter(pa.array(~known)).cast(pa.string()).to_pylist()
+            encoding = self._encode(texts, model, self._isolate_failures)
+            if self._splits(model):
+                block = chunk_rows(block, encoding.text, encoding.chars, texts, self._text_column, self._id_column)
+            if self._token_columns:
+                block = with_token_columns(block, encoding)
+            vectors = vector_array(encoding)
+            if known.any():
+                Metrics.counter(NAMESPACE, "texts_reused").inc(int(known.sum()))
+                vectors = interleave(vectors, block.column(FORMER), known)
+            block = block.with_column(model.metadata.field(self._embedding_column), vectors)
+            if encoding.failed:
+                of_new = iter([encoding.failed.get(i) for i in encoding.text.tolist()])
+                reasons = [None if reused else next(of_new) for reused in known]
+                block = block.with_column(pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string()))
+            yield block.without_columns([FORMER])
+
+    def _splits(self, model: Model) -> bool:
+        return isinstance(model, TextEncoder) and model.config.long_text in ("chunks", "late_chunks")
+
+    def _encode(self, texts: list[str], model: Model, isolate: bool) -> Encoding:
+        began = time.monotonic()
+        try:
+            encoding = model.encode_with_counts(texts)
+        except Exception as error:
+            if not isolate or len(texts) == 1:
+                raise
+            encoding = _encode_one_by_one(texts, model, error)
+        if encoding.failed and not isolate:
+            position, reason = next(iter(encoding.failed.items()))
+            raise InputError(f"{texts[position][:80]!r}: {reason}")
+        _count(encoding, time.monotonic() - began)
+        return encoding
+
+    def get_num_bytes(self, batch: Sequence[Any]) -> int:
+        return sum(example.batch.nbytes if isinstance(example, Block) else len(example) for example in batch)
+
+    def get_metrics_namespace(self) -> str:
+        return NAMESPACE
+
+
+def former_rows(block: Block, model: Model) -> np.ndarray:
+    """Which rows have a vector of a former run that this model would give again: bool (n,)."""
+    if FORMER not in block.schema.names:
+        return np.zeros(len(block), bool)
+    former = vector_metadata(block.schema.field(FORMER))
+    if former is None or former.fingerprint != model.metadata.fingerprint:
+        return np.zeros(len(block), bool)
+    return block.column(FORMER).is_valid().to_numpy(zero_copy_only=False)
+
+
+def interleave(new: pa.FixedSizeListArray, former: pa.FixedSizeListArray, known: np.ndarray) -> pa.FixedSizeListArray:
+    """The former vectors where they are known, the new ones in order elsewhere."""
+    position = np.where(known, np.arange(len(known)), len(known) + np.cumsum(~known) - 1)
+    return pa.chunked_array([former.cast(new.type), new]).take(pa.array(position)).combine_chunks()
+
+
+def vector_array(encoding: Encoding) -> pa.FixedSizeListArray:
+    """The vectors of an encoding as an Arrow array, null for a text that failed."""
+    bad = np.isin(encoding.text, list(encoding.failed))
+    flat = pa.array(encoding.vectors.reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, encoding.vectors.shape[1], mask=pa.array(bad) if bad.any() else None)
+
+
+def _encode_one_by_one(texts: list[str], model: Model, error: Exception) -> Encoding:
+    """Find the texts that fail a batch; if all do, the batch's own error is the truth."""
+    done: dict[int, Encoding] = {}
+    failed: dict[int, str] = {}
+    for i, text in enumerate(texts):
+        try:
+            done[i] = model.encode_with_counts([text])
+        except Exception as own:  # counted as a reject, with its reason
+            failed[i] = f"the model cannot take it: {own!r}"
+    if not done:
+        raise error
+    failed.update((i, one.failed[0]) for i, one in done.items() if one.failed)
+    nothing = np.full((1, model.metadata.dim), np.nan, np.float32)
+    parts = [
+        (done[i].vectors, done[i].chars, done[i].tokens, done[i].dropped)
+        if i in done
+        else (nothing, np.array([[0, len(text)]]), np.zeros(1, np.int64), np.zeros(1, np.int64))
+        for i, text in enumerate(texts)
+    ]
+    vectors, chars, tokens, dropped = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Encoding(
+        vectors=vectors,
+        text=np.repeat(np.arange(len(texts)), [len(part[0]) for part in parts]),
+        chars=chars,
+        tokens=tokens,
+        dropped=dropped,
+        distinct=len(done),
+        needed=sum(one.needed for one in done.values()),
+        computed=sum(one.computed for one in done.values()),
+        retries=sum(one.retries for one in done.values()),
+        failed=failed,
+    )
+
+
+def _count(encoding: Encoding, seconds: float) -> None:
+    def add(name: str, value: int) -> None:
+        Metrics.counter(NAMESPACE, name).inc(int(value))
+
+    texts = len(encoding.dropped) - len(encoding.failed)
+    add("texts", texts)
+    add("vectors", len(encoding.vectors) - len(encoding.failed))
+    add("texts_repeated", len(encoding.dropped) - encoding.distinct if len(encoding.vectors) == len(encoding.dropped) else 0)
+    add("tokens", encoding.tokens.sum())
+    add("tokens_computed", encoding.computed)
+    add("tokens_dropped", encoding.dropped.sum())
+    add("texts_truncated", (encoding.dropped > 0).sum())
+    add("out_of_memory_retries", encoding.retries)
+    Metrics.distribution(NAMESPACE, "model_milliseconds").update(int(seconds * 1000))
+    if encoding.computed:
+        padding = 100 * (encoding.computed - encoding.needed) // encoding.computed
+        Metrics.distribution(NAMESPACE, "padding_percent").update(int(padding))
+    if texts:
+        Metrics.distribution(NAMESPACE, "tokens_per_text").update(int(encoding.tokens.sum() // texts))

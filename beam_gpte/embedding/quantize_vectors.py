@@ -1,0 +1,107 @@
+"""A corpus with vectors becomes one with smaller vectors: `vectors | QuantizeVectors("int8")`.
+
+blocks --> (largest value of all, only where asked for) --> codes in the place of the vectors
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
+
+from beam_gpte.elements.block import Block
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.metadata import vector_metadata
+from beam_gpte.core.vectors.quantize import check_quantization, quantize, quantized
+from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs
+from beam_gpte.elements.rows import over_blocks
+from beam_gpte.core.columns import EMBEDDING, ID
+from beam_gpte.elements.vectors import read_vectors, replace_vectors
+
+STEP = "QuantizeVectors"
+FIT = "fit"
+
+
+@dataclasses.dataclass(eq=False)
+class QuantizeVectors(RejectingTransform):
+    """Replace every vector by its code in fewer bytes; all other columns pass through untouched.
+
+    Takes what `EmbedText` takes and gives the same kind back. A code depends on its vector and the settings alone, never
+    on the block or bundle, so what is added to a corpus later has the codes it would have had at once. What the codes are
+    worth, and how they become vectors again, is in `core.quantize`. The fingerprint changes with the settings: sinks
+    refuse to mix quantisations. Queries are quantised the same way, by `core.quantize.quantize`.
+
+    Rows whose vector is null or not finite fail the job, or are set aside by `with_exception_handling()`.
+
+    Attributes:
+      to: ``float16``, ``int8`` or ``binary``.
+      int8_limit: what becomes 127. Default: each vector's own largest absolute value: the best codes, for cosines; lengths
+        are lost. A number, or ``"fit"`` for the largest absolute value of the whole collection, keeps lengths and dot
+        products; give the number that was fitted (in the column's metadata) to code more vectors like the first ones.
+      embedding_column: vectors of floats, and then their codes.
+      id_column: names rows in messages; None if there is none.
+    """
+
+    to: str
+    int8_limit: float | str | None = None
+    embedding_column: str = EMBEDDING
+    id_column: str | None = ID
+
+    def __post_init__(self) -> None:
+        if self.int8_limit == FIT and self.to == "int8":
+            return
+        check_quantization(self.to, self.int8_limit)
+
+    def expand(self, pcoll: beam.PCollection) -> Any:
+        if self.int8_limit == FIT and not (pcoll.is_bounded and pcoll.windowing.is_default()):
+            raise InputError(
+                'int8_limit "fit": a corpus is fitted as a whole, and a stream or a window is none; give the limit of a '
+                "former run (int8_limit in the metadata of its column), or leave it out"
+            )
+        return over_blocks(pcoll, self._quantize, None, self.id_column, replaced=(self.embedding_column,))
+
+    def _quantize(self, blocks: beam.PCollection[Block]) -> Any:
+        limit: Any = self.int8_limit
+        if limit == FIT:
+            limits = blocks | "Largest" >> beam.Map(largest_value, self.embedding_column).with_output_types(float)
+            limit = limits | "LargestOfAll" >> beam.CombineGlobally(_largest).as_singleton_view()
+        codes = _Quantize(self.to, self.embedding_column, self.id_column, self._isolate)
+        good, rejects = blocks | "Quantize" >> reject_outputs(beam.ParDo(codes, limit))
+        return (good, rejects) if self._isolate else good
+
+
+def largest_value(block: Block, embedding_column: str) -> float:
+    """The largest absolute value in the vectors of a block; rows without a vector count as zero."""
+    return float(np.abs(read_vectors(block, embedding_column)[0]).max(initial=0))
+
+
+def _largest(values: Iterable[float]) -> float:
+    return max(values, default=0.0)
+
+
+class _Quantize(beam.DoFn):
+    def __init__(self, to: str, embedding_column: str, id_column: str | None, isolate: bool) -> None:
+        self._to = to
+        self._column = embedding_column
+        self._id_column = id_column
+        self._isolate = isolate
+
+    def process(self, block: Block, limit: float | None) -> Iterator[Any]:
+        vectors, defects = read_vectors(block, self._column)
+        if limit == 0:  # fitted to zeros
+            limit = 1.0
+        if limit is not None:
+            clipped = int((np.abs(vectors).max(axis=1, initial=0) > limit).sum())
+            Metrics.counter(NAMESPACE, "vectors_clipped").inc(clipped)
+        codes = quantize(vectors, self._to, limit)
+        if self._to == "float16":
+            too_large = pc.if_else(pa.array(np.isinf(codes).any(axis=1)), f"{self._column} is too large for float16", None)
+            defects = pc.coalesce(defects, too_large)
+        metadata = vector_metadata(block.schema.field(self._column))
+        if metadata is not None:
+            metadata = quantized(metadata, self._to, limit)
+        yield from replace_vectors(block, self._column, codes, metadata, defects, STEP, self._isolate, self._id_column)

@@ -1,0 +1,101 @@
+"""Our `ModelHandler` for pairs: a `CrossEncoder` inside Beam's `RunInference`, over blocks."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+
+from beam_gpte.elements.block import Block
+from beam_gpte.core.encoder.backbone import set_thread_policy
+from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.cross_encoder import CrossEncoder, Scoring
+from beam_gpte.core.errors import InputError
+from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.files.remote_model import fetch_model
+from beam_gpte.core.columns import DEFECT
+
+set_thread_policy()
+from apache_beam.ml.inference.base import ModelHandler  # noqa: E402  # loads torch
+
+
+class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
+    """Score pairs of texts with a pretrained cross-encoder, loaded once per worker process.
+
+    Args:
+      config: the model.
+      columns: of the first and the second text of a pair.
+      score_column: where the scores go.
+      isolate_failures: a pair that cannot be scored gets a null and its reason in the column `DEFECT`, where it otherwise
+        fails the batch.
+      threads: threads of one forward pass; see `TextEmbeddingModelHandler`.
+      large_model: one copy for all processes of a machine, as Beam means it.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        columns: tuple[str, str],
+        score_column: str,
+        isolate_failures: bool,
+        threads: int = 1,
+        large_model: bool = False,
+    ) -> None:
+        super().__init__(large_model=large_model)
+        self._config = config
+        self._columns = columns
+        self._score_column = score_column
+        self._isolate_failures = isolate_failures
+        self._threads = threads
+
+    def load_model(self) -> CrossEncoder:
+        model = CrossEncoder.load(self._config, root=fetch_model(self._config.model))
+        import torch
+
+        torch.set_num_threads(self._threads)
+        return model
+
+    def update_model_path(self, model_path: str | None = None) -> None:
+        if model_path:
+            self._config = dataclasses.replace(self._config, model=model_path, revision=None)
+
+    def run_inference(
+        self, batch: Sequence[Block], model: CrossEncoder, inference_args: dict[str, Any] | None = None
+    ) -> Iterator[Block]:
+        for block in batch:
+            first, second = (block.column(name).cast(pa.large_string()).to_pylist() for name in self._columns)
+            began = time.monotonic()
+            scoring = model.score_with_counts(list(zip(first, second, strict=True)))
+            for position, reason in scoring.failed.items() if not self._isolate_failures else ():
+                raise InputError(f"{first[position][:80]!r} with {second[position][:80]!r}: {reason}")
+            _count(scoring, time.monotonic() - began)
+            scores = pa.array(scoring.scores, from_pandas=True)  # NaN is null
+            block = block.with_column(pa.field(self._score_column, pa.float32()), scores)
+            if scoring.failed:
+                reasons = [scoring.failed.get(i) for i in range(len(block))]
+                block = block.with_column(pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string()))
+            yield block
+
+    def get_num_bytes(self, batch: Sequence[Block]) -> int:
+        return sum(block.batch.nbytes for block in batch)
+
+    def get_metrics_namespace(self) -> str:
+        return NAMESPACE
+
+
+def _count(scoring: Scoring, seconds: float) -> None:
+    for name, value in (
+        ("pairs_scored", len(scoring.scores) - len(scoring.failed)),
+        ("tokens", scoring.tokens.sum()),
+        ("tokens_computed", scoring.computed),
+        ("tokens_dropped", scoring.dropped.sum()),
+        ("pairs_truncated", (scoring.dropped > 0).sum()),
+        ("out_of_memory_retries", scoring.retries),
+    ):
+        Metrics.counter(NAMESPACE, name).inc(int(value))
+    Metrics.distribution(NAMESPACE, "model_milliseconds").update(int(seconds * 1000))
+    if scoring.computed:
+        padding = 100 * (scoring.computed - scoring.needed) // scoring.computed
+        Metrics.distribution(NAMESPACE, "padding_percent").update(int(padding))

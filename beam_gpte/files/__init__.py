@@ -1,0 +1,1 @@
+"""Access files and models on any Beam file system."""

@@ -1,0 +1,1 @@
+"""Connect to Beam YAML, MLTransform and Beam's RAG package."""

@@ -1,0 +1,75 @@
+"""Our sinks for Beam's RAG package: `items | VectorDatabaseWriteTransform(ParquetVectorWriterConfig("vectors"))`.
+
+An item becomes a row: `id`, `text`, `index`, its metadata by name, `embedding`, and, where it has a sparse vector,
+`sparse_indices` and `sparse_values`.
+"""
+
+import dataclasses
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.ml.rag.ingestion.base import VectorDatabaseWriteConfig
+from apache_beam.ml.rag.types import EmbeddableItem
+
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.columns import EMBEDDING, ID, TEXT
+from beam_gpte.sinks.staging import MAX_BYTES_PER_FILE
+from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
+from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
+
+
+@dataclasses.dataclass
+class ParquetVectorWriterConfig(VectorDatabaseWriteConfig):
+    """Write embedded items to Parquet files in one folder; see `WriteVectorsToParquet`."""
+
+    path: str
+    mode: str = "replace"
+    max_bytes_per_file: int = MAX_BYTES_PER_FILE
+
+    def __post_init__(self) -> None:
+        self.create_write_transform()
+
+    def create_write_transform(self) -> beam.PTransform:
+        return _WriteItems(WriteVectorsToParquet(self.path, self.mode, max_bytes_per_file=self.max_bytes_per_file))
+
+
+@dataclasses.dataclass
+class DuckDBVectorWriterConfig(VectorDatabaseWriteConfig):
+    """Write embedded items to a table of a DuckDB database; see `WriteVectorsToDuckDB`."""
+
+    path: str
+    table: str = "vectors"
+    mode: str = "upsert"
+
+    def __post_init__(self) -> None:
+        self.create_write_transform()
+
+    def create_write_transform(self) -> beam.PTransform:
+        return _WriteItems(WriteVectorsToDuckDB(self.path, self.table, mode=self.mode))
+
+
+@dataclasses.dataclass(eq=False)
+class _WriteItems(beam.PTransform):
+    sink: beam.PTransform
+
+    def expand(self, items: beam.PCollection[EmbeddableItem]) -> beam.PCollection:
+        return items | "ItemRows" >> beam.Map(item_row).with_output_types(dict[str, Any]) | "Write" >> self.sink
+
+
+def item_row(item: EmbeddableItem) -> dict[str, Any]:
+    """All that an item holds, by column; an image is its URI.
+
+    Raises:
+      InputError: it has no dense vector, or its metadata has a name of ours.
+      ValueError: it has neither text nor the URI of an image.
+    """
+    if item.dense_embedding is None:
+        raise InputError(f"item {item.id!r} has no dense embedding; embed all items before writing them")
+    row: dict[str, Any] = {ID: item.id, TEXT: item.content_string, "index": item.index, EMBEDDING: item.dense_embedding}
+    if item.sparse_embedding is not None:
+        indices, values = item.sparse_embedding
+        row |= {"sparse_indices": list(indices), "sparse_values": list(values)}
+    taken = sorted(row.keys() & item.metadata.keys())
+    if taken:
+        raise InputError(f"item {item.id!r} has metadata named {', '.join(taken)}, columns of every item; rename it")
+    return {**row, **item.metadata}

@@ -1,0 +1,1 @@
+"""Mine bitext, align documents and mine hard negatives."""

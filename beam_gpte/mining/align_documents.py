@@ -1,0 +1,177 @@
+"""Documents and their translations, sentence by sentence: `{"source": ..., "target": ...} | AlignDocuments("doc", ("n",))`.
+
+sentences --> vectors --> SurveySides --> plan (means, cost of skipping)
+                |                          |
+                +--> by document ----------+--> Align --> beads of n:m sentences
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from apache_beam.pvalue import AsSingleton
+
+from beam_gpte.mining.search import stable_hash
+from beam_gpte.mining.plan import MiningPlan, PlanMining, SurveySides
+from beam_gpte.elements.block import Block
+from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
+from beam_gpte.core.mining.align import align, skip_cost, span_vectors
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.dedup.tile_join import VECTOR
+from beam_gpte.shuffle.packing import split_rows
+from beam_gpte.elements.rejects import reject_outputs, split_rejects
+from beam_gpte.elements.rows import as_blocks
+from beam_gpte.core.columns import EMBEDDING, HIDDEN, ID, TEXT
+from beam_gpte.dedup.score_pairs import vector_array, vector_matrix
+from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, check_text, unit_vectors
+
+DOCUMENTS = 64  # partitions of them, by hash
+SIDE = HIDDEN + "side"  # int8: 0 for the source
+SIDES = ("source", "target")
+
+
+@dataclasses.dataclass(eq=False)
+class AlignDocuments(beam.PTransform):
+    """Align the sentences of documents with those of their translations, n:m, in order; see `core.align`.
+
+    Takes a dict of two collections of any kind of rows, ``source`` and ``target``, one sentence a row. Gives blocks of the
+    document's column, `source_ids`, `target_ids` (lists, one of the two empty where a sentence was skipped), `source_text`,
+    `target_text` (joined by blanks), `source_start`, `source_stop`, `target_start`, `target_stop` (int64: the sentences by
+    their places in the document, from 0, exclusive) and `cost` (float64: about 1 for sentences that belong together by
+    chance). Every
+    sentence of a document that both sides have is in one bead; a document that only one side has gives none. A
+    smaller `skip_percentile` skips more.
+
+    Rows without a vector (or, with a `model`, text), and rows without a document or place in it, fail the job.
+
+    Memory of a worker: one of 64 partitions of the documents, with their vectors `max_span` times; one byte for each pair of
+    sentences of one document.
+
+    Attributes:
+      document: the column that names the document, the same on both sides.
+      order: the columns that a document's sentences are ordered by, such as ``("paragraph", "sentence")``.
+      max_span: sentences of either side in a bead, at most; the vectors of several are their mean, weighted by length.
+      skip_percentile: what skipping a sentence costs, as a percentile of what taking an unrelated one along costs.
+      model: embed the texts of rows that have no `embedding_column` first, as `EmbedText` does.
+    """
+
+    document: str
+    order: tuple[str, ...]
+    max_span: int = 4
+    skip_percentile: float = 20
+    model: Any = None
+    id_column: str = ID
+    text_column: str = TEXT
+    embedding_column: str = EMBEDDING
+
+    def __post_init__(self) -> None:
+        if isinstance(self.order, str) or not self.order:
+            raise InputError(f"order is {self.order!r}; use a tuple of columns, such as ('sentence',)")
+        if self.max_span < 1:
+            raise InputError(f"max_span is {self.max_span}; use 1 or more")
+        if not 0 <= self.skip_percentile <= 100:
+            raise InputError(f"skip_percentile is {self.skip_percentile}; use a number from 0 to 100")
+
+    def expand(self, inputs: Any) -> beam.PCollection[Block]:
+        if not isinstance(inputs, Mapping) or set(inputs) != set(SIDES):
+            raise InputError('give {"source": ..., "target": ...} | AlignDocuments(...)')
+        sides = tuple(inputs[name] | f"Prepare_{name}" >> _SideVectors(self, i) for i, name in enumerate(SIDES))
+        plan = sides | "Survey" >> SurveySides() | "Plan" >> PlanMining(center=True)
+        return (
+            sides
+            | "BothSides" >> beam.Flatten()
+            | "ByDocument" >> beam.ParDo(_ByDocument(self.document)).with_output_types(Keyed)
+            | "Documents" >> beam.GroupByKey()
+            | "Align" >> beam.FlatMap(_align, self, AsSingleton(plan)).with_output_types(Block)
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class _SideVectors(beam.PTransform):
+    """Rows of one side become blocks of id, text, document, what orders it, `VECTOR` and `SIDE`."""
+
+    own: AlignDocuments
+    side: int
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection[Block]:
+        own, columns = self.own, (self.own.document, *self.own.order)
+        defects = VectorDefects(own.embedding_column, columns, own.text_column if own.model else None, own.id_column)
+        check = beam.FlatMap(_check, defects, own.text_column, f"AlignDocuments {SIDES[self.side]}")
+        good = (as_blocks(rows) | "Check" >> reject_outputs(check)).good
+        if own.model is not None:
+            names = own.text_column, own.id_column, own.embedding_column
+            good, _ = good | "Embed" >> EmbedWhereMissing(own.model, *names, False)
+        kept = (own.id_column, own.text_column, *columns)
+        return good | "Vectors" >> beam.Map(_vectors, kept, own.embedding_column, self.side).with_output_types(Block)
+
+
+def _check(block: Block, defects: VectorDefects, text_column: str, step: str) -> Iterator[Any]:
+    reasons = [defects(block), check_text(block, text_column)]
+    for name in (defects.id_column, *defects.columns):
+        missing = block.column(name).is_null()
+        reasons.append(pa.array([f"{name} is null" if null else None for null in missing.to_pylist()], pa.string()))
+    yield from split_rejects(block, pa.compute.coalesce(*reasons), step, False, defects.id_column)
+
+
+def _vectors(block: Block, names: tuple[str, ...], embedding_column: str, side: int) -> Block:
+    array = vector_array(unit_vectors(block, embedding_column))
+    field = pa.field(VECTOR, array.type, metadata=block.schema.field(embedding_column).metadata)
+    bare = Block(block.batch.select(list(dict.fromkeys(names)))).with_column(field, array)
+    return bare.with_column(pa.field(SIDE, pa.int8()), pa.array([side] * len(block), pa.int8()))
+
+
+class _ByDocument(CutByKey):
+    def __init__(self, document: str) -> None:
+        self._document = document
+
+    def process(self, block: Block) -> Iterator[Keyed]:
+        yield from self.wait(block, block.batch.nbytes)
+
+    def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
+        for block in waiting:
+            documents = block.column(self._document).to_pylist()
+            yield from split_rows(block, [stable_hash(document) % DOCUMENTS for document in documents])
+
+
+def _align(element: tuple[int, Iterable[Block]], own: AlignDocuments, plan: MiningPlan) -> Iterator[Block]:
+    if plan.samples is None:
+        return
+    blocks = list(element[1])
+    frame = frame_of([block.without_columns([VECTOR]) for block in blocks]).with_row_index(HIDDEN + "row")
+    vectors = np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks])
+    skip = skip_cost(plan.samples[0], plan.samples[1], plan.means[0], plan.means[1], own.skip_percentile)
+    frame = frame.sort(own.document, SIDE, *own.order, own.id_column)
+    beads = []
+    for (document,), rows in frame.partition_by(own.document, as_dict=True, maintain_order=True).items():
+        sides = [rows.filter(pl.col(SIDE) == side) for side in (0, 1)]
+        if all(map(len, sides)):
+            beads += [{own.document: document, **bead} for bead in _beads(sides, vectors, own, plan, skip)]
+    if beads:
+        ids = pl.List(frame.schema[own.id_column])
+        yield block_of(
+            pl.DataFrame(beads, schema_overrides={"source_ids": ids, "target_ids": ids}, infer_schema_length=None)
+        )
+
+
+def _beads(
+    sides: list[pl.DataFrame], vectors: np.ndarray, own: AlignDocuments, plan: MiningPlan, skip: float
+) -> Iterator[dict[str, Any]]:
+    spans = []
+    for rows in sides:
+        lengths = np.maximum(1, rows[own.text_column].str.len_chars().to_numpy())
+        spans.append(span_vectors(vectors[rows[HIDDEN + "row"].to_numpy()], lengths, own.max_span))
+    ids = [rows[own.id_column].to_list() for rows in sides]
+    texts = [rows[own.text_column].to_list() for rows in sides]
+    for bead in align(spans[0], spans[1], plan.means[0], plan.means[1], skip):
+        source, target = slice(bead.source_start, bead.source_stop), slice(bead.target_start, bead.target_stop)
+        yield {
+            "source_ids": ids[0][source],
+            "target_ids": ids[1][target],
+            "source_text": " ".join(texts[0][source]),
+            "target_text": " ".join(texts[1][target]),
+            **bead._asdict(),
+        }

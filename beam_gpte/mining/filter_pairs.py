@@ -1,0 +1,125 @@
+"""Pairs whose document is not near enough are dropped: `{"queries": ..., "documents": ..., "pairs": ...} | FilterPairs()`.
+
+queries, documents, pairs --> SearchesPairs --> (neighbours, pairs) by query --> Judge --+--> kept
+                                                                                         +--> removed
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import polars as pl
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+
+from beam_gpte.elements.block import Block
+from beam_gpte.shuffle.group_by_id import Meeting, Named, block_of
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.mining.hard_negatives import RANK, RIVAL, with_consistency
+from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.core.columns import REASON, SCORE
+from beam_gpte.mining.pair_search import PAIR, SearchesPairs, near_frame, pair_frames
+
+MARGIN = "margin"  # float32: the pair's score less that of the query's nearest document that is in no pair with it
+
+
+class FilteredPairs(NamedTuple):
+    """The result of filtering.
+
+    Attributes:
+      kept: blocks of the pairs with all their columns and `score` (float32, cosine), `rank` (int32, of the document among
+        the query's neighbours, from 1; null beyond `depth`) and `margin` (float32; null where there is no other document),
+        in place of columns of these names.
+      removed: the others, with `reject_reason` beside.
+      rejects: bad rows of the three inputs, with step and reason; empty unless `with_exception_handling()` was called.
+    """
+
+    kept: beam.PCollection
+    removed: beam.PCollection
+    rejects: beam.PCollection
+
+
+@dataclasses.dataclass(eq=False)
+class FilterPairs(SearchesPairs):
+    """Keep the pairs whose document is among the `k` nearest of its query in the whole collection; gives a `FilteredPairs`.
+
+    The consistency filter of E5 (Wang et al., arXiv 2212.03533, with k = 2 among a million passages): a pair of the web
+    whose document is not nearer than what lies about at random is noise. Takes a dict of three collections of any kind of
+    rows: `queries` and `documents`, with vectors or with `model`, and `pairs` of `query_id` and `document_id` with any other
+    columns. The search is exact, the result the same whatever the order, the blocks and the workers.
+
+    Ties of rank go to the smaller id. With `deduplicate` a copy of a document has that document's rank, and takes none from
+    others. Rows that are not there, and bad rows, are treated as `MineHardNegatives` does. Memory is as there, with `depth`
+    for `last_rank`.
+
+    Attributes:
+      k: the largest rank of a pair that is kept; None for any.
+      min_margin: the least `margin`; None for any.
+      min_score: the least `score`; None for any.
+      depth: ranks are told up to this one.
+    """
+
+    k: int | None = 2
+    min_margin: float | None = None
+    min_score: float | None = None
+    depth: int = 100
+
+    def __post_init__(self) -> None:
+        self.check()
+        if self.k is not None and self.k < 1:
+            raise InputError(f"k is {self.k}; use 1 or more, or None")
+        if self.depth < (self.k or 1):
+            raise InputError(f"depth is {self.depth}; use k, {self.k or 1}, or more")
+        if self.k is None and self.min_margin is None and self.min_score is None:
+            raise InputError("k, min_margin and min_score are None; give one, or every pair is kept")
+
+    def expand(self, inputs: Any) -> Any:
+        found = self.search(inputs, "pairs", self.depth)
+        judge = beam.FlatMap(_judge, self.k, self.min_margin, self.min_score, self.depth)
+        # in this order: types given after with_outputs are forgotten, and blocks would be pickled
+        judged = judge.with_output_types(Block, removed=Block).with_outputs("removed", main="kept")
+        split = found.groups | "Judge" >> judged
+        return FilteredPairs(split.kept, split.removed, found.rejects)
+
+
+def _judge(
+    element: tuple[int, Iterable[Named]],
+    k: int | None,
+    min_margin: float | None,
+    min_score: float | None,
+    depth: int,
+) -> Iterator[Any]:
+    group = Meeting(element)
+    blocks = list(group["pairs"])
+    if not blocks:
+        return
+    rows, named = pair_frames(blocks)
+    known = with_consistency(near_frame(group["near"]), named, depth)
+    margin = (pl.col(SCORE) - pl.col(RIVAL)).alias(MARGIN)
+    found = known.select(PAIR, SCORE, RANK, margin, _reasons(k, min_margin, min_score, depth).alias(REASON))
+    bare = rows.select(name for name in rows.columns if name not in (SCORE, RANK, MARGIN, REASON))
+    judged = bare.join(found, on=PAIR, how="left", maintain_order="left").drop(PAIR)
+    good = judged[REASON].is_null()
+    for name, number in (("pairs_kept", good.sum()), ("pairs_removed", (~good).sum())):
+        Metrics.counter(NAMESPACE, name).inc(int(number))
+    if good.any():
+        yield block_of(judged.filter(good).drop(REASON))
+    if not good.all():
+        yield TaggedOutput("removed", block_of(judged.filter(~good)))
+
+
+def _reasons(k: int | None, min_margin: float | None, min_score: float | None, depth: int) -> pl.Expr:
+    """Why a pair is not kept, null where it is."""
+    score, rank, margin = pl.col(SCORE), pl.col(RANK), pl.col(SCORE) - pl.col(RIVAL)
+    reason = pl.lit(None, pl.String)
+    if min_score is not None:
+        low = pl.format("score {} is below {}", score.round(4), pl.lit(min_score))
+        reason = pl.when(score < pl.lit(min_score, pl.Float32)).then(low).otherwise(reason)
+    if min_margin is not None:
+        low = pl.format("margin {} is below {}", margin.round(4), pl.lit(min_margin))
+        reason = pl.when(margin < pl.lit(min_margin, pl.Float32)).then(low).otherwise(reason)
+    if k is not None:
+        far = pl.format("rank {} is beyond {}", pl.coalesce(rank.cast(pl.String), pl.lit(f"above {depth}")), pl.lit(k))
+        reason = pl.when(rank.fill_null(depth + 1) > k).then(far).otherwise(reason)
+    return reason

@@ -1,0 +1,1 @@
+"""Render HTML pages about runs and outputs."""

@@ -1,0 +1,154 @@
+"""A few rows of a corpus, for the program that looks at them after the run: `blocks | WriteSample(path, ids, columns)`.
+
+blocks --> the rows whose ids have the smallest hashes --> one Parquet file --> take_sample
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterable
+
+import apache_beam as beam
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+
+from beam_gpte.elements.block import Block
+from beam_gpte.shuffle.group_by_id import frame_of
+from beam_gpte.core.vectors.quantize import dequantize
+from beam_gpte.elements.from_side_inputs import MakeOne
+from beam_gpte.sources.read_vectors import read_vectors as read_stored
+from beam_gpte.dedup.score_pairs import vector_matrix
+from beam_gpte.elements.vectors import read_vectors
+
+SAMPLED = 1_000  # rows: as many points as a small map has room for
+SAMPLE_FILE = ".beam-gpte-report-sample"  # no name that a glob of Parquet files matches
+TEXT_SAMPLED = 2_000  # characters of a text, more than a page shows; a column of whole lengths is beside it
+LENGTH = "_length"  # added to a text column's name: int64, characters of the whole text
+
+_HASH = "_hash"
+
+
+@dataclasses.dataclass(eq=False)
+class WriteSample(beam.PTransform):
+    """Write at most `SAMPLED` rows to the file `path`; the same rows whatever the order, the blocks and the workers.
+
+    Blocks need not have all columns. Vectors become float32; of texts the beginning is kept, and the length.
+
+    Attributes:
+      ids: columns that tell rows apart.
+      texts: columns of strings.
+      vectors: columns of vectors, also quantised ones.
+      others: further columns.
+    """
+
+    path: str
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    vectors: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+    def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[str]:
+        sample = _Sample(self.ids, self.texts, self.vectors, self.others)
+        content = blocks | "Sample" >> beam.CombineGlobally(sample).as_singleton_view()
+        return blocks.pipeline | "Write" >> MakeOne(str, _write, content, self.path)
+
+
+def take_sample(path: str) -> pl.DataFrame:
+    """The rows that a run has left in the file `path`, which is deleted; no columns if there were no rows."""
+    with FileSystems.open(path, compression_type="uncompressed") as file:
+        content = file.read()
+    FileSystems.delete([path])
+    return pl.read_parquet(content) if content else pl.DataFrame()
+
+
+def sample_vectors(
+    path: str,
+    ids: tuple[str, ...],
+    texts: tuple[str, ...],
+    vectors: tuple[str, ...],
+    others: tuple[str, ...] = (),
+    table: str = "vectors",
+) -> pl.DataFrame:
+    """Rows of a folder, or of a table, that the sinks wrote: those that `WriteSample` would write; reads all there is.
+
+    Rows without one of the `vectors` are left out. There are no columns if there are no rows.
+    """
+    sample = _Sample(ids, texts, vectors, others)
+    found = sample.create_accumulator()
+    for block in read_stored(path, table, rows_per_block=4096):
+        for name in vectors:
+            block = block.filter(block.column(name).is_valid())
+        found = sample.add_input(found, block)
+    return found if found.is_empty() else found.drop(_HASH)
+
+
+class _Sample(beam.CombineFn):
+    """Gives Parquet; nothing for no rows."""
+
+    def __init__(
+        self, ids: tuple[str, ...], texts: tuple[str, ...], vectors: tuple[str, ...], others: tuple[str, ...]
+    ) -> None:
+        self._ids = ids
+        self._texts = texts
+        self._vectors = vectors
+        self._others = others
+
+    def create_accumulator(self) -> pl.DataFrame:
+        return pl.DataFrame()
+
+    def add_input(self, accumulator: pl.DataFrame, block: Block) -> pl.DataFrame:
+        if not block:
+            return accumulator
+        # combined one after another, so that one id has one hash whatever its column's exact type
+        hashes = frame_of([Block(block.batch.select(list(self._ids)))]).select(
+            pl.concat_str(pl.col(*self._ids).cast(pl.String), separator="\0").hash().alias(_HASH)
+        )[_HASH]
+        near = np.argsort(hashes.to_numpy(), kind="stable")[:SAMPLED]
+        if len(accumulator) == SAMPLED:
+            near = near[hashes.to_numpy()[near] < accumulator[_HASH].max()]
+        if not len(near):
+            return accumulator
+        chosen = Block(block.batch.take(pa.array(near)))
+        return _smallest([accumulator, self._frame(chosen).with_columns(hashes[near])])
+
+    def merge_accumulators(self, accumulators: Iterable[pl.DataFrame]) -> pl.DataFrame:
+        return _smallest(accumulators)
+
+    def extract_output(self, accumulator: pl.DataFrame) -> bytes:
+        if accumulator.is_empty():
+            return b""
+        file = io.BytesIO()
+        accumulator.drop(_HASH).write_parquet(file)
+        return file.getvalue()
+
+    def _frame(self, block: Block) -> pl.DataFrame:
+        names = block.schema.names
+        plain = [name for name in dict.fromkeys((*self._ids, *self._texts, *self._others)) if name in names]
+        texts = [name for name in self._texts if name in names]
+        whole = frame_of([Block(block.batch.select(plain))]).with_columns(pl.col(*texts).cast(pl.String))
+        frame = whole.with_columns(
+            *(pl.col(name).str.len_chars().cast(pl.Int64).alias(name + LENGTH) for name in texts),
+            *(pl.col(name).str.head(TEXT_SAMPLED) for name in texts),
+        )
+        vectors = [pl.Series(name, _floats(block, name)) for name in self._vectors if name in names]
+        return frame.with_columns(vectors)
+
+
+def _floats(block: Block, column: str) -> np.ndarray:
+    """float32 (n, dim)."""
+    kind = block.schema.field(column).type
+    if pa.types.is_fixed_size_list(kind) and pa.types.is_integer(kind.value_type):
+        return dequantize(vector_matrix(block.column(column)))
+    return read_vectors(block, column)[0]
+
+
+def _smallest(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    some = [frame for frame in frames if len(frame)]
+    return pl.concat(some, how="diagonal_relaxed").sort(_HASH).head(SAMPLED) if some else pl.DataFrame()
+
+
+def _write(content: bytes, path: str) -> str:
+    with FileSystems.create(path, "application/octet-stream", compression_type="uncompressed") as file:
+        file.write(content)
+    return path

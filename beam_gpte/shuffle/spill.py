@@ -1,0 +1,176 @@
+"""Rows on a disk, while what they are judged by goes through shuffles: `rows | SpillRows(folder, columns)`.
+
+rows --> SpillRows --> Arrow files in the folder <- - - - - - - - - - - - - +
+             |                                                              |
+             +--> light rows: a few columns, and where each row lies --> shuffles --> whole_rows --> rows
+
+A runner that keeps shuffles in memory holds every byte of them several times. So a corpus that is compared with itself takes
+many times its own size there, and a few times the size of its ids and sketches once its rows lie on a disk.
+"""
+
+import dataclasses
+import functools
+import itertools
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
+
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.columns import HIDDEN
+
+FILE = HIDDEN + "file"  # int64: names a file; the field's metadata say in which folder, and what rows it has
+AT = HIDDEN + "at"  # int64: the row in that file
+BYTES_PER_FILE = 32 << 20
+FILES_OPEN = 16  # of one process, mapped into memory
+
+_FOLDER, _SCHEMA = b"beam_gpte.folder", b"beam_gpte.schema"
+
+
+def new_spill_folder(scratch: str) -> str:
+    """The folder of one run within `scratch`; made when the first row is written.
+
+    Raises:
+      InputError: it is on no disk.
+    """
+    if "://" in scratch:
+        raise InputError(f"scratch is {scratch!r}; rows are read from it one by one: name a folder on a disk")
+    return str(Path(scratch, f"beam-gpte-spill-{uuid.uuid4().hex}"))
+
+
+@dataclasses.dataclass(eq=False)
+class SpillRows(beam.PTransform):
+    """Write rows to files of `folder`; give light rows, of those of `columns` that they have, `FILE` and `AT`.
+
+    Light rows may be spilled again, with columns that came since: then the new files have all. A worker holds 32 MB of rows.
+    The files stay there; whoever named the folder deletes it when the job has ended.
+
+    Attributes:
+      folder: on a disk that all workers share.
+    """
+
+    folder: str
+    columns: tuple[str, ...]
+
+    def expand(self, rows: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        return rows | beam.ParDo(_Spill(self.folder, self.columns)).with_output_types(Block)
+
+
+class _Spill(beam.DoFn):
+    def __init__(self, folder: str, columns: tuple[str, ...]) -> None:
+        self._folder = folder
+        self._columns = columns
+
+    def start_bundle(self) -> None:
+        self._waiting: dict[bytes, list[Block]] = {}  # of one schema
+
+    def process(self, block: Block) -> Iterator[Block]:
+        if not block:
+            return
+        rows = whole_rows(block)
+        key = rows.schema.serialize().to_pybytes()
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append(rows)
+        if sum(rows.batch.nbytes for rows in waiting) >= BYTES_PER_FILE:
+            yield from self._write(self._waiting.pop(key))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for blocks in self._waiting.values():
+            yield from map(GlobalWindows.windowed_value, self._write(blocks))
+        self._waiting = {}
+
+    def _write(self, blocks: list[Block]) -> Iterator[Block]:
+        rows = Block.concat(blocks)
+        number = uuid.uuid4().int >> 65  # fits int64
+        path = _path(self._folder, number)
+        Path(self._folder).mkdir(parents=True, exist_ok=True)
+        with pa.ipc.new_file(path, rows.schema) as writer:
+            writer.write_batch(rows.batch)
+        where = {_FOLDER: self._folder.encode(), _SCHEMA: rows.schema.serialize().to_pybytes()}
+        light = Block(rows.batch.select([name for name in rows.schema.names if name in self._columns]))
+        light = light.with_column(
+            pa.field(FILE, pa.int64(), metadata=where), pa.array(np.full(len(rows), number, np.int64))
+        ).with_column(pa.field(AT, pa.int64()), pa.array(np.arange(len(rows))))
+        for start in range(0, len(light), ROWS_PER_BLOCK):
+            yield light.slice(start, ROWS_PER_BLOCK)
+
+
+def is_light(block: Block) -> bool:
+    return FILE in block.schema.names
+
+
+def has_column(block: Block, name: str) -> bool:
+    """Whether its rows have such a column, in memory or on the disk."""
+    return name in block.schema.names or (is_light(block) and name in _spilled_schema(block).names)
+
+
+def field_of(block: Block, name: str) -> pa.Field:
+    """Of a column that they have."""
+    return (block.schema if name in block.schema.names else _spilled_schema(block)).field(name)
+
+
+def with_columns(block: Block, names: Sequence[str]) -> Block:
+    """The rows of `block` with these columns, which it has or which lie on the disk."""
+    missing = [name for name in names if name not in block.schema.names and has_column(block, name)]
+    if missing:
+        found = read_rows(block, missing)
+        for name in missing:
+            block = block.with_column(found.schema.field(name), found.column(name))
+    return block
+
+
+def whole_rows(block: Block) -> Block:
+    """The rows as they were spilled, with the columns that came since; other blocks stay as they are."""
+    if not is_light(block):
+        return block
+    rows = read_rows(block)
+    for name in block.schema.names:
+        if name not in (*rows.schema.names, FILE, AT):
+            rows = rows.with_column(block.schema.field(name), block.column(name))
+    return rows
+
+
+def read_rows(light: Block, columns: Sequence[str] | None = None) -> Block:
+    """What lies on the disk of light rows, in their order: all columns, or these."""
+    folder = light.schema.field(FILE).metadata[_FOLDER].decode()
+    files, at = light.column(FILE).to_numpy(), light.column(AT).to_numpy()
+    order = np.argsort(files, kind="stable")
+    edges = np.flatnonzero(np.diff(files[order], prepend=-1, append=-1))
+    parts = []
+    for start, stop in itertools.pairwise(edges):
+        wanted = at[order[start:stop]]
+        batch = _mapped(_path(folder, int(files[order[start]])))
+        batch = batch if columns is None else batch.select(list(columns))
+        consecutive = wanted[-1] - wanted[0] == len(wanted) - 1 and (np.diff(wanted) == 1).all()
+        parts.append(Block(batch.slice(wanted[0], len(wanted)) if consecutive else batch.take(pa.array(wanted))))
+    if len(parts) == 1:  # argsort is stable: the order is that of `light`
+        return parts[0]
+    if not parts:
+        schema = _spilled_schema(light)
+        wanted_schema = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        return Block.from_table(wanted_schema.empty_table())
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    return Block(Block.concat(parts).batch.take(pa.array(back)))
+
+
+def _spilled_schema(light: Block) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(light.schema.field(FILE).metadata[_SCHEMA]))
+
+
+def _path(folder: str, number: int) -> str:
+    return f"{folder}/{number:016x}.arrow"
+
+
+@functools.lru_cache(FILES_OPEN)
+def _mapped(path: str) -> pa.RecordBatch:
+    try:
+        return pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: rows that were put there are gone; all workers have to share scratch") from error

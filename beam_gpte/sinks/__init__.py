@@ -1,0 +1,1 @@
+"""Write vectors, rejects and summaries exactly once."""

@@ -1,0 +1,159 @@
+"""Parquet files of vectors: how they are encoded, and how files of several schemas become files of one."""
+
+import collections
+import contextlib
+import dataclasses
+import io
+import json
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.metadata import KEY, check_same_vectors, vector_fields
+from beam_gpte.files.folders import file_name, list_files
+from beam_gpte.sinks.final_names import Destination
+from beam_gpte.sinks.staging import STAGED, StagedFile
+
+
+class ParquetFileWriter:
+    """A `staging.TableWriter` with zstd, byte-stream-split floats and the vectors' metadata.
+
+    Chosen by `python benchmarks/sinks.py encodings`: zstd and byte-stream-split make float32 vectors 0.84 of their size in
+    Arrow, zstd alone 0.92, for the same seconds; a higher level gains nothing. Vectors of float16 are best plain, as DuckDB
+    reads them byte-stream-split in float32 only; bytes of int8 and binary ones are best in the dictionary.
+    """
+
+    def __init__(self, stream: BinaryIO, schema: pa.Schema) -> None:
+        vectors = {name: dataclasses.asdict(metadata) for name, metadata in vector_fields(schema).items()}
+        about = {KEY: json.dumps(vectors, sort_keys=True, ensure_ascii=False)} if vectors else None
+        floats, dictionary = _encodings(schema)
+        self._vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
+        self._writer = pq.ParquetWriter(
+            stream,
+            schema.with_metadata(about),
+            compression="zstd",
+            use_dictionary=dictionary,
+            use_byte_stream_split=floats,
+        )
+
+    def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
+        for name in self._vectors:
+            if table.column(name).null_count:  # pyarrow writes such a file but cannot read it: apache/arrow#35692
+                raise InputError(f"column {name!r}: a row has no vector; embed every row, or drop such rows before writing")
+        self._writer.write_table(table, row_group_size=row_group_size)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def agree_on_schema(staged: list[StagedFile]) -> pa.Schema:
+    """The one schema that all staged files can be cast to.
+
+    Columns that some files lack become null there; null turns into any type, int64 into double, and so on (Arrow's
+    permissive promotion). Columns of vectors have to be the same everywhere. The order of columns is that of most rows.
+
+    Raises:
+      InputError: vectors of two kinds, or two types that do not fit together.
+    """
+    rows: collections.Counter[bytes] = collections.Counter()
+    for file in staged:
+        rows[file.schema] += file.rows
+    schemas = [pa.ipc.read_schema(pa.py_buffer(data)) for data in sorted(rows, key=lambda data: (-rows[data], data))]
+    if len(schemas) == 1:
+        return schemas[0]
+    fields: dict[str, pa.Field] = {}
+    for schema in schemas:
+        _check_vectors(schemas[0], schema)
+        for field in schema:
+            fields[field.name] = _promote(fields.get(field.name, field), field)
+    return pa.schema([field if _in_all(field, schemas) else field.with_nullable(True) for field in fields.values()])
+
+
+def conform_files(staged: list[StagedFile], schema: pa.Schema, destination: Destination) -> None:
+    """Rewrite the staged files of another schema in place, one row group at a time; may be repeated.
+
+    Raises:
+      InputError: a value does not fit its column's new type.
+    """
+    waiting = set(list_files(destination.temporary))  # what is gone was conformed and moved by an earlier attempt
+    for file in staged:
+        if file_name(file.path) in waiting and not file.arrow_schema().equals(schema):
+            _rewrite(file.path, schema)
+
+
+def _check_vectors(here: pa.Schema, there: pa.Schema) -> None:
+    ours, theirs = vector_fields(here), vector_fields(there)
+    for name in sorted(ours.keys() | theirs.keys()):
+        if name not in ours or name not in theirs:
+            raise InputError(f"column {name!r} is an embedding in some rows and not in others; embed the whole collection")
+        check_same_vectors(ours[name], theirs[name], f"column {name!r} of one collection")
+
+
+def _promote(here: pa.Field, there: pa.Field) -> pa.Field:
+    vectors = pa.types.is_fixed_size_list(here.type) or pa.types.is_fixed_size_list(there.type)
+    try:
+        if vectors and here.type != there.type:  # Arrow would make lists of any length of them
+            raise pa.ArrowTypeError("vectors")
+        return pa.unify_schemas([pa.schema([here]), pa.schema([there])], promote_options="permissive").field(0)
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"column {here.name!r} is {here.type} in some rows and {there.type} in others; "
+            "cast it to one type before writing"
+        ) from error
+
+
+def _in_all(field: pa.Field, schemas: list[pa.Schema]) -> bool:
+    found = all(field.name in schema.names for schema in schemas)
+    if not found and pa.types.is_fixed_size_list(field.type):
+        raise InputError(f"column {field.name!r} ({field.type}) is missing in some rows; give every row a vector")
+    return found
+
+
+def _rewrite(path: str, schema: pa.Schema) -> None:
+    new = path.removesuffix(STAGED) + "-conformed" + STAGED
+    plain = CompressionTypes.UNCOMPRESSED
+    with (
+        FileSystems.open(path, compression_type=plain) as source,
+        FileSystems.create(new, compression_type=plain) as sink,
+    ):
+        old = pq.ParquetFile(source)
+        with contextlib.closing(ParquetFileWriter(sink, schema)) as writer:
+            for group in range(old.num_row_groups):
+                writer.write_table(_conform(old.read_row_group(group), schema))
+    FileSystems.rename([new], [path])
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return pa.table([_cast(table, field) for field in schema], schema=schema)
+
+
+def _cast(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
+    if field.name not in table.column_names:
+        return pa.nulls(table.num_rows, field.type)
+    values = table.column(field.name)
+    try:
+        return values.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"column {field.name!r} is {values.type} in some rows and {field.type} in others, and a value does not fit "
+            f"({reason}); cast it to one type before writing"
+        ) from error
+
+
+def _encodings(schema: pa.Schema) -> tuple[list[str], list[str]]:
+    """The Parquet leaves of `schema` to be byte-stream-split and to have dictionaries. Parquet itself knows their paths."""
+    empty = io.BytesIO()
+    try:
+        pq.write_table(schema.empty_table(), empty)
+    except pa.ArrowNotImplementedError as error:
+        raise InputError(f"Parquet cannot hold these columns ({error}); drop or cast the column before writing") from error
+    paths = [column.path for column in pq.ParquetFile(empty).schema]
+    values = {field.name: field.type.value_type for field in schema if pa.types.is_fixed_size_list(field.type)}
+    kinds = {path: values.get(path.split(".")[0]) for path in paths}
+    split = [path for path, kind in kinds.items() if kind == pa.float32()]
+    return split, [path for path, kind in kinds.items() if kind not in (pa.float32(), pa.float16())]

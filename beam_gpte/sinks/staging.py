@@ -1,0 +1,260 @@
+"""Blocks become files in a temporary folder, where the blocks are: no vector is shuffled.
+
+    blocks --> StageFiles --> `StagedFile`s
+
+What brings them under final names is in `commit` and `publish`; `write_parquet`, `write_duckdb` and `write_jsonl` are the
+formats.
+"""
+
+import contextlib
+import dataclasses
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+from urllib.parse import quote
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.utils.windowed_value import WindowedValue
+
+from beam_gpte.elements.block import Block
+from beam_gpte.files.cloud import check_bucket
+from beam_gpte.core.errors import InputError
+from beam_gpte.shuffle.packing import split_rows
+from beam_gpte.core.columns import is_hidden
+
+TEMPORARY = ".beam-gpte-tmp-"
+STAGED = ".staged"  # not .parquet: Polars and DuckDB follow `**/*.parquet` into hidden folders
+MAX_BYTES_PER_FILE = 512 << 20
+ROW_GROUP_BYTES = 64 << 20  # what a worker holds before it writes; 43,000 rows with float32[384]
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+MAX_PARTITIONS = 128  # open at once in a worker
+MAX_OPEN_FILES = 8  # one per schema; blocks of rows may alternate between e.g. a null and a string column
+
+
+@dataclasses.dataclass(frozen=True)
+class StagedFile:
+    """A complete file in the temporary folder of a run.
+
+    Attributes:
+      partition: the folders it belongs in, as "language=de/"; empty where the collection has no partitions.
+      nbytes: size of its rows in Arrow, before compression.
+      schema: the serialised Arrow schema of its rows.
+    """
+
+    path: str
+    partition: str
+    rows: int
+    nbytes: int
+    schema: bytes
+
+    def arrow_schema(self) -> pa.Schema:
+        return pa.ipc.read_schema(pa.py_buffer(self.schema))
+
+
+class TableWriter(Protocol):
+    """Writes tables of one schema to a stream; closing it leaves the stream open."""
+
+    def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None: ...
+
+    def close(self) -> None: ...
+
+
+OpenWriter = Callable[[BinaryIO, pa.Schema], TableWriter]
+
+
+class StageFiles(beam.DoFn):
+    """Writes the blocks of a bundle to new files in the temporary folder and gives a `StagedFile` for each.
+
+    A file holds one schema, window and partition. It is closed when the bundle ends or when the next block would take it
+    past `max_bytes_per_file`. A bundle that fails leaves files that no `StagedFile` names; they go with the temporary
+    folder. At most `ROW_GROUP_BYTES` and one block wait in memory, in all open files together.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        open_writer: OpenWriter,
+        max_bytes_per_file: int = MAX_BYTES_PER_FILE,
+        partition_by: tuple[str, ...] = (),
+    ) -> None:
+        self._folder = folder
+        self._open_writer = open_writer
+        self._max_bytes = max_bytes_per_file
+        self._partition_by = partition_by
+        self._most_open = MAX_PARTITIONS if partition_by else MAX_OPEN_FILES
+
+    def start_bundle(self) -> None:
+        self._files: dict[Any, _OpenFile] = {}
+
+    def process(
+        self, block: Block, window: Any = beam.DoFn.WindowParam, timestamp: Any = beam.DoFn.TimestampParam
+    ) -> Iterator[WindowedValue]:
+        if not block:
+            return
+        # Metadata of the whole schema (of pandas, of Hugging Face) describes the file it was read from, not this one.
+        rows = Block(block.without_columns(filter(is_hidden, block.schema.names)).batch.replace_schema_metadata(None))
+        for partition, part in partitions(rows, self._partition_by):
+            yield from self._add(part.batch, partition, window, timestamp)
+
+    def _add(self, batch: pa.RecordBatch, partition: str, window: Any, timestamp: Any) -> Iterator[WindowedValue]:
+        key, nbytes = (window, partition, batch.schema.serialize().to_pybytes()), batch.nbytes
+        file = self._files.get(key)
+        if file is not None and file.bytes + nbytes > self._max_bytes:
+            yield self._files.pop(key).close()
+        if key not in self._files:
+            if len(self._files) == self._most_open:
+                yield self._files.pop(next(iter(self._files))).close()
+            path = FileSystems.join(self._folder, uuid.uuid4().hex + STAGED)
+            self._files[key] = _OpenFile(path, partition, batch.schema, self._open_writer, window, timestamp)
+        if sum(file.waiting_bytes for file in self._files.values()) + nbytes > ROW_GROUP_BYTES:
+            max(self._files.values(), key=lambda file: file.waiting_bytes).flush()
+        self._files[key].add(batch, nbytes)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        files, self._files = self._files, {}
+        for file in files.values():
+            yield file.close()
+
+
+class SpreadBlocks(beam.DoFn):
+    """Deals blocks out to so many shards, one after the other from a random first."""
+
+    def __init__(self, num_shards: int) -> None:
+        self._num_shards = num_shards
+
+    def start_bundle(self) -> None:
+        self._next = uuid.uuid4().int
+
+    def process(self, block: Block) -> Iterator[tuple[int, Block]]:
+        self._next += 1
+        yield self._next % self._num_shards, block
+
+
+class StageShards(beam.DoFn):
+    """`StageFiles` for grouped blocks: the files of a shard end with it."""
+
+    def __init__(self, stage: StageFiles) -> None:
+        self._stage = stage
+
+    def process(
+        self,
+        shard: tuple[int, Iterable[Block]],
+        window: Any = beam.DoFn.WindowParam,
+        timestamp: Any = beam.DoFn.TimestampParam,
+    ) -> Iterator[WindowedValue]:
+        self._stage.start_bundle()
+        for block in shard[1]:
+            yield from self._stage.process(block, window, timestamp)
+        yield from self._stage.finish_bundle()
+
+
+class _OpenFile:
+    """A staged file in the making."""
+
+    def __init__(
+        self, path: str, partition: str, schema: pa.Schema, open_writer: OpenWriter, window: Any, timestamp: Any
+    ) -> None:
+        self._path = path
+        self._partition = partition
+        self._place = (timestamp, (window,))
+        self._schema = schema
+        self._stream = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        with self._writing():
+            self._writer = open_writer(self._stream, schema)
+        self._waiting: list[pa.RecordBatch] = []
+        self.waiting_bytes = 0
+        self.rows = 0
+        self.bytes = 0
+
+    def add(self, batch: pa.RecordBatch, nbytes: int) -> None:
+        self._waiting.append(batch)
+        self.waiting_bytes += nbytes
+        self.rows += batch.num_rows
+        self.bytes += nbytes
+
+    def flush(self) -> None:
+        if not self._waiting:
+            return
+        table = pa.Table.from_batches(self._waiting)
+        rows = max(1, table.num_rows * ROW_GROUP_BYTES // max(table.nbytes, ROW_GROUP_BYTES))
+        with self._writing():
+            self._writer.write_table(table, row_group_size=rows)
+        self._waiting, self.waiting_bytes = [], 0
+
+    def close(self) -> WindowedValue:
+        self.flush()
+        with self._writing():
+            self._writer.close()
+            self._stream.close()
+        schema = self._schema.serialize().to_pybytes()
+        return WindowedValue(StagedFile(self._path, self._partition, self.rows, self.bytes, schema), *self._place)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._abandon()
+            folder = FileSystems.split(FileSystems.split(self._path)[0])[0]
+            reason = error.strerror or str(error)
+            raise InputError(
+                f"{folder}: cannot write to this folder ({reason}); nothing in it was changed, run again"
+            ) from error
+
+    def _abandon(self) -> None:
+        """Give the room back that the file takes; the disk may be full."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        if FileSystems.get_scheme(self._path) is None:
+            Path(self._path).unlink(missing_ok=True)
+
+
+def partitions(block: Block, columns: tuple[str, ...]) -> Iterator[tuple[str, Block]]:
+    """Cut a block by the values of `columns`, which it loses: ("language=de/year=2026/", rows), as Hive names folders.
+
+    Raises:
+      InputError: a column is missing, or its values are neither strings nor integers.
+    """
+    if not columns:
+        yield "", block
+        return
+    for name in columns:
+        kind = block.schema.field(name).type if name in block.schema.names else None
+        if kind is None:
+            raise InputError(f"partition_by: no column {name!r}; the columns are {', '.join(block.schema.names)}")
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+            raise InputError(f"partition_by: column {name!r} is {kind}; use a column of strings or integers")
+    values = list(zip(*(block.column(name).to_pylist() for name in columns), strict=True))
+    numbers = {value: i for i, value in enumerate(dict.fromkeys(values))}
+    folders = ["".join(f"{_quoted(n)}={_quoted(v)}/" for n, v in zip(columns, value, strict=True)) for value in numbers]
+    for number, part in split_rows(block, [numbers[value] for value in values]):
+        yield folders[number], part.without_columns(columns)
+
+
+def _quoted(value: str | int | None) -> str:
+    return HIVE_NULL if value is None else quote(str(value), safe=" ")
+
+
+def check_writable(folder: str) -> None:
+    """Create `folder` if need be and try to write to it; for programs, before the work begins.
+
+    Raises:
+      InputError: it cannot be created or written.
+    """
+    check_bucket(folder)
+    try:
+        if FileSystems.get_scheme(folder) is not None:
+            trial = FileSystems.join(folder, f"{TEMPORARY}trial-{uuid.uuid4().hex}")
+            FileSystems.create(trial).close()
+            FileSystems.delete([trial])
+        else:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder or ".").close()
+    except Exception as error:  # every file system raises its own; all of them mean the same to the user
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{folder}: cannot write to this folder ({reason}); choose another output folder") from error

@@ -1,0 +1,119 @@
+"""`WriteSummary`: how many rows several collections have, and what reports say, as one JSON file.
+
+rows ----> (name, reason), rows -> sums --+
+                                          +--> one object --> the file
+reports -> (name, report) ----------------+
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.pvalue import AsIter, AsList
+
+from beam_gpte.elements.block import Block
+from beam_gpte.core.errors import InputError
+from beam_gpte.elements.rows import row_fields
+from beam_gpte.core.columns import REASON
+from beam_gpte.sinks.write_rejects import plain
+
+REASONS = "reasons"  # rejected rows by reason, beside the collections' own names
+REPORT = "report"  # the field of a report that was made a row
+
+Counted = tuple[tuple[str, str | None], int]
+
+
+@dataclasses.dataclass(eq=False)
+class WriteSummary(beam.PTransform):
+    """Write one JSON object about bounded collections, ``{name: rows, ...} | WriteSummary(path)``; gives the object.
+
+    The object has under each name how many rows there are, or, for `reports`, the list of what they say; under ``reasons``
+    how many rows were rejected for which, up to the first colon. The file appears complete or not at all.
+
+    Attributes:
+      path: the file, local or on any Beam file system.
+      reports: the names of the collections whose elements are reports (mappings), not rows.
+      commit_after: the file is not written before this collection is complete, or if computing it fails.
+    """
+
+    path: str
+    reports: tuple[str, ...] = ()
+    commit_after: beam.PCollection | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise InputError("path is empty; name the file to write the summary to")
+
+    def expand(self, inputs: Any) -> beam.PCollection[dict]:
+        collections = inputs if isinstance(inputs, dict) else {"rows": inputs}
+        missing = [name for name in self.reports if name not in collections]
+        if missing:
+            raise InputError(f"no collection {missing[0]!r}; there are {', '.join(collections)}")
+        pipeline = next(iter(collections.values())).pipeline
+        counts = [
+            rows | f"Count_{name}" >> beam.FlatMap(_counted, name).with_output_types(Counted)
+            for name, rows in collections.items()
+            if name not in self.reports
+        ]
+        reports = [
+            collections[name] | f"Read_{name}" >> beam.Map(_report, name).with_output_types(tuple[str, dict])
+            for name in self.reports
+        ]
+        sums = counts | "Counts" >> beam.Flatten(pipeline=pipeline) | "Sums" >> beam.CombinePerKey(sum)
+        told = reports | "Reports" >> beam.Flatten(pipeline=pipeline)
+        wait = () if self.commit_after is None else (AsIter(self.commit_after),)
+        names = {name: name in self.reports for name in collections}
+        return (
+            pipeline
+            | "Path" >> beam.Create([self.path], reshuffle=False)
+            | "Write" >> beam.Map(_write, names, AsList(sums), AsList(told), *wait).with_output_types(dict)
+        )
+
+
+def _counted(element: Any, name: str) -> Iterator[Counted]:
+    if not isinstance(element, Block):
+        fields = vars(element) if dataclasses.is_dataclass(element) else row_fields(element)
+        reasons = [fields.get(REASON)]
+    elif REASON in element.schema.names:
+        reasons = element.column(REASON).to_pylist()
+    else:
+        yield (name, None), len(element)
+        return
+    for reason, rows in Counter(None if reason is None else str(reason).split(":")[0] for reason in reasons).items():
+        yield (name, reason), rows
+
+
+def _report(element: Any, name: str) -> tuple[str, dict]:
+    fields = row_fields(element)
+    return name, json.loads(fields[REPORT]) if set(fields) == {REPORT} else plain(fields)
+
+
+def _write(path: str, names: dict[str, bool], sums: list[Counted], told: list[tuple[str, dict]], *_: Any) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for name, is_report in names.items():
+        if is_report:
+            summary[name] = sorted((report for of, report in told if of == name), key=json.dumps)
+        else:
+            summary[name] = sum(rows for (of, _), rows in sums if of == name)
+    reasons: Counter[str] = Counter()
+    for (_name, reason), rows in sums:
+        if reason is not None:
+            reasons[reason] += rows
+    if reasons:
+        summary[REASONS] = dict(sorted(reasons.items()))
+    write_json(path, summary)
+    return summary
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    """Write `value` for people and machines; the file appears complete or not at all."""
+    partial = f"{path}.partial"
+    with FileSystems.create(partial, "application/json", compression_type="uncompressed") as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    if FileSystems.exists(path):
+        FileSystems.delete([path])
+    FileSystems.rename([partial], [path])

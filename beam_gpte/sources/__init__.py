@@ -1,0 +1,1 @@
+"""Read corpora and vectors, in batch or as a stream."""

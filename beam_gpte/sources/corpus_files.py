@@ -1,0 +1,148 @@
+"""Where the files of a corpus are and how they open: globs, formats, compression, on any Beam file system."""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import itertools
+import lzma
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
+from apache_beam.io.filesystems import FileSystems
+
+from beam_gpte.files.cloud import check_bucket, missing_object
+from beam_gpte.core.errors import InputError
+from beam_gpte.sources.formats.readers import READERS, column_names
+from beam_gpte.core.columns import TEXT
+
+EXTENSIONS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "text",
+}
+CODECS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2", ".xz": "xz"}
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BUFFER = 1 << 20  # bytes read at a time, of a file that may lie behind a network
+
+
+def match_files(patterns: str | Sequence[str]) -> list[FileMetadata]:
+    """The files that `patterns` name, each once, sorted by path.
+
+    Raises:
+      InputError: a pattern names no file, or a bucket cannot be used.
+    """
+    found: dict[str, FileMetadata] = {}
+    for pattern in pattern_list(patterns):
+        check_bucket(pattern)
+        try:
+            matches = FileSystems.match([pattern])[0].metadata_list
+        except (BeamIOError, ValueError, OSError) as error:
+            raise InputError(f"cannot look for {pattern!r}: {error}") from error
+        if not matches:
+            raise InputError(f"no file matches {pattern!r}; check the path")
+        if Path(pattern).is_dir():  # which Beam takes for a file
+            raise InputError(f"{pattern!r} is a folder; name the files in it, such as {pattern}/*.parquet")
+        found.update((match.path, match) for match in matches)
+    return [found[path] for path in sorted(found)]
+
+
+def pattern_list(patterns: str | Sequence[str]) -> list[str]:
+    """All patterns, local ones from the root, so that a worker elsewhere in the tree finds the same files."""
+    given = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not given or not all(isinstance(pattern, str) and pattern for pattern in given):
+        raise InputError(f"no file pattern in {patterns!r}; give a path or glob, or a list of them")
+    return [pattern if FileSystems.get_scheme(pattern) else _from_root(pattern) for pattern in given]
+
+
+def _from_root(path: str) -> str:
+    return os.path.abspath(path)  # Path.resolve() would follow links, to files without an extension
+
+
+def common_folder(patterns: Sequence[str]) -> str:
+    """The deepest folder, with its slash, that holds every file `patterns` can match; known without looking."""
+    folders = [re.split(r"[*?\[]", pattern)[0].split("/")[:-1] for pattern in patterns]
+    levels = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))
+    return "".join(f"{names[0]}/" for names in levels)
+
+
+def file_format(path: str, given: str | None = None) -> str:
+    """`given`, or what the extension before any compression suffix says: parquet, jsonl, csv, tsv or text.
+
+    Raises:
+      InputError: the extension is none of these.
+    """
+    name = PurePath(path.lower())
+    packed = name.suffix in CODECS
+    kind = given or EXTENSIONS.get(PurePath(name.stem).suffix if packed else name.suffix)
+    if kind is None:
+        known = ", ".join(EXTENSIONS)
+        raise InputError(
+            f"{path}: unknown format; rename it to one of {known} (then perhaps {', '.join(CODECS)}), "
+            f"or pass format as one of {', '.join(READERS)}"
+        )
+    if kind == "parquet" and packed:
+        raise InputError(f"{path}: a Parquet file within {name.suffix}; unpack it, Parquet compresses its columns itself")
+    return kind
+
+
+@contextlib.contextmanager
+def open_file(path: str) -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed, from behind a byte order mark.
+
+    Beam would decompress too, but takes a truncated file for a complete one (2.77: half of a .gz gives half of the
+    rows and no error); Arrow and lzma raise.
+    """
+    codec = CODECS.get(PurePath(path.lower()).suffix)
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
+        plain: Any = raw
+        if codec == "xz":
+            plain = lzma.LZMAFile(raw)  # noqa: SIM115  # Arrow has no xz
+        elif codec is not None:
+            plain = pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec)
+        file = cast(BinaryIO, io.BufferedReader(plain, BUFFER))
+        if file.peek(3)[:3] == BYTE_ORDER_MARK:  # type: ignore[attr-defined]
+            file.read(3)
+        yield file
+
+
+def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -> list[str]:  # noqa: A002
+    """Names of the columns of one file, by a look at its beginning.
+
+    For JSON Lines, whose rows need not all have all keys, those of the first 1,000 lines.
+
+    Raises:
+      InputError: the format is unknown or the file cannot be read.
+    """
+    kind = file_format(path, format)
+    with reading(path), open_file(path) as file:
+        return column_names(file, kind, text_column)
+
+
+@dataclasses.dataclass
+class Reached:
+    """How far the reading of a file has come."""
+
+    row: int = 0
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[Reached]:
+    """Turn whatever goes wrong with a file as a whole into an `InputError` with its path and the last row read."""
+    reached = Reached()
+    try:
+        yield reached
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (OSError, EOFError, ValueError, pa.ArrowException, lzma.LZMAError, csv.Error, *missing_object()) as error:
+        where = f" past row {reached.row}" if reached.row else ""
+        raise InputError(f"{path}: cannot be read{where}: {error}; replace the file, or leave it out") from error

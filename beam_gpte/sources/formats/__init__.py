@@ -1,0 +1,1 @@
+"""Read Parquet, JSON Lines, delimited and text files into batches of rows."""

@@ -1,0 +1,1 @@
+"""Split, chunk and identify the language of texts in pipelines."""

@@ -1,0 +1,155 @@
+"""Margins and retrievals against loops over lists, and against LASER's rules written out."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beam_gpte.core.mining import margin as mining
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.mining.margin import MARGIN, SOURCE_ID, TARGET_ID, margins, mean_cosines, retrieve
+from beam_gpte.core.mining.neighbors import Neighbors, nearest_neighbors, no_neighbors
+
+Scored = dict[tuple[int, int], float]
+
+
+def floats(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def mined(sources: np.ndarray, targets: np.ndarray, k: int, margin: mining.Margin) -> pl.DataFrame:
+    """Candidates with margins; sources are 0, 1, ..., targets 100, 101, ..."""
+    ids = np.arange(len(sources)), np.arange(len(targets)) + 100
+    forward, backward = nearest_neighbors(sources, ids[0], targets, ids[1], k)
+    candidates = mining.merge_candidates(
+        mining.forward_candidates(ids[0], forward), mining.backward_candidates(ids[1], backward)
+    )
+    return mining.with_margins(
+        candidates,
+        pl.DataFrame({SOURCE_ID: ids[0], mining.FORWARD_MEAN: mean_cosines(forward)}),
+        pl.DataFrame({TARGET_ID: ids[1], mining.BACKWARD_MEAN: mean_cosines(backward)}),
+        margin,
+    )
+
+
+def laser(sources: np.ndarray, targets: np.ndarray, k: int, margin: mining.Margin, retrieval: str) -> Scored:
+    """The rules of LASER's mine_bitexts.py and of stopes' union, in float64, row by row."""
+    products = sources.astype(np.float64) @ targets.T.astype(np.float64)
+    forward = [sorted(range(len(targets)), key=lambda y, x=x: (-products[x, y], y))[:k] for x in range(len(sources))]
+    backward = [sorted(range(len(sources)), key=lambda x, y=y: (-products[x, y], x))[:k] for y in range(len(targets))]
+
+    def score(x: int, y: int) -> float:
+        mean = (products[x, forward[x]].mean() + products[backward[y], y].mean()) / 2
+        return {"absolute": products[x, y], "distance": products[x, y] - mean, "ratio": products[x, y] / mean}[margin]
+
+    best_forward = {(x, min(near, key=lambda y, x=x: (-score(x, y), y))) for x, near in enumerate(forward)}
+    best_backward = {(min(near, key=lambda x, y=y: (-score(x, y), x)), y) for y, near in enumerate(backward)}
+    pairs = {
+        "forward": best_forward,
+        "backward": best_backward,
+        "intersection": best_forward & best_backward,
+        "union": best_forward | best_backward,
+        "max": set(),
+    }[retrieval]
+    if retrieval == "max":
+        for x, y in sorted(best_forward | best_backward, key=lambda pair: (-score(*pair), pair)):
+            if not any(x == a or y == b for a, b in pairs):
+                pairs.add((x, y))
+    return {(x, y + 100): score(x, y) for x, y in pairs}
+
+
+def unit(rows: int, seed: int) -> np.ndarray:
+    """Random directions that share a part, so that no mean is near to zero."""
+    vectors = np.random.default_rng(seed).normal(size=(rows, 6)) + [2, 0, 0, 0, 0, 0]
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("retrieval", ["forward", "backward", "intersection", "max", "union"])
+@pytest.mark.parametrize("margin", ["ratio", "distance", "absolute"])
+def test_pairs_and_margins_are_those_of_the_published_rules(margin: mining.Margin, retrieval: mining.Retrieval) -> None:
+    sources, targets = unit(60, 0), unit(45, 1)
+    pairs = retrieve(mined(sources, targets, 4, margin), retrieval)
+    wanted = laser(sources, targets, 4, margin, retrieval)
+    found = {(source, target): score for source, target, score in pairs.select(SOURCE_ID, TARGET_ID, MARGIN).rows()}
+    assert found == pytest.approx(wanted, abs=1e-6)
+    assert pairs[MARGIN].is_sorted(descending=True)
+    if retrieval in ("intersection", "max"):
+        assert pairs[SOURCE_ID].is_unique().all()
+        assert pairs[TARGET_ID].is_unique().all()
+
+
+def test_three_margins_by_hand() -> None:
+    """The mean of the two means is 0.5."""
+    given_ = floats(0.75), floats(0.625), floats(0.375)
+    assert margins(*given_, "absolute").tolist() == [0.75]
+    assert margins(*given_, "distance").tolist() == [0.25]
+    assert margins(*given_, "ratio").tolist() == [1.5]
+
+
+def test_a_ratio_to_a_mean_that_is_not_positive_is_below_all_others() -> None:
+    given_ = floats(0.5, 0.5, -0.5), floats(-0.25, -0.5, 0.25), floats(0.25, 0.25, 0.25)
+    assert margins(*given_, "ratio").tolist() == [-np.inf, -np.inf, -2]
+    assert margins(*given_, "distance").tolist() == [0.5, 0.625, -0.75]
+
+
+def test_means_are_of_the_neighbours_that_there_are() -> None:
+    found = Neighbors(np.zeros((3, 2), np.int64), np.array([[1, 0.5], [0.25, -np.inf], [-np.inf, -np.inf]], np.float32))
+    assert mean_cosines(found).tolist() == [0.75, 0.25, 0]
+
+
+def test_candidates_of_both_directions_are_there_once_with_both_ranks() -> None:
+    """Sources at 0 and 10 degrees, targets at 0, 15 and 90: the last one is in nobody's list, but has one itself."""
+    sources, targets = (
+        np.array([[np.cos(a), np.sin(a)] for a in np.radians(d)], np.float32) for d in ([0, 10], [0, 15, 90])
+    )
+    found = mined(sources, targets, 1, "absolute")
+    ranks = found.select(SOURCE_ID, TARGET_ID, mining.FORWARD_RANK, mining.BACKWARD_RANK).rows()
+    assert ranks == [(0, 100, 1, 1), (1, 101, 1, 1), (1, 102, None, 1)]
+    assert found[mining.FORWARD_MEAN].dtype == found[MARGIN].dtype == pl.Float32
+    assert retrieve(found, "forward").select(SOURCE_ID, TARGET_ID).rows() == [(0, 100), (1, 101)]
+    assert retrieve(found, "backward").select(SOURCE_ID, TARGET_ID).rows() == [(0, 100), (1, 101), (1, 102)]
+
+
+scored = st.dictionaries(st.tuples(st.integers(0, 6), st.integers(0, 6)), st.sampled_from([0.25, 0.5, 1.0]))
+
+
+def frame(pairs: Scored) -> pl.DataFrame:
+    """As if every pair were among the neighbours of both its rows."""
+    rows = [(x, y, score, 1, 1) for (x, y), score in pairs.items()]
+    names = {SOURCE_ID: pl.Int64, TARGET_ID: pl.Int64, MARGIN: pl.Float32}
+    return pl.DataFrame(rows, names | {mining.FORWARD_RANK: pl.Int32, mining.BACKWARD_RANK: pl.Int32}, orient="row")
+
+
+@settings(max_examples=150, deadline=None)
+@given(scored)
+def test_equal_margins_are_decided_by_ids(pairs: Scored) -> None:
+    """In whatever order the candidates come."""
+    order = sorted(pairs, key=lambda pair: (-pairs[pair], pair))
+    used: set[str] = set()
+    greedy = []
+    for x, y in order:
+        if not used & {f"s{x}", f"t{y}"}:
+            greedy.append((x, y))
+            used |= {f"s{x}", f"t{y}"}
+    first = {x: next(pair for pair in order if pair[0] == x) for x, _ in pairs}
+    last = {y: next(pair for pair in order if pair[1] == y) for _, y in pairs}
+    mutual = [pair for pair in order if pair == first[pair[0]] == last[pair[1]]]
+    for candidates in (frame(pairs), frame(pairs).reverse()):
+        assert mining.greedy_one_to_one(candidates).select(SOURCE_ID, TARGET_ID).rows() == greedy
+        assert retrieve(candidates, "intersection").select(SOURCE_ID, TARGET_ID).rows() == mutual
+
+
+@pytest.mark.parametrize("retrieval", ["forward", "backward", "intersection", "max", "union"])
+def test_an_empty_side_gives_no_pairs(retrieval: mining.Retrieval) -> None:
+    found = retrieve(mined(unit(3, 0), unit(0, 1), 4, "ratio"), retrieval)
+    assert len(found) == 0
+    assert found.columns[:3] == [SOURCE_ID, TARGET_ID, "cosine"]
+    assert mean_cosines(no_neighbors(3, 4, np.dtype(np.int64))).tolist() == [0, 0, 0]
+
+
+def test_names_that_are_none_are_refused() -> None:
+    with pytest.raises(InputError, match="margin is 'cosine'; use ratio, distance, absolute"):
+        margins(floats(1), floats(1), floats(1), "cosine")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="retrieval is 'fwd'; use forward, backward"):
+        retrieve(frame({}), "fwd")  # type: ignore[arg-type]

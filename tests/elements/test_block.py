@@ -1,0 +1,52 @@
+"""A block is a record batch that can travel."""
+
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from beam_gpte.elements.block import Block, BlockCoder
+
+
+def vectors(n: int, dim: int = 384) -> Block:
+    flat = pa.array(np.arange(n * dim, dtype=np.float32))
+    return Block.from_pydict({"id": list(range(n)), "embedding": pa.FixedSizeListArray.from_arrays(flat, dim)})
+
+
+def test_a_block_survives_its_coder_with_types_and_metadata():
+    field = pa.field("text", pa.string(), metadata={"language": "de"})
+    block = Block(pa.record_batch([["ä", None]], schema=pa.schema([field], metadata={"corpus": "x"})))
+    again = BlockCoder().decode(BlockCoder().encode(block))
+    assert again == block
+    assert again.schema.field("text").metadata == {b"language": b"de"}
+
+
+def test_one_row_of_a_thousand_travels_as_one_row():
+    whole = vectors(1024)
+    assert len(pickle.dumps(whole)) > 1_500_000
+    for encode in (pickle.dumps, BlockCoder().encode):
+        assert len(encode(whole.slice(7, 1))) < 4_000
+    assert pickle.loads(pickle.dumps(whole.slice(7, 1))).column("id").to_pylist() == [7]
+
+
+def test_a_column_is_added_at_the_end_and_replaced_in_place():
+    block = Block.from_pydict({"a": [1], "b": [2]})
+    assert block.with_column(pa.field("c", pa.int64()), pa.array([3])).schema.names == ["a", "b", "c"]
+    assert block.with_column(pa.field("a", pa.int64()), pa.array([9])).batch.to_pylist() == [{"a": 9, "b": 2}]
+
+
+def test_blocks_are_concatenated_in_order():
+    both = Block.concat([Block.from_pydict({"a": [1, 2]}), Block.from_pydict({"a": [3]})])
+    assert both.column("a").to_pylist() == [1, 2, 3]
+
+
+def test_blocks_of_other_columns_do_not_concatenate():
+    with pytest.raises(pa.ArrowInvalid):
+        Block.concat([Block.from_pydict({"a": [1]}), Block.from_pydict({"b": [1]})])
+
+
+def test_an_empty_block_survives_too():
+    empty = vectors(3).slice(0, 0)
+    assert not empty
+    assert BlockCoder().decode(BlockCoder().encode(empty)) == empty

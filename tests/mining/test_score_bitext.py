@@ -1,0 +1,149 @@
+"""Pairs that are there already get the numbers that mining gives, worked out anew here."""
+
+from tempfile import TemporaryDirectory
+
+import apache_beam as beam
+import numpy as np
+import pytest
+
+from beam_gpte import Block, InputError, ScoreBitext
+from beam_gpte.dedup.score_pairs import vector_array
+from tests.elements import keep, kept
+
+ROWS, DIM, K = 150, 24, 4
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]).astype(np.float32)
+
+
+def sides() -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(3)
+    meaning, languages = random.normal(size=(ROWS, DIM)), random.normal(size=(2, DIM))
+    return unit(meaning + languages[0]), unit(meaning + 0.4 * random.normal(size=meaning.shape) + languages[1])
+
+
+def rows(name: str, vectors: np.ndarray, more: list[tuple[str, int]], shards: int = 3) -> list[Block]:
+    """Sentences, and `more` copies of some: their id and the row; shuffled."""
+    ids = [f"{name}{i:03}" for i in range(len(vectors))] + [id_ for id_, _ in more]
+    at = [*range(len(vectors)), *(i for _, i in more)]
+    order = np.random.default_rng(1).permutation(len(ids))
+    return [
+        Block.from_pydict(
+            {
+                "id": [ids[i] for i in part],
+                "text": [f"{name} text {at[i]}" for i in part],
+                "url": [f"{name}/{ids[i]}" for i in part],
+                "embedding": vector_array(vectors[[at[i] for i in part]]),
+            }
+        )
+        for part in np.array_split(order, shards)
+    ]
+
+
+class Oracle:
+    """Means, ranks and distance margins of centred vectors, in float64."""
+
+    def __init__(self, source: np.ndarray, target: np.ndarray) -> None:
+        moved = [side - side.mean(0, dtype=np.float64) for side in (source, target)]
+        source, target = (side / np.linalg.norm(side, axis=1)[:, None] for side in moved)
+        self.cosine = source @ target.T
+        self.forward, self.backward = (np.sort(matrix, axis=1)[:, -K:].mean(1) for matrix in (self.cosine, self.cosine.T))
+
+    def check(self, row: dict, i: int, j: int) -> None:
+        cosine, means = self.cosine[i, j], (self.forward[i], self.backward[j])
+        told = [row[name] for name in ("cosine", "forward_mean", "backward_mean", "margin")]
+        assert told == pytest.approx([cosine, *means, cosine - sum(means) / 2], abs=2e-6)
+        ranks = [1 + int((self.cosine[i] > cosine).sum()), 1 + int((self.cosine[:, j] > cosine).sum())]
+        assert [row["forward_rank"], row["backward_rank"]] == [rank if rank <= K else None for rank in ranks]
+
+
+def scored(new_pipeline, mode: str, given: dict[str, list] | list, transform: ScoreBitext) -> tuple[list, dict, list]:
+    with TemporaryDirectory() as folder:
+        with new_pipeline(mode) as p:
+            if isinstance(given, dict):
+                inputs = {name: p | name >> beam.Create(own) for name, own in given.items()}
+            else:
+                inputs = p | beam.Create(given)
+            result = inputs | transform
+            for name in ("pairs", "report", "rejects"):
+                getattr(result, name) | f"keep {name}" >> beam.Map(keep, folder, name)
+        pairs, (report,), rejects = (kept(folder, name) for name in ("pairs", "report", "rejects"))
+    return (
+        [row for block in pairs for row in block.batch.to_pylist()],
+        report,
+        [row for block in rejects for row in block.batch.to_pylist()],
+    )
+
+
+def test_pairs_of_two_corpora_get_what_mining_would_give(new_pipeline):
+    source, target = sides()
+    oracle = Oracle(source, target)
+    named = [(i, i, f"s{i:03}", f"t{i:03}") for i in range(100)] + [
+        (i, 149 - i, f"s{i:03}", f"t{149 - i:03}") for i in range(9)
+    ]
+    named += [(5, 5, "copy", "t005"), (7, 8, "s007", "doppel"), (0, 0, "s000", "t000")]  # of copies, and one twice
+    pairs = [{"source_id": a, "target_id": b, "n": n, "cosine": "old"} for n, (_, _, a, b) in enumerate(named)]
+    lost = [("s000", "none"), ("gone", "t000"), (None, "t001")]
+    given = {
+        "pairs": [*pairs, *({"source_id": a, "target_id": b, "n": None, "cosine": None} for a, b in lost)],
+        "source": rows("s", source, [("copy", 5)]),
+        "target": rows("t", target, [("doppel", 8)]),
+    }
+    found, report, rejects = scored(new_pipeline, "two processes", given, ScoreBitext().with_exception_handling())
+    assert sorted(row["n"] for row in found) == list(range(len(named)))
+    for row in found:
+        i, j, source_id, target_id = named[row["n"]]
+        oracle.check(row, i, j)
+        assert (row["source_id"], row["target_id"]) == (source_id, target_id)
+        assert (row["source_url"], row["target_text"]) == (f"s/{source_id}", f"t text {j}")
+    assert {(row["source_id"], row["target_id"]): row["reject_reason"] for row in rejects} == {
+        lost[0]: "target_id is not among the rows of the target side",
+        lost[1]: "source_id is not among the rows of the source side",
+        lost[2]: "source_id is null",
+    }
+    assert (report["source_rows"], report["pairs"], report["search"]) == (ROWS, len(named), "exact")
+    assert list(found[0])[:6] == ["source_id", "target_id", "source_text", "target_text", "cosine", "margin"]
+
+
+def test_pairs_of_texts_are_each_others_neighbours(new_pipeline):
+    source, target = sides()
+    pairs = [
+        {
+            "id": i,
+            "source_text": f"a {i}",
+            "target_text": f"b {i}",
+            "source_embedding": x,
+            "target_embedding": y,
+            "source_u": "x",
+        }
+        for i, (x, y) in enumerate(zip(source, target, strict=True))
+    ]
+    bad = [{**pairs[0], "id": 900, "target_text": None}, {**pairs[1], "id": 901, "source_embedding": 0 * source[0]}]
+    found, report, rejects = scored(new_pipeline, "in memory", [*pairs, *bad], ScoreBitext().with_exception_handling())
+    oracle = Oracle(source, target)  # the good halves of the bad pairs are copies of others' texts
+    for row in found:
+        assert row["source_id"] == row["target_id"] and row["source_u"] == "x" and "source_embedding" not in row
+        oracle.check(row, row["source_id"], row["source_id"])
+    assert len(found) == ROWS == report["source_rows"]
+    assert {row["source_id"]: row["reject_reason"] for row in rejects} == {
+        900: "target: text is null",
+        901: "source: embedding is zero and has no direction",
+    }
+
+
+def test_what_cannot_be_scored_is_refused(new_pipeline):
+    with pytest.raises(InputError, match="margin is 'cosine'; use ratio"):
+        ScoreBitext(margin="cosine")
+    with pytest.raises(InputError, match="search is 'ivf'; use auto, exact, cells"):
+        ScoreBitext(search="ivf")
+    with pytest.raises(InputError, match='give {"pairs": ..., "source": ..., "target": ...}'), new_pipeline() as p:
+        {"source": p | beam.Create([1])} | ScoreBitext()
+    source, target = sides()
+    given = {
+        "pairs": [{"source_id": 3, "target_id": "t003"}],
+        "source": rows("s", source, []),
+        "target": rows("t", target, []),
+    }
+    with pytest.raises(Exception, match="source_id of the pairs is int64 and the ids of the source side are large_string"):
+        scored(new_pipeline, "in memory", given, ScoreBitext())

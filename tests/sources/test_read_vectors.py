@@ -1,0 +1,137 @@
+"""What was written comes back: rows, vectors, and what the vectors say of themselves."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.testing.util import assert_that
+
+from beam_gpte import ReadVectors
+from beam_gpte.elements.block import Block
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.metadata import vector_fields
+from beam_gpte.sinks.final_names import Pane
+from beam_gpte.sources.read_vectors import read_vectors
+from beam_gpte.cli.inspect_vectors import survey
+from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
+from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
+from tests.sinks.test_readers import METADATA, codes
+from tests.sinks.test_write_parquet import MINILM, commit, embedded, stage, write
+
+
+@pytest.fixture
+def everything() -> Block:
+    """A vector of each kind, and columns of the user's own with nulls."""
+    fields = [pa.field("id", pa.int64()), pa.field("text", pa.string()), pa.field("language", pa.string())]
+    rows = len(codes("int8"))
+    arrays = [
+        pa.array(range(rows)),
+        pa.array([None if i % 3 == 0 else f"text {i}" for i in range(rows)]),
+        pa.array([("de", "en", None)[i % 3] for i in range(rows)]),
+    ]
+    for kind, metadata in METADATA.items():
+        fields.append(metadata.field(kind))
+        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(codes(kind).ravel()), codes(kind).shape[1]))
+    return Block(pa.record_batch(arrays, schema=pa.schema(fields)))
+
+
+def together(blocks: Iterator[Block] | list[Block]) -> pa.Table:
+    return pa.Table.from_batches([block.batch for block in blocks]).sort_by("id")
+
+
+@pytest.mark.parametrize("sink", ["parquet", "partitions", "duckdb"])
+def test_blocks_come_back_with_their_types_and_metadata(tmp_path: Path, new_pipeline, everything: Block, sink: str) -> None:
+    path = str(tmp_path / "vectors") + (".duckdb" if sink == "duckdb" else "")
+    columns = "language" if sink == "partitions" else ()
+    write_ = WriteVectorsToDuckDB(path) if sink == "duckdb" else WriteVectorsToParquet(path, partition_by=columns)
+    write([everything.slice(0, 20), everything.slice(20)], write_)
+
+    def check(blocks: list[Block]) -> None:
+        assert max(map(len, blocks)) <= 8
+        found = together(blocks).select(everything.schema.names)
+        assert found.schema.equals(everything.schema, check_metadata=True)
+        assert found.equals(pa.Table.from_batches([everything.batch]))
+
+    with new_pipeline() as p:
+        assert_that(p | ReadVectors(path, rows_per_block=8), check)
+
+
+def test_vectors_that_were_read_can_be_written_again(tmp_path: Path, new_pipeline, everything: Block) -> None:
+    write([everything], WriteVectorsToDuckDB(str(tmp_path / "a.duckdb")))
+    with new_pipeline("two processes") as p:
+        blocks = p | ReadVectors(str(tmp_path / "a.duckdb"))
+        blocks | WriteVectorsToParquet(str(tmp_path / "b"))
+    assert together(read_vectors(str(tmp_path / "b"))).equals(pa.Table.from_batches([everything.batch]))
+    write([everything], WriteVectorsToParquet(str(tmp_path / "b"), mode="append"))  # they are of one kind
+
+
+def test_a_set_that_is_incomplete_is_not_read(tmp_path: Path) -> None:
+    commit(*stage(tmp_path, "parquet", [[embedded(0, 2)]]), mode="append")
+    staged, destination = stage(tmp_path, "parquet", [[embedded(2, 3)], [embedded(3, 4)]])
+    name = destination.set_name("part", Pane("w", 0))
+    Path(staged[0].path).rename(tmp_path / f"{name}-00000-of-00002.parquet")  # killed here
+    assert together(read_vectors(str(tmp_path)))["id"].to_pylist() == ["n0", "n1"]
+
+
+def test_values_of_folders_are_numbers_where_all_are(tmp_path: Path) -> None:
+    block = Block.from_pydict({"id": [0, 1, 2], "year": [2025, 2026, None], "zip": ["01", "02", "02"]})
+    write([block], WriteVectorsToParquet(str(tmp_path), partition_by=("year", "zip")))
+    found = together(read_vectors(str(tmp_path)))
+    assert found.to_pydict() == {"id": [0, 1, 2], "year": [2025, 2026, None], "zip": ["01", "02", "02"]}
+
+
+def test_rows_that_a_person_inserted_without_a_vector_stay_null(tmp_path: Path) -> None:
+    path = tmp_path / "a.duckdb"
+    write([embedded(0, 1)], WriteVectorsToDuckDB(str(path)))
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("INSERT INTO vectors VALUES ('by hand', NULL)")
+    found = together(read_vectors(str(path)))
+    assert found.to_pydict() == {"id": ["by hand", "n0"], "embedding": [None, [0, 0.5, 0.5]]}
+    assert vector_fields(found.schema) == {"embedding": MINILM}
+    assert survey(read_vectors(str(path)))["nulls"] == {"embedding": 1}
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        InputError, match=r"no file matches '.*empty/\*.parquet'; check the path \(a DuckDB file ends in .duckdb"
+    ):
+        list(read_vectors(str(tmp_path / "empty")))
+    with pytest.raises(InputError, match=r"none.duckdb: there is no such file"):
+        list(read_vectors(str(tmp_path / "none.duckdb")))
+    write([embedded(0, 1)], WriteVectorsToDuckDB(str(tmp_path / "a.duckdb"), table="mine"))
+    with pytest.raises(InputError, match="no table 'vectors'; it has beam_gpte_commits, mine"):
+        list(read_vectors(str(tmp_path / "a.duckdb")))
+    other = dataclasses.replace(MINILM, fingerprint="bbbb")
+    for name, block in (("a", embedded(0, 1)), ("b", embedded(1, 2, other))):
+        pq.write_table(pa.Table.from_batches([block.batch]), tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match="fingerprints aaaa and bbbb"):
+        list(read_vectors(str(tmp_path)))
+    with pytest.raises(InputError, match="path is empty"):
+        ReadVectors("")
+
+
+def test_a_survey_counts_what_a_person_can_count() -> None:
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [0, 0], [np.nan, 1], [0.6, 0.8], [3, 4]], np.float32)
+    metadata = dataclasses.replace(MINILM, dim=2)
+    arrays = [
+        pa.array(["a", "b", "c", "d", "e", "a", None]),
+        pa.FixedSizeListArray.from_arrays(vectors.ravel(), 2),
+        pa.array([1, None, None, 4, 5, 6, 7]),
+    ]
+    fields = [pa.field("id", pa.string()), metadata.field("embedding"), pa.field("n", pa.int64())]
+    block = Block(pa.record_batch(arrays, schema=pa.schema(fields)))
+    found = survey([block.slice(0, 3), block.slice(3)])
+    assert (found["rows"], found["repeated_ids"], found["nulls"]) == (7, 1, {"id": 1, "n": 2})
+    seen = found["vectors"]["embedding"]
+    assert (seen["model"], seen["dim"], seen["fingerprint"]) == ("minilm", 2, "aaaa")
+    # lengths 1, 1, 1, 0, nan, 1, 5: two are not 1, and c equals a
+    assert seen["norms"] == pytest.approx({"least": 0, "mean": 9 / 6, "most": 5})
+    assert (seen["zeros"], seen["not_finite"], seen["not_of_length_1"], seen["duplicates"], seen["nulls"]) == (1, 1, 2, 1, 0)
+    assert json.loads(json.dumps(found)) == found

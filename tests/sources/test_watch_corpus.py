@@ -1,0 +1,226 @@
+"""Files that appear in a folder become a stream, each once; what is wrong with one costs that one."""
+
+import gzip
+import json
+import threading
+import time
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import FixedWindows
+
+from beam_gpte import Block, InputError, ReadCorpus, WatchCorpus
+from beam_gpte.sources.row_ranges import RowRanges
+from beam_gpte.sources.watch_corpus import typed_columns
+from tests.elements import keep, kept
+
+
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch):
+    """Beam's local runner waits for five seconds, idle, when it has ended."""
+    monkeypatch.setattr("apache_beam.runners.direct.executor._ExecutorService._ExecutorServiceWorker.TIMEOUT", 0.1)
+
+
+def stream():
+    return beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(["--streaming"]))
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def watch(inbox, tmp_path):
+    """Rows and rejects of the files in the inbox, with the stream told to stop after its first look."""
+
+    def run(pattern="*", isolate=True, **arguments):
+        (tmp_path / "stop").touch()
+        p = stream()
+        corpus = WatchCorpus(f"{inbox}/{pattern}", interval=0.1, stop=str(tmp_path / "stop"), **arguments)
+        good, bad = p | corpus.with_exception_handling() if isolate else (p | corpus, None)
+        good | "Good" >> beam.Map(keep, str(tmp_path), "good")
+        if isolate:
+            bad | "Bad" >> beam.Map(keep, str(tmp_path), "bad")
+        p.run().wait_until_finish()
+        return [[row for block in kept(str(tmp_path), kind) for row in block.batch.to_pylist()] for kind in ("good", "bad")]
+
+    return run
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def reasons(rejects):
+    return sorted((row["id"], row["reject_reason"].split(":")[0]) for row in rejects)
+
+
+def put(path: Path, text: str) -> None:
+    """A file that is whole when its name appears."""
+    hidden = path.with_name(f".{path.name}")
+    hidden.write_text(text, encoding="utf-8")
+    hidden.rename(path)
+
+
+def test_ids_and_rows_are_those_of_read_corpus(watch, inbox, new_pipeline):
+    (inbox / "deep").mkdir()
+    put(inbox / "a.jsonl", '{"text": "one", "n": 1}\n\n{"text": "three", "n": 3}\n')
+    pq.write_table(pa.table({"text": ["four", "five"], "n": [4, 5]}), inbox / "b.parquet")
+    (inbox / "deep" / "c.jsonl.gz").write_bytes(gzip.compress(lines({"text": "six", "n": 6}).encode()))
+    good, bad = watch("**")
+    assert bad == []
+    assert {row["id"] for row in good} == {"a.jsonl:1", "a.jsonl:3", "b.parquet:1", "b.parquet:2", "deep/c.jsonl.gz:1"}
+    with new_pipeline() as p:
+        rows = p | ReadCorpus([f"{inbox}/*.*", f"{inbox}/deep/*"]) | beam.FlatMap(lambda block: block.batch.to_pylist())
+        assert_that(rows | beam.Map(repr), equal_to([repr(row) for row in good]))
+
+
+def test_each_file_is_read_once_while_others_appear(inbox, tmp_path):
+    """One is there, one comes, the first is appended to, a third is there under a name that does not match yet."""
+
+    def act():
+        until = time.monotonic() + 60
+        put(inbox / "b.jsonl", lines({"text": "second"}))
+        while len(kept(str(tmp_path), "good")) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+        with (inbox / "a.jsonl").open("a") as file:
+            file.write(lines({"text": "too late"}))
+        (inbox / "c.tmp").write_text(lines({"text": "third"}))
+        (inbox / "c.tmp").rename(inbox / "c.jsonl")
+        while len(kept(str(tmp_path), "good")) < 3 and time.monotonic() < until:
+            time.sleep(0.02)
+        (tmp_path / "stop").touch()
+
+    put(inbox / "a.jsonl", lines({"text": "first"}))
+    p = stream()
+    corpus = p | WatchCorpus(f"{inbox}/*.jsonl", interval=0.1, stop=str(tmp_path / "stop"))
+    assert not corpus.is_bounded
+    corpus | beam.Map(keep, str(tmp_path), "good")
+    threading.Thread(target=act, daemon=True).start()
+    p.run().wait_until_finish()
+    found = [row for block in kept(str(tmp_path), "good") for row in block.batch.to_pylist()]
+    assert sorted((row["id"], row["text"]) for row in found) == [
+        ("a.jsonl:1", "first"),
+        ("b.jsonl:1", "second"),
+        ("c.jsonl:1", "third"),
+    ]
+
+
+def test_windows_of_event_time_end_while_the_stream_runs(inbox, tmp_path):
+    """Nothing stops the stream but the first window's end; a row's time is that of the look that found its file."""
+    put(inbox / "a.jsonl", lines({"text": "first"}, {"text": "second"}))
+    p = stream()
+    counts = (
+        p
+        | WatchCorpus(f"{inbox}/*", interval=0.1, stop=str(tmp_path / "stop"))
+        | beam.Map(lambda block: ("rows", len(block))).with_output_types(tuple[str, int])
+        | beam.WindowInto(FixedWindows(1))
+        | beam.CombinePerKey(sum)
+    )
+    (
+        counts
+        | beam.Map(lambda count, window=beam.DoFn.WindowParam: (count[1], float(window.start)))
+        | beam.Map(keep, str(tmp_path), "counts")
+    )
+    counts | "Stop" >> beam.Map(lambda _, path: Path(path).touch(), str(tmp_path / "stop"))
+    began = time.time()
+    p.run().wait_until_finish()
+    ((count, start),) = kept(str(tmp_path), "counts")
+    assert count == 2
+    assert began - 1 <= start <= time.time()
+
+
+def test_damaged_and_foreign_files_are_one_reject_each(watch, inbox):
+    put(inbox / "a.jsonl", lines({"text": "fine"}) + "no JSON\n")
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["never read"] * 100}), sink)
+    (inbox / "b.parquet").write_bytes(sink.getvalue().to_pybytes()[:-20])
+    (inbox / "c.jsonl.gz").write_bytes(gzip.compress(lines({"text": "never read"}).encode())[:-10])
+    put(inbox / "d.csv", "body\nx\n")
+    put(inbox / "e.unknown", "x")
+    put(inbox / "g.jsonl", lines({"text": "fine too"}))
+    good, bad = watch()
+    assert good == [{"id": "a.jsonl:1", "text": "fine"}, {"id": "g.jsonl:1", "text": "fine too"}]
+    unread = [(f"{name}:0", "file cannot be read") for name in ("b.parquet", "c.jsonl.gz", "d.csv", "e.unknown")]
+    assert reasons(bad) == [("a.jsonl:2", "broken JSON"), *unread]
+    whole = next(row for row in bad if row["id"] == "b.parquet:0")
+    assert (whole["file"], whole["row"], whole["reject_step"]) == (f"{inbox}/b.parquet", None, "WatchCorpus")
+
+
+def test_without_exception_handling_the_file_is_named(watch, inbox):
+    put(inbox / "a.jsonl", lines({"text": 7}))
+    with pytest.raises(Exception, match=r"id 'a\.jsonl:1': text is not a string: 7"):
+        watch(isolate=False)
+
+
+def test_columns_have_one_type_in_all_files_and_a_misfit_costs_its_row(watch, inbox):
+    put(inbox / "a.jsonl", lines({"text": "x", "n": 1, "more": True}, {"text": "y", "n": "many"}))
+    put(inbox / "b.jsonl", lines({"text": "z"}))
+    good, bad = watch(columns=typed_columns(["n:int64", "url"]))
+    assert good == [
+        {"id": "a.jsonl:1", "text": "x", "n": 1, "url": None},
+        {"id": "b.jsonl:1", "text": "z", "n": None, "url": None},
+    ]
+    assert [row["id"] for row in bad] == ["a.jsonl:2"]
+    with pytest.raises(InputError, match="'n:whole': no type 'whole'; use int64"):
+        typed_columns(["n:whole"])
+
+
+def test_own_ids_are_kept_and_the_source_is_told(watch, inbox):
+    put(inbox / "a.jsonl", lines({"key": 7, "text": "x"}, {"key": "seven", "text": "y"}) + "no JSON\n")
+    good, bad = watch(id_column="key", columns={})
+    assert good == [{"source": "a.jsonl:1", "key": "7", "text": "x"}]
+    assert {row["source"] for row in bad} == {"a.jsonl:2", "a.jsonl:3"}
+
+
+def test_rows_that_are_done_are_not_read_again(watch, inbox):
+    put(inbox / "a.jsonl", lines(*[{"text": f"t{i}"} for i in range(1, 7)]) + "no JSON\n")
+    (inbox / "b.parquet").write_bytes(b"damaged")
+    good, bad = watch(done={"a.jsonl": RowRanges.of([1, 2, 5, 7]), "b.parquet": RowRanges.of([0])}, rows_per_block=2)
+    assert [row["text"] for row in good] == ["t3", "t4", "t6"]
+    assert bad == []
+
+
+def test_a_time_column_says_when_a_file_was_seen(watch, inbox):
+    put(inbox / "a.jsonl", lines({"text": "x"}))
+    before = time.time()
+    ((row,), _) = watch(time_column="seen_at")
+    assert before <= row["seen_at"].timestamp() <= time.time()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pattern": ""}, "no file pattern in ''"),
+        ({"columns": ["n"]}, r"columns is \['n'\]; give a mapping of names to types"),
+        ({"id_column": "text"}, "'text' is both text and id column"),
+        ({"format": "xml"}, "format 'xml' is unknown"),
+        ({"rows_per_block": 0}, "rows_per_block is 0; use 1 or more"),
+        ({"interval": 0}, "interval is 0; use seconds, above 0"),
+    ],
+)
+def test_wrong_arguments_raise_at_construction(arguments, message):
+    with pytest.raises(InputError, match=message):
+        WatchCorpus(**{"pattern": "*", **arguments})
+
+
+def test_a_runner_that_cannot_stream_is_refused(new_pipeline):
+    with pytest.raises(InputError, match="FnApiRunner without the option --streaming ends with its input; use DirectRunner"):
+        new_pipeline() | WatchCorpus("*")
+    with pytest.raises(InputError, match="BundleBasedDirectRunner without the option --streaming"):
+        beam.Pipeline("BundleBasedDirectRunner") | WatchCorpus("*")
+
+
+def test_elsewhere_beams_own_impulse_ticks():
+    pipeline = beam.Pipeline("PortableRunner", options=PipelineOptions(["--streaming"]))
+    blocks = pipeline | WatchCorpus("in/*", interval=5)
+    assert (blocks.is_bounded, blocks.element_type) == (False, Block)
+    with pytest.raises(InputError, match="stop is for the local runner"):
+        pipeline | "Again" >> WatchCorpus("in/*", stop="stop")
