@@ -29,9 +29,9 @@ def grown(path: Path, name: str, rows: int) -> np.ndarray:
 
 
 def by_shards(path: Path, rows: int, cells: bool) -> Callable[[], object]:
-    from beam_gpte.mining.plan import SHARD_ROWS
     from beam_gpte.core.mining.cells import fit_cells
     from beam_gpte.core.mining.neighbors import merge_neighbors, nearest_neighbors, no_neighbors
+    from beam_gpte.mining.plan import SHARD_ROWS
 
     both = [grown(path, name, rows) for name in ("source", "target")]
     ids = np.arange(rows)
@@ -68,14 +68,14 @@ def mine_grown(path: Path, rows: int) -> Callable[[], object]:
     import apache_beam as beam
 
     from beam_gpte import Block, MineBitext, WriteVectorsToParquet
-    from beam_gpte.dedup.score_pairs import vector_array
+    from beam_gpte.core.vectors.similarity import vectors_to_arrow
 
     def read(name: str) -> Iterator[Any]:
         whole = grown(path, name, rows)
         for start in range(0, rows, 256):
             ids = [f"{name}{i}" for i in range(start, min(rows, start + 256))]
             columns = {"id": ids, "text": [f"{id_}: as many characters as a sentence has" for id_ in ids]}
-            yield Block.from_pydict({**columns, "embedding": vector_array(whole[start : start + 256])})
+            yield Block.from_pydict({**columns, "embedding": vectors_to_arrow(whole[start : start + 256])})
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder, beam.Pipeline("FnApiRunner") as p:

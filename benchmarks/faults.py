@@ -31,10 +31,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import beam_gpte
+from beam_gpte.sinks.staging import StageFiles
 from beam_gpte.sources import watch_corpus
 from beam_gpte.sources.committed_rows import StreamOutput
-from beam_gpte.sinks.staging import StageFiles
-from tests.elements import WordEncoder
+from tests.examples import WordEncoder
 
 # isort: split
 import apache_beam as beam
@@ -42,7 +42,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct import executor
 
 # no program: its options would be required of every pipeline
-PRELOAD = ["apache_beam.ml.inference.base", "beam_gpte.embedding.model_handler", "beam_gpte.sources.committed_rows", "tests.elements"]
+PRELOAD = [
+    "apache_beam.ml.inference.base",
+    "beam_gpte.embedding.model_handler",
+    "beam_gpte.sources.committed_rows",
+    "tests.examples",
+]
 ROWS = 40  # of a file
 FILES = 12
 TIMEOUT = 300  # seconds for a process to end by itself

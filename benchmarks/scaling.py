@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from timing import measure
 
-from beam_gpte.core.dedup.tile_join import CHUNK
 from beam_gpte.core.dedup.space import CELL_ROWS, Space, cells_for, fit_space, margin
+from beam_gpte.core.dedup.tile_join import CHUNK
 from beam_gpte.dedup.search_plan import SAMPLE
 
 THRESHOLD = 0.9

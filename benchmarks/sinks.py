@@ -32,12 +32,12 @@ import pyarrow.parquet as pq
 from timing import measure, print_ratios
 
 from beam_gpte import Block, VectorMetadata, WriteVectorsToParquet
+from beam_gpte.core.vectors.quantize import quantize
 from beam_gpte.elements.block import ROWS_PER_BLOCK
 from beam_gpte.sinks.commit import WHOLE
-from beam_gpte.core.vectors.quantize import quantize
 from beam_gpte.sinks.duckdb_table import Table
-from beam_gpte.sinks.parquet_files import ParquetFileWriter
 from beam_gpte.sinks.final_names import Destination
+from beam_gpte.sinks.parquet_files import ParquetFileWriter
 from beam_gpte.sinks.staging import ROW_GROUP_BYTES, STAGED, StagedFile
 from beam_gpte.sinks.write_duckdb import commit_duckdb
 

@@ -30,10 +30,6 @@ from beam_gpte import (
     WriteRejects,
     WriteVectorsToParquet,
 )
-from beam_gpte.core.encoder.model_folder import check_model
-from beam_gpte.dedup.report import report_text
-from beam_gpte.dedup.deduplicate import CheckNothingLost, DeduplicationStep
-from beam_gpte.sources.corpus_files import match_files, read_schema
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -44,13 +40,18 @@ from beam_gpte.cli.runtime import (
     run_program,
     sample_file,
 )
-from beam_gpte.files.remote_model import check_remote_model, is_remote
-from beam_gpte.reports.run_pages import deduplication_page
-from beam_gpte.reports.page import check_report, write_page
-from beam_gpte.reports.sample import WriteSample, take_sample
 from beam_gpte.core.columns import DUPLICATE_OF
-from beam_gpte.sinks.staging import check_writable
-from beam_gpte.sinks.write_summary import write_json
+from beam_gpte.core.encoder.model_folder import check_model
+from beam_gpte.dedup.check_totals import CheckNothingLost
+from beam_gpte.dedup.deduplicate import DeduplicationStep
+from beam_gpte.dedup.report import report_text
+from beam_gpte.files.folders import check_writable
+from beam_gpte.files.json_values import write_json
+from beam_gpte.files.remote_model import check_remote_model, is_remote
+from beam_gpte.reports.page import check_report, write_page
+from beam_gpte.reports.run_pages import deduplication_page
+from beam_gpte.reports.sample import WriteSample, take_sample
+from beam_gpte.sources.corpus_files import match_files, read_schema
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning

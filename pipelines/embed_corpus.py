@@ -20,6 +20,7 @@ from beam_gpte import (
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
 )
+from beam_gpte.cli.progress import ProgressFiles, ReportProgress, progress_bar
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -33,14 +34,13 @@ from beam_gpte.cli.runtime import (
     run_program,
     sample_file,
 )
-from beam_gpte.cli.progress import ProgressFiles, ReportProgress, progress_bar
-from beam_gpte.reports.run_pages import embedding_page
-from beam_gpte.reports.page import check_report, write_page
-from beam_gpte.reports.sample import WriteSample, take_sample
 from beam_gpte.core.columns import EMBEDDING
-from beam_gpte.sinks.staging import check_writable
+from beam_gpte.files.folders import check_writable
+from beam_gpte.files.json_values import write_json
+from beam_gpte.reports.page import check_report, write_page
+from beam_gpte.reports.run_pages import embedding_page
+from beam_gpte.reports.sample import WriteSample, take_sample
 from beam_gpte.sinks.write_duckdb import check_database
-from beam_gpte.sinks.write_summary import write_json
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning

@@ -32,8 +32,6 @@ from beam_gpte import (
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
 )
-from beam_gpte.dedup.stream import split_duplicates
-from beam_gpte.sources.committed_rows import DropCommitted, RecentRows, StreamOutput, all_of, only_in
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -45,14 +43,16 @@ from beam_gpte.cli.runtime import (
     run_program,
     stop_file,
 )
+from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
+from beam_gpte.dedup.stream import split_duplicates
+from beam_gpte.files.folders import check_writable
+from beam_gpte.files.json_values import write_json
+from beam_gpte.reports.output_pages import stream_page
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.sample import sample_vectors
-from beam_gpte.reports.output_pages import stream_page
-from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
-from beam_gpte.sinks.staging import check_writable
-from beam_gpte.sources.watch_corpus import typed_columns
 from beam_gpte.sinks.write_duckdb import check_database
-from beam_gpte.sinks.write_summary import write_json
+from beam_gpte.sources.committed_rows import DropCommitted, RecentRows, StreamOutput, all_of, only_in
+from beam_gpte.sources.watch_corpus import typed_columns
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning

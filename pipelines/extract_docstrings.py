@@ -69,8 +69,8 @@ def main() -> None:
 
 
 def write_report(options: argparse.Namespace, rows: list[dict[str, str]], seconds: float) -> None:
-    from beam_gpte.reports.page import Run, write_page
     from beam_gpte.reports.output_pages import texts_page
+    from beam_gpte.reports.page import Run, write_page
 
     kinds = {kind: [row["text"] for row in rows if row["kind"] == kind] for kind in ("module", "class", "function")}
     examples = [[(row["id"], row["text"])] for row in rows[:: -(-len(rows) // EXAMPLES)]]

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from beam_gpte import InputError
 from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
-from beam_gpte.reports.page import Run, check_report, write_page
 from beam_gpte.reports.output_pages import texts_page
+from beam_gpte.reports.page import Run, check_report, write_page
 
 LEAST_WORDS = 2
 EXAMPLES = 12

@@ -9,12 +9,12 @@ import argparse
 import json
 from typing import Any
 
+from beam_gpte.cli.inspect_vectors import survey
 from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
-from beam_gpte.sources.read_vectors import read_vectors
+from beam_gpte.reports.output_pages import vectors_page
 from beam_gpte.reports.page import Run, check_report, write_page
 from beam_gpte.reports.sample import sample_vectors
-from beam_gpte.reports.output_pages import vectors_page
-from beam_gpte.cli.inspect_vectors import survey
+from beam_gpte.sources.read_vectors import read_vectors
 
 MADE_BY = ("model", "dim", "quantization", "pooling", "prompt", "normalized", "postprocess", "engine", "fingerprint")
 

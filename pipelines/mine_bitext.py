@@ -26,9 +26,6 @@ from beam_gpte import (
     WriteRejects,
     WriteVectorsToParquet,
 )
-from beam_gpte.core.encoder.model_folder import check_model
-from beam_gpte.sources.corpus_files import match_files, read_schema
-from beam_gpte.elements.from_side_inputs import MakeOne
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -39,12 +36,15 @@ from beam_gpte.cli.runtime import (
     run_program,
     sample_file,
 )
+from beam_gpte.core.encoder.model_folder import check_model
+from beam_gpte.elements.from_side_inputs import MakeOne
+from beam_gpte.files.folders import check_writable
+from beam_gpte.files.json_values import write_json
 from beam_gpte.files.remote_model import check_remote_model, is_remote
-from beam_gpte.reports.run_pages import bitext_page
 from beam_gpte.reports.page import check_report, write_page
+from beam_gpte.reports.run_pages import bitext_page
 from beam_gpte.reports.sample import WriteSample, take_sample
-from beam_gpte.sinks.staging import check_writable
-from beam_gpte.sinks.write_summary import write_json
+from beam_gpte.sources.corpus_files import match_files, read_schema
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning

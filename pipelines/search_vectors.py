@@ -16,10 +16,10 @@ import polars as pl
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder, VectorMetadata
 from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
-from beam_gpte.reports.run_pages import unit
-from beam_gpte.reports.page import Run, check_report, write_page
-from beam_gpte.reports.sample import SAMPLED
 from beam_gpte.reports.output_pages import answer_page
+from beam_gpte.reports.page import Run, check_report, write_page
+from beam_gpte.reports.run_pages import unit
+from beam_gpte.reports.sample import SAMPLED
 
 NEAREST = """
     SELECT array_cosine_similarity(embedding::FLOAT[{dim}], ?::FLOAT[{dim}]) AS cosine, id, text

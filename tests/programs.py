@@ -25,7 +25,13 @@ from tests import graphs, quicker_beam
 ROOT = Path(__file__).resolve().parents[1]
 # no program: its options would be required of every pipeline; nothing that starts threads when it is imported; no element
 # types of the tests, which a worker has to find by itself
-PRELOAD = ["apache_beam.ml.inference.base", "beam_gpte.embedding.model_handler", "beam_gpte.sources.committed_rows", "beam_gpte.cli.runtime", "torch"]
+PRELOAD = [
+    "apache_beam.ml.inference.base",
+    "beam_gpte.embedding.model_handler",
+    "beam_gpte.sources.committed_rows",
+    "beam_gpte.cli.runtime",
+    "torch",
+]
 PRELOAD += ["transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "duckdb"]
 PRELOAD += ["transformers.models.bert.modeling_bert", "transformers.tokenization_utils_tokenizers"]
 PRELOAD += ["apache_beam.yaml.main", "beam_gpte.interop.yaml_transforms"]

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from beam_gpte.cli.runtime import Stopwatch
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.text_encoder import TextEncoder
 from beam_gpte.core.errors import InputError
-from beam_gpte.cli.runtime import Stopwatch
-from beam_gpte.reports.page import Run, write_page
 from beam_gpte.reports.output_pages import model_page
+from beam_gpte.reports.page import Run, write_page
 
 # a model that was converted well has those of one meaning together, in one language at least
 SENTENCES = (

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from beam_gpte.elements.block import Block
 from beam_gpte.core.metadata import vector_fields
+from beam_gpte.elements.block import Block
 
 UNIT = 1e-3  # a normalised vector is this near to length 1, also in float16
 

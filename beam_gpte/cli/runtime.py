@@ -22,14 +22,14 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.encoder.model_folder import check_model
-from beam_gpte.sources.corpus_files import match_files, read_schema
-from beam_gpte.sinks.final_names import WrittenFile
+from beam_gpte.core.errors import InputError
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.remote_model import check_remote_model, is_remote
 from beam_gpte.reports.page import Run
 from beam_gpte.reports.sample import SAMPLE_FILE
+from beam_gpte.sinks.final_names import WrittenFile
+from beam_gpte.sources.corpus_files import match_files, read_schema
 
 LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # Beam's in-process runner with timers of processing time
 LOCAL_RUNNER = "FnApiRunner"  # Beam's in-process runner; DirectRunner would first try to download another

@@ -1,7 +1,7 @@
-"""Names and schemas of all results: the on-disk contract, in one place.
+"""Name the columns of all results, their types, and the hidden columns that travel inside pipelines.
 
-Rejects keep all columns of their row and gain `STEP` and `REASON`. Names that begin with `HIDDEN` travel inside a
-pipeline only: the row adapter puts them in and takes them out, no user and no file ever sees them.
+The names of results are the on-disk contract. Rejects keep all columns of their row and gain
+`REJECT_STEP` and `REJECT_REASON`. Names that begin with `HIDDEN` never reach a user or a file.
 """
 
 import pyarrow as pa
@@ -10,7 +10,7 @@ ID = "id"
 TEXT = "text"
 EMBEDDING = "embedding"
 
-# Added to the rows of a text that became several, its sentences or chunks, see `chunks`.
+# Added to the rows of a text that became several, its sentences or chunks; see `elements.chunk_rows`.
 PARENT_ID = "parent_id"
 CHUNK_INDEX = "chunk_index"
 CHUNK_START = "chunk_start"
@@ -25,25 +25,69 @@ DUPLICATE_OF = "duplicate_of"  # the id of a kept row, of the id column's type
 SCORE = "score"  # float32: the similarity to it
 FOUND_BY = "found_by"  # the step: exact, lexical or semantic
 
-# A pair of duplicates: `FIRST_ID` is the one that comes first in the order of keeping, then `SECOND_ID`, then `SCORE`.
+# A pair of duplicates: `FIRST_ID` comes first in the order of keeping, then `SECOND_ID`, `SCORE`.
 FIRST_ID = "first_id"
 SECOND_ID = "second_id"
 
-# Added by WatchCorpus where the ids are the user's own: the file and row a row came from, as made ids have it.
+# A pair of a source and a target, or a candidate for one; see `core.mining.margin`.
+SIDES = ("source", "target")
+SOURCE_ID = "source_id"
+TARGET_ID = "target_id"
+SIDE_IDS = (SOURCE_ID, TARGET_ID)
+COSINE = "cosine"
+FORWARD_RANK = "forward_rank"
+BACKWARD_RANK = "backward_rank"
+FORWARD_MEAN = "forward_mean"
+BACKWARD_MEAN = "backward_mean"
+MARGIN = "margin"
+
+# Added by WatchCorpus where the ids are the user's own: file and row, as made ids have them.
 SOURCE = "source"
 
-STEP = "reject_step"
-REASON = "reject_reason"
+REJECT_STEP = "reject_step"
+REJECT_REASON = "reject_reason"
 
 HIDDEN = "__gpte_"
+
+# Rows of the user inside blocks; see `elements.rows`.
 ROW = HIDDEN + "row"  # binary: the user's row, pickled
 TIMESTAMP = HIDDEN + "timestamp"  # int64: the row's event time in microseconds
-FORMER = HIDDEN + "former"  # the vector a former run gave to the same text, with its metadata; null for a new text
 DEFECT = HIDDEN + "defect"  # string: why the row could not be read, null where it could
+
+# Rows spilled to a disk; see `shuffle.spill`.
+FILE = HIDDEN + "file"  # int64: names a file; the field's metadata have the folder and its columns
+AT = HIDDEN + "at"  # int64: the row in that file
+
+PREVIOUS_VECTOR = HIDDEN + "previous"  # what a previous run gave to the same text, with metadata
+
+# Rows under deduplication.
+ORDER_VALUE = HIDDEN + "order"  # orders rows before their ids do; absent where ids alone decide
+REFERENCE = HIDDEN + "reference"  # bool: rows of another corpus, first of all and never removed
+SCOPE = HIDDEN + "scope"  # rows are compared only within one; in mining too
+TEXT_KEY = HIDDEN + "key"  # string: a hash of what duplicates share
+NORMAL = HIDDEN + "normal"  # string: the text as it is compared
+BUCKET = HIDDEN + "bucket"  # uint64: the hash of one band of a text's MinHash signature
+VECTOR = HIDDEN + "vector"  # FixedSizeList<float32>[dim], of length 1; in mining too
+VECTOR_KEY = HIDDEN + "vector_key"  # uint64, equal for equal vectors of one scope
+CELL = HIDDEN + "cell"  # int16: the row's home cell
+SKETCH = HIDDEN + "sketch"  # FixedSizeList<float16>[s + 1]
+VISITS = HIDDEN + "visits"  # list of int16: further cells of a tile that a row is compared in
+HOME = HIDDEN + "home"  # bool: whether a row is in its home cell, or a replica
+STATUS = HIDDEN + "status"  # int8: what is known of a pair's first row
+
+# Rows and pairs under mining.
+DECOY = HIDDEN + "decoy"  # bool: a source known to have no translation
+SIDE = HIDDEN + "side"  # int8: 0 for the source
+PLACE = HIDDEN + "place"  # int: the sentence's row among those of its documents
+QUERY = HIDDEN + "query"  # the id of the query that represents the pair's; smallest of equal texts
+DOCUMENT = HIDDEN + "document"
+PAIR_SCORE = HIDDEN + "score"  # float32: the pair's cosine
+PAIR = HIDDEN + "pair"
 
 # A row of a file that could not be parsed; `row` counts from 1.
 UNREADABLE = pa.schema([("file", pa.string()), ("row", pa.int64()), ("content", pa.string())])
 
 
 def is_hidden(name: str) -> bool:
+    """Tell whether a column travels inside pipelines only."""
     return name.startswith(HIDDEN)

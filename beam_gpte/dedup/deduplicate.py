@@ -10,28 +10,24 @@ reference -> Check --+                             |                            
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named
+from beam_gpte.core.columns import DEFECT, REFERENCE, REJECT_STEP
+from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.keep_order import REFERENCE, KeepOrder
+from beam_gpte.dedup.apply_decisions import RepointRemoved, SplitByVerdict, with_found_by
 from beam_gpte.dedup.report import SummarizeStep
-from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, id_array
-from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, merge_rejects, reject_outputs, split_rejects
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.rejects import RejectingTransform, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.elements.rows import columns_as_blocks, over_blocks
-from beam_gpte.core.columns import DEFECT, DUPLICATE_OF, FOUND_BY, SCORE, STEP
 from beam_gpte.shuffle.spill import SpillRows, new_spill_folder, whole_rows
-
-REMOVED = "removed"
+from beam_gpte.shuffle.unique_ids import RejectDuplicateIds
 
 Blocks = beam.PCollection  # of Block
 
@@ -277,8 +273,8 @@ def _split_reference(block: Block) -> Iterator[Any]:
 def _name_reference(block: Block) -> Block:
     if REFERENCE not in block.schema.names:
         return block
-    steps = pc.binary_join_element_wise(block.column(STEP), "reference", ": ")
-    return block.without_columns([REFERENCE]).with_column(pa.field(STEP, pa.string()), steps)
+    steps = pc.binary_join_element_wise(block.column(REJECT_STEP), "reference", ": ")
+    return block.without_columns([REFERENCE]).with_column(pa.field(REJECT_STEP, pa.string()), steps)
 
 
 class _Judged(NamedTuple):
@@ -306,7 +302,7 @@ class _Judge(beam.PTransform):
         if self.has_reference:
             own = found.rows | "OwnRows" >> beam.Filter(_is_own).with_output_types(Block)
         split = (own, found.verdicts) | SplitByVerdict(step.id_column, step.name)
-        pairs = found.pairs | "NamePairs" >> beam.Map(_with_constant, step.name).with_output_types(Block)
+        pairs = found.pairs | "NamePairs" >> beam.Map(with_found_by, step.name).with_output_types(Block)
         summary = SummarizeStep({"step": step.name, "keep": step.keep, **step.settings()}, step.id_column, step.text_column)
         report = (found.rows, found.pairs, found.verdicts, found.figures) | summary
         return _Judged(split.kept, split.removed, pairs, report, found.verdicts, found.rejects, found.space)
@@ -314,117 +310,3 @@ class _Judge(beam.PTransform):
 
 def _is_own(block: Block) -> bool:
     return REFERENCE not in block.schema.names
-
-
-def _with_constant(block: Block, value: str) -> Block:
-    return block.with_column(pa.field(FOUND_BY, pa.string()), pa.array([value] * len(block), pa.string()))
-
-
-@dataclasses.dataclass(eq=False)
-class SplitByVerdict(beam.PTransform):
-    """`(rows, verdicts) | SplitByVerdict(id_column, step)` gives `kept` and `removed` rows.
-
-    A verdict is a row of a block: the removed row's id in `id_column`, `duplicate_of`, `score`; one an id at most. Ids are
-    unique among the rows. A worker holds one partition's verdicts, and one block of rows at a time.
-    """
-
-    id_column: str
-    step: str
-
-    def expand(self, inputs: Any) -> Any:
-        rows, verdicts = inputs
-        met = {"rows": rows, "verdicts": verdicts} | "Meet" >> MeetById(dict.fromkeys(("rows", "verdicts"), self.id_column))
-        # in this order: types given after with_outputs are forgotten, and blocks would be pickled
-        split = beam.FlatMap(_split, self.id_column, self.step).with_output_types(Block, removed=Block)
-        return met | "Split" >> split.with_outputs(REMOVED, main="kept")
-
-
-def _split(element: tuple[int, Iterable[Named]], id_column: str, step: str) -> Iterator[Any]:
-    group = Meeting(element)
-    verdicts = list(group["verdicts"])
-    told = Block.concat(verdicts) if verdicts else None
-    ids = None if told is None else id_array(told, id_column)
-    for block in group["rows"]:
-        kept = block
-        if told is not None:
-            position = pc.index_in(id_array(block, id_column), ids)
-            removed, kept = block.filter(position.is_valid()), block.filter(position.is_null())
-            if removed:
-                Metrics.counter(NAMESPACE, "removed").inc(len(removed))
-                for name in (DUPLICATE_OF, SCORE):
-                    removed = removed.with_column(told.schema.field(name), told.column(name).take(position.drop_null()))
-                yield TaggedOutput(REMOVED, _with_constant(removed, step))
-        if kept:
-            yield kept
-
-
-@dataclasses.dataclass(eq=False)
-class RepointRemoved(beam.PTransform):
-    """`(removed, verdicts)`, or with `rejects`: rows whose `duplicate_of` a later step removed name what that one led to.
-
-    Where it was rejected after it had been kept, as a text too long to be embedded is, they are rejected too.
-    """
-
-    id_column: str
-
-    def expand(self, inputs: Any) -> Any:
-        _, _, *rejects = inputs
-        columns = {"removed": DUPLICATE_OF, "verdicts": self.id_column, **({"rejects": self.id_column} if rejects else {})}
-        met = dict(zip(columns, inputs, strict=True)) | "Meet" >> MeetById(columns)
-        return met | "Repoint" >> reject_outputs(beam.FlatMap(_repoint, self.id_column))
-
-
-def _repoint(element: tuple[int, Iterable[Named]], id_column: str) -> Iterator[Any]:
-    group = Meeting(element)
-    verdicts, rejects = list(group["verdicts"]), list(group["rejects"])
-    for block in group["removed"]:
-        named = block.column(DUPLICATE_OF)
-        if verdicts:
-            told = Block.concat(verdicts)
-            position = pc.index_in(id_array(block, DUPLICATE_OF), id_array(told, id_column))
-            moved = pc.coalesce(told.column(DUPLICATE_OF).take(position), named)
-            scores = pc.if_else(position.is_valid(), pa.scalar(None, pa.float32()), block.column(SCORE))
-            block = block.with_column(pa.field(DUPLICATE_OF, named.type), moved)
-            block = block.with_column(pa.field(SCORE, pa.float32()), scores)
-        reasons = pa.nulls(len(block), pa.string())
-        if rejects:
-            gone = pa.concat_arrays([id_array(part, id_column) for part in rejects])
-            lost = pc.is_in(id_array(block, DUPLICATE_OF), gone)
-            reasons = pc.if_else(lost, "the row it duplicates was rejected", reasons)
-        for part in split_rejects(block, reasons, "Deduplicate", True, id_column):
-            if isinstance(part, TaggedOutput):
-                yield TaggedOutput(part.tag, part.value.without_columns([DUPLICATE_OF, SCORE, FOUND_BY]))
-            else:
-                yield part
-
-
-@dataclasses.dataclass(eq=False)
-class CheckNothingLost(beam.PTransform):
-    """`(rows, result)` gives `{"rows", "kept", "removed", "rejected"}`, or fails the job if these do not add up.
-
-    Attributes:
-      rejected: how many rejects there are in all, which may be more than the result's: rows that were not read.
-    """
-
-    rejected: beam.pvalue.AsSingleton
-
-    def expand(self, inputs: Any) -> beam.PCollection[dict]:
-        rows, result = inputs
-        counted = {"rows": rows, "kept": result.kept, "removed": result.removed}
-        refused = result.rejects | "OwnRejects" >> beam.Filter(_is_of_corpus).with_output_types(Block)
-        count_rows = beam.Map(len).with_output_types(int)
-        totals = {
-            name: blocks | f"Rows_{name}" >> count_rows | f"Sum_{name}" >> beam.CombineGlobally(sum).as_singleton_view()
-            for name, blocks in (*counted.items(), ("refused", refused))
-        }
-        return rows.pipeline | "AddUp" >> MakeOne(dict, _add_up, self.rejected, *totals.values())
-
-
-def _is_of_corpus(block: Block) -> bool:
-    return not (block and block.column(STEP)[0].as_py().endswith(": reference"))
-
-
-def _add_up(rejected: int, rows: int, kept: int, removed: int, refused: int) -> dict[str, int]:
-    if kept + removed + refused != rows:
-        raise RuntimeError(f"{rows} rows became {kept} kept, {removed} removed and {refused} rejected: please report this")
-    return {"rows": rows, "kept": kept, "removed": removed, "rejected": rejected}

@@ -12,17 +12,15 @@ import apache_beam as beam
 import polars as pl
 import pyarrow as pa
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import KeyById, Keyed, block_of, frame_of
+from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, ID, REFERENCE, SCORE, SECOND_ID, TEXT, TEXT_KEY
+from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.keep_order import REFERENCE, KeepOrder
 from beam_gpte.core.text.normalize import normalize
 from beam_gpte.dedup.deduplicate import Blocks, DeduplicationStep, Judgement
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import check_columns, check_text
+from beam_gpte.shuffle.group_by_id import KeyById, Keyed, block_of, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
-from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, HIDDEN, ID, SCORE, SECOND_ID, TEXT
-from beam_gpte.embedding.ensure_vectors import check_columns, check_text
-
-KEY = HIDDEN + "key"  # string: a hash of what copies share
 
 
 @dataclasses.dataclass(eq=False)
@@ -108,7 +106,7 @@ class _Keys(KeyById):
     """
 
     def __init__(self, columns: tuple[str, ...], texts: bool, id_column: str, order: KeepOrder, has_reference: bool) -> None:
-        super().__init__(KEY)
+        super().__init__(TEXT_KEY)
         self._columns = columns
         self._texts = texts
         self._id_column = id_column
@@ -125,7 +123,7 @@ class _Keys(KeyById):
         shown = [repr(row).encode() for row in frame.select(*plain).iter_rows()]
         result: dict[str, Any] = {
             self._id_column: id_array(rows, self._id_column),
-            KEY: pa.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in shown], pa.large_string()),
+            TEXT_KEY: pa.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in shown], pa.large_string()),
         }
         result.update({series.name: series.to_arrow() for series in frame.select(self._order.value())})
         if self._has_reference:
@@ -135,7 +133,7 @@ class _Keys(KeyById):
 
 def _copies(element: tuple[int, Iterable[Block]], id_column: str, order: KeepOrder) -> Iterator[Block]:
     rows = order.sort(frame_of(element[1]), id_column)
-    pairs = rows.with_columns(pl.col(id_column).first().over(KEY).alias(FIRST_ID)).filter(
+    pairs = rows.with_columns(pl.col(id_column).first().over(TEXT_KEY).alias(FIRST_ID)).filter(
         pl.col(id_column) != pl.col(FIRST_ID)
     )
     if REFERENCE in pairs.columns:

@@ -16,21 +16,21 @@ from typing import get_args
 import apache_beam as beam
 import polars as pl
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.columns import FIRST_ID, ID, SCORE, SECOND_ID
 from beam_gpte.core.dedup.grouping import (
     FIRST_ORDER,
     SECOND_ORDER,
     Rule,
     follow_nearest,
     group_members,
+    nearest_first,
     spanning_forest,
     with_scores,
 )
-from beam_gpte.core.dedup.leaders import nearest_first
+from beam_gpte.core.errors import InputError
 from beam_gpte.dedup.leader import LeaderVerdicts
-from beam_gpte.core.columns import FIRST_ID, ID, SCORE, SECOND_ID
+from beam_gpte.elements.block import Block
+from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
 
 PAIRS_WAITING = 1 << 18  # beyond the forest, before these are looked through: 5 MB of int64 ids
 

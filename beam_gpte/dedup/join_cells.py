@@ -22,17 +22,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import PARTITIONS, CutByKey, Keyed, block_of, frame_of, key_by_id, partition_frame
+from beam_gpte.core.columns import (
+    AT,
+    CELL,
+    FILE,
+    FIRST_ID,
+    ORDER_VALUE,
+    SCORE,
+    SECOND_ID,
+    SKETCH,
+    VECTOR,
+    VECTOR_KEY,
+    VISITS,
+)
 from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER
-from beam_gpte.core.dedup.tile_join import CELL, FIRST_ROW, KEY, SECOND_ROW, SKETCH, VECTOR, VISITS, Rows, join_tile
-from beam_gpte.core.dedup.keep_order import ORDER_VALUE, KeepOrder
-from beam_gpte.shuffle.unique_ids import split_by_id
-from beam_gpte.core.columns import FIRST_ID, SCORE, SECOND_ID
-from beam_gpte.dedup.score_pairs import ScoreMet, cosine_similarity, vector_array, vector_matrix
+from beam_gpte.core.dedup.keep_order import KeepOrder
+from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW, Rows, join_tile
+from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
+from beam_gpte.dedup.score_pairs import ScoreMet, cosine_similarity
 from beam_gpte.dedup.search_plan import Plan
-from beam_gpte.shuffle.spill import AT, FILE, is_light
+from beam_gpte.elements.block import Block
 from beam_gpte.embedding.ensure_vectors import unit_vectors_of
+from beam_gpte.shuffle.group_by_id import PARTITIONS, CutByKey, Keyed, block_of, frame_of, key_by_id, partition_frame
+from beam_gpte.shuffle.spill import is_light
+from beam_gpte.shuffle.unique_ids import split_by_id
 
 PAIRS_READ = 1 << 15  # whose vectors are read from files at once: 100 MB of 384 dimensions at most
 
@@ -97,7 +110,7 @@ class _Route(CutByKey):
         vectors = unit_vectors_of(block)
         home, rows, cells = plan.route(vectors)
         every, group, to = np.arange(len(home)), plan.group[home], plan.group[cells]
-        tile = (block.column(KEY).to_numpy() % plan.tiles[group].astype(np.uint64)).astype(np.int64)
+        tile = (block.column(VECTOR_KEY).to_numpy() % plan.tiles[group].astype(np.uint64)).astype(np.int64)
         own = to == group[rows]
         # visits of each row: in its own group; the same and its home; and in each other group
         there, visit = np.unique(rows[~own] * len(plan.tiles) + to[~own], return_inverse=True)
@@ -115,7 +128,7 @@ class _Route(CutByKey):
         lists = np.concatenate([every, within[other], far + 2 * len(home)])
         groups = np.concatenate([group, group[inside[other]], group_there[far]])
         keys = groups << 20 | np.concatenate([tile, number[other], far_number])
-        sketches = vector_array(plan.space.sketch(vectors))
+        sketches = vectors_to_arrow(plan.space.sketch(vectors))
         sketched = block.with_column(pa.field(SKETCH, sketches.type), sketches)
         sketched = sketched.with_column(pa.field(CELL, pa.int16()), pa.array(home.astype(np.int16)))
         item = sketched.batch, visits, at, lists, keys
@@ -216,7 +229,7 @@ def _scored_from_files(pairs: pl.DataFrame, places: Block, threshold: float) -> 
     for part in pairs.iter_slices(PAIRS_READ):
         both = np.concatenate([part[name].to_numpy() for name in (FIRST_ROW, SECOND_ROW)])
         rows, at = np.unique(both, return_inverse=True)
-        vectors = vector_array(unit_vectors_of(Block(places.batch.take(pa.array(rows)))))
+        vectors = vectors_to_arrow(unit_vectors_of(Block(places.batch.take(pa.array(rows)))))
         scores = pl.Series(SCORE, cosine_similarity(vectors, at[: len(part)], at[len(part) :]))
         near.append(part.with_columns(scores).filter(scores.to_numpy() >= np.float32(threshold)))
     return pl.concat(near)

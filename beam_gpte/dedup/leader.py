@@ -20,14 +20,13 @@ import numpy as np
 import polars as pl
 from apache_beam.pvalue import TaggedOutput
 
+from beam_gpte.core.columns import FIRST_ID, SECOND_ID, STATUS
+from beam_gpte.core.dedup.grouping import KEPT, REMOVED, UNDECIDED, nearest_first, removed_by_leaders
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import KeyById, Keyed, block_of, frame_of, key_by_id, partition_frame
-from beam_gpte.core.dedup.leaders import KEPT, REMOVED, UNDECIDED, nearest_first, removed_by_leaders
-from beam_gpte.core.columns import FIRST_ID, HIDDEN, SECOND_ID
 
 ROUNDS = 2  # leave 2 in 10,000 rows of real text undecided; a chain of versions may leave all
 Group = tuple[int, Iterable[Block]]
-STATUS = HIDDEN + "status"  # int8: what is known of a pair's first row
 
 
 @dataclasses.dataclass(eq=False)

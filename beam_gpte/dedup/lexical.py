@@ -19,23 +19,20 @@ import polars as pl
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
+from beam_gpte.core.columns import BUCKET, FIRST_ID, ID, NORMAL, REFERENCE, SCOPE, SECOND_ID, TEXT
+from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.tile_join import SCOPE
-from beam_gpte.core.dedup.keep_order import REFERENCE, KeepOrder
 from beam_gpte.core.text.minhash import bands, choose_bands, jaccard, shingle_sets, shingles, signatures, slices
 from beam_gpte.core.text.normalize import normalize
 from beam_gpte.dedup.deduplicate import Blocks, DeduplicationStep, Judgement
 from beam_gpte.dedup.group_pairs import GroupPairs
-from beam_gpte.shuffle.unique_ids import id_array
-from beam_gpte.elements.rejects import NAMESPACE
-from beam_gpte.core.columns import FIRST_ID, HIDDEN, ID, SECOND_ID, TEXT
 from beam_gpte.dedup.score_pairs import ScorePairs
-from beam_gpte.embedding.ensure_vectors import check_columns, check_text
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import check_columns, check_text
+from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
+from beam_gpte.shuffle.unique_ids import id_array
 
-NORMAL = HIDDEN + "normal"  # string: the text as it is compared
-BUCKET = HIDDEN + "bucket"  # uint64: the hash of one band of a text's signature
 BUCKET_PARTITIONS = 64  # of the buckets: a worker holds one partition's
 MOST_NEIGHBORS = 1000  # rows of a bucket that each other one is paired with, the first in the order of keeping
 PAIRS_AT_ONCE = 1 << 20  # of buckets, in memory

@@ -12,16 +12,14 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import block_of, frame_of
-from beam_gpte.core.dedup.recall import SAMPLE_KEY, first_of_each, near_sample, recall_interval, wanted_pairs
-from beam_gpte.core.dedup.tile_join import KEY, VECTOR
+from beam_gpte.core.columns import AT, FILE, FIRST_ID, SECOND_ID, VECTOR, VECTOR_KEY
 from beam_gpte.core.dedup.keep_order import KeepOrder
-from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.core.columns import FIRST_ID, SECOND_ID
+from beam_gpte.core.dedup.recall import SAMPLE_KEY, first_of_each, near_sample, recall_interval, wanted_pairs
 from beam_gpte.dedup.search_plan import Plan, sample_frame
-from beam_gpte.shuffle.spill import AT, FILE
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.from_side_inputs import MakeOne
 from beam_gpte.embedding.ensure_vectors import unit_vectors_of
+from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
 ROWS_WAITING = 1 << 17  # near to the sample, before they are gone through
 
@@ -71,7 +69,7 @@ def _near_sample(block: Block, threshold: float, plan: Plan) -> Iterator[Any]:
     frame = frame_of([block.without_columns([VECTOR, FILE, AT])])
     row, at = near_sample(frame, unit_vectors_of(block), sample, sampled, threshold)
     if len(row):
-        yield TaggedOutput("near", block_of(frame[row].with_columns(sample[KEY].gather(at).alias(SAMPLE_KEY))))
+        yield TaggedOutput("near", block_of(frame[row].with_columns(sample[VECTOR_KEY].gather(at).alias(SAMPLE_KEY))))
 
 
 class _FirstOfEach(beam.CombineFn):

@@ -15,12 +15,11 @@ import numpy as np
 import polars as pl
 from apache_beam.pvalue import AsList, AsSingleton
 
+from beam_gpte.core.columns import AT, DUPLICATE_OF, FILE, FIRST_ID, REFERENCE, SCORE, SECOND_ID
 from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import frame_of, key_by_id
-from beam_gpte.core.dedup.keep_order import REFERENCE
 from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, SCORE, SECOND_ID
-from beam_gpte.shuffle.spill import AT, FILE, has_column, with_columns
+from beam_gpte.shuffle.group_by_id import frame_of, key_by_id
+from beam_gpte.shuffle.spill import has_column, with_columns
 
 BINS = 20  # of the histogram of scores, from the threshold to 1
 LARGEST_GROUPS = 10

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
-from beam_gpte.core.dedup.tile_join import cosines
-from beam_gpte.shuffle.unique_ids import id_array
-from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.core.columns import FIRST_ID, SCORE, SECOND_ID
+from beam_gpte.core.vectors.similarity import cosines, vector_matrix
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
+from beam_gpte.shuffle.unique_ids import id_array
 
 PAIRS_AT_ONCE = 8192  # 12 MB of vectors on either side
 
@@ -130,12 +130,3 @@ def cosine_similarity(vectors: pa.FixedSizeListArray, firsts: np.ndarray, second
     matrix = vector_matrix(vectors)
     parts = (slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(firsts), PAIRS_AT_ONCE))
     return np.concatenate([cosines(matrix[firsts[part]], matrix[seconds[part]]) for part in parts])
-
-
-def vector_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
-    """(n, list_size), without a copy; no value is null."""
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
-
-
-def vector_array(vectors: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])

@@ -17,16 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import frame_of
+from beam_gpte.core.columns import AT, FILE, SCOPE, VECTOR, VECTOR_KEY
 from beam_gpte.core.dedup.recall import near_sample
-from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.tile_join import KEY, SCOPE, VECTOR
 from beam_gpte.core.dedup.space import LEAST_ROUTED, Space, cells_for, fit_space, margin
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.vectors.similarity import vector_matrix
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.dedup.score_pairs import vector_matrix
-from beam_gpte.shuffle.spill import AT, FILE
 from beam_gpte.embedding.ensure_vectors import MODEL, in_memory, unit_vectors_of
+from beam_gpte.shuffle.group_by_id import frame_of
 
 SAMPLE = 16_384  # vectors that the space is fitted to: 25 MB of 384 dimensions
 AUDITED = 1000  # of the sample, whose near rows are looked for among all: an n x 1000 product
@@ -58,7 +57,7 @@ class SearchMode:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """`rows` of a corpus, and a sample of its distinct vectors: `KEY`, `SCOPE` if there are scopes, `VECTOR`."""
+    """`rows` of a corpus, and a sample of its distinct vectors: `VECTOR_KEY`, `SCOPE` if there are scopes, `VECTOR`."""
 
     rows: int
     sample: Block
@@ -76,10 +75,10 @@ class SurveyVectors(beam.CombineFn):
 
     def add_input(self, accumulator: tuple, block: Block) -> tuple:
         rows, parts = accumulator
-        names = [name for name in (KEY, SCOPE, VECTOR, FILE, AT) if name in block.schema.names]
+        names = [name for name in (VECTOR_KEY, SCOPE, VECTOR, FILE, AT) if name in block.schema.names]
         part = Block(block.batch.select(names))
         if parts and len(parts[0]) >= SAMPLE:
-            part = part.filter(pc.less(part.column(KEY), parts[0].column(KEY)[-1]))
+            part = part.filter(pc.less(part.column(VECTOR_KEY), parts[0].column(VECTOR_KEY)[-1]))
         parts = [*parts, in_memory(part)] if part else parts
         return rows + len(block), _trim(parts) if sum(map(len, parts)) > 2 * SAMPLE else parts
 
@@ -92,7 +91,7 @@ class SurveyVectors(beam.CombineFn):
 
     def extract_output(self, accumulator: tuple) -> Survey:
         rows, parts = accumulator
-        empty = Block.from_pydict({KEY: pa.array([], pa.uint64()), VECTOR: pa.array([], pa.list_(pa.float32(), 1))})
+        empty = Block.from_pydict({VECTOR_KEY: pa.array([], pa.uint64()), VECTOR: pa.array([], pa.list_(pa.float32(), 1))})
         return Survey(rows, parts[0] if parts else empty)
 
 
@@ -111,7 +110,7 @@ def _trim(parts: list[Block]) -> list[Block]:
         )
     known = next((field for field in fields if field.metadata), fields[0])
     whole = Block.concat(part.with_column(known, part.column(VECTOR)) for part in parts)
-    _, first = np.unique(whole.column(KEY).to_numpy(), return_index=True)
+    _, first = np.unique(whole.column(VECTOR_KEY).to_numpy(), return_index=True)
     return [Block(whole.batch.take(pa.array(first[:SAMPLE])))]
 
 
@@ -125,7 +124,7 @@ class Plan:
       tiles: int64, of each group.
       margin: how far from a bisector a row needs a copy behind it; not used with `probes`.
       probes: cells to look in, None for all that the margin asks for.
-      audited: the rows of the sample that the result is judged by, `KEY`, `SCOPE`, `VECTOR`.
+      audited: the rows of the sample that the result is judged by, `VECTOR_KEY`, `SCOPE`, `VECTOR`.
     """
 
     space: Space
@@ -186,7 +185,7 @@ def _needed_margins(block: Block, threshold: float, survey: Survey, space: Space
     frame, chosen = (frame_of([part.without_columns([VECTOR, FILE, AT])]) for part in (block, sample))
     vectors, sampled = unit_vectors_of(block), unit_vectors_of(sample)
     row, at = near_sample(frame, vectors, chosen, sampled, threshold)
-    other = (frame[KEY].gather(row) != chosen[KEY].gather(at)).to_numpy()
+    other = (frame[VECTOR_KEY].gather(row) != chosen[VECTOR_KEY].gather(at)).to_numpy()
     yield space.needed_margin(vectors[row[other]], sampled[at[other]])
 
 

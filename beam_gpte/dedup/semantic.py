@@ -19,23 +19,33 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named, block_of, frame_of
+from beam_gpte.core.columns import (
+    DUPLICATE_OF,
+    EMBEDDING,
+    FIRST_ID,
+    ID,
+    REFERENCE,
+    SCOPE,
+    SCORE,
+    SECOND_ID,
+    TEXT,
+    VECTOR_KEY,
+)
+from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER, Rule
+from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER, Rule
-from beam_gpte.core.dedup.tile_join import KEY, SCOPE
-from beam_gpte.core.dedup.keep_order import REFERENCE, KeepOrder
-from beam_gpte.dedup.recall_audit import AuditRecall, NearSample
 from beam_gpte.dedup.deduplicate import Blocks, DeduplicationStep, Judgement
 from beam_gpte.dedup.group_pairs import GroupPairs
-from beam_gpte.shuffle.unique_ids import id_array
 from beam_gpte.dedup.join_cells import JoinCells
-from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, FIRST_ID, ID, SCORE, SECOND_ID, TEXT
+from beam_gpte.dedup.recall_audit import AuditRecall, NearSample
 from beam_gpte.dedup.search_plan import PlanSearch, SearchMode
-from beam_gpte.shuffle.spill import with_columns
 from beam_gpte.dedup.threshold_counts import CountAtThresholds
+from beam_gpte.elements.block import Block
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors, with_unit_vectors
+from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named, block_of, frame_of
+from beam_gpte.shuffle.spill import with_columns
+from beam_gpte.shuffle.unique_ids import id_array
 
 
 @dataclasses.dataclass(eq=False)
@@ -185,7 +195,7 @@ class _Describe:
         if self.has_reference:
             columns[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
         keys = [hashlib.blake2b(v.tobytes() + s, digest_size=8).digest() for v, s in zip(unit, scopes, strict=True)]
-        columns[KEY] = np.frombuffer(b"".join(keys), np.uint64)
+        columns[VECTOR_KEY] = np.frombuffer(b"".join(keys), np.uint64)
         return with_unit_vectors(Block.from_pydict(columns), unit, block, self.embedding_column)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import apache_beam as beam
 import polars as pl
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import block_of, frame_of
-from beam_gpte.dedup.group_pairs import GroupPairs
-from beam_gpte.elements.from_side_inputs import MakeOne
 from beam_gpte.core.columns import FIRST_ID, ID, SCORE, SECOND_ID
+from beam_gpte.dedup.group_pairs import GroupPairs
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.from_side_inputs import MakeOne
+from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
 
 @dataclasses.dataclass(eq=False)

@@ -7,9 +7,9 @@ where it comes from: `PARENT_ID`, `CHUNK_INDEX`, `CHUNK_START` and `CHUNK_END` (
 import numpy as np
 import pyarrow as pa
 
-from beam_gpte.elements.block import Block
-from beam_gpte.core.encoder.text_encoder import Encoding
 from beam_gpte.core.columns import CHUNK_END, CHUNK_INDEX, CHUNK_START, PARENT_ID, TOKENS, TOKENS_DROPPED
+from beam_gpte.core.encoder.text_encoder import Encoding
+from beam_gpte.elements.block import Block
 
 
 def chunk_rows(

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from beam_gpte.elements.block import Block
+from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.columns import REASON, STEP
+from beam_gpte.elements.block import Block
 
 NAMESPACE = "beam_gpte"  # of every counter and distribution
 REJECTS = "rejects"  # the tag of the second output
@@ -66,8 +66,8 @@ def split_rejects(
     if good:
         yield good
     steps = pa.array([step] * len(why), pa.string())
-    rejected = rejected.with_column(pa.field(STEP, pa.string()), steps)
-    yield beam.pvalue.TaggedOutput(REJECTS, rejected.with_column(pa.field(REASON, pa.string()), why))
+    rejected = rejected.with_column(pa.field(REJECT_STEP, pa.string()), steps)
+    yield beam.pvalue.TaggedOutput(REJECTS, rejected.with_column(pa.field(REJECT_REASON, pa.string()), why))
 
 
 def count_reject(reason: str, n: int = 1) -> None:

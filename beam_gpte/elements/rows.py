@@ -6,10 +6,8 @@ A row's block holds its id, its text and the columns the transform asks for; the
 it comes back with every field as it was. Windows and timestamps are kept. No transform knows about rows.
 """
 
-import dataclasses
 import pickle
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -19,17 +17,14 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.core.columns import CHUNK_INDEX, DEFECT, EMBEDDING, REJECT_REASON, ROW, TIMESTAMP, is_hidden
 from beam_gpte.core.errors import InputError
-from beam_gpte.sources.formats.readers import lenient_array
-from beam_gpte.core.columns import CHUNK_INDEX, DEFECT, EMBEDDING, ID, REASON, ROW, TEXT, TIMESTAMP, is_hidden
+from beam_gpte.elements.arrow_values import lenient_array
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.row_kinds import column_values, item_class, read_row, row_fields, write_row
 
 KIND = b"beam_gpte.kind"  # schema metadata of a block that came as a table or a record batch
 
-_NO_ROW = (
-    "a {} is no row; give blocks, pyarrow tables or record batches, mappings, Beam Rows, NamedTuples, EmbeddableItems "
-    "or strings"
-)
 
 BlockStage = Callable[[beam.PCollection[Block]], Any]
 
@@ -64,7 +59,7 @@ def over_blocks(
     blocks = pcoll | "ToBlocks" >> beam.ParDo(_ToBlocks(text_column, id_column, read, texts)).with_output_types(Block)
     result = stage(blocks)
     own = tuple(name for name in (id_column, text_column, *columns, *texts) if name is not None)
-    kinds = (pa.Table, pa.RecordBatch, _item_class())
+    kinds = (pa.Table, pa.RecordBatch, item_class())
     kind = pcoll.element_type if pcoll.element_type in kinds else Any
 
     def back(blocks: beam.PCollection[Block], label: str) -> beam.PCollection:
@@ -146,7 +141,7 @@ class _ToBlocks(_Batching):
         self._texts = texts
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
-        rows = [_read(element, self._text_column, self._id_column, self._columns, self._texts) for element in elements]
+        rows = [read_row(element, self._text_column, self._id_column, self._columns, self._texts) for element in elements]
         columns: dict[str, Any] = {}
         if self._id_column is not None:
             columns[self._id_column] = pa.array([row.id for row in rows], pa.string())
@@ -190,9 +185,9 @@ class _FromBlocks(beam.DoFn):
             batch = block.batch.replace_schema_metadata(metadata or None)
             yield pa.Table.from_batches([batch]) if kind == b"table" else batch
         elif ROW in block.schema.names:
-            kept = (*self._own, *self._replaced) if REASON in block.schema.names else self._own
+            kept = (*self._own, *self._replaced) if REJECT_REASON in block.schema.names else self._own
             added = [name for name in block.schema.names if name not in kept and not is_hidden(name)]
-            if REASON in added and self._text_column is not None:
+            if REJECT_REASON in added and self._text_column is not None:
                 # the text made safe: a lone surrogate fails in Beam's own coder
                 added += [self._text_column, *self._texts]
             if CHUNK_INDEX in added:  # a chunk has an id and a text of its own
@@ -201,51 +196,10 @@ class _FromBlocks(beam.DoFn):
             pickled, micros = block.column(ROW).to_pylist(), block.column(TIMESTAMP).to_pylist()
             for i in range(len(block)):
                 fields = {name: column[i] for name, column in zip(added, values, strict=True)}
-                row = _write(pickle.loads(pickled[i]), fields, self._text_column)
+                row = write_row(pickle.loads(pickled[i]), fields, self._text_column)
                 yield TimestampedValue(row, Timestamp(micros=micros[i]))
         else:
             yield block
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """What a transform reads of one row, made safe for Arrow; `defect` says what was wrong."""
-
-    id: str | None
-    text: str | None
-    values: tuple
-    texts: tuple
-    defect: str | None
-
-
-def _read(
-    element: Any, text_column: str | None, id_column: str | None, columns: tuple[str, ...], texts: tuple[str, ...]
-) -> _Row:
-    get = _getter(element, text_column)
-    text, defect = _safe_text(get(text_column)) if text_column is not None else (None, None)
-    key, key_defect = _safe_id(get(id_column)) if id_column is not None else (None, None)
-    if key is None and id_column is not None and key_defect is None and _names(element, id_column):
-        key_defect = f"{id_column} is null"
-    others = [_safe_text(get(name)) for name in texts]
-    found = next((found for _, found in others if found), None)
-    values = tuple(get(name) for name in columns)
-    return _Row(key, text, values, tuple(other for other, _ in others), key_defect or defect or found)
-
-
-def row_fields(element: Any) -> dict[str, Any]:
-    """All that a row holds, by name."""
-    if isinstance(element, Mapping):
-        return dict(element)
-    if isinstance(element, str):
-        return {TEXT: element}
-    if _is_item(element):
-        vector = {} if element.embedding is None else {EMBEDDING: element.embedding.dense_embedding}
-        return {ID: element.id, TEXT: element.content.text, **element.metadata, **vector}
-    if isinstance(element, beam.Row):
-        return element.as_dict()
-    if _is_row(element):
-        return element._asdict()
-    raise InputError(_NO_ROW.format(type(element).__qualname__))
 
 
 def _column(name: str, values: list) -> pa.Array:
@@ -267,102 +221,3 @@ def _lenient_column(name: str, values: list) -> pa.Array:
         return _column(name, values)
     except InputError:
         return lenient_array(values)
-
-
-def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
-    if isinstance(element, str | bytes) or element is None:
-        return lambda name: element if name == text_column else None
-    if isinstance(element, Mapping):
-        return element.get
-    if _is_item(element):
-        own = {text_column: element.content.text, ID: element.id}
-        if element.embedding is not None:
-            own[EMBEDDING] = element.embedding.dense_embedding
-        return lambda name: own[name] if name in own else element.metadata.get(name)
-    if _is_row(element):
-        return lambda name: getattr(element, name, None)
-    raise InputError(_NO_ROW.format(type(element).__qualname__))
-
-
-def _names(element: Any, column: str) -> bool:
-    """Whether a row has that column at all; a row without an id is no mistake, one whose id is None is."""
-    return column in element if isinstance(element, Mapping) else _is_row(element) and hasattr(element, column)
-
-
-def _item_class() -> Any:
-    """`EmbeddableItem`, once someone has imported it: Beam's ml package loads torch."""
-    return getattr(sys.modules.get("apache_beam.ml.rag.types"), "EmbeddableItem", ())
-
-
-def _is_item(element: Any) -> bool:
-    return isinstance(element, _item_class())
-
-
-def _is_row(element: Any) -> bool:
-    return isinstance(element, beam.Row) or hasattr(element, "_fields")
-
-
-def _safe_text(value: Any) -> tuple[str | None, str | None]:
-    """A text as Arrow can hold it, and what was wrong with it."""
-    if value is None:
-        return None, None
-    if isinstance(value, bytes):
-        try:
-            return value.decode(), None
-        except UnicodeDecodeError:
-            return value.decode(errors="backslashreplace"), "text is not valid UTF-8"
-    if not isinstance(value, str):
-        return _safe(str(value)), f"text is not a string: {type(value).__name__}"
-    safe = _safe(value)
-    return safe, None if safe == value else "text is not valid Unicode: it has a lone surrogate"
-
-
-def _safe_id(value: Any) -> tuple[str | None, str | None]:
-    """Ids of rows are compared as text, so that 7 and '7' are one id on every worker."""
-    if value is None:
-        return None, None
-    shown = _safe(str(value))
-    if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__index__")):
-        return shown, f"id is neither string nor integer: {type(value).__name__}"
-    return shown, None if shown == str(value) else "id is not valid Unicode: it has a lone surrogate"
-
-
-def _safe(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
-
-
-def column_values(column: pa.Array) -> list:
-    """Python values; a vector is an array of numpy."""
-    if not pa.types.is_fixed_size_list(column.type):
-        return column.to_pylist()
-    width = column.type.list_size
-    vectors = column.values.to_numpy(zero_copy_only=False)[column.offset * width :].reshape(-1, width)[: len(column)]
-    return [vector if valid else None for vector, valid in zip(vectors, column.is_valid().to_pylist(), strict=True)]
-
-
-def _write(element: Any, fields: dict[str, Any], text_column: str | None) -> Any:
-    """`element` with `fields` added, as its kind allows."""
-    if isinstance(element, Mapping):
-        return {**element, **fields}
-    if _is_item(element):
-        return _fill_item(element, fields)
-    if isinstance(element, str | bytes) or element is None:
-        return {text_column or TEXT: element, **fields}
-    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in fields.items()}
-    own = element.as_dict() if isinstance(element, beam.Row) else element._asdict()
-    if hasattr(element, "_replace") and set(plain) <= set(own):
-        return element._replace(**plain)
-    return beam.Row(**{**own, **plain})
-
-
-def _fill_item(item: Any, fields: dict[str, Any]) -> Any:
-    from apache_beam.ml.rag.types import Embedding
-
-    vector = next((name for name, value in fields.items() if hasattr(value, "tolist")), None)
-    rest = {name: value for name, value in fields.items() if name != vector}
-    sparse = item.embedding.sparse_embedding if item.embedding else None
-    return dataclasses.replace(
-        item,
-        embedding=item.embedding if vector is None else Embedding(fields[vector].tolist(), sparse),
-        metadata={**item.metadata, **rest} if rest else item.metadata,
-    )

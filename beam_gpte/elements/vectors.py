@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_gpte.elements.block import Block
+from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, vector_metadata
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import split_rejects
-from beam_gpte.core.columns import DEFECT
 
 
 def read_vectors(block: Block, column: str) -> tuple[np.ndarray, pa.Array]:

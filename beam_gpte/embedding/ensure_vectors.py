@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_gpte.elements.block import Block
-from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.tile_join import VECTOR
+from beam_gpte.core.columns import AT, FILE, VECTOR
 from beam_gpte.core.metadata import vector_metadata
-from beam_gpte.embedding.embed_text import EmbedText
-from beam_gpte.shuffle.unique_ids import id_array
-from beam_gpte.dedup.score_pairs import vector_array, vector_matrix
-from beam_gpte.shuffle.spill import AT, FILE, field_of, has_column, is_light, read_rows
+from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import check_columns, check_text
 from beam_gpte.elements.vectors import read_vectors
+from beam_gpte.embedding.embed_text import EmbedText
+from beam_gpte.shuffle.spill import field_of, has_column, is_light, read_rows
+from beam_gpte.shuffle.unique_ids import id_array
 
 MODEL = b"beam_gpte.model"  # metadata of the column `VECTOR`: the fingerprint of the model
 _COLUMN = b"beam_gpte.column"  # metadata of the column `FILE`, in its place: the column of the files that has the vectors
@@ -53,22 +53,6 @@ class VectorDefects:
         return pc.coalesce(defects, pc.if_else(zero, f"{self.embedding_column} is zero and has no direction", None))
 
 
-def check_text(block: Block, column: str) -> pa.Array:
-    """Why a row has no text to compare: strings, null where it has one."""
-    if column not in block.schema.names:
-        raise InputError(f"no column {column!r} among {', '.join(block.schema.names)}; name one by text_column")
-    values = block.column(column)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_null(values.type)):
-        raise InputError(f"column {column!r} is {values.type}, no text; convert it to strings")
-    return pc.if_else(pc.is_null(values), f"{column} is null", pa.scalar(None, pa.string()))
-
-
-def check_columns(block: Block, columns: tuple[str, ...]) -> None:
-    for name in columns:
-        if name not in block.schema.names:
-            raise InputError(f"no column {name!r} among {', '.join(block.schema.names)}")
-
-
 def unit_vectors(block: Block, embedding_column: str) -> np.ndarray:
     """float32 (n, dim), of length 1; none is zero. Equal vectors have equal bytes."""
     vectors, _ = read_vectors(block, embedding_column)
@@ -80,7 +64,7 @@ def with_unit_vectors(described: Block, unit: np.ndarray, rows: Block, embedding
     known = vector_metadata(field_of(rows, embedding_column))
     metadata = {} if known is None else {MODEL: known.fingerprint.encode()}
     if not is_light(rows):
-        array = vector_array(unit)
+        array = vectors_to_arrow(unit)
         return described.with_column(pa.field(VECTOR, array.type, metadata=metadata or None), array)
     field = rows.schema.field(FILE)
     field = field.with_metadata({**field.metadata, **metadata, _COLUMN: embedding_column.encode()})
@@ -99,7 +83,7 @@ def in_memory(described: Block) -> Block:
     """The same rows with `VECTOR`, whose metadata name the model, wherever that was."""
     if not is_light(described):
         return described
-    array, metadata = vector_array(unit_vectors_of(described)), described.schema.field(FILE).metadata
+    array, metadata = vectors_to_arrow(unit_vectors_of(described)), described.schema.field(FILE).metadata
     field = pa.field(VECTOR, array.type, metadata={MODEL: metadata[MODEL]} if MODEL in metadata else None)
     return described.without_columns([FILE, AT]).with_column(field, array)
 

@@ -14,17 +14,17 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
-from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
+from beam_gpte.core.columns import DEFECT, EMBEDDING, PREVIOUS_VECTOR, TEXT
 from beam_gpte.core.encoder.backbone import set_thread_policy
 from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.custom_encoder import ForeignEncoder
 from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder, as_model
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.encoder.custom_encoder import ForeignEncoder
 from beam_gpte.core.metadata import vector_metadata
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.remote_model import fetch_model
-from beam_gpte.core.columns import DEFECT, EMBEDDING, FORMER, TEXT
 
 set_thread_policy()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
@@ -116,13 +116,13 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             vectors = vector_array(encoding)
             if known.any():
                 Metrics.counter(NAMESPACE, "texts_reused").inc(int(known.sum()))
-                vectors = interleave(vectors, block.column(FORMER), known)
+                vectors = interleave(vectors, block.column(PREVIOUS_VECTOR), known)
             block = block.with_column(model.metadata.field(self._embedding_column), vectors)
             if encoding.failed:
                 of_new = iter([encoding.failed.get(i) for i in encoding.text.tolist()])
                 reasons = [None if reused else next(of_new) for reused in known]
                 block = block.with_column(pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string()))
-            yield block.without_columns([FORMER])
+            yield block.without_columns([PREVIOUS_VECTOR])
 
     def _splits(self, model: Model) -> bool:
         return isinstance(model, TextEncoder) and model.config.long_text in ("chunks", "late_chunks")
@@ -150,12 +150,12 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
 
 def former_rows(block: Block, model: Model) -> np.ndarray:
     """Which rows have a vector of a former run that this model would give again: bool (n,)."""
-    if FORMER not in block.schema.names:
+    if PREVIOUS_VECTOR not in block.schema.names:
         return np.zeros(len(block), bool)
-    former = vector_metadata(block.schema.field(FORMER))
+    former = vector_metadata(block.schema.field(PREVIOUS_VECTOR))
     if former is None or former.fingerprint != model.metadata.fingerprint:
         return np.zeros(len(block), bool)
-    return block.column(FORMER).is_valid().to_numpy(zero_copy_only=False)
+    return block.column(PREVIOUS_VECTOR).is_valid().to_numpy(zero_copy_only=False)
 
 
 def interleave(new: pa.FixedSizeListArray, former: pa.FixedSizeListArray, known: np.ndarray) -> pa.FixedSizeListArray:

@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
-from beam_gpte.elements.block import Block
+from beam_gpte.core.columns import EMBEDDING, ID
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, vector_metadata
 from beam_gpte.core.vectors.postprocess import Moments, Postprocess, check_method, fit
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs
 from beam_gpte.elements.rows import columns_as_blocks, over_blocks
-from beam_gpte.core.columns import EMBEDDING, ID
 from beam_gpte.elements.vectors import read_vectors, replace_vectors
 
 STEP = "ApplyPostprocess"

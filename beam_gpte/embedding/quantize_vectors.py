@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from beam_gpte.elements.block import Block
+from beam_gpte.core.columns import EMBEDDING, ID
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.core.vectors.quantize import check_quantization, quantize, quantized
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs
 from beam_gpte.elements.rows import over_blocks
-from beam_gpte.core.columns import EMBEDDING, ID
 from beam_gpte.elements.vectors import read_vectors, replace_vectors
 
 STEP = "QuantizeVectors"

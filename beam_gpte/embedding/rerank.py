@@ -13,14 +13,14 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_gpte.elements.block import Block
+from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.cross_encoder import check_scorer_config
 from beam_gpte.core.errors import InputError
-from beam_gpte.embedding.embed_text import text_defects
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import text_defects
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.elements.rows import over_blocks
-from beam_gpte.core.columns import DEFECT
 
 STEP = "Rerank"
 RERANK_SCORE = "rerank_score"  # float32

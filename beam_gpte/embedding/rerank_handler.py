@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from beam_gpte.elements.block import Block
+from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.backbone import set_thread_policy
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.cross_encoder import CrossEncoder, Scoring
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.remote_model import fetch_model
-from beam_gpte.core.columns import DEFECT
 
 set_thread_policy()
 from apache_beam.ml.inference.base import ModelHandler  # noqa: E402  # loads torch

@@ -1,7 +1,7 @@
 """Vectors of a former run, brought to the rows that have the same text: what has not changed is not embedded again.
 
     corpus ------> (hash of the text, piece) ---+
-                                                +--> CoGroupByKey --> blocks with the former vectors in `FORMER`
+                                                +--> CoGroupByKey --> blocks with the former vectors in `PREVIOUS_VECTOR`
     former run --> (hash of the text, piece) ---+
 
 Whether a former vector may be used is decided where the model is loaded, by its fingerprint; see `model_handler`.
@@ -17,20 +17,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.core.columns import PREVIOUS_VECTOR
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
-from beam_gpte.sources.corpus_files import open_file, reading
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.shuffle.packing import Packer, Piece, split_rows, unpack
+from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.read_vectors import vector_files
-from beam_gpte.core.columns import FORMER
 
 PARTITIONS = 256  # of the texts, by hash: a worker holds the former vectors of one, 1/256 of the former run
 
 
 @dataclasses.dataclass(eq=False)
 class AttachFormerVectors(beam.PTransform):
-    """Add the column `FORMER`: the vector a former run gave to the same text, null where it had none.
+    """Add the column `PREVIOUS_VECTOR`: the vector a former run gave to the same text, null where it had none.
 
     Memory per worker: texts and vectors of one partition of the former run, n / 256 * (4 dim + bytes of a text).
 
@@ -113,13 +113,13 @@ class _Attach(beam.DoFn):
 
 
 def attach(block: Block, former: list[Block], text_column: str, embedding_column: str) -> Block:
-    """`block` with the column `FORMER` out of `former`; without it where there is no former row at all."""
+    """`block` with the column `PREVIOUS_VECTOR` out of `former`; without it where there is no former row at all."""
     if not former:
         return block
     table = pa.Table.from_batches([piece.batch for piece in former])
     rows = {text: i for i, text in reversed(list(enumerate(table.column(text_column).cast(pa.large_string()).to_pylist())))}
     wanted = [rows.get(text) for text in block.column(text_column).cast(pa.large_string()).to_pylist()]
-    field = table.schema.field(embedding_column).with_name(FORMER)
+    field = table.schema.field(embedding_column).with_name(PREVIOUS_VECTOR)
     found = np.array([row is not None for row in wanted])
     vectors = table.column(embedding_column).combine_chunks()
     taken = vectors.take(pa.array([row or 0 for row in wanted])).values

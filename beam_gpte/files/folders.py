@@ -3,11 +3,17 @@
 import contextlib
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+from beam_gpte.core.errors import InputError
+from beam_gpte.files.cloud import check_bucket
+
+TEMPORARY = ".beam-gpte-tmp-"
 
 
 def is_remote(path: str) -> bool:
@@ -83,3 +89,23 @@ def remove_folder(path: str) -> None:
         remove_files([FileSystems.join(path, name) for name in list_files(path)])
     else:
         shutil.rmtree(path, ignore_errors=True)  # another process may be at it too
+
+
+def check_writable(folder: str) -> None:
+    """Create `folder` if need be and try to write to it; for programs, before the work begins.
+
+    Raises:
+      InputError: it cannot be created or written.
+    """
+    check_bucket(folder)
+    try:
+        if FileSystems.get_scheme(folder) is not None:
+            trial = FileSystems.join(folder, f"{TEMPORARY}trial-{uuid.uuid4().hex}")
+            FileSystems.create(trial).close()
+            FileSystems.delete([trial])
+        else:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder or ".").close()
+    except Exception as error:  # every file system raises its own; all of them mean the same to the user
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{folder}: cannot write to this folder ({reason}); choose another output folder") from error

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.files.cloud import check_bucket
 from beam_gpte.core.errors import InputError
+from beam_gpte.files.cloud import check_bucket
 
 
 def is_remote(model: str) -> bool:

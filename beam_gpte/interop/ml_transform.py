@@ -15,8 +15,8 @@ import apache_beam as beam
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.text_encoder import Encoder, as_model
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.embedding.model_handler import Model, TextEmbeddingModelHandler
-from beam_gpte.elements.rows import row_fields
 
 # isort: split
 from apache_beam.ml.inference.base import RunInference  # after the handler, which sets how threads wait

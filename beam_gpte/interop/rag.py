@@ -11,8 +11,8 @@ import apache_beam as beam
 from apache_beam.ml.rag.ingestion.base import VectorDatabaseWriteConfig
 from apache_beam.ml.rag.types import EmbeddableItem
 
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.columns import EMBEDDING, ID, TEXT
+from beam_gpte.core.errors import InputError
 from beam_gpte.sinks.staging import MAX_BYTES_PER_FILE
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet

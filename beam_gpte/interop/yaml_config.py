@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
+from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.exact import DeduplicateExact
 from beam_gpte.dedup.lexical import DeduplicateLexical
 from beam_gpte.dedup.semantic import DeduplicateSemantic
-from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.sources.watch_corpus import typed_columns
 
 _STEPS: dict[Any, Any] = {step.__name__: step for step in (DeduplicateExact, DeduplicateLexical, DeduplicateSemantic)}

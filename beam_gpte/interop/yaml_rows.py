@@ -23,16 +23,16 @@ import pyarrow as pa
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 
-from beam_gpte.elements.block import Block
+from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP, UNREADABLE, is_hidden
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.postprocess import Postprocess
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.row_kinds import column_values, row_fields
+from beam_gpte.sinks.write_rejects import plain
 from beam_gpte.sources.corpus_files import match_files
-from beam_gpte.sources.formats.readers import Wanted
+from beam_gpte.sources.formats.rows import Wanted
 from beam_gpte.sources.read_corpus import ReadCorpus, read_file, with_ids
 from beam_gpte.sources.read_vectors import ReadVectors, read_vectors
-from beam_gpte.elements.rows import column_values, row_fields
-from beam_gpte.core.columns import REASON, STEP, UNREADABLE, is_hidden
-from beam_gpte.sinks.write_rejects import plain
 
 Fields = dict[str, Any]  # name to type, of a Row
 REPORT: Fields = {"report": str}
@@ -116,7 +116,7 @@ def _reject(row: Any) -> dict[str, Any]:
     fields = row_fields(row)
     if not {"element", "msg"} <= fields.keys():
         return fields
-    return {**row_fields(fields["element"]), STEP: fields.get("stack"), REASON: fields["msg"]}
+    return {**row_fields(fields["element"]), REJECT_STEP: fields.get("stack"), REJECT_REASON: fields["msg"]}
 
 
 def _rows(element: Any, kinds: dict[str, str | None], closed: bool) -> Iterator[beam.Row]:
@@ -132,7 +132,7 @@ def _rows(element: Any, kinds: dict[str, str | None], closed: bool) -> Iterator[
 
 def _errors(element: Any, kinds: dict[str, str | None]) -> Iterator[beam.Row]:
     for values in _all_fields(element):
-        yield beam.Row(element=_row(values, kinds), msg=values[REASON], stack=values[STEP])
+        yield beam.Row(element=_row(values, kinds), msg=values[REJECT_REASON], stack=values[REJECT_STEP])
 
 
 def _row(values: dict[str, Any], kinds: dict[str, str | None]) -> beam.Row:

@@ -11,8 +11,8 @@ from typing import Any, Optional, cast
 import apache_beam as beam
 from apache_beam.yaml.yaml_errors import ErrorHandlingConfig
 
-from beam_gpte.elements.block import Block
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import REJECTS
 from beam_gpte.interop.yaml_config import configure, describe, input_names, is_required, settings_of
 from beam_gpte.interop.yaml_rows import REPORT, AsErrors, AsReports, AsRows, Fields, fields_of, given, merged

@@ -13,9 +13,6 @@ from typing import Any
 import numpy as np
 
 import beam_gpte
-from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.errors import InputError
-from beam_gpte.mining.filter_pairs import MARGIN
 from beam_gpte.core.columns import (
     CHUNK_END,
     CHUNK_INDEX,
@@ -25,7 +22,7 @@ from beam_gpte.core.columns import (
     FOUND_BY,
     ID,
     PARENT_ID,
-    REASON,
+    REJECT_REASON,
     SCORE,
     SECOND_ID,
     SOURCE,
@@ -33,6 +30,8 @@ from beam_gpte.core.columns import (
     TOKENS,
     TOKENS_DROPPED,
 )
+from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.errors import InputError
 from beam_gpte.interop.yaml_rows import (
     REPORT,
     VECTOR,
@@ -45,6 +44,7 @@ from beam_gpte.interop.yaml_rows import (
     unreadable_fields,
 )
 from beam_gpte.interop.yaml_step import GOOD, Inputs, in_yaml
+from beam_gpte.mining.filter_pairs import MARGIN
 
 WRITTEN = {"path": str, "rows": np.int64}
 TWO_SIDES = ("source", "target")
@@ -137,7 +137,7 @@ def _triplets(own: Any, rows: Inputs) -> dict[str, Fields]:
 
 def _filtered(own: Any, rows: Inputs) -> dict[str, Fields]:
     kept = {**rows.pairs, **optional({SCORE: np.float32, "rank": np.int64, MARGIN: np.float32})}
-    return {"kept": kept, "removed": {**kept, REASON: str}}
+    return {"kept": kept, "removed": {**kept, REJECT_REASON: str}}
 
 
 def _beads(own: Any, rows: Inputs) -> dict[str, Fields]:

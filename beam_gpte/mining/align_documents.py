@@ -15,23 +15,21 @@ import polars as pl
 import pyarrow as pa
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.mining.search import stable_hash
-from beam_gpte.mining.plan import MiningPlan, PlanMining, SurveySides
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
-from beam_gpte.core.mining.align import align, skip_cost, span_vectors
+from beam_gpte.core.columns import EMBEDDING, ID, PLACE, SIDE, SIDES, TEXT, VECTOR
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.tile_join import VECTOR
-from beam_gpte.shuffle.packing import split_rows
+from beam_gpte.core.mining.align import align, skip_cost, span_vectors
+from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.rejects import reject_outputs, split_rejects
 from beam_gpte.elements.rows import as_blocks
-from beam_gpte.core.columns import EMBEDDING, HIDDEN, ID, TEXT
-from beam_gpte.dedup.score_pairs import vector_array, vector_matrix
-from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, check_text, unit_vectors
+from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
+from beam_gpte.mining.plan import MiningPlan, PlanMining, SurveySides
+from beam_gpte.mining.search import stable_hash
+from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
+from beam_gpte.shuffle.packing import split_rows
 
 DOCUMENTS = 64  # partitions of them, by hash
-SIDE = HIDDEN + "side"  # int8: 0 for the source
-SIDES = ("source", "target")
 
 
 @dataclasses.dataclass(eq=False)
@@ -118,7 +116,7 @@ def _check(block: Block, defects: VectorDefects, text_column: str, step: str) ->
 
 
 def _vectors(block: Block, names: tuple[str, ...], embedding_column: str, side: int) -> Block:
-    array = vector_array(unit_vectors(block, embedding_column))
+    array = vectors_to_arrow(unit_vectors(block, embedding_column))
     field = pa.field(VECTOR, array.type, metadata=block.schema.field(embedding_column).metadata)
     bare = Block(block.batch.select(list(dict.fromkeys(names)))).with_column(field, array)
     return bare.with_column(pa.field(SIDE, pa.int8()), pa.array([side] * len(block), pa.int8()))
@@ -141,7 +139,7 @@ def _align(element: tuple[int, Iterable[Block]], own: AlignDocuments, plan: Mini
     if plan.samples is None:
         return
     blocks = list(element[1])
-    frame = frame_of([block.without_columns([VECTOR]) for block in blocks]).with_row_index(HIDDEN + "row")
+    frame = frame_of([block.without_columns([VECTOR]) for block in blocks]).with_row_index(PLACE)
     vectors = np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks])
     skip = skip_cost(plan.samples[0], plan.samples[1], plan.means[0], plan.means[1], own.skip_percentile)
     frame = frame.sort(own.document, SIDE, *own.order, own.id_column)
@@ -163,7 +161,7 @@ def _beads(
     spans = []
     for rows in sides:
         lengths = np.maximum(1, rows[own.text_column].str.len_chars().to_numpy())
-        spans.append(span_vectors(vectors[rows[HIDDEN + "row"].to_numpy()], lengths, own.max_span))
+        spans.append(span_vectors(vectors[rows[PLACE].to_numpy()], lengths, own.max_span))
     ids = [rows[own.id_column].to_list() for rows in sides]
     texts = [rows[own.text_column].to_list() for rows in sides]
     for bead in align(spans[0], spans[1], plan.means[0], plan.means[1], skip):

@@ -9,14 +9,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_gpte.core.columns import DUPLICATE_OF, ID, SIDE_IDS, SIDES, SOURCE_ID, TARGET_ID, TEXT
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named, block_of, frame_of
-from beam_gpte.core.mining.margin import SOURCE_ID, TARGET_ID
 from beam_gpte.shuffle.unique_ids import id_array
-from beam_gpte.core.columns import DUPLICATE_OF, ID, TEXT
-
-SIDES = ("source", "target")
-IDS = (SOURCE_ID, TARGET_ID)
 
 
 @dataclasses.dataclass(eq=False)
@@ -43,7 +39,7 @@ class AttachRows(beam.PTransform):
             rows, *copies = others[per_side * i : per_side * (i + 1)]
             bare = beam.Map(_without, self.embedding_column).with_output_types(Block)
             both = {"pairs": pairs, "rows": rows | f"Bare_{side}" >> bare}
-            columns = {"pairs": IDS[i], "rows": self.id_column}
+            columns = {"pairs": SIDE_IDS[i], "rows": self.id_column}
             if copies:
                 both["copies"], columns["copies"] = copies[0], DUPLICATE_OF
             attach = beam.FlatMap(_attach, i, self.id_column, self.text_column, self.copies).with_output_types(Block)
@@ -62,7 +58,7 @@ def _attach(
     pieces = list(group["pairs"])
     if not pieces:
         return
-    side, own_id = SIDES[i], IDS[i]
+    side, own_id = SIDES[i], SIDE_IDS[i]
     pairs = frame_of(pieces)
     wanted = pa.array(pairs[own_id].unique().to_arrow())
     named = [_named(block, wanted, own_id, id_column, text_column, side) for block in group["rows"]]

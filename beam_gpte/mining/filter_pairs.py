@@ -13,13 +13,13 @@ import polars as pl
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import Meeting, Named, block_of
+from beam_gpte.core.columns import PAIR, REJECT_REASON, SCORE
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.hard_negatives import RANK, RIVAL, with_consistency
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
-from beam_gpte.core.columns import REASON, SCORE
-from beam_gpte.mining.pair_search import PAIR, SearchesPairs, near_frame, pair_frames
+from beam_gpte.mining.pair_search import SearchesPairs, near_frame, pair_frames
+from beam_gpte.shuffle.group_by_id import Meeting, Named, block_of
 
 MARGIN = "margin"  # float32: the pair's score less that of the query's nearest document that is in no pair with it
 
@@ -97,14 +97,14 @@ def _judge(
     rows, named = pair_frames(blocks)
     known = with_consistency(near_frame(group["near"]), named, depth)
     margin = (pl.col(SCORE) - pl.col(RIVAL)).alias(MARGIN)
-    found = known.select(PAIR, SCORE, RANK, margin, _reasons(k, min_margin, min_score, depth).alias(REASON))
-    bare = rows.select(name for name in rows.columns if name not in (SCORE, RANK, MARGIN, REASON))
+    found = known.select(PAIR, SCORE, RANK, margin, _reasons(k, min_margin, min_score, depth).alias(REJECT_REASON))
+    bare = rows.select(name for name in rows.columns if name not in (SCORE, RANK, MARGIN, REJECT_REASON))
     judged = bare.join(found, on=PAIR, how="left", maintain_order="left").drop(PAIR)
-    good = judged[REASON].is_null()
+    good = judged[REJECT_REASON].is_null()
     for name, number in (("pairs_kept", good.sum()), ("pairs_removed", (~good).sum())):
         Metrics.counter(NAMESPACE, name).inc(int(number))
     if good.any():
-        yield block_of(judged.filter(good).drop(REASON))
+        yield block_of(judged.filter(good).drop(REJECT_REASON))
     if not good.all():
         yield TaggedOutput("removed", block_of(judged.filter(~good)))
 

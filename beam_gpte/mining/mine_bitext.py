@@ -9,7 +9,6 @@ rows, copies of both -----------------------------------------------------------
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, get_args
 
@@ -19,47 +18,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.mining.attach_rows import SIDES, AttachRows
-from beam_gpte.mining.search import BEST_BACKWARD, BEST_FORWARD, SearchBitext
-from beam_gpte.mining.sides import PrepareSide, SideSettings, WithoutPaired, check_sides
-from beam_gpte.mining.plan import DECOY, MiningPlan, PlanMining, Search, SurveySides
-from beam_gpte.mining.threshold import Cut, FitThreshold
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of
-from beam_gpte.core.mining import margin as mining
+from beam_gpte.core.columns import DECOY, EMBEDDING, ID, MARGIN, SCOPE, SIDES, TEXT
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.tile_join import SCOPE
-from beam_gpte.core.mining.margin import MARGIN, SOURCE_ID, TARGET_ID
+from beam_gpte.core.mining.margin import Margin, Retrieval, greedy_one_to_one
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.mining.pair_checks import SOURCE_TEXT, TARGET_TEXT, FilterLengths
 from beam_gpte.elements.rejects import merge_rejects
-from beam_gpte.core.columns import EMBEDDING, ID, TEXT
+from beam_gpte.mining.attach_rows import AttachRows
+from beam_gpte.mining.bitext_report import FOUND_IN, POSTERIOR, Bitext, merged_report, mining_report, with_metadata
+from beam_gpte.mining.pair_checks import FilterLengths
+from beam_gpte.mining.plan import PlanMining, Search, SurveySides
+from beam_gpte.mining.search import BEST_BACKWARD, BEST_FORWARD, SearchBitext
+from beam_gpte.mining.sides import PrepareSide, SideSettings, WithoutPaired, check_sides
+from beam_gpte.mining.threshold import Cut, FitThreshold
+from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of
 
-POSTERIOR = "posterior"
-METADATA = b"beam_gpte.bitext"  # metadata of the column `margin`: JSON with settings, model and fingerprint
-FOUND_IN = "found_in"  # string: scope or all
 EMIT = ("pairs", "candidates")
-_FIRST = (SOURCE_ID, TARGET_ID, SOURCE_TEXT, TARGET_TEXT, mining.COSINE, MARGIN)
-LEAST_SHARE = 0.05  # of the smaller side, that is mutually best; fewer are found between texts that have nothing in common
-
-
-class Bitext(NamedTuple):
-    """The result of mining.
-
-    Attributes:
-      pairs: blocks of `source_id`, `target_id`, `source_text`, `target_text`, `cosine`, `forward_mean`, `backward_mean`,
-        `margin`, `forward_rank`, `backward_rank` (null where the one is not among the other's k nearest), `posterior`
-        (float64, null where the margins do not tell pairs from chance), `length_ratio`, `same_numbers`, `char_overlap`,
-        `source_copies`, `target_copies`, and the other columns of both sides as `source_...` and `target_...`; with
-        `then_all` also `found_in`. The column `margin` has metadata that say how they were found.
-      report: one dict, with the figures of the run and warnings.
-      rejects: rows that could not be mined, with step and reason; empty unless `with_exception_handling()` was called.
-    """
-
-    pairs: beam.PCollection
-    report: beam.PCollection
-    rejects: beam.PCollection
 
 
 @dataclasses.dataclass(eq=False)
@@ -105,8 +80,8 @@ class MineBitext(beam.PTransform):
     """
 
     k: int = 4
-    margin: mining.Margin = "distance"
-    retrieval: mining.Retrieval = "intersection"
+    margin: Margin = "distance"
+    retrieval: Retrieval = "intersection"
     threshold: float | str = 0.15
     least_posterior: float = 0.9
     target_precision: float | None = None
@@ -128,8 +103,8 @@ class MineBitext(beam.PTransform):
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ("margin", get_args(mining.Margin)),
-            ("retrieval", get_args(mining.Retrieval)),
+            ("margin", get_args(Margin)),
+            ("retrieval", get_args(Retrieval)),
             ("emit", EMIT),
             ("search", get_args(Search)),
         ):
@@ -205,7 +180,7 @@ class MineBitext(beam.PTransform):
                 for place, mined in (("scope", first), ("all", second))
             )
             pairs = placed | "BothPairs" >> beam.Flatten()
-            merge = beam.Map(_merged_report, AsSingleton(second.report)).with_output_types(dict)
+            merge = beam.Map(merged_report, AsSingleton(second.report)).with_output_types(dict)
             report = first.report | "BothReports" >> merge
         describe = beam.Map(with_metadata, self.settings(), AsSingleton(plan)).with_output_types(Block)
         return Bitext(pairs | "Describe" >> describe, report, merge_rejects(rejects))
@@ -229,7 +204,7 @@ class _MineSides(beam.PTransform):
         whole = (above, source.rows, source.copies, target.rows, target.copies) | "AttachRows" >> attach
         pairs, lengths = whole | "FilterLengths" >> FilterLengths(own.max_length_ratio if own.emit == "pairs" else None)
         settings = {**own.settings(), "scope": own.scope if self.scoped else None}
-        make = MakeOne(dict, _report, AsSingleton(plan), settings, AsSingleton(cut), lengths)
+        make = MakeOne(dict, mining_report, AsSingleton(plan), settings, AsSingleton(cut), lengths)
         return _Mined(pairs, plan.pipeline | "Report" >> make)
 
 
@@ -242,7 +217,7 @@ class _Mined(NamedTuple):
 class _Choose(beam.PTransform):
     """The candidates that a retrieval takes for pairs."""
 
-    retrieval: mining.Retrieval
+    retrieval: Retrieval
 
     def expand(self, candidates: beam.PCollection[Block]) -> beam.PCollection[Block]:
         chosen = candidates | "Best" >> beam.FlatMap(_best, self.retrieval).with_output_types(Block)
@@ -256,7 +231,7 @@ class _Choose(beam.PTransform):
         )
 
 
-def _best(block: Block, retrieval: mining.Retrieval) -> Iterator[Block]:
+def _best(block: Block, retrieval: Retrieval) -> Iterator[Block]:
     forward, backward = block.column(BEST_FORWARD), block.column(BEST_BACKWARD)
     wanted = {
         "forward": lambda: forward,
@@ -270,7 +245,7 @@ def _best(block: Block, retrieval: mining.Retrieval) -> Iterator[Block]:
 
 
 def _greedy(element: tuple[int, Iterable[Block]]) -> Block:
-    return block_of(mining.greedy_one_to_one(frame_of(element[1])))
+    return block_of(greedy_one_to_one(frame_of(element[1])))
 
 
 def _above(block: Block, cut: Cut, emit: str) -> Iterator[Block]:
@@ -285,57 +260,9 @@ def _above(block: Block, cut: Cut, emit: str) -> Iterator[Block]:
     yield block_of(frame.with_columns(pl.Series(POSTERIOR, told, pl.Float64)))
 
 
-def with_metadata(block: Block, settings: dict[str, Any], plan: MiningPlan) -> Block:
-    known = plan.metadata
-    about = {
-        **settings,
-        **plan.search_settings(),
-        **({} if known is None else {"model": known.model, "fingerprint": known.fingerprint}),
-    }
-    names = [name for name in _FIRST if name in block.schema.names]
-    margin = pa.field(MARGIN, pa.float32(), metadata={METADATA: json.dumps(about, sort_keys=True).encode()})
-    block = block.without_columns([MARGIN]).with_column(margin, block.column(MARGIN))
-    return Block(block.batch.select([*names, *(name for name in block.schema.names if name not in names)]))
-
-
-def _report(plan: MiningPlan, settings: dict[str, Any], cut: Cut, lengths: dict[str, Any]) -> dict[str, Any]:
-    known, mixture = plan.metadata, cut.mixture
-    smaller = min(plan.rows)
-    warnings = [] if cut.note is None else [cut.note]
-    share = cut.chosen / smaller if smaller else 0.0
-    if settings["retrieval"] == "intersection" and smaller >= 100 and share < LEAST_SHARE:
-        warnings.append(
-            f"only {share:.1%} of the smaller side are mutually best: do vectors and texts belong together, and do both "
-            "sides use the same model and prompt?"
-        )
-    for name, rows in zip(SIDES, plan.rows, strict=True):
-        if not rows:
-            warnings.append(f"no rows on the {name} side")
-    return {
-        **settings,
-        **plan.search_settings(),
-        **({} if known is None else {"model": known.model, "fingerprint": known.fingerprint}),
-        "source_rows": plan.rows[0],
-        "target_rows": plan.rows[1],
-        "chosen": cut.chosen,
-        "share_chosen": round(share, 6),
-        "threshold_used": cut.threshold,
-        "mixture": None if mixture is None else dataclasses.asdict(mixture),
-        **lengths,
-        "warnings": warnings,
-    }
-
-
 def _without_scope(block: Block) -> Block:
     return block.without_columns([SCOPE])
 
 
 def _with_place(block: Block, place: str) -> Block:
     return block.with_column(pa.field(FOUND_IN, pa.string()), pa.array([place] * len(block), pa.string()))
-
-
-def _merged_report(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """The report of what scopes gave, with the sums of both, and that of what was left in `all`."""
-    summed = {name: first[name] + second[name] for name in ("chosen", "pairs", "dropped_by_length")}
-    warnings = [*first["warnings"], *(f"what the scopes left: {warning}" for warning in second["warnings"])]
-    return {**first, **summed, "warnings": warnings, "all": second}

@@ -11,14 +11,13 @@ import apache_beam as beam
 import polars as pl
 from apache_beam.metrics import Metrics
 
-from beam_gpte.mining.attach_rows import AttachText
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import Meeting, Named, block_of
+from beam_gpte.core.columns import COSINE, PAIR, SCORE, SOURCE_ID, TARGET_ID
 from beam_gpte.core.mining.hard_negatives import RANK, NegativeRule, choose_negatives
-from beam_gpte.core.mining.margin import COSINE, SOURCE_ID, TARGET_ID
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
-from beam_gpte.core.columns import SCORE
-from beam_gpte.mining.pair_search import PAIR, QUERY_ID, SearchesPairs, near_frame, pair_frames
+from beam_gpte.mining.attach_rows import AttachText
+from beam_gpte.mining.pair_search import QUERY_ID, SearchesPairs, near_frame, pair_frames
+from beam_gpte.shuffle.group_by_id import Meeting, Named, block_of
 
 POSITIVE_ID = "positive_id"
 NEGATIVE_ID = "negative_id"

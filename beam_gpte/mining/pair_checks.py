@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import block_of, frame_of
+from beam_gpte.core.columns import TEXT
 from beam_gpte.core.mining.posterior import Histogram, histogram, merge_histograms
 from beam_gpte.core.text.normalize import normalize
-from beam_gpte.core.columns import TEXT
+from beam_gpte.elements.block import Block
+from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
 LENGTH_RATIO = "length_ratio"  # float64: target characters by source characters, by the median of this
 SAME_NUMBERS = "same_numbers"  # bool: both texts have the same numbers, as often

@@ -11,19 +11,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 
-from beam_gpte.mining.attach_rows import IDS, SIDES
-from beam_gpte.mining.search import k_nearest
-from beam_gpte.mining.plan import MiningPlan
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named, block_of, frame_of
-from beam_gpte.core.mining import margin as mining
+from beam_gpte.core.columns import (
+    BACKWARD_MEAN,
+    BACKWARD_RANK,
+    COSINE,
+    DUPLICATE_OF,
+    FORWARD_MEAN,
+    FORWARD_RANK,
+    HIDDEN,
+    MARGIN,
+    REJECT_REASON,
+    SIDE_IDS,
+    SIDES,
+    VECTOR,
+    is_hidden,
+)
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.tile_join import VECTOR, cosines
-from beam_gpte.core.mining.margin import BACKWARD_MEAN, BACKWARD_RANK, COSINE, FORWARD_MEAN, FORWARD_RANK, MARGIN
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.core.mining.margin import Margin, margins
+from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
+from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import reject_outputs, split_rejects
-from beam_gpte.core.columns import DUPLICATE_OF, HIDDEN, REASON, is_hidden
-from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE, vector_array, vector_matrix
+from beam_gpte.mining.plan import MiningPlan
+from beam_gpte.mining.search import k_nearest
+from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named, block_of, frame_of
+from beam_gpte.shuffle.unique_ids import id_array
 
 KEPT = tuple(f"{HIDDEN}kept_{side}" for side in SIDES)  # ids of the rows that stand for the pair's
 WHY = tuple(f"{HIDDEN}why_{side}" for side in SIDES)
@@ -40,7 +52,7 @@ class NameKept(beam.PTransform):
 
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
         pairs, copies, refused = inputs
-        columns = {"pairs": IDS[self.side], "copies": self.id_column, "refused": self.id_column}
+        columns = {"pairs": SIDE_IDS[self.side], "copies": self.id_column, "refused": self.id_column}
         name = beam.FlatMap(_with_kept, self.side, self.id_column).with_output_types(Block)
         return {"pairs": pairs, "copies": copies, "refused": refused} | "Meet" >> MeetById(columns) | "Name" >> name
 
@@ -49,14 +61,14 @@ def _with_kept(element: tuple[int, Iterable[Named]], side: int, id_column: str) 
     group = Meeting(element)
     copies, refused = list(group["copies"]), list(group["refused"])
     for block in group["pairs"]:
-        own = block.column(IDS[side])
+        own = block.column(SIDE_IDS[side])
         kept, reasons = own, pa.nulls(len(block), pa.string())
         for part in copies:
             at = pc.index_in(own, _like(id_array(part, id_column), own, side))
             kept = pc.coalesce(_like(id_array(part, DUPLICATE_OF), own, side).take(at), kept)
         for part in refused:
             at = pc.index_in(own, _like(id_array(part, id_column), own, side))
-            reasons = pc.coalesce(reasons, part.column(REASON).take(at))
+            reasons = pc.coalesce(reasons, part.column(REJECT_REASON).take(at))
         block = block.with_column(pa.field(KEPT[side], kept.type), kept)
         yield block.with_column(pa.field(WHY[side], pa.string()), reasons)
 
@@ -67,7 +79,7 @@ def _like(ids: pa.Array, others: pa.Array, side: int) -> pa.Array:
         return ids.cast(others.type)
     if ids.type != others.type:
         raise InputError(
-            f"{IDS[side]} of the pairs is {others.type} and the ids of the {SIDES[side]} side are {ids.type}; "
+            f"{SIDE_IDS[side]} of the pairs is {others.type} and the ids of the {SIDES[side]} side are {ids.type}; "
             "convert them to one type"
         )
     return ids
@@ -83,25 +95,27 @@ class MeetSide(beam.PTransform):
     step: str
     side: int
     k: int
-    margin: mining.Margin
+    margin: Margin
     isolate: bool
 
     def expand(self, inputs: Any) -> Any:
         pairs, nearest, vectors, plan = inputs
-        columns = {"pairs": KEPT[self.side], "nearest": IDS[self.side], "vectors": IDS[self.side]}
+        columns = {"pairs": KEPT[self.side], "nearest": SIDE_IDS[self.side], "vectors": SIDE_IDS[self.side]}
         met = {"pairs": pairs, "nearest": nearest, "vectors": vectors} | "Meet" >> MeetById(columns)
         return met | "Tell" >> reject_outputs(beam.FlatMap(_meet, self, AsSingleton(plan)))
 
 
 def _meet(element: tuple[int, Iterable[Named]], own: MeetSide, plan: MiningPlan) -> Iterator[Any]:
-    group, name, kept = Meeting(element), IDS[own.side], KEPT[own.side]
+    group, name, kept = Meeting(element), SIDE_IDS[own.side], KEPT[own.side]
     pieces = list(group["pairs"])
     if not pieces:
         return
     wanted = pc.unique(pa.concat_arrays([piece.column(kept) for piece in pieces]))
     known = _wanted(group["vectors"], wanted, own.side)
     near = _wanted(group["nearest"], wanted, own.side)
-    nearest = k_nearest(frame_of(near), name, IDS[1 - own.side], own.k, RANKS[own.side], MEANS[own.side]) if near else None
+    nearest = (
+        k_nearest(frame_of(near), name, SIDE_IDS[1 - own.side], own.k, RANKS[own.side], MEANS[own.side]) if near else None
+    )
     vectors = Block.concat(known) if known else None
     for piece in pieces:
         at = pa.nulls(len(piece), pa.int32())
@@ -124,27 +138,27 @@ def _meet(element: tuple[int, Iterable[Named]], own: MeetSide, plan: MiningPlan)
 
 def _wanted(blocks: Iterable[Block], wanted: pa.Array, side: int) -> list[Block]:
     """The rows of `blocks` whose id on a side is wanted."""
-    chosen = (block.filter(pc.is_in(_like(block.column(IDS[side]), wanted, side), wanted)) for block in blocks)
+    chosen = (block.filter(pc.is_in(_like(block.column(SIDE_IDS[side]), wanted, side), wanted)) for block in blocks)
     return [block for block in chosen if block]
 
 
-def _told(pairs: Block, nearest: pl.DataFrame | None, vectors: np.ndarray, side: int, margin: mining.Margin) -> Block:
+def _told(pairs: Block, nearest: pl.DataFrame | None, vectors: np.ndarray, side: int, margin: Margin) -> Block:
     """Pairs with what a side tells; `vectors`, float32 (n, dim), are those of its rows."""
-    rank, mean, kept = RANKS[side], MEANS[side], {IDS[side]: KEPT[side], IDS[1 - side]: KEPT[1 - side]}
+    rank, mean, kept = RANKS[side], MEANS[side], {SIDE_IDS[side]: KEPT[side], SIDE_IDS[1 - side]: KEPT[1 - side]}
     frame = frame_of([pairs.without_columns([VECTOR])])
     if nearest is None:
         frame = frame.with_columns(pl.lit(None, pl.Int32).alias(rank), pl.lit(None, pl.Float32).alias(mean))
     else:
-        ranks = nearest.select(*IDS, rank).rename(kept)
-        means = nearest.select(IDS[side], mean).unique().rename({IDS[side]: KEPT[side]})
+        ranks = nearest.select(*SIDE_IDS, rank).rename(kept)
+        means = nearest.select(SIDE_IDS[side], mean).unique().rename({SIDE_IDS[side]: KEPT[side]})
         frame = frame.join(ranks, on=list(KEPT), how="left", maintain_order="left")
         frame = frame.join(means, on=KEPT[side], how="left", maintain_order="left")
     if side == 0:
-        array = vector_array(vectors)
+        array = vectors_to_arrow(vectors)
         return block_of(frame).with_column(pa.field(VECTOR, array.type), array)
     others = vector_matrix(pairs.column(VECTOR))
     parts = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(vectors), PAIRS_AT_ONCE)]
     cosine = np.concatenate([cosines(others[part], vectors[part]) for part in parts])
     forward, backward = (frame[name].cast(pl.Float32).to_numpy() for name in MEANS)
-    scores = pl.Series(MARGIN, mining.margins(cosine, forward, backward, margin))
+    scores = pl.Series(MARGIN, margins(cosine, forward, backward, margin))
     return block_of(frame.with_columns(pl.Series(COSINE, cosine), scores.fill_nan(None)).drop(*KEPT, *WHY))

@@ -14,18 +14,16 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.elements.block import Block
+from beam_gpte.core.columns import DECOY, VECTOR
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.tile_join import VECTOR
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_metadata
 from beam_gpte.core.mining.cells import MiningCells, exact_pays, fit_cells
+from beam_gpte.core.vectors.similarity import vector_matrix
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.core.columns import HIDDEN
-from beam_gpte.dedup.score_pairs import vector_matrix
 
 _LOGGER = logging.getLogger(__name__)
 
-DECOY = HIDDEN + "decoy"  # bool: a source known to have no translation
 SAMPLE = 8192  # vectors of a side, that cells are fitted to: 13 MB of 384 dimensions
 CHANCE = 100  # of the sample of either side, every two of which tell what meets by chance
 SHARD_ROWS = 65_536  # of either side, searched at once: 100 MB of 384 dimensions

@@ -18,25 +18,25 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.mining.attach_rows import IDS, SIDES, AttachRows
-from beam_gpte.mining.search import FindNeighbors
-from beam_gpte.mining.sides import PrepareSide, SideSettings, check_sides
-from beam_gpte.mining.plan import MiningPlan, PlanMining, Search, SurveySides
-from beam_gpte.mining.threshold import Cut, FitThreshold
-from beam_gpte.elements.block import Block
-from beam_gpte.core.mining import margin as mining
+from beam_gpte.core.columns import COSINE, DUPLICATE_OF, EMBEDDING, FOUND_BY, ID, MARGIN, SCORE, SIDE_IDS, SIDES, TEXT
 from beam_gpte.core.errors import InputError
-from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, id_array
+from beam_gpte.core.mining.margin import Margin
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.mining.pair_scores import MEANS, RANKS, MeetSide, NameKept
-from beam_gpte.mining.mine_bitext import POSTERIOR, Bitext, with_metadata
-from beam_gpte.mining.pair_checks import CHAR_OVERLAP, LENGTH_RATIO, SAME_NUMBERS, FilterLengths
 from beam_gpte.elements.rejects import merge_rejects
 from beam_gpte.elements.rows import as_blocks
-from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, FOUND_BY, ID, SCORE, TEXT
+from beam_gpte.mining.attach_rows import AttachRows
+from beam_gpte.mining.bitext_report import POSTERIOR, Bitext, with_metadata
+from beam_gpte.mining.pair_checks import CHAR_OVERLAP, LENGTH_RATIO, SAME_NUMBERS, FilterLengths
+from beam_gpte.mining.pair_scores import MEANS, RANKS, MeetSide, NameKept
+from beam_gpte.mining.plan import MiningPlan, PlanMining, Search, SurveySides
+from beam_gpte.mining.search import FindNeighbors
+from beam_gpte.mining.sides import PrepareSide, SideSettings, check_sides
+from beam_gpte.mining.threshold import Cut, FitThreshold
+from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, id_array
 
 STEP = "ScoreBitext"
-ADDED = (*MEANS, *RANKS, mining.COSINE, mining.MARGIN, POSTERIOR, LENGTH_RATIO, SAME_NUMBERS, CHAR_OVERLAP)
+ADDED = (*MEANS, *RANKS, COSINE, MARGIN, POSTERIOR, LENGTH_RATIO, SAME_NUMBERS, CHAR_OVERLAP)
 
 
 @dataclasses.dataclass(eq=False)
@@ -70,7 +70,7 @@ class ScoreBitext(beam.PTransform):
     """
 
     k: int = 4
-    margin: mining.Margin = "distance"
+    margin: Margin = "distance"
     center: bool = True
     deduplicate: bool = True
     search: Search = "auto"
@@ -82,7 +82,7 @@ class ScoreBitext(beam.PTransform):
     _isolate = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("margin", get_args(mining.Margin)), ("search", get_args(Search))):
+        for name, choices in (("margin", get_args(Margin)), ("search", get_args(Search))):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} is {getattr(self, name)!r}; use {', '.join(choices)}")
         if self.k < 1:
@@ -161,7 +161,7 @@ class _PartPairs(beam.PTransform):
 
 def _pair_of_ids(block: Block, id_column: str, embedding_column: str) -> Block:
     ids = id_array(block, id_column)
-    for name in IDS:
+    for name in SIDE_IDS:
         block = block.with_column(pa.field(name, ids.type), ids)
     vectors = [f"{side}_{embedding_column}" for side in SIDES]
     return block.without_columns([id_column, *vectors])
@@ -175,7 +175,7 @@ def _side_rows(block: Block, side: str, id_column: str, text_column: str, embedd
 
 def _own_columns(block: Block) -> Block:
     """Pairs without what is added to them."""
-    for name in IDS:
+    for name in SIDE_IDS:
         ids = id_array(block, name)
         block = block.with_column(pa.field(name, ids.type), ids)
     return block.without_columns(ADDED)
@@ -196,7 +196,7 @@ def _without_verdict(block: Block) -> Block:
 
 
 def _with_posterior(block: Block, cut: Cut) -> Block:
-    margins = block.column(mining.MARGIN).to_numpy(zero_copy_only=False)
+    margins = block.column(MARGIN).to_numpy(zero_copy_only=False)
     told = pa.nulls(len(block), pa.float64())
     if cut.mixture is not None:
         told = pa.array(cut.mixture.posterior(margins), from_pandas=True)

@@ -20,14 +20,32 @@ import polars as pl
 import pyarrow as pa
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 
-from beam_gpte.mining.plan import DECOY, MiningPlan
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of, key_by_id
-from beam_gpte.core.mining import margin as mining
-from beam_gpte.core.dedup.tile_join import SCOPE, VECTOR
-from beam_gpte.core.mining.margin import BACKWARD_MEAN, BACKWARD_RANK, COSINE, FORWARD_MEAN, FORWARD_RANK, SOURCE_ID, TARGET_ID
+from beam_gpte.core.columns import (
+    BACKWARD_MEAN,
+    BACKWARD_RANK,
+    COSINE,
+    DECOY,
+    FORWARD_MEAN,
+    FORWARD_RANK,
+    MARGIN,
+    SCOPE,
+    SOURCE_ID,
+    TARGET_ID,
+    VECTOR,
+)
+from beam_gpte.core.mining.margin import (
+    Margin,
+    backward_candidates,
+    best_backward,
+    best_forward,
+    forward_candidates,
+    margins,
+)
 from beam_gpte.core.mining.neighbors import nearest_neighbors
-from beam_gpte.dedup.score_pairs import vector_array, vector_matrix
+from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
+from beam_gpte.elements.block import Block
+from beam_gpte.mining.plan import MiningPlan
+from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of, key_by_id
 
 SCOPE_PARTITIONS = 64  # of the scopes, by hash
 BEST_FORWARD = "best_forward"  # bool: the source's best candidate
@@ -74,7 +92,7 @@ class SearchBitext(beam.PTransform):
     """
 
     k: int
-    margin: mining.Margin
+    margin: Margin
     scoped: bool
 
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
@@ -109,7 +127,7 @@ class RouteSide(CutByKey):
 
     def process(self, block: Block, plan: MiningPlan) -> Iterator[Keyed]:
         vectors = plan.centred(vector_matrix(block.column(VECTOR)), self._side)
-        array = vector_array(vectors)
+        array = vectors_to_arrow(vectors)
         block = block.with_column(pa.field(VECTOR, array.type), array)
         if self._scoped:
             scopes = [stable_hash(scope) % SCOPE_PARTITIONS for scope in block.column(SCOPE).to_pylist()]
@@ -169,9 +187,9 @@ def _neighbors(sources: pl.DataFrame, targets: pl.DataFrame, vectors: list[np.nd
         np.arange(len(targets)),
         k,
     )
-    near = mining.forward_candidates(np.arange(len(sources)), forward)
+    near = forward_candidates(np.arange(len(sources)), forward)
     yield block_of(_named(near.drop(FORWARD_RANK), sources, targets))
-    near = mining.backward_candidates(np.arange(len(targets)), backward)
+    near = backward_candidates(np.arange(len(targets)), backward)
     yield TaggedOutput("backward", block_of(_named(near.drop(BACKWARD_RANK), sources, targets)))
 
 
@@ -210,17 +228,17 @@ def _nearest_sources(element: tuple[int, Iterable[Block]], k: int) -> Block:
     return block_of(both.join(means, on=TARGET_ID, how="left"))
 
 
-def _best_targets(element: tuple[int, Iterable[Block]], margin: mining.Margin) -> Block:
+def _best_targets(element: tuple[int, Iterable[Block]], margin: Margin) -> Block:
     """Candidates with their margin, and of each source its best one marked; every source is among its forward ones."""
     candidates = frame_of(element[1]).with_columns(pl.col(FORWARD_MEAN).max().over(SOURCE_ID))
     cosine, forward, backward = (candidates[name].to_numpy() for name in (COSINE, FORWARD_MEAN, BACKWARD_MEAN))
-    scored = candidates.with_columns(pl.Series(mining.MARGIN, mining.margins(cosine, forward, backward, margin)))
-    return block_of(_marked(scored, mining.best_forward(scored), BEST_FORWARD))
+    scored = candidates.with_columns(pl.Series(MARGIN, margins(cosine, forward, backward, margin)))
+    return block_of(_marked(scored, best_forward(scored), BEST_FORWARD))
 
 
 def _best_sources(element: tuple[int, Iterable[Block]]) -> Block:
     candidates = frame_of(element[1])
-    return block_of(_marked(candidates, mining.best_backward(candidates), BEST_BACKWARD).sort(_PAIR))
+    return block_of(_marked(candidates, best_backward(candidates), BEST_BACKWARD).sort(_PAIR))
 
 
 def _marked(candidates: pl.DataFrame, best: pl.DataFrame, name: str) -> pl.DataFrame:

@@ -14,20 +14,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from beam_gpte.mining.attach_rows import IDS, SIDES
-from beam_gpte.mining.plan import DECOY
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named
+from beam_gpte.core.columns import (
+    DECOY,
+    DUPLICATE_OF,
+    EMBEDDING,
+    ID,
+    REJECT_STEP,
+    SCOPE,
+    SCORE,
+    SIDE_IDS,
+    SIDES,
+    TEXT,
+    VECTOR,
+)
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.tile_join import SCOPE, VECTOR
+from beam_gpte.core.vectors.similarity import vectors_to_arrow
+from beam_gpte.dedup.apply_decisions import RepointRemoved, SplitByVerdict
 from beam_gpte.dedup.exact import DeduplicateExact
-from beam_gpte.dedup.deduplicate import RepointRemoved, SplitByVerdict
-from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, id_array
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.rejects import NAMESPACE, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.elements.rows import as_blocks
-from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, STEP, TEXT
-from beam_gpte.dedup.score_pairs import vector_array
-from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, check_text, unit_vectors
+from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
+from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named
+from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, id_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +151,7 @@ class WithoutPaired(beam.PTransform):
     def expand(self, inputs: Any) -> Any:
         former, pairs = inputs
         own = dataclasses.replace(self.settings, scope=None, model=None)
-        own_id = IDS[SIDES.index(self.side)]
+        own_id = SIDE_IDS[SIDES.index(self.side)]
         unpaired = beam.FlatMap(_unpaired, own.id_column, own_id).with_output_types(Block)
         both = {"rows": former.rows, "pairs": pairs}
         left = both | "Meet" >> MeetById({"rows": own.id_column, "pairs": own_id}) | "Unpaired" >> unpaired
@@ -160,8 +170,8 @@ def _check(block: Block, defects: VectorDefects, text_column: str | None, step: 
 
 
 def _name_side(block: Block, side: str) -> Block:
-    steps = [step if side in step else f"{step}, {side}" for step in block.column(STEP).to_pylist()]
-    return block.without_columns([STEP]).with_column(pa.field(STEP, pa.string()), pa.array(steps, pa.string()))
+    steps = [step if side in step else f"{step}, {side}" for step in block.column(REJECT_STEP).to_pylist()]
+    return block.without_columns([REJECT_STEP]).with_column(pa.field(REJECT_STEP, pa.string()), pa.array(steps, pa.string()))
 
 
 class _Vectors:
@@ -169,7 +179,7 @@ class _Vectors:
 
     def __init__(self, settings: SideSettings, side: str, decoys: bool | None) -> None:
         self._settings = settings
-        self._id_name = IDS[SIDES.index(side)]
+        self._id_name = SIDE_IDS[SIDES.index(side)]
         self._decoys = decoys
 
     def __call__(self, block: Block) -> Block:
@@ -179,7 +189,7 @@ class _Vectors:
             columns[SCOPE] = block.column(own.scope).cast(pa.large_string()).fill_null("")
         if self._decoys is not None:
             columns[DECOY] = pa.array([self._decoys] * len(block))
-        array = vector_array(unit_vectors(block, own.embedding_column))
+        array = vectors_to_arrow(unit_vectors(block, own.embedding_column))
         field = pa.field(VECTOR, array.type, metadata=block.schema.field(own.embedding_column).metadata)
         return Block.from_pydict(columns).with_column(field, array)
 

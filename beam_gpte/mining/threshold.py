@@ -11,12 +11,12 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.mining.plan import DECOY, MiningPlan
-from beam_gpte.elements.block import Block
+from beam_gpte.core.columns import DECOY, MARGIN
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.mining.margin import MARGIN
 from beam_gpte.core.mining.posterior import Histogram, Mixture, fit_mixture, histogram, merge_histograms, precision_threshold
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import MakeOne
+from beam_gpte.mining.plan import MiningPlan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, for one page in light and dark: colours are CSS classes of `report_page.html`.
+"""Charts as inline SVG, for one page in light and dark: colours are CSS classes of `page.html`.
 
 Every function gives markup that is safe to put into the page: texts in it are escaped.
 """

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from beam_gpte.core.columns import DUPLICATE_OF, SCORE
 from beam_gpte.dedup.report import TEXT_SHOWN
 from beam_gpte.reports.charts import histogram, log_histogram
+from beam_gpte.reports.page import Example, Figure, Run, Section, render_page
 from beam_gpte.reports.run_pages import (
     EXAMPLES,
     cosines_of,
@@ -23,9 +25,7 @@ from beam_gpte.reports.run_pages import (
     rejected_rows,
     unit,
 )
-from beam_gpte.reports.page import Example, Figure, Run, Section, render_page
 from beam_gpte.reports.sample import LENGTH
-from beam_gpte.core.columns import DUPLICATE_OF, SCORE
 
 _KEPT_TEXT = "_kept_text"
 

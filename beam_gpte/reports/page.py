@@ -1,6 +1,6 @@
 """A page of charts, tables and texts about a run: `render_page(title, run, ...)` gives HTML that needs nothing else.
 
-sections (charts, tables, texts with their differences) --> report_page.html --> one page, for a screen, a phone and paper
+sections (charts, tables, texts with their differences) --> page.html --> one page, for a screen, a phone and paper
 
 Needs the extra `report`.
 """
@@ -14,9 +14,9 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.sinks.staging import check_writable
+from beam_gpte.files.folders import check_writable
 
-TEMPLATE = "report_page.html"
+TEMPLATE = "page.html"
 
 
 @dataclasses.dataclass(frozen=True)

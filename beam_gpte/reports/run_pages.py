@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from beam_gpte.core.mining.margin import MARGIN
+from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, MARGIN, SCORE, SECOND_ID
 from beam_gpte.dedup.report import TEXT_SHOWN
 from beam_gpte.mining.pair_checks import LENGTH_RATIO, SAME_NUMBERS, SOURCE_TEXT, TARGET_TEXT
 from beam_gpte.reports.charts import Points, categories, histogram, log_histogram, principal_axes, scatter, score_histogram
 from beam_gpte.reports.differences import mark_differences, mark_untranslated, merge_differences
 from beam_gpte.reports.page import Example, Figure, Run, Section, render_page
 from beam_gpte.reports.sample import LENGTH
-from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, SCORE, SECOND_ID
 
 EXAMPLES = 6  # of a kind
 TITLE_SHOWN = 120  # characters of a text that belongs to a point

@@ -13,13 +13,13 @@ import polars as pl
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import frame_of
 from beam_gpte.core.vectors.quantize import dequantize
+from beam_gpte.core.vectors.similarity import vector_matrix
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.sources.read_vectors import read_vectors as read_stored
-from beam_gpte.dedup.score_pairs import vector_matrix
 from beam_gpte.elements.vectors import read_vectors
+from beam_gpte.shuffle.group_by_id import frame_of
+from beam_gpte.sources.read_vectors import read_vectors as read_stored
 
 SAMPLED = 1_000  # rows: as many points as a small map has room for
 SAMPLE_FILE = ".beam-gpte-report-sample"  # no name that a glob of Parquet files matches

@@ -10,9 +10,9 @@ import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from beam_gpte.elements.block import Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.memory import keep_freed_memory
+from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.unique_ids import split_by_id
 
 PARTITIONS = 16  # of the ids, by hash

@@ -12,8 +12,8 @@ import pyarrow as pa
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_gpte.elements.arrow_values import compact_dictionaries
 from beam_gpte.elements.block import Block
-from beam_gpte.sources.formats.readers import compact_dictionaries
 
 MOST_WAITING = 64  # places with rows of less than a block each, in memory
 MOST_BYTES = 32 << 20  # of one block

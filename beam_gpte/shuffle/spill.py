@@ -21,12 +21,10 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.core.columns import AT, FILE
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.columns import HIDDEN
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 
-FILE = HIDDEN + "file"  # int64: names a file; the field's metadata say in which folder, and what rows it has
-AT = HIDDEN + "at"  # int64: the row in that file
 BYTES_PER_FILE = 32 << 20
 FILES_OPEN = 16  # of one process, mapped into memory
 

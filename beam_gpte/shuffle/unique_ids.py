@@ -18,13 +18,12 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.core.columns import ID, REFERENCE
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.keep_order import REFERENCE
-from beam_gpte.shuffle.packing import Packer, Piece, Place, split_rows, unpack
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.rejects import REJECTS, RejectingTransform, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.elements.rows import over_blocks
-from beam_gpte.core.columns import ID
+from beam_gpte.shuffle.packing import Packer, Piece, Place, split_rows, unpack
 from beam_gpte.shuffle.spill import whole_rows
 
 STEP = "RejectDuplicateIds"

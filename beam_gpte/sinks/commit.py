@@ -28,10 +28,10 @@ from apache_beam.transforms.trigger import (
 from apache_beam.transforms.window import GlobalWindow, GlobalWindows, IntervalWindow, NonMergingWindowFn, WindowFn
 from apache_beam.utils.timestamp import Timestamp
 
-from beam_gpte.elements.block import Block
 from beam_gpte.core.errors import InputError
-from beam_gpte.sinks.final_names import Pane, WrittenFile
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.sinks.final_names import Pane, WrittenFile
 from beam_gpte.sinks.staging import SpreadBlocks, StagedFile, StageFiles, StageShards
 
 LATENESS_SECONDS = 30 * 86400  # rows that come later than this behind their window are dropped by Beam

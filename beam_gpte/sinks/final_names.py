@@ -23,8 +23,16 @@ from urllib.parse import unquote
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.files.folders import file_name, is_remote, list_files, list_partitioned, remove_files, remove_folder
-from beam_gpte.sinks.staging import TEMPORARY, StagedFile
+from beam_gpte.files.folders import (
+    TEMPORARY,
+    file_name,
+    is_remote,
+    list_files,
+    list_partitioned,
+    remove_files,
+    remove_folder,
+)
+from beam_gpte.sinks.staging import StagedFile
 
 ABANDONED_SECONDS = 7 * 86400  # a temporary folder of another machine that was not touched for so long is removed
 PUBLISHED = re.compile(

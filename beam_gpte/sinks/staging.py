@@ -8,7 +8,6 @@ formats.
 
 import contextlib
 import dataclasses
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,13 +20,11 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_gpte.elements.block import Block
-from beam_gpte.files.cloud import check_bucket
-from beam_gpte.core.errors import InputError
-from beam_gpte.shuffle.packing import split_rows
 from beam_gpte.core.columns import is_hidden
+from beam_gpte.core.errors import InputError
+from beam_gpte.elements.block import Block
+from beam_gpte.shuffle.packing import split_rows
 
-TEMPORARY = ".beam-gpte-tmp-"
 STAGED = ".staged"  # not .parquet: Polars and DuckDB follow `**/*.parquet` into hidden folders
 MAX_BYTES_PER_FILE = 512 << 20
 ROW_GROUP_BYTES = 64 << 20  # what a worker holds before it writes; 43,000 rows with float32[384]
@@ -238,23 +235,3 @@ def partitions(block: Block, columns: tuple[str, ...]) -> Iterator[tuple[str, Bl
 
 def _quoted(value: str | int | None) -> str:
     return HIVE_NULL if value is None else quote(str(value), safe=" ")
-
-
-def check_writable(folder: str) -> None:
-    """Create `folder` if need be and try to write to it; for programs, before the work begins.
-
-    Raises:
-      InputError: it cannot be created or written.
-    """
-    check_bucket(folder)
-    try:
-        if FileSystems.get_scheme(folder) is not None:
-            trial = FileSystems.join(folder, f"{TEMPORARY}trial-{uuid.uuid4().hex}")
-            FileSystems.create(trial).close()
-            FileSystems.delete([trial])
-        else:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder or ".").close()
-    except Exception as error:  # every file system raises its own; all of them mean the same to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{folder}: cannot write to this folder ({reason}); choose another output folder") from error

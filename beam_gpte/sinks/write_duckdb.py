@@ -18,17 +18,17 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.elements.block import Block
-from beam_gpte.sinks.commit import is_whole, stage_and_commit
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.rows import as_blocks
+from beam_gpte.files.folders import check_writable, copy_file, file_name, is_remote, list_files, remove_files
+from beam_gpte.sinks.commit import is_whole, stage_and_commit
 from beam_gpte.sinks.duckdb_search import create_indexes, load_vss
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, connect
 from beam_gpte.sinks.duckdb_table import MODES, Table, bring_in, committed
-from beam_gpte.files.folders import copy_file, file_name, is_remote, list_files, remove_files
-from beam_gpte.sinks.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile, remove_leftovers
-from beam_gpte.elements.rows import as_blocks
-from beam_gpte.sinks.staging import StagedFile, StageFiles, check_writable
+from beam_gpte.sinks.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
+from beam_gpte.sinks.staging import StagedFile, StageFiles
 
 _ONE_COMMIT = threading.Lock()  # DuckDB lets the threads of a process write at a time, and refuses what conflicts
 

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.elements.block import Block
-from beam_gpte.sinks.commit import is_whole, stage_and_commit
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.rows import as_blocks
 from beam_gpte.files.folders import list_files
-from beam_gpte.sinks.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
+from beam_gpte.sinks.commit import is_whole, stage_and_commit
 from beam_gpte.sinks.final_names import (
     Destination,
     Pane,
@@ -33,7 +33,7 @@ from beam_gpte.sinks.final_names import (
     published_sets,
     run_of,
 )
-from beam_gpte.elements.rows import as_blocks
+from beam_gpte.sinks.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
 from beam_gpte.sinks.staging import MAX_BYTES_PER_FILE, StagedFile, StageFiles
 
 PREFIX, EXTENSION = "part", ".parquet"

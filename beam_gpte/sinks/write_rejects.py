@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 import apache_beam as beam
 import pyarrow as pa
 
-from beam_gpte.elements.block import Block
-from beam_gpte.sinks.commit import stage_and_commit
 from beam_gpte.core.errors import InputError
-from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile, one_at_a_time, publish
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.rows import as_blocks
+from beam_gpte.sinks.commit import stage_and_commit
+from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile, one_at_a_time, publish
 from beam_gpte.sinks.staging import StagedFile, StageFiles
 
 PREFIX, EXTENSION = "rejects", ".jsonl"

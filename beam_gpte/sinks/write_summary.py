@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsIter, AsList
 
-from beam_gpte.elements.block import Block
+from beam_gpte.core.columns import REJECT_REASON
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.rows import row_fields
-from beam_gpte.core.columns import REASON
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.row_kinds import row_fields
+from beam_gpte.files.json_values import write_json
 from beam_gpte.sinks.write_rejects import plain
 
 REASONS = "reasons"  # rejected rows by reason, beside the collections' own names
@@ -77,9 +77,9 @@ class WriteSummary(beam.PTransform):
 def _counted(element: Any, name: str) -> Iterator[Counted]:
     if not isinstance(element, Block):
         fields = vars(element) if dataclasses.is_dataclass(element) else row_fields(element)
-        reasons = [fields.get(REASON)]
-    elif REASON in element.schema.names:
-        reasons = element.column(REASON).to_pylist()
+        reasons = [fields.get(REJECT_REASON)]
+    elif REJECT_REASON in element.schema.names:
+        reasons = element.column(REJECT_REASON).to_pylist()
     else:
         yield (name, None), len(element)
         return
@@ -107,13 +107,3 @@ def _write(path: str, names: dict[str, bool], sums: list[Counted], told: list[tu
         summary[REASONS] = dict(sorted(reasons.items()))
     write_json(path, summary)
     return summary
-
-
-def write_json(path: str, value: dict[str, Any]) -> None:
-    """Write `value` for people and machines; the file appears complete or not at all."""
-    partial = f"{path}.partial"
-    with FileSystems.create(partial, "application/json", compression_type="uncompressed") as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-    if FileSystems.exists(path):
-        FileSystems.delete([path])
-    FileSystems.rename([partial], [path])

@@ -22,15 +22,15 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsDict
 
-from beam_gpte.sinks import write_parquet, write_rejects
-from beam_gpte.elements.block import Block
-from beam_gpte.core.errors import InputError
-from beam_gpte.sources.row_ranges import RowRanges
-from beam_gpte.sinks.duckdb_sql import connect, quote
-from beam_gpte.sources.corpus_files import open_file, reading
-from beam_gpte.files.folders import copied_here, is_remote
-from beam_gpte.sinks.final_names import is_complete, published_sets
 from beam_gpte.core.columns import TIMESTAMP
+from beam_gpte.core.errors import InputError
+from beam_gpte.elements.block import Block
+from beam_gpte.files.folders import copied_here, is_remote
+from beam_gpte.sinks import write_parquet, write_rejects
+from beam_gpte.sinks.duckdb_sql import connect, quote
+from beam_gpte.sinks.final_names import is_complete, published_sets
+from beam_gpte.sources.corpus_files import open_file, reading
+from beam_gpte.sources.row_ranges import RowRanges
 
 IDS_AT_ONCE = 1 << 16
 TABLE = "vectors"  # the default of `WriteVectorsToDuckDB`

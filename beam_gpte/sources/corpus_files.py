@@ -16,10 +16,10 @@ import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.files.cloud import check_bucket, missing_object
-from beam_gpte.core.errors import InputError
-from beam_gpte.sources.formats.readers import READERS, column_names
 from beam_gpte.core.columns import TEXT
+from beam_gpte.core.errors import InputError
+from beam_gpte.files.cloud import check_bucket, missing_object
+from beam_gpte.sources.formats.readers import READERS, column_names
 
 EXTENSIONS = {
     ".parquet": "parquet",

@@ -17,14 +17,16 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.core.columns import ID, TEXT, UNREADABLE
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
-from beam_gpte.sources.corpus_files import common_folder, file_format, match_files, open_file, pattern_list, reading
-from beam_gpte.sources.formats.readers import READERS, Defect, Rows, Wanted, lenient_array
-from beam_gpte.shuffle.unique_ids import RejectDuplicateIds
+from beam_gpte.elements.arrow_values import lenient_array
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.rejects import NAMESPACE, REJECTS, RejectingTransform, merge_rejects, split_rejects
-from beam_gpte.core.columns import ID, TEXT, UNREADABLE
+from beam_gpte.shuffle.unique_ids import RejectDuplicateIds
+from beam_gpte.sources.corpus_files import common_folder, file_format, match_files, open_file, pattern_list, reading
+from beam_gpte.sources.formats.readers import READERS
+from beam_gpte.sources.formats.rows import Defect, Rows, Wanted
 
 STEP = "ReadCorpus"
 SCHEMAS = "schemas"  # the tag of one (path, schema as Arrow IPC) a file

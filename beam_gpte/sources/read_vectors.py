@@ -18,17 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import STORED, VectorMetadata, vector_metadata
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.files.folders import copied_here, is_remote, list_partitioned
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, catalogue, connect, first_line, quote
 from beam_gpte.sinks.duckdb_table import stored_metadata
-from beam_gpte.sources.corpus_files import match_files, open_file, reading
-from beam_gpte.files.folders import copied_here, is_remote, list_partitioned
 from beam_gpte.sinks.final_names import is_complete, published_sets
-from beam_gpte.sources.read_corpus import conform, unify_schemas
 from beam_gpte.sinks.staging import HIVE_NULL
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
+from beam_gpte.sources.corpus_files import match_files, open_file, reading
+from beam_gpte.sources.read_corpus import conform, unify_schemas
 
 DATABASES = (".duckdb", ".ddb", ".db")
 

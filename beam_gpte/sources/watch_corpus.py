@@ -10,8 +10,7 @@ Ticks are Beam's `PeriodicImpulse`, except on the local runner: what that transf
 import dataclasses
 import hashlib
 import logging
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +21,21 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
-from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.pvalue import AsDict, TaggedOutput
-from apache_beam.transforms.periodicsequence import PeriodicImpulse
-from apache_beam.transforms.timeutil import TimeDomain
-from apache_beam.transforms.trigger import AccumulationMode, AfterCount, Repeatedly
-from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
-from apache_beam.transforms.window import GlobalWindows, TimestampCombiner, TimestampedValue
-from apache_beam.utils.timestamp import Timestamp
+from apache_beam.transforms.userstate import BagStateSpec
 
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
-from beam_gpte.core.errors import InputError
-from beam_gpte.sources.row_ranges import RowRanges
-from beam_gpte.sources.corpus_files import common_folder, pattern_list
-from beam_gpte.sources.formats.readers import MISFITS, Defect, Rows, Wanted
-from beam_gpte.sources.read_corpus import check_settings, parsed_block, read_file, unreadable_block
-from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs, split_rejects
 from beam_gpte.core.columns import ID, SOURCE, TEXT, UNREADABLE
+from beam_gpte.core.errors import InputError
+from beam_gpte.elements.arrow_values import MISFITS
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs, split_rejects
+from beam_gpte.sources.corpus_files import common_folder, pattern_list
+from beam_gpte.sources.formats.rows import Defect, Rows, Wanted
+from beam_gpte.sources.local_clock import Ticks
+from beam_gpte.sources.read_corpus import check_settings, parsed_block, read_file, unreadable_block
+from beam_gpte.sources.row_ranges import RowRanges
 
 STEP = "WatchCorpus"
-LOCAL_RUNNERS = ("BundleBasedDirectRunner", "SwitchingDirectRunner")  # the latter takes the former for such timers
-NAP = 0.05  # seconds; the local runner has one thread and asks timers without a pause
-AWAKE = 0.5  # seconds after a tick in which it does not sleep: other steps have work then
-MOST_LATENESS = 10 * 365 * 86_400  # seconds; the local runner drops what is later, and holds complete what it does not
 WHOLE_FILE = 0  # the row number of a reject that stands for the rest of a file; rows count from 1
 TIME = pa.timestamp("us", "UTC")
 
@@ -107,7 +98,7 @@ class WatchCorpus(RejectingTransform):
         known = root | "Done" >> beam.Create(done).with_output_types(tuple[str, bytes])
         good, rejects = (
             root
-            | "Ticks" >> _Ticks(self.interval, self.stop)
+            | "Ticks" >> Ticks(self.interval, self.stop)
             | "NewFiles" >> beam.ParDo(_NewFiles(patterns)).with_output_types(str)
             | "SpreadFiles" >> beam.Reshuffle()
             | "ReadFiles" >> reject_outputs(beam.ParDo(self._reader(patterns), AsDict(known)))
@@ -126,102 +117,6 @@ class WatchCorpus(RejectingTransform):
         return _ReadFile(
             common_folder(patterns), wanted, schema, self.format, self.rows_per_block, self.time_column, self._isolate
         )
-
-
-@dataclasses.dataclass(eq=False)
-class _Ticks(beam.PTransform):
-    """One element, keyed, every `interval` seconds; its event time is now."""
-
-    interval: float
-    stop: str | None
-
-    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[tuple[bytes, bytes]]:
-        runner, options = type(root.pipeline.runner).__name__, root.pipeline.options.view_as(StandardOptions)
-        is_local = runner in LOCAL_RUNNERS
-        if runner == "FnApiRunner" or (is_local and not options.streaming):
-            raise InputError(
-                f"{STEP}: {runner} without the option --streaming ends with its input; use DirectRunner with --streaming, "
-                "or another runner for streams"
-            )
-        if is_local:
-            return root | "Local" >> _LocalTicks(self.interval, self.stop)
-        if self.stop is not None:
-            raise InputError(f"{STEP}: stop is for the local runner; leave it out, and drain the job to stop it")
-        ticks = root | PeriodicImpulse(start_timestamp=Timestamp.now(), fire_interval=self.interval)
-        return ticks | "Key" >> beam.Map(lambda _: (b"", b"")).with_output_types(tuple[bytes, bytes])
-
-
-@dataclasses.dataclass(eq=False)
-class _LocalTicks(beam.PTransform):
-    """Ticks for the bundle-based local runner, with a watermark that follows the clock.
-
-    That runner takes a collection without elements under way for complete. So an element always waits in a group of
-    two, and holds the watermark: at each tick one goes to group a and one to group b, where the one before waits.
-    """
-
-    interval: float
-    stop: str | None
-
-    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[tuple[bytes, bytes]]:
-        ticks = (
-            root
-            | beam.Create([(b"", b"")]).with_output_types(tuple[bytes, bytes])
-            | "Clock" >> beam.ParDo(_Clock(self.interval, self.stop)).with_output_types(tuple[int, int])
-            | beam.WindowInto(
-                GlobalWindows(),
-                trigger=Repeatedly(AfterCount(2)),
-                accumulation_mode=AccumulationMode.DISCARDING,
-                timestamp_combiner=TimestampCombiner.OUTPUT_AT_EARLIEST,
-                allowed_lateness=MOST_LATENESS,
-            )
-            | beam.GroupByKey()
-            | "Now" >> beam.Map(_at_its_time).with_output_types(tuple[bytes, bytes])
-            | "Default" >> beam.WindowInto(GlobalWindows())
-        )
-        ticks.is_bounded = False
-        return ticks
-
-
-class _Clock(beam.DoFn):
-    """Gives (group, microseconds), as `_LocalTicks` needs them.
-
-    The runner's only thread asks without a pause, so a call without a tick sleeps; not for a while after each tick, since
-    other steps have work then.
-    """
-
-    WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
-    _WAKE = beam.DoFn.TimerParam(WAKE)
-    _LAST = beam.DoFn.StateParam(BagStateSpec("last", beam.coders.VarIntCoder()))  # tick: 2 * microseconds + group
-
-    def __init__(self, interval: float, stop: str | None) -> None:
-        self._interval = round(interval * 1e6)
-        self._stop = stop
-
-    def process(self, _: tuple[bytes, bytes], wake: Any = _WAKE, last: Any = _LAST) -> Iterator[Any]:
-        now = Timestamp.now()
-        last.add(2 * (now.micros - self._interval))  # the first tick is due
-        yield TimestampedValue((0, now.micros), now)
-        wake.set(now)
-
-    @on_timer(WAKE)
-    def wake(self, wake: Any = _WAKE, last: Any = _LAST) -> Iterator[Any]:
-        now = Timestamp.now()
-        micros, group = divmod(next(iter(last.read())), 2)
-        stopped = self._stop is not None and Path(self._stop).exists()
-        if stopped or now.micros - micros >= self._interval:
-            yield TimestampedValue((group, now.micros), now)
-        elif now.micros - micros > AWAKE * 1e6:
-            time.sleep(NAP)
-        if not stopped:
-            if now.micros - micros >= self._interval:
-                yield TimestampedValue((1 - group, now.micros), now)
-                last.clear()
-                last.add(2 * now.micros + 1 - group)
-            wake.set(now)
-
-
-def _at_its_time(group: tuple[int, Iterable[int]]) -> TimestampedValue:
-    return TimestampedValue((b"", b""), Timestamp(micros=max(group[1])))
 
 
 def typed_columns(names: Sequence[str]) -> dict[str, pa.DataType]:

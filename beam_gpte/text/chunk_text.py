@@ -15,21 +15,21 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from beam_gpte.elements.block import Block
-from beam_gpte.elements.chunk_rows import chunk_rows
+from beam_gpte.core.columns import ID, TEXT
+from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.errors import InputError
 from beam_gpte.core.text.chunking import Characters, Chunker, Part, Sizes, check_limits
 from beam_gpte.core.text.chunking_code import LANGUAGES, code_parts, language_name
 from beam_gpte.core.text.chunking_markdown import markdown_parts
 from beam_gpte.core.text.chunking_tokens import TokenRuler
-from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.text.sentences import LANGUAGES as SENTENCE_LANGUAGES
 from beam_gpte.core.text.sentences import check_language, split_sentences
-from beam_gpte.embedding.embed_text import CheckTexts
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import CheckTexts
+from beam_gpte.elements.chunk_rows import chunk_rows
 from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, merge_rejects, reject_outputs, split_rejects
-from beam_gpte.files.remote_model import fetch_model
 from beam_gpte.elements.rows import over_blocks
-from beam_gpte.core.columns import ID, TEXT
+from beam_gpte.files.remote_model import fetch_model
 
 STEP = "ChunkText"
 By = Literal["tokens", "sentences", "markdown", "code"]

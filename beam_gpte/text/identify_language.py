@@ -9,12 +9,12 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_gpte.elements.block import Block
+from beam_gpte.core.columns import ID, TEXT
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.elements.rows import over_blocks
-from beam_gpte.core.columns import ID, TEXT
-from beam_gpte.embedding.ensure_vectors import check_text
 
 STEP = "IdentifyLanguage"
 LANGUAGE = "language"  # string: ISO 639 code, "zxx" for what is no language

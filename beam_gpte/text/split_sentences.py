@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from beam_gpte.elements.block import Block
-from beam_gpte.elements.chunk_rows import chunk_rows
+from beam_gpte.core.columns import ID, TEXT
 from beam_gpte.core.text.sentences import check_language, split_sentences
-from beam_gpte.embedding.embed_text import CheckTexts
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import CheckTexts
+from beam_gpte.elements.chunk_rows import chunk_rows
 from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, merge_rejects, reject_outputs
 from beam_gpte.elements.rows import over_blocks
-from beam_gpte.core.columns import ID, TEXT
 
 STEP = "SplitSentences"
 

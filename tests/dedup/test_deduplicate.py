@@ -21,9 +21,8 @@ from beam_gpte import (
     InputError,
     TextEncoder,
 )
-from beam_gpte.core.dedup.tile_join import cosines
+from beam_gpte.core.vectors.similarity import cosines, vectors_to_arrow
 from beam_gpte.dedup.report import report_rows, report_text
-from beam_gpte.dedup.score_pairs import vector_array
 
 NewPipeline = Callable[..., beam.Pipeline]
 
@@ -45,7 +44,7 @@ def _named(element: Any, name: str) -> list[tuple[str, dict]]:
 
 def directions(*degrees: float) -> pa.FixedSizeListArray:
     angles = np.radians(degrees)
-    return vector_array(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
+    return vectors_to_arrow(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
 
 
 def blocks(pipeline: beam.Pipeline, label: str = "Rows", **columns: Any) -> beam.PCollection:
@@ -186,7 +185,7 @@ def vectors(titles: list[str], encoder: TextEncoder) -> np.ndarray:
 
 
 def corpus_of(pipeline: beam.Pipeline, titles: list[str], vectors: np.ndarray) -> beam.PCollection:
-    whole = Block.from_pydict({"id": list(range(len(titles))), "text": titles, "embedding": vector_array(vectors)})
+    whole = Block.from_pydict({"id": list(range(len(titles))), "text": titles, "embedding": vectors_to_arrow(vectors)})
     parts = [whole.slice(start, 100) for start in range(0, len(whole), 100)]
     return pipeline | beam.Create(parts).with_output_types(Block)
 

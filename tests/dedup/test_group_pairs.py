@@ -9,11 +9,11 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import InputError
-from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import block_of
+from beam_gpte.core.columns import FIRST_ID, SECOND_ID
 from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER, components, greedy_leader, semdedup
 from beam_gpte.dedup.group_pairs import GroupPairs, SpanningForest
-from beam_gpte.core.columns import FIRST_ID, SECOND_ID
+from beam_gpte.elements.block import Block
+from beam_gpte.shuffle.group_by_id import block_of
 from tests.core.dedup.test_grouping import frame, random_pairs
 
 RULES = {"leader": greedy_leader, "components": components, "semdedup": semdedup}

@@ -9,11 +9,11 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import Block, InputError
-from beam_gpte.dedup import lexical
-from beam_gpte.shuffle.group_by_id import block_of, frame_of
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.text.normalize import normalize
+from beam_gpte.dedup import lexical
 from beam_gpte.dedup.lexical import DeduplicateLexical
+from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
 THRESHOLD = 0.7
 FOX = "the quick brown fox jumps over the lazy dog"

@@ -20,7 +20,7 @@ from beam_gpte import (
     InputError,
 )
 from beam_gpte.shuffle.spill import SpillRows, is_light, read_rows, whole_rows
-from tests.elements import LengthEncoder, keep, kept
+from tests.examples import LengthEncoder, keep, kept
 
 NewPipeline = Callable[..., beam.Pipeline]
 

@@ -12,8 +12,7 @@ import pytest
 from apache_beam.testing.util import assert_that
 
 from beam_gpte import Block, DeduplicateSemantic, InputError, TextEncoder
-from beam_gpte.core.dedup.tile_join import cosines
-from beam_gpte.dedup.score_pairs import vector_array
+from beam_gpte.core.vectors.similarity import cosines, vectors_to_arrow
 
 NewPipeline = Callable[..., beam.Pipeline]
 
@@ -53,7 +52,7 @@ def blocks_of(vectors: np.ndarray, shards: int = 1, seed: int | None = None, **c
     blocks = []
     for shard in np.array_split(np.array(order), shards):
         more = {name: [values[i] for i in shard] for name, values in columns.items()}
-        blocks.append(Block.from_pydict({"id": pa.array(shard), **more, "embedding": vector_array(vectors[shard])}))
+        blocks.append(Block.from_pydict({"id": pa.array(shard), **more, "embedding": vectors_to_arrow(vectors[shard])}))
     return blocks
 
 
@@ -229,7 +228,7 @@ def test_bad_rows_are_set_aside_and_nothing_is_lost(new_pipeline: NewPipeline) -
     vectors = [[1.0, 0.0], None, [0.0, 0.0], [float("nan"), 1.0], [1.0, 0.0], [0.0, 1.0]]
     ids = pa.array([1, 2, 3, 4, 5, 6])
     block = Block.from_pydict({"id": ids, "embedding": pa.array(vectors, pa.list_(pa.float32(), 2))})
-    twin = Block.from_pydict({"id": pa.array([6, None]), "embedding": vector_array(np.ones((2, 2), np.float32))})
+    twin = Block.from_pydict({"id": pa.array([6, None]), "embedding": vectors_to_arrow(np.ones((2, 2), np.float32))})
 
     def check(found: dict) -> None:
         assert found["rejects"] - {(6, "duplicate id")} == {
@@ -244,14 +243,14 @@ def test_bad_rows_are_set_aside_and_nothing_is_lost(new_pipeline: NewPipeline) -
 
 
 def test_without_exception_handling_a_bad_row_fails_the_job_and_is_named(new_pipeline: NewPipeline) -> None:
-    block = Block.from_pydict({"id": pa.array([7]), "embedding": vector_array(np.zeros((1, 2), np.float32))})
+    block = Block.from_pydict({"id": pa.array([7]), "embedding": vectors_to_arrow(np.zeros((1, 2), np.float32))})
     with pytest.raises(Exception, match="row with id 7: embedding is zero"):
         run(new_pipeline(), [block], DeduplicateSemantic(), lambda found: None)
 
 
 def test_vectors_of_two_lengths_are_refused(new_pipeline: NewPipeline) -> None:
     short, long = (
-        Block.from_pydict({"id": pa.array([dim]), "embedding": vector_array(np.ones((1, dim), np.float32))})
+        Block.from_pydict({"id": pa.array([dim]), "embedding": vectors_to_arrow(np.ones((1, dim), np.float32))})
         for dim in (2, 3)
     )
     with pytest.raises(Exception, match="vectors of 2 and 3 dimensions"):

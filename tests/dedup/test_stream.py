@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_gpte import Block, InputError
-from beam_gpte.dedup.stream import STORED_PIECES, DeduplicateStream, _Judge, cells_of, describe, judge
+from beam_gpte.dedup.stream import DeduplicateStream, _Judge
+from beam_gpte.dedup.stream_state import STORED_PIECES, cells_of, describe, judge
 
 SECOND = 1_000_000
 ROW = st.tuples(st.integers(0, 17), st.integers(0, 9))  # direction in steps of 20 degrees, second of event time

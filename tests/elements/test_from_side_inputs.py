@@ -6,7 +6,7 @@ from apache_beam.pvalue import AsList, AsSingleton
 
 from beam_gpte import Block, MineBitext
 from beam_gpte.elements.from_side_inputs import MakeOne
-from tests.elements import keep, kept
+from tests.examples import keep, kept
 from tests.graphs import check
 
 

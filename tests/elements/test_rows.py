@@ -10,7 +10,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 from beam_gpte import Block, EmbedText, InputError
 from tests.conftest import MODES
-from tests.elements import EmbeddedLine, LengthEncoder, Line
+from tests.examples import EmbeddedLine, LengthEncoder, Line
 
 
 def plain(row):

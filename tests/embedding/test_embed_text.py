@@ -8,11 +8,11 @@ from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import Block, EmbedText, EncoderConfig, InputError, TextEmbeddingModelHandler
-from beam_gpte.core.metadata import vector_fields
-from beam_gpte.embedding.embed_text import text_defects
 from beam_gpte.cli.runtime import counters
+from beam_gpte.core.metadata import vector_fields
+from beam_gpte.elements.checks import text_defects
 from tests.conftest import MODES
-from tests.elements import LengthEncoder
+from tests.examples import LengthEncoder
 
 
 def blocks_of(texts, size=100):

@@ -11,10 +11,16 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import Block, InputError, WriteVectorsToParquet
+from beam_gpte.cli.runtime import counters
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.core.vectors.postprocess import METHODS, Moments, fit
-from beam_gpte.embedding.postprocess import ApplyPostprocess, FitPostprocess, load_postprocess, postprocessed, save_postprocess
-from beam_gpte.cli.runtime import counters
+from beam_gpte.embedding.postprocess import (
+    ApplyPostprocess,
+    FitPostprocess,
+    load_postprocess,
+    postprocessed,
+    save_postprocess,
+)
 from tests.conftest import MODES
 from tests.embedding.test_quantize_vectors import UNIT, unit_vectors, vector_block
 

@@ -15,12 +15,12 @@ from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import Block, EmbedText, InputError, VectorMetadata, WriteVectorsToDuckDB, WriteVectorsToParquet
+from beam_gpte.cli.runtime import counters
 from beam_gpte.core.metadata import vector_fields, vector_metadata
 from beam_gpte.core.vectors.quantize import dequantize, quantize, quantized
-from beam_gpte.cli.runtime import counters
 from beam_gpte.embedding.quantize_vectors import QuantizeVectors
 from tests.conftest import MODES
-from tests.elements import LengthEncoder
+from tests.examples import LengthEncoder
 
 UNIT = VectorMetadata("some model", "aaaa", "mean", "", dim=3, normalized=True)
 VECTORS = np.array([[0.6, -0.8, 0.0], [0.0, 0.0, 1.0], [-0.48, 0.6, 0.64]], np.float32)

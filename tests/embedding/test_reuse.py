@@ -9,7 +9,7 @@ import pytest
 from beam_gpte import Block, EmbedText, EncoderConfig, InputError, WriteVectorsToParquet
 from beam_gpte.cli.runtime import counters
 from tests.conftest import MODES
-from tests.elements import LengthEncoder
+from tests.examples import LengthEncoder
 
 
 def run(pipeline, texts, out, model, **settings):

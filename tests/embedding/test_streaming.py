@@ -14,11 +14,11 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
 from beam_gpte import Block, DeduplicateStream, EmbedText, InputError
-from beam_gpte.sources.row_ranges import RowRanges
-from beam_gpte.sources.committed_rows import StreamOutput, all_of, common, only_in
 from beam_gpte.core.columns import TIMESTAMP
+from beam_gpte.sources.committed_rows import StreamOutput, all_of, common, only_in
+from beam_gpte.sources.row_ranges import RowRanges
 from benchmarks.streaming import stream
-from tests.elements import LengthEncoder, WordEncoder, keep, kept
+from tests.examples import LengthEncoder, WordEncoder, keep, kept
 from tests.pages import CHROMIUM, open_page, read_page
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -30,11 +30,11 @@ from beam_gpte import (
     WriteVectorsToParquet,
 )
 from beam_gpte.files.cloud import check_bucket
-from beam_gpte.sources.corpus_files import match_files
-from beam_gpte.sources.committed_rows import rows_in_duckdb, rows_in_parquet
+from beam_gpte.files.folders import check_writable
 from beam_gpte.files.remote_model import check_remote_model
-from beam_gpte.sinks.staging import check_writable
-from tests.elements import WordEncoder
+from beam_gpte.sources.committed_rows import rows_in_duckdb, rows_in_parquet
+from beam_gpte.sources.corpus_files import match_files
+from tests.examples import WordEncoder
 
 storage = pytest.importorskip("google.cloud.storage")
 

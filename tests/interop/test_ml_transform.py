@@ -27,7 +27,7 @@ from beam_gpte import (
     ParquetVectorWriterConfig,
     TextEmbeddingModelHandler,
 )
-from tests.elements import LengthEncoder, Line
+from tests.examples import LengthEncoder, Line
 
 ITEMS = [
     EmbeddableItem(content=Content(text="This is a test sentence."), id="1", metadata={"source": "test.txt"}, index=3),

@@ -19,8 +19,8 @@ pytest.importorskip("docstring_parser", reason="the extra yaml is not installed"
 from apache_beam.yaml import main, yaml_provider
 
 import beam_gpte
-from beam_gpte.interop import yaml_transforms
 from beam_gpte.core.metadata import vector_fields
+from beam_gpte.interop import yaml_transforms
 from beam_gpte.interop.yaml_config import configure, settings_of
 from tests.conftest import MODES
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from beam_gpte import AlignDocuments, Block, InputError
-from beam_gpte.dedup.score_pairs import vector_array
-from tests.elements import keep, kept
+from beam_gpte.core.vectors.similarity import vectors_to_arrow
+from tests.examples import keep, kept
 
 DIM = 48
 SHAPE = [((0, 1), (0,)), ((2,), (1,)), ((3,), (2, 3)), ((4,), (4,)), ((5,), (5,))]  # sources, and what translates them
@@ -42,7 +42,9 @@ def blocks(rows: list[dict], shards: int, shuffled: bool) -> list[Block]:
     for part in np.array_split(order, shards):
         own = [rows[i] for i in part]
         columns = {name: [row[name] for row in own] for name in ("id", "doc", "n", "text")}
-        made.append(Block.from_pydict({**columns, "embedding": vector_array(np.stack([row["embedding"] for row in own]))}))
+        made.append(
+            Block.from_pydict({**columns, "embedding": vectors_to_arrow(np.stack([row["embedding"] for row in own]))})
+        )
     return made
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from beam_gpte import Block, InputError, MineBitext
 from beam_gpte.core.metadata import VectorMetadata
-from beam_gpte.mining.mine_bitext import METADATA
-from tests.elements import keep, kept
+from beam_gpte.mining.bitext_report import METADATA
+from tests.examples import keep, kept
 
 PAIRS, ALONE, DIM = 120, 180, 32  # translations, and sentences without one on either side
 

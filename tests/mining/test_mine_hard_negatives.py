@@ -12,13 +12,15 @@ import pyarrow as pa
 import pytest
 
 from beam_gpte import Block, FilterPairs, InputError, MineHardNegatives
+from beam_gpte.core.columns import DOCUMENT, QUERY
+from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.mining.hard_negatives import NegativeRule, choose_negatives, with_consistency
 from beam_gpte.core.mining.margin import forward_candidates
-from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.mining.neighbors import nearest_neighbors
 from beam_gpte.mining.filter_pairs import _reasons
-from beam_gpte.mining.pair_search import DOCUMENT, QUERY, _check_one_space, _score
-from tests.elements import keep, kept
+from beam_gpte.mining.pair_neighbors import _score
+from beam_gpte.mining.pair_search import _check_one_space
+from tests.examples import keep, kept
 
 QUERIES, DOCUMENTS, DIM = 40, 300, 16
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from beam_gpte import Block, InputError, ScoreBitext
-from beam_gpte.dedup.score_pairs import vector_array
-from tests.elements import keep, kept
+from beam_gpte.core.vectors.similarity import vectors_to_arrow
+from tests.examples import keep, kept
 
 ROWS, DIM, K = 150, 24, 4
 
@@ -34,7 +34,7 @@ def rows(name: str, vectors: np.ndarray, more: list[tuple[str, int]], shards: in
                 "id": [ids[i] for i in part],
                 "text": [f"{name} text {at[i]}" for i in part],
                 "url": [f"{name}/{ids[i]}" for i in part],
-                "embedding": vector_array(vectors[[at[i] for i in part]]),
+                "embedding": vectors_to_arrow(vectors[[at[i] for i in part]]),
             }
         )
         for part in np.array_split(order, shards)

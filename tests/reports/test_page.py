@@ -12,15 +12,15 @@ import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
-from beam_gpte.elements.block import Block
+from beam_gpte.cli.runtime import run_of
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.quantize import dequantize, quantize
-from beam_gpte.cli.runtime import run_of
+from beam_gpte.elements.block import Block
 from beam_gpte.reports.charts import histogram, log_histogram, principal_axes
 from beam_gpte.reports.differences import mark_differences, mark_untranslated, merge_differences
+from beam_gpte.reports.output_pages import stream_page
 from beam_gpte.reports.page import Run, check_report
 from beam_gpte.reports.sample import LENGTH, SAMPLED, TEXT_SAMPLED, WriteSample, take_sample
-from beam_gpte.reports.output_pages import stream_page
 from tests.pages import HOSTILE, Elements
 
 # differences

@@ -12,8 +12,8 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows, Sessions, TimestampedValue
 
 from beam_gpte import Block, InputError, RejectDuplicateIds
-from beam_gpte.shuffle.unique_ids import duplicate_rows, split_by_id
 from beam_gpte.shuffle.packing import Packer
+from beam_gpte.shuffle.unique_ids import duplicate_rows, split_by_id
 from tests.conftest import MODES
 
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from beam_gpte.elements.block import Block
 from beam_gpte.core.metadata import VectorMetadata, vector_fields
 from beam_gpte.core.vectors.quantize import quantize
+from beam_gpte.elements.block import Block
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
 from tests.sinks.test_write_parquet import write
 

@@ -16,15 +16,16 @@ import pyarrow as pa
 import pytest
 from apache_beam.io.filesystem import FileMetadata, FileSystem
 
-from beam_gpte.elements.block import Block
-from beam_gpte.sinks.commit import WHOLE
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.block import Block
+from beam_gpte.files.folders import check_writable
+from beam_gpte.sinks.commit import WHOLE
 from beam_gpte.sinks.duckdb_table import Table
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
-from beam_gpte.sinks.staging import StagedFile, check_writable
+from beam_gpte.sinks.staging import StagedFile
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB, check_database, commit_duckdb
-from beam_gpte.sinks.write_rejects import WriteRejects
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
+from beam_gpte.sinks.write_rejects import WriteRejects
 from tests.sinks.test_write_parquet import MINILM, REPOSITORY, embedded, kill_while_writing, parts, stage, write
 
 

@@ -22,13 +22,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 
-from beam_gpte.elements.block import Block
-from beam_gpte.sinks.commit import WHOLE
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, vector_fields
-from beam_gpte.sinks.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
+from beam_gpte.elements.block import Block
+from beam_gpte.files.folders import check_writable
+from beam_gpte.sinks.commit import WHOLE
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
-from beam_gpte.sinks.staging import StagedFile, StageFiles, check_writable
+from beam_gpte.sinks.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
+from beam_gpte.sinks.staging import StagedFile, StageFiles
 from beam_gpte.sinks.write_parquet import (
     WriteVectorsToParquet,
     check_folder,

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.json
 import pytest
 
-from beam_gpte.elements.block import Block
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.block import Block
 from beam_gpte.sinks.write_rejects import WriteRejects
 from tests.sinks.test_write_parquet import parts, write
 

@@ -14,14 +14,14 @@ from apache_beam.testing import test_stream
 from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, Sessions, SlidingWindows, TimestampedValue
 
+from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.sinks.commit import WHOLE, window_name
-from beam_gpte.core.errors import InputError
 from beam_gpte.sinks.duckdb_table import Table
 from beam_gpte.sinks.final_names import Pane
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB, commit_duckdb
-from beam_gpte.sinks.write_rejects import WriteRejects
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
+from beam_gpte.sinks.write_rejects import WriteRejects
 from tests.sinks.test_write_parquet import commit, embedded, ids, parts, stage
 
 # rows n<i> at second 10 i; windows of a minute: n0..n5, n6..n11, ...

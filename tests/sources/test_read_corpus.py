@@ -16,7 +16,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import Block, InputError, ReadCorpus, VectorMetadata
 from beam_gpte.sources.corpus_files import common_folder, file_format, match_files, pattern_list, read_schema
-from beam_gpte.sources.formats.readers import Wanted
+from beam_gpte.sources.formats.rows import Wanted
 from beam_gpte.sources.read_corpus import read_file
 from tests.conftest import MODES
 

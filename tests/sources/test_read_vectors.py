@@ -13,14 +13,14 @@ import pytest
 from apache_beam.testing.util import assert_that
 
 from beam_gpte import ReadVectors
-from beam_gpte.elements.block import Block
+from beam_gpte.cli.inspect_vectors import survey
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_fields
+from beam_gpte.elements.block import Block
 from beam_gpte.sinks.final_names import Pane
-from beam_gpte.sources.read_vectors import read_vectors
-from beam_gpte.cli.inspect_vectors import survey
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
+from beam_gpte.sources.read_vectors import read_vectors
 from tests.sinks.test_readers import METADATA, codes
 from tests.sinks.test_write_parquet import MINILM, commit, embedded, stage, write
 

@@ -17,7 +17,7 @@ from apache_beam.transforms.window import FixedWindows
 from beam_gpte import Block, InputError, ReadCorpus, WatchCorpus
 from beam_gpte.sources.row_ranges import RowRanges
 from beam_gpte.sources.watch_corpus import typed_columns
-from tests.elements import keep, kept
+from tests.examples import keep, kept
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import Block, ChunkText, EncoderConfig, InputError, TextEncoder
 from beam_gpte.core.text.chunking_tokens import TokenRuler
-from tests.elements import Line, keep, kept
+from tests.examples import Line, keep, kept
 
 TEXT = "One is here. Two is it. Three."
 

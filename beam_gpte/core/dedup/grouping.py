@@ -20,9 +20,8 @@ import polars as pl
 from scipy.sparse import coo_array  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree  # type: ignore[import-untyped]
 
-from beam_gpte.core.dedup import leaders
-from beam_gpte.core.dedup.keep_order import ORDER_VALUE, KeepOrder
-from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, ID, SCORE, SECOND_ID
+from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, ID, ORDER_VALUE, SCORE, SECOND_ID
+from beam_gpte.core.dedup.keep_order import KeepOrder
 
 # What rows are ordered by before their ids, of one sortable type, nulls last; optional, and read by `components` alone.
 FIRST_ORDER = "first_order"
@@ -32,10 +31,17 @@ Rule = Literal["leader", "components", "semdedup"]
 
 _GROUP = "group"
 
+UNDECIDED, KEPT, REMOVED = 0, 1, 2  # what is known of a row
+
 
 def greedy_leader(pairs: pl.DataFrame) -> pl.DataFrame:
     """Remove, in the order of keeping, what is near to a kept row; `duplicate_of` is the nearest one, ties by id."""
-    return leaders.greedy_leader(pairs).rename({SECOND_ID: ID})
+    ids = pl.concat([pairs[FIRST_ID].alias("id"), pairs[SECOND_ID].alias("id")]).unique().sort()
+    firsts, seconds = (ids.search_sorted(pairs[name]).to_numpy().astype(np.int64) for name in (FIRST_ID, SECOND_ID))
+    status = np.full(len(ids), KEPT, np.int8)
+    status[seconds] = UNDECIDED
+    result = removed_by_leaders(firsts, seconds, status)
+    return nearest_first(pairs.filter(pl.Series(result[firsts] == KEPT))).rename({SECOND_ID: ID})
 
 
 def semdedup(pairs: pl.DataFrame) -> pl.DataFrame:
@@ -43,7 +49,7 @@ def semdedup(pairs: pl.DataFrame) -> pl.DataFrame:
 
     `duplicate_of` is found by going to the nearest row before, ties by id, and from there on until a row is kept.
     """
-    return with_scores(follow_nearest(leaders.nearest_first(pairs)), pairs)
+    return with_scores(follow_nearest(nearest_first(pairs)), pairs)
 
 
 def components(pairs: pl.DataFrame, descending: bool = False) -> pl.DataFrame:
@@ -58,8 +64,50 @@ def components(pairs: pl.DataFrame, descending: bool = False) -> pl.DataFrame:
     return with_scores(group_members(pairs, descending), pairs)
 
 
+def removed_by_leaders(firsts: np.ndarray, seconds: np.ndarray, status: np.ndarray) -> np.ndarray:
+    """Go through rows in the order of keeping; keep what is near to no kept row before it.
+
+    The order itself is not needed, only which row of a pair comes first. Takes time linear in the pairs.
+
+    Args:
+      firsts, seconds: int64, pairs of row numbers.
+      status: int8 (rows,), what is known: a row that is no second must be `KEPT` or `REMOVED`.
+
+    Returns:
+      int8 (rows,): `KEPT` or `REMOVED` for every row.
+    """
+    rows = len(status)
+    order = np.argsort(firsts, kind="stable")
+    starts = np.searchsorted(firsts[order], np.arange(rows + 1)).tolist()
+    targets = seconds[order].tolist()
+    waiting = np.bincount(seconds, minlength=rows).tolist()  # firsts of each row that may yet be kept
+    result = status.tolist()
+    decided = [row for row in range(rows) if result[row] != UNDECIDED]
+    while decided:
+        row = decided.pop()
+        for target in targets[starts[row] : starts[row + 1]]:
+            if result[target] != UNDECIDED:
+                continue
+            waiting[target] -= 1
+            if result[row] == KEPT:
+                result[target] = REMOVED
+                decided.append(target)
+            elif waiting[target] == 0:
+                result[target] = KEPT
+                decided.append(target)
+    return np.array(result, np.int8)
+
+
+def nearest_first(pairs: pl.DataFrame) -> pl.DataFrame:
+    """For each second row of `pairs` the first row of largest score, ties by the smaller id, in order of the seconds."""
+    best = pairs.sort(SECOND_ID, SCORE, FIRST_ID, descending=[False, True, False]).unique(
+        SECOND_ID, keep="first", maintain_order=True
+    )
+    return best.select(SECOND_ID, pl.col(FIRST_ID).alias(DUPLICATE_OF), SCORE)
+
+
 def follow_nearest(nearest: pl.DataFrame) -> pl.DataFrame:
-    """`id` and `duplicate_of` of all removed rows by the rule of `semdedup`, given `leaders.nearest_first` of all pairs."""
+    """`id` and `duplicate_of` of all removed rows by the rule of `semdedup`, given `nearest_first` of all pairs."""
     ids, before, rows = _numbered(nearest[DUPLICATE_OF], nearest[SECOND_ID])
     leads_to = np.arange(len(ids))
     leads_to[rows] = before

@@ -4,12 +4,8 @@ import dataclasses
 
 import polars as pl
 
+from beam_gpte.core.columns import ORDER_VALUE, REFERENCE
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.columns import HIDDEN
-
-ORDER_VALUE = HIDDEN + "order"  # what rows are ordered by before their ids; absent where ids alone decide
-
-REFERENCE = HIDDEN + "reference"  # bool: rows of another corpus, which come before all others and are never removed
 
 _LENGTHS = {"longest": "desc", "shortest": "asc"}
 

@@ -3,10 +3,11 @@
 import numpy as np
 import polars as pl
 
-from beam_gpte.core.dedup.tile_join import KEY, SCOPE, cosines
-from beam_gpte.core.dedup.keep_order import REFERENCE, KeepOrder
+from beam_gpte.core.columns import REFERENCE, SCOPE, VECTOR_KEY
+from beam_gpte.core.dedup.keep_order import KeepOrder
+from beam_gpte.core.vectors.similarity import cosines
 
-SAMPLE_KEY = "sample_key"  # uint64, the `KEY` of a vector of the sample
+SAMPLE_KEY = "sample_key"  # uint64, the `VECTOR_KEY` of a vector of the sample
 PRODUCT_SLACK = 1e-5  # fp32 products of unit vectors in a GEMM
 MOST_NEAR = 1000  # of one vector of the sample; more are left out, by their keys, which are hashes
 Z = 1.96  # of a 95 % interval
@@ -18,7 +19,7 @@ def near_sample(
     """Rows of `frame` and of `sample`, int64, whose cosine is at least `threshold`; within one scope.
 
     Args:
-      frame, sample: with `KEY`, and `SCOPE` if there are scopes.
+      frame, sample: with `VECTOR_KEY`, and `SCOPE` if there are scopes.
       vectors, sampled: their unit vectors, float32 (n, dim) and (m, dim).
     """
     near = vectors @ sampled.T >= threshold - PRODUCT_SLACK
@@ -31,17 +32,17 @@ def near_sample(
 
 def first_of_each(near: pl.DataFrame, order: KeepOrder, id_column: str) -> pl.DataFrame:
     """Of rows near to one vector of the sample, and with one vector themselves, the first in the order of keeping."""
-    first = order.sort(near, id_column).unique([SAMPLE_KEY, KEY], keep="first").sort(SAMPLE_KEY, KEY)
-    own = pl.col(KEY) == pl.col(SAMPLE_KEY)  # kept: it names the sample itself
+    first = order.sort(near, id_column).unique([SAMPLE_KEY, VECTOR_KEY], keep="first").sort(SAMPLE_KEY, VECTOR_KEY)
+    own = pl.col(VECTOR_KEY) == pl.col(SAMPLE_KEY)  # kept: it names the sample itself
     return first.filter(own | (pl.int_range(pl.len()).over(SAMPLE_KEY) < MOST_NEAR))
 
 
 def wanted_pairs(near: pl.DataFrame, order: KeepOrder, id_column: str) -> pl.DataFrame:
     """`SAMPLE_KEY`, first_id, second_id: the pairs that a search without loss finds, from all that is near to the sample."""
     ranked = order.sort(first_of_each(near, order, id_column), id_column).with_row_index("rank")
-    own = ranked.filter(pl.col(KEY) == pl.col(SAMPLE_KEY))
+    own = ranked.filter(pl.col(VECTOR_KEY) == pl.col(SAMPLE_KEY))
     kept = [name for name in (REFERENCE,) if name in near.columns]
-    pairs = ranked.filter(pl.col(KEY) != pl.col(SAMPLE_KEY)).join(own.drop(KEY), on=SAMPLE_KEY, suffix="_own")
+    pairs = ranked.filter(pl.col(VECTOR_KEY) != pl.col(SAMPLE_KEY)).join(own.drop(VECTOR_KEY), on=SAMPLE_KEY, suffix="_own")
     if kept:
         pairs = pairs.filter(~(pl.col(REFERENCE) & pl.col(REFERENCE + "_own")))
     ahead = pl.col("rank") < pl.col("rank_own")

@@ -6,27 +6,21 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from beam_gpte.core.dedup.keep_order import REFERENCE, KeepOrder
+from beam_gpte.core.columns import CELL, FIRST_ID, REFERENCE, SCOPE, SECOND_ID, VECTOR_KEY, VISITS
+from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.space import SKETCH_SLACK
-from beam_gpte.core.columns import FIRST_ID, HIDDEN, SECOND_ID
 
 CHUNK = 512  # rows compared at once with a cell's; 8192 x 512 products are 16 MB
 PAIRS_WAITING = 1 << 22  # of a tile, before each row's number is cut: 64 MB
 
-CELL = HIDDEN + "cell"  # int16, where a row is at home
-KEY = HIDDEN + "key"  # uint64, equal for equal vectors of one scope
-SCOPE = HIDDEN + "scope"
-SKETCH = HIDDEN + "sketch"  # FixedSizeList<float16>[s + 1]
 FIRST_ROW = "first_row"
 SECOND_ROW = "second_row"
-VISITS = HIDDEN + "visits"  # list of int16, the further cells of a tile that a row is compared in
-VECTOR = HIDDEN + "vector"  # FixedSizeList<float32>[dim], of length 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Rows of a tile: `frame` has the id, `KEY`, `VISITS`, what orders and parts them, and `CELL` if they are at home here;
-    `sketches` are float16 (n, s + 1)."""
+    """Rows of a tile: `frame` has the id, `VECTOR_KEY`, `VISITS`, what orders and parts them, and `CELL` for rows at home
+    here; `sketches` are float16 (n, s + 1)."""
 
     frame: pl.DataFrame
     sketches: np.ndarray
@@ -60,10 +54,10 @@ def join_tile(home: Rows, others: Rows, threshold: float, order: KeepOrder, id_c
     """
     away = others.frame.with_columns(pl.lit(None, home.frame.schema[CELL]).alias(CELL)).select(home.frame.columns)
     ranked = order.sort(pl.concat([home.frame, away]).with_row_index("row"), id_column)
-    first = ranked.unique(KEY, keep="first", maintain_order=True).with_row_index("rank")
+    first = ranked.unique(VECTOR_KEY, keep="first", maintain_order=True).with_row_index("rank")
     row = first["row"].to_numpy().astype(np.int64)
     tile = _Tile(first, np.concatenate([home.sketches, others.sketches])[row], threshold - SKETCH_SLACK, max_neighbors)
-    for members, visitors in _cells(ranked.join(first.select(KEY, "rank"), on=KEY)):
+    for members, visitors in _cells(ranked.join(first.select(VECTOR_KEY, "rank"), on=VECTOR_KEY)):
         tile.compare(members, visitors)
     ids = first[id_column]
     firsts, seconds = tile.pairs()
@@ -96,7 +90,7 @@ def _cells(ranked: pl.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _copies(ranked: pl.DataFrame, first: pl.DataFrame, id_column: str) -> pl.DataFrame:
     if REFERENCE in ranked.columns:
         ranked = ranked.filter(~pl.col(REFERENCE))
-    with_first = ranked.join(first.select(KEY, pl.col(id_column).alias(FIRST_ID)), on=KEY)
+    with_first = ranked.join(first.select(VECTOR_KEY, pl.col(id_column).alias(FIRST_ID)), on=VECTOR_KEY)
     return with_first.filter(pl.col(id_column) != pl.col(FIRST_ID)).select(FIRST_ID, pl.col(id_column).alias(SECOND_ID))
 
 
@@ -161,8 +155,3 @@ class _Tile:
         few = number < self._max_neighbors
         self.cut += int((~few).sum())
         return firsts[few], seconds[few]
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """float32 (n,): the products of unit vectors, row by row, summed in float64: the same in whatever batch."""
-    return np.einsum("ij,ij->i", a, b, dtype=np.float64).astype(np.float32)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.encoder.linear_layers import bound_caches, pack_linears
-from beam_gpte.core.memory import keep_freed_memory
 from beam_gpte.core.encoder.model_folder import ModelFolder, check_weights
 from beam_gpte.core.encoder.unpadded import Unpadded, probe, register, to_device
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from beam_gpte.core.encoder.backbone import Backbone
-from beam_gpte.core.encoder.batching import sorted_batches
-from beam_gpte.core.encoder.budget import TokenBudget, is_out_of_memory
+from beam_gpte.core.encoder.batching import TokenBudget, is_out_of_memory, sorted_batches
 from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig
 from beam_gpte.core.encoder.inputs import Piece
 from beam_gpte.core.encoder.pooling import pool

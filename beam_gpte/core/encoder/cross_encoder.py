@@ -16,13 +16,13 @@ import numpy as np
 from beam_gpte.core.encoder.backbone import Backbone, import_torch, load_pretrained, padded, position_limit
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.encoder.heads import ACTIVATIONS
 from beam_gpte.core.encoder.inputs import Piece
 from beam_gpte.core.encoder.linear_layers import pack_linears
 from beam_gpte.core.encoder.model_folder import find_model, read_json, read_model_folder
 from beam_gpte.core.encoder.tokenizer import PairTokens, Tokenizer
 from beam_gpte.core.encoder.unpadded import to_device
+from beam_gpte.core.errors import InputError
 
 if TYPE_CHECKING:
     import torch

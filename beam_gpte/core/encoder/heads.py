@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.encoder.model_folder import Module
+from beam_gpte.core.errors import InputError
 
 if TYPE_CHECKING:
     import torch

@@ -16,12 +16,12 @@ import numpy as np
 from beam_gpte.core.encoder.backbone import Backbone, import_torch, position_limit
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.encoder.heads import load_head
 from beam_gpte.core.encoder.inputs import Prepared, Preparer
-from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.encoder.model_folder import ModelFolder, find_model, hash_files, read_model_folder
 from beam_gpte.core.encoder.tokenizer import Tokenizer
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.metadata import VectorMetadata
 
 if TYPE_CHECKING:
     import torch

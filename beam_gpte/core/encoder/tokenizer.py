@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.encoder.model_folder import ModelFolder
+from beam_gpte.core.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

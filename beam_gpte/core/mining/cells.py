@@ -21,8 +21,8 @@ import dataclasses
 
 import numpy as np
 
-from beam_gpte.core.dedup.tile_join import cosines
-from beam_gpte.core.dedup.space import POINTS_PER_CELL, spherical_k_means
+from beam_gpte.core.vectors.kmeans import POINTS_PER_CELL, spherical_k_means
+from beam_gpte.core.vectors.similarity import cosines
 
 PRODUCTS_PER_SECOND = 33e9  # of numbers, multiplied and added in float32
 EMBED_SECONDS = 0.013  # of a sentence, by multilingual-e5-small

@@ -21,9 +21,8 @@ import dataclasses
 
 import polars as pl
 
+from beam_gpte.core.columns import COSINE, SCORE, SOURCE_ID, TARGET_ID
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.mining.margin import COSINE, SOURCE_ID, TARGET_ID
-from beam_gpte.core.columns import SCORE
 
 RANK = "rank"  # int32, from 1
 RIVAL = "rival"  # float32: the cosine of the query's nearest document that does not belong to it

@@ -26,17 +26,18 @@ from typing import Literal, get_args
 import numpy as np
 import polars as pl
 
+from beam_gpte.core.columns import (
+    BACKWARD_MEAN,
+    BACKWARD_RANK,
+    COSINE,
+    FORWARD_MEAN,
+    FORWARD_RANK,
+    MARGIN,
+    SOURCE_ID,
+    TARGET_ID,
+)
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.neighbors import Neighbors
-
-SOURCE_ID = "source_id"
-TARGET_ID = "target_id"
-COSINE = "cosine"
-FORWARD_RANK = "forward_rank"
-BACKWARD_RANK = "backward_rank"
-FORWARD_MEAN = "forward_mean"
-BACKWARD_MEAN = "backward_mean"
-MARGIN = "margin"
 
 Margin = Literal["ratio", "distance", "absolute"]
 Retrieval = Literal["forward", "backward", "intersection", "max", "union"]

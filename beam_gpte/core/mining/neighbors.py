@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.dedup.tile_join import cosines
+from beam_gpte.core.vectors.similarity import cosines
 
 TILE = 2048  # rows and columns; 16 MB
 SEGMENTS = 64  # of a tile's row, at least: few are cheap, four times k make the bound almost the k-th best

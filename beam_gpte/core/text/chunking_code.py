@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from beam_gpte.core.text.chunking import Part
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.text.chunking import Part
 
 
 @dataclasses.dataclass(frozen=True)

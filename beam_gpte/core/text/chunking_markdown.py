@@ -9,8 +9,8 @@ import itertools
 import re
 from typing import Any
 
-from beam_gpte.core.text.chunking import Part
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.text.chunking import Part
 
 _LINE_END = re.compile(r"\r\n|\r|\n")  # what the parser counts
 _VERBATIM = ("fence", "code_block", "html_block", "table_open")

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from beam_gpte.core.encoder.backbone import position_limit
-from beam_gpte.core.text.chunking import TokenSizes
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import find_model, read_model_folder
 from beam_gpte.core.encoder.tokenizer import Tokenizer
+from beam_gpte.core.text.chunking import TokenSizes
 
 
 class TokenRuler:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER, components, greedy_leader, semdedup, spanning_forest
 from beam_gpte.core.columns import FIRST_ID, SCORE, SECOND_ID
+from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER, components, greedy_leader, semdedup, spanning_forest
 
 Pairs = list[tuple[int, int, float]]
 Verdicts = list[tuple[int, int, float | None]]

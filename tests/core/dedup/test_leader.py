@@ -10,11 +10,11 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, ID, SCORE, SECOND_ID
+from beam_gpte.core.dedup.grouping import greedy_leader
+from beam_gpte.dedup.leader import LeaderVerdicts
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import block_of
-from beam_gpte.core.dedup.leaders import greedy_leader
-from beam_gpte.dedup.leader import LeaderVerdicts
-from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, SCORE, SECOND_ID
 
 Pairs = list[tuple[int, int, float]]
 
@@ -57,7 +57,7 @@ def test_the_rule_is_the_sequential_one(rows: int, count: int, seed: int) -> Non
 
 
 def test_every_second_row_of_a_chain_stays() -> None:
-    removed = greedy_leader(frame(CHAIN))[SECOND_ID].to_list()
+    removed = greedy_leader(frame(CHAIN))[ID].to_list()
     assert removed == list(range(1, 3001, 2))
 
 

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_gpte.core.dedup.tile_join import CELL, KEY, VISITS, Rows, cosines, join_tile
-from beam_gpte.core.dedup.keep_order import ORDER_VALUE, KeepOrder
-from beam_gpte.core.dedup.space import Space, fit_space, margin, spherical_k_means
-from beam_gpte.core.columns import FIRST_ID, SECOND_ID
+from beam_gpte.core.columns import CELL, FIRST_ID, ORDER_VALUE, SECOND_ID, VECTOR_KEY, VISITS
+from beam_gpte.core.dedup.keep_order import KeepOrder
+from beam_gpte.core.dedup.space import Space, fit_space, margin
+from beam_gpte.core.dedup.tile_join import Rows, join_tile
+from beam_gpte.core.vectors.kmeans import spherical_k_means
+from beam_gpte.core.vectors.similarity import cosines
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -96,7 +98,7 @@ def rows_of(vectors: np.ndarray, space: Space, ids: np.ndarray, order_values: li
     home, rows, cells = space.route(vectors, reach)
     columns = {
         "id": ids,
-        KEY: np.array([hash(vector.tobytes()) % 2**63 for vector in vectors], np.uint64),
+        VECTOR_KEY: np.array([hash(vector.tobytes()) % 2**63 for vector in vectors], np.uint64),
         CELL: home.astype(np.int16),
         VISITS: pl.Series([cells[rows == i].tolist() for i in range(len(vectors))], dtype=pl.List(pl.Int16)),
     }

@@ -15,8 +15,8 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from beam_gpte.core.encoder.backbone import HALF_TOLERANCE, Backbone, _position_offset
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.text_encoder import TextEncoder
 from beam_gpte.core.encoder.linear_layers import bf16_gain, pack_linears
+from beam_gpte.core.encoder.text_encoder import TextEncoder
 from beam_gpte.core.encoder.unpadded import NAME, Unpadded, probe, register
 
 VOCABULARY, PAD = 200, 1

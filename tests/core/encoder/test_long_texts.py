@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
-from beam_gpte.core.encoder.budget import GROW_AFTER, TokenBudget
+from beam_gpte.core.encoder.batching import GROW_AFTER, TokenBudget
 from beam_gpte.core.encoder.inputs import stretches
 
 WORDS = ["river", "stone", "cloud", "engine", "paper", "garden", "window", "silver", "music", "forest"]

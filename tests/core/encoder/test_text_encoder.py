@@ -12,8 +12,8 @@ import torch
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
 from beam_gpte.core.encoder.batching import sorted_batches
-from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_metadata
 from beam_gpte.core.encoder.pooling import pool
+from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_metadata
 
 LONG = "word " * 600
 

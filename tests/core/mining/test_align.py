@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_gpte.core.mining.align import Bead, align, skip_cost, span_vectors
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.mining.align import Bead, align, skip_cost, span_vectors
 
 Shape = tuple[int, int]
 DIM = 256

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-
 from beam_gpte.core.mining.cells import MiningCells, exact_pays, fit_cells
 
 DIM = 32

@@ -6,9 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_gpte.core.mining import margin as mining
+from beam_gpte.core.columns import MARGIN, SOURCE_ID, TARGET_ID
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.mining.margin import MARGIN, SOURCE_ID, TARGET_ID, margins, mean_cosines, retrieve
+from beam_gpte.core.mining.margin import (
+    BACKWARD_MEAN,
+    BACKWARD_RANK,
+    FORWARD_MEAN,
+    FORWARD_RANK,
+    Margin,
+    Retrieval,
+    backward_candidates,
+    forward_candidates,
+    greedy_one_to_one,
+    margins,
+    mean_cosines,
+    merge_candidates,
+    retrieve,
+    with_margins,
+)
 from beam_gpte.core.mining.neighbors import Neighbors, nearest_neighbors, no_neighbors
 
 Scored = dict[tuple[int, int], float]
@@ -18,22 +33,20 @@ def floats(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def mined(sources: np.ndarray, targets: np.ndarray, k: int, margin: mining.Margin) -> pl.DataFrame:
+def mined(sources: np.ndarray, targets: np.ndarray, k: int, margin: Margin) -> pl.DataFrame:
     """Candidates with margins; sources are 0, 1, ..., targets 100, 101, ..."""
     ids = np.arange(len(sources)), np.arange(len(targets)) + 100
     forward, backward = nearest_neighbors(sources, ids[0], targets, ids[1], k)
-    candidates = mining.merge_candidates(
-        mining.forward_candidates(ids[0], forward), mining.backward_candidates(ids[1], backward)
-    )
-    return mining.with_margins(
+    candidates = merge_candidates(forward_candidates(ids[0], forward), backward_candidates(ids[1], backward))
+    return with_margins(
         candidates,
-        pl.DataFrame({SOURCE_ID: ids[0], mining.FORWARD_MEAN: mean_cosines(forward)}),
-        pl.DataFrame({TARGET_ID: ids[1], mining.BACKWARD_MEAN: mean_cosines(backward)}),
+        pl.DataFrame({SOURCE_ID: ids[0], FORWARD_MEAN: mean_cosines(forward)}),
+        pl.DataFrame({TARGET_ID: ids[1], BACKWARD_MEAN: mean_cosines(backward)}),
         margin,
     )
 
 
-def laser(sources: np.ndarray, targets: np.ndarray, k: int, margin: mining.Margin, retrieval: str) -> Scored:
+def laser(sources: np.ndarray, targets: np.ndarray, k: int, margin: Margin, retrieval: str) -> Scored:
     """The rules of LASER's mine_bitexts.py and of stopes' union, in float64, row by row."""
     products = sources.astype(np.float64) @ targets.T.astype(np.float64)
     forward = [sorted(range(len(targets)), key=lambda y, x=x: (-products[x, y], y))[:k] for x in range(len(sources))]
@@ -67,7 +80,7 @@ def unit(rows: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("retrieval", ["forward", "backward", "intersection", "max", "union"])
 @pytest.mark.parametrize("margin", ["ratio", "distance", "absolute"])
-def test_pairs_and_margins_are_those_of_the_published_rules(margin: mining.Margin, retrieval: mining.Retrieval) -> None:
+def test_pairs_and_margins_are_those_of_the_published_rules(margin: Margin, retrieval: Retrieval) -> None:
     sources, targets = unit(60, 0), unit(45, 1)
     pairs = retrieve(mined(sources, targets, 4, margin), retrieval)
     wanted = laser(sources, targets, 4, margin, retrieval)
@@ -104,9 +117,9 @@ def test_candidates_of_both_directions_are_there_once_with_both_ranks() -> None:
         np.array([[np.cos(a), np.sin(a)] for a in np.radians(d)], np.float32) for d in ([0, 10], [0, 15, 90])
     )
     found = mined(sources, targets, 1, "absolute")
-    ranks = found.select(SOURCE_ID, TARGET_ID, mining.FORWARD_RANK, mining.BACKWARD_RANK).rows()
+    ranks = found.select(SOURCE_ID, TARGET_ID, FORWARD_RANK, BACKWARD_RANK).rows()
     assert ranks == [(0, 100, 1, 1), (1, 101, 1, 1), (1, 102, None, 1)]
-    assert found[mining.FORWARD_MEAN].dtype == found[MARGIN].dtype == pl.Float32
+    assert found[FORWARD_MEAN].dtype == found[MARGIN].dtype == pl.Float32
     assert retrieve(found, "forward").select(SOURCE_ID, TARGET_ID).rows() == [(0, 100), (1, 101)]
     assert retrieve(found, "backward").select(SOURCE_ID, TARGET_ID).rows() == [(0, 100), (1, 101), (1, 102)]
 
@@ -118,7 +131,7 @@ def frame(pairs: Scored) -> pl.DataFrame:
     """As if every pair were among the neighbours of both its rows."""
     rows = [(x, y, score, 1, 1) for (x, y), score in pairs.items()]
     names = {SOURCE_ID: pl.Int64, TARGET_ID: pl.Int64, MARGIN: pl.Float32}
-    return pl.DataFrame(rows, names | {mining.FORWARD_RANK: pl.Int32, mining.BACKWARD_RANK: pl.Int32}, orient="row")
+    return pl.DataFrame(rows, names | {FORWARD_RANK: pl.Int32, BACKWARD_RANK: pl.Int32}, orient="row")
 
 
 @settings(max_examples=150, deadline=None)
@@ -136,12 +149,12 @@ def test_equal_margins_are_decided_by_ids(pairs: Scored) -> None:
     last = {y: next(pair for pair in order if pair[1] == y) for _, y in pairs}
     mutual = [pair for pair in order if pair == first[pair[0]] == last[pair[1]]]
     for candidates in (frame(pairs), frame(pairs).reverse()):
-        assert mining.greedy_one_to_one(candidates).select(SOURCE_ID, TARGET_ID).rows() == greedy
+        assert greedy_one_to_one(candidates).select(SOURCE_ID, TARGET_ID).rows() == greedy
         assert retrieve(candidates, "intersection").select(SOURCE_ID, TARGET_ID).rows() == mutual
 
 
 @pytest.mark.parametrize("retrieval", ["forward", "backward", "intersection", "max", "union"])
-def test_an_empty_side_gives_no_pairs(retrieval: mining.Retrieval) -> None:
+def test_an_empty_side_gives_no_pairs(retrieval: Retrieval) -> None:
     found = retrieve(mined(unit(3, 0), unit(0, 1), 4, "ratio"), retrieval)
     assert len(found) == 0
     assert found.columns[:3] == [SOURCE_ID, TARGET_ID, "cosine"]

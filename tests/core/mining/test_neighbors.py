@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_gpte.core.mining import neighbors
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.mining import neighbors
 from beam_gpte.core.mining.neighbors import Neighbors, merge_neighbors, nearest_neighbors, no_neighbors
 
 Found = list[list[tuple[int, float]]]

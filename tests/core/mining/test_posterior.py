@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.posterior import BIN, Mixture, fit_mixture, histogram, merge_histograms, precision_threshold
 

@@ -11,11 +11,11 @@ import regex
 from hypothesis import given, settings
 
 from beam_gpte import InputError
+from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.text.chunking import Characters, Chunker, Part, Sizes, TokenSizes, check_limits
 from beam_gpte.core.text.chunking_code import LANGUAGES, code_parts, language_name
 from beam_gpte.core.text.chunking_markdown import markdown_parts
 from beam_gpte.core.text.chunking_tokens import TokenRuler
-from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.text.sentences import split_sentences
 
 english = functools.partial(split_sentences, language="en")

@@ -1,0 +1,157 @@
+"""Read fields of, and write results into, every kind of row: mappings, Beam Rows, NamedTuples, items, strings."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+
+from beam_gpte.core.columns import EMBEDDING, ID, TEXT
+from beam_gpte.core.errors import InputError
+
+_NO_ROW = (
+    "a {} is no row; give blocks, pyarrow tables or record batches, mappings, Beam Rows, NamedTuples, EmbeddableItems "
+    "or strings"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowValues:
+    """What a transform reads of one row, made safe for Arrow; `defect` says what was wrong."""
+
+    id: str | None
+    text: str | None
+    values: tuple
+    texts: tuple
+    defect: str | None
+
+
+def read_row(
+    element: Any, text_column: str | None, id_column: str | None, columns: tuple[str, ...], texts: tuple[str, ...]
+) -> RowValues:
+    get = _getter(element, text_column)
+    text, defect = _safe_text(get(text_column)) if text_column is not None else (None, None)
+    key, key_defect = _safe_id(get(id_column)) if id_column is not None else (None, None)
+    if key is None and id_column is not None and key_defect is None and _names(element, id_column):
+        key_defect = f"{id_column} is null"
+    others = [_safe_text(get(name)) for name in texts]
+    found = next((found for _, found in others if found), None)
+    values = tuple(get(name) for name in columns)
+    return RowValues(key, text, values, tuple(other for other, _ in others), key_defect or defect or found)
+
+
+def row_fields(element: Any) -> dict[str, Any]:
+    """All that a row holds, by name."""
+    if isinstance(element, Mapping):
+        return dict(element)
+    if isinstance(element, str):
+        return {TEXT: element}
+    if _is_item(element):
+        vector = {} if element.embedding is None else {EMBEDDING: element.embedding.dense_embedding}
+        return {ID: element.id, TEXT: element.content.text, **element.metadata, **vector}
+    if isinstance(element, beam.Row):
+        return element.as_dict()
+    if _is_row(element):
+        return element._asdict()
+    raise InputError(_NO_ROW.format(type(element).__qualname__))
+
+
+def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
+    if isinstance(element, str | bytes) or element is None:
+        return lambda name: element if name == text_column else None
+    if isinstance(element, Mapping):
+        return element.get
+    if _is_item(element):
+        own = {text_column: element.content.text, ID: element.id}
+        if element.embedding is not None:
+            own[EMBEDDING] = element.embedding.dense_embedding
+        return lambda name: own[name] if name in own else element.metadata.get(name)
+    if _is_row(element):
+        return lambda name: getattr(element, name, None)
+    raise InputError(_NO_ROW.format(type(element).__qualname__))
+
+
+def _names(element: Any, column: str) -> bool:
+    """Whether a row has that column at all; a row without an id is no mistake, one whose id is None is."""
+    return column in element if isinstance(element, Mapping) else _is_row(element) and hasattr(element, column)
+
+
+def item_class() -> Any:
+    """`EmbeddableItem`, once someone has imported it: Beam's ml package loads torch."""
+    return getattr(sys.modules.get("apache_beam.ml.rag.types"), "EmbeddableItem", ())
+
+
+def _is_item(element: Any) -> bool:
+    return isinstance(element, item_class())
+
+
+def _is_row(element: Any) -> bool:
+    return isinstance(element, beam.Row) or hasattr(element, "_fields")
+
+
+def _safe_text(value: Any) -> tuple[str | None, str | None]:
+    """A text as Arrow can hold it, and what was wrong with it."""
+    if value is None:
+        return None, None
+    if isinstance(value, bytes):
+        try:
+            return value.decode(), None
+        except UnicodeDecodeError:
+            return value.decode(errors="backslashreplace"), "text is not valid UTF-8"
+    if not isinstance(value, str):
+        return _safe(str(value)), f"text is not a string: {type(value).__name__}"
+    safe = _safe(value)
+    return safe, None if safe == value else "text is not valid Unicode: it has a lone surrogate"
+
+
+def _safe_id(value: Any) -> tuple[str | None, str | None]:
+    """Ids of rows are compared as text, so that 7 and '7' are one id on every worker."""
+    if value is None:
+        return None, None
+    shown = _safe(str(value))
+    if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__index__")):
+        return shown, f"id is neither string nor integer: {type(value).__name__}"
+    return shown, None if shown == str(value) else "id is not valid Unicode: it has a lone surrogate"
+
+
+def _safe(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def column_values(column: pa.Array) -> list:
+    """Python values; a vector is an array of numpy."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_pylist()
+    width = column.type.list_size
+    vectors = column.values.to_numpy(zero_copy_only=False)[column.offset * width :].reshape(-1, width)[: len(column)]
+    return [vector if valid else None for vector, valid in zip(vectors, column.is_valid().to_pylist(), strict=True)]
+
+
+def write_row(element: Any, fields: dict[str, Any], text_column: str | None) -> Any:
+    """`element` with `fields` added, as its kind allows."""
+    if isinstance(element, Mapping):
+        return {**element, **fields}
+    if _is_item(element):
+        return _fill_item(element, fields)
+    if isinstance(element, str | bytes) or element is None:
+        return {text_column or TEXT: element, **fields}
+    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in fields.items()}
+    own = element.as_dict() if isinstance(element, beam.Row) else element._asdict()
+    if hasattr(element, "_replace") and set(plain) <= set(own):
+        return element._replace(**plain)
+    return beam.Row(**{**own, **plain})
+
+
+def _fill_item(item: Any, fields: dict[str, Any]) -> Any:
+    from apache_beam.ml.rag.types import Embedding
+
+    vector = next((name for name, value in fields.items() if hasattr(value, "tolist")), None)
+    rest = {name: value for name, value in fields.items() if name != vector}
+    sparse = item.embedding.sparse_embedding if item.embedding else None
+    return dataclasses.replace(
+        item,
+        embedding=item.embedding if vector is None else Embedding(fields[vector].tolist(), sparse),
+        metadata={**item.metadata, **rest} if rest else item.metadata,
+    )

@@ -1,0 +1,121 @@
+"""Tick on local runners, which have no unbounded sources of their own."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import StandardOptions
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.trigger import AccumulationMode, AfterCount, Repeatedly
+from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
+from apache_beam.transforms.window import GlobalWindows, TimestampCombiner, TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
+
+from beam_gpte.core.errors import InputError
+
+MOST_LATENESS = 10 * 365 * 86_400  # seconds; the local runner drops what is later, and holds complete what it does not
+
+
+LOCAL_RUNNERS = ("BundleBasedDirectRunner", "SwitchingDirectRunner")  # the latter takes the former for such timers
+NAP = 0.05  # seconds; the local runner has one thread and asks timers without a pause
+AWAKE = 0.5  # seconds after a tick in which it does not sleep: other steps have work then
+
+
+@dataclasses.dataclass(eq=False)
+class Ticks(beam.PTransform):
+    """One element, keyed, every `interval` seconds; its event time is now."""
+
+    interval: float
+    stop: str | None
+
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[tuple[bytes, bytes]]:
+        runner, options = type(root.pipeline.runner).__name__, root.pipeline.options.view_as(StandardOptions)
+        is_local = runner in LOCAL_RUNNERS
+        if runner == "FnApiRunner" or (is_local and not options.streaming):
+            raise InputError(
+                f"WatchCorpus: {runner} without the option --streaming ends with its input; use DirectRunner with "
+                "--streaming, or another runner for streams"
+            )
+        if is_local:
+            return root | "Local" >> _LocalTicks(self.interval, self.stop)
+        if self.stop is not None:
+            raise InputError("WatchCorpus: stop is for the local runner; leave it out, and drain the job to stop it")
+        ticks = root | PeriodicImpulse(start_timestamp=Timestamp.now(), fire_interval=self.interval)
+        return ticks | "Key" >> beam.Map(lambda _: (b"", b"")).with_output_types(tuple[bytes, bytes])
+
+
+@dataclasses.dataclass(eq=False)
+class _LocalTicks(beam.PTransform):
+    """Ticks for the bundle-based local runner, with a watermark that follows the clock.
+
+    That runner takes a collection without elements under way for complete. So an element always waits in a group of
+    two, and holds the watermark: at each tick one goes to group a and one to group b, where the one before waits.
+    """
+
+    interval: float
+    stop: str | None
+
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[tuple[bytes, bytes]]:
+        ticks = (
+            root
+            | beam.Create([(b"", b"")]).with_output_types(tuple[bytes, bytes])
+            | "Clock" >> beam.ParDo(Clock(self.interval, self.stop)).with_output_types(tuple[int, int])
+            | beam.WindowInto(
+                GlobalWindows(),
+                trigger=Repeatedly(AfterCount(2)),
+                accumulation_mode=AccumulationMode.DISCARDING,
+                timestamp_combiner=TimestampCombiner.OUTPUT_AT_EARLIEST,
+                allowed_lateness=MOST_LATENESS,
+            )
+            | beam.GroupByKey()
+            | "Now" >> beam.Map(_at_its_time).with_output_types(tuple[bytes, bytes])
+            | "Default" >> beam.WindowInto(GlobalWindows())
+        )
+        ticks.is_bounded = False
+        return ticks
+
+
+class Clock(beam.DoFn):
+    """Gives (group, microseconds), as `_LocalTicks` needs them.
+
+    The runner's only thread asks without a pause, so a call without a tick sleeps; not for a while after each tick, since
+    other steps have work then.
+    """
+
+    WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
+    _WAKE = beam.DoFn.TimerParam(WAKE)
+    _LAST = beam.DoFn.StateParam(BagStateSpec("last", beam.coders.VarIntCoder()))  # tick: 2 * microseconds + group
+
+    def __init__(self, interval: float, stop: str | None) -> None:
+        self._interval = round(interval * 1e6)
+        self._stop = stop
+
+    def process(self, _: tuple[bytes, bytes], wake: Any = _WAKE, last: Any = _LAST) -> Iterator[Any]:
+        now = Timestamp.now()
+        last.add(2 * (now.micros - self._interval))  # the first tick is due
+        yield TimestampedValue((0, now.micros), now)
+        wake.set(now)
+
+    @on_timer(WAKE)
+    def wake(self, wake: Any = _WAKE, last: Any = _LAST) -> Iterator[Any]:
+        now = Timestamp.now()
+        micros, group = divmod(next(iter(last.read())), 2)
+        stopped = self._stop is not None and Path(self._stop).exists()
+        if stopped or now.micros - micros >= self._interval:
+            yield TimestampedValue((group, now.micros), now)
+        elif now.micros - micros > AWAKE * 1e6:
+            time.sleep(NAP)
+        if not stopped:
+            if now.micros - micros >= self._interval:
+                yield TimestampedValue((1 - group, now.micros), now)
+                last.clear()
+                last.add(2 * now.micros + 1 - group)
+            wake.set(now)
+
+
+def _at_its_time(group: tuple[int, Iterable[int]]) -> TimestampedValue:
+    return TimestampedValue((b"", b""), Timestamp(micros=max(group[1])))
