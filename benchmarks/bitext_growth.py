@@ -44,11 +44,18 @@ def by_shards(path: Path, rows: int, cells: bool) -> Callable[[], object]:
             sides = [plan.route(side, ids * 7919, i) for i, side in enumerate(centred)]
             parts = []
             at, keys = zip(
-                *((rows_[order], keys_[order]) for rows_, keys_ in sides for order in [keys_.argsort()]), strict=True
+                *(
+                    (rows_[order], keys_[order])
+                    for rows_, keys_ in sides
+                    for order in [keys_.argsort()]
+                ),
+                strict=True,
             )
             for key in np.intersect1d(*keys):
                 edges = [np.searchsorted(own, [key, key + 1]) for own in keys]
-                parts.append([own[start:stop] for own, (start, stop) in zip(at, edges, strict=True)])
+                parts.append(
+                    [own[start:stop] for own, (start, stop) in zip(at, edges, strict=True)]
+                )
         else:
             centred = both
             cut = [np.array_split(ids, -(-rows // SHARD_ROWS)) for _ in both]
@@ -74,14 +81,22 @@ def mine_grown(path: Path, rows: int) -> Callable[[], object]:
         whole = grown(path, name, rows)
         for start in range(0, rows, 256):
             ids = [f"{name}{i}" for i in range(start, min(rows, start + 256))]
-            columns = {"id": ids, "text": [f"{id_}: as many characters as a sentence has" for id_ in ids]}
-            yield Block.from_pydict({**columns, "embedding": vectors_to_arrow(whole[start : start + 256])})
+            columns = {
+                "id": ids,
+                "text": [f"{id_}: as many characters as a sentence has" for id_ in ids],
+            }
+            yield Block.from_pydict(
+                {**columns, "embedding": vectors_to_arrow(whole[start : start + 256])}
+            )
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder, beam.Pipeline("FnApiRunner") as p:
             names = ("source", "target")
             both = {name: p | name >> beam.Create([name]) for name in names}
-            both = {name: both[name] | f"read {name}" >> beam.FlatMap(read).with_output_types(Block) for name in names}
+            both = {
+                name: both[name] | f"read {name}" >> beam.FlatMap(read).with_output_types(Block)
+                for name in names
+            }
             (both | MineBitext()).pairs | WriteVectorsToParquet(folder)
 
     return run
@@ -101,13 +116,17 @@ def growth(options: argparse.Namespace) -> None:
         last: dict = {}
         for rows in map(int, options.sizes.split(",")):
             own = in_child(__file__, options, method, rows)
-            shown = "".join(f"{own[name] / last[name]:8.2f}" for name in ("cpu", "mb")) if last else ""
+            shown = (
+                "".join(f"{own[name] / last[name]:8.2f}" for name in ("cpu", "mb")) if last else ""
+            )
             print(f"{method:20}{rows:9}{own['cpu']:9.1f}{own['mb']:9.0f}{shown}", flush=True)
             last = own
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", help="embeds the texts; not needed for a file with vectors")
     parser.add_argument("--sizes", default="25000,50000,100000", help="rows of a side")

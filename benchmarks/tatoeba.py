@@ -27,19 +27,25 @@ K = 4
 
 
 def read_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").rstrip("\n").split("\n")  # a sentence may hold characters that end lines
+    return (
+        path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    )  # a sentence may hold characters that end lines
 
 
 def ratio_margin(cosines: np.ndarray, k: int = K) -> np.ndarray:
     """Each cosine over the mean of those of its two texts with their k nearest neighbours."""
-    rows, columns = (np.partition(matrix, -k, axis=1)[:, -k:].mean(1) for matrix in (cosines, cosines.T))
+    rows, columns = (
+        np.partition(matrix, -k, axis=1)[:, -k:].mean(1) for matrix in (cosines, cosines.T)
+    )
     return 2 * cosines / (rows[:, None] + columns[None, :])
 
 
 def accuracy(scores: np.ndarray) -> tuple[float, float]:
     """How often the diagonal is the largest in its row, and in its column, in per cent."""
     right = np.arange(len(scores))
-    return 100 * float((scores.argmax(1) == right).mean()), 100 * float((scores.argmax(0) == right).mean())
+    return 100 * float((scores.argmax(1) == right).mean()), 100 * float(
+        (scores.argmax(0) == right).mean()
+    )
 
 
 def mined(source: np.ndarray, target: np.ndarray) -> tuple[float, float]:
@@ -48,28 +54,41 @@ def mined(source: np.ndarray, target: np.ndarray) -> tuple[float, float]:
         with beam.Pipeline("FnApiRunner") as p:
             sides = {}
             for name, vectors in (("source", source), ("target", target)):
-                array = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-                sides[name] = p | name >> beam.Create([pa.table({"id": np.arange(len(vectors)), "embedding": array})])
+                array = pa.FixedSizeListArray.from_arrays(
+                    pa.array(vectors.reshape(-1)), vectors.shape[1]
+                )
+                sides[name] = p | name >> beam.Create(
+                    [pa.table({"id": np.arange(len(vectors)), "embedding": array})]
+                )
             (sides | MineBitext.laser(0, emit="candidates")).pairs | WriteVectorsToParquet(folder)
         found = pl.read_parquet(f"{folder}/*.parquet", columns=["source_id", "target_id", "margin"])
     margins = np.full((len(source), len(target)), -np.inf)
-    margins[found["source_id"].to_numpy(), found["target_id"].to_numpy()] = found["margin"].to_numpy()
+    margins[found["source_id"].to_numpy(), found["target_id"].to_numpy()] = found[
+        "margin"
+    ].to_numpy()
     return accuracy(margins)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("model")
     parser.add_argument("--prompt_name", default="query", help="'' for the model's default")
     parser.add_argument("--languages", default="fra,deu,jpn,ara,hin")
     options = parser.parse_args()
-    encoder = TextEncoder.load(EncoderConfig(options.model, prompt_name=options.prompt_name or None))
+    encoder = TextEncoder.load(
+        EncoderConfig(options.model, prompt_name=options.prompt_name or None)
+    )
     print(f"{'':5}{'cosine':>12}{f'margin, k = {K}':>20}{'MineBitext':>17}")
     print(f"{'':5}{'x->en':>7}{'en->x':>7}{'x->en':>11}{'en->x':>7}{'x->en':>11}{'en->x':>7}")
     for language in options.languages.split(","):
         name = f"tatoeba.{language}-eng"
-        source, target = (encoder.encode(read_lines(options.data / f"{name}.{side}")) for side in (language, "eng"))
+        source, target = (
+            encoder.encode(read_lines(options.data / f"{name}.{side}"))
+            for side in (language, "eng")
+        )
         cosines = source @ target.T
         forward, backward = accuracy(cosines)
         margin_forward, margin_backward = accuracy(ratio_margin(cosines))

@@ -25,4 +25,6 @@ def print_ratios(seconds: dict[str, list[float]], base: str, texts: int) -> None
         ratio = statistics.median(a / b for a, b in zip(own, seconds[base], strict=True))
         median = statistics.median(own)
         print(f"{name:52} {median:8.2f} {texts / median:12.1f} {ratio:13.3f}")
-    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    print(
+        f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
+    )

@@ -59,7 +59,9 @@ def run_python(example: Example) -> None:
     if as_file(example):
         return
     # as many lines before it as in the page, so that a traceback names the page's line
-    code = compile("\n" * (example.line + example.parsed.line_offset) + example.parsed, example.path, "exec")
+    code = compile(
+        "\n" * (example.line + example.parsed.line_offset) + example.parsed, example.path, "exec"
+    )
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(code, example.namespace)
     example.namespace["printed"] = printed.getvalue()
@@ -106,7 +108,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, python: Path) -> Iterator[None]:
+def page(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, python: Path
+) -> Iterator[None]:
     """The page's folder, and the hub cache with the models that the page names."""
     folder = tmp_path_factory.mktemp("page")
     for name in SHOWN:
@@ -116,7 +120,10 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         patch.setenv("HF_HUB_CACHE", str(cache))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("PATH", os.pathsep.join([str(python), str(Path(sys.executable).parent), os.environ["PATH"]]))
+        patch.setenv(
+            "PATH",
+            os.pathsep.join([str(python), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        )
         patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
         patch.chdir(folder)
         yield

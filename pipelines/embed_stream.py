@@ -51,7 +51,13 @@ from beam_gpte.reports.output_pages import stream_page
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.sample import sample_vectors
 from beam_gpte.sinks.write_duckdb import check_database
-from beam_gpte.sources.committed_rows import DropCommitted, RecentRows, StreamOutput, all_of, only_in
+from beam_gpte.sources.committed_rows import (
+    DropCommitted,
+    RecentRows,
+    StreamOutput,
+    all_of,
+    only_in,
+)
 from beam_gpte.sources.watch_corpus import typed_columns
 
 # isort: split
@@ -77,17 +83,42 @@ class EmbedStreamOptions(PipelineOptions):
         add("--duckdb", help="DuckDB file; the rows go to its table `vectors`")
         add("--model", required=True, help="hub name, folder, or URI such as gs://bucket/model")
         add(
-            "--columns", nargs="*", default=[], help="to keep beside id and text, as name or name:type, e.g. url stars:int64"
+            "--columns",
+            nargs="*",
+            default=[],
+            help="to keep beside id and text, as name or name:type, e.g. url stars:int64",
         )
-        add("--id_column", help="ids of your own; a column `source` says file and row (default: an id made from these)")
+        add(
+            "--id_column",
+            help="ids of your own; a column `source` says file and row (default: an id made from these)",
+        )
         add("--text_column", default="text", help="texts to embed (default: text)")
         add("--prompt_name", help="one of the model's own prompts, e.g. query")
         add("--prompt", help="text put before every input")
         add("--truncate_dim", type=int, help="keep the first n dimensions (Matryoshka)")
-        add("--horizon", type=float, help="seconds: remove texts near to one seen so lately (default: remove none)")
-        add("--threshold", type=float, default=0.9, help="least cosine of texts that are near (default: 0.9)")
-        add("--interval", type=float, default=5, help="seconds between two looks at the input (default: 5)")
-        add("--every", type=int, default=10, help="seconds from a row to its commit, at most, when idle (default: 10)")
+        add(
+            "--horizon",
+            type=float,
+            help="seconds: remove texts near to one seen so lately (default: remove none)",
+        )
+        add(
+            "--threshold",
+            type=float,
+            default=0.9,
+            help="least cosine of texts that are near (default: 0.9)",
+        )
+        add(
+            "--interval",
+            type=float,
+            default=5,
+            help="seconds between two looks at the input (default: 5)",
+        )
+        add(
+            "--every",
+            type=int,
+            default=10,
+            help="seconds from a row to its commit, at most, when idle (default: 10)",
+        )
         add_report_option(parser)
 
 
@@ -118,12 +149,18 @@ def build(
     rejects = [unreadable, refused]
     if options.horizon:
         since, columns = time.time() - options.horizon, (id_column, EMBEDDING, SEEN_AT)
-        former = RecentRows.of(output, since, columns, without=only_in(in_parquet, committed))
-        near = DeduplicateStream(options.threshold, options.horizon, id_column=id_column, former=former)
-        judged, unfit = vectors | near.with_exception_handling()
-        vectors, removed = split_duplicates(judged)
+        history = RecentRows.of(output, since, columns, without=only_in(in_parquet, committed))
+        near = DeduplicateStream(
+            options.threshold, options.horizon, id_column=id_column, history=history
+        )
+        decided, unfit = vectors | near.with_exception_handling()
+        vectors, removed = split_duplicates(decided)
         rejects.append(unfit)
-        removed | "RemovedPanes" >> panes(options.every) | "Removed" >> WriteVectorsToParquet(output.removed, mode="append")
+        (
+            removed
+            | "RemovedPanes" >> panes(options.every)
+            | "Removed" >> WriteVectorsToParquet(output.removed, mode="append")
+        )
     rejects | beam.Flatten() | "RejectPanes" >> panes(options.every) | WriteRejects(output.rejects)
     vectors = vectors | "Panes" >> panes(options.every)
     if output.folder:
@@ -145,10 +182,16 @@ def panes(seconds: int) -> beam.WindowInto:
 
 def main(argv: list[str]) -> None:
     options = PipelineOptions(argv)
-    local, own, watch = local_stream_options(options), options.view_as(EmbedStreamOptions), Stopwatch()
+    local, own, watch = (
+        local_stream_options(options),
+        options.view_as(EmbedStreamOptions),
+        Stopwatch(),
+    )
     if not (own.output or own.duckdb):
         raise InputError("neither --output nor --duckdb; give one, or both")
-    config = EncoderConfig(own.model, prompt_name=own.prompt_name, prompt=own.prompt, truncate_dim=own.truncate_dim)
+    config = EncoderConfig(
+        own.model, prompt_name=own.prompt_name, prompt=own.prompt, truncate_dim=own.truncate_dim
+    )
     output = StreamOutput(own.output, own.duckdb, SOURCE if own.id_column else ID)
     check_model_exists(config)
     check_writable(output.base)
@@ -159,7 +202,9 @@ def main(argv: list[str]) -> None:
     with output.alone(), stop_file() as stop:
         pipeline = beam.Pipeline(options=options)
         build(pipeline, own, config, output, stop if local else None)
-        print(f"watching {' '.join(own.input)}; Ctrl-C or SIGTERM finishes what was read", flush=True)
+        print(
+            f"watching {' '.join(own.input)}; Ctrl-C or SIGTERM finishes what was read", flush=True
+        )
         result = pipeline.run()
         result.wait_until_finish()
         seconds = watch.seconds()
@@ -169,20 +214,28 @@ def main(argv: list[str]) -> None:
         if own.report:
             columns, texts = (own.id_column or ID,), (own.text_column,)
             kept = sample_of(own.output or own.duckdb, columns, texts)
-            removed = sample_of(output.removed, (DUPLICATE_OF,), texts, (*columns, SCORE))  # beside what they repeat
+            removed = sample_of(
+                output.removed, (DUPLICATE_OF,), texts, (*columns, SCORE)
+            )  # beside what they repeat
             run = run_of("embed_stream.py", own, result, seconds)
-            write_page(own.report, stream_page(run, summary, kept, removed, *columns, *texts, EMBEDDING))
+            write_page(
+                own.report, stream_page(run, summary, kept, removed, *columns, *texts, EMBEDDING)
+            )
             print(f"{'report':>16}  {own.report}")
 
 
-def sample_of(path: str, ids: tuple[str, ...], texts: tuple[str, ...], others: tuple[str, ...] = ()) -> pl.DataFrame:
+def sample_of(
+    path: str, ids: tuple[str, ...], texts: tuple[str, ...], others: tuple[str, ...] = ()
+) -> pl.DataFrame:
     try:
         return sample_vectors(path, ids, texts, (EMBEDDING,), others)
     except InputError:  # nothing was written yet
         return pl.DataFrame()
 
 
-def summary_of(count: dict[str, int], seconds: float, options: EmbedStreamOptions) -> dict[str, Any]:
+def summary_of(
+    count: dict[str, int], seconds: float, options: EmbedStreamOptions
+) -> dict[str, Any]:
     return {
         "model": options.model,
         "files_read": count.get("files_read", 0),
@@ -191,7 +244,11 @@ def summary_of(count: dict[str, int], seconds: float, options: EmbedStreamOption
         "tokens": count.get("tokens", 0),
         "removed": count.get("duplicates", 0),
         "rejected": count.get("rejects", 0),
-        "reasons": {name.removeprefix("rejects: "): n for name, n in sorted(count.items()) if name.startswith("rejects: ")},
+        "reasons": {
+            name.removeprefix("rejects: "): n
+            for name, n in sorted(count.items())
+            if name.startswith("rejects: ")
+        },
         "seconds": round(seconds, 2),
         "output": options.output,
         "duckdb": options.duckdb,

@@ -49,19 +49,27 @@ def _of_node(node: ast.AST, name: str, kind: str) -> Iterator[dict[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("output", type=Path, help="JSON Lines file to write")
-    parser.add_argument("--report", help="HTML file: a page with lengths and examples (extra report)")
+    parser.add_argument(
+        "--report", help="HTML file: a page with lengths and examples (extra report)"
+    )
     options, began = parser.parse_args(), time.monotonic()
     if options.report:
-        from beam_gpte.reports.page import check_report  # late: without a page this program needs no package
+        from beam_gpte.reports.page import (
+            check_report,  # late: without a page this program needs no package
+        )
 
         check_report(options.report)
     output = options.output
     rows = list(docstrings(Path(sysconfig.get_path("stdlib"))))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", errors="replace"
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        encoding="utf-8",
+        errors="replace",
     )
     print(f"{len(rows):,} docstrings in {output}")
     if options.report:
@@ -72,7 +80,10 @@ def write_report(options: argparse.Namespace, rows: list[dict[str, str]], second
     from beam_gpte.reports.output_pages import texts_page
     from beam_gpte.reports.page import Run, write_page
 
-    kinds = {kind: [row["text"] for row in rows if row["kind"] == kind] for kind in ("module", "class", "function")}
+    kinds = {
+        kind: [row["text"] for row in rows if row["kind"] == kind]
+        for kind in ("module", "class", "function")
+    }
     examples = [[(row["id"], row["text"])] for row in rows[:: -(-len(rows) // EXAMPLES)]]
     run = Run("extract_docstrings.py", vars(options), {"seconds": round(seconds, 2)})
     write_page(options.report, texts_page(run, "Docstrings", kinds, examples))

@@ -23,7 +23,7 @@ from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
 from beam_gpte.reports.output_pages import texts_page
 from beam_gpte.reports.page import Run, check_report, write_page
 
-LEAST_WORDS = 2
+MIN_WORDS = 2
 EXAMPLES = 12
 
 
@@ -40,7 +40,11 @@ def messages(package: str, language: str) -> list[tuple[str, str]]:
         with path.open("rb") as file:
             pairs |= set(_entries(gettext.GNUTranslations(file)))
     counts = [Counter(side) for side in zip(*pairs, strict=True)]
-    return sorted(pair for pair in pairs if all(count[text] == 1 for count, text in zip(counts, pair, strict=True)))
+    return sorted(
+        pair
+        for pair in pairs
+        if all(count[text] == 1 for count, text in zip(counts, pair, strict=True))
+    )
 
 
 def _entries(catalogue: gettext.GNUTranslations) -> Iterator[tuple[str, str]]:
@@ -48,16 +52,20 @@ def _entries(catalogue: gettext.GNUTranslations) -> Iterator[tuple[str, str]]:
     for message, translation in entries.items():
         if isinstance(message, str) and message and translation and message != translation:
             text = message.split("\x04")[-1]  # before it, the context
-            if len(text.split()) >= LEAST_WORDS:
+            if len(text.split()) >= MIN_WORDS:
                 yield translation, text
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("package", help="installed, with catalogues in locale/LANGUAGE/LC_MESSAGES")
     parser.add_argument("language", help="such as de")
     parser.add_argument("output", type=Path, help="folder for the three files")
@@ -71,7 +79,9 @@ def main(argv: list[str]) -> None:
     sides: tuple[list, list] = ([], [])
     for pair in pairs:
         ids = [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in pair]
-        alone = int(ids[1], 16) % 4  # 0: the source loses its translation; 1: the translation its source
+        alone = (
+            int(ids[1], 16) % 4
+        )  # 0: the source loses its translation; 1: the translation its source
         if alone > 1:
             gold.append({"source_id": ids[0], "target_id": ids[1]})
         for i, rows in enumerate(sides):
@@ -80,10 +90,18 @@ def main(argv: list[str]) -> None:
     for name, rows in zip(("source", "target"), sides, strict=True):
         write(options.output / f"{name}.jsonl", sorted(rows, key=lambda row: row["id"]))
     write(options.output / "gold.jsonl", sorted(gold, key=lambda row: row["source_id"]))
-    print(f"{len(gold):,} translations among {len(sides[0]):,} and {len(sides[1]):,} messages in {options.output}")
+    print(
+        f"{len(gold):,} translations among {len(sides[0]):,} and {len(sides[1]):,} messages in {options.output}"
+    )
     if options.report:
-        texts = {name: [row["text"] for row in rows] for name, rows in zip(("source", "target"), sides, strict=True)}
-        examples = [[("source", source), ("target", target)] for source, target in pairs[:: -(-len(pairs) // EXAMPLES)]]
+        texts = {
+            name: [row["text"] for row in rows]
+            for name, rows in zip(("source", "target"), sides, strict=True)
+        }
+        examples = [
+            [("source", source), ("target", target)]
+            for source, target in pairs[:: -(-len(pairs) // EXAMPLES)]
+        ]
         run = Run("extract_messages.py", vars(options), {"seconds": round(watch.seconds(), 2)})
         write_page(options.report, texts_page(run, "Translated messages", texts, examples))
 

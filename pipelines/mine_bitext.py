@@ -37,10 +37,10 @@ from beam_gpte.cli.runtime import (
     sample_file,
 )
 from beam_gpte.core.encoder.model_folder import check_model
-from beam_gpte.elements.from_side_inputs import MakeOne
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.files.folders import check_writable
 from beam_gpte.files.json_values import write_json
-from beam_gpte.files.remote_model import check_remote_model, is_remote
+from beam_gpte.files.remote_model import check_remote_model, is_remote_model
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import bitext_page
 from beam_gpte.reports.sample import WriteSample, take_sample
@@ -58,21 +58,54 @@ class MineBitextOptions(PipelineOptions):
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
-        add("--source", required=True, nargs="+", help="files or globs: Parquet, JSON Lines, CSV, text, also compressed")
+        add(
+            "--source",
+            required=True,
+            nargs="+",
+            help="files or globs: Parquet, JSON Lines, CSV, text, also compressed",
+        )
         add("--target", required=True, nargs="+", help="files or globs, likewise")
         add("--output", required=True, help="folder for the results")
         add("--model", help="embeds both sides; not needed if they have vectors")
         add("--prompt_name", help="one of the model's own prompts, for both sides, e.g. query")
         add("--k", type=int, default=4, help="neighbours (default: 4)")
         add("--margin", default="distance", help="distance (default), ratio or absolute")
-        add("--retrieval", default="intersection", help="intersection (default), max, forward, backward or union")
+        add(
+            "--retrieval",
+            default="intersection",
+            help="intersection (default), max, forward, backward or union",
+        )
         add("--threshold", default="0.15", help='least margin, or "posterior" (default: 0.15)')
-        add("--no_centering", action="store_true", help="leave vectors where they are, as LASER does")
-        add("--max_length_ratio", type=float, default=2.0, help="of characters, by the median; 0 for no limit (default: 2)")
-        add("--scope", help="only rows with the same value in this column meet, such as the document")
-        add("--then_all", action="store_true", help="rows that a scope leaves without a pair meet all such rows after that")
-        add("--search", default="auto", help="exact, cells, or auto (default): exact as long as that pays")
-        add("--split_sentences", action="store_true", help="texts are of several sentences; needs both languages")
+        add(
+            "--no_centering",
+            action="store_true",
+            help="leave vectors where they are, as LASER does",
+        )
+        add(
+            "--max_length_ratio",
+            type=float,
+            default=2.0,
+            help="of characters, by the median; 0 for no limit (default: 2)",
+        )
+        add(
+            "--scope",
+            help="only rows with the same value in this column meet, such as the document",
+        )
+        add(
+            "--mine_unmatched",
+            action="store_true",
+            help="rows that a scope leaves without a pair meet all such rows after that",
+        )
+        add(
+            "--search",
+            default="auto",
+            help="exact, cells, or auto (default): exact as long as that pays",
+        )
+        add(
+            "--split_sentences",
+            action="store_true",
+            help="texts are of several sentences; needs both languages",
+        )
         add("--source_lang", help="ISO 639 code: source rows in another language are rejected")
         add("--target_lang", help="ISO 639 code: target rows in another language are rejected")
         add("--id_column", help="ids, unique on a side; default: made from file and row")
@@ -80,7 +113,11 @@ class MineBitextOptions(PipelineOptions):
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
         add("--tsv", action="store_true", help="write bitext.tsv too")
         add("--gold", help="JSON Lines of source_id and target_id to be compared with")
-        add("--max_rejects", type=int, help="fail, and write no pairs, if more are rejected (default: no limit)")
+        add(
+            "--max_rejects",
+            type=int,
+            help="fail, and write no pairs, if more are rejected (default: no limit)",
+        )
         add_report_option(parser)
 
 
@@ -90,7 +127,9 @@ def transform_of(options: MineBitextOptions) -> MineBitext:
         try:
             threshold = float(options.threshold)
         except ValueError as error:
-            raise InputError(f'--threshold is {options.threshold!r}; use a number or "posterior"') from error
+            raise InputError(
+                f'--threshold is {options.threshold!r}; use a number or "posterior"'
+            ) from error
     return MineBitext(
         k=options.k,
         margin=options.margin,
@@ -98,11 +137,13 @@ def transform_of(options: MineBitextOptions) -> MineBitext:
         threshold=threshold,
         center=not options.no_centering,
         scope=options.scope,
-        then_all=options.then_all,
+        mine_unmatched=options.mine_unmatched,
         search=options.search,
         max_length_ratio=options.max_length_ratio or None,
         keep_vectors=options.report is not None,
-        model=None if options.model is None else EncoderConfig(options.model, prompt_name=options.prompt_name),
+        model=None
+        if options.model is None
+        else EncoderConfig(options.model, prompt_name=options.prompt_name),
         id_column=options.id_column or "id",
         text_column=options.text_column,
         embedding_column=options.embedding_column,
@@ -115,21 +156,27 @@ def check(options: MineBitextOptions) -> None:
         first = match_files(patterns)[0].path
         present = read_schema(first, text_column=options.text_column)
         if options.model is None and options.embedding_column not in present:
-            raise InputError(f"no column {options.embedding_column!r} in {first}; give --model, which makes the vectors")
+            raise InputError(
+                f"no column {options.embedding_column!r} in {first}; give --model, which makes the vectors"
+            )
         for column in (options.text_column, options.id_column, options.scope):
             if column is not None and column not in present:
                 raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
     for language in (options.source_lang, options.target_lang):
         IdentifyLanguage(keep=None if language is None else (language,))
         if options.split_sentences and language is None:
-            raise InputError("--split_sentences goes by language; give --source_lang and --target_lang")
+            raise InputError(
+                "--split_sentences goes by language; give --source_lang and --target_lang"
+            )
         if options.split_sentences:
             SplitSentences(language)
             if options.model is None:
-                raise InputError("--split_sentences makes new texts, which have no vectors; give --model")
+                raise InputError(
+                    "--split_sentences makes new texts, which have no vectors; give --model"
+                )
     if options.model is None and options.prompt_name is not None:
         raise InputError("--prompt_name is for --model, which is not given: the vectors are there")
-    if options.model is not None and is_remote(options.model):
+    if options.model is not None and is_remote_model(options.model):
         check_remote_model(options.model)
     elif options.model is not None:
         check_model(EncoderConfig(options.model))
@@ -144,7 +191,9 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
     sides, rejects = {}, []
     for side in ("source", "target"):
         patterns, language = getattr(options, side), getattr(options, f"{side}_lang")
-        sides[side], unreadable = pipeline | f"Read_{side}" >> ReadCorpus(patterns, **names).with_exception_handling()
+        sides[side], unreadable = (
+            pipeline | f"Read_{side}" >> ReadCorpus(patterns, **names).with_exception_handling()
+        )
         rejects.append(unreadable)
         if options.split_sentences:
             split = SplitSentences(language, options.text_column, options.id_column or "id")
@@ -152,7 +201,9 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
             rejects.append(others)
         if language is not None:
             identify = IdentifyLanguage(keep=(language,), text_column=options.text_column)
-            sides[side], others = sides[side] | f"Language_{side}" >> identify.with_exception_handling()
+            sides[side], others = (
+                sides[side] | f"Language_{side}" >> identify.with_exception_handling()
+            )
             rejects.append(others)
     result = sides | transform_of(options).with_exception_handling()
     refused = (*rejects, result.rejects) | "Rejects" >> beam.Flatten()
@@ -160,12 +211,20 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
     pairs = result.pairs
     if options.report is not None:  # a sample of the pairs keeps its vectors, for a map
         vectors = tuple(f"{side}_{options.embedding_column}" for side in ("source", "target"))
-        pairs | "WriteSample" >> WriteSample(sample_file(output), tuple(PAIR), ("source_text", "target_text"), vectors)
-        pairs = pairs | "WithoutVectors" >> beam.Map(lambda block: block.without_columns(vectors)).with_output_types(Block)
+        pairs | "WriteSample" >> WriteSample(
+            sample_file(output), tuple(PAIR), ("source_text", "target_text"), vectors
+        )
+        pairs = pairs | "WithoutVectors" >> beam.Map(
+            lambda block: block.without_columns(vectors)
+        ).with_output_types(Block)
     pairs | "WritePairs" >> WriteVectorsToParquet(f"{output}/bitext", commit_after=within_limit)
-    make = MakeOne(dict, with_report, count_rows(within_limit), beam.pvalue.AsSingleton(result.report))
+    make = FromSideInputs(
+        dict, with_report, count_rows(within_limit), beam.pvalue.AsSingleton(result.report)
+    )
     summary = pipeline | "Summary" >> make
-    summary | "WriteSummary" >> beam.Map(lambda summary: write_json(f"{output}/summary.json", summary))
+    summary | "WriteSummary" >> beam.Map(
+        lambda summary: write_json(f"{output}/summary.json", summary)
+    )
 
 
 def with_report(rejected: int, report: dict[str, Any]) -> dict[str, Any]:
@@ -177,22 +236,31 @@ def read_pairs(output: str) -> pl.DataFrame:
     for found in FileSystems.match([f"{output}/bitext/*.parquet"])[0].metadata_list:
         with FileSystems.open(found.path, compression_type="uncompressed") as file:
             frames.append(pl.read_parquet(file.read()))
-    schema = {**dict.fromkeys((*PAIR, "source_text", "target_text"), pl.String), "margin": pl.Float32}
+    schema = {
+        **dict.fromkeys((*PAIR, "source_text", "target_text"), pl.String),
+        "margin": pl.Float32,
+    }
     whole = pl.concat(frames) if frames else pl.DataFrame(schema=schema)
     return whole.sort("margin", *PAIR, descending=[True, False, False])
 
 
 def write_tsv(pairs: pl.DataFrame, path: str) -> None:
     """As LASER writes it: no header, no quotes; a tab or a line break in a text becomes a blank."""
-    texts = [pl.col(name).str.replace_all(r"[\t\r\n]+", " ") for name in ("source_text", "target_text")]
+    texts = [
+        pl.col(name).str.replace_all(r"[\t\r\n]+", " ") for name in ("source_text", "target_text")
+    ]
     lines = pairs.select(pl.format("{}\t{}\t{}", pl.col("margin").round(6), *texts)).to_series()
-    with FileSystems.create(path, "text/tab-separated-values", compression_type="uncompressed") as file:
+    with FileSystems.create(
+        path, "text/tab-separated-values", compression_type="uncompressed"
+    ) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())
 
 
 def compare(pairs: pl.DataFrame, gold_file: str) -> dict[str, float]:
     with FileSystems.open(gold_file) as file:
-        gold = pl.DataFrame([json.loads(line) for line in file.read().decode().splitlines()]).select(PAIR)
+        gold = pl.DataFrame(
+            [json.loads(line) for line in file.read().decode().splitlines()]
+        ).select(PAIR)
     right = len(pairs.join(gold, on=PAIR, how="semi"))
     precision, recall = right / max(1, len(pairs)), right / max(1, len(gold))
     f1 = 2 * right / max(1, len(pairs) + len(gold))
@@ -214,8 +282,13 @@ def main(argv: list[str]) -> None:
     pairs = read_pairs(output)
     if own.tsv:
         write_tsv(pairs, f"{output}/bitext.tsv")
-    print(f"{summary['source_rows']:,} source and {summary['target_rows']:,} target sentences: {len(pairs):,} pairs", end="")
-    print(f" at a margin of {summary['threshold_used']:.4g}, {summary['dropped_by_length']:,} dropped by length")
+    print(
+        f"{summary['source_rows']:,} source and {summary['target_rows']:,} target sentences: {len(pairs):,} pairs",
+        end="",
+    )
+    print(
+        f" at a margin of {summary['threshold_used']:.4g}, {summary['dropped_by_length']:,} dropped by length"
+    )
     for warning in summary["warnings"]:
         print(f"warning: {warning}")
     for row in pairs.head(3).iter_rows(named=True):
@@ -224,10 +297,15 @@ def main(argv: list[str]) -> None:
         told = compare(pairs, own.gold)
         summary |= told
         write_json(f"{output}/summary.json", summary)
-        print(f"against {own.gold}: precision {told['precision']:.1%}, recall {told['recall']:.1%}, F1 {told['f1']:.1%}")
+        print(
+            f"against {own.gold}: precision {told['precision']:.1%}, recall {told['recall']:.1%}, F1 {told['f1']:.1%}"
+        )
     print(f"{seconds:.0f} s; all figures in {output}/summary.json")
     if own.report is not None:
-        run, sample = run_of("mine_bitext.py", own, result, seconds), take_sample(sample_file(output))
+        run, sample = (
+            run_of("mine_bitext.py", own, result, seconds),
+            take_sample(sample_file(output)),
+        )
         write_page(own.report, bitext_page(run, summary, pairs, sample, own.embedding_column))
         print(f"report in {own.report}")
 

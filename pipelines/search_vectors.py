@@ -61,7 +61,9 @@ def ask(path: str, question: str, config: EncoderConfig, k: int, sampled: int = 
     with connection:
         stored = connection.execute(METADATA).fetchone()
         if stored is None or stored[0] is None:
-            raise InputError(f"{path}: no table `vectors` with embeddings; write one with embed_corpus.py --duckdb")
+            raise InputError(
+                f"{path}: no table `vectors` with embeddings; write one with embed_corpus.py --duckdb"
+            )
         encoder = TextEncoder.load(config)
         metadata = VectorMetadata.from_json(stored[0])
         if metadata.quantization == "binary" or metadata.postprocess:
@@ -80,7 +82,9 @@ def ask(path: str, question: str, config: EncoderConfig, k: int, sampled: int = 
         return Answer(hits, vector, rows, sample)
 
 
-def _check_model(path: str, connection: duckdb.DuckDBPyConnection, encoder: TextEncoder, metadata: VectorMetadata) -> None:
+def _check_model(
+    path: str, connection: duckdb.DuckDBPyConnection, encoder: TextEncoder, metadata: VectorMetadata
+) -> None:
     """A question may have another prompt, and so another fingerprint: vectors of the table's own texts are compared."""
     own = connection.execute(OWN.format(dim=encoder.dim)).fetchall()
     if not own:
@@ -103,7 +107,9 @@ def _sample(connection: duckdb.DuckDBPyConnection, dim: int, rows: int) -> pl.Da
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("duckdb")
     parser.add_argument("question")
     parser.add_argument("--model", required=True)
@@ -114,13 +120,21 @@ def main(argv: list[str]) -> None:
     if arguments.report:
         check_report(arguments.report)
     config = EncoderConfig(arguments.model, prompt_name=arguments.prompt_name)
-    answer = ask(arguments.duckdb, arguments.question, config, arguments.k, SAMPLED if arguments.report else 0)
+    answer = ask(
+        arguments.duckdb,
+        arguments.question,
+        config,
+        arguments.k,
+        SAMPLED if arguments.report else 0,
+    )
     print(f"nearest to: {arguments.question}\n")
     for cosine, key, text in answer.hits:
         print(f"  {cosine:.3f}  {key}\n         {json.dumps(text[:100], ensure_ascii=False)}")
     if arguments.report:
         run = Run("search_vectors.py", vars(arguments), {"seconds": round(watch.seconds(), 2)})
-        page = answer_page(run, arguments.question, answer.rows, answer.hits, answer.sample, answer.vector)
+        page = answer_page(
+            run, arguments.question, answer.rows, answer.hits, answer.sample, answer.vector
+        )
         write_page(arguments.report, page)
         print(f"\nreport in {arguments.report}")
 

@@ -44,7 +44,9 @@ class WordEncoder:
     fingerprint = "words-1"
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        return np.array([sum((_word(word) for word in text.split()), np.zeros(8)) for text in texts], np.float32)
+        return np.array(
+            [sum((_word(word) for word in text.split()), np.zeros(8)) for text in texts], np.float32
+        )
 
 
 def _word(word: str) -> np.ndarray:

@@ -30,7 +30,9 @@ def check(pipeline: beam.Pipeline) -> None:
     pipeline.visit(uses)
     for collection in uses.side.keys() & uses.main.keys():
         side, main = uses.side[collection], uses.main[collection]
-        raise AssertionError(f"what {main} has for its main input, beside others, {side} has for a side input: use MakeOne")
+        raise AssertionError(
+            f"what {main} has for its main input, beside others, {side} has for a side input: use FromSideInputs"
+        )
 
 
 class _Uses(PipelineVisitor):

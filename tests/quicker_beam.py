@@ -30,7 +30,9 @@ def _remember_arguments(ask: Any) -> Any:
     known: weakref.WeakKeyDictionary[Any, _Arguments] = weakref.WeakKeyDictionary()
 
     def arguments(function: Any) -> _Arguments:
-        if not isinstance(function, types.MethodType) or not isinstance(function.__func__, types.FunctionType):
+        if not isinstance(function, types.MethodType) or not isinstance(
+            function.__func__, types.FunctionType
+        ):
             return ask(function)
         found = known.get(function.__func__)
         if found is None:
@@ -45,7 +47,9 @@ def _remember_specs(ask: Any) -> Any:
 
     def specs(dofn: core.DoFn) -> tuple[set, set]:
         if isinstance(dofn, core.CallableWrapperDoFn):  # of all its methods only this one differs
-            special = any(isinstance(default, core._DoFnParam) for default in dofn._inspect_process()[1])
+            special = any(
+                isinstance(default, core._DoFnParam) for default in dofn._inspect_process()[1]
+            )
             return ask(dofn) if special else (set(), set())
         if type(dofn) not in known:
             known[type(dofn)] = ask(dofn)
@@ -59,7 +63,9 @@ def _remember_options(make: Any) -> Any:
     known: dict[tuple[type, tuple[str, ...]], dict[str, Any]] = {}
 
     def init(self: PipelineOptions, flags: Any = None, **more: Any) -> None:
-        if flags is None or isinstance(flags, str) or more:  # None stands for the arguments of this process
+        if (
+            flags is None or isinstance(flags, str) or more
+        ):  # None stands for the arguments of this process
             make(self, flags, **more)
             return
         key = type(self), tuple(flags)
@@ -75,4 +81,6 @@ def _remember_options(make: Any) -> Any:
 
 
 def _copied(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, list) else value for name, value in options.items()}
+    return {
+        name: list(value) if isinstance(value, list) else value for name, value in options.items()
+    }

@@ -19,17 +19,28 @@ PAGES = sorted((ROOT / "docs").glob("**/*.md"))
 RUN = {"python", "sh", "sql", "text", "yaml", "dockerfile"}
 
 
-def test_the_pages_build_without_a_warning(tmp_path):
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(ROOT / "docs"), str(tmp_path)]
+def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        str(ROOT / "docs"),
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "quickstart.html").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_code_block_is_run(page):
+def test_every_code_block_is_run(page) -> None:
     blocks = [
-        token for token in MarkdownIt().parse(page.read_text(encoding="utf-8")) if token.type in ("fence", "code_block")
+        token
+        for token in MarkdownIt().parse(page.read_text(encoding="utf-8"))
+        if token.type in ("fence", "code_block")
     ]
     languages = {token.info.split()[0] if token.info else token.type for token in blocks}
     assert {language for language in languages if not language.startswith("{")} <= RUN
@@ -40,7 +51,9 @@ def blocks_of(page: str, language: str) -> list[str]:
     return [token.content for token in tokens if token.type == "fence" and token.info == language]
 
 
-CLUSTERS = [block for block in blocks_of("running/clusters.md", "sh") if re.match(r"# \S+\.sh\n", block)]
+CLUSTERS = [
+    block for block in blocks_of("running/clusters.md", "sh") if re.match(r"# \S+\.sh\n", block)
+]
 
 
 def beam_parser() -> argparse.ArgumentParser:
@@ -57,18 +70,24 @@ def unknown_flags(command: str) -> list[str]:
     python, program, *arguments = shlex.split(command, comments=True)
     assert python == "python"
     own = set(re.findall(r'"(--\w+)"', (ROOT / program).read_text(encoding="utf-8")))
-    return sorted({flag for flag in arguments if flag.startswith("--")} - own - set(beam_parser()._option_string_actions))
+    return sorted(
+        {flag for flag in arguments if flag.startswith("--")}
+        - own
+        - set(beam_parser()._option_string_actions)
+    )
 
 
 @pytest.mark.parametrize("command", CLUSTERS, ids=lambda command: command.split()[1])
-def test_commands_for_clusters_have_flags_that_the_program_or_beam_knows(command):
+def test_commands_for_clusters_have_flags_that_the_program_or_beam_knows(command) -> None:
     assert unknown_flags(command) == []
     assert unknown_flags(f"{command.rstrip()} --machine_typo n2") == ["--machine_typo"]
 
 
-def test_the_dockerfile_copies_what_is_there_and_loads_the_model_as_the_page_does():
+def test_the_dockerfile_copies_what_is_there_and_loads_the_model_as_the_page_does() -> None:
     (dockerfile,) = blocks_of("running/clusters.md", "dockerfile")
-    copied = [name for line in re.findall(r"^COPY (.+)$", dockerfile, re.M) for name in line.split()[:-1]]
+    copied = [
+        name for line in re.findall(r"^COPY (.+)$", dockerfile, re.M) for name in line.split()[:-1]
+    ]
     assert copied
     assert [name for name in copied if not (ROOT / name).exists()] == []
     (beam,) = re.findall(r"^FROM apache/beam_python3\.11_sdk:(\S+)$", dockerfile, re.M)
@@ -77,10 +96,20 @@ def test_the_dockerfile_copies_what_is_there_and_loads_the_model_as_the_page_doe
     assert any(load in block for block in blocks_of("running/clusters.md", "sh"))
 
 
-def test_the_reference_has_every_public_name():
-    shown = set(re.findall(r"autoclass:: beam_gpte\.(\w+)", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")))
+def test_the_reference_has_every_public_name() -> None:
+    shown = set(
+        re.findall(
+            r"autoclass:: beam_gpte\.(\w+)",
+            (ROOT / "docs" / "reference.md").read_text(encoding="utf-8"),
+        )
+    )
     source = ast.parse((ROOT / "beam_gpte" / "__init__.py").read_text(encoding="utf-8"))
-    public = {alias.asname for node in source.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    public = {
+        alias.asname
+        for node in source.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     assert shown == public | set(beam_gpte._LATE)
 
 
@@ -90,14 +119,16 @@ def messages() -> list[str]:
     for path in (*(ROOT / "beam_gpte").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                parts = (part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
+                parts = (
+                    part.value if isinstance(part, ast.Constant) else "..." for part in node.values
+                )
                 texts.append("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
     return texts
 
 
-def test_troubleshooting_quotes_messages_that_exist():
+def test_troubleshooting_quotes_messages_that_exist() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     quoted = re.findall(r"^`(.+)`\n: ", page, re.MULTILINE)
     assert len(quoted) > 15

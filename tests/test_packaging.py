@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory) -> Path:
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What Beam stages for `--setup_file setup.py`."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("staged")
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "demo")
@@ -21,22 +21,46 @@ def sdist(tmp_path_factory) -> Path:
     return Path(Stager._build_setup_package(str(source / "setup.py"), str(target)))
 
 
-def test_the_sdist_is_the_package_and_what_builds_it(sdist):
+def test_the_sdist_is_the_package_and_what_builds_it(sdist) -> None:
     with tarfile.open(sdist) as archive:
         names = {Path(name).parts[1] for name in archive.getnames() if len(Path(name).parts) > 1}
     built = {"PKG-INFO", "setup.cfg", "beam_gpte.egg-info"}
-    assert names - built == {"beam_gpte", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"}
+    assert names - built == {
+        "beam_gpte",
+        "setup.py",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "MANIFEST.in",
+    }
 
 
-def test_a_worker_installs_it_and_finds_every_module(sdist, tmp_path):
-    install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(tmp_path), str(sdist)]
+def test_a_worker_installs_it_and_finds_every_module(sdist, tmp_path: Path) -> None:
+    install = [
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(tmp_path),
+        str(sdist),
+    ]
     done = subprocess.run([sys.executable, *install], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == ["beam_gpte", "beam_gpte"]  # and its dist-info
+    assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == [
+        "beam_gpte",
+        "beam_gpte",
+    ]  # and its dist-info
     for kind in ("*.py", "*.html"):
         there = {path.relative_to(tmp_path) for path in (tmp_path / "beam_gpte").rglob(kind)}
-        assert there == {path.relative_to(ROOT) for path in (ROOT / "beam_gpte").rglob(kind)} != set()
+        assert (
+            there == {path.relative_to(ROOT) for path in (ROOT / "beam_gpte").rglob(kind)} != set()
+        )
     assert (tmp_path / "beam_gpte" / "py.typed").exists()
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import beam_gpte; print(beam_gpte.__file__)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == str(tmp_path / "beam_gpte" / "__init__.py")

@@ -9,6 +9,8 @@ DOCUMENTS = [{"id": "a", "text": "Mr. Smith bakes bread. He sells it. It is good
 
 with beam.Pipeline("FnApiRunner") as p:
     chunks = p | beam.Create(DOCUMENTS) | ChunkText("sentences", size=40, overlap=15)
-    rows = chunks | beam.Map(lambda row: (row["id"], row["author"], row["text"], row["chunk_start"], row["chunk_end"]))
+    rows = chunks | beam.Map(
+        lambda row: (row["id"], row["author"], row["text"], row["chunk_start"], row["chunk_end"])
+    )
     wanted = [("a#0", "Jo", "Mr. Smith bakes bread. He sells it.", 0, 35)]
     assert_that(rows, equal_to([*wanted, ("a#1", "Jo", "He sells it. It is good.", 23, 47)]))

@@ -11,5 +11,7 @@ with beam.Pipeline("FnApiRunner") as p:
     result = p | beam.Create(ROWS) | DeduplicateExact()
     assert_that(result.kept, equal_to([ROWS[0], ROWS[2]]), label="Kept")
     assert_that(
-        result.removed, equal_to([{**ROWS[1], "duplicate_of": "a", "score": 1.0, "found_by": "exact"}]), label="Removed"
+        result.removed,
+        equal_to([{**ROWS[1], "duplicate_of": "a", "score": 1.0, "found_by": "exact"}]),
+        label="Removed",
     )

@@ -18,6 +18,8 @@ with beam.Pipeline("FnApiRunner") as p:
     rows = p | beam.Create(ROWS) | EmbedText(MODEL)
     result = rows | DeduplicateSemantic(threshold=0.9, keep="longest")
     kept = result.kept | beam.Map(lambda row: row["id"])
-    removed = result.removed | "RemovedIds" >> beam.Map(lambda row: (row["id"], row["duplicate_of"]))
+    removed = result.removed | "RemovedIds" >> beam.Map(
+        lambda row: (row["id"], row["duplicate_of"])
+    )
     assert_that(kept, equal_to(["b", "c", "d"]), label="Kept")
     assert_that(removed, equal_to([("a", "c")]), label="Removed")

@@ -11,11 +11,15 @@ ROWS = [
     {"id": "a", "seconds": 0, "embedding": np.array([1.0, 0.0], np.float32)},
     {"id": "b", "seconds": 60, "embedding": np.array([0.8, 0.6], np.float32)},
     {"id": "c", "seconds": 120, "embedding": np.array([0.6, 0.8], np.float32)},  # cosine to b 0.96
-    {"id": "d", "seconds": 7200, "embedding": np.array([1.0, 0.0], np.float32)},  # two hours after a
+    {
+        "id": "d",
+        "seconds": 7200,
+        "embedding": np.array([1.0, 0.0], np.float32),
+    },  # two hours after a
 ]
 
 with beam.Pipeline("FnApiRunner") as p:
     rows = p | beam.Create(ROWS) | beam.Map(lambda row: TimestampedValue(row, row["seconds"]))
-    judged = rows | DeduplicateStream(threshold=0.95, horizon=3600)
-    verdicts = judged | beam.Map(lambda row: (row["id"], row["duplicate_of"]))
-    assert_that(verdicts, equal_to([("a", None), ("b", None), ("c", "b"), ("d", None)]))
+    decided = rows | DeduplicateStream(threshold=0.95, horizon=3600)
+    decisions = decided | beam.Map(lambda row: (row["id"], row["duplicate_of"]))
+    assert_that(decisions, equal_to([("a", None), ("b", None), ("c", "b"), ("d", None)]))

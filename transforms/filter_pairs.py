@@ -6,15 +6,23 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import FilterPairs
 
-MEANINGS = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)  # what an encoder would give
-QUERIES = [{"id": f"q{i}", "text": f"question {i}", "embedding": MEANINGS[i] + 0.1} for i in range(4)]
+MEANINGS = (
+    np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
+)  # what an encoder would give
+QUERIES = [
+    {"id": f"q{i}", "text": f"question {i}", "embedding": MEANINGS[i] + 0.1} for i in range(4)
+]
 DOCUMENTS = [{"id": f"d{i}", "text": f"answer {i}", "embedding": MEANINGS[i]} for i in range(50)]
 PAIRS = [{"query_id": f"q{i}", "document_id": f"d{j}"} for i, j in [(0, 0), (1, 1), (2, 30)]]
 
 with beam.Pipeline("FnApiRunner") as p:
     names = {"queries": QUERIES, "documents": DOCUMENTS, "pairs": PAIRS}
-    result = {name: p | name >> beam.Create(rows) for name, rows in names.items()} | FilterPairs(k=1)
+    result = {name: p | name >> beam.Create(rows) for name, rows in names.items()} | FilterPairs(
+        k=1
+    )
     kept = result.kept | beam.FlatMap(lambda block: block.column("document_id").to_pylist())
     assert_that(kept, equal_to(["d0", "d1"]), label="Kept")
-    ranks = result.removed | beam.FlatMap(lambda block: block.batch.select(["document_id", "rank"]).to_pylist())
+    ranks = result.removed | beam.FlatMap(
+        lambda block: block.batch.select(["document_id", "rank"]).to_pylist()
+    )
     assert_that(ranks | beam.Map(lambda row: row["rank"] > 1), equal_to([True]), label="Removed")

@@ -18,7 +18,9 @@ ROWS = [
 with tempfile.TemporaryDirectory() as folder:
     with beam.Pipeline("FnApiRunner") as p:
         vectors = p | beam.Create(ROWS)
-        fitted = vectors | FitPostprocess("center", group_column="language", path=f"{folder}/means.npz")
+        fitted = vectors | FitPostprocess(
+            "center", group_column="language", path=f"{folder}/means.npz"
+        )
         centered = vectors | ApplyPostprocess(fitted, group_column="language")
         shown = centered | beam.Map(lambda row: (row["id"], row["embedding"].round(3).tolist()))
         up, down = [0.0, 1.0, 0.0], [0.0, -1.0, 0.0]  # what was common to a language is gone

@@ -11,7 +11,13 @@ ROWS = [
 ]
 
 with beam.Pipeline("FnApiRunner") as p:
-    german, others = p | beam.Create(ROWS) | IdentifyLanguage(keep=("de",)).with_exception_handling()
-    assert_that(german | beam.Map(lambda row: (row["id"], row["language"])), equal_to([("a", "de")]), label="German")
+    german, others = (
+        p | beam.Create(ROWS) | IdentifyLanguage(keep=("de",)).with_exception_handling()
+    )
+    assert_that(
+        german | beam.Map(lambda row: (row["id"], row["language"])),
+        equal_to([("a", "de")]),
+        label="German",
+    )
     reasons = others | "Reasons" >> beam.Map(lambda row: (row["id"], row["reject_reason"]))
     assert_that(reasons, equal_to([("b", "language: en")]), label="Others")

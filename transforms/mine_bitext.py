@@ -6,12 +6,24 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import MineBitext
 
-MEANINGS = np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)  # what an encoder would give
+MEANINGS = (
+    np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
+)  # what an encoder would give
 GERMAN = [{"id": f"de{i}", "text": f"Satz {i}", "embedding": MEANINGS[i]} for i in range(15)]
-ENGLISH = [{"id": f"en{i}", "text": f"phrase {i}", "embedding": MEANINGS[i] + 0.1} for i in range(19, 4, -1)]
+ENGLISH = [
+    {"id": f"en{i}", "text": f"phrase {i}", "embedding": MEANINGS[i] + 0.1}
+    for i in range(19, 4, -1)
+]
 
 with beam.Pipeline("FnApiRunner") as p:
-    sides = {"source": p | "German" >> beam.Create(GERMAN), "target": p | "English" >> beam.Create(ENGLISH)}
+    sides = {
+        "source": p | "German" >> beam.Create(GERMAN),
+        "target": p | "English" >> beam.Create(ENGLISH),
+    }
     result = sides | MineBitext(threshold=0.2)
-    pairs = result.pairs | beam.FlatMap(lambda block: block.batch.select(["source_id", "target_id"]).to_pylist())
-    assert_that(pairs, equal_to([{"source_id": f"de{i}", "target_id": f"en{i}"} for i in range(5, 15)]))
+    pairs = result.pairs | beam.FlatMap(
+        lambda block: block.batch.select(["source_id", "target_id"]).to_pylist()
+    )
+    assert_that(
+        pairs, equal_to([{"source_id": f"de{i}", "target_id": f"en{i}"} for i in range(5, 15)])
+    )

@@ -9,7 +9,11 @@ from beam_gpte import MineHardNegatives
 
 def row(id_: str, text: str, angle: float) -> dict:
     """A row with a vector, as an encoder would give it; or leave the vectors out and name a model."""
-    return {"id": id_, "text": text, "embedding": np.array([np.cos(angle), np.sin(angle)], np.float32)}
+    return {
+        "id": id_,
+        "text": text,
+        "embedding": np.array([np.cos(angle), np.sin(angle)], np.float32),
+    }
 
 
 QUERIES = [row("q1", "How do I open a file?", 0.0), row("q2", "How do I bake bread?", 1.5)]
@@ -26,6 +30,8 @@ with beam.Pipeline("FnApiRunner") as p:
     names = {"queries": QUERIES, "documents": DOCUMENTS, "positives": POSITIVES}
     inputs = {name: p | name >> beam.Create(rows) for name, rows in names.items()}
     triplets = inputs | MineHardNegatives(num_negatives=1, relative_margin=0.05)
-    rows = triplets | beam.FlatMap(lambda block: block.batch.select(["query_id", "positive_id", "negative_id"]).to_pylist())
+    rows = triplets | beam.FlatMap(
+        lambda block: block.batch.select(["query_id", "positive_id", "negative_id"]).to_pylist()
+    )
     ids = rows | beam.Map(lambda row: tuple(row.values()))
     assert_that(ids, equal_to([("q1", "open", "close"), ("q2", "bread", "cake")]))

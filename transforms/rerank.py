@@ -22,14 +22,23 @@ PAIRS = [
 
 folder = tempfile.mkdtemp()
 config = transformers.BertConfig(
-    vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=1
+    vocab_size=8,
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=16,
+    num_labels=1,
 )
 transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+tokenizer = Tokenizer(
+    models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
+)
 tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
 tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
 transformers.PreTrainedTokenizerFast(
-    tokenizer_object=tokenizer, pad_token="[PAD]", model_input_names=["input_ids", "attention_mask", "token_type_ids"]
+    tokenizer_object=tokenizer,
+    pad_token="[PAD]",
+    model_input_names=["input_ids", "attention_mask", "token_type_ids"],
 ).save_pretrained(folder)
 
 with beam.Pipeline("FnApiRunner") as p:

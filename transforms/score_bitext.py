@@ -6,7 +6,9 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import ScoreBitext
 
-MEANINGS = np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)  # what an encoder would give
+MEANINGS = (
+    np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
+)  # what an encoder would give
 PAIRS = [
     {
         "id": i,
@@ -20,5 +22,12 @@ PAIRS = [
 
 with beam.Pipeline("FnApiRunner") as p:
     scored = (p | beam.Create(PAIRS) | ScoreBitext()).pairs
-    wrong = scored | beam.FlatMap(lambda block: block.batch.to_pylist()) | beam.Filter(lambda pair: pair["margin"] < 0.2)
-    assert_that(wrong | beam.Map(lambda pair: (pair["source_id"], pair["target_text"])), equal_to([(7, "phrase 7")]))
+    wrong = (
+        scored
+        | beam.FlatMap(lambda block: block.batch.to_pylist())
+        | beam.Filter(lambda pair: pair["margin"] < 0.2)
+    )
+    assert_that(
+        wrong | beam.Map(lambda pair: (pair["source_id"], pair["target_text"])),
+        equal_to([(7, "phrase 7")]),
+    )

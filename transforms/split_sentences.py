@@ -9,6 +9,8 @@ ROWS = [{"id": "a", "text": "Dr. Smith came at 3.30 p.m. yesterday. Who saw him?
 
 with beam.Pipeline("FnApiRunner") as p:
     sentences = p | beam.Create(ROWS) | SplitSentences("en")
-    told = sentences | beam.Map(lambda row: (row["id"], row["text"], row["page"], row["chunk_start"], row["chunk_end"]))
+    told = sentences | beam.Map(
+        lambda row: (row["id"], row["text"], row["page"], row["chunk_start"], row["chunk_end"])
+    )
     first = ("a#0", "Dr. Smith came at 3.30 p.m. yesterday.", 7, 0, 38)
     assert_that(told, equal_to([first, ("a#1", "Who saw him?", 7, 39, 51)]))

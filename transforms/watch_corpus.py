@@ -10,10 +10,14 @@ from apache_beam.testing.util import assert_that, equal_to
 from beam_gpte import WatchCorpus
 
 with tempfile.TemporaryDirectory() as folder:
-    Path(f"{folder}/texts.jsonl").write_text('{"text": "a first text"}\n{"text": "a second text"}\n')
+    Path(f"{folder}/texts.jsonl").write_text(
+        '{"text": "a first text"}\n{"text": "a second text"}\n'
+    )
     Path(f"{folder}/stop").touch()
     p = beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(["--streaming"]))
     corpus = p | WatchCorpus(f"{folder}/*.jsonl", interval=1, stop=f"{folder}/stop")
     rows = corpus | beam.FlatMap(lambda block: zip(*block.batch.to_pydict().values(), strict=True))
-    assert_that(rows, equal_to([("texts.jsonl:1", "a first text"), ("texts.jsonl:2", "a second text")]))
+    assert_that(
+        rows, equal_to([("texts.jsonl:1", "a first text"), ("texts.jsonl:2", "a second text")])
+    )
     p.run().wait_until_finish()

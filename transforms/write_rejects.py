@@ -15,4 +15,11 @@ with tempfile.TemporaryDirectory() as folder:
         _, rejects = p | beam.Create(ROWS) | RejectDuplicateIds().with_exception_handling()
         rejects | WriteRejects(folder)
     lines = [json.loads(line) for path in Path(folder).glob("*.jsonl") for line in path.open()]
-    assert lines == [{"id": 2, "text": "two", "reject_step": "RejectDuplicateIds", "reject_reason": "duplicate id"}]
+    assert lines == [
+        {
+            "id": 2,
+            "text": "two",
+            "reject_step": "RejectDuplicateIds",
+            "reject_reason": "duplicate id",
+        }
+    ]

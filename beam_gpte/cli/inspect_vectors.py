@@ -29,7 +29,7 @@ class _Column:
     hashes: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
-def survey(blocks: Iterable[Block], id_column: str = "id") -> dict[str, Any]:
+def describe_vectors(blocks: Iterable[Block], id_column: str = "id") -> dict[str, Any]:
     """Figures of all rows, in plain values that JSON takes.
 
     Returns:
@@ -46,22 +46,35 @@ def survey(blocks: Iterable[Block], id_column: str = "id") -> dict[str, Any]:
             nulls[field.name] = nulls.get(field.name, 0) + block.column(field.name).null_count
         metadata.update(vector_fields(block.schema))
         for name in vector_fields(block.schema):
-            _look(columns.setdefault(name, _Column()), block.column(name), metadata[name].quantization)
+            _look(
+                columns.setdefault(name, _Column()), block.column(name), metadata[name].quantization
+            )
         if id_column in block.schema.names:
-            ids.append(_hashes(str(value).encode() for value in block.column(id_column).to_pylist() if value is not None))
+            ids.append(
+                _hashes(
+                    str(value).encode()
+                    for value in block.column(id_column).to_pylist()
+                    if value is not None
+                )
+            )
     return {
         "rows": rows,
         "columns": kinds,
         "nulls": {name: count for name, count in nulls.items() if count},
         "repeated_ids": _repeated(ids) if ids else None,
-        "vectors": {name: {**dataclasses.asdict(metadata[name]), **_figures(seen)} for name, seen in columns.items()},
+        "vectors": {
+            name: {**dataclasses.asdict(metadata[name]), **_figures(seen)}
+            for name, seen in columns.items()
+        },
     }
 
 
 def _look(seen: _Column, column: pa.FixedSizeListArray, quantization: str) -> None:
     width = column.type.list_size
     valid = column.is_valid().to_numpy(zero_copy_only=False)
-    flat = column.values.slice(column.offset * width, len(column) * width).to_numpy(zero_copy_only=False)
+    flat = column.values.slice(column.offset * width, len(column) * width).to_numpy(
+        zero_copy_only=False
+    )
     values = flat.reshape(len(column), width)[valid]
     seen.rows += len(values)
     seen.nulls += column.null_count
@@ -75,13 +88,18 @@ def _look(seen: _Column, column: pa.FixedSizeListArray, quantization: str) -> No
     seen.off_unit += int((np.abs(norms - 1) > UNIT).sum())
     if len(norms):
         seen.total += float(norms.sum())
-        seen.least, seen.most = min(seen.least, float(norms.min())), max(seen.most, float(norms.max()))
+        seen.least, seen.most = (
+            min(seen.least, float(norms.min())),
+            max(seen.most, float(norms.max())),
+        )
 
 
 def _figures(seen: _Column) -> dict[str, Any]:
     measured = seen.rows - seen.not_finite
     known = measured > 0 and np.isfinite(seen.most)
-    norms = {"least": seen.least, "mean": seen.total / measured, "most": seen.most} if known else None
+    norms = (
+        {"least": seen.least, "mean": seen.total / measured, "most": seen.most} if known else None
+    )
     return {
         "nulls": seen.nulls,
         "zeros": seen.zeros,

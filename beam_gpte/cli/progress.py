@@ -66,8 +66,12 @@ def _report(block: Block, path: str) -> Block:
 
 
 def _watch(files: ProgressFiles, stop: threading.Event, stream: TextIO) -> None:
-    width = shutil.get_terminal_size().columns - 1  # asked once: tqdm would ask a standard error that is redirected by then
-    with tqdm.tqdm(file=stream, unit=" texts", desc="reading", ncols=width, leave=False, smoothing=0.1) as bar:
+    width = (
+        shutil.get_terminal_size().columns - 1
+    )  # asked once: tqdm would ask a standard error that is redirected by then
+    with tqdm.tqdm(
+        file=stream, unit=" texts", desc="reading", ncols=width, leave=False, smoothing=0.1
+    ) as bar:
         while not stop.wait(_SECONDS):
             done, read = _total(files.done), _total(files.read)
             if done and bar.total is None:

@@ -25,14 +25,18 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.rejects import NAMESPACE
-from beam_gpte.files.remote_model import check_remote_model, is_remote
+from beam_gpte.files.remote_model import check_remote_model, is_remote_model
 from beam_gpte.reports.page import Run
 from beam_gpte.reports.sample import SAMPLE_FILE
 from beam_gpte.sinks.final_names import WrittenFile
 from beam_gpte.sources.corpus_files import match_files, read_schema
 
-LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # Beam's in-process runner with timers of processing time
-LOCAL_RUNNER = "FnApiRunner"  # Beam's in-process runner; DirectRunner would first try to download another
+LOCAL_STREAM_RUNNER = (
+    "BundleBasedDirectRunner"  # Beam's in-process runner with timers of processing time
+)
+LOCAL_RUNNER = (
+    "FnApiRunner"  # Beam's in-process runner; DirectRunner would first try to download another
+)
 
 
 def run_program(main: Callable[[list[str]], None]) -> None:
@@ -53,7 +57,10 @@ def local_options(options: PipelineOptions) -> bool:
     if standard.runner is None:
         standard.runner = LOCAL_RUNNER
         if direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1:
-            direct.direct_running_mode, direct.direct_num_workers = "multi_threading", os.cpu_count() or 1
+            direct.direct_running_mode, direct.direct_num_workers = (
+                "multi_threading",
+                os.cpu_count() or 1,
+            )
     local = standard.runner in (LOCAL_RUNNER, "DirectRunner")
     if local:
         _quieten()
@@ -77,7 +84,9 @@ def local_stream_options(options: PipelineOptions) -> bool:
     return standard.runner == LOCAL_STREAM_RUNNER
 
 
-def check_inputs(patterns: list[str], text_column: str, id_column: str | None, config: EncoderConfig) -> None:
+def check_inputs(
+    patterns: list[str], text_column: str, id_column: str | None, config: EncoderConfig
+) -> None:
     """Refuse, before the job starts, files, columns and models that are not there.
 
     Raises:
@@ -93,7 +102,7 @@ def check_inputs(patterns: list[str], text_column: str, id_column: str | None, c
 
 def check_model_exists(config: EncoderConfig) -> None:
     """Raise `InputError` if there is no such model."""
-    if is_remote(config.model):
+    if is_remote_model(config.model):
         check_remote_model(config.model)
     else:
         check_model(config)
@@ -125,11 +134,13 @@ def stop_file() -> Iterator[str]:
                 raise KeyboardInterrupt
             path.touch()
 
-        former = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {
+            number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             yield str(path)
         finally:
-            for number, handler in former.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
@@ -157,12 +168,16 @@ def counters(result: Any) -> dict[str, int]:
     totals: dict[str, int] = {}
     for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
         name = metric.key.metric.name
-        totals[name] = totals.get(name, 0) + (metric.committed if metric.committed is not None else metric.attempted)
+        totals[name] = totals.get(name, 0) + (
+            metric.committed if metric.committed is not None else metric.attempted
+        )
     return totals
 
 
 def add_report_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--report", help="HTML file: a page with charts and examples of the run (extra report)")
+    parser.add_argument(
+        "--report", help="HTML file: a page with charts and examples of the run (extra report)"
+    )
 
 
 def sample_file(output: str) -> str:
@@ -175,7 +190,11 @@ def run_of(program: str, own: PipelineOptions, result: Any, seconds: float) -> R
     parser = argparse.ArgumentParser(add_help=False)
     cast(Any, type(own))._add_argparse_args(parser)
     mine = {action.dest: getattr(own, action.dest) for action in parser._actions}
-    given = {name: value for name, value in own.get_all_options(drop_default=True).items() if name not in mine}
+    given = {
+        name: value
+        for name, value in own.get_all_options(drop_default=True).items()
+        if name not in mine
+    }
     return Run(program, {**mine, **dict(sorted(given.items()))}, speed(result, seconds))
 
 
@@ -185,14 +204,27 @@ def speed(result: Any, seconds: float) -> dict[str, float]:
     figures: dict[str, float] = {"seconds": round(seconds, 2)}
     for name in ("texts", "tokens"):
         if count.get(name):
-            figures |= {f"{name}_embedded": count[name], f"{name}_per_second": round(count[name] / seconds, 1)}
+            figures |= {
+                f"{name}_embedded": count[name],
+                f"{name}_per_second": round(count[name] / seconds, 1),
+            }
     if "model_milliseconds" in spread:
         busy = spread["model_milliseconds"]
-        figures |= {"batches": busy.count, "model_seconds_of_all_threads": round(busy.sum / 1000, 2)}
+        figures |= {
+            "batches": busy.count,
+            "model_seconds_of_all_threads": round(busy.sum / 1000, 2),
+        }
     if "padding_percent" in spread:
         padding = spread["padding_percent"]
-        figures |= {"padding_percent": round(padding.sum / padding.count, 2), "padding_percent_at_most": padding.largest}
-    named = {"texts_repeated": "repeated_texts", "tokens_dropped": "tokens_cut_off", "out_of_memory_retries": "retries"}
+        figures |= {
+            "padding_percent": round(padding.sum / padding.count, 2),
+            "padding_percent_at_most": padding.largest,
+        }
+    named = {
+        "texts_repeated": "repeated_texts",
+        "tokens_dropped": "tokens_cut_off",
+        "out_of_memory_retries": "retries",
+    }
     return figures | {shown: count[name] for name, shown in named.items() if count.get(name)}
 
 
@@ -208,12 +240,18 @@ class Spread:
 def distributions(result: Any) -> dict[str, Spread]:
     """All distributions of a finished run, by name."""
     found: dict[str, Spread] = {}
-    for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["distributions"]:
+    for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))[
+        "distributions"
+    ]:
         value = metric.committed if metric.committed is not None else metric.attempted
         if value.count:
             name = metric.key.metric.name
-            former = found.get(name, Spread())
-            found[name] = Spread(former.sum + value.sum, former.count + value.count, max(former.largest, value.max))
+            previous = found.get(name, Spread())
+            found[name] = Spread(
+                previous.sum + value.sum,
+                previous.count + value.count,
+                max(previous.largest, value.max),
+            )
     return found
 
 

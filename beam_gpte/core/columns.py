@@ -4,6 +4,8 @@ The names of results are the on-disk contract. Rejects keep all columns of their
 `REJECT_STEP` and `REJECT_REASON`. Names that begin with `HIDDEN` never reach a user or a file.
 """
 
+import dataclasses
+
 import pyarrow as pa
 
 ID = "id"
@@ -86,6 +88,21 @@ PAIR = HIDDEN + "pair"
 
 # A row of a file that could not be parsed; `row` counts from 1.
 UNREADABLE = pa.schema([("file", pa.string()), ("row", pa.int64()), ("content", pa.string())])
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Name the columns that a transform reads its rows from.
+
+    Attributes:
+      id: of the ids, strings or integers.
+      text: of the texts.
+      embedding: of the vectors.
+    """
+
+    id: str = ID
+    text: str = TEXT
+    embedding: str = EMBEDDING
 
 
 def is_hidden(name: str) -> bool:

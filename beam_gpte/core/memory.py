@@ -13,5 +13,7 @@ def keep_freed_memory() -> None:
     a twentieth of mining.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # bytes; larger ones are mapped, and unmapped when they are freed
+        libc.mallopt(
+            _M_MMAP_THRESHOLD, 32 << 20
+        )  # bytes; larger ones are mapped, and unmapped when they are freed
         libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)

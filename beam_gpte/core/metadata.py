@@ -58,12 +58,18 @@ class VectorMetadata:
     def field(self, name: str) -> pa.Field:
         """The Arrow field of a column of these vectors: a list of `dim` numbers, or of ceil(dim / 8) bytes."""
         length = -(-self.dim // 8) if self.quantization == "binary" else self.dim
-        return pa.field(name, pa.list_(STORED[self.quantization], length), metadata={KEY: self.to_json().encode()})
+        return pa.field(
+            name,
+            pa.list_(STORED[self.quantization], length),
+            metadata={KEY: self.to_json().encode()},
+        )
 
     def derive(self, settings: dict[str, Any]) -> "VectorMetadata":
         """The metadata after a further step: a fingerprint of its own, out of this one's and the step's settings."""
         content = json.dumps([self.fingerprint, settings], sort_keys=True)
-        return dataclasses.replace(self, fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16])
+        return dataclasses.replace(
+            self, fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16]
+        )
 
 
 def vector_metadata(field: pa.Field) -> VectorMetadata | None:
@@ -90,9 +96,20 @@ def check_same_vectors(here: VectorMetadata, there: VectorMetadata, what: str) -
             f"embed both with the same model ({here.model!r} and {there.model!r} now) or write to another place"
         )
     if here.fingerprint != there.fingerprint:
-        told = ("model", "pooling", "prompt", "normalized", "quantization", "int8_limit", "postprocess")
+        told = (
+            "model",
+            "pooling",
+            "prompt",
+            "normalized",
+            "quantization",
+            "int8_limit",
+            "postprocess",
+        )
         names = [name for name in told if getattr(here, name) != getattr(there, name)]
-        difference = ", ".join(f"{f} {getattr(here, f)!r} and {getattr(there, f)!r}" for f in names) or "weights or settings"
+        difference = (
+            ", ".join(f"{f} {getattr(here, f)!r} and {getattr(there, f)!r}" for f in names)
+            or "weights or settings"
+        )
         raise InputError(
             f"{what}: vectors of fingerprints {here.fingerprint} and {there.fingerprint} ({difference}); "
             "embed both with the same model and settings, or write to another place"

@@ -7,7 +7,7 @@ import apache_beam as beam
 
 from beam_gpte.core.columns import REJECT_STEP
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import MakeOne
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 
 
 @dataclasses.dataclass(eq=False)
@@ -23,13 +23,19 @@ class CheckNothingLost(beam.PTransform):
     def expand(self, inputs: Any) -> beam.PCollection[dict]:
         rows, result = inputs
         counted = {"rows": rows, "kept": result.kept, "removed": result.removed}
-        refused = result.rejects | "OwnRejects" >> beam.Filter(_is_of_corpus).with_output_types(Block)
+        refused = result.rejects | "OwnRejects" >> beam.Filter(_is_of_corpus).with_output_types(
+            Block
+        )
         count_rows = beam.Map(len).with_output_types(int)
         totals = {
-            name: blocks | f"Rows_{name}" >> count_rows | f"Sum_{name}" >> beam.CombineGlobally(sum).as_singleton_view()
+            name: blocks
+            | f"Rows_{name}" >> count_rows
+            | f"Sum_{name}" >> beam.CombineGlobally(sum).as_singleton_view()
             for name, blocks in (*counted.items(), ("refused", refused))
         }
-        return rows.pipeline | "AddUp" >> MakeOne(dict, _add_up, self.rejected, *totals.values())
+        return rows.pipeline | "AddUp" >> FromSideInputs(
+            dict, _add_up, self.rejected, *totals.values()
+        )
 
 
 def _is_of_corpus(block: Block) -> bool:
@@ -38,5 +44,7 @@ def _is_of_corpus(block: Block) -> bool:
 
 def _add_up(rejected: int, rows: int, kept: int, removed: int, refused: int) -> dict[str, int]:
     if kept + removed + refused != rows:
-        raise RuntimeError(f"{rows} rows became {kept} kept, {removed} removed and {refused} rejected: please report this")
+        raise RuntimeError(
+            f"{rows} rows became {kept} kept, {removed} removed and {refused} rejected: please report this"
+        )
     return {"rows": rows, "kept": kept, "removed": removed, "rejected": rejected}

@@ -3,7 +3,7 @@
 rows ------> Check --+--> RejectDuplicateIds --> rows, reference --> (a step's) Judge --> pairs, verdicts
              (Spill) |
 reference -> Check --+                             |                                          |
-                                                   +--> SplitByVerdict <----------------------+
+                                                   +--> SplitByDecision <----------------------+
                                                           |        |
                           the next step's rows <-- kept --+        +--> removed --> Repoint by the next step's verdicts
 """
@@ -21,10 +21,15 @@ from apache_beam.pvalue import TaggedOutput
 from beam_gpte.core.columns import DEFECT, REFERENCE, REJECT_STEP
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
-from beam_gpte.dedup.apply_decisions import RepointRemoved, SplitByVerdict, with_found_by
+from beam_gpte.dedup.apply_decisions import RepointRemoved, SplitByDecision, with_found_by
 from beam_gpte.dedup.report import SummarizeStep
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.rejects import RejectingTransform, merge_rejects, reject_outputs, split_rejects
+from beam_gpte.elements.rejects import (
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.elements.rows import columns_as_blocks, over_blocks
 from beam_gpte.shuffle.spill import SpillRows, new_spill_folder, whole_rows
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds
@@ -56,7 +61,7 @@ class Deduplication(NamedTuple):
     space: beam.PCollection | None
 
 
-class Judgement(NamedTuple):
+class StepResult(NamedTuple):
     """What a step finds among its rows.
 
     Attributes:
@@ -69,7 +74,7 @@ class Judgement(NamedTuple):
 
     rows: Blocks
     pairs: Blocks
-    verdicts: Blocks
+    decisions: Blocks
     figures: tuple[beam.PCollection, ...] = ()
     rejects: Blocks | None = None
     space: beam.PCollection | None = None
@@ -77,7 +82,8 @@ class Judgement(NamedTuple):
 
 class DeduplicationStep(RejectingTransform):
     """A transform that gives a `Deduplication`: a subclass says what it reads and which rows it refuses, and judges the
-    rest."""
+    rest.
+    """
 
     name: ClassVar[str]
     id_column: str
@@ -99,7 +105,7 @@ class DeduplicationStep(RejectingTransform):
         """What says of each row of a block why it can't be judged; null for a good one. Has no PCollection in it."""
         raise NotImplementedError
 
-    def judge(self, rows: Blocks, has_reference: bool) -> Judgement:
+    def decide(self, rows: Blocks, has_reference: bool) -> StepResult:
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
@@ -108,9 +114,9 @@ class DeduplicationStep(RejectingTransform):
 
     def spilling(self, spill: SpillRows) -> "DeduplicationStep":
         """This step over light rows."""
-        twin = copy.copy(self)
-        twin._spill = spill
-        return twin
+        clone = copy.copy(self)
+        clone._spill = spill
+        return clone
 
     def order(self) -> KeepOrder:
         return KeepOrder.parse(self.keep, self.text_column)
@@ -143,11 +149,15 @@ class Deduplicate(RejectingTransform):
     def __post_init__(self) -> None:
         self.steps = tuple(self.steps)
         if not self.steps:
-            raise InputError("no steps; give one or more, e.g. (DeduplicateExact(), DeduplicateSemantic())")
+            raise InputError(
+                "no steps; give one or more, e.g. (DeduplicateExact(), DeduplicateSemantic())"
+            )
         for step in self.steps:
             for name in ("reference", "scratch"):
                 if getattr(step, name) is not None:
-                    raise InputError(f"{type(step).__name__} has a {name} of its own; give it to Deduplicate, for all steps")
+                    raise InputError(
+                        f"{type(step).__name__} has a {name} of its own; give it to Deduplicate, for all steps"
+                    )
             for column in ("id_column", "text_column"):
                 one, other = getattr(self.steps[0], column), getattr(step, column)
                 if one != other:
@@ -166,40 +176,64 @@ def _expand(
 ) -> Deduplication:
     if not (pcoll.is_bounded and pcoll.windowing.is_default()):
         name = type(steps[0]).__name__
-        raise InputError(f"{name}: a corpus is deduplicated as a whole; for a stream use DeduplicateStream")
+        raise InputError(
+            f"{name}: a corpus is deduplicated as a whole; for a stream use DeduplicateStream"
+        )
     id_column = steps[0].id_column
     text_column = steps[0].text_column if any(step.reads_text() for step in steps) else None
-    columns = tuple(dict.fromkeys(name for step in steps for name in step.columns() if name != text_column))
+    columns = tuple(
+        dict.fromkeys(name for step in steps for name in step.columns() if name != text_column)
+    )
     aside: dict[str, Any] = {"space": None}
     if scratch is not None:
         light = SpillRows(new_spill_folder(scratch), _light_columns(steps))
         steps = tuple(step.spilling(light) for step in steps)
 
     def stage(blocks: Blocks) -> tuple[Blocks, Blocks, Blocks]:
-        known = None if reference is None else columns_as_blocks(reference, columns, text_column, id_column)
+        known = (
+            None
+            if reference is None
+            else columns_as_blocks(reference, columns, text_column, id_column)
+        )
         rows, known, refused = _good_rows(blocks, known, steps, isolate)
         removed: Any = None
         pairs, reports = [], []
         for number, step in enumerate(steps, 1):
-            with_known = rows if known is None else (rows, known) | f"WithReference{number}" >> beam.Flatten()
-            judged = with_known | f"{number}-{step.name}" >> _Judge(step, known is not None, isolate)
-            refused += [] if judged.rejects is None else [judged.rejects]
-            told = () if judged.rejects is None else (judged.rejects,)
+            with_known = (
+                rows
+                if known is None
+                else (rows, known) | f"WithReference{number}" >> beam.Flatten()
+            )
+            decided = with_known | f"{number}-{step.name}" >> _Decide(
+                step, known is not None, isolate
+            )
+            refused += [] if decided.rejects is None else [decided.rejects]
+            told = () if decided.rejects is None else (decided.rejects,)
             if removed is None:
-                removed = judged.removed
+                removed = decided.removed
             else:
-                repointed: Any = (removed, judged.verdicts, *told) | f"Repoint{number}" >> RepointRemoved(id_column)
+                repointed: Any = (
+                    removed,
+                    decided.decisions,
+                    *told,
+                ) | f"Repoint{number}" >> RepointRemoved(id_column)
                 refused += [repointed.rejects] if told else []
-                removed = (repointed.good, judged.removed) | f"Removed{number}" >> beam.Flatten()
-            rows = judged.kept
-            pairs.append(judged.pairs)
-            reports.append(judged.report)
-            aside["space"] = judged.space or aside["space"]
+                removed = (repointed.good, decided.removed) | f"Removed{number}" >> beam.Flatten()
+            rows = decided.kept
+            pairs.append(decided.pairs)
+            reports.append(decided.report)
+            aside["space"] = decided.space or aside["space"]
         kept, gone = rows, removed
-        refusals = merge_rejects(refused) | "NameReference" >> beam.Map(_name_reference).with_output_types(Block)
+        refusals = merge_rejects(refused) | "NameReference" >> beam.Map(
+            _name_reference
+        ).with_output_types(Block)
         if scratch is not None:
             whole = beam.Map(whole_rows).with_output_types(Block)
-            kept, gone, refusals = kept | "Kept" >> whole, gone | "WholeRemoved" >> whole, refusals | "Rejects" >> whole
+            kept, gone, refusals = (
+                kept | "Kept" >> whole,
+                gone | "WholeRemoved" >> whole,
+                refusals | "Rejects" >> whole,
+            )
         aside["pairs"] = tuple(pairs) | "Pairs" >> beam.Flatten()
         aside["report"] = tuple(reports) | "Report" >> beam.Flatten()
         return kept, gone, refusals
@@ -223,11 +257,15 @@ def _good_rows(
     """Rows and reference rows that every step can judge, no two with one id, and what was refused."""
     checks = tuple((type(step).__name__, step.defects()) for step in steps)
     id_column = steps[0].id_column
-    good, refused = rows | "Check" >> reject_outputs(beam.FlatMap(_check, checks, id_column, isolate))
+    good, refused = rows | "Check" >> reject_outputs(
+        beam.FlatMap(_check, checks, id_column, isolate)
+    )
     rejects = [refused]
     if reference is not None:
         marked = reference | "MarkReference" >> beam.Map(_mark).with_output_types(Block)
-        known, unknown = marked | "CheckReference" >> reject_outputs(beam.FlatMap(_check, checks, id_column, isolate))
+        known, unknown = marked | "CheckReference" >> reject_outputs(
+            beam.FlatMap(_check, checks, id_column, isolate)
+        )
         good = (good, known) | "AllRows" >> beam.Flatten()
         rejects.append(unknown)
     if steps[0]._spill is not None:
@@ -245,7 +283,9 @@ def _good_rows(
     return parts.rows, parts.reference, rejects
 
 
-def _check(block: Block, checks: tuple[tuple[str, Callable], ...], id_column: str, isolate: bool) -> Iterator[Any]:
+def _check(
+    block: Block, checks: tuple[tuple[str, Callable], ...], id_column: str, isolate: bool
+) -> Iterator[Any]:
     blocks = [block]
     for name, defects in checks:
         passed: list[Block] = []
@@ -253,7 +293,9 @@ def _check(block: Block, checks: tuple[tuple[str, Callable], ...], id_column: st
             found = defects(part)
             if DEFECT in part.schema.names:
                 found = pc.coalesce(part.column(DEFECT), found)
-            for piece in split_rejects(part.without_columns([DEFECT]), found, name, isolate, id_column):
+            for piece in split_rejects(
+                part.without_columns([DEFECT]), found, name, isolate, id_column
+            ):
                 if isinstance(piece, TaggedOutput):
                     yield piece
                 elif piece:
@@ -277,18 +319,18 @@ def _name_reference(block: Block) -> Block:
     return block.without_columns([REFERENCE]).with_column(pa.field(REJECT_STEP, pa.string()), steps)
 
 
-class _Judged(NamedTuple):
+class _Decided(NamedTuple):
     kept: Blocks
     removed: Blocks
     pairs: Blocks
     report: beam.PCollection
-    verdicts: Blocks
+    decisions: Blocks
     rejects: Blocks | None
     space: beam.PCollection | None
 
 
 @dataclasses.dataclass(eq=False)
-class _Judge(beam.PTransform):
+class _Decide(beam.PTransform):
     """One step: rows, reference rows among them, become kept and removed ones; the reference is in neither."""
 
     step: DeduplicationStep
@@ -297,15 +339,23 @@ class _Judge(beam.PTransform):
 
     def expand(self, blocks: Blocks) -> Any:
         step = self.step.with_exception_handling() if self.isolate else self.step
-        found = step.judge(blocks, self.has_reference)
+        found = step.decide(blocks, self.has_reference)
         own = found.rows
         if self.has_reference:
             own = found.rows | "OwnRows" >> beam.Filter(_is_own).with_output_types(Block)
-        split = (own, found.verdicts) | SplitByVerdict(step.id_column, step.name)
-        pairs = found.pairs | "NamePairs" >> beam.Map(with_found_by, step.name).with_output_types(Block)
-        summary = SummarizeStep({"step": step.name, "keep": step.keep, **step.settings()}, step.id_column, step.text_column)
-        report = (found.rows, found.pairs, found.verdicts, found.figures) | summary
-        return _Judged(split.kept, split.removed, pairs, report, found.verdicts, found.rejects, found.space)
+        split = (own, found.decisions) | SplitByDecision(step.id_column, step.name)
+        pairs = found.pairs | "NamePairs" >> beam.Map(with_found_by, step.name).with_output_types(
+            Block
+        )
+        summary = SummarizeStep(
+            {"step": step.name, "keep": step.keep, **step.settings()},
+            step.id_column,
+            step.text_column,
+        )
+        report = (found.rows, found.pairs, found.decisions, found.figures) | summary
+        return _Decided(
+            split.kept, split.removed, pairs, report, found.decisions, found.rejects, found.space
+        )
 
 
 def _is_own(block: Block) -> bool:

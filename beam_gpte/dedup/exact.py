@@ -12,11 +12,20 @@ import apache_beam as beam
 import polars as pl
 import pyarrow as pa
 
-from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, ID, REFERENCE, SCORE, SECOND_ID, TEXT, TEXT_KEY
+from beam_gpte.core.columns import (
+    DUPLICATE_OF,
+    FIRST_ID,
+    ID,
+    REFERENCE,
+    SCORE,
+    SECOND_ID,
+    TEXT,
+    TEXT_KEY,
+)
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.text.normalize import normalize
-from beam_gpte.dedup.deduplicate import Blocks, DeduplicationStep, Judgement
+from beam_gpte.dedup.deduplicate import Blocks, DeduplicationStep, StepResult
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns, check_text
 from beam_gpte.shuffle.group_by_id import KeyById, Keyed, block_of, frame_of
@@ -52,7 +61,9 @@ class DeduplicateExact(DeduplicationStep):
 
     def __post_init__(self) -> None:
         if isinstance(self.key_columns, str):
-            raise InputError(f"key_columns is {self.key_columns!r}; use a tuple: ({self.key_columns!r},)")
+            raise InputError(
+                f"key_columns is {self.key_columns!r}; use a tuple: ({self.key_columns!r},)"
+            )
         KeepOrder.parse(self.keep, self.text_column)
 
     def settings(self) -> dict[str, Any]:
@@ -69,19 +80,24 @@ class DeduplicateExact(DeduplicationStep):
         return not self.key_columns
 
     def defects(self) -> Any:
-        return _Defects(self.columns(), self.text_column if self.reads_text() else None, self.id_column)
+        return _Defects(
+            self.columns(), self.text_column if self.reads_text() else None, self.id_column
+        )
 
-    def judge(self, rows: Blocks, has_reference: bool) -> Judgement:
+    def decide(self, rows: Blocks, has_reference: bool) -> StepResult:
         columns = (*(self.key_columns or (self.text_column,)), *self._scopes())
         keys = _Keys(columns, self.reads_text(), self.id_column, self.order(), has_reference)
         pairs = (
             rows
             | "ByKey" >> beam.ParDo(keys).with_output_types(Keyed)
             | "Group" >> beam.GroupByKey()
-            | "KeepFirst" >> beam.FlatMap(_copies, self.id_column, self.order()).with_output_types(Block)
+            | "KeepFirst"
+            >> beam.FlatMap(_copies, self.id_column, self.order()).with_output_types(Block)
         )
-        verdicts = pairs | "Verdicts" >> beam.Map(_verdicts, self.id_column).with_output_types(Block)
-        return Judgement(rows, pairs, verdicts)
+        decisions = pairs | "Verdicts" >> beam.Map(_verdicts, self.id_column).with_output_types(
+            Block
+        )
+        return StepResult(rows, pairs, decisions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +121,14 @@ class _Keys(KeyById):
       columns: what is hashed; with `texts` the first of them is one, and made plain before.
     """
 
-    def __init__(self, columns: tuple[str, ...], texts: bool, id_column: str, order: KeepOrder, has_reference: bool) -> None:
+    def __init__(
+        self,
+        columns: tuple[str, ...],
+        texts: bool,
+        id_column: str,
+        order: KeepOrder,
+        has_reference: bool,
+    ) -> None:
         super().__init__(TEXT_KEY)
         self._columns = columns
         self._texts = texts
@@ -119,19 +142,30 @@ class _Keys(KeyById):
 
     def make(self, rows: Block) -> Block:
         frame = frame_of([rows])
-        plain = [normalize(pl.col(self._columns[0])), *self._columns[1:]] if self._texts else self._columns
+        plain = (
+            [normalize(pl.col(self._columns[0])), *self._columns[1:]]
+            if self._texts
+            else self._columns
+        )
         shown = [repr(row).encode() for row in frame.select(*plain).iter_rows()]
         result: dict[str, Any] = {
             self._id_column: id_array(rows, self._id_column),
-            TEXT_KEY: pa.array([hashlib.blake2b(row, digest_size=16).hexdigest() for row in shown], pa.large_string()),
+            TEXT_KEY: pa.array(
+                [hashlib.blake2b(row, digest_size=16).hexdigest() for row in shown],
+                pa.large_string(),
+            ),
         }
-        result.update({series.name: series.to_arrow() for series in frame.select(self._order.value())})
+        result.update(
+            {series.name: series.to_arrow() for series in frame.select(self._order.value())}
+        )
         if self._has_reference:
             result[REFERENCE] = pa.array([REFERENCE in rows.schema.names] * len(rows))
         return Block.from_pydict(result)
 
 
-def _copies(element: tuple[int, Iterable[Block]], id_column: str, order: KeepOrder) -> Iterator[Block]:
+def _copies(
+    element: tuple[int, Iterable[Block]], id_column: str, order: KeepOrder
+) -> Iterator[Block]:
     rows = order.sort(frame_of(element[1]), id_column)
     pairs = rows.with_columns(pl.col(id_column).first().over(TEXT_KEY).alias(FIRST_ID)).filter(
         pl.col(id_column) != pl.col(FIRST_ID)
@@ -139,7 +173,11 @@ def _copies(element: tuple[int, Iterable[Block]], id_column: str, order: KeepOrd
     if REFERENCE in pairs.columns:
         pairs = pairs.filter(~pl.col(REFERENCE))
     if len(pairs):
-        yield block_of(pairs.select(FIRST_ID, pl.col(id_column).alias(SECOND_ID), pl.lit(1, pl.Float32).alias(SCORE)))
+        yield block_of(
+            pairs.select(
+                FIRST_ID, pl.col(id_column).alias(SECOND_ID), pl.lit(1, pl.Float32).alias(SCORE)
+            )
+        )
 
 
 def _verdicts(pairs: Block, id_column: str) -> Block:

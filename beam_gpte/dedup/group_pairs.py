@@ -1,6 +1,6 @@
 """Pairs of near rows become verdicts: `pairs | GroupPairs(rule="leader")`.
 
-leader       pairs --> LeaderVerdicts --> verdicts
+leader       pairs --> LeaderDecisions --> verdicts
 
 components   pairs --> SpanningForest --> one worker: GroupMembers --+
 semdedup     pairs --> NearestFirst ----> one worker: FollowNearest -+--> (id, duplicate_of)
@@ -28,7 +28,7 @@ from beam_gpte.core.dedup.grouping import (
     with_scores,
 )
 from beam_gpte.core.errors import InputError
-from beam_gpte.dedup.leader import LeaderVerdicts
+from beam_gpte.dedup.leader import LeaderDecisions
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
 
@@ -67,7 +67,7 @@ class GroupPairs(beam.PTransform):
 
     def expand(self, pairs: beam.PCollection[Block]) -> beam.PCollection[Block]:
         if self.rule == "leader":
-            return pairs | LeaderVerdicts(self.id_column)
+            return pairs | LeaderDecisions(self.id_column)
         keyed = (
             pairs
             | "Pairs" >> beam.Map(_select, (FIRST_ID, SECOND_ID, SCORE)).with_output_types(Block)
@@ -84,7 +84,8 @@ class GroupPairs(beam.PTransform):
         return (
             pairs
             | "ForestColumns" >> beam.FlatMap(_forest_columns).with_output_types(Block)
-            | "SpanningForest" >> beam.CombineGlobally(SpanningForest()).without_defaults().with_output_types(Block)
+            | "SpanningForest"
+            >> beam.CombineGlobally(SpanningForest()).without_defaults().with_output_types(Block)
             | "GroupMembers" >> beam.FlatMap(_members, self.descending).with_output_types(Keyed)
         )
 
@@ -111,11 +112,15 @@ class SpanningForest(beam.CombineFn):
     def create_accumulator(self) -> tuple[list[Block], int]:
         return [], 0
 
-    def add_input(self, accumulator: tuple[list[Block], int], block: Block) -> tuple[list[Block], int]:
+    def add_input(
+        self, accumulator: tuple[list[Block], int], block: Block
+    ) -> tuple[list[Block], int]:
         blocks, trees = accumulator
         return self._pruned([*blocks, block], trees)
 
-    def merge_accumulators(self, accumulators: Iterable[tuple[list[Block], int]]) -> tuple[list[Block], int]:
+    def merge_accumulators(
+        self, accumulators: Iterable[tuple[list[Block], int]]
+    ) -> tuple[list[Block], int]:
         merged: tuple[list[Block], int] = self.create_accumulator()
         for blocks, trees in accumulators:
             merged = self._pruned([*merged[0], *blocks], max(merged[1], trees))

@@ -5,7 +5,7 @@ vectors, plan --> Route --> (tile of a cell, vectors and sketches) --> JoinTile 
                                         both rows at home here: scored <--+--> one away: candidates and vectors, by its id
                                                    |                      |                     |
                                                    |                      |                     v
-                                                 edges <---- Distinct <---+---------------- ScoreMet
+                                                 edges <---- Distinct <---+---------------- ScoreJoined
 
 Vectors that lie on a disk (`spill`) are read where they are compared: then no vector travels, and none is met by its id.
 """
@@ -37,13 +37,21 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER
 from beam_gpte.core.dedup.keep_order import KeepOrder
-from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW, Rows, join_tile
+from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW, TileRows, join_tile
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
-from beam_gpte.dedup.score_pairs import ScoreMet, cosine_similarity
+from beam_gpte.dedup.score_pairs import ScoreJoined, cosine_similarity
 from beam_gpte.dedup.search_plan import Plan
 from beam_gpte.elements.block import Block
 from beam_gpte.embedding.ensure_vectors import unit_vectors_of
-from beam_gpte.shuffle.group_by_id import PARTITIONS, CutByKey, Keyed, block_of, frame_of, key_by_id, partition_frame
+from beam_gpte.shuffle.group_by_id import (
+    PARTITIONS,
+    CutByKey,
+    Keyed,
+    block_of,
+    frame_of,
+    key_by_id,
+    partition_frame,
+)
 from beam_gpte.shuffle.spill import is_light
 from beam_gpte.shuffle.unique_ids import split_by_id
 
@@ -78,25 +86,39 @@ class JoinCells(beam.PTransform):
 
     def expand(self, inputs: Any) -> Any:
         vectors, plan = inputs
-        join = beam.FlatMap(_join_tile, self.threshold, self.order, self.id_column, self.max_neighbors, self.order_values)
+        join = beam.FlatMap(
+            _join_tile,
+            self.threshold,
+            self.order,
+            self.id_column,
+            self.max_neighbors,
+            self.order_values,
+        )
         joined = (
             vectors
             | "Route" >> beam.ParDo(_Route(), AsSingleton(plan)).with_output_types(Keyed)
             | "Tiles" >> beam.GroupByKey()
             | "JoinTile"
-            >> join.with_output_types(Block, copies=Block, figures=dict, away=Keyed, met=Block).with_outputs(
-                "copies", "figures", "away", "met", main="edges"
-            )
+            >> join.with_output_types(
+                Block, copies=Block, figures=dict, away=Keyed, met=Block
+            ).with_outputs("copies", "figures", "away", "met", main="edges")
         )
-        met = joined.away | "ScoreMet" >> ScoreMet(self.id_column, cosine_similarity, self.threshold)
+        met = joined.away | "ScoreJoined" >> ScoreJoined(
+            self.id_column, cosine_similarity, self.threshold
+        )
         far = (
             (met, joined.met)
             | "Met" >> beam.Flatten()
             | "BySecond" >> key_by_id(SECOND_ID)
             | "GroupBySecond" >> beam.GroupByKey()
-            | "Distinct" >> beam.Map(_distinct).with_output_types(Block)  # either row may have a copy where the other is
+            | "Distinct"
+            >> beam.Map(_distinct).with_output_types(
+                Block
+            )  # either row may have a copy where the other is
         )
-        return JoinedCells((joined.edges, far) | "Edges" >> beam.Flatten(), joined.copies, joined.figures)
+        return JoinedCells(
+            (joined.edges, far) | "Edges" >> beam.Flatten(), joined.copies, joined.figures
+        )
 
 
 def _distinct(element: tuple[int, Iterable[Block]]) -> Block:
@@ -110,16 +132,22 @@ class _Route(CutByKey):
         vectors = unit_vectors_of(block)
         home, rows, cells = plan.route(vectors)
         every, group, to = np.arange(len(home)), plan.group[home], plan.group[cells]
-        tile = (block.column(VECTOR_KEY).to_numpy() % plan.tiles[group].astype(np.uint64)).astype(np.int64)
+        tile = (block.column(VECTOR_KEY).to_numpy() % plan.tiles[group].astype(np.uint64)).astype(
+            np.int64
+        )
         own = to == group[rows]
         # visits of each row: in its own group; the same and its home; and in each other group
         there, visit = np.unique(rows[~own] * len(plan.tiles) + to[~own], return_inverse=True)
         visits = _lists(
-            np.concatenate([rows[own], rows[own] + len(home), every + len(home), visit + 2 * len(home)]),
+            np.concatenate(
+                [rows[own], rows[own] + len(home), every + len(home), visit + 2 * len(home)]
+            ),
             np.concatenate([cells[own], cells[own], home, cells[~own]]),
             2 * len(home) + len(there),
         )
-        inside, number = _each(plan.tiles[group])  # of two rows at home in one cell the one of the larger number visits
+        inside, number = _each(
+            plan.tiles[group]
+        )  # of two rows at home in one cell the one of the larger number visits
         within = np.where(number < tile[inside], inside + len(home), inside)
         other = (number != tile[inside]) & (np.diff(visits.offsets.to_numpy())[within] > 0)
         row_there, group_there = np.divmod(there, len(plan.tiles))
@@ -138,9 +166,15 @@ class _Route(CutByKey):
         rows = pa.Table.from_batches([batch for batch, *_ in waiting]).combine_chunks()
         visiting = rows.drop_columns([name for name in (VECTOR, CELL) if name in rows.column_names])
         visits = pa.concat_arrays([visits for _, visits, *_ in waiting])
-        row_starts, list_starts = (np.cumsum([0, *(len(item[i]) for item in waiting)]) for i in (0, 1))
-        at = np.concatenate([start + item[2] for start, item in zip(row_starts, waiting, strict=False)])
-        lists = np.concatenate([start + item[3] for start, item in zip(list_starts, waiting, strict=False)])
+        row_starts, list_starts = (
+            np.cumsum([0, *(len(item[i]) for item in waiting)]) for i in (0, 1)
+        )
+        at = np.concatenate(
+            [start + item[2] for start, item in zip(row_starts, waiting, strict=False)]
+        )
+        lists = np.concatenate(
+            [start + item[3] for start, item in zip(list_starts, waiting, strict=False)]
+        )
         home = np.concatenate([np.arange(len(item[2])) < len(item[0]) for item in waiting])
         keys = np.concatenate([item[4] for item in waiting])
         order = np.argsort(keys, kind="stable")
@@ -149,7 +183,9 @@ class _Route(CutByKey):
             key, part = int(keys[order[start]]), order[start:stop]
             for table, chosen in ((rows, part[home[part]]), (visiting, part[~home[part]])):
                 if len(chosen):
-                    taken = table.take(pa.array(at[chosen])).append_column(VISITS, visits.take(pa.array(lists[chosen])))
+                    taken = table.take(pa.array(at[chosen])).append_column(
+                        VISITS, visits.take(pa.array(lists[chosen]))
+                    )
                     yield key, Block.from_table(taken)
 
 
@@ -182,15 +218,24 @@ def _join_tile(
     others = [block for block in blocks if CELL not in block.schema.names]
     here, there = _rows(home), _rows(others or [home[0].slice(0, 0).without_columns([CELL])])
     found = join_tile(here, there, threshold, order, id_column, max_neighbors)
-    figures = {"tiles": 1, "copies": len(there.frame), "comparisons": found.comparisons, "candidates": len(found.candidates)}
+    figures = {
+        "tiles": 1,
+        "copies": len(there.frame),
+        "comparisons": found.comparisons,
+        "candidates": len(found.candidates),
+    }
     yield TaggedOutput("figures", {**figures, "pairs_cut": found.cut})
     if len(found.copies):
-        yield TaggedOutput("copies", block_of(found.copies.with_columns(pl.lit(1, pl.Float32).alias(SCORE))))
+        yield TaggedOutput(
+            "copies", block_of(found.copies.with_columns(pl.lit(1, pl.Float32).alias(SCORE)))
+        )
     candidates = found.candidates
     if order_values:
         values = pl.concat([rows.frame[ORDER_VALUE] for rows in (here, there)])
         rows_of = {FIRST_ORDER: FIRST_ROW, SECOND_ORDER: SECOND_ROW}
-        candidates = candidates.with_columns(values.gather(candidates[row]).alias(name) for name, row in rows_of.items())
+        candidates = candidates.with_columns(
+            values.gather(candidates[row]).alias(name) for name, row in rows_of.items()
+        )
     first_home, second_home = (pl.col(name) < len(here.frame) for name in (FIRST_ROW, SECOND_ROW))
     if is_light(home[0]):
         places = Block.concat([Block(block.batch.select([FILE, AT])) for block in (*home, *others)])
@@ -199,7 +244,10 @@ def _join_tile(
         if len(both):
             yield block_of(both)
         if len(both) < len(near):
-            yield TaggedOutput("met", block_of(near.filter(~(first_home & second_home)).drop(FIRST_ROW, SECOND_ROW)))
+            yield TaggedOutput(
+                "met",
+                block_of(near.filter(~(first_home & second_home)).drop(FIRST_ROW, SECOND_ROW)),
+            )
         return
     vectors = Block.concat([Block(block.batch.select([id_column, VECTOR])) for block in home])
     for keyed in split_by_id(vectors, id_column, PARTITIONS):
@@ -207,11 +255,16 @@ def _join_tile(
     near = _scored(candidates.filter(first_home & second_home), vectors, threshold)
     if len(near):
         yield block_of(near)
-    for here_row, away, at_home in ((FIRST_ROW, SECOND_ID, first_home), (SECOND_ROW, FIRST_ID, second_home)):
+    for here_row, away, at_home in (
+        (FIRST_ROW, SECOND_ID, first_home),
+        (SECOND_ROW, FIRST_ID, second_home),
+    ):
         one_home = candidates.filter(at_home & ~(first_home & second_home))
         for partition, piece in partition_frame(one_home, away):
             yield TaggedOutput("away", (partition, piece.without_columns([FIRST_ROW, SECOND_ROW])))
-            yield TaggedOutput("away", (partition, Block(vectors.batch.take(pc.unique(piece.column(here_row))))))
+            yield TaggedOutput(
+                "away", (partition, Block(vectors.batch.take(pc.unique(piece.column(here_row)))))
+            )
 
 
 def _scored(pairs: pl.DataFrame, vectors: Block, threshold: float) -> pl.DataFrame:
@@ -235,6 +288,8 @@ def _scored_from_files(pairs: pl.DataFrame, places: Block, threshold: float) -> 
     return pl.concat(near)
 
 
-def _rows(blocks: list[Block]) -> Rows:
+def _rows(blocks: list[Block]) -> TileRows:
     sketches = np.concatenate([vector_matrix(block.column(SKETCH)) for block in blocks])
-    return Rows(frame_of([block.without_columns([SKETCH, VECTOR, FILE, AT]) for block in blocks]), sketches)
+    return TileRows(
+        frame_of([block.without_columns([SKETCH, VECTOR, FILE, AT]) for block in blocks]), sketches
+    )

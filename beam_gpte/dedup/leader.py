@@ -1,4 +1,4 @@
-"""Pairs become verdicts, by the greedy leader rule: `pairs | LeaderVerdicts(id_column)`.
+"""Pairs become verdicts, by the greedy leader rule: `pairs | LeaderDecisions(id_column)`.
 
 A row is kept if no kept row that comes before it is near to it. Most rows are decided in two rounds, on all workers:
 
@@ -21,16 +21,29 @@ import polars as pl
 from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import FIRST_ID, SECOND_ID, STATUS
-from beam_gpte.core.dedup.grouping import KEPT, REMOVED, UNDECIDED, nearest_first, removed_by_leaders
+from beam_gpte.core.dedup.grouping import (
+    KEPT,
+    REMOVED,
+    UNDECIDED,
+    nearest_first,
+    removed_by_leaders,
+)
 from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import KeyById, Keyed, block_of, frame_of, key_by_id, partition_frame
+from beam_gpte.shuffle.group_by_id import (
+    KeyById,
+    Keyed,
+    block_of,
+    frame_of,
+    key_by_id,
+    partition_frame,
+)
 
 ROUNDS = 2  # leave 2 in 10,000 rows of real text undecided; a chain of versions may leave all
 Group = tuple[int, Iterable[Block]]
 
 
 @dataclasses.dataclass(eq=False)
-class LeaderVerdicts(beam.PTransform):
+class LeaderDecisions(beam.PTransform):
     """Give a verdict, a row of `id_column`, `duplicate_of`, `score`, on each row that is to be removed.
 
     Takes blocks of `first_id`, `second_id`, `score`, each pair once, its first row the one that is kept before the other.
@@ -51,15 +64,23 @@ class LeaderVerdicts(beam.PTransform):
         )
         removed = []
         for i in range(ROUNDS):
-            judge = key_by_id(FIRST_ID, _judge, removed=Block)
-            judged = undecided | f"Group{i}" >> beam.GroupByKey() | f"Judge{i}" >> judge.with_outputs("removed", main="news")
-            removed.append(judged.removed)
-            tell = key_by_id(SECOND_ID, _tell) if i + 1 < ROUNDS else beam.FlatMap(_tell_one_worker).with_output_types(Keyed)
-            undecided = judged.news | f"MeetNews{i}" >> beam.GroupByKey() | f"Tell{i}" >> tell
+            decide = key_by_id(FIRST_ID, _decide, removed=Block)
+            decided = (
+                undecided
+                | f"Group{i}" >> beam.GroupByKey()
+                | f"Judge{i}" >> decide.with_outputs("removed", main="news")
+            )
+            removed.append(decided.removed)
+            tell = (
+                key_by_id(SECOND_ID, _tell)
+                if i + 1 < ROUNDS
+                else beam.FlatMap(_tell_one_worker).with_output_types(Keyed)
+            )
+            undecided = decided.news | f"MeetNews{i}" >> beam.GroupByKey() | f"Tell{i}" >> tell
         rest = (
             undecided
             | "Rest" >> beam.GroupByKey()  # on one worker
-            | "JudgeRest" >> beam.FlatMap(_judge_rest).with_output_types(Block)
+            | "JudgeRest" >> beam.FlatMap(_decide_rest).with_output_types(Block)
         )
         told = (*removed, rest) | "Removed" >> beam.Flatten() | "RemovedById" >> key_by_id(FIRST_ID)
         return (
@@ -78,7 +99,8 @@ class _ByFirst(KeyById):
     def cut(self, waiting: list[Block]) -> Iterator[Any]:
         seconds = frame_of([Block(block.batch.select([SECOND_ID])) for block in waiting]).unique()
         yield from (
-            TaggedOutput("seconds", keyed) for keyed in partition_frame(seconds.rename({SECOND_ID: FIRST_ID}), FIRST_ID)
+            TaggedOutput("seconds", keyed)
+            for keyed in partition_frame(seconds.rename({SECOND_ID: FIRST_ID}), FIRST_ID)
         )
         yield from super().cut(waiting)
 
@@ -91,14 +113,16 @@ def _keep_firsts(element: Group) -> Iterator[Block]:
         yield block_of(pairs.select(FIRST_ID, SECOND_ID, status))
 
 
-def _judge(element: Group) -> Iterator[Any]:
+def _decide(element: Group) -> Iterator[Any]:
     """By second row: near to a kept row, it is removed; near to removed ones alone, it is kept; else it stays open."""
     pairs = frame_of(element[1])
     near = pairs.group_by(SECOND_ID).agg(
         kept=(pl.col(STATUS) == KEPT).any(),
         gone=(pl.col(STATUS) == REMOVED).all(),
     )
-    status = pl.when("kept").then(REMOVED).when("gone").then(KEPT).otherwise(UNDECIDED).cast(pl.Int8)
+    status = (
+        pl.when("kept").then(REMOVED).when("gone").then(KEPT).otherwise(UNDECIDED).cast(pl.Int8)
+    )
     near = near.select(SECOND_ID, status.alias(STATUS)).sort(SECOND_ID)
     by_first = near.rename({SECOND_ID: FIRST_ID})
     removed = by_first.filter(pl.col(STATUS) == REMOVED)
@@ -106,7 +130,9 @@ def _judge(element: Group) -> Iterator[Any]:
         yield TaggedOutput("removed", block_of(removed.select(FIRST_ID)))
     yield block_of(by_first.filter(pl.col(STATUS) != UNDECIDED))
     undecided = near.filter(pl.col(STATUS) == UNDECIDED).select(SECOND_ID)
-    yield block_of(pairs.join(undecided, on=SECOND_ID, how="semi").filter(pl.col(STATUS) == UNDECIDED))
+    yield block_of(
+        pairs.join(undecided, on=SECOND_ID, how="semi").filter(pl.col(STATUS) == UNDECIDED)
+    )
 
 
 def _tell(element: Group) -> Iterator[Block]:
@@ -125,12 +151,14 @@ def _tell_one_worker(element: Group) -> Iterator[Keyed]:
     return ((0, block) for block in _tell(element))
 
 
-def _judge_rest(element: Group) -> Iterator[Block]:
+def _decide_rest(element: Group) -> Iterator[Block]:
     pairs = frame_of(element[1])
     if not len(pairs):
         return
     ids = pl.concat([pairs[FIRST_ID].alias("id"), pairs[SECOND_ID].alias("id")]).unique().sort()
-    firsts, seconds = (ids.search_sorted(pairs[name]).to_numpy().astype(np.int64) for name in (FIRST_ID, SECOND_ID))
+    firsts, seconds = (
+        ids.search_sorted(pairs[name]).to_numpy().astype(np.int64) for name in (FIRST_ID, SECOND_ID)
+    )
     status = np.zeros(len(ids), np.int8)
     status[firsts] = pairs[STATUS].to_numpy()
     known = status != UNDECIDED

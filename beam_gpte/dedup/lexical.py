@@ -22,9 +22,17 @@ from apache_beam.metrics import Metrics
 from beam_gpte.core.columns import BUCKET, FIRST_ID, ID, NORMAL, REFERENCE, SCOPE, SECOND_ID, TEXT
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.text.minhash import bands, choose_bands, jaccard, shingle_sets, shingles, signatures, slices
+from beam_gpte.core.text.minhash import (
+    bands,
+    choose_bands,
+    jaccard,
+    shingle_sets,
+    shingles,
+    signatures,
+    slices,
+)
 from beam_gpte.core.text.normalize import normalize
-from beam_gpte.dedup.deduplicate import Blocks, DeduplicationStep, Judgement
+from beam_gpte.dedup.deduplicate import Blocks, DeduplicationStep, StepResult
 from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.dedup.score_pairs import ScorePairs
 from beam_gpte.elements.block import Block
@@ -34,7 +42,9 @@ from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 BUCKET_PARTITIONS = 64  # of the buckets: a worker holds one partition's
-MOST_NEIGHBORS = 1000  # rows of a bucket that each other one is paired with, the first in the order of keeping
+MAX_NEIGHBORS = (
+    1000  # rows of a bucket that each other one is paired with, the first in the order of keeping
+)
 PAIRS_AT_ONCE = 1 << 20  # of buckets, in memory
 CHARACTERS_AT_ONCE = 1 << 21  # shingled in memory: about 100 bytes each
 
@@ -78,7 +88,9 @@ class DeduplicateLexical(DeduplicationStep):
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
-            raise InputError(f"threshold is {self.threshold}; use a similarity above 0 and at most 1")
+            raise InputError(
+                f"threshold is {self.threshold}; use a similarity above 0 and at most 1"
+            )
         for name in ("num_perm", "shingle"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; use 1 or more")
@@ -101,21 +113,26 @@ class DeduplicateLexical(DeduplicationStep):
     def defects(self) -> Any:
         return _Defects(self.text_column, self.columns(), self.id_column)
 
-    def judge(self, rows: Blocks, has_reference: bool) -> Judgement:
+    def decide(self, rows: Blocks, has_reference: bool) -> StepResult:
         order = self.order()
-        describe = beam.Map(_describe, self.text_column, self.id_column, order, self.scope, has_reference)
+        describe = beam.Map(
+            _describe, self.text_column, self.id_column, order, self.scope, has_reference
+        )
         texts = rows | "Describe" >> describe.with_output_types(Block)
         bands_of = _Bands(choose_bands(self.threshold, self.num_perm), self.num_perm, self.shingle)
         candidates = (
             texts
             | "Bands" >> beam.ParDo(bands_of).with_output_types(Keyed)
             | "Buckets" >> beam.GroupByKey()
-            | "PairBuckets" >> beam.FlatMap(_pair_buckets, self.id_column, order).with_output_types(Block)
+            | "PairBuckets"
+            >> beam.FlatMap(_pair_buckets, self.id_column, order).with_output_types(Block)
         )
         contents = texts | "Texts" >> beam.Map(_contents, self.id_column).with_output_types(Block)
         similarity = functools.partial(text_similarity, shingle=self.shingle)
-        pairs = (candidates, contents) | "ScorePairs" >> ScorePairs(self.id_column, similarity, self.threshold)
-        return Judgement(rows, pairs, pairs | "GroupPairs" >> GroupPairs("leader", self.id_column))
+        pairs = (candidates, contents) | "ScorePairs" >> ScorePairs(
+            self.id_column, similarity, self.threshold
+        )
+        return StepResult(rows, pairs, pairs | "GroupPairs" >> GroupPairs("leader", self.id_column))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,12 +147,19 @@ class _Defects:
 
 
 def _describe(
-    block: Block, text_column: str, id_column: str, order: KeepOrder, scope: str | None, has_reference: bool
+    block: Block,
+    text_column: str,
+    id_column: str,
+    order: KeepOrder,
+    scope: str | None,
+    has_reference: bool,
 ) -> Block:
     """Ids with the text as it is compared, what orders them, their scope, and whether they are of the reference."""
     read = list(dict.fromkeys((text_column, *order.columns)))
     frame: pl.DataFrame = pl.from_arrow(pa.Table.from_batches([block.batch.select(read)]))  # type: ignore[assignment]
-    told = frame.select(normalize(pl.col(text_column).cast(pl.String)).alias(NORMAL), *order.value())
+    told = frame.select(
+        normalize(pl.col(text_column).cast(pl.String)).alias(NORMAL), *order.value()
+    )
     columns: dict[str, Any] = {id_column: id_array(block, id_column)}
     columns.update({series.name: series.to_arrow() for series in told})
     if scope is not None:
@@ -148,7 +172,10 @@ def _describe(
 def scope_hashes(values: pa.Array) -> pa.Array:
     """uint64: equal for equal values, null among them, and by chance with a probability of 5e-20."""
     encoded = values.dictionary_encode(null_encoding="encode")
-    hashes = [hashlib.blake2b(repr(value).encode(), digest_size=8).digest() for value in encoded.dictionary.to_pylist()]
+    hashes = [
+        hashlib.blake2b(repr(value).encode(), digest_size=8).digest()
+        for value in encoded.dictionary.to_pylist()
+    ]
     return pa.array(np.frombuffer(b"".join(hashes), np.uint64)[encoded.indices.to_numpy()])
 
 
@@ -169,23 +196,33 @@ class _Bands(CutByKey):
         texts = frame[NORMAL].to_list()
         signed = [
             signatures(shingles(texts[part], self._shingle), self._num_perm)
-            for part in slices(frame[NORMAL].str.len_chars().to_numpy() + self._shingle, CHARACTERS_AT_ONCE)
+            for part in slices(
+                frame[NORMAL].str.len_chars().to_numpy() + self._shingle, CHARACTERS_AT_ONCE
+            )
         ]
         buckets = bands(np.concatenate(signed), self._count)
         if SCOPE in frame.columns:
             buckets = buckets ^ frame[SCOPE].to_numpy()[:, None]
-        told = frame.drop(NORMAL, SCOPE, strict=False)[np.repeat(np.arange(len(frame)), self._count)]
+        told = frame.drop(NORMAL, SCOPE, strict=False)[
+            np.repeat(np.arange(len(frame)), self._count)
+        ]
         told = told.with_columns(pl.Series(BUCKET, buckets.reshape(-1)))
         yield from self.wait(told, int(told.estimated_size()))
 
     def cut(self, waiting: list[pl.DataFrame]) -> Iterator[Keyed]:
-        rows = pl.concat(waiting, how="vertical_relaxed")  # an order value is of type null where all are
+        rows = pl.concat(
+            waiting, how="vertical_relaxed"
+        )  # an order value is of type null where all are
         rows = rows.with_columns(part=pl.col(BUCKET) % BUCKET_PARTITIONS)
-        for (partition,), part in rows.partition_by("part", as_dict=True, include_key=False).items():
+        for (partition,), part in rows.partition_by(
+            "part", as_dict=True, include_key=False
+        ).items():
             yield int(partition), block_of(part)
 
 
-def _pair_buckets(element: tuple[int, Iterable[Block]], id_column: str, order: KeepOrder) -> Iterator[Block]:
+def _pair_buckets(
+    element: tuple[int, Iterable[Block]], id_column: str, order: KeepOrder
+) -> Iterator[Block]:
     """Pairs of rows in one bucket, the one that is kept first; a pair may come from several buckets."""
     rows = frame_of(element[1]).filter(pl.len().over(BUCKET) > 1)
     if not len(rows):
@@ -196,19 +233,27 @@ def _pair_buckets(element: tuple[int, Iterable[Block]], id_column: str, order: K
     number = np.arange(len(rows))
     starts = np.maximum.accumulate(np.where(np.diff(buckets, prepend=~buckets[:1]) != 0, number, 0))
     rank = number - starts
-    paired = np.minimum(rank, MOST_NEIGHBORS)
+    paired = np.minimum(rank, MAX_NEIGHBORS)
     Metrics.counter(NAMESPACE, "pairs_cut").inc(int((rank - paired).sum()))
     for part in slices(paired, PAIRS_AT_ONCE):
         counts = paired[part]
         seconds = np.repeat(number[part], counts)
-        firsts = np.arange(len(seconds)) - np.repeat(np.cumsum(counts) - counts, counts) + starts[seconds]
-        if known is not None:  # reference rows come first in a bucket, so that one which comes second has no other before it
+        firsts = (
+            np.arange(len(seconds))
+            - np.repeat(np.cumsum(counts) - counts, counts)
+            + starts[seconds]
+        )
+        if (
+            known is not None
+        ):  # reference rows come first in a bucket, so that one which comes second has no other before it
             firsts, seconds = firsts[~known[seconds]], seconds[~known[seconds]]
         if len(seconds):
             yield block_of(pl.DataFrame({FIRST_ID: ids[firsts], SECOND_ID: ids[seconds]}).unique())
 
 
-def text_similarity(texts: pa.Array, firsts: np.ndarray, seconds: np.ndarray, shingle: int) -> np.ndarray:
+def text_similarity(
+    texts: pa.Array, firsts: np.ndarray, seconds: np.ndarray, shingle: int
+) -> np.ndarray:
     """float32 (n,): the Jaccard similarity of pairs of texts, by their sets of n-grams of `shingle` characters."""
     known = pl.Series(texts)
     lengths = known.str.len_chars().to_numpy().astype(np.int64) + shingle

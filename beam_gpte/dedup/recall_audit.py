@@ -14,10 +14,16 @@ from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
 
 from beam_gpte.core.columns import AT, FILE, FIRST_ID, SECOND_ID, VECTOR, VECTOR_KEY
 from beam_gpte.core.dedup.keep_order import KeepOrder
-from beam_gpte.core.dedup.recall import SAMPLE_KEY, first_of_each, near_sample, recall_interval, wanted_pairs
+from beam_gpte.core.dedup.recall import (
+    SAMPLE_KEY,
+    first_of_each,
+    near_sample,
+    recall_interval,
+    wanted_pairs,
+)
 from beam_gpte.dedup.search_plan import Plan, sample_frame
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import MakeOne
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.embedding.ensure_vectors import unit_vectors_of
 from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
@@ -41,11 +47,15 @@ class AuditRecall(beam.PTransform):
         near, plan, pairs = inputs
         wanted = (
             near
-            | "FirstOfEach" >> beam.CombineGlobally(_FirstOfEach(self.order, self.id_column)).without_defaults()
-            | "WantedPairs" >> beam.Map(_wanted, self.order, self.id_column).with_output_types(Block)
+            | "FirstOfEach"
+            >> beam.CombineGlobally(_FirstOfEach(self.order, self.id_column)).without_defaults()
+            | "WantedPairs"
+            >> beam.Map(_wanted, self.order, self.id_column).with_output_types(Block)
         )
         found = pairs | "Found" >> beam.FlatMap(_found, AsList(wanted)).with_output_types(Block)
-        return plan.pipeline | "Recall" >> MakeOne(dict, _recall, AsSingleton(plan), AsList(wanted), AsList(found))
+        return plan.pipeline | "Recall" >> FromSideInputs(
+            dict, _recall, AsSingleton(plan), AsList(wanted), AsList(found)
+        )
 
 
 @dataclasses.dataclass(eq=False)
@@ -59,7 +69,9 @@ class NearSample(beam.PTransform):
 
     def expand(self, inputs: Any) -> Any:
         vectors, plan = inputs
-        look = beam.FlatMap(_near_sample, self.threshold, AsSingleton(plan)).with_output_types(Block, near=Block)
+        look = beam.FlatMap(_near_sample, self.threshold, AsSingleton(plan)).with_output_types(
+            Block, near=Block
+        )
         return vectors | "Look" >> look.with_outputs("near", main="vectors")
 
 
@@ -69,7 +81,10 @@ def _near_sample(block: Block, threshold: float, plan: Plan) -> Iterator[Any]:
     frame = frame_of([block.without_columns([VECTOR, FILE, AT])])
     row, at = near_sample(frame, unit_vectors_of(block), sample, sampled, threshold)
     if len(row):
-        yield TaggedOutput("near", block_of(frame[row].with_columns(sample[VECTOR_KEY].gather(at).alias(SAMPLE_KEY))))
+        yield TaggedOutput(
+            "near",
+            block_of(frame[row].with_columns(sample[VECTOR_KEY].gather(at).alias(SAMPLE_KEY))),
+        )
 
 
 class _FirstOfEach(beam.CombineFn):
@@ -112,8 +127,14 @@ def _recall(plan: Plan, wanted: list[Block], found: list[Block]) -> dict[str, An
     if not wanted:
         return {}
     counts = frame_of(wanted).group_by(SAMPLE_KEY).len(name="wanted")
-    met = frame_of(found).unique().group_by(SAMPLE_KEY).len(name="found") if found else counts.select(SAMPLE_KEY, found=0)
+    met = (
+        frame_of(found).unique().group_by(SAMPLE_KEY).len(name="found")
+        if found
+        else counts.select(SAMPLE_KEY, found=0)
+    )
     both = counts.join(met, on=SAMPLE_KEY, how="left").fill_null(0)
-    estimate, low, high = recall_interval(*(both[name].to_numpy().astype(np.int64) for name in ("found", "wanted")))
+    estimate, low, high = recall_interval(
+        *(both[name].to_numpy().astype(np.int64) for name in ("found", "wanted"))
+    )
     figures = {"estimate": round(estimate, 6), "low": round(low, 6), "high": round(high, 6)}
     return {"recall": {**figures, "pairs": int(both["wanted"].sum()), "rows": len(both)}}

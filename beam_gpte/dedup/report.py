@@ -17,7 +17,7 @@ from apache_beam.pvalue import AsList, AsSingleton
 
 from beam_gpte.core.columns import AT, DUPLICATE_OF, FILE, FIRST_ID, REFERENCE, SCORE, SECOND_ID
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import MakeOne
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.shuffle.group_by_id import frame_of, key_by_id
 from beam_gpte.shuffle.spill import has_column, with_columns
 
@@ -49,28 +49,39 @@ class SummarizeStep(beam.PTransform):
     text_column: str
 
     def expand(self, inputs: Any) -> beam.PCollection[dict]:
-        rows, pairs, verdicts, figures = inputs
-        scores = pairs | "Scores" >> beam.CombineGlobally(_Scores(self.settings["threshold"])).as_singleton_view()
+        rows, pairs, decisions, figures = inputs
+        scores = (
+            pairs
+            | "Scores"
+            >> beam.CombineGlobally(_Scores(self.settings["threshold"])).as_singleton_view()
+        )
         groups = (
-            verdicts
+            decisions
             | "ByKept" >> key_by_id(DUPLICATE_OF)
             | "Groups" >> beam.GroupByKey()
             | "GroupSizes" >> beam.Map(_group_sizes, self.id_column).with_output_types(dict)
         )
         counts = (
             rows
-            | "CountRows" >> beam.Map(lambda block: (len(block), len(block) * (REFERENCE in block.schema.names)))
+            | "CountRows"
+            >> beam.Map(lambda block: (len(block), len(block) * (REFERENCE in block.schema.names)))
             | "SumRows" >> beam.CombineGlobally(_sums).as_singleton_view()
         )
         more = tuple(figures) | "Figures" >> beam.Flatten(pipeline=rows.pipeline)
-        make = MakeOne(dict, _summary, counts, self.settings, scores, AsList(groups), AsList(more))
+        make = FromSideInputs(
+            dict, _summary, counts, self.settings, scores, AsList(groups), AsList(more)
+        )
         summary = rows.pipeline | "Summary" >> make
         texts = (
             rows
-            | "Texts" >> beam.FlatMap(_select, (self.id_column, self.text_column)).with_output_types(Block)
-            | "TextsOf" >> beam.FlatMap(_texts_of, self.id_column, self.text_column, AsSingleton(summary))
+            | "Texts"
+            >> beam.FlatMap(_select, (self.id_column, self.text_column)).with_output_types(Block)
+            | "TextsOf"
+            >> beam.FlatMap(_texts_of, self.id_column, self.text_column, AsSingleton(summary))
         )
-        return rows.pipeline | "AddTexts" >> MakeOne(dict, _with_texts, AsSingleton(summary), AsList(texts))
+        return rows.pipeline | "AddTexts" >> FromSideInputs(
+            dict, _with_texts, AsSingleton(summary), AsList(texts)
+        )
 
 
 class _Scores(beam.CombineFn):
@@ -85,9 +96,17 @@ class _Scores(beam.CombineFn):
     def add_input(self, accumulator: tuple, block: Block) -> tuple:
         counts, nearest = accumulator
         frame = frame_of([block])
-        share = (frame[SCORE].to_numpy().astype(np.float64) - self._threshold) / max(1 - self._threshold, 1e-9)
-        counts = counts + np.bincount(np.clip((share * BINS).astype(int), 0, BINS - 1), minlength=BINS)
-        best = frame.sort(SCORE, FIRST_ID, SECOND_ID).head(BORDERLINE).select(SCORE, FIRST_ID, SECOND_ID)
+        share = (frame[SCORE].to_numpy().astype(np.float64) - self._threshold) / max(
+            1 - self._threshold, 1e-9
+        )
+        counts = counts + np.bincount(
+            np.clip((share * BINS).astype(int), 0, BINS - 1), minlength=BINS
+        )
+        best = (
+            frame.sort(SCORE, FIRST_ID, SECOND_ID)
+            .head(BORDERLINE)
+            .select(SCORE, FIRST_ID, SECOND_ID)
+        )
         return counts, sorted([*nearest, *best.rows()])[:BORDERLINE]
 
     def merge_accumulators(self, accumulators: Iterable[tuple]) -> tuple:
@@ -109,19 +128,29 @@ def _group_sizes(element: tuple[int, Iterable[Block]], id_column: str) -> dict[s
         pl.len().alias(_COPIES), pl.struct(id_column, SCORE).head(MEMBERS_SHOWN).alias("members")
     )
     sizes = groups.sort([_COPIES, DUPLICATE_OF], descending=[True, False])
-    by_power = sizes.group_by(pl.col(_COPIES).log(2).floor().cast(pl.Int64).alias("power")).len(name="groups")
+    by_power = sizes.group_by(pl.col(_COPIES).log(2).floor().cast(pl.Int64).alias("power")).len(
+        name="groups"
+    )
     return {
         "removed": int(sizes[_COPIES].sum()),
         "sizes": dict(by_power.rows()),
         "largest": [
-            {"id": id_, _COPIES: copies, "members": [{"id": m[id_column], SCORE: m[SCORE]} for m in shown]}
+            {
+                "id": id_,
+                _COPIES: copies,
+                "members": [{"id": m[id_column], SCORE: m[SCORE]} for m in shown],
+            }
             for id_, copies, shown in sizes.head(LARGEST_GROUPS).rows()
         ],
     }
 
 
 def _summary(
-    rows: tuple[int, int], settings: dict[str, Any], scores: tuple, groups: list[dict[str, Any]], figures: list[dict]
+    rows: tuple[int, int],
+    settings: dict[str, Any],
+    scores: tuple,
+    groups: list[dict[str, Any]],
+    figures: list[dict],
 ) -> dict[str, Any]:
     counts, nearest = scores
     removed = sum(group["removed"] for group in groups)
@@ -129,7 +158,10 @@ def _summary(
     for group in groups:
         for power, number in group["sizes"].items():
             powers[power] = powers.get(power, 0) + number
-    largest = sorted((row for group in groups for row in group["largest"]), key=lambda row: (-row[_COPIES], row["id"]))
+    largest = sorted(
+        (row for group in groups for row in group["largest"]),
+        key=lambda row: (-row[_COPIES], row["id"]),
+    )
     own = rows[0] - rows[1]
     edges = np.linspace(settings["threshold"], 1, BINS, endpoint=False).round(6).tolist()
     return {
@@ -142,9 +174,13 @@ def _summary(
         "pairs": int(counts.sum()),
         **_merged(figures, own, settings["threshold"], removed),
         "scores": [list(pair) for pair in zip(edges, counts.tolist(), strict=True)],
-        "group_sizes": {f"{2**power}-{2 ** (power + 1) - 1}": powers[power] for power in sorted(powers)},
+        "group_sizes": {
+            f"{2**power}-{2 ** (power + 1) - 1}": powers[power] for power in sorted(powers)
+        },
         "largest_groups": largest[:LARGEST_GROUPS],
-        "borderline": [{FIRST_ID: first, SECOND_ID: second, SCORE: score} for score, first, second in nearest],
+        "borderline": [
+            {FIRST_ID: first, SECOND_ID: second, SCORE: score} for score, first, second in nearest
+        ],
     }
 
 
@@ -166,12 +202,16 @@ def _select(block: Block, names: tuple[str, ...]) -> Iterator[Block]:
         yield Block(block.batch.select([name for name in kept if name in block.schema.names]))
 
 
-def _texts_of(block: Block, id_column: str, text_column: str, summary: dict[str, Any]) -> Iterator[tuple[Any, str]]:
+def _texts_of(
+    block: Block, id_column: str, text_column: str, summary: dict[str, Any]
+) -> Iterator[tuple[Any, str]]:
     wanted = {part[name] for part, name, _ in _named(summary)}
     if wanted:
         named = frame_of([Block(block.batch.select([id_column]))])[id_column].is_in(sorted(wanted))
         found = with_columns(block.filter(named.to_arrow()), [text_column])
-        for id_, text in zip(found.column(id_column).to_pylist(), found.column(text_column).to_pylist(), strict=True):
+        for id_, text in zip(
+            found.column(id_column).to_pylist(), found.column(text_column).to_pylist(), strict=True
+        ):
             if text is not None:
                 yield id_, str(text)[:TEXT_SHOWN]
 
@@ -190,7 +230,10 @@ def _with_texts(summary: dict[str, Any], texts: list[tuple[Any, str]]) -> dict[s
     text_of = dict(texts)
     whole = {
         **summary,
-        "largest_groups": [{**group, "members": [dict(m) for m in group["members"]]} for group in summary["largest_groups"]],
+        "largest_groups": [
+            {**group, "members": [dict(m) for m in group["members"]]}
+            for group in summary["largest_groups"]
+        ],
         "borderline": [dict(pair) for pair in summary["borderline"]],
     }
     for part, name, text in list(_named(whole)):
@@ -205,10 +248,18 @@ def report_rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if isinstance(value, bool | int | float):
             yield {"step": report["step"], "figure": name, "value": float(value)}
     for entry in report.get("by_threshold", ()):
-        yield {"step": report["step"], "figure": f"removed at {entry['threshold']}", "value": float(entry["removed"])}
+        yield {
+            "step": report["step"],
+            "figure": f"removed at {entry['threshold']}",
+            "value": float(entry["removed"]),
+        }
     for name in ("estimate", "low", "high"):
         if report.get("recall"):
-            yield {"step": report["step"], "figure": f"recall {name}", "value": report["recall"][name]}
+            yield {
+                "step": report["step"],
+                "figure": f"recall {name}",
+                "value": report["recall"][name],
+            }
     for edge, count in report["scores"]:
         yield {"step": report["step"], "figure": f"pairs from {edge}", "value": float(count)}
     for size, count in report["group_sizes"].items():
@@ -228,17 +279,25 @@ def report_text(report: dict[str, Any], groups: int = 3, pairs: int = 5) -> str:
             f"by {recall['pairs']:,} pairs of {recall['rows']:,} rows"
         )
     for entry in report.get("by_threshold", ()):
-        lines.append(f"  at {entry['threshold']:<6} {entry['removed']:>12,} removed ({entry['ratio']:.1%})")
+        lines.append(
+            f"  at {entry['threshold']:<6} {entry['removed']:>12,} removed ({entry['ratio']:.1%})"
+        )
     if report["pairs"] and report["threshold"] < 1:
         top = max(count for _, count in report["scores"])
         lines.append(f"  {report['pairs']:,} pairs by score")
-        lines += [f"    {edge:<8} {count:>10,} {'#' * round(40 * count / top)}" for edge, count in report["scores"] if count]
+        lines += [
+            f"    {edge:<8} {count:>10,} {'#' * round(40 * count / top)}"
+            for edge, count in report["scores"]
+            if count
+        ]
     if report["group_sizes"]:
         sizes = ", ".join(f"{count:,} of {size}" for size, count in report["group_sizes"].items())
         lines.append(f"  groups by their removed rows: {sizes}")
     for group in report["largest_groups"][:groups]:
         lines.append(f"  {group['copies']:,} like {_shown(group['id'], group.get('text'))}")
-        lines += [f"    {_score(m[SCORE])} {_shown(m['id'], m.get('text'))}" for m in group["members"]]
+        lines += [
+            f"    {_score(m[SCORE])} {_shown(m['id'], m.get('text'))}" for m in group["members"]
+        ]
     borderline = report["borderline"][:pairs] if report["threshold"] < 1 else []
     if borderline:
         lines.append("  nearest to the threshold")

@@ -1,7 +1,7 @@
 """Candidates become scored pairs: `(candidates, contents) | ScorePairs(id_column, similarity, threshold)`.
 
 candidates, by first id --+                   +--> candidates, by second id --+
-                          +--> AttachFirst ---+--> contents of the first -----+--> ScoreMet --> pairs
+                          +--> AttachFirst ---+--> contents of the first -----+--> ScoreJoined --> pairs
 contents, by id ----------+                                                   |
       +-----------------------------------------------------------------------+
 """
@@ -55,11 +55,11 @@ class ScorePairs(beam.PTransform):
             | "AttachFirst" >> beam.FlatMap(_attach_first, self.id_column).with_output_types(Keyed)
         )
         met = (attached, keyed) | "AllMet" >> beam.Flatten()
-        return met | "ScoreMet" >> ScoreMet(self.id_column, self.similarity, self.threshold)
+        return met | "ScoreJoined" >> ScoreJoined(self.id_column, self.similarity, self.threshold)
 
 
 @dataclasses.dataclass(eq=False)
-class ScoreMet(beam.PTransform):
+class ScoreJoined(beam.PTransform):
     """The second half of `ScorePairs`: (partition, block of candidates or of contents) gives scored pairs.
 
     A candidate and the contents of both its ids are in one partition.
@@ -73,11 +73,16 @@ class ScoreMet(beam.PTransform):
         return (
             met
             | "Meet" >> beam.GroupByKey()
-            | "Score" >> beam.FlatMap(_score, self.id_column, self.similarity, self.threshold).with_output_types(Block)
+            | "Score"
+            >> beam.FlatMap(
+                _score, self.id_column, self.similarity, self.threshold
+            ).with_output_types(Block)
         )
 
 
-def _attach_first(element: tuple[int, dict[str, Iterable[Block]]], id_column: str) -> Iterator[Keyed]:
+def _attach_first(
+    element: tuple[int, dict[str, Iterable[Block]]], id_column: str
+) -> Iterator[Keyed]:
     pieces = list(element[1]["pairs"])
     if not pieces:
         return
@@ -99,11 +104,17 @@ def _score(
         return
     pairs = frame_of(pieces).sort(FIRST_ID, SECOND_ID)
     wanted = pl.concat([pairs[FIRST_ID], pairs[SECOND_ID]])
-    contents = _select((block for block in element[1] if FIRST_ID not in block.schema.names), id_column, wanted)
-    at_first, at_second = (_positions(pairs[name], contents, id_column) for name in (FIRST_ID, SECOND_ID))
+    contents = _select(
+        (block for block in element[1] if FIRST_ID not in block.schema.names), id_column, wanted
+    )
+    at_first, at_second = (
+        _positions(pairs[name], contents, id_column) for name in (FIRST_ID, SECOND_ID)
+    )
     (content,) = (name for name in contents.schema.names if name != id_column)
     scores = similarity(contents.column(content), at_first, at_second)
-    near = pairs.with_columns(pl.Series(SCORE, scores, pl.Float32)).filter(pl.Series(scores >= np.float32(threshold)))
+    near = pairs.with_columns(pl.Series(SCORE, scores, pl.Float32)).filter(
+        pl.Series(scores >= np.float32(threshold))
+    )
     Metrics.counter(NAMESPACE, "pairs").inc(len(near))
     if len(near):
         yield block_of(near)
@@ -117,7 +128,11 @@ def _select(blocks: Iterable[Block], id_column: str, wanted: pl.Series) -> Block
 
 
 def _positions(ids: pl.Series, rows: Block, id_column: str) -> np.ndarray:
-    return pc.index_in(_comparable(ids), id_array(rows, id_column)).to_numpy(zero_copy_only=False).astype(np.int64)
+    return (
+        pc.index_in(_comparable(ids), id_array(rows, id_column))
+        .to_numpy(zero_copy_only=False)
+        .astype(np.int64)
+    )
 
 
 def _comparable(ids: pl.Series) -> pa.Array:
@@ -125,7 +140,9 @@ def _comparable(ids: pl.Series) -> pa.Array:
     return id_array(Block.from_pydict({"id": ids.to_arrow()}), "id")
 
 
-def cosine_similarity(vectors: pa.FixedSizeListArray, firsts: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+def cosine_similarity(
+    vectors: pa.FixedSizeListArray, firsts: np.ndarray, seconds: np.ndarray
+) -> np.ndarray:
     """float32 (n,): of pairs of unit vectors."""
     matrix = vector_matrix(vectors)
     parts = (slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(firsts), PAIRS_AT_ONCE))

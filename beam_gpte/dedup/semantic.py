@@ -35,15 +35,20 @@ from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER, Rule
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
-from beam_gpte.dedup.deduplicate import Blocks, DeduplicationStep, Judgement
+from beam_gpte.dedup.deduplicate import Blocks, DeduplicationStep, StepResult
 from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.dedup.join_cells import JoinCells
 from beam_gpte.dedup.recall_audit import AuditRecall, NearSample
 from beam_gpte.dedup.search_plan import PlanSearch, SearchMode
 from beam_gpte.dedup.threshold_counts import CountAtThresholds
 from beam_gpte.elements.block import Block
-from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors, with_unit_vectors
-from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named, block_of, frame_of
+from beam_gpte.embedding.ensure_vectors import (
+    EmbedWhereMissing,
+    VectorDefects,
+    unit_vectors,
+    with_unit_vectors,
+)
+from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of, frame_of
 from beam_gpte.shuffle.spill import with_columns
 from beam_gpte.shuffle.unique_ids import id_array
 
@@ -82,7 +87,7 @@ class DeduplicateSemantic(DeduplicationStep):
       scope: compare only rows with the same value in this column.
       reference: rows of another corpus, such as the `kept` ones of a former run; what is near to one of them is removed.
       model: embed the texts of the rows that have no `embedding_column` first, as `EmbedText` does.
-      also_at: larger thresholds to count the removed rows at; None takes three between `threshold` and 1.
+      report_thresholds: larger thresholds to count the removed rows at; None takes three between `threshold` and 1.
       space: the `space` that a former run gave: cells and sketches are not fitted anew.
       max_neighbors: candidates of one row with rows kept before it, per tile; more are cut and counted (`pairs_cut`).
       scratch: see `Deduplicate`.
@@ -97,7 +102,7 @@ class DeduplicateSemantic(DeduplicationStep):
     scope: str | None = None
     reference: beam.PCollection | None = None
     model: Any = None
-    also_at: tuple[float, ...] | None = None
+    report_thresholds: tuple[float, ...] | None = None
     space: bytes | None = None
     id_column: str = ID
     embedding_column: str = EMBEDDING
@@ -112,17 +117,26 @@ class DeduplicateSemantic(DeduplicationStep):
             raise InputError(f"max_neighbors is {self.max_neighbors}; use 1 or more")
         SearchMode.parse(self.mode)
         KeepOrder.parse(self.keep, self.text_column)
-        if self.also_at is None:
-            self.also_at = tuple(round(self.threshold + i * (1 - self.threshold) / 4, 6) for i in (1, 2, 3))
-        for threshold in self.also_at:
+        if self.report_thresholds is None:
+            self.report_thresholds = tuple(
+                round(self.threshold + i * (1 - self.threshold) / 4, 6) for i in (1, 2, 3)
+            )
+        for threshold in self.report_thresholds:
             if not self.threshold <= threshold <= 1:
-                raise InputError(f"also_at has {threshold}; pairs below the threshold of {self.threshold} are not known")
+                raise InputError(
+                    f"report_thresholds has {threshold}; pairs below the threshold of {self.threshold} are not known"
+                )
         if self.grouping not in get_args(Rule):
             raise InputError(f"grouping is {self.grouping!r}; use {', '.join(get_args(Rule))}")
         if self.grouping == "components" and self.reference is not None:
             raise InputError('grouping "components" with a reference; use leader or semdedup')
-        if isinstance(self.model, EncoderConfig) and self.model.long_text in ("chunks", "late_chunks"):
-            raise InputError(f"long_text {self.model.long_text!r} makes several rows of one; use truncate or windows")
+        if isinstance(self.model, EncoderConfig) and self.model.long_text in (
+            "chunks",
+            "late_chunks",
+        ):
+            raise InputError(
+                f"long_text {self.model.long_text!r} makes several rows of one; use truncate or windows"
+            )
 
     def settings(self) -> dict[str, Any]:
         names = ("threshold", "mode", "grouping", "scope", "max_neighbors")
@@ -137,10 +151,13 @@ class DeduplicateSemantic(DeduplicationStep):
 
     def defects(self) -> Any:
         return VectorDefects(
-            self.embedding_column, self.columns(), self.text_column if self.reads_text() else None, self.id_column
+            self.embedding_column,
+            self.columns(),
+            self.text_column if self.reads_text() else None,
+            self.id_column,
         )
 
-    def judge(self, rows: Blocks, has_reference: bool) -> Judgement:
+    def decide(self, rows: Blocks, has_reference: bool) -> StepResult:
         refused = None
         if self.model is not None:
             names = self.text_column, self.id_column, self.embedding_column
@@ -148,7 +165,9 @@ class DeduplicateSemantic(DeduplicationStep):
             if self._spill is not None:
                 rows = rows | "SpillVectors" >> self._spill
         order, mode = self.order(), SearchMode.parse(self.mode)
-        describe = _Describe(self.embedding_column, self.id_column, order, self.scope, has_reference)
+        describe = _Describe(
+            self.embedding_column, self.id_column, order, self.scope, has_reference
+        )
         vectors = rows | "Describe" >> beam.Map(describe).with_output_types(Block)
         plan = vectors | "Plan" >> PlanSearch(self.threshold, mode, self.space)
         sampled = (vectors, plan) | "NearSample" >> NearSample(self.threshold)
@@ -156,20 +175,31 @@ class DeduplicateSemantic(DeduplicationStep):
         join = JoinCells(self.threshold, order, self.id_column, self.max_neighbors, ordered)
         joined = (sampled.vectors, plan) | "Join" >> join
         edges = joined.edges
-        verdicts = edges | "GroupPairs" >> GroupPairs(self.grouping, self.id_column, order.descending)
+        decisions = edges | "GroupPairs" >> GroupPairs(
+            self.grouping, self.id_column, order.descending
+        )
         if ordered:
-            bare = beam.Map(Block.without_columns, (FIRST_ORDER, SECOND_ORDER)).with_output_types(Block)
+            bare = beam.Map(Block.without_columns, (FIRST_ORDER, SECOND_ORDER)).with_output_types(
+                Block
+            )
             edges = edges | "WithoutOrders" >> bare
-        inherited = (joined.copies, verdicts) | _InheritVerdicts(self.id_column)
-        verdicts = (verdicts, inherited) | "Verdicts" >> beam.Flatten()
+        inherited = (joined.copies, decisions) | _InheritDecisions(self.id_column)
+        decisions = (decisions, inherited) | "Verdicts" >> beam.Flatten()
         pairs = (edges, joined.copies) | "Pairs" >> beam.Flatten()
         counted = joined.figures | "Costs" >> beam.CombineGlobally(_add_figures).without_defaults()
-        recall = (sampled.near, plan, pairs) | "AuditRecall" >> AuditRecall(self.threshold, order, self.id_column)
+        recall = (sampled.near, plan, pairs) | "AuditRecall" >> AuditRecall(
+            self.threshold, order, self.id_column
+        )
         figures: tuple[beam.PCollection, ...] = (counted, recall)
-        if self.also_at:
-            figures += ((edges, joined.copies) | "AlsoAt" >> CountAtThresholds(self.also_at, self.grouping),)
-        space = plan | "Space" >> beam.Map(lambda plan: plan.space.to_bytes()).with_output_types(bytes)
-        return Judgement(rows, pairs, verdicts, figures, refused, space)
+        if self.report_thresholds:
+            figures += (
+                (edges, joined.copies)
+                | "AlsoAt" >> CountAtThresholds(self.report_thresholds, self.grouping),
+            )
+        space = plan | "Space" >> beam.Map(lambda plan: plan.space.to_bytes()).with_output_types(
+            bytes
+        )
+        return StepResult(rows, pairs, decisions, figures, refused, space)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +224,10 @@ class _Describe:
             scopes = [value.encode() for value in columns[SCOPE].to_pylist()]
         if self.has_reference:
             columns[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
-        keys = [hashlib.blake2b(v.tobytes() + s, digest_size=8).digest() for v, s in zip(unit, scopes, strict=True)]
+        keys = [
+            hashlib.blake2b(v.tobytes() + s, digest_size=8).digest()
+            for v, s in zip(unit, scopes, strict=True)
+        ]
         columns[VECTOR_KEY] = np.frombuffer(b"".join(keys), np.uint64)
         return with_unit_vectors(Block.from_pydict(columns), unit, block, self.embedding_column)
 
@@ -208,26 +241,31 @@ def _add_figures(parts: Any) -> dict[str, int]:
 
 
 @dataclasses.dataclass(eq=False)
-class _InheritVerdicts(beam.PTransform):
+class _InheritDecisions(beam.PTransform):
     """`(copies, verdicts)` gives verdicts on copies of a vector: its first row's, or that row itself."""
 
     id_column: str
 
     def expand(self, inputs: Any) -> Blocks:
-        copies, verdicts = inputs
-        both, columns = {"copies": copies, "verdicts": verdicts}, {"copies": FIRST_ID, "verdicts": self.id_column}
+        copies, decisions = inputs
+        both, columns = (
+            {"copies": copies, "verdicts": decisions},
+            {"copies": FIRST_ID, "verdicts": self.id_column},
+        )
         inherit = beam.FlatMap(_inherit, self.id_column).with_output_types(Block)
-        return both | "Meet" >> MeetById(columns) | "Inherit" >> inherit
+        return both | "Meet" >> CoGroupById(columns) | "Inherit" >> inherit
 
 
 def _inherit(element: tuple[int, Iterable[Named]], id_column: str) -> Iterator[Block]:
-    group = Meeting(element)
-    copies, verdicts = list(group["copies"]), list(group["verdicts"])
+    group = CoGroup(element)
+    copies, decisions = list(group["copies"]), list(group["verdicts"])
     if not copies:
         return
-    told = frame_of(copies).select(FIRST_ID, pl.col(SECOND_ID).alias(id_column), pl.col(FIRST_ID).alias(DUPLICATE_OF), SCORE)
-    if verdicts:
-        firsts = frame_of(verdicts).rename({id_column: FIRST_ID, DUPLICATE_OF: "of", SCORE: "by"})
+    told = frame_of(copies).select(
+        FIRST_ID, pl.col(SECOND_ID).alias(id_column), pl.col(FIRST_ID).alias(DUPLICATE_OF), SCORE
+    )
+    if decisions:
+        firsts = frame_of(decisions).rename({id_column: FIRST_ID, DUPLICATE_OF: "of", SCORE: "by"})
         told = told.join(firsts, on=FIRST_ID, how="left").with_columns(
             pl.when(pl.col("of").is_null()).then(SCORE).otherwise("by").alias(SCORE),
             pl.coalesce("of", DUPLICATE_OF).alias(DUPLICATE_OF),

@@ -20,7 +20,16 @@ from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 
-from beam_gpte.core.columns import DEFECT, DUPLICATE_OF, EMBEDDING, HOME, ID, SCORE, TIMESTAMP, VECTOR
+from beam_gpte.core.columns import (
+    DEFECT,
+    DUPLICATE_OF,
+    EMBEDDING,
+    HOME,
+    ID,
+    SCORE,
+    TIMESTAMP,
+    VECTOR,
+)
 from beam_gpte.core.errors import InputError
 from beam_gpte.dedup.stream_state import (
     STORED_PIECES,
@@ -31,21 +40,28 @@ from beam_gpte.dedup.stream_state import (
     _latest,
     _unit_vectors,
     cells_of,
+    decide,
     describe,
-    judge,
     pack,
     unexpired,
 )
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, BlockCoder
-from beam_gpte.elements.rejects import NAMESPACE, REJECTS, RejectingTransform, merge_rejects, reject_outputs, split_rejects
+from beam_gpte.elements.rejects import (
+    NAMESPACE,
+    REJECTS,
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.elements.rows import over_blocks
-from beam_gpte.elements.vectors import read_vectors
+from beam_gpte.elements.vectors import vectors_with_defects
 from beam_gpte.shuffle.packing import split_rows
 from beam_gpte.shuffle.unique_ids import id_array
 
 STEP = "DeduplicateStream"
-MOST_CELLS = 1024
-MOST_HORIZON = 100 * 365 * 86_400  # seconds
+MAX_CELLS = 1024
+MAX_HORIZON = 100 * 365 * 86_400  # seconds
 
 
 @dataclasses.dataclass(eq=False)
@@ -94,44 +110,66 @@ class DeduplicateStream(RejectingTransform):
     cells: int = 1
     probes: int = 3
     seed: int = 0
-    former: Callable[[], Iterable[Block]] | None = None
+    history: Callable[[], Iterable[Block]] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise InputError(f"threshold is {self.threshold}; use a cosine above 0 and at most 1")
-        if not 1e-6 <= self.horizon <= MOST_HORIZON:
-            raise InputError(f"horizon is {self.horizon}; use seconds, above 0 and at most {MOST_HORIZON}")
-        if not (1 <= self.cells <= MOST_CELLS and self.cells.bit_count() == 1):
-            raise InputError(f"cells is {self.cells}; use a power of two, at most {MOST_CELLS}")
+        if not 1e-6 <= self.horizon <= MAX_HORIZON:
+            raise InputError(
+                f"horizon is {self.horizon}; use seconds, above 0 and at most {MAX_HORIZON}"
+            )
+        if not (1 <= self.cells <= MAX_CELLS and self.cells.bit_count() == 1):
+            raise InputError(f"cells is {self.cells}; use a power of two, at most {MAX_CELLS}")
         if self.probes < 0 or (self.cells > 1 and self.probes >= self.cells):
-            raise InputError(f"probes is {self.probes}; use 0 to {self.cells - 1}, fewer than the cells")
+            raise InputError(
+                f"probes is {self.probes}; use 0 to {self.cells - 1}, fewer than the cells"
+            )
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         if not isinstance(pcoll.windowing.windowfn, GlobalWindows):
-            raise InputError(f"{STEP}: windows would cut the horizon; put beam.WindowInto(GlobalWindows()) before it")
-        return over_blocks(pcoll, self._judge, None, self.id_column, columns=(self.embedding_column,))
+            raise InputError(
+                f"{STEP}: windows would cut the horizon; put beam.WindowInto(GlobalWindows()) before it"
+            )
+        return over_blocks(
+            pcoll, self._decide, None, self.id_column, columns=(self.embedding_column,)
+        )
 
-    def _judge(self, blocks: beam.PCollection[Block]) -> Any:
-        route = _Route(self.id_column, self.embedding_column, self.cells, self.probes, self.seed, self._isolate)
-        judge = _Judge(self.id_column, self.embedding_column, self.threshold, self.horizon, self._isolate, self.former)
+    def _decide(self, blocks: beam.PCollection[Block]) -> Any:
+        route = _Route(
+            self.id_column, self.embedding_column, self.cells, self.probes, self.seed, self._isolate
+        )
+        decide = _Decide(
+            self.id_column,
+            self.embedding_column,
+            self.threshold,
+            self.horizon,
+            self._isolate,
+            self.history,
+        )
         keyed, unfit = blocks | "Route" >> beam.ParDo(route).with_output_types(
             tuple[int, Block], rejects=Block
         ).with_outputs(REJECTS, main="keyed")
-        judged, other_dim = keyed | "Judge" >> reject_outputs(beam.ParDo(judge))
-        return (judged, merge_rejects([unfit, other_dim])) if self._isolate else judged
+        decided, other_dim = keyed | "Judge" >> reject_outputs(beam.ParDo(decide))
+        return (decided, merge_rejects([unfit, other_dim])) if self._isolate else decided
 
 
-def split_duplicates(judged: beam.PCollection[Block]) -> tuple[beam.PCollection[Block], beam.PCollection[Block]]:
+def split_duplicates(
+    decided: beam.PCollection[Block],
+) -> tuple[beam.PCollection[Block], beam.PCollection[Block]]:
     """What `DeduplicateStream` gives for blocks, as two: new rows as they came; duplicates with `duplicate_of`, `score`."""
-    parts = judged | "Split" >> beam.FlatMap(_new_or_not).with_output_types(Block, removed=Block).with_outputs(
-        "removed", main="new"
-    )
+    parts = decided | "Split" >> beam.FlatMap(_new_or_not).with_output_types(
+        Block, removed=Block
+    ).with_outputs("removed", main="new")
     return parts.new, parts.removed
 
 
 def _new_or_not(block: Block) -> Iterator[Any]:
     new = pc.is_null(block.column(DUPLICATE_OF))
-    kept, removed = block.filter(new).without_columns([DUPLICATE_OF, SCORE]), block.filter(pc.invert(new))
+    kept, removed = (
+        block.filter(new).without_columns([DUPLICATE_OF, SCORE]),
+        block.filter(pc.invert(new)),
+    )
     if kept:
         yield kept
     if removed:
@@ -141,7 +179,9 @@ def _new_or_not(block: Block) -> Iterator[Any]:
 class _Route(beam.DoFn):
     """Gives (cell, rows), and (cell, copies): id and vector of rows that are at home elsewhere."""
 
-    def __init__(self, id_column: str, column: str, cells: int, probes: int, seed: int, isolate: bool) -> None:
+    def __init__(
+        self, id_column: str, column: str, cells: int, probes: int, seed: int, isolate: bool
+    ) -> None:
         self._id_column = id_column
         self._column = column
         self._cells = cells
@@ -152,7 +192,9 @@ class _Route(beam.DoFn):
     def process(self, block: Block) -> Iterator[Any]:
         for part in _by_length(block, self._column):
             defects = self._defects(part)
-            good = split_rejects(part.without_columns([DEFECT]), defects, STEP, self._isolate, self._id_column)
+            good = split_rejects(
+                part.without_columns([DEFECT]), defects, STEP, self._isolate, self._id_column
+            )
             for rows in good:
                 if isinstance(rows, TaggedOutput):
                     yield rows
@@ -160,7 +202,7 @@ class _Route(beam.DoFn):
                     yield from self._spread(rows)
 
     def _defects(self, block: Block) -> pa.Array:
-        vectors, defects = read_vectors(block, self._column)
+        vectors, defects = vectors_with_defects(block, self._column)
         zero, no_id = pa.array(~vectors.any(axis=1)), pc.is_null(id_array(block, self._id_column))
         why = pc.case_when(
             pc.make_struct(no_id, zero),
@@ -176,13 +218,19 @@ class _Route(beam.DoFn):
             return
         cells = cells_of(_unit_vectors(block, self._column), self._cells, self._probes, self._seed)
         yield from split_rows(block, cells[:, 0].tolist())
-        named = [name for name in (self._id_column, self._column, TIMESTAMP) if name in block.schema.names]
-        slim = Block(block.batch.select(named)).with_column(pa.field(HOME, pa.bool_()), pa.array([False] * len(block)))
+        named = [
+            name
+            for name in (self._id_column, self._column, TIMESTAMP)
+            if name in block.schema.names
+        ]
+        slim = Block(block.batch.select(named)).with_column(
+            pa.field(HOME, pa.bool_()), pa.array([False] * len(block))
+        )
         for i in range(1, cells.shape[1]):
             yield from split_rows(slim, cells[:, i].tolist())
 
 
-class _Judge(beam.DoFn):
+class _Decide(beam.DoFn):
     """Remembers a cell's new rows, and new copies; forgets them by a timer of event time, pending while there are any."""
 
     FORGET = TimerSpec("forget", TimeDomain.WATERMARK)
@@ -196,14 +244,14 @@ class _Judge(beam.DoFn):
         threshold: float,
         horizon: float,
         isolate: bool,
-        former: Callable[[], Iterable[Block]] | None = None,
+        history: Callable[[], Iterable[Block]] | None = None,
     ) -> None:
         self._id_column = id_column
         self._column = column
         self._threshold = threshold
         self._horizon = round(horizon * 1e6)
         self._isolate = isolate
-        self._former = former
+        self._history = history
 
     def process(
         self,
@@ -221,7 +269,7 @@ class _Judge(beam.DoFn):
             if before and before[0].schema.field(VECTOR).type != rows.schema.field(VECTOR).type:
                 yield from self._refuse(block, before[0])
                 continue
-            new, duplicate_of, scores = judge(rows, before, self._threshold, self._horizon)
+            new, duplicate_of, scores = decide(rows, before, self._threshold, self._horizon)
             if HOME not in block.schema.names:
                 Metrics.counter(NAMESPACE, "new").inc(int(new.sum()))
                 Metrics.counter(NAMESPACE, "duplicates").inc(int((~new).sum()))
@@ -256,13 +304,13 @@ class _Judge(beam.DoFn):
             forget.set(Timestamp(micros=due))
 
     def _remembered(self, rows: Block) -> list[Block]:
-        if self._former is None:
+        if self._history is None:
             return []
-        pieces = _described(self._former, self._id_column, self._column)
+        pieces = _described(self._history, self._id_column, self._column)
         return [piece for piece in pieces if _latest(piece) + self._horizon > _earliest([rows])]
 
-    def _refuse(self, block: Block, former: Block) -> Iterator[Any]:
-        dims = f"{former.schema.field(VECTOR).type.list_size} dimensions"
+    def _refuse(self, block: Block, history: Block) -> Iterator[Any]:
+        dims = f"{history.schema.field(VECTOR).type.list_size} dimensions"
         reason = f"{self._column} is of another dimension: the rows before have {dims}"
         reasons = pa.array([reason] * len(block), pa.string())
         if HOME not in block.schema.names:
@@ -271,5 +319,5 @@ class _Judge(beam.DoFn):
 
 
 @functools.lru_cache(maxsize=2)  # by process: a local runner makes a DoFn anew for every bundle
-def _described(former: Callable[[], Iterable[Block]], id_column: str, column: str) -> list[Block]:
-    return pack([describe(block, id_column, column, 0) for block in former()])
+def _described(history: Callable[[], Iterable[Block]], id_column: str, column: str) -> list[Block]:
+    return pack([describe(block, id_column, column, 0) for block in history()])

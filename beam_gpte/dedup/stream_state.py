@@ -13,10 +13,12 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.vectors import read_vectors
+from beam_gpte.elements.vectors import vectors_with_defects
 from beam_gpte.shuffle.unique_ids import id_array
 
-FARTHEST = 1 << 61  # microseconds, 73,000 years: differences of times within it fit int64, and Beam's bounds do not
+MAX_MICROS = (
+    1 << 61
+)  # microseconds, 73,000 years: differences of times within it fit int64, and Beam's bounds do not
 PRODUCT_SLACK = 1e-5  # fp32 products of unit vectors in a GEMM
 EQUAL_SLACK = 2e-7  # a unit vector in fp32 is shorter than 1 by this at most: equal vectors match at a threshold of 1
 STORED_ROWS = 16_384  # of a block of state: 25 MB of 384 dimensions
@@ -35,13 +37,15 @@ def describe(block: Block, id_column: str, column: str, micros: int) -> Block:
         {
             ID: id_array(block, id_column),
             VECTOR: vectors_to_arrow(_unit_vectors(block, column)),
-            TIMESTAMP: pa.array(times.clip(-FARTHEST, FARTHEST)),
+            TIMESTAMP: pa.array(times.clip(-MAX_MICROS, MAX_MICROS)),
             HOME: pa.array([HOME not in block.schema.names] * len(block)),
         }
     )
 
 
-def judge(rows: Block, seen: Iterable[Block], threshold: float, horizon: int) -> tuple[np.ndarray, pa.Array, pa.Array]:
+def decide(
+    rows: Block, seen: Iterable[Block], threshold: float, horizon: int
+) -> tuple[np.ndarray, pa.Array, pa.Array]:
     """Which of `rows` are new, one after the other; all blocks as `describe` gives them.
 
     Args:
@@ -54,11 +58,11 @@ def judge(rows: Block, seen: Iterable[Block], threshold: float, horizon: int) ->
     Raises:
       InputError: ids are strings in some blocks and integers in others.
     """
-    within, *former = [
+    within, *history = [
         _near(rows, rows, threshold, horizon, True),
         *(_near(rows, p, threshold, horizon) for p in _few(seen)),
     ]
-    found = [matches for matches in former if matches is not None]
+    found = [matches for matches in history if matches is not None]
     status = np.full(len(rows), KEPT, np.int8)
     if within is not None:
         status[within["row"].to_numpy()] = UNDECIDED
@@ -68,10 +72,18 @@ def judge(rows: Block, seen: Iterable[Block], threshold: float, horizon: int) ->
         status = removed_by_leaders(within["other"].to_numpy(), within["row"].to_numpy(), status)
         found.append(within.filter(pl.Series(status == KEPT).gather(within["other"])))
     if not found:
-        return status == KEPT, pa.nulls(len(rows), rows.schema.field(ID).type), pa.nulls(len(rows), pa.float32())
+        return (
+            status == KEPT,
+            pa.nulls(len(rows), rows.schema.field(ID).type),
+            pa.nulls(len(rows), pa.float32()),
+        )
     matches = pl.concat(found)
-    best = matches.sort("row", SCORE, TIMESTAMP, ID, descending=[False, True, False, False]).unique("row", keep="first")
-    told = pl.DataFrame({"row": np.arange(len(rows))}).join(best, on="row", how="left", maintain_order="left")
+    best = matches.sort("row", SCORE, TIMESTAMP, ID, descending=[False, True, False, False]).unique(
+        "row", keep="first"
+    )
+    told = pl.DataFrame({"row": np.arange(len(rows))}).join(
+        best, on="row", how="left", maintain_order="left"
+    )
     return status == KEPT, told[ID].to_arrow(), told[SCORE].to_arrow()
 
 
@@ -110,13 +122,17 @@ def cells_of(vectors: np.ndarray, cells: int, probes: int, seed: int) -> np.ndar
     return home[:, None] ^ flips[order]
 
 
-def _near(rows: Block, piece: Block, threshold: float, horizon: int, within: bool = False) -> pl.DataFrame | None:
+def _near(
+    rows: Block, piece: Block, threshold: float, horizon: int, within: bool = False
+) -> pl.DataFrame | None:
     """Pairs of `row` in rows and `other` in piece that may make the row a duplicate; the other's id and time, the score.
 
     Within one block only those of an `other` that stands before its row; None if there are no candidates.
     """
     if rows.schema.field(ID).type != piece.schema.field(ID).type:
-        raise InputError("DeduplicateStream: ids are strings in some blocks and integers in others; convert these")
+        raise InputError(
+            "DeduplicateStream: ids are strings in some blocks and integers in others; convert these"
+        )
     a, b = vector_matrix(rows.column(VECTOR)), vector_matrix(piece.column(VECTOR))
     times, other_times = rows.column(TIMESTAMP).to_numpy(), piece.column(TIMESTAMP).to_numpy()
     at, other = np.nonzero(a @ b.T >= threshold - PRODUCT_SLACK)
@@ -127,15 +143,24 @@ def _near(rows: Block, piece: Block, threshold: float, horizon: int, within: boo
     if len(at) == 0:
         return None
     starts = range(0, len(at), PAIRS_AT_ONCE)
-    scores = [cosines(a[at[i : i + PAIRS_AT_ONCE]], b[other[i : i + PAIRS_AT_ONCE]]) for i in starts]
-    former, own = pl.DataFrame(piece.batch.take(pa.array(other))), pl.DataFrame(rows.batch.take(pa.array(at)))
+    scores = [
+        cosines(a[at[i : i + PAIRS_AT_ONCE]], b[other[i : i + PAIRS_AT_ONCE]]) for i in starts
+    ]
+    history, own = (
+        pl.DataFrame(piece.batch.take(pa.array(other))),
+        pl.DataFrame(rows.batch.take(pa.array(at))),
+    )
     pairs = pl.DataFrame({"row": at, "other": other}).with_columns(
-        former[ID],
-        former[TIMESTAMP],
+        history[ID],
+        history[TIMESTAMP],
         pl.Series(SCORE, np.minimum(np.concatenate(scores), 1)),
     )
-    earlier = (former[TIMESTAMP] < own[TIMESTAMP]) | ((former[TIMESTAMP] == own[TIMESTAMP]) & (former[ID] < own[ID]))
-    counts = (former[HOME] & own[HOME]) | earlier  # else two rows could each be the other's duplicate, and both be lost
+    earlier = (history[TIMESTAMP] < own[TIMESTAMP]) | (
+        (history[TIMESTAMP] == own[TIMESTAMP]) & (history[ID] < own[ID])
+    )
+    counts = (
+        history[HOME] & own[HOME]
+    ) | earlier  # else two rows could each be the other's duplicate, and both be lost
     return pairs.filter(counts & (pairs[SCORE] >= np.float32(threshold) - np.float32(EQUAL_SLACK)))
 
 
@@ -156,7 +181,7 @@ def _by_length(block: Block, column: str) -> Iterator[Block]:
 
 def _unit_vectors(block: Block, column: str) -> np.ndarray:
     """float32 (n, dim), of rows that have a vector."""
-    vectors = read_vectors(block, column)[0].astype(np.float64)
+    vectors = vectors_with_defects(block, column)[0].astype(np.float64)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 

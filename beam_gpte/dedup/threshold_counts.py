@@ -13,7 +13,7 @@ import polars as pl
 from beam_gpte.core.columns import FIRST_ID, ID, SCORE, SECOND_ID
 from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import MakeOne
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
 
@@ -35,9 +35,17 @@ class CountAtThresholds(beam.PTransform):
             | "Group" >> GroupPairs(self.rule, ID)
             | "CountRemoved" >> beam.FlatMap(_count)
         )
-        same = copies | "CountCopies" >> beam.FlatMap(lambda block: ((i, len(block)) for i in range(len(self.thresholds))))
-        counts = (removed, same) | beam.Flatten() | "Total" >> beam.CombineGlobally(_Totals()).as_singleton_view()
-        return edges.pipeline | "ByThreshold" >> MakeOne(dict, _by_threshold, counts, self.thresholds)
+        same = copies | "CountCopies" >> beam.FlatMap(
+            lambda block: ((i, len(block)) for i in range(len(self.thresholds)))
+        )
+        counts = (
+            (removed, same)
+            | beam.Flatten()
+            | "Total" >> beam.CombineGlobally(_Totals()).as_singleton_view()
+        )
+        return edges.pipeline | "ByThreshold" >> FromSideInputs(
+            dict, _by_threshold, counts, self.thresholds
+        )
 
 
 def _at_each(block: Block, thresholds: tuple[float, ...]) -> Iterator[Block]:
@@ -45,12 +53,17 @@ def _at_each(block: Block, thresholds: tuple[float, ...]) -> Iterator[Block]:
     for i, threshold in enumerate(thresholds):
         near = frame.filter(pl.col(SCORE) >= pl.lit(threshold, pl.Float32))
         if len(near):
-            named = (pl.format("{}:{}", pl.lit(i), pl.col(name)).alias(name) for name in (FIRST_ID, SECOND_ID))
+            named = (
+                pl.format("{}:{}", pl.lit(i), pl.col(name)).alias(name)
+                for name in (FIRST_ID, SECOND_ID)
+            )
             yield block_of(near.with_columns(*named))
 
 
-def _count(verdicts: Block) -> list[tuple[int, int]]:
-    levels = frame_of([verdicts])[ID].str.split_exact(":", 1).struct.field("field_0").cast(pl.Int64)
+def _count(decisions: Block) -> list[tuple[int, int]]:
+    levels = (
+        frame_of([decisions])[ID].str.split_exact(":", 1).struct.field("field_0").cast(pl.Int64)
+    )
     return [(int(level), int(count)) for level, count in levels.value_counts().rows()]
 
 

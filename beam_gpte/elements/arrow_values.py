@@ -5,7 +5,12 @@ from typing import Any
 
 import pyarrow as pa
 
-MISFITS = (pa.ArrowException, OverflowError, TypeError, ValueError)  # what pa.array raises for a value of another type
+MISFITS = (
+    pa.ArrowException,
+    OverflowError,
+    TypeError,
+    ValueError,
+)  # what pa.array raises for a value of another type
 
 
 def compact_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -26,4 +31,6 @@ def lenient_array(values: list[Any]) -> pa.Array:
 
 
 def json_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return (
+        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    )

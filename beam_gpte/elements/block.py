@@ -10,7 +10,9 @@ from collections.abc import Iterable
 import apache_beam as beam
 import pyarrow as pa
 
-ROWS_PER_BLOCK = 256  # 400 KB of float32[384]; blocks pay from 16 rows on, and progress is seen by blocks
+ROWS_PER_BLOCK = (
+    256  # 400 KB of float32[384]; blocks pay from 16 rows on, and progress is seen by blocks
+)
 
 
 class Block:
@@ -26,7 +28,9 @@ class Block:
         self.batch = batch
 
     @classmethod
-    def from_pydict(cls, columns: dict[str, list | pa.Array], schema: pa.Schema | None = None) -> "Block":
+    def from_pydict(
+        cls, columns: dict[str, list | pa.Array], schema: pa.Schema | None = None
+    ) -> "Block":
         return cls(pa.RecordBatch.from_pydict(columns, schema=schema))
 
     @classmethod

@@ -16,7 +16,14 @@ from beam_gpte.elements.rejects import split_rejects
 class CheckTexts(beam.DoFn):
     """Separates the rows without a usable text or id, as `step`; a column `absent` must not be there."""
 
-    def __init__(self, step: str, text_column: str, id_column: str | None, isolate: bool, absent: str | None = None) -> None:
+    def __init__(
+        self,
+        step: str,
+        text_column: str,
+        id_column: str | None,
+        isolate: bool,
+        absent: str | None = None,
+    ) -> None:
         self._step = step
         self._text_column = text_column
         self._id_column = id_column
@@ -30,10 +37,14 @@ class CheckTexts(beam.DoFn):
                 f"{self._step}: no column {self._text_column!r} among {', '.join(names)}; name one by text_column"
             )
         if self._absent in names:
-            raise InputError(f"{self._step}: a column {self._absent!r} is there already; name another by embedding_column")
+            raise InputError(
+                f"{self._step}: a column {self._absent!r} is there already; name another by embedding_column"
+            )
         defects = text_defects(block.column(self._text_column), self._text_column)
         if self._id_column is not None and self._id_column in names and ROW not in names:
-            null = pc.if_else(pc.is_null(block.column(self._id_column)), f"{self._id_column} is null", None)
+            null = pc.if_else(
+                pc.is_null(block.column(self._id_column)), f"{self._id_column} is null", None
+            )
             defects = pc.coalesce(null, defects)
         if DEFECT in names:
             defects = pc.coalesce(block.column(DEFECT), defects)
@@ -53,7 +64,9 @@ def text_defects(column: pa.Array, name: str = TEXT) -> pa.Array:
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         binary = column
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    elif (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    ):
         binary = column.cast(pa.large_binary())
     else:
         return pc.if_else(pc.is_null(column), f"{name} is null", f"{name} is not a string: {kind}")
@@ -61,7 +74,10 @@ def text_defects(column: pa.Array, name: str = TEXT) -> pa.Array:
     text = pc.if_else(valid, binary, pa.scalar(b"-", binary.type)).cast(pa.large_string())
     return pc.case_when(
         pc.make_struct(
-            pc.is_null(column), pc.invert(valid), pc.equal(text, ""), pc.equal(pc.utf8_trim_whitespace(text), "")
+            pc.is_null(column),
+            pc.invert(valid),
+            pc.equal(text, ""),
+            pc.equal(pc.utf8_trim_whitespace(text), ""),
         ),
         f"{name} is null",
         f"{name} is not valid UTF-8",
@@ -77,7 +93,9 @@ def _valid_utf8(binary: pa.Array) -> pa.Array:
         binary.cast(pa.large_string())
         return pa.array([True] * len(binary), pa.bool_())
     except pa.ArrowInvalid:
-        return pa.array([value is None or _decodes(value) for value in binary.to_pylist()], pa.bool_())
+        return pa.array(
+            [value is None or _decodes(value) for value in binary.to_pylist()], pa.bool_()
+        )
 
 
 def _decodes(value: bytes) -> bool:
@@ -102,9 +120,15 @@ def _with_readable_text(rejects: Block, text_column: str) -> Block:
 def check_text(block: Block, column: str) -> pa.Array:
     """Why a row has no text to compare: strings, null where it has one."""
     if column not in block.schema.names:
-        raise InputError(f"no column {column!r} among {', '.join(block.schema.names)}; name one by text_column")
+        raise InputError(
+            f"no column {column!r} among {', '.join(block.schema.names)}; name one by text_column"
+        )
     values = block.column(column)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_null(values.type)):
+    if not (
+        pa.types.is_string(values.type)
+        or pa.types.is_large_string(values.type)
+        or pa.types.is_null(values.type)
+    ):
         raise InputError(f"column {column!r} is {values.type}, no text; convert it to strings")
     return pc.if_else(pc.is_null(values), f"{column} is null", pa.scalar(None, pa.string()))
 

@@ -7,13 +7,25 @@ where it comes from: `PARENT_ID`, `CHUNK_INDEX`, `CHUNK_START` and `CHUNK_END` (
 import numpy as np
 import pyarrow as pa
 
-from beam_gpte.core.columns import CHUNK_END, CHUNK_INDEX, CHUNK_START, PARENT_ID, TOKENS, TOKENS_DROPPED
+from beam_gpte.core.columns import (
+    CHUNK_END,
+    CHUNK_INDEX,
+    CHUNK_START,
+    PARENT_ID,
+    TOKENS,
+    TOKENS_DROPPED,
+)
 from beam_gpte.core.encoder.text_encoder import Encoding
 from beam_gpte.elements.block import Block
 
 
 def chunk_rows(
-    block: Block, parents: np.ndarray, chars: np.ndarray, texts: list[str], text_column: str, id_column: str | None
+    block: Block,
+    parents: np.ndarray,
+    chars: np.ndarray,
+    texts: list[str],
+    text_column: str,
+    id_column: str | None,
 ) -> Block:
     """The rows of `block`, each as often as its text has chunks, with the chunk in place of id and text.
 
@@ -25,7 +37,10 @@ def chunk_rows(
     numbers = np.arange(len(parents)) - np.searchsorted(parents, parents)
     rows = Block(block.batch.take(pa.array(parents, pa.int64())))
     starts, ends = chars[:, 0].tolist(), chars[:, 1].tolist()
-    chunks = [texts[parent][start:end] for parent, start, end in zip(parents.tolist(), starts, ends, strict=True)]
+    chunks = [
+        texts[parent][start:end]
+        for parent, start, end in zip(parents.tolist(), starts, ends, strict=True)
+    ]
     rows = rows.with_column(pa.field(text_column, pa.string()), pa.array(chunks, pa.string()))
     if id_column is not None and id_column in block.schema.names:
         field, ids = block.schema.field(id_column), rows.column(id_column)
@@ -33,7 +48,11 @@ def chunk_rows(
         named = [None if id_ is None else f"{id_}#{number}" for id_, number in pairs]
         rows = rows.with_column(pa.field(id_column, pa.string()), pa.array(named, pa.string()))
         rows = rows.with_column(pa.field(PARENT_ID, field.type), ids)
-    for name, values in ((CHUNK_INDEX, numbers), (CHUNK_START, chars[:, 0]), (CHUNK_END, chars[:, 1])):
+    for name, values in (
+        (CHUNK_INDEX, numbers),
+        (CHUNK_START, chars[:, 0]),
+        (CHUNK_END, chars[:, 1]),
+    ):
         rows = rows.with_column(pa.field(name, pa.int64()), pa.array(values, pa.int64()))
     return rows
 

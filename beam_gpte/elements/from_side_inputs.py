@@ -1,4 +1,4 @@
-"""One element out of side inputs: `pipeline | MakeOne(dict, report, AsSingleton(plan), AsSingleton(cut))`."""
+"""One element out of side inputs: `pipeline | FromSideInputs(dict, report, AsSingleton(plan), AsSingleton(cut))`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import apache_beam as beam
 
 
-class MakeOne(beam.PTransform):
+class FromSideInputs(beam.PTransform):
     """Gives the one element that `make` makes of `arguments`, side inputs and settings.
 
     The other way, to let one of these collections be the main input, fails now and then if that collection is a side input

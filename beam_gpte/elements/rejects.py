@@ -31,9 +31,9 @@ class RejectingTransform(beam.PTransform):
 
     def with_exception_handling(self: T) -> T:
         """Give `(good, rejects)` instead of failing at the first bad row."""
-        twin = copy.copy(self)
-        twin._isolate = True
-        return twin
+        clone = copy.copy(self)
+        clone._isolate = True
+        return clone
 
 
 def split_rejects(
@@ -67,7 +67,9 @@ def split_rejects(
         yield good
     steps = pa.array([step] * len(why), pa.string())
     rejected = rejected.with_column(pa.field(REJECT_STEP, pa.string()), steps)
-    yield beam.pvalue.TaggedOutput(REJECTS, rejected.with_column(pa.field(REJECT_REASON, pa.string()), why))
+    yield beam.pvalue.TaggedOutput(
+        REJECTS, rejected.with_column(pa.field(REJECT_REASON, pa.string()), why)
+    )
 
 
 def count_reject(reason: str, n: int = 1) -> None:

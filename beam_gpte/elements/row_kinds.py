@@ -29,7 +29,11 @@ class RowValues:
 
 
 def read_row(
-    element: Any, text_column: str | None, id_column: str | None, columns: tuple[str, ...], texts: tuple[str, ...]
+    element: Any,
+    text_column: str | None,
+    id_column: str | None,
+    columns: tuple[str, ...],
+    texts: tuple[str, ...],
 ) -> RowValues:
     get = _getter(element, text_column)
     text, defect = _safe_text(get(text_column)) if text_column is not None else (None, None)
@@ -39,7 +43,9 @@ def read_row(
     others = [_safe_text(get(name)) for name in texts]
     found = next((found for _, found in others if found), None)
     values = tuple(get(name) for name in columns)
-    return RowValues(key, text, values, tuple(other for other, _ in others), key_defect or defect or found)
+    return RowValues(
+        key, text, values, tuple(other for other, _ in others), key_defect or defect or found
+    )
 
 
 def row_fields(element: Any) -> dict[str, Any]:
@@ -75,7 +81,11 @@ def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
 
 def _names(element: Any, column: str) -> bool:
     """Whether a row has that column at all; a row without an id is no mistake, one whose id is None is."""
-    return column in element if isinstance(element, Mapping) else _is_row(element) and hasattr(element, column)
+    return (
+        column in element
+        if isinstance(element, Mapping)
+        else _is_row(element) and hasattr(element, column)
+    )
 
 
 def item_class() -> Any:
@@ -113,7 +123,9 @@ def _safe_id(value: Any) -> tuple[str | None, str | None]:
     shown = _safe(str(value))
     if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__index__")):
         return shown, f"id is neither string nor integer: {type(value).__name__}"
-    return shown, None if shown == str(value) else "id is not valid Unicode: it has a lone surrogate"
+    return shown, None if shown == str(
+        value
+    ) else "id is not valid Unicode: it has a lone surrogate"
 
 
 def _safe(text: str) -> str:
@@ -125,8 +137,13 @@ def column_values(column: pa.Array) -> list:
     if not pa.types.is_fixed_size_list(column.type):
         return column.to_pylist()
     width = column.type.list_size
-    vectors = column.values.to_numpy(zero_copy_only=False)[column.offset * width :].reshape(-1, width)[: len(column)]
-    return [vector if valid else None for vector, valid in zip(vectors, column.is_valid().to_pylist(), strict=True)]
+    vectors = column.values.to_numpy(zero_copy_only=False)[column.offset * width :].reshape(
+        -1, width
+    )[: len(column)]
+    return [
+        vector if valid else None
+        for vector, valid in zip(vectors, column.is_valid().to_pylist(), strict=True)
+    ]
 
 
 def write_row(element: Any, fields: dict[str, Any], text_column: str | None) -> Any:
@@ -137,7 +154,10 @@ def write_row(element: Any, fields: dict[str, Any], text_column: str | None) -> 
         return _fill_item(element, fields)
     if isinstance(element, str | bytes) or element is None:
         return {text_column or TEXT: element, **fields}
-    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in fields.items()}
+    plain = {
+        name: value.tolist() if hasattr(value, "tolist") else value
+        for name, value in fields.items()
+    }
     own = element.as_dict() if isinstance(element, beam.Row) else element._asdict()
     if hasattr(element, "_replace") and set(plain) <= set(own):
         return element._replace(**plain)

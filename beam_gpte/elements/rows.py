@@ -17,7 +17,15 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_gpte.core.columns import CHUNK_INDEX, DEFECT, EMBEDDING, REJECT_REASON, ROW, TIMESTAMP, is_hidden
+from beam_gpte.core.columns import (
+    CHUNK_INDEX,
+    DEFECT,
+    EMBEDDING,
+    REJECT_REASON,
+    ROW,
+    TIMESTAMP,
+    is_hidden,
+)
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.arrow_values import lenient_array
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
@@ -56,14 +64,18 @@ def over_blocks(
     if pcoll.element_type is Block:
         return stage(pcoll)
     read = (*columns, *replaced)
-    blocks = pcoll | "ToBlocks" >> beam.ParDo(_ToBlocks(text_column, id_column, read, texts)).with_output_types(Block)
+    blocks = pcoll | "ToBlocks" >> beam.ParDo(
+        _ToBlocks(text_column, id_column, read, texts)
+    ).with_output_types(Block)
     result = stage(blocks)
     own = tuple(name for name in (id_column, text_column, *columns, *texts) if name is not None)
     kinds = (pa.Table, pa.RecordBatch, item_class())
     kind = pcoll.element_type if pcoll.element_type in kinds else Any
 
     def back(blocks: beam.PCollection[Block], label: str) -> beam.PCollection:
-        return blocks | label >> beam.ParDo(_FromBlocks(text_column, own, replaced, texts)).with_output_types(kind)
+        return blocks | label >> beam.ParDo(
+            _FromBlocks(text_column, own, replaced, texts)
+        ).with_output_types(kind)
 
     if isinstance(result, tuple):
         return tuple(back(part, f"FromBlocks{i}") for i, part in enumerate(result))
@@ -71,13 +83,20 @@ def over_blocks(
 
 
 def columns_as_blocks(
-    pcoll: beam.PCollection, columns: tuple[str, ...], text_column: str | None = None, id_column: str | None = None
+    pcoll: beam.PCollection,
+    columns: tuple[str, ...],
+    text_column: str | None = None,
+    id_column: str | None = None,
 ) -> beam.PCollection[Block]:
     """Blocks that have `columns` at least, of a collection of any kind, for results that are no rows; nothing comes back."""
     if pcoll.element_type is Block:
         return pcoll
     read = beam.ParDo(_ToBlocks(text_column, id_column, columns)).with_output_types(Block)
-    return pcoll | "ColumnsToBlocks" >> read | "WithoutRows" >> beam.Map(_without_rows).with_output_types(Block)
+    return (
+        pcoll
+        | "ColumnsToBlocks" >> read
+        | "WithoutRows" >> beam.Map(_without_rows).with_output_types(Block)
+    )
 
 
 def _without_rows(block: Block) -> Block:
@@ -103,14 +122,21 @@ class _Batching(beam.DoFn):
         self._rows: dict[Any, list[tuple[Any, Timestamp]]] = {}
 
     def process(
-        self, element: Any, window: Any = beam.DoFn.WindowParam, timestamp: Any = beam.DoFn.TimestampParam
+        self,
+        element: Any,
+        window: Any = beam.DoFn.WindowParam,
+        timestamp: Any = beam.DoFn.TimestampParam,
     ) -> Iterator[Any]:
         if isinstance(element, Block):
             yield element
         elif isinstance(element, pa.Table):
-            yield Block.from_table(element.replace_schema_metadata({**(element.schema.metadata or {}), KIND: b"table"}))
+            yield Block.from_table(
+                element.replace_schema_metadata({**(element.schema.metadata or {}), KIND: b"table"})
+            )
         elif isinstance(element, pa.RecordBatch):
-            yield Block(element.replace_schema_metadata({**(element.schema.metadata or {}), KIND: b"batch"}))
+            yield Block(
+                element.replace_schema_metadata({**(element.schema.metadata or {}), KIND: b"batch"})
+            )
         else:
             waiting = self._rows.setdefault(window, [])
             waiting.append((element, timestamp))
@@ -123,7 +149,9 @@ class _Batching(beam.DoFn):
 
     def _windowed(self, waiting: list[tuple[Any, Timestamp]], window: Any) -> WindowedValue:
         earliest = min(timestamp for _, timestamp in waiting)
-        return WindowedValue(self._block([e for e, _ in waiting], [t for _, t in waiting]), earliest, (window,))
+        return WindowedValue(
+            self._block([e for e, _ in waiting], [t for _, t in waiting]), earliest, (window,)
+        )
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
         raise NotImplementedError
@@ -133,7 +161,11 @@ class _ToBlocks(_Batching):
     """Id, text and the columns asked for; the row itself in `ROW`."""
 
     def __init__(
-        self, text_column: str | None, id_column: str | None, columns: tuple[str, ...], texts: tuple[str, ...] = ()
+        self,
+        text_column: str | None,
+        id_column: str | None,
+        columns: tuple[str, ...],
+        texts: tuple[str, ...] = (),
     ) -> None:
         self._text_column = text_column
         self._id_column = id_column
@@ -141,7 +173,10 @@ class _ToBlocks(_Batching):
         self._texts = texts
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
-        rows = [read_row(element, self._text_column, self._id_column, self._columns, self._texts) for element in elements]
+        rows = [
+            read_row(element, self._text_column, self._id_column, self._columns, self._texts)
+            for element in elements
+        ]
         columns: dict[str, Any] = {}
         if self._id_column is not None:
             columns[self._id_column] = pa.array([row.id for row in rows], pa.string())
@@ -151,7 +186,9 @@ class _ToBlocks(_Batching):
             columns[name] = pa.array([row.values[i] for row in rows])
         for i, name in enumerate(self._texts):
             columns[name] = pa.array([row.texts[i] for row in rows], pa.string())
-        columns[ROW] = pa.array([pickle.dumps(element, protocol=5) for element in elements], pa.binary())
+        columns[ROW] = pa.array(
+            [pickle.dumps(element, protocol=5) for element in elements], pa.binary()
+        )
         columns[TIMESTAMP] = pa.array([timestamp.micros for timestamp in timestamps], pa.int64())
         columns[DEFECT] = pa.array([row.defect for row in rows], pa.string())
         return Block.from_pydict(columns)
@@ -166,12 +203,18 @@ class _AsBlocks(_Batching):
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
         rows = [row_fields(element) for element in elements]
         names = list(dict.fromkeys(name for row in rows for name in row))
-        return Block.from_pydict({name: self._array(name, [row.get(name) for row in rows]) for name in names})
+        return Block.from_pydict(
+            {name: self._array(name, [row.get(name) for row in rows]) for name in names}
+        )
 
 
 class _FromBlocks(beam.DoFn):
     def __init__(
-        self, text_column: str | None, own: tuple[str, ...], replaced: tuple[str, ...], texts: tuple[str, ...]
+        self,
+        text_column: str | None,
+        own: tuple[str, ...],
+        replaced: tuple[str, ...],
+        texts: tuple[str, ...],
     ) -> None:
         self._text_column = text_column
         self._texts = texts
@@ -185,13 +228,19 @@ class _FromBlocks(beam.DoFn):
             batch = block.batch.replace_schema_metadata(metadata or None)
             yield pa.Table.from_batches([batch]) if kind == b"table" else batch
         elif ROW in block.schema.names:
-            kept = (*self._own, *self._replaced) if REJECT_REASON in block.schema.names else self._own
-            added = [name for name in block.schema.names if name not in kept and not is_hidden(name)]
+            kept = (
+                (*self._own, *self._replaced) if REJECT_REASON in block.schema.names else self._own
+            )
+            added = [
+                name for name in block.schema.names if name not in kept and not is_hidden(name)
+            ]
             if REJECT_REASON in added and self._text_column is not None:
                 # the text made safe: a lone surrogate fails in Beam's own coder
                 added += [self._text_column, *self._texts]
             if CHUNK_INDEX in added:  # a chunk has an id and a text of its own
-                added += [name for name in self._own if name in block.schema.names and name not in added]
+                added += [
+                    name for name in self._own if name in block.schema.names and name not in added
+                ]
             values = [column_values(block.column(name)) for name in added]
             pickled, micros = block.column(ROW).to_pylist(), block.column(TIMESTAMP).to_pylist()
             for i in range(len(block)):
@@ -213,7 +262,9 @@ def _column(name: str, values: list) -> pa.Array:
             return pa.array(vectors, pa.list_(pa.from_numpy_dtype(kind), len(first)))
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise InputError(f"column {name!r}: its values are not of one type that can be stored ({error})") from error
+        raise InputError(
+            f"column {name!r}: its values are not of one type that can be stored ({error})"
+        ) from error
 
 
 def _lenient_column(name: str, values: list) -> pa.Array:

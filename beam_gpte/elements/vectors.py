@@ -15,7 +15,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import split_rejects
 
 
-def read_vectors(block: Block, column: str) -> tuple[np.ndarray, pa.Array]:
+def vectors_with_defects(block: Block, column: str) -> tuple[np.ndarray, pa.Array]:
     """The vectors of a block, and why a row has none.
 
     Returns:
@@ -25,7 +25,9 @@ def read_vectors(block: Block, column: str) -> tuple[np.ndarray, pa.Array]:
       InputError: there is no such column, or it holds no vectors of floats of one length.
     """
     if column not in block.schema.names:
-        raise InputError(f"no column {column!r} among {', '.join(block.schema.names)}; name one by embedding_column")
+        raise InputError(
+            f"no column {column!r} among {', '.join(block.schema.names)}; name one by embedding_column"
+        )
     values = block.column(column)
     known = vector_metadata(block.schema.field(column))
     if known is not None and known.quantization not in ("float32", "float16"):
@@ -35,7 +37,12 @@ def read_vectors(block: Block, column: str) -> tuple[np.ndarray, pa.Array]:
     missing = ~values.is_valid().to_numpy(zero_copy_only=False)
     vectors = np.zeros((len(values), _dim(values, column)), np.float32)
     if not missing.all():
-        vectors[~missing] = values.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, vectors.shape[1])
+        vectors[~missing] = (
+            values.drop_null()
+            .flatten()
+            .to_numpy(zero_copy_only=False)
+            .reshape(-1, vectors.shape[1])
+        )
     endless = ~np.isfinite(vectors).all(axis=1)
     vectors[endless] = 0
     defects = pc.case_when(
@@ -73,7 +80,10 @@ def replace_vectors(
         if isinstance(part, beam.pvalue.TaggedOutput):
             yield part
         else:
-            yield part.with_column(field, pa.FixedSizeListArray.from_arrays(pa.array(good.reshape(-1)), type=field.type))
+            yield part.with_column(
+                field,
+                pa.FixedSizeListArray.from_arrays(pa.array(good.reshape(-1)), type=field.type),
+            )
 
 
 def _dim(values: pa.Array, column: str) -> int:
@@ -81,14 +91,20 @@ def _dim(values: pa.Array, column: str) -> int:
     if pa.types.is_null(kind):
         return 0
     if not _is_list(kind) or not pa.types.is_floating(kind.value_type):
-        raise InputError(f"column {column!r} holds {kind}, not vectors of floats; name another by embedding_column")
+        raise InputError(
+            f"column {column!r} holds {kind}, not vectors of floats; name another by embedding_column"
+        )
     if pa.types.is_fixed_size_list(kind):
         return kind.list_size
     lengths = pc.unique(pc.list_value_length(values.drop_null())).to_pylist()
     if len(lengths) > 1:
-        raise InputError(f"vectors of {lengths[0]} and {lengths[1]} dimensions in column {column!r}; give them one length")
+        raise InputError(
+            f"vectors of {lengths[0]} and {lengths[1]} dimensions in column {column!r}; give them one length"
+        )
     return lengths[0] if lengths else 0
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return (
+        pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    )

@@ -17,9 +17,14 @@ from beam_gpte.core.encoder.text_encoder import Encoder, as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import CheckTexts
-from beam_gpte.elements.rejects import RejectingTransform, merge_rejects, reject_outputs, split_rejects
+from beam_gpte.elements.rejects import (
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.elements.rows import over_blocks
-from beam_gpte.embedding.reuse import AttachFormerVectors
+from beam_gpte.embedding.reuse import AttachPreviousVectors
 
 STEP = "EmbedText"
 
@@ -61,27 +66,41 @@ class EmbedText(RejectingTransform):
 
     def __post_init__(self) -> None:
         if self.embedding_column in (self.text_column, self.id_column):
-            raise InputError(f"embedding_column {self.embedding_column!r} is the text or id column; name another")
+            raise InputError(
+                f"embedding_column {self.embedding_column!r} is the text or id column; name another"
+            )
         model = as_model(self.model)
         splits = isinstance(model, EncoderConfig) and model.long_text in ("chunks", "late_chunks")
         if self.reuse is not None and (splits or self.token_columns):
-            raise InputError("reuse with chunks or token_columns: a former run does not keep what these need; leave it out")
+            raise InputError(
+                "reuse with chunks or token_columns: a former run does not keep what these need; leave it out"
+            )
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         return over_blocks(pcoll, self._embed, self.text_column, self.id_column)
 
     def _embed(self, blocks: beam.PCollection[Block]) -> Any:
-        from apache_beam.ml.inference.base import RunInference  # Beam's ml package loads torch where it is installed
+        from apache_beam.ml.inference.base import (
+            RunInference,  # Beam's ml package loads torch where it is installed
+        )
 
-        check = CheckTexts(STEP, self.text_column, self.id_column, self._isolate, absent=self.embedding_column)
+        check = CheckTexts(
+            STEP, self.text_column, self.id_column, self._isolate, absent=self.embedding_column
+        )
         texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(check))
         if self.reuse is not None:
-            texts = texts | "Reuse" >> AttachFormerVectors(self.reuse, self.text_column, self.embedding_column)
+            texts = texts | "Reuse" >> AttachPreviousVectors(
+                self.reuse, self.text_column, self.embedding_column
+            )
         vectors, failed = (
             texts
             | "AsBatch" >> beam.Map(_as_batch).with_output_types(list[Block])
-            | "Infer" >> RunInference(self._handler(self._isolate), watch_model_pattern=self.watch_model_pattern)
-            | "CheckVectors" >> reject_outputs(beam.ParDo(_CheckVectors(self.id_column, self._isolate)))
+            | "Infer"
+            >> RunInference(
+                self._handler(self._isolate), watch_model_pattern=self.watch_model_pattern
+            )
+            | "CheckVectors"
+            >> reject_outputs(beam.ParDo(_CheckVectors(self.id_column, self._isolate)))
         )
         if not self._isolate:
             return vectors
@@ -115,7 +134,9 @@ class _CheckVectors(beam.DoFn):
             yield block
             return
         reasons = block.column(DEFECT)
-        yield from split_rejects(block.without_columns([DEFECT]), reasons, STEP, self._isolate, self._id_column)
+        yield from split_rejects(
+            block.without_columns([DEFECT]), reasons, STEP, self._isolate, self._id_column
+        )
 
 
 def _as_batch(block: Block) -> list[Block]:

@@ -17,7 +17,7 @@ from apache_beam.metrics import Metrics
 from beam_gpte.core.columns import DEFECT, EMBEDDING, PREVIOUS_VECTOR, TEXT
 from beam_gpte.core.encoder.backbone import set_thread_policy
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.custom_encoder import ForeignEncoder
+from beam_gpte.core.encoder.custom_encoder import CustomEncoder
 from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder, as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
@@ -29,7 +29,7 @@ from beam_gpte.files.remote_model import fetch_model
 set_thread_policy()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
 
-Model = TextEncoder | ForeignEncoder
+Model = TextEncoder | CustomEncoder
 MODEL_FILES = (".json", ".safetensors")
 
 
@@ -75,7 +75,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
 
     def load_model(self) -> Model:
         if not isinstance(self._model, EncoderConfig):
-            return ForeignEncoder(self._model)
+            return CustomEncoder(self._model)
         encoder = TextEncoder.load(self._model, root=fetch_model(self._model.model))
         import torch
 
@@ -85,7 +85,9 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     def update_model_path(self, model_path: str | None = None) -> None:
         """Make `model_path` the model, or the folder of a file of it, such as modules.json: Beam's watcher matches files."""
         if model_path and isinstance(self._model, EncoderConfig):
-            folder = FileSystems.split(model_path)[0] if model_path.endswith(MODEL_FILES) else model_path
+            folder = (
+                FileSystems.split(model_path)[0] if model_path.endswith(MODEL_FILES) else model_path
+            )
             self._model = dataclasses.replace(self._model, model=folder, revision=None)
 
     def run_inference(
@@ -98,7 +100,10 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
                 )
             encoding = self._encode(list(batch), model, isolate=False)
             names = model.metadata.model
-            return (PredictionResult(text, vector, names) for text, vector in zip(batch, encoding.vectors, strict=True))
+            return (
+                PredictionResult(text, vector, names)
+                for text, vector in zip(batch, encoding.vectors, strict=True)
+            )
         wrong = next((example for example in batch if not isinstance(example, Block)), None)
         if wrong is not None:
             raise InputError(f"a batch holds a {type(wrong).__qualname__}; give strings, or blocks")
@@ -106,14 +111,21 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
 
     def _embed_blocks(self, blocks: Sequence[Block], model: Model) -> Iterator[Block]:
         for block in blocks:
-            known = former_rows(block, model)
-            texts = block.column(self._text_column).filter(pa.array(~known)).cast(pa.string()).to_pylist()
+            known = previous_rows(block, model)
+            texts = (
+                block.column(self._text_column)
+                .filter(pa.array(~known))
+                .cast(pa.string())
+                .to_pylist()
+            )
             encoding = self._encode(texts, model, self._isolate_failures)
             if self._splits(model):
-                block = chunk_rows(block, encoding.text, encoding.chars, texts, self._text_column, self._id_column)
+                block = chunk_rows(
+                    block, encoding.text, encoding.chars, texts, self._text_column, self._id_column
+                )
             if self._token_columns:
                 block = with_token_columns(block, encoding)
-            vectors = vector_array(encoding)
+            vectors = encoding_to_arrow(encoding)
             if known.any():
                 Metrics.counter(NAMESPACE, "texts_reused").inc(int(known.sum()))
                 vectors = interleave(vectors, block.column(PREVIOUS_VECTOR), known)
@@ -121,11 +133,16 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             if encoding.failed:
                 of_new = iter([encoding.failed.get(i) for i in encoding.text.tolist()])
                 reasons = [None if reused else next(of_new) for reused in known]
-                block = block.with_column(pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string()))
+                block = block.with_column(
+                    pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string())
+                )
             yield block.without_columns([PREVIOUS_VECTOR])
 
     def _splits(self, model: Model) -> bool:
-        return isinstance(model, TextEncoder) and model.config.long_text in ("chunks", "late_chunks")
+        return isinstance(model, TextEncoder) and model.config.long_text in (
+            "chunks",
+            "late_chunks",
+        )
 
     def _encode(self, texts: list[str], model: Model, isolate: bool) -> Encoding:
         began = time.monotonic()
@@ -142,33 +159,42 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         return encoding
 
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
-        return sum(example.batch.nbytes if isinstance(example, Block) else len(example) for example in batch)
+        return sum(
+            example.batch.nbytes if isinstance(example, Block) else len(example)
+            for example in batch
+        )
 
     def get_metrics_namespace(self) -> str:
         return NAMESPACE
 
 
-def former_rows(block: Block, model: Model) -> np.ndarray:
+def previous_rows(block: Block, model: Model) -> np.ndarray:
     """Which rows have a vector of a former run that this model would give again: bool (n,)."""
     if PREVIOUS_VECTOR not in block.schema.names:
         return np.zeros(len(block), bool)
-    former = vector_metadata(block.schema.field(PREVIOUS_VECTOR))
-    if former is None or former.fingerprint != model.metadata.fingerprint:
+    previous = vector_metadata(block.schema.field(PREVIOUS_VECTOR))
+    if previous is None or previous.fingerprint != model.metadata.fingerprint:
         return np.zeros(len(block), bool)
     return block.column(PREVIOUS_VECTOR).is_valid().to_numpy(zero_copy_only=False)
 
 
-def interleave(new: pa.FixedSizeListArray, former: pa.FixedSizeListArray, known: np.ndarray) -> pa.FixedSizeListArray:
+def interleave(
+    new: pa.FixedSizeListArray, previous: pa.FixedSizeListArray, known: np.ndarray
+) -> pa.FixedSizeListArray:
     """The former vectors where they are known, the new ones in order elsewhere."""
     position = np.where(known, np.arange(len(known)), len(known) + np.cumsum(~known) - 1)
-    return pa.chunked_array([former.cast(new.type), new]).take(pa.array(position)).combine_chunks()
+    return (
+        pa.chunked_array([previous.cast(new.type), new]).take(pa.array(position)).combine_chunks()
+    )
 
 
-def vector_array(encoding: Encoding) -> pa.FixedSizeListArray:
+def encoding_to_arrow(encoding: Encoding) -> pa.FixedSizeListArray:
     """The vectors of an encoding as an Arrow array, null for a text that failed."""
     bad = np.isin(encoding.text, list(encoding.failed))
     flat = pa.array(encoding.vectors.reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, encoding.vectors.shape[1], mask=pa.array(bad) if bad.any() else None)
+    return pa.FixedSizeListArray.from_arrays(
+        flat, encoding.vectors.shape[1], mask=pa.array(bad) if bad.any() else None
+    )
 
 
 def _encode_one_by_one(texts: list[str], model: Model, error: Exception) -> Encoding:
@@ -190,7 +216,9 @@ def _encode_one_by_one(texts: list[str], model: Model, error: Exception) -> Enco
         else (nothing, np.array([[0, len(text)]]), np.zeros(1, np.int64), np.zeros(1, np.int64))
         for i, text in enumerate(texts)
     ]
-    vectors, chars, tokens, dropped = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    vectors, chars, tokens, dropped = (
+        np.concatenate(arrays) for arrays in zip(*parts, strict=True)
+    )
     return Encoding(
         vectors=vectors,
         text=np.repeat(np.arange(len(texts)), [len(part[0]) for part in parts]),
@@ -212,7 +240,12 @@ def _count(encoding: Encoding, seconds: float) -> None:
     texts = len(encoding.dropped) - len(encoding.failed)
     add("texts", texts)
     add("vectors", len(encoding.vectors) - len(encoding.failed))
-    add("texts_repeated", len(encoding.dropped) - encoding.distinct if len(encoding.vectors) == len(encoding.dropped) else 0)
+    add(
+        "texts_repeated",
+        len(encoding.dropped) - encoding.distinct
+        if len(encoding.vectors) == len(encoding.dropped)
+        else 0,
+    )
     add("tokens", encoding.tokens.sum())
     add("tokens_computed", encoding.computed)
     add("tokens_dropped", encoding.dropped.sum())
@@ -223,4 +256,6 @@ def _count(encoding: Encoding, seconds: float) -> None:
         padding = 100 * (encoding.computed - encoding.needed) // encoding.computed
         Metrics.distribution(NAMESPACE, "padding_percent").update(int(padding))
     if texts:
-        Metrics.distribution(NAMESPACE, "tokens_per_text").update(int(encoding.tokens.sum() // texts))
+        Metrics.distribution(NAMESPACE, "tokens_per_text").update(
+            int(encoding.tokens.sum() // texts)
+        )

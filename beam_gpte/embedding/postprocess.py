@@ -25,7 +25,7 @@ from beam_gpte.core.vectors.postprocess import Moments, Postprocess, check_metho
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs
 from beam_gpte.elements.rows import columns_as_blocks, over_blocks
-from beam_gpte.elements.vectors import read_vectors, replace_vectors
+from beam_gpte.elements.vectors import replace_vectors, vectors_with_defects
 
 STEP = "ApplyPostprocess"
 
@@ -63,14 +63,20 @@ class FitPostprocess(beam.PTransform):
                 "FitPostprocess: a corpus is fitted as a whole, and a stream or a window is none; fit a sample in a batch "
                 "job with path, and give that path to ApplyPostprocess"
             )
-        columns = (self.embedding_column, self.group_column) if self.group_column else (self.embedding_column,)
+        columns = (
+            (self.embedding_column, self.group_column)
+            if self.group_column
+            else (self.embedding_column,)
+        )
         fitted = (
             columns_as_blocks(pcoll, columns)
             | "Fit" >> beam.CombineGlobally(_Fit(self)).without_defaults().with_output_types(Postprocess)
         )  # fmt: skip
         if self.path is None:
             return fitted
-        return fitted | "Save" >> beam.Map(save_postprocess, self.path).with_output_types(Postprocess)
+        return fitted | "Save" >> beam.Map(save_postprocess, self.path).with_output_types(
+            Postprocess
+        )
 
 
 @dataclasses.dataclass(eq=False)
@@ -98,19 +104,27 @@ class ApplyPostprocess(RejectingTransform):
 
     def __post_init__(self) -> None:
         if not isinstance(self.postprocess, beam.PCollection | Postprocess | str):
-            raise InputError(f"postprocess {self.postprocess!r}: give the output of FitPostprocess, or a path it wrote to")
+            raise InputError(
+                f"postprocess {self.postprocess!r}: give the output of FitPostprocess, or a path it wrote to"
+            )
         if isinstance(self.postprocess, str) and not FileSystems.exists(self.postprocess):
-            raise InputError(f"postprocess {self.postprocess!r}: no such file; write it by FitPostprocess(..., path)")
+            raise InputError(
+                f"postprocess {self.postprocess!r}: no such file; write it by FitPostprocess(..., path)"
+            )
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         groups = (self.group_column,) if self.group_column else ()
-        return over_blocks(pcoll, self._apply, None, self.id_column, groups, replaced=(self.embedding_column,))
+        return over_blocks(
+            pcoll, self._apply, None, self.id_column, groups, replaced=(self.embedding_column,)
+        )
 
     def _apply(self, blocks: beam.PCollection[Block]) -> Any:
         given: Any = self.postprocess
         side = [beam.pvalue.AsIter(given)] if isinstance(given, beam.PCollection) else []
         known = None if side else given
-        apply = _Apply(known, self.group_column, self.embedding_column, self.id_column, self._isolate)
+        apply = _Apply(
+            known, self.group_column, self.embedding_column, self.id_column, self._isolate
+        )
         good, rejects = blocks | "Apply" >> reject_outputs(beam.ParDo(apply, *side))
         return (good, rejects) if self._isolate else good
 
@@ -150,7 +164,7 @@ class _Fit(beam.CombineFn):
         return Moments()
 
     def add_input(self, moments: Moments, block: Block) -> Moments:
-        vectors, defects = read_vectors(block, self._column)
+        vectors, defects = vectors_with_defects(block, self._column)
         groups = None
         if self._group_column is not None:
             names = read_groups(block, self._group_column)
@@ -170,7 +184,9 @@ class _Fit(beam.CombineFn):
 
     def extract_output(self, moments: Moments) -> Postprocess:
         if not moments.counts:
-            raise InputError(f"FitPostprocess: no row has a vector in column {self._column!r}; embed the corpus first")
+            raise InputError(
+                f"FitPostprocess: no row has a vector in column {self._column!r}; embed the corpus first"
+            )
         return fit(moments, self._method, self._components)
 
 
@@ -196,8 +212,10 @@ class _Apply(beam.DoFn):
     def process(self, block: Block, fitted: Iterable[Postprocess] = ()) -> Iterator[Any]:
         postprocess = next(iter(fitted), self._known)
         if not isinstance(postprocess, Postprocess):
-            raise InputError("ApplyPostprocess: FitPostprocess saw no vectors; fit the corpus that this one is like")
-        vectors, defects = read_vectors(block, self._column)
+            raise InputError(
+                "ApplyPostprocess: FitPostprocess saw no vectors; fit the corpus that this one is like"
+            )
+        vectors, defects = vectors_with_defects(block, self._column)
         if not vectors.shape[1]:  # not one vector in this block, so nothing says how long they are
             vectors = np.zeros((len(block), postprocess.means.shape[1]), np.float32)
         groups = None
@@ -207,7 +225,9 @@ class _Apply(beam.DoFn):
             defects = pc.coalesce(defects, _group_defects(names, postprocess, self._group_column))
         results = postprocess.apply(vectors, groups)
         flat = pc.if_else(
-            pa.array(~results.any(axis=1)), f"{self._column} is the mean of the corpus and has no direction", None
+            pa.array(~results.any(axis=1)),
+            f"{self._column} is the mean of the corpus and has no direction",
+            None,
         )
         metadata = vector_metadata(block.schema.field(self._column))
         yield from replace_vectors(
@@ -236,7 +256,9 @@ def postprocessed(metadata: VectorMetadata, postprocess: Postprocess) -> VectorM
 def read_groups(block: Block, column: str) -> pa.Array:
     """The group of each row as a string."""
     if column not in block.schema.names:
-        raise InputError(f"no column {column!r} among {', '.join(block.schema.names)}; name one by group_column")
+        raise InputError(
+            f"no column {column!r} among {', '.join(block.schema.names)}; name one by group_column"
+        )
     values = block.column(column)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
@@ -245,7 +267,9 @@ def read_groups(block: Block, column: str) -> pa.Array:
 
 def _group_defects(names: pa.Array, postprocess: Postprocess, column: str) -> pa.Array:
     """Why each row has no mean to take away: a string array, null where it has one."""
-    unseen = pc.binary_join_element_wise(f"{column} was not in the corpus that was fitted: ", names, "")
+    unseen = pc.binary_join_element_wise(
+        f"{column} was not in the corpus that was fitted: ", names, ""
+    )
     fitted = pc.is_in(names, pa.array(postprocess.groups or (), pa.string()))
     why = pc.if_else(pc.is_null(names), f"{column} is null", unseen)
     return pc.if_else(fitted, None, why)

@@ -20,7 +20,7 @@ from beam_gpte.core.vectors.quantize import check_quantization, quantize, quanti
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs
 from beam_gpte.elements.rows import over_blocks
-from beam_gpte.elements.vectors import read_vectors, replace_vectors
+from beam_gpte.elements.vectors import replace_vectors, vectors_with_defects
 
 STEP = "QuantizeVectors"
 FIT = "fit"
@@ -62,12 +62,16 @@ class QuantizeVectors(RejectingTransform):
                 'int8_limit "fit": a corpus is fitted as a whole, and a stream or a window is none; give the limit of a '
                 "former run (int8_limit in the metadata of its column), or leave it out"
             )
-        return over_blocks(pcoll, self._quantize, None, self.id_column, replaced=(self.embedding_column,))
+        return over_blocks(
+            pcoll, self._quantize, None, self.id_column, replaced=(self.embedding_column,)
+        )
 
     def _quantize(self, blocks: beam.PCollection[Block]) -> Any:
         limit: Any = self.int8_limit
         if limit == FIT:
-            limits = blocks | "Largest" >> beam.Map(largest_value, self.embedding_column).with_output_types(float)
+            limits = blocks | "Largest" >> beam.Map(
+                largest_value, self.embedding_column
+            ).with_output_types(float)
             limit = limits | "LargestOfAll" >> beam.CombineGlobally(_largest).as_singleton_view()
         codes = _Quantize(self.to, self.embedding_column, self.id_column, self._isolate)
         good, rejects = blocks | "Quantize" >> reject_outputs(beam.ParDo(codes, limit))
@@ -76,7 +80,7 @@ class QuantizeVectors(RejectingTransform):
 
 def largest_value(block: Block, embedding_column: str) -> float:
     """The largest absolute value in the vectors of a block; rows without a vector count as zero."""
-    return float(np.abs(read_vectors(block, embedding_column)[0]).max(initial=0))
+    return float(np.abs(vectors_with_defects(block, embedding_column)[0]).max(initial=0))
 
 
 def _largest(values: Iterable[float]) -> float:
@@ -84,14 +88,16 @@ def _largest(values: Iterable[float]) -> float:
 
 
 class _Quantize(beam.DoFn):
-    def __init__(self, to: str, embedding_column: str, id_column: str | None, isolate: bool) -> None:
+    def __init__(
+        self, to: str, embedding_column: str, id_column: str | None, isolate: bool
+    ) -> None:
         self._to = to
         self._column = embedding_column
         self._id_column = id_column
         self._isolate = isolate
 
     def process(self, block: Block, limit: float | None) -> Iterator[Any]:
-        vectors, defects = read_vectors(block, self._column)
+        vectors, defects = vectors_with_defects(block, self._column)
         if limit == 0:  # fitted to zeros
             limit = 1.0
         if limit is not None:
@@ -99,9 +105,15 @@ class _Quantize(beam.DoFn):
             Metrics.counter(NAMESPACE, "vectors_clipped").inc(clipped)
         codes = quantize(vectors, self._to, limit)
         if self._to == "float16":
-            too_large = pc.if_else(pa.array(np.isinf(codes).any(axis=1)), f"{self._column} is too large for float16", None)
+            too_large = pc.if_else(
+                pa.array(np.isinf(codes).any(axis=1)),
+                f"{self._column} is too large for float16",
+                None,
+            )
             defects = pc.coalesce(defects, too_large)
         metadata = vector_metadata(block.schema.field(self._column))
         if metadata is not None:
             metadata = quantized(metadata, self._to, limit)
-        yield from replace_vectors(block, self._column, codes, metadata, defects, STEP, self._isolate, self._id_column)
+        yield from replace_vectors(
+            block, self._column, codes, metadata, defects, STEP, self._isolate, self._id_column
+        )

@@ -19,7 +19,12 @@ from beam_gpte.core.encoder.cross_encoder import check_scorer_config
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import text_defects
-from beam_gpte.elements.rejects import RejectingTransform, merge_rejects, reject_outputs, split_rejects
+from beam_gpte.elements.rejects import (
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.elements.rows import over_blocks
 
 STEP = "Rerank"
@@ -61,31 +66,46 @@ class Rerank(RejectingTransform):
             raise InputError(f"model {self.model!r}: give a name, a folder or an EncoderConfig")
         check_scorer_config(self._config)
         if self.query_column == self.document_column:
-            raise InputError(f"query_column and document_column are both {self.query_column!r}; a pair is of two columns")
+            raise InputError(
+                f"query_column and document_column are both {self.query_column!r}; a pair is of two columns"
+            )
         if self.score_column in (self.query_column, self.document_column, self.id_column):
-            raise InputError(f"score_column {self.score_column!r} is another column; name a new one")
+            raise InputError(
+                f"score_column {self.score_column!r} is another column; name a new one"
+            )
 
     @property
     def _config(self) -> EncoderConfig:
         return EncoderConfig(self.model) if isinstance(self.model, str) else self.model
 
     def expand(self, pcoll: beam.PCollection) -> Any:
-        return over_blocks(pcoll, self._score, self.query_column, self.id_column, texts=(self.document_column,))
+        return over_blocks(
+            pcoll, self._score, self.query_column, self.id_column, texts=(self.document_column,)
+        )
 
     def _score(self, blocks: beam.PCollection[Block]) -> Any:
-        from apache_beam.ml.inference.base import RunInference  # Beam's ml package loads torch where it is installed
+        from apache_beam.ml.inference.base import (
+            RunInference,  # Beam's ml package loads torch where it is installed
+        )
 
         from beam_gpte.embedding.rerank_handler import RerankModelHandler
 
         columns = (self.query_column, self.document_column)
-        check = beam.FlatMap(_check_pairs, columns, self.score_column, self.id_column, self._isolate)
+        check = beam.FlatMap(
+            _check_pairs, columns, self.score_column, self.id_column, self._isolate
+        )
         pairs, bad_texts = blocks | "CheckPairs" >> reject_outputs(check)
-        handler = RerankModelHandler(self._config, columns, self.score_column, self._isolate, self.threads, self.large_model)
+        handler = RerankModelHandler(
+            self._config, columns, self.score_column, self._isolate, self.threads, self.large_model
+        )
         scored, failed = (
             pairs
             | "AsBatch" >> beam.Map(_as_batch).with_output_types(list[Block])
             | "Infer" >> RunInference(handler.with_no_batching())  # a block is a batch
-            | "CheckScores" >> reject_outputs(beam.FlatMap(_check_scores, self.score_column, self.id_column, self._isolate))
+            | "CheckScores"
+            >> reject_outputs(
+                beam.FlatMap(_check_scores, self.score_column, self.id_column, self._isolate)
+            )
         )
         return (scored, merge_rejects([bad_texts, failed])) if self._isolate else scored
 
@@ -100,7 +120,9 @@ def _check_pairs(
                 f"{STEP}: no column {name!r} among {', '.join(names)}; name one by query_column or document_column"
             )
     if score_column in names:
-        raise InputError(f"{STEP}: a column {score_column!r} is there already; name another by score_column")
+        raise InputError(
+            f"{STEP}: a column {score_column!r} is there already; name another by score_column"
+        )
     defects = pc.coalesce(*(text_defects(block.column(name), name) for name in columns))
     if DEFECT in names:
         defects = pc.coalesce(block.column(DEFECT), defects)
@@ -112,8 +134,12 @@ def _as_batch(block: Block) -> list[Block]:
     return [block]
 
 
-def _check_scores(block: Block, score_column: str, id_column: str | None, isolate: bool) -> Iterator[Any]:
-    reasons = block.column(DEFECT) if DEFECT in block.schema.names else pa.nulls(len(block), pa.string())
+def _check_scores(
+    block: Block, score_column: str, id_column: str | None, isolate: bool
+) -> Iterator[Any]:
+    reasons = (
+        block.column(DEFECT) if DEFECT in block.schema.names else pa.nulls(len(block), pa.string())
+    )
     for part in split_rejects(block.without_columns([DEFECT]), reasons, STEP, isolate, id_column):
         if isinstance(part, beam.pvalue.TaggedOutput):
             part.value = part.value.without_columns([score_column])

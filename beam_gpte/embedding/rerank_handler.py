@@ -62,20 +62,29 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
             self._config = dataclasses.replace(self._config, model=model_path, revision=None)
 
     def run_inference(
-        self, batch: Sequence[Block], model: CrossEncoder, inference_args: dict[str, Any] | None = None
+        self,
+        batch: Sequence[Block],
+        model: CrossEncoder,
+        inference_args: dict[str, Any] | None = None,
     ) -> Iterator[Block]:
         for block in batch:
-            first, second = (block.column(name).cast(pa.large_string()).to_pylist() for name in self._columns)
+            first, second = (
+                block.column(name).cast(pa.large_string()).to_pylist() for name in self._columns
+            )
             began = time.monotonic()
             scoring = model.score_with_counts(list(zip(first, second, strict=True)))
             for position, reason in scoring.failed.items() if not self._isolate_failures else ():
-                raise InputError(f"{first[position][:80]!r} with {second[position][:80]!r}: {reason}")
+                raise InputError(
+                    f"{first[position][:80]!r} with {second[position][:80]!r}: {reason}"
+                )
             _count(scoring, time.monotonic() - began)
             scores = pa.array(scoring.scores, from_pandas=True)  # NaN is null
             block = block.with_column(pa.field(self._score_column, pa.float32()), scores)
             if scoring.failed:
                 reasons = [scoring.failed.get(i) for i in range(len(block))]
-                block = block.with_column(pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string()))
+                block = block.with_column(
+                    pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string())
+                )
             yield block
 
     def get_num_bytes(self, batch: Sequence[Block]) -> int:

@@ -25,11 +25,13 @@ from beam_gpte.shuffle.packing import Packer, Piece, split_rows, unpack
 from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.read_vectors import vector_files
 
-PARTITIONS = 256  # of the texts, by hash: a worker holds the former vectors of one, 1/256 of the former run
+PARTITIONS = (
+    256  # of the texts, by hash: a worker holds the former vectors of one, 1/256 of the former run
+)
 
 
 @dataclasses.dataclass(eq=False)
-class AttachFormerVectors(beam.PTransform):
+class AttachPreviousVectors(beam.PTransform):
     """Add the column `PREVIOUS_VECTOR`: the vector a former run gave to the same text, null where it had none.
 
     Memory per worker: texts and vectors of one partition of the former run, n / 256 * (4 dim + bytes of a text).
@@ -46,17 +48,24 @@ class AttachFormerVectors(beam.PTransform):
 
     def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block]:
         if not blocks.is_bounded or not blocks.windowing.is_default():
-            raise InputError("reuse: the corpus is compared as a whole, and a stream or a window is none; leave reuse out")
-        former = (
+            raise InputError(
+                "reuse: the corpus is compared as a whole, and a stream or a window is none; leave reuse out"
+            )
+        previous = (
             blocks.pipeline
             | "Former" >> beam.Create([self.path])
             | "Match" >> beam.FlatMap(_paths).with_output_types(str)
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.FlatMap(read_former, self.text_column, self.embedding_column).with_output_types(Block)
+            | "Read"
+            >> beam.FlatMap(
+                read_previous, self.text_column, self.embedding_column
+            ).with_output_types(Block)
         )
-        both = {"now": blocks, "former": former}
+        both = {"now": blocks, "former": previous}
         split = {
-            name: part | f"Split_{name}" >> beam.ParDo(_Split(self.text_column)).with_output_types(tuple[int, Piece])
+            name: part
+            | f"Split_{name}"
+            >> beam.ParDo(_Split(self.text_column)).with_output_types(tuple[int, Piece])
             for name, part in both.items()
         }
         return (
@@ -66,7 +75,7 @@ class AttachFormerVectors(beam.PTransform):
         )
 
 
-def read_former(path: str, text_column: str, embedding_column: str) -> Iterator[Block]:
+def read_previous(path: str, text_column: str, embedding_column: str) -> Iterator[Block]:
     """Texts and vectors of one Parquet file.
 
     Raises:
@@ -77,9 +86,13 @@ def read_former(path: str, text_column: str, embedding_column: str) -> Iterator[
         names = parquet.schema_arrow.names
         missing = [name for name in (text_column, embedding_column) if name not in names]
         if missing:
-            raise InputError(f"reuse: no column {missing[0]!r} in {path}; it has {', '.join(names)}")
+            raise InputError(
+                f"reuse: no column {missing[0]!r} in {path}; it has {', '.join(names)}"
+            )
         if vector_metadata(parquet.schema_arrow.field(embedding_column)) is None:
-            raise InputError(f"reuse: column {embedding_column!r} of {path} does not say which model made it; embed anew")
+            raise InputError(
+                f"reuse: column {embedding_column!r} of {path} does not say which model made it; embed anew"
+            )
         for batch in parquet.iter_batches(ROWS_PER_BLOCK, columns=[text_column, embedding_column]):
             yield Block(batch)
 
@@ -88,9 +101,13 @@ class _Split(beam.DoFn):
     def __init__(self, text_column: str) -> None:
         self._text_column = text_column
 
-    def process(self, block: Block, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[tuple[int, Piece]]:
+    def process(
+        self, block: Block, timestamp: Any = beam.DoFn.TimestampParam
+    ) -> Iterator[tuple[int, Piece]]:
         texts = block.column(self._text_column).cast(pa.large_binary()).to_pylist()
-        for partition, piece in split_rows(block, [zlib.crc32(text or b"") % PARTITIONS for text in texts]):
+        for partition, piece in split_rows(
+            block, [zlib.crc32(text or b"") % PARTITIONS for text in texts]
+        ):
             yield partition, (piece, timestamp.micros)
 
 
@@ -102,23 +119,34 @@ class _Attach(beam.DoFn):
     def start_bundle(self) -> None:
         self._packer = Packer(ROWS_PER_BLOCK)
 
-    def process(self, element: tuple[int, dict], window: Any = beam.DoFn.WindowParam) -> Iterator[Any]:
-        former = [piece for piece, _ in element[1]["former"]]
+    def process(
+        self, element: tuple[int, dict], window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[Any]:
+        previous = [piece for piece, _ in element[1]["former"]]
         for piece, micros in element[1]["now"]:
-            block = attach(piece, former, self._text_column, self._embedding_column)
-            yield from (unpack(place, full) for place, full in self._packer.add((window, micros), block))
+            block = attach(piece, previous, self._text_column, self._embedding_column)
+            yield from (
+                unpack(place, full) for place, full in self._packer.add((window, micros), block)
+            )
 
     def finish_bundle(self) -> Iterator[Any]:
         return (unpack(place, block) for place, block in self._packer.flush())
 
 
-def attach(block: Block, former: list[Block], text_column: str, embedding_column: str) -> Block:
+def attach(block: Block, previous: list[Block], text_column: str, embedding_column: str) -> Block:
     """`block` with the column `PREVIOUS_VECTOR` out of `former`; without it where there is no former row at all."""
-    if not former:
+    if not previous:
         return block
-    table = pa.Table.from_batches([piece.batch for piece in former])
-    rows = {text: i for i, text in reversed(list(enumerate(table.column(text_column).cast(pa.large_string()).to_pylist())))}
-    wanted = [rows.get(text) for text in block.column(text_column).cast(pa.large_string()).to_pylist()]
+    table = pa.Table.from_batches([piece.batch for piece in previous])
+    rows = {
+        text: i
+        for i, text in reversed(
+            list(enumerate(table.column(text_column).cast(pa.large_string()).to_pylist()))
+        )
+    }
+    wanted = [
+        rows.get(text) for text in block.column(text_column).cast(pa.large_string()).to_pylist()
+    ]
     field = table.schema.field(embedding_column).with_name(PREVIOUS_VECTOR)
     found = np.array([row is not None for row in wanted])
     vectors = table.column(embedding_column).combine_chunks()

@@ -43,32 +43,50 @@ def _check(bucket: str) -> None:
         from google.api_core import exceptions as api
         from google.cloud import storage
     except ImportError as error:
-        raise InputError(f"{where}: needs Google's packages ({error}); pip install 'beam-gpte[gcp]'") from error
+        raise InputError(
+            f"{where}: needs Google's packages ({error}); pip install 'beam-gpte[gcp]'"
+        ) from error
 
-    options = FileSystems._pipeline_options or PipelineOptions()  # as Beam's own file system reads them
+    options = (
+        FileSystems._pipeline_options or PipelineOptions()
+    )  # as Beam's own file system reads them
     missing = _missing_credentials(options)
     advice = "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run: gcloud auth application-default login"
     if missing and os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
         raise InputError(f"{where}: no Google Cloud credentials ({missing}); {advice}")
     try:
-        client: Any = storage.Client.create_anonymous_client() if missing else gcsio.create_storage_client(options)
+        client: Any = (
+            storage.Client.create_anonymous_client()
+            if missing
+            else gcsio.create_storage_client(options)
+        )
         next(iter(client.list_blobs(bucket, max_results=1, retry=None, timeout=SECONDS)), None)
     except api.NotFound as error:
         raise InputError(f"{where}: there is no such bucket; create it, or name another") from error
     except (api.Unauthorized, api.Forbidden) as error:
         if missing:
-            raise InputError(f"{where}: no Google Cloud credentials ({missing}); {advice}") from error
+            raise InputError(
+                f"{where}: no Google Cloud credentials ({missing}); {advice}"
+            ) from error
         raise InputError(
             f"{where}: these credentials may not list the bucket ({_brief(error)}); grant storage.objects.list"
         ) from error
     except auth.GoogleAuthError as error:
         if missing:  # Google's client tries to renew anonymous credentials that a bucket refuses
-            raise InputError(f"{where}: no Google Cloud credentials ({missing}); {advice}") from error
+            raise InputError(
+                f"{where}: no Google Cloud credentials ({missing}); {advice}"
+            ) from error
         if not isinstance(error, auth.TransportError):
-            raise InputError(f"{where}: the credentials are refused ({_brief(error)}); replace them") from error
-        raise InputError(f"{where}: no access token for the credentials ({_brief(error)}); check their token_uri") from error
+            raise InputError(
+                f"{where}: the credentials are refused ({_brief(error)}); replace them"
+            ) from error
+        raise InputError(
+            f"{where}: no access token for the credentials ({_brief(error)}); check their token_uri"
+        ) from error
     except (api.GoogleAPIError, OSError) as error:  # requests raises OSErrors
-        raise InputError(f"{where}: Cloud Storage does not answer ({_brief(error)}); try again later") from error
+        raise InputError(
+            f"{where}: Cloud Storage does not answer ({_brief(error)}); try again later"
+        ) from error
 
 
 def _missing_credentials(options: PipelineOptions) -> str | None:

@@ -39,7 +39,9 @@ def list_partitioned(folder: str) -> list[str]:
     if is_remote(folder):
         start = FileSystems.join(folder, "")
         found = FileSystems.match([FileSystems.join(folder, "*"), FileSystems.join(folder, "**")])
-        paths = sorted({file.path.removeprefix(start) for match in found for file in match.metadata_list})
+        paths = sorted(
+            {file.path.removeprefix(start) for match in found for file in match.metadata_list}
+        )
         return [path for path in paths if all("=" in part for part in path.split("/")[:-1])]
     names = list_files(folder)
     if Path(folder).is_dir():
@@ -106,6 +108,10 @@ def check_writable(folder: str) -> None:
         else:
             Path(folder).mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder or ".").close()
-    except Exception as error:  # every file system raises its own; all of them mean the same to the user
+    except (
+        Exception
+    ) as error:  # every file system raises its own; all of them mean the same to the user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{folder}: cannot write to this folder ({reason}); choose another output folder") from error
+        raise InputError(
+            f"{folder}: cannot write to this folder ({reason}); choose another output folder"
+        ) from error

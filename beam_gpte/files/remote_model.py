@@ -12,7 +12,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.files.cloud import check_bucket
 
 
-def is_remote(model: str) -> bool:
+def is_remote_model(model: str) -> bool:
     return "://" in model
 
 
@@ -27,10 +27,12 @@ def fetch_model(model: str) -> Path | None:
     The folder is named by the files' names, sizes and times, so a changed model is fetched anew, and made complete under
     another name first, so that several processes may ask at once.
     """
-    if not is_remote(model):
+    if not is_remote_model(model):
         return None
     files = _list_files(model)
-    key = hashlib.sha256("\n".join(f"{f.path} {f.size_in_bytes} {f.last_updated_in_seconds}" for f in files).encode())
+    key = hashlib.sha256(
+        "\n".join(f"{f.path} {f.size_in_bytes} {f.last_updated_in_seconds}" for f in files).encode()
+    )
     target = Path(tempfile.gettempdir()) / "beam_gpte_models" / key.hexdigest()[:24]
     if target.is_dir():
         return target
@@ -40,7 +42,10 @@ def fetch_model(model: str) -> Path | None:
     for file in files:
         path = partial / file.path.removeprefix(root)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileSystems.open(file.path, compression_type="uncompressed") as source, path.open("wb") as sink:
+        with (
+            FileSystems.open(file.path, compression_type="uncompressed") as source,
+            path.open("wb") as sink,
+        ):
             shutil.copyfileobj(source, sink, 1 << 24)
     try:
         os.rename(partial, target)

@@ -19,10 +19,16 @@ from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.embedding.model_handler import Model, TextEmbeddingModelHandler
 
 # isort: split
-from apache_beam.ml.inference.base import RunInference  # after the handler, which sets how threads wait
+from apache_beam.ml.inference.base import (
+    RunInference,  # after the handler, which sets how threads wait
+)
 from apache_beam.ml.rag.embeddings.base import create_text_adapter
 from apache_beam.ml.rag.types import EmbeddableItem, Embedding
-from apache_beam.ml.transforms.base import EmbeddingsManager, EmbeddingTypeAdapter, _TextEmbeddingHandler
+from apache_beam.ml.transforms.base import (
+    EmbeddingsManager,
+    EmbeddingTypeAdapter,
+    _TextEmbeddingHandler,
+)
 
 MIN_BATCH, MAX_BATCH = 64, 256  # texts; adaptive batches of Beam are far smaller on a CPU
 
@@ -54,10 +60,17 @@ class GpteTextEmbeddings(EmbeddingsManager):
         large_model: bool = False,
     ) -> None:
         if columns is not None and (isinstance(columns, str) or not columns):
-            raise InputError(f"columns is {columns!r}; give a list of names, or leave it out for EmbeddableItems")
+            raise InputError(
+                f"columns is {columns!r}; give a list of names, or leave it out for EmbeddableItems"
+            )
         self.model = as_model(model)
-        if isinstance(self.model, EncoderConfig) and self.model.long_text in ("chunks", "late_chunks"):
-            raise InputError(f"long_text {self.model.long_text!r} makes several rows of one; use truncate or windows")
+        if isinstance(self.model, EncoderConfig) and self.model.long_text in (
+            "chunks",
+            "late_chunks",
+        ):
+            raise InputError(
+                f"long_text {self.model.long_text!r} makes several rows of one; use truncate or windows"
+            )
         most = max_batch_size or max(MAX_BATCH, min_batch_size or 0)
         least = min(MIN_BATCH, most) if min_batch_size is None else min_batch_size
         if not 1 <= least <= most:
@@ -93,26 +106,36 @@ class _ManagedHandler(_TextEmbeddingHandler):
 class _VectorHandler(TextEmbeddingModelHandler):
     """Texts become float32 (n, dim), which is what an `EmbeddingsManager` hands on."""
 
-    def __init__(self, model: Any, min_batch_size: int, max_batch_size: int, threads: int, large_model: bool) -> None:
+    def __init__(
+        self, model: Any, min_batch_size: int, max_batch_size: int, threads: int, large_model: bool
+    ) -> None:
         super().__init__(model, threads=threads, large_model=large_model)
         self._sizes = {"min_batch_size": min_batch_size, "max_batch_size": max_batch_size}
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
         return self._sizes
 
-    def run_inference(self, batch: Sequence[Any], model: Model, inference_args: dict[str, Any] | None = None) -> Any:
+    def run_inference(
+        self, batch: Sequence[Any], model: Model, inference_args: dict[str, Any] | None = None
+    ) -> Any:
         for text in batch:
             if not isinstance(text, str):
-                raise InputError(f"{text!r} is no text; leave such rows out, or use EmbedText, which sets them aside")
+                raise InputError(
+                    f"{text!r} is no text; leave such rows out, or use EmbedText, which sets them aside"
+                )
             if not text.strip():
-                raise InputError(f"a text is {text!r}; leave such rows out, or use EmbedText, which sets them aside")
+                raise InputError(
+                    f"a text is {text!r}; leave such rows out, or use EmbedText, which sets them aside"
+                )
         return self._encode(list(batch), model, isolate=False).vectors
 
 
 def _adapter(columns: list[str] | None) -> EmbeddingTypeAdapter:
     if columns is None:
         return EmbeddingTypeAdapter(create_text_adapter().input_fn, _fill_items)
-    return EmbeddingTypeAdapter(functools.partial(_read_columns, columns), functools.partial(_fill_columns, columns))
+    return EmbeddingTypeAdapter(
+        functools.partial(_read_columns, columns), functools.partial(_fill_columns, columns)
+    )
 
 
 def _read_columns(columns: list[str], batch: Sequence[Any]) -> list[Any]:
@@ -120,12 +143,16 @@ def _read_columns(columns: list[str], batch: Sequence[Any]) -> list[Any]:
     for fields in map(row_fields, batch):
         missing = [name for name in columns if name not in fields]
         if missing:
-            raise InputError(f"no column {missing[0]!r} among {', '.join(fields)}; name others by columns")
+            raise InputError(
+                f"no column {missing[0]!r} among {', '.join(fields)}; name others by columns"
+            )
         texts += [fields[name] for name in columns]
     return texts
 
 
-def _fill_columns(columns: list[str], batch: Sequence[Any], vectors: Sequence[list[float]]) -> list[Any]:
+def _fill_columns(
+    columns: list[str], batch: Sequence[Any], vectors: Sequence[list[float]]
+) -> list[Any]:
     filled = []
     for i, element in enumerate(batch):
         new = dict(zip(columns, vectors[i * len(columns) : (i + 1) * len(columns)], strict=True))
@@ -134,7 +161,9 @@ def _fill_columns(columns: list[str], batch: Sequence[Any], vectors: Sequence[li
     return filled
 
 
-def _fill_items(items: Sequence[EmbeddableItem], vectors: Sequence[list[float]]) -> list[EmbeddableItem]:
+def _fill_items(
+    items: Sequence[EmbeddableItem], vectors: Sequence[list[float]]
+) -> list[EmbeddableItem]:
     return [
         dataclasses.replace(item, embedding=Embedding(vector, item.sparse_embedding))
         for item, vector in zip(items, vectors, strict=True)

@@ -30,7 +30,9 @@ class ParquetVectorWriterConfig(VectorDatabaseWriteConfig):
         self.create_write_transform()
 
     def create_write_transform(self) -> beam.PTransform:
-        return _WriteItems(WriteVectorsToParquet(self.path, self.mode, max_bytes_per_file=self.max_bytes_per_file))
+        return _WriteItems(
+            WriteVectorsToParquet(self.path, self.mode, max_bytes_per_file=self.max_bytes_per_file)
+        )
 
 
 @dataclasses.dataclass
@@ -53,7 +55,11 @@ class _WriteItems(beam.PTransform):
     sink: beam.PTransform
 
     def expand(self, items: beam.PCollection[EmbeddableItem]) -> beam.PCollection:
-        return items | "ItemRows" >> beam.Map(item_row).with_output_types(dict[str, Any]) | "Write" >> self.sink
+        return (
+            items
+            | "ItemRows" >> beam.Map(item_row).with_output_types(dict[str, Any])
+            | "Write" >> self.sink
+        )
 
 
 def item_row(item: EmbeddableItem) -> dict[str, Any]:
@@ -64,12 +70,21 @@ def item_row(item: EmbeddableItem) -> dict[str, Any]:
       ValueError: it has neither text nor the URI of an image.
     """
     if item.dense_embedding is None:
-        raise InputError(f"item {item.id!r} has no dense embedding; embed all items before writing them")
-    row: dict[str, Any] = {ID: item.id, TEXT: item.content_string, "index": item.index, EMBEDDING: item.dense_embedding}
+        raise InputError(
+            f"item {item.id!r} has no dense embedding; embed all items before writing them"
+        )
+    row: dict[str, Any] = {
+        ID: item.id,
+        TEXT: item.content_string,
+        "index": item.index,
+        EMBEDDING: item.dense_embedding,
+    }
     if item.sparse_embedding is not None:
         indices, values = item.sparse_embedding
         row |= {"sparse_indices": list(indices), "sparse_values": list(values)}
     taken = sorted(row.keys() & item.metadata.keys())
     if taken:
-        raise InputError(f"item {item.id!r} has metadata named {', '.join(taken)}, columns of every item; rename it")
+        raise InputError(
+            f"item {item.id!r} has metadata named {', '.join(taken)}, columns of every item; rename it"
+        )
     return {**row, **item.metadata}

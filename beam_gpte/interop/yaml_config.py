@@ -24,7 +24,9 @@ from beam_gpte.dedup.lexical import DeduplicateLexical
 from beam_gpte.dedup.semantic import DeduplicateSemantic
 from beam_gpte.sources.watch_corpus import typed_columns
 
-_STEPS: dict[Any, Any] = {step.__name__: step for step in (DeduplicateExact, DeduplicateLexical, DeduplicateSemantic)}
+_STEPS: dict[Any, Any] = {
+    step.__name__: step for step in (DeduplicateExact, DeduplicateLexical, DeduplicateSemantic)
+}
 # What several transforms have and some do not describe.
 _COMMON = {
     "id_column": "the field of the ids",
@@ -34,7 +36,13 @@ _COMMON = {
     "model": "a hub name, a folder, a URI, or a mapping of what EncoderConfig takes: {model: ..., prompt_name: query}",
     "steps": "mappings of a type (DeduplicateExact, DeduplicateLexical or DeduplicateSemantic) and what it takes",
 }
-_NAMES = {str: "string", int: "integer", float: "number", bool: "true or false", types.NoneType: "null"}
+_NAMES = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    types.NoneType: "null",
+}
 _MODELS = ("model", "query_model")
 _OWN = ("model", "steps")  # of another form in YAML than the transform's docstring says
 
@@ -77,7 +85,9 @@ def settings_of(transform: type) -> dict[str, Setting]:
     """The configuration of a transform, a dataclass, by name."""
     classes = filter(dataclasses.is_dataclass, reversed(transform.__mro__))
     params = [param for one in classes for param in _docs(one).params]
-    docs = {name: param.description or "" for param in params for name in param.arg_name.split(", ")}
+    docs = {
+        name: param.description or "" for param in params for name in param.arg_name.split(", ")
+    }
     found = {}
     for field in dataclasses.fields(transform):
         kinds = tuple(kind for kind in _kinds(field.name, field.type) if _in_yaml(kind))
@@ -85,7 +95,9 @@ def settings_of(transform: type) -> dict[str, Setting]:
             default = None if field.default is dataclasses.MISSING else field.default
             if is_required(field) and field.name not in input_names(transform):
                 default = inspect.Parameter.empty
-            told = (None if field.name in _OWN else docs.get(field.name)) or _COMMON.get(field.name, "")
+            told = (None if field.name in _OWN else docs.get(field.name)) or _COMMON.get(
+                field.name, ""
+            )
             found[field.name] = Setting(field.name, kinds, default, " ".join(told.split()))
     return found
 
@@ -96,10 +108,16 @@ def is_required(field: dataclasses.Field) -> bool:
 
 def input_names(transform: type) -> tuple[str, ...]:
     """The attributes that are collections, and inputs in YAML."""
-    return tuple(field.name for field in dataclasses.fields(transform) if beam.PCollection in _kinds(field.name, field.type))
+    return tuple(
+        field.name
+        for field in dataclasses.fields(transform)
+        if beam.PCollection in _kinds(field.name, field.type)
+    )
 
 
-def configure(step: str, settings: Mapping[str, Setting], config: Mapping[str, Any]) -> dict[str, Any]:
+def configure(
+    step: str, settings: Mapping[str, Setting], config: Mapping[str, Any]
+) -> dict[str, Any]:
     """A configuration as arguments of the transform.
 
     Raises:
@@ -111,7 +129,10 @@ def configure(step: str, settings: Mapping[str, Setting], config: Mapping[str, A
     for name, setting in settings.items():
         if setting.default is inspect.Parameter.empty and name not in config:
             raise InputError(f"{step}: {name} is missing: {setting.description}")
-    return {name: _made(step, name, settings[name].convert(step, value)) for name, value in config.items()}
+    return {
+        name: _made(step, name, settings[name].convert(step, value))
+        for name, value in config.items()
+    }
 
 
 def describe(transform: type, settings: Mapping[str, Setting], more: str = "") -> str:
@@ -123,7 +144,9 @@ def describe(transform: type, settings: Mapping[str, Setting], more: str = "") -
 
 
 def _docs(transform: Any) -> docstring_parser.Docstring:
-    return docstring_parser.parse(inspect.cleandoc(transform.__doc__ or ""), docstring_parser.DocstringStyle.GOOGLE)
+    return docstring_parser.parse(
+        inspect.cleandoc(transform.__doc__ or ""), docstring_parser.DocstringStyle.GOOGLE
+    )
 
 
 def _kinds(name: str, annotation: Any) -> tuple[Any, ...]:
@@ -153,7 +176,9 @@ def _in_yaml(kind: Any) -> bool:
 def _is_of(value: Any, kind: Any) -> bool:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is collections.abc.Mapping:
-        return isinstance(value, Mapping) and (inner[1] is Any or all(_is_of(item, inner[1]) for item in value.values()))
+        return isinstance(value, Mapping) and (
+            inner[1] is Any or all(_is_of(item, inner[1]) for item in value.values())
+        )
     if origin is not None:
         return isinstance(value, list | tuple) and all(_is_of(item, inner[0]) for item in value)
     if isinstance(value, bool) and kind is not bool:

@@ -30,7 +30,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import column_values, row_fields
 from beam_gpte.sinks.write_rejects import plain
 from beam_gpte.sources.corpus_files import match_files
-from beam_gpte.sources.formats.rows import Wanted
+from beam_gpte.sources.formats.rows import ColumnSelection
 from beam_gpte.sources.read_corpus import ReadCorpus, read_file, with_ids
 from beam_gpte.sources.read_vectors import ReadVectors, read_vectors
 
@@ -50,7 +50,9 @@ def fields_of(pcoll: beam.PCollection, step: str) -> Fields:
     try:
         return dict(named_fields_from_element_type(cast(type, pcoll.element_type)))
     except (TypeError, ValueError) as error:
-        raise InputError(f"{step}: its input has no schema; put MapToFields before it, which gives one") from error
+        raise InputError(
+            f"{step}: its input has no schema; put MapToFields before it, which gives one"
+        ) from error
 
 
 def given(rows: beam.PCollection) -> beam.PCollection:
@@ -73,7 +75,9 @@ class AsRows(beam.PTransform):
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         convert = beam.FlatMap(_rows, _kinds(self.fields), self.closed)
-        rows = pcoll | convert.with_output_types(RowTypeConstraint.from_fields(list(self.fields.items())))
+        rows = pcoll | convert.with_output_types(
+            RowTypeConstraint.from_fields(list(self.fields.items()))
+        )
         if pcoll.element_type is Postprocess or (self.linked and pcoll.element_type is Block):
             setattr(rows, _GIVEN, pcoll)
         return rows
@@ -116,7 +120,11 @@ def _reject(row: Any) -> dict[str, Any]:
     fields = row_fields(row)
     if not {"element", "msg"} <= fields.keys():
         return fields
-    return {**row_fields(fields["element"]), REJECT_STEP: fields.get("stack"), REJECT_REASON: fields["msg"]}
+    return {
+        **row_fields(fields["element"]),
+        REJECT_STEP: fields.get("stack"),
+        REJECT_REASON: fields["msg"],
+    }
 
 
 def _rows(element: Any, kinds: dict[str, str | None], closed: bool) -> Iterator[beam.Row]:
@@ -132,7 +140,9 @@ def _rows(element: Any, kinds: dict[str, str | None], closed: bool) -> Iterator[
 
 def _errors(element: Any, kinds: dict[str, str | None]) -> Iterator[beam.Row]:
     for values in _all_fields(element):
-        yield beam.Row(element=_row(values, kinds), msg=values[REJECT_REASON], stack=values[REJECT_STEP])
+        yield beam.Row(
+            element=_row(values, kinds), msg=values[REJECT_REASON], stack=values[REJECT_STEP]
+        )
 
 
 def _row(values: dict[str, Any], kinds: dict[str, str | None]) -> beam.Row:
@@ -163,7 +173,9 @@ def _fit(value: Any, kind: str | None, name: str) -> Any:
                 return whole
         except (TypeError, ValueError):
             pass
-        raise InputError(f"column {name!r} holds {value!r}, and integers in the first rows; convert it to one type")
+        raise InputError(
+            f"column {name!r} holds {value!r}, and integers in the first rows; convert it to one type"
+        )
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
@@ -192,7 +204,9 @@ def merged(parts: Sequence[Fields]) -> Fields:
     """The fields of all parts, nullable; of any type where two differ."""
     whole: Fields = {}
     for part in map(optional, parts):
-        whole.update({name: one if whole.get(name, one) == one else Any for name, one in part.items()})
+        whole.update(
+            {name: one if whole.get(name, one) == one else Any for name, one in part.items()}
+        )
     return whole
 
 
@@ -203,13 +217,15 @@ def corpus_fields(read: ReadCorpus) -> Fields:
       InputError: no file matches, or one cannot be read.
     """
     columns = None if read.columns is None else tuple(read.columns)
-    wanted = Wanted(columns, read.id_column, read.text_column)
+    wanted = ColumnSelection(columns, read.id_column, read.text_column)
     named = None if read.id_column is not None else ""
     found: list[Fields] = []
     for file in match_files(read.pattern)[:FILES_SEEN]:
         first = next(iter(read_file(file.path, wanted, read.format, read.rows_per_block)), None)
         if first is not None:
-            found.append({field.name: arrow_type(field.type) for field in with_ids(first, named).schema})
+            found.append(
+                {field.name: arrow_type(field.type) for field in with_ids(first, named).schema}
+            )
     return merged(found)
 
 
@@ -220,7 +236,9 @@ def stored_fields(read: ReadVectors) -> Fields:
       InputError: there is nothing to read.
     """
     first = next(read_vectors(read.path, read.table, rows_per_block=1), None)
-    return optional({} if first is None else {field.name: arrow_type(field.type) for field in first.schema})
+    return optional(
+        {} if first is None else {field.name: arrow_type(field.type) for field in first.schema}
+    )
 
 
 def unreadable_fields() -> Fields:

@@ -15,7 +15,16 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import REJECTS
 from beam_gpte.interop.yaml_config import configure, describe, input_names, is_required, settings_of
-from beam_gpte.interop.yaml_rows import REPORT, AsErrors, AsReports, AsRows, Fields, fields_of, given, merged
+from beam_gpte.interop.yaml_rows import (
+    REPORT,
+    AsErrors,
+    AsReports,
+    AsRows,
+    Fields,
+    fields_of,
+    given,
+    merged,
+)
 
 GOOD = "good"  # the only output of most transforms
 
@@ -54,23 +63,37 @@ def in_yaml(
       prepare: what becomes of its rows before it.
       instead: other inputs that it takes as well, in place of `sides`.
     """
-    step, settings, can_fail = transform.__name__, settings_of(transform), hasattr(transform, "with_exception_handling")
+    step, settings, can_fail = (
+        transform.__name__,
+        settings_of(transform),
+        hasattr(transform, "with_exception_handling"),
+    )
 
     def make(**config: Any) -> beam.PTransform:
         error_output = _error_output(step, config.pop("error_handling", None)) if can_fail else None
         arguments = configure(step, settings, config)
-        return _InYaml(transform, arguments, outputs, sides, rejects, prepare, instead, error_output)
+        return _InYaml(
+            transform, arguments, outputs, sides, rejects, prepare, instead, error_output
+        )
 
     parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.annotation)
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.annotation
+        )
         for name, one in settings.items()
     ]
     more = _inputs_text(instead or sides or (), input_names(transform))
     document = describe(transform, settings, more)
     if can_fail:
         kind = Optional[ErrorHandlingConfig]  # noqa: UP045  # Beam 2.77 takes `X | None` for Any
-        parameters.append(inspect.Parameter("error_handling", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
-        document += "\n  error_handling: where bad rows go, which fail the job otherwise: {output: NAME}"
+        parameters.append(
+            inspect.Parameter(
+                "error_handling", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind
+            )
+        )
+        document += (
+            "\n  error_handling: where bad rows go, which fail the job otherwise: {output: NAME}"
+        )
     made = cast(Any, make)
     made.__name__ = made.__qualname__ = step
     made.__doc__ = document
@@ -83,7 +106,11 @@ def in_yaml(
 def _error_output(step: str, config: Any) -> str | None:
     if config is None:
         return None
-    if not isinstance(config, dict) or set(config) != {"output"} or not isinstance(config["output"], str):
+    if (
+        not isinstance(config, dict)
+        or set(config) != {"output"}
+        or not isinstance(config["output"], str)
+    ):
         raise InputError(f"{step}: error_handling is {config!r}; use {{output: NAME}}")
     return config["output"]
 
@@ -107,10 +134,14 @@ class _InYaml(beam.PTransform):
     def expand(self, pvalue: Any) -> Any:
         step = self.transform.__name__
         inputs = self._inputs(pvalue)
-        others = {name: given(inputs[name]) for name in input_names(self.transform) if name in inputs}
+        others = {
+            name: given(inputs[name]) for name in input_names(self.transform) if name in inputs
+        }
         for field in dataclasses.fields(self.transform):
             if is_required(field) and field.name not in (*self.arguments, *others):
-                raise InputError(f"{step}: {field.name} is missing; give it as an input, or in the configuration")
+                raise InputError(
+                    f"{step}: {field.name} is missing; give it as an input, or in the configuration"
+                )
         own: Any = self.transform(**self.arguments, **others)
         rows = Inputs({name: fields_of(pcoll, step) for name, pcoll in inputs.items()})
         schemas = self.outputs(own, rows)
@@ -121,10 +152,15 @@ class _InYaml(beam.PTransform):
         result = _named((sides if many else next(iter(sides.values()), pvalue)) | own)
         # of rows, ids are compared as text: blocks beside them, as of pairs, have strings where the fields say integers
         linked = len(sides) != 1 or next(iter(sides.values())).element_type is Block
-        made = {name: result[name] | f"Rows_{name}" >> self._rows(fields, linked) for name, fields in schemas.items()}
+        made = {
+            name: result[name] | f"Rows_{name}" >> self._rows(fields, linked)
+            for name, fields in schemas.items()
+        }
         if self.error_output is None:
             return made[GOOD] if list(made) == [GOOD] else made
-        made[self.error_output] = result[REJECTS] | "Errors" >> AsErrors(self._reject_fields(own, rows, schemas))
+        made[self.error_output] = result[REJECTS] | "Errors" >> AsErrors(
+            self._reject_fields(own, rows, schemas)
+        )
         return made
 
     def _rows(self, fields: Fields, linked: bool) -> beam.PTransform:

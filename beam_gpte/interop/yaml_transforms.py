@@ -50,7 +50,9 @@ WRITTEN = {"path": str, "rows": np.int64}
 TWO_SIDES = ("source", "target")
 PAIR_SCORES = optional(
     {
-        **dict.fromkeys(("cosine", "forward_mean", "backward_mean", "margin", "char_overlap"), np.float32),
+        **dict.fromkeys(
+            ("cosine", "forward_mean", "backward_mean", "margin", "char_overlap"), np.float32
+        ),
         **dict.fromkeys(("forward_rank", "backward_rank"), np.int64),
         **dict.fromkeys(("posterior", "length_ratio"), float),
         "same_numbers": bool,
@@ -72,7 +74,9 @@ def _embedded(own: Any, rows: Inputs) -> dict[str, Fields]:
 
 
 def _chunk_fields(own: Any, rows: Inputs) -> Fields:
-    ids = {own.id_column: str, PARENT_ID: rows[own.id_column]} if own.id_column in rows.input else {}
+    ids = (
+        {own.id_column: str, PARENT_ID: rows[own.id_column]} if own.id_column in rows.input else {}
+    )
     return {**ids, CHUNK_INDEX: np.int64, CHUNK_START: np.int64, CHUNK_END: np.int64}
 
 
@@ -88,7 +92,9 @@ def _quantized(own: Any, rows: Inputs) -> dict[str, Fields]:
 def _deduplication(own: Any, rows: Inputs) -> dict[str, Fields]:
     steps: tuple[Any, ...] = own.steps if isinstance(own, beam_gpte.Deduplicate) else (own,)
     id_type, score = rows[steps[0].id_column], optional({SCORE: np.float32})
-    new: Fields = {step.embedding_column: VECTOR for step in steps if getattr(step, "model", None) is not None}
+    new: Fields = {
+        step.embedding_column: VECTOR for step in steps if getattr(step, "model", None) is not None
+    }
     return {
         "kept": {**new, **rows.input},
         "removed": {**optional(new), **rows.input, DUPLICATE_OF: id_type, **score, FOUND_BY: str},
@@ -97,24 +103,36 @@ def _deduplication(own: Any, rows: Inputs) -> dict[str, Fields]:
     }
 
 
-def _judged(own: Any, rows: Inputs) -> dict[str, Fields]:
-    return {GOOD: {**rows.input, **optional({DUPLICATE_OF: rows[own.id_column], SCORE: np.float32})}}
+def _decided(own: Any, rows: Inputs) -> dict[str, Fields]:
+    return {
+        GOOD: {**rows.input, **optional({DUPLICATE_OF: rows[own.id_column], SCORE: np.float32})}
+    }
 
 
 def _bitext(own: Any, rows: Inputs) -> dict[str, Fields]:
-    copies: Fields = {f"{side}_copies": list[rows.all[side].get(own.id_column, str)] for side in TWO_SIDES}  # type: ignore[misc]
+    copies: Fields = {
+        f"{side}_copies": list[rows.all[side].get(own.id_column, str)] for side in TWO_SIDES
+    }  # type: ignore[misc]
     best = {} if own.emit == "pairs" else {"best_forward": bool, "best_backward": bool}
-    return {"pairs": {**_of_sides(own, rows), **copies, **PAIR_SCORES, **optional(best)}, "report": REPORT}
+    return {
+        "pairs": {**_of_sides(own, rows), **copies, **PAIR_SCORES, **optional(best)},
+        "report": REPORT,
+    }
 
 
 def _of_sides(own: Any, rows: Inputs) -> Fields:
     pairs: Fields = {}
     for side in TWO_SIDES:
-        fields = {name: kind for name, kind in rows.all[side].items() if name != own.embedding_column}
+        fields = {
+            name: kind for name, kind in rows.all[side].items() if name != own.embedding_column
+        }
         if getattr(own, "keep_vectors", False):
             fields[own.embedding_column] = VECTOR
         pairs[f"{side}_id"] = fields.pop(own.id_column, str)
-        named = {f"{side}_{TEXT if name == own.text_column else name}": kind for name, kind in fields.items()}
+        named = {
+            f"{side}_{TEXT if name == own.text_column else name}": kind
+            for name, kind in fields.items()
+        }
         pairs |= optional(named)
     return pairs
 
@@ -130,9 +148,14 @@ def _scored_bitext(own: Any, rows: Inputs) -> dict[str, Fields]:
 
 def _triplets(own: Any, rows: Inputs) -> dict[str, Fields]:
     texts = optional(dict.fromkeys(("query", "positive", "negative"), str))
-    pair = {"query_id": rows.positives.get(own.query_id, str), "positive_id": rows.positives.get(own.document_id, str)}
+    pair = {
+        "query_id": rows.positives.get(own.query_id, str),
+        "positive_id": rows.positives.get(own.document_id, str),
+    }
     scores = {"positive_score": np.float32, "negative_score": np.float32, "rank": np.int64}
-    return {GOOD: {**texts, **pair, "negative_id": rows.documents.get(own.id_column, str), **scores}}
+    return {
+        GOOD: {**texts, **pair, "negative_id": rows.documents.get(own.id_column, str), **scores}
+    }
 
 
 def _filtered(own: Any, rows: Inputs) -> dict[str, Fields]:
@@ -141,8 +164,18 @@ def _filtered(own: Any, rows: Inputs) -> dict[str, Fields]:
 
 
 def _beads(own: Any, rows: Inputs) -> dict[str, Fields]:
-    ids = {f"{side}_ids": list[rows.all[side].get(own.id_column, str)] for side in ("source", "target")}  # type: ignore[misc]
-    return {GOOD: {own.document: rows[own.document], **ids, "source_text": str, "target_text": str, "cost": float}}
+    ids = {
+        f"{side}_ids": list[rows.all[side].get(own.id_column, str)] for side in ("source", "target")
+    }  # type: ignore[misc]
+    return {
+        GOOD: {
+            own.document: rows[own.document],
+            **ids,
+            "source_text": str,
+            "target_text": str,
+            "cost": float,
+        }
+    }
 
 
 def _watched(own: Any, rows: Inputs) -> dict[str, Fields]:
@@ -162,34 +195,48 @@ def _written(own: Any, rows: Inputs) -> dict[str, Fields]:
 
 
 ReadCorpus = in_yaml(
-    beam_gpte.ReadCorpus, lambda own, rows: {GOOD: corpus_fields(own)}, sides=(), rejects=lambda own: unreadable_fields()
+    beam_gpte.ReadCorpus,
+    lambda own, rows: {GOOD: corpus_fields(own)},
+    sides=(),
+    rejects=lambda own: unreadable_fields(),
 )
 ReadVectors = in_yaml(beam_gpte.ReadVectors, lambda own, rows: {GOOD: stored_fields(own)}, sides=())
-WatchCorpus = in_yaml(beam_gpte.WatchCorpus, _watched, sides=(), rejects=lambda own: unreadable_fields())
+WatchCorpus = in_yaml(
+    beam_gpte.WatchCorpus, _watched, sides=(), rejects=lambda own: unreadable_fields()
+)
 RejectDuplicateIds = in_yaml(beam_gpte.RejectDuplicateIds, _same)
 SplitSentences = in_yaml(beam_gpte.SplitSentences, _chunks)
 ChunkText = in_yaml(beam_gpte.ChunkText, _chunks)
 EmbedText = in_yaml(beam_gpte.EmbedText, _embedded)
 QuantizeVectors = in_yaml(beam_gpte.QuantizeVectors, _quantized)
-FitPostprocess = in_yaml(beam_gpte.FitPostprocess, lambda own, rows: {GOOD: {"method": str, "components": np.int64}})
+FitPostprocess = in_yaml(
+    beam_gpte.FitPostprocess, lambda own, rows: {GOOD: {"method": str, "components": np.int64}}
+)
 ApplyPostprocess = in_yaml(
-    beam_gpte.ApplyPostprocess, lambda own, rows: {GOOD: {**rows.input, own.embedding_column: VECTOR}}
+    beam_gpte.ApplyPostprocess,
+    lambda own, rows: {GOOD: {**rows.input, own.embedding_column: VECTOR}},
 )
 DeduplicateExact = in_yaml(beam_gpte.DeduplicateExact, _deduplication)
 DeduplicateLexical = in_yaml(beam_gpte.DeduplicateLexical, _deduplication)
 DeduplicateSemantic = in_yaml(beam_gpte.DeduplicateSemantic, _deduplication)
 Deduplicate = in_yaml(beam_gpte.Deduplicate, _deduplication)
-DeduplicateStream = in_yaml(beam_gpte.DeduplicateStream, _judged)
+DeduplicateStream = in_yaml(beam_gpte.DeduplicateStream, _decided)
 IdentifyLanguage = in_yaml(
     beam_gpte.IdentifyLanguage,
-    lambda own, rows: {GOOD: {**rows.input, **optional({"language": str, "language_score": np.float32})}},
+    lambda own, rows: {
+        GOOD: {**rows.input, **optional({"language": str, "language_score": np.float32})}
+    },
 )
 MineBitext = in_yaml(beam_gpte.MineBitext, _bitext, TWO_SIDES)
 ScoreBitext = in_yaml(beam_gpte.ScoreBitext, _scored_bitext, instead=("pairs", *TWO_SIDES))
 AlignDocuments = in_yaml(beam_gpte.AlignDocuments, _beads, TWO_SIDES)
-MineHardNegatives = in_yaml(beam_gpte.MineHardNegatives, _triplets, ("queries", "documents", "positives"))
+MineHardNegatives = in_yaml(
+    beam_gpte.MineHardNegatives, _triplets, ("queries", "documents", "positives")
+)
 FilterPairs = in_yaml(beam_gpte.FilterPairs, _filtered, ("queries", "documents", "pairs"))
-Rerank = in_yaml(beam_gpte.Rerank, lambda own, rows: {GOOD: {**rows.input, own.score_column: np.float32}})
+Rerank = in_yaml(
+    beam_gpte.Rerank, lambda own, rows: {GOOD: {**rows.input, own.score_column: np.float32}}
+)
 WriteVectorsToParquet = in_yaml(beam_gpte.WriteVectorsToParquet, _written)
 WriteVectorsToDuckDB = in_yaml(beam_gpte.WriteVectorsToDuckDB, _written)
 WriteRejects = in_yaml(beam_gpte.WriteRejects, _written, prepare=rejects_of)

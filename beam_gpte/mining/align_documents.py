@@ -68,16 +68,23 @@ class AlignDocuments(beam.PTransform):
 
     def __post_init__(self) -> None:
         if isinstance(self.order, str) or not self.order:
-            raise InputError(f"order is {self.order!r}; use a tuple of columns, such as ('sentence',)")
+            raise InputError(
+                f"order is {self.order!r}; use a tuple of columns, such as ('sentence',)"
+            )
         if self.max_span < 1:
             raise InputError(f"max_span is {self.max_span}; use 1 or more")
         if not 0 <= self.skip_percentile <= 100:
-            raise InputError(f"skip_percentile is {self.skip_percentile}; use a number from 0 to 100")
+            raise InputError(
+                f"skip_percentile is {self.skip_percentile}; use a number from 0 to 100"
+            )
 
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
         if not isinstance(inputs, Mapping) or set(inputs) != set(SIDES):
             raise InputError('give {"source": ..., "target": ...} | AlignDocuments(...)')
-        sides = tuple(inputs[name] | f"Prepare_{name}" >> _SideVectors(self, i) for i, name in enumerate(SIDES))
+        sides = tuple(
+            inputs[name] | f"Prepare_{name}" >> _SideVectors(self, i)
+            for i, name in enumerate(SIDES)
+        )
         plan = sides | "Survey" >> SurveySides() | "Plan" >> PlanMining(center=True)
         return (
             sides
@@ -97,21 +104,29 @@ class _SideVectors(beam.PTransform):
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection[Block]:
         own, columns = self.own, (self.own.document, *self.own.order)
-        defects = VectorDefects(own.embedding_column, columns, own.text_column if own.model else None, own.id_column)
+        defects = VectorDefects(
+            own.embedding_column, columns, own.text_column if own.model else None, own.id_column
+        )
         check = beam.FlatMap(_check, defects, own.text_column, f"AlignDocuments {SIDES[self.side]}")
         good = (as_blocks(rows) | "Check" >> reject_outputs(check)).good
         if own.model is not None:
             names = own.text_column, own.id_column, own.embedding_column
             good, _ = good | "Embed" >> EmbedWhereMissing(own.model, *names, False)
         kept = (own.id_column, own.text_column, *columns)
-        return good | "Vectors" >> beam.Map(_vectors, kept, own.embedding_column, self.side).with_output_types(Block)
+        return good | "Vectors" >> beam.Map(
+            _vectors, kept, own.embedding_column, self.side
+        ).with_output_types(Block)
 
 
 def _check(block: Block, defects: VectorDefects, text_column: str, step: str) -> Iterator[Any]:
     reasons = [defects(block), check_text(block, text_column)]
     for name in (defects.id_column, *defects.columns):
         missing = block.column(name).is_null()
-        reasons.append(pa.array([f"{name} is null" if null else None for null in missing.to_pylist()], pa.string()))
+        reasons.append(
+            pa.array(
+                [f"{name} is null" if null else None for null in missing.to_pylist()], pa.string()
+            )
+        )
     yield from split_rejects(block, pa.compute.coalesce(*reasons), step, False, defects.id_column)
 
 
@@ -132,31 +147,49 @@ class _ByDocument(CutByKey):
     def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
         for block in waiting:
             documents = block.column(self._document).to_pylist()
-            yield from split_rows(block, [stable_hash(document) % DOCUMENTS for document in documents])
+            yield from split_rows(
+                block, [stable_hash(document) % DOCUMENTS for document in documents]
+            )
 
 
-def _align(element: tuple[int, Iterable[Block]], own: AlignDocuments, plan: MiningPlan) -> Iterator[Block]:
+def _align(
+    element: tuple[int, Iterable[Block]], own: AlignDocuments, plan: MiningPlan
+) -> Iterator[Block]:
     if plan.samples is None:
         return
     blocks = list(element[1])
     frame = frame_of([block.without_columns([VECTOR]) for block in blocks]).with_row_index(PLACE)
     vectors = np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks])
-    skip = skip_cost(plan.samples[0], plan.samples[1], plan.means[0], plan.means[1], own.skip_percentile)
+    skip = skip_cost(
+        plan.samples[0], plan.samples[1], plan.means[0], plan.means[1], own.skip_percentile
+    )
     frame = frame.sort(own.document, SIDE, *own.order, own.id_column)
     beads = []
-    for (document,), rows in frame.partition_by(own.document, as_dict=True, maintain_order=True).items():
+    for (document,), rows in frame.partition_by(
+        own.document, as_dict=True, maintain_order=True
+    ).items():
         sides = [rows.filter(pl.col(SIDE) == side) for side in (0, 1)]
         if all(map(len, sides)):
-            beads += [{own.document: document, **bead} for bead in _beads(sides, vectors, own, plan, skip)]
+            beads += [
+                {own.document: document, **bead} for bead in _beads(sides, vectors, own, plan, skip)
+            ]
     if beads:
         ids = pl.List(frame.schema[own.id_column])
         yield block_of(
-            pl.DataFrame(beads, schema_overrides={"source_ids": ids, "target_ids": ids}, infer_schema_length=None)
+            pl.DataFrame(
+                beads,
+                schema_overrides={"source_ids": ids, "target_ids": ids},
+                infer_schema_length=None,
+            )
         )
 
 
 def _beads(
-    sides: list[pl.DataFrame], vectors: np.ndarray, own: AlignDocuments, plan: MiningPlan, skip: float
+    sides: list[pl.DataFrame],
+    vectors: np.ndarray,
+    own: AlignDocuments,
+    plan: MiningPlan,
+    skip: float,
 ) -> Iterator[dict[str, Any]]:
     spans = []
     for rows in sides:
@@ -165,7 +198,10 @@ def _beads(
     ids = [rows[own.id_column].to_list() for rows in sides]
     texts = [rows[own.text_column].to_list() for rows in sides]
     for bead in align(spans[0], spans[1], plan.means[0], plan.means[1], skip):
-        source, target = slice(bead.source_start, bead.source_stop), slice(bead.target_start, bead.target_stop)
+        source, target = (
+            slice(bead.source_start, bead.source_stop),
+            slice(bead.target_start, bead.target_stop),
+        )
         yield {
             "source_ids": ids[0][source],
             "target_ids": ids[1][target],

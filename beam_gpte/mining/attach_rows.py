@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from beam_gpte.core.columns import DUPLICATE_OF, ID, SIDE_IDS, SIDES, SOURCE_ID, TARGET_ID, TEXT
 from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named, block_of, frame_of
+from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 
@@ -42,8 +42,10 @@ class AttachRows(beam.PTransform):
             columns = {"pairs": SIDE_IDS[i], "rows": self.id_column}
             if copies:
                 both["copies"], columns["copies"] = copies[0], DUPLICATE_OF
-            attach = beam.FlatMap(_attach, i, self.id_column, self.text_column, self.copies).with_output_types(Block)
-            pairs = both | f"Meet_{side}" >> MeetById(columns) | f"Attach_{side}" >> attach
+            attach = beam.FlatMap(
+                _attach, i, self.id_column, self.text_column, self.copies
+            ).with_output_types(Block)
+            pairs = both | f"Meet_{side}" >> CoGroupById(columns) | f"Attach_{side}" >> attach
         return pairs
 
 
@@ -52,9 +54,13 @@ def _without(block: Block, column: str | None) -> Block:
 
 
 def _attach(
-    element: tuple[int, Iterable[Named]], i: int, id_column: str, text_column: str, with_copies: bool
+    element: tuple[int, Iterable[Named]],
+    i: int,
+    id_column: str,
+    text_column: str,
+    with_duplicates: bool,
 ) -> Iterator[Block]:
-    group = Meeting(element)
+    group = CoGroup(element)
     pieces = list(group["pairs"])
     if not pieces:
         return
@@ -65,20 +71,29 @@ def _attach(
     rows = pl.concat([frame for frame in named if len(frame)], how="diagonal_relaxed")
     replaced = [name for name in rows.columns if name in pairs.columns and name != own_id]
     whole = pairs.drop(replaced).join(rows, on=own_id, how="left")
-    if with_copies:
-        copies = [frame_of([block]).select(pl.col(DUPLICATE_OF).alias(own_id), id_column) for block in group["copies"]]
+    if with_duplicates:
+        copies = [
+            frame_of([block]).select(pl.col(DUPLICATE_OF).alias(own_id), id_column)
+            for block in group["copies"]
+        ]
         none = pairs.clear().select(own_id, pl.col(own_id).alias(id_column))
         found = pl.concat(copies or [none], how="vertical_relaxed")
         lists = found.group_by(own_id).agg(pl.col(id_column).sort().alias(f"{side}_copies"))
-        whole = whole.join(lists, on=own_id, how="left").with_columns(pl.col(f"{side}_copies").fill_null([]))
+        whole = whole.join(lists, on=own_id, how="left").with_columns(
+            pl.col(f"{side}_copies").fill_null([])
+        )
     yield block_of(whole.sort(SOURCE_ID, TARGET_ID))
 
 
-def _named(block: Block, wanted: pa.Array, own_id: str, id_column: str, text_column: str, side: str) -> pl.DataFrame:
+def _named(
+    block: Block, wanted: pa.Array, own_id: str, id_column: str, text_column: str, side: str
+) -> pl.DataFrame:
     ids = id_array(block, id_column)
     kept = pc.is_in(ids, wanted.cast(ids.type))
     frame = frame_of([block.filter(kept).without_columns([id_column])])
-    names = {name: f"{side}_text" if name == text_column else f"{side}_{name}" for name in frame.columns}
+    names = {
+        name: f"{side}_text" if name == text_column else f"{side}_{name}" for name in frame.columns
+    }
     return frame.rename(names).with_columns(pl.Series(own_id, ids.filter(kept)))
 
 
@@ -96,16 +111,19 @@ class AttachText(beam.PTransform):
         rows, texts = inputs
         attach = beam.FlatMap(_attach_text, self.own_id, self.name).with_output_types(Block)
         both = {"rows": rows, "texts": texts}
-        return both | "Meet" >> MeetById({"rows": self.own_id, "texts": ID}) | "Attach" >> attach
+        return both | "Meet" >> CoGroupById({"rows": self.own_id, "texts": ID}) | "Attach" >> attach
 
 
 def _attach_text(element: tuple[int, Iterable[Named]], own_id: str, name: str) -> Iterator[Block]:
-    group = Meeting(element)
+    group = CoGroup(element)
     pieces = list(group["rows"])
     if not pieces:
         return
     rows = frame_of(pieces)
     wanted = pa.array(rows[own_id].unique().to_arrow())
-    kept = [block.filter(pc.is_in(block.column(ID), wanted.cast(block.column(ID).type))) for block in group["texts"]]
+    kept = [
+        block.filter(pc.is_in(block.column(ID), wanted.cast(block.column(ID).type)))
+        for block in group["texts"]
+    ]
     texts = frame_of([block for block in kept if block]).rename({ID: own_id, TEXT: name})
     yield block_of(rows.join(texts, on=own_id, how="left", maintain_order="left"))

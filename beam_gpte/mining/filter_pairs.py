@@ -19,7 +19,7 @@ from beam_gpte.core.mining.hard_negatives import RANK, RIVAL, with_consistency
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.mining.pair_search import SearchesPairs, near_frame, pair_frames
-from beam_gpte.shuffle.group_by_id import Meeting, Named, block_of
+from beam_gpte.shuffle.group_by_id import CoGroup, Named, block_of
 
 MARGIN = "margin"  # float32: the pair's score less that of the query's nearest document that is in no pair with it
 
@@ -72,44 +72,54 @@ class FilterPairs(SearchesPairs):
         if self.depth < (self.k or 1):
             raise InputError(f"depth is {self.depth}; use k, {self.k or 1}, or more")
         if self.k is None and self.min_margin is None and self.min_score is None:
-            raise InputError("k, min_margin and min_score are None; give one, or every pair is kept")
+            raise InputError(
+                "k, min_margin and min_score are None; give one, or every pair is kept"
+            )
 
     def expand(self, inputs: Any) -> Any:
         found = self.search(inputs, "pairs", self.depth)
-        judge = beam.FlatMap(_judge, self.k, self.min_margin, self.min_score, self.depth)
+        decide = beam.FlatMap(_decide, self.k, self.min_margin, self.min_score, self.depth)
         # in this order: types given after with_outputs are forgotten, and blocks would be pickled
-        judged = judge.with_output_types(Block, removed=Block).with_outputs("removed", main="kept")
-        split = found.groups | "Judge" >> judged
+        decided = decide.with_output_types(Block, removed=Block).with_outputs(
+            "removed", main="kept"
+        )
+        split = found.groups | "Judge" >> decided
         return FilteredPairs(split.kept, split.removed, found.rejects)
 
 
-def _judge(
+def _decide(
     element: tuple[int, Iterable[Named]],
     k: int | None,
     min_margin: float | None,
     min_score: float | None,
     depth: int,
 ) -> Iterator[Any]:
-    group = Meeting(element)
+    group = CoGroup(element)
     blocks = list(group["pairs"])
     if not blocks:
         return
     rows, named = pair_frames(blocks)
     known = with_consistency(near_frame(group["near"]), named, depth)
     margin = (pl.col(SCORE) - pl.col(RIVAL)).alias(MARGIN)
-    found = known.select(PAIR, SCORE, RANK, margin, _reasons(k, min_margin, min_score, depth).alias(REJECT_REASON))
-    bare = rows.select(name for name in rows.columns if name not in (SCORE, RANK, MARGIN, REJECT_REASON))
-    judged = bare.join(found, on=PAIR, how="left", maintain_order="left").drop(PAIR)
-    good = judged[REJECT_REASON].is_null()
+    found = known.select(
+        PAIR, SCORE, RANK, margin, _reasons(k, min_margin, min_score, depth).alias(REJECT_REASON)
+    )
+    bare = rows.select(
+        name for name in rows.columns if name not in (SCORE, RANK, MARGIN, REJECT_REASON)
+    )
+    decided = bare.join(found, on=PAIR, how="left", maintain_order="left").drop(PAIR)
+    good = decided[REJECT_REASON].is_null()
     for name, number in (("pairs_kept", good.sum()), ("pairs_removed", (~good).sum())):
         Metrics.counter(NAMESPACE, name).inc(int(number))
     if good.any():
-        yield block_of(judged.filter(good).drop(REJECT_REASON))
+        yield block_of(decided.filter(good).drop(REJECT_REASON))
     if not good.all():
-        yield TaggedOutput("removed", block_of(judged.filter(~good)))
+        yield TaggedOutput("removed", block_of(decided.filter(~good)))
 
 
-def _reasons(k: int | None, min_margin: float | None, min_score: float | None, depth: int) -> pl.Expr:
+def _reasons(
+    k: int | None, min_margin: float | None, min_score: float | None, depth: int
+) -> pl.Expr:
     """Why a pair is not kept, null where it is."""
     score, rank, margin = pl.col(SCORE), pl.col(RANK), pl.col(SCORE) - pl.col(RIVAL)
     reason = pl.lit(None, pl.String)
@@ -120,6 +130,10 @@ def _reasons(k: int | None, min_margin: float | None, min_score: float | None, d
         low = pl.format("margin {} is below {}", margin.round(4), pl.lit(min_margin))
         reason = pl.when(margin < pl.lit(min_margin, pl.Float32)).then(low).otherwise(reason)
     if k is not None:
-        far = pl.format("rank {} is beyond {}", pl.coalesce(rank.cast(pl.String), pl.lit(f"above {depth}")), pl.lit(k))
+        far = pl.format(
+            "rank {} is beyond {}",
+            pl.coalesce(rank.cast(pl.String), pl.lit(f"above {depth}")),
+            pl.lit(k),
+        )
         reason = pl.when(rank.fill_null(depth + 1) > k).then(far).otherwise(reason)
     return reason

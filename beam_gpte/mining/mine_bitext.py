@@ -23,22 +23,29 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.margin import Margin, Retrieval, greedy_one_to_one
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.elements.rejects import merge_rejects
+from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.mining.attach_rows import AttachRows
-from beam_gpte.mining.bitext_report import FOUND_IN, POSTERIOR, Bitext, merged_report, mining_report, with_metadata
+from beam_gpte.mining.bitext_report import (
+    FOUND_IN,
+    POSTERIOR,
+    Bitext,
+    merged_report,
+    mining_report,
+    with_metadata,
+)
 from beam_gpte.mining.pair_checks import FilterLengths
 from beam_gpte.mining.plan import PlanMining, Search, SurveySides
 from beam_gpte.mining.search import BEST_BACKWARD, BEST_FORWARD, SearchBitext
 from beam_gpte.mining.sides import PrepareSide, SideSettings, WithoutPaired, check_sides
-from beam_gpte.mining.threshold import Cut, FitThreshold
+from beam_gpte.mining.threshold import FittedThreshold, FitThreshold
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of
 
 EMIT = ("pairs", "candidates")
 
 
 @dataclasses.dataclass(eq=False)
-class MineBitext(beam.PTransform):
+class MineBitext(RejectingTransform):
     """Find the pairs of a source and a target sentence that translate one another; gives a `Bitext`.
 
     Takes a dict of two collections of any kind of rows, ``source`` and ``target``, one sentence a row, with vectors of one
@@ -59,14 +66,14 @@ class MineBitext(beam.PTransform):
       k: neighbours that means are taken over, and that are candidates.
       margin: ``distance``, ``ratio`` or ``absolute``.
       retrieval: ``intersection``, that is mutual best; ``max``, ``forward``, ``backward`` or ``union``.
-      threshold: the least margin of a pair; or ``posterior``: where `least_posterior` is reached, by `core.mixture`.
-      least_posterior: for ``threshold="posterior"``.
+      threshold: the least margin of a pair; or ``posterior``: where `min_posterior` is reached, by `core.mixture`.
+      min_posterior: for ``threshold="posterior"``.
       target_precision: the least margin at which this share of the pairs is estimated to be right, in place of `threshold`;
         needs `decoys`.
       decoys: rows of the source language without a translation among the targets, a few thousand; they are in no pair.
       center: take each side's mean off its vectors.
       scope: only rows with the same value in this column meet, such as the document. A scope is searched by one worker.
-      then_all: rows that are in no pair within their scope meet all such rows of the other side after that, with a threshold
+      mine_unmatched: rows that are in no pair within their scope meet all such rows of the other side after that, with a threshold
         of their own if it is not a number; a column `found_in` of the pairs is ``scope`` or ``all``.
       search: ``exact``; ``cells``, in which some pairs are missed; or ``auto``: exact as long as that costs no more than
         embedding would (2.2 million rows a side at 384 dimensions), see `core.mining_cells`. Scopes are searched exactly.
@@ -83,12 +90,12 @@ class MineBitext(beam.PTransform):
     margin: Margin = "distance"
     retrieval: Retrieval = "intersection"
     threshold: float | str = 0.15
-    least_posterior: float = 0.9
+    min_posterior: float = 0.9
     target_precision: float | None = None
     decoys: beam.PCollection | None = None
     center: bool = True
     scope: str | None = None
-    then_all: bool = False
+    mine_unmatched: bool = False
     search: Search = "auto"
     deduplicate: bool = True
     max_length_ratio: float | None = 2.0
@@ -98,8 +105,6 @@ class MineBitext(beam.PTransform):
     id_column: str = ID
     text_column: str = TEXT
     embedding_column: str = EMBEDDING
-
-    _isolate = False
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -114,20 +119,33 @@ class MineBitext(beam.PTransform):
             raise InputError(f"k is {self.k}; use 1 or more")
         if isinstance(self.threshold, str) and self.threshold != POSTERIOR:
             raise InputError(f'threshold is {self.threshold!r}; use a number or "posterior"')
-        if not 0 < self.least_posterior < 1:
-            raise InputError(f"least_posterior is {self.least_posterior}; use a number between 0 and 1")
-        if self.then_all and self.scope is None:
-            raise InputError("then_all is for what a scope leaves; name the scope's column, or leave it out")
-        if self.then_all and self.emit != "pairs":
-            raise InputError("then_all takes rows in pairs out; use emit='pairs'")
+        if not 0 < self.min_posterior < 1:
+            raise InputError(f"min_posterior is {self.min_posterior}; use a number between 0 and 1")
+        if self.mine_unmatched and self.scope is None:
+            raise InputError(
+                "mine_unmatched is for what a scope leaves; name the scope's column, or leave it out"
+            )
+        if self.mine_unmatched and self.emit != "pairs":
+            raise InputError("mine_unmatched takes rows in pairs out; use emit='pairs'")
         if self.max_length_ratio is not None and self.max_length_ratio <= 1:
-            raise InputError(f"max_length_ratio is {self.max_length_ratio}; use a number above 1, or None")
+            raise InputError(
+                f"max_length_ratio is {self.max_length_ratio}; use a number above 1, or None"
+            )
         if (self.target_precision is None) != (self.decoys is None):
-            raise InputError("target_precision and decoys go together: sentences without a translation estimate precision")
+            raise InputError(
+                "target_precision and decoys go together: sentences without a translation estimate precision"
+            )
         if self.target_precision is not None and not 0 < self.target_precision < 1:
-            raise InputError(f"target_precision is {self.target_precision}; use a number between 0 and 1")
-        if isinstance(self.model, EncoderConfig) and self.model.long_text in ("chunks", "late_chunks"):
-            raise InputError(f"long_text {self.model.long_text!r} makes several rows of one; use truncate or windows")
+            raise InputError(
+                f"target_precision is {self.target_precision}; use a number between 0 and 1"
+            )
+        if isinstance(self.model, EncoderConfig) and self.model.long_text in (
+            "chunks",
+            "late_chunks",
+        ):
+            raise InputError(
+                f"long_text {self.model.long_text!r} makes several rows of one; use truncate or windows"
+            )
 
     @classmethod
     def laser(cls, threshold: float, **others: Any) -> "MineBitext":
@@ -136,22 +154,37 @@ class MineBitext(beam.PTransform):
         multilingual-e5-small.
         """
         preset: dict[str, Any] = {"margin": "ratio", "retrieval": "max", "center": False}
-        return cls(**{**preset, "deduplicate": False, "max_length_ratio": None, "threshold": threshold, **others})
-
-    def with_exception_handling(self) -> "MineBitext":
-        """Set bad rows aside, in `rejects`, instead of failing at the first one."""
-        twin = dataclasses.replace(self)
-        twin._isolate = True
-        return twin
+        return cls(
+            **{
+                **preset,
+                "deduplicate": False,
+                "max_length_ratio": None,
+                "threshold": threshold,
+                **others,
+            }
+        )
 
     def settings(self) -> dict[str, Any]:
-        left_out = ("decoys", "keep_vectors", "model", "id_column", "text_column", "embedding_column")
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in left_out}
+        left_out = (
+            "decoys",
+            "keep_vectors",
+            "model",
+            "id_column",
+            "text_column",
+            "embedding_column",
+        )
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in left_out
+        }
 
     def expand(self, inputs: Any) -> Any:
         check_sides(inputs, SIDES, "MineBitext")
         columns = self.id_column, self.text_column, self.embedding_column
-        own = SideSettings("MineBitext", self.scope, self.deduplicate, self.model, self._isolate, *columns)
+        own = SideSettings(
+            "MineBitext", self.scope, self.deduplicate, self.model, self._isolate, *columns
+        )
         has_decoys = None if self.decoys is None else False
         source = inputs["source"] | "Prepare_source" >> PrepareSide(own, "source", has_decoys)
         target = inputs["target"] | "Prepare_target" >> PrepareSide(own, "target")
@@ -160,29 +193,38 @@ class MineBitext(beam.PTransform):
             aside = self.decoys | "Prepare_decoys" >> PrepareSide(own, "source", True)
             rejects.append(aside.rejects)
             decoys = aside.vectors
-        sources = source.vectors if decoys is None else (source.vectors, decoys) | "WithDecoys" >> beam.Flatten()
+        sources = (
+            source.vectors
+            if decoys is None
+            else (source.vectors, decoys) | "WithDecoys" >> beam.Flatten()
+        )
         surveys = (sources, target.vectors) | "Survey" >> SurveySides()
         searched: Search = "exact" if self.scope is not None else self.search
         plan = surveys | "Plan" >> PlanMining(self.center, searched)
         first = (source, target, sources, plan) | "Mine" >> _MineSides(self, self.scope is not None)
         pairs, report = first
-        if self.then_all:
+        if self.mine_unmatched:
             left = (source, first.pairs) | "Left_source" >> WithoutPaired(own, "source", has_decoys)
             others = (target, first.pairs) | "Left_target" >> WithoutPaired(own, "target")
             sources = left.vectors
             if decoys is not None:
                 bare = decoys | "NoScope" >> beam.Map(_without_scope).with_output_types(Block)
                 sources = (sources, bare) | "LeftWithDecoys" >> beam.Flatten()
-            plan = surveys | "PlanLeft" >> PlanMining(self.center, self.search, (sources, others.vectors))
+            plan = surveys | "PlanLeft" >> PlanMining(
+                self.center, self.search, (sources, others.vectors)
+            )
             second = (left, others, sources, plan) | "MineLeft" >> _MineSides(self, False)
             placed = tuple(
-                mined.pairs | f"Found_{place}" >> beam.Map(_with_place, place).with_output_types(Block)
+                mined.pairs
+                | f"Found_{place}" >> beam.Map(_with_place, place).with_output_types(Block)
                 for place, mined in (("scope", first), ("all", second))
             )
             pairs = placed | "BothPairs" >> beam.Flatten()
             merge = beam.Map(merged_report, AsSingleton(second.report)).with_output_types(dict)
             report = first.report | "BothReports" >> merge
-        describe = beam.Map(with_metadata, self.settings(), AsSingleton(plan)).with_output_types(Block)
+        describe = beam.Map(with_metadata, self.settings(), AsSingleton(plan)).with_output_types(
+            Block
+        )
         return Bitext(pairs | "Describe" >> describe, report, merge_rejects(rejects))
 
 
@@ -195,16 +237,34 @@ class _MineSides(beam.PTransform):
 
     def expand(self, inputs: Any) -> Any:
         own, (source, target, sources, plan) = self.own, inputs
-        candidates = (sources, target.vectors, plan) | "Search" >> SearchBitext(own.k, own.margin, self.scoped)
+        candidates = (sources, target.vectors, plan) | "Search" >> SearchBitext(
+            own.k, own.margin, self.scoped
+        )
         chosen = candidates | "Choose" >> _Choose(own.retrieval)
-        cut = (chosen, plan) | "FitThreshold" >> FitThreshold(own.threshold, own.least_posterior, own.target_precision)
+        cut = (chosen, plan) | "FitThreshold" >> FitThreshold(
+            own.threshold, own.min_posterior, own.target_precision
+        )
         emitted = chosen if own.emit == "pairs" else candidates
-        above = emitted | "Cut" >> beam.FlatMap(_above, AsSingleton(cut), own.emit).with_output_types(Block)
-        attach = AttachRows(own.id_column, own.text_column, None if own.keep_vectors else own.embedding_column)
-        whole = (above, source.rows, source.copies, target.rows, target.copies) | "AttachRows" >> attach
-        pairs, lengths = whole | "FilterLengths" >> FilterLengths(own.max_length_ratio if own.emit == "pairs" else None)
+        above = emitted | "Cut" >> beam.FlatMap(
+            _above, AsSingleton(cut), own.emit
+        ).with_output_types(Block)
+        attach = AttachRows(
+            own.id_column, own.text_column, None if own.keep_vectors else own.embedding_column
+        )
+        whole = (
+            above,
+            source.rows,
+            source.copies,
+            target.rows,
+            target.copies,
+        ) | "AttachRows" >> attach
+        pairs, lengths = whole | "FilterLengths" >> FilterLengths(
+            own.max_length_ratio if own.emit == "pairs" else None
+        )
         settings = {**own.settings(), "scope": own.scope if self.scoped else None}
-        make = MakeOne(dict, mining_report, AsSingleton(plan), settings, AsSingleton(cut), lengths)
+        make = FromSideInputs(
+            dict, mining_report, AsSingleton(plan), settings, AsSingleton(cut), lengths
+        )
         return _Mined(pairs, plan.pipeline | "Report" >> make)
 
 
@@ -248,15 +308,21 @@ def _greedy(element: tuple[int, Iterable[Block]]) -> Block:
     return block_of(greedy_one_to_one(frame_of(element[1])))
 
 
-def _above(block: Block, cut: Cut, emit: str) -> Iterator[Block]:
+def _above(block: Block, cut: FittedThreshold, emit: str) -> Iterator[Block]:
     frame = frame_of([block])
     if DECOY in frame.columns:
         frame = frame.filter(~pl.col(DECOY)).drop(DECOY)
     if emit == "pairs":
-        frame = frame.filter(pl.col(MARGIN) >= pl.lit(cut.threshold, pl.Float32)).drop(BEST_FORWARD, BEST_BACKWARD)
+        frame = frame.filter(pl.col(MARGIN) >= pl.lit(cut.threshold, pl.Float32)).drop(
+            BEST_FORWARD, BEST_BACKWARD
+        )
     if not len(frame):
         return
-    told = [None] * len(frame) if cut.mixture is None else cut.mixture.posterior(frame[MARGIN].to_numpy())
+    told = (
+        [None] * len(frame)
+        if cut.mixture is None
+        else cut.mixture.posterior(frame[MARGIN].to_numpy())
+    )
     yield block_of(frame.with_columns(pl.Series(POSTERIOR, told, pl.Float64)))
 
 
@@ -265,4 +331,6 @@ def _without_scope(block: Block) -> Block:
 
 
 def _with_place(block: Block, place: str) -> Block:
-    return block.with_column(pa.field(FOUND_IN, pa.string()), pa.array([place] * len(block), pa.string()))
+    return block.with_column(
+        pa.field(FOUND_IN, pa.string()), pa.array([place] * len(block), pa.string())
+    )

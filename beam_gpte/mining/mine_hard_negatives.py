@@ -17,7 +17,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.mining.attach_rows import AttachText
 from beam_gpte.mining.pair_search import QUERY_ID, SearchesPairs, near_frame, pair_frames
-from beam_gpte.shuffle.group_by_id import Meeting, Named, block_of
+from beam_gpte.shuffle.group_by_id import CoGroup, Named, block_of
 
 POSITIVE_ID = "positive_id"
 NEGATIVE_ID = "negative_id"
@@ -71,32 +71,45 @@ class MineHardNegatives(SearchesPairs):
         self._rule()
 
     def _rule(self) -> NegativeRule:
-        return NegativeRule(**{field.name: getattr(self, field.name) for field in dataclasses.fields(NegativeRule)})
+        return NegativeRule(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(NegativeRule)}
+        )
 
     def expand(self, inputs: Any) -> Any:
         found = self.search(inputs, "positives", self.last_rank)
-        choose = beam.FlatMap(_choose, self._rule(), self.query_id, self.document_id).with_output_types(Block)
+        choose = beam.FlatMap(
+            _choose, self._rule(), self.query_id, self.document_id
+        ).with_output_types(Block)
         triplets = found.groups | "Choose" >> choose
         of_queries, of_documents = found.texts
-        for name, own_id, texts in zip(TEXTS, COLUMNS[3:], (of_queries, of_documents, of_documents), strict=False):
+        for name, own_id, texts in zip(
+            TEXTS, COLUMNS[3:], (of_queries, of_documents, of_documents), strict=False
+        ):
             triplets = (triplets, texts) | f"Text_{name}" >> AttachText(own_id, name)
         triplets = triplets | "Order" >> beam.Map(_ordered).with_output_types(Block)
         return (triplets, found.rejects) if self._isolate else triplets
 
 
-def _choose(element: tuple[int, Iterable[Named]], rule: NegativeRule, query_id: str, document_id: str) -> Iterator[Block]:
-    group = Meeting(element)
+def _choose(
+    element: tuple[int, Iterable[Named]], rule: NegativeRule, query_id: str, document_id: str
+) -> Iterator[Block]:
+    group = CoGroup(element)
     near, blocks = near_frame(group["near"]), list(group["pairs"])
     if not blocks:
         _count("queries_without_positives", near[SOURCE_ID].n_unique())
         return
     rows, named = pair_frames(blocks)
-    named = named.with_columns(rows[query_id].alias(QUERY_ID), rows[document_id].alias(POSITIVE_ID)).drop(PAIR)
+    named = named.with_columns(
+        rows[query_id].alias(QUERY_ID), rows[document_id].alias(POSITIVE_ID)
+    ).drop(PAIR)
     # of pairs that are one and the same, copies taken for what they are copies of, the one of the smallest ids
     pairs = named.sort(pl.all()).unique([SOURCE_ID, TARGET_ID], keep="first", maintain_order=True)
     _count("positives", len(pairs))
     _count("positives_repeated", len(named) - len(pairs))
-    _count("queries_without_positives", near.join(pairs, on=SOURCE_ID, how="anti")[SOURCE_ID].n_unique())
+    _count(
+        "queries_without_positives",
+        near.join(pairs, on=SOURCE_ID, how="anti")[SOURCE_ID].n_unique(),
+    )
     negatives = choose_negatives(near, pairs, rule)
     _count("positives_without_negatives", len(pairs.join(negatives, on=SOURCE_ID, how="anti")))
     triplets = pairs.join(negatives.rename({TARGET_ID: NEGATIVE_ID}), on=SOURCE_ID, how="inner")

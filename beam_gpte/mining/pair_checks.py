@@ -18,7 +18,9 @@ from beam_gpte.core.text.normalize import normalize
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
-LENGTH_RATIO = "length_ratio"  # float64: target characters by source characters, by the median of this
+LENGTH_RATIO = (
+    "length_ratio"  # float64: target characters by source characters, by the median of this
+)
 SAME_NUMBERS = "same_numbers"  # bool: both texts have the same numbers, as often
 CHAR_OVERLAP = "char_overlap"  # float32: what the character trigrams of both have in common (Dice), 1 for copies
 SOURCE_TEXT, TARGET_TEXT = f"source_{TEXT}", f"target_{TEXT}"
@@ -45,11 +47,15 @@ class FilterLengths(beam.PTransform):
             | "AllRatios" >> beam.CombineGlobally(merge_histograms).without_defaults()
         )
         known = AsSingleton(logs, default_value=merge_histograms([]))
-        split = beam.FlatMap(_describe, known, self.limit).with_output_types(Block, counts=tuple[int, int])
+        split = beam.FlatMap(_describe, known, self.limit).with_output_types(
+            Block, counts=tuple[int, int]
+        )
         described = pairs | "DescribeTexts" >> split.with_outputs("counts", main="pairs")
         counts = described.counts | "Counts" >> beam.CombineGlobally(_sums).without_defaults()
         figures = counts | "Figures" >> beam.Map(_figures, known).with_output_types(dict)
-        return described.pairs, AsSingleton(figures, default_value=_figures((0, 0), merge_histograms([])))
+        return described.pairs, AsSingleton(
+            figures, default_value=_figures((0, 0), merge_histograms([]))
+        )
 
 
 def _log_ratios(block: Block) -> np.ndarray:
@@ -57,7 +63,8 @@ def _log_ratios(block: Block) -> np.ndarray:
     if SOURCE_TEXT not in block.schema.names or TARGET_TEXT not in block.schema.names:
         return np.zeros(0)
     lengths = frame_of([block]).select(
-        pl.max_horizontal(pl.col(name).str.len_chars().fill_null(0), 1) for name in (SOURCE_TEXT, TARGET_TEXT)
+        pl.max_horizontal(pl.col(name).str.len_chars().fill_null(0), 1)
+        for name in (SOURCE_TEXT, TARGET_TEXT)
     )
     return np.log2(lengths[TARGET_TEXT].to_numpy() / lengths[SOURCE_TEXT].to_numpy())
 
@@ -84,13 +91,20 @@ def _describe(block: Block, known: Histogram, limit: float | None) -> Iterator[A
         frame = frame.filter((pl.col(LENGTH_RATIO) <= limit) & (pl.col(LENGTH_RATIO) >= 1 / limit))
     yield TaggedOutput("counts", (len(frame), len(block) - len(frame)))
     if len(frame):
-        source, target = (pl.col(name).str.normalize("NFKC").str.extract_all(r"\d+") for name in (SOURCE_TEXT, TARGET_TEXT))
+        source, target = (
+            pl.col(name).str.normalize("NFKC").str.extract_all(r"\d+")
+            for name in (SOURCE_TEXT, TARGET_TEXT)
+        )
         same = (source.list.sort() == target.list.sort()).alias(SAME_NUMBERS)
-        yield block_of(frame.with_columns(same, pl.Series(CHAR_OVERLAP, _overlaps(frame), pl.Float32)))
+        yield block_of(
+            frame.with_columns(same, pl.Series(CHAR_OVERLAP, _overlaps(frame), pl.Float32))
+        )
 
 
 def _overlaps(frame: pl.DataFrame) -> list[float]:
-    texts = frame.select(normalize(pl.col(name).fill_null("")).alias(name) for name in (SOURCE_TEXT, TARGET_TEXT))
+    texts = frame.select(
+        normalize(pl.col(name).fill_null("")).alias(name) for name in (SOURCE_TEXT, TARGET_TEXT)
+    )
     return [_dice(_ngrams(a), _ngrams(b)) for a, b in texts.rows()]
 
 
@@ -109,4 +123,8 @@ def _sums(parts: Iterable[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _figures(counts: tuple[int, int], known: Histogram) -> dict[str, Any]:
-    return {"pairs": counts[0], "dropped_by_length": counts[1], "length_ratio_median": round(_median(known), 6)}
+    return {
+        "pairs": counts[0],
+        "dropped_by_length": counts[1],
+        "length_ratio_median": round(_median(known), 6),
+    }

@@ -35,14 +35,20 @@ from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.elements.rejects import REJECTS, merge_rejects, reject_outputs, split_rejects
+from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.elements.rejects import (
+    REJECTS,
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.mining import plan as mining_plan
 from beam_gpte.mining.pair_neighbors import SearchPairs
 from beam_gpte.mining.plan import MiningPlan, SideSurvey, SurveySide
 from beam_gpte.mining.sides import PrepareSide, SideSettings, check_sides
-from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named, frame_of
+from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 QUERY_ID = "query_id"
@@ -53,7 +59,7 @@ class PairSearch(NamedTuple):
     """What became of a search.
 
     Attributes:
-      groups: partitions of the queries, a `Meeting` of "near" and "pairs": `source_id`, `target_id`, `cosine` of the
+      groups: partitions of the queries, a `CoGroup` of "near" and "pairs": `source_id`, `target_id`, `cosine` of the
         nearest documents of each query, and the rows of the pairs with `QUERY`, `DOCUMENT` and `PAIR_SCORE`.
       texts: blocks of id and text: of all queries, and of all documents, copies too.
       rejects: rows of all three inputs.
@@ -65,7 +71,7 @@ class PairSearch(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class SearchesPairs(beam.PTransform):
+class SearchesPairs(RejectingTransform):
     """What the transforms over pairs have in common.
 
     Attributes:
@@ -86,22 +92,21 @@ class SearchesPairs(beam.PTransform):
     text_column: str = TEXT
     embedding_column: str = EMBEDDING
 
-    _isolate = False
-
     def check(self) -> None:
         if self.query_id == self.document_id:
-            raise InputError(f"query_id and document_id are both {self.query_id!r}; name two columns of the pairs")
+            raise InputError(
+                f"query_id and document_id are both {self.query_id!r}; name two columns of the pairs"
+            )
         if self.query_model is not None and self.model is None:
             raise InputError("query_model without model; give the documents' model too")
         for model in (self.model, self.query_model):
-            if model is not None and getattr(as_model(model), "long_text", None) in ("chunks", "late_chunks"):
-                raise InputError(f"model {model!r} makes several rows of one; use long_text truncate or windows")
-
-    def with_exception_handling(self) -> Any:
-        """Set bad rows aside instead of failing at the first one."""
-        twin = dataclasses.replace(self)
-        twin._isolate = True
-        return twin
+            if model is not None and getattr(as_model(model), "long_text", None) in (
+                "chunks",
+                "late_chunks",
+            ):
+                raise InputError(
+                    f"model {model!r} makes several rows of one; use long_text truncate or windows"
+                )
 
     def search(self, inputs: Any, third: str, depth: int) -> PairSearch:
         """Search `depth` neighbours of each query that belong to no pair, and those that do."""
@@ -112,45 +117,62 @@ class SearchesPairs(beam.PTransform):
             for name, side, settings in zip(names, SIDES, self._settings(), strict=False)
         )
         plan = (queries.vectors, documents.vectors) | "Survey" >> _Survey(step)
-        check = beam.FlatMap(_check_pairs, self.query_id, self.document_id, f"{step} {third}", self._isolate)
+        check = beam.FlatMap(
+            _check_pairs, self.query_id, self.document_id, f"{step} {third}", self._isolate
+        )
         pairs, no_ids = as_blocks(inputs[third]) | "CheckPairs" >> reject_outputs(check)
         if self.deduplicate:
             pairs = (pairs, queries.copies) | "StandsForQuery" >> _Represent(QUERY, self.id_column)
-            pairs = (pairs, documents.copies) | "StandsForDocument" >> _Represent(DOCUMENT, self.id_column)
+            pairs = (pairs, documents.copies) | "StandsForDocument" >> _Represent(
+                DOCUMENT, self.id_column
+            )
         found = (queries.vectors, documents.vectors, pairs, plan) | "Search" >> SearchPairs(
             depth, (self.query_id, self.document_id), f"{step} {third}", self._isolate
         )
         select = beam.Map(_id_and_text, self.id_column, self.text_column)
         texts = tuple(
-            (side.rows, side.copies) | f"All_{name}" >> beam.Flatten() | f"Text_{name}" >> select.with_output_types(Block)
+            (side.rows, side.copies)
+            | f"All_{name}" >> beam.Flatten()
+            | f"Text_{name}" >> select.with_output_types(Block)
             for name, side in (("queries", queries), ("documents", documents))
         )
         rejects = merge_rejects([queries.rejects, documents.rejects, no_ids, found[REJECTS]])
         both = {"near": found["near"], "pairs": found["pairs"]}
-        groups = both | "ByQuery" >> MeetById({"near": SOURCE_ID, "pairs": QUERY})
+        groups = both | "ByQuery" >> CoGroupById({"near": SOURCE_ID, "pairs": QUERY})
         return PairSearch(groups, (texts[0], texts[1]), rejects)
 
     def _settings(self) -> Iterator[SideSettings]:
-        columns, step = (self.id_column, self.text_column, self.embedding_column), type(self).__name__
+        columns, step = (
+            (self.id_column, self.text_column, self.embedding_column),
+            type(self).__name__,
+        )
         for model in (self.query_model or self.model, self.model):
             yield SideSettings(step, None, self.deduplicate, model, self._isolate, *columns)
 
 
 def pair_frames(blocks: Iterable[Block]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The pairs of a group, by their ids: their own columns, and `source_id`, `target_id`, `score` as
-    `core.hard_negatives` reads them; both with the row's number in `PAIR`."""
+    `core.hard_negatives` reads them; both with the row's number in `PAIR`.
+    """
     rows = pl.concat([frame_of([block]) for block in blocks], how="diagonal_relaxed")
     rows = rows.sort(QUERY, DOCUMENT, maintain_order=True).with_row_index(PAIR)
     named = rows.select(
-        PAIR, pl.col(QUERY).alias(SOURCE_ID), pl.col(DOCUMENT).alias(TARGET_ID), pl.col(PAIR_SCORE).alias(SCORE)
+        PAIR,
+        pl.col(QUERY).alias(SOURCE_ID),
+        pl.col(DOCUMENT).alias(TARGET_ID),
+        pl.col(PAIR_SCORE).alias(SCORE),
     )
     return rows.drop(QUERY, DOCUMENT, PAIR_SCORE), named
 
 
-def _check_pairs(block: Block, query_id: str, document_id: str, step: str, isolate: bool) -> Iterator[Any]:
+def _check_pairs(
+    block: Block, query_id: str, document_id: str, step: str, isolate: bool
+) -> Iterator[Any]:
     for name in (query_id, document_id):
         if name not in block.schema.names:
-            raise InputError(f"{step}: no column {name!r} among {', '.join(block.schema.names)}; name it by the argument")
+            raise InputError(
+                f"{step}: no column {name!r} among {', '.join(block.schema.names)}; name it by the argument"
+            )
     for name, hidden in ((query_id, QUERY), (document_id, DOCUMENT)):
         ids = id_array(block, name)
         block = block.with_column(pa.field(hidden, ids.type), ids)
@@ -166,8 +188,12 @@ def _check_pairs(block: Block, query_id: str, document_id: str, step: str, isola
 
 def _id_and_text(block: Block, id_column: str, text_column: str) -> Block:
     if text_column not in block.schema.names:
-        raise InputError(f"no column {text_column!r} among {', '.join(block.schema.names)}; name one by text_column")
-    return Block.from_pydict({ID: id_array(block, id_column), TEXT: block.column(text_column).cast(pa.large_string())})
+        raise InputError(
+            f"no column {text_column!r} among {', '.join(block.schema.names)}; name one by text_column"
+        )
+    return Block.from_pydict(
+        {ID: id_array(block, id_column), TEXT: block.column(text_column).cast(pa.large_string())}
+    )
 
 
 @dataclasses.dataclass(eq=False)
@@ -178,27 +204,37 @@ class _Survey(beam.PTransform):
 
     def expand(self, inputs: Any) -> beam.PCollection[MiningPlan]:
         queries, documents = (
-            side | f"Survey_{name}" >> beam.CombineGlobally(SurveySide(f"{self.step} {name}")).as_singleton_view()
+            side
+            | f"Survey_{name}"
+            >> beam.CombineGlobally(SurveySide(f"{self.step} {name}")).as_singleton_view()
             for name, side in zip(("queries", "documents"), inputs, strict=True)
         )
-        return inputs[0].pipeline | "MakePlan" >> MakeOne(MiningPlan, _make_plan, queries, documents, self.step)
+        return inputs[0].pipeline | "MakePlan" >> FromSideInputs(
+            MiningPlan, _make_plan, queries, documents, self.step
+        )
 
 
 def _make_plan(queries: SideSurvey, documents: SideSurvey, step: str) -> MiningPlan:
     dims = [len(side.total) for side in (queries, documents) if side.total is not None]
     if len(set(dims)) > 1:
-        raise InputError(f"{step}: queries of {dims[0]} dimensions, documents of {dims[1]}; embed both with the same model")
+        raise InputError(
+            f"{step}: queries of {dims[0]} dimensions, documents of {dims[1]}; embed both with the same model"
+        )
     if queries.metadata is not None and documents.metadata is not None:
         _check_one_space(queries.metadata, documents.metadata, step)
     shards = [max(1, -(-side.rows // mining_plan.SHARD_ROWS)) for side in (queries, documents)]
     means = np.zeros((2, dims[0] if dims else 1), np.float32)
-    return MiningPlan((queries.rows, documents.rows), means, (shards[0], shards[1]), documents.metadata, 0)
+    return MiningPlan(
+        (queries.rows, documents.rows), means, (shards[0], shards[1]), documents.metadata, 0
+    )
 
 
 def _check_one_space(queries: VectorMetadata, documents: VectorMetadata, step: str) -> None:
     """Refuse two models; two prompts of one model are what many are made for."""
     same = ("model", "pooling", "dim", "normalized", "quantization", "postprocess")
-    if queries.prompt != documents.prompt and all(getattr(queries, name) == getattr(documents, name) for name in same):
+    if queries.prompt != documents.prompt and all(
+        getattr(queries, name) == getattr(documents, name) for name in same
+    ):
         return
     check_same_vectors(queries, documents, f"{step} queries and documents")
 
@@ -213,12 +249,16 @@ class _Represent(beam.PTransform):
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
         pairs, copies = inputs
         represent = beam.FlatMap(_represent, self.column, self.id_column).with_output_types(Block)
-        met = {"pairs": pairs, "copies": copies} | "Meet" >> MeetById({"pairs": self.column, "copies": self.id_column})
+        met = {"pairs": pairs, "copies": copies} | "Meet" >> CoGroupById(
+            {"pairs": self.column, "copies": self.id_column}
+        )
         return met | "Represent" >> represent
 
 
-def _represent(element: tuple[int, Iterable[Named]], column: str, id_column: str) -> Iterator[Block]:
-    group = Meeting(element)
+def _represent(
+    element: tuple[int, Iterable[Named]], column: str, id_column: str
+) -> Iterator[Block]:
+    group = CoGroup(element)
     copies = list(group["copies"])
     if not copies:
         yield from group["pairs"]

@@ -20,14 +20,16 @@ from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_m
 from beam_gpte.core.mining.cells import MiningCells, exact_pays, fit_cells
 from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import MakeOne
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 
 _LOGGER = logging.getLogger(__name__)
 
 SAMPLE = 8192  # vectors of a side, that cells are fitted to: 13 MB of 384 dimensions
 CHANCE = 100  # of the sample of either side, every two of which tell what meets by chance
 SHARD_ROWS = 65_536  # of either side, searched at once: 100 MB of 384 dimensions
-FIXED_POINT = 2.0**32  # sums of whole numbers are the same in any order; room for 2 billion unit vectors
+FIXED_POINT = (
+    2.0**32
+)  # sums of whole numbers are the same in any order; room for 2 billion unit vectors
 
 Search = Literal["auto", "exact", "cells"]
 
@@ -71,7 +73,9 @@ class SurveySide(beam.CombineFn):
         vectors = vector_matrix(block.column(VECTOR))
         total = np.rint(vectors.astype(np.float64) * FIXED_POINT).astype(np.int64).sum(axis=0)
         words = np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64)
-        factors = (2 * np.arange(words.shape[1], dtype=np.uint64) + 1) * np.uint64(0x9E3779B97F4A7C15)
+        factors = (2 * np.arange(words.shape[1], dtype=np.uint64) + 1) * np.uint64(
+            0x9E3779B97F4A7C15
+        )
         hashes = (words * factors).sum(axis=1, dtype=np.uint64)
         hashes *= hashes >> np.uint64(29) | np.uint64(1)
         checksum = int(hashes.sum(dtype=np.uint64))
@@ -89,7 +93,9 @@ class SurveySide(beam.CombineFn):
             return self.create_accumulator()
         dims = sorted({len(part.total) for part in parts if part.total is not None})
         if len(dims) > 1:
-            raise InputError(f"{self._side}: vectors of {dims[0]} and {dims[1]} dimensions; embed all with the same model")
+            raise InputError(
+                f"{self._side}: vectors of {dims[0]} and {dims[1]} dimensions; embed all with the same model"
+            )
         known = [part.metadata for part in parts if part.metadata is not None]
         for metadata in known[1:]:
             check_same_vectors(known[0], metadata, self._side)
@@ -110,7 +116,9 @@ class SurveySide(beam.CombineFn):
         return self.compact(accumulator)
 
 
-def _trim(parts: tuple[tuple[np.ndarray, np.ndarray], ...]) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+def _trim(
+    parts: tuple[tuple[np.ndarray, np.ndarray], ...],
+) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """One part, of the smallest hashes, each once."""
     if not parts:
         return ()
@@ -182,12 +190,14 @@ class PlanMining(beam.PTransform):
 
     def expand(self, surveys: Any) -> beam.PCollection[MiningPlan]:
         counts = [
-            blocks | f"Rows_{i}" >> beam.Map(len) | f"Sum_{i}" >> beam.CombineGlobally(sum).without_defaults()
+            blocks
+            | f"Rows_{i}" >> beam.Map(len)
+            | f"Sum_{i}" >> beam.CombineGlobally(sum).without_defaults()
             for i, blocks in enumerate(self.left or ())
         ]
         known = [AsSingleton(survey, default_value=SideSurvey()) for survey in surveys]
         left = [AsSingleton(count, default_value=0) for count in counts]
-        make = MakeOne(MiningPlan, _make_plan, self.center, self.search, *known, *left)
+        make = FromSideInputs(MiningPlan, _make_plan, self.center, self.search, *known, *left)
         return surveys[0].pipeline | "MakePlan" >> make
 
 
@@ -199,7 +209,10 @@ def _make_plan(
     sources: int | None = None,
     targets: int | None = None,
 ) -> MiningPlan:
-    searched = source.rows if sources is None else sources, target.rows if targets is None else targets
+    searched = (
+        source.rows if sources is None else sources,
+        target.rows if targets is None else targets,
+    )
     rows = searched[0] - source.decoys, searched[1]
     if source.total is None or target.total is None:
         return MiningPlan(rows, np.zeros((2, 1), np.float32), (1, 1), None, source.decoys)
@@ -216,9 +229,20 @@ def _make_plan(
     samples = source.sample[0][1], target.sample[0][1]
     shards = max(1, -(-searched[0] // SHARD_ROWS)), max(1, -(-searched[1] // SHARD_ROWS))
     some = samples[0][:CHANCE], samples[1][:CHANCE]
-    plan = MiningPlan(rows, means if center else np.zeros_like(means), shards, source.metadata, source.decoys, some)
-    if all(searched) and (search == "cells" or (search == "auto" and not exact_pays(*searched, means.shape[1]))):
+    plan = MiningPlan(
+        rows,
+        means if center else np.zeros_like(means),
+        shards,
+        source.metadata,
+        source.decoys,
+        some,
+    )
+    if all(searched) and (
+        search == "cells" or (search == "auto" and not exact_pays(*searched, means.shape[1]))
+    ):
         centred = plan.centred(samples[0], 0), plan.centred(samples[1], 1)
         plan = dataclasses.replace(plan, cells=fit_cells(centred, searched, SHARD_ROWS))
-    _LOGGER.info("%d sources and %d targets, search=%s: %s", *searched, search, plan.search_settings())
+    _LOGGER.info(
+        "%d sources and %d targets, search=%s: %s", *searched, search, plan.search_settings()
+    )
     return plan

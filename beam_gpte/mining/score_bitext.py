@@ -18,21 +18,32 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.core.columns import COSINE, DUPLICATE_OF, EMBEDDING, FOUND_BY, ID, MARGIN, SCORE, SIDE_IDS, SIDES, TEXT
+from beam_gpte.core.columns import (
+    COSINE,
+    DUPLICATE_OF,
+    EMBEDDING,
+    FOUND_BY,
+    ID,
+    MARGIN,
+    SCORE,
+    SIDE_IDS,
+    SIDES,
+    TEXT,
+)
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.margin import Margin
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.elements.rejects import merge_rejects
+from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.mining.attach_rows import AttachRows
 from beam_gpte.mining.bitext_report import POSTERIOR, Bitext, with_metadata
 from beam_gpte.mining.pair_checks import CHAR_OVERLAP, LENGTH_RATIO, SAME_NUMBERS, FilterLengths
-from beam_gpte.mining.pair_scores import MEANS, RANKS, MeetSide, NameKept
+from beam_gpte.mining.pair_scores import MEANS, RANKS, JoinSide, NameKept
 from beam_gpte.mining.plan import MiningPlan, PlanMining, Search, SurveySides
 from beam_gpte.mining.search import FindNeighbors
 from beam_gpte.mining.sides import PrepareSide, SideSettings, check_sides
-from beam_gpte.mining.threshold import Cut, FitThreshold
+from beam_gpte.mining.threshold import FittedThreshold, FitThreshold
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, id_array
 
 STEP = "ScoreBitext"
@@ -40,7 +51,7 @@ ADDED = (*MEANS, *RANKS, COSINE, MARGIN, POSTERIOR, LENGTH_RATIO, SAME_NUMBERS, 
 
 
 @dataclasses.dataclass(eq=False)
-class ScoreBitext(beam.PTransform):
+class ScoreBitext(RejectingTransform):
     """Score pairs that are there already, such as a corpus from elsewhere; nothing is filtered. Gives a `Bitext`.
 
     Takes one of two:
@@ -79,8 +90,6 @@ class ScoreBitext(beam.PTransform):
     text_column: str = TEXT
     embedding_column: str = EMBEDDING
 
-    _isolate = False
-
     def __post_init__(self) -> None:
         for name, choices in (("margin", get_args(Margin)), ("search", get_args(Search))):
             if getattr(self, name) not in choices:
@@ -88,14 +97,10 @@ class ScoreBitext(beam.PTransform):
         if self.k < 1:
             raise InputError(f"k is {self.k}; use 1 or more")
 
-    def with_exception_handling(self) -> "ScoreBitext":
-        """Set bad rows and pairs aside, in `rejects`, instead of failing at the first one."""
-        twin = dataclasses.replace(self)
-        twin._isolate = True
-        return twin
-
     def settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("k", "margin", "center", "deduplicate", "search")}
+        return {
+            name: getattr(self, name) for name in ("k", "margin", "center", "deduplicate", "search")
+        }
 
     def expand(self, inputs: Any) -> Any:
         columns, rejects = (self.id_column, self.text_column, self.embedding_column), []
@@ -111,21 +116,33 @@ class ScoreBitext(beam.PTransform):
         vectors = tuple(side.vectors for side in sides)
         plan = vectors | "Survey" >> SurveySides() | "Plan" >> PlanMining(self.center, self.search)
         found = (*vectors, plan) | "Find" >> FindNeighbors(self.k)
-        pairs = as_blocks(inputs["pairs"]) | "OwnColumns" >> beam.Map(_own_columns).with_output_types(Block)
+        pairs = as_blocks(inputs["pairs"]) | "OwnColumns" >> beam.Map(
+            _own_columns
+        ).with_output_types(Block)
         for i, side in enumerate(sides):
-            pairs = (pairs, side.copies, side.rejects) | f"NameKept_{SIDES[i]}" >> NameKept(i, self.id_column)
+            pairs = (pairs, side.copies, side.rejects) | f"NameKept_{SIDES[i]}" >> NameKept(
+                i, self.id_column
+            )
         for i, nearest in enumerate((found.forward, found.backward)):
-            meet = MeetSide(STEP, i, self.k, self.margin, self._isolate)
+            meet = JoinSide(STEP, i, self.k, self.margin, self._isolate)
             met = (pairs, nearest, sides[i].vectors, plan) | f"Meet_{SIDES[i]}" >> meet
             pairs = met.good
             rejects.append(met.rejects)
         cut = (pairs, plan) | "FitMixture" >> FitThreshold(-math.inf, 0.5, None)
-        told = pairs | "Posterior" >> beam.Map(_with_posterior, AsSingleton(cut)).with_output_types(Block)
-        rows = [(side.rows, side.copies) | f"AllRows{i}" >> _AllRows() for i, side in enumerate(sides)]
+        told = pairs | "Posterior" >> beam.Map(_with_posterior, AsSingleton(cut)).with_output_types(
+            Block
+        )
+        rows = [
+            (side.rows, side.copies) | f"AllRows{i}" >> _AllRows() for i, side in enumerate(sides)
+        ]
         whole = (told, *rows) | "AttachRows" >> AttachRows(*columns, copies=False)
         described, lengths = whole | "DescribeTexts" >> FilterLengths(None)
-        describe = beam.Map(with_metadata, self.settings(), AsSingleton(plan)).with_output_types(Block)
-        make = MakeOne(dict, _report, AsSingleton(plan), self.settings(), AsSingleton(cut), lengths)
+        describe = beam.Map(with_metadata, self.settings(), AsSingleton(plan)).with_output_types(
+            Block
+        )
+        make = FromSideInputs(
+            dict, _report, AsSingleton(plan), self.settings(), AsSingleton(cut), lengths
+        )
         report = plan.pipeline | "Report" >> make
         return Bitext(described | "Describe" >> describe, report, merge_rejects(rejects))
 
@@ -152,9 +169,12 @@ class _PartPairs(beam.PTransform):
         else:
             blocks = blocks | unique
         names = own.id_column, own.text_column, own.embedding_column
-        pairs = blocks | "Ids" >> beam.Map(_pair_of_ids, own.id_column, own.embedding_column).with_output_types(Block)
+        pairs = blocks | "Ids" >> beam.Map(
+            _pair_of_ids, own.id_column, own.embedding_column
+        ).with_output_types(Block)
         source, target = (
-            blocks | f"Rows_{side}" >> beam.Map(_side_rows, side, *names).with_output_types(Block) for side in SIDES
+            blocks | f"Rows_{side}" >> beam.Map(_side_rows, side, *names).with_output_types(Block)
+            for side in SIDES
         )
         return _Parted(pairs, source, target, rejects)
 
@@ -167,8 +187,14 @@ def _pair_of_ids(block: Block, id_column: str, embedding_column: str) -> Block:
     return block.without_columns([id_column, *vectors])
 
 
-def _side_rows(block: Block, side: str, id_column: str, text_column: str, embedding_column: str) -> Block:
-    names = {id_column: id_column, f"{side}_{TEXT}": text_column, f"{side}_{embedding_column}": embedding_column}
+def _side_rows(
+    block: Block, side: str, id_column: str, text_column: str, embedding_column: str
+) -> Block:
+    names = {
+        id_column: id_column,
+        f"{side}_{TEXT}": text_column,
+        f"{side}_{embedding_column}": embedding_column,
+    }
     present = [name for name in names if name in block.schema.names]
     return Block(block.batch.select(present).rename_columns([names[name] for name in present]))
 
@@ -187,15 +213,15 @@ class _AllRows(beam.PTransform):
 
     def expand(self, inputs: Any) -> beam.PCollection[Block]:
         rows, copies = inputs
-        bare = copies | "Bare" >> beam.Map(_without_verdict).with_output_types(Block)
+        bare = copies | "Bare" >> beam.Map(_without_decision).with_output_types(Block)
         return (rows, bare) | "All" >> beam.Flatten()
 
 
-def _without_verdict(block: Block) -> Block:
+def _without_decision(block: Block) -> Block:
     return block.without_columns([DUPLICATE_OF, SCORE, FOUND_BY])
 
 
-def _with_posterior(block: Block, cut: Cut) -> Block:
+def _with_posterior(block: Block, cut: FittedThreshold) -> Block:
     margins = block.column(MARGIN).to_numpy(zero_copy_only=False)
     told = pa.nulls(len(block), pa.float64())
     if cut.mixture is not None:
@@ -203,7 +229,9 @@ def _with_posterior(block: Block, cut: Cut) -> Block:
     return block.with_column(pa.field(POSTERIOR, pa.float64()), told)
 
 
-def _report(plan: MiningPlan, settings: dict[str, Any], cut: Cut, lengths: dict[str, Any]) -> dict[str, Any]:
+def _report(
+    plan: MiningPlan, settings: dict[str, Any], cut: FittedThreshold, lengths: dict[str, Any]
+) -> dict[str, Any]:
     known = plan.metadata
     told = {name: value for name, value in lengths.items() if name != "dropped_by_length"}
     return {

@@ -72,10 +72,14 @@ class FindNeighbors(beam.PTransform):
     def expand(self, inputs: Any) -> Any:
         sources, targets, plan = inputs
         routed = tuple(
-            side | f"Route{i}" >> beam.ParDo(RouteSide(i, self.scoped), AsSingleton(plan)).with_output_types(Keyed)
+            side
+            | f"Route{i}"
+            >> beam.ParDo(RouteSide(i, self.scoped), AsSingleton(plan)).with_output_types(Keyed)
             for i, side in enumerate((sources, targets))
         )
-        search = beam.FlatMap(search_shards, self.k, self.scoped).with_output_types(Block, backward=Block)
+        search = beam.FlatMap(search_shards, self.k, self.scoped).with_output_types(
+            Block, backward=Block
+        )
         return (
             routed
             | "BothSides" >> beam.Flatten()
@@ -130,29 +134,45 @@ class RouteSide(CutByKey):
         array = vectors_to_arrow(vectors)
         block = block.with_column(pa.field(VECTOR, array.type), array)
         if self._scoped:
-            scopes = [stable_hash(scope) % SCOPE_PARTITIONS for scope in block.column(SCOPE).to_pylist()]
+            scopes = [
+                stable_hash(scope) % SCOPE_PARTITIONS for scope in block.column(SCOPE).to_pylist()
+            ]
             at, keys = np.arange(len(block)), np.array(scopes, np.int64)
         else:
-            hashes = np.array([stable_hash(id_) for id_ in block.column((SOURCE_ID, TARGET_ID)[self._side]).to_pylist()])
+            hashes = np.array(
+                [
+                    stable_hash(id_)
+                    for id_ in block.column((SOURCE_ID, TARGET_ID)[self._side]).to_pylist()
+                ]
+            )
             at, keys = self._shards(vectors, hashes, plan)
         yield from self.wait((block, at, keys), block.batch.nbytes)
 
-    def _shards(self, vectors: np.ndarray, hashes: np.ndarray, plan: MiningPlan) -> tuple[np.ndarray, np.ndarray]:
+    def _shards(
+        self, vectors: np.ndarray, hashes: np.ndarray, plan: MiningPlan
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The places of rows, and the key of each of the shards that they go to."""
         if plan.cells is not None:
             return plan.cells.route(vectors, hashes, self._side)
         own, others = hashes % plan.shards[self._side], plan.shards[1 - self._side]
-        at, other = np.repeat(np.arange(len(hashes)), others), np.tile(np.arange(others), len(hashes))
+        at, other = (
+            np.repeat(np.arange(len(hashes)), others),
+            np.tile(np.arange(others), len(hashes)),
+        )
         first, second = (own[at], other) if self._side == 0 else (other, own[at])
         return at, first * plan.shards[1] + second
 
     def cut(self, waiting: list[tuple[Block, np.ndarray, np.ndarray]]) -> Iterator[Keyed]:
         rows = Block.concat([block for block, *_ in waiting])
         starts = np.cumsum([0, *(len(block) for block, *_ in waiting)])
-        at = np.concatenate([start + places for start, (_, places, _) in zip(starts, waiting, strict=False)])
+        at = np.concatenate(
+            [start + places for start, (_, places, _) in zip(starts, waiting, strict=False)]
+        )
         keys = np.concatenate([keys for *_, keys in waiting])
         order = np.argsort(keys, kind="stable")
-        for start, stop in itertools.pairwise(np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))):
+        for start, stop in itertools.pairwise(
+            np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
+        ):
             yield int(keys[order[start]]), Block(rows.batch.take(pa.array(at[order[start:stop]])))
 
 
@@ -164,11 +184,18 @@ def stable_hash(value: Any) -> int:
 def search_shards(element: tuple[int, Iterable[Block]], k: int, scoped: bool) -> Iterator[Any]:
     """Blocks of `source_id`, `target_id`, `cosine`: the k nearest of each source; tagged ``backward``, of each target."""
     blocks = list(element[1])
-    sides = [[block for block in blocks if name in block.schema.names] for name in (SOURCE_ID, TARGET_ID)]
+    sides = [
+        [block for block in blocks if name in block.schema.names] for name in (SOURCE_ID, TARGET_ID)
+    ]
     if not all(sides):
         return
-    frames = [frame_of([block.without_columns([VECTOR]) for block in side]).with_row_index("row") for side in sides]
-    vectors = [np.concatenate([vector_matrix(block.column(VECTOR)) for block in side]) for side in sides]
+    frames = [
+        frame_of([block.without_columns([VECTOR]) for block in side]).with_row_index("row")
+        for side in sides
+    ]
+    vectors = [
+        np.concatenate([vector_matrix(block.column(VECTOR)) for block in side]) for side in sides
+    ]
     if not scoped:
         yield from _neighbors(frames[0], frames[1], vectors, k)
         return
@@ -178,8 +205,13 @@ def search_shards(element: tuple[int, Iterable[Block]], k: int, scoped: bool) ->
             yield from _neighbors(sources, targets[scope], vectors, k)
 
 
-def _neighbors(sources: pl.DataFrame, targets: pl.DataFrame, vectors: list[np.ndarray], k: int) -> Iterator[Any]:
-    sources, targets = sources.sort(SOURCE_ID), targets.sort(TARGET_ID)  # places are in the order of ids: so are ties
+def _neighbors(
+    sources: pl.DataFrame, targets: pl.DataFrame, vectors: list[np.ndarray], k: int
+) -> Iterator[Any]:
+    sources, targets = (
+        sources.sort(SOURCE_ID),
+        targets.sort(TARGET_ID),
+    )  # places are in the order of ids: so are ties
     forward, backward = nearest_neighbors(
         vectors[0][sources["row"].to_numpy()],
         np.arange(len(sources)),
@@ -196,20 +228,31 @@ def _neighbors(sources: pl.DataFrame, targets: pl.DataFrame, vectors: list[np.nd
 def _named(pairs: pl.DataFrame, sources: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
     at = pairs[SOURCE_ID]
     decoys = {DECOY: sources[DECOY].gather(at)} if DECOY in sources.columns else {}
-    named = {SOURCE_ID: sources[SOURCE_ID].gather(at), TARGET_ID: targets[TARGET_ID].gather(pairs[TARGET_ID])}
+    named = {
+        SOURCE_ID: sources[SOURCE_ID].gather(at),
+        TARGET_ID: targets[TARGET_ID].gather(pairs[TARGET_ID]),
+    }
     return pl.DataFrame({**named, COSINE: pairs[COSINE], **decoys})
 
 
-def k_nearest(pairs: pl.DataFrame, own: str, other: str, k: int, rank: str, mean: str) -> pl.DataFrame:
+def k_nearest(
+    pairs: pl.DataFrame, own: str, other: str, k: int, rank: str, mean: str
+) -> pl.DataFrame:
     """Of each row in `own` its k nearest, ties by id, with their ranks and mean cosine."""
     ordered = pairs.unique(_PAIR).sort(own, COSINE, other, descending=[False, True, False])
-    ranked = ordered.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(own).alias(rank))
+    ranked = ordered.with_columns(
+        pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(own).alias(rank)
+    )
     nearest = ranked.filter(pl.col(rank) <= k)
-    return nearest.with_columns(pl.col(COSINE).cast(pl.Float64).mean().over(own).cast(pl.Float32).alias(mean))
+    return nearest.with_columns(
+        pl.col(COSINE).cast(pl.Float64).mean().over(own).cast(pl.Float32).alias(mean)
+    )
 
 
 def _nearest_targets(element: tuple[int, Iterable[Block]], k: int) -> Block:
-    return block_of(k_nearest(frame_of(element[1]), SOURCE_ID, TARGET_ID, k, FORWARD_RANK, FORWARD_MEAN))
+    return block_of(
+        k_nearest(frame_of(element[1]), SOURCE_ID, TARGET_ID, k, FORWARD_RANK, FORWARD_MEAN)
+    )
 
 
 def _nearest_sources(element: tuple[int, Iterable[Block]], k: int) -> Block:
@@ -221,9 +264,14 @@ def _nearest_sources(element: tuple[int, Iterable[Block]], k: int) -> Block:
     forward = [block for block in blocks if FORWARD_RANK in block.schema.names]
     if forward:
         on = [name for name in backward.columns if name not in (BACKWARD_RANK, BACKWARD_MEAN)]
-        both = frame_of(forward).join(backward.drop(BACKWARD_MEAN), on=on, how="full", coalesce=True)
+        both = frame_of(forward).join(
+            backward.drop(BACKWARD_MEAN), on=on, how="full", coalesce=True
+        )
     else:
-        none = (pl.lit(None, kind).alias(name) for name, kind in ((FORWARD_RANK, pl.Int32), (FORWARD_MEAN, pl.Float32)))
+        none = (
+            pl.lit(None, kind).alias(name)
+            for name, kind in ((FORWARD_RANK, pl.Int32), (FORWARD_MEAN, pl.Float32))
+        )
         both = backward.drop(BACKWARD_MEAN).with_columns(none)
     return block_of(both.join(means, on=TARGET_ID, how="left"))
 
@@ -231,7 +279,9 @@ def _nearest_sources(element: tuple[int, Iterable[Block]], k: int) -> Block:
 def _best_targets(element: tuple[int, Iterable[Block]], margin: Margin) -> Block:
     """Candidates with their margin, and of each source its best one marked; every source is among its forward ones."""
     candidates = frame_of(element[1]).with_columns(pl.col(FORWARD_MEAN).max().over(SOURCE_ID))
-    cosine, forward, backward = (candidates[name].to_numpy() for name in (COSINE, FORWARD_MEAN, BACKWARD_MEAN))
+    cosine, forward, backward = (
+        candidates[name].to_numpy() for name in (COSINE, FORWARD_MEAN, BACKWARD_MEAN)
+    )
     scored = candidates.with_columns(pl.Series(MARGIN, margins(cosine, forward, backward, margin)))
     return block_of(_marked(scored, best_forward(scored), BEST_FORWARD))
 

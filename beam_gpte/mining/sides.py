@@ -29,14 +29,14 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.similarity import vectors_to_arrow
-from beam_gpte.dedup.apply_decisions import RepointRemoved, SplitByVerdict
+from beam_gpte.dedup.apply_decisions import RepointRemoved, SplitByDecision
 from beam_gpte.dedup.exact import DeduplicateExact
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.rejects import NAMESPACE, merge_rejects, reject_outputs, split_rejects
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
-from beam_gpte.shuffle.group_by_id import MeetById, Meeting, Named
+from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, id_array
 
 
@@ -57,7 +57,8 @@ class SideSettings:
 class Side(NamedTuple):
     """Rows with vectors, one for each text; `vectors`, of these rows: blocks of `source_id` or `target_id`, `VECTOR`,
     `SCOPE` if there are scopes, `DECOY` if there are decoys; `copies`, rows with what they are a `duplicate_of`; `rejects`,
-    None where no step makes any."""
+    None where no step makes any.
+    """
 
     rows: beam.PCollection
     vectors: beam.PCollection
@@ -93,7 +94,9 @@ class PrepareSide(beam.PTransform):
     def expand(self, rows: beam.PCollection) -> Any:
         own, called = self.settings, self.called or self.side
         columns = () if own.scope is None else (own.scope,)
-        defects = VectorDefects(own.embedding_column, columns, own.text_column if own.model else None, own.id_column)
+        defects = VectorDefects(
+            own.embedding_column, columns, own.text_column if own.model else None, own.id_column
+        )
         text_column = own.text_column if own.deduplicate else None
         check = beam.FlatMap(_check, defects, text_column, f"{own.step} {called}", own.isolate)
         good, refused = as_blocks(rows) | "Check" >> reject_outputs(check)
@@ -122,18 +125,27 @@ class DistinctVectors(beam.PTransform):
     decoys: bool | None = None
 
     def expand(self, good: beam.PCollection[Block]) -> Any:
-        own, names = self.settings, (self.settings.text_column, self.settings.id_column, self.settings.embedding_column)
+        own, names = (
+            self.settings,
+            (self.settings.text_column, self.settings.id_column, self.settings.embedding_column),
+        )
         if own.deduplicate:
-            exact = DeduplicateExact(id_column=own.id_column, text_column=own.text_column, scope=own.scope)
-            judged = exact.judge(good, has_reference=False)
-            split = (good, judged.verdicts) | "NoCopies" >> SplitByVerdict(own.id_column, exact.name)
+            exact = DeduplicateExact(
+                id_column=own.id_column, text_column=own.text_column, scope=own.scope
+            )
+            decided = exact.decide(good, has_reference=False)
+            split = (good, decided.decisions) | "NoCopies" >> SplitByDecision(
+                own.id_column, exact.name
+            )
             good, copies = split.kept, split.removed
         else:
             copies = good | "NoCopies" >> beam.FlatMap(lambda block: ()).with_output_types(Block)
         rejects = None
         if own.model is not None:
             good, rejects = good | "Embed" >> EmbedWhereMissing(own.model, *names, own.isolate)
-        vectors = good | "Vectors" >> beam.Map(_Vectors(own, self.side, self.decoys)).with_output_types(Block)
+        vectors = good | "Vectors" >> beam.Map(
+            _Vectors(own, self.side, self.decoys)
+        ).with_output_types(Block)
         return Side(good, vectors, copies, rejects)
 
 
@@ -149,20 +161,28 @@ class WithoutPaired(beam.PTransform):
     decoys: bool | None = None
 
     def expand(self, inputs: Any) -> Any:
-        former, pairs = inputs
+        previous, pairs = inputs
         own = dataclasses.replace(self.settings, scope=None, model=None)
         own_id = SIDE_IDS[SIDES.index(self.side)]
         unpaired = beam.FlatMap(_unpaired, own.id_column, own_id).with_output_types(Block)
-        both = {"rows": former.rows, "pairs": pairs}
-        left = both | "Meet" >> MeetById({"rows": own.id_column, "pairs": own_id}) | "Unpaired" >> unpaired
+        both = {"rows": previous.rows, "pairs": pairs}
+        left = (
+            both
+            | "Meet" >> CoGroupById({"rows": own.id_column, "pairs": own_id})
+            | "Unpaired" >> unpaired
+        )
         distinct = left | "Distinct" >> DistinctVectors(own, self.side, self.decoys)
-        verdicts = distinct.copies | "Verdicts" >> beam.Map(_verdicts, own.id_column).with_output_types(Block)
-        moved = (former.copies, verdicts) | "Repoint" >> RepointRemoved(own.id_column)
+        decisions = distinct.copies | "Verdicts" >> beam.Map(
+            _verdicts, own.id_column
+        ).with_output_types(Block)
+        moved = (previous.copies, decisions) | "Repoint" >> RepointRemoved(own.id_column)
         copies = (moved.good, distinct.copies) | "AllCopies" >> beam.Flatten()
-        return distinct._replace(copies=copies, rejects=former.rejects)
+        return distinct._replace(copies=copies, rejects=previous.rejects)
 
 
-def _check(block: Block, defects: VectorDefects, text_column: str | None, step: str, isolate: bool) -> Iterator[Any]:
+def _check(
+    block: Block, defects: VectorDefects, text_column: str | None, step: str, isolate: bool
+) -> Iterator[Any]:
     found = defects(block)
     if text_column is not None:
         found = pc.coalesce(found, check_text(block, text_column))
@@ -170,8 +190,13 @@ def _check(block: Block, defects: VectorDefects, text_column: str | None, step: 
 
 
 def _name_side(block: Block, side: str) -> Block:
-    steps = [step if side in step else f"{step}, {side}" for step in block.column(REJECT_STEP).to_pylist()]
-    return block.without_columns([REJECT_STEP]).with_column(pa.field(REJECT_STEP, pa.string()), pa.array(steps, pa.string()))
+    steps = [
+        step if side in step else f"{step}, {side}"
+        for step in block.column(REJECT_STEP).to_pylist()
+    ]
+    return block.without_columns([REJECT_STEP]).with_column(
+        pa.field(REJECT_STEP, pa.string()), pa.array(steps, pa.string())
+    )
 
 
 class _Vectors:
@@ -190,15 +215,21 @@ class _Vectors:
         if self._decoys is not None:
             columns[DECOY] = pa.array([self._decoys] * len(block))
         array = vectors_to_arrow(unit_vectors(block, own.embedding_column))
-        field = pa.field(VECTOR, array.type, metadata=block.schema.field(own.embedding_column).metadata)
+        field = pa.field(
+            VECTOR, array.type, metadata=block.schema.field(own.embedding_column).metadata
+        )
         return Block.from_pydict(columns).with_column(field, array)
 
 
 def _unpaired(element: tuple[int, Iterable[Named]], id_column: str, own_id: str) -> Iterator[Block]:
-    group = Meeting(element)
+    group = CoGroup(element)
     taken = [id_array(block, own_id) for block in group["pairs"]]
     for block in group["rows"]:
-        left = block.filter(pc.invert(pc.is_in(id_array(block, id_column), pa.concat_arrays(taken)))) if taken else block
+        left = (
+            block.filter(pc.invert(pc.is_in(id_array(block, id_column), pa.concat_arrays(taken))))
+            if taken
+            else block
+        )
         if left:
             Metrics.counter(NAMESPACE, "rows_left").inc(len(left))
             yield left

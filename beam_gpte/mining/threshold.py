@@ -13,14 +13,21 @@ from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import DECOY, MARGIN
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.mining.posterior import Histogram, Mixture, fit_mixture, histogram, merge_histograms, precision_threshold
+from beam_gpte.core.mining.posterior import (
+    Histogram,
+    Mixture,
+    fit_mixture,
+    histogram,
+    merge_histograms,
+    precision_threshold,
+)
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import MakeOne
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.mining.plan import MiningPlan
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
+class FittedThreshold:
     """The least margin of a pair.
 
     Attributes:
@@ -44,15 +51,21 @@ class FitThreshold(beam.PTransform):
     """
 
     threshold: float | str
-    least_posterior: float
+    min_posterior: float
     target_precision: float | None
 
-    def expand(self, inputs: Any) -> beam.PCollection[Cut]:
+    def expand(self, inputs: Any) -> beam.PCollection[FittedThreshold]:
         chosen, plan = inputs
-        both = chosen | "Margins" >> beam.Map(_margins) | "Histograms" >> beam.CombineGlobally(_merged).without_defaults()
+        both = (
+            chosen
+            | "Margins" >> beam.Map(_margins)
+            | "Histograms" >> beam.CombineGlobally(_merged).without_defaults()
+        )
         known = AsSingleton(both, default_value=_merged([]))
-        settings = self.threshold, self.least_posterior, self.target_precision
-        return plan.pipeline | "Cut" >> MakeOne(Cut, _cut, AsSingleton(plan), *settings, known)
+        settings = self.threshold, self.min_posterior, self.target_precision
+        return plan.pipeline | "Cut" >> FromSideInputs(
+            FittedThreshold, _cut, AsSingleton(plan), *settings, known
+        )
 
 
 def _margins(block: Block) -> tuple[Histogram, Histogram]:
@@ -66,16 +79,18 @@ def _margins(block: Block) -> tuple[Histogram, Histogram]:
 
 def _merged(parts: Iterable[tuple[Histogram, Histogram]]) -> tuple[Histogram, Histogram]:
     whole = list(parts)
-    return merge_histograms(pairs for pairs, _ in whole), merge_histograms(decoys for _, decoys in whole)
+    return merge_histograms(pairs for pairs, _ in whole), merge_histograms(
+        decoys for _, decoys in whole
+    )
 
 
 def _cut(
     plan: MiningPlan,
     threshold: float | str,
-    least_posterior: float,
+    min_posterior: float,
     target_precision: float | None,
     both: tuple[Histogram, Histogram],
-) -> Cut:
+) -> FittedThreshold:
     pairs, decoys = both
     mixture, note = None, None
     try:
@@ -86,10 +101,17 @@ def _cut(
         note = f"no posterior: {error}"
     if target_precision is not None:
         if not plan.decoys:
-            raise InputError("there are no decoys; give sentences of the source language without a translation")
+            raise InputError(
+                "there are no decoys; give sentences of the source language without a translation"
+            )
         per_decoy = plan.rows[0] / plan.decoys
-        return Cut(precision_threshold(pairs, decoys, target_precision, per_decoy), mixture, note, pairs.total)
+        return FittedThreshold(
+            precision_threshold(pairs, decoys, target_precision, per_decoy),
+            mixture,
+            note,
+            pairs.total,
+        )
     if isinstance(threshold, str):
         assert mixture is not None
-        threshold = mixture.threshold(least_posterior)
-    return Cut(float(threshold), mixture, note, pairs.total)
+        threshold = mixture.threshold(min_posterior)
+    return FittedThreshold(float(threshold), mixture, note, pairs.total)

@@ -25,7 +25,10 @@ def mark_differences(first: str, second: str, shown: int) -> tuple[str, str]:
 def merge_differences(first: str, second: str, shown: int) -> str:
     """One text that has the words of both."""
     parts = _differences(first, second, shown)
-    return "".join(other if one == other or not one.startswith("<del>") else one + other for one, other in parts)
+    return "".join(
+        other if one == other or not one.startswith("<del>") else one + other
+        for one, other in parts
+    )
 
 
 def _differences(first: str, second: str, shown: int) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,13 @@ _KEPT_TEXT = "_kept_text"
 
 
 def stream_page(
-    run: Run, summary: dict[str, Any], kept: pl.DataFrame, removed: pl.DataFrame, id_column: str, text: str, embedding: str
+    run: Run,
+    summary: dict[str, Any],
+    kept: pl.DataFrame,
+    removed: pl.DataFrame,
+    id_column: str,
+    text: str,
+    embedding: str,
 ) -> str:
     """`kept` and `removed`: samples of all that is in the output now, also of former runs."""
     tiles = {
@@ -48,39 +54,61 @@ def stream_page(
         figures = [lengths_of(rows, text, f"{name} rows of the output") for name, rows in parts]
         if len(removed):
             scores = histogram(removed[SCORE].to_numpy(), "score", "score")
-            figures.append(Figure("Scores", scores, f"of {len(removed):,} removed rows of the output, a sample"))
+            figures.append(
+                Figure(
+                    "Scores", scores, f"of {len(removed):,} removed rows of the output, a sample"
+                )
+            )
         sections.append(Section("Lengths and scores", figures=figures))
     if len(kept) and len(removed):
         sections += _repeated(kept, removed, id_column, text)
-    both = pl.concat([rows for _, rows in parts], how="diagonal_relaxed") if parts else pl.DataFrame()
+    both = (
+        pl.concat([rows for _, rows in parts], how="diagonal_relaxed") if parts else pl.DataFrame()
+    )
     if len(both) > 1:
         vectors, is_kept = unit(both[embedding].to_numpy()), np.arange(len(both)) < len(kept)
         if len(kept) > 1:
             cosines = np.clip(vectors[: len(kept)] @ vectors[: len(kept)].T, -1, 1)
             sections.append(nearest_texts(cosines, kept, text))
         sections.append(map_of(both, vectors, [("kept", is_kept), ("removed", ~is_kept)], text))
-    return render_page("Embedded stream", run, tiles, [*sections, *rejected_rows(summary["reasons"])])
+    return render_page(
+        "Embedded stream", run, tiles, [*sections, *rejected_rows(summary["reasons"])]
+    )
 
 
-def _repeated(kept: pl.DataFrame, removed: pl.DataFrame, id_column: str, text: str) -> list[Section]:
+def _repeated(
+    kept: pl.DataFrame, removed: pl.DataFrame, id_column: str, text: str
+) -> list[Section]:
     known = kept.select(pl.col(id_column).cast(pl.String), pl.col(text).alias(_KEPT_TEXT))
     named = removed.with_columns(pl.col(DUPLICATE_OF).cast(pl.String))
     found = named.join(known, left_on=DUPLICATE_OF, right_on=id_column).sort(SCORE, DUPLICATE_OF)
     examples = [
-        pair_of(f"score {row[SCORE]:.4f}", (row[DUPLICATE_OF], row[_KEPT_TEXT]), (str(row[id_column]), row[text]))
-        for row in found.unique(text, keep="first", maintain_order=True).head(EXAMPLES).iter_rows(named=True)
+        pair_of(
+            f"score {row[SCORE]:.4f}",
+            (row[DUPLICATE_OF], row[_KEPT_TEXT]),
+            (str(row[id_column]), row[text]),
+        )
+        for row in found.unique(text, keep="first", maintain_order=True)
+        .head(EXAMPLES)
+        .iter_rows(named=True)
     ]
     note = "Removed rows of the sample, and the kept rows that they repeat; the least scores first."
     return [Section("Repeated texts", note, examples=examples)] if examples else []
 
 
-def vectors_page(run: Run, found: dict[str, Any], samples: Mapping[str, pl.DataFrame], label: str) -> str:
+def vectors_page(
+    run: Run, found: dict[str, Any], samples: Mapping[str, pl.DataFrame], label: str
+) -> str:
     """What `survey` found, and a sample of each column of vectors; `label`: the column that says what a point is."""
     tiles = {
         "rows": found["rows"],
         "columns": len(found["columns"]),
         "repeated ids": found["repeated_ids"],
-        **({"equal vectors": sum(about["duplicates"] for about in found["vectors"].values())} if found["vectors"] else {}),
+        **(
+            {"equal vectors": sum(about["duplicates"] for about in found["vectors"].values())}
+            if found["vectors"]
+            else {}
+        ),
     }
     columns = [(name, kind, found["nulls"].get(name, 0)) for name, kind in found["columns"].items()]
     sections = [Section("Columns", table=columns, head=("column", "type", "nulls"))]
@@ -108,47 +136,83 @@ def vectors_page(run: Run, found: dict[str, Any], samples: Mapping[str, pl.DataF
 def _facts(about: dict[str, Any]) -> list[tuple[str, Any]]:
     norms = {f"{name} norm": f"{value:.4f}" for name, value in (about["norms"] or {}).items()}
     facts = {**about, "norms": None, **norms}
-    return [(name.replace("_", " "), value) for name, value in facts.items() if value not in ("", None)]
+    return [
+        (name.replace("_", " "), value) for name, value in facts.items() if value not in ("", None)
+    ]
 
 
 def answer_page(
-    run: Run, question: str, rows: int, hits: Sequence[tuple[float, Any, str]], sample: pl.DataFrame, vector: np.ndarray
+    run: Run,
+    question: str,
+    rows: int,
+    hits: Sequence[tuple[float, Any, str]],
+    sample: pl.DataFrame,
+    vector: np.ndarray,
 ) -> str:
     """`hits`: (cosine, id, text), best first; `sample`: rows of the table with id, text and embedding; `vector`: (dim,)."""
     tiles = {"rows": rows, "shown": len(hits), "best cosine": f"{hits[0][0]:.4f}" if hits else None}
-    examples = [Example(f"{cosine:.4f}", [(str(key), escape(cut_off(text, TEXT_SHOWN)))]) for cosine, key, text in hits]
+    examples = [
+        Example(f"{cosine:.4f}", [(str(key), escape(cut_off(text, TEXT_SHOWN)))])
+        for cosine, key, text in hits
+    ]
     sections = [Section("Nearest texts", question, examples=examples)]
     if len(sample) > 1:
         vectors = unit(sample["embedding"].to_numpy())
         mark = (hits[-1][0], "the last that is shown") if hits else None
-        scores = histogram(vectors @ unit(vector[None])[0], "cosine with the question", "cosine", mark)
-        sections.append(Section("Scores", figures=[Figure("Cosines", scores, f"of {len(sample):,} rows, a sample")]))
+        scores = histogram(
+            vectors @ unit(vector[None])[0], "cosine with the question", "cosine", mark
+        )
+        sections.append(
+            Section(
+                "Scores", figures=[Figure("Cosines", scores, f"of {len(sample):,} rows, a sample")]
+            )
+        )
         shown = sample["id"].is_in([key for _, key, _ in hits]).to_numpy()
         sections.append(map_of(sample, vectors, [("sample", ~shown), ("nearest", shown)], "text"))
     return render_page("Search", run, tiles, sections)
 
 
 def texts_page(
-    run: Run, title: str, texts: Mapping[str, Sequence[str]], examples: Sequence[Sequence[tuple[str, str]]]
+    run: Run,
+    title: str,
+    texts: Mapping[str, Sequence[str]],
+    examples: Sequence[Sequence[tuple[str, str]]],
 ) -> str:
     """`texts`: by kind; `examples`: of each (name, text) that belong together."""
     figures = [
         Figure(
-            f"Lengths, {name}", log_histogram(np.array([*map(len, some)]), "characters", "characters"), f"of {len(some):,}"
+            f"Lengths, {name}",
+            log_histogram(np.array([*map(len, some)]), "characters", "characters"),
+            f"of {len(some):,}",
         )
         for name, some in texts.items()
     ]
-    shown = [Example("", [(name, escape(cut_off(text, TEXT_SHOWN))) for name, text in one]) for one in examples]
+    shown = [
+        Example("", [(name, escape(cut_off(text, TEXT_SHOWN))) for name, text in one])
+        for one in examples
+    ]
     tiles = {name: len(some) for name, some in texts.items()}
-    return render_page(title, run, tiles, [Section("Lengths", figures=figures), Section("Examples", examples=shown)])
+    return render_page(
+        title,
+        run,
+        tiles,
+        [Section("Lengths", figures=figures), Section("Examples", examples=shown)],
+    )
 
 
 def model_page(
-    run: Run, weights: Sequence[tuple[str, str, str, int, int]], texts: Sequence[str], vectors: np.ndarray
+    run: Run,
+    weights: Sequence[tuple[str, str, str, int, int]],
+    texts: Sequence[str],
+    vectors: np.ndarray,
 ) -> str:
     """`weights`: (name, shape, dtype, tensors, numbers) of each kind; `texts` and their unit `vectors` show what it does."""
     parameters = sum(numbers for *_, numbers in weights)
-    tiles = {"parameters": f"{parameters / 1e6:,.1f} M", "dimensions": vectors.shape[1], "texts": len(texts)}
+    tiles = {
+        "parameters": f"{parameters / 1e6:,.1f} M",
+        "dimensions": vectors.shape[1],
+        "texts": len(texts),
+    }
     sample = pl.DataFrame({"text": texts})
     cosines = np.clip(vectors @ vectors.T, -1, 1)
     sections = [
@@ -156,7 +220,10 @@ def model_page(
         Section("Scores", figures=[cosines_of(cosines)]),
         map_of(sample, vectors, [("texts", np.ones(len(texts), bool))], "text"),
         Section(
-            "Weights", "* is the number of a layer.", table=weights, head=("name", "shape", "type", "tensors", "numbers")
+            "Weights",
+            "* is the number of a layer.",
+            table=weights,
+            head=("name", "shape", "type", "tensors", "numbers"),
         ),
     ]
     return render_page("Converted model", run, tiles, sections)

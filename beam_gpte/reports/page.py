@@ -84,19 +84,29 @@ def write_page(path: str, page: str) -> None:
 
 
 def render_page(
-    title: str, run: Run, tiles: dict[str, Any], sections: Iterable[Section], warnings: Sequence[str] = ()
+    title: str,
+    run: Run,
+    tiles: dict[str, Any],
+    sections: Iterable[Section],
+    warnings: Sequence[str] = (),
 ) -> str:
     import jinja2
 
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["shown"] = _shown
     template = environment.get_template(TEMPLATE)
     options = [(name, _shown(value)) for name, value in run.parameters.items()]
     parameters = Section("Parameters", table=options, head=("option", "value"))
     shown = {name: value for name, value in tiles.items() if value is not None}
     return template.render(
-        title=title, program=run.program, tiles=shown, warnings=warnings, sections=[*sections, _speed(run), parameters]
+        title=title,
+        program=run.program,
+        tiles=shown,
+        warnings=warnings,
+        sections=[*sections, _speed(run), parameters],
     )
 
 

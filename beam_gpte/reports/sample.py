@@ -16,14 +16,16 @@ from apache_beam.io.filesystems import FileSystems
 from beam_gpte.core.vectors.quantize import dequantize
 from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import MakeOne
-from beam_gpte.elements.vectors import read_vectors
+from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.elements.vectors import vectors_with_defects
 from beam_gpte.shuffle.group_by_id import frame_of
-from beam_gpte.sources.read_vectors import read_vectors as read_stored
+from beam_gpte.sources.read_vectors import read_vectors
 
 SAMPLED = 1_000  # rows: as many points as a small map has room for
 SAMPLE_FILE = ".beam-gpte-report-sample"  # no name that a glob of Parquet files matches
-TEXT_SAMPLED = 2_000  # characters of a text, more than a page shows; a column of whole lengths is beside it
+TEXT_SAMPLED = (
+    2_000  # characters of a text, more than a page shows; a column of whole lengths is beside it
+)
 LENGTH = "_length"  # added to a text column's name: int64, characters of the whole text
 
 _HASH = "_hash"
@@ -51,7 +53,7 @@ class WriteSample(beam.PTransform):
     def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[str]:
         sample = _Sample(self.ids, self.texts, self.vectors, self.others)
         content = blocks | "Sample" >> beam.CombineGlobally(sample).as_singleton_view()
-        return blocks.pipeline | "Write" >> MakeOne(str, _write, content, self.path)
+        return blocks.pipeline | "Write" >> FromSideInputs(str, _write, content, self.path)
 
 
 def take_sample(path: str) -> pl.DataFrame:
@@ -76,7 +78,7 @@ def sample_vectors(
     """
     sample = _Sample(ids, texts, vectors, others)
     found = sample.create_accumulator()
-    for block in read_stored(path, table, rows_per_block=4096):
+    for block in read_vectors(path, table, rows_per_block=4096):
         for name in vectors:
             block = block.filter(block.column(name).is_valid())
         found = sample.add_input(found, block)
@@ -87,7 +89,11 @@ class _Sample(beam.CombineFn):
     """Gives Parquet; nothing for no rows."""
 
     def __init__(
-        self, ids: tuple[str, ...], texts: tuple[str, ...], vectors: tuple[str, ...], others: tuple[str, ...]
+        self,
+        ids: tuple[str, ...],
+        texts: tuple[str, ...],
+        vectors: tuple[str, ...],
+        others: tuple[str, ...],
     ) -> None:
         self._ids = ids
         self._texts = texts
@@ -124,9 +130,15 @@ class _Sample(beam.CombineFn):
 
     def _frame(self, block: Block) -> pl.DataFrame:
         names = block.schema.names
-        plain = [name for name in dict.fromkeys((*self._ids, *self._texts, *self._others)) if name in names]
+        plain = [
+            name
+            for name in dict.fromkeys((*self._ids, *self._texts, *self._others))
+            if name in names
+        ]
         texts = [name for name in self._texts if name in names]
-        whole = frame_of([Block(block.batch.select(plain))]).with_columns(pl.col(*texts).cast(pl.String))
+        whole = frame_of([Block(block.batch.select(plain))]).with_columns(
+            pl.col(*texts).cast(pl.String)
+        )
         frame = whole.with_columns(
             *(pl.col(name).str.len_chars().cast(pl.Int64).alias(name + LENGTH) for name in texts),
             *(pl.col(name).str.head(TEXT_SAMPLED) for name in texts),
@@ -140,15 +152,21 @@ def _floats(block: Block, column: str) -> np.ndarray:
     kind = block.schema.field(column).type
     if pa.types.is_fixed_size_list(kind) and pa.types.is_integer(kind.value_type):
         return dequantize(vector_matrix(block.column(column)))
-    return read_vectors(block, column)[0]
+    return vectors_with_defects(block, column)[0]
 
 
 def _smallest(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
     some = [frame for frame in frames if len(frame)]
-    return pl.concat(some, how="diagonal_relaxed").sort(_HASH).head(SAMPLED) if some else pl.DataFrame()
+    return (
+        pl.concat(some, how="diagonal_relaxed").sort(_HASH).head(SAMPLED)
+        if some
+        else pl.DataFrame()
+    )
 
 
 def _write(content: bytes, path: str) -> str:
-    with FileSystems.create(path, "application/octet-stream", compression_type="uncompressed") as file:
+    with FileSystems.create(
+        path, "application/octet-stream", compression_type="uncompressed"
+    ) as file:
         file.write(content)
     return path

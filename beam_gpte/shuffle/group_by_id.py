@@ -45,16 +45,25 @@ def _check_same_columns(here: pa.Schema, there: pa.Schema) -> None:
     for a, b in zip(here, there, strict=True):
         if pa.types.is_null(a.type) or pa.types.is_null(b.type):
             continue
-        if a.type != b.type and pa.types.is_fixed_size_list(a.type) and pa.types.is_fixed_size_list(b.type):
+        if (
+            a.type != b.type
+            and pa.types.is_fixed_size_list(a.type)
+            and pa.types.is_fixed_size_list(b.type)
+        ):
             first, second = sorted((a.type.list_size, b.type.list_size))
-            raise InputError(f"vectors of {first} and {second} dimensions in one collection; embed all with the same model")
+            raise InputError(
+                f"vectors of {first} and {second} dimensions in one collection; embed all with the same model"
+            )
         if a.type != b.type:
-            raise InputError(f"column {a.name!r} is {a.type} in one block and {b.type} in another; convert it to one type")
+            raise InputError(
+                f"column {a.name!r} is {a.type} in one block and {b.type} in another; convert it to one type"
+            )
 
 
 class CutByKey(beam.DoFn):
     """Gives (key, rows) of many blocks at once: a subclass hands what it makes of a block to `wait`, and says how to `cut`
-    it."""
+    it.
+    """
 
     def setup(self) -> None:
         keep_freed_memory()
@@ -88,7 +97,8 @@ class CutByKey(beam.DoFn):
 
 class KeyById(CutByKey):
     """Gives (partition of the id in `column`, rows); a subclass says what it reads of an element, and what it makes of many
-    rows."""
+    rows.
+    """
 
     def __init__(self, column: str) -> None:
         self._column = column
@@ -124,7 +134,9 @@ class _KeyMade(KeyById):
         return self._make_blocks(element)
 
 
-def key_by_id(column: str, make: Callable[[Any], Iterable[Any]] | None = None, **tagged: type) -> beam.ParDo:
+def key_by_id(
+    column: str, make: Callable[[Any], Iterable[Any]] | None = None, **tagged: type
+) -> beam.ParDo:
     """Blocks, or those that `make` makes of an element, become (partition of the id in `column`, rows).
 
     Args:
@@ -144,9 +156,9 @@ class _KeyNamed(KeyById):
 
 
 @dataclasses.dataclass(eq=False)
-class MeetById(beam.PTransform):
-    """`{"pairs": blocks, "rows": blocks} | MeetById({"pairs": "source_id", "rows": "id"})`: rows of several kinds whose ids
-    are in one partition come together, as (partition, named pieces); `Meeting` reads these.
+class CoGroupById(beam.PTransform):
+    """`{"pairs": blocks, "rows": blocks} | CoGroupById({"pairs": "source_id", "rows": "id"})`: rows of several kinds whose ids
+    are in one partition come together, as (partition, named pieces); `CoGroup` reads these.
 
     Beam's `CoGroupByKey` makes lists of all that meets. Here a worker goes over it piece by piece, as the runner hands it
     over, and no step adds names.
@@ -159,14 +171,16 @@ class MeetById(beam.PTransform):
 
     def expand(self, inputs: Any) -> beam.PCollection[tuple[int, Iterable[Named]]]:
         keyed = tuple(
-            inputs[name] | f"Key_{name}" >> beam.ParDo(_KeyNamed(column, name)).with_output_types(tuple[int, Named])
+            inputs[name]
+            | f"Key_{name}"
+            >> beam.ParDo(_KeyNamed(column, name)).with_output_types(tuple[int, Named])
             for name, column in self.columns.items()
         )
         return keyed | "Flatten" >> beam.Flatten() | "Group" >> beam.GroupByKey()
 
 
-class Meeting:
-    """What `MeetById` brought together in one partition, by name: blocks, which are decoded anew at each look."""
+class CoGroup:
+    """What `CoGroupById` brought together in one partition, by name: blocks, which are decoded anew at each look."""
 
     def __init__(self, element: tuple[int, Iterable[Named]]) -> None:
         self._pieces = element[1]

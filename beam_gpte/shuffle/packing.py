@@ -15,8 +15,8 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_gpte.elements.arrow_values import compact_dictionaries
 from beam_gpte.elements.block import Block
 
-MOST_WAITING = 64  # places with rows of less than a block each, in memory
-MOST_BYTES = 32 << 20  # of one block
+MAX_WAITING = 64  # places with rows of less than a block each, in memory
+MAX_BYTES = 32 << 20  # of one block
 
 Piece = tuple[Block, int]  # rows and their event time in microseconds
 Place = tuple[Any, int]  # window and event time in microseconds
@@ -29,7 +29,10 @@ def split_rows(block: Block, partitions: Sequence[int] | np.ndarray) -> Iterator
     rows = block.batch.take(pa.array(order))
     starts = np.flatnonzero(np.diff(partition[order], prepend=-1))
     for start, stop in itertools.pairwise([*starts, len(partition)]):
-        yield int(partition[order[start]]), Block(compact_dictionaries(rows.slice(start, stop - start)))
+        yield (
+            int(partition[order[start]]),
+            Block(compact_dictionaries(rows.slice(start, stop - start))),
+        )
 
 
 class Packer:
@@ -45,14 +48,19 @@ class Packer:
         waiting = self._waiting.setdefault(key, [])
         waiting.append((block, block.batch.nbytes))
         rows = sum(len(part) for part, _ in waiting)
-        if sum(size for _, size in waiting) >= MOST_BYTES:
-            yield from ((place, part) for part in _parts(_concat(self._waiting.pop(key)), self._rows_per_block))
+        if sum(size for _, size in waiting) >= MAX_BYTES:
+            yield from (
+                (place, part)
+                for part in _parts(_concat(self._waiting.pop(key)), self._rows_per_block)
+            )
         elif rows >= self._rows_per_block:
             whole, full = _concat(waiting), rows - rows % self._rows_per_block
             rest = whole.slice(full)
             self._waiting[key] = [(rest, rest.batch.nbytes)] if rest else []
-            yield from ((place, part) for part in _parts(whole.slice(0, full), self._rows_per_block))
-        elif len(self._waiting) > MOST_WAITING:
+            yield from (
+                (place, part) for part in _parts(whole.slice(0, full), self._rows_per_block)
+            )
+        elif len(self._waiting) > MAX_WAITING:
             yield from self.flush()
 
     def flush(self) -> Iterator[tuple[Place, Block]]:

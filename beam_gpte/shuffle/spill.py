@@ -38,7 +38,9 @@ def new_spill_folder(scratch: str) -> str:
       InputError: it is on no disk.
     """
     if "://" in scratch:
-        raise InputError(f"scratch is {scratch!r}; rows are read from it one by one: name a folder on a disk")
+        raise InputError(
+            f"scratch is {scratch!r}; rows are read from it one by one: name a folder on a disk"
+        )
     return str(Path(scratch, f"beam-gpte-spill-{uuid.uuid4().hex}"))
 
 
@@ -91,9 +93,12 @@ class _Spill(beam.DoFn):
         with pa.ipc.new_file(path, rows.schema) as writer:
             writer.write_batch(rows.batch)
         where = {_FOLDER: self._folder.encode(), _SCHEMA: rows.schema.serialize().to_pybytes()}
-        light = Block(rows.batch.select([name for name in rows.schema.names if name in self._columns]))
+        light = Block(
+            rows.batch.select([name for name in rows.schema.names if name in self._columns])
+        )
         light = light.with_column(
-            pa.field(FILE, pa.int64(), metadata=where), pa.array(np.full(len(rows), number, np.int64))
+            pa.field(FILE, pa.int64(), metadata=where),
+            pa.array(np.full(len(rows), number, np.int64)),
         ).with_column(pa.field(AT, pa.int64()), pa.array(np.arange(len(rows))))
         for start in range(0, len(light), ROWS_PER_BLOCK):
             yield light.slice(start, ROWS_PER_BLOCK)
@@ -146,12 +151,18 @@ def read_rows(light: Block, columns: Sequence[str] | None = None) -> Block:
         batch = _mapped(_path(folder, int(files[order[start]])))
         batch = batch if columns is None else batch.select(list(columns))
         consecutive = wanted[-1] - wanted[0] == len(wanted) - 1 and (np.diff(wanted) == 1).all()
-        parts.append(Block(batch.slice(wanted[0], len(wanted)) if consecutive else batch.take(pa.array(wanted))))
+        parts.append(
+            Block(
+                batch.slice(wanted[0], len(wanted)) if consecutive else batch.take(pa.array(wanted))
+            )
+        )
     if len(parts) == 1:  # argsort is stable: the order is that of `light`
         return parts[0]
     if not parts:
         schema = _spilled_schema(light)
-        wanted_schema = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        wanted_schema = (
+            schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        )
         return Block.from_table(wanted_schema.empty_table())
     back = np.empty(len(order), np.int64)
     back[order] = np.arange(len(order))
@@ -171,4 +182,6 @@ def _mapped(path: str) -> pa.RecordBatch:
     try:
         return pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: rows that were put there are gone; all workers have to share scratch") from error
+        raise InputError(
+            f"{path}: rows that were put there are gone; all workers have to share scratch"
+        ) from error

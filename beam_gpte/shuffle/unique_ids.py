@@ -21,7 +21,13 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_gpte.core.columns import ID, REFERENCE
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
-from beam_gpte.elements.rejects import REJECTS, RejectingTransform, merge_rejects, reject_outputs, split_rejects
+from beam_gpte.elements.rejects import (
+    REJECTS,
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.shuffle.packing import Packer, Piece, Place, split_rows, unpack
 from beam_gpte.shuffle.spill import whole_rows
@@ -57,13 +63,19 @@ class RejectDuplicateIds(RejectingTransform):
 
     def _reject(self, blocks: beam.PCollection[Block]) -> Any:
         if not blocks.is_bounded and blocks.windowing.is_default():
-            raise InputError(f"{STEP}: a stream without windows; put beam.WindowInto(FixedWindows(...)) before it")
+            raise InputError(
+                f"{STEP}: a stream without windows; put beam.WindowInto(FixedWindows(...)) before it"
+            )
         split = _SplitById(self.id_column, self.partitions, self._isolate)
         keep = _KeepOne(self.id_column, self.rows_per_block, self._isolate)
         pieces, null_ids = blocks | "SplitById" >> beam.ParDo(split).with_output_types(
             tuple[int, Piece], rejects=Block
         ).with_outputs(REJECTS, main="pieces")
-        unique, duplicates = pieces | "GroupById" >> beam.GroupByKey() | "KeepOne" >> reject_outputs(beam.ParDo(keep))
+        unique, duplicates = (
+            pieces
+            | "GroupById" >> beam.GroupByKey()
+            | "KeepOne" >> reject_outputs(beam.ParDo(keep))
+        )
         return (unique, merge_rejects([null_ids, duplicates])) if self._isolate else unique
 
 
@@ -79,7 +91,10 @@ class _SplitById(beam.DoFn):
         self._packer = Packer(ROWS_CUT)
 
     def process(
-        self, block: Block, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+        self,
+        block: Block,
+        timestamp: Any = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
         null = pc.is_null(id_array(block, self._id_column))
         reasons = pc.if_else(null, f"{self._id_column} is null", pa.scalar(None, pa.string()))
@@ -119,12 +134,17 @@ class _KeepOne(beam.DoFn):
             if isinstance(part, TaggedOutput):
                 yield TaggedOutput(REJECTS, unpack((window, micros), part.value))
             else:
-                yield from (unpack(place, block) for place, block in self._packer.add((window, micros), part))
+                yield from (
+                    unpack(place, block)
+                    for place, block in self._packer.add((window, micros), part)
+                )
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         return (unpack(place, block) for place, block in self._packer.flush())
 
-    def _parts(self, pieces: Iterable[tuple[Block, int]]) -> Iterator[tuple[int, Block | TaggedOutput]]:
+    def _parts(
+        self, pieces: Iterable[tuple[Block, int]]
+    ) -> Iterator[tuple[int, Block | TaggedOutput]]:
         duplicate, start = duplicate_rows(pieces, self._id_column), 0
         for piece, micros in pieces:
             mask = pa.array(duplicate[start : start + len(piece)])
@@ -142,20 +162,30 @@ def id_array(block: Block, id_column: str) -> pa.Array:
     """
     names = block.schema.names
     if id_column not in names:
-        raise InputError(f"{STEP}: no column {id_column!r} among {', '.join(names)}; name one by id_column")
+        raise InputError(
+            f"{STEP}: no column {id_column!r} among {', '.join(names)}; name one by id_column"
+        )
     ids = block.column(id_column)
     if pa.types.is_null(ids.type):
         return ids
     if pa.types.is_integer(ids.type):
         return ids.cast(pa.int64(), safe=False)  # large uint64 wrap around, and stay distinct
-    if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type) or pa.types.is_string_view(ids.type):
+    if (
+        pa.types.is_string(ids.type)
+        or pa.types.is_large_string(ids.type)
+        or pa.types.is_string_view(ids.type)
+    ):
         return ids.cast(pa.large_string())
-    raise InputError(f"{STEP}: column {id_column!r} is {ids.type}; convert the ids to strings or integers")
+    raise InputError(
+        f"{STEP}: column {id_column!r} is {ids.type}; convert the ids to strings or integers"
+    )
 
 
 def split_by_id(block: Block, id_column: str, partitions: int) -> Iterator[tuple[int, Block]]:
     """Cut a block into (partition, piece); an id goes to the same partition in every process and release."""
-    ids = id_array(block, id_column).dictionary_encode(null_encoding="encode")  # of pairs, each id comes often
+    ids = id_array(block, id_column).dictionary_encode(
+        null_encoding="encode"
+    )  # of pairs, each id comes often
     each = [zlib.crc32(str(id_).encode()) % partitions for id_ in ids.dictionary.to_pylist()]
     return split_rows(block, np.array(each, np.int64)[ids.indices.to_numpy()])
 
@@ -171,8 +201,12 @@ def duplicate_rows(pieces: Iterable[tuple[Block, int]], id_column: str) -> np.nd
     """
     ids = [id_array(piece, id_column) for piece, _ in pieces]
     if len({column.type for column in ids}) > 1:
-        raise InputError(f"{STEP}: column {id_column!r} has strings in some blocks and integers in others; convert these")
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in pa.chunked_array(ids).dictionary_encode().chunks])
+        raise InputError(
+            f"{STEP}: column {id_column!r} has strings in some blocks and integers in others; convert these"
+        )
+    codes = np.concatenate(
+        [chunk.indices.to_numpy() for chunk in pa.chunked_array(ids).dictionary_encode().chunks]
+    )
     shared = np.bincount(codes)[codes] > 1
     if not shared.any():
         return shared

@@ -25,7 +25,13 @@ from apache_beam.transforms.trigger import (
     Repeatedly,
     TriggerFn,
 )
-from apache_beam.transforms.window import GlobalWindow, GlobalWindows, IntervalWindow, NonMergingWindowFn, WindowFn
+from apache_beam.transforms.window import (
+    GlobalWindow,
+    GlobalWindows,
+    IntervalWindow,
+    NonMergingWindowFn,
+    WindowFn,
+)
 from apache_beam.utils.timestamp import Timestamp
 
 from beam_gpte.core.errors import InputError
@@ -34,7 +40,9 @@ from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.sinks.final_names import Pane, WrittenFile
 from beam_gpte.sinks.staging import SpreadBlocks, StagedFile, StageFiles, StageShards
 
-LATENESS_SECONDS = 30 * 86400  # rows that come later than this behind their window are dropped by Beam
+LATENESS_SECONDS = (
+    30 * 86400
+)  # rows that come later than this behind their window are dropped by Beam
 WHOLE = Pane()
 
 PaneFiles = tuple[Pane, list[StagedFile]]
@@ -66,14 +74,21 @@ def stage_and_commit(
     sides = []
     if commit_after is not None:
         if not commit_after.is_bounded:
-            raise InputError("commit_after is a stream, which is never complete; give a bounded collection, or leave it out")
-        sides.append(beam.pvalue.AsIter(commit_after | "Barrier" >> beam.WindowInto(GlobalWindows())))
+            raise InputError(
+                "commit_after is a stream, which is never complete; give a bounded collection, or leave it out"
+            )
+        sides.append(
+            beam.pvalue.AsIter(commit_after | "Barrier" >> beam.WindowInto(GlobalWindows()))
+        )
     if is_whole(blocks):
         staged = _stage(blocks, stage, num_shards)
         return (
             blocks.pipeline
             | "Once" >> beam.Impulse()
-            | "Commit" >> beam.ParDo(_CommitWhole(commit), beam.pvalue.AsIter(staged), *sides).with_output_types(WrittenFile)
+            | "Commit"
+            >> beam.ParDo(
+                _CommitWhole(commit), beam.pvalue.AsIter(staged), *sides
+            ).with_output_types(WrittenFile)
         )
     lasting = blocks | "KeepLate" >> _keep_late(blocks.windowing, blocks.is_bounded)
     return (
@@ -81,13 +96,16 @@ def stage_and_commit(
         | "Key" >> beam.Map(_keyed).with_output_types(tuple[int, StagedFile])
         | "Panes" >> beam.GroupByKey()
         | "NamePane" >> beam.Map(_name_pane).with_output_types(tuple[int, PaneFiles])
-        | "AtOnce" >> beam.WindowInto(GlobalWindows(), Repeatedly(AfterCount(1)), AccumulationMode.DISCARDING)
+        | "AtOnce"
+        >> beam.WindowInto(GlobalWindows(), Repeatedly(AfterCount(1)), AccumulationMode.DISCARDING)
         | "Stable" >> beam.GroupByKey()
         | "Commit" >> beam.ParDo(_CommitPanes(commit), *sides).with_output_types(WrittenFile)
     )
 
 
-def _stage(blocks: beam.PCollection[Block], stage: StageFiles, num_shards: int | None) -> beam.PCollection[StagedFile]:
+def _stage(
+    blocks: beam.PCollection[Block], stage: StageFiles, num_shards: int | None
+) -> beam.PCollection[StagedFile]:
     if num_shards is None:
         return blocks | "Stage" >> beam.ParDo(stage).with_output_types(StagedFile)
     return (
@@ -110,7 +128,9 @@ class _CommitPanes(beam.DoFn):
     def __init__(self, commit: Commit) -> None:
         self._commit = commit
 
-    def process(self, group: tuple[int, Iterable[PaneFiles]], *barrier: Any) -> Iterator[WrittenFile]:
+    def process(
+        self, group: tuple[int, Iterable[PaneFiles]], *barrier: Any
+    ) -> Iterator[WrittenFile]:
         for pane, staged in group[1]:
             yield from _counted(self._commit(_sorted(staged), pane))
 
@@ -130,7 +150,9 @@ def _keyed(staged: StagedFile) -> tuple[int, StagedFile]:
 
 
 def _name_pane(
-    group: tuple[int, Iterable[StagedFile]], window: Any = beam.DoFn.WindowParam, pane: Any = beam.DoFn.PaneInfoParam
+    group: tuple[int, Iterable[StagedFile]],
+    window: Any = beam.DoFn.WindowParam,
+    pane: Any = beam.DoFn.PaneInfoParam,
 ) -> tuple[int, PaneFiles]:
     return 0, (Pane(window_name(window), pane.index), list(group[1]))
 
@@ -140,7 +162,9 @@ def window_name(window: Any) -> str:
     if isinstance(window, GlobalWindow):
         return "global"
     if not isinstance(window, IntervalWindow):
-        raise InputError(f"a window of class {type(window).__name__} cannot be named; window by intervals of time")
+        raise InputError(
+            f"a window of class {type(window).__name__} cannot be named; window by intervals of time"
+        )
     return f"{_moment(window.start)}_{_moment(window.end)}"
 
 
@@ -173,7 +197,11 @@ def _keep_late(windowing: Windowing, is_bounded: bool) -> beam.WindowInto:
       InputError: a stream has one endless window and no trigger, so it would never fire.
     """
     trigger = windowing.triggerfn
-    if not is_bounded and isinstance(windowing.windowfn, GlobalWindows) and isinstance(trigger, DefaultTrigger):
+    if (
+        not is_bounded
+        and isinstance(windowing.windowfn, GlobalWindows)
+        and isinstance(trigger, DefaultTrigger)
+    ):
         raise InputError(
             "a stream in one endless window is never complete; put beam.WindowInto(FixedWindows(60)) or a trigger before"
         )

@@ -10,7 +10,9 @@ from beam_gpte.core.metadata import vector_fields
 from beam_gpte.sinks.duckdb_sql import catalogue, first_line, quote
 
 
-def create_macros(connection: duckdb.DuckDBPyConnection, table: str, id_column: str, schema: pa.Schema) -> None:
+def create_macros(
+    connection: duckdb.DuckDBPyConnection, table: str, id_column: str, schema: pa.Schema
+) -> None:
     """``nearest_<table>(vector, k := 10)``: rows by their nearness to a vector; for several columns, a macro each."""
     vectors = vector_fields(schema)
     for name, metadata in vectors.items():

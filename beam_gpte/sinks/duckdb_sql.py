@@ -14,7 +14,9 @@ POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
-def connect(database: str, path: str, patience: float = 0, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(
+    database: str, path: str, patience: float = 0, read_only: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the file `database`, which the user calls `path`, waiting `patience` seconds for a process that has it open.
 
     Raises:
@@ -56,12 +58,18 @@ def transaction(connection: duckdb.DuckDBPyConnection, path: str) -> Iterator[No
     except BaseException as error:
         with contextlib.suppress(duckdb.Error):  # a failed COMMIT has rolled back already
             connection.execute("ROLLBACK")
-        if isinstance(error, duckdb.IOException | duckdb.FatalException | duckdb.TransactionException):
-            raise InputError(f"{path}: DuckDB cannot write ({first_line(error)}); nothing was changed, run again") from error
+        if isinstance(
+            error, duckdb.IOException | duckdb.FatalException | duckdb.TransactionException
+        ):
+            raise InputError(
+                f"{path}: DuckDB cannot write ({first_line(error)}); nothing was changed, run again"
+            ) from error
         raise
 
 
-def catalogue(connection: duckdb.DuckDBPyConnection, view: str, what: str, column: str, name: str) -> list[tuple]:
+def catalogue(
+    connection: duckdb.DuckDBPyConnection, view: str, what: str, column: str, name: str
+) -> list[tuple]:
     """`what` of those things of a kind, such as duckdb_tables, that have this name in the default schema."""
     return connection.execute(
         f"SELECT {what} FROM {view}() WHERE lower({column}) = lower(?) "  # identifiers of DuckDB ignore case

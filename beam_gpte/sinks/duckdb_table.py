@@ -10,7 +10,12 @@ import duckdb
 import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_fields, vector_metadata
+from beam_gpte.core.metadata import (
+    VectorMetadata,
+    check_same_vectors,
+    vector_fields,
+    vector_metadata,
+)
 from beam_gpte.sinks.duckdb_search import create_macros
 from beam_gpte.sinks.duckdb_sql import catalogue, literal, quote, transaction
 from beam_gpte.sinks.final_names import Destination, Pane
@@ -37,7 +42,7 @@ class Table:
     index: bool = False
 
 
-def bring_in(
+def load_files(
     connection: duckdb.DuckDBPyConnection,
     files: list[str],
     schema: pa.Schema,
@@ -63,7 +68,9 @@ def bring_in(
             if table.mode == "replace":
                 connection.execute(f"DELETE FROM {target}")
             elif table.mode == "upsert":
-                connection.execute(f"DELETE FROM {target} WHERE {key} IN (SELECT {key} FROM {source})")
+                connection.execute(
+                    f"DELETE FROM {target} WHERE {key} IN (SELECT {key} FROM {source})"
+                )
         elif files:
             _create(connection, table.name, schema, columns)
         if files:
@@ -71,7 +78,7 @@ def bring_in(
             values = ", ".join(column.expression for column in columns)
             connection.execute(f"INSERT INTO {target} ({names}) SELECT {values} FROM {source}")
             create_macros(connection, table.name, table.id_column, schema)
-        _enter(connection, table.name, destination, pane, rows)
+        record_commit(connection, table.name, destination, pane, rows)
     return rows
 
 
@@ -87,13 +94,21 @@ def committed(
     ).fetchone()
 
 
-def _enter(connection: duckdb.DuckDBPyConnection, table: str, destination: Destination, pane: Pane, rows: int) -> None:
+def record_commit(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    destination: Destination,
+    pane: Pane,
+    rows: int,
+) -> None:
     connection.execute(
         f'CREATE TABLE IF NOT EXISTS {LEDGER} (run VARCHAR, "table" VARCHAR, "window" VARCHAR, pane BIGINT, rows BIGINT, '
         'owner VARCHAR, committed_at TIMESTAMP, PRIMARY KEY (run, "table", "window", pane))'
     )
     entry = [destination.run, table, pane.window, pane.index, rows, destination.owner]
-    connection.execute(f"INSERT INTO {LEDGER} SELECT ?, lower(?), ?, ?, ?, ?, now()::TIMESTAMP", entry)
+    connection.execute(
+        f"INSERT INTO {LEDGER} SELECT ?, lower(?), ?, ?, ?, ?, now()::TIMESTAMP", entry
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +118,9 @@ class _Column:
     expression: str  # reads it from Parquet
 
 
-def _columns(connection: duckdb.DuckDBPyConnection, files: list[str], schema: pa.Schema) -> list[_Column]:
+def _columns(
+    connection: duckdb.DuckDBPyConnection, files: list[str], schema: pa.Schema
+) -> list[_Column]:
     """The columns of `files` as DuckDB should store them.
 
     Parquet has lists, not vectors, so those are cast, and binary codes become bits. A column of nulls becomes text where the
@@ -113,7 +130,9 @@ def _columns(connection: duckdb.DuckDBPyConnection, files: list[str], schema: pa
     columns = []
     for field, (name, kind, *_) in zip(schema, described, strict=True):
         if name != field.name:
-            raise InputError(f"column {field.name!r} differs from another only in case, which DuckDB ignores; rename it")
+            raise InputError(
+                f"column {field.name!r} differs from another only in case, which DuckDB ignores; rename it"
+            )
         expression = quote(name)
         metadata = vector_metadata(field)
         if metadata is not None and metadata.quantization == "binary":
@@ -132,10 +151,14 @@ def _bits(column: str) -> str:
     return f"array_to_string(list_transform({column}, lambda byte: right(bin(byte + 256), 8)), '')::BIT"
 
 
-def _check_ids(connection: duckdb.DuckDBPyConnection, source: str, schema: pa.Schema, id_column: str) -> int:
+def _check_ids(
+    connection: duckdb.DuckDBPyConnection, source: str, schema: pa.Schema, id_column: str
+) -> int:
     """The number of rows, whose ids are neither null nor repeated."""
     if id_column not in schema.names:
-        raise InputError(f"no column {id_column!r}; the columns are {', '.join(schema.names)}: set id_column to one of them")
+        raise InputError(
+            f"no column {id_column!r}; the columns are {', '.join(schema.names)}: set id_column to one of them"
+        )
     key = quote(id_column)
     rows, given, different = connection.execute(
         f"SELECT count(*), count({key}), count(DISTINCT {key}) FROM {source}"
@@ -148,15 +171,21 @@ def _check_ids(connection: duckdb.DuckDBPyConnection, source: str, schema: pa.Sc
         value, count = connection.execute(
             f"SELECT {key}, count(*) FROM {source} GROUP BY {key} HAVING count(*) > 1 ORDER BY {key} LIMIT 1"
         ).fetchall()[0]
-        raise InputError(f"{id_column} {value!r} occurs {count} times; an id names one row: put RejectDuplicateIds before")
+        raise InputError(
+            f"{id_column} {value!r} occurs {count} times; an id names one row: put RejectDuplicateIds before"
+        )
     return rows
 
 
-def _create(connection: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema, columns: list[_Column]) -> None:
+def _create(
+    connection: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema, columns: list[_Column]
+) -> None:
     body = ", ".join(f"{quote(column.name)} {column.type}" for column in columns)
     connection.execute(f"CREATE TABLE {quote(table)} ({body})")
     for name, metadata in vector_fields(schema).items():
-        connection.execute(f"COMMENT ON COLUMN {quote(table)}.{quote(name)} IS {literal(metadata.to_json())}")
+        connection.execute(
+            f"COMMENT ON COLUMN {quote(table)}.{quote(name)} IS {literal(metadata.to_json())}"
+        )
 
 
 def _exists(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
@@ -172,10 +201,16 @@ def stored_metadata(comment: str | None) -> VectorMetadata | None:
 
 
 def _check_table(
-    connection: duckdb.DuckDBPyConnection, table: Table, schema: pa.Schema, columns: list[_Column], source: str
+    connection: duckdb.DuckDBPyConnection,
+    table: Table,
+    schema: pa.Schema,
+    columns: list[_Column],
+    source: str,
 ) -> None:
     """Refuse rows that are unlike those of the table, vectors first: their message says most."""
-    found = catalogue(connection, "duckdb_columns", "column_name, data_type, comment", "table_name", table.name)
+    found = catalogue(
+        connection, "duckdb_columns", "column_name, data_type, comment", "table_name", table.name
+    )
     old = {name: (kind, comment) for name, kind, comment in found}
     for name, metadata in vector_fields(schema).items():
         before = stored_metadata(old.get(name, ("", None))[1])
@@ -196,7 +231,9 @@ def _check_table(
             )
     if table.mode == "insert":
         key = quote(table.id_column)
-        known = connection.execute(f"SELECT min({key}), count(*) FROM {quote(table.name)} SEMI JOIN {source} USING ({key})")
+        known = connection.execute(
+            f"SELECT min({key}), count(*) FROM {quote(table.name)} SEMI JOIN {source} USING ({key})"
+        )
         value, count = known.fetchall()[0]
         if count:
             raise InputError(

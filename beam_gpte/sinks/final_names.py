@@ -34,7 +34,9 @@ from beam_gpte.files.folders import (
 )
 from beam_gpte.sinks.staging import StagedFile
 
-ABANDONED_SECONDS = 7 * 86400  # a temporary folder of another machine that was not touched for so long is removed
+ABANDONED_SECONDS = (
+    7 * 86400
+)  # a temporary folder of another machine that was not touched for so long is removed
 PUBLISHED = re.compile(
     r"(?P<set>(?P<prefix>\w+)-(?P<run>[0-9a-f]{12})(-[\w.]+-\d+)?)-\d{5,}-of-(?P<count>\d{5,})(?P<end>\.\w+)"
 )
@@ -116,7 +118,12 @@ def one_at_a_time(folder: str) -> Iterator[None]:
 
 
 def publish(
-    staged: list[StagedFile], destination: Destination, pane: Pane, prefix: str, extension: str, replace: bool
+    staged: list[StagedFile],
+    destination: Destination,
+    pane: Pane,
+    prefix: str,
+    extension: str,
+    replace: bool,
 ) -> list[WrittenFile]:
     """Move the staged files of one pane to their final names; may be repeated.
 
@@ -133,11 +140,22 @@ def publish(
       InputError: a staged file is neither in the temporary folder nor under its final name.
     """
     folder, name = destination.folder, destination.set_name(prefix, pane)
-    names = [f"{file.partition}{name}-{i:05d}-of-{len(staged):05d}{extension}" for i, file in enumerate(staged)]
-    written = [WrittenFile(FileSystems.join(folder, name), file.rows) for name, file in zip(names, staged, strict=True)]
-    waiting, sets = set(list_files(destination.temporary)), published_sets(folder, prefix, extension)
+    names = [
+        f"{file.partition}{name}-{i:05d}-of-{len(staged):05d}{extension}"
+        for i, file in enumerate(staged)
+    ]
+    written = [
+        WrittenFile(FileSystems.join(folder, name), file.rows)
+        for name, file in zip(names, staged, strict=True)
+    ]
+    waiting, sets = (
+        set(list_files(destination.temporary)),
+        published_sets(folder, prefix, extension),
+    )
     own = sets.pop(name, [])
-    if own and all(file_name(file.path) in waiting for file in staged):  # another process began or made this set
+    if own and all(
+        file_name(file.path) in waiting for file in staged
+    ):  # another process began or made this set
         if is_complete(own):
             remove_files([file.path for file in staged])
             written = []
@@ -145,10 +163,19 @@ def publish(
             remove_files([FileSystems.join(folder, path) for path in own])
             own = []
     if written:
-        _move(staged, [file.path for file in written], waiting, {FileSystems.join(folder, path) for path in own})
+        _move(
+            staged,
+            [file.path for file in written],
+            waiting,
+            {FileSystems.join(folder, path) for path in own},
+        )
     alive = set() if replace else _live_runs(destination)
-    former = [files for files in sets.values() if replace or not (is_complete(files) or run_of(files[0]) in alive)]
-    remove_files([FileSystems.join(folder, path) for files in former for path in files])
+    previous = [
+        files
+        for files in sets.values()
+        if replace or not (is_complete(files) or run_of(files[0]) in alive)
+    ]
+    remove_files([FileSystems.join(folder, path) for files in previous for path in files])
     remove_leftovers(destination, own=pane.is_whole, alone=replace)
     return written
 
@@ -192,7 +219,9 @@ def remove_leftovers(destination: Destination, own: bool, alone: bool) -> None:
             remove_folder(FileSystems.join(destination.folder, name))
 
 
-def _move(staged: list[StagedFile], targets: list[str], waiting: set[str], present: set[str]) -> None:
+def _move(
+    staged: list[StagedFile], targets: list[str], waiting: set[str], present: set[str]
+) -> None:
     moves = []
     for file, target in zip(staged, targets, strict=True):
         if file_name(file.path) in waiting:
@@ -211,7 +240,11 @@ def _move(staged: list[StagedFile], targets: list[str], waiting: set[str], prese
 
 def _live_runs(destination: Destination) -> set[str]:
     """Runs that may be at work in this folder, by what is in the names of their files."""
-    alive = [name for name in _temporary_folders(destination) if _may_live(destination.folder, name, alone=False)]
+    alive = [
+        name
+        for name in _temporary_folders(destination)
+        if _may_live(destination.folder, name, alone=False)
+    ]
     return {destination.run_hash, *(name.split("-")[-4] for name in alive if name.count("-") >= 4)}
 
 

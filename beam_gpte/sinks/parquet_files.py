@@ -28,7 +28,9 @@ class ParquetFileWriter:
     """
 
     def __init__(self, stream: BinaryIO, schema: pa.Schema) -> None:
-        vectors = {name: dataclasses.asdict(metadata) for name, metadata in vector_fields(schema).items()}
+        vectors = {
+            name: dataclasses.asdict(metadata) for name, metadata in vector_fields(schema).items()
+        }
         about = {KEY: json.dumps(vectors, sort_keys=True, ensure_ascii=False)} if vectors else None
         floats, dictionary = _encodings(schema)
         self._vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
@@ -42,8 +44,12 @@ class ParquetFileWriter:
 
     def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
         for name in self._vectors:
-            if table.column(name).null_count:  # pyarrow writes such a file but cannot read it: apache/arrow#35692
-                raise InputError(f"column {name!r}: a row has no vector; embed every row, or drop such rows before writing")
+            if table.column(
+                name
+            ).null_count:  # pyarrow writes such a file but cannot read it: apache/arrow#35692
+                raise InputError(
+                    f"column {name!r}: a row has no vector; embed every row, or drop such rows before writing"
+                )
         self._writer.write_table(table, row_group_size=row_group_size)
 
     def close(self) -> None:
@@ -62,7 +68,10 @@ def agree_on_schema(staged: list[StagedFile]) -> pa.Schema:
     rows: collections.Counter[bytes] = collections.Counter()
     for file in staged:
         rows[file.schema] += file.rows
-    schemas = [pa.ipc.read_schema(pa.py_buffer(data)) for data in sorted(rows, key=lambda data: (-rows[data], data))]
+    schemas = [
+        pa.ipc.read_schema(pa.py_buffer(data))
+        for data in sorted(rows, key=lambda data: (-rows[data], data))
+    ]
     if len(schemas) == 1:
         return schemas[0]
     fields: dict[str, pa.Field] = {}
@@ -70,7 +79,12 @@ def agree_on_schema(staged: list[StagedFile]) -> pa.Schema:
         _check_vectors(schemas[0], schema)
         for field in schema:
             fields[field.name] = _promote(fields.get(field.name, field), field)
-    return pa.schema([field if _in_all(field, schemas) else field.with_nullable(True) for field in fields.values()])
+    return pa.schema(
+        [
+            field if _in_all(field, schemas) else field.with_nullable(True)
+            for field in fields.values()
+        ]
+    )
 
 
 def conform_files(staged: list[StagedFile], schema: pa.Schema, destination: Destination) -> None:
@@ -79,7 +93,9 @@ def conform_files(staged: list[StagedFile], schema: pa.Schema, destination: Dest
     Raises:
       InputError: a value does not fit its column's new type.
     """
-    waiting = set(list_files(destination.temporary))  # what is gone was conformed and moved by an earlier attempt
+    waiting = set(
+        list_files(destination.temporary)
+    )  # what is gone was conformed and moved by an earlier attempt
     for file in staged:
         if file_name(file.path) in waiting and not file.arrow_schema().equals(schema):
             _rewrite(file.path, schema)
@@ -89,7 +105,9 @@ def _check_vectors(here: pa.Schema, there: pa.Schema) -> None:
     ours, theirs = vector_fields(here), vector_fields(there)
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in ours or name not in theirs:
-            raise InputError(f"column {name!r} is an embedding in some rows and not in others; embed the whole collection")
+            raise InputError(
+                f"column {name!r} is an embedding in some rows and not in others; embed the whole collection"
+            )
         check_same_vectors(ours[name], theirs[name], f"column {name!r} of one collection")
 
 
@@ -98,7 +116,9 @@ def _promote(here: pa.Field, there: pa.Field) -> pa.Field:
     try:
         if vectors and here.type != there.type:  # Arrow would make lists of any length of them
             raise pa.ArrowTypeError("vectors")
-        return pa.unify_schemas([pa.schema([here]), pa.schema([there])], promote_options="permissive").field(0)
+        return pa.unify_schemas(
+            [pa.schema([here]), pa.schema([there])], promote_options="permissive"
+        ).field(0)
     except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
         raise InputError(
             f"column {here.name!r} is {here.type} in some rows and {there.type} in others; "
@@ -109,7 +129,9 @@ def _promote(here: pa.Field, there: pa.Field) -> pa.Field:
 def _in_all(field: pa.Field, schemas: list[pa.Schema]) -> bool:
     found = all(field.name in schema.names for schema in schemas)
     if not found and pa.types.is_fixed_size_list(field.type):
-        raise InputError(f"column {field.name!r} ({field.type}) is missing in some rows; give every row a vector")
+        raise InputError(
+            f"column {field.name!r} ({field.type}) is missing in some rows; give every row a vector"
+        )
     return found
 
 
@@ -151,9 +173,15 @@ def _encodings(schema: pa.Schema) -> tuple[list[str], list[str]]:
     try:
         pq.write_table(schema.empty_table(), empty)
     except pa.ArrowNotImplementedError as error:
-        raise InputError(f"Parquet cannot hold these columns ({error}); drop or cast the column before writing") from error
+        raise InputError(
+            f"Parquet cannot hold these columns ({error}); drop or cast the column before writing"
+        ) from error
     paths = [column.path for column in pq.ParquetFile(empty).schema]
-    values = {field.name: field.type.value_type for field in schema if pa.types.is_fixed_size_list(field.type)}
+    values = {
+        field.name: field.type.value_type
+        for field in schema
+        if pa.types.is_fixed_size_list(field.type)
+    }
     kinds = {path: values.get(path.split(".")[0]) for path in paths}
     split = [path for path, kind in kinds.items() if kind == pa.float32()]
     return split, [path for path, kind in kinds.items() if kind not in (pa.float32(), pa.float16())]

@@ -30,7 +30,9 @@ MAX_BYTES_PER_FILE = 512 << 20
 ROW_GROUP_BYTES = 64 << 20  # what a worker holds before it writes; 43,000 rows with float32[384]
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 MAX_PARTITIONS = 128  # open at once in a worker
-MAX_OPEN_FILES = 8  # one per schema; blocks of rows may alternate between e.g. a null and a string column
+MAX_OPEN_FILES = (
+    8  # one per schema; blocks of rows may alternate between e.g. a null and a string column
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,31 +85,42 @@ class StageFiles(beam.DoFn):
         self._open_writer = open_writer
         self._max_bytes = max_bytes_per_file
         self._partition_by = partition_by
-        self._most_open = MAX_PARTITIONS if partition_by else MAX_OPEN_FILES
+        self._max_open = MAX_PARTITIONS if partition_by else MAX_OPEN_FILES
 
     def start_bundle(self) -> None:
         self._files: dict[Any, _OpenFile] = {}
 
     def process(
-        self, block: Block, window: Any = beam.DoFn.WindowParam, timestamp: Any = beam.DoFn.TimestampParam
+        self,
+        block: Block,
+        window: Any = beam.DoFn.WindowParam,
+        timestamp: Any = beam.DoFn.TimestampParam,
     ) -> Iterator[WindowedValue]:
         if not block:
             return
         # Metadata of the whole schema (of pandas, of Hugging Face) describes the file it was read from, not this one.
-        rows = Block(block.without_columns(filter(is_hidden, block.schema.names)).batch.replace_schema_metadata(None))
+        rows = Block(
+            block.without_columns(
+                filter(is_hidden, block.schema.names)
+            ).batch.replace_schema_metadata(None)
+        )
         for partition, part in partitions(rows, self._partition_by):
             yield from self._add(part.batch, partition, window, timestamp)
 
-    def _add(self, batch: pa.RecordBatch, partition: str, window: Any, timestamp: Any) -> Iterator[WindowedValue]:
+    def _add(
+        self, batch: pa.RecordBatch, partition: str, window: Any, timestamp: Any
+    ) -> Iterator[WindowedValue]:
         key, nbytes = (window, partition, batch.schema.serialize().to_pybytes()), batch.nbytes
         file = self._files.get(key)
         if file is not None and file.bytes + nbytes > self._max_bytes:
             yield self._files.pop(key).close()
         if key not in self._files:
-            if len(self._files) == self._most_open:
+            if len(self._files) == self._max_open:
                 yield self._files.pop(next(iter(self._files))).close()
             path = FileSystems.join(self._folder, uuid.uuid4().hex + STAGED)
-            self._files[key] = _OpenFile(path, partition, batch.schema, self._open_writer, window, timestamp)
+            self._files[key] = _OpenFile(
+                path, partition, batch.schema, self._open_writer, window, timestamp
+            )
         if sum(file.waiting_bytes for file in self._files.values()) + nbytes > ROW_GROUP_BYTES:
             max(self._files.values(), key=lambda file: file.waiting_bytes).flush()
         self._files[key].add(batch, nbytes)
@@ -154,7 +167,13 @@ class _OpenFile:
     """A staged file in the making."""
 
     def __init__(
-        self, path: str, partition: str, schema: pa.Schema, open_writer: OpenWriter, window: Any, timestamp: Any
+        self,
+        path: str,
+        partition: str,
+        schema: pa.Schema,
+        open_writer: OpenWriter,
+        window: Any,
+        timestamp: Any,
     ) -> None:
         self._path = path
         self._partition = partition
@@ -189,7 +208,9 @@ class _OpenFile:
             self._writer.close()
             self._stream.close()
         schema = self._schema.serialize().to_pybytes()
-        return WindowedValue(StagedFile(self._path, self._partition, self.rows, self.bytes, schema), *self._place)
+        return WindowedValue(
+            StagedFile(self._path, self._partition, self.rows, self.bytes, schema), *self._place
+        )
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -223,12 +244,21 @@ def partitions(block: Block, columns: tuple[str, ...]) -> Iterator[tuple[str, Bl
     for name in columns:
         kind = block.schema.field(name).type if name in block.schema.names else None
         if kind is None:
-            raise InputError(f"partition_by: no column {name!r}; the columns are {', '.join(block.schema.names)}")
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-            raise InputError(f"partition_by: column {name!r} is {kind}; use a column of strings or integers")
+            raise InputError(
+                f"partition_by: no column {name!r}; the columns are {', '.join(block.schema.names)}"
+            )
+        if not (
+            pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+        ):
+            raise InputError(
+                f"partition_by: column {name!r} is {kind}; use a column of strings or integers"
+            )
     values = list(zip(*(block.column(name).to_pylist() for name in columns), strict=True))
     numbers = {value: i for i, value in enumerate(dict.fromkeys(values))}
-    folders = ["".join(f"{_quoted(n)}={_quoted(v)}/" for n, v in zip(columns, value, strict=True)) for value in numbers]
+    folders = [
+        "".join(f"{_quoted(n)}={_quoted(v)}/" for n, v in zip(columns, value, strict=True))
+        for value in numbers
+    ]
     for number, part in split_rows(block, [numbers[value] for value in values]):
         yield folders[number], part.without_columns(columns)
 

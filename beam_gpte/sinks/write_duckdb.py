@@ -21,16 +21,25 @@ from apache_beam.io.filesystems import FileSystems
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rows import as_blocks
-from beam_gpte.files.folders import check_writable, copy_file, file_name, is_remote, list_files, remove_files
+from beam_gpte.files.folders import (
+    check_writable,
+    copy_file,
+    file_name,
+    is_remote,
+    list_files,
+    remove_files,
+)
 from beam_gpte.sinks.commit import is_whole, stage_and_commit
 from beam_gpte.sinks.duckdb_search import create_indexes, load_vss
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, connect
-from beam_gpte.sinks.duckdb_table import MODES, Table, bring_in, committed
+from beam_gpte.sinks.duckdb_table import MODES, Table, committed, load_files
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile, remove_leftovers
 from beam_gpte.sinks.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
 from beam_gpte.sinks.staging import StagedFile, StageFiles
 
-_ONE_COMMIT = threading.Lock()  # DuckDB lets the threads of a process write at a time, and refuses what conflicts
+_ONE_COMMIT = (
+    threading.Lock()
+)  # DuckDB lets the threads of a process write at a time, and refuses what conflicts
 
 
 @dataclasses.dataclass(eq=False)
@@ -82,27 +91,41 @@ class WriteVectorsToDuckDB(beam.PTransform):
         if self.path.endswith("/"):
             raise InputError(f"path {self.path!r} names a folder; name the database file")
         if self.mode not in MODES:
-            raise InputError(f"mode {self.mode!r} is unknown; use {', '.join(MODES[:-1])} or {MODES[-1]}")
+            raise InputError(
+                f"mode {self.mode!r} is unknown; use {', '.join(MODES[:-1])} or {MODES[-1]}"
+            )
         if self.run == "":
             raise InputError("run is empty; name the run, or leave it out")
         if self.staging == "":
-            raise InputError("staging is empty; name a folder, or leave it out for the database's own")
+            raise InputError(
+                "staging is empty; name a folder, or leave it out for the database's own"
+            )
 
     def expand(self, corpus: beam.PCollection) -> beam.PCollection[WrittenFile]:
         return self.write_blocks(as_blocks(corpus))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         if self.mode == "replace" and not is_whole(blocks):
-            raise InputError('a stream or windows cannot replace a table as a whole; pass mode="upsert" or "insert"')
+            raise InputError(
+                'a stream or windows cannot replace a table as a whole; pass mode="upsert" or "insert"'
+            )
         target = hashlib.sha256(f"{self.path}\n{self.table}".encode()).hexdigest()[:8]
-        destination = Destination.new(self.staging or _folder(self.path), f"duckdb-{target}", self.run)
+        destination = Destination.new(
+            self.staging or _folder(self.path), f"duckdb-{target}", self.run
+        )
         table = Table(self.path, self.table, self.id_column, self.mode, self.index)
         commit = functools.partial(commit_duckdb, destination=destination, table=table)
-        return stage_and_commit(blocks, StageFiles(destination.temporary, ParquetFileWriter), commit, self.commit_after)
+        return stage_and_commit(
+            blocks, StageFiles(destination.temporary, ParquetFileWriter), commit, self.commit_after
+        )
 
 
 def commit_duckdb(
-    staged: list[StagedFile], pane: Pane, destination: Destination, table: Table, patience: float = LOCK_SECONDS
+    staged: list[StagedFile],
+    pane: Pane,
+    destination: Destination,
+    table: Table,
+    patience: float = LOCK_SECONDS,
 ) -> list[WrittenFile]:
     """Bring the rows of a pane's staged files into the table and delete the files; may be repeated.
 
@@ -145,7 +168,7 @@ def _commit(
         schema = agree_on_schema(staged) if staged else pa.schema([])
         conform_files(staged, schema, destination)
         with _local_copies(staged) as files:
-            rows = bring_in(connection, files, schema, table, destination, pane)
+            rows = load_files(connection, files, schema, table, destination, pane)
         if can_index:
             create_indexes(connection, table.name, schema)
         return [WrittenFile(table.path, rows)]

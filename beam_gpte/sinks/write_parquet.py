@@ -87,30 +87,49 @@ class WriteVectorsToParquet(beam.PTransform):
         if self.run == "":
             raise InputError("run is empty; name the run, or leave it out")
         if self.num_shards is not None and self.num_shards < 1:
-            raise InputError(f"num_shards is {self.num_shards}; give a number of files, 1 or more, or leave it out")
-        if len(set(self._partition_columns())) < len(self._partition_columns()) or "" in self._partition_columns():
+            raise InputError(
+                f"num_shards is {self.num_shards}; give a number of files, 1 or more, or leave it out"
+            )
+        if (
+            len(set(self._partition_columns())) < len(self._partition_columns())
+            or "" in self._partition_columns()
+        ):
             raise InputError(f"partition_by is {self.partition_by!r}; name different columns")
         if self.max_bytes_per_file < 1:
-            raise InputError(f"max_bytes_per_file is {self.max_bytes_per_file}; give a number of bytes, 1 or more")
+            raise InputError(
+                f"max_bytes_per_file is {self.max_bytes_per_file}; give a number of bytes, 1 or more"
+            )
 
     def expand(self, corpus: beam.PCollection) -> beam.PCollection[WrittenFile]:
         return self.write_blocks(as_blocks(corpus))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         if self.mode == "replace" and not is_whole(blocks):
-            raise InputError('a stream or windows cannot replace a folder as a whole; pass mode="append"')
+            raise InputError(
+                'a stream or windows cannot replace a folder as a whole; pass mode="append"'
+            )
         destination = Destination.new(self.path, "parquet", self.run)
         columns = self._partition_columns()
-        stage = StageFiles(destination.temporary, ParquetFileWriter, self.max_bytes_per_file, columns)
-        commit = functools.partial(commit_parquet, destination=destination, mode=self.mode, partition_by=columns)
+        stage = StageFiles(
+            destination.temporary, ParquetFileWriter, self.max_bytes_per_file, columns
+        )
+        commit = functools.partial(
+            commit_parquet, destination=destination, mode=self.mode, partition_by=columns
+        )
         return stage_and_commit(blocks, stage, commit, self.commit_after, self.num_shards)
 
     def _partition_columns(self) -> tuple[str, ...]:
-        return (self.partition_by,) if isinstance(self.partition_by, str) else tuple(self.partition_by)
+        return (
+            (self.partition_by,) if isinstance(self.partition_by, str) else tuple(self.partition_by)
+        )
 
 
 def commit_parquet(
-    staged: list[StagedFile], pane: Pane, destination: Destination, mode: str, partition_by: tuple[str, ...] = ()
+    staged: list[StagedFile],
+    pane: Pane,
+    destination: Destination,
+    mode: str,
+    partition_by: tuple[str, ...] = (),
 ) -> list[WrittenFile]:
     """Give the staged files of a pane one schema and their final names; may be repeated."""
     replace = mode == "replace"
@@ -151,7 +170,9 @@ def check_folder(folder: str, schema: pa.Schema) -> None:
     for path, there in existing_schemas(folder).items():
         theirs = vector_fields(there)
         for name in sorted(vectors.keys() & theirs.keys()):
-            check_same_vectors(vectors[name], theirs[name], f"column {name!r}, to be written where {path} is")
+            check_same_vectors(
+                vectors[name], theirs[name], f"column {name!r}, to be written where {path} is"
+            )
 
 
 def fit_to_folder(folder: str, schema: pa.Schema, partition_by: tuple[str, ...]) -> pa.Schema:
@@ -170,7 +191,10 @@ def fit_to_folder(folder: str, schema: pa.Schema, partition_by: tuple[str, ...])
                 "set partition_by to the same columns, or write another folder"
             )
     for path, there in existing_schemas(folder).items():
-        missing, extra = sorted(set(there.names) - set(schema.names)), sorted(set(schema.names) - set(there.names))
+        missing, extra = (
+            sorted(set(there.names) - set(schema.names)),
+            sorted(set(schema.names) - set(there.names)),
+        )
         if missing or extra:
             raise InputError(
                 f"{path} has columns {missing or 'none'} more and {extra or 'none'} less than the new rows; {repair}"

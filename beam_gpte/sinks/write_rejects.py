@@ -47,15 +47,21 @@ class WriteRejects(beam.PTransform):
         if not self.path:
             raise InputError("path is empty; name the folder to write rejects to")
         if self.max_rejects is not None and self.max_rejects < 0:
-            raise InputError(f"max_rejects is {self.max_rejects}; use 0 or more, or None for no limit")
+            raise InputError(
+                f"max_rejects is {self.max_rejects}; use 0 or more, or None for no limit"
+            )
 
     def expand(self, rejects: beam.PCollection) -> beam.PCollection[WrittenFile]:
         return self.write_blocks(as_blocks(rejects, lenient=True))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         destination = Destination.new(self.path, "rejects")
-        commit = functools.partial(commit_jsonl, destination=destination, max_rejects=self.max_rejects)
-        return stage_and_commit(blocks, StageFiles(destination.temporary, JsonLinesWriter), commit, self.commit_after)
+        commit = functools.partial(
+            commit_jsonl, destination=destination, max_rejects=self.max_rejects
+        )
+        return stage_and_commit(
+            blocks, StageFiles(destination.temporary, JsonLinesWriter), commit, self.commit_after
+        )
 
 
 def commit_jsonl(
@@ -70,7 +76,9 @@ def commit_jsonl(
         written = publish(staged, destination, pane, PREFIX, EXTENSION, replace=pane.is_whole)
     count = sum(file.rows for file in written)
     if max_rejects is not None and count > max_rejects:
-        raise InputError(f"{count} rows rejected, more than max_rejects {max_rejects}; the rejects folder has their reasons")
+        raise InputError(
+            f"{count} rows rejected, more than max_rejects {max_rejects}; the rejects folder has their reasons"
+        )
     return written
 
 
@@ -81,8 +89,13 @@ class JsonLinesWriter:
         self._stream = stream
 
     def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
-        for batch in table.to_batches(max_chunksize=1024):  # Python rows take ten times the room of Arrow's
-            lines = [json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in _rows(batch)]
+        for batch in table.to_batches(
+            max_chunksize=1024
+        ):  # Python rows take ten times the room of Arrow's
+            lines = [
+                json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+                for row in _rows(batch)
+            ]
             self._stream.write("".join(lines).encode())
 
     def close(self) -> None:
@@ -95,7 +108,9 @@ def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             values = values.cast(pa.large_binary())  # a reject may be text that is no UTF-8
         elif pa.types.is_timestamp(values.type):
-            values = values.cast(pa.timestamp("us", values.type.tz), safe=False)  # Python's datetime holds no more
+            values = values.cast(
+                pa.timestamp("us", values.type.tz), safe=False
+            )  # Python's datetime holds no more
         columns[name] = values.to_pylist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

@@ -60,17 +60,21 @@ class WriteSummary(beam.PTransform):
             if name not in self.reports
         ]
         reports = [
-            collections[name] | f"Read_{name}" >> beam.Map(_report, name).with_output_types(tuple[str, dict])
+            collections[name]
+            | f"Read_{name}" >> beam.Map(_report, name).with_output_types(tuple[str, dict])
             for name in self.reports
         ]
-        sums = counts | "Counts" >> beam.Flatten(pipeline=pipeline) | "Sums" >> beam.CombinePerKey(sum)
+        sums = (
+            counts | "Counts" >> beam.Flatten(pipeline=pipeline) | "Sums" >> beam.CombinePerKey(sum)
+        )
         told = reports | "Reports" >> beam.Flatten(pipeline=pipeline)
         wait = () if self.commit_after is None else (AsIter(self.commit_after),)
         names = {name: name in self.reports for name in collections}
         return (
             pipeline
             | "Path" >> beam.Create([self.path], reshuffle=False)
-            | "Write" >> beam.Map(_write, names, AsList(sums), AsList(told), *wait).with_output_types(dict)
+            | "Write"
+            >> beam.Map(_write, names, AsList(sums), AsList(told), *wait).with_output_types(dict)
         )
 
 
@@ -83,7 +87,9 @@ def _counted(element: Any, name: str) -> Iterator[Counted]:
     else:
         yield (name, None), len(element)
         return
-    for reason, rows in Counter(None if reason is None else str(reason).split(":")[0] for reason in reasons).items():
+    for reason, rows in Counter(
+        None if reason is None else str(reason).split(":")[0] for reason in reasons
+    ).items():
         yield (name, reason), rows
 
 
@@ -92,7 +98,9 @@ def _report(element: Any, name: str) -> tuple[str, dict]:
     return name, json.loads(fields[REPORT]) if set(fields) == {REPORT} else plain(fields)
 
 
-def _write(path: str, names: dict[str, bool], sums: list[Counted], told: list[tuple[str, dict]], *_: Any) -> dict[str, Any]:
+def _write(
+    path: str, names: dict[str, bool], sums: list[Counted], told: list[tuple[str, dict]], *_: Any
+) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for name, is_report in names.items():
         if is_report:

@@ -47,7 +47,10 @@ def rows_in_parquet(folder: str, column: str) -> Committed:
     Raises:
       InputError: a file there lacks the column.
     """
-    return _collect(_first_columns(_parquet_batches(path, [column])) for path in _committed_files(folder, write_parquet))
+    return _collect(
+        _first_columns(_parquet_batches(path, [column]))
+        for path in _committed_files(folder, write_parquet)
+    )
 
 
 def rows_in_rejects(folder: str, column: str) -> Committed:
@@ -66,7 +69,10 @@ def rows_in_duckdb(path: str, column: str) -> Committed:
 
 def all_of(*parts: Committed) -> Committed:
     """Rows that are in any of `parts`."""
-    return {name: _union(part[name] for part in parts if name in part) for name in {name for part in parts for name in part}}
+    return {
+        name: _union(part[name] for part in parts if name in part)
+        for name in {name for part in parts for name in part}
+    }
 
 
 def only_in(first: Committed, second: Committed) -> Committed:
@@ -121,7 +127,9 @@ class StreamOutput:
 
     def set_aside(self) -> Committed:
         """Rows that were rejected or removed."""
-        return all_of(rows_in_rejects(self.rejects, self.column), rows_in_parquet(self.removed, self.column))
+        return all_of(
+            rows_in_rejects(self.rejects, self.column), rows_in_parquet(self.removed, self.column)
+        )
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -138,7 +146,9 @@ class StreamOutput:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise InputError(f"{self.base}: another stream writes here; stop it, or name another output") from error
+                raise InputError(
+                    f"{self.base}: another stream writes here; stop it, or name another output"
+                ) from error
             yield
 
 
@@ -156,7 +166,9 @@ class DropCommitted(beam.PTransform):
     def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block]:
         if not self.committed:
             return blocks
-        known = blocks.pipeline | beam.Create(as_pairs(self.committed)).with_output_types(tuple[str, bytes])
+        known = blocks.pipeline | beam.Create(as_pairs(self.committed)).with_output_types(
+            tuple[str, bytes]
+        )
         return blocks | beam.FlatMap(_new_rows, self.column, AsDict(known)).with_output_types(Block)
 
 
@@ -177,9 +189,15 @@ class RecentRows:
     without: tuple[tuple[str, bytes], ...] = ()
 
     @classmethod
-    def of(cls, output: StreamOutput, since: float, columns: tuple[str, str, str], without: Committed) -> "RecentRows":
+    def of(
+        cls, output: StreamOutput, since: float, columns: tuple[str, str, str], without: Committed
+    ) -> "RecentRows":
         """Those of `output` as it is now: of its Parquet files or, if it has none, of its database."""
-        files = _committed_files(output.folder, write_parquet) if output.folder else [str(output.database)]
+        files = (
+            _committed_files(output.folder, write_parquet)
+            if output.folder
+            else [str(output.database)]
+        )
         return cls(tuple(files), since, (*columns, output.column), tuple(as_pairs(without)))
 
     def __call__(self) -> Iterator[Block]:
@@ -193,7 +211,9 @@ class RecentRows:
         time_column, origin = self.columns[2:]
         micros = block.column(time_column).cast(pa.timestamp("us")).cast(pa.int64())
         again = _in(block.column(origin), dict(self.without))
-        rows = block.without_columns([time_column]).with_column(pa.field(TIMESTAMP, pa.int64()), micros)
+        rows = block.without_columns([time_column]).with_column(
+            pa.field(TIMESTAMP, pa.int64()), micros
+        )
         rows = rows.filter(pc.and_(pc.greater(micros, int(self.since * 1e6)), pa.array(~again)))
         if rows:
             yield rows
@@ -211,16 +231,20 @@ def _new_rows(block: Block, column: str, committed: dict[str, bytes]) -> Iterato
 
 
 def _in(names: pa.Array, committed: dict[str, bytes]) -> np.ndarray:
-    """bool (n,): whether each ``file:row`` is committed."""
+    """Bool (n,): whether each ``file:row`` is committed."""
     found = np.zeros(len(names), bool)
     for (name,), rows in _located(names).with_row_index().group_by("file"):
-        found[rows["index"].to_numpy()] = RowRanges.from_bytes(committed.get(str(name), b"")).contain(rows["row"].to_numpy())
+        found[rows["index"].to_numpy()] = RowRanges.from_bytes(
+            committed.get(str(name), b"")
+        ).contain(rows["row"].to_numpy())
     return found
 
 
 def _located(ids: pa.Array) -> pl.DataFrame:
     """`file` and `row` of each."""
-    parts = pl.Series(ids.cast(pa.large_string())).str.extract_groups(r"^(?<file>(?s:.*)):(?<row>\d+)$")
+    parts = pl.Series(ids.cast(pa.large_string())).str.extract_groups(
+        r"^(?<file>(?s:.*)):(?<row>\d+)$"
+    )
     return parts.struct.unnest().cast({"row": pl.Int64})
 
 
@@ -244,7 +268,12 @@ def _union(parts: Iterable[RowRanges]) -> RowRanges:
 def _committed_files(folder: str, sink: Any) -> list[str]:
     """What a run that begins now will find and keep; it removes sets that are not complete."""
     sets = published_sets(folder, sink.PREFIX, sink.EXTENSION)
-    return [FileSystems.join(folder, path) for files in sets.values() if is_complete(files) for path in files]
+    return [
+        FileSystems.join(folder, path)
+        for files in sets.values()
+        if is_complete(files)
+        for path in files
+    ]
 
 
 def _first_columns(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Array]:
@@ -256,7 +285,9 @@ def _parquet_batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         parquet = pq.ParquetFile(file)
         missing = [name for name in columns if name not in parquet.schema_arrow.names]
         if missing:
-            raise InputError(f"no column {missing[0]!r}, so these rows are not of such a stream; name another output folder")
+            raise InputError(
+                f"no column {missing[0]!r}, so these rows are not of such a stream; name another output folder"
+            )
         yield from parquet.iter_batches(IDS_AT_ONCE, columns=columns)
 
 

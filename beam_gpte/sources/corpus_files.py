@@ -51,7 +51,9 @@ def match_files(patterns: str | Sequence[str]) -> list[FileMetadata]:
         if not matches:
             raise InputError(f"no file matches {pattern!r}; check the path")
         if Path(pattern).is_dir():  # which Beam takes for a file
-            raise InputError(f"{pattern!r} is a folder; name the files in it, such as {pattern}/*.parquet")
+            raise InputError(
+                f"{pattern!r} is a folder; name the files in it, such as {pattern}/*.parquet"
+            )
         found.update((match.path, match) for match in matches)
     return [found[path] for path in sorted(found)]
 
@@ -61,7 +63,9 @@ def pattern_list(patterns: str | Sequence[str]) -> list[str]:
     given = [patterns] if isinstance(patterns, str) else list(patterns)
     if not given or not all(isinstance(pattern, str) and pattern for pattern in given):
         raise InputError(f"no file pattern in {patterns!r}; give a path or glob, or a list of them")
-    return [pattern if FileSystems.get_scheme(pattern) else _from_root(pattern) for pattern in given]
+    return [
+        pattern if FileSystems.get_scheme(pattern) else _from_root(pattern) for pattern in given
+    ]
 
 
 def _from_root(path: str) -> str:
@@ -91,7 +95,9 @@ def file_format(path: str, given: str | None = None) -> str:
             f"or pass format as one of {', '.join(READERS)}"
         )
     if kind == "parquet" and packed:
-        raise InputError(f"{path}: a Parquet file within {name.suffix}; unpack it, Parquet compresses its columns itself")
+        raise InputError(
+            f"{path}: a Parquet file within {name.suffix}; unpack it, Parquet compresses its columns itself"
+        )
     return kind
 
 
@@ -129,20 +135,30 @@ def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -
 
 
 @dataclasses.dataclass
-class Reached:
+class ReadPosition:
     """How far the reading of a file has come."""
 
     row: int = 0
 
 
 @contextlib.contextmanager
-def reading(path: str) -> Iterator[Reached]:
+def reading(path: str) -> Iterator[ReadPosition]:
     """Turn whatever goes wrong with a file as a whole into an `InputError` with its path and the last row read."""
-    reached = Reached()
+    reached = ReadPosition()
     try:
         yield reached
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (OSError, EOFError, ValueError, pa.ArrowException, lzma.LZMAError, csv.Error, *missing_object()) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        pa.ArrowException,
+        lzma.LZMAError,
+        csv.Error,
+        *missing_object(),
+    ) as error:
         where = f" past row {reached.row}" if reached.row else ""
-        raise InputError(f"{path}: cannot be read{where}: {error}; replace the file, or leave it out") from error
+        raise InputError(
+            f"{path}: cannot be read{where}: {error}; replace the file, or leave it out"
+        ) from error

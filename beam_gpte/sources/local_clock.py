@@ -17,12 +17,19 @@ from apache_beam.utils.timestamp import Timestamp
 
 from beam_gpte.core.errors import InputError
 
-MOST_LATENESS = 10 * 365 * 86_400  # seconds; the local runner drops what is later, and holds complete what it does not
+MAX_LATENESS = (
+    10 * 365 * 86_400
+)  # seconds; the local runner drops what is later, and holds complete what it does not
 
 
-LOCAL_RUNNERS = ("BundleBasedDirectRunner", "SwitchingDirectRunner")  # the latter takes the former for such timers
-NAP = 0.05  # seconds; the local runner has one thread and asks timers without a pause
-AWAKE = 0.5  # seconds after a tick in which it does not sleep: other steps have work then
+LOCAL_RUNNERS = (
+    "BundleBasedDirectRunner",
+    "SwitchingDirectRunner",
+)  # the latter takes the former for such timers
+POLL_SLEEP_SECONDS = (
+    0.05  # seconds; the local runner has one thread and asks timers without a pause
+)
+BUSY_SECONDS = 0.5  # seconds after a tick in which it does not sleep: other steps have work then
 
 
 @dataclasses.dataclass(eq=False)
@@ -33,7 +40,10 @@ class Ticks(beam.PTransform):
     stop: str | None
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[tuple[bytes, bytes]]:
-        runner, options = type(root.pipeline.runner).__name__, root.pipeline.options.view_as(StandardOptions)
+        runner, options = (
+            type(root.pipeline.runner).__name__,
+            root.pipeline.options.view_as(StandardOptions),
+        )
         is_local = runner in LOCAL_RUNNERS
         if runner == "FnApiRunner" or (is_local and not options.streaming):
             raise InputError(
@@ -43,9 +53,13 @@ class Ticks(beam.PTransform):
         if is_local:
             return root | "Local" >> _LocalTicks(self.interval, self.stop)
         if self.stop is not None:
-            raise InputError("WatchCorpus: stop is for the local runner; leave it out, and drain the job to stop it")
+            raise InputError(
+                "WatchCorpus: stop is for the local runner; leave it out, and drain the job to stop it"
+            )
         ticks = root | PeriodicImpulse(start_timestamp=Timestamp.now(), fire_interval=self.interval)
-        return ticks | "Key" >> beam.Map(lambda _: (b"", b"")).with_output_types(tuple[bytes, bytes])
+        return ticks | "Key" >> beam.Map(lambda _: (b"", b"")).with_output_types(
+            tuple[bytes, bytes]
+        )
 
 
 @dataclasses.dataclass(eq=False)
@@ -63,13 +77,14 @@ class _LocalTicks(beam.PTransform):
         ticks = (
             root
             | beam.Create([(b"", b"")]).with_output_types(tuple[bytes, bytes])
-            | "Clock" >> beam.ParDo(Clock(self.interval, self.stop)).with_output_types(tuple[int, int])
+            | "Clock"
+            >> beam.ParDo(Clock(self.interval, self.stop)).with_output_types(tuple[int, int])
             | beam.WindowInto(
                 GlobalWindows(),
                 trigger=Repeatedly(AfterCount(2)),
                 accumulation_mode=AccumulationMode.DISCARDING,
                 timestamp_combiner=TimestampCombiner.OUTPUT_AT_EARLIEST,
-                allowed_lateness=MOST_LATENESS,
+                allowed_lateness=MAX_LATENESS,
             )
             | beam.GroupByKey()
             | "Now" >> beam.Map(_at_its_time).with_output_types(tuple[bytes, bytes])
@@ -88,13 +103,17 @@ class Clock(beam.DoFn):
 
     WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
     _WAKE = beam.DoFn.TimerParam(WAKE)
-    _LAST = beam.DoFn.StateParam(BagStateSpec("last", beam.coders.VarIntCoder()))  # tick: 2 * microseconds + group
+    _LAST = beam.DoFn.StateParam(
+        BagStateSpec("last", beam.coders.VarIntCoder())
+    )  # tick: 2 * microseconds + group
 
     def __init__(self, interval: float, stop: str | None) -> None:
         self._interval = round(interval * 1e6)
         self._stop = stop
 
-    def process(self, _: tuple[bytes, bytes], wake: Any = _WAKE, last: Any = _LAST) -> Iterator[Any]:
+    def process(
+        self, _: tuple[bytes, bytes], wake: Any = _WAKE, last: Any = _LAST
+    ) -> Iterator[Any]:
         now = Timestamp.now()
         last.add(2 * (now.micros - self._interval))  # the first tick is due
         yield TimestampedValue((0, now.micros), now)
@@ -107,8 +126,8 @@ class Clock(beam.DoFn):
         stopped = self._stop is not None and Path(self._stop).exists()
         if stopped or now.micros - micros >= self._interval:
             yield TimestampedValue((group, now.micros), now)
-        elif now.micros - micros > AWAKE * 1e6:
-            time.sleep(NAP)
+        elif now.micros - micros > BUSY_SECONDS * 1e6:
+            time.sleep(POLL_SLEEP_SECONDS)
         if not stopped:
             if now.micros - micros >= self._interval:
                 yield TimestampedValue((1 - group, now.micros), now)

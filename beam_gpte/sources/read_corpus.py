@@ -22,17 +22,32 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
 from beam_gpte.elements.arrow_values import lenient_array
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
-from beam_gpte.elements.rejects import NAMESPACE, REJECTS, RejectingTransform, merge_rejects, split_rejects
+from beam_gpte.elements.rejects import (
+    NAMESPACE,
+    REJECTS,
+    RejectingTransform,
+    merge_rejects,
+    split_rejects,
+)
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds
-from beam_gpte.sources.corpus_files import common_folder, file_format, match_files, open_file, pattern_list, reading
+from beam_gpte.sources.corpus_files import (
+    common_folder,
+    file_format,
+    match_files,
+    open_file,
+    pattern_list,
+    reading,
+)
 from beam_gpte.sources.formats.readers import READERS
-from beam_gpte.sources.formats.rows import Defect, Rows, Wanted
+from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 
 STEP = "ReadCorpus"
 SCHEMAS = "schemas"  # the tag of one (path, schema as Arrow IPC) a file
 
 
-def check_settings(text_column: str, id_column: str | None, format_: str | None, rows_per_block: int) -> None:
+def check_settings(
+    text_column: str, id_column: str | None, format_: str | None, rows_per_block: int
+) -> None:
     """What a transform that reads files is told, apart from which files and columns.
 
     Raises:
@@ -86,8 +101,10 @@ class ReadCorpus(RejectingTransform):
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         patterns = pattern_list(self.pattern)
         columns = None if self.columns is None else tuple(self.columns)
-        wanted = Wanted(columns, self.id_column, self.text_column)
-        read = _ReadFiles(common_folder(patterns), wanted, self.format, self.rows_per_block, self._isolate)
+        wanted = ColumnSelection(columns, self.id_column, self.text_column)
+        read = _ReadFiles(
+            common_folder(patterns), wanted, self.format, self.rows_per_block, self._isolate
+        )
         files = (
             root
             | beam.Create([patterns])
@@ -103,7 +120,9 @@ class ReadCorpus(RejectingTransform):
             | "Schemas" >> beam.combiners.ToList()
             | "Unify" >> beam.Map(unify_schemas).with_output_types(bytes)
         )
-        corpus = files.blocks | "Conform" >> beam.Map(conform, AsSingleton(schema)).with_output_types(Block)
+        corpus = files.blocks | "Conform" >> beam.Map(
+            conform, AsSingleton(schema)
+        ).with_output_types(Block)
         return self._spread(corpus, files.rejects)
 
     def _spread(self, corpus: beam.PCollection[Block], unreadable: beam.PCollection[Block]) -> Any:
@@ -122,7 +141,14 @@ def _paths(patterns: list[str]) -> list[str]:
 
 
 class _ReadFiles(beam.DoFn):
-    def __init__(self, folder: str, wanted: Wanted, kind: str | None, rows_per_block: int, isolate: bool) -> None:
+    def __init__(
+        self,
+        folder: str,
+        wanted: ColumnSelection,
+        kind: str | None,
+        rows_per_block: int,
+        isolate: bool,
+    ) -> None:
         self._folder = folder
         self._wanted = wanted
         self._kind = kind
@@ -142,9 +168,11 @@ class _ReadFiles(beam.DoFn):
             if batch.num_rows:
                 yield Block(batch)
         Metrics.counter(NAMESPACE, "files_read").inc()
-        yield TaggedOutput(SCHEMAS, (path, unify_schemas((path, _to_ipc(schema)) for schema in schemas)))
+        yield TaggedOutput(
+            SCHEMAS, (path, unify_schemas((path, _to_ipc(schema)) for schema in schemas))
+        )
 
-    def _rejects(self, path: str, name: str | None, defects: list[Defect]) -> Iterator[Any]:
+    def _rejects(self, path: str, name: str | None, defects: list[RowError]) -> Iterator[Any]:
         if defects and not self._isolate:
             first = min(defects, key=lambda defect: defect.row)
             raise InputError(
@@ -159,21 +187,25 @@ class _ReadFiles(beam.DoFn):
                 yield from split_rejects(block, reasons, STEP, True, None)
 
 
-def unreadable_block(path: str, defects: list[Defect]) -> Block:
+def unreadable_block(path: str, defects: list[RowError]) -> Block:
     """Rows of a file that could not be parsed, as `UNREADABLE`."""
     rows = [{"file": path, "row": defect.row, "content": defect.content} for defect in defects]
     return Block(pa.RecordBatch.from_pylist(rows, UNREADABLE))
 
 
-def parsed_block(name: str | None, defects: list[Defect]) -> Block:
+def parsed_block(name: str | None, defects: list[RowError]) -> Block:
     """Rows that were parsed and do not fit their columns, with derived ids in front unless `name` is None."""
     ids = [{} if name is None else {ID: f"{name}:{defect.row}"} for defect in defects]
     rows = [{**own, **(defect.columns or {})} for own, defect in zip(ids, defects, strict=True)]
     columns = dict.fromkeys(column for row in rows for column in row)
-    return Block.from_pydict({column: lenient_array([row.get(column) for row in rows]) for column in columns})
+    return Block.from_pydict(
+        {column: lenient_array([row.get(column) for row in rows]) for column in columns}
+    )
 
 
-def read_file(path: str, wanted: Wanted, kind: str | None, rows_per_block: int) -> Iterator[Rows]:
+def read_file(
+    path: str, wanted: ColumnSelection, kind: str | None, rows_per_block: int
+) -> Iterator[FileRows]:
     """All rows of one file, in order.
 
     Raises:
@@ -184,10 +216,12 @@ def read_file(path: str, wanted: Wanted, kind: str | None, rows_per_block: int) 
         for rows in read(file, wanted, rows_per_block):
             _check_types(rows.batch.schema, wanted)
             yield rows
-            reached.row = max([reached.row, *rows.numbers[-1:], *(defect.row for defect in rows.defects)])
+            reached.row = max(
+                [reached.row, *rows.numbers[-1:], *(defect.row for defect in rows.defects)]
+            )
 
 
-def with_ids(rows: Rows, name: str | None) -> pa.RecordBatch:
+def with_ids(rows: FileRows, name: str | None) -> pa.RecordBatch:
     """The good rows, with derived ids in front unless `name` is None."""
     batch = rows.batch.replace_schema_metadata(None)
     if name is None or not batch.num_columns:
@@ -196,16 +230,22 @@ def with_ids(rows: Rows, name: str | None) -> pa.RecordBatch:
     return batch.add_column(0, pa.field(ID, pa.string()), ids)
 
 
-def _check_types(schema: pa.Schema, wanted: Wanted) -> None:
+def _check_types(schema: pa.Schema, wanted: ColumnSelection) -> None:
     for name in wanted.required:
         kind = schema.field(name).type if name in schema.names else pa.null()
         if name == wanted.text_column and pa.types.is_dictionary(kind):
             kind = kind.value_type
-        string = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        string = (
+            pa.types.is_string(kind)
+            or pa.types.is_large_string(kind)
+            or pa.types.is_string_view(kind)
+        )
         integer_id = name == wanted.id_column and pa.types.is_integer(kind)
         if not (string or integer_id or pa.types.is_null(kind)):
             need = "strings" if name == wanted.text_column else "strings or integers"
-            raise InputError(f"column {name!r} is {kind}; it has to be of {need}, convert it or name another column")
+            raise InputError(
+                f"column {name!r} is {kind}; it has to be of {need}, convert it or name another column"
+            )
 
 
 def unify_schemas(files: Iterable[tuple[str, bytes]]) -> bytes:
@@ -223,7 +263,9 @@ def unify_schemas(files: Iterable[tuple[str, bytes]]) -> bytes:
 def _unify(schema: pa.Schema, other: pa.Schema, path: str) -> pa.Schema:
     vectors, others = vector_fields(schema), vector_fields(other)
     for name in vectors.keys() & others.keys():
-        check_same_vectors(vectors[name], others[name], f"column {name!r} of {path} and of files before it")
+        check_same_vectors(
+            vectors[name], others[name], f"column {name!r} of {path} and of files before it"
+        )
     for field in other:
         if field.name in schema.names:
             pair = [pa.schema([schema.field(field.name)]), pa.schema([field])]

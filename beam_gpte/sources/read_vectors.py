@@ -78,13 +78,16 @@ class ReadVectors(beam.PTransform):
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[Block]:
         path = root | beam.Create([self.path])
         if is_database(self.path):
-            blocks = path | "Read" >> beam.FlatMap(read_table, self.table, self.rows_per_block).with_output_types(Block)
+            blocks = path | "Read" >> beam.FlatMap(
+                read_table, self.table, self.rows_per_block
+            ).with_output_types(Block)
         else:
             blocks = (
                 path
                 | "Plan" >> beam.FlatMap(row_groups).with_output_types(RowGroup)
                 | "SpreadGroups" >> beam.Reshuffle()
-                | "Read" >> beam.FlatMap(read_row_group, self.rows_per_block).with_output_types(Block)
+                | "Read"
+                >> beam.FlatMap(read_row_group, self.rows_per_block).with_output_types(Block)
             )
         return blocks | "SpreadBlocks" >> beam.Reshuffle()
 
@@ -93,7 +96,9 @@ def is_database(path: str) -> bool:
     return path.endswith(DATABASES)
 
 
-def read_vectors(path: str, table: str = "vectors", rows_per_block: int = ROWS_PER_BLOCK) -> Iterator[Block]:
+def read_vectors(
+    path: str, table: str = "vectors", rows_per_block: int = ROWS_PER_BLOCK
+) -> Iterator[Block]:
     """`ReadVectors` without Beam, in order."""
     if is_database(path):
         yield from read_table(path, table, rows_per_block)
@@ -112,9 +117,16 @@ def vector_files(path: str) -> list[tuple[str, str]]:
         return [(file.path, "") for file in match_files(path)]
     folder = path.rstrip("/")
     partial = {
-        name for files in published_sets(folder, PREFIX, EXTENSION).values() if not is_complete(files) for name in files
+        name
+        for files in published_sets(folder, PREFIX, EXTENSION).values()
+        if not is_complete(files)
+        for name in files
     }
-    found = [name for name in list_partitioned(folder) if name.endswith(EXTENSION) and name not in partial]
+    found = [
+        name
+        for name in list_partitioned(folder)
+        if name.endswith(EXTENSION) and name not in partial
+    ]
     if not found:
         raise InputError(
             f"no file matches {folder + '/*.parquet'!r}; check the path (a DuckDB file ends in {' or '.join(DATABASES)})"
@@ -130,8 +142,12 @@ def row_groups(path: str) -> Iterator[RowGroup]:
     for name, partition in files:
         with reading(name), open_file(name) as file:
             parquet = pq.ParquetFile(file)
-            fields = [_as_written(field) for field in parquet.schema_arrow if field.name not in columns]
-            schema = pa.schema([*fields, *(pa.field(column, kind) for column, kind in columns.items())])
+            fields = [
+                _as_written(field) for field in parquet.schema_arrow if field.name not in columns
+            ]
+            schema = pa.schema(
+                [*fields, *(pa.field(column, kind) for column, kind in columns.items())]
+            )
             found.append((name, partition, schema, parquet.num_row_groups))
     unified = unify_schemas((name, schema.serialize().to_pybytes()) for name, _, schema, _ in found)
     for name, partition, _, groups in found:
@@ -165,21 +181,37 @@ def read_table(path: str, table: str, rows_per_block: int) -> Iterator[Block]:
       InputError: the database or the table is not there, or another process has it open.
     """
     if not is_remote(path) and not Path(path).is_file():
-        raise InputError(f"{path}: there is no such file; name a DuckDB file or a folder of Parquet files")
-    with copied_here(path) as database, connect(database, path, LOCK_SECONDS, read_only=True) as connection:
-        columns = catalogue(connection, "duckdb_columns", "column_name, comment, column_index", "table_name", table)
+        raise InputError(
+            f"{path}: there is no such file; name a DuckDB file or a folder of Parquet files"
+        )
+    with (
+        copied_here(path) as database,
+        connect(database, path, LOCK_SECONDS, read_only=True) as connection,
+    ):
+        columns = catalogue(
+            connection, "duckdb_columns", "column_name, comment, column_index", "table_name", table
+        )
         if not columns:
-            known = [name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall()]
+            known = [
+                name
+                for (name,) in connection.execute(
+                    "SELECT table_name FROM duckdb_tables() ORDER BY 1"
+                ).fetchall()
+            ]
             raise InputError(f"{path}: no table {table!r}; it has {', '.join(known) or 'none'}")
         ordered = sorted(columns, key=lambda column: column[2])
         metadata = {name: stored_metadata(comment) for name, comment, _ in ordered}
         selected = ", ".join(_selected(name, metadata[name]) for name, _, _ in ordered)
         try:
-            rows = connection.sql(f"SELECT {selected} FROM {quote(table)}").to_arrow_reader(rows_per_block)
+            rows = connection.sql(f"SELECT {selected} FROM {quote(table)}").to_arrow_reader(
+                rows_per_block
+            )
             for batch in rows:
                 yield _restored(batch, metadata)
         except duckdb.Error as error:
-            raise InputError(f"{path}: table {table!r} cannot be read ({first_line(error)})") from error
+            raise InputError(
+                f"{path}: table {table!r} cannot be read ({first_line(error)})"
+            ) from error
 
 
 def _selected(name: str, metadata: VectorMetadata | None) -> str:
@@ -198,9 +230,13 @@ def _restored(batch: pa.RecordBatch, metadata: dict[str, VectorMetadata | None])
                 digits = "".join(values.fill_null("0" * 8 * width).to_pylist()).encode()
                 flat = pa.array(np.packbits(np.frombuffer(digits, np.uint8) - ord("0")))
             else:
-                flat = values.values.slice(values.offset * width, len(values) * width).cast(STORED[about.quantization])
+                flat = values.values.slice(values.offset * width, len(values) * width).cast(
+                    STORED[about.quantization]
+                )
             mask = values.is_null() if values.null_count else None
-            block = block.with_column(field, pa.FixedSizeListArray.from_arrays(flat, type=field.type, mask=mask))
+            block = block.with_column(
+                field, pa.FixedSizeListArray.from_arrays(flat, type=field.type, mask=mask)
+            )
     return block
 
 
@@ -215,7 +251,10 @@ def _partition_types(partitions: list[str]) -> dict[str, pa.DataType]:
     for partition in set(partitions):
         for name, value in _partition_values(partition).items():
             values.setdefault(name, set()).update([] if value is None else [value])
-    return {name: pa.int64() if found and all(map(_is_integer, found)) else pa.string() for name, found in values.items()}
+    return {
+        name: pa.int64() if found and all(map(_is_integer, found)) else pa.string()
+        for name, found in values.items()
+    }
 
 
 def _is_integer(text: str) -> bool:

@@ -48,10 +48,12 @@ class RowRanges:
         edges = np.unique(np.concatenate([self._ranges, other._ranges]))
         firsts, lasts = edges[:-1], edges[1:]
         wanted = self.contain(firsts) & (other.contain(firsts) == both)
-        return RowRanges(np.stack([firsts[wanted], lasts[wanted]], axis=1)) | RowRanges(np.empty((0, 2), np.int64))
+        return RowRanges(np.stack([firsts[wanted], lasts[wanted]], axis=1)) | RowRanges(
+            np.empty((0, 2), np.int64)
+        )
 
     def contain(self, numbers: np.ndarray) -> np.ndarray:
-        """bool (n,): whether each number is in the set."""
+        """Bool (n,): whether each number is in the set."""
         at = np.searchsorted(self._ranges[:, 0], numbers, side="right") - 1
         found = at >= 0
         found[found] = numbers[found] < self._ranges[at[found], 1]

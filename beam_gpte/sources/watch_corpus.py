@@ -30,7 +30,7 @@ from beam_gpte.elements.arrow_values import MISFITS
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs, split_rejects
 from beam_gpte.sources.corpus_files import common_folder, pattern_list
-from beam_gpte.sources.formats.rows import Defect, Rows, Wanted
+from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.local_clock import Ticks
 from beam_gpte.sources.read_corpus import check_settings, parsed_block, read_file, unreadable_block
 from beam_gpte.sources.row_ranges import RowRanges
@@ -87,7 +87,9 @@ class WatchCorpus(RejectingTransform):
     def __post_init__(self) -> None:
         pattern_list(self.pattern)
         if self.columns is not None and not isinstance(self.columns, Mapping):
-            raise InputError(f"columns is {self.columns!r}; give a mapping of names to types, as {{'stars': pa.int64()}}")
+            raise InputError(
+                f"columns is {self.columns!r}; give a mapping of names to types, as {{'stars': pa.int64()}}"
+            )
         check_settings(self.text_column, self.id_column, self.format, self.rows_per_block)
         if not self.interval > 0:
             raise InputError(f"interval is {self.interval}; use seconds, above 0")
@@ -112,10 +114,18 @@ class WatchCorpus(RejectingTransform):
             own = [(ID, pa.string())] if self.id_column is None else [(SOURCE, pa.string())]
             # ids are strings: one file's may be integers and the next one's not
             named = [] if self.id_column is None else [(self.id_column, pa.string())]
-            schema = pa.schema([*own, *named, (self.text_column, pa.string()), *self.columns.items()])
-        wanted = Wanted(None, self.id_column, self.text_column)
+            schema = pa.schema(
+                [*own, *named, (self.text_column, pa.string()), *self.columns.items()]
+            )
+        wanted = ColumnSelection(None, self.id_column, self.text_column)
         return _ReadFile(
-            common_folder(patterns), wanted, schema, self.format, self.rows_per_block, self.time_column, self._isolate
+            common_folder(patterns),
+            wanted,
+            schema,
+            self.format,
+            self.rows_per_block,
+            self.time_column,
+            self._isolate,
         )
 
 
@@ -131,7 +141,9 @@ def typed_columns(names: Sequence[str]) -> dict[str, pa.DataType]:
         try:
             columns[name] = pa.type_for_alias(kind or "string")
         except ValueError as error:
-            raise InputError(f"{text!r}: no type {kind!r}; use int64, double, string, bool, date32 or the like") from error
+            raise InputError(
+                f"{text!r}: no type {kind!r}; use int64, double, string, bool, date32 or the like"
+            ) from error
     return columns
 
 
@@ -145,14 +157,21 @@ class _NewFiles(beam.DoFn):
 
     def process(self, _: tuple[bytes, bytes], seen: Any = _SEEN) -> Iterator[str]:
         try:
-            found = [file for match in FileSystems.match(self._patterns) for file in match.metadata_list]
-        except (BeamIOError, OSError) as error:  # a service that does not answer now may do so at the next tick
+            found = [
+                file for match in FileSystems.match(self._patterns) for file in match.metadata_list
+            ]
+        except (
+            BeamIOError,
+            OSError,
+        ) as error:  # a service that does not answer now may do so at the next tick
             Metrics.counter(NAMESPACE, "listings_failed").inc()
             logging.getLogger(__name__).warning("cannot look for %s: %s", self._patterns, error)
             return
         known = set(seen.read())
         for file in sorted(found, key=lambda file: (file.last_updated_in_seconds or 0, file.path)):
-            digest = hashlib.blake2b(file.path.encode(errors="surrogateescape"), digest_size=16).digest()
+            digest = hashlib.blake2b(
+                file.path.encode(errors="surrogateescape"), digest_size=16
+            ).digest()
             if digest not in known and not Path(file.path).is_dir():  # which Beam takes for a file
                 known.add(digest)
                 seen.add(digest)
@@ -163,7 +182,7 @@ class _ReadFile(beam.DoFn):
     def __init__(
         self,
         folder: str,
-        wanted: Wanted,
+        wanted: ColumnSelection,
         schema: pa.Schema | None,
         kind: str | None,
         rows_per_block: int,
@@ -179,12 +198,18 @@ class _ReadFile(beam.DoFn):
         self._isolate = isolate
         self._origin = ID if wanted.id_column is None else SOURCE
 
-    def process(self, path: str, done: Mapping[str, bytes], now: Any = beam.DoFn.TimestampParam) -> Iterator[Any]:
-        for block, reasons in self._parts(path, RowRanges.from_bytes(done.get(self._name(path), b""))):
+    def process(
+        self, path: str, done: Mapping[str, bytes], now: Any = beam.DoFn.TimestampParam
+    ) -> Iterator[Any]:
+        for block, reasons in self._parts(
+            path, RowRanges.from_bytes(done.get(self._name(path), b""))
+        ):
             if self._time_column is not None:
                 times = pa.array([now.micros] * len(block), TIME)
                 block = block.with_column(pa.field(self._time_column, TIME), times)
-            for part in split_rejects(block, pa.array(reasons, pa.string()), STEP, self._isolate, self._origin):
+            for part in split_rejects(
+                block, pa.array(reasons, pa.string()), STEP, self._isolate, self._origin
+            ):
                 if isinstance(part, TaggedOutput) or part:
                     yield part
         Metrics.counter(NAMESPACE, "files_read").inc()
@@ -198,14 +223,20 @@ class _ReadFile(beam.DoFn):
                 Metrics.counter(NAMESPACE, "rows_read").inc(len(new.numbers) + len(new.defects))
                 yield from self._refused(path, new.defects)
                 if new.numbers:
-                    yield from self._fitted(self._from(path, new.numbers, Block(new.batch.replace_schema_metadata(None))))
+                    yield from self._fitted(
+                        self._from(
+                            path, new.numbers, Block(new.batch.replace_schema_metadata(None))
+                        )
+                    )
         except InputError as error:
             if not self._isolate:
                 raise
             reason = f"file cannot be read: {str(error).removeprefix(path + ': ').removeprefix('cannot be read: ')}"
-            yield from self._refused(path, _left([Defect(WHOLE_FILE, reason, "")], done))
+            yield from self._refused(path, _left([RowError(WHOLE_FILE, reason, "")], done))
 
-    def _refused(self, path: str, defects: list[Defect]) -> Iterator[tuple[Block, list[str | None]]]:
+    def _refused(
+        self, path: str, defects: list[RowError]
+    ) -> Iterator[tuple[Block, list[str | None]]]:
         for parsed in (False, True):
             some = [defect for defect in defects if (defect.columns is not None) == parsed]
             if some:
@@ -213,7 +244,10 @@ class _ReadFile(beam.DoFn):
                 if not parsed:
                     rows = pa.array([defect.row or None for defect in some], pa.int64())
                     block = block.with_column(UNREADABLE.field("row"), rows)
-                yield self._from(path, [defect.row for defect in some], block), [defect.reason for defect in some]
+                yield (
+                    self._from(path, [defect.row for defect in some], block),
+                    [defect.reason for defect in some],
+                )
 
     def _fitted(self, block: Block) -> Iterator[tuple[Block, list[str | None]]]:
         """Good rows under the schema, and others as they are."""
@@ -237,16 +271,18 @@ class _ReadFile(beam.DoFn):
         return path.removeprefix(self._folder)
 
 
-def _without(rows: Rows, done: RowRanges) -> Rows:
+def _without(rows: FileRows, done: RowRanges) -> FileRows:
     """What is left without the rows of these numbers."""
     if not len(done):
         return rows
     new = ~done.contain(np.array(rows.numbers, np.int64))
     batch = rows.batch.filter(pa.array(new)) if rows.batch.num_rows else rows.batch
-    return Rows(batch, np.array(rows.numbers, np.int64)[new].tolist(), _left(rows.defects, done), rows.blank)
+    return FileRows(
+        batch, np.array(rows.numbers, np.int64)[new].tolist(), _left(rows.defects, done), rows.blank
+    )
 
 
-def _left(defects: list[Defect], done: RowRanges) -> list[Defect]:
+def _left(defects: list[RowError], done: RowRanges) -> list[RowError]:
     known = done.contain(np.array([defect.row for defect in defects], np.int64))
     return [defect for defect, is_known in zip(defects, known, strict=True) if not is_known]
 
@@ -275,5 +311,8 @@ def _cast_each(values: pa.Array, field: pa.Field, reasons: list[str | None]) -> 
         except (*MISFITS, pa.ArrowException):
             fitted.append(None)
             shown = str(values[i].as_py())[:100]
-            reasons[i] = reasons[i] or f"value does not fit its column: {field.name} is {shown}, the column {field.type}"
+            reasons[i] = (
+                reasons[i]
+                or f"value does not fit its column: {field.name} is {shown}, the column {field.type}"
+            )
     return pa.array(fitted, field.type)

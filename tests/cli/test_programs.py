@@ -3,6 +3,7 @@
 import json
 import runpy
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_gpte import TextEncoder
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
 from tests.pages import CHROMIUM, HOSTILE, open_page, read_page
@@ -19,17 +21,31 @@ from tests.sinks.test_write_parquet import embedded, write
 
 
 def read_vectors(folder: Path) -> pa.Table:
-    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]).sort_by("id")
+    return pa.concat_tables(
+        [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]
+    ).sort_by("id")
 
 
 def read_rejects(folder: Path) -> list[dict]:
-    return [json.loads(line) for path in sorted(folder.glob("rejects/*.jsonl")) for line in path.open(encoding="utf-8")]
+    return [
+        json.loads(line)
+        for path in sorted(folder.glob("rejects/*.jsonl"))
+        for line in path.open(encoding="utf-8")
+    ]
 
 
 @pytest.fixture
-def ten_thousand(tmp_path) -> Path:
+def ten_thousand(tmp_path: Path) -> Path:
     """10,000 rows; 100 of them bad, in six ways and a seventh: lines that are no JSON at all."""
-    texts = ["the cat sat", "a dog ran", "birds fly south", "rain falls", "stones roll", "wind blows hard", "snow melts"]
+    texts = [
+        "the cat sat",
+        "a dog ran",
+        "birds fly south",
+        "rain falls",
+        "stones roll",
+        "wind blows hard",
+        "snow melts",
+    ]
     lines = [json.dumps({"id": f"r{i}", "text": texts[i % 7], "n": i}) for i in range(10_000)]
     for k in range(100):
         i, kind = 100 * k + 50, k % 7
@@ -53,41 +69,105 @@ def ten_thousand(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "mode", [[], ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]]
+    "mode",
+    [
+        [],
+        [
+            "--runner=FnApiRunner",
+            "--direct_running_mode=multi_processing",
+            "--direct_num_workers=2",
+        ],
+    ],
 )
-def test_a_hundred_bad_rows_of_ten_thousand_cost_a_hundred(tmp_path, minilm, encoder, ten_thousand, mode):
+def test_a_hundred_bad_rows_of_ten_thousand_cost_a_hundred(
+    tmp_path: Path, minilm: str, encoder: TextEncoder, ten_thousand, mode: str
+) -> None:
     out = tmp_path / "out"
-    done = run("embed_corpus.py", "--input", ten_thousand, "--id_column", "id", "--output", out, "--model", minilm, *mode)
+    done = run(
+        "embed_corpus.py",
+        "--input",
+        ten_thousand,
+        "--id_column",
+        "id",
+        "--output",
+        out,
+        "--model",
+        minilm,
+        *mode,
+    )
     vectors, rejects = read_vectors(out), read_rejects(out)
     assert vectors.num_rows == 9_900
     assert len(set(vectors.column("id").to_pylist())) == 9_900
     assert len(rejects) == 100
     summary = json.loads((out / "summary.json").read_text())
-    assert (summary["texts"], summary["rejected"], summary["files"]) == (9_900, 100, len(list(out.glob("*.parquet"))))
+    assert (summary["texts"], summary["rejected"], summary["files"]) == (
+        9_900,
+        100,
+        len(list(out.glob("*.parquet"))),
+    )
     assert sum(summary["reasons"].values()) == 100
-    assert {reason.split(":")[0] for reason in summary["reasons"]} == {row["reject_reason"].split(":")[0] for row in rejects}
+    assert {reason.split(":")[0] for reason in summary["reasons"]} == {
+        row["reject_reason"].split(":")[0] for row in rejects
+    }
     assert len(summary["reasons"]) == 7
-    assert "9,900" in done.stdout and "rejected  100" in done.stdout
+    assert "9,900" in done.stdout
+    assert "rejected  100" in done.stdout
     some = vectors.take(list(range(0, 9_900, 990)))
     found = np.array(some.column("embedding").to_pylist(), np.float32)
     assert np.abs(found - encoder.encode(some.column("text").to_pylist())).max() < 1e-6
 
 
-def test_more_rejects_than_allowed_leave_no_vectors_but_the_reasons(tmp_path, minilm, ten_thousand):
+def test_more_rejects_than_allowed_leave_no_vectors_but_the_reasons(
+    tmp_path: Path, minilm: str, ten_thousand
+) -> None:
     out = tmp_path / "out"
-    arguments = ["--input", ten_thousand, "--id_column", "id", "--output", out, "--model", minilm, "--max_rejects", 99]
+    arguments = [
+        "--input",
+        ten_thousand,
+        "--id_column",
+        "id",
+        "--output",
+        out,
+        "--model",
+        minilm,
+        "--max_rejects",
+        99,
+    ]
     done = run("embed_corpus.py", *arguments, expect=2)
-    assert done.stderr.strip().endswith("100 rows rejected, more than max_rejects 99; the rejects folder has their reasons")
+    assert done.stderr.strip().endswith(
+        "100 rows rejected, more than max_rejects 99; the rejects folder has their reasons"
+    )
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list(out.glob("*.parquet"))
     assert len(read_rejects(out)) == 100
 
 
-def test_every_input_column_and_a_table_to_query(tmp_path, minilm, jsonl):
-    rows = [{"key": i, "body": text, "n": i / 2} for i, text in enumerate(["a cat", "a kitten", "the stock market"])]
-    arguments = ["--input", jsonl(rows), "--id_column", "key", "--text_column", "body", "--model", minilm]
+def test_every_input_column_and_a_table_to_query(
+    tmp_path: Path, minilm: str, jsonl: Callable[[list[dict]], str]
+) -> None:
+    rows = [
+        {"key": i, "body": text, "n": i / 2}
+        for i, text in enumerate(["a cat", "a kitten", "the stock market"])
+    ]
+    arguments = [
+        "--input",
+        jsonl(rows),
+        "--id_column",
+        "key",
+        "--text_column",
+        "body",
+        "--model",
+        minilm,
+    ]
     run(
-        "embed_corpus.py", *arguments, "--output", tmp_path / "out", "--duckdb", tmp_path / "v.duckdb", "--truncate_dim", 128
+        "embed_corpus.py",
+        *arguments,
+        "--output",
+        tmp_path / "out",
+        "--duckdb",
+        tmp_path / "v.duckdb",
+        "--truncate_dim",
+        128,
     )
     table = pq.read_table(next((tmp_path / "out").glob("*.parquet")))
     assert {"key", "body", "n", "embedding"} == set(table.column_names)
@@ -106,11 +186,13 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def embedded_twice(tmp_path_factory, minilm) -> Path:
+def embedded_twice(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
     """Folder `a` and `a.duckdb`, and `b` of a second run that reuses and quantises; `page.html` of that one."""
     folder = tmp_path_factory.mktemp("embedded")
     texts = [*(f"text number {i}" for i in range(18)), "repair a bicycle", HOSTILE, None]
-    rows = write_jsonl(folder / "rows.jsonl", [{"id": i, "text": text} for i, text in enumerate(texts)])
+    rows = write_jsonl(
+        folder / "rows.jsonl", [{"id": i, "text": text} for i, text in enumerate(texts)]
+    )
     arguments = ["--input", rows, "--id_column", "id", "--model", minilm]
     run("embed_corpus.py", *arguments, "--output", folder / "a", "--duckdb", folder / "a.duckdb")
     more = ["--reuse", folder / "a", "--quantize", "int8", "--report", folder / "page.html"]
@@ -119,88 +201,130 @@ def embedded_twice(tmp_path_factory, minilm) -> Path:
     return folder
 
 
-def test_a_second_run_reuses_the_first_and_quantises(embedded_twice):
+def test_a_second_run_reuses_the_first_and_quantises(embedded_twice) -> None:
     summary = json.loads((embedded_twice / "b" / "summary.json").read_text())
     assert (summary["texts"], summary["reused"]) == (20, 20)
     full, codes = (
-        np.array(read_vectors(embedded_twice / name).column("embedding").to_pylist(), np.float32) for name in ("a", "b")
+        np.array(read_vectors(embedded_twice / name).column("embedding").to_pylist(), np.float32)
+        for name in ("a", "b")
     )
     cosines = (full * codes).sum(1) / np.linalg.norm(codes, axis=1)
-    assert codes.max() == 127 and cosines.min() > 0.999
+    assert codes.max() == 127
+    assert cosines.min() > 0.999
 
 
 @pytest.fixture(scope="module")
-def looked_at(embedded_twice, minilm) -> Path:
+def looked_at(embedded_twice, minilm: str) -> Path:
     """Pages `answer.html`, `vectors.html` and `codes.html` of what `embedded_twice` wrote, and `docstrings.html`."""
     folder = embedded_twice / "looked_at"
     folder.mkdir()
-    arguments = ["how do I fix a flat tyre", "--model", minilm, "-k", 2, "--report", folder / "answer.html"]
+    arguments = [
+        "how do I fix a flat tyre",
+        "--model",
+        minilm,
+        "-k",
+        2,
+        "--report",
+        folder / "answer.html",
+    ]
     answer = run("search_vectors.py", embedded_twice / "a.duckdb", *arguments).stdout
-    assert "repair a bicycle" in answer.splitlines()[3] and answer.count("text number") <= 1
-    told = run("inspect_vectors.py", embedded_twice / "a", "--report", folder / "vectors.html").stdout
+    assert "repair a bicycle" in answer.splitlines()[3]
+    assert answer.count("text number") <= 1
+    told = run(
+        "inspect_vectors.py", embedded_twice / "a", "--report", folder / "vectors.html"
+    ).stdout
     assert told.endswith(f"report in {folder / 'vectors.html'}\n")
     run("inspect_vectors.py", embedded_twice / "b", "--json", "--report", folder / "codes.html")
-    run("extract_docstrings.py", folder / "docstrings.jsonl", "--report", folder / "docstrings.html")
+    run(
+        "extract_docstrings.py", folder / "docstrings.jsonl", "--report", folder / "docstrings.html"
+    )
     return folder
 
 
-def test_a_question_is_answered_from_the_table(looked_at, tmp_path, minilm):
+def test_a_question_is_answered_from_the_table(looked_at, tmp_path: Path, minilm: str) -> None:
     page = read_page(looked_at / "answer.html")
-    assert "how do I fix a flat tyre" in page.text and "repair a bicycle" in page.text
-    assert len([one for _, one in page.found if one.get("class") == "dot1"]) == 3  # both hits, and the legend
+    assert "how do I fix a flat tyre" in page.text
+    assert "repair a bicycle" in page.text
+    assert (
+        len([one for _, one in page.found if one.get("class") == "dot1"]) == 3
+    )  # both hits, and the legend
     wrong = run("search_vectors.py", tmp_path / "none.duckdb", "q", "--model", minilm, expect=2)
-    assert "none.duckdb" in wrong.stderr and len(wrong.stderr.strip().splitlines()) == 1
+    assert "none.duckdb" in wrong.stderr
+    assert len(wrong.stderr.strip().splitlines()) == 1
 
 
-def test_pages_of_vectors_show_what_they_are(looked_at, minilm):
+def test_pages_of_vectors_show_what_they_are(looked_at, minilm: str) -> None:
     vectors, codes = read_page(looked_at / "vectors.html"), read_page(looked_at / "codes.html")
     for page in (vectors, codes):
-        assert all(what in page.text for what in (minilm, "fingerprint", "Nearest texts", "20 rows", HOSTILE))
-    assert "1.0000 to" not in vectors.text and "of 20 vectors, a sample" in vectors.text
+        assert all(
+            what in page.text
+            for what in (minilm, "fingerprint", "Nearest texts", "20 rows", HOSTILE)
+        )
+    assert "1.0000 to" not in vectors.text
+    assert "of 20 vectors, a sample" in vectors.text
     assert "int8" in codes.text
 
 
-def test_docstrings_are_several_thousand_real_texts(looked_at):
+def test_docstrings_are_several_thousand_real_texts(looked_at) -> None:
     rows = [json.loads(line) for line in (looked_at / "docstrings.jsonl").open(encoding="utf-8")]
     assert len(rows) > 3_000
     assert len({row["id"] for row in rows}) == len(rows)
-    assert next(row for row in rows if row["id"] == "json.dumps")["text"].startswith("Serialize ``obj`` to a JSON formatted")
+    assert next(row for row in rows if row["id"] == "json.dumps")["text"].startswith(
+        "Serialize ``obj`` to a JSON formatted"
+    )
     page = read_page(looked_at / "docstrings.html")
     for kind in ("module", "class", "function"):
         assert f"of {sum(row['kind'] == kind for row in rows):,}" in page.text
 
 
-def test_messages_of_a_package_are_a_bitext_in_two_piles(tmp_path):
+def test_messages_of_a_package_are_a_bitext_in_two_piles(tmp_path: Path) -> None:
     pytest.importorskip("django", reason="whose catalogues they are")
     page, out = tmp_path / "page.html", tmp_path / "messages"
     told = run("extract_messages.py", "django", "de", out, "--report", page).stdout
     files = [out / f"{name}.jsonl" for name in ("source", "target", "gold")]
-    source, target, gold = ([json.loads(line) for line in file.open(encoding="utf-8")] for file in files)
-    assert told.startswith(f"{len(gold):,} translations among {len(source):,} and {len(target):,} messages")
+    source, target, gold = (
+        [json.loads(line) for line in file.open(encoding="utf-8")] for file in files
+    )
+    assert told.startswith(
+        f"{len(gold):,} translations among {len(source):,} and {len(target):,} messages"
+    )
     texts = [{row["id"]: row["text"] for row in rows} for rows in (source, target)]
     pairs = {(texts[0][row["source_id"]], texts[1][row["target_id"]]) for row in gold}
-    assert ("Dieses Feld ist zwingend erforderlich.", "This field is required.") in pairs and len(pairs) == len(gold)
+    assert ("Dieses Feld ist zwingend erforderlich.", "This field is required.") in pairs
+    assert len(pairs) == len(gold)
     shown = read_page(page).text
-    assert all(what in shown for what in ("Translated messages", f"of {len(source):,}", f"of {len(target):,}"))
+    assert all(
+        what in shown
+        for what in ("Translated messages", f"of {len(source):,}", f"of {len(target):,}")
+    )
     assert "no package 'jango'" in run("extract_messages.py", "jango", "de", out, expect=2).stderr
 
 
-def test_a_folder_and_a_table_are_inspected(tmp_path):
+def test_a_folder_and_a_table_are_inspected(tmp_path: Path) -> None:
     block = embedded(0, 3, text=pa.array(["a", None, "c"]))
     write([block], WriteVectorsToParquet(str(tmp_path / "o")))
     write([block], WriteVectorsToDuckDB(str(tmp_path / "v.duckdb")))
     found = json.loads(run("inspect_vectors.py", tmp_path / "v.duckdb", "--json").stdout)
     assert (found["rows"], found["repeated_ids"], found["nulls"]) == (3, 0, {"text": 1})
-    assert (found["vectors"]["embedding"]["dim"], found["vectors"]["embedding"]["duplicates"]) == (3, 0)
+    assert (found["vectors"]["embedding"]["dim"], found["vectors"]["embedding"]["duplicates"]) == (
+        3,
+        0,
+    )
     told = run("inspect_vectors.py", tmp_path / "o").stdout
     # (2, 2.5, 2.5) is the longest
-    assert "3 rows" in told and "text                 string, 1 nulls" in told and "norms  0.7071 to 4.0620" in told
+    assert "3 rows" in told
+    assert "text                 string, 1 nulls" in told
+    assert "norms  0.7071 to 4.0620" in told
     assert "not of length 1  3, though the model normalises" in told
     wrong = run("inspect_vectors.py", tmp_path / "none.duckdb", expect=2)
-    assert wrong.stderr.strip().endswith("there is no such file; name a DuckDB file or a folder of Parquet files")
+    assert wrong.stderr.strip().endswith(
+        "there is no such file; name a DuckDB file or a folder of Parquet files"
+    )
 
 
-def test_mistakes_are_one_line_and_exit_code_2(tmp_path, minilm, jsonl):
+def test_mistakes_are_one_line_and_exit_code_2(
+    tmp_path: Path, minilm: str, jsonl: Callable[[list[dict]], str]
+) -> None:
     good = jsonl([{"id": 1, "text": "a"}])
     locked = tmp_path / "a file"
     locked.write_text("")
@@ -222,14 +346,31 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, minilm, jsonl):
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_a_killed_job_leaves_nothing_half_written_and_a_rerun_is_complete(tmp_path, minilm, jsonl):
+def test_a_killed_job_leaves_nothing_half_written_and_a_rerun_is_complete(
+    tmp_path: Path, minilm: str, jsonl: Callable[[list[dict]], str]
+) -> None:
     many = 600
     rows = jsonl([{"id": i, "text": f"text number {i} " * 10} for i in range(many)])
     out = tmp_path / "out"
-    arguments = ["--input", rows, "--id_column", "id", "--output", out, "--duckdb", tmp_path / "v.duckdb", "--model", minilm]
+    arguments = [
+        "--input",
+        rows,
+        "--id_column",
+        "id",
+        "--output",
+        out,
+        "--duckdb",
+        tmp_path / "v.duckdb",
+        "--model",
+        minilm,
+    ]
     child = start("embed_corpus.py", *arguments, out=tmp_path / "printed", err=tmp_path / "said")
     deadline = time.monotonic() + 120
-    while not list(out.glob(".beam-gpte-tmp-*/*")) and child.is_alive() and time.monotonic() < deadline:
+    while (
+        not list(out.glob(".beam-gpte-tmp-*/*"))
+        and child.is_alive()
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     assert child.is_alive(), "the job was to be killed while it writes"
     child.kill()
@@ -240,16 +381,20 @@ def test_a_killed_job_leaves_nothing_half_written_and_a_rerun_is_complete(tmp_pa
     assert vectors.column("id").to_pylist() == list(range(many))
     assert not list(out.glob(".beam-gpte-tmp-*"))
     with duckdb.connect(str(tmp_path / "v.duckdb"), read_only=True) as connection:
-        assert connection.execute("SELECT count(*), count(DISTINCT id) FROM vectors").fetchone() == (many, many)
+        assert connection.execute(
+            "SELECT count(*), count(DISTINCT id) FROM vectors"
+        ).fetchone() == (many, many)
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "transforms").glob("*.py")), ids=lambda path: path.name)
-def test_every_example_of_the_catalogue_runs(example, minilm):
+@pytest.mark.parametrize(
+    "example", sorted((ROOT / "transforms").glob("*.py")), ids=lambda path: path.name
+)
+def test_every_example_of_the_catalogue_runs(example, minilm: str) -> None:
     runpy.run_path(str(example), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def deduplicated(tmp_path_factory, minilm) -> Path:
+def deduplicated(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
     """The folder `clean`, and `page.html`."""
     folder = tmp_path_factory.mktemp("deduplicated")
     texts = [
@@ -260,23 +405,45 @@ def deduplicated(tmp_path_factory, minilm) -> Path:
         None,
         HOSTILE,
     ]
-    rows = write_jsonl(folder / "rows.jsonl", [{"id": f"r{i}", "text": text, "n": i} for i, text in enumerate(texts)])
-    arguments = ["--input", rows, "--id_column", "id", "--model", minilm, "--report", folder / "page.html"]
+    rows = write_jsonl(
+        folder / "rows.jsonl",
+        [{"id": f"r{i}", "text": text, "n": i} for i, text in enumerate(texts)],
+    )
+    arguments = [
+        "--input",
+        rows,
+        "--id_column",
+        "id",
+        "--model",
+        minilm,
+        "--report",
+        folder / "page.html",
+    ]
     done = run("deduplicate_corpus.py", *arguments, "--output", folder / "clean")
     assert "6 rows: 3 kept, 2 removed, 1 rejected" in done.stdout
     assert done.stdout.endswith(f"report in {folder / 'page.html'}\n")
     return folder
 
 
-def test_a_corpus_loses_its_duplicates_and_a_later_one_what_it_has(deduplicated, tmp_path, minilm, jsonl):
+def test_a_corpus_loses_its_duplicates_and_a_later_one_what_it_has(
+    deduplicated, tmp_path: Path, minilm: str, jsonl: Callable[[list[dict]], str]
+) -> None:
     clean, options = deduplicated / "clean", ["--id_column", "id", "--model", minilm]
     assert {row["id"] for row in read_vectors(clean / "kept").to_pylist()} == {"r0", "r3", "r5"}
-    removed = {row["id"]: (row["duplicate_of"], row["found_by"]) for row in read_vectors(clean / "removed").to_pylist()}
+    removed = {
+        row["id"]: (row["duplicate_of"], row["found_by"])
+        for row in read_vectors(clean / "removed").to_pylist()
+    }
     assert removed == {"r1": ("r0", "exact"), "r2": ("r0", "semantic")}
     assert sum(pq.read_table(path).num_rows for path in (clean / "pairs").glob("*.parquet")) == 2
     assert [row["reject_reason"] for row in read_rejects(clean)] == ["text is null"]
     summary = json.loads((clean / "summary.json").read_text())
-    assert (summary["rows"], summary["kept"], summary["removed"], summary["rejected"]) == (6, 3, 2, 1)
+    assert (summary["rows"], summary["kept"], summary["removed"], summary["rejected"]) == (
+        6,
+        3,
+        2,
+        1,
+    )
     assert [step["step"] for step in summary["steps"]] == ["exact", "lexical", "semantic"]
 
     later = [{"id": "s0", "text": "Share prices fell."}, {"id": "s1", "text": "Bake bread."}]
@@ -294,7 +461,9 @@ def test_a_corpus_loses_its_duplicates_and_a_later_one_what_it_has(deduplicated,
         *options,
     )
     assert read_vectors(newer / "kept").column("id").to_pylist() == ["s1"]
-    assert read_vectors(newer / "removed").select(["id", "duplicate_of"]).to_pylist() == [{"id": "s0", "duplicate_of": "r3"}]
+    assert read_vectors(newer / "removed").select(["id", "duplicate_of"]).to_pylist() == [
+        {"id": "s0", "duplicate_of": "r3"}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -306,10 +475,21 @@ def test_a_corpus_loses_its_duplicates_and_a_later_one_what_it_has(deduplicated,
         (["--by", "exact", "--text_column", "body"], "'body'"),
     ],
 )
-def test_mistakes_in_deduplicating_are_one_line(tmp_path, jsonl, mistake, message):
-    arguments = ["--input", jsonl([{"id": 1, "text": "a"}]), "--id_column", "id", "--output", tmp_path / "o", *mistake]
+def test_mistakes_in_deduplicating_are_one_line(
+    tmp_path: Path, jsonl: Callable[[list[dict]], str], mistake, message
+) -> None:
+    arguments = [
+        "--input",
+        jsonl([{"id": 1, "text": "a"}]),
+        "--id_column",
+        "id",
+        "--output",
+        tmp_path / "o",
+        *mistake,
+    ]
     done = run("deduplicate_corpus.py", *arguments, expect=2)
-    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def bitext_sides(folder: Path) -> tuple[Path, Path]:
@@ -318,10 +498,14 @@ def bitext_sides(folder: Path) -> tuple[Path, Path]:
     meaning = random.normal(size=(40, 32))
     paths = []
     for number, side in enumerate(("source", "target")):
-        vectors = np.concatenate([meaning + 0.1 * random.normal(size=meaning.shape), random.normal(size=(20, 32))])
+        vectors = np.concatenate(
+            [meaning + 0.1 * random.normal(size=meaning.shape), random.normal(size=(20, 32))]
+        )
         texts = [f'{side} "{i}",\ta line\nand another, مرحبا e\u0301' for i in range(60)]
         order = random.permutation(60)
-        embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors[order].astype(np.float32).reshape(-1)), 32)
+        embedding = pa.FixedSizeListArray.from_arrays(
+            pa.array(vectors[order].astype(np.float32).reshape(-1)), 32
+        )
         ids = [f'{side},"{i}"\t{i:02}' for i in order]
         columns = {"id": ids, "text": [texts[i] for i in order], "n": order, "embedding": embedding}
         paths.append(folder / f"{side}.parquet")
@@ -330,33 +514,63 @@ def bitext_sides(folder: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def mined(tmp_path_factory) -> Path:
+def mined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder `mined`, `gold.jsonl`, and `page.html`."""
     folder = tmp_path_factory.mktemp("mined")
     source, target = bitext_sides(folder)
-    pairs = [{"source_id": f'source,"{i}"\t{i:02}', "target_id": f'target,"{i}"\t{i:02}'} for i in range(40)]
+    pairs = [
+        {"source_id": f'source,"{i}"\t{i:02}', "target_id": f'target,"{i}"\t{i:02}'}
+        for i in range(40)
+    ]
     gold = write_jsonl(folder / "gold.jsonl", pairs)
-    arguments = ["--source", source, "--target", target, "--id_column", "id", "--tsv", "--gold", gold]
-    done = run("mine_bitext.py", *arguments, "--output", folder / "mined", "--report", folder / "page.html")
+    arguments = [
+        "--source",
+        source,
+        "--target",
+        target,
+        "--id_column",
+        "id",
+        "--tsv",
+        "--gold",
+        gold,
+    ]
+    done = run(
+        "mine_bitext.py", *arguments, "--output", folder / "mined", "--report", folder / "page.html"
+    )
     assert "precision 100.0%, recall 100.0%" in done.stdout
     assert done.stdout.endswith(f"report in {folder / 'page.html'}\n")
     return folder
 
 
-def test_a_bitext_is_mined_and_compared_with_gold(mined):
+def test_a_bitext_is_mined_and_compared_with_gold(mined) -> None:
     pairs = [json.loads(line) for line in (mined / "gold.jsonl").open(encoding="utf-8")]
-    found = pa.concat_tables([pq.read_table(path) for path in (mined / "mined" / "bitext").glob("*.parquet")])
+    found = pa.concat_tables(
+        [pq.read_table(path) for path in (mined / "mined" / "bitext").glob("*.parquet")]
+    )
     assert not [name for name in found.column_names if "embedding" in name]
-    assert {(row["source_id"], row["target_id"]) for row in found.to_pylist()} == {tuple(pair.values()) for pair in pairs}
+    assert {(row["source_id"], row["target_id"]) for row in found.to_pylist()} == {
+        tuple(pair.values()) for pair in pairs
+    }
     assert found.column("source_n").to_pylist() == found.column("target_n").to_pylist()
-    assert json.loads(found.schema.field("margin").metadata[b"beam_gpte.bitext"])["retrieval"] == "intersection"
+    assert (
+        json.loads(found.schema.field("margin").metadata[b"beam_gpte.bitext"])["retrieval"]
+        == "intersection"
+    )
     lines = (mined / "mined" / "bitext.tsv").read_text(encoding="utf-8").splitlines()
     margins, sources, targets = zip(*(line.split("\t") for line in lines), strict=True)
-    assert len(lines) == 40 and [*map(float, margins)] == sorted(map(float, margins), reverse=True)
-    assert all(text.startswith('source "') and "a line and another, مرحبا" in text for text in sources)
+    assert len(lines) == 40
+    assert [*map(float, margins)] == sorted(map(float, margins), reverse=True)
+    assert all(
+        text.startswith('source "') and "a line and another, مرحبا" in text for text in sources
+    )
     assert all(text.startswith('target "') for text in targets)
     summary = json.loads((mined / "mined" / "summary.json").read_text())
-    assert (summary["source_rows"], summary["pairs"], summary["rejected"], summary["f1"]) == (60, 40, 0, 1.0)
+    assert (summary["source_rows"], summary["pairs"], summary["rejected"], summary["f1"]) == (
+        60,
+        40,
+        0,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -371,49 +585,77 @@ def test_a_bitext_is_mined_and_compared_with_gold(mined):
         (["--embedding_column", "vector"], "no column 'vector' in"),
     ],
 )
-def test_mistakes_in_mining_are_one_line(tmp_path, mistake, message):
+def test_mistakes_in_mining_are_one_line(tmp_path: Path, mistake, message) -> None:
     source, target = bitext_sides(tmp_path)
-    arguments = ["--source", source, "--target", target, "--id_column", "id", "--output", tmp_path / "o", *mistake]
+    arguments = [
+        "--source",
+        source,
+        "--target",
+        target,
+        "--id_column",
+        "id",
+        "--output",
+        tmp_path / "o",
+        *mistake,
+    ]
     done = run("mine_bitext.py", *arguments, expect=2)
-    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_pages_show_what_the_summaries_say(embedded_twice, deduplicated, mined):
-    embed, dedup, mine = (read_page(folder / "page.html") for folder in (embedded_twice, deduplicated, mined))
+def test_pages_show_what_the_summaries_say(embedded_twice, deduplicated, mined) -> None:
+    embed, dedup, mine = (
+        read_page(folder / "page.html") for folder in (embedded_twice, deduplicated, mined)
+    )
     for what in ("text is null", "Nearest texts", "Principal components", HOSTILE, "quantize"):
         assert what in embed.text
     summary = json.loads((deduplicated / "clean" / "summary.json").read_text())
     for step in summary["steps"]:
         counts = f"{step['rows']:,} rows, {step['kept']:,} kept, {step['removed']:,} removed ({step['ratio']:.1%})."
-        assert f"Step {step['step']}" in dedup.text and counts in dedup.text
-    assert "lexical_threshold" in dedup.text and "padding percent" in dedup.text
-    assert [attributes for tag, attributes in dedup.found if tag == "span"] == [{"class": "dot0"}, {"class": "dot1"}]
-    assert dedup.count("del") and dedup.count("ins")
+        assert f"Step {step['step']}" in dedup.text
+        assert counts in dedup.text
+    assert "lexical_threshold" in dedup.text
+    assert "padding percent" in dedup.text
+    assert [attributes for tag, attributes in dedup.found if tag == "span"] == [
+        {"class": "dot0"},
+        {"class": "dot1"},
+    ]
+    assert dedup.count("del")
+    assert dedup.count("ins")
     summary = json.loads((mined / "mined" / "summary.json").read_text())
-    assert f"{summary['pairs']} pairs, a line from source to target" in mine.text and "no_centering" in mine.text
+    assert f"{summary['pairs']} pairs, a line from source to target" in mine.text
+    assert "no_centering" in mine.text
     joins = [attributes for _, attributes in mine.found if attributes.get("class") == "join"]
     assert len(joins) == summary["pairs"] == 40
 
 
 @pytest.fixture(scope="module")
 def pages(embedded_twice, deduplicated, mined, looked_at) -> list[Path]:
-    return [*(folder / "page.html" for folder in (embedded_twice, deduplicated, mined)), *sorted(looked_at.glob("*.html"))]
+    return [
+        *(folder / "page.html" for folder in (embedded_twice, deduplicated, mined)),
+        *sorted(looked_at.glob("*.html")),
+    ]
 
 
 def test_nothing_in_a_text_becomes_part_of_a_page_and_nothing_is_left_beside_the_output(
     pages, embedded_twice, deduplicated, mined
-):
+) -> None:
     for path in pages:
         page = read_page(path)
         assert not sum(page.count(tag) for tag in ("script", "img", "link", "iframe", "object"))
-        assert not [attributes for _, attributes in page.found if {"src", "href", "srcset", "style"} & set(attributes)]
-        assert "@import" not in page.text and "url(" not in page.text
+        assert not [
+            attributes
+            for _, attributes in page.found
+            if {"src", "href", "srcset", "style"} & set(attributes)
+        ]
+        assert "@import" not in page.text
+        assert "url(" not in page.text
     for folder, output in ((embedded_twice, "b"), (deduplicated, "clean"), (mined, "mined")):
         assert not [path for path in (folder / output).iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
-def test_a_browser_shows_every_page_without_a_complaint(pages, tmp_path):
+def test_a_browser_shows_every_page_without_a_complaint(pages, tmp_path: Path) -> None:
     assert len(pages) == 7
     for path in pages:
         written, (seen, console) = read_page(path), open_page(path, tmp_path / "profile")
@@ -423,6 +665,9 @@ def test_a_browser_shows_every_page_without_a_complaint(pages, tmp_path):
             assert written.count(tag) > 1 or (tag, path.name) == ("circle", "docstrings.html")
     wrong = tmp_path / "wrong.html"  # the same look finds a page that asks for something
     asks = '<img src="http://127.0.0.1:9/x.png"></main>'
-    wrong.write_text(pages[2].read_text(encoding="utf-8").replace("</main>", asks), encoding="utf-8")
+    wrong.write_text(
+        pages[2].read_text(encoding="utf-8").replace("</main>", asks), encoding="utf-8"
+    )
     _, console = open_page(wrong, tmp_path / "profile")
-    assert len(console) == 1 and "Content Security Policy" in console[0]
+    assert len(console) == 1
+    assert "Content Security Policy" in console[0]

@@ -28,13 +28,18 @@ def test_texts_are_the_same_after_unicode_case_and_blanks() -> None:
 
 def rows(count: int) -> list[dict]:
     draw = random.Random(0)
-    return [{"id": i, "text": draw.choice(TEXTS), "stars": draw.choice([1, 2, None])} for i in range(count)]
+    return [
+        {"id": i, "text": draw.choice(TEXTS), "stars": draw.choice([1, 2, None])}
+        for i in range(count)
+    ]
 
 
 def blocks_of(corpus: list[dict], shards: int, seed: int) -> list[Block]:
     shuffled = random.Random(seed).sample(corpus, len(corpus))
     return [
-        Block.from_pydict({name: [row[name] for row in shuffled[i::shards]] for name in ("id", "text", "stars")})
+        Block.from_pydict(
+            {name: [row[name] for row in shuffled[i::shards]] for name in ("id", "text", "stars")}
+        )
         for i in range(shards)
     ]
 
@@ -42,9 +47,15 @@ def blocks_of(corpus: list[dict], shards: int, seed: int) -> list[Block]:
 @pytest.mark.parametrize("mode", ["in memory", "two processes"])
 @pytest.mark.parametrize("shards", [1, 7])
 @pytest.mark.parametrize("keep", ["first", "stars desc"])
-def test_of_each_text_the_row_that_comes_first_is_kept(new_pipeline: NewPipeline, mode: str, shards: int, keep: str) -> None:
+def test_of_each_text_the_row_that_comes_first_is_kept(
+    new_pipeline: NewPipeline, mode: str, shards: int, keep: str
+) -> None:
     corpus = rows(200)
-    order = corpus if keep == "first" else sorted(corpus, key=lambda r: (r["stars"] is None, -(r["stars"] or 0), r["id"]))
+    order = (
+        corpus
+        if keep == "first"
+        else sorted(corpus, key=lambda r: (r["stars"] is None, -(r["stars"] or 0), r["id"]))
+    )
     kept_of: dict[str, int] = {}
     removed = {}
     for row in order:
@@ -52,10 +63,19 @@ def test_of_each_text_the_row_that_comes_first_is_kept(new_pipeline: NewPipeline
         if kept != row["id"]:
             removed[row["id"]] = kept
     with new_pipeline(mode) as pipeline:
-        blocks = pipeline | beam.Create(blocks_of(corpus, shards, shards)).with_output_types(Block) | beam.Reshuffle()
+        blocks = (
+            pipeline
+            | beam.Create(blocks_of(corpus, shards, shards)).with_output_types(Block)
+            | beam.Reshuffle()
+        )
         result = blocks | DeduplicateExact(keep=keep)
         gone = result.removed | beam.FlatMap(
-            lambda block: list(zip(*(block.column(c).to_pylist() for c in ("id", "duplicate_of", "score")), strict=True))
+            lambda block: list(
+                zip(
+                    *(block.column(c).to_pylist() for c in ("id", "duplicate_of", "score")),
+                    strict=True,
+                )
+            )
         )
         pairs = result.pairs | "pairs" >> beam.FlatMap(
             lambda block: [tuple(row.values()) for row in block.batch.to_pylist()]
@@ -63,19 +83,33 @@ def test_of_each_text_the_row_that_comes_first_is_kept(new_pipeline: NewPipeline
         left = result.kept | "kept" >> beam.FlatMap(lambda block: block.batch.to_pylist())
         assert_that(gone, same([(id_, of, 1.0) for id_, of in removed.items()]), label="removed")
         assert_that(
-            pairs, same([(of, id_, 1.0, "exact") for id_, of in removed.items()]), label="pairs are what was removed"
+            pairs,
+            same([(of, id_, 1.0, "exact") for id_, of in removed.items()]),
+            label="pairs are what was removed",
         )
-        assert_that(left, has([row for row in corpus if row["id"] not in removed]), label="kept rows are as they came")
-        assert_that(result.report, says(rows=200, removed=len(removed), kept=len(kept_of)), label="report")
+        assert_that(
+            left,
+            has([row for row in corpus if row["id"] not in removed]),
+            label="kept rows are as they came",
+        )
+        assert_that(
+            result.report, says(rows=200, removed=len(removed), kept=len(kept_of)), label="report"
+        )
 
 
 def test_values_of_columns_may_be_what_copies_share(new_pipeline: NewPipeline) -> None:
-    corpus = [{"id": "x", "a": 1, "b": None}, {"id": "y", "a": 1, "b": None}, {"id": "z", "a": 1, "b": 2}]
+    corpus = [
+        {"id": "x", "a": 1, "b": None},
+        {"id": "y", "a": 1, "b": None},
+        {"id": "z", "a": 1, "b": 2},
+    ]
     with new_pipeline() as pipeline:
         result = pipeline | beam.Create(corpus) | DeduplicateExact(key_columns=("a", "b"))
         assert_that(result.kept, has([corpus[0], corpus[2]]), label="kept")
         assert_that(
-            result.removed, has([{**corpus[1], "duplicate_of": "x", "score": 1.0, "found_by": "exact"}]), label="removed"
+            result.removed,
+            has([{**corpus[1], "duplicate_of": "x", "score": 1.0, "found_by": "exact"}]),
+            label="removed",
         )
 
 
@@ -89,7 +123,10 @@ def test_rows_without_a_text_are_set_aside(new_pipeline: NewPipeline) -> None:
 
 
 def test_without_exception_handling_such_a_row_fails_the_job(new_pipeline: NewPipeline) -> None:
-    with pytest.raises(Exception, match="row with id '2': text is null"), new_pipeline() as pipeline:
+    with (
+        pytest.raises(Exception, match="row with id '2': text is null"),
+        new_pipeline() as pipeline,
+    ):
         pipeline | beam.Create([{"id": 2, "text": None}]) | DeduplicateExact()
 
 
@@ -107,7 +144,9 @@ def same(expected: list) -> Callable[[list], None]:
 
 def has(expected: list[dict]) -> Callable[[list], None]:
     def compare(found: list[dict]) -> None:
-        assert sorted(found, key=lambda row: str(row["id"])) == sorted(expected, key=lambda row: str(row["id"]))
+        assert sorted(found, key=lambda row: str(row["id"])) == sorted(
+            expected, key=lambda row: str(row["id"])
+        )
 
     return compare
 

@@ -10,7 +10,13 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import InputError
 from beam_gpte.core.columns import FIRST_ID, SECOND_ID
-from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER, components, greedy_leader, semdedup
+from beam_gpte.core.dedup.grouping import (
+    FIRST_ORDER,
+    SECOND_ORDER,
+    components,
+    greedy_leader,
+    semdedup,
+)
 from beam_gpte.dedup.group_pairs import GroupPairs, SpanningForest
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import block_of
@@ -20,24 +26,40 @@ RULES = {"leader": greedy_leader, "components": components, "semdedup": semdedup
 # a chain, cliques and random pairs, side by side
 PAIRS = [
     *((i, i + 1, 0.5) for i in range(3000)),
-    *((5000 + c * 10 + a, 5000 + c * 10 + b, 0.5) for c in range(20) for b in range(10) for a in range(b)),
+    *(
+        (5000 + c * 10 + a, 5000 + c * 10 + b, 0.5)
+        for c in range(20)
+        for b in range(10)
+        for a in range(b)
+    ),
     *((6000 + a, 6000 + b, score) for a, b, score in random_pairs(300, 500, 1)[0]),
 ]
 NewPipeline = Callable[..., beam.Pipeline]
 
 
 def _verdicts(block: Block) -> list[tuple]:
-    return list(zip(*(block.column(name).to_pylist() for name in ("key", "duplicate_of", "score")), strict=True))
+    return list(
+        zip(
+            *(block.column(name).to_pylist() for name in ("key", "duplicate_of", "score")),
+            strict=True,
+        )
+    )
 
 
-def check(pipeline: beam.Pipeline, pairs: pl.DataFrame, blocks: int, rules: Iterable[str], **settings: bool) -> None:
+def check(
+    pipeline: beam.Pipeline,
+    pairs: pl.DataFrame,
+    blocks: int,
+    rules: Iterable[str],
+    **settings: bool,
+) -> None:
     shuffled = pairs.sample(fraction=1, shuffle=True, seed=blocks)
     parts = [block_of(shuffled[i::blocks]) for i in range(blocks)]
     with pipeline:
         edges = pipeline | beam.Create(parts).with_output_types(Block) | beam.Reshuffle()
         for rule in rules:
-            verdicts = edges | rule >> GroupPairs(rule, "key", **settings)
-            rows = verdicts | f"Rows_{rule}" >> beam.FlatMap(_verdicts)
+            decisions = edges | rule >> GroupPairs(rule, "key", **settings)
+            rows = decisions | f"Rows_{rule}" >> beam.FlatMap(_verdicts)
             expected = RULES[rule](pairs, **settings).rows()
             assert_that(rows, equal_to(expected), f"Check_{rule}")
 
@@ -48,7 +70,9 @@ def test_blocks_and_their_order_make_no_difference(new_pipeline: NewPipeline, bl
 
 
 def test_nor_do_two_processes_or_ids_that_are_strings(new_pipeline: NewPipeline) -> None:
-    named = (pl.concat_str(pl.lit("row "), pl.col(name)).alias(name) for name in (FIRST_ID, SECOND_ID))
+    named = (
+        pl.concat_str(pl.lit("row "), pl.col(name)).alias(name) for name in (FIRST_ID, SECOND_ID)
+    )
     pairs = frame(random_pairs(300, 500, 2)[0]).with_columns(named)
     check(new_pipeline("two processes"), pairs, 5, RULES)
 
@@ -62,7 +86,9 @@ def test_no_pairs_give_no_verdicts(new_pipeline: NewPipeline) -> None:
 
 
 @pytest.mark.parametrize("descending", [False, True])
-def test_components_keep_the_first_by_order_values(new_pipeline: NewPipeline, descending: bool) -> None:
+def test_components_keep_the_first_by_order_values(
+    new_pipeline: NewPipeline, descending: bool
+) -> None:
     """Row 8 leads by value, row 1 by id; no pair tells which of them comes first."""
     values = {1: 20, 8: 10, 5: 30} if not descending else {1: 20, 8: 30, 5: 10}
     pairs = frame([(1, 5, 0.5), (8, 5, 0.75)]).with_columns(

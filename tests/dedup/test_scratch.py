@@ -29,10 +29,15 @@ def corpus(seed: int, name: str = "row") -> list[Block]:
     """Families of near vectors and near texts, some copies, an id that occurs twice and one row without a vector."""
     random = np.random.default_rng(seed)
     centres = random.normal(size=(60, 16))
-    vectors = (centres[random.integers(60, size=400)] + 0.1 * random.normal(size=(400, 16))).astype(np.float32)
+    vectors = (centres[random.integers(60, size=400)] + 0.1 * random.normal(size=(400, 16))).astype(
+        np.float32
+    )
     vectors[350:380] = vectors[100:130]
     words = np.array([f"word{i}" for i in range(12)])
-    texts = [" ".join(words[(i % 40 + np.arange(9)) % 12]) + (" end" if i % 3 else "") for i in range(400)]
+    texts = [
+        " ".join(words[(i % 40 + np.arange(9)) % 12]) + (" end" if i % 3 else "")
+        for i in range(400)
+    ]
     ids = [f"{name} {i:03}" for i in range(400)]
     ids[17] = ids[16]
     kind = pa.list_(pa.float32(), 16)
@@ -55,11 +60,17 @@ def rows_of(result: Deduplication) -> beam.PCollection:
     """(collection, row) of all that a deduplication gives, as text that compares."""
     names = ("kept", "removed", "pairs", "rejects")
     parts = [
-        getattr(result, name) | name >> beam.FlatMap(lambda block, name=name: [(name, r) for r in block.batch.to_pylist()])
+        getattr(result, name)
+        | name
+        >> beam.FlatMap(lambda block, name=name: [(name, r) for r in block.batch.to_pylist()])
         for name in names
     ]
     report = result.report | "report" >> beam.Map(lambda report: ("report", report))
-    return (*parts, report) | beam.Flatten() | "Show" >> beam.Map(lambda pair: f"{pair[0]} {pair[1]!r}")
+    return (
+        (*parts, report)
+        | beam.Flatten()
+        | "Show" >> beam.Map(lambda pair: f"{pair[0]} {pair[1]!r}")
+    )
 
 
 def semantic(**settings: Any) -> Deduplicate:
@@ -71,19 +82,33 @@ CASES: dict[str, Callable[[], Deduplicate]] = {
     "a sample says how far to look": lambda: semantic(mode="recall=0.95"),
     "an order and a scope": lambda: semantic(keep="stars desc", scope="language"),
     "three steps": lambda: Deduplicate(
-        (DeduplicateExact(keep="longest"), DeduplicateLexical(0.9), DeduplicateSemantic(0.9, keep="stars asc"))
+        (
+            DeduplicateExact(keep="longest"),
+            DeduplicateLexical(0.9),
+            DeduplicateSemantic(0.9, keep="stars asc"),
+        )
     ),
 }
 
 
-def found_by(pipeline: beam.Pipeline, deduplicate: Deduplicate, with_reference: bool, folder: Path) -> list[str]:
+def found_by(
+    pipeline: beam.Pipeline, deduplicate: Deduplicate, with_reference: bool, folder: Path
+) -> list[str]:
     folder.mkdir()
     with pipeline:
         blocks = pipeline | beam.Create(corpus(0)).with_output_types(Block) | beam.Reshuffle()
         if with_reference:
-            former = [block for block in corpus(1, "former")[:3] if not block.column("embedding").null_count]
-            deduplicate.reference = pipeline | "Reference" >> beam.Create(former).with_output_types(Block)
-        rows_of(blocks | deduplicate.with_exception_handling()) | "Keep" >> beam.Map(keep, str(folder), "rows")
+            previous = [
+                block
+                for block in corpus(1, "former")[:3]
+                if not block.column("embedding").null_count
+            ]
+            deduplicate.reference = pipeline | "Reference" >> beam.Create(
+                previous
+            ).with_output_types(Block)
+        rows_of(blocks | deduplicate.with_exception_handling()) | "Keep" >> beam.Map(
+            keep, str(folder), "rows"
+        )
     return sorted(kept(str(folder), "rows"))
 
 
@@ -115,14 +140,22 @@ def test_a_model_embeds_rows_that_lie_on_a_disk(new_pipeline: NewPipeline, tmp_p
     with new_pipeline() as pipeline:
         step = DeduplicateSemantic(0.999, model=LengthEncoder(), scratch=str(tmp_path))
         result = pipeline | beam.Create(rows) | step
-        left = result.kept | beam.Map(lambda row: (row["id"], row["note"], row["embedding"].tolist()))
+        left = result.kept | beam.Map(
+            lambda row: (row["id"], row["note"], row["embedding"].tolist())
+        )
         gone = result.removed | beam.Map(lambda row: (row["id"], row["duplicate_of"], row["note"]))
 
         def kept_rows(found: list) -> None:
-            assert sorted(found) == [(0, [0], [1, 1]), (1, [1], [1, 4]), (10, [10], [1, 7])]  # ids of rows are strings
+            assert sorted(found) == [
+                (0, [0], [1, 1]),
+                (1, [1], [1, 4]),
+                (10, [10], [1, 7]),
+            ]  # ids of rows are strings
 
         def removed_rows(found: list) -> None:
-            assert (3, "10", [3]) in found and (19, "10", [19]) in found and len(found) == 17
+            assert (3, "10", [3]) in found
+            assert (19, "10", [19]) in found
+            assert len(found) == 17
 
         assert_that(left, kept_rows, label="kept")
         assert_that(gone, removed_rows, label="removed")
@@ -133,7 +166,9 @@ def test_rows_come_back_in_any_order_and_with_what_was_added(tmp_path: Path) -> 
     spill = SpillRows(str(tmp_path), ("id",))
     light: list[Block] = []
     with beam.Pipeline("FnApiRunner") as pipeline:
-        blocks = pipeline | beam.Create([whole.slice(i, 50) for i in range(0, 400, 50)]).with_output_types(Block)
+        blocks = pipeline | beam.Create(
+            [whole.slice(i, 50) for i in range(0, 400, 50)]
+        ).with_output_types(Block)
         (blocks | beam.Reshuffle() | spill) | beam.Map(keep, str(tmp_path), "light")
     light = kept(str(tmp_path), "light")
     assert all(is_light(block) and "text" not in block.schema.names for block in light)
@@ -158,12 +193,18 @@ def test_a_folder_that_workers_do_not_share_is_named(tmp_path: Path) -> None:
     block = kept(str(tmp_path), "light")[0]
     for file in tmp_path.glob("*.arrow"):
         file.unlink()
-    with pytest.raises(InputError, match="rows that were put there are gone; all workers have to share scratch"):
+    with pytest.raises(
+        InputError, match="rows that were put there are gone; all workers have to share scratch"
+    ):
         whole_rows(block)
 
 
 def test_scratch_is_on_a_disk_and_given_once() -> None:
-    with pytest.raises(InputError, match=r"scratch is 'gs://b/x'; rows are read .* name a folder on a disk"):
+    with pytest.raises(
+        InputError, match=r"scratch is 'gs://b/x'; rows are read .* name a folder on a disk"
+    ):
         [{"id": 1, "embedding": np.ones(2)}] | DeduplicateSemantic(scratch="gs://b/x")
-    with pytest.raises(InputError, match="DeduplicateSemantic has a scratch of its own; give it to Deduplicate"):
+    with pytest.raises(
+        InputError, match="DeduplicateSemantic has a scratch of its own; give it to Deduplicate"
+    ):
         Deduplicate((DeduplicateSemantic(scratch="x"),))

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 
 import apache_beam as beam
 import numpy as np
@@ -16,20 +17,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_gpte import Block, InputError
-from beam_gpte.dedup.stream import DeduplicateStream, _Judge
-from beam_gpte.dedup.stream_state import STORED_PIECES, cells_of, describe, judge
+from beam_gpte.dedup.stream import DeduplicateStream, _Decide
+from beam_gpte.dedup.stream_state import STORED_PIECES, cells_of, decide, describe
 
 SECOND = 1_000_000
-ROW = st.tuples(st.integers(0, 17), st.integers(0, 9))  # direction in steps of 20 degrees, second of event time
+ROW = st.tuples(
+    st.integers(0, 17), st.integers(0, 9)
+)  # direction in steps of 20 degrees, second of event time
 
 
 def block(ids, degrees):
     """Rows with vectors of two dimensions, of all lengths."""
-    vectors = [[(2 + i) * math.cos(math.radians(d)), (2 + i) * math.sin(math.radians(d))] for i, d in enumerate(degrees)]
+    vectors = [
+        [(2 + i) * math.cos(math.radians(d)), (2 + i) * math.sin(math.radians(d))]
+        for i, d in enumerate(degrees)
+    ]
     return Block.from_pydict({"id": ids, "embedding": pa.array(vectors, pa.list_(pa.float32(), 2))})
 
 
-def verdicts(block):
+def decisions(block):
     return [(row["id"], row["duplicate_of"]) for row in block.batch.to_pylist()]
 
 
@@ -37,8 +43,15 @@ def sequential(rows, threshold, horizon):
     """The rule, row by row: rows are (id, unit vector, second)."""
     new, told = [], []
     for id_, vector, second in rows:
-        products = [(np.float32(float(u[0]) * float(vector[0]) + float(u[1]) * float(vector[1])), s, i) for i, u, s in new]
-        near = [(-min(p, 1), s, i) for p, s, i in products if p >= threshold and abs(s - second) < horizon]
+        products = [
+            (np.float32(float(u[0]) * float(vector[0]) + float(u[1]) * float(vector[1])), s, i)
+            for i, u, s in new
+        ]
+        near = [
+            (-min(p, 1), s, i)
+            for p, s, i in products
+            if p >= threshold and abs(s - second) < horizon
+        ]
         score, _, match = min(near, default=(None, None, None))
         told.append((match, None if score is None else -score))
         if match is None:
@@ -47,8 +60,15 @@ def sequential(rows, threshold, horizon):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(ROW, min_size=1, max_size=40), st.integers(1, 12), st.integers(1, 10), st.sampled_from([0.7, 0.9, 0.99]))
-def test_the_verdicts_are_those_of_the_rule_row_by_row_however_rows_are_cut_into_blocks(rows, cut, horizon, threshold):
+@given(
+    st.lists(ROW, min_size=1, max_size=40),
+    st.integers(1, 12),
+    st.integers(1, 10),
+    st.sampled_from([0.7, 0.9, 0.99]),
+)
+def test_the_verdicts_are_those_of_the_rule_row_by_row_however_rows_are_cut_into_blocks(
+    rows, cut, horizon, threshold
+) -> None:
     seen, told, unit = [], [], []
     for start in range(0, len(rows), cut):
         part = rows[start : start + cut]
@@ -56,11 +76,13 @@ def test_the_verdicts_are_those_of_the_rule_row_by_row_however_rows_are_cut_into
             describe(block([start + i], [20 * step]), "id", "embedding", second * SECOND)
             for i, (step, second) in enumerate(part)
         )
-        new, duplicate_of, scores = judge(arrived, seen, threshold, horizon * SECOND)
+        new, duplicate_of, scores = decide(arrived, seen, threshold, horizon * SECOND)
         told += zip(duplicate_of.to_pylist(), scores.to_pylist(), strict=True)
         unit += [np.array(v.as_py(), np.float32) for v in arrived.column("__gpte_vector")]
         seen.append(arrived.filter(pa.array(new)))
-    assert told == sequential([(i, unit[i], second) for i, (_, second) in enumerate(rows)], threshold, horizon)
+    assert told == sequential(
+        [(i, unit[i], second) for i, (_, second) in enumerate(rows)], threshold, horizon
+    )
 
 
 def streamed(events, transform):
@@ -73,27 +95,38 @@ def streamed(events, transform):
         else:
             source.advance_watermark_to(event)
     source.advance_watermark_to_infinity()
-    p = beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(["--streaming"]))  # the one that runs TestStream
+    p = beam.Pipeline(
+        "BundleBasedDirectRunner", options=PipelineOptions(["--streaming"])
+    )  # the one that runs TestStream
 
-    def check(expected):
-        assert_that(p | source | transform | beam.FlatMap(verdicts), equal_to(expected))
+    def check(expected) -> None:
+        assert_that(p | source | transform | beam.FlatMap(decisions), equal_to(expected))
         p.run().wait_until_finish()
 
     return check
 
 
-def test_a_row_is_new_again_once_the_horizon_has_passed():
+def test_a_row_is_new_again_once_the_horizon_has_passed() -> None:
     """Horizon of 10 seconds: a of second 0 counts up to, not including, second 10; its duplicates do not prolong it."""
     events = [
         (["a"], [0], 0), 5, (["b"], [5], 5), (["b9"], [0], 9), 10, (["c"], [0], 10), (["d"], [5], 12), 19,
         (["e"], [90], 19), (["f"], [5], 19.5), 25, (["g"], [0], 25),
     ]  # fmt: skip
     check = streamed(events, DeduplicateStream(threshold=0.95, horizon=10))
-    expected = [("a", None), ("b", "a"), ("b9", "a"), ("c", None), ("d", "c"), ("e", None), ("f", "c"), ("g", None)]
+    expected = [
+        ("a", None),
+        ("b", "a"),
+        ("b9", "a"),
+        ("c", None),
+        ("d", "c"),
+        ("e", None),
+        ("f", "c"),
+        ("g", None),
+    ]
     check(expected)
 
 
-def test_without_a_watermark_the_times_alone_decide():
+def test_without_a_watermark_the_times_alone_decide() -> None:
     """Rows out of order: 9 and 0 seconds are within ten of each other either way; 10 and 0 are not."""
     events = [(["late"], [0], 9), (["early"], [0], 0), (["apart"], [0], 19), (["both"], [0], 10)]
     check = streamed(events, DeduplicateStream(threshold=0.95, horizon=10))
@@ -101,7 +134,7 @@ def test_without_a_watermark_the_times_alone_decide():
     check([("late", None), ("early", "late"), ("apart", None), ("both", "late")])
 
 
-def test_a_late_row_is_new_if_what_it_repeats_is_forgotten():
+def test_a_late_row_is_new_if_what_it_repeats_is_forgotten() -> None:
     events = [(["a"], [0], 0), 9, (["b"], [0], 3), 11, (["c"], [0], 3)]
     check = streamed(events, DeduplicateStream(threshold=0.95, horizon=10))
     check([("a", None), ("b", "a"), ("c", None)])
@@ -115,7 +148,7 @@ class Bag(list):
     def read(self):
         return iter(self)
 
-    def add(self, piece):
+    def add(self, piece) -> None:
         self.written += len(piece)
         self.append(piece)
 
@@ -123,13 +156,13 @@ class Bag(list):
 class Timer:
     due = None
 
-    def set(self, timestamp):
+    def set(self, timestamp) -> None:
         self.due = timestamp
 
 
-def test_state_is_packed_forgotten_and_seldom_rewritten():
+def test_state_is_packed_forgotten_and_seldom_rewritten() -> None:
     """A new row each second, 400 of them, horizon 100 seconds: at most 125 are held."""
-    fn, bag, timer = _Judge("id", "embedding", 1.0, 100, False), Bag(), Timer()
+    fn, bag, timer = _Decide("id", "embedding", 1.0, 100, False), Bag(), Timer()
     most = 0
     for second in range(400):
         if timer.due is not None and timer.due <= second:
@@ -137,7 +170,7 @@ def test_state_is_packed_forgotten_and_seldom_rewritten():
             fn.forget(due, bag, timer)
         element = (0, block([second], [second * 0.9]))
         (out,) = fn.process(element, beam.utils.timestamp.Timestamp(second), bag, timer)
-        assert verdicts(out) == [(second, None)]
+        assert decisions(out) == [(second, None)]
         assert timer.due is not None
         most = max(most, sum(map(len, bag)))
         assert len(bag) <= STORED_PIECES + 1
@@ -152,11 +185,11 @@ def test_state_is_packed_forgotten_and_seldom_rewritten():
 
 
 @pytest.mark.parametrize("time", [MIN_TIMESTAMP, MAX_TIMESTAMP])
-def test_beams_own_bounds_of_time_are_times_like_others(time):
+def test_beams_own_bounds_of_time_are_times_like_others(time) -> None:
     rows = describe(block([1, 2], [0, 0]), "id", "embedding", time.micros)
-    assert judge(rows, [], 0.9, SECOND)[1].to_pylist() == [None, 1]
+    assert decide(rows, [], 0.9, SECOND)[1].to_pylist() == [None, 1]
     now = describe(block([3], [0]), "id", "embedding", 1_700_000_000 * SECOND)
-    assert judge(now, [rows], 0.9, SECOND)[1].to_pylist() == [None]
+    assert decide(now, [rows], 0.9, SECOND)[1].to_pylist() == [None]
 
 
 @pytest.fixture(scope="module")
@@ -164,25 +197,39 @@ def groups():
     """100 vectors, and three near ones (cosines around 0.93) of each, mixed."""
     rng = np.random.default_rng(3)
     centers = rng.standard_normal((100, 32))
-    vectors = (centers[:, None] + 0.27 * rng.standard_normal((100, 4, 32))).reshape(-1, 32).astype(np.float32)
+    vectors = (
+        (centers[:, None] + 0.27 * rng.standard_normal((100, 4, 32)))
+        .reshape(-1, 32)
+        .astype(np.float32)
+    )
     return vectors[rng.permutation(400)]
 
 
 @pytest.mark.parametrize(
     ("mode", "cells", "probes", "floor"),
-    [("in memory", 1, 0, 1.0), ("in memory", 16, 0, 0.4), ("in memory", 16, 5, 0.9), ("two processes", 16, 5, 0.9)],
+    [
+        ("in memory", 1, 0, 1.0),
+        ("in memory", 16, 0, 0.4),
+        ("in memory", 16, 5, 0.9),
+        ("two processes", 16, 5, 0.9),
+    ],
 )
-def test_no_group_is_lost_and_recall_grows_with_probes(new_pipeline, groups, mode, cells, probes, floor):
+def test_no_group_is_lost_and_recall_grows_with_probes(
+    new_pipeline: Callable[..., beam.Pipeline], groups, mode: str, cells, probes, floor
+) -> None:
     kind = pa.list_(pa.float32(), 32)
-    columns = {"id": pa.array(range(400), pa.int32()), "embedding": pa.FixedSizeListArray.from_arrays(groups.ravel(), 32)}
+    columns = {
+        "id": pa.array(range(400), pa.int32()),
+        "embedding": pa.FixedSizeListArray.from_arrays(groups.ravel(), 32),
+    }
     whole = Block.from_pydict(columns, pa.schema([("id", pa.int32()), ("embedding", kind)]))
     unit = groups / np.linalg.norm(groups, axis=1, keepdims=True)
     near = np.triu(unit @ unit.T >= 0.85, 1)
-    exact = judge(describe(whole, "id", "embedding", 0), [], 0.85, 100 * SECOND)[0]
+    exact = decide(describe(whole, "id", "embedding", 0), [], 0.85, 100 * SECOND)[0]
     assert 100 <= exact.sum() < 150
 
-    def check(found):
-        told = {id_: match for part in found for id_, match in verdicts(part)}
+    def check(found) -> None:
+        told = {id_: match for part in found for id_, match in decisions(part)}
         assert sorted(told) == list(range(400))
         assert all(part.schema.field("duplicate_of").type == pa.int32() for part in found)
         new = [id_ for id_, match in told.items() if match is None]
@@ -197,17 +244,23 @@ def test_no_group_is_lost_and_recall_grows_with_probes(new_pipeline, groups, mod
             assert told[match] is None
         if cells == 1:
             assert not near[np.ix_(sorted(new), sorted(new))].any()
-        assert (400 - len(new)) / (400 - exact.sum()) >= floor - 0.01  # another order, other leaders
+        assert (400 - len(new)) / (
+            400 - exact.sum()
+        ) >= floor - 0.01  # another order, other leaders
 
     with new_pipeline(mode) as p:
-        times = [TimestampedValue(whole.slice(start, 100), start // 100) for start in range(0, 400, 100)]
+        times = [
+            TimestampedValue(whole.slice(start, 100), start // 100) for start in range(0, 400, 100)
+        ]
         blocks = p | beam.Create(times, reshuffle=False).with_output_types(Block)
         out = blocks | DeduplicateStream(threshold=0.85, horizon=100, cells=cells, probes=probes)
         assert out.element_type is Block
         if mode == "in memory":
             assert_that(out, check)
         else:  # a check in another process would drag this module along
-            total = out | beam.FlatMap(lambda part: part.column("duplicate_of").is_null().to_pylist())
+            total = out | beam.FlatMap(
+                lambda part: part.column("duplicate_of").is_null().to_pylist()
+            )
             new = total | beam.Map(int) | beam.CombineGlobally(sum)
             assert_that(new | beam.Map(lambda n: 100 <= n <= 180), equal_to([True]))
     if mode == "in memory" and cells == 1:
@@ -215,7 +268,7 @@ def test_no_group_is_lost_and_recall_grows_with_probes(new_pipeline, groups, mod
         assert counters["new"] == counters["forgotten"] == 400 - counters["duplicates"]
 
 
-def test_more_probes_are_the_nearest_cells_and_all_of_them_meet():
+def test_more_probes_are_the_nearest_cells_and_all_of_them_meet() -> None:
     vectors = np.random.default_rng(1).standard_normal((50, 8)).astype(np.float32)
     cells = cells_of(vectors, 8, 7, 0)
     assert (np.sort(cells, axis=1) == np.arange(8)).all()
@@ -224,7 +277,9 @@ def test_more_probes_are_the_nearest_cells_and_all_of_them_meet():
 
 
 @pytest.mark.parametrize("mode", ["in memory", "two processes"])
-def test_rows_come_back_as_they_were_with_the_two_columns_and_bad_ones_are_set_aside(new_pipeline, mode):
+def test_rows_come_back_as_they_were_with_the_two_columns_and_bad_ones_are_set_aside(
+    new_pipeline: Callable[..., beam.Pipeline], mode: str
+) -> None:
     good = [
         {"id": 1, "note": "first", "embedding": [3.0, 4.0]},
         {"id": 2, "note": "same", "embedding": [0.6, 0.8]},
@@ -245,40 +300,64 @@ def test_rows_come_back_as_they_were_with_the_two_columns_and_bad_ones_are_set_a
         (8, "embedding is of another dimension: the rows before have 2 dimensions"),
     ]
     with new_pipeline(mode) as p:
-        rows = p | beam.Create([good + bad]) | beam.FlatMap(lambda rows: rows)  # one bundle: the first row's length counts
-        judged, rejects = rows | DeduplicateStream(threshold=0.99, horizon=60).with_exception_handling()
+        rows = (
+            p | beam.Create([good + bad]) | beam.FlatMap(lambda rows: rows)
+        )  # one bundle: the first row's length counts
+        decided, rejects = (
+            rows | DeduplicateStream(threshold=0.99, horizon=60).with_exception_handling()
+        )
         told = [
             {"duplicate_of": None, "score": None},
             {"duplicate_of": "1", "score": 1.0},
             {"duplicate_of": None, "score": None},
         ]
-        rounded = judged | beam.Map(lambda row: row if row["score"] is None else {**row, "score": round(row["score"], 6)})
-        assert_that(rounded, equal_to([{**row, **new} for row, new in zip(good, told, strict=True)]), "Good")
+        rounded = decided | beam.Map(
+            lambda row: row if row["score"] is None else {**row, "score": round(row["score"], 6)}
+        )
+        assert_that(
+            rounded, equal_to([{**row, **new} for row, new in zip(good, told, strict=True)]), "Good"
+        )
         why = rejects | beam.Map(lambda row: (row["id"], row["reject_reason"]))
         assert_that(why, equal_to(reasons), "Bad")
 
 
-def test_a_bad_row_fails_the_job_by_name(new_pipeline):
-    message = (
-        "DeduplicateStream: row with id 'x': embedding is zero and has no direction; mend the row, or set such rows aside"
-    )
+def test_a_bad_row_fails_the_job_by_name(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+    message = "DeduplicateStream: row with id 'x': embedding is zero and has no direction; mend the row, or set such rows aside"
     with pytest.raises(Exception, match=re.escape(message)), new_pipeline() as p:
         _ = p | beam.Create([{"id": "x", "embedding": [0.0, 0.0]}]) | DeduplicateStream()
 
 
-def test_equal_vectors_match_at_a_threshold_of_one():
+def test_equal_vectors_match_at_a_threshold_of_one() -> None:
     vectors = np.random.default_rng(0).standard_normal((300, 384)).astype(np.float32)
     twice = np.concatenate([vectors, 3 * vectors])
-    rows = Block.from_pydict({"id": range(600), "embedding": pa.FixedSizeListArray.from_arrays(twice.ravel(), 384)})
-    _, duplicate_of, _ = judge(describe(rows, "id", "embedding", 0), [], 1.0, SECOND)
+    rows = Block.from_pydict(
+        {"id": range(600), "embedding": pa.FixedSizeListArray.from_arrays(twice.ravel(), 384)}
+    )
+    _, duplicate_of, _ = decide(describe(rows, "id", "embedding", 0), [], 1.0, SECOND)
     assert duplicate_of.to_pylist() == [None] * 300 + list(range(300))
 
 
-def test_ids_of_two_kinds_and_windows_are_refused(new_pipeline):
-    with pytest.raises(InputError, match="ids are strings in some blocks and integers in others; convert these"):
-        judge(describe(block(["1"], [0]), "id", "embedding", 0), [describe(block([1], [0]), "id", "embedding", 0)], 0.9, 9)
-    blocks = new_pipeline() | beam.Create([block([1], [0])]).with_output_types(Block) | beam.WindowInto(FixedWindows(9))
-    with pytest.raises(InputError, match=r"windows would cut the horizon; put beam\.WindowInto\(GlobalWindows\(\)\)"):
+def test_ids_of_two_kinds_and_windows_are_refused(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    with pytest.raises(
+        InputError, match="ids are strings in some blocks and integers in others; convert these"
+    ):
+        decide(
+            describe(block(["1"], [0]), "id", "embedding", 0),
+            [describe(block([1], [0]), "id", "embedding", 0)],
+            0.9,
+            9,
+        )
+    blocks = (
+        new_pipeline()
+        | beam.Create([block([1], [0])]).with_output_types(Block)
+        | beam.WindowInto(FixedWindows(9))
+    )
+    with pytest.raises(
+        InputError,
+        match=r"windows would cut the horizon; put beam\.WindowInto\(GlobalWindows\(\)\)",
+    ):
         _ = blocks | DeduplicateStream()
 
 
@@ -292,6 +371,6 @@ def test_ids_of_two_kinds_and_windows_are_refused(new_pipeline):
         ({"cells": 2}, "probes is 3; use 0 to 1, fewer than the cells"),
     ],
 )
-def test_wrong_arguments_raise_at_construction(arguments, message):
+def test_wrong_arguments_raise_at_construction(arguments, message) -> None:
     with pytest.raises(InputError, match=message):
         DeduplicateStream(**arguments)

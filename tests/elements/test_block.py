@@ -11,18 +11,22 @@ from beam_gpte.elements.block import Block, BlockCoder
 
 def vectors(n: int, dim: int = 384) -> Block:
     flat = pa.array(np.arange(n * dim, dtype=np.float32))
-    return Block.from_pydict({"id": list(range(n)), "embedding": pa.FixedSizeListArray.from_arrays(flat, dim)})
+    return Block.from_pydict(
+        {"id": list(range(n)), "embedding": pa.FixedSizeListArray.from_arrays(flat, dim)}
+    )
 
 
-def test_a_block_survives_its_coder_with_types_and_metadata():
+def test_a_block_survives_its_coder_with_types_and_metadata() -> None:
     field = pa.field("text", pa.string(), metadata={"language": "de"})
-    block = Block(pa.record_batch([["ä", None]], schema=pa.schema([field], metadata={"corpus": "x"})))
+    block = Block(
+        pa.record_batch([["ä", None]], schema=pa.schema([field], metadata={"corpus": "x"}))
+    )
     again = BlockCoder().decode(BlockCoder().encode(block))
     assert again == block
     assert again.schema.field("text").metadata == {b"language": b"de"}
 
 
-def test_one_row_of_a_thousand_travels_as_one_row():
+def test_one_row_of_a_thousand_travels_as_one_row() -> None:
     whole = vectors(1024)
     assert len(pickle.dumps(whole)) > 1_500_000
     for encode in (pickle.dumps, BlockCoder().encode):
@@ -30,23 +34,29 @@ def test_one_row_of_a_thousand_travels_as_one_row():
     assert pickle.loads(pickle.dumps(whole.slice(7, 1))).column("id").to_pylist() == [7]
 
 
-def test_a_column_is_added_at_the_end_and_replaced_in_place():
+def test_a_column_is_added_at_the_end_and_replaced_in_place() -> None:
     block = Block.from_pydict({"a": [1], "b": [2]})
-    assert block.with_column(pa.field("c", pa.int64()), pa.array([3])).schema.names == ["a", "b", "c"]
-    assert block.with_column(pa.field("a", pa.int64()), pa.array([9])).batch.to_pylist() == [{"a": 9, "b": 2}]
+    assert block.with_column(pa.field("c", pa.int64()), pa.array([3])).schema.names == [
+        "a",
+        "b",
+        "c",
+    ]
+    assert block.with_column(pa.field("a", pa.int64()), pa.array([9])).batch.to_pylist() == [
+        {"a": 9, "b": 2}
+    ]
 
 
-def test_blocks_are_concatenated_in_order():
+def test_blocks_are_concatenated_in_order() -> None:
     both = Block.concat([Block.from_pydict({"a": [1, 2]}), Block.from_pydict({"a": [3]})])
     assert both.column("a").to_pylist() == [1, 2, 3]
 
 
-def test_blocks_of_other_columns_do_not_concatenate():
+def test_blocks_of_other_columns_do_not_concatenate() -> None:
     with pytest.raises(pa.ArrowInvalid):
         Block.concat([Block.from_pydict({"a": [1]}), Block.from_pydict({"b": [1]})])
 
 
-def test_an_empty_block_survives_too():
+def test_an_empty_block_survives_too() -> None:
     empty = vectors(3).slice(0, 0)
     assert not empty
     assert BlockCoder().decode(BlockCoder().encode(empty)) == empty

@@ -1,5 +1,7 @@
 """Whatever comes in as rows goes out as the same kind, with all it had."""
 
+from collections.abc import Callable
+
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,10 @@ from tests.examples import EmbeddedLine, LengthEncoder, Line
 def plain(row):
     """A row without numpy, so that two of them compare."""
     if isinstance(row, dict):
-        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in row.items()}
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in row.items()
+        }
     if isinstance(row, beam.Row):
         return ("Row", tuple(sorted((name, str(value)) for name, value in row.as_dict().items())))
     if isinstance(row, pa.Table | pa.RecordBatch):
@@ -24,58 +29,75 @@ def plain(row):
     return row
 
 
-def embed(new_pipeline, elements, expected, mode="in memory", typed=None, **settings):
+def embed(new_pipeline, elements, expected, mode="in memory", typed=None, **settings) -> None:
     with new_pipeline(mode) as p:
         rows = p | beam.Create(elements)
         if typed is not None:
             rows = rows | beam.Map(lambda row: row).with_output_types(typed) | beam.Reshuffle()
-        assert_that(rows | EmbedText(LengthEncoder(), **settings) | beam.Map(plain), equal_to(expected))
+        assert_that(
+            rows | EmbedText(LengthEncoder(), **settings) | beam.Map(plain), equal_to(expected)
+        )
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_mapping_keeps_every_value_and_gains_a_vector(new_pipeline, mode):
+def test_a_mapping_keeps_every_value_and_gains_a_vector(
+    new_pipeline: Callable[..., beam.Pipeline], mode: str
+) -> None:
     row = {"id": 7, "text": "abc", "tags": {"x", "y"}, "nested": {"a": (1, None)}}
     embed(new_pipeline, [row], [{**row, "embedding": [1.0, 3.0]}], mode)
 
 
-def test_a_string_becomes_a_mapping(new_pipeline):
+def test_a_string_becomes_a_mapping(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     embed(new_pipeline, ["abc"], [{"text": "abc", "embedding": [1.0, 3.0]}])
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_beam_row_gains_a_field(new_pipeline, mode):
+def test_a_beam_row_gains_a_field(new_pipeline: Callable[..., beam.Pipeline], mode: str) -> None:
     expected = ("Row", (("embedding", "[1.0, 3.0]"), ("id", "7"), ("text", "abc")))
     embed(new_pipeline, [beam.Row(id=7, text="abc")], [expected], mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_registered_named_tuple_becomes_a_row_on_any_worker(new_pipeline, mode):
+def test_a_registered_named_tuple_becomes_a_row_on_any_worker(
+    new_pipeline: Callable[..., beam.Pipeline], mode: str
+) -> None:
     expected = ("Row", (("embedding", "[1.0, 3.0]"), ("id", "7"), ("text", "abc")))
     embed(new_pipeline, [Line(7, "abc")], [expected], mode, typed=Line)
 
 
-def test_a_named_tuple_with_the_field_is_filled_in(new_pipeline):
+def test_a_named_tuple_with_the_field_is_filled_in(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     embed(new_pipeline, [EmbeddedLine(7, "abc", None)], [EmbeddedLine(7, "abc", [1.0, 3.0])])
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_embeddable_item_gets_its_embedding(new_pipeline, mode):
+def test_an_embeddable_item_gets_its_embedding(
+    new_pipeline: Callable[..., beam.Pipeline], mode: str
+) -> None:
     item = EmbeddableItem.from_text("abc", id="q", metadata={"source": "s"})
     with new_pipeline(mode) as p:
         items = p | beam.Create([item]) | EmbedText(LengthEncoder())
-        described = items | beam.Map(lambda i: (type(i).__name__, i.id, i.metadata, i.dense_embedding))
+        described = items | beam.Map(
+            lambda i: (type(i).__name__, i.id, i.metadata, i.dense_embedding)
+        )
         assert_that(described, equal_to([("EmbeddableItem", "q", {"source": "s"}, [1.0, 3.0])]))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_tables_and_batches_stay_what_they_are(new_pipeline, mode):
+def test_tables_and_batches_stay_what_they_are(
+    new_pipeline: Callable[..., beam.Pipeline], mode: str
+) -> None:
     table = pa.table({"text": ["abc", "d"], "n": [1, 2]}).replace_schema_metadata({"corpus": "x"})
-    rows = [{"text": "abc", "n": 1, "embedding": [1.0, 3.0]}, {"text": "d", "n": 2, "embedding": [1.0, 1.0]}]
+    rows = [
+        {"text": "abc", "n": 1, "embedding": [1.0, 3.0]},
+        {"text": "d", "n": 2, "embedding": [1.0, 1.0]},
+    ]
     embed(new_pipeline, [table], [("Table", rows, {b"corpus": b"x"})], mode)
     embed(new_pipeline, [table.to_batches()[0]], [("RecordBatch", rows, {b"corpus": b"x"})], mode)
 
 
-def test_kinds_may_be_mixed(new_pipeline):
+def test_kinds_may_be_mixed(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     embed(
         new_pipeline,
         ["abc", {"text": "d"}, pa.table({"text": ["ef"]})],
@@ -88,7 +110,9 @@ def test_kinds_may_be_mixed(new_pipeline):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_windows_and_timestamps_are_kept(new_pipeline, mode):
+def test_windows_and_timestamps_are_kept(
+    new_pipeline: Callable[..., beam.Pipeline], mode: str
+) -> None:
     with new_pipeline(mode) as p:
         seen = (
             p
@@ -106,17 +130,26 @@ def test_windows_and_timestamps_are_kept(new_pipeline, mode):
             )
         )
         assert_that(
-            seen, equal_to([("a", [1.0, 1.0], 1.0, 0.0), ("bb", [1.0, 2.0], 2.0, 0.0), ("ccc", [1.0, 3.0], 11.0, 10.0)])
+            seen,
+            equal_to(
+                [
+                    ("a", [1.0, 1.0], 1.0, 0.0),
+                    ("bb", [1.0, 2.0], 2.0, 0.0),
+                    ("ccc", [1.0, 3.0], 11.0, 10.0),
+                ]
+            ),
         )
 
 
-def test_other_column_names_are_arguments(new_pipeline):
+def test_other_column_names_are_arguments(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     row = {"key": 1, "body": "abc"}
     settings = {"text_column": "body", "id_column": "key", "embedding_column": "v"}
     embed(new_pipeline, [row], [{**row, "v": [1.0, 3.0]}], **settings)
 
 
-def test_a_lone_surrogate_is_a_reject_that_can_be_written_down(new_pipeline):
+def test_a_lone_surrogate_is_a_reject_that_can_be_written_down(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     # in a mapping it fails in Beam's own coder; an item is pickled and gets as far as us
     item = EmbeddableItem.from_text("lone \ud800", id="q")
     with new_pipeline() as p:
@@ -126,17 +159,24 @@ def test_a_lone_surrogate_is_a_reject_that_can_be_written_down(new_pipeline):
         assert_that(reasons, equal_to([expected]))
 
 
-def test_what_is_no_row_is_refused_with_what_would_be_one(new_pipeline):
-    with pytest.raises(Exception, match="a int is no row; give blocks, pyarrow tables"), new_pipeline() as p:
+def test_what_is_no_row_is_refused_with_what_would_be_one(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    with (
+        pytest.raises(Exception, match="a int is no row; give blocks, pyarrow tables"),
+        new_pipeline() as p,
+    ):
         p | beam.Create([5]) | EmbedText(LengthEncoder())
 
 
-def test_many_rows_come_back_once_each(new_pipeline):
+def test_many_rows_come_back_once_each(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     rows = [{"id": i, "text": "x" * (1 + i % 7)} for i in range(3000)]
-    embed(new_pipeline, rows, [{**row, "embedding": [1.0, float(len(row["text"]))]} for row in rows])
+    embed(
+        new_pipeline, rows, [{**row, "embedding": [1.0, float(len(row["text"]))]} for row in rows]
+    )
 
 
-def test_blocks_are_not_touched_by_the_adapter(new_pipeline):
+def test_blocks_are_not_touched_by_the_adapter(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     block = Block.from_pydict({"id": [1], "text": ["abc"], "more": [[1, 2]]})
     with new_pipeline() as p:
         result = p | beam.Create([block]) | EmbedText(LengthEncoder())
@@ -147,6 +187,15 @@ def test_blocks_are_not_touched_by_the_adapter(new_pipeline):
         )
 
 
-def test_an_embedding_column_that_exists_is_not_overwritten(new_pipeline):
-    with pytest.raises(InputError, match="a column 'embedding' is there already"), new_pipeline() as p:
-        p | beam.Create([Block.from_pydict({"text": ["a"], "embedding": [1]})]) | EmbedText(LengthEncoder())
+def test_an_embedding_column_that_exists_is_not_overwritten(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    with (
+        pytest.raises(InputError, match="a column 'embedding' is there already"),
+        new_pipeline() as p,
+    ):
+        (
+            p
+            | beam.Create([Block.from_pydict({"text": ["a"], "embedding": [1]})])
+            | EmbedText(LengthEncoder())
+        )

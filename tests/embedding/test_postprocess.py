@@ -2,6 +2,8 @@
 
 import dataclasses
 import pickle
+from collections.abc import Callable
+from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -10,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_gpte import Block, InputError, WriteVectorsToParquet
+from beam_gpte import Block, InputError, TextEncoder, WriteVectorsToParquet
 from beam_gpte.cli.runtime import counters
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.core.vectors.postprocess import METHODS, Moments, fit
@@ -63,16 +65,20 @@ def by_numpy(vectors, method, k):
     return unit(around @ axes[:k].T / singular[:k])
 
 
-def test_centring_by_hand():
+def test_centring_by_hand() -> None:
     # the mean of (1, 0) and (0, 1) is (1/2, 1/2), and what is left points either way
     fitted = fit(moments_of(np.eye(2, dtype=np.float32)), "center")
     half = np.float32(np.sqrt(0.5))
     assert fitted.apply(np.eye(2)).tolist() == [[half, -half], [-half, half]]
-    assert fitted.apply(np.array([[0.5, 0.5]])).tolist() == [[0, 0]]  # the mean itself has no direction
+    assert fitted.apply(np.array([[0.5, 0.5]])).tolist() == [
+        [0, 0]
+    ]  # the mean itself has no direction
 
 
-@pytest.mark.parametrize(("method", "k"), [("center", None), ("all_but_the_top", 2), ("whiten", None), ("whiten", 3)])
-def test_every_method_is_what_numpy_gives_on_the_full_matrix(method, k):
+@pytest.mark.parametrize(
+    ("method", "k"), [("center", None), ("all_but_the_top", 2), ("whiten", None), ("whiten", 3)]
+)
+def test_every_method_is_what_numpy_gives_on_the_full_matrix(method, k) -> None:
     vectors = cone()
     parts = [moments_of(part) for part in np.array_split(vectors, 7)]
     merged = Moments()
@@ -83,21 +89,21 @@ def test_every_method_is_what_numpy_gives_on_the_full_matrix(method, k):
     assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(200), abs=1e-6)
 
 
-def test_whitened_dimensions_are_uncorrelated_and_equal():
+def test_whitened_dimensions_are_uncorrelated_and_equal() -> None:
     vectors = cone()
     fitted = fit(moments_of(vectors), "whiten")
     white = (vectors - fitted.means) @ fitted.matrix
     assert np.abs(white.T @ white / 200 - np.eye(6)).max() < 1e-6
 
 
-def test_a_dimension_that_is_always_zero_stays_so():
+def test_a_dimension_that_is_always_zero_stays_so() -> None:
     vectors = np.hstack([cone(dim=5), np.zeros((200, 1), np.float32)])
     fitted = fit(moments_of(vectors), "whiten")
     assert np.isfinite(fitted.matrix).all()
     assert np.abs(fitted.apply(vectors)[:, 5]).max() == 0
 
 
-def test_groups_have_means_of_their_own_and_share_the_rest():
+def test_groups_have_means_of_their_own_and_share_the_rest() -> None:
     vectors = cone(100)
     groups = ["de", "en", "en", "fr"] * 25
     around = vectors.astype(np.float64)
@@ -107,13 +113,14 @@ def test_groups_have_means_of_their_own_and_share_the_rest():
     found = fit(moments_of(vectors, groups), "center").apply(vectors, groups)
     assert np.abs(found - unit(around)).max() < 1e-6
     white = fit(moments_of(vectors, groups), "whiten")
-    assert white.groups == ("de", "en", "fr") and white.counts == (25, 50, 25)
+    assert white.groups == ("de", "en", "fr")
+    assert white.counts == (25, 50, 25)
     means = white.means[[white.groups.index(name) for name in groups]]
     both = (vectors - means) @ white.matrix
     assert np.abs(both.T @ both / 100 - np.eye(6)).max() < 1e-6
 
 
-def test_the_fit_is_the_same_in_any_order():
+def test_the_fit_is_the_same_in_any_order() -> None:
     vectors = cone(500)
     rng = np.random.default_rng(1)
     for method in METHODS:
@@ -127,12 +134,15 @@ def test_the_fit_is_the_same_in_any_order():
         assert max(np.abs(one.apply(vectors) - fits[0].apply(vectors)).max() for one in fits) < 1e-6
 
 
-def test_a_fit_survives_its_file_and_pickle(tmp_path):
+def test_a_fit_survives_its_file_and_pickle(tmp_path: Path) -> None:
     for groups in (None, ["a", "ü"] * 100):
         for method in METHODS:
             fitted = fit(moments_of(cone(), groups), method)
             save_postprocess(fitted, f"{tmp_path}/fit.npz")
-            for copy in (load_postprocess(f"{tmp_path}/fit.npz"), pickle.loads(pickle.dumps(fitted))):
+            for copy in (
+                load_postprocess(f"{tmp_path}/fit.npz"),
+                pickle.loads(pickle.dumps(fitted)),
+            ):
                 assert copy.fingerprint == fitted.fingerprint
                 assert copy.description == fitted.description
                 assert np.array_equal(copy.apply(cone(), groups), fitted.apply(cone(), groups))
@@ -142,16 +152,25 @@ def test_a_fit_survives_its_file_and_pickle(tmp_path):
         load_postprocess(f"{tmp_path}/other.npz")
 
 
-def test_every_fit_has_a_fingerprint_of_its_own():
+def test_every_fit_has_a_fingerprint_of_its_own() -> None:
     vectors = cone()
-    fits = [fit(moments_of(vectors), *args) for args in (("center",), ("whiten",), ("whiten", 3), ("all_but_the_top", 3))]
-    fits += [fit(moments_of(vectors[1:]), "center"), fit(moments_of(vectors, ["a"] * 200), "center")]
+    fits = [
+        fit(moments_of(vectors), *args)
+        for args in (("center",), ("whiten",), ("whiten", 3), ("all_but_the_top", 3))
+    ]
+    fits += [
+        fit(moments_of(vectors[1:]), "center"),
+        fit(moments_of(vectors, ["a"] * 200), "center"),
+    ]
     assert len({one.fingerprint for one in fits}) == 6
 
 
-def test_what_cannot_be_fitted_is_refused_with_the_cure():
+def test_what_cannot_be_fitted_is_refused_with_the_cure() -> None:
     few = moments_of(cone(6))
-    with pytest.raises(InputError, match="whiten with 6 components needs more vectors than 6; give fewer components"):
+    with pytest.raises(
+        InputError,
+        match="whiten with 6 components needs more vectors than 6; give fewer components",
+    ):
         fit(few, "whiten")
     assert fit(few, "whiten", 5).dim == 5
     with pytest.raises(InputError, match="components 7: the vectors have 6 dimensions"):
@@ -166,13 +185,21 @@ def test_what_cannot_be_fitted_is_refused_with_the_cure():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("method", ["center", "whiten"])
-def test_one_pipeline_fits_applies_and_says_so(new_pipeline, tmp_path, mode, method):
+def test_one_pipeline_fits_applies_and_says_so(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, mode: str, method
+) -> None:
     vectors = cone(60)
     with new_pipeline(mode) as p:
-        blocks = p | beam.Create([vector_block(vectors[i : i + 7], start=i) for i in range(0, 60, 7)]) | beam.Reshuffle()
+        blocks = (
+            p
+            | beam.Create([vector_block(vectors[i : i + 7], start=i) for i in range(0, 60, 7)])
+            | beam.Reshuffle()
+        )
         fitted = blocks | FitPostprocess(method, path=f"{tmp_path}/fit.npz")
         blocks | ApplyPostprocess(fitted) | WriteVectorsToParquet(f"{tmp_path}/out")
-    table = pa.concat_tables([pq.read_table(path) for path in (tmp_path / "out").glob("*.parquet")]).sort_by("id")
+    table = pa.concat_tables(
+        [pq.read_table(path) for path in (tmp_path / "out").glob("*.parquet")]
+    ).sort_by("id")
     expected = fit(moments_of(vectors), method)
     found = np.array(table.column("embedding").to_pylist())
     assert np.abs(found - expected.apply(vectors)).max() < 1e-6
@@ -182,36 +209,54 @@ def test_one_pipeline_fits_applies_and_says_so(new_pipeline, tmp_path, mode, met
     assert load_postprocess(f"{tmp_path}/fit.npz").fingerprint == expected.fingerprint
 
 
-def test_a_second_corpus_and_rows_use_the_same_fit(new_pipeline, tmp_path):
+def test_a_second_corpus_and_rows_use_the_same_fit(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
+) -> None:
     fitted = fit(moments_of(cone()), "center")
     save_postprocess(fitted, f"{tmp_path}/fit.npz")
     rows = [{"id": i, "embedding": vector} for i, vector in enumerate(unit_vectors(3, 6))]
     for given in (fitted, f"{tmp_path}/fit.npz"):
         with new_pipeline() as p:
-            found = p | beam.Create(rows) | ApplyPostprocess(given) | beam.Map(lambda row: row["embedding"].tolist())
+            found = (
+                p
+                | beam.Create(rows)
+                | ApplyPostprocess(given)
+                | beam.Map(lambda row: row["embedding"].tolist())
+            )
             assert_that(found, equal_to(fitted.apply(unit_vectors(3, 6)).tolist()))
 
 
-def test_rows_are_fitted_by_a_column_of_theirs(new_pipeline):
-    rows = [{"id": i, "embedding": v.tolist(), "lang": "ab"[i % 2], "x": {1}} for i, v in enumerate(cone(10))]
+def test_rows_are_fitted_by_a_column_of_theirs(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+    rows = [
+        {"id": i, "embedding": v.tolist(), "lang": "ab"[i % 2], "x": {1}}
+        for i, v in enumerate(cone(10))
+    ]
     expected = fit(moments_of(cone(10), list("ab" * 5)), "center").apply(cone(10), list("ab" * 5))
     with new_pipeline() as p:
         corpus = p | beam.Create(rows)
         fitted = corpus | FitPostprocess("center", group_column="lang")
         found = corpus | ApplyPostprocess(fitted, group_column="lang")
-        shown = found | beam.Map(lambda row: (row["id"], row["lang"], row["x"], np.round(row["embedding"], 4).tolist()))
+        shown = found | beam.Map(
+            lambda row: (row["id"], row["lang"], row["x"], np.round(row["embedding"], 4).tolist())
+        )
         wanted = [(i, "ab"[i % 2], {1}, np.round(v, 4).tolist()) for i, v in enumerate(expected)]
         assert_that(shown, equal_to(wanted))
 
 
-def test_a_row_that_cannot_be_corrected_costs_one_row(new_pipeline):
+def test_a_row_that_cannot_be_corrected_costs_one_row(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     fitted = fit(moments_of(cone(), ["de", "en"] * 100), "center")
     vectors = np.concatenate([cone(3), fitted.means[:1].astype(np.float32)])
     languages = ["de", "fr", None, "de"]
-    rows = [{"id": i, "embedding": vectors[i], "lang": language} for i, language in enumerate(languages)]
+    rows = [
+        {"id": i, "embedding": vectors[i], "lang": language} for i, language in enumerate(languages)
+    ]
     rows.append({"id": 4, "embedding": None, "lang": "de"})
     with new_pipeline() as p:
-        good, bad = p | beam.Create(rows) | ApplyPostprocess(fitted, "lang").with_exception_handling()
+        good, bad = (
+            p | beam.Create(rows) | ApplyPostprocess(fitted, "lang").with_exception_handling()
+        )
         assert_that(good | beam.Map(lambda row: row["id"]), equal_to([0]), "good")
         expected = [
             (1, "lang was not in the corpus that was fitted: fr"),
@@ -219,14 +264,21 @@ def test_a_row_that_cannot_be_corrected_costs_one_row(new_pipeline):
             (3, "embedding is the mean of the corpus and has no direction"),
             (4, "embedding is null"),
         ]
-        assert_that(bad | beam.Map(lambda row: (row["id"], row["reject_reason"])), equal_to(expected), "bad")
+        assert_that(
+            bad | beam.Map(lambda row: (row["id"], row["reject_reason"])), equal_to(expected), "bad"
+        )
     with pytest.raises(Exception, match="row with id '1': lang was not in"), new_pipeline() as p:
         p | beam.Create(rows) | ApplyPostprocess(fitted, "lang")
-    with pytest.raises(Exception, match="fitted by group; name the group column"), new_pipeline() as p:
+    with (
+        pytest.raises(Exception, match="fitted by group; name the group column"),
+        new_pipeline() as p,
+    ):
         p | beam.Create(rows[:1]) | ApplyPostprocess(fitted)
 
 
-def test_rows_without_a_vector_are_left_out_of_the_fit_and_counted(new_pipeline):
+def test_rows_without_a_vector_are_left_out_of_the_fit_and_counted(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     block = grouped_block(cone(4), ["a", None, "a", "a"])
     p = new_pipeline()
     fitted = p | beam.Create([block]) | FitPostprocess("center", group_column="language")
@@ -234,7 +286,7 @@ def test_rows_without_a_vector_are_left_out_of_the_fit_and_counted(new_pipeline)
     assert counters(p.run())["vectors_not_fitted"] == 1
 
 
-def test_an_empty_corpus_and_a_stream(new_pipeline):
+def test_an_empty_corpus_and_a_stream(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     with new_pipeline() as p:
         nothing = p | beam.Create([]).with_output_types(Block)
         fitted = nothing | FitPostprocess("whiten")
@@ -244,11 +296,15 @@ def test_an_empty_corpus_and_a_stream(new_pipeline):
         fitted = p | "None" >> beam.Create([]).with_output_types(Block) | FitPostprocess("whiten")
         p | "Some" >> beam.Create([vector_block(cone(2))]) | ApplyPostprocess(fitted)
     with pytest.raises(InputError, match="fit a sample in a batch job with path"):
-        windowed = new_pipeline() | beam.Create([vector_block(cone(2))]) | beam.WindowInto(beam.window.FixedWindows(5))
+        windowed = (
+            new_pipeline()
+            | beam.Create([vector_block(cone(2))])
+            | beam.WindowInto(beam.window.FixedWindows(5))
+        )
         windowed | FitPostprocess("center")
 
 
-def test_wrong_settings_are_refused_before_anything_runs(tmp_path):
+def test_wrong_settings_are_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="method 'pca': choose center, all_but_the_top or whiten"):
         FitPostprocess("pca")
     with pytest.raises(InputError, match="components with method 'center'"):
@@ -261,11 +317,15 @@ def test_wrong_settings_are_refused_before_anything_runs(tmp_path):
         ApplyPostprocess(5)
 
 
-def test_real_vectors_leave_their_cone(encoder, data):
+def test_real_vectors_leave_their_cone(encoder: TextEncoder, data: Path) -> None:
     """German sentences share a direction that English ones do not; without it translations find each other."""
     sides = {}
     for language in ("deu", "eng"):
-        lines = (data / "tatoeba" / f"tatoeba.deu-eng.{language}").read_text(encoding="utf-8").splitlines()
+        lines = (
+            (data / "tatoeba" / f"tatoeba.deu-eng.{language}")
+            .read_text(encoding="utf-8")
+            .splitlines()
+        )
         sides[language] = encoder.encode(lines[:400])
     german, english = sides.values()
     assert mean_cosine(german) > 0.3

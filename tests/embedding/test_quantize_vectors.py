@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import apache_beam as beam
 import duckdb
@@ -14,7 +16,15 @@ from apache_beam.ml.rag.types import Content, EmbeddableItem, Embedding
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_gpte import Block, EmbedText, InputError, VectorMetadata, WriteVectorsToDuckDB, WriteVectorsToParquet
+from beam_gpte import (
+    Block,
+    EmbedText,
+    InputError,
+    TextEncoder,
+    VectorMetadata,
+    WriteVectorsToDuckDB,
+    WriteVectorsToParquet,
+)
 from beam_gpte.cli.runtime import counters
 from beam_gpte.core.metadata import vector_fields, vector_metadata
 from beam_gpte.core.vectors.quantize import dequantize, quantize, quantized
@@ -29,7 +39,11 @@ VECTORS = np.array([[0.6, -0.8, 0.0], [0.0, 0.0, 1.0], [-0.48, 0.6, 0.64]], np.f
 def vector_block(vectors, metadata=UNIT, start=0):
     field = dataclasses.replace(metadata, dim=vectors.shape[1]).field("embedding")
     ids = pa.array(range(start, start + len(vectors)))
-    return Block(pa.record_batch([ids, pa.array(list(vectors), field.type)], pa.schema([("id", pa.int64()), field])))
+    return Block(
+        pa.record_batch(
+            [ids, pa.array(list(vectors), field.type)], pa.schema([("id", pa.int64()), field])
+        )
+    )
 
 
 def codes_of(block):
@@ -41,10 +55,14 @@ def unit_vectors(n, dim, seed=0):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_codes_worked_out_by_hand():
+def test_codes_worked_out_by_hand() -> None:
     # of its own largest value, 0.8: 0.6 is 95.25 / 127; of a limit of 0.5: 0.6 is beyond, 0.48 is 121.92 / 127
     assert quantize(VECTORS, "int8").tolist() == [[95, -127, 0], [0, 0, 127], [-95, 119, 127]]
-    assert quantize(VECTORS, "int8", 0.5).tolist() == [[127, -127, 0], [0, 0, 127], [-122, 127, 127]]
+    assert quantize(VECTORS, "int8", 0.5).tolist() == [
+        [127, -127, 0],
+        [0, 0, 127],
+        [-122, 127, 127],
+    ]
     assert quantize(VECTORS, "binary").tolist() == [[0b10000000], [0b00100000], [0b01100000]]
     nine = np.ones((1, 9), np.float32)
     assert quantize(nine, "binary").tolist() == [[255, 128]]
@@ -52,13 +70,16 @@ def test_codes_worked_out_by_hand():
     assert quantize(np.zeros((1, 3), np.float32), "int8").tolist() == [[0, 0, 0]]
 
 
-def test_codes_turn_back_into_vectors():
+def test_codes_turn_back_into_vectors() -> None:
     vectors = unit_vectors(50, 37)
     assert np.abs(dequantize(quantize(vectors, "float16")) - vectors).max() < 2**-11
     assert (dequantize(quantize(vectors, "int8")) * vectors).sum(axis=1).min() > 0.9995
     long = 5 * vectors
     limit = float(np.abs(long).max())
-    assert np.abs(dequantize(quantize(long, "int8", limit), int8_limit=limit) - long).max() <= limit / 254 + 1e-6
+    assert (
+        np.abs(dequantize(quantize(long, "int8", limit), int8_limit=limit) - long).max()
+        <= limit / 254 + 1e-6
+    )
     signs = dequantize(quantize(vectors, "binary"), dim=37)
     assert np.array_equal(np.sign(signs), np.sign(vectors))
     assert np.linalg.norm(signs, axis=1) == pytest.approx(np.ones(50))
@@ -67,28 +88,45 @@ def test_codes_turn_back_into_vectors():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("settings", [{"to": "binary"}, {"to": "int8", "int8_limit": "fit"}])
-def test_codes_do_not_depend_on_blocks(new_pipeline, tmp_path, mode, settings):
+def test_codes_do_not_depend_on_blocks(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, mode: str, settings
+) -> None:
     vectors = unit_vectors(60, 16)
     limit = float(np.abs(vectors).max()) if "int8_limit" in settings else None
     with new_pipeline(mode) as p:
-        blocks = p | beam.Create([vector_block(vectors[i : i + 7], start=i) for i in range(0, 60, 7)]) | beam.Reshuffle()
+        blocks = (
+            p
+            | beam.Create([vector_block(vectors[i : i + 7], start=i) for i in range(0, 60, 7)])
+            | beam.Reshuffle()
+        )
         blocks | QuantizeVectors(**settings) | WriteVectorsToParquet(str(tmp_path))
-    table = pa.concat_tables([pq.read_table(path) for path in tmp_path.glob("*.parquet")]).sort_by("id")
-    assert table.column("embedding").to_pylist() == quantize(vectors, settings["to"], limit).tolist()
+    table = pa.concat_tables([pq.read_table(path) for path in tmp_path.glob("*.parquet")]).sort_by(
+        "id"
+    )
+    assert (
+        table.column("embedding").to_pylist() == quantize(vectors, settings["to"], limit).tolist()
+    )
     metadata = vector_metadata(table.schema.field("embedding"))
     assert (metadata.quantization, metadata.dim, metadata.int8_limit) == (settings["to"], 16, limit)
     assert metadata.fingerprint == quantized(UNIT, settings["to"], limit).fingerprint
 
 
-def test_every_setting_has_a_fingerprint_of_its_own():
+def test_every_setting_has_a_fingerprint_of_its_own() -> None:
     settings = [("float16", None), ("int8", None), ("int8", 0.5), ("int8", 0.6), ("binary", None)]
     assert len({UNIT.fingerprint, *(quantized(UNIT, *each).fingerprint for each in settings)}) == 6
 
 
-def test_sinks_refuse_to_mix_quantizations(new_pipeline, tmp_path):
-    def write(to):
+def test_sinks_refuse_to_mix_quantizations(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
+) -> None:
+    def write(to) -> None:
         with new_pipeline() as p:
-            p | beam.Create([vector_block(VECTORS)]) | QuantizeVectors(to) | WriteVectorsToDuckDB(f"{tmp_path}/v.duckdb")
+            (
+                p
+                | beam.Create([vector_block(VECTORS)])
+                | QuantizeVectors(to)
+                | WriteVectorsToDuckDB(f"{tmp_path}/v.duckdb")
+            )
 
     write("int8")
     with pytest.raises(Exception, match="quantization 'float16' and 'int8'"):
@@ -96,17 +134,27 @@ def test_sinks_refuse_to_mix_quantizations(new_pipeline, tmp_path):
     write("int8")
 
 
-def test_sql_finds_the_nearest_by_every_kind_of_code(new_pipeline, tmp_path):
+def test_sql_finds_the_nearest_by_every_kind_of_code(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
+) -> None:
     vectors = unit_vectors(300, 20)
     queries = {
         "float16": ("FLOAT[20]", "array_cosine_similarity(v.embedding, q.embedding)"),
-        "int8": ("TINYINT[20]", "array_cosine_similarity(v.embedding::FLOAT[20], q.embedding::FLOAT[20])"),
+        "int8": (
+            "TINYINT[20]",
+            "array_cosine_similarity(v.embedding::FLOAT[20], q.embedding::FLOAT[20])",
+        ),
         "binary": ("BIT", "-bit_count(xor(v.embedding, q.embedding))"),
     }
     for to, (kind, score) in queries.items():
         path = tmp_path / f"{to}.duckdb"
         with new_pipeline() as p:
-            p | beam.Create([vector_block(vectors)]) | QuantizeVectors(to) | WriteVectorsToDuckDB(str(path))
+            (
+                p
+                | beam.Create([vector_block(vectors)])
+                | QuantizeVectors(to)
+                | WriteVectorsToDuckDB(str(path))
+            )
         with duckdb.connect(str(path)) as connection:
             assert connection.execute("DESCRIBE vectors").fetchall()[1][1] == kind
             found = connection.execute(
@@ -114,37 +162,61 @@ def test_sql_finds_the_nearest_by_every_kind_of_code(new_pipeline, tmp_path):
             ).fetchall()
             codes = quantize(vectors, to)
             expected = dequantize(codes, dim=20) @ dequantize(codes, dim=20)[5]
-            assert [i for (i,) in found] == np.lexsort((np.arange(300), -expected.round(6)))[:10].tolist()
+            assert [i for (i,) in found] == np.lexsort((np.arange(300), -expected.round(6)))[
+                :10
+            ].tolist()
             [[comment]] = connection.execute(
                 "SELECT comment FROM duckdb_columns() WHERE column_name = 'embedding'"
             ).fetchall()
             assert json.loads(comment)["quantization"] == to
-            if to == "binary":  # 20 bits take three bytes, and a query as floats can be written in SQL
-                assert connection.execute("SELECT DISTINCT bit_length(embedding) FROM vectors").fetchall() == [(24,)]
+            if (
+                to == "binary"
+            ):  # 20 bits take three bytes, and a query as floats can be written in SQL
+                assert connection.execute(
+                    "SELECT DISTINCT bit_length(embedding) FROM vectors"
+                ).fetchall() == [(24,)]
                 nearest = "SELECT id FROM vectors ORDER BY bit_count(xor(embedding, ?::BLOB::BIT)) LIMIT 1"
                 assert connection.execute(nearest, [codes[5].tobytes()]).fetchall() == [(5,)]
 
 
 @pytest.mark.parametrize("to", ["float16", "int8", "binary"])
-def test_parquet_of_codes_is_read_by_others(new_pipeline, tmp_path, to):
+def test_parquet_of_codes_is_read_by_others(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, to
+) -> None:
     with new_pipeline() as p:
-        p | beam.Create([vector_block(VECTORS)]) | QuantizeVectors(to) | WriteVectorsToParquet(str(tmp_path))
+        (
+            p
+            | beam.Create([vector_block(VECTORS)])
+            | QuantizeVectors(to)
+            | WriteVectorsToParquet(str(tmp_path))
+        )
     expected = quantize(VECTORS, to).tolist()
     assert pl.read_parquet(f"{tmp_path}/*.parquet")["embedding"].to_list() == expected
-    assert duckdb.sql(f"SELECT embedding FROM '{tmp_path}/*.parquet'").fetchall() == [(code,) for code in expected]
+    assert duckdb.sql(f"SELECT embedding FROM '{tmp_path}/*.parquet'").fetchall() == [
+        (code,) for code in expected
+    ]
 
 
-def test_a_bad_vector_costs_one_row_and_keeps_its_value(new_pipeline):
+def test_a_bad_vector_costs_one_row_and_keeps_its_value(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     field = UNIT.field("embedding")
     values = [[1.0, 0.0, 0.0], None, [float("nan"), 0.0, 0.0], [1e6, 0.0, 0.0]]
     block = Block(
-        pa.record_batch([pa.array(list("abcd")), pa.array(values, field.type)], pa.schema([("id", pa.string()), field]))
+        pa.record_batch(
+            [pa.array(list("abcd")), pa.array(values, field.type)],
+            pa.schema([("id", pa.string()), field]),
+        )
     )
     with new_pipeline() as p:
         good, bad = p | beam.Create([block]) | QuantizeVectors("float16").with_exception_handling()
-        assert_that(good | beam.Map(lambda b: b.column("id").to_pylist()), equal_to([["a"]]), "good")
+        assert_that(
+            good | beam.Map(lambda b: b.column("id").to_pylist()), equal_to([["a"]]), "good"
+        )
         rows = bad | beam.FlatMap(
-            lambda b: [(r["id"], r["reject_reason"], str(r["embedding"])) for r in b.batch.to_pylist()]
+            lambda b: [
+                (r["id"], r["reject_reason"], str(r["embedding"])) for r in b.batch.to_pylist()
+            ]
         )
         expected = [
             ("b", "embedding is null", "None"),
@@ -156,8 +228,12 @@ def test_a_bad_vector_costs_one_row_and_keeps_its_value(new_pipeline):
         p | beam.Create([block]) | QuantizeVectors("int8")
 
 
-def test_rows_of_every_kind_come_back_with_codes(new_pipeline):
-    item = EmbeddableItem(Content("x"), "i", embedding=Embedding([0.6, -0.8, 0.0]), metadata={"n": 1})
+def test_rows_of_every_kind_come_back_with_codes(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    item = EmbeddableItem(
+        Content("x"), "i", embedding=Embedding([0.6, -0.8, 0.0]), metadata={"n": 1}
+    )
     rows = [
         {"id": 1, "embedding": VECTORS[0], "more": {1}},
         beam.Row(id=2, embedding=[0.6, -0.8, 0.0]),
@@ -174,41 +250,56 @@ def test_rows_of_every_kind_come_back_with_codes(new_pipeline):
 
     with new_pipeline() as p:
         codes = p | beam.Create(rows) | QuantizeVectors("int8") | beam.Map(plain)
-        expected = [["int8", [95, -127, 0], {1}], [95, -127, 0], [[95, -127, 0], {"n": 1}], [[95, -127, 0]]]
+        expected = [
+            ["int8", [95, -127, 0], {1}],
+            [95, -127, 0],
+            [[95, -127, 0], {"n": 1}],
+            [[95, -127, 0]],
+        ]
         assert_that(codes, equal_to(expected))
 
 
-def test_rejected_rows_keep_their_vectors(new_pipeline):
-    rows = [{"id": 1, "embedding": None}, {"id": 2, "embedding": [float("inf"), 0.0]}, {"id": None, "embedding": [1.0, 0.0]}]
+def test_rejected_rows_keep_their_vectors(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+    rows = [
+        {"id": 1, "embedding": None},
+        {"id": 2, "embedding": [float("inf"), 0.0]},
+        {"id": None, "embedding": [1.0, 0.0]},
+    ]
     with new_pipeline() as p:
         good, bad = p | beam.Create(rows) | QuantizeVectors("binary").with_exception_handling()
         assert_that(good, equal_to([]), "good")
         reasons = ["embedding is null", "embedding has a value that is not finite", "id is null"]
         step = {"reject_step": "QuantizeVectors"}
-        expected = [{**row, **step, "reject_reason": why} for row, why in zip(rows, reasons, strict=True)]
+        expected = [
+            {**row, **step, "reject_reason": why} for row, why in zip(rows, reasons, strict=True)
+        ]
         assert_that(bad, equal_to(expected), "bad")
 
 
-def test_quantized_rows_reach_a_sink_as_codes(new_pipeline, tmp_path):
+def test_quantized_rows_reach_a_sink_as_codes(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
+) -> None:
     with new_pipeline() as p:
         rows = p | beam.Create([{"id": 1, "embedding": VECTORS[0]}])
         rows | QuantizeVectors("int8") | WriteVectorsToParquet(str(tmp_path))
     assert pl.read_parquet(f"{tmp_path}/*.parquet").schema["embedding"] == pl.Array(pl.Int8, 3)
 
 
-def test_values_beyond_a_given_limit_are_counted(new_pipeline):
+def test_values_beyond_a_given_limit_are_counted(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     p = new_pipeline()
     p | beam.Create([vector_block(VECTORS)]) | QuantizeVectors("int8", int8_limit=0.7)
     assert counters(p.run())["vectors_clipped"] == 2
 
 
-def test_a_stream_has_no_corpus_to_fit(new_pipeline):
+def test_a_stream_has_no_corpus_to_fit(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     with pytest.raises(InputError, match="give the limit of a former run"):
         p = new_pipeline()
         p | test_stream.TestStream() | QuantizeVectors("int8", int8_limit="fit")
 
 
-def test_wrong_settings_are_refused_before_anything_runs():
+def test_wrong_settings_are_refused_before_anything_runs() -> None:
     with pytest.raises(InputError, match="to 'int4': choose float16, int8 or binary"):
         QuantizeVectors("int4")
     with pytest.raises(InputError, match="int8_limit with to 'binary'"):
@@ -217,43 +308,59 @@ def test_wrong_settings_are_refused_before_anything_runs():
         QuantizeVectors("int8", int8_limit=-1)
 
 
-def test_vectors_that_cannot_be_quantized_so_are_refused(new_pipeline):
+def test_vectors_that_cannot_be_quantized_so_are_refused(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     refused = {
-        "keeps directions only; give int8_limit": vector_block(VECTORS, dataclasses.replace(UNIT, normalized=False)),
+        "keeps directions only; give int8_limit": vector_block(
+            VECTORS, dataclasses.replace(UNIT, normalized=False)
+        ),
         "column 'embedding' is int8; take the vectors": Block.from_pydict(
             {"embedding": pa.array([[1, 2, 3]], pa.list_(pa.int8(), 3))},
             pa.schema([quantized(UNIT, "int8").field("embedding")]),
         ),
         "no column 'embedding' among id": Block.from_pydict({"id": [1]}),
         "holds string, not vectors": Block.from_pydict({"embedding": ["x"]}),
-        "vectors of 2 and 3 dimensions": Block.from_pydict({"embedding": [[1.0, 2.0], [1.0, 2.0, 3.0]]}),
+        "vectors of 2 and 3 dimensions": Block.from_pydict(
+            {"embedding": [[1.0, 2.0], [1.0, 2.0, 3.0]]}
+        ),
     }
     for words, block in refused.items():
         with pytest.raises(Exception, match=words), new_pipeline() as p:
             p | beam.Create([block]) | QuantizeVectors("int8")
 
 
-def test_an_empty_corpus_is_fitted_to_nothing(new_pipeline):
+def test_an_empty_corpus_is_fitted_to_nothing(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     with new_pipeline() as p:
         nothing = p | beam.Create([]).with_output_types(Block)
         assert_that(nothing | QuantizeVectors("int8", int8_limit="fit"), equal_to([]))
 
 
-def test_zeros_are_zeros(new_pipeline):
+def test_zeros_are_zeros(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     metadata = dataclasses.replace(UNIT, normalized=False)
     with new_pipeline() as p:
-        codes = p | beam.Create([vector_block(VECTORS * 0, metadata)]) | QuantizeVectors("int8", int8_limit="fit")
+        codes = (
+            p
+            | beam.Create([vector_block(VECTORS * 0, metadata)])
+            | QuantizeVectors("int8", int8_limit="fit")
+        )
         assert_that(codes | beam.Map(codes_of), equal_to([[[0, 0, 0]] * 3]))
 
 
-def test_embedding_and_quantizing_in_one_pipeline(new_pipeline):
+def test_embedding_and_quantizing_in_one_pipeline(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     with new_pipeline() as p:
-        rows = p | beam.Create([Block.from_pydict({"text": ["abcd", "ab"]})]) | EmbedText(LengthEncoder())
+        rows = (
+            p
+            | beam.Create([Block.from_pydict({"text": ["abcd", "ab"]})])
+            | EmbedText(LengthEncoder())
+        )
         codes = rows | QuantizeVectors("int8", int8_limit="fit")  # (1, 4) and (1, 2)
         assert_that(codes | beam.Map(codes_of), equal_to([[[32, 127], [32, 64]]]))
 
 
-def test_recall_on_real_vectors(encoder, stsb):
+def test_recall_on_real_vectors(encoder: TextEncoder, stsb: list[tuple[str, str, float]]) -> None:
     """Ten nearest of 1,200 sentences for 100 others, compared by codes on both sides."""
     texts = list(dict.fromkeys(text for a, b, _ in stsb[:800] for text in (a, b)))[:1300]
     vectors = encoder.encode(texts)
@@ -266,4 +373,7 @@ def test_recall_on_real_vectors(encoder, stsb):
         found = nearest(dequantize(quantize(vectors, to)))
         recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(true, found, strict=True)])
         assert recall >= least, (to, recall)
-    assert vector_fields(pa.schema([encoder.metadata.field("embedding")]))["embedding"].quantization == "float32"
+    assert (
+        vector_fields(pa.schema([encoder.metadata.field("embedding")]))["embedding"].quantization
+        == "float32"
+    )

@@ -1,5 +1,6 @@
 """Cross-encoders against sentence-transformers' own, on tiny random models: no package has the weights of a real one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import apache_beam as beam
@@ -16,25 +17,41 @@ from beam_gpte.core.encoder.cross_encoder import CrossEncoder, PairRunner, _acti
 
 WORDS = [f"w{i}" for i in range(60)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-SIZE = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+SIZE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
 SIZE |= {"pad_token_id": 0, "num_labels": 1}
 MODELS = {
     "bert": ("BertConfig", {**SIZE, "max_position_embeddings": 40}),
-    "xlm-roberta": ("XLMRobertaConfig", {**SIZE, "max_position_embeddings": 41, "type_vocab_size": 1}),
+    "xlm-roberta": (
+        "XLMRobertaConfig",
+        {**SIZE, "max_position_embeddings": 41, "type_vocab_size": 1},
+    ),
     "mpnet": ("MPNetConfig", {**SIZE, "max_position_embeddings": 43}),
 }
 
 
 def tokenizer(types: bool) -> transformers.PreTrainedTokenizerFast:
     """A word is a token; pairs as BERT's, ``[CLS] a [SEP] b [SEP]``, or as XLM-R's, with two separators and no types."""
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]"))
+    backend = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]")
+    )
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     pair = "[CLS] $A [SEP] $B:1 [SEP]:1" if types else "[CLS] $A [SEP] [SEP] $B [SEP]"
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    special = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+    }
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, model_input_names=names, model_max_length=40, **special
     )
@@ -55,20 +72,33 @@ def save(folder: Path, name: str, **settings: object) -> str:
 
 
 @pytest.fixture
-def make(tmp_path):
+def make(tmp_path: Path):
     return lambda name, **settings: save(tmp_path / "model", name, **settings)
 
 
 def pairs(seed: int = 0) -> list[tuple[str, str]]:
     """Short and long ones, some beyond the model's 40 tokens on either or both sides, some repeated."""
     random = np.random.default_rng(seed)
-    lengths = [(1, 1), (3, 20), (20, 3), (5, 80), (80, 5), (50, 60), (18, 19), (17, 20), (1, 36), (30, 30)]
-    made = [(" ".join(random.choice(WORDS, a)), " ".join(random.choice(WORDS, b))) for a, b in lengths]
+    lengths = [
+        (1, 1),
+        (3, 20),
+        (20, 3),
+        (5, 80),
+        (80, 5),
+        (50, 60),
+        (18, 19),
+        (17, 20),
+        (1, 36),
+        (30, 30),
+    ]
+    made = [
+        (" ".join(random.choice(WORDS, a)), " ".join(random.choice(WORDS, b))) for a, b in lengths
+    ]
     return [*made, made[1], made[5], (made[1][1], made[1][0])]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_scores_are_those_of_sentence_transformers(make, name):
+def test_scores_are_those_of_sentence_transformers(make, name) -> None:
     from sentence_transformers import CrossEncoder as Peer
 
     folder = make(name)
@@ -81,7 +111,7 @@ def test_scores_are_those_of_sentence_transformers(make, name):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save(tmp_path_factory.mktemp("bert"), "bert")
 
 
@@ -90,7 +120,7 @@ def bert(folder) -> CrossEncoder:
     return CrossEncoder.load(EncoderConfig(folder, device="cpu"))
 
 
-def test_long_pairs_lose_tokens_of_the_longer_text_and_are_counted(bert):
+def test_long_pairs_lose_tokens_of_the_longer_text_and_are_counted(bert) -> None:
     plain = tokenizer(types=True)
     scoring = bert.score_with_counts(pairs())
     whole = [len(plain(a, b)["input_ids"]) for a, b in pairs()]
@@ -100,16 +130,20 @@ def test_long_pairs_lose_tokens_of_the_longer_text_and_are_counted(bert):
     tokens = bert._tokenizer.encode_pairs(pairs())
     assert [ids.tolist() for ids in tokens.ids] == [one["input_ids"] for one in cut]
     assert [types.tolist() for types in tokens.types] == [one["token_type_ids"] for one in cut]
-    assert scoring.needed == scoring.computed == sum(map(len, {tuple(one["input_ids"]): 0 for one in cut}))
+    assert (
+        scoring.needed
+        == scoring.computed
+        == sum(map(len, {tuple(one["input_ids"]): 0 for one in cut}))
+    )
 
 
-def test_a_score_does_not_depend_on_its_neighbours(bert):
+def test_a_score_does_not_depend_on_its_neighbours(bert) -> None:
     alone = np.concatenate([bert.score([pair]) for pair in pairs()])
     assert np.abs(bert.score(pairs()[::-1])[::-1] - alone).max() < 1e-6
     assert bert.score([]).shape == (0,)
 
 
-def test_the_activation_is_the_one_that_the_files_name():
+def test_the_activation_is_the_one_that_the_files_name() -> None:
     def named(settings: dict, **config: object) -> str:
         return type(_activation(transformers.BertConfig(**config), settings)).__name__
 
@@ -122,22 +156,30 @@ def test_the_activation_is_the_one_that_the_files_name():
         named({"activation_fn": "os.system"})
 
 
-def test_what_is_no_cross_encoder_is_refused(make, minilm):
+def test_what_is_no_cross_encoder_is_refused(make, minilm: str) -> None:
     with pytest.raises(InputError, match="has 3 labels, a cross-encoder one"):
         CrossEncoder.load(make("bert", num_labels=3))
     with pytest.raises(InputError, match="weights are missing"):
         CrossEncoder.load(minilm)
 
 
-def test_rows_get_their_score_and_bad_ones_are_set_aside(new_pipeline, folder, bert):
+def test_rows_get_their_score_and_bad_ones_are_set_aside(
+    new_pipeline: Callable[..., beam.Pipeline], folder, bert
+) -> None:
     rows = [{"query": a, "document": b, "n": i} for i, (a, b) in enumerate(pairs())]
-    bad = [{"query": None, "document": "w1"}, {"query": "w1", "document": " "}, {"query": 7, "document": "w1"}]
+    bad = [
+        {"query": None, "document": "w1"},
+        {"query": "w1", "document": " "},
+        {"query": 7, "document": "w1"},
+    ]
     bad += [{"query": "w1", "document": b"\xff"}]
     expected = bert.score(pairs()).tolist()
     with new_pipeline() as p:
         made = p | beam.Create([*rows, *bad])
         scored, rejects = made | Rerank(folder).with_exception_handling()
-        told = scored | beam.Map(lambda row: (row["n"], abs(row["rerank_score"] - expected[row["n"]]) < 1e-6))
+        told = scored | beam.Map(
+            lambda row: (row["n"], abs(row["rerank_score"] - expected[row["n"]]) < 1e-6)
+        )
         assert_that(told, equal_to([(n, True) for n in range(len(rows))]), label="Scores")
         reasons = rejects | "Reasons" >> beam.Map(lambda row: row["reject_reason"])
         wanted = ["query is null", "document is blank", "text is not a string: int"]
@@ -145,7 +187,9 @@ def test_rows_get_their_score_and_bad_ones_are_set_aside(new_pipeline, folder, b
         assert_that(reasons, equal_to(wanted), label="Rejects")
 
 
-def test_a_pair_too_large_for_the_memory_is_one_reject(new_pipeline, folder, monkeypatch):
+def test_a_pair_too_large_for_the_memory_is_one_reject(
+    new_pipeline: Callable[..., beam.Pipeline], folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = PairRunner.start
 
     def runs_out(runner: PairRunner, pieces: list) -> tuple:
@@ -158,8 +202,14 @@ def test_a_pair_too_large_for_the_memory_is_one_reject(new_pipeline, folder, mon
     with new_pipeline() as p:
         blocks = p | beam.Create([Block.from_pydict(columns)]).with_output_types(Block)
         scored, rejects = blocks | Rerank(folder, id_column="id").with_exception_handling()
-        assert_that(scored | beam.Map(lambda block: block.column("id").to_pylist()), equal_to([["small"]]), label="Good")
-        told = rejects | "Told" >> beam.Map(lambda block: block.batch.select(["id", "reject_reason"]).to_pylist())
+        assert_that(
+            scored | beam.Map(lambda block: block.column("id").to_pylist()),
+            equal_to([["small"]]),
+            label="Good",
+        )
+        told = rejects | "Told" >> beam.Map(
+            lambda block: block.batch.select(["id", "reject_reason"]).to_pylist()
+        )
         reason = "out of memory: 40 tokens are more than fit at once"
         assert_that(told, equal_to([[{"id": "large", "reject_reason": reason}]]), label="Rejects")
 
@@ -168,21 +218,32 @@ def test_a_pair_too_large_for_the_memory_is_one_reject(new_pipeline, folder, mon
     ("make_it", "message"),
     [
         (lambda: Rerank(3), "model 3: give a name"),
-        (lambda: Rerank("m", query_column="a", document_column="a"), "query_column and document_column are both 'a'"),
+        (
+            lambda: Rerank("m", query_column="a", document_column="a"),
+            "query_column and document_column are both 'a'",
+        ),
         (lambda: Rerank("m", score_column="query"), "score_column 'query' is another column"),
-        (lambda: Rerank(EncoderConfig("m", pooling="cls")), "pooling 'cls': a cross-encoder takes model"),
-        (lambda: Rerank(EncoderConfig("m", prompt="q: ")), "prompt 'q: ': a cross-encoder takes model"),
+        (
+            lambda: Rerank(EncoderConfig("m", pooling="cls")),
+            "pooling 'cls': a cross-encoder takes model",
+        ),
+        (
+            lambda: Rerank(EncoderConfig("m", prompt="q: ")),
+            "prompt 'q: ': a cross-encoder takes model",
+        ),
     ],
 )
-def test_mistakes_are_told_before_the_job(make_it, message):
+def test_mistakes_are_told_before_the_job(make_it, message) -> None:
     with pytest.raises(InputError, match=message):
         make_it()
 
 
-def test_columns_are_those_that_were_named(new_pipeline):
+def test_columns_are_those_that_were_named(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     from beam_gpte.embedding.rerank import _check_pairs
 
-    block = Block.from_pydict({"query": ["a"], "document": ["b"], "rerank_score": pa.array([0.5], pa.float32())})
+    block = Block.from_pydict(
+        {"query": ["a"], "document": ["b"], "rerank_score": pa.array([0.5], pa.float32())}
+    )
     with pytest.raises(InputError, match="Rerank: a column 'rerank_score' is there already"):
         list(_check_pairs(block, ("query", "document"), "rerank_score", None, False))
     with pytest.raises(InputError, match="Rerank: no column 'passage' among query, document"):

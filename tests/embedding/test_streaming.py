@@ -37,10 +37,14 @@ def streamed(*events):
     return p, p | source
 
 
-def test_rows_of_a_stream_keep_their_windows_and_times_late_ones_too():
+def test_rows_of_a_stream_keep_their_windows_and_times_late_ones_too() -> None:
     rows = [({"id": str(second), "text": "x" * second}, second) for second in (1, 9, 12, 3)]
     p, source = streamed([rows[0], rows[1], rows[2]], 11, [rows[3]])
-    embedded = source | beam.WindowInto(FixedWindows(10), allowed_lateness=100) | EmbedText(LengthEncoder())
+    embedded = (
+        source
+        | beam.WindowInto(FixedWindows(10), allowed_lateness=100)
+        | EmbedText(LengthEncoder())
+    )
     told = embedded | beam.Map(
         lambda row, time=beam.DoFn.TimestampParam, window=beam.DoFn.WindowParam: (
             row["id"],
@@ -49,33 +53,57 @@ def test_rows_of_a_stream_keep_their_windows_and_times_late_ones_too():
             float(window.start),
         )
     )
-    expected = [("1", [1, 1], 1, 0), ("9", [1, 9], 9, 0), ("12", [1, 12], 12, 10), ("3", [1, 3], 3, 0)]
+    expected = [
+        ("1", [1, 1], 1, 0),
+        ("9", [1, 9], 9, 0),
+        ("12", [1, 12], 12, 10),
+        ("3", [1, 3], 3, 0),
+    ]
     assert_that(told, equal_to(expected))
     p.run().wait_until_finish()
 
 
-def test_a_row_waits_for_no_other_before_it_is_embedded_and_judged(tmp_path):
+def test_a_row_waits_for_no_other_before_it_is_embedded_and_judged(tmp_path: Path) -> None:
     """No watermark moves between the two rows, and the first has come out when the second goes in."""
-    p, source = streamed([({"id": "a", "text": "one two"}, 1)], [({"id": "b", "text": "two one"}, 2)])
-    source | "In" >> beam.Map(lambda row: ("in", row["id"])) | "KeepIn" >> beam.Map(keep, str(tmp_path), "order")
-    judged = source | EmbedText(WordEncoder()) | DeduplicateStream(0.99, 60)
-    judged | beam.Map(lambda row: ("out", row["id"], row["duplicate_of"])) | beam.Map(keep, str(tmp_path), "order")
+    p, source = streamed(
+        [({"id": "a", "text": "one two"}, 1)], [({"id": "b", "text": "two one"}, 2)]
+    )
+    (
+        source
+        | "In" >> beam.Map(lambda row: ("in", row["id"]))
+        | "KeepIn" >> beam.Map(keep, str(tmp_path), "order")
+    )
+    decided = source | EmbedText(WordEncoder()) | DeduplicateStream(0.99, 60)
+    (
+        decided
+        | beam.Map(lambda row: ("out", row["id"], row["duplicate_of"]))
+        | beam.Map(keep, str(tmp_path), "order")
+    )
     p.run().wait_until_finish()
-    assert kept(str(tmp_path), "order") == [("in", "a"), ("out", "a", None), ("in", "b"), ("out", "b", "a")]
+    assert kept(str(tmp_path), "order") == [
+        ("in", "a"),
+        ("out", "a", None),
+        ("in", "b"),
+        ("out", "b", "a"),
+    ]
 
 
-def former_rows():
+def previous_rows():
     """Rows of seconds 1 and 100."""
     vectors = [vector.tolist() for vector in WordEncoder().encode(["one two", "three four"])]
     block = EmbedTextOf([("old", vectors[0]), ("young", vectors[1])])
-    return [block.with_column(Block.from_pydict({TIMESTAMP: [0]}).schema.field(0), _times([1, 100]))]
+    return [
+        block.with_column(Block.from_pydict({TIMESTAMP: [0]}).schema.field(0), _times([1, 100]))
+    ]
 
 
 def EmbedTextOf(rows):  # noqa: N802
     import pyarrow as pa
 
     ids, vectors = zip(*rows, strict=True)
-    return Block.from_pydict({"id": list(ids), "embedding": pa.array(list(vectors), pa.list_(pa.float32(), 8))})
+    return Block.from_pydict(
+        {"id": list(ids), "embedding": pa.array(list(vectors), pa.list_(pa.float32(), 8))}
+    )
 
 
 def _times(seconds):
@@ -84,24 +112,33 @@ def _times(seconds):
     return pa.array([Timestamp(second).micros for second in seconds], pa.int64())
 
 
-def test_rows_of_a_former_run_count_as_seen_for_as_long_as_the_horizon():
+def test_rows_of_a_former_run_count_as_seen_for_as_long_as_the_horizon() -> None:
     rows = [
         ({"id": i, "text": text}, second)
-        for i, text, second in [("a", "two one", 59), ("b", "one two", 61), ("c", "four three", 120)]
+        for i, text, second in [
+            ("a", "two one", 59),
+            ("b", "one two", 61),
+            ("c", "four three", 120),
+        ]
     ]
     p, source = streamed([rows[0]], [rows[1]], [rows[2]])
-    judged = source | EmbedText(WordEncoder()) | DeduplicateStream(0.99, 60, former=former_rows)
+    decided = source | EmbedText(WordEncoder()) | DeduplicateStream(0.99, 60, history=previous_rows)
     # a is 58 seconds behind old and repeats it; b is 60 seconds behind, and nothing new came since
-    told = judged | beam.Map(lambda row: (row["id"], row["duplicate_of"]))
+    told = decided | beam.Map(lambda row: (row["id"], row["duplicate_of"]))
     assert_that(told, equal_to([("a", "old"), ("b", None), ("c", "young")]))
     p.run().wait_until_finish()
 
 
-def test_committed_rows_of_several_outputs_are_compared_by_file():
-    first, second = {"a": RowRanges.of([1, 2, 3]), "b": RowRanges.of([1])}, {"a": RowRanges.of([2, 3, 4])}
+def test_committed_rows_of_several_outputs_are_compared_by_file() -> None:
+    first, second = (
+        {"a": RowRanges.of([1, 2, 3]), "b": RowRanges.of([1])},
+        {"a": RowRanges.of([2, 3, 4])},
+    )
 
     def listed(rows):
-        return {name: [n for n in range(6) if n in {*ranges_of(found)}] for name, found in rows.items()}
+        return {
+            name: [n for n in range(6) if n in {*ranges_of(found)}] for name, found in rows.items()
+        }
 
     def ranges_of(found):
         import numpy as np
@@ -113,38 +150,69 @@ def test_committed_rows_of_several_outputs_are_compared_by_file():
     assert listed(only_in(first, second)) == {"a": [1], "b": [1]}
 
 
-def test_one_stream_at_a_time_has_an_output(tmp_path):
+def test_one_stream_at_a_time_has_an_output(tmp_path: Path) -> None:
     output = StreamOutput(str(tmp_path), None, "id")
     with output.alone():
-        with pytest.raises(InputError, match="another stream writes here; stop it, or name another output"):
+        with pytest.raises(
+            InputError, match="another stream writes here; stop it, or name another output"
+        ):
             with output.alone():
                 pass
     with output.alone():
         pass
 
 
-def test_a_killed_program_started_again_and_stopped_has_every_text_once(tmp_path, minilm):
+def test_a_killed_program_started_again_and_stopped_has_every_text_once(
+    tmp_path: Path, minilm: str
+) -> None:
     page = tmp_path / "page.html"
-    more = ["--interval", "1", "--every", "2", "--horizon", "60", "--threshold", "0.9999", "--report", str(page)]
+    more = [
+        "--interval",
+        "1",
+        "--every",
+        "2",
+        "--horizon",
+        "60",
+        "--threshold",
+        "0.9999",
+        "--report",
+        str(page),
+    ]
     done = stream(tmp_path, minilm, 16, 7, *more)
     assert (done.exit_code, done.lost, done.doubled, done.in_database) == (0, 0, 0, done.texts)
     assert done.files > 3
-    assert "files read" in done.summary and "rows read" in done.summary
+    assert "files read" in done.summary
+    assert "rows read" in done.summary
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["rejected"] == summary["removed"] == 0
     shown = read_page(page).text
-    assert f"of {done.texts:,} kept rows of the output, a sample" in shown and "horizon" in shown and "Map" in shown
+    assert f"of {done.texts:,} kept rows of the output, a sample" in shown
+    assert "horizon" in shown
+    assert "Map" in shown
     assert CHROMIUM is None or open_page(page, tmp_path / "profile")[1] == []
 
 
-def test_a_stop_at_once_and_mistakes_are_short(tmp_path, minilm):
-    command = [sys.executable, str(ROOT / "pipelines" / "embed_stream.py"), "--input", f"{tmp_path}/*.jsonl", "--model"]
+def test_a_stop_at_once_and_mistakes_are_short(tmp_path: Path, minilm: str) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "pipelines" / "embed_stream.py"),
+        "--input",
+        f"{tmp_path}/*.jsonl",
+        "--model",
+    ]
     done = subprocess.run([*command, minilm], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "embed_stream.py: neither --output nor --duckdb; give one, or both\n")
-    began = subprocess.Popen(
-        [*command, minilm, "--output", f"{tmp_path}/out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    assert (done.returncode, done.stderr) == (
+        2,
+        "embed_stream.py: neither --output nor --duckdb; give one, or both\n",
     )
-    assert began.stdout is not None and began.stdout.readline().startswith("watching")
+    began = subprocess.Popen(
+        [*command, minilm, "--output", f"{tmp_path}/out"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert began.stdout is not None
+    assert began.stdout.readline().startswith("watching")
     began.terminate()
     out, err = began.communicate(timeout=60)
     assert (began.returncode, err) == (0, "")

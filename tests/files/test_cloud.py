@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from beam_gpte import (
     EmbedText,
     InputError,
     ReadCorpus,
+    TextEncoder,
     WatchCorpus,
     WriteRejects,
     WriteVectorsToDuckDB,
@@ -47,7 +48,15 @@ class TokenServer(http.server.BaseHTTPRequestHandler):
         self._answer(200, {"access_token": "x", "expires_in": 3600, "token_type": "Bearer"})
 
     def do_GET(self) -> None:
-        self._answer(401, {"error": {"code": 401, "message": "Anonymous caller does not have storage.objects.list access."}})
+        self._answer(
+            401,
+            {
+                "error": {
+                    "code": 401,
+                    "message": "Anonymous caller does not have storage.objects.list access.",
+                }
+            },
+        )
 
     def _answer(self, status: int, value: dict) -> None:
         body = json.dumps(value).encode()
@@ -74,9 +83,18 @@ def service_account(token_uri: str) -> dict[str, str]:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-    kinds = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    kinds = (
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
     key = rsa.generate_private_key(65537, 2048).private_bytes(*kinds).decode()
-    own = {"project_id": "p", "private_key_id": "k", "client_id": "1", "client_email": "a@p.iam.gserviceaccount.com"}
+    own = {
+        "project_id": "p",
+        "private_key_id": "k",
+        "client_id": "1",
+        "client_email": "a@p.iam.gserviceaccount.com",
+    }
     return {"type": "service_account", "private_key": key, "token_uri": token_uri, **own}
 
 
@@ -121,7 +139,9 @@ def upload(bucket: Any, name: str, data: bytes) -> None:
 
 
 def upload_corpus(bucket: Any, folder: str) -> None:
-    upload(bucket, f"{folder}/a.jsonl", b'{"text": "one cat", "n": 1}\n{"text": "two dogs", "n": 2}\n')
+    upload(
+        bucket, f"{folder}/a.jsonl", b'{"text": "one cat", "n": 1}\n{"text": "two dogs", "n": 2}\n'
+    )
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"text": ["three birds"], "n": [3]}), sink)
     upload(bucket, f"{folder}/b.parquet", sink.getvalue().to_pybytes())
@@ -134,7 +154,14 @@ def query(bucket: Any, name: str, path: Path, sql: str) -> list[tuple]:
         return connection.execute(sql).fetchall()
 
 
-def test_corpus_model_and_vectors_may_all_be_in_the_cloud(new_pipeline, bucket, minilm, encoder, tmp_path, monkeypatch):
+def test_corpus_model_and_vectors_may_all_be_in_the_cloud(
+    new_pipeline: Callable[..., beam.Pipeline],
+    bucket,
+    minilm: str,
+    encoder: TextEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the model comes to lie
     upload_corpus(bucket, "in")
     for path in Path(minilm).rglob("*"):
@@ -149,19 +176,30 @@ def test_corpus_model_and_vectors_may_all_be_in_the_cloud(new_pipeline, bucket, 
     (blob,) = bucket.list_blobs(prefix="out/part-")
     blob.download_to_filename(tmp_path / "out.parquet")
     for rows in (
-        duckdb.sql(f"SELECT id, text, n, embedding FROM '{tmp_path}/out.parquet' ORDER BY n").fetchall(),
-        query(bucket, "vectors.duckdb", tmp_path / "db", "SELECT id, text, n, embedding FROM vectors ORDER BY n"),
+        duckdb.sql(
+            f"SELECT id, text, n, embedding FROM '{tmp_path}/out.parquet' ORDER BY n"
+        ).fetchall(),
+        query(
+            bucket,
+            "vectors.duckdb",
+            tmp_path / "db",
+            "SELECT id, text, n, embedding FROM vectors ORDER BY n",
+        ),
     ):
         assert [row[:3] for row in rows] == [
             ("a.jsonl:1", "one cat", 1),
             ("a.jsonl:2", "two dogs", 2),
             ("b.parquet:1", "three birds", 3),
         ]
-        assert all(list(vector) == pytest.approx(expected[text], abs=1e-6) for _, text, _, vector in rows)
+        assert all(
+            list(vector) == pytest.approx(expected[text], abs=1e-6) for _, text, _, vector in rows
+        )
     assert not [blob.name for blob in bucket.list_blobs() if "tmp" in blob.name]
 
 
-def test_a_run_in_another_process_replaces_what_was_there_and_adds_its_rejects(new_pipeline, bucket):
+def test_a_run_in_another_process_replaces_what_was_there_and_adds_its_rejects(
+    new_pipeline: Callable[..., beam.Pipeline], bucket
+) -> None:
     upload_corpus(bucket, "again")
     upload(bucket, "again/c.jsonl", b'{"text": "four"}\nno JSON\n')
     for mode in ("in memory", "two processes"):
@@ -170,12 +208,16 @@ def test_a_run_in_another_process_replaces_what_was_there_and_adds_its_rejects(n
             corpus | EmbedText(WordEncoder()) | WriteVectorsToParquet("gs://texts/replaced")
             rejects | WriteRejects("gs://texts/replaced/rejects")
     found = rows_in_parquet("gs://texts/replaced", "id")
-    assert {name: len(rows) for name, rows in found.items()} == {"a.jsonl": 2, "b.parquet": 1, "c.jsonl": 1}
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "a.jsonl": 2,
+        "b.parquet": 1,
+        "c.jsonl": 1,
+    }
     (lines,) = bucket.list_blobs(prefix="replaced/rejects/")
     assert b"no JSON" in lines.download_as_bytes()
 
 
-def test_a_bucket_is_watched_and_a_stream_goes_on_where_it_was(bucket, tmp_path):
+def test_a_bucket_is_watched_and_a_stream_goes_on_where_it_was(bucket, tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
     upload_corpus(bucket, "inbox")
     for more in ({}, {"inbox/c.jsonl": b'{"text": "five"}\n'}):
@@ -184,21 +226,27 @@ def test_a_bucket_is_watched_and_a_stream_goes_on_where_it_was(bucket, tmp_path)
         done = rows_in_parquet("gs://texts/stream", "id")
         assert done.keys() == rows_in_duckdb("gs://texts/stream.duckdb", "id").keys()
         p = beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(["--streaming"]))
-        texts = p | WatchCorpus("gs://texts/inbox/*", columns={}, interval=1, stop=str(tmp_path / "stop"), done=done)
+        texts = p | WatchCorpus(
+            "gs://texts/inbox/*", columns={}, interval=1, stop=str(tmp_path / "stop"), done=done
+        )
         vectors = texts | EmbedText(WordEncoder()) | beam.WindowInto(beam.window.FixedWindows(3600))
         vectors | WriteVectorsToParquet("gs://texts/stream", mode="append")
         vectors | WriteVectorsToDuckDB("gs://texts/stream.duckdb", mode="insert")
         p.run().wait_until_finish()
-    rows = query(bucket, "stream.duckdb", tmp_path / "stream", "SELECT text FROM vectors ORDER BY text")
+    rows = query(
+        bucket, "stream.duckdb", tmp_path / "stream", "SELECT text FROM vectors ORDER BY text"
+    )
     assert rows == [("five",), ("one cat",), ("three birds",), ("two dogs",)]
-    assert {name: len(rows) for name, rows in rows_in_parquet("gs://texts/stream", "id").items()} == {
+    assert {
+        name: len(rows) for name, rows in rows_in_parquet("gs://texts/stream", "id").items()
+    } == {
         "a.jsonl": 2,
         "b.parquet": 1,
         "c.jsonl": 1,
     }
 
 
-def test_an_object_that_is_gone_is_named(bucket):
+def test_an_object_that_is_gone_is_named(bucket) -> None:
     from beam_gpte.sources.corpus_files import read_schema
 
     with pytest.raises(InputError, match=r"gs://texts/none\.jsonl: cannot be read: 404"):
@@ -213,12 +261,14 @@ def test_an_object_that_is_gone_is_named(bucket):
         lambda: check_remote_model("gs://missing/model"),
     ],
 )
-def test_a_missing_bucket_is_one_line(bucket, look):
-    with pytest.raises(InputError, match="^gs://missing: there is no such bucket; create it, or name another$"):
+def test_a_missing_bucket_is_one_line(bucket, look) -> None:
+    with pytest.raises(
+        InputError, match="^gs://missing: there is no such bucket; create it, or name another$"
+    ):
         look()
 
 
-def test_other_paths_need_no_check():
+def test_other_paths_need_no_check() -> None:
     check_bucket("/a/local/path")
     check_bucket("s3://bucket/path")
 
@@ -243,17 +293,26 @@ print(json.dumps(results))
 """
 
 
-def test_credentials_that_are_missing_or_refused_are_one_line_at_once(bucket, token_server, tmp_path):
+def test_credentials_that_are_missing_or_refused_are_one_line_at_once(
+    bucket, token_server, tmp_path: Path
+) -> None:
     key = tmp_path / "key.json"
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        key.write_text(json.dumps(service_account(f"http://127.0.0.1:{nobody.getsockname()[1]}/token")))
+        key.write_text(
+            json.dumps(service_account(f"http://127.0.0.1:{nobody.getsockname()[1]}/token"))
+        )
         environment = {**os.environ, "NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": str(tmp_path)}
         command = [sys.executable, "-c", CHECKS, token_server, str(key)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, check=True, timeout=60
+        )
     missing, public, refused, no_token = json.loads(done.stdout)
     advice = "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run: gcloud auth application-default login"
-    assert missing == f"InputError: gs://texts: no Google Cloud credentials (File /no/such/key.json was not found); {advice}"
+    assert (
+        missing
+        == f"InputError: gs://texts: no Google Cloud credentials (File /no/such/key.json was not found); {advice}"
+    )
     assert public is None  # the emulator asks for none
     assert refused.startswith(
         "InputError: gs://private: no Google Cloud credentials (Your default credentials were not found"

@@ -4,6 +4,7 @@ Where Beam's own tests of such classes assert something (`huggingface_test.py` o
 `ml/rag/embeddings`, `base_test.py` of `ml/transforms` and `ml/rag/ingestion`), the same is asserted of ours.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import apache_beam as beam
@@ -12,7 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, ModelMetadata, RunInference
+from apache_beam.ml.inference.base import (
+    KeyedModelHandler,
+    ModelHandler,
+    ModelMetadata,
+    RunInference,
+)
 from apache_beam.ml.rag.ingestion.base import VectorDatabaseWriteTransform
 from apache_beam.ml.rag.types import Content, EmbeddableItem, Embedding
 from apache_beam.ml.transforms import base
@@ -26,47 +32,93 @@ from beam_gpte import (
     InputError,
     ParquetVectorWriterConfig,
     TextEmbeddingModelHandler,
+    TextEncoder,
 )
 from tests.examples import LengthEncoder, Line
 
 ITEMS = [
-    EmbeddableItem(content=Content(text="This is a test sentence."), id="1", metadata={"source": "test.txt"}, index=3),
-    EmbeddableItem(content=Content(text="Another example."), id="2", metadata={"source": "test.txt"}),
+    EmbeddableItem(
+        content=Content(text="This is a test sentence."),
+        id="1",
+        metadata={"source": "test.txt"},
+        index=3,
+    ),
+    EmbeddableItem(
+        content=Content(text="Another example."), id="2", metadata={"source": "test.txt"}
+    ),
 ]
 
 
-def test_columns_become_vectors_and_an_artifact_gives_them_again(new_pipeline, minilm, encoder, tmp_path):
-    rows = [{"feature_1": "That is a happy person", "n": 1}, {"feature_1": "That is a very happy person", "n": 2}]
+def test_columns_become_vectors_and_an_artifact_gives_them_again(
+    new_pipeline: Callable[..., beam.Pipeline], minilm: str, encoder: TextEncoder, tmp_path: Path
+) -> None:
+    rows = [
+        {"feature_1": "That is a happy person", "n": 1},
+        {"feature_1": "That is a very happy person", "n": 2},
+    ]
     expected = encoder.encode([row["feature_1"] for row in rows])
     manager = GpteTextEmbeddings(minilm, columns=["feature_1"])
-    for artifacts in ({"write_artifact_location": str(tmp_path / "a")}, {"read_artifact_location": str(tmp_path / "a")}):
+    for artifacts in (
+        {"write_artifact_location": str(tmp_path / "a")},
+        {"read_artifact_location": str(tmp_path / "a")},
+    ):
         with new_pipeline() as p:
             transform = MLTransform(**artifacts)
             if "write_artifact_location" in artifacts:
                 transform = transform.with_transform(manager)
             embedded = p | beam.Create(rows) | transform
-            found = embedded | beam.Map(lambda row: (row["n"], round(max(row["feature_1"]), 2), len(row["feature_1"])))
-            assert_that(found, equal_to([(i + 1, round(float(max(expected[i])), 2), 384) for i in range(2)]))
+            found = embedded | beam.Map(
+                lambda row: (row["n"], round(max(row["feature_1"]), 2), len(row["feature_1"]))
+            )
+            assert_that(
+                found, equal_to([(i + 1, round(float(max(expected[i])), 2), 384) for i in range(2)])
+            )
 
 
-def test_items_are_filled_and_keep_the_rest(new_pipeline, minilm, encoder, tmp_path):
+def test_items_are_filled_and_keep_the_rest(
+    new_pipeline: Callable[..., beam.Pipeline], minilm: str, encoder: TextEncoder, tmp_path: Path
+) -> None:
     expected = encoder.encode([item.content.text for item in ITEMS]).tolist()
     with new_pipeline() as p:
-        transform = MLTransform(write_artifact_location=str(tmp_path / "a")).with_transform(GpteTextEmbeddings(minilm))
+        transform = MLTransform(write_artifact_location=str(tmp_path / "a")).with_transform(
+            GpteTextEmbeddings(minilm)
+        )
         items = p | beam.Create(ITEMS) | transform
-        found = items | beam.Map(lambda item: (item.id, item.index, item.metadata, item.content.text, item.dense_embedding))
+        found = items | beam.Map(
+            lambda item: (
+                item.id,
+                item.index,
+                item.metadata,
+                item.content.text,
+                item.dense_embedding,
+            )
+        )
         assert_that(
             found,
-            equal_to([(x.id, x.index, x.metadata, x.content.text, v) for x, v in zip(ITEMS, expected, strict=True)]),
+            equal_to(
+                [
+                    (x.id, x.index, x.metadata, x.content.text, v)
+                    for x, v in zip(ITEMS, expected, strict=True)
+                ]
+            ),
         )
     assert ITEMS[0].embedding is None  # what came in is as it was
 
 
-def test_several_columns_of_dicts_and_rows(new_pipeline, tmp_path):
-    rows = [{"x": "Hello world", "y": "Beam", "z": "unchanged"}, {"x": "a", "y": "bc", "z": "unchanged"}]
+def test_several_columns_of_dicts_and_rows(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
+) -> None:
+    rows = [
+        {"x": "Hello world", "y": "Beam", "z": "unchanged"},
+        {"x": "a", "y": "bc", "z": "unchanged"},
+    ]
     manager = GpteTextEmbeddings(LengthEncoder(), columns=["x", "y"], max_batch_size=1)
     with new_pipeline() as p:
-        dicts = p | beam.Create(rows) | MLTransform(write_artifact_location=str(tmp_path / "a")).with_transform(manager)
+        dicts = (
+            p
+            | beam.Create(rows)
+            | MLTransform(write_artifact_location=str(tmp_path / "a")).with_transform(manager)
+        )
         expected = [
             {"x": [1.0, 11.0], "y": [1.0, 4.0], "z": "unchanged"},
             {"x": [1.0, 1.0], "y": [1.0, 2.0], "z": "unchanged"},
@@ -74,8 +126,14 @@ def test_several_columns_of_dicts_and_rows(new_pipeline, tmp_path):
         assert_that(dicts, equal_to(expected), "dicts")
         lines = p | "Lines" >> beam.Create([Line(7, "abc")])
         own = GpteTextEmbeddings(LengthEncoder(), columns=["text"])
-        made = lines | "ML" >> MLTransform(write_artifact_location=str(tmp_path / "b")).with_transform(own)
-        assert_that(made | beam.Map(lambda row: row.as_dict()), equal_to([{"id": 7, "text": [1.0, 3.0]}]), "rows")
+        made = lines | "ML" >> MLTransform(
+            write_artifact_location=str(tmp_path / "b")
+        ).with_transform(own)
+        assert_that(
+            made | beam.Map(lambda row: row.as_dict()),
+            equal_to([{"id": 7, "text": [1.0, 3.0]}]),
+            "rows",
+        )
 
 
 @pytest.mark.parametrize(
@@ -83,30 +141,50 @@ def test_several_columns_of_dicts_and_rows(new_pipeline, tmp_path):
     [
         ([{"x": 1}], "Embeddings can only be generated"),
         ([{"x": ["Hello world", "Apache Beam"]}], "Embeddings can only be generated"),
-        ([{"x": "fine"}, {"x": 1}], "1 is no text"),  # Beam's own looks at the first row of a batch alone
+        (
+            [{"x": "fine"}, {"x": 1}],
+            "1 is no text",
+        ),  # Beam's own looks at the first row of a batch alone
         ([{"x": "fine"}, {"x": " "}], "a text is ' '"),
         ([{"y": "no x"}], "no column 'x' among y"),
     ],
 )
-def test_a_row_without_a_text_fails_with_what_it_has(new_pipeline, tmp_path, rows, message):
+def test_a_row_without_a_text_fails_with_what_it_has(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, rows, message
+) -> None:
     manager = GpteTextEmbeddings(LengthEncoder(), columns=["x"])
     with pytest.raises(Exception, match=message), new_pipeline() as p:
-        p | beam.Create(rows) | MLTransform(write_artifact_location=str(tmp_path / "a")).with_transform(manager)
+        (
+            p
+            | beam.Create(rows)
+            | MLTransform(write_artifact_location=str(tmp_path / "a")).with_transform(manager)
+        )
 
 
-def test_bad_batches_of_items_are_set_aside(new_pipeline, tmp_path):
+def test_bad_batches_of_items_are_set_aside(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
+) -> None:
     items = [*ITEMS, EmbeddableItem(content=Content(), id="3")]
     manager = GpteTextEmbeddings(LengthEncoder(), max_batch_size=1)
     with new_pipeline() as p:
         transform = MLTransform(write_artifact_location=str(tmp_path / "a")).with_transform(manager)
         good, bad = p | beam.Create(items) | transform.with_exception_handling()
-        assert_that(good | beam.Map(lambda item: item.dense_embedding), equal_to([[1.0, 24.0], [1.0, 16.0]]), "good")
-        why = bad | beam.Map(lambda row: ([item.id for item in row.element], "Expected text content" in row.msg))
+        assert_that(
+            good | beam.Map(lambda item: item.dense_embedding),
+            equal_to([[1.0, 24.0], [1.0, 16.0]]),
+            "good",
+        )
+        why = bad | beam.Map(
+            lambda row: ([item.id for item in row.element], "Expected text content" in row.msg)
+        )
         assert_that(why, equal_to([(["3"], True)]), "bad")
 
 
-def test_what_is_saved_is_what_beams_own_managers_save(tmp_path):
-    managers = [GpteTextEmbeddings("m", columns=["x"], large_model=True), GpteTextEmbeddings("m", columns=["y", "z"])]
+def test_what_is_saved_is_what_beams_own_managers_save(tmp_path: Path) -> None:
+    managers = [
+        GpteTextEmbeddings("m", columns=["x"], large_model=True),
+        GpteTextEmbeddings("m", columns=["y", "z"]),
+    ]
     mapper = base._MLTransformToPTransformMapper(managers, str(tmp_path / "a"), None)
     loaded = base._MLTransformToPTransformMapper.load_transforms_from_artifact_location
     for made in (mapper.create_and_save_ptransform_list(), loaded(str(tmp_path / "a"))):
@@ -114,12 +192,18 @@ def test_what_is_saved_is_what_beams_own_managers_save(tmp_path):
         handlers = [transform._model_handler for transform in made]
         assert all(isinstance(handler, base._TextEmbeddingHandler) for handler in handlers)
         assert [handler.columns for handler in handlers] == [["x"], ["y", "z"]]
-        assert [handler.embedding_config.model for handler in handlers] == [EncoderConfig("m"), EncoderConfig("m")]
-        assert [handler.share_model_across_processes() for handler in handlers] == [True, False]  # which Beam's own forget
+        assert [handler.embedding_config.model for handler in handlers] == [
+            EncoderConfig("m"),
+            EncoderConfig("m"),
+        ]
+        assert [handler.share_model_across_processes() for handler in handlers] == [
+            True,
+            False,
+        ]  # which Beam's own forget
         assert handlers[0].batch_elements_kwargs() == {"min_batch_size": 64, "max_batch_size": 256}
 
 
-def test_wrong_arguments_are_refused_before_anything_runs():
+def test_wrong_arguments_are_refused_before_anything_runs() -> None:
     for arguments, message in [
         ({"columns": "x"}, "columns is 'x'"),
         ({"columns": []}, r"columns is \[\]"),
@@ -138,10 +222,14 @@ def test_wrong_arguments_are_refused_before_anything_runs():
 
 
 def embedded(item: EmbeddableItem, vector: list[float], **changed) -> EmbeddableItem:
-    return EmbeddableItem(**{**vars(item), "embedding": Embedding(dense_embedding=vector), **changed})
+    return EmbeddableItem(
+        **{**vars(item), "embedding": Embedding(dense_embedding=vector), **changed}
+    )
 
 
-def test_items_are_written_with_all_that_they_hold(new_pipeline, tmp_path):
+def test_items_are_written_with_all_that_they_hold(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
+) -> None:
     sparse = Embedding(dense_embedding=[0.3, 0.4], sparse_embedding=([5, 9], [0.5, 0.25]))
     items = [embedded(ITEMS[0], [0.1, 0.2]), embedded(ITEMS[1], [], embedding=sparse)]
     parquet, database = (
@@ -171,17 +259,35 @@ def test_items_are_written_with_all_that_they_hold(new_pipeline, tmp_path):
     ("item", "message"),
     [
         (ITEMS[0], "item '1' has no dense embedding; embed all items"),
-        (embedded(ITEMS[0], [1.0], metadata={"text": "other"}), "metadata named text, columns of every item; rename it"),
-        (embedded(EmbeddableItem(content=Content()), [1.0]), "does not contain storable string content"),
+        (
+            embedded(ITEMS[0], [1.0], metadata={"text": "other"}),
+            "metadata named text, columns of every item; rename it",
+        ),
+        (
+            embedded(EmbeddableItem(content=Content()), [1.0]),
+            "does not contain storable string content",
+        ),
     ],
 )
-def test_an_item_that_would_lose_something_is_refused(new_pipeline, tmp_path, item, message):
+def test_an_item_that_would_lose_something_is_refused(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, item, message
+) -> None:
     with pytest.raises(Exception, match=message), new_pipeline() as p:
-        p | beam.Create([item]) | VectorDatabaseWriteTransform(ParquetVectorWriterConfig(f"{tmp_path}/v"))
+        (
+            p
+            | beam.Create([item])
+            | VectorDatabaseWriteTransform(ParquetVectorWriterConfig(f"{tmp_path}/v"))
+        )
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-def test_the_folder_of_a_watched_file_becomes_the_model(new_pipeline, minilm, encoder, tmp_path, keyed):
+def test_the_folder_of_a_watched_file_becomes_the_model(
+    new_pipeline: Callable[..., beam.Pipeline],
+    minilm: str,
+    encoder: TextEncoder,
+    tmp_path: Path,
+    keyed,
+) -> None:
     """The side input that `watch_model_pattern` makes of the newest match; the watcher itself needs a streaming runner."""
     (tmp_path / "models" / "v2").mkdir(parents=True)
     for part in Path(minilm).iterdir():
@@ -196,6 +302,9 @@ def test_the_folder_of_a_watched_file_becomes_the_model(new_pipeline, minilm, en
         texts = p | beam.Create([("k", "one")] if keyed else ["one"])
         results = texts | RunInference(handler, model_metadata_pcoll=told)
         vectors = results | beam.Map(lambda result: (result[1] if keyed else result).inference)
-        assert_that(vectors | beam.Map(lambda vector: bool(np.abs(vector - expected).max() < 1e-6)), equal_to([True]))
+        assert_that(
+            vectors | beam.Map(lambda vector: bool(np.abs(vector - expected).max() < 1e-6)),
+            equal_to([True]),
+        )
     built = new_pipeline() | beam.Create([("k", "one")] if keyed else ["one"])
     assert built | RunInference(handler, watch_model_pattern=pattern)

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from tests.conftest import MODES
 ROOT = Path(__file__).resolve().parents[2]
 PROVIDERS = ROOT / "transforms" / "providers.yaml"
 TRANSFORMS = sorted(
-    name for name, value in vars(beam_gpte).items() if isinstance(value, type) and issubclass(value, beam.PTransform)
+    name
+    for name, value in vars(beam_gpte).items()
+    if isinstance(value, type) and issubclass(value, beam.PTransform)
 )
 
 
@@ -35,20 +37,30 @@ TRANSFORMS = sorted(
 def beams_own_transforms() -> Iterator[None]:
     """Known to YAML without sentence-transformers, which nothing here uses and which takes 5 s to import."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "sentence_transformers", sys.modules.get("sentence_transformers"))
+        patch.setitem(
+            sys.modules, "sentence_transformers", sys.modules.get("sentence_transformers")
+        )
         yaml_provider.standard_providers()
-    yield
+    return
 
 
 def run_file(path: Path, **variables: Any) -> None:
-    main.run(["--runner=FnApiRunner", f"--yaml_pipeline_file={path}", f"--jinja_variables={json.dumps(variables)}"])
+    main.run(
+        [
+            "--runner=FnApiRunner",
+            f"--yaml_pipeline_file={path}",
+            f"--jinja_variables={json.dumps(variables)}",
+        ]
+    )
 
 
 def run_steps(steps: str, mode: str = "in memory") -> None:
     """Run the transforms of a pipeline; the catalogue is known to it."""
     indented = "\n".join(f"    {line}" for line in steps.splitlines())
     spec = f"providers:\n  - include: {PROVIDERS}\npipeline:\n  transforms:\n{indented}\n"
-    options, construct = main.build_pipeline_components_from_yaml(spec, ["--runner=FnApiRunner", *MODES[mode]])
+    options, construct = main.build_pipeline_components_from_yaml(
+        spec, ["--runner=FnApiRunner", *MODES[mode]]
+    )
     with beam.Pipeline(options=options) as p:
         construct(p)
 
@@ -86,24 +98,30 @@ for path, variables in json.loads(sys.argv[1]):
         found[path] = traceback.format_exc()
 print(json.dumps([found, [name for name in ("torch", "transformers") if name in sys.modules]]))
 """
-EXAMPLES = {path.name: path for path in sorted((ROOT / "transforms").glob("*.yaml")) if path != PROVIDERS}
+EXAMPLES = {
+    path.name: path for path in sorted((ROOT / "transforms").glob("*.yaml")) if path != PROVIDERS
+}
 
 
 def run_without_torch(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run Python where neither torch nor transformers can be imported."""
     (folder / "sitecustomize.py").write_text(WITHOUT_TORCH)
     env = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"}
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(scope="module")
-def run_without(tmp_path_factory) -> dict[str, str | None]:
+def run_without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
     """What became of every example in one process without torch; those with a model are only built there."""
     folder, jobs = tmp_path_factory.mktemp("without_torch"), []
     for name, path in EXAMPLES.items():
         text, written = path.read_text(), str(folder / "write_vectors_to_parquet.yaml")
         named = {"model": "some/model", "output": str(folder / name), "vectors": written}
-        jobs.append((str(path), {key: value for key, value in named.items() if f"{{{{ {key} }}}}" in text}))
+        jobs.append(
+            (str(path), {key: value for key, value in named.items() if f"{{{{ {key} }}}}" in text})
+        )
     jobs.sort(key=lambda job: "vectors" in job[1])  # what another one writes
     done = run_without_torch(folder, "-c", RUN_EXAMPLES, json.dumps(jobs))
     assert done.returncode == 0 and "Running pipeline..." in done.stdout, done.stderr
@@ -113,13 +131,20 @@ def run_without(tmp_path_factory) -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_every_example_is_built_without_torch_and_runs_if_it_needs_no_model(example, run_without):
+def test_every_example_is_built_without_torch_and_runs_if_it_needs_no_model(
+    example, run_without
+) -> None:
     assert run_without[example] is None, run_without[example]
 
 
-@pytest.mark.parametrize("example", [name for name, path in EXAMPLES.items() if "{{ model }}" in path.read_text()])
-def test_every_example_with_a_model_runs(example, minilm, tmp_path):
-    run_file(EXAMPLES[example], model=tiny_cross_encoder(tmp_path) if example == "rerank.yaml" else minilm)
+@pytest.mark.parametrize(
+    "example", [name for name, path in EXAMPLES.items() if "{{ model }}" in path.read_text()]
+)
+def test_every_example_with_a_model_runs(example, minilm: str, tmp_path: Path) -> None:
+    run_file(
+        EXAMPLES[example],
+        model=tiny_cross_encoder(tmp_path) if example == "rerank.yaml" else minilm,
+    )
 
 
 def tiny_cross_encoder(folder: Path) -> str:
@@ -129,17 +154,26 @@ def tiny_cross_encoder(folder: Path) -> str:
     return save(folder / "model", "bert")
 
 
-def test_every_public_transform_is_in_the_catalogue():
-    provided = {name for provider in yaml_provider.load_providers(str(PROVIDERS)) for name in provider.provided_transforms()}
+def test_every_public_transform_is_in_the_catalogue() -> None:
+    provided = {
+        name
+        for provider in yaml_provider.load_providers(str(PROVIDERS))
+        for name in provider.provided_transforms()
+    }
     examples = {
-        suffix: "".join(p.read_text() for p in (ROOT / "transforms").glob(f"*.{suffix}")) for suffix in ("py", "yaml")
+        suffix: "".join(p.read_text() for p in (ROOT / "transforms").glob(f"*.{suffix}"))
+        for suffix in ("py", "yaml")
     }
     missing = []
     for name in TRANSFORMS:
         if not hasattr(yaml_transforms, name):
-            missing.append(f"{name} = in_yaml(beam_gpte.{name}, ...) in beam_gpte/interop/yaml_transforms.py")
+            missing.append(
+                f"{name} = in_yaml(beam_gpte.{name}, ...) in beam_gpte/interop/yaml_transforms.py"
+            )
         if name not in provided:
-            missing.append(f"{name}: beam_gpte.interop.yaml_transforms.{name} in transforms/providers.yaml")
+            missing.append(
+                f"{name}: beam_gpte.interop.yaml_transforms.{name} in transforms/providers.yaml"
+            )
         if not re.search(rf"type: {name}\b", examples["yaml"]):
             missing.append(f"an example transforms/*.yaml with type: {name}")
         if not re.search(rf"\b{name}\(", examples["py"]):
@@ -148,7 +182,7 @@ def test_every_public_transform_is_in_the_catalogue():
     assert not provided - set(TRANSFORMS)
 
 
-def test_every_setting_is_typed_and_documented():
+def test_every_setting_is_typed_and_documented() -> None:
     (provider,) = yaml_provider.load_providers(str(PROVIDERS))
     bare = []
     for name in provider.provided_transforms():
@@ -168,11 +202,27 @@ def test_every_setting_is_typed_and_documented():
 @pytest.mark.parametrize(
     ("name", "given", "taken"),
     [
-        ("WriteVectorsToParquet", {"path": "p", "partition_by": "a", "num_shards": 2, "mode": "append"}, {}),
-        ("WriteVectorsToParquet", {"path": "p", "partition_by": ["a", "b"]}, {"partition_by": ("a", "b")}),
+        (
+            "WriteVectorsToParquet",
+            {"path": "p", "partition_by": "a", "num_shards": 2, "mode": "append"},
+            {},
+        ),
+        (
+            "WriteVectorsToParquet",
+            {"path": "p", "partition_by": ["a", "b"]},
+            {"partition_by": ("a", "b")},
+        ),
         ("WriteVectorsToDuckDB", {"path": "p", "mode": "insert", "index": True, "run": None}, {}),
-        ("DeduplicateSemantic", {"scope": "site", "scratch": "s", "also_at": [0.95, 1]}, {"also_at": (0.95, 1)}),
-        ("MineBitext", {"search": "cells", "scope": "site", "then_all": True, "threshold": "posterior"}, {}),
+        (
+            "DeduplicateSemantic",
+            {"scope": "site", "scratch": "s", "report_thresholds": [0.95, 1]},
+            {"report_thresholds": (0.95, 1)},
+        ),
+        (
+            "MineBitext",
+            {"search": "cells", "scope": "site", "mine_unmatched": True, "threshold": "posterior"},
+            {},
+        ),
         ("ChunkText", {"by": "markdown", "size": 9, "model": None}, {}),
         (
             "WatchCorpus",
@@ -186,7 +236,7 @@ def test_every_setting_is_typed_and_documented():
         ),
     ],
 )
-def test_settings_are_what_the_transforms_take(name, given, taken):
+def test_settings_are_what_the_transforms_take(name, given, taken) -> None:
     transform = getattr(beam_gpte, name)
     arguments = configure(name, settings_of(transform), given)
     assert arguments == {**given, **taken}
@@ -205,9 +255,14 @@ def table_of(path: Path, folder: str) -> dict[str, str]:
     return {row.split("`")[1]: row for row in rows}
 
 
-def test_both_readmes_list_every_public_transform_and_its_examples():
-    shown, catalogue = table_of(ROOT / "README.md", ""), table_of(ROOT / "transforms" / "README.md", "transforms/")
-    missing = [f"a row for {name} in the table of README.md" for name in TRANSFORMS if name not in shown]
+def test_both_readmes_list_every_public_transform_and_its_examples() -> None:
+    shown, catalogue = (
+        table_of(ROOT / "README.md", ""),
+        table_of(ROOT / "transforms" / "README.md", "transforms/"),
+    )
+    missing = [
+        f"a row for {name} in the table of README.md" for name in TRANSFORMS if name not in shown
+    ]
     missing += [
         f"in transforms/README.md: {row.replace('(transforms/', '(')}"
         for name, row in shown.items()
@@ -224,11 +279,15 @@ def test_both_readmes_list_every_public_transform_and_its_examples():
         for file in files:
             assert name in (ROOT / file).read_text(encoding="utf-8"), f"{file} does not use {name}"
     listed = "".join(shown.values())
-    unlisted = [p.name for p in (ROOT / "transforms").glob("*.*") if p.suffix in (".py", ".yaml") and p.name not in listed]
+    unlisted = [
+        p.name
+        for p in (ROOT / "transforms").glob("*.*")
+        if p.suffix in (".py", ".yaml") and p.name not in listed
+    ]
     assert unlisted == ["providers.yaml"]
 
 
-def test_rows_keep_their_types_on_other_processes():
+def test_rows_keep_their_types_on_other_processes() -> None:
     run_steps(
         """
 - type: Create
@@ -262,7 +321,7 @@ def test_rows_keep_their_types_on_other_processes():
     )
 
 
-def test_rejects_of_several_steps_are_written_whole(tmp_path):
+def test_rejects_of_several_steps_are_written_whole(tmp_path: Path) -> None:
     run_steps(
         f"""
 - type: Create
@@ -285,7 +344,7 @@ def test_rejects_of_several_steps_are_written_whole(tmp_path):
     ]
 
 
-def test_ids_of_rows_are_integers_in_every_file(tmp_path):
+def test_ids_of_rows_are_integers_in_every_file(tmp_path: Path) -> None:
     """Inside they are compared as text; what is written behind the rows is what the rows say."""
     run_steps(
         f"""
@@ -296,10 +355,15 @@ def test_ids_of_rows_are_integers_in_every_file(tmp_path):
 """
     )
     (removed,), (pair,) = (read_table(tmp_path / name).to_pylist() for name in ("removed", "pairs"))
-    assert (removed["id"], removed["duplicate_of"], pair["first_id"], pair["second_id"]) == (2, 1, 1, 2)
+    assert (removed["id"], removed["duplicate_of"], pair["first_id"], pair["second_id"]) == (
+        2,
+        1,
+        1,
+        2,
+    )
 
 
-def test_chunks_have_the_fields_that_they_gain(minilm):
+def test_chunks_have_the_fields_that_they_gain(minilm: str) -> None:
     run_steps(
         f"""
 - {{type: Create, config: {{elements: [{{id: 7, text: one two three four five, n: 1}}]}}}}
@@ -329,9 +393,18 @@ def test_chunks_have_the_fields_that_they_gain(minilm):
             "EmbedText: there is no 'modle'; it takes model, text_column",
         ),
         ("{type: EmbedText, input: Create}", "EmbedText: model is missing: a hub name"),
-        ("{type: EmbedText, input: Create, config: {model: {model: m, pooling: best}}}", "pooling 'best': choose"),
-        ("{type: DeduplicateLexical, input: Create, config: {threshold: high}}", "threshold is 'high'; use a number"),
-        ("{type: DeduplicateLexical, input: Create, config: {threshold: 2}}", "threshold is 2; use"),
+        (
+            "{type: EmbedText, input: Create, config: {model: {model: m, pooling: best}}}",
+            "pooling 'best': choose",
+        ),
+        (
+            "{type: DeduplicateLexical, input: Create, config: {threshold: high}}",
+            "threshold is 'high'; use a number",
+        ),
+        (
+            "{type: DeduplicateLexical, input: Create, config: {threshold: 2}}",
+            "threshold is 2; use",
+        ),
         (
             "{type: DeduplicateExact, input: Create, config: {key_columns: [1]}}",
             r"key_columns is \[1\]; use a list of strings",
@@ -340,33 +413,50 @@ def test_chunks_have_the_fields_that_they_gain(minilm):
             "{type: Deduplicate, input: Create, config: {steps: [{type: Exact}]}}",
             "a step of type 'Exact'; use DeduplicateExact,",
         ),
-        ("{type: WatchCorpus, config: {pattern: p}}", r"columns is missing.* \{stars: int64\}, or \{\} for nothing"),
-        ("{type: WatchCorpus, config: {pattern: p, columns: {n: int63}}}", "no type 'int63'; use int64"),
+        (
+            "{type: WatchCorpus, config: {pattern: p}}",
+            r"columns is missing.* \{stars: int64\}, or \{\} for nothing",
+        ),
+        (
+            "{type: WatchCorpus, config: {pattern: p, columns: {n: int63}}}",
+            "no type 'int63'; use int64",
+        ),
         ("{type: ReadVectors, config: {path: no/such/folder}}", "no file matches"),
         (
             "{type: ScoreBitext, input: {source: Create, target: Create}}",
             "inputs source, target; it takes pairs, source, targ",
         ),
-        ("{type: MineBitext, input: {source: Create}}", "MineBitext: inputs input; it takes source, target, decoys"),
+        (
+            "{type: MineBitext, input: {source: Create}}",
+            "MineBitext: inputs input; it takes source, target, decoys",
+        ),
         (
             "{type: DeduplicateExact, input: {input: Create, refrence: Create}}",
             "inputs input, refrence; it takes input, refer",
         ),
-        ("{type: RejectDuplicateIds, input: Create, config: {error_handling: {output: x, more: 1}}}", "use {output: NAME}"),
-        ("{type: WriteRejects, input: Create, config: {path: p, error_handling: {output: x}}}", "no 'error_handling'"),
+        (
+            "{type: RejectDuplicateIds, input: Create, config: {error_handling: {output: x, more: 1}}}",
+            "use {output: NAME}",
+        ),
+        (
+            "{type: WriteRejects, input: Create, config: {path: p, error_handling: {output: x}}}",
+            "no 'error_handling'",
+        ),
         ("{type: ApplyPostprocess, input: Create}", "postprocess is missing; give it as an input"),
         ("{type: ReadCorpus, config: {pattern: no/such/file.jsonl}}", "no file matches"),
     ],
 )
-def test_mistakes_name_the_step_and_the_repair_before_anything_runs(step, message):
+def test_mistakes_name_the_step_and_the_repair_before_anything_runs(step, message) -> None:
     name = step.split(",")[0].removeprefix("{type: ")
     steps = f"- {{type: Create, config: {{elements: [{{id: 1, text: a}}]}}}}\n- {step}\n"
-    errors = f"- {{type: LogForTesting, input: {name}.x}}" if "error_handling" in step else ""  # they have to go somewhere
+    errors = (
+        f"- {{type: LogForTesting, input: {name}.x}}" if "error_handling" in step else ""
+    )  # they have to go somewhere
     with pytest.raises(ValueError, match=message):
         run_steps(steps + errors)
 
 
-def test_pairs_of_two_corpora_are_scored_beside_their_own_columns():
+def test_pairs_of_two_corpora_are_scored_beside_their_own_columns() -> None:
     run_steps(
         """
 - type: Create
@@ -395,7 +485,7 @@ def test_pairs_of_two_corpora_are_scored_beside_their_own_columns():
     )
 
 
-def test_rows_without_a_schema_are_refused():
+def test_rows_without_a_schema_are_refused() -> None:
     with pytest.raises(ValueError, match="its input has no schema; put MapToFields before it"):
         run_steps(
             "- {type: PyTransform, config: {constructor: apache_beam.Create, args: [[1]]}, input: {}}\n"
@@ -403,10 +493,15 @@ def test_rows_without_a_schema_are_refused():
         )
 
 
-def test_a_column_that_comes_late_is_named_and_not_lost(tmp_path):
-    lines = [json.dumps({"text": f"t{i}", **({"late": 1} if i > 5000 else {})}) for i in range(6000)]
+def test_a_column_that_comes_late_is_named_and_not_lost(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"text": f"t{i}", **({"late": 1} if i > 5000 else {})}) for i in range(6000)
+    ]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    with pytest.raises(Exception, match="columns late are not in the first rows of any file; name what to read by columns"):
+    with pytest.raises(
+        Exception,
+        match="columns late are not in the first rows of any file; name what to read by columns",
+    ):
         run_steps(f"- {{type: ReadCorpus, config: {{pattern: '{tmp_path}/*.jsonl'}}}}")
 
 
@@ -415,11 +510,20 @@ def read_table(folder: Path) -> pa.Table:
 
 
 def read_rejects(folder: Path) -> list[dict]:
-    return [json.loads(line) for path in sorted(folder.glob("rejects/*.jsonl")) for line in path.open(encoding="utf-8")]
+    return [
+        json.loads(line)
+        for path in sorted(folder.glob("rejects/*.jsonl"))
+        for line in path.open(encoding="utf-8")
+    ]
 
 
-def test_a_corpus_is_embedded_as_by_the_program(tmp_path, minilm):
-    lines = ['{"id": 1, "text": "a cat"}', '{"id": 2, "text": ""}', "no JSON", '{"id": 3, "text": "a dog"}']
+def test_a_corpus_is_embedded_as_by_the_program(tmp_path: Path, minilm: str) -> None:
+    lines = [
+        '{"id": 1, "text": "a cat"}',
+        '{"id": 2, "text": ""}',
+        "no JSON",
+        '{"id": 3, "text": "a dog"}',
+    ]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     run_file(
         ROOT / "pipelines/embed_corpus.yaml",
@@ -430,10 +534,18 @@ def test_a_corpus_is_embedded_as_by_the_program(tmp_path, minilm):
         duckdb=f"{tmp_path}/v.duckdb",
     )
     table = read_table(tmp_path / "out").sort_by("id")
-    assert table.select(["id", "text"]).to_pylist() == [{"id": 1, "text": "a cat"}, {"id": 3, "text": "a dog"}]
-    about = vector_fields(table.schema)["embedding"]  # the model's own record survives, though rows have none
+    assert table.select(["id", "text"]).to_pylist() == [
+        {"id": 1, "text": "a cat"},
+        {"id": 3, "text": "a dog"},
+    ]
+    about = vector_fields(table.schema)[
+        "embedding"
+    ]  # the model's own record survives, though rows have none
     assert (about.model, about.dim, about.pooling) == (minilm, 64, "mean")
-    assert {(row["reject_step"], row["reject_reason"].split(":")[0]) for row in read_rejects(tmp_path / "out")} == {
+    assert {
+        (row["reject_step"], row["reject_reason"].split(":")[0])
+        for row in read_rejects(tmp_path / "out")
+    } == {
         ("ReadCorpus", "broken JSON"),
         ("EmbedText", "text is empty"),
     }
@@ -445,58 +557,108 @@ def test_a_corpus_is_embedded_as_by_the_program(tmp_path, minilm):
         "reasons": {"broken JSON": 1, "text is empty": 1},
     }
     with duckdb.connect(f"{tmp_path}/v.duckdb", read_only=True) as connection:
-        assert connection.execute("SELECT count(*), sum(len(embedding)) FROM vectors").fetchone() == (2, 128)
+        assert connection.execute(
+            "SELECT count(*), sum(len(embedding)) FROM vectors"
+        ).fetchone() == (2, 128)
 
 
-def test_nothing_is_written_but_rejects_if_they_are_too_many_for_a_yaml_run(tmp_path, minilm, jsonl):
+def test_nothing_is_written_but_rejects_if_they_are_too_many_for_a_yaml_run(
+    tmp_path: Path, minilm: str, jsonl: Callable[[list[dict]], str]
+) -> None:
     rows = jsonl([{"id": i, "text": text} for i, text in enumerate(["a cat", "", None])])
-    named = {"input": rows, "output": f"{tmp_path}/out", "model": minilm, "id_column": "id", "max_rejects": 1}
+    named = {
+        "input": rows,
+        "output": f"{tmp_path}/out",
+        "model": minilm,
+        "id_column": "id",
+        "max_rejects": 1,
+    }
     with pytest.raises(Exception, match="2 rows rejected, more than max_rejects 1"):
         run_file(ROOT / "pipelines/embed_corpus.yaml", **named)
     assert {row["id"] for row in read_rejects(tmp_path / "out")} == {1, 2}
     assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["rejects"]
 
 
-def test_a_corpus_loses_its_duplicates_as_by_the_program(tmp_path, minilm, jsonl):
-    texts = ["How do I open a file?", "how do I open a  file?", "How can I open a file?", "Stock prices fell.", None]
+def test_a_corpus_loses_its_duplicates_as_by_the_program(
+    tmp_path: Path, minilm: str, jsonl: Callable[[list[dict]], str]
+) -> None:
+    texts = [
+        "How do I open a file?",
+        "how do I open a  file?",
+        "How can I open a file?",
+        "Stock prices fell.",
+        None,
+    ]
     rows = jsonl([{"id": f"r{i}", "text": text, "n": i} for i, text in enumerate(texts)])
     out = tmp_path / "clean"
-    named = {"input": rows, "output": str(out), "model": minilm, "id_column": "id", "by": ["exact", "semantic"]}
+    named = {
+        "input": rows,
+        "output": str(out),
+        "model": minilm,
+        "id_column": "id",
+        "by": ["exact", "semantic"],
+    }
     run_file(ROOT / "pipelines/deduplicate_corpus.yaml", **named)
     kept = read_table(out / "kept")
-    assert {row["id"] for row in kept.to_pylist()} == {"r0", "r3"} and vector_fields(kept.schema)[
-        "embedding"
-    ].model == minilm
+    assert {row["id"] for row in kept.to_pylist()} == {"r0", "r3"}
+    assert vector_fields(kept.schema)["embedding"].model == minilm
     removed = {
-        row["id"]: (row["duplicate_of"], row["found_by"], row["n"]) for row in read_table(out / "removed").to_pylist()
+        row["id"]: (row["duplicate_of"], row["found_by"], row["n"])
+        for row in read_table(out / "removed").to_pylist()
     }
     assert removed == {"r1": ("r0", "exact", 1), "r2": ("r0", "semantic", 2)}
     assert read_table(out / "pairs").num_rows == 2
-    assert [(row["id"], row["reject_reason"]) for row in read_rejects(out)] == [("r4", "text is null")]
+    assert [(row["id"], row["reject_reason"]) for row in read_rejects(out)] == [
+        ("r4", "text is null")
+    ]
     summary = json.loads((out / "summary.json").read_text())
-    assert (summary["rows"], summary["kept"], summary["removed"], summary["refused"]) == (5, 2, 2, 1)
-    assert [(step["step"], step["removed"]) for step in summary["steps"]] == [("exact", 1), ("semantic", 1)]
+    assert (summary["rows"], summary["kept"], summary["removed"], summary["refused"]) == (
+        5,
+        2,
+        2,
+        1,
+    )
+    assert [(step["step"], step["removed"]) for step in summary["steps"]] == [
+        ("exact", 1),
+        ("semantic", 1),
+    ]
 
 
-def test_a_bitext_is_mined_as_by_the_program(tmp_path):
+def test_a_bitext_is_mined_as_by_the_program(tmp_path: Path) -> None:
     from tests.cli.test_programs import bitext_sides
 
     source, target = bitext_sides(tmp_path)
     out = tmp_path / "mined"
-    run_file(ROOT / "pipelines/mine_bitext.yaml", source=str(source), target=str(target), output=str(out), id_column="id")
+    run_file(
+        ROOT / "pipelines/mine_bitext.yaml",
+        source=str(source),
+        target=str(target),
+        output=str(out),
+        id_column="id",
+    )
     found = read_table(out / "bitext")
     expected = {(f'source,"{i}"\t{i:02}', f'target,"{i}"\t{i:02}') for i in range(40)}
     assert {(row["source_id"], row["target_id"]) for row in found.to_pylist()} == expected
-    assert json.loads(found.schema.field("margin").metadata[b"beam_gpte.bitext"])["retrieval"] == "intersection"
+    assert (
+        json.loads(found.schema.field("margin").metadata[b"beam_gpte.bitext"])["retrieval"]
+        == "intersection"
+    )
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["source"], summary["target"], summary["pairs"]) == (60, 60, 40)
     assert [(report["source_rows"], report["pairs"]) for report in summary["report"]] == [(60, 40)]
 
 
-def test_a_stream_is_embedded_until_it_is_stopped_as_by_the_program(tmp_path, minilm):
+def test_a_stream_is_embedded_until_it_is_stopped_as_by_the_program(
+    tmp_path: Path, minilm: str
+) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a cat", "n": 1}\nno JSON\n{"text": ""}')
     (tmp_path / "stop").touch()
-    named = {"duckdb": f"{tmp_path}/v.duckdb", "rejects": f"{tmp_path}/rejects", "stop": f"{tmp_path}/stop", "model": minilm}
+    named = {
+        "duckdb": f"{tmp_path}/v.duckdb",
+        "rejects": f"{tmp_path}/rejects",
+        "stop": f"{tmp_path}/stop",
+        "model": minilm,
+    }
     for _ in range(2):  # as after a crash
         main.run(
             [

@@ -1,5 +1,6 @@
 """Documents are aligned by themselves, n:m, in the order of their sentences."""
 
+from collections.abc import Callable
 from tempfile import TemporaryDirectory
 
 import apache_beam as beam
@@ -12,11 +13,19 @@ from beam_gpte.core.vectors.similarity import vectors_to_arrow
 from tests.examples import keep, kept
 
 DIM = 48
-SHAPE = [((0, 1), (0,)), ((2,), (1,)), ((3,), (2, 3)), ((4,), (4,)), ((5,), (5,))]  # sources, and what translates them
+SHAPE = [
+    ((0, 1), (0,)),
+    ((2,), (1,)),
+    ((3,), (2, 3)),
+    ((4,), (4,)),
+    ((5,), (5,)),
+]  # sources, and what translates them
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]).astype(
+        np.float32
+    )
 
 
 def documents(count: int) -> tuple[list[dict], list[dict]]:
@@ -31,7 +40,12 @@ def documents(count: int) -> tuple[list[dict], list[dict]]:
         for rows, vectors, name in zip(sides, (source, target), "st", strict=True):
             noisy = unit(vectors + 0.2 * random.normal(size=vectors.shape))
             for i, vector in enumerate(noisy):
-                key = {"id": f"{name}{document}-{i}", "doc": f"d{document}", "n": i, "text": f"{name}{i}."}
+                key = {
+                    "id": f"{name}{document}-{i}",
+                    "doc": f"d{document}",
+                    "n": i,
+                    "text": f"{name}{i}.",
+                }
                 rows.append({**key, "embedding": vector})
     return sides
 
@@ -43,21 +57,35 @@ def blocks(rows: list[dict], shards: int, shuffled: bool) -> list[Block]:
         own = [rows[i] for i in part]
         columns = {name: [row[name] for row in own] for name in ("id", "doc", "n", "text")}
         made.append(
-            Block.from_pydict({**columns, "embedding": vectors_to_arrow(np.stack([row["embedding"] for row in own]))})
+            Block.from_pydict(
+                {
+                    **columns,
+                    "embedding": vectors_to_arrow(np.stack([row["embedding"] for row in own])),
+                }
+            )
         )
     return made
 
 
-def aligned(new_pipeline, mode: str, source: list, target: list, transform: AlignDocuments) -> list[dict]:
+def aligned(
+    new_pipeline, mode: str, source: list, target: list, transform: AlignDocuments
+) -> list[dict]:
     with TemporaryDirectory() as folder:
         with new_pipeline(mode) as p:
-            both = {name: p | name >> beam.Create(rows) for name, rows in (("source", source), ("target", target))}
+            both = {
+                name: p | name >> beam.Create(rows)
+                for name, rows in (("source", source), ("target", target))
+            }
             both | transform | beam.Map(keep, folder, "beads")
         return [row for block in kept(folder, "beads") for row in block.batch.to_pylist()]
 
 
-@pytest.mark.parametrize(("mode", "shards"), [("in memory", 1), ("in memory", 4), ("two processes", 3)])
-def test_sentences_are_joined_and_skipped_as_they_were_translated(new_pipeline, mode, shards):
+@pytest.mark.parametrize(
+    ("mode", "shards"), [("in memory", 1), ("in memory", 4), ("two processes", 3)]
+)
+def test_sentences_are_joined_and_skipped_as_they_were_translated(
+    new_pipeline: Callable[..., beam.Pipeline], mode: str, shards
+) -> None:
     sides = documents(30)
     given = [blocks(rows, shards, shuffled=shards > 1) for rows in sides]
     found = aligned(new_pipeline, mode, *given, AlignDocuments("doc", ("n",)))
@@ -69,20 +97,30 @@ def test_sentences_are_joined_and_skipped_as_they_were_translated(new_pipeline, 
     beads = [(tuple(bead["source_ids"]), tuple(bead["target_ids"])) for bead in found]
     assert len(set(beads) & wanted) >= 0.95 * len(wanted)
     for name, side in zip(("source_ids", "target_ids"), sides, strict=True):
-        assert sorted(id_ for bead in found for id_ in bead[name]) == sorted(row["id"] for row in side)
+        assert sorted(id_ for bead in found for id_ in bead[name]) == sorted(
+            row["id"] for row in side
+        )
     (joined,) = [bead for bead in found if bead["source_ids"] == ["s0-0", "s0-1"]]
     assert (joined["doc"], joined["source_text"], joined["target_text"]) == ("d0", "s0. s1.", "t0.")
-    assert [joined[name] for name in ("source_start", "source_stop", "target_start", "target_stop")] == [0, 2, 0, 1]
+    assert [
+        joined[name] for name in ("source_start", "source_stop", "target_start", "target_stop")
+    ] == [0, 2, 0, 1]
 
 
-def test_rows_of_any_kind_and_a_document_of_one_side_alone(new_pipeline):
+def test_rows_of_any_kind_and_a_document_of_one_side_alone(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     source, target = documents(3)
-    found = aligned(new_pipeline, "in memory", source, target[:12], AlignDocuments("doc", ("n",), max_span=1))
+    found = aligned(
+        new_pipeline, "in memory", source, target[:12], AlignDocuments("doc", ("n",), max_span=1)
+    )
     assert {bead["doc"] for bead in found} == {"d0", "d1"}
     assert max(len(bead["source_ids"]) for bead in found) == 1
 
 
-def test_a_row_without_its_document_fails_the_job(new_pipeline):
+def test_a_row_without_its_document_fails_the_job(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     source, target = documents(2)
     source[3] = {**source[3], "doc": None}
     with pytest.raises(Exception, match="AlignDocuments source: row with id 's0-3': doc is null"):
@@ -100,6 +138,6 @@ def test_a_row_without_its_document_fails_the_job(new_pipeline):
         ({"order": ("n",), "skip_percentile": 101}, "skip_percentile is 101"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, message):
+def test_settings_that_make_no_sense_are_refused(settings, message) -> None:
     with pytest.raises(InputError, match=message):
         AlignDocuments("doc", **settings)

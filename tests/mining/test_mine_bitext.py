@@ -2,6 +2,8 @@
 
 import json
 import zlib
+from collections.abc import Callable
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -21,7 +23,9 @@ PAIRS, ALONE, DIM = 120, 180, 32  # translations, and sentences without one on e
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]).astype(
+        np.float32
+    )
 
 
 def sides(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -30,20 +34,32 @@ def sides(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     meaning = random.normal(size=(PAIRS, DIM))
     languages = 4 * unit(random.normal(size=(2, DIM)))
     source = np.concatenate([meaning, random.normal(size=(ALONE, DIM))]) + languages[0]
-    target = np.concatenate([meaning + 0.3 * random.normal(size=(PAIRS, DIM)), random.normal(size=(ALONE, DIM))])
+    target = np.concatenate(
+        [meaning + 0.3 * random.normal(size=(PAIRS, DIM)), random.normal(size=(ALONE, DIM))]
+    )
     return unit(source), unit(target + languages[1])
 
 
 def block(
-    vectors: np.ndarray, language: str, chosen: np.ndarray, texts: dict[int, str] | None = None, **columns: list
+    vectors: np.ndarray,
+    language: str,
+    chosen: np.ndarray,
+    texts: dict[int, str] | None = None,
+    **columns: list,
 ) -> Block:
     texts = [(texts or {}).get(i, f"{language} {'x' * 20} {i}") for i in chosen]
-    array = pa.FixedSizeListArray.from_arrays(pa.array(vectors[chosen].reshape(-1)), vectors.shape[1])
+    array = pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors[chosen].reshape(-1)), vectors.shape[1]
+    )
     more = {name: [values[i] for i in chosen] for name, values in columns.items()}
-    return Block.from_pydict({"id": [f"{language}{i:03}" for i in chosen], "text": texts, **more, "embedding": array})
+    return Block.from_pydict(
+        {"id": [f"{language}{i:03}" for i in chosen], "text": texts, **more, "embedding": array}
+    )
 
 
-def blocks(vectors: np.ndarray, language: str, shards: int = 1, shuffled: bool = False, **columns: list) -> list[Block]:
+def blocks(
+    vectors: np.ndarray, language: str, shards: int = 1, shuffled: bool = False, **columns: list
+) -> list[Block]:
     rows = np.arange(len(vectors))
     if shuffled:
         rows = np.random.default_rng(5).permutation(rows)
@@ -57,11 +73,16 @@ class Mined(NamedTuple):
     metadata: dict
 
 
-def mine(new_pipeline, mode: str, source: list[Block], target: list[Block], transform: MineBitext) -> Mined:
+def mine(
+    new_pipeline, mode: str, source: list[Block], target: list[Block], transform: MineBitext
+) -> Mined:
     with TemporaryDirectory() as folder:
         with new_pipeline(mode) as p:
             sides = {"source": source, "target": target}
-            both = {name: p | name >> beam.Create(rows).with_output_types(Block) for name, rows in sides.items()}
+            both = {
+                name: p | name >> beam.Create(rows).with_output_types(Block)
+                for name, rows in sides.items()
+            }
             result = both | transform
             for name in ("pairs", "report", "rejects"):
                 getattr(result, name) | f"keep {name}" >> beam.Map(keep, folder, name)
@@ -69,19 +90,35 @@ def mine(new_pipeline, mode: str, source: list[Block], target: list[Block], tran
     rows = [row for block in blocks for row in block.batch.to_pylist()]
     pairs = sorted(rows, key=lambda row: (row["source_id"], row["target_id"]))
     metadata = json.loads(blocks[0].schema.field("margin").metadata[METADATA]) if blocks else {}
-    return Mined(pairs, report, [row for block in rejects for row in block.batch.to_pylist()], metadata)
+    return Mined(
+        pairs, report, [row for block in rejects for row in block.batch.to_pylist()], metadata
+    )
 
 
-def reference(source: np.ndarray, target: np.ndarray, k: int = 4, retrieval: str = "max") -> dict[tuple[int, int], float]:
+def reference(
+    source: np.ndarray, target: np.ndarray, k: int = 4, retrieval: str = "max"
+) -> dict[tuple[int, int], float]:
     """LASER's mine_bitexts: ratio margin over k neighbours; cosines and margins to float32, ties by row."""
-    product = (source.astype(np.float64) @ target.T.astype(np.float64)).astype(np.float32).astype(np.float64)
+    product = (
+        (source.astype(np.float64) @ target.T.astype(np.float64))
+        .astype(np.float32)
+        .astype(np.float64)
+    )
     forward = np.argsort(-product, axis=1, kind="stable")[:, :k]
     backward = np.argsort(-product, axis=0, kind="stable")[:k].T
-    means = np.take_along_axis(product, forward, 1).mean(1), np.take_along_axis(product.T, backward, 1).mean(1)
+    means = (
+        np.take_along_axis(product, forward, 1).mean(1),
+        np.take_along_axis(product.T, backward, 1).mean(1),
+    )
     means = means[0].astype(np.float32).astype(np.float64), means[1].astype(np.float32)
     margins = (product / ((means[0][:, None] + means[1]) / 2)).astype(np.float32)
-    best = {(i, min(near, key=lambda j: (-margins[i, j], j))) for i, near in enumerate(forward.tolist())}
-    others = {(min(near, key=lambda i: (-margins[i, j], i)), j) for j, near in enumerate(backward.tolist())}
+    best = {
+        (i, min(near, key=lambda j: (-margins[i, j], j))) for i, near in enumerate(forward.tolist())
+    }
+    others = {
+        (min(near, key=lambda i: (-margins[i, j], i)), j)
+        for j, near in enumerate(backward.tolist())
+    }
     if retrieval == "intersection":
         return {pair: margins[pair] for pair in best & others}
     pairs, taken = {}, (set(), set())
@@ -99,19 +136,38 @@ def numbers(pairs: list[dict]) -> dict[tuple[int, int], float]:
 
 @pytest.mark.parametrize(
     ("mode", "shards", "shard_rows"),
-    [("in memory", 1, 300), ("in memory", 3, 100), ("in memory", 8, 38), ("two processes", 8, None)],
+    [
+        ("in memory", 1, 300),
+        ("in memory", 3, 100),
+        ("in memory", 8, 38),
+        ("two processes", 8, None),
+    ],
 )
-def test_the_preset_of_laser_gives_the_pairs_of_the_reference(new_pipeline, monkeypatch, mode, shards, shard_rows):
+def test_the_preset_of_laser_gives_the_pairs_of_the_reference(
+    new_pipeline: Callable[..., beam.Pipeline],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    shards,
+    shard_rows,
+) -> None:
     """In 1, 3 and 8 parts of the input, shuffled, and as many that are searched at once."""
     if shard_rows is not None:
         monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", shard_rows)
     source, target = sides()
-    rows = blocks(source, "de", shards, shuffled=shards > 1), blocks(target, "en", shards, shuffled=shards > 1)
+    rows = (
+        blocks(source, "de", shards, shuffled=shards > 1),
+        blocks(target, "en", shards, shuffled=shards > 1),
+    )
     found, report, *_ = mine(new_pipeline, mode, *rows, MineBitext.laser(1.05))
     wanted = {pair: margin for pair, margin in reference(source, target).items() if margin >= 1.05}
     assert numbers(found) == pytest.approx(wanted, abs=1e-6)
-    assert len({row["source_id"] for row in found}) == len({row["target_id"] for row in found}) == len(found)
-    assert report["pairs"] == len(wanted) and report["warnings"] == []
+    assert (
+        len({row["source_id"] for row in found})
+        == len({row["target_id"] for row in found})
+        == len(found)
+    )
+    assert report["pairs"] == len(wanted)
+    assert report["warnings"] == []
 
 
 def trigram_vectors(texts: list[str]) -> np.ndarray:
@@ -123,20 +179,31 @@ def trigram_vectors(texts: list[str]) -> np.ndarray:
     return unit(vectors + 0.1)
 
 
-def test_of_real_sentences_the_preset_gives_the_pairs_of_the_reference(new_pipeline, data):
+def test_of_real_sentences_the_preset_gives_the_pairs_of_the_reference(
+    new_pipeline: Callable[..., beam.Pipeline], data: Path
+) -> None:
     table = pq.read_table(data / "ddtp_de-en.parquet", columns=["side", "text"])
     texts = [
-        table.filter(pc.equal(table["side"].cast(pa.string()), side))["text"].to_pylist()[:999] for side in ("src", "tgt")
+        table.filter(pc.equal(table["side"].cast(pa.string()), side))["text"].to_pylist()[:999]
+        for side in ("src", "tgt")
     ]
     source, target = map(trigram_vectors, texts)
-    rows = [blocks(vectors, name, 3, shuffled=True) for vectors, name in ((source, "de"), (target, "en"))]
+    rows = [
+        blocks(vectors, name, 3, shuffled=True)
+        for vectors, name in ((source, "de"), (target, "en"))
+    ]
     for retrieval in ("max", "intersection"):
-        found = mine(new_pipeline, "in memory", *rows, MineBitext.laser(0, retrieval=retrieval)).pairs
+        found = mine(
+            new_pipeline, "in memory", *rows, MineBitext.laser(0, retrieval=retrieval)
+        ).pairs
         wanted = reference(source, target, retrieval=retrieval)
-        assert len(wanted) > 200 and numbers(found) == pytest.approx(wanted, abs=1e-6)
+        assert len(wanted) > 200
+        assert numbers(found) == pytest.approx(wanted, abs=1e-6)
 
 
-def test_candidates_in_many_shards_are_all_near_pairs(new_pipeline, monkeypatch):
+def test_candidates_in_many_shards_are_all_near_pairs(
+    new_pipeline: Callable[..., beam.Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = sides(1)
     monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", 70)
     rows = blocks(source, "de", 4), blocks(target, "en", 2)
@@ -149,66 +216,109 @@ def test_candidates_in_many_shards_are_all_near_pairs(new_pipeline, monkeypatch)
     assert numbers(found).keys() == wanted
 
 
-def test_cells_find_nearly_the_pairs_of_an_exact_search(new_pipeline):
+def test_cells_find_nearly_the_pairs_of_an_exact_search(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     source, target = sides()
     found, report, _, metadata = mine(
-        new_pipeline, "in memory", blocks(source, "de"), blocks(target, "en"), MineBitext(search="cells")
+        new_pipeline,
+        "in memory",
+        blocks(source, "de"),
+        blocks(target, "en"),
+        MineBitext(search="cells"),
     )
     pairs = {pair for pair in numbers(found) if pair[0] == pair[1] < PAIRS}
     assert (report["search"], report["cells"], report["probes"]) == ("cells", 15, 8)
     assert (metadata["search"], metadata["cells"]) == ("cells", 15)
-    assert len(pairs) >= 0.95 * PAIRS and len(pairs) >= 0.95 * len(found)
-    assert len({row["source_id"] for row in found}) == len({row["target_id"] for row in found}) == len(found)
+    assert len(pairs) >= 0.95 * PAIRS
+    assert len(pairs) >= 0.95 * len(found)
+    assert (
+        len({row["source_id"] for row in found})
+        == len({row["target_id"] for row in found})
+        == len(found)
+    )
 
 
-def test_what_scopes_leave_is_mined_among_all(new_pipeline):
+def test_what_scopes_leave_is_mined_among_all(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     """Every other translation is in another document; copies of left sentences in two documents are one then."""
     source, target = sides()
     document = np.array([str(i // 30) for i in range(PAIRS + ALONE)])
     moved = document.copy()
     moved[1:PAIRS:2] = "elsewhere"
-    twins = block(source, "de", np.array([1, 2]), doc=document)  # 1 is left, 2 is in a pair of its document
-    renamed = twins.without_columns(["id", "doc"]).with_column(pa.field("id", pa.string()), pa.array(["zz1", "zz2"]))
+    twins = block(
+        source, "de", np.array([1, 2]), doc=document
+    )  # 1 is left, 2 is in a pair of its document
+    renamed = twins.without_columns(["id", "doc"]).with_column(
+        pa.field("id", pa.string()), pa.array(["zz1", "zz2"])
+    )
     renamed = renamed.with_column(pa.field("doc", pa.string()), pa.array(["alone", "0"]))
     names = ["id", "text", "doc", "embedding"]
     rows = [*blocks(source, "de", 2, doc=document.tolist()), Block(renamed.batch.select(names))]
-    transform = MineBitext(scope="doc", then_all=True, threshold=0.2)
-    found, report, *_ = mine(new_pipeline, "in memory", rows, blocks(target, "en", doc=moved.tolist()), transform)
+    transform = MineBitext(scope="doc", mine_unmatched=True, threshold=0.2)
+    found, report, *_ = mine(
+        new_pipeline, "in memory", rows, blocks(target, "en", doc=moved.tolist()), transform
+    )
     places = {pair: row["found_in"] for pair, row in zip(numbers(found), found, strict=True)}
-    assert sum(places.get((i, i)) == ("all" if i % 2 else "scope") for i in range(PAIRS)) >= 0.95 * PAIRS
-    assert len({row["source_id"] for row in found}) == len({row["target_id"] for row in found}) == len(found)
+    assert (
+        sum(places.get((i, i)) == ("all" if i % 2 else "scope") for i in range(PAIRS))
+        >= 0.95 * PAIRS
+    )
+    assert (
+        len({row["source_id"] for row in found})
+        == len({row["target_id"] for row in found})
+        == len(found)
+    )
     copies = {row["source_id"]: row["source_copies"] for row in found if row["source_copies"]}
     assert copies == {"de001": ["zz1"], "de002": ["zz2"]}
-    assert report["pairs"] == len(found) and report["all"]["pairs"] == sum(place == "all" for place in places.values())
-    assert report["all"]["source_rows"] == report["source_rows"] - 1 - (len(found) - report["all"]["pairs"])
+    assert report["pairs"] == len(found)
+    assert report["all"]["pairs"] == sum(place == "all" for place in places.values())
+    assert report["all"]["source_rows"] == report["source_rows"] - 1 - (
+        len(found) - report["all"]["pairs"]
+    )
 
 
-def test_a_sentence_ten_thousand_times_and_texts_of_all_kinds_lose_nothing(new_pipeline):
+def test_a_sentence_ten_thousand_times_and_texts_of_all_kinds_lose_nothing(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     """Copies count once; a text of 100,000 characters, right-to-left and combining characters come back as they were."""
     source, target = sides()
-    texts = {0: "x" * 100_000, 1: "مرحبا بالعالم", 2: "e\u0301a\u0300 \u202bשלום", 3: 'a "b", c\td\ne'}
-    rows = [block(source, "de", np.arange(PAIRS + ALONE), texts), block(target, "en", np.arange(PAIRS + ALONE), texts)]
+    texts = {
+        0: "x" * 100_000,
+        1: "مرحبا بالعالم",
+        2: "e\u0301a\u0300 \u202bשלום",
+        3: 'a "b", c\td\ne',
+    }
+    rows = [
+        block(source, "de", np.arange(PAIRS + ALONE), texts),
+        block(target, "en", np.arange(PAIRS + ALONE), texts),
+    ]
     many = Block.from_pydict(
         {
             "id": [f"many{i:05}" for i in range(10_000)],
             "text": ["Noch einmal"] * 10_000,
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(np.tile(source[7], 10_000)), DIM),
+            "embedding": pa.FixedSizeListArray.from_arrays(
+                pa.array(np.tile(source[7], 10_000)), DIM
+            ),
         }
     )
     found, report, *_ = mine(new_pipeline, "in memory", [rows[0], many], [rows[1]], MineBitext())
     assert report["source_rows"] == PAIRS + ALONE + 1
     for row in found:
         i, j = (int(row[name][-3:]) for name in ("source_id", "target_id"))
-        assert row["source_text"] == texts.get(i, row["source_text"]) and row["target_text"] == texts.get(
-            j, row["target_text"]
-        )
+        assert row["source_text"] == texts.get(i, row["source_text"])
+        assert row["target_text"] == texts.get(j, row["target_text"])
     assert {0, 1, 2, 3} <= {i for i, j in numbers(found) if i == j}
     seventh = next(row for row in found if row["target_id"] == "en007")
-    assert seventh["source_id"] == "de007" and seventh["forward_rank"] == 1  # of the same vector: the smaller id
+    assert seventh["source_id"] == "de007"
+    assert seventh["forward_rank"] == 1
     laser = MineBitext.laser(1.0, emit="candidates")
     near = mine(new_pipeline, "in memory", [rows[0], many], [rows[1]], laser)[0]
     assert sum(row["forward_rank"] is not None for row in near) == 4 * (PAIRS + ALONE + 10_000)
-    assert {row["source_id"] for row in near if row["target_id"] == "en007" and row["backward_rank"] is not None} == {
+    assert {
+        row["source_id"]
+        for row in near
+        if row["target_id"] == "en007" and row["backward_rank"] is not None
+    } == {
         "de007",
         "many00000",
         "many00001",
@@ -216,49 +326,69 @@ def test_a_sentence_ten_thousand_times_and_texts_of_all_kinds_lose_nothing(new_p
     }
 
 
-def test_the_defaults_find_the_translations(new_pipeline):
+def test_the_defaults_find_the_translations(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     source, target = sides()
-    found, report, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), blocks(target, "en", 3), MineBitext())
+    found, report, *_ = mine(
+        new_pipeline, "in memory", blocks(source, "de"), blocks(target, "en", 3), MineBitext()
+    )
     right = [i for i, j in numbers(found) if i == j < PAIRS]
-    assert len(right) >= 0.98 * PAIRS and len(right) >= 0.98 * len(found)
-    assert report["source_rows"] == PAIRS + ALONE and report["pairs"] == len(found)
+    assert len(right) >= 0.98 * PAIRS
+    assert len(right) >= 0.98 * len(found)
+    assert report["source_rows"] == PAIRS + ALONE
+    assert report["pairs"] == len(found)
     assert report["threshold_used"] == 0.15
     first = found[0]
-    assert first["source_text"] == "de xxxxxxxxxxxxxxxxxxxx 0" and first["same_numbers"] and 0.5 < first["char_overlap"] < 1
-    assert first["posterior"] > 0.9 and first["length_ratio"] == pytest.approx(1, abs=0.01)
+    assert first["source_text"] == "de xxxxxxxxxxxxxxxxxxxx 0"
+    assert first["same_numbers"]
+    assert 0.5 < first["char_overlap"] < 1
+    assert first["posterior"] > 0.9
+    assert first["length_ratio"] == pytest.approx(1, abs=0.01)
     assert list(first)[:4] == ["source_id", "target_id", "source_text", "target_text"]
 
 
-def test_the_posterior_as_a_threshold(new_pipeline):
+def test_the_posterior_as_a_threshold(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     source, target = sides()
     transform = MineBitext(threshold="posterior")
-    found, report, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), blocks(target, "en"), transform)
+    found, report, *_ = mine(
+        new_pipeline, "in memory", blocks(source, "de"), blocks(target, "en"), transform
+    )
     right = [i for i, j in numbers(found) if i == j < PAIRS]
-    assert len(right) >= 0.95 * PAIRS and len(right) >= 0.95 * len(found)
+    assert len(right) >= 0.95 * PAIRS
+    assert len(right) >= 0.95 * len(found)
     assert min(row["posterior"] for row in found) >= 0.9
     assert report["mixture"]["chance"] >= 1
 
 
-def test_decoys_estimate_a_precision(new_pipeline):
+def test_decoys_estimate_a_precision(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     source, target = sides()
     language = source.mean(axis=0)
-    decoys = unit(np.random.default_rng(9).normal(size=(300, DIM)) + 4 * language / np.linalg.norm(language))
+    decoys = unit(
+        np.random.default_rng(9).normal(size=(300, DIM)) + 4 * language / np.linalg.norm(language)
+    )
     with TemporaryDirectory() as folder:
         with new_pipeline("in memory") as p:
-            rows = {"source": blocks(source, "de"), "target": blocks(target, "en"), "decoys": blocks(decoys, "xx")}
+            rows = {
+                "source": blocks(source, "de"),
+                "target": blocks(target, "en"),
+                "decoys": blocks(decoys, "xx"),
+            }
             given = {name: p | name >> beam.Create(own) for name, own in rows.items()}
             transform = MineBitext(target_precision=0.9, decoys=given.pop("decoys"))
             (given | transform).pairs | beam.Map(keep, folder, "pairs")
         pairs = [row for element in kept(folder, "pairs") for row in element.batch.to_pylist()]
     assert not [row for row in pairs if row["source_id"].startswith("xx")]
     right = [i for i, j in numbers(pairs) if i == j < PAIRS]
-    assert len(right) >= 0.9 * len(pairs) and len(right) >= 0.9 * PAIRS
+    assert len(right) >= 0.9 * len(pairs)
+    assert len(right) >= 0.9 * PAIRS
 
 
-def test_a_scope_is_searched_by_itself(new_pipeline):
+def test_a_scope_is_searched_by_itself(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     source, target = sides()
     document = [str(i // 10) for i in range(PAIRS + ALONE)]
-    rows = blocks(source, "de", 3, shuffled=True, doc=document), blocks(target, "en", 2, doc=document)
+    rows = (
+        blocks(source, "de", 3, shuffled=True, doc=document),
+        blocks(target, "en", 2, doc=document),
+    )
     transform = MineBitext(scope="doc", emit="candidates")
     found, *_ = mine(new_pipeline, "two processes", *rows, transform)
     assert all(row["source_doc"] == row["target_doc"] for row in found)
@@ -274,54 +404,80 @@ def test_a_scope_is_searched_by_itself(new_pipeline):
     assert len(found) == wanted
 
 
-def test_copies_are_mined_once_and_named(new_pipeline):
+def test_copies_are_mined_once_and_named(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     source, target = sides()
     extra = blocks(source, "de")[0].slice(3, 1)
-    renamed = extra.without_columns(["id"]).with_column(pa.field("id", pa.string()), pa.array(["zz999"]))
+    renamed = extra.without_columns(["id"]).with_column(
+        pa.field("id", pa.string()), pa.array(["zz999"])
+    )
     rows = [*blocks(source, "de"), Block(renamed.batch.select(["id", "text", "embedding"]))]
     found, report, *_ = mine(new_pipeline, "in memory", rows, blocks(target, "en"), MineBitext())
     assert report["source_rows"] == PAIRS + ALONE
-    assert {row["source_id"]: row["source_copies"] for row in found if row["source_copies"]} == {"de003": ["zz999"]}
+    assert {row["source_id"]: row["source_copies"] for row in found if row["source_copies"]} == {
+        "de003": ["zz999"]
+    }
 
 
-def test_a_pair_of_odd_lengths_is_dropped_and_counted(new_pipeline):
+def test_a_pair_of_odd_lengths_is_dropped_and_counted(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     source, target = sides()
     rows = blocks(target, "en")[0]
     texts = rows.column("text").to_pylist()
     texts[7] *= 3
-    long = rows.without_columns(["text"]).with_column(pa.field("text", pa.string()), pa.array(texts))
+    long = rows.without_columns(["text"]).with_column(
+        pa.field("text", pa.string()), pa.array(texts)
+    )
     found, report, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), [long], MineBitext())
-    assert (7, 7) not in numbers(found) and report["dropped_by_length"] == 1
-    every, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), [long], MineBitext(max_length_ratio=None))
+    assert (7, 7) not in numbers(found)
+    assert report["dropped_by_length"] == 1
+    every, *_ = mine(
+        new_pipeline, "in memory", blocks(source, "de"), [long], MineBitext(max_length_ratio=None)
+    )
     assert numbers(every).keys() - numbers(found).keys() == {(7, 7)}
 
 
-def test_pairs_say_how_they_were_found(new_pipeline):
+def test_pairs_say_how_they_were_found(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     source, target = sides()
     known = VectorMetadata("m", "0123", "mean", "", DIM, True)
 
     def told(rows: Block, metadata: VectorMetadata) -> Block:
-        return rows.without_columns(["embedding"]).with_column(metadata.field("embedding"), rows.column("embedding"))
+        return rows.without_columns(["embedding"]).with_column(
+            metadata.field("embedding"), rows.column("embedding")
+        )
 
     one, other = told(blocks(source, "de")[0], known), told(blocks(target, "en")[0], known)
     about = mine(new_pipeline, "in memory", [one], [other], MineBitext(k=3)).metadata
-    assert about["fingerprint"] == "0123" and about["k"] == 3 and about["margin"] == "distance"
-    foreign = told(blocks(target, "en")[0], VectorMetadata("m", "4567", "mean", "query: ", DIM, True))
-    with pytest.raises(Exception, match=r"vectors of fingerprints 0123 and 4567 .*'' and 'query: '"):
+    assert about["fingerprint"] == "0123"
+    assert about["k"] == 3
+    assert about["margin"] == "distance"
+    foreign = told(
+        blocks(target, "en")[0], VectorMetadata("m", "4567", "mean", "query: ", DIM, True)
+    )
+    with pytest.raises(
+        Exception, match=r"vectors of fingerprints 0123 and 4567 .*'' and 'query: '"
+    ):
         mine(new_pipeline, "in memory", [one], [foreign], MineBitext())
 
 
-def test_bad_rows_are_set_aside_with_their_side(new_pipeline):
+def test_bad_rows_are_set_aside_with_their_side(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     source, target = sides()
     rows = blocks(source, "de")[0]
     vectors = np.array(source)
     vectors[0, 0], vectors[1] = np.nan, 0
     bad = block(vectors, "de", np.arange(len(source)))
-    with pytest.raises(Exception, match="MineBitext source: row with id 'de000': embedding has a value that is not finite"):
+    with pytest.raises(
+        Exception,
+        match="MineBitext source: row with id 'de000': embedding has a value that is not finite",
+    ):
         mine(new_pipeline, "in memory", [bad], blocks(target, "en"), MineBitext())
     twice = [bad, rows.slice(5, 1)]
     found, report, rejects, _ = mine(
-        new_pipeline, "in memory", twice, blocks(target, "en"), MineBitext().with_exception_handling()
+        new_pipeline,
+        "in memory",
+        twice,
+        blocks(target, "en"),
+        MineBitext().with_exception_handling(),
     )
     assert {row["id"]: row["reject_reason"] for row in rejects} == {
         "de000": "embedding has a value that is not finite",
@@ -340,37 +496,77 @@ def test_bad_rows_are_set_aside_with_their_side(new_pipeline):
         (lambda: MineBitext(margin="cosine"), "margin is 'cosine'; use ratio, distance, absolute"),
         (lambda: MineBitext(retrieval="mutual"), "retrieval is 'mutual'; use forward"),
         (lambda: MineBitext(search="ivf"), "search is 'ivf'; use auto, exact, cells"),
-        (lambda: MineBitext(then_all=True), "then_all is for what a scope leaves"),
-        (lambda: MineBitext(scope="doc", then_all=True, emit="candidates"), "then_all takes rows in pairs out"),
+        (lambda: MineBitext(mine_unmatched=True), "mine_unmatched is for what a scope leaves"),
+        (
+            lambda: MineBitext(scope="doc", mine_unmatched=True, emit="candidates"),
+            "mine_unmatched takes rows in pairs out",
+        ),
         (lambda: MineBitext(threshold="auto"), 'use a number or "posterior"'),
         (lambda: MineBitext(target_precision=0.9), "target_precision and decoys go together"),
         (lambda: MineBitext(max_length_ratio=0.5), "use a number above 1, or None"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(make, message):
+def test_settings_that_make_no_sense_are_refused(make, message) -> None:
     with pytest.raises(InputError, match=message):
         make()
 
 
-def test_sides_that_cannot_be_mined_fail_the_job(new_pipeline):
+def test_sides_that_cannot_be_mined_fail_the_job(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     source, target = sides()
     with pytest.raises(Exception, match="source and target have the same vectors"):
-        mine(new_pipeline, "in memory", blocks(source, "de"), blocks(source, "en", 3, shuffled=True), MineBitext())
-    with pytest.raises(Exception, match="vectors of 32 dimensions on the source side and 16 on the target side"):
-        mine(new_pipeline, "in memory", blocks(source, "de"), blocks(unit(target[:, :16]), "en"), MineBitext())
-    with pytest.raises(InputError, match='give {"source": ..., "target": ...}'), new_pipeline("in memory") as p:
+        mine(
+            new_pipeline,
+            "in memory",
+            blocks(source, "de"),
+            blocks(source, "en", 3, shuffled=True),
+            MineBitext(),
+        )
+    with pytest.raises(
+        Exception, match="vectors of 32 dimensions on the source side and 16 on the target side"
+    ):
+        mine(
+            new_pipeline,
+            "in memory",
+            blocks(source, "de"),
+            blocks(unit(target[:, :16]), "en"),
+            MineBitext(),
+        )
+    with (
+        pytest.raises(InputError, match='give {"source": ..., "target": ...}'),
+        new_pipeline("in memory") as p,
+    ):
         p | beam.Create(blocks(source, "de")) | MineBitext()
     noise = [unit(np.random.default_rng(i).normal(size=(200, DIM))) for i in (1, 2)]
     with pytest.raises(Exception, match="one hump: nothing tells pairs from chance"):
-        mine(new_pipeline, "in memory", blocks(noise[0], "a"), blocks(noise[1], "b"), MineBitext(threshold="posterior"))
+        mine(
+            new_pipeline,
+            "in memory",
+            blocks(noise[0], "a"),
+            blocks(noise[1], "b"),
+            MineBitext(threshold="posterior"),
+        )
     found, report, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), [], MineBitext())
-    assert found == [] and report["warnings"][-1] == "no rows on the target side"
+    assert found == []
+    assert report["warnings"][-1] == "no rows on the target side"
 
 
-def test_pairs_keep_the_vectors_of_their_rows_if_that_is_wanted(new_pipeline):
+def test_pairs_keep_the_vectors_of_their_rows_if_that_is_wanted(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     source, target = sides()
-    found = mine(new_pipeline, "in memory", blocks(source, "de", 3), blocks(target, "en"), MineBitext(keep_vectors=True))
-    assert len(found.pairs) > PAIRS // 2 and "keep_vectors" not in found.report
+    found = mine(
+        new_pipeline,
+        "in memory",
+        blocks(source, "de", 3),
+        blocks(target, "en"),
+        MineBitext(keep_vectors=True),
+    )
+    assert len(found.pairs) > PAIRS // 2
+    assert "keep_vectors" not in found.report
     for row in found.pairs:
         own = np.array([row["source_embedding"], row["target_embedding"]], np.float32)
-        assert np.array_equal(own, [source[int(row["source_id"][2:])], target[int(row["target_id"][2:])]])
+        assert np.array_equal(
+            own, [source[int(row["source_id"][2:])], target[int(row["target_id"][2:])]]
+        )

@@ -1,5 +1,6 @@
 """Pairs that are there already get the numbers that mining gives, worked out anew here."""
 
+from collections.abc import Callable
 from tempfile import TemporaryDirectory
 
 import apache_beam as beam
@@ -14,16 +15,22 @@ ROWS, DIM, K = 150, 24, 4
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1)[:, None]).astype(
+        np.float32
+    )
 
 
 def sides() -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(3)
     meaning, languages = random.normal(size=(ROWS, DIM)), random.normal(size=(2, DIM))
-    return unit(meaning + languages[0]), unit(meaning + 0.4 * random.normal(size=meaning.shape) + languages[1])
+    return unit(meaning + languages[0]), unit(
+        meaning + 0.4 * random.normal(size=meaning.shape) + languages[1]
+    )
 
 
-def rows(name: str, vectors: np.ndarray, more: list[tuple[str, int]], shards: int = 3) -> list[Block]:
+def rows(
+    name: str, vectors: np.ndarray, more: list[tuple[str, int]], shards: int = 3
+) -> list[Block]:
     """Sentences, and `more` copies of some: their id and the row; shuffled."""
     ids = [f"{name}{i:03}" for i in range(len(vectors))] + [id_ for id_, _ in more]
     at = [*range(len(vectors)), *(i for _, i in more)]
@@ -48,17 +55,26 @@ class Oracle:
         moved = [side - side.mean(0, dtype=np.float64) for side in (source, target)]
         source, target = (side / np.linalg.norm(side, axis=1)[:, None] for side in moved)
         self.cosine = source @ target.T
-        self.forward, self.backward = (np.sort(matrix, axis=1)[:, -K:].mean(1) for matrix in (self.cosine, self.cosine.T))
+        self.forward, self.backward = (
+            np.sort(matrix, axis=1)[:, -K:].mean(1) for matrix in (self.cosine, self.cosine.T)
+        )
 
     def check(self, row: dict, i: int, j: int) -> None:
         cosine, means = self.cosine[i, j], (self.forward[i], self.backward[j])
         told = [row[name] for name in ("cosine", "forward_mean", "backward_mean", "margin")]
         assert told == pytest.approx([cosine, *means, cosine - sum(means) / 2], abs=2e-6)
-        ranks = [1 + int((self.cosine[i] > cosine).sum()), 1 + int((self.cosine[:, j] > cosine).sum())]
-        assert [row["forward_rank"], row["backward_rank"]] == [rank if rank <= K else None for rank in ranks]
+        ranks = [
+            1 + int((self.cosine[i] > cosine).sum()),
+            1 + int((self.cosine[:, j] > cosine).sum()),
+        ]
+        assert [row["forward_rank"], row["backward_rank"]] == [
+            rank if rank <= K else None for rank in ranks
+        ]
 
 
-def scored(new_pipeline, mode: str, given: dict[str, list] | list, transform: ScoreBitext) -> tuple[list, dict, list]:
+def scored(
+    new_pipeline, mode: str, given: dict[str, list] | list, transform: ScoreBitext
+) -> tuple[list, dict, list]:
     with TemporaryDirectory() as folder:
         with new_pipeline(mode) as p:
             if isinstance(given, dict):
@@ -76,21 +92,35 @@ def scored(new_pipeline, mode: str, given: dict[str, list] | list, transform: Sc
     )
 
 
-def test_pairs_of_two_corpora_get_what_mining_would_give(new_pipeline):
+def test_pairs_of_two_corpora_get_what_mining_would_give(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     source, target = sides()
     oracle = Oracle(source, target)
     named = [(i, i, f"s{i:03}", f"t{i:03}") for i in range(100)] + [
         (i, 149 - i, f"s{i:03}", f"t{149 - i:03}") for i in range(9)
     ]
-    named += [(5, 5, "copy", "t005"), (7, 8, "s007", "doppel"), (0, 0, "s000", "t000")]  # of copies, and one twice
-    pairs = [{"source_id": a, "target_id": b, "n": n, "cosine": "old"} for n, (_, _, a, b) in enumerate(named)]
+    named += [
+        (5, 5, "copy", "t005"),
+        (7, 8, "s007", "doppel"),
+        (0, 0, "s000", "t000"),
+    ]  # of copies, and one twice
+    pairs = [
+        {"source_id": a, "target_id": b, "n": n, "cosine": "old"}
+        for n, (_, _, a, b) in enumerate(named)
+    ]
     lost = [("s000", "none"), ("gone", "t000"), (None, "t001")]
     given = {
-        "pairs": [*pairs, *({"source_id": a, "target_id": b, "n": None, "cosine": None} for a, b in lost)],
+        "pairs": [
+            *pairs,
+            *({"source_id": a, "target_id": b, "n": None, "cosine": None} for a, b in lost),
+        ],
         "source": rows("s", source, [("copy", 5)]),
         "target": rows("t", target, [("doppel", 8)]),
     }
-    found, report, rejects = scored(new_pipeline, "two processes", given, ScoreBitext().with_exception_handling())
+    found, report, rejects = scored(
+        new_pipeline, "two processes", given, ScoreBitext().with_exception_handling()
+    )
     assert sorted(row["n"] for row in found) == list(range(len(named)))
     for row in found:
         i, j, source_id, target_id = named[row["n"]]
@@ -103,10 +133,19 @@ def test_pairs_of_two_corpora_get_what_mining_would_give(new_pipeline):
         lost[2]: "source_id is null",
     }
     assert (report["source_rows"], report["pairs"], report["search"]) == (ROWS, len(named), "exact")
-    assert list(found[0])[:6] == ["source_id", "target_id", "source_text", "target_text", "cosine", "margin"]
+    assert list(found[0])[:6] == [
+        "source_id",
+        "target_id",
+        "source_text",
+        "target_text",
+        "cosine",
+        "margin",
+    ]
 
 
-def test_pairs_of_texts_are_each_others_neighbours(new_pipeline):
+def test_pairs_of_texts_are_each_others_neighbours(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     source, target = sides()
     pairs = [
         {
@@ -119,11 +158,18 @@ def test_pairs_of_texts_are_each_others_neighbours(new_pipeline):
         }
         for i, (x, y) in enumerate(zip(source, target, strict=True))
     ]
-    bad = [{**pairs[0], "id": 900, "target_text": None}, {**pairs[1], "id": 901, "source_embedding": 0 * source[0]}]
-    found, report, rejects = scored(new_pipeline, "in memory", [*pairs, *bad], ScoreBitext().with_exception_handling())
+    bad = [
+        {**pairs[0], "id": 900, "target_text": None},
+        {**pairs[1], "id": 901, "source_embedding": 0 * source[0]},
+    ]
+    found, report, rejects = scored(
+        new_pipeline, "in memory", [*pairs, *bad], ScoreBitext().with_exception_handling()
+    )
     oracle = Oracle(source, target)  # the good halves of the bad pairs are copies of others' texts
     for row in found:
-        assert row["source_id"] == row["target_id"] and row["source_u"] == "x" and "source_embedding" not in row
+        assert row["source_id"] == row["target_id"]
+        assert row["source_u"] == "x"
+        assert "source_embedding" not in row
         oracle.check(row, row["source_id"], row["source_id"])
     assert len(found) == ROWS == report["source_rows"]
     assert {row["source_id"]: row["reject_reason"] for row in rejects} == {
@@ -132,12 +178,15 @@ def test_pairs_of_texts_are_each_others_neighbours(new_pipeline):
     }
 
 
-def test_what_cannot_be_scored_is_refused(new_pipeline):
+def test_what_cannot_be_scored_is_refused(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     with pytest.raises(InputError, match="margin is 'cosine'; use ratio"):
         ScoreBitext(margin="cosine")
     with pytest.raises(InputError, match="search is 'ivf'; use auto, exact, cells"):
         ScoreBitext(search="ivf")
-    with pytest.raises(InputError, match='give {"pairs": ..., "source": ..., "target": ...}'), new_pipeline() as p:
+    with (
+        pytest.raises(InputError, match='give {"pairs": ..., "source": ..., "target": ...}'),
+        new_pipeline() as p,
+    ):
         {"source": p | beam.Create([1])} | ScoreBitext()
     source, target = sides()
     given = {
@@ -145,5 +194,8 @@ def test_what_cannot_be_scored_is_refused(new_pipeline):
         "source": rows("s", source, []),
         "target": rows("t", target, []),
     }
-    with pytest.raises(Exception, match="source_id of the pairs is int64 and the ids of the source side are large_string"):
+    with pytest.raises(
+        Exception,
+        match="source_id of the pairs is int64 and the ids of the source side are large_string",
+    ):
         scored(new_pipeline, "in memory", given, ScoreBitext())

@@ -3,6 +3,7 @@
 import html
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import apache_beam as beam
@@ -26,17 +27,25 @@ from tests.pages import HOSTILE, Elements
 # differences
 
 
-def test_what_only_one_of_two_texts_has_is_marked():
+def test_what_only_one_of_two_texts_has_is_marked() -> None:
     assert mark_differences("a red <cat>", "a blue <cat>", 200) == (
         "a <del>red</del> &lt;cat&gt;",
         "a <ins>blue</ins> &lt;cat&gt;",
     )
-    assert merge_differences("a red cat", "a blue cat", 200) == "a <del>red</del><ins>blue</ins> cat"
-    assert mark_differences("one  two", "one two", 200) == ("one<del>  </del>two", "one<ins> </ins>two")
+    assert (
+        merge_differences("a red cat", "a blue cat", 200) == "a <del>red</del><ins>blue</ins> cat"
+    )
+    assert mark_differences("one  two", "one two", 200) == (
+        "one<del>  </del>two",
+        "one<ins> </ins>two",
+    )
 
 
-@pytest.mark.parametrize(("first", "second"), [("How do I open it?", "how do we open  them?"), ("", "new"), (HOSTILE, "x")])
-def test_without_its_marks_each_text_is_what_it_was(first, second):
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("How do I open it?", "how do we open  them?"), ("", "new"), (HOSTILE, "x")],
+)
+def test_without_its_marks_each_text_is_what_it_was(first, second) -> None:
     one, other = mark_differences(first, second, 200)
     merged = merge_differences(first, second, 200)
     assert html.unescape(re.sub("</?del>", "", one)) == first
@@ -45,15 +54,18 @@ def test_without_its_marks_each_text_is_what_it_was(first, second):
     assert html.unescape(re.sub("</?del>", "", re.sub("<ins>.*?</ins>", "", merged))) == first
 
 
-def test_where_texts_are_cut_off_their_ends_make_no_difference():
+def test_where_texts_are_cut_off_their_ends_make_no_difference() -> None:
     assert mark_differences("the same text goes on", "a same text went on", 16) == (
         "<del>the</del> same text go…",
         "<ins>a</ins> same text went…",
     )
-    assert mark_differences("the same text goes on", "the same text", 200)[0] == "the same text<del> goes on</del>"
+    assert (
+        mark_differences("the same text goes on", "the same text", 200)[0]
+        == "the same text<del> goes on</del>"
+    )
 
 
-def test_of_a_translation_numbers_and_placeholders_are_compared():
+def test_of_a_translation_numbers_and_placeholders_are_compared() -> None:
     assert mark_untranslated("um 5 Uhr, %(name)s & 7", "at 5, %(user)s &amp; 8") == (
         "um 5 Uhr, <del>%(name)s</del> &amp; <del>7</del>",
         "at 5, <ins>%(user)s</ins> &amp;amp; <ins>8</ins>",
@@ -71,20 +83,22 @@ def counts_of(svg: str) -> list[tuple[float, float, int]]:
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.003, 700.0])
-def test_bars_hold_what_lies_between_their_edges(scale):
+def test_bars_hold_what_lies_between_their_edges(scale) -> None:
     values = np.random.default_rng(0).normal(size=500) * scale
     bars = counts_of(histogram(values, "x", "units"))
-    assert 8 < len(bars) <= 26 and sum(count for *_, count in bars) == 500
+    assert 8 < len(bars) <= 26
+    assert sum(count for *_, count in bars) == 500
     for low, high, count in bars:
         assert count == ((values >= low) & (values < high)).sum()
 
 
-def test_bars_of_cosines_end_at_one():
+def test_bars_of_cosines_end_at_one() -> None:
     bars = counts_of(histogram(np.array([-0.1, 0.2, 0.9, 1.0]), "x", "units"))
-    assert bars[-1][1] == 1.0 and bars[-1][2] == 1
+    assert bars[-1][1] == 1.0
+    assert bars[-1][2] == 1
 
 
-def test_bars_of_lengths_grow_and_miss_no_text():
+def test_bars_of_lengths_grow_and_miss_no_text() -> None:
     lengths = np.random.default_rng(1).geometric(0.01, 1000)
     bars = counts_of(log_histogram(lengths, "x", "characters"))
     assert sum(count for *_, count in bars) == 1000
@@ -92,7 +106,7 @@ def test_bars_of_lengths_grow_and_miss_no_text():
     assert bars[-1][1] - bars[-1][0] > 10 * (bars[0][1] - bars[0][0])
 
 
-def test_the_map_shows_the_directions_of_most_variance():
+def test_the_map_shows_the_directions_of_most_variance() -> None:
     vectors = np.random.default_rng(2).normal(size=(200, 8)) * [9, 1, 1, 5, 1, 1, 1, 1]
     axes, shares = principal_axes(vectors)
     _, lengths, directions = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
@@ -100,20 +114,27 @@ def test_the_map_shows_the_directions_of_most_variance():
     assert np.allclose(shares, lengths[:2] ** 2 / (lengths**2).sum())
     assert (axes[np.arange(2), np.abs(axes).argmax(axis=1)] > 0).all()
     same, none = principal_axes(np.ones((3, 1)))
-    assert same.shape == (2, 1) and (none == 0).all()
+    assert same.shape == (2, 1)
+    assert (none == 0).all()
 
 
 # samples
 
 
-def test_the_same_rows_are_sampled_whatever_the_blocks_and_workers(tmp_path, new_pipeline):
+def test_the_same_rows_are_sampled_whatever_the_blocks_and_workers(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     rows = 1300
     lengths = [TEXT_SAMPLED + 500 if i % 100 == 0 else i % 30 for i in range(rows)]
     codes = quantize(np.random.default_rng(3).normal(size=(rows, 4)), "int8")
     lists = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), 4)
     columns = {"id": np.arange(rows), "text": ["é" * length for length in lengths], "v": lists}
     whole = Block(pa.RecordBatch.from_pydict(columns))
-    blocks = [whole.slice(0, 500), whole.slice(500, 600), whole.slice(1100, 200).without_columns(["v"])]
+    blocks = [
+        whole.slice(0, 500),
+        whole.slice(500, 600),
+        whole.slice(1100, 200).without_columns(["v"]),
+    ]
     path = str(tmp_path / "sample")
     with new_pipeline("two processes") as pipeline:
         pipeline | beam.Create(blocks) | WriteSample(path, ("id",), ("text",), ("v",))
@@ -129,16 +150,22 @@ def test_the_same_rows_are_sampled_whatever_the_blocks_and_workers(tmp_path, new
     assert np.allclose(vectors, dequantize(codes[known]))
 
 
-def test_no_rows_are_no_sample(tmp_path, new_pipeline):
+def test_no_rows_are_no_sample(tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]) -> None:
     with new_pipeline() as pipeline:
-        pipeline | beam.Create([], reshuffle=False).with_output_types(Block) | WriteSample(f"{tmp_path}/s", ("id",), (), ())
+        (
+            pipeline
+            | beam.Create([], reshuffle=False).with_output_types(Block)
+            | WriteSample(f"{tmp_path}/s", ("id",), (), ())
+        )
     assert take_sample(f"{tmp_path}/s").is_empty()
 
 
 # pages; tests/cli/test_programs.py looks at those that the programs write
 
 
-def test_a_page_that_cannot_be_made_is_refused_before_the_job(tmp_path, monkeypatch):
+def test_a_page_that_cannot_be_made_is_refused_before_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match="name a file that ends in .html"):
         check_report(str(tmp_path / "page.pdf"))
     (tmp_path / "file").write_text("")
@@ -149,10 +176,24 @@ def test_a_page_that_cannot_be_made_is_refused_before_the_job(tmp_path, monkeypa
         check_report(str(tmp_path / "page.html"))
 
 
-def test_a_page_of_a_stream_shows_what_repeats_what():
-    summary = {"files_read": 1, "rows_read": 4, "texts": 3, "removed": 1, "rejected": 1, "seconds": 2.0}
+def test_a_page_of_a_stream_shows_what_repeats_what() -> None:
+    summary = {
+        "files_read": 1,
+        "rows_read": 4,
+        "texts": 3,
+        "removed": 1,
+        "rejected": 1,
+        "seconds": 2.0,
+    }
     vectors = np.eye(3, dtype=np.float32)
-    kept = pl.DataFrame({"id": [1, 2], "text": ["a red cat", "dogs"], "text_length": [9, 4], "embedding": vectors[:2]})
+    kept = pl.DataFrame(
+        {
+            "id": [1, 2],
+            "text": ["a red cat", "dogs"],
+            "text_length": [9, 4],
+            "embedding": vectors[:2],
+        }
+    )
     removed = pl.DataFrame(
         {
             "id": [3],
@@ -164,19 +205,35 @@ def test_a_page_of_a_stream_shows_what_repeats_what():
         }
     )
     names = ("id", "text", "embedding")
-    page = Elements(stream_page(Run("p", {}, {}), {**summary, "reasons": {"text is null": 1}}, kept, removed, *names))
-    assert "score 0.9500" in page.text and (page.count("del"), page.count("ins")) >= (1, 1)
-    assert "text is null" in page.text and "1.5" in page.text  # texts a second
+    page = Elements(
+        stream_page(
+            Run("p", {}, {}), {**summary, "reasons": {"text is null": 1}}, kept, removed, *names
+        )
+    )
+    assert "score 0.9500" in page.text
+    assert (page.count("del"), page.count("ins")) >= (1, 1)
+    assert "text is null" in page.text
+    assert "1.5" in page.text
     assert [one["class"] for tag, one in page.found if tag == "span"] == ["dot0", "dot1"]
-    nothing = Elements(stream_page(Run("p", {}, {}), {**summary, "reasons": {}}, pl.DataFrame(), pl.DataFrame(), *names))
+    nothing = Elements(
+        stream_page(
+            Run("p", {}, {}), {**summary, "reasons": {}}, pl.DataFrame(), pl.DataFrame(), *names
+        )
+    )
     assert nothing.count("svg") == 0
 
 
-def test_options_are_told_with_their_defaults_and_beams_only_where_given(new_pipeline):
+def test_options_are_told_with_their_defaults_and_beams_only_where_given(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     with new_pipeline() as pipeline:
         pipeline | beam.Create([1], reshuffle=False)
     options = PipelineOptions(["--direct_num_workers=2", "--job_name=j"]).view_as(DirectOptions)
     run = run_of("program.py", options, pipeline.result, 2.0)
-    assert (run.parameters["direct_num_workers"], run.parameters["direct_running_mode"]) == (2, "in_memory")
-    assert run.parameters["job_name"] == "j" and "temp_location" not in run.parameters
+    assert (run.parameters["direct_num_workers"], run.parameters["direct_running_mode"]) == (
+        2,
+        "in_memory",
+    )
+    assert run.parameters["job_name"] == "j"
+    assert "temp_location" not in run.parameters
     assert run.speed == {"seconds": 2.0}

@@ -1,5 +1,7 @@
 """What is killed, fails, fills up or vanishes loses no row and doubles none; `benchmarks/faults.py` does it at length."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import faults
@@ -21,16 +23,22 @@ SEED = 20261125
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_no_row_is_lost_and_none_doubled(fault, times, tmp_path, monkeypatch):
+def test_no_row_is_lost_and_none_doubled(
+    fault, times, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(faults, "FILES", 6)
-    monkeypatch.setattr(faults, "PRELOAD", PRELOAD)  # a process of pytest has one such server, for other tests as well
+    monkeypatch.setattr(
+        faults, "PRELOAD", PRELOAD
+    )  # a process of pytest has one such server, for other tests as well
     outcome = fault(faults.Bench(tmp_path, SEED), times)
     print(SEED, outcome)
     assert outcome.faults >= 1
     assert (outcome.lost, outcome.doubled, outcome.wrong) == (0, 0, 0)
 
 
-def test_the_comparison_sees_what_is_lost_doubled_and_wrong():
+def test_the_comparison_sees_what_is_lost_doubled_and_wrong() -> None:
     outcome = faults.Outcome("none")
-    outcome.compare([("a", "x", ()), ("b", "y", ())], [("a", "x", ()), ("a", "x", ()), ("c", "z", ())])
+    outcome.compare(
+        [("a", "x", ()), ("b", "y", ())], [("a", "x", ()), ("a", "x", ()), ("c", "z", ())]
+    )
     assert (outcome.lost, outcome.doubled, outcome.wrong) == (1, 1, 1)

@@ -37,7 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two files of four columns of vectors, and one of text that is null somewhere."""
     path = tmp_path_factory.mktemp("vectors")
     fields, arrays = [pa.field("id", pa.int64()), pa.field("text", pa.string())], []
-    arrays += [pa.array(range(ROWS)), pa.array([None if i % 7 == 0 else f"text {i}" for i in range(ROWS)])]
+    arrays += [
+        pa.array(range(ROWS)),
+        pa.array([None if i % 7 == 0 else f"text {i}" for i in range(ROWS)]),
+    ]
     for kind, metadata in METADATA.items():
         values = codes(kind)
         fields.append(metadata.field(kind))
@@ -54,18 +57,27 @@ Read = Callable[[Path], tuple[list, list, dict[str, np.ndarray]]]  # ids, texts,
 def by_pyarrow(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
     table = ds.dataset(folder).to_table()
     assert vector_fields(table.schema) == METADATA
-    columns = {kind: np.stack(table[kind].combine_chunks().to_numpy(zero_copy_only=False)) for kind in METADATA}
+    columns = {
+        kind: np.stack(table[kind].combine_chunks().to_numpy(zero_copy_only=False))
+        for kind in METADATA
+    }
     return table["id"].to_pylist(), table["text"].to_pylist(), columns
 
 
 def by_polars(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
     frame = pl.read_parquet(folder / "*.parquet")
     assert all(isinstance(frame.schema[kind], pl.Array) for kind in METADATA)
-    return frame["id"].to_list(), frame["text"].to_list(), {kind: frame[kind].to_numpy() for kind in METADATA}
+    return (
+        frame["id"].to_list(),
+        frame["text"].to_list(),
+        {kind: frame[kind].to_numpy() for kind in METADATA},
+    )
 
 
 def by_duckdb(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
-    rows = duckdb.sql(f"""SELECT id, text, "{'", "'.join(METADATA)}" FROM '{folder}/*.parquet'""").fetchall()
+    rows = duckdb.sql(
+        f"""SELECT id, text, "{'", "'.join(METADATA)}" FROM '{folder}/*.parquet'"""
+    ).fetchall()
     [(cosine,)] = duckdb.sql(
         f"SELECT max(array_cosine_similarity(float32::FLOAT[{DIM}], float16::FLOAT[{DIM}])) FROM '{folder}/*.parquet'"
     ).fetchall()
@@ -96,24 +108,37 @@ def by_datasets(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
 
 def by_lancedb(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
     lancedb = pytest.importorskip("lancedb")
-    table = lancedb.connect(folder / ".lance").create_table("vectors", data=ds.dataset(folder).to_table())
+    table = lancedb.connect(folder / ".lance").create_table(
+        "vectors", data=ds.dataset(folder).to_table()
+    )
     [nearest] = table.search(codes("float32")[31], vector_column_name="float32").limit(1).to_list()
     assert nearest["id"] == 31
     found = table.to_arrow()
-    columns = {kind: np.stack(found[kind].combine_chunks().to_numpy(zero_copy_only=False)) for kind in METADATA}
+    columns = {
+        kind: np.stack(found[kind].combine_chunks().to_numpy(zero_copy_only=False))
+        for kind in METADATA
+    }
     return found["id"].to_pylist(), found["text"].to_pylist(), columns
 
 
-@pytest.mark.parametrize("read", [by_pyarrow, by_polars, by_duckdb, by_pandas, by_datasets, by_lancedb])
+@pytest.mark.parametrize(
+    "read", [by_pyarrow, by_polars, by_duckdb, by_pandas, by_datasets, by_lancedb]
+)
 def test_a_reader_finds_the_same_vectors(folder: Path, read: Read) -> None:
     ids, texts, columns = read(folder)
     order = np.argsort(ids)
     assert [ids[i] for i in order] == list(range(ROWS))
     assert [texts[i] for i in order] == [None if i % 7 == 0 else f"text {i}" for i in range(ROWS)]
     for kind, found in columns.items():
-        assert np.array_equal(np.asarray(found, np.float64)[order], np.asarray(codes(kind), np.float64)), kind
+        assert np.array_equal(
+            np.asarray(found, np.float64)[order], np.asarray(codes(kind), np.float64)
+        ), kind
 
 
 def test_the_metadata_is_in_the_file_for_readers_that_drop_that_of_columns(folder: Path) -> None:
-    found = duckdb.sql(f"SELECT value FROM parquet_kv_metadata('{folder}/*.parquet') WHERE key = 'beam_gpte'").fetchall()
-    assert [json.loads(value) for (value,) in found] == [{k: dataclasses.asdict(m) for k, m in METADATA.items()}] * 2
+    found = duckdb.sql(
+        f"SELECT value FROM parquet_kv_metadata('{folder}/*.parquet') WHERE key = 'beam_gpte'"
+    ).fetchall()
+    assert [json.loads(value) for (value,) in found] == [
+        {k: dataclasses.asdict(m) for k, m in METADATA.items()}
+    ] * 2

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apache_beam as beam
@@ -26,7 +26,15 @@ from beam_gpte.sinks.staging import StagedFile
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB, check_database, commit_duckdb
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
 from beam_gpte.sinks.write_rejects import WriteRejects
-from tests.sinks.test_write_parquet import MINILM, REPOSITORY, embedded, kill_while_writing, parts, stage, write
+from tests.sinks.test_write_parquet import (
+    MINILM,
+    REPOSITORY,
+    embedded,
+    kill_while_writing,
+    parts,
+    stage,
+    write,
+)
 
 
 def query(path: Path, sql: str) -> list[tuple]:
@@ -34,25 +42,38 @@ def query(path: Path, sql: str) -> list[tuple]:
         return connection.execute(sql).fetchall()
 
 
-def commit(path: Path, *blocks: Block, table: str = "vectors", id_column: str = "id", mode: str = "upsert") -> None:
+def commit(
+    path: Path, *blocks: Block, table: str = "vectors", id_column: str = "id", mode: str = "upsert"
+) -> None:
     staged, destination = stage(path.parent, "duckdb-test", [[block] for block in blocks])
     commit_duckdb(staged, WHOLE, destination, Table(str(path), table, id_column, mode))
 
 
-def commit_staged(staged: list[StagedFile], destination: Destination, path: Path, pane: Pane = WHOLE) -> list[WrittenFile]:
+def commit_staged(
+    staged: list[StagedFile], destination: Destination, path: Path, pane: Pane = WHOLE
+) -> list[WrittenFile]:
     return commit_duckdb(staged, pane, destination, Table(str(path), "vectors", "id", "upsert"))
 
 
 def test_vectors_become_arrays_that_can_be_searched(tmp_path: Path) -> None:
     path = tmp_path / "new" / "corpus.duckdb"
-    write([embedded(0, 2, note=pa.array(["a", "b"])), embedded(2, 3, note=pa.nulls(1))], WriteVectorsToDuckDB(str(path)))
+    write(
+        [embedded(0, 2, note=pa.array(["a", "b"])), embedded(2, 3, note=pa.nulls(1))],
+        WriteVectorsToDuckDB(str(path)),
+    )
     assert parts(path.parent) == ["corpus.duckdb"]
     described = query(path, "DESCRIBE vectors")
-    assert [row[:2] for row in described] == [("id", "VARCHAR"), ("embedding", "FLOAT[3]"), ("note", "VARCHAR")]
+    assert [row[:2] for row in described] == [
+        ("id", "VARCHAR"),
+        ("embedding", "FLOAT[3]"),
+        ("note", "VARCHAR"),
+    ]
     # (0, .5, .5), (1, 1.5, 1.5) and (2, 2.5, 2.5) by their angle to (1, 0, 0): the larger i, the closer
     nearest = "SELECT id FROM vectors ORDER BY array_cosine_similarity(embedding, [1, 0, 0]::FLOAT[3]) DESC"
     assert query(path, nearest) == [("n2",), ("n1",), ("n0",)]
-    [[comment]] = query(path, "SELECT comment FROM duckdb_columns() WHERE column_name = 'embedding'")
+    [[comment]] = query(
+        path, "SELECT comment FROM duckdb_columns() WHERE column_name = 'embedding'"
+    )
     assert json.loads(comment) == dataclasses.asdict(MINILM)
 
 
@@ -61,12 +82,19 @@ def test_rows_with_a_known_id_are_replaced_and_others_are_kept(tmp_path: Path) -
     commit(path, embedded(0, 3, v=pa.array([1, 1, 1])))
     commit(path, embedded(2, 4, v=pa.array([2, 2])))
     commit(path)  # a run without rows changes nothing
-    assert query(path, "SELECT id, v FROM vectors ORDER BY id") == [("n0", 1), ("n1", 1), ("n2", 2), ("n3", 2)]
+    assert query(path, "SELECT id, v FROM vectors ORDER BY id") == [
+        ("n0", 1),
+        ("n1", 1),
+        ("n2", 2),
+        ("n3", 2),
+    ]
     commit(path, embedded(3, 4, v=pa.nulls(1)))  # a column of nulls fits any type
     assert query(path, "SELECT v FROM vectors WHERE id = 'n3'") == [(None,)]
 
 
-def test_ids_are_replaced_in_a_table_with_a_primary_key_and_a_comment_of_the_users_own(tmp_path: Path) -> None:
+def test_ids_are_replaced_in_a_table_with_a_primary_key_and_a_comment_of_the_users_own(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "corpus.duckdb"
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE TABLE vectors (id VARCHAR PRIMARY KEY, embedding FLOAT[3])")
@@ -74,7 +102,9 @@ def test_ids_are_replaced_in_a_table_with_a_primary_key_and_a_comment_of_the_use
     commit(path, embedded(0, 2))
     commit(path, embedded(1, 3))
     assert query(path, "SELECT count(*) FROM vectors") == [(3,)]
-    assert query(path, "SELECT comment FROM duckdb_tables() WHERE table_name = 'vectors'") == [("my corpus",)]
+    assert query(path, "SELECT comment FROM duckdb_tables() WHERE table_name = 'vectors'") == [
+        ("my corpus",)
+    ]
 
 
 def test_a_commit_called_twice_gives_the_same_table(tmp_path: Path) -> None:
@@ -104,7 +134,9 @@ def test_bad_ids_are_refused(tmp_path: Path) -> None:
         commit(path, embedded(0, 3), embedded(1, 4))
     with pytest.raises(InputError, match="1 rows have no 'id'"):
         commit(path, Block.from_pydict({"id": pa.array([1, None])}))
-    with pytest.raises(InputError, match="no column 'key'; the columns are id, embedding: set id_column"):
+    with pytest.raises(
+        InputError, match="no column 'key'; the columns are id, embedding: set id_column"
+    ):
         commit(path, embedded(0, 1), id_column="key")
     assert query(path, "SELECT count(*) FROM duckdb_tables()") == [(0,)]
 
@@ -113,23 +145,35 @@ def test_rows_unlike_those_of_the_table_are_refused_and_the_table_stays(tmp_path
     path = tmp_path / "corpus.duckdb"
     commit(path, embedded(0, 2, year=pa.array([1, 2])))
     refused = {
-        "vectors of 4 and 3 dimensions": embedded(0, 2, dataclasses.replace(MINILM, dim=4), year=pa.array([1, 2])),
-        "fingerprints bbbb and aaaa": embedded(0, 2, dataclasses.replace(MINILM, fingerprint="bbbb"), year=pa.array([1, 2])),
-        r"\['year'\] only in the table, \['month'\] only in the new": embedded(0, 2, month=pa.array([1, 2])),
-        "column 'year' of table 'vectors' is BIGINT, in the new rows VARCHAR": embedded(0, 2, year=pa.array(["1", "2"])),
+        "vectors of 4 and 3 dimensions": embedded(
+            0, 2, dataclasses.replace(MINILM, dim=4), year=pa.array([1, 2])
+        ),
+        "fingerprints bbbb and aaaa": embedded(
+            0, 2, dataclasses.replace(MINILM, fingerprint="bbbb"), year=pa.array([1, 2])
+        ),
+        r"\['year'\] only in the table, \['month'\] only in the new": embedded(
+            0, 2, month=pa.array([1, 2])
+        ),
+        "column 'year' of table 'vectors' is BIGINT, in the new rows VARCHAR": embedded(
+            0, 2, year=pa.array(["1", "2"])
+        ),
     }
     for words, block in refused.items():
         with pytest.raises(InputError, match=words):
             commit(path, block)
     with pytest.raises(Exception, match="4 and 3 dimensions"):
-        write([embedded(9, 10, dataclasses.replace(MINILM, dim=4))], WriteVectorsToDuckDB(str(path)))
+        write(
+            [embedded(9, 10, dataclasses.replace(MINILM, dim=4))], WriteVectorsToDuckDB(str(path))
+        )
     assert query(path, "SELECT id, year FROM vectors ORDER BY id") == [("n0", 1), ("n1", 2)]
 
 
 def test_an_error_within_the_transaction_undoes_all_of_it(tmp_path: Path) -> None:
     path = tmp_path / "corpus.duckdb"
     with duckdb.connect(str(path)) as connection:
-        connection.execute("CREATE TABLE vectors (id VARCHAR, embedding FLOAT[3], x BIGINT CHECK (x < 5))")
+        connection.execute(
+            "CREATE TABLE vectors (id VARCHAR, embedding FLOAT[3], x BIGINT CHECK (x < 5))"
+        )
         connection.execute("INSERT INTO vectors VALUES ('n0', [1, 2, 3], 1)")
     with pytest.raises(duckdb.ConstraintException):
         commit(path, embedded(0, 2, x=pa.array([2, 9])))
@@ -169,7 +213,9 @@ time.sleep(float(sys.argv[2]))
 
 def hold(path: Path, seconds: float) -> subprocess.Popen:
     """Another process that has the database open."""
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == b"open\n"
     return child
@@ -181,7 +227,9 @@ def test_a_locked_database_is_named_with_the_process_that_holds_it(tmp_path: Pat
     words = rf"another process \(PID {child.pid}\) has this database open; close it"
     staged, destination = stage(tmp_path, "duckdb-test", [[embedded(0, 1)]])
     for attempt in (
-        lambda: commit_duckdb(staged, WHOLE, destination, Table(str(path), "vectors", "id", "upsert"), patience=0.3),
+        lambda: commit_duckdb(
+            staged, WHOLE, destination, Table(str(path), "vectors", "id", "upsert"), patience=0.3
+        ),
         lambda: check_database(str(path)),
     ):
         with pytest.raises(InputError, match=words) as caught:
@@ -189,7 +237,9 @@ def test_a_locked_database_is_named_with_the_process_that_holds_it(tmp_path: Pat
         assert "\n" not in str(caught.value)
     child.kill()
     child.wait()
-    assert commit_staged(staged, destination, path) == [WrittenFile(str(path), 1)]  # nothing was lost by the failure
+    assert commit_staged(staged, destination, path) == [
+        WrittenFile(str(path), 1)
+    ]  # nothing was lost by the failure
 
 
 def test_a_commit_waits_for_a_process_that_has_the_database_open(tmp_path: Path) -> None:
@@ -202,20 +252,27 @@ def test_a_commit_waits_for_a_process_that_has_the_database_open(tmp_path: Path)
 
 def test_a_killed_run_leaves_the_table_and_the_next_run_cleans_up(tmp_path: Path) -> None:
     path = tmp_path / "out" / "corpus.duckdb"
-    former = Block.from_pydict({"id": pa.array(["old"]), "x": pa.array([0.0])})
-    write([former], WriteVectorsToDuckDB(str(path)))
+    previous = Block.from_pydict({"id": pa.array(["old"]), "x": pa.array([0.0])})
+    write([previous], WriteVectorsToDuckDB(str(path)))
     kill_while_writing(tmp_path, "duckdb", path)
     assert len(parts(path.parent)) == 2
     assert query(path, "SELECT id FROM vectors") == [("old",)]
-    write([Block.from_pydict({"id": pa.array(["a", "b"]), "x": pa.array([1.0, 2.0])})], WriteVectorsToDuckDB(str(path)))
+    write(
+        [Block.from_pydict({"id": pa.array(["a", "b"]), "x": pa.array([1.0, 2.0])})],
+        WriteVectorsToDuckDB(str(path)),
+    )
     assert query(path, "SELECT id FROM vectors ORDER BY id") == [("a",), ("b",), ("old",)]
     assert parts(path.parent) == ["corpus.duckdb"]
 
 
-def test_writes_to_one_database_can_be_chained_and_share_a_folder(tmp_path: Path, new_pipeline) -> None:
+def test_writes_to_one_database_can_be_chained_and_share_a_folder(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     path = str(tmp_path / "corpus.duckdb")
     with new_pipeline("two processes") as pipeline:
-        blocks = pipeline | beam.Create([embedded(i, i + 1) for i in range(6)]).with_output_types(Block)
+        blocks = pipeline | beam.Create([embedded(i, i + 1) for i in range(6)]).with_output_types(
+            Block
+        )
         first = blocks | "First" >> WriteVectorsToDuckDB(path, staging=str(tmp_path / "staging"))
         _ = blocks | "Second" >> WriteVectorsToDuckDB(path, table="second", commit_after=first)
     for table in ("vectors", "second"):
@@ -223,7 +280,9 @@ def test_writes_to_one_database_can_be_chained_and_share_a_folder(tmp_path: Path
     assert parts(tmp_path / "staging") == []
 
 
-def test_a_failing_barrier_commits_nothing(tmp_path: Path, new_pipeline) -> None:
+def test_a_failing_barrier_commits_nothing(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     path = tmp_path / "corpus.duckdb"
     with pytest.raises(Exception, match="division"):
         with new_pipeline() as pipeline:
@@ -255,7 +314,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def noise(first: int, rows: int) -> Block:
     """Rows of 1.5 KB that no codec makes smaller."""
-    vectors = np.random.default_rng(first).integers(0, 2**32, (rows, 384), np.uint32).view(np.float32)
+    vectors = (
+        np.random.default_rng(first).integers(0, 2**32, (rows, 384), np.uint32).view(np.float32)
+    )
     metadata = dataclasses.replace(MINILM, dim=384)
     fields = [pa.field("id", pa.string()), metadata.field("embedding")]
     ids = pa.array([f"n{i}" for i in range(first, first + rows)])
@@ -266,7 +327,9 @@ def noise(first: int, rows: int) -> Block:
 def test_a_full_disk_is_one_line_and_the_old_rows_stay(tmp_path: Path, small_disk: Path) -> None:
     path = small_disk / "corpus.duckdb"
     commit(path, noise(0, 500))
-    staged, destination = stage(tmp_path, "duckdb-test", [[noise(1000, 5000)]])  # 8 MB, on another disk
+    staged, destination = stage(
+        tmp_path, "duckdb-test", [[noise(1000, 5000)]]
+    )  # 8 MB, on another disk
     with pytest.raises(
         InputError, match=r"DuckDB cannot write \(.*No space left on device\); nothing was changed"
     ) as caught:
@@ -286,7 +349,9 @@ def test_a_file_system_that_cannot_be_written_is_one_line(tmp_path: Path, small_
     commit(path, embedded(0, 2))
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     staged, destination = stage(tmp_path, "duckdb-test", [[embedded(2, 3)]])
-    with pytest.raises(InputError, match=r"corpus.duckdb: DuckDB cannot open this file \(.*Read-only") as caught:
+    with pytest.raises(
+        InputError, match=r"corpus.duckdb: DuckDB cannot open this file \(.*Read-only"
+    ) as caught:
         commit_staged(staged, destination, path)
     assert "\n" not in str(caught.value)
     assert query(path, "SELECT count(*) FROM vectors") == [(2,)]
@@ -318,7 +383,9 @@ def test_two_pipelines_write_to_one_table_at_once_and_wait_for_each_other(tmp_pa
     script, path = tmp_path / "windows.py", tmp_path / "corpus.duckdb"
     script.write_text(WINDOWS)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    child = subprocess.Popen([sys.executable, script, path, "a"], env=environment, stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, script, path, "a"], env=environment, stdout=subprocess.PIPE
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == b"ready\n"
     names = {"__name__": "windows"}
@@ -326,7 +393,9 @@ def test_two_pipelines_write_to_one_table_at_once_and_wait_for_each_other(tmp_pa
     names["run"](str(path), "b")  # type: ignore[operator]
     assert child.wait() == 0
     child.stdout.close()
-    assert query(path, "SELECT id FROM vectors ORDER BY id") == [(f"{name}{i}",) for name in "ab" for i in range(8)]
+    assert query(path, "SELECT id FROM vectors ORDER BY id") == [
+        (f"{name}{i}",) for name in "ab" for i in range(8)
+    ]
     assert query(path, "SELECT count(*), sum(rows) FROM beam_gpte_commits") == [(16, 16)]
 
 
@@ -365,7 +434,12 @@ def test_a_table_is_searched_by_its_macro(tmp_path: Path) -> None:
     assert [row[:2] for row in found] == [("n3", "d"), ("n2", "c")]
     assert [row[2] for row in found] == pytest.approx([cosines[3], cosines[2]])
     assert (
-        len(query(path, "SELECT id FROM nearest_vectors((SELECT embedding FROM vectors WHERE id = 'n3')) WHERE id <> 'n3'"))
+        len(
+            query(
+                path,
+                "SELECT id FROM nearest_vectors((SELECT embedding FROM vectors WHERE id = 'n3')) WHERE id <> 'n3'",
+            )
+        )
         == 3
     )
 
@@ -376,10 +450,17 @@ def test_a_table_is_searched_by_its_macro(tmp_path: Path) -> None:
     for kind, values in codes.items():
         field = dataclasses.replace(MINILM, quantization=kind).field("embedding")
         array = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-        batch = pa.record_batch([pa.array([0, 1]), array], schema=pa.schema([pa.field("id", pa.int64()), field]))
+        batch = pa.record_batch(
+            [pa.array([0, 1]), array], schema=pa.schema([pa.field("id", pa.int64()), field])
+        )
         commit(path, Block(batch), table=f'my "{kind}"')
-    assert query(path, """SELECT id, cosine FROM "nearest_my ""int8\"""([0, 5, 0], 1)""") == [(1, 1.0)]
-    assert query(path, """SELECT id, distance FROM "nearest_my ""binary\"""('01000000')""") == [(1, 0), (0, 3)]
+    assert query(path, """SELECT id, cosine FROM "nearest_my ""int8\"""([0, 5, 0], 1)""") == [
+        (1, 1.0)
+    ]
+    assert query(path, """SELECT id, distance FROM "nearest_my ""binary\"""('01000000')""") == [
+        (1, 0),
+        (0, 3),
+    ]
 
 
 def test_a_macro_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
@@ -403,7 +484,10 @@ def test_an_index_that_cannot_be_made_is_a_warning_and_the_rows_come_in(
     write([embedded(0, 2)], WriteVectorsToDuckDB(str(path), index=True))
     assert query(path, "SELECT count(*) FROM vectors") == [(2,)]
     [record] = [record.getMessage() for record in caplog.records if "HNSW" in record.getMessage()]
-    assert "gets no HNSW index, searches compare all rows: the vss extension cannot be loaded" in record
+    assert (
+        "gets no HNSW index, searches compare all rows: the vss extension cannot be loaded"
+        in record
+    )
     assert "\n" not in record
 
 
@@ -430,7 +514,11 @@ class ObjectStore(FileSystem):
         return False
 
     def _list(self, prefix: str) -> list[FileMetadata]:
-        return [FileMetadata(path, len(data)) for path, data in self.files.items() if path.startswith(prefix)]
+        return [
+            FileMetadata(path, len(data))
+            for path, data in self.files.items()
+            if path.startswith(prefix)
+        ]
 
     def create(self, path: str, *_: str, **__: str) -> io.BytesIO:
         files = self.files
@@ -486,7 +574,12 @@ def test_all_sinks_write_to_an_object_store_and_leave_nothing_else(tmp_path: Pat
     local = tmp_path / "corpus.duckdb"
     local.write_bytes(store[f"{folder}/corpus.duckdb"])
     rows = query(local, "SELECT id, note FROM vectors ORDER BY id")
-    assert rows == [("n0", None), ("n1", None), ("n2", "x"), ("n3", "x")]  # n3 of the first run, n2 of the second
+    assert rows == [
+        ("n0", None),
+        ("n1", None),
+        ("n2", "x"),
+        ("n3", "x"),
+    ]  # n3 of the first run, n2 of the second
     check_writable(folder)
     with pytest.raises(Exception, match="4 and 3 dimensions"):
         write([embedded(0, 1, dataclasses.replace(MINILM, dim=4))], WriteVectorsToParquet(folder))

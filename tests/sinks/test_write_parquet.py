@@ -37,16 +37,23 @@ from beam_gpte.sinks.write_parquet import (
     existing_schemas,
 )
 
-MINILM = VectorMetadata(model="minilm", fingerprint="aaaa", pooling="mean", prompt="", dim=3, normalized=True)
+MINILM = VectorMetadata(
+    model="minilm", fingerprint="aaaa", pooling="mean", prompt="", dim=3, normalized=True
+)
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def embedded(first: int, last: int, metadata: VectorMetadata = MINILM, **columns: pa.Array) -> Block:
+def embedded(
+    first: int, last: int, metadata: VectorMetadata = MINILM, **columns: pa.Array
+) -> Block:
     """Rows n<first> .. n<last - 1>; the vector of n<i> is (i, i + 0.5, i + 0.5, ...)."""
     n = range(first, last)
     vectors = np.array([[i] + [i + 0.5] * (metadata.dim - 1) for i in n], dtype=np.float32)
     fields = [pa.field("id", pa.string()), metadata.field("embedding")]
-    arrays = [pa.array([f"n{i}" for i in n]), pa.FixedSizeListArray.from_arrays(vectors.ravel(), metadata.dim)]
+    arrays = [
+        pa.array([f"n{i}" for i in n]),
+        pa.FixedSizeListArray.from_arrays(vectors.ravel(), metadata.dim),
+    ]
     for name, values in columns.items():
         fields.append(pa.field(name, values.type))
         arrays.append(values)
@@ -68,7 +75,9 @@ def stage(
         worker = StageFiles(destination.temporary, ParquetFileWriter, **options)
         worker.start_bundle()
         for block in blocks:
-            staged += [value.value for value in worker.process(block, GlobalWindow(), MIN_TIMESTAMP)]
+            staged += [
+                value.value for value in worker.process(block, GlobalWindow(), MIN_TIMESTAMP)
+            ]
         staged += [value.value for value in worker.finish_bundle()]
     return sorted(staged, key=lambda file: file.path), destination
 
@@ -90,12 +99,18 @@ def ids(folder: Path) -> list[str]:
 def test_codecs_are_those_that_the_benchmark_chose(tmp_path: Path) -> None:
     half = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(6, dtype=np.float16)), 3)
     codes = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(6, dtype=np.int8)), 3)
-    write([embedded(0, 2, tags=pa.array([["x"], []]), half=half, codes=codes)], WriteVectorsToParquet(str(tmp_path)))
+    write(
+        [embedded(0, 2, tags=pa.array([["x"], []]), half=half, codes=codes)],
+        WriteVectorsToParquet(str(tmp_path)),
+    )
     [path] = tmp_path.glob("*.parquet")
     group = pq.ParquetFile(path).metadata.row_group(0)
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     assert "BYTE_STREAM_SPLIT" in columns["embedding.list.element"].encodings
-    assert set(columns["half.list.element"].encodings) == {"PLAIN", "RLE"}  # DuckDB reads it split in float32 only
+    assert set(columns["half.list.element"].encodings) == {
+        "PLAIN",
+        "RLE",
+    }  # DuckDB reads it split in float32 only
     for name in ("id", "tags.list.element", "codes.list.element"):
         assert "RLE_DICTIONARY" in columns[name].encodings
     assert {column.compression for column in columns.values()} == {"ZSTD"}
@@ -105,13 +120,20 @@ def test_one_bundle_becomes_as_many_files_as_asked_for(tmp_path: Path) -> None:
     blocks = [embedded(i, i + 1) for i in range(20)]
     for shards in (4, 1):
         write(blocks, WriteVectorsToParquet(str(tmp_path), num_shards=shards))
-        assert sorted(pq.read_metadata(path).num_rows for path in tmp_path.glob("*.parquet")) == [20 // shards] * shards
+        assert (
+            sorted(pq.read_metadata(path).num_rows for path in tmp_path.glob("*.parquet"))
+            == [20 // shards] * shards
+        )
         assert ids(tmp_path) == sorted(f"n{i}" for i in range(20))
 
 
 def test_partitions_are_folders_that_everyone_knows(tmp_path: Path) -> None:
     languages = ["de", "en", "de", None, "en", "a/b =ü"]
-    blocks = [embedded(0, 6, language=pa.array(languages), year=pa.array([2025, 2025, 2026, 2026, 2025, 2025]))]
+    blocks = [
+        embedded(
+            0, 6, language=pa.array(languages), year=pa.array([2025, 2025, 2026, 2026, 2025, 2025])
+        )
+    ]
     write(blocks, WriteVectorsToParquet(str(tmp_path), partition_by=("language", "year")))
     assert len(list(tmp_path.glob("language=de/year=*/part-*-of-00005.parquet"))) == 2
     wanted = {(f"n{i}", language) for i, language in enumerate(languages)}
@@ -121,13 +143,23 @@ def test_partitions_are_folders_that_everyone_knows(tmp_path: Path) -> None:
     assert vector_fields(table.schema) == {"embedding": MINILM}
     frame = pl.read_parquet(f"{tmp_path}/**/*.parquet", hive_partitioning=True)
     assert set(zip(frame["id"], frame["language"], strict=True)) == wanted
-    rows = duckdb.sql(f"SELECT id, language FROM read_parquet('{tmp_path}/**/*.parquet', hive_partitioning=true)").fetchall()
+    rows = duckdb.sql(
+        f"SELECT id, language FROM read_parquet('{tmp_path}/**/*.parquet', hive_partitioning=true)"
+    ).fetchall()
     assert set(rows) == wanted
 
-    write([embedded(7, 8, language=pa.array(["de"]))], WriteVectorsToParquet(str(tmp_path), partition_by="language"))
+    write(
+        [embedded(7, 8, language=pa.array(["de"]))],
+        WriteVectorsToParquet(str(tmp_path), partition_by="language"),
+    )
     assert parts(tmp_path) == ["language=de"]  # the former partitions are gone
-    assert pd.read_parquet(tmp_path)["language"].tolist() == ["de"]  # pandas cannot read a partition of nulls
-    for columns, words in (("colour", "no column 'colour'"), ("embedding", "'embedding' is fixed_size_list")):
+    assert pd.read_parquet(tmp_path)["language"].tolist() == [
+        "de"
+    ]  # pandas cannot read a partition of nulls
+    for columns, words in (
+        ("colour", "no column 'colour'"),
+        ("embedding", "'embedding' is fixed_size_list"),
+    ):
         with pytest.raises(Exception, match=f"partition_by: (column )?{words}"):
             write(blocks, WriteVectorsToParquet(str(tmp_path), partition_by=columns))
 
@@ -135,27 +167,43 @@ def test_partitions_are_folders_that_everyone_knows(tmp_path: Path) -> None:
 def test_rows_can_be_appended_to_a_folder_and_a_named_run_only_once(tmp_path: Path) -> None:
     write([embedded(0, 2, note=pa.array(["a", "b"]))], WriteVectorsToParquet(str(tmp_path)))
     for _ in range(2):
-        write([embedded(2, 4, note=pa.nulls(2))], WriteVectorsToParquet(str(tmp_path), mode="append", run="tuesday"))
+        write(
+            [embedded(2, 4, note=pa.nulls(2))],
+            WriteVectorsToParquet(str(tmp_path), mode="append", run="tuesday"),
+        )
     assert ids(tmp_path) == ["n0", "n1", "n2", "n3"]
     for _ in range(2):
-        write([embedded(4, 5, note=pa.array(["c"]))], WriteVectorsToParquet(str(tmp_path), mode="append"))
+        write(
+            [embedded(4, 5, note=pa.array(["c"]))],
+            WriteVectorsToParquet(str(tmp_path), mode="append"),
+        )
     assert ids(tmp_path) == ["n0", "n1", "n2", "n3", "n4", "n4"]
     schemas = [pq.read_schema(path) for path in tmp_path.glob("*.parquet")]
     assert all(schema.equals(schemas[0], check_metadata=True) for schema in schemas)
 
 
-def test_what_differs_from_the_folder_is_not_appended_and_the_difference_is_named(tmp_path: Path) -> None:
+def test_what_differs_from_the_folder_is_not_appended_and_the_difference_is_named(
+    tmp_path: Path,
+) -> None:
     write([embedded(0, 2, year=pa.array([1, 2]))], WriteVectorsToParquet(str(tmp_path)))
     years, plain = pa.array([1, 2]), pa.field("embedding", pa.list_(pa.float32(), 3))
     bare = embedded(2, 4, year=years)
     refused = {
-        "vectors of 4 and 3 dimensions": embedded(2, 4, dataclasses.replace(MINILM, dim=4), year=years),
+        "vectors of 4 and 3 dimensions": embedded(
+            2, 4, dataclasses.replace(MINILM, dim=4), year=years
+        ),
         r"fingerprints bbbb and aaaa \(prompt 'q: ' and ''\)": embedded(
             2, 4, dataclasses.replace(MINILM, fingerprint="bbbb", prompt="q: "), year=years
         ),
-        r"has columns \['year'\] more and \['month'\] less than the new rows": embedded(2, 4, month=years),
-        r"column 'year' is int64 in .*, in the new rows string": embedded(2, 4, year=pa.array(["1", "2"])),
-        "column 'embedding' is an embedding in the files, not": bare.with_column(plain, bare.column("embedding")),
+        r"has columns \['year'\] more and \['month'\] less than the new rows": embedded(
+            2, 4, month=years
+        ),
+        r"column 'year' is int64 in .*, in the new rows string": embedded(
+            2, 4, year=pa.array(["1", "2"])
+        ),
+        "column 'embedding' is an embedding in the files, not": bare.with_column(
+            plain, bare.column("embedding")
+        ),
     }
     for words, block in refused.items():
         with pytest.raises(InputError, match=words) as caught:
@@ -175,8 +223,13 @@ def test_rows_without_vectors_and_of_many_types_are_written_too(tmp_path: Path) 
         "half": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(4, dtype=np.float16)), 2),
         "__gpte_row": pa.array([b"hidden", b"hidden"]),
     }
-    other = {**columns, "colour": pa.array(["green", "red"]).dictionary_encode()}  # another dictionary
-    write([Block.from_pydict(columns), Block.from_pydict(other)], WriteVectorsToParquet(str(tmp_path)))
+    other = {
+        **columns,
+        "colour": pa.array(["green", "red"]).dictionary_encode(),
+    }  # another dictionary
+    write(
+        [Block.from_pydict(columns), Block.from_pydict(other)], WriteVectorsToParquet(str(tmp_path))
+    )
     [path] = tmp_path.glob("*.parquet")
     assert pl.read_parquet(path)["colour"].to_list() == ["red", "blue", "green", "red"]
     assert duckdb.sql(f"SELECT half FROM '{path}'").fetchall()[1] == ([2.0, 3.0],)
@@ -189,19 +242,29 @@ def test_a_file_ends_before_its_limit_and_row_groups_are_bounded(tmp_path: Path)
     assert sorted(file.rows >> 20 for file in staged) == [1, 9]
     written = commit(staged, destination)
     groups = [pq.ParquetFile(file.path).metadata for file in written]
-    sizes = sorted(m.row_group(i).num_rows * 8 >> 20 for m in groups for i in range(m.num_row_groups))
+    sizes = sorted(
+        m.row_group(i).num_rows * 8 >> 20 for m in groups for i in range(m.num_row_groups)
+    )
     assert max(sizes) <= 64
     assert sum(sizes) == 80
 
 
 def test_a_rerun_replaces_all_former_parts_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    pq.write_table(pa.Table.from_batches([embedded(50, 51).batch]), tmp_path / "part-00000.parquet")  # not ours
-    write([embedded(i, i + 1) for i in range(4)], WriteVectorsToParquet(str(tmp_path), max_bytes_per_file=1))
+    pq.write_table(
+        pa.Table.from_batches([embedded(50, 51).batch]), tmp_path / "part-00000.parquet"
+    )  # not ours
+    write(
+        [embedded(i, i + 1) for i in range(4)],
+        WriteVectorsToParquet(str(tmp_path), max_bytes_per_file=1),
+    )
     assert sum("-of-00004" in name for name in parts(tmp_path)) == 4
     write([embedded(7, 9)], WriteVectorsToParquet(str(tmp_path)))
     assert ids(tmp_path) == ["n50", "n7", "n8"]
-    assert [name for name in parts(tmp_path) if "-of-" not in name] == ["notes.txt", "part-00000.parquet"]
+    assert [name for name in parts(tmp_path) if "-of-" not in name] == [
+        "notes.txt",
+        "part-00000.parquet",
+    ]
     assert len(parts(tmp_path)) == 3
     write([], WriteVectorsToParquet(str(tmp_path)))
     assert parts(tmp_path) == ["notes.txt", "part-00000.parquet"]
@@ -215,14 +278,22 @@ def test_a_folder_name_may_hold_any_character(tmp_path: Path) -> None:
 
 
 def test_vectors_of_two_kinds_are_refused_within_a_run(tmp_path: Path) -> None:
-    long, tuned = dataclasses.replace(MINILM, dim=4), dataclasses.replace(MINILM, fingerprint="bbbb", prompt="query: ")
+    long, tuned = (
+        dataclasses.replace(MINILM, dim=4),
+        dataclasses.replace(MINILM, fingerprint="bbbb", prompt="query: "),
+    )
     write([embedded(0, 1)], WriteVectorsToParquet(str(tmp_path)))
     before = parts(tmp_path)
-    for other, words in ((long, "vectors of 3 and 4 dimensions"), (tuned, "fingerprints aaaa and bbbb.*prompt")):
+    for other, words in (
+        (long, "vectors of 3 and 4 dimensions"),
+        (tuned, "fingerprints aaaa and bbbb.*prompt"),
+    ):
         with pytest.raises(Exception, match=words):
             write([embedded(0, 2), embedded(2, 3, other)], WriteVectorsToParquet(str(tmp_path)))
         assert [name for name in parts(tmp_path) if not name.startswith(".")] == before
-    write([embedded(5, 6)], WriteVectorsToParquet(str(tmp_path)))  # a good run clears what refused ones left
+    write(
+        [embedded(5, 6)], WriteVectorsToParquet(str(tmp_path))
+    )  # a good run clears what refused ones left
     assert len(parts(tmp_path)) == 1
     assert ids(tmp_path) == ["n5"]
 
@@ -235,11 +306,15 @@ def test_vectors_of_another_kind_than_the_folder_holds_are_refused(tmp_path: Pat
     with pytest.raises(Exception, match=r"bbbb and aaaa.*or write to another place"):
         write([embedded(0, 9, tuned)], WriteVectorsToParquet(str(tmp_path)))
     assert ids(tmp_path) == ["n0", "n1"]
-    with pytest.raises(InputError, match="4 and 3 dimensions"):  # what a program asks before the work begins
+    with pytest.raises(
+        InputError, match="4 and 3 dimensions"
+    ):  # what a program asks before the work begins
         check_folder(str(tmp_path), embedded(0, 1, dataclasses.replace(MINILM, dim=4)).schema)
 
 
-def test_a_column_that_is_null_or_absent_or_an_integer_somewhere_is_promoted(tmp_path: Path) -> None:
+def test_a_column_that_is_null_or_absent_or_an_integer_somewhere_is_promoted(
+    tmp_path: Path,
+) -> None:
     blocks = [
         embedded(0, 2, note=pa.array(["a", "b"]), price=pa.array([1.5, 2.5])),
         embedded(2, 3, note=pa.nulls(1), price=pa.array([3])),
@@ -258,25 +333,39 @@ def test_columns_that_cannot_become_one_are_refused_by_name_and_types(tmp_path: 
     def agree(*blocks: Block) -> pa.Schema:
         return agree_on_schema(stage(tmp_path, "parquet", [[block] for block in blocks])[0])
 
-    with pytest.raises(InputError, match=r"column 'year' is (int64|string) in some rows and (int64|string) in others"):
+    with pytest.raises(
+        InputError,
+        match=r"column 'year' is (int64|string) in some rows and (int64|string) in others",
+    ):
         agree(embedded(0, 1, year=pa.array([1999])), embedded(1, 2, year=pa.array(["1999"])))
     bare = Block.from_pydict({"id": pa.array(["n9"])})
-    with pytest.raises(InputError, match="'embedding' is an embedding in some rows and not in others"):
+    with pytest.raises(
+        InputError, match="'embedding' is an embedding in some rows and not in others"
+    ):
         agree(embedded(0, 2), bare)
     short, long = (
-        Block.from_pydict({"v": pa.array([[0.0] * dim], pa.list_(pa.float32(), dim))}) for dim in (2, 3)
+        Block.from_pydict({"v": pa.array([[0.0] * dim], pa.list_(pa.float32(), dim))})
+        for dim in (2, 3)
     )  # Arrow would make lists of any length of them
     with pytest.raises(InputError, match=r"column 'v' is fixed_size_list"):
         agree(short, long)
 
 
 def test_a_value_that_does_not_fit_the_promoted_type_is_refused(tmp_path: Path) -> None:
-    blocks = [Block.from_pydict({"n": pa.array([0.5, 1.5])}), Block.from_pydict({"n": pa.array([2**60 + 1])})]
-    with pytest.raises(InputError, match="column 'n' is int64 in some rows and double in others, and a value does not"):
+    blocks = [
+        Block.from_pydict({"n": pa.array([0.5, 1.5])}),
+        Block.from_pydict({"n": pa.array([2**60 + 1])}),
+    ]
+    with pytest.raises(
+        InputError,
+        match="column 'n' is int64 in some rows and double in others, and a value does not",
+    ):
         commit(*stage(tmp_path, "parquet", [blocks]))
 
 
-def test_a_row_without_a_vector_is_refused_since_pyarrow_could_not_read_the_file(tmp_path: Path) -> None:
+def test_a_row_without_a_vector_is_refused_since_pyarrow_could_not_read_the_file(
+    tmp_path: Path,
+) -> None:
     vectors = pa.array([[1, 2, 3], None], pa.list_(pa.float32(), 3))
     with pytest.raises(InputError, match="column 'embedding': a row has no vector"):
         stage(tmp_path, "parquet", [[Block.from_pydict({"embedding": vectors})]])
@@ -288,7 +377,9 @@ def test_a_commit_that_stopped_halfway_is_completed_by_the_next_attempt(tmp_path
     staged, destination = stage(tmp_path, "parquet", bundles)
     conform_files(staged, agree_on_schema(staged), destination)
     Path(staged[0].path).rename(tmp_path / f"part-{destination.run_hash}-00000-of-00003.parquet")
-    assert len(parts(tmp_path)) == 3  # the crash: one of three moved, the former file and the temporary folder still there
+    assert (
+        len(parts(tmp_path)) == 3
+    )  # the crash: one of three moved, the former file and the temporary folder still there
 
     written = commit(staged, destination)
     assert [file.rows for file in written] == [file.rows for file in staged]
@@ -339,7 +430,9 @@ def test_rows_and_files_are_counted_once(tmp_path: Path) -> None:
 def test_two_workers_write_everything(tmp_path: Path, mode: str) -> None:
     blocks = [embedded(i, i + 1) for i in range(8)]
     with beam.Pipeline(
-        options=PipelineOptions(["--runner=FnApiRunner", f"--direct_running_mode={mode}", "--direct_num_workers=2"])
+        options=PipelineOptions(
+            ["--runner=FnApiRunner", f"--direct_running_mode={mode}", "--direct_num_workers=2"]
+        )
     ) as pipeline:
         _ = (
             pipeline
@@ -390,12 +483,14 @@ def kill_while_writing(tmp_path: Path, sink: str, path: Path) -> None:
 
 def test_a_killed_run_leaves_the_former_state_and_the_next_run_cleans_up(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    former = Block.from_pydict({"id": pa.array(["old"]), "x": pa.array([0.0])})
-    write([former], WriteVectorsToParquet(str(out)))
+    previous = Block.from_pydict({"id": pa.array(["old"]), "x": pa.array([0.0])})
+    write([previous], WriteVectorsToParquet(str(out)))
     kill_while_writing(tmp_path, "parquet", out)
     assert any(name.startswith(".beam-gpte-tmp-parquet-") for name in parts(out))
     assert ids(out) == ["old"]
-    assert duckdb.sql(f"SELECT id FROM '{out}/**/*.parquet'").fetchall() == [("old",)]  # not the half-written ones
+    assert duckdb.sql(f"SELECT id FROM '{out}/**/*.parquet'").fetchall() == [
+        ("old",)
+    ]  # not the half-written ones
     new = Block.from_pydict({"id": pa.array(["a", "b"]), "x": pa.array([1.0, 2.0])})
     write([new], WriteVectorsToParquet(str(out)))
     assert ids(out) == ["a", "b"]
@@ -420,6 +515,8 @@ def test_a_program_can_ask_whether_a_folder_can_be_written(tmp_path: Path) -> No
     check_writable(str(tmp_path / "new" / "folder"))
     assert parts(tmp_path / "new" / "folder") == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/out: cannot write to this folder \(.*\); choose another") as caught:
+    with pytest.raises(
+        InputError, match=r"file/out: cannot write to this folder \(.*\); choose another"
+    ) as caught:
         check_writable(str(tmp_path / "file" / "out"))
     assert "\n" not in str(caught.value)

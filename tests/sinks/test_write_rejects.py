@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import apache_beam as beam
@@ -19,7 +20,11 @@ from tests.sinks.test_write_parquet import parts, write
 
 
 def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for path in sorted(folder.glob("rejects-*.jsonl")) for line in path.open(encoding="utf-8")]
+    return [
+        json.loads(line)
+        for path in sorted(folder.glob("rejects-*.jsonl"))
+        for line in path.open(encoding="utf-8")
+    ]
 
 
 def reject(identifier: int, reason: str, **columns: pa.Array) -> Block:
@@ -29,7 +34,10 @@ def reject(identifier: int, reason: str, **columns: pa.Array) -> Block:
 def test_a_reject_is_a_line_that_people_and_tools_can_read(tmp_path: Path) -> None:
     write([reject(1, "no text", title=pa.array(["Größe 大"]))], WriteRejects(str(tmp_path)))
     [path] = tmp_path.glob("*")
-    assert path.read_text(encoding="utf-8") == '{"id": 1, "title": "Größe 大", "reject_reason": "no text"}\n'
+    assert (
+        path.read_text(encoding="utf-8")
+        == '{"id": 1, "title": "Größe 大", "reject_reason": "no text"}\n'
+    )
     assert pa.json.read_json(path).to_pylist() == lines(tmp_path)
     assert pl.read_ndjson(path).to_dicts() == lines(tmp_path)
 
@@ -46,7 +54,9 @@ def test_blocks_of_different_columns_go_to_different_files(tmp_path: Path) -> No
 def test_no_value_is_too_odd_for_a_line(tmp_path: Path) -> None:
     columns = {
         "bytes": pa.array([b"ab\xff"]),
-        "broken": pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"a\xff")),
+        "broken": pa.StringArray.from_buffers(
+            1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"a\xff")
+        ),
         "when": pa.array([1], pa.timestamp("ns", "UTC")),
         "day": pa.array([datetime.date(2026, 1, 2)]),
         "price": pa.array([decimal.Decimal("1.50")]),
@@ -85,7 +95,9 @@ def test_former_rejects_go_even_when_there_are_none_now(tmp_path: Path) -> None:
     assert parts(tmp_path) == ["rejects-of-mine.jsonl"]
 
 
-def test_rejects_wait_for_the_barrier(tmp_path: Path, new_pipeline) -> None:
+def test_rejects_wait_for_the_barrier(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     with pytest.raises(Exception, match="division"):
         with new_pipeline("two threads") as pipeline:
             barrier = pipeline | beam.Impulse() | beam.Map(lambda _: 1 // 0)

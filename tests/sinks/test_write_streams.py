@@ -3,6 +3,7 @@
 import itertools
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import apache_beam as beam
@@ -12,7 +13,13 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_stream
 from apache_beam.transforms import trigger
-from apache_beam.transforms.window import FixedWindows, GlobalWindows, Sessions, SlidingWindows, TimestampedValue
+from apache_beam.transforms.window import (
+    FixedWindows,
+    GlobalWindows,
+    Sessions,
+    SlidingWindows,
+    TimestampedValue,
+)
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
@@ -44,7 +51,9 @@ def stream(*events: TimestampedValue | int) -> test_stream.TestStream:
 
 
 def streaming() -> beam.Pipeline:
-    return beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(["--streaming"]))  # the one that runs TestStream
+    return beam.Pipeline(
+        "BundleBasedDirectRunner", options=PipelineOptions(["--streaming"])
+    )  # the one that runs TestStream
 
 
 def sets(folder: Path) -> dict[str, list[str]]:
@@ -59,9 +68,13 @@ def sets(folder: Path) -> dict[str, list[str]]:
 FIRST, SECOND = "19700101T000000_19700101T000100", "19700101T000100_19700101T000200"
 
 
-def test_every_pane_of_every_window_becomes_a_set_of_files_and_late_rows_are_not_lost(tmp_path: Path) -> None:
+def test_every_pane_of_every_window_becomes_a_set_of_files_and_late_rows_are_not_lost(
+    tmp_path: Path,
+) -> None:
     # n1 comes when the watermark is far beyond its window, which by itself would let no row come late
-    source = stream(at(0, 1), at(6, 8), 61, at(2, 3), at(8, 9), 121, at(1, 2), at(3, 5), 36_000, at(5, 6))
+    source = stream(
+        at(0, 1), at(6, 8), 61, at(2, 3), at(8, 9), 121, at(1, 2), at(3, 5), 36_000, at(5, 6)
+    )
     with streaming() as p:
         p | source | MINUTES | WriteVectorsToParquet(str(tmp_path), mode="append")
     found = sets(tmp_path)
@@ -87,14 +100,18 @@ def test_a_table_gets_every_pane_in_a_transaction_of_its_own(tmp_path: Path) -> 
         ]
         ledger = 'SELECT run, "table", "window", pane, rows FROM beam_gpte_commits ORDER BY ALL'
         panes = [(FIRST, 0, 2), (FIRST, 1, 1), (SECOND, 0, 2)]
-        assert connection.execute(ledger).fetchall() == [("monday", "vectors", *pane) for pane in panes]
+        assert connection.execute(ledger).fetchall() == [
+            ("monday", "vectors", *pane) for pane in panes
+        ]
     assert [name for name in parts(tmp_path) if not name.startswith(".")] == ["corpus.duckdb"]
 
 
 def test_panes_are_discarding_whatever_the_stream_was(tmp_path: Path) -> None:
     """An accumulating trigger would give every pane the rows of those before it."""
     early = trigger.AfterWatermark(early=trigger.AfterCount(1))
-    window = beam.WindowInto(FixedWindows(60), trigger=early, accumulation_mode=trigger.AccumulationMode.ACCUMULATING)
+    window = beam.WindowInto(
+        FixedWindows(60), trigger=early, accumulation_mode=trigger.AccumulationMode.ACCUMULATING
+    )
     with streaming() as p:
         (
             p
@@ -109,10 +126,17 @@ def test_panes_are_discarding_whatever_the_stream_was(tmp_path: Path) -> None:
 
 def test_an_endless_window_needs_a_trigger(tmp_path: Path) -> None:
     fires = beam.WindowInto(
-        GlobalWindows(), trigger=trigger.AfterCount(1), accumulation_mode=trigger.AccumulationMode.DISCARDING
+        GlobalWindows(),
+        trigger=trigger.AfterCount(1),
+        accumulation_mode=trigger.AccumulationMode.DISCARDING,
     )  # once, says the stream; a sink fires again
     with streaming() as p:
-        p | stream(at(0, 1), 5, at(1, 2), 15, at(2, 3)) | fires | WriteVectorsToParquet(str(tmp_path), mode="append")
+        (
+            p
+            | stream(at(0, 1), 5, at(1, 2), 15, at(2, 3))
+            | fires
+            | WriteVectorsToParquet(str(tmp_path), mode="append")
+        )
     assert sets(tmp_path) == {"global 0": ["n0"], "global 1": ["n1"], "global 2": ["n2"]}
     with pytest.raises(InputError, match="endless window is never complete; put beam.WindowInto"):
         streaming() | stream(at(0, 1)) | WriteVectorsToParquet(str(tmp_path), mode="append")
@@ -123,17 +147,25 @@ def test_a_stream_replaces_nothing_and_waits_for_nothing_endless(tmp_path: Path)
     blocks = p | stream(at(0, 1)) | MINUTES
     with pytest.raises(InputError, match=r'cannot replace a folder as a whole; pass mode="append"'):
         blocks | "a" >> WriteVectorsToParquet(str(tmp_path))
-    with pytest.raises(InputError, match=r'cannot replace a table as a whole; pass mode="upsert" or "insert"'):
+    with pytest.raises(
+        InputError, match=r'cannot replace a table as a whole; pass mode="upsert" or "insert"'
+    ):
         blocks | "b" >> WriteVectorsToDuckDB(str(tmp_path / "x.duckdb"), mode="replace")
     with pytest.raises(InputError, match="commit_after is a stream, which is never complete"):
         blocks | "c" >> WriteVectorsToDuckDB(str(tmp_path / "x.duckdb"), commit_after=blocks)
 
 
 @pytest.mark.parametrize("mode", ["in memory", "two processes"])
-def test_bounded_rows_in_windows_are_written_by_window(tmp_path: Path, new_pipeline, mode: str) -> None:
+def test_bounded_rows_in_windows_are_written_by_window(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline], mode: str
+) -> None:
     barrier = "commits after"
     with new_pipeline(mode) as p:
-        blocks = p | beam.Create([at(i, i + 3) for i in (0, 3, 6)]) | beam.Map(lambda block: block).with_output_types(Block)
+        blocks = (
+            p
+            | beam.Create([at(i, i + 3) for i in (0, 3, 6)])
+            | beam.Map(lambda block: block).with_output_types(Block)
+        )
         windowed = blocks | MINUTES
         done = p | barrier >> beam.Create([1])
         windowed | WriteVectorsToParquet(str(tmp_path / "out"), mode="append", commit_after=done)
@@ -142,15 +174,25 @@ def test_bounded_rows_in_windows_are_written_by_window(tmp_path: Path, new_pipel
     rows = [f"n{i}" for i in range(9)]
     assert sets(tmp_path / "out") == {f"{FIRST} 0": rows[:6], f"{SECOND} 0": rows[6:]}
     with duckdb.connect(str(tmp_path / "corpus.duckdb")) as connection:
-        assert connection.execute("SELECT id FROM vectors ORDER BY id").fetchall() == [(row,) for row in rows]
-        assert connection.execute("SELECT sum(rows), count(*) FROM beam_gpte_commits").fetchall() == [(9, 2)]
+        assert connection.execute("SELECT id FROM vectors ORDER BY id").fetchall() == [
+            (row,) for row in rows
+        ]
+        assert connection.execute(
+            "SELECT sum(rows), count(*) FROM beam_gpte_commits"
+        ).fetchall() == [(9, 2)]
     rejects = sorted((tmp_path / "rejects").glob("rejects-*-*_*-0-*.jsonl"))
     assert sum(len(path.read_text().splitlines()) for path in rejects) == 9
 
 
-def test_a_row_in_two_windows_is_in_both_and_sessions_are_not_merged(tmp_path: Path, new_pipeline) -> None:
+def test_a_row_in_two_windows_is_in_both_and_sessions_are_not_merged(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     with new_pipeline() as p:
-        blocks = p | beam.Create([at(0, 1), at(1, 2)]) | beam.Map(lambda block: block).with_output_types(Block)
+        blocks = (
+            p
+            | beam.Create([at(0, 1), at(1, 2)])
+            | beam.Map(lambda block: block).with_output_types(Block)
+        )
         sliding = blocks | "Sliding" >> beam.WindowInto(SlidingWindows(20, 10))
         sliding | "A" >> WriteVectorsToParquet(str(tmp_path / "sliding"), mode="append")
         sessions = blocks | "Sessions" >> beam.WindowInto(Sessions(60))
@@ -165,7 +207,9 @@ def test_a_pane_that_is_sent_again_changes_nothing(tmp_path: Path) -> None:
     first = commit(staged, destination, pane, "append")
     names = parts(tmp_path)
     assert commit(staged, destination, pane, "append") == first  # a bundle tried again
-    again, other = stage(tmp_path, "parquet", [[embedded(0, 3)]], run="r")  # another process, other bundles, the same rows
+    again, other = stage(
+        tmp_path, "parquet", [[embedded(0, 3)]], run="r"
+    )  # another process, other bundles, the same rows
     assert commit(again, other, pane, "append") == []
     assert ids(tmp_path) == ["n0", "n1", "n2"]
     assert [name for name in parts(tmp_path) if not name.startswith(".")] == [
@@ -183,23 +227,34 @@ def test_a_set_that_a_killed_run_left_incomplete_is_removed_or_made_anew(tmp_pat
         commit(staged, destination, pane, "append")
         first = sorted(tmp_path.glob(f"part-{destination.run_hash}-*"))[0]
         first.unlink()  # what a kill between two renames leaves
-        shutil.rmtree(destination.temporary)  # which tells that the run lives, as long as the process does
+        shutil.rmtree(
+            destination.temporary
+        )  # which tells that the run lives, as long as the process does
     assert len(ids(tmp_path)) == 2  # of s; its commit removed what was left of r
     commit(*stage(tmp_path, "parquet", bundles, run="r"), pane, "append")  # r is repeated, s is not
     assert ids(tmp_path) == ["n0", "n1", "n2"]
 
 
-def test_a_pane_half_moved_is_completed_by_the_next_attempt_while_other_panes_are_written(tmp_path: Path) -> None:
+def test_a_pane_half_moved_is_completed_by_the_next_attempt_while_other_panes_are_written(
+    tmp_path: Path,
+) -> None:
     staged, destination = stage(tmp_path, "parquet", [[embedded(0, 1)], [embedded(1, 2)]], run="r")
     name = destination.set_name("part", Pane("w", 0))
-    Path(staged[0].path).rename(tmp_path / f"{name}-00000-of-00002.parquet")  # then the worker stopped
-    commit(*stage(tmp_path, "parquet", [[embedded(5, 6)]]), Pane("v", 0), "append")  # another run of a process that lives
+    Path(staged[0].path).rename(
+        tmp_path / f"{name}-00000-of-00002.parquet"
+    )  # then the worker stopped
+    commit(
+        *stage(tmp_path, "parquet", [[embedded(5, 6)]]), Pane("v", 0), "append"
+    )  # another run of a process that lives
     commit(staged, destination, Pane("w", 0), "append")
     assert ids(tmp_path) == ["n0", "n1", "n5"]
 
 
 def test_a_pane_in_the_ledger_is_not_brought_in_again(tmp_path: Path) -> None:
-    path, table = tmp_path / "c.duckdb", Table(str(tmp_path / "c.duckdb"), "vectors", "id", "insert")
+    path, table = (
+        tmp_path / "c.duckdb",
+        Table(str(tmp_path / "c.duckdb"), "vectors", "id", "insert"),
+    )
 
     def bring(first: int, last: int, run: str, pane: Pane) -> list:
         staged, destination = stage(tmp_path, "duckdb-test", [[embedded(first, last)]], run=run)
@@ -209,10 +264,14 @@ def test_a_pane_in_the_ledger_is_not_brought_in_again(tmp_path: Path) -> None:
     assert bring(0, 2, "r", Pane("w", 0)) == []
     assert [file.rows for file in bring(2, 3, "r", Pane("w", 1))] == [1]
     assert [file.rows for file in bring(3, 4, "r", WHOLE)] == [1]
-    with pytest.raises(InputError, match=r"1 ids are in table 'vectors' already, such as 'n3'.*upsert"):
+    with pytest.raises(
+        InputError, match=r"1 ids are in table 'vectors' already, such as 'n3'.*upsert"
+    ):
         bring(3, 5, "another", WHOLE)
     with duckdb.connect(str(path)) as connection:
-        assert connection.execute("SELECT id FROM vectors ORDER BY id").fetchall() == [(f"n{i}",) for i in range(4)]
+        assert connection.execute("SELECT id FROM vectors ORDER BY id").fetchall() == [
+            (f"n{i}",) for i in range(4)
+        ]
 
 
 def test_windows_are_named_by_their_moments() -> None:
@@ -220,5 +279,7 @@ def test_windows_are_named_by_their_moments() -> None:
     assert window_name(windows.IntervalWindow(0, 90.25)) == "19700101T000000_19700101T000130.250000"
     assert window_name(windows.GlobalWindow()) == "global"
     # rows without a timestamp are before all years
-    [ages] = FixedWindows(60).assign(windows.WindowFn.AssignContext(beam.utils.timestamp.MIN_TIMESTAMP))
+    [ages] = FixedWindows(60).assign(
+        windows.WindowFn.AssignContext(beam.utils.timestamp.MIN_TIMESTAMP)
+    )
     assert window_name(ages).startswith("minus9223372036")

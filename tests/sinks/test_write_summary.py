@@ -1,6 +1,8 @@
 """A summary counts what went where, and says what reports say."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
@@ -14,7 +16,9 @@ def block(**columns):
     return Block(pa.RecordBatch.from_pydict(columns))
 
 
-def test_rows_are_counted_rejects_by_reason_and_reports_kept(tmp_path, new_pipeline):
+def test_rows_are_counted_rejects_by_reason_and_reports_kept(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     path = tmp_path / "summary.json"
     reasons = ["text is null", "text is too long: 9", "text is too long: 7"]
     with new_pipeline() as p:
@@ -22,7 +26,8 @@ def test_rows_are_counted_rejects_by_reason_and_reports_kept(tmp_path, new_pipel
             "rows": p | "Rows" >> beam.Create([block(id=[1, 2]), block(id=[3, 4, 5])]),
             "files": p | "Files" >> beam.Create([WrittenFile("a", 5)]),
             "rejected": p | "Rejected" >> beam.Create([block(id=[6, 7, 8], reject_reason=reasons)]),
-            "plain": p | "Plain" >> beam.Create([{"id": 9, "reject_reason": "text is null"}, {"id": 10}]),
+            "plain": p
+            | "Plain" >> beam.Create([{"id": 9, "reject_reason": "text is null"}, {"id": 10}]),
             "none": p | "None" >> beam.Create([]),
             "steps": p | "Steps" >> beam.Create([{"step": "b", "at": float("nan")}, {"step": "a"}]),
             "no steps": p | "NoSteps" >> beam.Create([]),
@@ -41,14 +46,18 @@ def test_rows_are_counted_rejects_by_reason_and_reports_kept(tmp_path, new_pipel
     assert [one.name for one in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_a_run_that_fails_writes_none(tmp_path, new_pipeline):
+def test_a_run_that_fails_writes_none(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     with pytest.raises(Exception, match="by zero"), new_pipeline() as p:
         failing = p | "Fail" >> beam.Create([0]) | beam.Map(lambda n: 1 / n)
         p | beam.Create([{"id": 1}]) | WriteSummary(f"{tmp_path}/s.json", commit_after=failing)
     assert not list(tmp_path.iterdir())
 
 
-def test_mistakes_are_found_before_anything_runs(new_pipeline):
+def test_mistakes_are_found_before_anything_runs(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     with pytest.raises(InputError, match="path is empty"):
         WriteSummary("")
     p = new_pipeline()

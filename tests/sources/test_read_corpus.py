@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import apache_beam as beam
@@ -15,8 +16,14 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import Block, InputError, ReadCorpus, VectorMetadata
-from beam_gpte.sources.corpus_files import common_folder, file_format, match_files, pattern_list, read_schema
-from beam_gpte.sources.formats.rows import Wanted
+from beam_gpte.sources.corpus_files import (
+    common_folder,
+    file_format,
+    match_files,
+    pattern_list,
+    read_schema,
+)
+from beam_gpte.sources.formats.rows import ColumnSelection
 from beam_gpte.sources.read_corpus import read_file
 from tests.conftest import MODES
 
@@ -27,7 +34,7 @@ def rows(block):
 
 def texts(path, columns=None, id_column=None):
     """The texts of one file, read without a pipeline."""
-    parts = read_file(path, Wanted(columns, id_column, "text"), None, 1024)
+    parts = read_file(path, ColumnSelection(columns, id_column, "text"), None, 1024)
     return [row["text"] for part in parts for row in part.batch.to_pylist()]
 
 
@@ -37,7 +44,7 @@ def reason(reject):
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(tmp_path: Path):
     """Write bytes or text to a file under a temporary folder and give its path."""
 
     def file(name: str, content: str | bytes) -> str:
@@ -50,7 +57,7 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def read(new_pipeline):
+def read(new_pipeline: Callable[..., beam.Pipeline]):
     """Run ReadCorpus and check its rows (and, if given, rejects as (row or id, reason)); gives the counters."""
 
     def run(read_corpus, expected, rejects=None, mode="in memory"):
@@ -61,7 +68,9 @@ def read(new_pipeline):
             corpus, bad = pipeline | read_corpus.with_exception_handling()
             reasons = bad | "Bad" >> beam.FlatMap(rows) | beam.Map(reason)
             assert_that(reasons, equal_to(rejects), "Rejects")
-        good = corpus | "Good" >> beam.FlatMap(rows) | beam.Map(repr)  # strings sort: dicts would compare each with each
+        good = (
+            corpus | "Good" >> beam.FlatMap(rows) | beam.Map(repr)
+        )  # strings sort: dicts would compare each with each
         assert_that(good, equal_to([repr(row) for row in expected]), "Rows")
         result = pipeline.run()
         result.wait_until_finish()
@@ -71,7 +80,7 @@ def read(new_pipeline):
     return run
 
 
-def test_a_text_file_gives_a_text_a_line_and_blank_lines_are_counted(write, read):
+def test_a_text_file_gives_a_text_a_line_and_blank_lines_are_counted(write, read) -> None:
     path = write("a.txt", "\ufeffeins\r\n\r\nzwei  drei\n \u3000\nfünf")
     expected = [
         {"id": "a.txt:1", "text": "eins"},
@@ -81,14 +90,16 @@ def test_a_text_file_gives_a_text_a_line_and_blank_lines_are_counted(write, read
     assert read(ReadCorpus(path), expected) == {"rows_read": 3, "blank_lines": 2, "files_read": 1}
 
 
-def test_a_line_of_text_that_is_not_utf8_costs_that_line(write, read):
+def test_a_line_of_text_that_is_not_utf8_costs_that_line(write, read) -> None:
     path = write("a.txt", b"one\ncaf\xe9\nthree\n")
     expected = [{"id": "a.txt:1", "text": "one"}, {"id": "a.txt:3", "text": "three"}]
     read(ReadCorpus(path), expected, [(2, "invalid UTF-8")])
 
 
-def test_csv_is_strings_empty_is_null_and_quoted_empty_is_a_text(write, read):
-    path = write("a.csv", '\ufeff"key",text,n\r\n007,"say ""hi""\r\nüber",\r\n\r\n008,"",5\r\n,x,1e3')
+def test_csv_is_strings_empty_is_null_and_quoted_empty_is_a_text(write, read) -> None:
+    path = write(
+        "a.csv", '\ufeff"key",text,n\r\n007,"say ""hi""\r\nüber",\r\n\r\n008,"",5\r\n,x,1e3'
+    )
     expected = [
         {"id": "a.csv:1", "key": "007", "text": 'say "hi"\r\nüber', "n": None},
         {"id": "a.csv:2", "key": "008", "text": "", "n": "5"},
@@ -97,12 +108,15 @@ def test_csv_is_strings_empty_is_null_and_quoted_empty_is_a_text(write, read):
     read(ReadCorpus(path), expected)
 
 
-def test_tsv_reads_as_csv_does(write, read):
+def test_tsv_reads_as_csv_does(write, read) -> None:
     path = write("a.tsv", 'id\ttext\n01\ta, b\n02\t"c\td"\n')
-    read(ReadCorpus(path, id_column="id"), [{"id": "01", "text": "a, b"}, {"id": "02", "text": "c\td"}])
+    read(
+        ReadCorpus(path, id_column="id"),
+        [{"id": "01", "text": "a, b"}, {"id": "02", "text": "c\td"}],
+    )
 
 
-def test_a_csv_row_with_the_wrong_fields_or_bytes_is_rejected_alone(write, read):
+def test_a_csv_row_with_the_wrong_fields_or_bytes_is_rejected_alone(write, read) -> None:
     path = write("a.csv", b'text,n\na,1\n"b\nb"\nc,3,3\nd\xe9,4\n\xff\nf,6\n')
     rejects = [
         (2, "wrong number of fields: 1 instead of 2"),
@@ -111,7 +125,9 @@ def test_a_csv_row_with_the_wrong_fields_or_bytes_is_rejected_alone(write, read)
         (5, "wrong number of fields: 1 instead of 2"),
     ]
     counters = read(
-        ReadCorpus(path), [{"id": "a.csv:1", "text": "a", "n": "1"}, {"id": "a.csv:6", "text": "f", "n": "6"}], rejects
+        ReadCorpus(path),
+        [{"id": "a.csv:1", "text": "a", "n": "1"}, {"id": "a.csv:6", "text": "f", "n": "6"}],
+        rejects,
     )
     assert counters["rows_read"] == 6
     assert counters["rejects"] == 4
@@ -119,17 +135,17 @@ def test_a_csv_row_with_the_wrong_fields_or_bytes_is_rejected_alone(write, read)
 
 
 @pytest.mark.parametrize("tail", ["1,b\n2,c\n3,d\n", "1,b\n2,c", "1\n2\n3"])
-def test_a_quote_that_is_never_closed_does_not_swallow_the_file(write, tail):
+def test_a_quote_that_is_never_closed_does_not_swallow_the_file(write, tail) -> None:
     with pytest.raises(InputError, match=r"a\.csv: the quote opened in row 2 is never closed"):
         texts(write("a.csv", 'n,text\n0,a\n1,"b\n' + tail))
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_a_last_text_of_two_lines_is_no_open_quote(write, end):
+def test_a_last_text_of_two_lines_is_no_open_quote(write, end) -> None:
     assert texts(write("a.csv", 'text\n"a\nb\n"' + end)) == ["a\nb\n"]
 
 
-def test_broken_json_lines_cost_themselves_only(write, read):
+def test_broken_json_lines_cost_themselves_only(write, read) -> None:
     deep = b"[" * 100_000
     path = write(
         "a.jsonl",
@@ -146,23 +162,35 @@ def test_broken_json_lines_cost_themselves_only(write, read):
         (5, "lone surrogate: half of a \\u pair"),
         (6, 'not a JSON object: ["x"]'),
         (7, "invalid UTF-8: byte 14 of the line"),
-        (8, "broken JSON: maximum recursion depth exceeded while decoding a JSON array from a unicode string"),
+        (
+            8,
+            "broken JSON: maximum recursion depth exceeded while decoding a JSON array from a unicode string",
+        ),
     ]
     counters = read(ReadCorpus(path), expected, rejects)
     assert counters["blank_lines"] == 1
     assert counters["rows_read"] == 8
 
 
-def test_rejects_keep_what_stood_there(write, new_pipeline):
+def test_rejects_keep_what_stood_there(write, new_pipeline: Callable[..., beam.Pipeline]) -> None:
     path = write(
-        "a.jsonl", b'{"text": [1, "\xc3\xbc"], "n": 1}\n{"text": "\xff' + b"x" * 2000 + b'"}\n{"text": "a", "n": "many"}\n'
+        "a.jsonl",
+        b'{"text": [1, "\xc3\xbc"], "n": 1}\n{"text": "\xff'
+        + b"x" * 2000
+        + b'"}\n{"text": "a", "n": "many"}\n',
     )
     step = {"reject_step": "ReadCorpus"}
     unlike = 'value of another type than its column: n is "many", the column int64'
     with new_pipeline() as p:
         _, bad = p | ReadCorpus(path).with_exception_handling()
         expected = [
-            {"id": "a.jsonl:1", "text": '[1, "ü"]', "n": "1", **step, "reject_reason": 'text is not a string: [1, "ü"]'},
+            {
+                "id": "a.jsonl:1",
+                "text": '[1, "ü"]',
+                "n": "1",
+                **step,
+                "reject_reason": 'text is not a string: [1, "ü"]',
+            },
             {"id": "a.jsonl:3", "text": "a", "n": "many", **step, "reject_reason": unlike},
             {
                 "file": path,
@@ -178,19 +206,37 @@ def test_rejects_keep_what_stood_there(write, new_pipeline):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"ReadCorpus: .*a\.jsonl row 2: broken JSON: .*; mend the row, or set .*with_exception_handling"),
+        (
+            "{",
+            r"ReadCorpus: .*a\.jsonl row 2: broken JSON: .*; mend the row, or set .*with_exception_handling",
+        ),
         ('{"text": 1}', r"a\.jsonl row 2: text is not a string: 1; mend"),
     ],
 )
-def test_without_exception_handling_a_bad_row_fails_the_job_by_name(write, read, line, message):
+def test_without_exception_handling_a_bad_row_fails_the_job_by_name(
+    write, read, line, message
+) -> None:
     with pytest.raises(Exception, match=message):
         read(ReadCorpus(write("a.jsonl", '{"text": "a"}\n' + line)), [])
 
 
-def test_a_json_column_takes_the_type_of_most_of_its_first_values_and_widens(write, read):
-    values = ['"n/a"', "1", "2", "2.5", "null", "true", "1e400", "9007199254740993", "123456789012345678901234567890"]
+def test_a_json_column_takes_the_type_of_most_of_its_first_values_and_widens(write, read) -> None:
+    values = [
+        '"n/a"',
+        "1",
+        "2",
+        "2.5",
+        "null",
+        "true",
+        "1e400",
+        "9007199254740993",
+        "123456789012345678901234567890",
+    ]
     path = write("a.jsonl", "".join(f'{{"text": "t", "n": {value}}}\n' for value in values))
-    expected = [{"id": f"a.jsonl:{i}", "text": "t", "n": n} for i, n in [(2, 1.0), (3, 2.0), (4, 2.5), (5, None)]]
+    expected = [
+        {"id": f"a.jsonl:{i}", "text": "t", "n": n}
+        for i, n in [(2, 1.0), (3, 2.0), (4, 2.5), (5, None)]
+    ]
     expected.append({"id": "a.jsonl:7", "text": "t", "n": float("inf")})
     start = "value of another type than its column: n is"
     rejects = [
@@ -202,9 +248,10 @@ def test_a_json_column_takes_the_type_of_most_of_its_first_values_and_widens(wri
     read(ReadCorpus(path), expected, rejects)
 
 
-def test_a_json_column_keeps_its_kind_from_block_to_block(write, read):
+def test_a_json_column_keeps_its_kind_from_block_to_block(write, read) -> None:
     path = write(
-        "a.jsonl", '{"text": "a", "n": 1}\n{"text": "b"}\n{"text": "c", "n": "x"}\n{"text": "d", "n": 0.5, "m": {"k": 1}}\n'
+        "a.jsonl",
+        '{"text": "a", "n": 1}\n{"text": "b"}\n{"text": "c", "n": "x"}\n{"text": "d", "n": 0.5, "m": {"k": 1}}\n',
     )
     expected = [
         {"id": "a.jsonl:1", "text": "a", "n": 1.0, "m": None},
@@ -215,22 +262,37 @@ def test_a_json_column_keeps_its_kind_from_block_to_block(write, read):
     read(ReadCorpus(path, rows_per_block=2), expected, rejects)
 
 
-def test_parquet_keeps_types_integer_ids_and_dictionaries(tmp_path, new_pipeline):
+def test_parquet_keeps_types_integer_ids_and_dictionaries(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     schema = pa.schema(
-        [("no", pa.int32()), ("text", pa.dictionary(pa.int32(), pa.string())), ("f", pa.large_string()), ("skip", pa.int8())]
+        [
+            ("no", pa.int32()),
+            ("text", pa.dictionary(pa.int32(), pa.string())),
+            ("f", pa.large_string()),
+            ("skip", pa.int8()),
+        ]
     )
-    table = pa.table({"no": [1, 2, 3], "text": ["a", "b", "a"], "f": ["x", None, "z"], "skip": [0, 0, 0]}, schema)
+    table = pa.table(
+        {"no": [1, 2, 3], "text": ["a", "b", "a"], "f": ["x", None, "z"], "skip": [0, 0, 0]}, schema
+    )
     pq.write_table(table, tmp_path / "a.pq")
     with new_pipeline() as p:
         corpus = p | ReadCorpus(str(tmp_path / "a.pq"), columns=["f"], id_column="no")
-        expected = [{"no": 1, "text": "a", "f": "x"}, {"no": 2, "text": "b", "f": None}, {"no": 3, "text": "a", "f": "z"}]
+        expected = [
+            {"no": 1, "text": "a", "f": "x"},
+            {"no": 2, "text": "b", "f": None},
+            {"no": 3, "text": "a", "f": "z"},
+        ]
         assert_that(corpus | beam.FlatMap(rows), equal_to(expected))
         types = corpus | beam.Map(lambda block: [str(field.type) for field in block.schema])
         kind = "dictionary<values=string, indices=int32, ordered=0>"
         assert_that(types, equal_to([["int32", kind, "large_string"]]), "Types")
 
 
-def test_a_block_carries_only_the_words_it_uses(tmp_path, new_pipeline):
+def test_a_block_carries_only_the_words_it_uses(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     words = [f"word {i}" for i in range(300)]
     pq.write_table(pa.table({"text": pa.array(words).dictionary_encode()}), tmp_path / "a.parquet")
     with new_pipeline() as p:
@@ -239,10 +301,13 @@ def test_a_block_carries_only_the_words_it_uses(tmp_path, new_pipeline):
         assert_that(sizes, equal_to([100, 100, 100]))
 
 
-def test_invalid_strings_in_parquet_cost_their_rows(tmp_path, read):
+def test_invalid_strings_in_parquet_cost_their_rows(tmp_path: Path, read) -> None:
     texts = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
     pq.write_table(pa.table({"text": texts, "n": [1, 2, 3]}), tmp_path / "a.parquet")
-    expected = [{"id": "a.parquet:1", "text": "a", "n": 1}, {"id": "a.parquet:3", "text": "c", "n": 3}]
+    expected = [
+        {"id": "a.parquet:1", "text": "a", "n": 1},
+        {"id": "a.parquet:3", "text": "c", "n": 3},
+    ]
     read(ReadCorpus(str(tmp_path / "a.parquet")), expected, [(2, "invalid UTF-8")])
 
 
@@ -250,28 +315,36 @@ PACK = {"gz": gzip.compress, "zst": zstandard.compress, "bz2": bz2.compress, "xz
 
 
 @pytest.mark.parametrize("suffix", PACK)
-def test_compressed_files_read_as_plain_ones_also_in_several_parts(write, suffix):
+def test_compressed_files_read_as_plain_ones_also_in_several_parts(write, suffix) -> None:
     pack = PACK[suffix]
-    assert texts(write(f"a.txt.{suffix}", pack("\ufeffä\n".encode()) + pack(b"b\nc"))) == ["ä", "b", "c"]
+    assert texts(write(f"a.txt.{suffix}", pack("\ufeffä\n".encode()) + pack(b"b\nc"))) == [
+        "ä",
+        "b",
+        "c",
+    ]
 
 
 @pytest.mark.parametrize("suffix", PACK)
-def test_a_truncated_file_fails_by_name(write, suffix):
+def test_a_truncated_file_fails_by_name(write, suffix) -> None:
     """Beam's own decompression ends such a file early, without a word."""
     noise = "".join(f"{i * 2654435761 % 2**32:x}\n" for i in range(20_000)).encode()
     packed = PACK[suffix](noise)
     path = write(f"a.txt.{suffix}", packed[: len(packed) // 2])
-    with pytest.raises(InputError, match=rf"a\.txt\.{suffix}: cannot be read.*; replace the file, or leave it out"):
+    with pytest.raises(
+        InputError, match=rf"a\.txt\.{suffix}: cannot be read.*; replace the file, or leave it out"
+    ):
         texts(path)
 
 
-def test_a_broken_parquet_file_fails_by_name_and_row(tmp_path):
+def test_a_broken_parquet_file_fails_by_name_and_row(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     numbers = [str(i * 2654435761 % 2**32) for i in range(20_000)]
     pq.write_table(pa.table({"text": numbers}), path, row_group_size=2000, use_dictionary=False)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"a\.parquet: cannot be read: Parquet magic bytes not found"):
+    with pytest.raises(
+        InputError, match=r"a\.parquet: cannot be read: Parquet magic bytes not found"
+    ):
         texts(str(path))
     middle = len(whole) // 2
     path.write_bytes(whole[:middle] + bytes(30_000) + whole[middle + 30_000 :])
@@ -279,15 +352,21 @@ def test_a_broken_parquet_file_fails_by_name_and_row(tmp_path):
         texts(str(path))
 
 
-def test_a_file_that_cannot_be_read_fails_the_job_even_when_rows_are_set_aside(write, read):
-    with pytest.raises(Exception, match=r"a\.txt\.gz: cannot be read.*; replace the file, or leave it out"):
+def test_a_file_that_cannot_be_read_fails_the_job_even_when_rows_are_set_aside(write, read) -> None:
+    with pytest.raises(
+        Exception, match=r"a\.txt\.gz: cannot be read.*; replace the file, or leave it out"
+    ):
         read(ReadCorpus(write("a.txt.gz", gzip.compress(b"some words")[:-9])), [], [])
 
 
-def test_files_of_several_kinds_share_one_schema_in_the_order_of_the_first(write, tmp_path, new_pipeline):
+def test_files_of_several_kinds_share_one_schema_in_the_order_of_the_first(
+    write, tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     write("a.csv", "text,lang\nx,de\n")
     write("b.jsonl", '{"n": 1, "text": "y"}\n')
-    pq.write_table(pa.table({"n": pa.array([0.5], pa.float32()), "text": ["z"]}), tmp_path / "c.parquet")
+    pq.write_table(
+        pa.table({"n": pa.array([0.5], pa.float32()), "text": ["z"]}), tmp_path / "c.parquet"
+    )
     write("d.jsonl", "")
     write("e.csv", "")
     write("f.csv", "text,only_header\n")
@@ -300,26 +379,39 @@ def test_files_of_several_kinds_share_one_schema_in_the_order_of_the_first(write
         ]
         assert_that(corpus | beam.FlatMap(rows), equal_to(expected))
         schemas = (
-            corpus | beam.Map(lambda block: block.schema.to_string()) | beam.Distinct() | beam.combiners.Count.Globally()
+            corpus
+            | beam.Map(lambda block: block.schema.to_string())
+            | beam.Distinct()
+            | beam.combiners.Count.Globally()
         )
         assert_that(schemas, equal_to([1]), "Schemas")
 
 
-def test_types_that_do_not_go_together_are_named(write, read, tmp_path):
+def test_types_that_do_not_go_together_are_named(write, read, tmp_path: Path) -> None:
     write("a.csv", "text,n\nx,1\n")
     write("b.jsonl", '{"text": "y", "n": 1}\n')
-    with pytest.raises(Exception, match=r"column 'n' is string in the first files and int64 in .*b\.jsonl; convert one, or"):
+    with pytest.raises(
+        Exception,
+        match=r"column 'n' is string in the first files and int64 in .*b\.jsonl; convert one, or",
+    ):
         read(ReadCorpus(str(tmp_path / "*")), [], [])
-    read(ReadCorpus(str(tmp_path / "*"), columns=[]), [{"id": "a.csv:1", "text": "x"}, {"id": "b.jsonl:1", "text": "y"}])
+    read(
+        ReadCorpus(str(tmp_path / "*"), columns=[]),
+        [{"id": "a.csv:1", "text": "x"}, {"id": "b.jsonl:1", "text": "y"}],
+    )
 
 
-def test_vectors_of_two_models_are_refused(tmp_path, read):
+def test_vectors_of_two_models_are_refused(tmp_path: Path, read) -> None:
     for name, fingerprint in [("a", "one"), ("b", "two")]:
         field = VectorMetadata("m", fingerprint, "mean", "", 2, True).field("embedding")
-        table = pa.table([pa.array(["x"]), pa.array([[0.6, 0.8]], field.type)], pa.schema([("text", pa.string()), field]))
+        table = pa.table(
+            [pa.array(["x"]), pa.array([[0.6, 0.8]], field.type)],
+            pa.schema([("text", pa.string()), field]),
+        )
         pq.write_table(table, tmp_path / f"{name}.parquet")
     with pytest.raises(
-        Exception, match=r"column 'embedding' of .*b\.parquet and of files before it: .* fingerprints one and two"
+        Exception,
+        match=r"column 'embedding' of .*b\.parquet and of files before it: .* fingerprints one and two",
     ):
         read(ReadCorpus(str(tmp_path / "*.parquet")), [])
 
@@ -331,8 +423,18 @@ def test_vectors_of_two_models_are_refused(tmp_path, read):
         ("a.csv", "text,n\na,1\n", {"columns": ("m",)}, r"a\.csv: no column 'm' among text, n"),
         ("a.csv", "text,n\na,1\n", {"id_column": "key"}, r"a\.csv: no column 'key' among text, n"),
         ("a.csv", "text,n,n\na,1,2\n", {}, r"a\.csv: column 'n' is there 2 times; rename one"),
-        ("a.csv", "id,text\n1,a\n", {}, r"a\.csv: there is a column 'id' already; pass id_column='id' to use it"),
-        ("a.jsonl", '{"id": 1, "text": "a"}\n', {}, r"a\.jsonl: there is a column 'id' already; pass id_column='id'"),
+        (
+            "a.csv",
+            "id,text\n1,a\n",
+            {},
+            r"a\.csv: there is a column 'id' already; pass id_column='id' to use it",
+        ),
+        (
+            "a.jsonl",
+            '{"id": 1, "text": "a"}\n',
+            {},
+            r"a\.jsonl: there is a column 'id' already; pass id_column='id'",
+        ),
         ("a.jsonl", '{"txt": "a"}\n', {}, r"a\.jsonl: no column 'text' among txt"),
         ("a.txt", "a\n", {"id_column": "key"}, r"a\.txt: no column 'key' among text"),
         (
@@ -344,31 +446,43 @@ def test_vectors_of_two_models_are_refused(tmp_path, read):
         ("a.parquet.gz", "", {}, r"a\.parquet\.gz: a Parquet file within \.gz; unpack it"),
     ],
 )
-def test_what_is_not_in_a_file_is_named(write, name, content, settings, message):
+def test_what_is_not_in_a_file_is_named(write, name, content, settings, message) -> None:
     with pytest.raises(InputError, match=message):
         texts(write(name, content), **settings)
 
 
-def test_a_text_column_of_numbers_in_parquet_is_the_files_fault(tmp_path):
+def test_a_text_column_of_numbers_in_parquet_is_the_files_fault(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=r"a\.parquet: column 'text' is int64; it has to be of strings"):
+    with pytest.raises(
+        InputError, match=r"a\.parquet: column 'text' is int64; it has to be of strings"
+    ):
         texts(str(tmp_path / "a.parquet"))
 
 
-def test_format_and_text_column_override_names(write, read):
+def test_format_and_text_column_override_names(write, read) -> None:
     path = write("dump.log", '{"body": "a", "id": "x"}\n')
-    read(ReadCorpus(path, format="jsonl", text_column="body", id_column="id"), [{"body": "a", "id": "x"}])
+    read(
+        ReadCorpus(path, format="jsonl", text_column="body", id_column="id"),
+        [{"body": "a", "id": "x"}],
+    )
 
 
-def test_ids_are_the_path_below_what_the_patterns_share(write, read, tmp_path):
+def test_ids_are_the_path_below_what_the_patterns_share(write, read, tmp_path: Path) -> None:
     write("x/de/a.txt", "eins\n")
     write("x/en/a.txt", "one\n")
     expected = [{"id": "de/a.txt:1", "text": "eins"}, {"id": "en/a.txt:1", "text": "one"}]
     read(ReadCorpus(f"{tmp_path}/x/*/a.txt"), expected)
-    read(ReadCorpus([f"{tmp_path}/x/en/*.txt", f"{tmp_path}/x/de/*", f"{tmp_path}/x/de/../de/a.txt"]), expected)
+    read(
+        ReadCorpus(
+            [f"{tmp_path}/x/en/*.txt", f"{tmp_path}/x/de/*", f"{tmp_path}/x/de/../de/a.txt"]
+        ),
+        expected,
+    )
 
 
-def test_ids_do_not_depend_on_where_a_program_runs(write, read, tmp_path, monkeypatch):
+def test_ids_do_not_depend_on_where_a_program_runs(
+    write, read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write("x/a.txt", "eins\n")
     monkeypatch.chdir(tmp_path / "x")
     read(ReadCorpus("./*.txt"), [{"id": "a.txt:1", "text": "eins"}])
@@ -376,7 +490,7 @@ def test_ids_do_not_depend_on_where_a_program_runs(write, read, tmp_path, monkey
         assert common_folder(pattern_list(pattern)) == f"{tmp_path}/x/"
 
 
-def test_null_and_repeated_ids_are_rejected_across_files(write, read, tmp_path):
+def test_null_and_repeated_ids_are_rejected_across_files(write, read, tmp_path: Path) -> None:
     write("a.csv", "id,text\n01,a\n,b\n1,c\n")
     write("b.csv.gz", gzip.compress(b"id,text\n01,a\n2,d\n"))
     expected = [{"id": "01", "text": "a"}, {"id": "1", "text": "c"}, {"id": "2", "text": "d"}]
@@ -384,21 +498,33 @@ def test_null_and_repeated_ids_are_rejected_across_files(write, read, tmp_path):
     read(ReadCorpus(str(tmp_path / "*.csv*"), id_column="id"), expected, rejects)
 
 
-def test_an_id_of_another_kind_costs_its_row(write, read):
-    path = write("a.jsonl", "".join(f'{{"id": {i}, "text": "a"}}\n' for i in ("1", "2", "2.5", '"x"', "true", "[3]")))
+def test_an_id_of_another_kind_costs_its_row(write, read) -> None:
+    path = write(
+        "a.jsonl",
+        "".join(f'{{"id": {i}, "text": "a"}}\n' for i in ("1", "2", "2.5", '"x"', "true", "[3]")),
+    )
     rejects = [
         ("2.5", "id is not a string or integer: 2.5"),
         ("x", 'value of another type than its column: id is "x", the column int64'),
         ("true", "id is not a string or integer: true"),
         ("[3]", "id is not a string or integer: [3]"),
     ]
-    read(ReadCorpus(path, id_column="id"), [{"id": 1, "text": "a"}, {"id": 2, "text": "a"}], rejects)
+    read(
+        ReadCorpus(path, id_column="id"), [{"id": 1, "text": "a"}, {"id": 2, "text": "a"}], rejects
+    )
 
 
-@pytest.mark.parametrize(("mode", "id_column"), [("in memory", None), *((mode, "key") for mode in MODES)])
-def test_ten_thousand_rows_with_bad_ones_among_them_read_alike_everywhere(write, read, mode, id_column):
+@pytest.mark.parametrize(
+    ("mode", "id_column"), [("in memory", None), *((mode, "key") for mode in MODES)]
+)
+def test_ten_thousand_rows_with_bad_ones_among_them_read_alike_everywhere(
+    write, read, mode: str, id_column
+) -> None:
     """Every 100th row of both files is broken: 50 + 50 of 5,000 + 5,000."""
-    lines = [json.dumps({"key": f"j{i}", "text": f"ü {i}"}) if i % 100 else '{"text"' for i in range(5000)]
+    lines = [
+        json.dumps({"key": f"j{i}", "text": f"ü {i}"}) if i % 100 else '{"text"'
+        for i in range(5000)
+    ]
     cells = [f'c{i},"ü, ""{i}"""' if i % 100 else f"c{i}" for i in range(5000)]
     one = write("a.jsonl.zst", zstandard.compress("\n".join(lines).encode()))
     two = write("b.csv.gz", gzip.compress(("key,text\n" + "\r\n".join(cells)).encode()))
@@ -412,7 +538,9 @@ def test_ten_thousand_rows_with_bad_ones_among_them_read_alike_everywhere(write,
     json_reason = "broken JSON: Expecting ':' delimiter: line 1 column 8 (char 7)"
     rejects = [(i + 1, json_reason) for i in range(0, 5000, 100)]
     rejects += [(i + 1, "wrong number of fields: 1 instead of 2") for i in range(0, 5000, 100)]
-    counters = read(ReadCorpus([one, two], id_column=id_column, rows_per_block=512), expected, rejects, mode)
+    counters = read(
+        ReadCorpus([one, two], id_column=id_column, rows_per_block=512), expected, rejects, mode
+    )
     assert counters["rows_read"] == 10_000
     assert counters["rejects"] == 100
     assert counters["files_read"] == 2
@@ -423,20 +551,25 @@ def test_ten_thousand_rows_with_bad_ones_among_them_read_alike_everywhere(write,
     [
         ({"pattern": []}, r"no file pattern in \[\]; give a path"),
         ({"pattern": "a.csv", "columns": "text"}, "columns is the string 'text'; give a list"),
-        ({"pattern": "a.csv", "format": "xml"}, "format 'xml' is unknown; use one of parquet, jsonl"),
+        (
+            {"pattern": "a.csv", "format": "xml"},
+            "format 'xml' is unknown; use one of parquet, jsonl",
+        ),
         ({"pattern": "a.csv", "text_column": "id"}, "'id' is both text and id column"),
         ({"pattern": "a.csv", "rows_per_block": 0}, "rows_per_block is 0; use 1 or more"),
     ],
 )
-def test_wrong_arguments_raise_at_construction(settings, message):
+def test_wrong_arguments_raise_at_construction(settings, message) -> None:
     with pytest.raises(InputError, match=message):
         ReadCorpus(**settings)
 
 
-def test_a_launcher_can_look_before_it_starts(write, tmp_path):
+def test_a_launcher_can_look_before_it_starts(write, tmp_path: Path) -> None:
     csv, text = write("a.csv", '"a,b",text\n1,2\n'), write("b.txt.gz", gzip.compress(b"x"))
     lines = write("c.jsonl", '\nbroken\n{"text": "a"}\n{"n": 1}\n')
-    assert [Path(file.path).name for file in match_files([f"{tmp_path}/*.txt.gz", f"{tmp_path}/*"])] == [
+    assert [
+        Path(file.path).name for file in match_files([f"{tmp_path}/*.txt.gz", f"{tmp_path}/*"])
+    ] == [
         "a.csv",
         "b.txt.gz",
         "c.jsonl",
@@ -450,13 +583,15 @@ def test_a_launcher_can_look_before_it_starts(write, tmp_path):
         match_files(f"{tmp_path}/*.tsv")
     with pytest.raises(InputError, match="no file matches '.*/none.csv'"):
         match_files([csv, f"{tmp_path}/none.csv"])
-    with pytest.raises(InputError, match=r"is a folder; name the files in it, such as .*/\*\.parquet"):
+    with pytest.raises(
+        InputError, match=r"is a folder; name the files in it, such as .*/\*\.parquet"
+    ):
         match_files(str(tmp_path))
     with pytest.raises(InputError, match=r"a\.csv: cannot be read: "):
         read_schema(csv, "parquet")
 
 
-def test_formats_and_folders_follow_from_names():
+def test_formats_and_folders_follow_from_names() -> None:
     assert [file_format(f"gs://b/x.{end}") for end in ("PQ", "ndjson.zst", "tsv.bz2", "txt")] == [
         "parquet",
         "jsonl",
@@ -467,7 +602,9 @@ def test_formats_and_folders_follow_from_names():
     assert common_folder(["/data/[ab]/*.csv"]) == "/data/"
 
 
-def test_a_block_is_typed_so_that_transforms_know_it(write, new_pipeline):
+def test_a_block_is_typed_so_that_transforms_know_it(
+    write, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     good, bad = new_pipeline() | ReadCorpus(write("a.txt", "a")).with_exception_handling()
     assert good.element_type is Block
     assert bad.element_type is Block

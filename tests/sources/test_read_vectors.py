@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import apache_beam as beam
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pytest
 from apache_beam.testing.util import assert_that
 
 from beam_gpte import ReadVectors
-from beam_gpte.cli.inspect_vectors import survey
+from beam_gpte.cli.inspect_vectors import describe_vectors
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_fields
 from beam_gpte.elements.block import Block
@@ -28,7 +29,11 @@ from tests.sinks.test_write_parquet import MINILM, commit, embedded, stage, writ
 @pytest.fixture
 def everything() -> Block:
     """A vector of each kind, and columns of the user's own with nulls."""
-    fields = [pa.field("id", pa.int64()), pa.field("text", pa.string()), pa.field("language", pa.string())]
+    fields = [
+        pa.field("id", pa.int64()),
+        pa.field("text", pa.string()),
+        pa.field("language", pa.string()),
+    ]
     rows = len(codes("int8"))
     arrays = [
         pa.array(range(rows)),
@@ -37,7 +42,9 @@ def everything() -> Block:
     ]
     for kind, metadata in METADATA.items():
         fields.append(metadata.field(kind))
-        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(codes(kind).ravel()), codes(kind).shape[1]))
+        arrays.append(
+            pa.FixedSizeListArray.from_arrays(pa.array(codes(kind).ravel()), codes(kind).shape[1])
+        )
     return Block(pa.record_batch(arrays, schema=pa.schema(fields)))
 
 
@@ -46,10 +53,16 @@ def together(blocks: Iterator[Block] | list[Block]) -> pa.Table:
 
 
 @pytest.mark.parametrize("sink", ["parquet", "partitions", "duckdb"])
-def test_blocks_come_back_with_their_types_and_metadata(tmp_path: Path, new_pipeline, everything: Block, sink: str) -> None:
+def test_blocks_come_back_with_their_types_and_metadata(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline], everything: Block, sink: str
+) -> None:
     path = str(tmp_path / "vectors") + (".duckdb" if sink == "duckdb" else "")
     columns = "language" if sink == "partitions" else ()
-    write_ = WriteVectorsToDuckDB(path) if sink == "duckdb" else WriteVectorsToParquet(path, partition_by=columns)
+    write_ = (
+        WriteVectorsToDuckDB(path)
+        if sink == "duckdb"
+        else WriteVectorsToParquet(path, partition_by=columns)
+    )
     write([everything.slice(0, 20), everything.slice(20)], write_)
 
     def check(blocks: list[Block]) -> None:
@@ -62,13 +75,19 @@ def test_blocks_come_back_with_their_types_and_metadata(tmp_path: Path, new_pipe
         assert_that(p | ReadVectors(path, rows_per_block=8), check)
 
 
-def test_vectors_that_were_read_can_be_written_again(tmp_path: Path, new_pipeline, everything: Block) -> None:
+def test_vectors_that_were_read_can_be_written_again(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline], everything: Block
+) -> None:
     write([everything], WriteVectorsToDuckDB(str(tmp_path / "a.duckdb")))
     with new_pipeline("two processes") as p:
         blocks = p | ReadVectors(str(tmp_path / "a.duckdb"))
         blocks | WriteVectorsToParquet(str(tmp_path / "b"))
-    assert together(read_vectors(str(tmp_path / "b"))).equals(pa.Table.from_batches([everything.batch]))
-    write([everything], WriteVectorsToParquet(str(tmp_path / "b"), mode="append"))  # they are of one kind
+    assert together(read_vectors(str(tmp_path / "b"))).equals(
+        pa.Table.from_batches([everything.batch])
+    )
+    write(
+        [everything], WriteVectorsToParquet(str(tmp_path / "b"), mode="append")
+    )  # they are of one kind
 
 
 def test_a_set_that_is_incomplete_is_not_read(tmp_path: Path) -> None:
@@ -80,10 +99,16 @@ def test_a_set_that_is_incomplete_is_not_read(tmp_path: Path) -> None:
 
 
 def test_values_of_folders_are_numbers_where_all_are(tmp_path: Path) -> None:
-    block = Block.from_pydict({"id": [0, 1, 2], "year": [2025, 2026, None], "zip": ["01", "02", "02"]})
+    block = Block.from_pydict(
+        {"id": [0, 1, 2], "year": [2025, 2026, None], "zip": ["01", "02", "02"]}
+    )
     write([block], WriteVectorsToParquet(str(tmp_path), partition_by=("year", "zip")))
     found = together(read_vectors(str(tmp_path)))
-    assert found.to_pydict() == {"id": [0, 1, 2], "year": [2025, 2026, None], "zip": ["01", "02", "02"]}
+    assert found.to_pydict() == {
+        "id": [0, 1, 2],
+        "year": [2025, 2026, None],
+        "zip": ["01", "02", "02"],
+    }
 
 
 def test_rows_that_a_person_inserted_without_a_vector_stay_null(tmp_path: Path) -> None:
@@ -94,13 +119,14 @@ def test_rows_that_a_person_inserted_without_a_vector_stay_null(tmp_path: Path) 
     found = together(read_vectors(str(path)))
     assert found.to_pydict() == {"id": ["by hand", "n0"], "embedding": [None, [0, 0.5, 0.5]]}
     assert vector_fields(found.schema) == {"embedding": MINILM}
-    assert survey(read_vectors(str(path)))["nulls"] == {"embedding": 1}
+    assert describe_vectors(read_vectors(str(path)))["nulls"] == {"embedding": 1}
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        InputError, match=r"no file matches '.*empty/\*.parquet'; check the path \(a DuckDB file ends in .duckdb"
+        InputError,
+        match=r"no file matches '.*empty/\*.parquet'; check the path \(a DuckDB file ends in .duckdb",
     ):
         list(read_vectors(str(tmp_path / "empty")))
     with pytest.raises(InputError, match=r"none.duckdb: there is no such file"):
@@ -118,7 +144,9 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
 
 
 def test_a_survey_counts_what_a_person_can_count() -> None:
-    vectors = np.array([[1, 0], [0, 1], [1, 0], [0, 0], [np.nan, 1], [0.6, 0.8], [3, 4]], np.float32)
+    vectors = np.array(
+        [[1, 0], [0, 1], [1, 0], [0, 0], [np.nan, 1], [0.6, 0.8], [3, 4]], np.float32
+    )
     metadata = dataclasses.replace(MINILM, dim=2)
     arrays = [
         pa.array(["a", "b", "c", "d", "e", "a", None]),
@@ -127,11 +155,17 @@ def test_a_survey_counts_what_a_person_can_count() -> None:
     ]
     fields = [pa.field("id", pa.string()), metadata.field("embedding"), pa.field("n", pa.int64())]
     block = Block(pa.record_batch(arrays, schema=pa.schema(fields)))
-    found = survey([block.slice(0, 3), block.slice(3)])
+    found = describe_vectors([block.slice(0, 3), block.slice(3)])
     assert (found["rows"], found["repeated_ids"], found["nulls"]) == (7, 1, {"id": 1, "n": 2})
     seen = found["vectors"]["embedding"]
     assert (seen["model"], seen["dim"], seen["fingerprint"]) == ("minilm", 2, "aaaa")
     # lengths 1, 1, 1, 0, nan, 1, 5: two are not 1, and c equals a
     assert seen["norms"] == pytest.approx({"least": 0, "mean": 9 / 6, "most": 5})
-    assert (seen["zeros"], seen["not_finite"], seen["not_of_length_1"], seen["duplicates"], seen["nulls"]) == (1, 1, 2, 1, 0)
+    assert (
+        seen["zeros"],
+        seen["not_finite"],
+        seen["not_of_length_1"],
+        seen["duplicates"],
+        seen["nulls"],
+    ) == (1, 1, 2, 1, 0)
     assert json.loads(json.dumps(found)) == found

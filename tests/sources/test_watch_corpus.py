@@ -4,6 +4,7 @@ import gzip
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import apache_beam as beam
@@ -21,9 +22,11 @@ from tests.examples import keep, kept
 
 
 @pytest.fixture(autouse=True)
-def no_rest(monkeypatch):
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beam's local runner waits for five seconds, idle, when it has ended."""
-    monkeypatch.setattr("apache_beam.runners.direct.executor._ExecutorService._ExecutorServiceWorker.TIMEOUT", 0.1)
+    monkeypatch.setattr(
+        "apache_beam.runners.direct.executor._ExecutorService._ExecutorServiceWorker.TIMEOUT", 0.1
+    )
 
 
 def stream():
@@ -31,25 +34,30 @@ def stream():
 
 
 @pytest.fixture
-def inbox(tmp_path):
+def inbox(tmp_path: Path):
     (tmp_path / "in").mkdir()
     return tmp_path / "in"
 
 
 @pytest.fixture
-def watch(inbox, tmp_path):
+def watch(inbox, tmp_path: Path):
     """Rows and rejects of the files in the inbox, with the stream told to stop after its first look."""
 
     def run(pattern="*", isolate=True, **arguments):
         (tmp_path / "stop").touch()
         p = stream()
-        corpus = WatchCorpus(f"{inbox}/{pattern}", interval=0.1, stop=str(tmp_path / "stop"), **arguments)
+        corpus = WatchCorpus(
+            f"{inbox}/{pattern}", interval=0.1, stop=str(tmp_path / "stop"), **arguments
+        )
         good, bad = p | corpus.with_exception_handling() if isolate else (p | corpus, None)
         good | "Good" >> beam.Map(keep, str(tmp_path), "good")
         if isolate:
             bad | "Bad" >> beam.Map(keep, str(tmp_path), "bad")
         p.run().wait_until_finish()
-        return [[row for block in kept(str(tmp_path), kind) for row in block.batch.to_pylist()] for kind in ("good", "bad")]
+        return [
+            [row for block in kept(str(tmp_path), kind) for row in block.batch.to_pylist()]
+            for kind in ("good", "bad")
+        ]
 
     return run
 
@@ -69,23 +77,37 @@ def put(path: Path, text: str) -> None:
     hidden.rename(path)
 
 
-def test_ids_and_rows_are_those_of_read_corpus(watch, inbox, new_pipeline):
+def test_ids_and_rows_are_those_of_read_corpus(
+    watch, inbox, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     (inbox / "deep").mkdir()
     put(inbox / "a.jsonl", '{"text": "one", "n": 1}\n\n{"text": "three", "n": 3}\n')
     pq.write_table(pa.table({"text": ["four", "five"], "n": [4, 5]}), inbox / "b.parquet")
-    (inbox / "deep" / "c.jsonl.gz").write_bytes(gzip.compress(lines({"text": "six", "n": 6}).encode()))
+    (inbox / "deep" / "c.jsonl.gz").write_bytes(
+        gzip.compress(lines({"text": "six", "n": 6}).encode())
+    )
     good, bad = watch("**")
     assert bad == []
-    assert {row["id"] for row in good} == {"a.jsonl:1", "a.jsonl:3", "b.parquet:1", "b.parquet:2", "deep/c.jsonl.gz:1"}
+    assert {row["id"] for row in good} == {
+        "a.jsonl:1",
+        "a.jsonl:3",
+        "b.parquet:1",
+        "b.parquet:2",
+        "deep/c.jsonl.gz:1",
+    }
     with new_pipeline() as p:
-        rows = p | ReadCorpus([f"{inbox}/*.*", f"{inbox}/deep/*"]) | beam.FlatMap(lambda block: block.batch.to_pylist())
+        rows = (
+            p
+            | ReadCorpus([f"{inbox}/*.*", f"{inbox}/deep/*"])
+            | beam.FlatMap(lambda block: block.batch.to_pylist())
+        )
         assert_that(rows | beam.Map(repr), equal_to([repr(row) for row in good]))
 
 
-def test_each_file_is_read_once_while_others_appear(inbox, tmp_path):
+def test_each_file_is_read_once_while_others_appear(inbox, tmp_path: Path) -> None:
     """One is there, one comes, the first is appended to, a third is there under a name that does not match yet."""
 
-    def act():
+    def act() -> None:
         until = time.monotonic() + 60
         put(inbox / "b.jsonl", lines({"text": "second"}))
         while len(kept(str(tmp_path), "good")) < 2 and time.monotonic() < until:
@@ -113,7 +135,7 @@ def test_each_file_is_read_once_while_others_appear(inbox, tmp_path):
     ]
 
 
-def test_windows_of_event_time_end_while_the_stream_runs(inbox, tmp_path):
+def test_windows_of_event_time_end_while_the_stream_runs(inbox, tmp_path: Path) -> None:
     """Nothing stops the stream but the first window's end; a row's time is that of the look that found its file."""
     put(inbox / "a.jsonl", lines({"text": "first"}, {"text": "second"}))
     p = stream()
@@ -137,7 +159,7 @@ def test_windows_of_event_time_end_while_the_stream_runs(inbox, tmp_path):
     assert began - 1 <= start <= time.time()
 
 
-def test_damaged_and_foreign_files_are_one_reject_each(watch, inbox):
+def test_damaged_and_foreign_files_are_one_reject_each(watch, inbox) -> None:
     put(inbox / "a.jsonl", lines({"text": "fine"}) + "no JSON\n")
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"text": ["never read"] * 100}), sink)
@@ -148,19 +170,26 @@ def test_damaged_and_foreign_files_are_one_reject_each(watch, inbox):
     put(inbox / "g.jsonl", lines({"text": "fine too"}))
     good, bad = watch()
     assert good == [{"id": "a.jsonl:1", "text": "fine"}, {"id": "g.jsonl:1", "text": "fine too"}]
-    unread = [(f"{name}:0", "file cannot be read") for name in ("b.parquet", "c.jsonl.gz", "d.csv", "e.unknown")]
+    unread = [
+        (f"{name}:0", "file cannot be read")
+        for name in ("b.parquet", "c.jsonl.gz", "d.csv", "e.unknown")
+    ]
     assert reasons(bad) == [("a.jsonl:2", "broken JSON"), *unread]
     whole = next(row for row in bad if row["id"] == "b.parquet:0")
-    assert (whole["file"], whole["row"], whole["reject_step"]) == (f"{inbox}/b.parquet", None, "WatchCorpus")
+    assert (whole["file"], whole["row"], whole["reject_step"]) == (
+        f"{inbox}/b.parquet",
+        None,
+        "WatchCorpus",
+    )
 
 
-def test_without_exception_handling_the_file_is_named(watch, inbox):
+def test_without_exception_handling_the_file_is_named(watch, inbox) -> None:
     put(inbox / "a.jsonl", lines({"text": 7}))
     with pytest.raises(Exception, match=r"id 'a\.jsonl:1': text is not a string: 7"):
         watch(isolate=False)
 
 
-def test_columns_have_one_type_in_all_files_and_a_misfit_costs_its_row(watch, inbox):
+def test_columns_have_one_type_in_all_files_and_a_misfit_costs_its_row(watch, inbox) -> None:
     put(inbox / "a.jsonl", lines({"text": "x", "n": 1, "more": True}, {"text": "y", "n": "many"}))
     put(inbox / "b.jsonl", lines({"text": "z"}))
     good, bad = watch(columns=typed_columns(["n:int64", "url"]))
@@ -173,22 +202,28 @@ def test_columns_have_one_type_in_all_files_and_a_misfit_costs_its_row(watch, in
         typed_columns(["n:whole"])
 
 
-def test_own_ids_are_kept_and_the_source_is_told(watch, inbox):
-    put(inbox / "a.jsonl", lines({"key": 7, "text": "x"}, {"key": "seven", "text": "y"}) + "no JSON\n")
+def test_own_ids_are_kept_and_the_source_is_told(watch, inbox) -> None:
+    put(
+        inbox / "a.jsonl",
+        lines({"key": 7, "text": "x"}, {"key": "seven", "text": "y"}) + "no JSON\n",
+    )
     good, bad = watch(id_column="key", columns={})
     assert good == [{"source": "a.jsonl:1", "key": "7", "text": "x"}]
     assert {row["source"] for row in bad} == {"a.jsonl:2", "a.jsonl:3"}
 
 
-def test_rows_that_are_done_are_not_read_again(watch, inbox):
+def test_rows_that_are_done_are_not_read_again(watch, inbox) -> None:
     put(inbox / "a.jsonl", lines(*[{"text": f"t{i}"} for i in range(1, 7)]) + "no JSON\n")
     (inbox / "b.parquet").write_bytes(b"damaged")
-    good, bad = watch(done={"a.jsonl": RowRanges.of([1, 2, 5, 7]), "b.parquet": RowRanges.of([0])}, rows_per_block=2)
+    good, bad = watch(
+        done={"a.jsonl": RowRanges.of([1, 2, 5, 7]), "b.parquet": RowRanges.of([0])},
+        rows_per_block=2,
+    )
     assert [row["text"] for row in good] == ["t3", "t4", "t6"]
     assert bad == []
 
 
-def test_a_time_column_says_when_a_file_was_seen(watch, inbox):
+def test_a_time_column_says_when_a_file_was_seen(watch, inbox) -> None:
     put(inbox / "a.jsonl", lines({"text": "x"}))
     before = time.time()
     ((row,), _) = watch(time_column="seen_at")
@@ -206,19 +241,22 @@ def test_a_time_column_says_when_a_file_was_seen(watch, inbox):
         ({"interval": 0}, "interval is 0; use seconds, above 0"),
     ],
 )
-def test_wrong_arguments_raise_at_construction(arguments, message):
+def test_wrong_arguments_raise_at_construction(arguments, message) -> None:
     with pytest.raises(InputError, match=message):
         WatchCorpus(**{"pattern": "*", **arguments})
 
 
-def test_a_runner_that_cannot_stream_is_refused(new_pipeline):
-    with pytest.raises(InputError, match="FnApiRunner without the option --streaming ends with its input; use DirectRunner"):
+def test_a_runner_that_cannot_stream_is_refused(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+    with pytest.raises(
+        InputError,
+        match="FnApiRunner without the option --streaming ends with its input; use DirectRunner",
+    ):
         new_pipeline() | WatchCorpus("*")
     with pytest.raises(InputError, match="BundleBasedDirectRunner without the option --streaming"):
         beam.Pipeline("BundleBasedDirectRunner") | WatchCorpus("*")
 
 
-def test_elsewhere_beams_own_impulse_ticks():
+def test_elsewhere_beams_own_impulse_ticks() -> None:
     pipeline = beam.Pipeline("PortableRunner", options=PipelineOptions(["--streaming"]))
     blocks = pipeline | WatchCorpus("in/*", interval=5)
     assert (blocks.is_bounded, blocks.element_type) == (False, Block)

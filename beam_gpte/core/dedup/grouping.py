@@ -37,7 +37,9 @@ UNDECIDED, KEPT, REMOVED = 0, 1, 2  # what is known of a row
 def greedy_leader(pairs: pl.DataFrame) -> pl.DataFrame:
     """Remove, in the order of keeping, what is near to a kept row; `duplicate_of` is the nearest one, ties by id."""
     ids = pl.concat([pairs[FIRST_ID].alias("id"), pairs[SECOND_ID].alias("id")]).unique().sort()
-    firsts, seconds = (ids.search_sorted(pairs[name]).to_numpy().astype(np.int64) for name in (FIRST_ID, SECOND_ID))
+    firsts, seconds = (
+        ids.search_sorted(pairs[name]).to_numpy().astype(np.int64) for name in (FIRST_ID, SECOND_ID)
+    )
     status = np.full(len(ids), KEPT, np.int8)
     status[seconds] = UNDECIDED
     result = removed_by_leaders(firsts, seconds, status)
@@ -80,7 +82,9 @@ def removed_by_leaders(firsts: np.ndarray, seconds: np.ndarray, status: np.ndarr
     order = np.argsort(firsts, kind="stable")
     starts = np.searchsorted(firsts[order], np.arange(rows + 1)).tolist()
     targets = seconds[order].tolist()
-    waiting = np.bincount(seconds, minlength=rows).tolist()  # firsts of each row that may yet be kept
+    waiting = np.bincount(
+        seconds, minlength=rows
+    ).tolist()  # firsts of each row that may yet be kept
     result = status.tolist()
     decided = [row for row in range(rows) if result[row] != UNDECIDED]
     while decided:
@@ -111,7 +115,9 @@ def follow_nearest(nearest: pl.DataFrame) -> pl.DataFrame:
     ids, before, rows = _numbered(nearest[DUPLICATE_OF], nearest[SECOND_ID])
     leads_to = np.arange(len(ids))
     leads_to[rows] = before
-    for _ in range(len(ids).bit_length()):  # each time twice as far, so to the end of the longest chain
+    for _ in range(
+        len(ids).bit_length()
+    ):  # each time twice as far, so to the end of the longest chain
         leads_to = leads_to[leads_to]
     return pl.DataFrame({ID: ids.gather(rows), DUPLICATE_OF: ids.gather(leads_to[rows])})
 
@@ -119,13 +125,20 @@ def follow_nearest(nearest: pl.DataFrame) -> pl.DataFrame:
 def group_members(pairs: pl.DataFrame, descending: bool = False) -> pl.DataFrame:
     """`id` and `duplicate_of` of all removed rows by the rule of `components`; a `spanning_forest` of the pairs will do."""
     ids, firsts, seconds = _numbered(pairs[FIRST_ID], pairs[SECOND_ID])
-    _, group = connected_components(_graph(np.ones(len(firsts)), firsts, seconds, len(ids)), directed=False)
+    _, group = connected_components(
+        _graph(np.ones(len(firsts)), firsts, seconds, len(ids)), directed=False
+    )
     rows = pl.DataFrame({ID: ids, _GROUP: group})
     order = KeepOrder()
     if FIRST_ORDER in pairs.columns:
         order = KeepOrder(FIRST_ORDER, descending)
         sides = ((FIRST_ID, FIRST_ORDER), (SECOND_ID, SECOND_ORDER))
-        values = pl.concat([pairs.select(pl.col(id_).alias(ID), pl.col(by).alias(ORDER_VALUE)) for id_, by in sides])
+        values = pl.concat(
+            [
+                pairs.select(pl.col(id_).alias(ID), pl.col(by).alias(ORDER_VALUE))
+                for id_, by in sides
+            ]
+        )
         rows = rows.join(values.unique(ID), on=ID, how="left")
     sources = rows.join(pairs.select(SECOND_ID), left_on=ID, right_on=SECOND_ID, how="anti")
     kept = order.sort(sources, ID).unique(_GROUP, keep="first", maintain_order=True)
@@ -158,7 +171,9 @@ def with_scores(removed: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
 def _numbered(first: pl.Series, second: pl.Series) -> tuple[pl.Series, np.ndarray, np.ndarray]:
     """The ids in both, sorted, and int64 positions among them of either side."""
     ids = pl.concat([first.alias(ID), second.alias(ID)]).unique().sort()
-    firsts, seconds = (ids.search_sorted(side).to_numpy().astype(np.int64) for side in (first, second))
+    firsts, seconds = (
+        ids.search_sorted(side).to_numpy().astype(np.int64) for side in (first, second)
+    )
     return ids, firsts, seconds
 
 

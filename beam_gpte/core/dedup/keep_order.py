@@ -37,7 +37,9 @@ class KeepOrder:
             return cls(text_column, _LENGTHS[keep] == "desc", lengths=True)
         column, _, direction = keep.rpartition(" ")
         if not column or direction not in ("asc", "desc"):
-            raise InputError(f'keep is {keep!r}; use first, longest, shortest, "COLUMN asc" or "COLUMN desc"')
+            raise InputError(
+                f'keep is {keep!r}; use first, longest, shortest, "COLUMN asc" or "COLUMN desc"'
+            )
         return cls(column, direction == "desc")
 
     @property

@@ -9,12 +9,16 @@ from beam_gpte.core.vectors.similarity import cosines
 
 SAMPLE_KEY = "sample_key"  # uint64, the `VECTOR_KEY` of a vector of the sample
 PRODUCT_SLACK = 1e-5  # fp32 products of unit vectors in a GEMM
-MOST_NEAR = 1000  # of one vector of the sample; more are left out, by their keys, which are hashes
+MAX_NEAR = 1000  # of one vector of the sample; more are left out, by their keys, which are hashes
 Z = 1.96  # of a 95 % interval
 
 
 def near_sample(
-    frame: pl.DataFrame, vectors: np.ndarray, sample: pl.DataFrame, sampled: np.ndarray, threshold: float
+    frame: pl.DataFrame,
+    vectors: np.ndarray,
+    sample: pl.DataFrame,
+    sampled: np.ndarray,
+    threshold: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of `frame` and of `sample`, int64, whose cosine is at least `threshold`; within one scope.
 
@@ -32,9 +36,13 @@ def near_sample(
 
 def first_of_each(near: pl.DataFrame, order: KeepOrder, id_column: str) -> pl.DataFrame:
     """Of rows near to one vector of the sample, and with one vector themselves, the first in the order of keeping."""
-    first = order.sort(near, id_column).unique([SAMPLE_KEY, VECTOR_KEY], keep="first").sort(SAMPLE_KEY, VECTOR_KEY)
+    first = (
+        order.sort(near, id_column)
+        .unique([SAMPLE_KEY, VECTOR_KEY], keep="first")
+        .sort(SAMPLE_KEY, VECTOR_KEY)
+    )
     own = pl.col(VECTOR_KEY) == pl.col(SAMPLE_KEY)  # kept: it names the sample itself
-    return first.filter(own | (pl.int_range(pl.len()).over(SAMPLE_KEY) < MOST_NEAR))
+    return first.filter(own | (pl.int_range(pl.len()).over(SAMPLE_KEY) < MAX_NEAR))
 
 
 def wanted_pairs(near: pl.DataFrame, order: KeepOrder, id_column: str) -> pl.DataFrame:
@@ -42,7 +50,9 @@ def wanted_pairs(near: pl.DataFrame, order: KeepOrder, id_column: str) -> pl.Dat
     ranked = order.sort(first_of_each(near, order, id_column), id_column).with_row_index("rank")
     own = ranked.filter(pl.col(VECTOR_KEY) == pl.col(SAMPLE_KEY))
     kept = [name for name in (REFERENCE,) if name in near.columns]
-    pairs = ranked.filter(pl.col(VECTOR_KEY) != pl.col(SAMPLE_KEY)).join(own.drop(VECTOR_KEY), on=SAMPLE_KEY, suffix="_own")
+    pairs = ranked.filter(pl.col(VECTOR_KEY) != pl.col(SAMPLE_KEY)).join(
+        own.drop(VECTOR_KEY), on=SAMPLE_KEY, suffix="_own"
+    )
     if kept:
         pairs = pairs.filter(~(pl.col(REFERENCE) & pl.col(REFERENCE + "_own")))
     ahead = pl.col("rank") < pl.col("rank_own")
@@ -70,5 +80,7 @@ def recall_interval(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float
     variance = ((found - recall * wanted) ** 2).sum() / wanted.sum() ** 2 * rows / max(1, rows - 1)
     trials = recall * (1 - recall) / variance if variance > 0 else rows
     middle = (recall + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
-    half = Z / (1 + Z**2 / trials) * np.sqrt(recall * (1 - recall) / trials + (Z / (2 * trials)) ** 2)
+    half = (
+        Z / (1 + Z**2 / trials) * np.sqrt(recall * (1 - recall) / trials + (Z / (2 * trials)) ** 2)
+    )
     return float(recall), float(max(0.0, middle - half)), float(min(1.0, middle + half))

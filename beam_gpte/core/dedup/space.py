@@ -22,11 +22,15 @@ from beam_gpte.core.vectors.kmeans import POINTS_PER_CELL, _unit, spherical_k_me
 # fp16 keeps 11 bits of a number, so a product of unit sketches is off by less than 2 x 2^-11
 SKETCH_SLACK = 1.1e-3
 ROUTING_SLACK = 1e-5  # fp32 products of unit vectors
-LEAST_POINTS = 4096
+MIN_POINTS = 4096
 CELL_ROWS = 500  # smaller cells cost more copies than they save comparisons
-MOST_CELLS = 1024
-LEAST_ROUTED = 0.87  # threshold: below it a vector has copies in most cells, and one cell in tiles is faster
-ROUTING_DIMS = 128  # with the whole 384 there are a tenth fewer copies, and fitting takes twice as long
+MAX_CELLS = 1024
+MIN_ROUTED_THRESHOLD = (
+    0.87  # threshold: below it a vector has copies in most cells, and one cell in tiles is faster
+)
+ROUTING_DIMS = (
+    128  # with the whole 384 there are a tenth fewer copies, and fitting takes twice as long
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +61,9 @@ class Space:
         rest = np.sqrt(np.maximum(0, 1 - np.einsum("ij,ij->i", coordinates, coordinates)))
         return np.concatenate([coordinates, rest[:, None]], axis=1).astype(np.float16)
 
-    def route(self, vectors: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def route(
+        self, vectors: np.ndarray, bisector_distance: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The cells of unit `vectors`, float32 (n, dim).
 
         Returns:
@@ -67,7 +73,9 @@ class Space:
         products = self.project(vectors) @ self.centroids.T
         home = products.argmax(axis=1)
         best = products[np.arange(len(products)), home]
-        near = best[:, None] - products <= (margin + ROUTING_SLACK) * self._distances[home]
+        near = (
+            best[:, None] - products <= (bisector_distance + ROUTING_SLACK) * self._distances[home]
+        )
         near[np.arange(len(near)), home] = False
         rows, cells = np.nonzero(near)
         return home, rows, cells
@@ -100,7 +108,9 @@ class Space:
         if cached is None:
             c = self.centroids.astype(np.float64)
             squares = (c * c).sum(axis=1)
-            cached = np.sqrt(np.maximum(0, squares[:, None] + squares - 2 * c @ c.T)).astype(np.float32)
+            cached = np.sqrt(np.maximum(0, squares[:, None] + squares - 2 * c @ c.T)).astype(
+                np.float32
+            )
             object.__setattr__(self, "_d", cached)
         return cached
 
@@ -118,23 +128,29 @@ class Space:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return cls(arrays["basis"], arrays["centroids"], int(arrays["sketch_dims"]))
         except (OSError, KeyError, ValueError) as error:
-            raise InputError(f"no saved space: {error}; give the space.npz of a former deduplication") from error
+            raise InputError(
+                f"no saved space: {error}; give the space.npz of a former deduplication"
+            ) from error
 
 
-def margin(threshold: float) -> float:
+def bisector_distance(threshold: float) -> float:
     """How near to the bisector of two cells a vector must lie to need a copy, for no pair to be missed."""
     return float(np.sqrt(max(0.0, 1 - threshold) / 2))
 
 
 def cells_for(rows: int, threshold: float) -> int:
     """Cells for a corpus: enough to make comparing cheap, few enough to make routing and copies so."""
-    return 1 if threshold < LEAST_ROUTED else min(MOST_CELLS, max(1, rows // CELL_ROWS))
+    return 1 if threshold < MIN_ROUTED_THRESHOLD else min(MAX_CELLS, max(1, rows // CELL_ROWS))
 
 
 def fit_space(sample: np.ndarray, cells: int, sketch_dims: int) -> Space:
     """A space fitted to `sample`, unit float32 (n, dim), in a random but fixed order; the same sample gives the same."""
     dim = sample.shape[1]
     _, directions = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
-    basis = np.ascontiguousarray(directions[:, ::-1][:, : min(ROUTING_DIMS, dim)].T.astype(np.float32))
-    points = sample[: max(LEAST_POINTS, POINTS_PER_CELL * cells)] @ basis.T
-    return Space(basis, spherical_k_means(points, min(cells, max(1, len(points)))), min(sketch_dims, dim))
+    basis = np.ascontiguousarray(
+        directions[:, ::-1][:, : min(ROUTING_DIMS, dim)].T.astype(np.float32)
+    )
+    points = sample[: max(MIN_POINTS, POINTS_PER_CELL * cells)] @ basis.T
+    return Space(
+        basis, spherical_k_means(points, min(cells, max(1, len(points)))), min(sketch_dims, dim)
+    )

@@ -18,9 +18,10 @@ SECOND_ROW = "second_row"
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class TileRows:
     """Rows of a tile: `frame` has the id, `VECTOR_KEY`, `VISITS`, what orders and parts them, and `CELL` for rows at home
-    here; `sketches` are float16 (n, s + 1)."""
+    here; `sketches` are float16 (n, s + 1).
+    """
 
     frame: pl.DataFrame
     sketches: np.ndarray
@@ -44,7 +45,14 @@ class TilePairs:
     cut: int
 
 
-def join_tile(home: Rows, others: Rows, threshold: float, order: KeepOrder, id_column: str, max_neighbors: int) -> TilePairs:
+def join_tile(
+    home: TileRows,
+    others: TileRows,
+    threshold: float,
+    order: KeepOrder,
+    id_column: str,
+    max_neighbors: int,
+) -> TilePairs:
     """Candidates for cosine >= `threshold`: in each cell among the rows at home there, and between these and its visitors.
 
     A row at home may visit other cells of the tile, the `others` are but visitors. Of rows with one vector the first alone
@@ -52,17 +60,31 @@ def join_tile(home: Rows, others: Rows, threshold: float, order: KeepOrder, id_c
     here, and the other way round there. A row that comes second in more than `max_neighbors` candidates keeps those whose
     first row is kept soonest. Reference rows are not compared with one another.
     """
-    away = others.frame.with_columns(pl.lit(None, home.frame.schema[CELL]).alias(CELL)).select(home.frame.columns)
+    away = others.frame.with_columns(pl.lit(None, home.frame.schema[CELL]).alias(CELL)).select(
+        home.frame.columns
+    )
     ranked = order.sort(pl.concat([home.frame, away]).with_row_index("row"), id_column)
     first = ranked.unique(VECTOR_KEY, keep="first", maintain_order=True).with_row_index("rank")
     row = first["row"].to_numpy().astype(np.int64)
-    tile = _Tile(first, np.concatenate([home.sketches, others.sketches])[row], threshold - SKETCH_SLACK, max_neighbors)
+    tile = _Tile(
+        first,
+        np.concatenate([home.sketches, others.sketches])[row],
+        threshold - SKETCH_SLACK,
+        max_neighbors,
+    )
     for members, visitors in _cells(ranked.join(first.select(VECTOR_KEY, "rank"), on=VECTOR_KEY)):
         tile.compare(members, visitors)
     ids = first[id_column]
     firsts, seconds = tile.pairs()
     return TilePairs(
-        pl.DataFrame({FIRST_ID: ids[firsts], SECOND_ID: ids[seconds], FIRST_ROW: row[firsts], SECOND_ROW: row[seconds]}),
+        pl.DataFrame(
+            {
+                FIRST_ID: ids[firsts],
+                SECOND_ID: ids[seconds],
+                FIRST_ROW: row[firsts],
+                SECOND_ROW: row[seconds],
+            }
+        ),
         _copies(ranked.filter(pl.col("row") < len(home.frame)), first, id_column),
         tile.comparisons,
         tile.cut,
@@ -76,7 +98,11 @@ def _cells(ranked: pl.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     compared twice.
     """
     members = ranked.filter(pl.col(CELL).is_not_null()).select(CELL, "rank").unique().sort("rank")
-    visits = ranked.select(pl.col(VISITS).alias(CELL), "rank").explode(CELL, empty_as_null=True).drop_nulls()
+    visits = (
+        ranked.select(pl.col(VISITS).alias(CELL), "rank")
+        .explode(CELL, empty_as_null=True)
+        .drop_nulls()
+    )
     cells = members[CELL].unique().sort().to_numpy()
     parts = []
     for frame in (members, visits):
@@ -90,14 +116,20 @@ def _cells(ranked: pl.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _copies(ranked: pl.DataFrame, first: pl.DataFrame, id_column: str) -> pl.DataFrame:
     if REFERENCE in ranked.columns:
         ranked = ranked.filter(~pl.col(REFERENCE))
-    with_first = ranked.join(first.select(VECTOR_KEY, pl.col(id_column).alias(FIRST_ID)), on=VECTOR_KEY)
-    return with_first.filter(pl.col(id_column) != pl.col(FIRST_ID)).select(FIRST_ID, pl.col(id_column).alias(SECOND_ID))
+    with_first = ranked.join(
+        first.select(VECTOR_KEY, pl.col(id_column).alias(FIRST_ID)), on=VECTOR_KEY
+    )
+    return with_first.filter(pl.col(id_column) != pl.col(FIRST_ID)).select(
+        FIRST_ID, pl.col(id_column).alias(SECOND_ID)
+    )
 
 
 class _Tile:
     """Sketches, float16 (n, s + 1), by rank: a row's place in the order of keeping. They are held as float32."""
 
-    def __init__(self, rows: pl.DataFrame, sketches: np.ndarray, least: float, max_neighbors: int) -> None:
+    def __init__(
+        self, rows: pl.DataFrame, sketches: np.ndarray, least: float, max_neighbors: int
+    ) -> None:
         self.comparisons = 0
         self.cut = 0
         self._sketches = sketches.astype(np.float32)
@@ -113,16 +145,23 @@ class _Tile:
     def compare(self, members: np.ndarray, visitors: np.ndarray) -> None:
         """Compare the rows of a cell, by their ranks, with one another and with its visitors."""
         if len(self._products) < CHUNK * len(members):
-            self._products, self._near = np.empty(CHUNK * len(members), np.float32), np.empty(CHUNK * len(members), bool)
+            self._products, self._near = (
+                np.empty(CHUNK * len(members), np.float32),
+                np.empty(CHUNK * len(members), bool),
+            )
         sketches = self._sketches[members]
         for start in range(0, len(members), CHUNK):
             stop = start + CHUNK
-            self._multiply(sketches[start:stop], members[start:stop], sketches[start:], members[start:])
+            self._multiply(
+                sketches[start:stop], members[start:stop], sketches[start:], members[start:]
+            )
         for start in range(0, len(visitors), CHUNK):
             part = visitors[start : start + CHUNK]
             self._multiply(self._sketches[part], part, sketches, members)
 
-    def _multiply(self, left: np.ndarray, ranks: np.ndarray, right: np.ndarray, members: np.ndarray) -> None:
+    def _multiply(
+        self, left: np.ndarray, ranks: np.ndarray, right: np.ndarray, members: np.ndarray
+    ) -> None:
         size = len(left) * len(right)
         products, near = self._products[:size], self._near[:size]
         np.matmul(left, right.T, out=products.reshape(len(left), len(right)))
@@ -148,7 +187,9 @@ class _Tile:
         firsts, seconds = (np.concatenate(side) for side in zip(*self._found, strict=True))
         order = np.lexsort((firsts, seconds))
         firsts, seconds = firsts[order], seconds[order]
-        new = (np.diff(firsts, prepend=-1) != 0) | (np.diff(seconds, prepend=-1) != 0)  # two cells may have found a pair
+        new = (np.diff(firsts, prepend=-1) != 0) | (
+            np.diff(seconds, prepend=-1) != 0
+        )  # two cells may have found a pair
         firsts, seconds = firsts[new], seconds[new]
         starts = np.flatnonzero(np.diff(seconds, prepend=-1))
         number = np.arange(len(seconds)) - np.repeat(starts, np.diff(starts, append=len(seconds)))

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-HALF_TOLERANCE = 2e-2  # of a token vector of length 1, flash attention against SDPA, both in half precision
+HALF_TOLERANCE = (
+    2e-2  # of a token vector of length 1, flash attention against SDPA, both in half precision
+)
 
 # Position embeddings of these count from pad_token_id + 1, so two of them are never used.
 _OFFSET_POSITIONS = (
@@ -61,7 +63,9 @@ class Backbone:
       autocast: the type of products by PyTorch's autocast, on a GPU; None for fp32. On a CPU the packed layers do it.
     """
 
-    def __init__(self, model: Any, device: Any, pad_id: int, samples: list[np.ndarray], position_offset: int) -> None:
+    def __init__(
+        self, model: Any, device: Any, pad_id: int, samples: list[np.ndarray], position_offset: int
+    ) -> None:
         self.device = device
         self.autocast: torch.dtype | None = None
         self._model = model
@@ -70,10 +74,16 @@ class Backbone:
         self._packed = Unpadded(model, self._accepted, position_offset)
         self.reason = probe(model, self._packed, samples, device) or ""
         self.unpadded = not self.reason
-        _log.info("%s runs %s", type(model).__name__, "unpadded" if self.unpadded else f"padded: {self.reason}")
+        _log.info(
+            "%s runs %s",
+            type(model).__name__,
+            "unpadded" if self.unpadded else f"padded: {self.reason}",
+        )
 
     @classmethod
-    def load(cls, folder: ModelFolder, config: EncoderConfig, pad_id: int, samples: list[np.ndarray]) -> "Backbone":
+    def load(
+        cls, folder: ModelFolder, config: EncoderConfig, pad_id: int, samples: list[np.ndarray]
+    ) -> "Backbone":
         """Load the model and find out how it can run.
 
         Args:
@@ -82,18 +92,28 @@ class Backbone:
         return cls.of(load_pretrained(folder, config), config, pad_id, samples)
 
     @classmethod
-    def of(cls, model: Any, config: EncoderConfig, pad_id: int, samples: list[np.ndarray]) -> "Backbone":
+    def of(
+        cls, model: Any, config: EncoderConfig, pad_id: int, samples: list[np.ndarray]
+    ) -> "Backbone":
         """The same for a model that is loaded; it is changed."""
         bound_caches()
         keep_freed_memory()
         torch = import_torch()
         register()
-        device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        device = (
+            config.device
+            if config.device != "auto"
+            else ("cuda" if torch.cuda.is_available() else "cpu")
+        )
         if device == "cpu" and config.precision == "fp16":
-            raise InputError("precision 'fp16' is for a GPU, and this runs on a CPU; use bf16 or fp32")
+            raise InputError(
+                "precision 'fp16' is for a GPU, and this runs on a CPU; use bf16 or fp32"
+            )
         model = model.to(device).eval()
         if getattr(model, "pooler", None) is not None:
-            model.pooler = None  # its output is never used; without it there is one product less a text
+            model.pooler = (
+                None  # its output is never used; without it there is one product less a text
+            )
         backbone = cls(model, torch.device(device), pad_id, samples, _position_offset(model.config))
         if device == "cpu":  # after the probe, which compares in fp32
             _pack(model, config)
@@ -121,7 +141,9 @@ class Backbone:
             try:
                 found = torch.nn.functional.normalize(self.run(samples)[0], dim=1)
                 difference = float((found - expected).abs().max())
-                reason = f"differs from SDPA by {difference:.1e}" if difference > HALF_TOLERANCE else ""
+                reason = (
+                    f"differs from SDPA by {difference:.1e}" if difference > HALF_TOLERANCE else ""
+                )
             except Exception as error:  # whatever it is, SDPA is there
                 reason = repr(error)
         self._packed.flash = not reason
@@ -146,17 +168,35 @@ class Backbone:
         lengths = torch.tensor([len(ids) for ids in batch])
         offsets = to_device(torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), self.device)
         options = {} if layers == 1 else {"output_hidden_states": True}
-        with torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext():
+        with (
+            torch.autocast(self.device.type, self.autocast)
+            if self.autocast
+            else contextlib.nullcontext()
+        ):
             if self.unpadded:
-                output, kept, computed = self._packed(batch, self.device, types, **options), 0, int(lengths.sum())
+                output, kept, computed = (
+                    self._packed(batch, self.device, types, **options),
+                    0,
+                    int(lengths.sum()),
+                )
             else:
                 output, kept, computed = self._run_padded(batch, lengths, types, options)
         if layers == 1:
             return output.last_hidden_state[kept].float(), offsets, computed
-        return torch.stack([hidden[kept].float() for hidden in output.hidden_states[-layers:]]).mean(0), offsets, computed
+        return (
+            torch.stack([hidden[kept].float() for hidden in output.hidden_states[-layers:]]).mean(
+                0
+            ),
+            offsets,
+            computed,
+        )
 
     def _run_padded(
-        self, batch: list[np.ndarray], lengths: "torch.Tensor", types: list[np.ndarray] | None, options: dict[str, Any]
+        self,
+        batch: list[np.ndarray],
+        lengths: "torch.Tensor",
+        types: list[np.ndarray] | None,
+        options: dict[str, Any],
     ) -> tuple[Any, Any, int]:
         import torch
 
@@ -200,7 +240,9 @@ def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
         positions -= _position_offset(settings)
     if config.max_tokens is not None:
         if config.max_tokens > positions:
-            raise InputError(f"max_tokens {config.max_tokens}: model {config.model!r} has {positions} positions")
+            raise InputError(
+                f"max_tokens {config.max_tokens}: model {config.model!r} has {positions} positions"
+            )
         return config.max_tokens
     if folder.max_tokens is not None:
         return min(folder.max_tokens, positions)
@@ -240,16 +282,28 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
         settings = transformers.AutoConfig.from_pretrained(folder.transformer, **options)
     except ValueError as error:
         if "trust_remote_code" in str(error):
-            raise InputError(f"model {config.model!r} brings its own code; trust_remote_code=True runs it") from error
+            raise InputError(
+                f"model {config.model!r} brings its own code; trust_remote_code=True runs it"
+            ) from error
         raise
     # of an encoder-decoder model the encoder alone
-    auto = transformers.AutoModelForTextEncoding if settings.is_encoder_decoder else transformers.AutoModel
+    auto = (
+        transformers.AutoModelForTextEncoding
+        if settings.is_encoder_decoder
+        else transformers.AutoModel
+    )
     auto = transformers.AutoModelForSequenceClassification if classifier else auto
     with _quiet_loading(transformers.utils.logging):
         model, report = auto.from_pretrained(
-            folder.transformer, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+            folder.transformer,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
-    missing = [name for name in report["missing_keys"] if classifier or "pooler" not in name]  # an encoder's is not run
+    missing = [
+        name for name in report["missing_keys"] if classifier or "pooler" not in name
+    ]  # an encoder's is not run
     if missing:
         raise InputError(
             f"model {config.model!r}: {len(missing)} weights are missing, {min(missing)!r} first; "

@@ -33,9 +33,17 @@ class Run:
 class BatchRunner:
     """Runs pieces in batches; safe to share between threads."""
 
-    def __init__(self, backbone: Backbone, head: "torch.nn.Module", pooling: tuple[str, ...], config: EncoderConfig) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: "torch.nn.Module",
+        pooling: tuple[str, ...],
+        config: EncoderConfig,
+    ) -> None:
         self.backbone = backbone
-        self.budget = TokenBudget(config.token_budget or (CPU_TOKENS if backbone.device.type == "cpu" else GPU_TOKENS))
+        self.budget = TokenBudget(
+            config.token_budget or (CPU_TOKENS if backbone.device.type == "cpu" else GPU_TOKENS)
+        )
         self._head = head.to(backbone.device)
         self._pooling = pooling
         self._config = config
@@ -47,7 +55,9 @@ class BatchRunner:
         """
         lengths = np.array([len(piece.ids) for piece in pieces], dtype=np.int64)
         run = Run(vectors=[None] * len(pieces))
-        waiting = sorted_batches(lengths, self.budget.tokens, padded=not self.backbone.unpadded)[::-1]
+        waiting = sorted_batches(lengths, self.budget.tokens, padded=not self.backbone.unpadded)[
+            ::-1
+        ]
         started: collections.deque[tuple[np.ndarray, torch.Tensor]] = collections.deque()
 
         def fetch() -> None:
@@ -66,7 +76,9 @@ class BatchRunner:
                 run.retries += 1
                 self.budget.shrink(int(lengths[batch].sum()))
                 if len(batch) == 1:
-                    run.too_large = f"out of memory: {lengths[batch[0]]} tokens are more than fit at once"
+                    run.too_large = (
+                        f"out of memory: {lengths[batch[0]]} tokens are more than fit at once"
+                    )
                 else:
                     waiting += np.array_split(batch, 2)[::-1]
                 continue
@@ -84,7 +96,9 @@ class BatchRunner:
         import torch
 
         with torch.inference_mode():
-            hidden, offsets, computed = self.backbone.run([piece.ids for piece in pieces], self._config.layers)
+            hidden, offsets, computed = self.backbone.run(
+                [piece.ids for piece in pieces], self._config.layers
+            )
             return self._finish(hidden, offsets, self._spans(pieces)), computed
 
     def full_dim(self, ids: np.ndarray) -> tuple[int, bool]:
@@ -101,7 +115,9 @@ class BatchRunner:
         import torch
 
         tail = self._config.tail_tokens if self._config.pooling == TAIL_MEAN else None
-        if tail is None and all(len(p.spans) == 1 and p.spans[0, 0] == 0 and p.spans[0, 1] == len(p.ids) for p in pieces):
+        if tail is None and all(
+            len(p.spans) == 1 and p.spans[0, 0] == 0 and p.spans[0, 1] == len(p.ids) for p in pieces
+        ):
             return None
         spans = [
             (i, first if tail is None else max(first, end - tail), end)
@@ -110,7 +126,9 @@ class BatchRunner:
         ]
         return to_device(torch.tensor(spans), self.backbone.device)
 
-    def _finish(self, hidden: "torch.Tensor", offsets: "torch.Tensor", spans: "torch.Tensor | None") -> "torch.Tensor":
+    def _finish(
+        self, hidden: "torch.Tensor", offsets: "torch.Tensor", spans: "torch.Tensor | None"
+    ) -> "torch.Tensor":
         import torch
 
         vectors = self._head(pool(hidden, offsets, self._pooling, spans))

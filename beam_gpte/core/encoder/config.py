@@ -72,24 +72,61 @@ class EncoderConfig:
         self._choose("pooling", ("auto", *POOLING_MODES, TAIL_MEAN))
         self._choose("long_text", LONG_TEXT)
         self._choose("precision", PRECISIONS)
-        given = [name for name in ("prompt", "prompt_name", "template") if getattr(self, name) is not None]
+        given = [
+            name
+            for name in ("prompt", "prompt_name", "template")
+            if getattr(self, name) is not None
+        ]
         if len(given) > 1:
-            raise InputError(f"{' and '.join(f'{name} {getattr(self, name)!r}' for name in given)}: give one of them")
+            raise InputError(
+                f"{' and '.join(f'{name} {getattr(self, name)!r}' for name in given)}: give one of them"
+            )
         if self.template is not None and "{text}" not in self.template:
             raise InputError(f"template {self.template!r}: it needs {{text}} where the text goes")
         if self.template is not None and self.long_text != "truncate":
-            raise InputError(f"template with long_text {self.long_text!r}: a template is for whole texts; use a prompt")
+            raise InputError(
+                f"template with long_text {self.long_text!r}: a template is for whole texts; use a prompt"
+            )
         if self.long_text == "truncate" and (self.chunk_tokens is not None or self.overlap_tokens):
             raise InputError(
                 "chunk_tokens and overlap_tokens cut long texts; choose long_text windows, chunks or late_chunks"
             )
-        if self.overlap_tokens < 0 or self.overlap_tokens >= (self.chunk_tokens or self.overlap_tokens + 1):
-            raise InputError(f"overlap_tokens {self.overlap_tokens}: give 0 or more, and less than chunk_tokens")
-        for name in ("truncate_dim", "max_tokens", "token_budget", "chunk_tokens", "tail_tokens", "layers"):
+        if self.overlap_tokens < 0 or self.overlap_tokens >= (
+            self.chunk_tokens or self.overlap_tokens + 1
+        ):
+            raise InputError(
+                f"overlap_tokens {self.overlap_tokens}: give 0 or more, and less than chunk_tokens"
+            )
+        for name in (
+            "truncate_dim",
+            "max_tokens",
+            "token_budget",
+            "chunk_tokens",
+            "tail_tokens",
+            "layers",
+        ):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"{name} {value!r}: give a positive whole number")
 
     def _choose(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:
-            raise InputError(f"{name} {getattr(self, name)!r}: choose {' or '.join((', '.join(choices[:-1]), choices[-1]))}")
+            raise InputError(
+                f"{name} {getattr(self, name)!r}: choose {' or '.join((', '.join(choices[:-1]), choices[-1]))}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelRuntime:
+    """Choose how workers run a model; changes speed and memory, never a vector.
+
+    Attributes:
+      threads: of one forward pass. Runners already keep all cores busy, one worker a core.
+      large_model: one copy of the model for all processes of a machine, as in Beam's `RunInference`.
+      watch_model_pattern: a glob of files, such as ``models/*/modules.json``: the folder of the
+        newest becomes the model while a stream runs, as in Beam's `RunInference`.
+    """
+
+    threads: int = 1
+    large_model: bool = False
+    watch_model_pattern: str | None = None

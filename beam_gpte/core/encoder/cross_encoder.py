@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beam_gpte.core.encoder.backbone import Backbone, import_torch, load_pretrained, padded, position_limit
+from beam_gpte.core.encoder.backbone import (
+    Backbone,
+    import_torch,
+    load_pretrained,
+    padded,
+    position_limit,
+)
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.heads import ACTIVATIONS
@@ -27,10 +33,24 @@ from beam_gpte.core.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-TOLERANCE = 1e-5  # of a logit, relative above 1: the head over token vectors against the plain model
-USED = ("model", "revision", "max_tokens", "precision", "token_budget", "device", "trust_remote_code")  # of a configuration
+TOLERANCE = (
+    1e-5  # of a logit, relative above 1: the head over token vectors against the plain model
+)
+USED = (
+    "model",
+    "revision",
+    "max_tokens",
+    "precision",
+    "token_budget",
+    "device",
+    "trust_remote_code",
+)  # of a configuration
 
-_SAMPLES = [("one", "two"), ("a short question", "an answer to it"), ("a question", "an answer of many words " * 8)]
+_SAMPLES = [
+    ("one", "two"),
+    ("a short question", "an answer to it"),
+    ("a question", "an answer of many words " * 8),
+]
 
 
 def check_scorer_config(config: EncoderConfig) -> None:
@@ -43,7 +63,9 @@ def check_scorer_config(config: EncoderConfig) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name not in USED and value != getattr(plain, field.name):
-            raise InputError(f"{field.name} {value!r}: a cross-encoder takes {', '.join(USED)} only; leave it out")
+            raise InputError(
+                f"{field.name} {value!r}: a cross-encoder takes {', '.join(USED)} only; leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +125,9 @@ class CrossEncoder:
                 f"model {config.model!r} has {model.config.num_labels} labels, a cross-encoder one; "
                 "use a model that was made for reranking"
             )
-        activation = _activation(model.config, read_json(folder.root / "config_sentence_transformers.json", {}))
+        activation = _activation(
+            model.config, read_json(folder.root / "config_sentence_transformers.json", {})
+        )
         samples = tokenizer.encode_pairs(_SAMPLES)
         body = getattr(model, model.base_model_prefix)
         pieces = _pieces(samples)
@@ -142,7 +166,9 @@ class CrossEncoder:
         score_of = dict(zip(inputs, run.vectors, strict=True))
         found = [score_of[piece.key] for piece in pieces]
         return Scoring(
-            scores=np.array([np.nan if score is None else score[0, 0] for score in found], np.float32),
+            scores=np.array(
+                [np.nan if score is None else score[0, 0] for score in found], np.float32
+            ),
             tokens=tokens.lengths,
             dropped=tokens.dropped,
             needed=sum(len(piece.ids) for piece in inputs.values()),
@@ -156,7 +182,11 @@ class PairRunner(BatchRunner):
     """Runs pairs in batches of the token budget, halved where memory runs out; one score a piece."""
 
     def __init__(
-        self, backbone: Backbone, head: "torch.nn.Module", activation: "torch.nn.Module", config: EncoderConfig
+        self,
+        backbone: Backbone,
+        head: "torch.nn.Module",
+        activation: "torch.nn.Module",
+        config: EncoderConfig,
     ) -> None:
         super().__init__(backbone, head, (), config)
         self._activation = activation
@@ -190,7 +220,9 @@ def split_head(model: Any, pad_id: int) -> "torch.nn.Module":
 
         def forward(self, *_: Any, inputs_embeds: Any = None, **__: Any) -> Any:
             pooled = None if self.pooler is None else self.pooler(inputs_embeds)
-            return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled)
+            return BaseModelOutputWithPoolingAndCrossAttentions(
+                last_hidden_state=inputs_embeds, pooler_output=pooled
+            )
 
     class Head(torch.nn.Module):
         def __init__(self) -> None:
@@ -204,14 +236,18 @@ def split_head(model: Any, pad_id: int) -> "torch.nn.Module":
             mask = to_device(mask, hidden.device)
             vectors = hidden.new_zeros(*mask.shape, hidden.shape[1])
             vectors[mask] = hidden
-            return self.model(input_ids=tokens, attention_mask=mask.long(), inputs_embeds=vectors).logits.float()
+            return self.model(
+                input_ids=tokens, attention_mask=mask.long(), inputs_embeds=vectors
+            ).logits.float()
 
     body = getattr(model, model.base_model_prefix)
     setattr(model, model.base_model_prefix, GivenBody(getattr(body, "pooler", None)))
     return Head().eval()
 
 
-def _check_head(head: Any, pieces: list[Piece], hidden: list["torch.Tensor"], plain: "torch.Tensor", name: str) -> None:
+def _check_head(
+    head: Any, pieces: list[Piece], hidden: list["torch.Tensor"], plain: "torch.Tensor", name: str
+) -> None:
     import torch
 
     try:
@@ -219,9 +255,13 @@ def _check_head(head: Any, pieces: list[Piece], hidden: list["torch.Tensor"], pl
             found = head(torch.cat(hidden), [piece.ids for piece in pieces])
         difference = float(((found - plain).abs() / plain.abs().clamp(min=1)).max())
     except Exception as error:  # whatever it is, such a head is not run
-        raise InputError(f"{name}: its head does not run on token vectors ({error!r}); use another cross-encoder") from error
+        raise InputError(
+            f"{name}: its head does not run on token vectors ({error!r}); use another cross-encoder"
+        ) from error
     if not difference < TOLERANCE:
-        raise InputError(f"{name}: its head scores token vectors otherwise, by {difference:.1e}; use another cross-encoder")
+        raise InputError(
+            f"{name}: its head scores token vectors otherwise, by {difference:.1e}; use another cross-encoder"
+        )
 
 
 def _alone(model: Any, piece: Piece) -> Any:
@@ -256,5 +296,7 @@ def _activation(config: Any, settings: dict[str, Any]) -> "torch.nn.Module":
     )
     name = named.rsplit(".", 1)[-1]
     if not named.startswith("torch.nn.") or name not in ACTIVATIONS:  # a path is code
-        raise InputError(f"activation {named!r} is none of {', '.join(ACTIVATIONS)}; name one of them in the model's files")
+        raise InputError(
+            f"activation {named!r} is none of {', '.join(ACTIVATIONS)}; name one of them in the model's files"
+        )
     return getattr(torch.nn, name)()

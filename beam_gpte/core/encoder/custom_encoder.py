@@ -7,7 +7,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata
 
 
-class ForeignEncoder:
+class CustomEncoder:
     """Any object with `encode(list[str]) -> ndarray`, as the pipeline wants it: with metadata and counts.
 
     Its tokens are not known and count as 0. Its fingerprint is its attribute ``fingerprint``, else its class's name.
@@ -29,7 +29,11 @@ class ForeignEncoder:
     def encode_with_counts(self, texts: list[str]) -> Encoding:
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         rows = np.array([distinct[text] for text in texts], dtype=np.int64)
-        vectors = self._vectors(list(distinct)) if distinct else np.empty((0, self.metadata.dim), np.float32)
+        vectors = (
+            self._vectors(list(distinct))
+            if distinct
+            else np.empty((0, self.metadata.dim), np.float32)
+        )
         unknown = np.zeros(len(rows), dtype=np.int64)
         return Encoding(
             vectors=vectors[rows],

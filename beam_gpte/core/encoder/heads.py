@@ -23,14 +23,23 @@ def _dense(module: Module) -> "torch.nn.Module":
     import torch
 
     config = module.config
-    if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
-        raise InputError(f"model folder {module.folder}: a Dense module with a residual or a token input is not run yet")
-    linear = torch.nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
+    if (
+        config.get("use_residual")
+        or config.get("module_input_name", "sentence_embedding") != "sentence_embedding"
+    ):
+        raise InputError(
+            f"model folder {module.folder}: a Dense module with a residual or a token input is not run yet"
+        )
+    linear = torch.nn.Linear(
+        config["in_features"], config["out_features"], bias=config.get("bias", True)
+    )
     _load_weights(linear, module, prefix="linear.")
     path = config.get("activation_function") or "torch.nn.Tanh"
     name = path.rsplit(".", 1)[-1]
     if not path.startswith("torch.nn.") or name not in ACTIVATIONS:
-        raise InputError(f"model folder {module.folder}: activation {path!r} is none of {', '.join(ACTIVATIONS)}")
+        raise InputError(
+            f"model folder {module.folder}: activation {path!r} is none of {', '.join(ACTIVATIONS)}"
+        )
     return torch.nn.Sequential(linear, getattr(torch.nn, name)())
 
 
@@ -57,8 +66,13 @@ def _load_weights(target: "torch.nn.Module", module: Module, prefix: str) -> Non
 
     path = module.folder / "model.safetensors"
     if not path.exists():
-        raise InputError(f"model folder {module.folder}: no model.safetensors; convert the weights to safetensors")
-    weights = {name.removeprefix(prefix): tensor for name, tensor in safetensors.torch.load_file(path).items()}
+        raise InputError(
+            f"model folder {module.folder}: no model.safetensors; convert the weights to safetensors"
+        )
+    weights = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in safetensors.torch.load_file(path).items()
+    }
     target.load_state_dict(weights)
     target.float()
 

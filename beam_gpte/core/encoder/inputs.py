@@ -37,7 +37,13 @@ class Piece:
     @property
     def key(self) -> bytes:
         """Equal for pieces that give equal vectors."""
-        return b"|".join([self.ids.tobytes(), self.spans.tobytes(), b"" if self.types is None else self.types.tobytes()])
+        return b"|".join(
+            [
+                self.ids.tobytes(),
+                self.spans.tobytes(),
+                b"" if self.types is None else self.types.tobytes(),
+            ]
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +57,16 @@ class Prepared:
 class Preparer:
     """Turns texts into pieces, as a configuration says."""
 
-    def __init__(self, tokenizer: Tokenizer, config: EncoderConfig, prompt: str, pool_prompt: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, config: EncoderConfig, prompt: str, pool_prompt: bool
+    ) -> None:
         self._tokenizer = tokenizer
         self._mode = config.long_text
         self._parts = (config.template or prompt + SLOT).split(SLOT)
         self._text_only = config.pool_text_only
-        self._before = tokenizer.bare([self._parts[0]])[0] if self._parts[0] else np.array([], np.int64)
+        self._before = (
+            tokenizer.bare([self._parts[0]])[0] if self._parts[0] else np.array([], np.int64)
+        )
         # Instructor models leave out the prompt, and the special tokens before it, but not those behind the text
         excluded = prompt and not pool_prompt
         self._skip = tokenizer.leading + len(self._before) if excluded else 0
@@ -75,7 +85,9 @@ class Preparer:
         return [Prepared(self._cut(ids, chars), 0) for ids, chars in bodies]
 
     def _whole(self, texts: list[str]) -> list[Prepared]:
-        if len(self._parts) == 2 and not self._parts[1] and not self._text_only:  # a prompt, or nothing: the fast way
+        if (
+            len(self._parts) == 2 and not self._parts[1] and not self._text_only
+        ):  # a prompt, or nothing: the fast way
             tokens = self._tokenizer.encode([self._parts[0] + text for text in texts])
             return [
                 Prepared([self._plain(ids, len(text))] if len(ids) else [], int(dropped))
@@ -83,11 +95,18 @@ class Preparer:
             ]
         filled = [text.join(self._parts) for text in texts]
         encoded = self._tokenizer.bare_with_offsets(filled)
-        return [self._fit(ids, chars, text) for (ids, chars), text in zip(encoded, texts, strict=True)]
+        return [
+            self._fit(ids, chars, text) for (ids, chars), text in zip(encoded, texts, strict=True)
+        ]
 
     def _plain(self, ids: np.ndarray, characters: int) -> Piece:
         length = len(ids)
-        return Piece(ids, np.array([[self._first(length), length]]), np.array([[0, characters]]), np.array([length]))
+        return Piece(
+            ids,
+            np.array([[self._first(length), length]]),
+            np.array([[0, characters]]),
+            np.array([length]),
+        )
 
     def _first(self, length: int) -> int:
         """The first token pooled; a text no longer than the excluded prompt keeps all of its tokens."""
@@ -111,12 +130,19 @@ class Preparer:
         wrapped = self._tokenizer.wrap(ids[keep][: self._tokenizer.room])
         first = self._tokenizer.leading
         # without a token of the text there is nothing to single out
-        span = (first + start, first + stop) if self._text_only and stop > start else (0, len(wrapped))
-        piece = Piece(wrapped, np.array([span]), np.array([[0, len(text)]]), np.array([len(wrapped)]))
+        span = (
+            (first + start, first + stop) if self._text_only and stop > start else (0, len(wrapped))
+        )
+        piece = Piece(
+            wrapped, np.array([span]), np.array([[0, len(text)]]), np.array([len(wrapped)])
+        )
         return Prepared([piece] if len(wrapped) else [], cut)
 
     def _cut(self, ids: np.ndarray, chars: np.ndarray) -> list[Piece]:
-        return [self._piece(ids[a:b], chars[a:b], [(0, b - a)]) for a, b in stretches(len(ids), self._size, self._overlap)]
+        return [
+            self._piece(ids[a:b], chars[a:b], [(0, b - a)])
+            for a, b in stretches(len(ids), self._size, self._overlap)
+        ]
 
     def _late(self, ids: np.ndarray, chars: np.ndarray) -> list[Piece]:
         """Passes as long as the model takes, each pooled chunk by chunk; a chunk never straddles two passes."""
@@ -124,7 +150,9 @@ class Preparer:
         pieces = []
         for a in range(0, len(ids), per_pass):
             b = min(a + per_pass, len(ids))
-            pieces.append(self._piece(ids[a:b], chars[a:b], stretches(b - a, self._size, self._overlap)))
+            pieces.append(
+                self._piece(ids[a:b], chars[a:b], stretches(b - a, self._size, self._overlap))
+            )
         return pieces
 
     def _piece(self, ids: np.ndarray, chars: np.ndarray, cuts: list[tuple[int, int]]) -> Piece:

@@ -46,9 +46,14 @@ def pack_linears(model: Any, bf16: bool = False) -> int:
     if not bf16 and not steady and not _works(torch.float32):
         return 0
     if bf16 and (gain := bf16_gain()) < 1:
-        _log.warning("bfloat16 products take %.1f times as long as fp32 on this CPU; precision fp32 is faster", 1 / gain)
+        _log.warning(
+            "bfloat16 products take %.1f times as long as fp32 on this CPU; precision fp32 is faster",
+            1 / gain,
+        )
     dtype = torch.bfloat16 if bf16 else torch.float32
-    make = steady_linear_class() if steady else functools.partial(packed_linear_class(), dtype=dtype)
+    make = (
+        steady_linear_class() if steady else functools.partial(packed_linear_class(), dtype=dtype)
+    )
     count = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -78,17 +83,26 @@ def _fuse_gelu(parent: Any) -> None:
     import torch
 
     children = dict(parent.named_children())
-    if list(children) != ["dense", "intermediate_act_fn"] or not isinstance(children["dense"], packed_linear_class()):
+    if list(children) != ["dense", "intermediate_act_fn"] or not isinstance(
+        children["dense"], packed_linear_class()
+    ):
         return
     dense, activation = children.values()
-    if getattr(activation, "act", None) is not torch.nn.functional.gelu:  # tanh approximations and others
+    if (
+        getattr(activation, "act", None) is not torch.nn.functional.gelu
+    ):  # tanh approximations and others
         return
     with torch.inference_mode():
         x = torch.linspace(-1, 1, dense.in_features).unsqueeze(0)
         before = parent(x)
         dense.activation, parent.intermediate_act_fn = "gelu", torch.nn.Identity()
-        if not torch.allclose(parent(x), before, rtol=1e-2 if dense.dtype == torch.bfloat16 else 1e-5, atol=1e-5):
-            dense.activation, parent.intermediate_act_fn = "none", activation  # a module that only looks like BERT's
+        if not torch.allclose(
+            parent(x), before, rtol=1e-2 if dense.dtype == torch.bfloat16 else 1e-5, atol=1e-5
+        ):
+            dense.activation, parent.intermediate_act_fn = (
+                "none",
+                activation,
+            )  # a module that only looks like BERT's
 
 
 @functools.cache
@@ -157,7 +171,10 @@ def _mkl_is_faster() -> bool:
     x, layer = torch.randn(512, 384, generator=generator), steady_linear_class()(linear)
     with torch.inference_mode():
         whole = layer(x)
-        return all(torch.equal(torch.cat([layer(part) for part in x.split(rows)]), whole) for rows in (1, 7, 65, 200))
+        return all(
+            torch.equal(torch.cat([layer(part) for part in x.split(rows)]), whole)
+            for rows in (1, 7, 65, 200)
+        )
 
 
 def _pack(weight: "torch.Tensor") -> "torch.Tensor":
@@ -175,8 +192,14 @@ def _works(dtype: "torch.dtype") -> bool:
             return False
         generator = torch.Generator().manual_seed(0)
         weight, x = (torch.randn(64, 64, generator=generator) for _ in range(2))
-        y = torch.ops.mkldnn._linear_pointwise(x.to(dtype), _pack(weight.to(dtype)), None, "none", [], "")
-        return bool(torch.allclose(y.float(), x @ weight.T, rtol=0, atol=1e-4 if dtype == torch.float32 else 0.3))
+        y = torch.ops.mkldnn._linear_pointwise(
+            x.to(dtype), _pack(weight.to(dtype)), None, "none", [], ""
+        )
+        return bool(
+            torch.allclose(
+                y.float(), x @ weight.T, rtol=0, atol=1e-4 if dtype == torch.float32 else 0.3
+            )
+        )
     except (RuntimeError, AttributeError):
         return False
 
@@ -188,7 +211,9 @@ def bf16_gain() -> float:
     if not (_works(torch.float32) and _works(torch.bfloat16)):
         return 0.0
     packed = packed_linear_class()
-    linear = torch.nn.utils.skip_init(torch.nn.Linear, 512, 512, bias=False)  # random weights would move the user's seed
+    linear = torch.nn.utils.skip_init(
+        torch.nn.Linear, 512, 512, bias=False
+    )  # random weights would move the user's seed
     torch.nn.init.ones_(linear.weight)
     x = torch.ones(512, 512)
     layers = {dtype: packed(linear, dtype) for dtype in (torch.float32, torch.bfloat16)}

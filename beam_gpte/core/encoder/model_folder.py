@@ -24,7 +24,11 @@ _POOLING_KEYS = {
     "pooling_mode_weightedmean_tokens": "weighted_mean",
     "pooling_mode_lasttoken": "last",
 }
-_POOLING_NAMES = {"mean_sqrt_len_tokens": "mean_sqrt_len", "weightedmean": "weighted_mean", "lasttoken": "last"}
+_POOLING_NAMES = {
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last",
+}
 
 # Everything a model needs, and none of the weights it has twice or in formats that run code.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py", "*.jinja"]
@@ -85,7 +89,9 @@ class ModelFolder:
             return ""
         if name not in self.prompts:
             known = ", ".join(sorted(self.prompts)) or "none at all"
-            raise InputError(f"prompt_name {name!r}: model {config.model!r} has {known}; or give prompt= as text")
+            raise InputError(
+                f"prompt_name {name!r}: model {config.model!r} has {known}; or give prompt= as text"
+            )
         return self.prompts[name] or ""
 
 
@@ -101,7 +107,9 @@ def find_model(config: EncoderConfig, weights: bool = True) -> Path:
     folder = Path(config.model).expanduser()
     if folder.is_dir():
         if not (folder / "modules.json").exists() and not (folder / "config.json").exists():
-            raise InputError(f"model {config.model!r}: the folder has neither modules.json nor config.json")
+            raise InputError(
+                f"model {config.model!r}: the folder has neither modules.json nor config.json"
+            )
         return folder
     if folder.is_absolute() or config.model.startswith(".") or config.model.count("/") > 1:
         raise InputError(f"model {config.model!r}: no such folder")
@@ -109,11 +117,16 @@ def find_model(config: EncoderConfig, weights: bool = True) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
-    files = _HUB_FILES if weights else [pattern for pattern in _HUB_FILES if pattern != "*.safetensors"]
+    files = (
+        _HUB_FILES if weights else [pattern for pattern in _HUB_FILES if pattern != "*.safetensors"]
+    )
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                config.model, revision=config.revision, allow_patterns=files, ignore_patterns=_HUB_IGNORED
+                config.model,
+                revision=config.revision,
+                allow_patterns=files,
+                ignore_patterns=_HUB_IGNORED,
             )
         )
     except errors.LocalEntryNotFoundError as error:
@@ -121,8 +134,14 @@ def find_model(config: EncoderConfig, weights: bool = True) -> Path:
             f"model {config.model!r}: no such folder, not in the local hub cache, and the hub could not be reached; "
             "give a folder, or a machine that reaches the hub"
         ) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise InputError(f"model {config.model!r}: no such folder, and the hub has no model of that name") from error
+    except (
+        errors.RepositoryNotFoundError,
+        errors.RevisionNotFoundError,
+        errors.HFValidationError,
+    ) as error:
+        raise InputError(
+            f"model {config.model!r}: no such folder, and the hub has no model of that name"
+        ) from error
 
 
 def read_model_folder(root: Path) -> ModelFolder:
@@ -132,10 +151,16 @@ def read_model_folder(root: Path) -> ModelFolder:
       InputError: a module is of a kind we do not run, or a file is missing.
     """
     entries = read_json(root / "modules.json") if (root / "modules.json").exists() else None
-    modules = [_module(root, entry) for entry in entries] if entries else [Module("Transformer", {}, root)]
+    modules = (
+        [_module(root, entry) for entry in entries]
+        if entries
+        else [Module("Transformer", {}, root)]
+    )
     kinds = [module.kind for module in modules]
     if kinds[0] != "Transformer" or kinds.count("Transformer") > 1 or kinds.count("Pooling") > 1:
-        raise InputError(f"model folder {root}: modules {kinds}; one Transformer, first, and one Pooling are what we run")
+        raise InputError(
+            f"model folder {root}: modules {kinds}; one Transformer, first, and one Pooling are what we run"
+        )
     transformer = modules[0].folder
     settings = _transformer_settings(transformer)
     pooling = next((module.config for module in modules if module.kind == "Pooling"), {})
@@ -146,7 +171,9 @@ def read_model_folder(root: Path) -> ModelFolder:
         pooling=_pooling_modes(pooling),
         pool_prompt=pooling.get("include_prompt", True),
         modules=tuple(module for module in modules[1:] if module.kind != "Pooling"),
-        prompts={name: text for name, text in (prompts.get("prompts") or {}).items() if text is not None},
+        prompts={
+            name: text for name, text in (prompts.get("prompts") or {}).items() if text is not None
+        },
         default_prompt_name=prompts.get("default_prompt_name"),
         max_tokens=settings.get("max_seq_length"),
         lower_case=bool(settings.get("do_lower_case", False)),
@@ -167,7 +194,9 @@ def check_model(config: EncoderConfig) -> None:
 
 def check_weights(folder: ModelFolder, config: EncoderConfig) -> None:
     """Raise `InputError` for a local folder without safetensors; a hub's snapshot may not have its weights yet."""
-    if Path(config.model).expanduser().is_dir() and not list(folder.transformer.glob("*.safetensors")):
+    if Path(config.model).expanduser().is_dir() and not list(
+        folder.transformer.glob("*.safetensors")
+    ):
         raise InputError(
             f"model {config.model!r}: no safetensors weights; other formats can run code when loaded: convert the model"
         )
@@ -199,7 +228,9 @@ def _decides(name: str) -> bool:
 def _module(root: Path, entry: dict[str, Any]) -> Module:
     path, kind = root / entry["path"], entry["type"].rsplit(".", 1)[-1]
     if kind not in MODULES or not entry["type"].startswith("sentence_transformers."):
-        raise InputError(f"model folder {root}: module {entry['type']!r} is none of those we run: {', '.join(MODULES)}")
+        raise InputError(
+            f"model folder {root}: module {entry['type']!r} is none of those we run: {', '.join(MODULES)}"
+        )
     return Module(kind, read_json(path / "config.json", {}) if kind != "Transformer" else {}, path)
 
 

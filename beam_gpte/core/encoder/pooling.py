@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def pool(
-    hidden: "torch.Tensor", offsets: "torch.Tensor", modes: tuple[str, ...], spans: "torch.Tensor | None" = None
+    hidden: "torch.Tensor",
+    offsets: "torch.Tensor",
+    modes: tuple[str, ...],
+    spans: "torch.Tensor | None" = None,
 ) -> "torch.Tensor":
     """Pool each text, or each span, in every mode and concatenate.
 
@@ -33,15 +36,23 @@ def pool(
         starts, ends = offsets[text] + first, offsets[text] + spans[:, 2]
         lengths = ends - starts
         bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        rows = torch.arange(int(bounds[-1]), device=hidden.device) + (starts - bounds[:-1]).repeat_interleave(lengths)
+        rows = torch.arange(int(bounds[-1]), device=hidden.device) + (
+            starts - bounds[:-1]
+        ).repeat_interleave(lengths)
         hidden, starts, ends = hidden[rows], bounds[:-1], bounds[1:]
-    shifts = (first - starts).repeat_interleave(ends - starts, output_size=hidden.shape[0])  # given it, a GPU is not asked
+    shifts = (first - starts).repeat_interleave(
+        ends - starts, output_size=hidden.shape[0]
+    )  # given it, a GPU is not asked
     positions = torch.arange(hidden.shape[0], device=hidden.device) + shifts
     return torch.cat([_pool(hidden, positions, starts, ends, mode) for mode in modes], dim=1)
 
 
 def _pool(
-    hidden: "torch.Tensor", positions: "torch.Tensor", starts: "torch.Tensor", ends: "torch.Tensor", mode: str
+    hidden: "torch.Tensor",
+    positions: "torch.Tensor",
+    starts: "torch.Tensor",
+    ends: "torch.Tensor",
+    mode: str,
 ) -> "torch.Tensor":
     import torch
 
@@ -56,7 +67,10 @@ def _pool(
     if mode == "mean":
         return torch.segment_reduce(hidden, "sum", lengths=lengths, axis=0, unsafe=True) / counts
     if mode == "mean_sqrt_len":
-        return torch.segment_reduce(hidden, "sum", lengths=lengths, axis=0, unsafe=True) / counts.sqrt()
+        return (
+            torch.segment_reduce(hidden, "sum", lengths=lengths, axis=0, unsafe=True)
+            / counts.sqrt()
+        )
     # weighted_mean: the i-th token weighs i (SGPT, arXiv 2202.08904); a skipped prompt does not shift the weights
     weights = (positions + 1).to(hidden.dtype).unsqueeze(1)
     total = torch.segment_reduce(hidden * weights, "sum", lengths=lengths, axis=0, unsafe=True)

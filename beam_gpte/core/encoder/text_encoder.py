@@ -18,7 +18,12 @@ from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig
 from beam_gpte.core.encoder.heads import load_head
 from beam_gpte.core.encoder.inputs import Prepared, Preparer
-from beam_gpte.core.encoder.model_folder import ModelFolder, find_model, hash_files, read_model_folder
+from beam_gpte.core.encoder.model_folder import (
+    ModelFolder,
+    find_model,
+    hash_files,
+    read_model_folder,
+)
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata
@@ -47,7 +52,13 @@ _DECISIVE = (
 TEXTS_AHEAD = 8192  # tokenised at once, sorted by length together
 
 # Texts of several lengths, two of them of one length, to try with a model whether packed texts keep to themselves.
-_SAMPLES = ["one", "two", "a short sentence", "Ein zweiter Satz, etwas länger als der erste. " * 3, "numbers 1 2 3 " * 25]
+_SAMPLES = [
+    "one",
+    "two",
+    "a short sentence",
+    "Ein zweiter Satz, etwas länger als der erste. " * 3,
+    "numbers 1 2 3 " * 25,
+]
 
 
 @runtime_checkable
@@ -70,7 +81,9 @@ def as_model(model: object) -> "EncoderConfig | Encoder":
     if isinstance(model, str):
         return EncoderConfig(model)
     if not isinstance(model, EncoderConfig | Encoder):
-        raise InputError(f"model {model!r}: give a name, a folder, an EncoderConfig or an object with encode(texts)")
+        raise InputError(
+            f"model {model!r}: give a name, a folder, an EncoderConfig or an object with encode(texts)"
+        )
     return model
 
 
@@ -171,7 +184,9 @@ class TextEncoder:
             chunk (`encode_with_counts` says which text each is of).
         """
         if self.config.long_text in ("chunks", "late_chunks"):
-            raise InputError(f"long_text {self.config.long_text!r} gives several vectors a text; call encode_with_counts")
+            raise InputError(
+                f"long_text {self.config.long_text!r} gives several vectors a text; call encode_with_counts"
+            )
         encoding = self.encode_with_counts(texts)
         for position, reason in encoding.failed.items():
             raise InputError(f"text {position}: {reason}")
@@ -186,7 +201,12 @@ class TextEncoder:
         for some in self._prepare_ahead(list(distinct)):
             prepared += some
             # texts that differ in blanks or case alone are often the same to the model
-            inputs = {piece.key: piece for one in some for piece in one.pieces if piece.key not in vectors_of}
+            inputs = {
+                piece.key: piece
+                for one in some
+                for piece in one.pieces
+                if piece.key not in vectors_of
+            }
             runs.append(self._runner.run(list(inputs.values())))
             vectors_of |= zip(inputs, runs[-1].vectors, strict=True)
             needed += sum(len(piece.ids) for piece in inputs.values())
@@ -197,7 +217,9 @@ class TextEncoder:
             pieces = prepared[distinct[text]].pieces
             vectors = [part for piece in pieces if (part := vectors_of[piece.key]) is not None]
             if not pieces or len(vectors) < len(pieces):
-                failed[position] = "text has no tokens" if not pieces else max(run.too_large for run in runs)
+                failed[position] = (
+                    "text has no tokens" if not pieces else max(run.too_large for run in runs)
+                )
                 rows.append((self._nothing, np.array([[0, len(text)]]), np.array([0])))
                 continue
             counts = np.concatenate([piece.counts for piece in pieces])
@@ -205,10 +227,16 @@ class TextEncoder:
             rows.append(self._gather(np.concatenate(vectors), chars, counts))
         lengths = [len(vectors) for vectors, _, _ in rows]
         return Encoding(
-            vectors=np.concatenate([vectors for vectors, _, _ in rows]) if rows else self._nothing[:0],
+            vectors=np.concatenate([vectors for vectors, _, _ in rows])
+            if rows
+            else self._nothing[:0],
             text=np.repeat(np.arange(len(texts)), lengths),
-            chars=np.concatenate([chars for _, chars, _ in rows]) if rows else np.empty((0, 2), np.int64),
-            tokens=np.concatenate([counts for _, _, counts in rows]) if rows else np.empty(0, np.int64),
+            chars=np.concatenate([chars for _, chars, _ in rows])
+            if rows
+            else np.empty((0, 2), np.int64),
+            tokens=np.concatenate([counts for _, _, counts in rows])
+            if rows
+            else np.empty(0, np.int64),
             dropped=np.array([prepared[distinct[text]].dropped for text in texts], np.int64),
             distinct=len(vectors_of),
             needed=needed,
@@ -226,7 +254,10 @@ class TextEncoder:
         with ThreadPoolExecutor(1) as tokenizing:
             following = tokenizing.submit(self._preparer.prepare, parts[0])
             for part in parts[1:]:
-                ready, following = following.result(), tokenizing.submit(self._preparer.prepare, part)
+                ready, following = (
+                    following.result(),
+                    tokenizing.submit(self._preparer.prepare, part),
+                )
                 yield ready
             yield following.result()
 
@@ -250,7 +281,9 @@ class TextEncoder:
         config = self.config
         full, unit = self._runner.full_dim(self._tokenizer.encode(["dimension"]).ids[0])
         if config.truncate_dim is not None and config.truncate_dim > full:
-            raise InputError(f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full} dimensions")
+            raise InputError(
+                f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full} dimensions"
+            )
         settings = {
             **{name: getattr(config, name) for name in _DECISIVE},
             "engine": ENGINE,
@@ -262,7 +295,9 @@ class TextEncoder:
         }
         return VectorMetadata(
             model=config.model,
-            fingerprint=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
+            fingerprint=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[
+                :16
+            ],
             pooling="+".join(modes),
             prompt=config.template or self._prompt,
             dim=min(config.truncate_dim or full, full),

@@ -89,7 +89,8 @@ class Tokenizer:
         """Token ids without special tokens, int64 (n,), and where each lies in its text, characters, int64 (n, 2)."""
         encodings = self._backend.encode_batch(self._cased(texts), add_special_tokens=False)
         return [
-            (np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)) for encoding in encodings
+            (np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2))
+            for encoding in encodings
         ]
 
     def count(self, text: str) -> int:
@@ -108,7 +109,9 @@ class Tokenizer:
         texts = self._cased(texts)
         room = self.room
         ids, dropped = [], np.zeros(len(texts), dtype=np.int64)
-        for i, encoding in enumerate(self._backend.encode_batch_fast(texts, add_special_tokens=False)):
+        for i, encoding in enumerate(
+            self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        ):
             body = encoding.ids
             if len(body) > room:
                 dropped[i] = len(body) - room
@@ -118,15 +121,25 @@ class Tokenizer:
 
     def encode_pairs(self, pairs: list[tuple[str, str]]) -> "PairTokens":
         """Token ids of each pair as one input; of pairs that are too long the longer text is cut first, then both."""
-        cased = list(zip(*(self._cased(list(texts)) for texts in zip(*pairs, strict=True)), strict=True)) if pairs else []
+        cased = (
+            list(
+                zip(*(self._cased(list(texts)) for texts in zip(*pairs, strict=True)), strict=True)
+            )
+            if pairs
+            else []
+        )
         encodings = self._backend.encode_batch_fast(cased)
         long = [i for i, encoding in enumerate(encodings) if len(encoding.ids) > self.max_tokens]
         dropped = np.zeros(len(pairs), np.int64)
-        for i, encoding in zip(long, self._cut.encode_batch_fast([cased[i] for i in long]) if long else [], strict=True):
+        for i, encoding in zip(
+            long, self._cut.encode_batch_fast([cased[i] for i in long]) if long else [], strict=True
+        ):
             dropped[i] = len(encodings[i].ids) - len(encoding.ids)
             encodings[i] = encoding
         types = [np.array(encoding.type_ids, np.int64) * self._has_types for encoding in encodings]
-        return PairTokens([np.array(encoding.ids, np.int64) for encoding in encodings], dropped, types)
+        return PairTokens(
+            [np.array(encoding.ids, np.int64) for encoding in encodings], dropped, types
+        )
 
     @functools.cached_property
     def _cut(self) -> Any:
@@ -143,4 +156,6 @@ def _special_tokens(backend: Any) -> tuple[list[int], list[int]]:
     for start in range(len(full) - len(bare) + 1):
         if full[start : start + len(bare)] == bare:
             return full[:start], full[start + len(bare) :]
-    raise InputError("the tokenizer changes a text when it adds special tokens; this model cannot be run")
+    raise InputError(
+        "the tokenizer changes a text when it adds special tokens; this model cannot be run"
+    )

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 NAME = "beam_gpte_unpadded"
 TOLERANCE = 1e-5  # of a token vector of length 1, packed against alone, in fp32
 
-_running = threading.local()  # the layout of the batch that this thread runs: models do not pass one through
+_running = (
+    threading.local()
+)  # the layout of the batch that this thread runs: models do not pass one through
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +45,14 @@ class Layout:
 
         edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        groups = [(int(starts[first]), int(last - first), int(lengths[first])) for first, last in itertools.pairwise(edges)]
-        return cls(groups, None if flash_on is None else to_device(torch.from_numpy(starts).int(), flash_on))
+        groups = [
+            (int(starts[first]), int(last - first), int(lengths[first]))
+            for first, last in itertools.pairwise(edges)
+        ]
+        return cls(
+            groups,
+            None if flash_on is None else to_device(torch.from_numpy(starts).int(), flash_on),
+        )
 
 
 def to_device(tensor: "torch.Tensor", device: Any) -> "torch.Tensor":
@@ -128,20 +136,34 @@ def attend(
     for name in ("position_bias", "s_aux", "cache"):
         if others.get(name) is not None:
             raise NotImplementedError(f"attention with {name}")
-    layout, half = _running.layout, value.dtype in (torch.float16, torch.bfloat16)  # rotary positions make others fp32
+    layout, half = (
+        _running.layout,
+        value.dtype in (torch.float16, torch.bfloat16),
+    )  # rotary positions make others fp32
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if layout.bounds is not None and half and softcap is None:
         one_rule = causal if attention_mask is None else attention_mask.flash_causal(layout)
         if one_rule is not None:
             longest = max(length for _, _, length in layout.groups)
-            return _flash(query, key, value, layout.bounds, longest, one_rule, scaling).unsqueeze(0), None
+            return _flash(query, key, value, layout.bounds, longest, one_rule, scaling).unsqueeze(
+                0
+            ), None
     if query.shape[1] != key.shape[1]:
-        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+        key, value = (
+            x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value)
+        )
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
     for start, count, length in layout.groups:
         stop = start + count * length
-        q, k, v = (x[0, :, start:stop].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
-        mask, is_triangle = (None, causal and length > 1) if attention_mask is None else attention_mask.of(start, length)
+        q, k, v = (
+            x[0, :, start:stop].unflatten(1, (count, length)).transpose(0, 1)
+            for x in (query, key, value)
+        )
+        mask, is_triangle = (
+            (None, causal and length > 1)
+            if attention_mask is None
+            else attention_mask.of(start, length)
+        )
         if softcap is None:
             result = torch.nn.functional.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=is_triangle, scale=scaling
@@ -166,8 +188,12 @@ def _flash(
 
     q, k, v = (x[0].transpose(0, 1).to(value.dtype).contiguous() for x in (query, key, value))
     options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0) if causal else (-1, -1)}
-    options["num_splits"] = 1  # with more, a text's bits would depend on how long its neighbours are
-    out = varlen.varlen_attn(q, k, v, bounds, bounds, longest, longest, enable_gqa=q.shape[1] != k.shape[1], **options)
+    options["num_splits"] = (
+        1  # with more, a text's bits would depend on how long its neighbours are
+    )
+    out = varlen.varlen_attn(
+        q, k, v, bounds, bounds, longest, longest, enable_gqa=q.shape[1] != k.shape[1], **options
+    )
     assert not isinstance(out, tuple)  # that is what it gives if asked for more
     return out
 
@@ -203,11 +229,19 @@ class Unpadded:
     def __init__(self, model: Any, accepted: set[str], position_offset: int) -> None:
         self.flash = False
         self._model = model
-        model.config.get_text_config().use_cache = False  # decoders would keep all keys and values for a next token
+        model.config.get_text_config().use_cache = (
+            False  # decoders would keep all keys and values for a next token
+        )
         self._accepted = accepted
         self._position_offset = position_offset
 
-    def __call__(self, batch: list[np.ndarray], device: Any, types: list[np.ndarray] | None = None, **options: Any) -> Any:
+    def __call__(
+        self,
+        batch: list[np.ndarray],
+        device: Any,
+        types: list[np.ndarray] | None = None,
+        **options: Any,
+    ) -> Any:
         """The model's output over `batch` end to end; hidden states are (1, total tokens, dim).
 
         Args:
@@ -216,12 +250,21 @@ class Unpadded:
         import torch
 
         lengths = np.array([len(ids) for ids in batch])
-        positions = np.concatenate([np.arange(length) for length in lengths]) + self._position_offset
-        ids, at = (to_device(torch.from_numpy(x).unsqueeze(0), device) for x in (np.concatenate(batch), positions))
+        positions = (
+            np.concatenate([np.arange(length) for length in lengths]) + self._position_offset
+        )
+        ids, at = (
+            to_device(torch.from_numpy(x).unsqueeze(0), device)
+            for x in (np.concatenate(batch), positions)
+        )
         inputs: dict[str, Any] = {"input_ids": ids, "position_ids": at}
-        if "token_type_ids" in self._accepted:  # BERT's own default is as long as its positions, a packed row is longer
+        if (
+            "token_type_ids" in self._accepted
+        ):  # BERT's own default is as long as its positions, a packed row is longer
             known = None if types is None else torch.from_numpy(np.concatenate(types)).unsqueeze(0)
-            inputs["token_type_ids"] = torch.zeros_like(ids) if known is None else to_device(known, device)
+            inputs["token_type_ids"] = (
+                torch.zeros_like(ids) if known is None else to_device(known, device)
+            )
         _running.layout = Layout.of(lengths, device if self.flash else None)
         return self._model(**inputs, **options)
 
@@ -263,7 +306,10 @@ def probe(model: Any, unpadded: Unpadded, samples: list[np.ndarray], device: Any
     if not getattr(model, "_supports_attention_backend", False):
         return f"{type(model).__name__} has attention code of its own"
     with torch.inference_mode():
-        alone = [model(input_ids=torch.from_numpy(ids).unsqueeze(0).to(device)).last_hidden_state[0] for ids in samples]
+        alone = [
+            model(input_ids=torch.from_numpy(ids).unsqueeze(0).to(device)).last_hidden_state[0]
+            for ids in samples
+        ]
         model.set_attn_implementation(NAME)
         try:
             packed = unpadded(samples, device).last_hidden_state[0]
@@ -271,7 +317,9 @@ def probe(model: Any, unpadded: Unpadded, samples: list[np.ndarray], device: Any
             model.set_attn_implementation(plain)
             return f"{type(model).__name__} cannot be packed: {error!r}"
     expected = torch.nn.functional.normalize(torch.cat(alone).float(), dim=1)
-    difference = float((torch.nn.functional.normalize(packed.float(), dim=1) - expected).abs().max())
+    difference = float(
+        (torch.nn.functional.normalize(packed.float(), dim=1) - expected).abs().max()
+    )
     if difference < TOLERANCE:
         return None
     model.set_attn_implementation(plain)

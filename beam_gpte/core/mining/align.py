@@ -94,7 +94,11 @@ def _along(sample: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 
 def align(
-    source_spans: np.ndarray, target_spans: np.ndarray, source_mean: np.ndarray, target_mean: np.ndarray, skip: float
+    source_spans: np.ndarray,
+    target_spans: np.ndarray,
+    source_mean: np.ndarray,
+    target_mean: np.ndarray,
+    skip: float,
 ) -> list[Bead]:
     """The alignment of two documents, in order; of equally cheap last beads that of fewer sources, then of fewer targets.
 
@@ -111,9 +115,13 @@ def align(
     """
     if source_spans.shape[2] != target_spans.shape[2]:
         dims = f"{source_spans.shape[2]} and {target_spans.shape[2]}"
-        raise InputError(f"vectors of {dims} dimensions on the two sides; embed both sides with the same model")
+        raise InputError(
+            f"vectors of {dims} dimensions on the two sides; embed both sides with the same model"
+        )
     costs = _BeadCosts(source_spans, target_spans, source_mean, target_mean)
-    kinds = [(p, q) for p in range(1, len(source_spans) + 1) for q in range(1, len(target_spans) + 1)] + [(1, 0), (0, 1)]
+    kinds = [
+        (p, q) for p in range(1, len(source_spans) + 1) for q in range(1, len(target_spans) + 1)
+    ] + [(1, 0), (0, 1)]
     last = _last_beads(costs, kinds, skip)
     beads = []
     i, j = last.shape[0] - 1, last.shape[1] - 1
@@ -129,7 +137,9 @@ def _last_beads(costs: "_BeadCosts", kinds: list[tuple[int, int]], skip: float) 
     _, sources, targets = costs.shape
     last = np.zeros((sources + 1, targets + 1), np.min_scalar_type(len(kinds)))
     skips = skip * np.arange(targets + 1)
-    totals: list[np.ndarray] = []  # float64 (m + 1,): costs of the first i sentences and the first j, the last i first
+    totals: list[
+        np.ndarray
+    ] = []  # float64 (m + 1,): costs of the first i sentences and the first j, the last i first
     for i in range(sources + 1):
         ending = costs.ending_at(i)
         total = np.full(targets + 1, np.inf)
@@ -158,12 +168,18 @@ class _BeadCosts:
     """
 
     def __init__(
-        self, source_spans: np.ndarray, target_spans: np.ndarray, source_mean: np.ndarray, target_mean: np.ndarray
+        self,
+        source_spans: np.ndarray,
+        target_spans: np.ndarray,
+        source_mean: np.ndarray,
+        target_mean: np.ndarray,
     ) -> None:
         self.shape = (*source_spans.shape[:2], target_spans.shape[1])
         self._sources, self._targets = source_spans, target_spans
         self._columns = target_spans.reshape(-1, target_spans.shape[2]).T
-        self._source_chance = 1 - source_spans @ target_mean  # (a, n): the mean of 1 - cos to any target
+        self._source_chance = (
+            1 - source_spans @ target_mean
+        )  # (a, n): the mean of 1 - cos to any target
         self._target_chance = 1 - target_spans @ source_mean  # (b, m)
 
     def ending_at(self, i: int) -> np.ndarray:
@@ -173,14 +189,22 @@ class _BeadCosts:
         """
         p = np.arange(min(len(self._sources), i))
         q = np.arange(len(self._targets))
-        products = (self._sources[p, i - 1 - p] @ self._columns).reshape(len(p), *self._target_chance.shape)
+        products = (self._sources[p, i - 1 - p] @ self._columns).reshape(
+            len(p), *self._target_chance.shape
+        )
         chance = self._source_chance[p, i - 1 - p][:, None, None] + self._target_chance
         return _cost(products, chance, ((p + 1)[:, None] * (q + 1))[:, :, None])
 
     def of(self, i: int, p: int, j: int, q: int) -> float:
         """Of the p sources from i on and the q targets from j on."""
         product = self._sources[p - 1, i] @ self._targets[q - 1, j]
-        return float(_cost(product, self._source_chance[p - 1, i] + self._target_chance[q - 1, j], np.array(p * q)))
+        return float(
+            _cost(
+                product,
+                self._source_chance[p - 1, i] + self._target_chance[q - 1, j],
+                np.array(p * q),
+            )
+        )
 
 
 def _cost(products: np.ndarray, chance: np.ndarray, sentences: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ PRODUCTS_PER_SECOND = 33e9  # of numbers, multiplied and added in float32
 EMBED_SECONDS = 0.013  # of a sentence, by multilingual-e5-small
 CELLS = 256
 PROBED = 1 / 16  # of the cells
-LEAST_PROBES = 8
+MIN_PROBES = 8
 PROPOSED = 32  # cells by float32 products, of which the nearest are told in float64
 ROWS_AT_ONCE = 512  # 25 MB of their proposed centroids, of 384 dimensions
 BITS = 20  # of a shard's number in a key
@@ -64,17 +64,24 @@ class MiningCells:
 
         The same for a row whatever rows are beside it.
         """
-        parts = [self._nearest(vectors[i : i + ROWS_AT_ONCE], count) for i in range(0, len(vectors), ROWS_AT_ONCE)]
+        parts = [
+            self._nearest(vectors[i : i + ROWS_AT_ONCE], count)
+            for i in range(0, len(vectors), ROWS_AT_ONCE)
+        ]
         return np.concatenate([np.zeros((0, count), np.int64), *parts])
 
     def _nearest(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        proposed = np.argsort(-(vectors @ self.centroids.T), axis=1, kind="stable")[:, : max(PROPOSED, count)]
+        proposed = np.argsort(-(vectors @ self.centroids.T), axis=1, kind="stable")[
+            :, : max(PROPOSED, count)
+        ]
         rows = np.repeat(np.arange(len(vectors)), proposed.shape[1])
         exact = cosines(vectors[rows], self.centroids[proposed.reshape(-1)]).reshape(proposed.shape)
         best = np.lexsort((proposed, -exact), axis=1)[:, :count]
         return np.take_along_axis(proposed, best, axis=1)
 
-    def route(self, vectors: np.ndarray, hashes: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    def route(
+        self, vectors: np.ndarray, hashes: np.ndarray, side: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Where the rows of a side go: their places, int64 (v,), and the keys of two shards, int64 (v,).
 
         Args:
@@ -91,7 +98,9 @@ class MiningCells:
         return rows[repeated], (cells[repeated] << 2 * BITS) | (first << BITS) | second
 
 
-def fit_cells(samples: tuple[np.ndarray, np.ndarray], rows: tuple[int, int], shard_rows: int) -> MiningCells:
+def fit_cells(
+    samples: tuple[np.ndarray, np.ndarray], rows: tuple[int, int], shard_rows: int
+) -> MiningCells:
     """Cells for two sides, of samples of either, unit float32 (s, dim) and (t, dim), one at least, centred alike.
 
     `CELLS` of them, fewer for samples of fewer than `POINTS_PER_CELL` rows a cell; shards have about `shard_rows`.
@@ -101,13 +110,15 @@ def fit_cells(samples: tuple[np.ndarray, np.ndarray], rows: tuple[int, int], sha
     cells = min(CELLS, max(1, len(points) // POINTS_PER_CELL))
     centroids = np.unique(spherical_k_means(points, cells), axis=0)
     probing = 0 if rows[0] <= rows[1] else 1
-    probes = min(len(centroids), max(LEAST_PROBES, round(PROBED * len(centroids))))
+    probes = min(len(centroids), max(MIN_PROBES, round(PROBED * len(centroids))))
     fitted = MiningCells(centroids, probes, probing, np.ones((2, len(centroids)), np.int64))
     shards = [_shards(fitted, samples[side], side, rows[side], shard_rows) for side in (0, 1)]
     return dataclasses.replace(fitted, shards=np.stack(shards))
 
 
-def _shards(cells: MiningCells, sample: np.ndarray, side: int, rows: int, shard_rows: int) -> np.ndarray:
+def _shards(
+    cells: MiningCells, sample: np.ndarray, side: int, rows: int, shard_rows: int
+) -> np.ndarray:
     """int64 (c,): how many shards the rows of a side need in each cell, as the sample tells."""
     near = cells.nearest(sample, cells.probes if side == cells.probing else 1)
     seen = np.bincount(near.reshape(-1), minlength=len(cells.centroids))

@@ -53,13 +53,21 @@ class NegativeRule:
         if self.num_negatives < 1:
             raise InputError(f"num_negatives is {self.num_negatives}; use 1 or more")
         if not 1 <= self.first_rank <= self.last_rank:
-            raise InputError(f"ranks from {self.first_rank} to {self.last_rank}; use 1 or more, and the smaller one first")
+            raise InputError(
+                f"ranks from {self.first_rank} to {self.last_rank}; use 1 or more, and the smaller one first"
+            )
         for name in ("absolute_margin", "relative_margin"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"{name} is {value}; use 0 or more, or None")
-        if self.min_score is not None and self.max_score is not None and self.min_score > self.max_score:
-            raise InputError(f"min_score is {self.min_score}, above max_score {self.max_score}; swap them")
+        if (
+            self.min_score is not None
+            and self.max_score is not None
+            and self.min_score > self.max_score
+        ):
+            raise InputError(
+                f"min_score is {self.min_score}, above max_score {self.max_score}; swap them"
+            )
 
 
 def rank_others(near: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
@@ -74,7 +82,10 @@ def choose_negatives(near: pl.DataFrame, pairs: pl.DataFrame, rule: NegativeRule
     """
     least = pairs.group_by(SOURCE_ID).agg(pl.col(SCORE).min().cast(pl.Float64).alias("least"))
     ranked = rank_others(near, pairs).join(least, on=SOURCE_ID, how="inner", maintain_order="left")
-    score, passes = pl.col(COSINE).cast(pl.Float64), pl.col(RANK).is_between(rule.first_rank, rule.last_rank)
+    score, passes = (
+        pl.col(COSINE).cast(pl.Float64),
+        pl.col(RANK).is_between(rule.first_rank, rule.last_rank),
+    )
     if rule.absolute_margin is not None:
         passes &= score <= pl.col("least") - rule.absolute_margin
     if rule.relative_margin is not None:
@@ -83,7 +94,11 @@ def choose_negatives(near: pl.DataFrame, pairs: pl.DataFrame, rule: NegativeRule
         passes &= score >= rule.min_score
     if rule.max_score is not None:
         passes &= score <= rule.max_score
-    return ranked.filter(passes).drop("least").filter(pl.int_range(pl.len()).over(SOURCE_ID) < rule.num_negatives)
+    return (
+        ranked.filter(passes)
+        .drop("least")
+        .filter(pl.int_range(pl.len()).over(SOURCE_ID) < rule.num_negatives)
+    )
 
 
 def with_consistency(near: pl.DataFrame, pairs: pl.DataFrame, depth: int) -> pl.DataFrame:
@@ -92,11 +107,17 @@ def with_consistency(near: pl.DataFrame, pairs: pl.DataFrame, depth: int) -> pl.
     `near` has the `depth` nearest of each query, and one that does not belong to it if there is one, or more.
     """
     ranks = _ranked(near).filter(pl.col(RANK) <= depth).select(*_PAIR, RANK)
-    rivals = rank_others(near, pairs).filter(pl.col(RANK) == 1).select(SOURCE_ID, pl.col(COSINE).alias(RIVAL))
+    rivals = (
+        rank_others(near, pairs)
+        .filter(pl.col(RANK) == 1)
+        .select(SOURCE_ID, pl.col(COSINE).alias(RIVAL))
+    )
     joined = pairs.join(ranks, on=_PAIR, how="left", maintain_order="left")
     return joined.join(rivals, on=SOURCE_ID, how="left", maintain_order="left")
 
 
 def _ranked(near: pl.DataFrame) -> pl.DataFrame:
     ordered = near.sort(SOURCE_ID, COSINE, TARGET_ID, descending=[False, True, False])
-    return ordered.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(SOURCE_ID).alias(RANK))
+    return ordered.with_columns(
+        pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(SOURCE_ID).alias(RANK)
+    )

@@ -50,7 +50,9 @@ def mean_cosines(found: Neighbors) -> np.ndarray:
     return (total / np.maximum(1, there.sum(axis=1))).astype(np.float32)
 
 
-def margins(cosine: np.ndarray, forward_mean: np.ndarray, backward_mean: np.ndarray, margin: Margin) -> np.ndarray:
+def margins(
+    cosine: np.ndarray, forward_mean: np.ndarray, backward_mean: np.ndarray, margin: Margin
+) -> np.ndarray:
     """float32 (n,): the margins of pairs, from three float32 (n,).
 
     A ratio to a mean that is not positive says nothing, as it may be for centred vectors: it is -inf.
@@ -86,7 +88,9 @@ def merge_candidates(forward: pl.DataFrame, backward: pl.DataFrame) -> pl.DataFr
     return both.select(*pair, FORWARD_RANK, BACKWARD_RANK).sort(SOURCE_ID, TARGET_ID)
 
 
-def with_margins(candidates: pl.DataFrame, sources: pl.DataFrame, targets: pl.DataFrame, margin: Margin) -> pl.DataFrame:
+def with_margins(
+    candidates: pl.DataFrame, sources: pl.DataFrame, targets: pl.DataFrame, margin: Margin
+) -> pl.DataFrame:
     """`candidates` with forward_mean, backward_mean and margin.
 
     Args:
@@ -95,7 +99,9 @@ def with_margins(candidates: pl.DataFrame, sources: pl.DataFrame, targets: pl.Da
     """
     scored = candidates.join(sources, on=SOURCE_ID, how="left", maintain_order="left")
     scored = scored.join(targets, on=TARGET_ID, how="left", maintain_order="left")
-    cosine, forward, backward = (scored[name].to_numpy() for name in (COSINE, FORWARD_MEAN, BACKWARD_MEAN))
+    cosine, forward, backward = (
+        scored[name].to_numpy() for name in (COSINE, FORWARD_MEAN, BACKWARD_MEAN)
+    )
     return scored.with_columns(pl.Series(MARGIN, margins(cosine, forward, backward, margin)))
 
 
@@ -120,12 +126,16 @@ def retrieve(candidates: pl.DataFrame, retrieval: Retrieval) -> pl.DataFrame:
 
 def best_forward(candidates: pl.DataFrame) -> pl.DataFrame:
     """Of each source its best candidate among its own neighbours."""
-    return best_first(candidates.filter(pl.col(FORWARD_RANK).is_not_null())).unique(SOURCE_ID, keep="first")
+    return best_first(candidates.filter(pl.col(FORWARD_RANK).is_not_null())).unique(
+        SOURCE_ID, keep="first"
+    )
 
 
 def best_backward(candidates: pl.DataFrame) -> pl.DataFrame:
     """Of each target its best candidate among its own neighbours."""
-    return best_first(candidates.filter(pl.col(BACKWARD_RANK).is_not_null())).unique(TARGET_ID, keep="first")
+    return best_first(candidates.filter(pl.col(BACKWARD_RANK).is_not_null())).unique(
+        TARGET_ID, keep="first"
+    )
 
 
 def mutual_best(forward: pl.DataFrame, backward: pl.DataFrame) -> pl.DataFrame:
@@ -139,7 +149,9 @@ def greedy_one_to_one(pairs: pl.DataFrame) -> pl.DataFrame:
     sources: set[int] = set()
     targets: set[int] = set()
     kept = []
-    for source, target in zip(ordered[SOURCE_ID].to_list(), ordered[TARGET_ID].to_list(), strict=True):
+    for source, target in zip(
+        ordered[SOURCE_ID].to_list(), ordered[TARGET_ID].to_list(), strict=True
+    ):
         free = source not in sources and target not in targets
         kept.append(free)
         if free:

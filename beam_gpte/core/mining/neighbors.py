@@ -18,7 +18,9 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.similarity import cosines
 
 TILE = 2048  # rows and columns; 16 MB
-SEGMENTS = 64  # of a tile's row, at least: few are cheap, four times k make the bound almost the k-th best
+SEGMENTS = (
+    64  # of a tile's row, at least: few are cheap, four times k make the bound almost the k-th best
+)
 SLACK = 1e-5  # twice what fp32 products of unit vectors are off by in a GEMM
 HITS_WAITING = 1 << 21  # proposed by tiles, before they are scored: 40 MB
 PAIRS_SCORED = 1 << 13  # at once: 13 MB of either side at 384 dimensions
@@ -46,13 +48,20 @@ def no_neighbors(rows: int, k: int, id_dtype: np.dtype) -> Neighbors:
 
 def merge_neighbors(a: Neighbors, b: Neighbors) -> Neighbors:
     """The k nearest of the same n rows, given the k nearest among some, and among others: associative and commutative."""
-    ids, found = np.concatenate([a.ids, b.ids], axis=1), np.concatenate([a.cosines, b.cosines], axis=1)
+    ids, found = (
+        np.concatenate([a.ids, b.ids], axis=1),
+        np.concatenate([a.cosines, b.cosines], axis=1),
+    )
     best = np.lexsort((ids, -found), axis=1)[:, : a.ids.shape[1]]
     return Neighbors(np.take_along_axis(ids, best, axis=1), np.take_along_axis(found, best, axis=1))
 
 
 def nearest_neighbors(
-    source_vectors: np.ndarray, source_ids: np.ndarray, target_vectors: np.ndarray, target_ids: np.ndarray, k: int
+    source_vectors: np.ndarray,
+    source_ids: np.ndarray,
+    target_vectors: np.ndarray,
+    target_ids: np.ndarray,
+    k: int,
 ) -> tuple[Neighbors, Neighbors]:
     """The targets nearest to each source, and the sources nearest to each target: exact, ties by id.
 
@@ -71,10 +80,15 @@ def nearest_neighbors(
     """
     if source_vectors.shape[1] != target_vectors.shape[1]:
         dims = f"{source_vectors.shape[1]} and {target_vectors.shape[1]}"
-        raise InputError(f"vectors of {dims} dimensions on the two sides; embed both sides with the same model")
+        raise InputError(
+            f"vectors of {dims} dimensions on the two sides; embed both sides with the same model"
+        )
     sources, targets = _Side(source_vectors, source_ids, k), _Side(target_vectors, target_ids, k)
     segments = min(TILE, max(SEGMENTS, 4 << (k - 1).bit_length()))
-    forward, backward = _Search(sources.vectors, targets.vectors, k), _Search(targets.vectors, sources.vectors, k)
+    forward, backward = (
+        _Search(sources.vectors, targets.vectors, k),
+        _Search(targets.vectors, sources.vectors, k),
+    )
     buffer = np.empty(TILE * TILE, np.float32)
     for i in range(0, len(sources.vectors), TILE):
         rows = sources.vectors[i : i + TILE]
@@ -87,7 +101,9 @@ def nearest_neighbors(
             np.matmul(rows, columns.T, out=tile[: len(rows), : len(columns)])
             forward.look(i, j, tile.reshape(high, -1, segments)[: len(rows)])
             backward.look(j, i, tile.reshape(-1, segments, wide).transpose(2, 0, 1)[: len(columns)])
-    return sources.of_rows(targets.of_copies(forward.nearest())), targets.of_rows(sources.of_copies(backward.nearest()))
+    return sources.of_rows(targets.of_copies(forward.nearest())), targets.of_rows(
+        sources.of_copies(backward.nearest())
+    )
 
 
 class _Side:
@@ -102,7 +118,9 @@ class _Side:
         rows = np.ascontiguousarray(vectors[by_id], np.float32)
         if not np.isfinite(rows).all():
             bad = ids[by_id][~np.isfinite(rows).all(axis=1)][0]
-            raise InputError(f"the vector of row {bad} has NaN or infinity; embed it again or leave it out")
+            raise InputError(
+                f"the vector of row {bad} has NaN or infinity; embed it again or leave it out"
+            )
         bytes_of_rows = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).reshape(-1)
         _, first, group = np.unique(bytes_of_rows, return_index=True, return_inverse=True)
         place = np.empty(len(first), np.int64)
@@ -113,7 +131,9 @@ class _Side:
         self._group[by_id] = group
         number, by_group = _number_within(group)
         few = number < k
-        self._copies = np.full((number[few].max(initial=0) + 1, len(first)), np.iinfo(ids.dtype).max, ids.dtype)
+        self._copies = np.full(
+            (number[few].max(initial=0) + 1, len(first)), np.iinfo(ids.dtype).max, ids.dtype
+        )
         self._copies[number[few], group[by_group][few]] = ids[by_id][by_group][few]
         self._counts = np.bincount(group, minlength=len(first))
 
@@ -130,7 +150,8 @@ class _Side:
         for number, ids in enumerate(self._copies if len(self.vectors) else ()):
             more = there & (self._counts[at] > number)
             copies = Neighbors(
-                np.where(more, ids[at], np.iinfo(ids.dtype).max), np.where(more, found.cosines, np.float32(-np.inf))
+                np.where(more, ids[at], np.iinfo(ids.dtype).max),
+                np.where(more, found.cosines, np.float32(-np.inf)),
             )
             nearest = merge_neighbors(nearest, copies) if number else copies
         return nearest
@@ -149,17 +170,22 @@ class _Search:
 
     def look(self, row: int, other: int, products: np.ndarray) -> None:
         """Look at products, float32 (r, p, segments), of rows from `row` on and others from `other` on: p x segments
-        of them, or fewer and then -inf."""
+        of them, or fewer and then -inf.
+        """
         k, segments = self._best.shape[1], products.shape[2]
         here = slice(row, row + len(products))
         largest = np.ascontiguousarray(products.max(axis=1))
-        self._best[here] = np.partition(np.concatenate([self._best[here], largest], axis=1), segments, axis=1)[:, -k:]
+        self._best[here] = np.partition(
+            np.concatenate([self._best[here], largest], axis=1), segments, axis=1
+        )[:, -k:]
         least = self._best[here].min(axis=1) - np.float32(SLACK)
         i, segment = np.divmod(np.flatnonzero(largest >= least[:, None]), segments)
         inside = products[i, :, segment]
         hit, part = np.nonzero(inside >= least[i, None])
         if len(hit):
-            self._hits.append((row + i[hit], other + part * segments + segment[hit], inside[hit, part]))
+            self._hits.append(
+                (row + i[hit], other + part * segments + segment[hit], inside[hit, part])
+            )
             self._waiting += len(hit)
         if self._waiting > HITS_WAITING:
             self._score()
@@ -175,7 +201,9 @@ class _Search:
         near = product >= self._best.min(axis=1)[row] - np.float32(SLACK)
         row, other = row[near], other[near]
         parts = [slice(start, start + PAIRS_SCORED) for start in range(0, len(row), PAIRS_SCORED)]
-        score = np.concatenate([cosines(self._rows[row[part]], self._others[other[part]]) for part in parts])
+        score = np.concatenate(
+            [cosines(self._rows[row[part]], self._others[other[part]]) for part in parts]
+        )
         order = np.lexsort((other, -score, row))
         row, other, score = row[order], other[order], score[order]
         number, _ = _number_within(row)

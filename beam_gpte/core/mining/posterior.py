@@ -18,19 +18,21 @@ import numpy as np
 
 from beam_gpte.core.errors import InputError
 
-BIN = 2.0**-12  # a power of two, so that a bin's edge is exact: a score is in a bin or above if it is at least its edge
+BIN = (
+    2.0**-12
+)  # a power of two, so that a bin's edge is exact: a score is in a bin or above if it is at least its edge
 STARTS = (0.5, 0.8, 0.95, 0.99)  # shares of scores below the cuts that EM starts from
 GAUSSIANS = (2, 3)  # of both humps together
 ITERATIONS = 500
 CONVERGED = 1e-9  # log likelihood of a score
-LEAST_SCORES = 50  # that five numbers are fitted to
-LEAST_OF_ONE = 10  # scores of a Gaussian: fewer are strays
-LEAST_VARIANCE = BIN**2 / 12  # of scores spread over one bin
-LEAST_SPREAD = 0.03  # of a Gaussian, in deviations of all scores: on a few equal ones it would be infinitely likely
+MIN_SCORES = 50  # that five numbers are fitted to
+MIN_OF_ONE = 10  # scores of a Gaussian: fewer are strays
+MIN_VARIANCE = BIN**2 / 12  # of scores spread over one bin
+MIN_SPREAD = 0.03  # of a Gaussian, in deviations of all scores: on a few equal ones it would be infinitely likely
 TINY = 1e-300  # scores of a Gaussian that has lost all
 POINTS = 10_001  # where the posterior is computed, for what lies between
 # a difference of means in standard deviations: two equal Gaussians have two humps from 2 on (Ashman, Bird and Zepf 1994)
-LEAST_SEPARATION = 2.0
+MIN_SEPARATION = 2.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,12 +108,18 @@ class Mixture:
         """
         at, curve = self._curve()
         if curve[-1] < posterior:
-            raise InputError(f"no score has a posterior of {posterior}, the most is {curve[-1]:.3f}; give a threshold")
+            raise InputError(
+                f"no score has a posterior of {posterior}, the most is {curve[-1]:.3f}; give a threshold"
+            )
         return float(at[np.searchsorted(curve, posterior)])
 
     def _curve(self) -> tuple[np.ndarray, np.ndarray]:
-        at = np.linspace(self.means[0], self.means[-1] + 10 * math.sqrt(max(self.variances)), POINTS)
-        log = _log_densities(at, *(np.array(values) for values in (self.shares, self.means, self.variances)))
+        at = np.linspace(
+            self.means[0], self.means[-1] + 10 * math.sqrt(max(self.variances)), POINTS
+        )
+        log = _log_densities(
+            at, *(np.array(values) for values in (self.shares, self.means, self.variances))
+        )
         odds = np.logaddexp.reduce(log[self.chance :]) - np.logaddexp.reduce(log[: self.chance])
         return at, np.maximum.accumulate(1 / (1 + np.exp(-np.clip(odds, -700, 700))))
 
@@ -122,21 +130,29 @@ def fit_mixture(scores: Histogram) -> Mixture:
     Two or three, whichever Schwarz's criterion (1978) prefers, from whichever start is likeliest.
 
     Raises:
-      InputError: there are fewer than `LEAST_SCORES`, or they are all in one bin, or they have one hump.
+      InputError: there are fewer than `MIN_SCORES`, or they are all in one bin, or they have one hump.
     """
     hint = "; give a threshold, or a target precision and decoys"
-    if scores.total < LEAST_SCORES:
-        raise InputError(f"{scores.total} scores are too few to tell pairs from chance, {LEAST_SCORES} are needed{hint}")
+    if scores.total < MIN_SCORES:
+        raise InputError(
+            f"{scores.total} scores are too few to tell pairs from chance, {MIN_SCORES} are needed{hint}"
+        )
     if len(scores.bins) == 1:
         raise InputError(
             f"all {scores.total} scores are about {scores.middles[0]:.4g}: nothing tells pairs from chance{hint}"
         )
     below = np.cumsum(scores.counts) / scores.total
     cuts = sorted({min(int(np.searchsorted(below, share)), len(below) - 2) for share in STARTS})
-    fits = [_fit(scores, start) for count in GAUSSIANS for start in itertools.combinations(cuts, count - 1)]
+    fits = [
+        _fit(scores, start)
+        for count in GAUSSIANS
+        for start in itertools.combinations(cuts, count - 1)
+    ]
     likelihood, fitted = max(fits, key=lambda fit: fit[0])
-    if likelihood <= _fit(scores, ())[0] or fitted.separation < LEAST_SEPARATION:
-        raise InputError(f"the scores of {scores.total} pairs have one hump: nothing tells pairs from chance{hint}")
+    if likelihood <= _fit(scores, ())[0] or fitted.separation < MIN_SEPARATION:
+        raise InputError(
+            f"the scores of {scores.total} pairs have one hump: nothing tells pairs from chance{hint}"
+        )
     return fitted
 
 
@@ -152,7 +168,7 @@ def _fit(scores: Histogram, cuts: tuple[int, ...]) -> tuple[float, Mixture]:
         mass = np.maximum(weights.sum(axis=1), TINY)
         means = weights @ x / mass
         variances = (weights * (x - means[:, None]) ** 2).sum(axis=1) / mass
-        variances = np.maximum(variances, max(LEAST_VARIANCE, LEAST_SPREAD**2 * spread))
+        variances = np.maximum(variances, max(MIN_VARIANCE, MIN_SPREAD**2 * spread))
         log = _log_densities(x, mass / mass.sum(), means, variances)
         largest = log.max(axis=0)
         members = np.exp(log - largest)
@@ -165,12 +181,16 @@ def _fit(scores: Histogram, cuts: tuple[int, ...]) -> tuple[float, Mixture]:
     order = np.argsort(means, kind="stable")
     shares, means, variances = (mass / mass.sum())[order], means[order], variances[order]
     widest = int(np.argmax([0.0, *_separations(means, variances)]))
-    fitted = Mixture(tuple(shares.tolist()), tuple(means.tolist()), tuple(variances.tolist()), widest)
+    fitted = Mixture(
+        tuple(shares.tolist()), tuple(means.tolist()), tuple(variances.tolist()), widest
+    )
     penalty = (3 * len(mass) - 1) / 2 * math.log(scores.total)
-    return (likelihood - penalty if mass.min() >= LEAST_OF_ONE else -np.inf), fitted
+    return (likelihood - penalty if mass.min() >= MIN_OF_ONE else -np.inf), fitted
 
 
-def _log_densities(x: np.ndarray, shares: np.ndarray, means: np.ndarray, variances: np.ndarray) -> np.ndarray:
+def _log_densities(
+    x: np.ndarray, shares: np.ndarray, means: np.ndarray, variances: np.ndarray
+) -> np.ndarray:
     """float64 (c, n): of each Gaussian at each score."""
     heights = np.log(shares / np.sqrt(2 * np.pi * variances))
     return heights[:, None] - (x - means[:, None]) ** 2 / (2 * variances[:, None])
@@ -182,7 +202,9 @@ def _separations(means: Sequence[float], variances: Sequence[float]) -> list[flo
     return [(b[0] - a[0]) / math.sqrt((a[1] + b[1]) / 2) for a, b in itertools.pairwise(gaussians)]
 
 
-def precision_threshold(pairs: Histogram, decoys: Histogram, target_precision: float, sources_per_decoy: float) -> float:
+def precision_threshold(
+    pairs: Histogram, decoys: Histogram, target_precision: float, sources_per_decoy: float
+) -> float:
     """The least threshold at which at least `target_precision` of the pairs are estimated to be right.
 
     Decoys are sentences known to have no translation, mined along with the source: each pair of one is wrong. A source is
@@ -212,5 +234,7 @@ def precision_threshold(pairs: Histogram, decoys: Histogram, target_precision: f
     enough = np.flatnonzero(precision >= target_precision)
     if not len(enough):
         most = f"the most is {precision.max():.3f}" if len(precision) else "there are no pairs"
-        raise InputError(f"no threshold has a precision of {target_precision}: {most}; give more decoys or ask for less")
+        raise InputError(
+            f"no threshold has a precision of {target_precision}: {most}; give more decoys or ask for less"
+        )
     return float(pairs.bins[enough[0]] * BIN)

@@ -24,11 +24,13 @@ Span = tuple[int, int]  # characters from start to end, exclusive
 Sentences = Callable[[str], Sequence[Span]]  # of a text, in order, without the blanks around them
 Split = Literal["sentences", "lines", "words"]
 
-MOST_TOKENS = 20  # of one character: NFKC makes up to 18 of one
+MAX_TOKENS = 20  # of one character: NFKC makes up to 18 of one
 
 # Unicode's words (UAX 29): a run of letters, one Chinese character, one mark; blanks go with what precedes them
 _WORD = regex.compile(r"(?:(?!\s)\b.+?\b|\S)\s*|\s+", regex.DOTALL | regex.WORD)
-_GRAPHEME = regex.compile(r"\X")  # a letter with its accents, an emoji of several characters, a line break of two
+_GRAPHEME = regex.compile(
+    r"\X"
+)  # a letter with its accents, an emoji of several characters, a line break of two
 _LINE = regex.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
@@ -81,11 +83,13 @@ class TokenSizes:
 
     def estimate(self, start: int, end: int) -> int:
         """Tokens of the whole that lie in it or reach into it."""
-        return max(0, bisect.bisect_left(self._starts, end) - bisect.bisect_right(self._ends, start))
+        return max(
+            0, bisect.bisect_left(self._starts, end) - bisect.bisect_right(self._ends, start)
+        )
 
     def surely_fits(self, start: int, end: int, limit: int) -> bool:
         """Whether it is too short not to fit, which needs no look at its tokens."""
-        return (end - start) * MOST_TOKENS <= limit
+        return (end - start) * MAX_TOKENS <= limit
 
 
 Sizes = Characters | TokenSizes
@@ -141,7 +145,9 @@ class Chunker:
         elif part.split == "sentences":
             yield from self._finer(self._sentences(start, end), (_WORD, _GRAPHEME))
         else:
-            yield from self._finer([match.span() for match in _WORD.finditer(self.text, start, end)], (_GRAPHEME,))
+            yield from self._finer(
+                [match.span() for match in _WORD.finditer(self.text, start, end)], (_GRAPHEME,)
+            )
 
     def _finer(self, spans: Iterable[Span], patterns: tuple[Any, ...]) -> Iterator[Span]:
         for span in spans:
@@ -149,7 +155,10 @@ class Chunker:
             if end - start <= 1 or self._fits(start, end):
                 yield start, end
             elif patterns:
-                yield from self._finer((match.span() for match in patterns[0].finditer(self.text, start, end)), patterns[1:])
+                yield from self._finer(
+                    (match.span() for match in patterns[0].finditer(self.text, start, end)),
+                    patterns[1:],
+                )
             else:
                 yield from ((at, at + 1) for at in range(start, end))
 
@@ -178,16 +187,27 @@ class Chunker:
         start, low, high = units[first][0], fresh - 1, len(units)
         while high - low > 1:  # by the estimate, which costs nothing
             middle = (low + high) // 2
-            low, high = (middle, high) if self.sizes.estimate(start, units[middle][1]) <= self.limit else (low, middle)
+            low, high = (
+                (middle, high)
+                if self.sizes.estimate(start, units[middle][1]) <= self.limit
+                else (low, middle)
+            )
         last, step = low, 1
         while last >= fresh and not self._fits(start, units[last][1]):
-            last, step = last - step, 2 * step  # ever further back: a run that is one unknown token has very many alone
+            last, step = (
+                last - step,
+                2 * step,
+            )  # ever further back: a run that is one unknown token has very many alone
         return max(last, fresh - 1)
 
     def _shared(self, units: list[Span], least: int, fresh: int) -> int:
         """The first unit, from `least` on, from which those before `fresh` fit into the overlap."""
         first = fresh
-        while self.overlap and first > least and self._within(units[first - 1][0], units[fresh - 1][1], self.overlap):
+        while (
+            self.overlap
+            and first > least
+            and self._within(units[first - 1][0], units[fresh - 1][1], self.overlap)
+        ):
             first -= 1
         return first
 
@@ -198,7 +218,10 @@ class Chunker:
         if self.sizes.surely_fits(start, end, limit):
             return True
         # far too much by the estimate is too much: a whole text need not be measured
-        return self.sizes.estimate(start, end) <= 2 * limit + 8 and self.sizes.size(start, end) <= limit
+        return (
+            self.sizes.estimate(start, end) <= 2 * limit + 8
+            and self.sizes.size(start, end) <= limit
+        )
 
     def _trim(self, start: int, end: int) -> Span:
         """Without white space around it."""

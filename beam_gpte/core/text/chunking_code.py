@@ -44,7 +44,9 @@ _LANGUAGES = {
         "class_declaration struct_declaration record_declaration interface_declaration enum_declaration method_declaration "
         "constructor_declaration property_declaration namespace_declaration delegate_declaration",
     ),
-    "c++": _language("cpp", f"{_C} class_specifier namespace_definition template_declaration concept_definition"),
+    "c++": _language(
+        "cpp", f"{_C} class_specifier namespace_definition template_declaration concept_definition"
+    ),
     "go": _language("go", "function_declaration method_declaration type_declaration"),
     "java": _language(
         "java",
@@ -61,16 +63,32 @@ _LANGUAGES = {
     "python": _language("python", "function_definition class_definition decorated_definition"),
     "ruby": _language("ruby", "method singleton_method class module"),
     "rust": _language(
-        "rust", "function_item struct_item enum_item union_item trait_item impl_item mod_item macro_definition"
+        "rust",
+        "function_item struct_item enum_item union_item trait_item impl_item mod_item macro_definition",
     ),
     "tsx": _language("typescript", _TYPESCRIPT, "language_tsx"),
     "typescript": _language("typescript", _TYPESCRIPT, "language_typescript"),
 }
 LANGUAGES = tuple(_LANGUAGES)
-_ALIASES = {"cpp": "c++", "csharp": "c#", "cs": "c#", "js": "javascript", "jsx": "javascript", "py": "python", "rb": "ruby"}
+_ALIASES = {
+    "cpp": "c++",
+    "csharp": "c#",
+    "cs": "c#",
+    "js": "javascript",
+    "jsx": "javascript",
+    "py": "python",
+    "rb": "ruby",
+}
 _ALIASES |= {"ts": "typescript", "golang": "go", "rs": "rust"}
-_INLINE = ("lexical_declaration", "export_statement")  # definitions if they hold a function or a class
-_WRAPPERS = (*_INLINE, "decorated_definition", "template_declaration")  # what is in them is what is in the one they hold
+_INLINE = (
+    "lexical_declaration",
+    "export_statement",
+)  # definitions if they hold a function or a class
+_WRAPPERS = (
+    *_INLINE,
+    "decorated_definition",
+    "template_declaration",
+)  # what is in them is what is in the one they hold
 _DEEPEST = 200  # below a node; Python's stack holds more, an expression may nest deeper
 
 
@@ -91,7 +109,9 @@ def code_parts(text: str, language: str) -> list[Part]:
     tree = _parser(language).parse(data)
     definitions = list(_definitions(tree.root_node, _LANGUAGES[language].definitions))
     offsets = _Offsets(data, text)
-    return list(_parts(text, definitions, offsets, 0, len(text))) or [Part(0, len(text), split="lines")]
+    return list(_parts(text, definitions, offsets, 0, len(text))) or [
+        Part(0, len(text), split="lines")
+    ]
 
 
 @functools.cache
@@ -102,7 +122,9 @@ def _parser(language: str) -> Any:
 
         grammar = getattr(importlib.import_module(known.module), known.function)()
     except ImportError as error:
-        raise InputError(f"chunks of {language} need {known.module}; pip install 'beam-gpte[chunks]'") from error
+        raise InputError(
+            f"chunks of {language} need {known.module}; pip install 'beam-gpte[chunks]'"
+        ) from error
     return tree_sitter.Parser(tree_sitter.Language(grammar))
 
 
@@ -128,9 +150,15 @@ def _definitions(node: Any, kinds: frozenset[str], depth: int = 0) -> Iterator[_
         inner = tuple(_definitions(child, kinds, depth + 1))
         if child.type in kinds and (child.type not in _INLINE or inner or _holds_function(child)):
             held = inner[0] if len(inner) == 1 and child.type in _WRAPPERS else None
-            apart = not re.search("function|method|constructor", child.type) if held is None else held.apart
+            apart = (
+                not re.search("function|method|constructor", child.type)
+                if held is None
+                else held.apart
+            )
             first = comments[0] if comments else child
-            yield _Definition(first.start_byte, child.end_byte, inner if held is None else held.inner, apart)
+            yield _Definition(
+                first.start_byte, child.end_byte, inner if held is None else held.inner, apart
+            )
         else:
             yield from inner
         comments = []
@@ -139,10 +167,15 @@ def _definitions(node: Any, kinds: frozenset[str], depth: int = 0) -> Iterator[_
 def _holds_function(node: Any) -> bool:
     """Whether a declaration is of a function, as ``const f = () => ...`` is."""
     values = [child.child_by_field_name("value") for child in node.named_children]
-    return any(value is not None and value.type in ("arrow_function", "function_expression", "class") for value in values)
+    return any(
+        value is not None and value.type in ("arrow_function", "function_expression", "class")
+        for value in values
+    )
 
 
-def _parts(text: str, definitions: Sequence[_Definition], offsets: "_Offsets", start: int, end: int) -> Iterator[Part]:
+def _parts(
+    text: str, definitions: Sequence[_Definition], offsets: "_Offsets", start: int, end: int
+) -> Iterator[Part]:
     """Definitions, with the rest of their last line, and what stands between them; nothing if there are no definitions."""
     at = start
     bounds = [(offsets.character(one.start), offsets.character(one.end)) for one in definitions]
@@ -154,7 +187,13 @@ def _parts(text: str, definitions: Sequence[_Definition], offsets: "_Offsets", s
             last = end
         if first > at:
             yield Part(at, first, split="lines")
-        yield Part(first, last, tuple(_parts(text, one.inner, offsets, first, last)), "lines", one.apart and bool(one.inner))
+        yield Part(
+            first,
+            last,
+            tuple(_parts(text, one.inner, offsets, first, last)),
+            "lines",
+            one.apart and bool(one.inner),
+        )
         at = last
     if definitions and at < end:
         yield Part(at, end, split="lines")

@@ -28,7 +28,9 @@ def _parser() -> Any:
     try:
         from markdown_it import MarkdownIt
     except ImportError as error:
-        raise InputError("chunks of Markdown need markdown-it-py; pip install 'beam-gpte[chunks]'") from error
+        raise InputError(
+            "chunks of Markdown need markdown-it-py; pip install 'beam-gpte[chunks]'"
+        ) from error
     return MarkdownIt("commonmark").enable("table")
 
 
@@ -58,7 +60,9 @@ def _blocks(tokens: list[Any], starts: list[int], start: int, end: int) -> list[
     for (token, below), (own, stop) in zip(opened, itertools.pairwise(bounds), strict=False):
         level = int(token.tag[1]) if token.type == "heading_open" else None
         verbatim = token.type in _VERBATIM
-        children = () if verbatim else tuple(block.part for block in _blocks(below, starts, own, stop))
+        children = (
+            () if verbatim else tuple(block.part for block in _blocks(below, starts, own, stop))
+        )
         found.append(_Block(Part(own, stop, children, "lines" if verbatim else "sentences"), level))
     return found
 
@@ -73,6 +77,10 @@ def _sections(blocks: list[_Block], start: int, end: int) -> list[Part]:
     for head, following in itertools.pairwise([*heads, len(blocks)]):
         own = blocks[head:following]
         stop = blocks[following].part.start if following < len(blocks) else end
-        below = _sections([dataclasses.replace(own[0], level=None), *own[1:]], own[0].part.start, stop)
-        parts.append(below[0] if len(below) == 1 else Part(own[0].part.start, stop, tuple(below), apart=True))
+        below = _sections(
+            [dataclasses.replace(own[0], level=None), *own[1:]], own[0].part.start, stop
+        )
+        parts.append(
+            below[0] if len(below) == 1 else Part(own[0].part.start, stop, tuple(below), apart=True)
+        )
     return parts

@@ -18,11 +18,20 @@ class TokenRuler:
 
     def __init__(self, config: EncoderConfig, root: Path | None = None) -> None:
         folder = read_model_folder(root or find_model(config, weights=False))
-        self._tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
-        around = folder.prompt(config) if config.template is None else config.template.replace("{text}", "")
+        self._tokenizer = Tokenizer.load(
+            folder, position_limit(folder, config), config.trust_remote_code
+        )
+        around = (
+            folder.prompt(config)
+            if config.template is None
+            else config.template.replace("{text}", "")
+        )
         self.room = self._tokenizer.room - self._tokenizer.count(around)
 
     def sizes(self, texts: list[str]) -> list[TokenSizes]:
         """A measure for each text."""
         encoded = self._tokenizer.bare_with_offsets(texts)
-        return [TokenSizes(text, at, self._tokenizer.count) for text, (_, at) in zip(texts, encoded, strict=True)]
+        return [
+            TokenSizes(text, at, self._tokenizer.count)
+            for text, (_, at) in zip(texts, encoded, strict=True)
+        ]

@@ -16,7 +16,9 @@ RECALL = 0.99  # least share of the pairs at the threshold that become candidate
 
 _SEED = 20_260_101  # of the permutations: all workers of a run must agree on it
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: 2**64 / golden ratio
-_FOLD = np.uint64(0xBF58476D1CE4E5B9)  # of SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014)
+_FOLD = np.uint64(
+    0xBF58476D1CE4E5B9
+)  # of SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,9 @@ def signatures(every: Shingles, num_perm: int = 128) -> np.ndarray:
     result = np.empty((num_perm, len(every)), np.uint32)
     if len(every):
         for i in range(num_perm):
-            np.minimum.reduceat((high ^ masks[i]) * (factors[i] | np.uint32(1)), every.starts[:-1], out=result[i])
+            np.minimum.reduceat(
+                (high ^ masks[i]) * (factors[i] | np.uint32(1)), every.starts[:-1], out=result[i]
+            )
     return np.ascontiguousarray(result.T)
 
 

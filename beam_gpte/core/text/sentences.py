@@ -11,7 +11,27 @@ from beam_gpte.core.errors import InputError
 
 # with rules of their own, then three that its authors test with rules that several languages share
 LANGUAGES = (
-    *("am", "ar", "bg", "bn", "ca", "da", "de", "el", "en", "es", "fi", "fr", "gu", "hi", "hy", "it", "ja", "kk", "kn"),
+    *(
+        "am",
+        "ar",
+        "bg",
+        "bn",
+        "ca",
+        "da",
+        "de",
+        "el",
+        "en",
+        "es",
+        "fi",
+        "fr",
+        "gu",
+        "hi",
+        "hy",
+        "it",
+        "ja",
+        "kk",
+        "kn",
+    ),
     *("ml", "mr", "my", "nl", "pa", "pl", "pt", "ru", "sk", "ta", "te", "uk"),
     *("he", "ur", "zh"),
 )

@@ -17,12 +17,19 @@ def spherical_k_means(points: np.ndarray, k: int, iterations: int = ITERATIONS) 
     centroids = _unit(points[np.linspace(0, len(points) - 1, k).astype(int)])
     order = np.arange(len(points))
     for _ in range(iterations):
-        cell = np.concatenate([(points[i : i + 8192] @ centroids.T).argmax(axis=1) for i in range(0, len(points), 8192)])
+        cell = np.concatenate(
+            [
+                (points[i : i + 8192] @ centroids.T).argmax(axis=1)
+                for i in range(0, len(points), 8192)
+            ]
+        )
         by_cell = order[np.argsort(cell, kind="stable")]
         counts = np.bincount(cell, minlength=k)
         full = np.flatnonzero(counts)
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[full]
-        centroids[full] = _unit(np.add.reduceat(points[by_cell].astype(np.float64), starts, axis=0).astype(np.float32))
+        centroids[full] = _unit(
+            np.add.reduceat(points[by_cell].astype(np.float64), starts, axis=0).astype(np.float32)
+        )
     return centroids
 
 

@@ -43,7 +43,9 @@ class Moments:
     sums: dict[str | None, np.ndarray] = dataclasses.field(default_factory=dict)
     second: np.ndarray | None = None
 
-    def add(self, vectors: np.ndarray, groups: list[str] | None = None, second: bool = False) -> None:
+    def add(
+        self, vectors: np.ndarray, groups: list[str] | None = None, second: bool = False
+    ) -> None:
         """Add vectors (n, dim), each of its group."""
         values = vectors.astype(np.float64)
         if groups is None:
@@ -65,7 +67,9 @@ class Moments:
     def _add(self, name: str | None, count: int, total: np.ndarray) -> None:
         known = next(iter(self.sums.values()), total)
         if known.shape != total.shape:
-            raise InputError(f"vectors of {len(known)} and {len(total)} dimensions in one corpus; embed it with one model")
+            raise InputError(
+                f"vectors of {len(known)} and {len(total)} dimensions in one corpus; embed it with one model"
+            )
         self.counts[name] = self.counts.get(name, 0) + count
         self.sums[name] = self.sums.get(name, 0) + total
 
@@ -131,7 +135,9 @@ class Postprocess:
             )
         if (groups is None) != (self.groups is None):
             which = (
-                "without groups; leave the group column out" if self.groups is None else "by group; name the group column"
+                "without groups; leave the group column out"
+                if self.groups is None
+                else "by group; name the group column"
             )
             raise InputError(f"the corpus was fitted {which}")
         if groups is None or self.groups is None:
@@ -141,19 +147,27 @@ class Postprocess:
             place = np.array([known.get(name, -1) for name in groups], np.int64)
         results = vectors.astype(np.float64) - self.means[place]
         before = np.linalg.norm(vectors, axis=1, keepdims=True)
-        near_mean = np.linalg.norm(results, axis=1, keepdims=True) <= 1e-6 * before  # what is left is float32 rounding
+        near_mean = (
+            np.linalg.norm(results, axis=1, keepdims=True) <= 1e-6 * before
+        )  # what is left is float32 rounding
         if self.matrix is not None:
             results = results @ self.matrix
         lengths = np.linalg.norm(results, axis=1, keepdims=True)
         directed = ~near_mean & (lengths > 0) & (place[:, None] >= 0)
-        return np.divide(results, lengths, out=np.zeros_like(results), where=directed).astype(np.float32)
+        return np.divide(results, lengths, out=np.zeros_like(results), where=directed).astype(
+            np.float32
+        )
 
     def knows(self, group: str) -> bool:
         return self.groups is not None and group in self.groups
 
     def to_bytes(self) -> bytes:
         """The content of an ``.npz`` file."""
-        arrays = {"means": self.means} if self.matrix is None else {"means": self.means, "matrix": self.matrix}
+        arrays = (
+            {"means": self.means}
+            if self.matrix is None
+            else {"means": self.means, "matrix": self.matrix}
+        )
         buffer = io.BytesIO()
         np.savez(buffer, settings=np.array(self._settings()), **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
@@ -227,7 +241,9 @@ def fit(moments: Moments, method: str, components: int | None = None) -> Postpro
     if k > dim:
         raise InputError(f"components {k}: the vectors have {dim} dimensions; give fewer")
     if n <= k:
-        raise InputError(f"{method} with {k} components needs more vectors than {n}; give fewer components, or more vectors")
+        raise InputError(
+            f"{method} with {k} components needs more vectors than {n}; give fewer components, or more vectors"
+        )
     if moments.second is None:
         raise InputError(f"{method} needs second moments; add vectors with second=True")
     covariance = moments.second / n - (means.T * (counts / n)) @ means
@@ -235,7 +251,9 @@ def fit(moments: Moments, method: str, components: int | None = None) -> Postpro
     variances, axes = variances[::-1][:k], axes[:, ::-1][:, :k]
     if method == "all_but_the_top":
         return dataclasses.replace(centered, components=k, matrix=np.eye(dim) - axes @ axes.T)
-    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(k)] < 0, -1, 1)  # the sign is LAPACK's whim
+    axes = axes * np.where(
+        axes[np.abs(axes).argmax(axis=0), np.arange(k)] < 0, -1, 1
+    )  # the sign is LAPACK's whim
     present = variances > FLAT * variances[0]
     scales = np.divide(1, np.sqrt(np.maximum(variances, 0)), out=np.zeros(k), where=present)
     return dataclasses.replace(centered, components=k, matrix=axes * scales)

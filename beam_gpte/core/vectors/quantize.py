@@ -26,7 +26,9 @@ def check_quantization(to: str, int8_limit: Any = None) -> None:
       InputError: `to` is unknown, or the limit is no positive number or not for `to`.
     """
     if to not in QUANTIZATIONS:
-        raise InputError(f"to {to!r}: choose {', '.join(QUANTIZATIONS[:-1])} or {QUANTIZATIONS[-1]}")
+        raise InputError(
+            f"to {to!r}: choose {', '.join(QUANTIZATIONS[:-1])} or {QUANTIZATIONS[-1]}"
+        )
     if int8_limit is not None and to != "int8":
         raise InputError(f"int8_limit with to {to!r}: it is for int8; leave it out")
     is_number = isinstance(int8_limit, int | float) and not isinstance(int8_limit, bool)
@@ -54,11 +56,19 @@ def quantize(vectors: np.ndarray, to: str, int8_limit: float | None = None) -> n
     if to == "binary":
         return np.packbits(vectors > 0, axis=1)
     limit: Any = int8_limit or np.abs(vectors).max(axis=1, keepdims=True, initial=0)
-    scaled = np.divide(vectors, limit, out=np.zeros(vectors.shape, np.float32), where=limit > 0, casting="same_kind")
+    scaled = np.divide(
+        vectors,
+        limit,
+        out=np.zeros(vectors.shape, np.float32),
+        where=limit > 0,
+        casting="same_kind",
+    )
     return np.rint(np.clip(scaled, -1, 1) * 127).astype(np.int8)
 
 
-def dequantize(codes: np.ndarray, dim: int | None = None, int8_limit: float | None = None) -> np.ndarray:
+def dequantize(
+    codes: np.ndarray, dim: int | None = None, int8_limit: float | None = None
+) -> np.ndarray:
     """The float32 vectors that `codes` stand for; what they are, their dtype says.
 
     int8 without a limit and binary codes give vectors of length 1.
@@ -86,7 +96,9 @@ def quantized(metadata: VectorMetadata, to: str, int8_limit: float | None = None
       InputError: it is quantised already, or int8 without a limit would lose lengths that mean something.
     """
     if metadata.quantization != "float32":
-        raise InputError(f"vectors are {metadata.quantization} already; quantise those of {metadata.model!r} before that")
+        raise InputError(
+            f"vectors are {metadata.quantization} already; quantise those of {metadata.model!r} before that"
+        )
     if to == "int8" and int8_limit is None and not metadata.normalized:
         raise InputError(
             f"vectors of {metadata.model!r} are of any length, and int8 without a limit keeps directions only; "

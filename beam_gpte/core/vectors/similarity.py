@@ -6,7 +6,9 @@ import pyarrow as pa
 
 def vector_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
     """(n, list_size), without a copy; no value is null."""
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+    return (
+        column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+    )
 
 
 def vectors_to_arrow(vectors: np.ndarray) -> pa.FixedSizeListArray:

@@ -14,9 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_gpte.elements.arrow_values import compact_dictionaries
-from beam_gpte.sources.formats.delimited import DELIMITERS, LONGEST_HEADER, read_csv, read_header, read_tsv
+from beam_gpte.sources.formats.delimited import (
+    DELIMITERS,
+    MAX_HEADER_BYTES,
+    read_csv,
+    read_header,
+    read_tsv,
+)
 from beam_gpte.sources.formats.lines import PEEKED_LINES, parse_object, read_jsonl, read_text
-from beam_gpte.sources.formats.rows import Rows, Wanted, valid_rows
+from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, valid_rows
 
 
 def column_names(file: BinaryIO, kind: str, text_column: str) -> list[str]:
@@ -26,7 +32,7 @@ def column_names(file: BinaryIO, kind: str, text_column: str) -> list[str]:
     if kind == "text":
         return [text_column]
     if kind in DELIMITERS:
-        return read_header(file.read(LONGEST_HEADER), DELIMITERS[kind])
+        return read_header(file.read(MAX_HEADER_BYTES), DELIMITERS[kind])
     keys: dict[str, None] = {}
     for line in itertools.islice(file, PEEKED_LINES):
         try:
@@ -39,11 +45,19 @@ def column_names(file: BinaryIO, kind: str, text_column: str) -> list[str]:
 # Parquet
 
 
-def read_parquet(file: BinaryIO, wanted: Wanted, rows: int) -> Iterator[Rows]:
+def read_parquet(file: BinaryIO, wanted: ColumnSelection, rows: int) -> Iterator[FileRows]:
     """Rows of a Parquet file; the columns that are not wanted are not read."""
-    parquet = pq.ParquetFile(file, buffer_size=1 << 20)  # streams a row group instead of loading it whole
+    parquet = pq.ParquetFile(
+        file, buffer_size=1 << 20
+    )  # streams a row group instead of loading it whole
     names = wanted.of(parquet.schema_arrow.names)
-    yield Rows(pa.RecordBatch.from_pylist([], pa.schema([parquet.schema_arrow.field(name) for name in names])), [], [])
+    yield FileRows(
+        pa.RecordBatch.from_pylist(
+            [], pa.schema([parquet.schema_arrow.field(name) for name in names])
+        ),
+        [],
+        [],
+    )
     row = 1
     for batch in parquet.iter_batches(rows, columns=names):
         yield valid_rows(compact_dictionaries(batch), list(range(row, row + batch.num_rows)), ", ")
@@ -59,7 +73,7 @@ def read_parquet(file: BinaryIO, wanted: Wanted, rows: int) -> Iterator[Rows]:
 # Text
 
 
-READERS: dict[str, Callable[[BinaryIO, Wanted, int], Iterator[Rows]]] = {
+READERS: dict[str, Callable[[BinaryIO, ColumnSelection, int], Iterator[FileRows]]] = {
     "parquet": read_parquet,
     "jsonl": read_jsonl,
     "csv": read_csv,

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_gpte.core.columns import FIRST_ID, SCORE, SECOND_ID
-from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER, components, greedy_leader, semdedup, spanning_forest
+from beam_gpte.core.dedup.grouping import (
+    FIRST_ORDER,
+    SECOND_ORDER,
+    components,
+    greedy_leader,
+    semdedup,
+    spanning_forest,
+)
 
 Pairs = list[tuple[int, int, float]]
 Verdicts = list[tuple[int, int, float | None]]
@@ -33,7 +40,11 @@ def random_pairs(rows: int, count: int, seed: int) -> tuple[Pairs, list[int]]:
 def leader_loop(pairs: Pairs, order: list[int]) -> Verdicts:
     removed: dict[int, tuple[int, int, float | None]] = {}
     for row in order:
-        kept = [(-score, first) for first, second, score in pairs if second == row and first not in removed]
+        kept = [
+            (-score, first)
+            for first, second, score in pairs
+            if second == row and first not in removed
+        ]
         if kept:
             removed[row] = (row, min(kept)[1], -min(kept)[0])
     return sorted(removed.values())
@@ -46,13 +57,13 @@ def semdedup_loop(pairs: Pairs, order: list[int]) -> Verdicts:
         before = [(-score, first) for first, second, score in pairs if second == row]
         if before:
             nearest[row] = min(before)[1]
-    verdicts: Verdicts = []
+    decisions: Verdicts = []
     for row in nearest:
         kept = row
         while kept in nearest:
             kept = nearest[kept]
-        verdicts.append((row, kept, scores.get((kept, row))))
-    return sorted(verdicts)
+        decisions.append((row, kept, scores.get((kept, row))))
+    return sorted(decisions)
 
 
 def components_loop(pairs: Pairs, rank: Callable[[int], object]) -> Verdicts:
@@ -64,7 +75,9 @@ def components_loop(pairs: Pairs, rank: Callable[[int], object]) -> Verdicts:
         group.update(dict.fromkeys(both, both))
     seconds = {second for _, second in scores}
     kept = {row: min(group[row] - seconds, key=rank) for row in group}  # type: ignore[type-var]
-    return sorted((row, kept[row], scores.get((kept[row], row))) for row in group if row != kept[row])
+    return sorted(
+        (row, kept[row], scores.get((kept[row], row))) for row in group if row != kept[row]
+    )
 
 
 graphs = st.builds(random_pairs, st.integers(2, 30), st.integers(0, 80), st.integers(0, 10**6))
@@ -91,11 +104,15 @@ def test_semdedup_removes_what_is_near_to_any_row_before(graph: tuple[Pairs, lis
 
 @settings(max_examples=150, deadline=None)
 @given(graphs, st.booleans())
-def test_of_a_component_the_first_row_stays(graph: tuple[Pairs, list[int]], descending: bool) -> None:
+def test_of_a_component_the_first_row_stays(
+    graph: tuple[Pairs, list[int]], descending: bool
+) -> None:
     pairs, order = graph
     place = {row: i for i, row in enumerate(order)}
     # two rows share a value, the last ones have none: then ids decide
-    value = {row: None if i > 20 else (-1 if descending else 1) * (i // 2) for row, i in place.items()}
+    value = {
+        row: None if i > 20 else (-1 if descending else 1) * (i // 2) for row, i in place.items()
+    }
     orders = {
         name: pl.Series([value[pair[i]] for pair in pairs], dtype=pl.Int64)
         for i, name in enumerate((FIRST_ORDER, SECOND_ORDER))
@@ -111,12 +128,16 @@ def test_of_a_component_the_first_row_stays(graph: tuple[Pairs, list[int]], desc
 
 @settings(max_examples=150, deadline=None)
 @given(graphs, st.integers(1, 5))
-def test_forests_of_forests_give_the_same_components(graph: tuple[Pairs, list[int]], parts: int) -> None:
+def test_forests_of_forests_give_the_same_components(
+    graph: tuple[Pairs, list[int]], parts: int
+) -> None:
     pairs, order = graph
     forest = pl.concat([spanning_forest(frame(pairs[i::parts])) for i in range(parts)])
     forest = spanning_forest(forest)
     assert len(forest) < len(order)
-    assert components(forest)["id", "duplicate_of"].equals(components(frame(pairs))["id", "duplicate_of"])
+    assert components(forest)["id", "duplicate_of"].equals(
+        components(frame(pairs))["id", "duplicate_of"]
+    )
 
 
 def test_a_star_a_clique_and_a_chain_by_hand() -> None:
@@ -135,7 +156,9 @@ def test_a_star_a_clique_and_a_chain_by_hand() -> None:
 def test_a_long_chain_is_followed_to_its_end(rule: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
     """Rounds over all pairs would take 50,000 of them."""
     ids = np.random.default_rng(0).permutation(100_001)
-    chain = pl.DataFrame({FIRST_ID: ids[:-1], SECOND_ID: ids[1:], SCORE: np.full(100_000, 0.5, np.float32)})
+    chain = pl.DataFrame(
+        {FIRST_ID: ids[:-1], SECOND_ID: ids[1:], SCORE: np.full(100_000, 0.5, np.float32)}
+    )
     assert len(rule(chain)) == (50_000 if rule is greedy_leader else 100_000)
     assert spanning_forest(chain).equals(chain)
 
@@ -143,7 +166,8 @@ def test_a_long_chain_is_followed_to_its_end(rule: Callable[[pl.DataFrame], pl.D
 @pytest.mark.parametrize("rule", [greedy_leader, components, semdedup])
 def test_ids_may_be_strings_and_pairs_none(rule: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
     pairs = pl.DataFrame(
-        {FIRST_ID: ["b", "ä"], SECOND_ID: ["ä", "a"], SCORE: [0.5, 0.75]}, schema_overrides={SCORE: pl.Float32}
+        {FIRST_ID: ["b", "ä"], SECOND_ID: ["ä", "a"], SCORE: [0.5, 0.75]},
+        schema_overrides={SCORE: pl.Float32},
     )
     removed = rule(pairs)
     assert removed.schema == {"id": pl.String, "duplicate_of": pl.String, "score": pl.Float32}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, ID, SCORE, SECOND_ID
 from beam_gpte.core.dedup.grouping import greedy_leader
-from beam_gpte.dedup.leader import LeaderVerdicts
+from beam_gpte.dedup.leader import LeaderDecisions
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import block_of
 
@@ -46,7 +46,9 @@ def random_pairs(rows: int, count: int, seed: int) -> Pairs:
 
 
 CHAIN: Pairs = [(i, i + 1, 0.5) for i in range(3000)]
-CLIQUES: Pairs = [(c * 10 + a, c * 10 + b, 0.5) for c in range(20) for b in range(10) for a in range(b)]
+CLIQUES: Pairs = [
+    (c * 10 + a, c * 10 + b, 0.5) for c in range(20) for b in range(10) for a in range(b)
+]
 
 
 @settings(max_examples=100, deadline=None)
@@ -61,7 +63,9 @@ def test_every_second_row_of_a_chain_stays() -> None:
     assert removed == list(range(1, 3001, 2))
 
 
-@pytest.mark.parametrize("pairs", [CHAIN, CLIQUES, random_pairs(300, 900, 1), random_pairs(500, 400, 2), []])
+@pytest.mark.parametrize(
+    "pairs", [CHAIN, CLIQUES, random_pairs(300, 900, 1), random_pairs(500, 400, 2), []]
+)
 @pytest.mark.parametrize("shards", [1, 7])
 def test_rounds_on_many_workers_give_the_sequential_result(
     new_pipeline: Callable[..., beam.Pipeline], pairs: Pairs, shards: int
@@ -75,19 +79,25 @@ def test_and_so_do_two_processes(new_pipeline: Callable[..., beam.Pipeline]) -> 
 
 def test_ids_may_be_strings(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     pairs = pl.DataFrame(
-        {FIRST_ID: ["a", "b"], SECOND_ID: ["b", "c"], SCORE: [0.9, 0.8]}, schema_overrides={SCORE: pl.Float32}
+        {FIRST_ID: ["a", "b"], SECOND_ID: ["b", "c"], SCORE: [0.9, 0.8]},
+        schema_overrides={SCORE: pl.Float32},
     )
     with new_pipeline() as pipeline:
-        verdicts = pipeline | beam.Create([block_of(pairs)]) | LeaderVerdicts("id")
-        assert_that(verdicts, expects([("b", "a", pytest.approx(0.9))]))
+        decisions = pipeline | beam.Create([block_of(pairs)]) | LeaderDecisions("id")
+        assert_that(decisions, expects([("b", "a", pytest.approx(0.9))]))
 
 
 def check(pipeline: beam.Pipeline, pairs: Pairs, shards: int) -> None:
     shuffled = random.Random(shards).sample(pairs, len(pairs))
     blocks = [block_of(frame(shuffled[i::shards])) for i in range(shards)]
     with pipeline:
-        verdicts = pipeline | beam.Create(blocks).with_output_types(Block) | beam.Reshuffle() | LeaderVerdicts("id")
-        assert_that(verdicts, expects(by_loop(pairs)))
+        decisions = (
+            pipeline
+            | beam.Create(blocks).with_output_types(Block)
+            | beam.Reshuffle()
+            | LeaderDecisions("id")
+        )
+        assert_that(decisions, expects(by_loop(pairs)))
 
 
 def expects(rows: list) -> Callable[[list[Block]], None]:
@@ -95,7 +105,9 @@ def expects(rows: list) -> Callable[[list[Block]], None]:
         found = [
             row
             for block in blocks
-            for row in zip(*(block.column(c).to_pylist() for c in ("id", DUPLICATE_OF, SCORE)), strict=True)
+            for row in zip(
+                *(block.column(c).to_pylist() for c in ("id", DUPLICATE_OF, SCORE)), strict=True
+            )
         ]
         assert sorted(found) == sorted(rows)
 

@@ -1,5 +1,7 @@
 """Packed linear layers multiply like plain ones, and give the same bits however many rows they are given."""
 
+from typing import Never
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16 p
 
 
 @pytest.fixture(params=["chosen", "packed"], autouse=True)
-def kind(request, monkeypatch):
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """What this CPU would take, and oneDNN's layer whatever it would."""
     if request.param == "packed":
         monkeypatch.setattr(linear_layers, "_mkl_is_faster", lambda: False)
@@ -23,7 +25,9 @@ def kind(request, monkeypatch):
 
 def two_layers(bias: bool = True) -> torch.nn.Sequential:
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(48, 100, bias=bias), torch.nn.GELU(), torch.nn.Linear(100, 36, bias=bias))
+    return torch.nn.Sequential(
+        torch.nn.Linear(48, 100, bias=bias), torch.nn.GELU(), torch.nn.Linear(100, 36, bias=bias)
+    )
 
 
 def packed_and_plain(bias: bool, bf16: bool = False) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -34,21 +38,21 @@ def packed_and_plain(bias: bool, bf16: bool = False) -> tuple[torch.nn.Module, t
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(48,), (1, 48), (7, 48), (5000, 48), (2, 3, 48)], ids=str)
-def test_packed_products_are_the_plain_ones(bias, shape):
+def test_packed_products_are_the_plain_ones(bias, shape) -> None:
     packed, plain = packed_and_plain(bias)
     x = torch.randn(shape)
     assert packed(x).shape == (*shape[:-1], 36)
     assert torch.allclose(packed(x), plain(x), rtol=0, atol=1e-6)
 
 
-def test_rows_that_do_not_lie_side_by_side_are_read_right():
+def test_rows_that_do_not_lie_side_by_side_are_read_right() -> None:
     packed, plain = packed_and_plain(bias=True)
     x = torch.randn(48, 10).T
     assert not x.is_contiguous()
     assert torch.allclose(packed(x), plain(x), rtol=0, atol=1e-6)
 
 
-def test_a_row_has_the_same_bits_in_any_company():
+def test_a_row_has_the_same_bits_in_any_company() -> None:
     packed, _ = packed_and_plain(bias=True)
     x = torch.randn(500, 48)
     together = packed(x)
@@ -58,7 +62,7 @@ def test_a_row_has_the_same_bits_in_any_company():
 
 @needs_bf16
 @pytest.mark.parametrize("bias", [True, False])
-def test_bfloat16_products_take_and_give_fp32(bias):
+def test_bfloat16_products_take_and_give_fp32(bias) -> None:
     packed, plain = packed_and_plain(bias, bf16=True)
     x = torch.randn(100, 48)
     assert packed(x).dtype == torch.float32
@@ -66,7 +70,7 @@ def test_bfloat16_products_take_and_give_fp32(bias):
     assert not torch.equal(packed(x), plain(x))
 
 
-def test_a_packed_layer_still_has_the_attributes_that_models_read():
+def test_a_packed_layer_still_has_the_attributes_that_models_read() -> None:
     """T5 casts to ``wo.weight.dtype``, others look at shapes, devices and ``in_features``."""
     packed, plain = packed_and_plain(bias=False)
     layer, original = packed[0], plain[0]
@@ -79,7 +83,7 @@ def test_a_packed_layer_still_has_the_attributes_that_models_read():
     assert isinstance(layer.weight, torch.Tensor)
 
 
-def test_layers_that_are_more_than_a_linear_stay_as_they_are():
+def test_layers_that_are_more_than_a_linear_stay_as_they_are() -> None:
     class Special(torch.nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) * 2
@@ -90,13 +94,17 @@ def test_layers_that_are_more_than_a_linear_stay_as_they_are():
 
 
 @pytest.mark.parametrize("missing", ["gone", "wrong"])
-def test_without_pytorchs_private_operators_plain_layers_stay(monkeypatch, missing):
+def test_without_pytorchs_private_operators_plain_layers_stay(
+    monkeypatch: pytest.MonkeyPatch, missing
+) -> None:
     monkeypatch.setattr(linear_layers, "_mkl_is_faster", lambda: False)
 
-    def gone(*_):
+    def gone(*_) -> Never:
         raise AttributeError("no such operator")
 
-    monkeypatch.setattr(linear_layers, "_pack", gone if missing == "gone" else lambda weight: weight * 2)
+    monkeypatch.setattr(
+        linear_layers, "_pack", gone if missing == "gone" else lambda weight: weight * 2
+    )
     model = two_layers()
     assert pack_linears(model) == 0
     assert type(model[0]) is torch.nn.Linear
@@ -104,7 +112,7 @@ def test_without_pytorchs_private_operators_plain_layers_stay(monkeypatch, missi
         pack_linears(model, bf16=True)
 
 
-def test_the_gain_of_bfloat16_is_a_measured_ratio():
+def test_the_gain_of_bfloat16_is_a_measured_ratio() -> None:
     assert np.isfinite(bf16_gain())
     assert (bf16_gain() > 0) == HAS_BF16
 
@@ -133,12 +141,14 @@ class Intermediate(torch.nn.Module):
     ],
     ids=str,
 )
-def test_a_gelu_behind_a_product_becomes_part_of_it_bit_for_bit(layer, fused):
+def test_a_gelu_behind_a_product_becomes_part_of_it_bit_for_bit(layer, fused) -> None:
     settle_vector_math()
     plain, model = Intermediate(**layer), torch.nn.Sequential(Intermediate(**layer))
     pack_linears(plain_linear := torch.nn.Sequential(plain.dense))
     pack_linears(model)
-    packed = isinstance(model[0].dense, linear_layers.packed_linear_class())  # a steady layer is left alone
+    packed = isinstance(
+        model[0].dense, linear_layers.packed_linear_class()
+    )  # a steady layer is left alone
     assert isinstance(model[0].intermediate_act_fn, torch.nn.Identity) == (fused and packed)
     x = 3 * torch.randn(500, 48)
     with torch.inference_mode():
@@ -146,7 +156,7 @@ def test_a_gelu_behind_a_product_becomes_part_of_it_bit_for_bit(layer, fused):
 
 
 @needs_bf16
-def test_a_fused_gelu_in_bfloat16_is_as_close_as_two_steps():
+def test_a_fused_gelu_in_bfloat16_is_as_close_as_two_steps() -> None:
     model, plain = torch.nn.Sequential(Intermediate()), Intermediate()
     pack_linears(model, bf16=True)
     assert isinstance(model[0].intermediate_act_fn, torch.nn.Identity)

@@ -35,14 +35,20 @@ def every_alignment(n: int, m: int, a: int, b: int) -> Iterator[list[Shape]]:
 
 
 def cost_of(
-    shapes: list[Shape], sources: np.ndarray, targets: np.ndarray, others: tuple[np.ndarray, np.ndarray], skip: float
+    shapes: list[Shape],
+    sources: np.ndarray,
+    targets: np.ndarray,
+    others: tuple[np.ndarray, np.ndarray],
+    skip: float,
 ) -> float:
     """By the formula, with the means over sentences and not by their mean vectors."""
     total, i, j = 0.0, 0, 0
     for p, q in shapes:
         if p and q:
             x, y = (side.astype(np.float64) for side in (sources[p - 1, i], targets[q - 1, j]))
-            chance = np.mean([1 - x @ t for t in others[1]]) + np.mean([1 - s @ y for s in others[0]])
+            chance = np.mean([1 - x @ t for t in others[1]]) + np.mean(
+                [1 - s @ y for s in others[0]]
+            )
             total += 2 * p * q * (1 - x @ y) / (chance + 1e-6)
         else:
             total += skip
@@ -51,7 +57,10 @@ def cost_of(
 
 
 def shapes_of(beads: list[Bead]) -> list[Shape]:
-    return [(bead.source_stop - bead.source_start, bead.target_stop - bead.target_start) for bead in beads]
+    return [
+        (bead.source_stop - bead.source_start, bead.target_stop - bead.target_start)
+        for bead in beads
+    ]
 
 
 @settings(max_examples=120, deadline=None)
@@ -60,13 +69,18 @@ def shapes_of(beads: list[Bead]) -> list[Shape]:
     st.sampled_from([0.05, 0.3, 0.6, 0.9, 1.5]),
     st.integers(0, 10**6),
 )
-def test_no_alignment_of_a_tiny_document_is_cheaper(sizes: tuple[int, int, int, int], skip: float, seed: int) -> None:
+def test_no_alignment_of_a_tiny_document_is_cheaper(
+    sizes: tuple[int, int, int, int], skip: float, seed: int
+) -> None:
     n, m, a, b = sizes
     corpus = directions(7, seed, 3), directions(5, seed + 1, 3)
     sources = span_vectors(directions(n, seed + 2, 3), np.arange(1, n + 1), a)
     targets = span_vectors(directions(m, seed + 3, 3), np.arange(1, m + 1), b)
     beads = align(sources, targets, corpus[0].mean(axis=0), corpus[1].mean(axis=0), skip)
-    costs = {tuple(shapes): cost_of(shapes, sources, targets, corpus, skip) for shapes in every_alignment(n, m, a, b)}
+    costs = {
+        tuple(shapes): cost_of(shapes, sources, targets, corpus, skip)
+        for shapes in every_alignment(n, m, a, b)
+    }
     assert costs[tuple(shapes_of(beads))] == pytest.approx(min(costs.values()), abs=1e-5)
     assert math.fsum(bead.cost for bead in beads) == pytest.approx(min(costs.values()), abs=1e-5)
     assert [i for bead in beads for i in range(*bead[:2])] == list(range(n))
@@ -88,12 +102,29 @@ def translated(shapes: list[Shape], seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 # to take an unrelated sentence along costs more: 2 (1 - sqrt(1/2)) = 0.59 for a bead of 1:2 with one right target
 SKIP = 0.4
-SHAPES = [(1, 1), (1, 2), (1, 1), (0, 1), (1, 1), (2, 1), (1, 1), (1, 0), (1, 0), (1, 1), (2, 2), (1, 1), (3, 1), (1, 1)]
+SHAPES = [
+    (1, 1),
+    (1, 2),
+    (1, 1),
+    (0, 1),
+    (1, 1),
+    (2, 1),
+    (1, 1),
+    (1, 0),
+    (1, 0),
+    (1, 1),
+    (2, 2),
+    (1, 1),
+    (3, 1),
+    (1, 1),
+]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_sentences_that_were_split_merged_and_left_out_are_found(seed: int) -> None:
-    sources, targets = (span_vectors(side, np.ones(len(side)), 3) for side in translated(SHAPES, seed))
+    sources, targets = (
+        span_vectors(side, np.ones(len(side)), 3) for side in translated(SHAPES, seed)
+    )
     assert shapes_of(align(sources, targets, NOWHERE, NOWHERE, SKIP)) == SHAPES
 
 
@@ -119,7 +150,9 @@ def test_where_one_side_is_empty_everything_is_skipped(sources: int, targets: in
 def test_a_span_is_the_sum_of_its_sentences_by_length() -> None:
     """A sentence of 3 characters and one of 4 at a right angle: 3-4-5."""
     spans = span_vectors(np.eye(2, dtype=np.float32), np.array([3, 4]), 3)
-    np.testing.assert_allclose(spans, [[[1, 0], [0, 1]], [[0.6, 0.8], [0, 0]], [[0, 0], [0, 0]]], atol=1e-7)
+    np.testing.assert_allclose(
+        spans, [[[1, 0], [0, 1]], [[0.6, 0.8], [0, 0]], [[0, 0], [0, 0]]], atol=1e-7
+    )
     assert spans.dtype == np.float32
 
 
@@ -130,17 +163,24 @@ def test_skipping_costs_what_taking_along_costs() -> None:
     near, far = 2 * (1 - np.sqrt(0.75)), 2 * (1 - np.sqrt(0.5))
     for percentile, cost in ((0, near), (50, (near + far) / 2), (100, far)):
         assert skip_cost(sources, targets, zero, zero, percentile) == pytest.approx(cost, abs=1e-5)
-    assert skip_cost(targets[:1], targets[1:], zero, zero) == pytest.approx(far)  # no two of a side: at right angles
+    assert skip_cost(targets[:1], targets[1:], zero, zero) == pytest.approx(
+        far
+    )  # no two of a side: at right angles
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_fewer_sentences_without_a_translation_are_taken_along_than_at_the_cost_of_chance(seed: int) -> None:
+def test_fewer_sentences_without_a_translation_are_taken_along_than_at_the_cost_of_chance(
+    seed: int,
+) -> None:
     """Each document's sentences translate one another; a third of one side's are missing on the other."""
     sources, targets = translated([(1, 1)] * 30, seed)
     kept = np.sort(np.random.default_rng(seed).permutation(30)[:20])
     spans = [span_vectors(side, np.ones(len(side)), 3) for side in (sources, targets[kept])]
     found = []
-    for skip in (skip_cost(sources, targets[kept], NOWHERE, NOWHERE, 0), 0.9):  # of sentences at right angles 1 is chance
+    for skip in (
+        skip_cost(sources, targets[kept], NOWHERE, NOWHERE, 0),
+        0.9,
+    ):  # of sentences at right angles 1 is chance
         beads = align(*spans, NOWHERE, NOWHERE, skip)
         ones = [bead for bead in beads if shapes_of([bead]) == [(1, 1)]]
         found.append(sum(bead.source_start == kept[bead.target_start] for bead in ones))
@@ -164,5 +204,7 @@ def test_long_documents_of_many_spans_are_aligned_in_order() -> None:
 
 
 def test_documents_of_two_models_are_refused() -> None:
-    with pytest.raises(InputError, match="vectors of 256 and 3 dimensions on the two sides; embed both"):
+    with pytest.raises(
+        InputError, match="vectors of 256 and 3 dimensions on the two sides; embed both"
+    ):
         align(directions(2, 0)[None], directions(2, 0, 3)[None], NOWHERE, NOWHERE, 1.0)

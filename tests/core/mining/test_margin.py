@@ -37,7 +37,9 @@ def mined(sources: np.ndarray, targets: np.ndarray, k: int, margin: Margin) -> p
     """Candidates with margins; sources are 0, 1, ..., targets 100, 101, ..."""
     ids = np.arange(len(sources)), np.arange(len(targets)) + 100
     forward, backward = nearest_neighbors(sources, ids[0], targets, ids[1], k)
-    candidates = merge_candidates(forward_candidates(ids[0], forward), backward_candidates(ids[1], backward))
+    candidates = merge_candidates(
+        forward_candidates(ids[0], forward), backward_candidates(ids[1], backward)
+    )
     return with_margins(
         candidates,
         pl.DataFrame({SOURCE_ID: ids[0], FORWARD_MEAN: mean_cosines(forward)}),
@@ -46,18 +48,34 @@ def mined(sources: np.ndarray, targets: np.ndarray, k: int, margin: Margin) -> p
     )
 
 
-def laser(sources: np.ndarray, targets: np.ndarray, k: int, margin: Margin, retrieval: str) -> Scored:
+def laser(
+    sources: np.ndarray, targets: np.ndarray, k: int, margin: Margin, retrieval: str
+) -> Scored:
     """The rules of LASER's mine_bitexts.py and of stopes' union, in float64, row by row."""
     products = sources.astype(np.float64) @ targets.T.astype(np.float64)
-    forward = [sorted(range(len(targets)), key=lambda y, x=x: (-products[x, y], y))[:k] for x in range(len(sources))]
-    backward = [sorted(range(len(sources)), key=lambda x, y=y: (-products[x, y], x))[:k] for y in range(len(targets))]
+    forward = [
+        sorted(range(len(targets)), key=lambda y, x=x: (-products[x, y], y))[:k]
+        for x in range(len(sources))
+    ]
+    backward = [
+        sorted(range(len(sources)), key=lambda x, y=y: (-products[x, y], x))[:k]
+        for y in range(len(targets))
+    ]
 
     def score(x: int, y: int) -> float:
         mean = (products[x, forward[x]].mean() + products[backward[y], y].mean()) / 2
-        return {"absolute": products[x, y], "distance": products[x, y] - mean, "ratio": products[x, y] / mean}[margin]
+        return {
+            "absolute": products[x, y],
+            "distance": products[x, y] - mean,
+            "ratio": products[x, y] / mean,
+        }[margin]
 
-    best_forward = {(x, min(near, key=lambda y, x=x: (-score(x, y), y))) for x, near in enumerate(forward)}
-    best_backward = {(min(near, key=lambda x, y=y: (-score(x, y), x)), y) for y, near in enumerate(backward)}
+    best_forward = {
+        (x, min(near, key=lambda y, x=x: (-score(x, y), y))) for x, near in enumerate(forward)
+    }
+    best_backward = {
+        (min(near, key=lambda x, y=y: (-score(x, y), x)), y) for y, near in enumerate(backward)
+    }
     pairs = {
         "forward": best_forward,
         "backward": best_backward,
@@ -80,11 +98,16 @@ def unit(rows: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("retrieval", ["forward", "backward", "intersection", "max", "union"])
 @pytest.mark.parametrize("margin", ["ratio", "distance", "absolute"])
-def test_pairs_and_margins_are_those_of_the_published_rules(margin: Margin, retrieval: Retrieval) -> None:
+def test_pairs_and_margins_are_those_of_the_published_rules(
+    margin: Margin, retrieval: Retrieval
+) -> None:
     sources, targets = unit(60, 0), unit(45, 1)
     pairs = retrieve(mined(sources, targets, 4, margin), retrieval)
     wanted = laser(sources, targets, 4, margin, retrieval)
-    found = {(source, target): score for source, target, score in pairs.select(SOURCE_ID, TARGET_ID, MARGIN).rows()}
+    found = {
+        (source, target): score
+        for source, target, score in pairs.select(SOURCE_ID, TARGET_ID, MARGIN).rows()
+    }
     assert found == pytest.approx(wanted, abs=1e-6)
     assert pairs[MARGIN].is_sorted(descending=True)
     if retrieval in ("intersection", "max"):
@@ -107,31 +130,43 @@ def test_a_ratio_to_a_mean_that_is_not_positive_is_below_all_others() -> None:
 
 
 def test_means_are_of_the_neighbours_that_there_are() -> None:
-    found = Neighbors(np.zeros((3, 2), np.int64), np.array([[1, 0.5], [0.25, -np.inf], [-np.inf, -np.inf]], np.float32))
+    found = Neighbors(
+        np.zeros((3, 2), np.int64),
+        np.array([[1, 0.5], [0.25, -np.inf], [-np.inf, -np.inf]], np.float32),
+    )
     assert mean_cosines(found).tolist() == [0.75, 0.25, 0]
 
 
 def test_candidates_of_both_directions_are_there_once_with_both_ranks() -> None:
     """Sources at 0 and 10 degrees, targets at 0, 15 and 90: the last one is in nobody's list, but has one itself."""
     sources, targets = (
-        np.array([[np.cos(a), np.sin(a)] for a in np.radians(d)], np.float32) for d in ([0, 10], [0, 15, 90])
+        np.array([[np.cos(a), np.sin(a)] for a in np.radians(d)], np.float32)
+        for d in ([0, 10], [0, 15, 90])
     )
     found = mined(sources, targets, 1, "absolute")
     ranks = found.select(SOURCE_ID, TARGET_ID, FORWARD_RANK, BACKWARD_RANK).rows()
     assert ranks == [(0, 100, 1, 1), (1, 101, 1, 1), (1, 102, None, 1)]
     assert found[FORWARD_MEAN].dtype == found[MARGIN].dtype == pl.Float32
     assert retrieve(found, "forward").select(SOURCE_ID, TARGET_ID).rows() == [(0, 100), (1, 101)]
-    assert retrieve(found, "backward").select(SOURCE_ID, TARGET_ID).rows() == [(0, 100), (1, 101), (1, 102)]
+    assert retrieve(found, "backward").select(SOURCE_ID, TARGET_ID).rows() == [
+        (0, 100),
+        (1, 101),
+        (1, 102),
+    ]
 
 
-scored = st.dictionaries(st.tuples(st.integers(0, 6), st.integers(0, 6)), st.sampled_from([0.25, 0.5, 1.0]))
+scored = st.dictionaries(
+    st.tuples(st.integers(0, 6), st.integers(0, 6)), st.sampled_from([0.25, 0.5, 1.0])
+)
 
 
 def frame(pairs: Scored) -> pl.DataFrame:
     """As if every pair were among the neighbours of both its rows."""
     rows = [(x, y, score, 1, 1) for (x, y), score in pairs.items()]
     names = {SOURCE_ID: pl.Int64, TARGET_ID: pl.Int64, MARGIN: pl.Float32}
-    return pl.DataFrame(rows, names | {FORWARD_RANK: pl.Int32, BACKWARD_RANK: pl.Int32}, orient="row")
+    return pl.DataFrame(
+        rows, names | {FORWARD_RANK: pl.Int32, BACKWARD_RANK: pl.Int32}, orient="row"
+    )
 
 
 @settings(max_examples=150, deadline=None)

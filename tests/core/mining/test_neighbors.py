@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining import neighbors
-from beam_gpte.core.mining.neighbors import Neighbors, merge_neighbors, nearest_neighbors, no_neighbors
+from beam_gpte.core.mining.neighbors import (
+    Neighbors,
+    merge_neighbors,
+    nearest_neighbors,
+    no_neighbors,
+)
 
 Found = list[list[tuple[int, float]]]
 
@@ -25,7 +30,9 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)).astype(
+        np.float32
+    )
 
 
 def directions(rows: int, dim: int, seed: int) -> np.ndarray:
@@ -35,14 +42,22 @@ def directions(rows: int, dim: int, seed: int) -> np.ndarray:
 def nearest_loop(rows: np.ndarray, others: np.ndarray, ids: np.ndarray, k: int) -> Found:
     found = []
     for row in rows.tolist():
-        scores = [float(np.float32(math.fsum(map(float.__mul__, row, other)))) for other in others.tolist()]
-        nearest = sorted(zip(scores, ids.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))[:k]
+        scores = [
+            float(np.float32(math.fsum(map(float.__mul__, row, other))))
+            for other in others.tolist()
+        ]
+        nearest = sorted(
+            zip(scores, ids.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1])
+        )[:k]
         found.append([(id_, score) for score, id_ in nearest])
     return found
 
 
 def listed(found: Neighbors) -> Found:
-    pairs = (zip(*row, strict=True) for row in zip(found.ids.tolist(), found.cosines.tolist(), strict=True))
+    pairs = (
+        zip(*row, strict=True)
+        for row in zip(found.ids.tolist(), found.cosines.tolist(), strict=True)
+    )
     return [[(id_, score) for id_, score in row if score > -math.inf] for row in pairs]
 
 
@@ -65,7 +80,9 @@ sides = st.integers(2, 4).flatmap(lambda dim: st.tuples(points(dim), points(dim)
 
 @settings(max_examples=150, deadline=None)
 @given(sides, st.integers(1, 40), st.integers(0, 10**6))
-def test_both_directions_are_those_of_a_loop_over_pairs(both: tuple[np.ndarray, np.ndarray], k: int, seed: int) -> None:
+def test_both_directions_are_those_of_a_loop_over_pairs(
+    both: tuple[np.ndarray, np.ndarray], k: int, seed: int
+) -> None:
     sources, targets = both
     random = np.random.default_rng(seed)
     source_ids, target_ids = (random.choice(1000, len(side), replace=False) - 500 for side in both)
@@ -123,7 +140,9 @@ def test_last_tiles_without_a_near_row_change_nothing(monkeypatch: pytest.Monkey
 def test_merging_is_associative_and_commutative_and_nothing_changes_nothing() -> None:
     vectors, ids = directions(60, 8, 2), np.random.default_rng(2).permutation(60)
     a, b, c = (nearest_neighbors(vectors, ids, vectors[i::3], ids[i::3], 3)[0] for i in range(3))
-    assert_same(merge_neighbors(merge_neighbors(a, b), c), merge_neighbors(b, merge_neighbors(c, a)))
+    assert_same(
+        merge_neighbors(merge_neighbors(a, b), c), merge_neighbors(b, merge_neighbors(c, a))
+    )
     assert_same(merge_neighbors(a, no_neighbors(60, 3, ids.dtype)), a)
 
 
@@ -131,11 +150,15 @@ def test_real_tiles_give_the_bits_of_small_ones(monkeypatch: pytest.MonkeyPatch)
     sources, targets = directions(300, 64, 3), directions(2500, 64, 4)
     small = nearest_neighbors(sources, np.arange(300), targets, np.arange(2500), 5)
     monkeypatch.undo()
-    for found, other in zip(nearest_neighbors(sources, np.arange(300), targets, np.arange(2500), 5), small, strict=True):
+    for found, other in zip(
+        nearest_neighbors(sources, np.arange(300), targets, np.arange(2500), 5), small, strict=True
+    ):
         assert_same(found, other)
 
 
-def test_a_row_repeated_ten_thousand_times_on_both_sides_takes_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_repeated_ten_thousand_times_on_both_sides_takes_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A hundred million pairs are equally near; by hand the nearest are those of the smallest ids."""
     monkeypatch.undo()
     repeated = np.repeat(directions(1, 384, 5), 10_000, axis=0)
@@ -159,19 +182,26 @@ def test_rows_without_enough_neighbours_end_in_the_largest_id_and_no_cosine(dtyp
 
 def test_large_ids_stay_what_they_are() -> None:
     ids = np.array([2**64 - 2, 2**63, 5], np.uint64)
-    forward, _ = nearest_neighbors(np.eye(3, dtype=np.float32), ids, np.eye(3, dtype=np.float32), ids, 2)
+    forward, _ = nearest_neighbors(
+        np.eye(3, dtype=np.float32), ids, np.eye(3, dtype=np.float32), ids, 2
+    )
     assert forward.ids.tolist() == [[2**64 - 2, 5], [2**63, 5], [5, 2**63]]
 
 
 def test_half_precision_vectors_are_taken_for_what_they_are() -> None:
-    sources, targets = directions(30, 16, 7).astype(np.float16), directions(40, 16, 8).astype(np.float16)
+    sources, targets = (
+        directions(30, 16, 7).astype(np.float16),
+        directions(40, 16, 8).astype(np.float16),
+    )
     forward, _ = nearest_neighbors(sources, np.arange(30), targets, np.arange(40), 3)
     assert listed(forward) == nearest_loop(sources, targets, np.arange(40), 3)
 
 
 def test_vectors_of_two_models_or_without_a_value_are_refused() -> None:
     ids = np.arange(3)
-    with pytest.raises(InputError, match="vectors of 2 and 3 dimensions on the two sides; embed both"):
+    with pytest.raises(
+        InputError, match="vectors of 2 and 3 dimensions on the two sides; embed both"
+    ):
         nearest_neighbors(directions(3, 2, 0), ids, directions(3, 3, 0), ids, 1)
     broken = directions(3, 2, 0)
     broken[1, 0] = np.nan

@@ -8,17 +8,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.mining.posterior import BIN, Mixture, fit_mixture, histogram, merge_histograms, precision_threshold
+from beam_gpte.core.mining.posterior import (
+    BIN,
+    Mixture,
+    fit_mixture,
+    histogram,
+    merge_histograms,
+    precision_threshold,
+)
 
 
-def two_humps(count: int, share: float, seed: int = 0, upper: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+def two_humps(
+    count: int, share: float, seed: int = 0, upper: float = 0.3
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores of chance, about 0.05, and of pairs, about `upper`; a `share` of them pairs."""
     random = np.random.default_rng(seed)
     pairs = random.random(count) < share
-    return np.where(pairs, random.normal(upper, 0.06, count), random.normal(0.05, 0.03, count)), pairs
+    return np.where(
+        pairs, random.normal(upper, 0.06, count), random.normal(0.05, 0.03, count)
+    ), pairs
 
 
-numbers = st.lists(st.one_of(st.floats(-5, 5), st.sampled_from([0.0, -0.0, 0.5, BIN, -math.inf, math.nan])))
+numbers = st.lists(
+    st.one_of(st.floats(-5, 5), st.sampled_from([0.0, -0.0, 0.5, BIN, -math.inf, math.nan]))
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -30,7 +43,9 @@ def test_histograms_merge_to_that_of_all_scores_in_any_order(parts: list[list[fl
         np.testing.assert_array_equal(merged.bins, whole.bins)
         np.testing.assert_array_equal(merged.counts, whole.counts)
     assert whole.total == sum(math.isfinite(score) for part in parts for score in part)
-    assert all(any(b * BIN <= s < (b + 1) * BIN for part in parts for s in part) for b in whole.bins)
+    assert all(
+        any(b * BIN <= s < (b + 1) * BIN for part in parts for s in part) for b in whole.bins
+    )
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9])
@@ -40,7 +55,10 @@ def test_the_fit_is_the_mixture_that_scores_were_drawn_from(share: float) -> Non
     assert fitted.shares == pytest.approx((1 - share, share), abs=0.005)
     assert fitted.means == pytest.approx((0.05, 0.3), abs=0.01)
     assert np.sqrt(fitted.variances) == pytest.approx([0.03, 0.06], abs=0.005)
-    assert fit_mixture(merge_histograms(histogram(part) for part in np.array_split(scores, 7)[::-1])) == fitted
+    assert (
+        fit_mixture(merge_histograms(histogram(part) for part in np.array_split(scores, 7)[::-1]))
+        == fitted
+    )
 
 
 def test_posteriors_are_the_shares_of_pairs_at_a_score() -> None:
@@ -63,7 +81,9 @@ mixtures = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(mixtures, st.floats(0.05, 0.99))
-def test_a_posterior_never_falls_and_a_threshold_is_the_least_score_that_has_it(mixed: Mixture, posterior: float) -> None:
+def test_a_posterior_never_falls_and_a_threshold_is_the_least_score_that_has_it(
+    mixed: Mixture, posterior: float
+) -> None:
     scores = np.linspace(mixed.means[0] - 2, mixed.means[1] + 5, 4001)
     values = mixed.posterior(scores)
     assert (np.diff(values) >= -1e-12).all()
@@ -81,19 +101,29 @@ def test_a_posterior_never_falls_and_a_threshold_is_the_least_score_that_has_it(
 def test_between_the_means_a_posterior_is_bayes_rule() -> None:
     """Equal shares and variances meet in the middle; one deviation of 0.25 off, the odds are e^2."""
     equal = Mixture((0.5, 0.5), (0.0, 0.5), (0.0625, 0.0625))
-    assert equal.posterior(np.array([0.25, 0.5])) == pytest.approx([0.5, 1 / (1 + math.exp(-2))], abs=1e-4)
+    assert equal.posterior(np.array([0.25, 0.5])) == pytest.approx(
+        [0.5, 1 / (1 + math.exp(-2))], abs=1e-4
+    )
     assert equal.threshold(0.5) == pytest.approx(0.25, abs=1e-3)
 
 
 def test_a_wide_lower_hump_does_not_take_the_highest_scores_back() -> None:
     wide = Mixture((0.9, 0.1), (0.0, 0.3), (0.1**2, 0.02**2))
-    assert wide.posterior(np.array([0.32, 0.6, 5.0])) == pytest.approx(wide.posterior(np.array([0.32]))[0], abs=0.05)
-    with pytest.raises(InputError, match=r"no score has a posterior of 0\.999, the most is 0\.98\d; give a threshold"):
+    assert wide.posterior(np.array([0.32, 0.6, 5.0])) == pytest.approx(
+        wide.posterior(np.array([0.32]))[0], abs=0.05
+    )
+    with pytest.raises(
+        InputError,
+        match=r"no score has a posterior of 0\.999, the most is 0\.98\d; give a threshold",
+    ):
         wide.threshold(0.999)
 
 
 def test_what_cannot_be_told_apart_is_an_error() -> None:
-    with pytest.raises(InputError, match="0 scores are too few to tell pairs from chance, 50 are needed; give a threshold"):
+    with pytest.raises(
+        InputError,
+        match="0 scores are too few to tell pairs from chance, 50 are needed; give a threshold",
+    ):
         fit_mixture(histogram(np.array([-np.inf])))
     with pytest.raises(InputError, match=r"all 300 scores are about 0\.2501: nothing tells"):
         fit_mixture(histogram(np.full(300, 0.25)))
@@ -105,7 +135,9 @@ def test_what_cannot_be_told_apart_is_an_error() -> None:
 
 def test_one_score_far_off_is_no_hump() -> None:
     scores = two_humps(1000, 0.3, seed=4)[0]
-    assert fit_mixture(histogram(np.append(scores, 0.8))).means == pytest.approx((0.05, 0.3), abs=0.02)
+    assert fit_mixture(histogram(np.append(scores, 0.8))).means == pytest.approx(
+        (0.05, 0.3), abs=0.02
+    )
 
 
 def f1(kept: np.ndarray, pairs: np.ndarray) -> float:
@@ -127,7 +159,9 @@ def test_the_tail_of_chance_is_not_taken_for_pairs(share: float) -> None:
 def test_pairs_of_two_kinds_are_one_hump() -> None:
     """Good translations and free ones: the gap to chance is wider than that between them."""
     random = np.random.default_rng(6)
-    scores = np.concatenate([random.normal(*hump, 5000) for hump in ((0.05, 0.02), (0.27, 0.04), (0.4, 0.04))])
+    scores = np.concatenate(
+        [random.normal(*hump, 5000) for hump in ((0.05, 0.02), (0.27, 0.04), (0.4, 0.04))]
+    )
     fitted = fit_mixture(histogram(scores))
     assert (len(fitted.means), fitted.chance) == (3, 1)
     assert 0.1 < fitted.threshold(0.9) < 0.2
@@ -141,12 +175,16 @@ def test_two_piles_of_equal_scores_are_told_apart() -> None:
 
 def test_a_precision_by_hand() -> None:
     """Ten times as many sources as decoys; at 0.5 one decoy and 80 pairs, so 20 may be wrong; at 0.25 two and 90;
-    at 0 all 22 and 290."""
+    at 0 all 22 and 290.
+    """
     pairs = histogram(np.array([0.75] * 50 + [0.5] * 30 + [0.25] * 10 + [0.0] * 200))
     decoys = histogram(np.array([0.5, 0.25] + [0.0] * 20))
     for target, threshold in ((0.8, 0.75), (0.75, 0.5), (0.66, 0.25), (0.2, 0.0)):
         assert precision_threshold(pairs, decoys, target, 10) == threshold
-    with pytest.raises(InputError, match=r"no threshold has a precision of 0\.9: the most is 0\.800; give more decoys"):
+    with pytest.raises(
+        InputError,
+        match=r"no threshold has a precision of 0\.9: the most is 0\.800; give more decoys",
+    ):
         precision_threshold(pairs, decoys, 0.9, 10)
     with pytest.raises(InputError, match="there are no pairs"):
         precision_threshold(histogram(np.zeros(0)), decoys, 0.9, 10)

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_gpte.core.text.minhash import bands, choose_bands, jaccard, shingle_sets, shingles, signatures, slices
+from beam_gpte.core.text.minhash import (
+    bands,
+    choose_bands,
+    jaccard,
+    shingle_sets,
+    shingles,
+    signatures,
+    slices,
+)
 
 TEXTS = st.lists(st.text("ab\0", max_size=12) | st.text(max_size=12), max_size=8)
 
@@ -18,33 +26,37 @@ def grams(text, n):
 
 
 @given(TEXTS, st.integers(1, 6))
-def test_jaccard_is_that_of_the_sets_of_grams(texts, n):
+def test_jaccard_is_that_of_the_sets_of_grams(texts, n) -> None:
     # a text ends in another character than NUL, which stands for no character
     texts = [text + "." for text in texts]
-    firsts, seconds = (np.array(side, int) for side in np.indices((len(texts), len(texts))).reshape(2, -1))
+    firsts, seconds = (
+        np.array(side, int) for side in np.indices((len(texts), len(texts))).reshape(2, -1)
+    )
     a, b = ([grams(texts[i], n) for i in side] for side in (firsts, seconds))
     expected = [len(x & y) / len(x | y) for x, y in zip(a, b, strict=True)]
     assert jaccard(shingle_sets(texts, n), firsts, seconds).tolist() == expected
 
 
-def test_a_short_text_is_one_shingle_and_an_empty_one_too():
+def test_a_short_text_is_one_shingle_and_an_empty_one_too() -> None:
     texts = ["", "ab", "ab", "abc", "abcdef"]
     assert np.diff(shingles(texts, 5).starts).tolist() == [1, 1, 1, 1, 2]
     pairs = np.array([0, 1, 1, 0]), np.array([0, 2, 3, 1])
     assert jaccard(shingle_sets(texts, 5), *pairs).tolist() == [1, 1, 0, 0]
 
 
-def test_a_text_is_signed_alike_in_any_company_and_process():
+def test_a_text_is_signed_alike_in_any_company_and_process() -> None:
     texts = ["a cat sat on the mat", "x", "a dog sat on the mat"]
     together = signatures(shingles(texts), 16)
     assert (np.concatenate([signatures(shingles([text]), 16) for text in texts]) == together).all()
     code = f"from beam_gpte.core.text.minhash import *\nprint(bands(signatures(shingles({texts!r}), 16), 4).tolist())"
-    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert elsewhere.strip() == str(bands(together, 4).tolist())
     assert signatures(shingles([]), 16).shape == (0, 16)
 
 
-def test_signatures_agree_as_often_as_sets_do():
+def test_signatures_agree_as_often_as_sets_do() -> None:
     """200 pairs with a Jaccard of 1/3, 128 columns each: a standard error of 0.003."""
     random = np.random.default_rng(1)
     letters = np.array([chr(0x4E00 + i) for i in range(20_000)])
@@ -54,14 +66,14 @@ def test_signatures_agree_as_often_as_sets_do():
     assert (signed[::2] == signed[1::2]).mean() == pytest.approx(1 / 3, abs=0.012)
 
 
-def test_bands_agree_where_their_columns_do_and_never_with_another_band():
+def test_bands_agree_where_their_columns_do_and_never_with_another_band() -> None:
     signed = np.array([[1, 2, 1, 2], [1, 2, 2, 1]], np.uint32)
     hashed = bands(signed, 2)
     assert hashed[0, 0] == hashed[1, 0]
     assert len(np.unique(hashed)) == 3
 
 
-def test_as_few_bands_as_find_the_pairs_at_the_threshold():
+def test_as_few_bands_as_find_the_pairs_at_the_threshold() -> None:
     """19 bands of 6: 1 - (1 - 0.8 ** 6) ** 19 = 0.997; 18 bands of 7 find 0.986."""
     assert choose_bands(0.8, 128) == 19
     assert choose_bands(1.0, 128) == 1
@@ -69,7 +81,7 @@ def test_as_few_bands_as_find_the_pairs_at_the_threshold():
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 12))
-def test_slices_are_as_long_as_allowed_and_leave_nothing_out(lengths, most):
+def test_slices_are_as_long_as_allowed_and_leave_nothing_out(lengths, most) -> None:
     lengths = np.array(lengths, int)
     parts = [lengths[part] for part in slices(lengths, most)]
     assert np.concatenate([[], *parts]).tolist() == lengths.tolist()

@@ -46,16 +46,23 @@ def test_a_blank_line_ends_a_sentence_and_a_line_break_does_not() -> None:
 
 def test_blanks_of_several_bytes_and_characters_beyond_16_bits_keep_their_places() -> None:
     text = "\u3000😀 says a.\u00a0Is\u2009it e\u0301?  Yes."
-    assert sentences(text, "en")[-1] == "Yes." and "".join(sentences(text, "en")).replace(" ", "").startswith("😀saysa.")
+    assert sentences(text, "en")[-1] == "Yes."
+    assert "".join(sentences(text, "en")).replace(" ", "").startswith("😀saysa.")
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(st.sampled_from("ab AB.?!。।\n\r\t\u00a0\u2028()\"'“”「」1é\u0301😀")), st.sampled_from(LANGUAGES))
+@given(
+    st.text(st.sampled_from("ab AB.?!。।\n\r\t\u00a0\u2028()\"'“”「」1é\u0301😀")),
+    st.sampled_from(LANGUAGES),
+)
 def test_every_character_but_white_space_is_in_one_sentence(text: str, language: str) -> None:
     spans = split_sentences(text, language)
     flat = [place for span in spans for place in span]
-    assert flat == sorted(flat) and all(text[start:end].strip() == text[start:end] != "" for start, end in spans)
-    assert "".join("".join(text[start:end] for start, end in spans).split()) == "".join(text.split())
+    assert flat == sorted(flat)
+    assert all(text[start:end].strip() == text[start:end] != "" for start, end in spans)
+    assert "".join("".join(text[start:end] for start, end in spans).split()) == "".join(
+        text.split()
+    )
 
 
 def test_a_text_of_a_hundred_thousand_characters_is_split() -> None:
@@ -65,5 +72,8 @@ def test_a_text_of_a_hundred_thousand_characters_is_split() -> None:
 
 
 def test_a_language_without_rules_is_refused() -> None:
-    with pytest.raises(InputError, match="language is 'xx'; sentences are split by rules for am, ar, .*zh: use the one"):
+    with pytest.raises(
+        InputError,
+        match="language is 'xx'; sentences are split by rules for am, ar, .*zh: use the one",
+    ):
         split_sentences("a", "xx")
