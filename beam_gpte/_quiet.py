@@ -1,9 +1,9 @@
-"""Imports Beam before anything else does, without the warning it gives where its gcp extra is not installed."""
+"""Import Beam first of all, without its warning that the gcp extra is not installed."""
 
 import logging
 
-_former = logging.root.manager.disable
+_previous = logging.root.manager.disable
 logging.disable(logging.WARNING)
-import apache_beam  # noqa: E402, F401
+import apache_beam  # noqa: E402, F401  # after logging is off
 
-logging.disable(_former)
+logging.disable(_previous)

@@ -1,9 +1,10 @@
-"""What Beam costs: EmbedText in a pipeline against the bare encoder, and against Beam's own MLTransform.
+"""Measure the cost of Beam: EmbedText against the bare encoder, and against Beam's MLTransform.
 
     python benchmarks/beam_cost.py [--texts 5000] [--rounds 3] [--full]
 
-Texts are the first lines of the standard library's docstrings (--full: whole docstrings). Every variant loads its model, has
-one thread and runs in this process; CPU seconds, tokenisation and loading included.
+Texts are the first lines of the standard library's docstrings (--full: whole docstrings). Every
+variant loads its model, has one thread and runs in this process; CPU seconds, tokenization and
+loading included.
 """
 
 import argparse

@@ -1,11 +1,13 @@
-"""How the search for both directions grows, by shards and in cells, and the whole of `MineBitext`.
+r"""Measure how the search grows, by shards and in cells, and the whole of `MineBitext`.
 
-    python benchmarks/bitext_growth.py FILE.parquet --model MODEL [--sizes 25000,50000,100000] [--methods NAME ...]
+    python benchmarks/bitext_growth.py FILE.parquet --model MODEL [--sizes 25000,50000] \
+        [--methods NAME ...]
 
-The file is that of `bitext.py`; rows beyond it are made of two others of their side. `by shards` is what workers do,
-`core.neighbors` for every two shards of at most 65,536 rows, merged; `in cells` the same in the cells of
-`core.mining_cells`. Both hold all vectors besides. `MineBitext` runs on Beam's in-process runner, which holds all that is
-shuffled in memory. CPU seconds with one thread, once each, and the peak memory of a process of its own.
+The file is that of `bitext.py`; rows beyond it are sums of two others of their side. `by shards` is
+what workers do, `core.mining.neighbors` for every two shards of at most 65,536 rows, merged; `in
+cells` the same in the cells of `core.mining.cells`. Both hold all vectors besides. `MineBitext`
+runs on Beam's in-process runner, which holds all shuffled data in memory. CPU seconds with one
+thread, once each, and the peak memory of a separate process.
 """
 
 import argparse
@@ -21,11 +23,12 @@ from bitext import K, embedded, in_child, run_child, vectors
 
 
 def grown(path: Path, name: str, rows: int) -> np.ndarray:
-    """The file's vectors of a side, and as many sums of two of them as are wanted."""
-    own = vectors(path, name, rows)
-    pairs = np.random.default_rng(len(name)).integers(0, len(own), (2, max(0, rows - len(own))))
-    sums = own[pairs[0]] + own[pairs[1]]
-    return np.concatenate([own, sums / np.linalg.norm(sums, axis=1, keepdims=True)])
+    """Return the file's vectors of a side, and sums of two of them, up to `rows`."""
+    stored = vectors(path, name, rows)
+    more = max(0, rows - len(stored))
+    pairs = np.random.default_rng(len(name)).integers(0, len(stored), (2, more))
+    sums = stored[pairs[0]] + stored[pairs[1]]
+    return np.concatenate([stored, sums / np.linalg.norm(sums, axis=1, keepdims=True)])
 
 
 def by_shards(path: Path, rows: int, cells: bool) -> Callable[[], object]:
@@ -36,36 +39,34 @@ def by_shards(path: Path, rows: int, cells: bool) -> Callable[[], object]:
     both = [grown(path, name, rows) for name in ("source", "target")]
     ids = np.arange(rows)
 
+    def in_cells(sides: list[np.ndarray]) -> list[list[np.ndarray]]:
+        """List the rows of both sides that are compared with one another."""
+        plan = fit_cells((sides[0][:8192], sides[1][:8192]), (rows, rows), SHARD_ROWS)
+        routed = [plan.route(side, ids * 7919, i) for i, side in enumerate(sides)]
+        orders = [keys.argsort() for _, keys in routed]
+        at = [places[order] for (places, _), order in zip(routed, orders, strict=True)]
+        keys = [keys[order] for (_, keys), order in zip(routed, orders, strict=True)]
+        parts = []
+        for key in np.intersect1d(*keys):
+            edges = [np.searchsorted(side, [key, key + 1]) for side in keys]
+            parts.append([side[start:stop] for side, (start, stop) in zip(at, edges, strict=True)])
+        return parts
+
     def run() -> None:
+        sides = both
         if cells:
-            centred = [side - side.mean(axis=0) for side in both]
-            centred = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in centred]
-            plan = fit_cells((centred[0][:8192], centred[1][:8192]), (rows, rows), SHARD_ROWS)
-            sides = [plan.route(side, ids * 7919, i) for i, side in enumerate(centred)]
-            parts = []
-            at, keys = zip(
-                *(
-                    (rows_[order], keys_[order])
-                    for rows_, keys_ in sides
-                    for order in [keys_.argsort()]
-                ),
-                strict=True,
-            )
-            for key in np.intersect1d(*keys):
-                edges = [np.searchsorted(own, [key, key + 1]) for own in keys]
-                parts.append(
-                    [own[start:stop] for own, (start, stop) in zip(at, edges, strict=True)]
-                )
+            centered = [side - side.mean(axis=0) for side in both]
+            sides = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in centered]
+            parts = in_cells(sides)
         else:
-            centred = both
             cut = [np.array_split(ids, -(-rows // SHARD_ROWS)) for _ in both]
-            parts = [(source, target) for source in cut[0] for target in cut[1]]
+            parts = [[source, target] for source in cut[0] for target in cut[1]]
         found = [no_neighbors(rows, K, np.dtype(np.int64)) for _ in both]
         for source, target in parts:
-            near = nearest_neighbors(centred[0][source], source, centred[1][target], target, K)
-            for whole, own, part in zip(found, near, (source, target), strict=True):
-                before = type(own)(whole.ids[part], whole.cosines[part])
-                merged = merge_neighbors(before, own)
+            near = nearest_neighbors(sides[0][source], source, sides[1][target], target, K)
+            for whole, new, part in zip(found, near, (source, target), strict=True):
+                before = type(new)(whole.ids[part], whole.cosines[part])
+                merged = merge_neighbors(before, new)
                 whole.ids[part], whole.cosines[part] = merged.ids, merged.cosines
 
     return run
@@ -110,17 +111,16 @@ METHODS: dict[str, Callable[[Path, int], Callable[[], object]]] = {
 
 
 def growth(options: argparse.Namespace) -> None:
-    """Each size against the one before."""
+    """Print each size, and its ratio to the previous one."""
     print(f"{'method':20}{'rows':>9}{'CPU s':>9}{'peak MB':>9}{'x CPU':>8}{'x MB':>8}")
     for method in options.methods:
         last: dict = {}
         for rows in map(int, options.sizes.split(",")):
-            own = in_child(__file__, options, method, rows)
-            shown = (
-                "".join(f"{own[name] / last[name]:8.2f}" for name in ("cpu", "mb")) if last else ""
-            )
-            print(f"{method:20}{rows:9}{own['cpu']:9.1f}{own['mb']:9.0f}{shown}", flush=True)
-            last = own
+            cost = in_child(__file__, options, method, rows)
+            ratios = [cost[name] / last[name] for name in ("cpu", "mb")] if last else []
+            shown = "".join(f"{ratio:8.2f}" for ratio in ratios)
+            print(f"{method:20}{rows:9}{cost['cpu']:9.1f}{cost['mb']:9.0f}{shown}", flush=True)
+            last = cost
 
 
 def main() -> None:
@@ -129,7 +129,7 @@ def main() -> None:
     )
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", help="embeds the texts; not needed for a file with vectors")
-    parser.add_argument("--sizes", default="25000,50000,100000", help="rows of a side")
+    parser.add_argument("--sizes", default="25000,50000,100000", help="rows per side")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)

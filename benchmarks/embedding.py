@@ -1,11 +1,13 @@
-"""Embedding speed: TextEncoder against sentence-transformers (ST), and against what the machine can do at most.
+"""Compare TextEncoder with sentence-transformers (ST), and with the peak of the machine.
 
-    python benchmarks/embedding.py [--model FOLDER ...] [--texts 300] [--rounds 5] [--threads 1] [--device cpu]
+    python benchmarks/embedding.py [--model FOLDER ...] [--texts 300] [--rounds 5] [--threads 1]
+        [--device cpu]
 
-Texts are docstrings of the standard library, half of them whole, half their first lines, shuffled, no two equal. Variants
-take turns in one process; figures are medians of ratios within a round, so that other users of the machine matter little.
-On a CPU seconds are CPU seconds, on a GPU wall seconds; tokenisation is included. FLOPs are counted on real tokens: two for
-each weight of a linear layer and 4 x tokens x hidden for the attention of each layer.
+Texts are docstrings of the standard library, half of them whole, half their first lines, shuffled,
+no two equal. Variants take turns in one process; figures are medians of ratios within a round, so
+that other users of the machine matter little. On a CPU seconds are CPU seconds, on a GPU wall
+seconds; tokenization is included. FLOPs are counted on real tokens: two for each weight of a linear
+layer and 4 x tokens x hidden for the attention of each layer.
 """
 
 import argparse
@@ -23,18 +25,19 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from timing import Clock, measure
 
 from beam_gpte import EncoderConfig, TextEncoder
 from beam_gpte.core.encoder.backbone import Backbone
-from beam_gpte.core.encoder.linear_layers import bf16_gain
+from beam_gpte.core.encoder.linear_layers import bf16_speedup
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipelines"))
 from extract_docstrings import docstrings
 
-BUNDLE = 100  # elements of a Beam bundle, typically
+BUNDLE = 100  # typical number of elements of a Beam bundle
 GEMM = (4096, 384, 1536)  # a full micro-batch times MiniLM's widest layer
 
-Clock = Callable[[], float]
+Encode = Callable[[list[str]], np.ndarray]
 
 
 def corpus(size: int) -> list[str]:
@@ -45,12 +48,12 @@ def corpus(size: int) -> list[str]:
     )[:size]
 
 
-def in_bundles(encode: Callable[[list[str]], Any], texts: list[str]) -> np.ndarray:
+def in_bundles(encode: Encode, texts: list[str]) -> np.ndarray:
     return np.concatenate([encode(texts[i : i + BUNDLE]) for i in range(0, len(texts), BUNDLE)])
 
 
 def gemm(device: str) -> Callable[[], object]:
-    """A product in fp32, as fast as this machine does one, repeated for about as long as a timer needs."""
+    """Multiply in fp32 at this machine's speed, repeated for about as long as a timer needs."""
     rows, inner, columns = GEMM
     a, b = torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device)
 
@@ -63,7 +66,7 @@ def gemm(device: str) -> Callable[[], object]:
 
 
 def flops(model: torch.nn.Module, lengths: np.ndarray) -> float:
-    """Of one forward pass over texts of these lengths, at the least."""
+    """Count the minimum of one forward pass over texts of these lengths."""
     linears = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
     config = model.config.get_text_config()
     return float(
@@ -73,7 +76,7 @@ def flops(model: torch.nn.Module, lengths: np.ndarray) -> float:
 
 
 class InsideTheModel:
-    """Counts the seconds spent in the forward pass; the rest of `encode` is tokenisation and Python."""
+    """Count the seconds of the forward pass; the rest of `encode` is tokenization and Python."""
 
     def __init__(self, clock: Clock) -> None:
         self.seconds = 0.0
@@ -95,6 +98,7 @@ class InsideTheModel:
 
 
 def clock_of(device: str) -> Clock:
+    """Return CPU seconds of this process, or on a GPU wall seconds once its work is done."""
     if not device.startswith("cuda"):
         return time.process_time
 
@@ -105,49 +109,45 @@ def clock_of(device: str) -> Clock:
     return clock
 
 
-def rounds_of(
-    variants: dict[str, Callable[[], object]], rounds: int, clock: Clock
-) -> dict[str, list[float]]:
-    """As `timing.measure`, by a clock that waits for a GPU."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for i in range(rounds + 1):
-        for name, run in variants.items():
-            began = clock()
-            run()
-            if i:
-                seconds[name].append(clock() - began)
-    return seconds
+def load_theirs(model: str, device: str) -> SentenceTransformer:
+    # without the dtype it runs in the type that weights are stored in: fp16, which no CPU here
+    # multiplies fast
+    theirs = SentenceTransformer(model, device=device, model_kwargs={"dtype": torch.float32})
+    # nor would it encode the text alone: where a tokenizer has a chat template, it puts the text
+    # and a system prompt into it
+    theirs[0].modality_config = {"text": theirs[0].modality_config["text"]}
+    return theirs
+
+
+def load_ours(model: str, device: str, speedup: float) -> dict[str, TextEncoder]:
+    # sentence-transformers takes the mean where a model does not specify it
+    pooling = "auto" if Path(model, "modules.json").exists() else "mean"
+    return {
+        precision: TextEncoder.load(
+            EncoderConfig(model, pooling=pooling, device=device, precision=precision)
+        )
+        for precision in ("fp32", "bf16")
+        if precision == "fp32" or speedup
+    }
 
 
 def compare(model: str, texts: list[str], rounds: int, device: str) -> None:
     clock = clock_of(device)
-    # sentence-transformers takes the mean where a model does not say
-    pooling = "auto" if Path(model, "modules.json").exists() else "mean"
-    # without the dtype it runs in the type that weights are stored in: fp16, which no CPU here multiplies fast
-    theirs = SentenceTransformer(model, device=device, model_kwargs={"dtype": torch.float32})
-    # nor would it encode the text alone: where a tokenizer has a chat template, it puts the text and a system prompt into it
-    theirs[0].modality_config = {"text": theirs[0].modality_config["text"]}
-    ours = {"fp32": TextEncoder.load(EncoderConfig(model, pooling=pooling, device=device))}
-    gain = bf16_gain() if device == "cpu" else float("inf")
-    if gain:
-        ours["bf16"] = TextEncoder.load(
-            EncoderConfig(model, pooling=pooling, device=device, precision="bf16")
-        )
+    speedup = bf16_speedup() if device == "cpu" else float("inf")
+    theirs, ours = load_theirs(model, device), load_ours(model, device, speedup)
 
     def reference(part: list[str]) -> np.ndarray:
         return theirs.encode(
             part, batch_size=32, normalize_embeddings=True, show_progress_bar=False
         )
 
-    variants: dict[str, Callable[[], object]] = {
-        "gemm": gemm(device),
-        "ST": lambda: reference(texts),
-    }
-    variants["ST, bundles"] = lambda: in_bundles(reference, texts)
-    for name, encoder in ours.items():
-        variants[name] = lambda encoder=encoder: encoder.encode(texts)
-        variants[f"{name}, bundles"] = lambda encoder=encoder: in_bundles(encoder.encode, texts)
-    seconds = rounds_of(variants, rounds, clock)
+    encoders: dict[str, Encode] = {"ST": reference}
+    encoders |= {name: encoder.encode for name, encoder in ours.items()}
+    variants: dict[str, Callable[[], object]] = {"gemm": gemm(device)}
+    for name, encode in encoders.items():
+        variants[name] = lambda encode=encode: encode(texts)
+        variants[f"{name}, bundles"] = lambda encode=encode: in_bundles(encode, texts)
+    seconds = measure(variants, rounds, clock)
     with InsideTheModel(clock) as inside:
         began = clock()
         ours["fp32"].encode(texts)
@@ -157,48 +157,52 @@ def compare(model: str, texts: list[str], rounds: int, device: str) -> None:
     work = flops(theirs[0].auto_model, encoding.tokens.astype(np.float64))
     peak = [10 * 2 * np.prod(GEMM) / s for s in seconds["gemm"]]
     print(f"\n{model} on {device}, {len(texts)} texts, {encoding.needed:,} tokens, {rounds} rounds")
-    speeds = {
-        name: len(texts) / statistics.median(own) for name, own in seconds.items() if name != "gemm"
-    }
-    print(
-        f"texts/s: {'; '.join(f'{name} {speed:.0f}' for name, speed in speeds.items())}", end="; "
-    )
-    print(f"fp32 products: {statistics.median(peak) / 1e9:.0f} GFLOP/s")
-    print(f"{'figure':44} {'value':>9}  {'lowest':>7}  {'highest':>7}  target")
+    print_speeds(seconds, len(texts), statistics.median(peak))
+    expected = reference(texts)
+    for name, encoder in ours.items():
+        cosine = float((encoder.encode(texts) * expected).sum(1).min())
+        print_precision(name, seconds, cosine)
+    shares = [work / s / p for s, p in zip(seconds["fp32"], peak, strict=True)]
+    print_row("fp32: share of the peak", shares, ">= 0.80")
+    print_row("fp32: tokenization and Python, share", [outside], "<= 0.03")
+    print_row("bf16: products, times as fast as fp32", [speedup], "a property of the machine")
 
-    def row(name: str, values: list[float], target: str) -> None:
-        digits = 7 if "cosine" in name else 3
-        print(
-            f"{name:44} {statistics.median(values):9.{digits}f}  {min(values):7.3f}  {max(values):7.3f}  {target}"
-        )
+
+def print_speeds(seconds: dict[str, list[float]], texts: int, peak: float) -> None:
+    speeds = {
+        name: texts / statistics.median(measured)
+        for name, measured in seconds.items()
+        if name != "gemm"
+    }
+    listed = "; ".join(f"{name} {speed:.0f}" for name, speed in speeds.items())
+    print(f"texts/s: {listed}; fp32 products: {peak / 1e9:.0f} GFLOP/s")
+    print(f"{'figure':44} {'value':>9}  {'min':>7}  {'max':>7}  target")
+
+
+def print_precision(name: str, seconds: dict[str, list[float]], cosine: float) -> None:
+    """Print the figures of one of our precisions: speeds relative to ST, and the minimum cosine."""
 
     def ratio(above: str, below: str) -> list[float]:
         return [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
 
-    expected = reference(texts)
-    for name, encoder in ours.items():
-        one, bundled, alike = (
-            ("1.8", "2.2", "0.999999") if name == "fp32" else ("2.7", "3.5", "0.9999")
-        )
-        row(f"{name}: times as fast as ST", ratio("ST", name), f">= {one}")
-        row(
-            f"{name}: the same, both in bundles of {BUNDLE}",
-            ratio("ST, bundles", f"{name}, bundles"),
-            f">= {bundled}",
-        )
-        row(f"{name}: speed in bundles / in one call", ratio(name, f"{name}, bundles"), ">= 0.93")
-        row(
-            f"{name}: lowest cosine to ST",
-            [float((encoder.encode(texts) * expected).sum(1).min())],
-            f">= {alike}",
-        )
-    row(
-        "fp32: share of the peak",
-        [work / s / p for s, p in zip(seconds["fp32"], peak, strict=True)],
-        ">= 0.80",
+    one, bundled, equal = ("1.8", "2.2", "0.999999") if name == "fp32" else ("2.7", "3.5", "0.9999")
+    bundles = f"{name}, bundles"
+    print_row(f"{name}: times as fast as ST", ratio("ST", name), f">= {one}")
+    print_row(
+        f"{name}: the same, both in bundles of {BUNDLE}",
+        ratio("ST, bundles", bundles),
+        f">= {bundled}",
     )
-    row("fp32: tokenisation and Python, share", [outside], "<= 0.03")
-    row("bf16: products, times as fast as fp32", [gain], "a property of the machine")
+    print_row(f"{name}: speed in bundles / in one call", ratio(name, bundles), ">= 0.93")
+    print_row(f"{name}: minimum cosine to ST", [cosine], f">= {equal}")
+
+
+def print_row(name: str, values: list[float], target: str) -> None:
+    digits = 7 if "cosine" in name else 3
+    print(
+        f"{name:44} {statistics.median(values):9.{digits}f}  "
+        f"{min(values):7.3f}  {max(values):7.3f}  {target}"
+    )
 
 
 def main() -> None:

@@ -1,14 +1,18 @@
-"""How many of the ten nearest are still found when vectors are codes, and what the codes that we do not have would find.
+"""Measure how many of the ten nearest are still found among quantized vectors.
+
+Codes that we do not offer are measured for comparison.
 
     python benchmarks/quantize.py FOLDER [--queries 1000]
 
-FOLDER holds Parquet files with float32 vectors of length 1 in a column `embedding`; the figures of the pages are those of
-demo/vectors, which `make demo` writes. Rows drawn with a fixed seed are the queries, all others are searched. Codes are
-compared with codes, by cosine, and bits by Hamming distance; of equal ones the first row is nearest. "as floats": every code
-is turned back before it is compared.
+FOLDER holds Parquet files with float32 vectors of length 1 in a column `embedding`; the figures of
+the docs are those of demo/vectors, which `make demo` writes. Rows drawn with a fixed seed are the
+queries, all others are searched. Codes are compared with codes, by cosine, and bits by Hamming
+distance; of equal ones the first row is nearest. "as floats": every code is dequantized before it
+is compared.
 
-A range for each dimension, its minimum and maximum in the corpus, is what `quantize_embeddings` of sentence-transformers
-does. The second column is of the same vectors with their first three dimensions times ten.
+`quantize_embeddings` of sentence-transformers uses a range for each dimension, its minimum and
+maximum in the corpus. The second column is of the same vectors with their first three dimensions
+times ten.
 """
 
 import argparse
@@ -39,17 +43,14 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def nearest(vectors: np.ndarray, queries: int, k: int = K) -> np.ndarray:
-    """Rows of the k nearest by cosine of the first `queries` rows, among the others: (queries, k)."""
+    """Find the k nearest by cosine of the first `queries` rows among the others: (queries, k)."""
     vectors = unit(vectors)
     return np.argsort(-(vectors[:queries] @ vectors[queries:].T), axis=1, kind="stable")[:, :k]
 
 
 def recall(true: np.ndarray, found: np.ndarray) -> float:
-    return float(
-        np.mean(
-            [len(np.intersect1d(*rows)) / len(rows[0]) for rows in zip(true, found, strict=True)]
-        )
-    )
+    shares = [len(np.intersect1d(*rows)) / len(rows[0]) for rows in zip(true, found, strict=True)]
+    return float(np.mean(shares))
 
 
 def by_range(vectors: np.ndarray) -> np.ndarray:
@@ -57,35 +58,34 @@ def by_range(vectors: np.ndarray) -> np.ndarray:
 
 
 def by_range_as_floats(vectors: np.ndarray) -> np.ndarray:
-    least, most = vectors.min(axis=0), vectors.max(axis=0)
-    return (by_range(vectors).astype(np.float32) + 128.5) * ((most - least) / 255) + least
+    low, high = vectors.min(axis=0), vectors.max(axis=0)
+    return (by_range(vectors).astype(np.float32) + 128.5) * ((high - low) / 255) + low
 
 
-def by_largest(vectors: np.ndarray) -> np.ndarray:
+def by_max(vectors: np.ndarray) -> np.ndarray:
     return np.rint(vectors / np.abs(vectors).max(axis=0) * 127).astype(np.int8)
 
 
-def by_largest_as_floats(vectors: np.ndarray) -> np.ndarray:
-    return by_largest(vectors) * (np.abs(vectors).max(axis=0) / 127)
+def by_max_as_floats(vectors: np.ndarray) -> np.ndarray:
+    return by_max(vectors) * (np.abs(vectors).max(axis=0) / 127)
 
 
 def binary(vectors: np.ndarray) -> np.ndarray:
-    return dequantize(
-        quantize(vectors, "binary"), vectors.shape[1]
-    )  # cosines of signs are in order of Hamming distance
+    # cosines of signs are in order of Hamming distance
+    return dequantize(quantize(vectors, "binary"), vectors.shape[1])
 
 
 CODES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "float16": lambda vectors: quantize(vectors, "float16"),
-    "int8, each vector's largest value": lambda vectors: quantize(vectors, "int8"),
-    "int8, the corpus's largest value": lambda vectors: quantize(
+    "int8, each vector's maximum": lambda vectors: quantize(vectors, "int8"),
+    "int8, the corpus's maximum": lambda vectors: quantize(
         vectors, "int8", float(np.abs(vectors).max())
     ),
     "binary": binary,
     "not ours: int8, range of each dimension": by_range,
     "not ours: int8, range of each dimension, as floats": by_range_as_floats,
-    "not ours: int8, largest of each dimension": by_largest,
-    "not ours: int8, largest of each dimension, as floats": by_largest_as_floats,
+    "not ours: int8, maximum of each dimension": by_max,
+    "not ours: int8, maximum of each dimension, as floats": by_max_as_floats,
 }
 
 
@@ -100,19 +100,17 @@ def main() -> None:
     outliers = vectors * np.where(np.arange(vectors.shape[1]) < 3, np.float32(10), np.float32(1))
     kinds = [(each, nearest(each, options.queries)) for each in (vectors, unit(outliers))]
     print(
-        f"{options.queries} queries, {len(vectors) - options.queries} rows, {vectors.shape[1]} dimensions; recall of {K}"
+        f"{options.queries} queries, {len(vectors) - options.queries} rows, "
+        f"{vectors.shape[1]} dimensions; recall of {K}"
     )
     for name, code in CODES.items():
-        print(
-            f"{name:53}",
-            *(f"{recall(true, nearest(code(each), options.queries)):.4f}" for each, true in kinds),
-        )
+        found = [recall(true, nearest(code(each), options.queries)) for each, true in kinds]
+        print(f"{name:53}", *(f"{share:.4f}" for share in found))
     shortlists = [
         recall(true, nearest(binary(each), options.queries, SHORTLIST)) for each, true in kinds
     ]
-    print(
-        f"{f'binary, within the first {SHORTLIST}':53}", *(f"{share:.4f}" for share in shortlists)
-    )
+    label = f"binary, within the first {SHORTLIST}"
+    print(f"{label:53}", *(f"{share:.4f}" for share in shortlists))
 
 
 if __name__ == "__main__":

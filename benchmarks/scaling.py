@@ -1,17 +1,19 @@
-"""What 400,000 texts will cost, told from 50,000, and what they do cost: the constants of docs/scaling.md.
+"""Predict the cost of 400,000 texts from 50,000, and measure it: the constants of docs/scaling.md.
 
-    python benchmarks/scaling.py deduplication --texts FILE.parquet --cache FOLDER [--rows 50000] [--many 400000]
+    python benchmarks/scaling.py deduplication --texts FILE.parquet --cache FOLDER
+        [--rows 50000] [--many 400000]
     python benchmarks/scaling.py mining FILE.parquet [--rows 50000] [--many 400000]
 
-Texts and vectors are those of `deduplication.py` (first lines) and, with vectors, of `bitext_growth.py`; half of the texts
-of mining are sources. Seconds are CPU seconds of one thread. What comparing costs, by itself, grows with the square of the
-rows; the rest of a run grows with the rows:
+Texts and vectors are those of `deduplication_methods.py` (first lines) and, with vectors, of
+`bitext_growth.py`; half of the texts of mining are sources. Seconds are CPU seconds of one thread.
+The cost of comparing grows with the square of the rows, the rest of a run with the rows:
 
-    deduplication  rows x rest(cells) + comparisons x seconds each;  cells = rows / 500, at most 1,024
+    deduplication  rows x rest(cells) + comparisons x seconds each; cells = rows / 500, at most 1024
     mining         rows x rest + sources x targets x dim x seconds each
 
-More cells make more copies of a row: the few are also deduplicated in a space of as many cells as the many get, three times
-(medians). How many comparisons the many make is counted on the few, by the shares of rows that meet in each cell.
+More cells make more replicas of a row: the few rows are also deduplicated in a space of as many
+cells as the many get, three times (medians). The number of comparisons of the many is counted on
+the few, by the shares of rows in each cell.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from timing import measure
 
-from beam_gpte.core.dedup.space import CELL_ROWS, Space, cells_for, fit_space, margin
+from beam_gpte.core.dedup.space import CELL_ROWS, Space, bisector_distance, cells_for, fit_space
 from beam_gpte.core.dedup.tile_join import CHUNK
 from beam_gpte.dedup.search_plan import SAMPLE
 
@@ -29,8 +31,8 @@ THRESHOLD = 0.9
 
 
 def comparisons(vectors: np.ndarray, space: Space, rows: int) -> float:
-    """How many a row has, were there `rows` like `vectors`."""
-    home, _, cells = space.route(vectors, margin(THRESHOLD))
+    """Count the comparisons of a row, if there were `rows` like `vectors`."""
+    home, _, cells = space.route(vectors, bisector_distance(THRESHOLD))
     shares, visits = (
         np.bincount(of, minlength=len(space.centroids)) / len(vectors) for of in (home, cells)
     )
@@ -38,11 +40,9 @@ def comparisons(vectors: np.ndarray, space: Space, rows: int) -> float:
 
 
 def comparing(vectors: np.ndarray) -> float:
-    """Seconds of a comparison of two sketches in a cell."""
-    left, right = (
-        np.ascontiguousarray(part[:, :65])
-        for part in (vectors[:CHUNK], vectors[CHUNK : CHUNK + CELL_ROWS])
-    )
+    """Measure the seconds of a comparison of two sketches in a cell."""
+    parts = vectors[:CHUNK], vectors[CHUNK : CHUNK + CELL_ROWS]
+    left, right = (np.ascontiguousarray(part[:, :65]) for part in parts)
 
     def run() -> None:
         for _ in range(20):
@@ -52,45 +52,39 @@ def comparing(vectors: np.ndarray) -> float:
 
 
 def deduplication(options: argparse.Namespace) -> None:
-    import deduplication as peers
+    import deduplication as program
+    import deduplication_methods as methods
 
-    file = peers.vectors_file(options, "first", options.many)
-    vectors = peers.load(file, 0, options.rows)
+    file = methods.vectors_file(options, "first", options.many)
+    vectors = methods.load(file, 0, options.rows)
     each = comparing(vectors)
     sample = vectors[:: max(1, len(vectors) // SAMPLE)][:SAMPLE]
     spaces = [
         fit_space(sample, cells_for(rows, THRESHOLD), 64) for rows in (options.rows, options.many)
     ]
     with tempfile.TemporaryDirectory() as folder:
+
+        def run(rows: int, saved_index: str = "") -> float:
+            arguments = (methods.OURS, file, rows, THRESHOLD, folder)
+            return program.run(*arguments, saved_index=saved_index)["cpu"]
+
         files = [Path(folder, f"{len(space.centroids)}.npz") for space in spaces]
         for path, space in zip(files, spaces, strict=True):
             path.write_bytes(space.to_bytes())
-        taken = [
-            [
-                peers.run(peers.OURS, file, options.rows, THRESHOLD, folder, space=str(path))["cpu"]
-                for path in files
-            ]
-            for _ in range(3)
-        ]
+        taken = [[run(options.rows, str(path)) for path in files] for _ in range(3)]
         rest = 0.0
         for space, seconds in zip(spaces, np.median(taken, axis=0), strict=True):
             compared = comparisons(vectors, space, options.rows)
             rest = seconds / options.rows - compared * each
-            print(
-                f"{options.rows} rows in {len(space.centroids)} cells: {seconds:.1f} CPU s;",
-                end=" ",
-            )
-            print(
-                f"a row {compared:.0f} comparisons of {1e9 * each:.2f} ns, rest {1e6 * rest:.0f} microseconds"
-            )
+            costs = f"{compared:.0f} comparisons of {1e9 * each:.2f} ns, rest {1e6 * rest:.0f}"
+            cells = f"{options.rows} rows in {len(space.centroids)} cells: {seconds:.1f} CPU s"
+            print(f"{cells}; a row {costs} microseconds")
         compared = comparisons(vectors, spaces[-1], options.many)
-        told = options.many * (rest + compared * each)
-        print(
-            f"{options.many} rows, each {compared:.0f} comparisons: {told:.0f} CPU s told",
-            flush=True,
-        )
-        many = peers.run(peers.OURS, file, options.many, THRESHOLD, folder)["cpu"]
-    print(f"{many:.0f} CPU s measured, {told / many:.2f} of it told")
+        predicted = options.many * (rest + compared * each)
+        title = f"{options.many} rows, each {compared:.0f} comparisons"
+        print(f"{title}: {predicted:.0f} CPU s predicted", flush=True)
+        many = run(options.many)
+    print(f"{many:.0f} CPU s measured, {predicted / many:.2f} of it predicted")
 
 
 def mining(options: argparse.Namespace) -> None:
@@ -106,13 +100,12 @@ def mining(options: argparse.Namespace) -> None:
     dim = bitext.vectors(options.file, "source", 1).shape[1]
     few, search = (run(method, side) for method in ("MineBitext", "search, by shards"))
     each, rest = search / (side * side * dim), (few - search) / options.rows
-    print(
-        f"{side} a side: {few:.1f} CPU s; rest {1e6 * rest:.0f} microseconds a row, {1e12 * each:.1f} ps a product"
-    )
-    told = options.many * rest + large * large * dim * each
-    print(f"{large} a side: {told:.0f} CPU s told", flush=True)
+    costs = f"rest {1e6 * rest:.0f} microseconds a row, {1e12 * each:.1f} ps a product"
+    print(f"{side} a side: {few:.1f} CPU s; {costs}")
+    predicted = options.many * rest + large * large * dim * each
+    print(f"{large} a side: {predicted:.0f} CPU s predicted", flush=True)
     many = run("MineBitext", large)
-    print(f"{many:.0f} CPU s measured, {told / many:.2f} of it told")
+    print(f"{many:.0f} CPU s measured, {predicted / many:.2f} of it predicted")
 
 
 def main() -> None:
@@ -121,16 +114,16 @@ def main() -> None:
     )
     jobs = parser.add_subparsers(required=True)
     for name, job in (("deduplication", deduplication), ("mining", mining)):
-        own = jobs.add_parser(name)
-        own.set_defaults(job=job)
-        own.add_argument("--rows", type=int, default=50_000)
-        own.add_argument("--many", type=int, default=400_000)
+        arguments = jobs.add_parser(name)
+        arguments.set_defaults(job=job)
+        arguments.add_argument("--rows", type=int, default=50_000)
+        arguments.add_argument("--many", type=int, default=400_000)
         if job is mining:
-            own.add_argument("file", type=Path)
+            arguments.add_argument("file", type=Path)
         else:
-            own.add_argument("--texts", type=Path, required=True)
-            own.add_argument("--column", default="text")
-            own.add_argument("--cache", type=Path, required=True)
+            arguments.add_argument("--texts", type=Path, required=True)
+            arguments.add_argument("--column", default="text")
+            arguments.add_argument("--cache", type=Path, required=True)
     options = parser.parse_args()
     options.job(options)
 

@@ -1,14 +1,15 @@
-"""What the sinks cost, against the libraries they use, in the same process.
+"""Compare the cost of the sinks with that of the libraries they use, in the same process.
 
     python benchmarks/sinks.py parquet [--rows 1000000] [--beam_rows 50000] [--rounds 3]
     python benchmarks/sinks.py duckdb [--rows 1000000] [--rounds 3]
     python benchmarks/sinks.py encodings [--rows 60000]
 
-parquet: `WriteVectorsToParquet` in a pipeline against one `pyarrow.parquet.write_table` with the same settings, and Beam's
-own `WriteToParquet` and `WriteToParquetBatched` on fewer rows. duckdb: the commit of `WriteVectorsToDuckDB` (ids checked,
-table and ledger in one transaction) against `INSERT ... SELECT` from the same Parquet files. encodings: sizes and seconds of
-the codecs to choose from. Vectors are random of length 1, float32[384], with an integer id; they come from a pool, block by
-block, so that no variant holds them all.
+parquet: `WriteVectorsToParquet` in a pipeline against one `pyarrow.parquet.write_table` with the
+same settings, and against Beam's `WriteToParquet` and `WriteToParquetBatched` on fewer rows.
+duckdb: the commit of `WriteVectorsToDuckDB` (ids checked, table and ledger in one transaction)
+against `INSERT ... SELECT` from the same Parquet files. encodings: sizes and times of the candidate
+codecs. Vectors are random of length 1, float32[384], with an integer id; they come from a pool,
+block by block, so that no variant holds all of them.
 """
 
 import argparse
@@ -42,8 +43,8 @@ from beam_gpte.sinks.staging import ROW_GROUP_BYTES, STAGED, StagedFile
 from beam_gpte.sinks.write_duckdb import commit_duckdb
 
 DIM = 384
-POOL = 1 << 16  # rows; 100 MB, more than a row group, so that no codec meets a row twice
-PART = 1 << 14  # rows of a seed
+POOL_ROWS = 1 << 16  # 100 MB, more than a row group, so that no codec sees a row twice
+ROWS_PER_SEED = 1 << 14
 ROWS_PER_FILE = 1 << 18  # as staged for DuckDB
 METADATA = VectorMetadata("random", "random", "mean", "", DIM, True)
 SCHEMA = pa.schema([pa.field("id", pa.int64()), METADATA.field("embedding")])
@@ -51,7 +52,7 @@ SCHEMA = pa.schema([pa.field("id", pa.int64()), METADATA.field("embedding")])
 
 @functools.cache
 def pool() -> np.ndarray:
-    vectors = np.random.default_rng(0).standard_normal((POOL, DIM), np.float32)
+    vectors = np.random.default_rng(0).standard_normal((POOL_ROWS, DIM), np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -60,26 +61,27 @@ def column(vectors: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def batches(first: int, last: int) -> Iterator[pa.RecordBatch]:
-    """Rows first .. last - 1 in batches of a block."""
+    """Make rows first .. last - 1, in batches as large as a block."""
     for start in range(first, last, ROWS_PER_BLOCK):
-        stop, place = min(start + ROWS_PER_BLOCK, last), start % POOL
+        stop, place = min(start + ROWS_PER_BLOCK, last), start % POOL_ROWS
         vectors = pool()[place : place + stop - start]
         yield pa.record_batch([pa.array(np.arange(start, stop)), column(vectors)], schema=SCHEMA)
 
 
 def blocks(seed: int, rows: int) -> Iterator[Block]:
-    return map(Block, batches(seed * PART, min((seed + 1) * PART, rows)))
+    last = min((seed + 1) * ROWS_PER_SEED, rows)
+    return map(Block, batches(seed * ROWS_PER_SEED, last))
 
 
 def through_beam(folder: str, rows: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with beam.Pipeline("FnApiRunner") as p:
-        seeds = p | beam.Create(range(-(-rows // PART)), reshuffle=False)
+        seeds = p | beam.Create(range(-(-rows // ROWS_PER_SEED)), reshuffle=False)
         seeds | beam.FlatMap(blocks, rows).with_output_types(Block) | WriteVectorsToParquet(folder)
 
 
 def bare_parquet(path: str, rows: int) -> None:
-    """The settings of `ParquetFileWriter`, and as many rows in a row group."""
+    """Write with the settings of `ParquetFileWriter` and its number of rows per row group."""
     table = pa.Table.from_batches(batches(0, rows))
     group = ROW_GROUP_BYTES // (table.nbytes // rows) // ROWS_PER_BLOCK * ROWS_PER_BLOCK
     floats = ["embedding.list.element"]
@@ -114,7 +116,13 @@ def size(pattern: str) -> int:
     return sum(file.stat().st_size for file in path.parent.glob(path.name))
 
 
-def parquet(folder: str, rows: int, few: int, rounds: int) -> None:
+def print_sizes(ours: str, bare: str) -> None:
+    sizes = size(ours), size(bare)
+    ratio = sizes[0] / sizes[1]
+    print(f"size: {sizes[0] / 1e6:,.1f} MB and {sizes[1] / 1e6:,.1f} MB, ratio {ratio:.4f}\n")
+
+
+def parquet(folder: str, rows: int, rows_in_beam: int, rounds: int) -> None:
     pool()
     ours, bare = "WriteVectorsToParquet", "pyarrow.parquet.write_table"
     variants = {
@@ -123,22 +131,20 @@ def parquet(folder: str, rows: int, few: int, rounds: int) -> None:
     }
     print(f"{rows:,} rows, {rounds} rounds")
     print_ratios(measure(variants, rounds), bare, rows)
-    sizes = [size(f"{folder}/ours/*.parquet"), size(f"{folder}/bare.parquet")]
-    print(
-        f"size: {sizes[0] / 1e6:,.1f} MB and {sizes[1] / 1e6:,.1f} MB, ratio {sizes[0] / sizes[1]:.4f}\n"
-    )
-    if few:
+    print_sizes(f"{folder}/ours/*.parquet", f"{folder}/bare.parquet")
+    if rows_in_beam:
+        tables, dicts = "tables of a block", "dictionaries with lists"
         variants = {
-            ours: lambda: through_beam(f"{folder}/ours", few),
-            "Beam's WriteToParquetBatched, tables of a block": lambda: beam_tables(folder, few),
-            "Beam's WriteToParquet, dictionaries with lists": lambda: beam_rows(folder, few),
+            ours: lambda: through_beam(f"{folder}/ours", rows_in_beam),
+            f"Beam's WriteToParquetBatched, {tables}": lambda: beam_tables(folder, rows_in_beam),
+            f"Beam's WriteToParquet, {dicts}": lambda: beam_rows(folder, rows_in_beam),
         }
-        print(f"{few:,} rows, {rounds} rounds")
-        print_ratios(measure(variants, rounds), ours, few)
+        print(f"{rows_in_beam:,} rows, {rounds} rounds")
+        print_ratios(measure(variants, rounds), ours, rows_in_beam)
 
 
 def stage(destination: Destination, rows: int) -> list[StagedFile]:
-    """The Parquet files that workers leave for the commit."""
+    """Write the Parquet files that workers leave for the commit."""
     folder = Path(destination.temporary)
     folder.mkdir(parents=True)
     staged = []
@@ -171,42 +177,37 @@ def load(folder: str, rows: int, rounds: int) -> None:
 
     def commit() -> None:
         Path(folder, "ours.duckdb").unlink(missing_ok=True)
-        copies, run = links_to(staged, destination)
-        commit_duckdb(copies, WHOLE, run, Table(f"{folder}/ours.duckdb", "vectors", "id", "upsert"))
+        links, run = links_to(staged, destination)
+        commit_duckdb(links, WHOLE, run, Table(f"{folder}/ours.duckdb", "vectors", "id", "upsert"))
 
+    pattern = f"{destination.temporary}/*{STAGED}"
     variants = {
-        bare: lambda: bare_insert(
-            Path(folder, "bare.duckdb"), f"{destination.temporary}/*{STAGED}"
-        ),
+        bare: lambda: bare_insert(Path(folder, "bare.duckdb"), pattern),
         ours: commit,
     }
     print(f"{rows:,} rows, {rounds} rounds")
     print_ratios(measure(variants, rounds), bare, rows)
-    sizes = [size(f"{folder}/ours.duckdb"), size(f"{folder}/bare.duckdb")]
-    print(
-        f"size: {sizes[0] / 1e6:,.1f} MB and {sizes[1] / 1e6:,.1f} MB, ratio {sizes[0] / sizes[1]:.4f}"
-    )
+    print_sizes(f"{folder}/ours.duckdb", f"{folder}/bare.duckdb")
 
 
 def links_to(
     staged: list[StagedFile], destination: Destination
 ) -> tuple[list[StagedFile], Destination]:
-    """The staged files of another run, by links: a commit removes its own."""
+    """Link the staged files as those of another run, since a commit removes the files it loads."""
     new = Destination.new(destination.folder, "duckdb-copy")
     Path(new.temporary).mkdir()
-    copies = []
+    links = []
     for file in staged:
         path = Path(new.temporary, Path(file.path).name)
         path.hardlink_to(file.path)
-        copies.append(StagedFile(str(path), file.partition, file.rows, file.nbytes, file.schema))
-    return copies, new
+        links.append(StagedFile(str(path), file.partition, file.rows, file.nbytes, file.schema))
+    return links, new
 
 
 def encodings(rows: int) -> None:
     vectors = pool()[:rows]
-    print(
-        f"{'vectors':9}{'encoding':12}{'codec':8}{'of Arrow':>9}{'write s':>9}{'read s':>8}  DuckDB, Polars"
-    )
+    print(f"{'vectors':9}{'encoding':12}{'codec':8}{'of Arrow':>9}", end="")
+    print(f"{'write s':>9}{'read s':>8}  DuckDB, Polars")
     for kind in ("float32", "float16", "int8", "binary"):
         table = pa.table({"v": column(vectors if kind == "float32" else quantize(vectors, kind))})
         for encoding, level in itertools.product(("plain", "dictionary", "split"), (None, 1, 3)):
@@ -232,20 +233,21 @@ def try_encoding(table: pa.Table, encoding: str, level: int | None) -> str:
         pq.read_table(stream)
         read.append(time.process_time() - began)
     share = len(stream.getvalue()) / table.nbytes
-    return f"{share:9.3f}{statistics.median(write):9.2f}{statistics.median(read):8.2f}  {readers(stream.getvalue(), table)}"
+    seconds = f"{statistics.median(write):9.2f}{statistics.median(read):8.2f}"
+    return f"{share:9.3f}{seconds}  {readers(stream.getvalue(), table)}"
 
 
 def readers(data: bytes, table: pa.Table) -> str:
-    wanted = table["v"][1].as_py()
+    expected = table["v"][1].as_py()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "v.parquet")
         path.write_bytes(data)
         try:
             [(found,)] = duckdb.sql(f"SELECT v FROM '{path}' LIMIT 1 OFFSET 1").fetchall()
-            by_duckdb = "ok" if found == wanted else "wrong"
+            by_duckdb = "ok" if found == expected else "wrong"
         except duckdb.Error:
             by_duckdb = "fails"
-        by_polars = "ok" if pl.read_parquet(path)["v"][1].to_list() == wanted else "wrong"
+        by_polars = "ok" if pl.read_parquet(path)["v"][1].to_list() == expected else "wrong"
     return f"{by_duckdb}, {by_polars}"
 
 

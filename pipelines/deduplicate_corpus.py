@@ -1,12 +1,14 @@
-"""Remove duplicates from a corpus: files of texts, or of texts with vectors, in; what is kept and what is removed out.
+r"""Remove duplicates from a corpus: read files of texts, or of texts with vectors, and split them.
 
     python pipelines/deduplicate_corpus.py --input 'texts/*.jsonl' --output clean --model MODEL
-    python pipelines/deduplicate_corpus.py --input 'new/*.jsonl' --output newer --model MODEL --reference clean
+    python pipelines/deduplicate_corpus.py --input 'new/*.jsonl' --output newer --model MODEL \
+        --reference clean
 
-Writes Parquet to `<output>/kept/`, `<output>/removed/` (with `duplicate_of`, `score`, `found_by`) and `<output>/pairs/`,
-rejected rows with their reasons to `<output>/rejects/`, `<output>/space.npz`, and `<output>/summary.json` with each step's
-report; with `--report page.html` a page to look at. Nothing is written unless kept, removed and rejected rows are as many as
-the rows read. Flags that --help does not list go to Beam.
+Writes Parquet to `<output>/kept/`, `<output>/removed/` (with `duplicate_of`, `score`, `found_by`)
+and `<output>/pairs/`, rejected rows with their reasons to `<output>/rejects/`,
+`<output>/saved_index.npz`, and `<output>/summary.json` with each step's report; with
+`--report page.html` also a report page. Nothing is written unless kept, removed and rejected rows
+add up to the rows read. Flags that --help does not list go to Beam.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from typing import Any
 
 from beam_gpte import (
     Block,
+    Columns,
     Deduplicate,
     DeduplicateExact,
     DeduplicateLexical,
@@ -27,12 +30,14 @@ from beam_gpte import (
     EncoderConfig,
     InputError,
     ReadCorpus,
+    SemanticOptions,
     WriteRejects,
     WriteVectorsToParquet,
 )
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
+    check_model_exists,
     count_rows,
     local_options,
     run_of,
@@ -41,13 +46,11 @@ from beam_gpte.cli.runtime import (
     sample_file,
 )
 from beam_gpte.core.columns import DUPLICATE_OF
-from beam_gpte.core.encoder.model_folder import check_model
-from beam_gpte.dedup.check_totals import CheckNothingLost
+from beam_gpte.dedup.checks import CheckNothingLost, RowsAndResults
 from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.report import report_text
 from beam_gpte.files.folders import check_writable, is_remote
 from beam_gpte.files.json_values import write_json
-from beam_gpte.files.remote_model import check_remote_model, is_remote_model
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import deduplication_page
 from beam_gpte.reports.sample import WriteSample, take_sample
@@ -70,7 +73,7 @@ class DeduplicateCorpusOptions(PipelineOptions):
             "--input",
             required=True,
             nargs="+",
-            help="files or globs: Parquet, JSON Lines, CSV, text, also compressed",
+            help="files or globs: Parquet, JSON Lines, CSV or text, possibly compressed",
         )
         add("--output", required=True, help="folder for the results")
         add(
@@ -82,13 +85,13 @@ class DeduplicateCorpusOptions(PipelineOptions):
             "--threshold",
             type=float,
             default=0.9,
-            help="least cosine of the semantic step (default: 0.9)",
+            help="minimum cosine of the semantic step (default: 0.9)",
         )
         add(
             "--lexical_threshold",
             type=float,
             default=0.8,
-            help="least Jaccard similarity (default: 0.8)",
+            help="minimum Jaccard similarity of the lexical step (default: 0.8)",
         )
         add(
             "--mode",
@@ -108,17 +111,17 @@ class DeduplicateCorpusOptions(PipelineOptions):
         add("--scope", help="compare only rows with the same value in this column")
         add(
             "--scratch",
-            help="folder on a disk that all workers share, where rows wait; default: in this run's output",
+            help="folder for rows on a disk that all workers share; default: in this run's output",
         )
         add(
             "--reference",
-            help="a former run's output, or Parquet files: what is near to one of its rows is removed",
+            help="a previous run's output, or Parquet files: rows near to one of them are removed",
         )
         add(
             "--model",
-            help="embeds the texts that the first steps leave; not needed if the input has vectors",
+            help="embeds the texts that the first steps keep; not needed if the input has vectors",
         )
-        add("--id_column", help="ids, unique in the corpus; default: made from file and row")
+        add("--id_column", help="ids, unique in the corpus; default: generated from file and row")
         add("--text_column", default="text", help="texts (default: text)")
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
         add(
@@ -129,8 +132,12 @@ class DeduplicateCorpusOptions(PipelineOptions):
         add_report_option(parser)
 
 
+def columns_of(options: DeduplicateCorpusOptions) -> Columns:
+    return Columns(options.id_column or "id", options.text_column, options.embedding_column)
+
+
 def steps_of(
-    options: DeduplicateCorpusOptions, space: bytes | None
+    options: DeduplicateCorpusOptions, saved_index: bytes | None
 ) -> tuple[DeduplicationStep, ...]:
     names = options.by.split(",")
     for name in names:
@@ -139,57 +146,59 @@ def steps_of(
     shared: dict[str, Any] = {
         "keep": options.keep,
         "scope": options.scope,
-        "id_column": options.id_column or "id",
-        "text_column": options.text_column,
+        "columns": columns_of(options),
     }
-    made: dict[str, Callable[[], DeduplicationStep]] = {
+    steps: dict[str, Callable[[], DeduplicationStep]] = {
         "exact": lambda: DeduplicateExact(**shared),
         "lexical": lambda: DeduplicateLexical(options.lexical_threshold, **shared),
         "semantic": lambda: DeduplicateSemantic(
             options.threshold,
-            options.mode,
-            options.grouping,
-            model=options.model,
-            space=space,
-            embedding_column=options.embedding_column,
+            options.model,
+            mode=options.mode,
+            grouping=options.grouping,
+            options=SemanticOptions(saved_index=saved_index),
             **shared,
         ),
     }
-    return tuple(made[name]() for name in names)
+    return tuple(steps[name]() for name in names)
 
 
 def reference_of(options: DeduplicateCorpusOptions) -> tuple[str | None, bytes | None]:
-    """The Parquet files of the reference, and the space that lies beside them, if it does."""
+    """Find the Parquet files of the reference, and the saved index of the run that wrote them."""
     if options.reference is None:
         return None, None
     folder = options.reference.rstrip("/")
     if not FileSystems.match([f"{folder}/kept/*.parquet"])[0].metadata_list:
         return options.reference, None
-    space = f"{folder}/space.npz"
-    if not FileSystems.exists(space):
+    saved_index = f"{folder}/saved_index.npz"
+    if not FileSystems.exists(saved_index):
         return f"{folder}/kept/*.parquet", None
-    with FileSystems.open(space) as file:
+    with FileSystems.open(saved_index) as file:
         return f"{folder}/kept/*.parquet", file.read()
 
 
 def check(options: DeduplicateCorpusOptions) -> None:
-    """Refuse, before the job starts, files, columns and models that are not there."""
+    """Check before the job starts that steps, files, columns and model exist.
+
+    Raises:
+      InputError: one of them does not.
+    """
+    steps_of(options, None)
     first = match_files(options.input)[0].path
     present = read_schema(first, text_column=options.text_column)
-    wanted = [options.text_column, options.id_column, options.scope]
+    required = [options.text_column, options.id_column, options.scope]
     if "semantic" in options.by.split(",") and options.model is None:
         if options.embedding_column not in present:
             raise InputError(
-                f"no column {options.embedding_column!r} in {first}; give --model, which makes the vectors"
+                f"no column {options.embedding_column!r} in {first}; give --model, which makes "
+                "the vectors"
             )
-        wanted.append(options.embedding_column)
-    for column in wanted:
+        required.append(options.embedding_column)
+    for column in required:
         if column is not None and column not in present:
             raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
-    if options.model is not None and is_remote_model(options.model):
-        check_remote_model(options.model)
-    elif options.model is not None:
-        check_model(EncoderConfig(options.model))
+    if options.model is not None:
+        check_model_exists(EncoderConfig(options.model))
     for name in ("kept", "removed", "pairs"):
         check_writable(f"{options.output.rstrip('/')}/{name}")
     if options.report is not None:
@@ -198,7 +207,10 @@ def check(options: DeduplicateCorpusOptions) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(options: DeduplicateCorpusOptions, local: bool) -> Iterator[str | None]:
-    """The folder that rows wait in: what is asked for; else on one machine, and with its output there, one in the output."""
+    """Provide the folder for rows on a disk: that of --scratch, or one within a local output.
+
+    None on other runners than the local one, and where the output is remote.
+    """
     output = options.output.rstrip("/")
     if options.scratch is not None or not local or is_remote(output):
         yield options.scratch
@@ -213,44 +225,42 @@ def scratch_folder(options: DeduplicateCorpusOptions, local: bool) -> Iterator[s
 
 def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: str | None) -> None:
     output = options.output.rstrip("/")
-    files, space = reference_of(options)
+    files, saved_index = reference_of(options)
     names = {"id_column": options.id_column, "text_column": options.text_column}
-    rows, unreadable = (
-        pipeline | "ReadCorpus" >> ReadCorpus(options.input, **names).with_exception_handling()
-    )
+    read = ReadCorpus(options.input, **names).with_exception_handling()
+    rows, unreadable = pipeline | "ReadCorpus" >> read
     reference = None if files is None else pipeline | "ReadReference" >> ReadCorpus(files, **names)
-    steps = Deduplicate(steps_of(options, space), reference, scratch)
-    result = rows | steps.with_exception_handling()
+    deduplicate = Deduplicate(steps_of(options, saved_index), reference, scratch)
+    result = rows | deduplicate.with_exception_handling()
     if options.report:
-        columns = (
-            (options.id_column or "id",),
-            (options.text_column,),
-            (options.embedding_column,),
-            (DUPLICATE_OF,),
-        )
-        decided = (result.kept, result.removed) | "KeptAndRemoved" >> beam.Flatten()
-        decided | "WriteSample" >> WriteSample(sample_file(output), *columns)
+        columns = columns_of(options)
+        sampled = (columns.id,), (columns.text,), (columns.embedding,), (DUPLICATE_OF,)
+        both = (result.kept, result.removed) | "KeptAndRemoved" >> beam.Flatten()
+        both | "WriteSample" >> WriteSample(sample_file(output), *sampled)
     removed = result.removed
     if options.model is not None:  # some were removed before they had a vector
-        without = beam.Map(lambda block: block.without_columns([options.embedding_column]))
+        without = beam.Map(Block.without_columns, (options.embedding_column,))
         removed = removed | "WithoutVectors" >> without.with_output_types(Block)
     rejects = (unreadable, result.rejects) | "Rejects" >> beam.Flatten()
     within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects)
-    totals = (rows, result) | CheckNothingLost(count_rows(within_limit))
+    results = RowsAndResults(rows, result.kept, result.removed, result.rejects)
+    totals = results | CheckNothingLost(count_rows(within_limit))
     for name, blocks in (("kept", result.kept), ("removed", removed), ("pairs", result.pairs)):
         blocks | f"Write_{name}" >> WriteVectorsToParquet(f"{output}/{name}", commit_after=totals)
-    if result.space is not None:
-        result.space | "WriteSpace" >> beam.Map(write_bytes, f"{output}/space.npz")
-    summary = totals | beam.Map(
-        with_steps, options.by.split(","), beam.pvalue.AsList(result.report)
-    )
-    summary | "WriteSummary" >> beam.Map(
-        lambda summary: write_json(f"{output}/summary.json", summary)
-    )
+    if result.saved_index is not None:
+        write_index = beam.Map(write_bytes, f"{output}/saved_index.npz")
+        result.saved_index | "WriteSavedIndex" >> write_index
+    reports = beam.pvalue.AsList(result.report)
+    summary = totals | beam.Map(with_steps, options.by.split(","), reports)
+    summary | "WriteSummary" >> beam.Map(write_summary, f"{output}/summary.json")
 
 
 def with_steps(totals: dict[str, int], order: list[str], reports: list[dict]) -> dict[str, Any]:
     return {**totals, "steps": sorted(reports, key=lambda report: order.index(report["step"]))}
+
+
+def write_summary(summary: dict[str, Any], path: str) -> None:
+    write_json(path, summary)
 
 
 def write_bytes(content: bytes, path: str) -> None:
@@ -261,39 +271,33 @@ def write_bytes(content: bytes, path: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    options = PipelineOptions(argv)
-    local, own, watch = (
-        local_options(options),
-        options.view_as(DeduplicateCorpusOptions),
-        Stopwatch(),
-    )
-    steps_of(own, None)
-    check(own)
-    pipeline = beam.Pipeline(options=options)
-    with scratch_folder(own, local) as scratch:
-        build(pipeline, own, scratch)
+    beam_options, watch = PipelineOptions(argv), Stopwatch()
+    local, options = local_options(beam_options), beam_options.view_as(DeduplicateCorpusOptions)
+    check(options)
+    pipeline = beam.Pipeline(options=beam_options)
+    with scratch_folder(options, local) as scratch:
+        build(pipeline, options, scratch)
         result = run_pipeline(pipeline, local)
     seconds = watch.seconds()
-    path = f"{own.output.rstrip('/')}/summary.json"
+    path = f"{options.output.rstrip('/')}/summary.json"
     with FileSystems.open(path) as file:
         summary = json.load(file)
+    print_summary(summary)
+    print(f"{seconds:.0f} s; all figures in {path}")
+    if options.report is not None:
+        run = run_of("deduplicate_corpus.py", options, result, seconds)
+        sample, columns = take_sample(sample_file(options.output)), columns_of(options)
+        page = deduplication_page(run, summary, sample, columns.text, columns.embedding)
+        write_page(options.report, page)
+        print(f"report in {options.report}")
+
+
+def print_summary(summary: dict[str, Any]) -> None:
     for step in summary["steps"]:
         print(report_text(step) + "\n")
     rejected = f", {summary['rejected']:,} rejected" if summary["rejected"] else ""
-    print(
-        f"{summary['rows']:,} rows: {summary['kept']:,} kept, {summary['removed']:,} removed{rejected}"
-    )
-    print(f"{seconds:.0f} s; all figures in {path}")
-    if own.report is not None:
-        run, sample = (
-            run_of("deduplicate_corpus.py", own, result, seconds),
-            take_sample(sample_file(own.output)),
-        )
-        write_page(
-            own.report,
-            deduplication_page(run, summary, sample, own.text_column, own.embedding_column),
-        )
-        print(f"report in {own.report}")
+    kept, removed = f"{summary['kept']:,} kept", f"{summary['removed']:,} removed"
+    print(f"{summary['rows']:,} rows: {kept}, {removed}{rejected}")
 
 
 if __name__ == "__main__":

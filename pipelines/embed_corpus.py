@@ -1,10 +1,11 @@
-"""Embed a corpus: files of texts in, Parquet files (and a DuckDB table) with vectors out.
+r"""Embed a corpus: read files of texts, write Parquet files (and a DuckDB table) with vectors.
 
-    python pipelines/embed_corpus.py --input 'texts/*.jsonl' --output vectors --model sentence-transformers/all-MiniLM-L6-v2
+    python pipelines/embed_corpus.py --input 'texts/*.jsonl' --output vectors \
+        --model sentence-transformers/all-MiniLM-L6-v2
 
-Writes `<output>/*.parquet` with every column of the input and the vector in `embedding`, rejected rows with their reasons
-to `<output>/rejects/`, and `<output>/summary.json`; with `--report page.html` a page to look at. Flags that are not listed
-by --help go to Beam, e.g. --runner.
+Writes `<output>/*.parquet` with every column of the input and the vector in `embedding`, rejected
+rows with their reasons to `<output>/rejects/`, and `<output>/summary.json`; with `--report
+page.html` also a report page. Flags that --help does not list, such as --runner, go to Beam.
 """
 
 import argparse
@@ -55,37 +56,45 @@ class EmbedCorpusOptions(PipelineOptions):
             "--input",
             required=True,
             nargs="+",
-            help="files or globs: Parquet, JSON Lines, CSV, text, also compressed",
+            help="files or globs: Parquet, JSON Lines, CSV or text, possibly compressed",
         )
         add("--output", required=True, help="folder for the Parquet files")
-        add("--duckdb", help="DuckDB file; the vectors are upserted by id into its table `vectors`")
+        add("--duckdb", help="DuckDB file: vectors are upserted by id into its table `vectors`")
         add("--model", required=True, help="hub name, folder, or URI such as gs://bucket/model")
-        add("--id_column", help="ids, unique in the corpus; default: made from file and row")
+        add("--id_column", help="unique ids (default: generated from file and row)")
         add("--text_column", default="text", help="texts to embed (default: text)")
-        add("--prompt_name", help="one of the model's own prompts, e.g. query")
+        add("--prompt_name", help="a prompt that the model defines, e.g. query")
         add("--prompt", help="text put before every input")
-        add("--pooling", default="auto", help="auto (as the model says), cls, mean, max, last, ...")
+        add(
+            "--pooling",
+            default="auto",
+            help="auto (what the model defines), cls, mean, max, last, ...",
+        )
         add("--truncate_dim", type=int, help="keep the first n dimensions (Matryoshka)")
         add(
             "--precision",
             default="fp32",
-            help="fp32, or bf16 where the hardware multiplies in bfloat16",
+            help="fp32 (default), or bf16 on hardware that multiplies in bfloat16",
         )
-        add("--long_text", default="truncate", help="truncate, windows, chunks or late_chunks")
+        add(
+            "--long_text",
+            default="truncate",
+            help="truncate (default), windows, chunks or late_chunks",
+        )
         add(
             "--chunk_tokens",
             type=int,
-            help="longest window or chunk (default: what the model takes)",
+            help="maximum size of a window or chunk (default: the model's limit)",
         )
-        add("--quantize", help="float16, int8 or binary, in place of float32")
+        add("--quantize", help="float16, int8 or binary, instead of float32")
         add(
             "--reuse",
-            help="Parquet files of a former run, e.g. <output>: texts it has are not embedded again",
+            help="Parquet files of a previous run, e.g. <output>: its texts are not embedded again",
         )
         add(
             "--max_rejects",
             type=int,
-            help="fail, and write no vectors, if more rows are rejected (default: no limit)",
+            help="fail and write no vectors if more rows are rejected (default: no limit)",
         )
         add_report_option(parser)
 
@@ -96,76 +105,69 @@ def build(
     config: EncoderConfig,
     files: ProgressFiles | None,
 ) -> None:
-    corpus, unreadable = (
-        pipeline
-        | ReadCorpus(
-            options.input, id_column=options.id_column, text_column=options.text_column
-        ).with_exception_handling()
-    )
+    id_column, text_column = options.id_column or "id", options.text_column
+    read = ReadCorpus(options.input, id_column=options.id_column, text_column=text_column)
+    corpus, unreadable = pipeline | read.with_exception_handling()
     if files:
         corpus = corpus | "RowsRead" >> ReportProgress(files.read)
-    embed = EmbedText(
-        config,
-        text_column=options.text_column,
-        id_column=options.id_column or "id",
-        reuse=options.reuse,
-    )
+    embed = EmbedText(config, text_column=text_column, id_column=id_column, reuse=options.reuse)
     vectors, refused = corpus | embed.with_exception_handling()
     if files:
         vectors = vectors | "RowsDone" >> ReportProgress(files.done)
     if options.quantize:
         limit = "fit" if options.quantize == "int8" else None
-        vectors = vectors | QuantizeVectors(
-            options.quantize, limit, id_column=options.id_column or "id"
-        )
+        vectors = vectors | QuantizeVectors(options.quantize, limit, id_column=id_column)
     if options.report:
-        columns = (options.id_column or "id",), (options.text_column,), (EMBEDDING,)
+        columns = (id_column,), (text_column,), (EMBEDDING,)
         vectors | "WriteSample" >> WriteSample(sample_file(options.output), *columns)
     rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
-    within_limit = rejects | WriteRejects(
-        f"{options.output.rstrip('/')}/rejects", options.max_rejects
-    )
+    rejects_folder = f"{options.output.rstrip('/')}/rejects"
+    within_limit = rejects | WriteRejects(rejects_folder, options.max_rejects)
     vectors | WriteVectorsToParquet(options.output, commit_after=within_limit)
     if options.duckdb:
         vectors | WriteVectorsToDuckDB(
-            options.duckdb, id_column=options.id_column or "id", commit_after=within_limit
+            options.duckdb, id_column=id_column, commit_after=within_limit
         )
 
 
 def main(argv: list[str]) -> None:
-    options = PipelineOptions(argv)
-    local, own, watch = local_options(options), options.view_as(EmbedCorpusOptions), Stopwatch()
+    beam_options, watch = PipelineOptions(argv), Stopwatch()
+    local, options = local_options(beam_options), beam_options.view_as(EmbedCorpusOptions)
     config = EncoderConfig(
-        own.model,
-        pooling=own.pooling,
-        prompt_name=own.prompt_name,
-        prompt=own.prompt,
-        truncate_dim=own.truncate_dim,
-        precision=own.precision,
-        long_text=own.long_text,
-        chunk_tokens=own.chunk_tokens,
+        options.model,
+        pooling=options.pooling,
+        prompt_name=options.prompt_name,
+        prompt=options.prompt,
+        truncate_dim=options.truncate_dim,
+        precision=options.precision,
+        long_text=options.long_text,
+        chunk_tokens=options.chunk_tokens,
     )
-    check_inputs(own.input, own.text_column, own.id_column, config)
-    check_writable(own.output)
-    if own.duckdb:
-        check_database(own.duckdb)
-    if own.report:
-        check_report(own.report)
+    check(options, config)
     with progress_bar(shown=local and sys.stderr.isatty()) as files:
-        pipeline = beam.Pipeline(options=options)
-        build(pipeline, own, config, files)
+        pipeline = beam.Pipeline(options=beam_options)
+        build(pipeline, options, config, files)
         result = run_pipeline(pipeline, local)
     seconds = watch.seconds()
-    summary = summary_of(counters(result), seconds, own)
-    write_json(f"{own.output.rstrip('/')}/summary.json", summary)
+    summary = summary_of(counters(result), seconds, options)
+    write_json(f"{options.output.rstrip('/')}/summary.json", summary)
     print_summary(summary)
-    if own.report:
-        run, sample = (
-            run_of("embed_corpus.py", own, result, seconds),
-            take_sample(sample_file(own.output)),
-        )
-        write_page(own.report, embedding_page(run, summary, sample, own.text_column, EMBEDDING))
-        print(f"{'report':>16}  {own.report}")
+    if options.report:
+        run = run_of("embed_corpus.py", options, result, seconds)
+        sample = take_sample(sample_file(options.output))
+        page = embedding_page(run, summary, sample, options.text_column, EMBEDDING)
+        write_page(options.report, page)
+        print(f"{'report':>16}  {options.report}")
+
+
+def check(options: EmbedCorpusOptions, config: EncoderConfig) -> None:
+    """Check before the job starts what can be checked on this machine."""
+    check_inputs(options.input, options.text_column, options.id_column, config)
+    check_writable(options.output)
+    if options.duckdb:
+        check_database(options.duckdb)
+    if options.report:
+        check_report(options.report)
 
 
 def summary_of(

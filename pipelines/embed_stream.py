@@ -1,18 +1,23 @@
-"""Embed what appears in a folder, until stopped: new files of texts in, Parquet files and a DuckDB table with vectors out.
+r"""Embed what arrives in a folder until stopped: read new files, write Parquet files and DuckDB.
 
-    python pipelines/embed_stream.py --input 'inbox/*.jsonl' --output vectors --duckdb vectors.duckdb --model MODEL
+    python pipelines/embed_stream.py --input 'inbox/*.jsonl' --output vectors \
+        --duckdb vectors.duckdb --model MODEL
 
-A file has to be complete when its name appears: write it elsewhere on the same disk, then rename it. Every `--every`
-seconds what is new is added to `<output>/*.parquet` and to the table `vectors`, rejects to `<output>/rejects/`. With
-`--horizon`, a text near to one of the last so many seconds goes to `<output>/removed/`, with the id it repeats.
+A file has to be complete when its name appears: write it elsewhere on the same disk, then rename
+it. Every `--every` seconds new rows are added to `<output>/*.parquet` and to the table `vectors`,
+rejects to `<output>/rejects/`. With `--horizon`, a text close to one of the last so many seconds
+goes to `<output>/removed/`, with the id that it duplicates.
 
-Ctrl-C or SIGTERM finishes what was read and ends with a summary and exit code 0. After a crash, or kill -9, the same
-command goes on where the output ends. The output says itself which rows of which files it holds: a set of files, or a
-transaction of DuckDB, appears whole or not at all, and each row is named by its file and row. What was under way is
-read again, what is there is not. With --horizon, former texts come from the output too. One process writes to an output.
-At the end `--report page.html` makes a page of the whole output, which it reads for that.
+Ctrl-C or SIGTERM finishes what was read and ends with a summary and exit code 0. After a crash, or
+kill -9, the same command resumes. The output itself records which rows of which files it holds: a
+set of files, or a transaction of DuckDB, appears completely or not at all, and each row is
+identified by its file and row number. Uncommitted rows are read again, committed ones are not. With
+--horizon, rows of previous runs are loaded from the output too. Only one process may write to an
+output. At the end `--report page.html` writes a page about the whole output, which it reads for
+that.
 
-Flags that are not listed by --help go to Beam. Without a runner this process runs the stream, in one thread.
+Flags that --help does not list go to Beam. Unless a runner is named, this process runs the stream
+in one thread.
 """
 
 import argparse
@@ -22,11 +27,13 @@ from typing import Any
 import polars as pl
 
 from beam_gpte import (
+    Columns,
     DeduplicateStream,
     EmbedText,
     Encoder,
     EncoderConfig,
     InputError,
+    Polling,
     WatchCorpus,
     WriteRejects,
     WriteVectorsToDuckDB,
@@ -47,7 +54,7 @@ from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
 from beam_gpte.dedup.stream import split_duplicates
 from beam_gpte.files.folders import check_writable
 from beam_gpte.files.json_values import write_json
-from beam_gpte.reports.output_pages import stream_page
+from beam_gpte.reports.output_pages import StreamSample, stream_page
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.sample import sample_vectors
 from beam_gpte.sinks.write_duckdb import check_database
@@ -58,7 +65,7 @@ from beam_gpte.sources.committed_rows import (
     all_of,
     only_in,
 )
-from beam_gpte.sources.watch_corpus import typed_columns
+from beam_gpte.sources.declared_columns import typed_columns
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
@@ -77,47 +84,47 @@ class EmbedStreamOptions(PipelineOptions):
             "--input",
             required=True,
             nargs="+",
-            help="globs: Parquet, JSON Lines, CSV, text, also compressed; local or gs://",
+            help="globs: Parquet, JSON Lines, CSV or text, possibly compressed; local or gs://",
         )
         add("--output", help="folder for the Parquet files")
-        add("--duckdb", help="DuckDB file; the rows go to its table `vectors`")
+        add("--duckdb", help="DuckDB file: rows go to its table `vectors`")
         add("--model", required=True, help="hub name, folder, or URI such as gs://bucket/model")
         add(
             "--columns",
             nargs="*",
             default=[],
-            help="to keep beside id and text, as name or name:type, e.g. url stars:int64",
+            help="to keep besides id and text, as name or name:type, e.g. url stars:int64",
         )
         add(
             "--id_column",
-            help="ids of your own; a column `source` says file and row (default: an id made from these)",
+            help="ids (default: generated from file and row); adds a column `source`: file and row",
         )
         add("--text_column", default="text", help="texts to embed (default: text)")
-        add("--prompt_name", help="one of the model's own prompts, e.g. query")
+        add("--prompt_name", help="a prompt that the model defines, e.g. query")
         add("--prompt", help="text put before every input")
         add("--truncate_dim", type=int, help="keep the first n dimensions (Matryoshka)")
         add(
             "--horizon",
             type=float,
-            help="seconds: remove texts near to one seen so lately (default: remove none)",
+            help="remove texts close to one seen within this many seconds (default: remove none)",
         )
         add(
             "--threshold",
             type=float,
             default=0.9,
-            help="least cosine of texts that are near (default: 0.9)",
+            help="minimum cosine of duplicates (default: 0.9)",
         )
         add(
             "--interval",
             type=float,
             default=5,
-            help="seconds between two looks at the input (default: 5)",
+            help="seconds between two scans of the input (default: 5)",
         )
         add(
             "--every",
             type=int,
             default=10,
-            help="seconds from a row to its commit, at most, when idle (default: 10)",
+            help="maximum seconds from reading a row to its commit, when idle (default: 10)",
         )
         add_report_option(parser)
 
@@ -129,38 +136,33 @@ def build(
     output: StreamOutput,
     stop: str | None,
 ) -> None:
+    id_column, text_column = options.id_column or ID, options.text_column
     in_parquet, in_database = output.parquet_rows(), output.database_rows()
-    committed, id_column = output.both(in_parquet, in_database), options.id_column or ID
-    corpus, unreadable = (
-        pipeline
-        | WatchCorpus(
-            options.input,
-            columns=typed_columns(options.columns),
-            id_column=options.id_column,
-            text_column=options.text_column,
-            interval=options.interval,
-            stop=stop,
-            done=all_of(committed, output.set_aside()),
-            time_column=SEEN_AT if options.horizon else None,
-        ).with_exception_handling()
+    committed = output.both(in_parquet, in_database)
+    watch = WatchCorpus(
+        options.input,
+        id_column=options.id_column,
+        text_column=text_column,
+        columns=typed_columns(options.columns),
+        time_column=SEEN_AT if options.horizon else None,
+        committed=all_of(committed, output.rejected_or_removed()),
+        polling=Polling(options.interval, stop),
     )
-    embed = EmbedText(model, text_column=options.text_column, id_column=id_column)
+    corpus, unreadable = pipeline | watch.with_exception_handling()
+    embed = EmbedText(model, text_column=text_column, id_column=id_column)
     vectors, refused = corpus | embed.with_exception_handling()
     rejects = [unreadable, refused]
     if options.horizon:
         since, columns = time.time() - options.horizon, (id_column, EMBEDDING, SEEN_AT)
         history = RecentRows.of(output, since, columns, without=only_in(in_parquet, committed))
-        near = DeduplicateStream(
-            options.threshold, options.horizon, id_column=id_column, history=history
+        deduplicate = DeduplicateStream(
+            options.threshold, options.horizon, history, columns=Columns(id=id_column)
         )
-        decided, unfit = vectors | near.with_exception_handling()
+        decided, unusable = vectors | deduplicate.with_exception_handling()
         vectors, removed = split_duplicates(decided)
-        rejects.append(unfit)
-        (
-            removed
-            | "RemovedPanes" >> panes(options.every)
-            | "Removed" >> WriteVectorsToParquet(output.removed, mode="append")
-        )
+        rejects.append(unusable)
+        removed_panes = removed | "RemovedPanes" >> panes(options.every)
+        removed_panes | "Removed" >> WriteVectorsToParquet(output.removed, mode="append")
     rejects | beam.Flatten() | "RejectPanes" >> panes(options.every) | WriteRejects(output.rejects)
     vectors = vectors | "Panes" >> panes(options.every)
     if output.folder:
@@ -172,7 +174,7 @@ def build(
 
 
 def panes(seconds: int) -> beam.WindowInto:
-    """What came within so many seconds is committed together; the rest when the stream ends."""
+    """Fire after so many seconds, for a commit of what arrived; the rest when the stream ends."""
     return beam.WindowInto(
         GlobalWindows(),
         trigger=AfterWatermark(early=AfterProcessingTime(seconds)),
@@ -181,55 +183,64 @@ def panes(seconds: int) -> beam.WindowInto:
 
 
 def main(argv: list[str]) -> None:
-    options = PipelineOptions(argv)
-    local, own, watch = (
-        local_stream_options(options),
-        options.view_as(EmbedStreamOptions),
-        Stopwatch(),
-    )
-    if not (own.output or own.duckdb):
+    beam_options, watch = PipelineOptions(argv), Stopwatch()
+    local, options = local_stream_options(beam_options), beam_options.view_as(EmbedStreamOptions)
+    if not (options.output or options.duckdb):
         raise InputError("neither --output nor --duckdb; give one, or both")
     config = EncoderConfig(
-        own.model, prompt_name=own.prompt_name, prompt=own.prompt, truncate_dim=own.truncate_dim
+        options.model,
+        prompt_name=options.prompt_name,
+        prompt=options.prompt,
+        truncate_dim=options.truncate_dim,
     )
-    output = StreamOutput(own.output, own.duckdb, SOURCE if own.id_column else ID)
-    check_model_exists(config)
-    check_writable(output.base)
-    if own.duckdb:
-        check_database(own.duckdb)
-    if own.report:
-        check_report(own.report)
+    id_column = SOURCE if options.id_column else ID
+    output = StreamOutput(options.output, options.duckdb, id_column)
+    check(options, config, output)
     with output.alone(), stop_file() as stop:
-        pipeline = beam.Pipeline(options=options)
-        build(pipeline, own, config, output, stop if local else None)
-        print(
-            f"watching {' '.join(own.input)}; Ctrl-C or SIGTERM finishes what was read", flush=True
-        )
+        pipeline = beam.Pipeline(options=beam_options)
+        build(pipeline, options, config, output, stop if local else None)
+        inputs = " ".join(options.input)
+        print(f"watching {inputs}; Ctrl-C or SIGTERM finishes what was read", flush=True)
         result = pipeline.run()
         result.wait_until_finish()
         seconds = watch.seconds()
-        summary = summary_of(counters(result), seconds, own)
+        summary = summary_of(counters(result), seconds, options)
         write_json(f"{output.base}/summary.json", summary)
         print_summary(summary)
-        if own.report:
-            columns, texts = (own.id_column or ID,), (own.text_column,)
-            kept = sample_of(own.output or own.duckdb, columns, texts)
-            removed = sample_of(
-                output.removed, (DUPLICATE_OF,), texts, (*columns, SCORE)
-            )  # beside what they repeat
-            run = run_of("embed_stream.py", own, result, seconds)
-            write_page(
-                own.report, stream_page(run, summary, kept, removed, *columns, *texts, EMBEDDING)
-            )
-            print(f"{'report':>16}  {own.report}")
+        if options.report:
+            run = run_of("embed_stream.py", options, result, seconds)
+            write_page(options.report, stream_page(run, summary, sample_of(options, output)))
+            print(f"{'report':>16}  {options.report}")
 
 
-def sample_of(
+def check(options: EmbedStreamOptions, config: EncoderConfig, output: StreamOutput) -> None:
+    """Check before the stream starts what can be checked on this machine."""
+    check_model_exists(config)
+    check_writable(output.base)
+    if options.duckdb:
+        check_database(options.duckdb)
+    if options.report:
+        check_report(options.report)
+
+
+def sample_of(options: EmbedStreamOptions, output: StreamOutput) -> StreamSample:
+    """Sample the whole output; removed rows so that they are beside the rows they duplicate."""
+    ids, texts = (options.id_column or ID,), (options.text_column,)
+    return StreamSample(
+        kept=rows_of(options.output or options.duckdb, ids, texts),
+        removed=rows_of(output.removed, (DUPLICATE_OF,), texts, (*ids, SCORE)),
+        id_column=ids[0],
+        text_column=texts[0],
+        embedding_column=EMBEDDING,
+    )
+
+
+def rows_of(
     path: str, ids: tuple[str, ...], texts: tuple[str, ...], others: tuple[str, ...] = ()
 ) -> pl.DataFrame:
     try:
         return sample_vectors(path, ids, texts, (EMBEDDING,), others)
-    except InputError:  # nothing was written yet
+    except InputError:  # nothing has been written yet
         return pl.DataFrame()
 
 

@@ -1,9 +1,9 @@
-"""Collect the docstrings of this Python's standard library: several thousand real texts that every machine has.
+"""Extract the docstrings of Python's standard library: thousands of texts found on any machine.
 
     python pipelines/extract_docstrings.py docstrings.jsonl
 
-One JSON object a line: id (`module.Class.function`), kind (module, class, function) and text. `--report page.html` shows
-lengths and examples.
+Writes one JSON object per line: id (`module.Class.function`), kind (module, class, function) and
+text. `--report page.html` shows lengths and examples.
 """
 
 import argparse
@@ -14,24 +14,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# Folders of the library that hold tests, or packages that are not part of it.
+# folders of tests, and of packages that do not belong to the library
 SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "lib2to3"}
 
-EXAMPLES = 12  # of a report
+MAX_EXAMPLES = 12  # in a report
 
 
 def docstrings(library: Path) -> Iterator[dict[str, str]]:
-    """Every docstring below `library`, by module and then in the order of the source, each id once."""
+    """Yield the docstrings below `library`, by module and then in source order, each id once."""
     seen: set[str] = set()
     for path in sorted(library.rglob("*.py")):
-        inside = path.relative_to(library)
-        if SKIPPED.intersection(inside.parts):
+        relative = path.relative_to(library)
+        if SKIPPED.intersection(relative.parts):
             continue
         try:
             tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # templates and files of other encodings
+        except (SyntaxError, ValueError):  # templates, and files in other encodings
             continue
-        module = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
+        module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
         for row in _of_node(tree, module, "module"):
             if row["id"] not in seen:
                 seen.add(row["id"])
@@ -54,13 +54,13 @@ def main() -> None:
     )
     parser.add_argument("output", type=Path, help="JSON Lines file to write")
     parser.add_argument(
-        "--report", help="HTML file: a page with lengths and examples (extra report)"
+        "--report",
+        help="HTML file to write a page to, with lengths and examples (needs the extra report)",
     )
     options, began = parser.parse_args(), time.monotonic()
     if options.report:
-        from beam_gpte.reports.page import (
-            check_report,  # late: without a page this program needs no package
-        )
+        # imported late: without a report this program needs no packages
+        from beam_gpte.reports.page import check_report
 
         check_report(options.report)
     output = options.output
@@ -84,7 +84,7 @@ def write_report(options: argparse.Namespace, rows: list[dict[str, str]], second
         kind: [row["text"] for row in rows if row["kind"] == kind]
         for kind in ("module", "class", "function")
     }
-    examples = [[(row["id"], row["text"])] for row in rows[:: -(-len(rows) // EXAMPLES)]]
+    examples = [[(row["id"], row["text"])] for row in rows[:: -(-len(rows) // MAX_EXAMPLES)]]
     run = Run("extract_docstrings.py", vars(options), {"seconds": round(seconds, 2)})
     write_page(options.report, texts_page(run, "Docstrings", kinds, examples))
 

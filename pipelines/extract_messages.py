@@ -1,12 +1,14 @@
-"""Take the translated messages out of an installed package: a real bitext, and two piles of sentences that hide it.
+"""Extract the translated messages of an installed package: a real bitext, hidden in two files.
 
     pip install django
     python pipelines/extract_messages.py django de messages
 
-Writes `source.jsonl` (the language asked for) and `target.jsonl` (English) with `id` and `text`, and `gold.jsonl` with the
-`source_id` and `target_id` of each message that is on both sides: a quarter of them are on one side only. Ids are hashes of
-texts, and rows stand in their order, so that neither tells what belongs together. Messages with plural forms, with fewer
-than two words, or whose text or translation is not unique are left out. `--report page.html` shows lengths and examples.
+Writes `source.jsonl` (the given language) and `target.jsonl` (English) with `id` and `text`, and
+`gold.jsonl` with the `source_id` and `target_id` of each message that is on both sides; a quarter of
+the messages are in the source only, and a quarter in the target only. Ids are hashes of texts, and rows are sorted by them, so that
+neither reveals which rows belong together. Messages with plural forms, with fewer than two words,
+or whose text or translation is not unique are left out. `--report page.html` shows lengths and
+examples.
 """
 
 import argparse
@@ -28,15 +30,15 @@ EXAMPLES = 12
 
 
 def messages(package: str, language: str) -> list[tuple[str, str]]:
-    """(translation, message) of all catalogues of a package, sorted."""
+    """List (translation, message) of all catalogs of a package, sorted."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         raise InputError(f"no package {package!r} is installed; pip install it")
-    catalogues = sorted(Path(found.origin).parent.glob(f"**/locale/{language}/LC_MESSAGES/*.mo"))
-    if not catalogues:
-        raise InputError(f"package {package!r} has no catalogue of language {language!r}")
+    catalogs = sorted(Path(found.origin).parent.glob(f"**/locale/{language}/LC_MESSAGES/*.mo"))
+    if not catalogs:
+        raise InputError(f"package {package!r} has no catalog of language {language!r}")
     pairs = set()
-    for path in catalogues:
+    for path in catalogs:
         with path.open("rb") as file:
             pairs |= set(_entries(gettext.GNUTranslations(file)))
     counts = [Counter(side) for side in zip(*pairs, strict=True)]
@@ -47,8 +49,9 @@ def messages(package: str, language: str) -> list[tuple[str, str]]:
     )
 
 
-def _entries(catalogue: gettext.GNUTranslations) -> Iterator[tuple[str, str]]:
-    entries: dict = catalogue._catalog  # type: ignore[attr-defined]  # gettext names no public way to go through it
+def _entries(catalog: gettext.GNUTranslations) -> Iterator[tuple[str, str]]:
+    # gettext has no public way to iterate over the entries
+    entries: dict = catalog._catalog  # type: ignore[attr-defined]
     for message, translation in entries.items():
         if isinstance(message, str) and message and translation and message != translation:
             text = message.split("\x04")[-1]  # before it, the context
@@ -66,7 +69,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("package", help="installed, with catalogues in locale/LANGUAGE/LC_MESSAGES")
+    parser.add_argument("package", help="installed, with catalogs in locale/LANGUAGE/LC_MESSAGES")
     parser.add_argument("language", help="such as de")
     parser.add_argument("output", type=Path, help="folder for the three files")
     add_report_option(parser)
@@ -79,9 +82,8 @@ def main(argv: list[str]) -> None:
     sides: tuple[list, list] = ([], [])
     for pair in pairs:
         ids = [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in pair]
-        alone = (
-            int(ids[1], 16) % 4
-        )  # 0: the source loses its translation; 1: the translation its source
+        # 0: the source loses its translation; 1: the translation its source
+        alone = int(ids[1], 16) % 4
         if alone > 1:
             gold.append({"source_id": ids[0], "target_id": ids[1]})
         for i, rows in enumerate(sides):
@@ -91,7 +93,8 @@ def main(argv: list[str]) -> None:
         write(options.output / f"{name}.jsonl", sorted(rows, key=lambda row: row["id"]))
     write(options.output / "gold.jsonl", sorted(gold, key=lambda row: row["source_id"]))
     print(
-        f"{len(gold):,} translations among {len(sides[0]):,} and {len(sides[1]):,} messages in {options.output}"
+        f"{len(gold):,} translations among {len(sides[0]):,} and {len(sides[1]):,} messages "
+        f"in {options.output}"
     )
     if options.report:
         texts = {

@@ -1,8 +1,8 @@
-"""Look into a folder of Parquet files or a DuckDB file: rows, model, dimension, norms, duplicates, nulls.
+"""Inspect Parquet files or a DuckDB file: rows, model, dimensions, norms, duplicates, nulls.
 
 python pipelines/inspect_vectors.py vectors
 python pipelines/inspect_vectors.py vectors.duckdb --json
-python pipelines/inspect_vectors.py vectors --report page.html  # norms, cosines, nearest pairs and a map of a sample
+python pipelines/inspect_vectors.py vectors --report page.html  # norms, cosines, a map of a sample
 """
 
 import argparse
@@ -16,7 +16,7 @@ from beam_gpte.reports.page import Run, check_report, write_page
 from beam_gpte.reports.sample import sample_vectors
 from beam_gpte.sources.read_vectors import read_vectors
 
-MADE_BY = (
+ORIGIN = (
     "model",
     "dim",
     "quantization",
@@ -29,27 +29,22 @@ MADE_BY = (
 )
 
 
-def lines(name: str, found: dict[str, Any]) -> list[str]:
-    """What a person wants to know of one column of vectors; what is as it should be takes no line."""
-    told = [f"  {what:>14}  {found[what]}" for what in MADE_BY if found[what] not in ("", None)]
-    norms = found["norms"]
-    if norms:
-        told.append(
-            f"  {'norms':>14}  {norms['least']:.4f} to {norms['most']:.4f}, mean {norms['mean']:.4f}"
-        )
-    told.append(f"  {'duplicates':>14}  {found['duplicates']:,} vectors equal an earlier one")
-    for what in ("nulls", "zeros", "not_finite"):
-        if found[what]:
-            told.append(f"  {what.replace('_', ' '):>14}  {found[what]:,}")
-    if (
-        found["normalized"]
-        and found["quantization"] in ("float32", "float16")
-        and found["not_of_length_1"]
-    ):
-        told.append(
-            f"  {'not of length 1':>14}  {found['not_of_length_1']:,}, though the model normalises"
-        )
-    return [f"column {name}", *told]
+def describe_column(name: str, found: dict[str, Any]) -> list[str]:
+    """Describe one column of vectors in lines of text, without a line for what is as expected."""
+    lines = [f"column {name}"]
+    lines += [f"  {key:>14}  {found[key]}" for key in ORIGIN if found[key] not in ("", None)]
+    if norms := found["norms"]:
+        extent = f"{norms['min']:.4f} to {norms['max']:.4f}, mean {norms['mean']:.4f}"
+        lines.append(f"  {'norms':>14}  {extent}")
+    lines.append(f"  {'duplicates':>14}  {found['duplicates']:,} vectors equal an earlier one")
+    for key in ("nulls", "zeros", "not_finite"):
+        if found[key]:
+            lines.append(f"  {key.replace('_', ' '):>14}  {found[key]:,}")
+    normalized = found["normalized"] and found["quantization"] in ("float32", "float16")
+    if normalized and found["not_of_length_1"]:
+        count = f"{found['not_of_length_1']:,}"
+        lines.append(f"  {'not of length 1':>14}  {count}, though the model normalizes")
+    return lines
 
 
 def page(arguments: argparse.Namespace, found: dict[str, Any], watch: Stopwatch) -> str:
@@ -64,9 +59,21 @@ def page(arguments: argparse.Namespace, found: dict[str, Any], watch: Stopwatch)
             )
     seconds = watch.seconds()
     speed = {"seconds": round(seconds, 2), "rows_per_second": round(found["rows"] / seconds, 1)}
-    return vectors_page(
-        Run("inspect_vectors.py", vars(arguments), speed), found, samples, str(label)
-    )
+    run = Run("inspect_vectors.py", vars(arguments), speed)
+    return vectors_page(run, found, samples, str(label))
+
+
+def print_findings(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
+    print(f"{arguments.path}: {found['rows']:,} rows\n")
+    for name, kind in found["columns"].items():
+        nulls = found["nulls"].get(name)
+        print(f"  {name:<20} {kind}" + (f", {nulls:,} nulls" if nulls else ""))
+    if repeated := found["repeated_ids"]:
+        print(f"\n  {repeated:,} rows have the {arguments.id_column} of an earlier one")
+    for name, about in found["vectors"].items():
+        print("\n" + "\n".join(describe_column(name, about)))
+    if not found["vectors"]:
+        print("\n  no column is marked as vectors by its metadata")
 
 
 def main(argv: list[str]) -> None:
@@ -75,35 +82,23 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("path", help="folder, Parquet file or glob, or DuckDB file")
     parser.add_argument("--table", default="vectors", help="of the DuckDB file (default: vectors)")
-    parser.add_argument("--id_column", default="id")
+    parser.add_argument("--id_column", default="id", help="ids (default: id)")
     parser.add_argument(
-        "--text_column", default="text", help="shown beside vectors in a report (default: text)"
+        "--text_column", default="text", help="shown next to vectors in a report (default: text)"
     )
-    parser.add_argument("--json", action="store_true", help="for a machine")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_report_option(parser)
     arguments, watch = parser.parse_args(argv), Stopwatch()
     if arguments.report:
         check_report(arguments.report)
-    found = describe_vectors(
-        read_vectors(arguments.path, arguments.table, rows_per_block=4096), arguments.id_column
-    )
+    blocks = read_vectors(arguments.path, arguments.table, rows_per_block=4096)
+    found = describe_vectors(blocks, arguments.id_column)
     if arguments.report:
         write_page(arguments.report, page(arguments, found, watch))
     if arguments.json:
         print(json.dumps({"path": arguments.path, **found}, indent=2, ensure_ascii=False))
         return
-    print(f"{arguments.path}: {found['rows']:,} rows\n")
-    for name, kind in found["columns"].items():
-        nulls = found["nulls"].get(name)
-        print(f"  {name:<20} {kind}" + (f", {nulls:,} nulls" if nulls else ""))
-    if found["repeated_ids"]:
-        print(
-            f"\n  {found['repeated_ids']:,} rows have the {arguments.id_column} of an earlier one"
-        )
-    for name, about in found["vectors"].items():
-        print("\n" + "\n".join(lines(name, about)))
-    if not found["vectors"]:
-        print("\n  no column says of itself that it holds vectors")
+    print_findings(arguments, found)
     if arguments.report:
         print(f"\nreport in {arguments.report}")
 

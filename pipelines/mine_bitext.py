@@ -1,22 +1,26 @@
-"""Find the sentences of two corpora that translate one another: files of sentences, or of sentences with vectors, in.
+r"""Find the sentences of two corpora that translate one another, with or without given vectors.
 
-    python pipelines/mine_bitext.py --source 'de/*.jsonl' --target 'en/*.jsonl' --output mined \\
+    python pipelines/mine_bitext.py --source 'de/*.jsonl' --target 'en/*.jsonl' --output mined \
         --model models/multilingual-e5-small --prompt_name query
 
-Writes pairs as Parquet to `<output>/bitext/`, with `--tsv` also to `<output>/bitext.tsv` (margin, source, target, the
-largest margin first, as LASER does), rejected rows with their reasons to `<output>/rejects/`, and `<output>/summary.json`.
-With `--gold`, a file of `source_id` and `target_id`, precision and recall are printed; `--report page.html` makes a page to
-look at. Flags that --help does not list go to Beam.
+Writes pairs as Parquet to `<output>/bitext/`, with `--tsv` also to `<output>/bitext.tsv` (margin,
+source, target, the largest margin first, as LASER does), rejected rows with their reasons to
+`<output>/rejects/`, and `<output>/summary.json`. With `--gold`, a file of `source_id` and
+`target_id`, precision and recall are printed; `--report page.html` writes a report page. Flags that
+--help does not list go to Beam.
 """
 
 import argparse
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from beam_gpte import (
+    BitextOutput,
     Block,
+    Columns,
+    Comparison,
     EncoderConfig,
     IdentifyLanguage,
     InputError,
@@ -29,6 +33,7 @@ from beam_gpte import (
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
+    check_model_exists,
     count_rows,
     local_options,
     run_of,
@@ -36,11 +41,10 @@ from beam_gpte.cli.runtime import (
     run_program,
     sample_file,
 )
-from beam_gpte.core.encoder.model_folder import check_model
+from beam_gpte.core.columns import SIDES
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.files.folders import check_writable
 from beam_gpte.files.json_values import write_json
-from beam_gpte.files.remote_model import check_remote_model, is_remote_model
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import bitext_page
 from beam_gpte.reports.sample import WriteSample, take_sample
@@ -62,39 +66,32 @@ class MineBitextOptions(PipelineOptions):
             "--source",
             required=True,
             nargs="+",
-            help="files or globs: Parquet, JSON Lines, CSV, text, also compressed",
+            help="files or globs: Parquet, JSON Lines, CSV or text, possibly compressed",
         )
-        add("--target", required=True, nargs="+", help="files or globs, likewise")
+        add("--target", required=True, nargs="+", help="files or globs, as for --source")
         add("--output", required=True, help="folder for the results")
         add("--model", help="embeds both sides; not needed if they have vectors")
-        add("--prompt_name", help="one of the model's own prompts, for both sides, e.g. query")
-        add("--k", type=int, default=4, help="neighbours (default: 4)")
+        add("--prompt_name", help="a prompt that the model defines, for both sides, e.g. query")
+        add("--k", type=int, default=4, help="neighbors (default: 4)")
         add("--margin", default="distance", help="distance (default), ratio or absolute")
         add(
             "--retrieval",
             default="intersection",
             help="intersection (default), max, forward, backward or union",
         )
-        add("--threshold", default="0.15", help='least margin, or "posterior" (default: 0.15)')
-        add(
-            "--no_centering",
-            action="store_true",
-            help="leave vectors where they are, as LASER does",
-        )
+        add("--threshold", default="0.15", help='minimum margin, or "posterior" (default: 0.15)')
+        add("--no_centering", action="store_true", help="do not center the vectors, as LASER does")
         add(
             "--max_length_ratio",
             type=float,
             default=2.0,
-            help="of characters, by the median; 0 for no limit (default: 2)",
+            help="of characters, divided by the median; 0 for no limit (default: 2)",
         )
-        add(
-            "--scope",
-            help="only rows with the same value in this column meet, such as the document",
-        )
+        add("--scope", help="compare only rows with the same value here, such as the document")
         add(
             "--mine_unmatched",
             action="store_true",
-            help="rows that a scope leaves without a pair meet all such rows after that",
+            help="afterwards compare all rows that have no pair within their scope",
         )
         add(
             "--search",
@@ -104,19 +101,19 @@ class MineBitextOptions(PipelineOptions):
         add(
             "--split_sentences",
             action="store_true",
-            help="texts are of several sentences; needs both languages",
+            help="split texts into sentences; needs both languages",
         )
         add("--source_lang", help="ISO 639 code: source rows in another language are rejected")
         add("--target_lang", help="ISO 639 code: target rows in another language are rejected")
-        add("--id_column", help="ids, unique on a side; default: made from file and row")
+        add("--id_column", help="ids, unique on a side (default: generated from file and row)")
         add("--text_column", default="text", help="texts (default: text)")
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
         add("--tsv", action="store_true", help="write bitext.tsv too")
-        add("--gold", help="JSON Lines of source_id and target_id to be compared with")
+        add("--gold", help="JSON Lines of source_id and target_id to compare with")
         add(
             "--max_rejects",
             type=int,
-            help="fail, and write no pairs, if more are rejected (default: no limit)",
+            help="fail and write no pairs if more rows are rejected (default: no limit)",
         )
         add_report_option(parser)
 
@@ -130,93 +127,105 @@ def transform_of(options: MineBitextOptions) -> MineBitext:
             raise InputError(
                 f'--threshold is {options.threshold!r}; use a number or "posterior"'
             ) from error
+    model = None
+    if options.model is not None:
+        model = EncoderConfig(options.model, prompt_name=options.prompt_name)
     return MineBitext(
         k=options.k,
         margin=options.margin,
         retrieval=options.retrieval,
         threshold=threshold,
-        center=not options.no_centering,
         scope=options.scope,
         mine_unmatched=options.mine_unmatched,
-        search=options.search,
-        max_length_ratio=options.max_length_ratio or None,
-        keep_vectors=options.report is not None,
-        model=None
-        if options.model is None
-        else EncoderConfig(options.model, prompt_name=options.prompt_name),
-        id_column=options.id_column or "id",
-        text_column=options.text_column,
-        embedding_column=options.embedding_column,
+        model=model,
+        comparison=Comparison(center=not options.no_centering, search=options.search),
+        output=BitextOutput(
+            keep_vectors=options.report is not None,
+            max_length_ratio=options.max_length_ratio or None,
+        ),
+        columns=Columns(options.id_column or "id", options.text_column, options.embedding_column),
     )
 
 
 def check(options: MineBitextOptions) -> None:
-    """Refuse, before the job starts, files, columns and models that are not there."""
+    """Check before the job starts what can be checked on this machine."""
     for patterns in (options.source, options.target):
-        first = match_files(patterns)[0].path
-        present = read_schema(first, text_column=options.text_column)
-        if options.model is None and options.embedding_column not in present:
-            raise InputError(
-                f"no column {options.embedding_column!r} in {first}; give --model, which makes the vectors"
-            )
-        for column in (options.text_column, options.id_column, options.scope):
-            if column is not None and column not in present:
-                raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
+        check_columns(options, match_files(patterns)[0].path)
     for language in (options.source_lang, options.target_lang):
-        IdentifyLanguage(keep=None if language is None else (language,))
-        if options.split_sentences and language is None:
-            raise InputError(
-                "--split_sentences goes by language; give --source_lang and --target_lang"
-            )
-        if options.split_sentences:
-            SplitSentences(language)
-            if options.model is None:
-                raise InputError(
-                    "--split_sentences makes new texts, which have no vectors; give --model"
-                )
+        check_language(options, language)
     if options.model is None and options.prompt_name is not None:
-        raise InputError("--prompt_name is for --model, which is not given: the vectors are there")
-    if options.model is not None and is_remote_model(options.model):
-        check_remote_model(options.model)
-    elif options.model is not None:
-        check_model(EncoderConfig(options.model))
+        raise InputError("--prompt_name is for --model; leave it out, or give --model")
+    if options.model is not None:
+        check_model_exists(EncoderConfig(options.model))
     check_writable(f"{options.output.rstrip('/')}/bitext")
     if options.report is not None:
         check_report(options.report)
 
 
+def check_columns(options: MineBitextOptions, file: str) -> None:
+    present = read_schema(file, text_column=options.text_column)
+    if options.model is None and options.embedding_column not in present:
+        raise InputError(
+            f"no column {options.embedding_column!r} in {file}; give --model to make the vectors"
+        )
+    for column in (options.text_column, options.id_column, options.scope):
+        if column is not None and column not in present:
+            raise InputError(f"no column {column!r} in {file}; it has {', '.join(present)}")
+
+
+def check_language(options: MineBitextOptions, language: str | None) -> None:
+    IdentifyLanguage(keep=None if language is None else (language,))
+    if not options.split_sentences:
+        return
+    if language is None:
+        raise InputError(
+            "--split_sentences depends on the language; give --source_lang and --target_lang"
+        )
+    SplitSentences(language)
+    if options.model is None:
+        raise InputError("--split_sentences makes new texts without vectors; give --model")
+
+
+class Sentences(NamedTuple):
+    """Hold the sentences of a side, and what was rejected on the way."""
+
+    rows: beam.PCollection
+    rejects: list[beam.PCollection]
+
+
+def read_side(pipeline: beam.Pipeline, options: MineBitextOptions, side: str) -> Sentences:
+    patterns, language = getattr(options, side), getattr(options, f"{side}_lang")
+    id_column, text_column = options.id_column, options.text_column
+    read = ReadCorpus(patterns, id_column=id_column, text_column=text_column)
+    rows, unreadable = pipeline | f"Read_{side}" >> read.with_exception_handling()
+    rejects = [unreadable]
+    if options.split_sentences:
+        split = SplitSentences(language, text_column, id_column or "id")
+        rows, unsplit = rows | f"Split_{side}" >> split.with_exception_handling()
+        rejects.append(unsplit)
+    if language is not None:
+        identify = IdentifyLanguage(keep=(language,), text_column=text_column)
+        rows, others = rows | f"Language_{side}" >> identify.with_exception_handling()
+        rejects.append(others)
+    return Sentences(rows, rejects)
+
+
 def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
     output = options.output.rstrip("/")
-    names = {"id_column": options.id_column, "text_column": options.text_column}
-    sides, rejects = {}, []
-    for side in ("source", "target"):
-        patterns, language = getattr(options, side), getattr(options, f"{side}_lang")
-        sides[side], unreadable = (
-            pipeline | f"Read_{side}" >> ReadCorpus(patterns, **names).with_exception_handling()
-        )
-        rejects.append(unreadable)
-        if options.split_sentences:
-            split = SplitSentences(language, options.text_column, options.id_column or "id")
-            sides[side], others = sides[side] | f"Split_{side}" >> split.with_exception_handling()
-            rejects.append(others)
-        if language is not None:
-            identify = IdentifyLanguage(keep=(language,), text_column=options.text_column)
-            sides[side], others = (
-                sides[side] | f"Language_{side}" >> identify.with_exception_handling()
-            )
-            rejects.append(others)
-    result = sides | transform_of(options).with_exception_handling()
-    refused = (*rejects, result.rejects) | "Rejects" >> beam.Flatten()
-    within_limit = refused | WriteRejects(f"{output}/rejects", options.max_rejects)
+    source, target = (read_side(pipeline, options, side) for side in SIDES)
+    mine = transform_of(options).with_exception_handling()
+    result = {"source": source.rows, "target": target.rows} | mine
+    rejects = (*source.rejects, *target.rejects, result.rejects) | "Rejects" >> beam.Flatten()
+    within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects)
     pairs = result.pairs
     if options.report is not None:  # a sample of the pairs keeps its vectors, for a map
-        vectors = tuple(f"{side}_{options.embedding_column}" for side in ("source", "target"))
-        pairs | "WriteSample" >> WriteSample(
+        vectors = tuple(f"{side}_{options.embedding_column}" for side in SIDES)
+        sample = WriteSample(
             sample_file(output), tuple(PAIR), ("source_text", "target_text"), vectors
         )
-        pairs = pairs | "WithoutVectors" >> beam.Map(
-            lambda block: block.without_columns(vectors)
-        ).with_output_types(Block)
+        pairs | "WriteSample" >> sample
+        drop = beam.Map(lambda block: block.without_columns(vectors)).with_output_types(Block)
+        pairs = pairs | "WithoutVectors" >> drop
     pairs | "WritePairs" >> WriteVectorsToParquet(f"{output}/bitext", commit_after=within_limit)
     make = FromSideInputs(
         dict, with_report, count_rows(within_limit), beam.pvalue.AsSingleton(result.report)
@@ -245,7 +254,7 @@ def read_pairs(output: str) -> pl.DataFrame:
 
 
 def write_tsv(pairs: pl.DataFrame, path: str) -> None:
-    """As LASER writes it: no header, no quotes; a tab or a line break in a text becomes a blank."""
+    """Write pairs as LASER does: no header, no quotes; tabs and line breaks become blanks."""
     texts = [
         pl.col(name).str.replace_all(r"[\t\r\n]+", " ") for name in ("source_text", "target_text")
     ]
@@ -258,56 +267,57 @@ def write_tsv(pairs: pl.DataFrame, path: str) -> None:
 
 def compare(pairs: pl.DataFrame, gold_file: str) -> dict[str, float]:
     with FileSystems.open(gold_file) as file:
-        gold = pl.DataFrame(
-            [json.loads(line) for line in file.read().decode().splitlines()]
-        ).select(PAIR)
+        rows = [json.loads(line) for line in file.read().decode().splitlines()]
+    gold = pl.DataFrame(rows).select(PAIR)
     right = len(pairs.join(gold, on=PAIR, how="semi"))
     precision, recall = right / max(1, len(pairs)), right / max(1, len(gold))
     f1 = 2 * right / max(1, len(pairs) + len(gold))
     return {"precision": round(precision, 4), "recall": round(recall, 4), "f1": round(f1, 4)}
 
 
-def main(argv: list[str]) -> None:
-    options = PipelineOptions(argv)
-    local, own, watch = local_options(options), options.view_as(MineBitextOptions), Stopwatch()
-    transform_of(own)
-    check(own)
-    pipeline = beam.Pipeline(options=options)
-    build(pipeline, own)
-    result = run_pipeline(pipeline, local)
-    seconds = watch.seconds()
-    output = own.output.rstrip("/")
-    with FileSystems.open(f"{output}/summary.json") as file:
-        summary = json.load(file)
-    pairs = read_pairs(output)
-    if own.tsv:
-        write_tsv(pairs, f"{output}/bitext.tsv")
+def print_pairs(summary: dict[str, Any], pairs: pl.DataFrame) -> None:
     print(
-        f"{summary['source_rows']:,} source and {summary['target_rows']:,} target sentences: {len(pairs):,} pairs",
-        end="",
-    )
-    print(
-        f" at a margin of {summary['threshold_used']:.4g}, {summary['dropped_by_length']:,} dropped by length"
+        f"{summary['source_rows']:,} source and {summary['target_rows']:,} target sentences: "
+        f"{len(pairs):,} pairs at a margin of {summary['threshold_used']:.4g}, "
+        f"{summary['dropped_by_length']:,} dropped by length"
     )
     for warning in summary["warnings"]:
         print(f"warning: {warning}")
     for row in pairs.head(3).iter_rows(named=True):
         print(f"  {row['margin']:.3f}  {row['source_text']!r}\n         {row['target_text']!r}")
-    if own.gold is not None:
-        told = compare(pairs, own.gold)
-        summary |= told
+
+
+def main(argv: list[str]) -> None:
+    beam_options, watch = PipelineOptions(argv), Stopwatch()
+    local, options = local_options(beam_options), beam_options.view_as(MineBitextOptions)
+    transform_of(options)
+    check(options)
+    pipeline = beam.Pipeline(options=beam_options)
+    build(pipeline, options)
+    result = run_pipeline(pipeline, local)
+    seconds = watch.seconds()
+    output = options.output.rstrip("/")
+    with FileSystems.open(f"{output}/summary.json") as file:
+        summary = json.load(file)
+    pairs = read_pairs(output)
+    if options.tsv:
+        write_tsv(pairs, f"{output}/bitext.tsv")
+    print_pairs(summary, pairs)
+    if options.gold is not None:
+        scores = compare(pairs, options.gold)
+        summary |= scores
         write_json(f"{output}/summary.json", summary)
         print(
-            f"against {own.gold}: precision {told['precision']:.1%}, recall {told['recall']:.1%}, F1 {told['f1']:.1%}"
+            f"against {options.gold}: precision {scores['precision']:.1%}, "
+            f"recall {scores['recall']:.1%}, F1 {scores['f1']:.1%}"
         )
     print(f"{seconds:.0f} s; all figures in {output}/summary.json")
-    if own.report is not None:
-        run, sample = (
-            run_of("mine_bitext.py", own, result, seconds),
-            take_sample(sample_file(output)),
-        )
-        write_page(own.report, bitext_page(run, summary, pairs, sample, own.embedding_column))
-        print(f"report in {own.report}")
+    if options.report is not None:
+        run = run_of("mine_bitext.py", options, result, seconds)
+        sample = take_sample(sample_file(output))
+        page = bitext_page(run, summary, pairs, sample, options.embedding_column)
+        write_page(options.report, page)
+        print(f"report in {options.report}")
 
 
 if __name__ == "__main__":

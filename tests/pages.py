@@ -1,4 +1,4 @@
-"""What tests look at pages with: their elements, and a real browser."""
+"""Read pages for tests: their elements, and what a real browser makes of them."""
 
 import shutil
 import subprocess
@@ -8,11 +8,21 @@ from pathlib import Path
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
+CHROMIUM_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--enable-logging=stderr",
+    "--v=0",
+    "--dump-dom",
+]
 HOSTILE = """<script>alert(1)</script><img src="http://example.org/x.png"> & 'so on' مرحبا 你好"""
 
 
 class Elements(HTMLParser):
-    """The elements of a page with their attributes, and its text."""
+    """Collect the elements of a page with their attributes, and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -35,22 +45,7 @@ def read_page(path: Path) -> Elements:
 
 
 def open_page(path: Path, profile: Path) -> tuple[Elements, list[str]]:
-    """The document as a browser has it, and what it writes to its console."""
-    command = [
-        str(CHROMIUM),
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-    ]
-    command += [
-        "--no-first-run",
-        f"--user-data-dir={profile}",
-        "--enable-logging=stderr",
-        "--v=0",
-        "--dump-dom",
-    ]
-    done = subprocess.run(
-        [*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
+    """Open a page in a browser; return its document, and the lines of its console."""
+    command = [str(CHROMIUM), *CHROMIUM_FLAGS, f"--user-data-dir={profile}", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return Elements(done.stdout), [line for line in done.stderr.splitlines() if ":CONSOLE" in line]

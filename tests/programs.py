@@ -1,8 +1,8 @@
-"""Programs as a person runs them, each a process of its own with its own arguments, output and exit code.
+"""Run programs as a person does, each in its own process with its arguments, output and exit code.
 
-The processes are forked from one that has imported what all of them import, which takes longer than most of them do. Shell
-scripts have that too where the command that `python_command` makes is their `python`, and the worker processes of Beam's
-runner after `fork_workers`.
+The processes are forked from one that has imported what all of them import, which takes longer than
+most of them run. Shell scripts profit too where the command that `python_command` makes is their
+`python`, and so do the worker processes of Beam's runner after `fork_workers`.
 """
 
 import dataclasses
@@ -23,34 +23,36 @@ from huggingface_hub import constants
 from tests import graphs, quicker_beam
 
 ROOT = Path(__file__).resolve().parents[1]
-# no program: its options would be required of every pipeline; nothing that starts threads when it is imported; no element
-# types of the tests, which a worker has to find by itself
+# no program: its options would be required of every pipeline; nothing that starts threads when it
+# is imported; no element types of the tests, which a worker has to find by itself
 PRELOAD = [
     "apache_beam.ml.inference.base",
-    "beam_gpte.embedding.model_handler",
-    "beam_gpte.sources.committed_rows",
+    "apache_beam.yaml.main",
     "beam_gpte.cli.runtime",
+    "beam_gpte.embedding.model_handler",
+    "beam_gpte.interop.yaml_transforms",
+    "beam_gpte.sources.committed_rows",
+    "duckdb",
     "torch",
-]
-PRELOAD += [
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
-    "duckdb",
+    "transformers.models.bert.modeling_bert",
+    "transformers.tokenization_utils_tokenizers",
 ]
-PRELOAD += ["transformers.models.bert.modeling_bert", "transformers.tokenization_utils_tokenizers"]
-PRELOAD += ["apache_beam.yaml.main", "beam_gpte.interop.yaml_transforms"]
 TIMEOUT = 300
 
 
 @dataclasses.dataclass(frozen=True)
 class Done:
+    """Hold the exit code of a program, and what it printed."""
+
     returncode: int
     stdout: str
     stderr: str
 
 
 def run(program: str, *arguments: object, expect: int = 0) -> Done:
-    """Run a program of `pipelines/` to its end."""
+    """Run a program of `pipelines/` to its end, and check its exit code."""
     done = finish([str(ROOT / "pipelines" / program), *map(str, arguments)])
     assert done.returncode == expect, done.stderr
     return done
@@ -59,7 +61,13 @@ def run(program: str, *arguments: object, expect: int = 0) -> Done:
 def finish(
     command: list[str], folder: str = ".", environment: dict[str, str] | None = None
 ) -> Done:
-    """Run a program, `-m` and a module or `-c` and code, with arguments, to its end, in a folder and an environment."""
+    """Run a command to its end.
+
+    Args:
+      command: a program, `-m` and a module, or `-c` and code; then arguments.
+      folder: the working directory.
+      environment: variables to set.
+    """
     with tempfile.TemporaryDirectory() as outputs:
         out, err = Path(outputs, "out"), Path(outputs, "err")
         process = _fork(command, out, err, folder, environment)
@@ -73,7 +81,7 @@ def finish(
 
 
 def start(program: str, *arguments: object, out: Path, err: Path) -> BaseProcess:
-    """Start a program of `pipelines/`; what it prints goes to files."""
+    """Start a program of `pipelines/` that prints to files."""
     return _fork([str(ROOT / "pipelines" / program), *map(str, arguments)], out, err)
 
 
@@ -100,13 +108,12 @@ def _run(
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
     os.environ.update(environment or {}, HF_HUB_OFFLINE="1")
-    constants.HF_HUB_OFFLINE = (
-        True  # it and the cache are read when the server imports huggingface_hub, which is once
-    )
+    # these two are read when the server imports huggingface_hub, which is once
+    constants.HF_HUB_OFFLINE = True
     constants.HF_HUB_CACHE = os.environ.get("HF_HUB_CACHE", constants.HF_HUB_CACHE)
     os.chdir(folder)
-    graphs.look_at_all()
-    quicker_beam.remember()
+    graphs.check_all()
+    quicker_beam.cache_all()
     code = 0
     try:
         if command[0] == "-m":
@@ -133,7 +140,8 @@ import os, sys
 from multiprocessing.connection import Client
 
 program = " ".join(sys.argv[1:3])
-forked = program.startswith(("pipelines/", "-c ", "-m apache_beam.yaml.main", "-m apache_beam.runners.worker"))
+starts = ("pipelines/", "-c ", "-m apache_beam.yaml.main", "-m apache_beam.runners.worker")
+forked = program.startswith(starts)
 if not forked or program.startswith("pipelines/embed_stream.py"):  # which scripts stop by a signal
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with Client({address!r}) as server:
@@ -146,7 +154,11 @@ sys.exit(code)
 
 
 def fork_workers(folder: Path) -> None:
-    """From now on the workers of `--direct_running_mode=multi_processing` are forked; `folder` is for their command."""
+    """Fork the workers of `--direct_running_mode=multi_processing` from now on.
+
+    Args:
+      folder: for their command.
+    """
     python_command(folder)
     of_command = SubprocessSDKEnvironment.from_command_string
 
@@ -157,8 +169,9 @@ def fork_workers(folder: Path) -> None:
 
 
 def python_command(folder: Path) -> None:
-    """Make `folder`/python: the interpreter, whose runs of `pipelines/`, Beam YAML and Beam's workers this process has
-    forked.
+    """Make the command `folder`/python, an interpreter with a head start.
+
+    This process forks its runs of `pipelines/`, Beam YAML and Beam's workers.
     """
     address = str(folder / "socket")
     listener = Listener(address)

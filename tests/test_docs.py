@@ -1,4 +1,4 @@
-"""The pages under docs/: they build without a warning, and every code block is of a kind that `docs/conftest.py` runs."""
+"""The README and the pages under docs/: they build, and every code block of a page is run."""
 
 import argparse
 import ast
@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from markdown_it import MarkdownIt
 
 import beam_gpte
+from tests import hub, programs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
@@ -36,7 +37,7 @@ def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_code_block_is_run(page) -> None:
+def test_every_code_block_is_run(page: Path) -> None:
     blocks = [
         token
         for token in MarkdownIt().parse(page.read_text(encoding="utf-8"))
@@ -78,7 +79,7 @@ def unknown_flags(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", CLUSTERS, ids=lambda command: command.split()[1])
-def test_commands_for_clusters_have_flags_that_the_program_or_beam_knows(command) -> None:
+def test_commands_for_clusters_have_flags_that_the_program_or_beam_knows(command: str) -> None:
     assert unknown_flags(command) == []
     assert unknown_flags(f"{command.rstrip()} --machine_typo n2") == ["--machine_typo"]
 
@@ -97,20 +98,39 @@ def test_the_dockerfile_copies_what_is_there_and_loads_the_model_as_the_page_doe
 
 
 def test_the_reference_has_every_public_name() -> None:
-    shown = set(
-        re.findall(
-            r"autoclass:: beam_gpte\.(\w+)",
-            (ROOT / "docs" / "reference.md").read_text(encoding="utf-8"),
-        )
-    )
-    source = ast.parse((ROOT / "beam_gpte" / "__init__.py").read_text(encoding="utf-8"))
-    public = {
-        alias.asname
-        for node in source.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
+    pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    shown = re.findall(r"autoclass:: beam_gpte\.(\w+)", text)
+    public = {name for name, value in vars(beam_gpte).items() if isinstance(value, type)}
+    assert sorted(shown) == sorted(public | set(beam_gpte._LATE))
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
+    assert len(README.split()) <= 900
+
+
+def test_the_readme_links_to_what_is_there() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(links) > 15
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def test_the_readme_s_example_prints_what_the_readme_says(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (printed,) = re.findall(r"^```text\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    environment = {
+        "HF_HUB_CACHE": str(hub.cache(tmp_path_factory, README)),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
     }
-    assert shown == public | set(beam_gpte._LATE)
+    done = programs.finish(["-c", code], str(tmp_path), environment)
+    assert (done.returncode, done.stdout) == (0, printed), done.stderr
 
 
 def messages() -> list[str]:

@@ -21,7 +21,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(Stager._build_setup_package(str(source / "setup.py"), str(target)))
 
 
-def test_the_sdist_is_the_package_and_what_builds_it(sdist) -> None:
+def test_the_sdist_is_the_package_and_what_builds_it(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {Path(name).parts[1] for name in archive.getnames() if len(Path(name).parts) > 1}
     built = {"PKG-INFO", "setup.cfg", "beam_gpte.egg-info"}
@@ -35,7 +35,7 @@ def test_the_sdist_is_the_package_and_what_builds_it(sdist) -> None:
     }
 
 
-def test_a_worker_installs_it_and_finds_every_module(sdist, tmp_path: Path) -> None:
+def test_a_worker_installs_it_and_finds_every_module(sdist: Path, tmp_path: Path) -> None:
     install = [
         "-m",
         "pip",
@@ -59,7 +59,8 @@ def test_a_worker_installs_it_and_finds_every_module(sdist, tmp_path: Path) -> N
             there == {path.relative_to(ROOT) for path in (ROOT / "beam_gpte").rglob(kind)} != set()
         )
     assert (tmp_path / "beam_gpte" / "py.typed").exists()
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import beam_gpte; print(beam_gpte.__file__)"
+    at = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    code = f"{at}; import beam_gpte; print(beam_gpte.__file__)"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""AlignDocuments: two sentences are translated by one, the next by one."""
+"""AlignDocuments: align two sentences with one translation, and the next with another."""
 
 import apache_beam as beam
 import numpy as np
@@ -6,31 +6,16 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import AlignDocuments
 
-MEANINGS = np.random.default_rng(0).normal(
-    size=(20, 3, 32)
-)  # what an encoder would give, for three sentences a document
+# in place of the vectors of an encoder, for three sentences per document
+MEANINGS = np.random.default_rng(0).normal(size=(20, 3, 32))
 GERMAN, ENGLISH = [], []
 for number, (first, second, third) in enumerate(MEANINGS):
     for i, vector in enumerate((first, second, third)):
-        GERMAN.append(
-            {
-                "id": f"{number}-{i}",
-                "doc": number,
-                "n": i,
-                "text": f"Satz {i}.",
-                "embedding": vector,
-            }
-        )
+        row = {"id": f"{number}-{i}", "doc": number, "n": i, "embedding": vector}
+        GERMAN.append({**row, "text": f"Satz {i}."})
     for i, vector in enumerate((first + second, third)):
-        ENGLISH.append(
-            {
-                "id": f"{number}-{i}",
-                "doc": number,
-                "n": i,
-                "text": f"Sentence {i}.",
-                "embedding": vector,
-            }
-        )
+        row = {"id": f"{number}-{i}", "doc": number, "n": i, "embedding": vector}
+        ENGLISH.append({**row, "text": f"Sentence {i}."})
 
 with beam.Pipeline("FnApiRunner") as p:
     sides = {

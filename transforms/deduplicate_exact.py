@@ -1,4 +1,4 @@
-"""DeduplicateExact: texts that differ in case and white space alone are one."""
+"""DeduplicateExact: texts that differ only in case and white space are duplicates."""
 
 import apache_beam as beam
 from apache_beam.testing.util import assert_that, equal_to

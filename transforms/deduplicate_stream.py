@@ -1,21 +1,19 @@
-"""DeduplicateStream: the first of several near rows within an hour is new, the others name it."""
+"""DeduplicateStream: of near rows within an hour the first is new, and the others name it."""
 
 import apache_beam as beam
 import numpy as np
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import TimestampedValue
 
-from beam_gpte.dedup.stream import DeduplicateStream
+from beam_gpte import DeduplicateStream
 
 ROWS = [
     {"id": "a", "seconds": 0, "embedding": np.array([1.0, 0.0], np.float32)},
     {"id": "b", "seconds": 60, "embedding": np.array([0.8, 0.6], np.float32)},
-    {"id": "c", "seconds": 120, "embedding": np.array([0.6, 0.8], np.float32)},  # cosine to b 0.96
-    {
-        "id": "d",
-        "seconds": 7200,
-        "embedding": np.array([1.0, 0.0], np.float32),
-    },  # two hours after a
+    # cosine to b: 0.96
+    {"id": "c", "seconds": 120, "embedding": np.array([0.6, 0.8], np.float32)},
+    # two hours after a
+    {"id": "d", "seconds": 7200, "embedding": np.array([1.0, 0.0], np.float32)},
 ]
 
 with beam.Pipeline("FnApiRunner") as p:

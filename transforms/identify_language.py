@@ -1,4 +1,4 @@
-"""IdentifyLanguage: German rows go on, others are set aside with the language that they are in."""
+"""Keep German rows, and collect others with the language that they are in."""
 
 import apache_beam as beam
 from apache_beam.testing.util import assert_that, equal_to
@@ -11,13 +11,9 @@ ROWS = [
 ]
 
 with beam.Pipeline("FnApiRunner") as p:
-    german, others = (
-        p | beam.Create(ROWS) | IdentifyLanguage(keep=("de",)).with_exception_handling()
-    )
-    assert_that(
-        german | beam.Map(lambda row: (row["id"], row["language"])),
-        equal_to([("a", "de")]),
-        label="German",
-    )
+    identify = IdentifyLanguage(keep=("de",)).with_exception_handling()
+    german, others = p | beam.Create(ROWS) | identify
+    languages = german | "Languages" >> beam.Map(lambda row: (row["id"], row["language"]))
+    assert_that(languages, equal_to([("a", "de")]), label="German")
     reasons = others | "Reasons" >> beam.Map(lambda row: (row["id"], row["reject_reason"]))
     assert_that(reasons, equal_to([("b", "language: en")]), label="Others")

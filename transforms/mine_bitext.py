@@ -1,4 +1,4 @@
-"""MineBitext: German and English rows, in any order, become pairs that translate one another."""
+"""MineBitext: pair German and English rows, in any order, that translate one another."""
 
 import apache_beam as beam
 import numpy as np
@@ -6,9 +6,8 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import MineBitext
 
-MEANINGS = (
-    np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
-)  # what an encoder would give
+# in place of the vectors of an encoder
+MEANINGS = np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
 GERMAN = [{"id": f"de{i}", "text": f"Satz {i}", "embedding": MEANINGS[i]} for i in range(15)]
 ENGLISH = [
     {"id": f"en{i}", "text": f"phrase {i}", "embedding": MEANINGS[i] + 0.1}

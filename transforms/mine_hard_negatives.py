@@ -1,4 +1,4 @@
-"""MineHardNegatives: each question gets the nearest texts that are not its answer, for training on triplets."""
+"""MineHardNegatives: find the text nearest to each question that is not its answer."""
 
 import apache_beam as beam
 import numpy as np
@@ -8,7 +8,7 @@ from beam_gpte import MineHardNegatives
 
 
 def row(id_: str, text: str, angle: float) -> dict:
-    """A row with a vector, as an encoder would give it; or leave the vectors out and name a model."""
+    """Make a row with a vector, as of an encoder; or leave the vectors out and name a model."""
     return {
         "id": id_,
         "text": text,
@@ -19,7 +19,7 @@ def row(id_: str, text: str, angle: float) -> dict:
 QUERIES = [row("q1", "How do I open a file?", 0.0), row("q2", "How do I bake bread?", 1.5)]
 DOCUMENTS = [
     row("open", "open(path) opens a file.", 0.1),
-    row("OPEN", "Open(path)  opens a file.", 0.1),  # the same answer again is no negative
+    row("OPEN", "Open(path)  opens a file.", 0.1),  # the same answer again is not a negative
     row("close", "close() closes a file.", 0.4),
     row("bread", "Bread is baked at 230 degrees.", 1.4),
     row("cake", "A cake is baked at 180 degrees.", 1.0),

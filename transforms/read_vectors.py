@@ -1,4 +1,4 @@
-"""ReadVectors: what a sink wrote becomes blocks again."""
+"""ReadVectors: read what a sink wrote as blocks."""
 
 import tempfile
 

@@ -1,4 +1,4 @@
-"""RejectDuplicateIds: of rows that share an id one goes on, the others are set aside with the reason."""
+"""RejectDuplicateIds: keep one row per id, and collect the others with the reason."""
 
 import apache_beam as beam
 from apache_beam.testing.util import assert_that, equal_to

@@ -1,7 +1,7 @@
-"""Rerank: every pair of a question and a text gets a cross-encoder's score; pairs without a text are set aside.
+"""Rerank: score pairs of a question and a text by a cross-encoder; collect pairs without a text.
 
-The model is a tiny random one, since no package has the weights of a real one: with the hub at hand, give
-``Rerank("cross-encoder/ms-marco-MiniLM-L6-v2")``.
+The model is a tiny random one, since no package has the weights of a real one: with access to the
+hub, use ``Rerank("cross-encoder/ms-marco-MiniLM-L6-v2")``.
 """
 
 import tempfile
@@ -42,8 +42,8 @@ transformers.PreTrainedTokenizerFast(
 ).save_pretrained(folder)
 
 with beam.Pipeline("FnApiRunner") as p:
-    scored, refused = p | beam.Create(PAIRS) | Rerank(folder).with_exception_handling()
+    scored, rejects = p | beam.Create(PAIRS) | Rerank(folder).with_exception_handling()
     between = scored | beam.Map(lambda row: (row["n"], 0 < row["rerank_score"] < 1))
     assert_that(between, equal_to([(1, True), (2, True)]), label="Scores")
-    reasons = refused | beam.Map(lambda row: (row["n"], row["reject_reason"]))
-    assert_that(reasons, equal_to([(3, "document is null")]), label="Refused")
+    reasons = rejects | beam.Map(lambda row: (row["n"], row["reject_reason"]))
+    assert_that(reasons, equal_to([(3, "document is null")]), label="Rejects")

@@ -1,4 +1,4 @@
-"""ScoreBitext: of a list of pairs, the one that is wrong has the smallest margin."""
+"""ScoreBitext: score a list of pairs; the wrong one has the smallest margin."""
 
 import apache_beam as beam
 import numpy as np
@@ -6,9 +6,8 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import ScoreBitext
 
-MEANINGS = (
-    np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
-)  # what an encoder would give
+# in place of the vectors of an encoder
+MEANINGS = np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
 PAIRS = [
     {
         "id": i,

@@ -1,4 +1,4 @@
-"""WriteRejects: rows that were set aside, as JSON Lines that a person can read and ReadCorpus can read again."""
+"""WriteRejects: collect rejected rows as JSON Lines that people and ReadCorpus can read."""
 
 import json
 import tempfile
@@ -15,11 +15,5 @@ with tempfile.TemporaryDirectory() as folder:
         _, rejects = p | beam.Create(ROWS) | RejectDuplicateIds().with_exception_handling()
         rejects | WriteRejects(folder)
     lines = [json.loads(line) for path in Path(folder).glob("*.jsonl") for line in path.open()]
-    assert lines == [
-        {
-            "id": 2,
-            "text": "two",
-            "reject_step": "RejectDuplicateIds",
-            "reject_reason": "duplicate id",
-        }
-    ]
+    reason = {"reject_step": "RejectDuplicateIds", "reject_reason": "duplicate id"}
+    assert lines == [{"id": 2, "text": "two", **reason}]

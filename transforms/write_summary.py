@@ -1,4 +1,4 @@
-"""WriteSummary: what became of a corpus, in one file: rows of each collection, rejects by reason, reports."""
+"""WriteSummary: write row counts, rejects by reason, and reports to one JSON file."""
 
 import json
 import tempfile

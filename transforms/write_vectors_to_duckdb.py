@@ -1,4 +1,4 @@
-"""WriteVectorsToDuckDB: rows are upserted by id, and queried in SQL."""
+"""WriteVectorsToDuckDB: upsert rows by id, and query them in SQL."""
 
 import tempfile
 

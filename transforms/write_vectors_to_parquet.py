@@ -1,4 +1,4 @@
-"""WriteVectorsToParquet: the folder's content becomes the collection."""
+"""WriteVectorsToParquet: replace the content of a folder by the collection."""
 
 import tempfile
 

@@ -1,4 +1,8 @@
-"""What the programs that convert models share: where weights are, a folder that is whole or not there, a page to look at."""
+"""Share what the programs that convert models need.
+
+They find weights in installed packages, write a model folder completely or not at all, and report
+on the converted model.
+"""
 
 import argparse
 import contextlib
@@ -17,7 +21,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.reports.output_pages import model_page
 from beam_gpte.reports.page import Run, write_page
 
-# a model that was converted well has those of one meaning together, in one language at least
+# a correctly converted model puts those of one meaning close together, in one language at least
 SENTENCES = (
     "The cat is sleeping on the sofa.",
     "A kitten naps on the couch.",
@@ -39,17 +43,14 @@ SENTENCES = (
 
 
 def package_file(package: str, name: str) -> Path:
-    """A data file of an installed package, none of whose code runs.
+    """Find a data file of an installed package without running any of its code.
 
     Raises:
       InputError: the package is not installed, or has no such file.
     """
     spec = importlib.util.find_spec(package)
-    folders = (
-        [Path(folder) for folder in (spec.submodule_search_locations or [])]
-        if spec is not None
-        else []
-    )
+    locations = (spec.submodule_search_locations if spec is not None else None) or []
+    folders = [Path(location) for location in locations]
     if not folders:
         project = package.replace("_", "-")
         raise InputError(
@@ -65,27 +66,27 @@ def package_file(package: str, name: str) -> Path:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the name `path` once all is written; on an error nothing stays.
+    """Yield a folder to write into, renamed to `path` when all is written.
+
+    On an error nothing remains.
 
     Raises:
-      InputError: `path` exists already, or nothing can be written there.
+      InputError: `path` exists already, or is not writable.
     """
     path = path.absolute()
     if path.exists():
-        raise InputError(f"output {path}: it exists already; delete it or give another name")
+        raise InputError(f"output {path}: exists already; delete it or choose another name")
     partial = path.with_name(f"{path.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # from a run that was killed
         partial.mkdir(parents=True)
     except OSError as error:
-        raise InputError(
-            f"output {path}: {error.strerror}; give a folder that can be written"
-        ) from error
+        raise InputError(f"output {path}: {error.strerror}; choose a writable folder") from error
     try:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
-                file.chmod(0o644)  # safetensors writes files that their owner alone can read
+                file.chmod(0o644)  # safetensors writes files that only their owner can read
         partial.rename(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -93,13 +94,17 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def weights_of(folder: Path) -> list[tuple[str, str, str, int, int]]:
-    """Name, shape, dtype, tensors and their numbers, of each kind of weights: layers differ by their numbers alone."""
+    """List the kinds of weights in a folder; tensors of several layers are of one kind.
+
+    Returns:
+      (name, shape, dtype, tensors, parameters) of each kind, with * for the number of a layer.
+    """
     from safetensors import safe_open
 
     kinds: Counter[tuple[str, tuple[int, ...], str]] = Counter()
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "numpy") as file:
-            for name in file.keys():  # noqa: SIM118  # no dictionary
+            for name in file.keys():  # noqa: SIM118  # not a dictionary
                 tensor = file.get_slice(name)
                 kinds[re.sub(r"\d+", "*", name), tuple(tensor.get_shape()), tensor.get_dtype()] += 1
     return [
@@ -111,7 +116,7 @@ def weights_of(folder: Path) -> list[tuple[str, str, str, int, int]]:
 def write_report(
     program: str, arguments: argparse.Namespace, config: EncoderConfig, watch: Stopwatch
 ) -> None:
-    """Write the page of a converted model: what it makes of a few sentences, and its weights."""
+    """Write the page of a converted model: its weights, and how it compares a few sentences."""
     vectors = TextEncoder.load(config).encode(list(SENTENCES))
     run = Run(program, vars(arguments), {"seconds": round(watch.seconds(), 2)})
     write_page(arguments.report, model_page(run, weights_of(arguments.output), SENTENCES, vectors))

@@ -1,4 +1,4 @@
-"""What is in a folder or table of vectors: rows, models, norms, duplicates, nulls; for `pipelines/inspect_vectors.py`."""
+"""Measure stored vectors, for `pipelines/inspect_vectors.py`: norms, duplicates, nulls, models."""
 
 import dataclasses
 import hashlib
@@ -8,37 +8,38 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from beam_gpte.core.metadata import vector_fields
+from beam_gpte.core.metadata import VectorMetadata, vector_fields
 from beam_gpte.elements.block import Block
 
-UNIT = 1e-3  # a normalised vector is this near to length 1, also in float16
+UNIT_TOLERANCE = 1e-3  # a normalized vector is this close to length 1, also in float16
 
 
 @dataclasses.dataclass
 class _Column:
-    """What was seen of one column of vectors; memory: 8 bytes a row."""
+    """Collect figures of one column of vectors; takes 8 bytes of memory per row."""
 
     rows: int = 0
     nulls: int = 0
     zeros: int = 0
     not_finite: int = 0
     off_unit: int = 0
-    total: float = 0.0
-    least: float = np.inf
-    most: float = -np.inf
+    norm_sum: float = 0.0
+    min_norm: float = np.inf
+    max_norm: float = -np.inf
     hashes: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 def describe_vectors(blocks: Iterable[Block], id_column: str = "id") -> dict[str, Any]:
-    """Figures of all rows, in plain values that JSON takes.
+    """Measure all rows, in plain values that JSON can hold.
 
     Returns:
-      rows; columns (name: type); nulls (name: count, where there are any); repeated_ids, None without such a column;
-      vectors (name: what made them, and of their values: norms, zeros, those not finite, those that equal an earlier one).
+      rows; columns (name: type); nulls (name: count, where there are any); repeated_ids, None
+      without an id column; vectors (name: what made them, and of their values the norms, and how
+      many are zero, not finite, or equal to an earlier one).
     """
     rows, nulls, kinds = 0, dict[str, int](), dict[str, str]()
     ids: list[np.ndarray] = []
-    metadata, columns = {}, dict[str, _Column]()
+    metadata, columns = dict[str, VectorMetadata](), dict[str, _Column]()
     for block in blocks:
         rows += len(block)
         for field in block.schema:
@@ -46,17 +47,11 @@ def describe_vectors(blocks: Iterable[Block], id_column: str = "id") -> dict[str
             nulls[field.name] = nulls.get(field.name, 0) + block.column(field.name).null_count
         metadata.update(vector_fields(block.schema))
         for name in vector_fields(block.schema):
-            _look(
-                columns.setdefault(name, _Column()), block.column(name), metadata[name].quantization
-            )
+            seen = columns.setdefault(name, _Column())
+            _measure(seen, block.column(name), metadata[name].quantization)
         if id_column in block.schema.names:
-            ids.append(
-                _hashes(
-                    str(value).encode()
-                    for value in block.column(id_column).to_pylist()
-                    if value is not None
-                )
-            )
+            values = block.column(id_column).drop_null().to_pylist()
+            ids.append(_hashes(str(value).encode() for value in values))
     return {
         "rows": rows,
         "columns": kinds,
@@ -69,13 +64,11 @@ def describe_vectors(blocks: Iterable[Block], id_column: str = "id") -> dict[str
     }
 
 
-def _look(seen: _Column, column: pa.FixedSizeListArray, quantization: str) -> None:
+def _measure(seen: _Column, column: pa.FixedSizeListArray, quantization: str) -> None:
     width = column.type.list_size
     valid = column.is_valid().to_numpy(zero_copy_only=False)
-    flat = column.values.slice(column.offset * width, len(column) * width).to_numpy(
-        zero_copy_only=False
-    )
-    values = flat.reshape(len(column), width)[valid]
+    flat = column.values.slice(column.offset * width, len(column) * width)
+    values = flat.to_numpy(zero_copy_only=False).reshape(len(column), width)[valid]
     seen.rows += len(values)
     seen.nulls += column.null_count
     seen.hashes.append(_hashes(row.tobytes() for row in values))
@@ -85,21 +78,18 @@ def _look(seen: _Column, column: pa.FixedSizeListArray, quantization: str) -> No
     finite = np.isfinite(values).all(axis=1)
     norms = np.linalg.norm(values[finite].astype(np.float64), axis=1)
     seen.not_finite += int((~finite).sum())
-    seen.off_unit += int((np.abs(norms - 1) > UNIT).sum())
+    seen.off_unit += int((np.abs(norms - 1) > UNIT_TOLERANCE).sum())
     if len(norms):
-        seen.total += float(norms.sum())
-        seen.least, seen.most = (
-            min(seen.least, float(norms.min())),
-            max(seen.most, float(norms.max())),
-        )
+        seen.norm_sum += float(norms.sum())
+        seen.min_norm = min(seen.min_norm, float(norms.min()))
+        seen.max_norm = max(seen.max_norm, float(norms.max()))
 
 
 def _figures(seen: _Column) -> dict[str, Any]:
-    measured = seen.rows - seen.not_finite
-    known = measured > 0 and np.isfinite(seen.most)
-    norms = (
-        {"least": seen.least, "mean": seen.total / measured, "most": seen.most} if known else None
-    )
+    measured, norms = seen.rows - seen.not_finite, None
+    if measured > 0 and np.isfinite(seen.max_norm):
+        mean = seen.norm_sum / measured
+        norms = {"min": seen.min_norm, "mean": mean, "max": seen.max_norm}
     return {
         "nulls": seen.nulls,
         "zeros": seen.zeros,
@@ -116,6 +106,6 @@ def _hashes(values: Iterable[bytes]) -> np.ndarray:
 
 
 def _repeated(hashes: list[np.ndarray]) -> int:
-    """Values that equal an earlier one; that two different ones seem equal has a chance of n^2 / 4e19."""
+    """Count values equal to an earlier one; a false match has a probability of n^2 / 4e19."""
     together = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
     return len(together) - len(np.unique(together))

@@ -1,7 +1,10 @@
-"""How far a local run is, shown on its terminal.
+"""Show the progress of a local run on its terminal.
 
-Workers append one number a block to a file; the program's thread adds them up. That works across threads and processes of
-one machine, where Beam's in-process runners give no metrics before the end. Remote runners have their own displays.
+blocks --> ReportProgress --> a local file, one number per block --> progress_bar
+
+Workers append to the file, and a thread of the program adds the numbers up. That works across
+threads and processes of one machine, where Beam's in-process runners report no metrics before the
+end. Remote runners have their own displays.
 """
 
 import contextlib
@@ -20,22 +23,32 @@ import tqdm
 
 from beam_gpte.elements.block import Block
 
-_SECONDS = 0.5  # between two looks
+_REFRESH_SECONDS = 0.5
 
 
 @dataclasses.dataclass(eq=False)
 class ReportProgress(beam.PTransform):
-    """Pass blocks through and append their row counts to the local file `path`."""
+    """Pass blocks through and append their row counts to a local file.
+
+    Attributes:
+      path: the file.
+    """
 
     path: str
 
     def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        """Return the same blocks."""
         return blocks | beam.Map(_report, self.path).with_output_types(Block)
 
 
 @dataclasses.dataclass(frozen=True)
 class ProgressFiles:
-    """Where a run reports rows read and rows done; None where nobody looks."""
+    """Name the files to which a run reports.
+
+    Attributes:
+      read: for rows that were read.
+      done: for rows that were embedded.
+    """
 
     read: str
     done: str
@@ -43,7 +56,11 @@ class ProgressFiles:
 
 @contextlib.contextmanager
 def progress_bar(shown: bool) -> Iterator[ProgressFiles | None]:
-    """Show a bar on standard error while the block runs, fed by two `ReportProgress` of the pipeline."""
+    """Show a bar on standard error while the context is open, fed by two `ReportProgress`.
+
+    Yields:
+      The files for the two, or None if no bar is shown.
+    """
     if not shown:
         yield None
         return
@@ -60,19 +77,18 @@ def progress_bar(shown: bool) -> Iterator[ProgressFiles | None]:
 
 
 def _report(block: Block, path: str) -> Block:
-    with open(path, "ab") as file:  # appends of 8 bytes are whole, whoever else writes
+    with open(path, "ab") as file:  # an append of 8 bytes is atomic, whoever else writes
         file.write(struct.pack("<q", len(block)))
     return block
 
 
 def _watch(files: ProgressFiles, stop: threading.Event, stream: TextIO) -> None:
-    width = (
-        shutil.get_terminal_size().columns - 1
-    )  # asked once: tqdm would ask a standard error that is redirected by then
+    # measured once: tqdm would ask standard error, which is redirected by then
+    width = shutil.get_terminal_size().columns - 1
     with tqdm.tqdm(
         file=stream, unit=" texts", desc="reading", ncols=width, leave=False, smoothing=0.1
     ) as bar:
-        while not stop.wait(_SECONDS):
+        while not stop.wait(_REFRESH_SECONDS):
             done, read = _total(files.done), _total(files.read)
             if done and bar.total is None:
                 bar.reset(total=read)

@@ -1,4 +1,9 @@
-"""What all programs in `pipelines/` share: options, the local runner, one line for a mistake, a summary, a page."""
+"""Share what all programs in `pipelines/` need.
+
+options --> checks --> a local or remote run --> metrics --> summary and page
+
+A user's error is printed in one line.
+"""
 
 import argparse
 import contextlib
@@ -31,16 +36,16 @@ from beam_gpte.reports.sample import SAMPLE_FILE
 from beam_gpte.sinks.final_names import WrittenFile
 from beam_gpte.sources.corpus_files import match_files, read_schema
 
-LOCAL_STREAM_RUNNER = (
-    "BundleBasedDirectRunner"  # Beam's in-process runner with timers of processing time
-)
-LOCAL_RUNNER = (
-    "FnApiRunner"  # Beam's in-process runner; DirectRunner would first try to download another
-)
+# Beam's in-process runner; DirectRunner would first try to download another
+LOCAL_RUNNER = "FnApiRunner"
+LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # the one with processing-time timers
 
 
 def run_program(main: Callable[[list[str]], None]) -> None:
-    """Run `main` on the command line's arguments; a mistake in what the user gave is one line and exit code 2."""
+    """Run `main` on the arguments of the command line.
+
+    An `InputError` becomes one line on standard error and exit code 2.
+    """
     try:
         main(sys.argv[1:])
     except Exception as error:
@@ -52,45 +57,51 @@ def run_program(main: Callable[[list[str]], None]) -> None:
 
 
 def local_options(options: PipelineOptions) -> bool:
-    """Without a runner named, run in this process, one thread a core; says whether the run is local."""
+    """Set the in-process runner with one thread per core, unless a runner is named.
+
+    Returns:
+      Whether the run is local.
+    """
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
     if standard.runner is None:
         standard.runner = LOCAL_RUNNER
         if direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1:
-            direct.direct_running_mode, direct.direct_num_workers = (
-                "multi_threading",
-                os.cpu_count() or 1,
-            )
+            direct.direct_running_mode = "multi_threading"
+            direct.direct_num_workers = os.cpu_count() or 1
     local = standard.runner in (LOCAL_RUNNER, "DirectRunner")
     if local:
-        _quieten()
+        _silence_beam()
     return local
 
 
-def _quieten() -> None:
-    # what goes wrong is in the exception; Beam's workers log it two or three times more
+def _silence_beam() -> None:
+    # errors are in the exception; Beam's workers log each two or three times more
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    # Beam 2.77 says the first of its own memory figure, once a thread, on Linux too, and the second of BigQuery
-    idle = ("Resource module is not available", "apitools not found")
-    logging.getLogger().addFilter(lambda record: not any(text in str(record.msg) for text in idle))
+    # Beam 2.77 warns of its memory metric, once per thread, on Linux too, and of BigQuery
+    noise = ("Resource module is not available", "apitools not found")
+    logging.getLogger().addFilter(lambda record: not any(text in str(record.msg) for text in noise))
 
 
 def local_stream_options(options: PipelineOptions) -> bool:
-    """As `local_options`, for a stream: without a runner named, the in-process runner that can run one."""
+    """Set streaming and the in-process runner for streams, unless a runner is named.
+
+    Returns:
+      Whether the run is local.
+    """
     standard = options.view_as(StandardOptions)
     standard.runner, standard.streaming = standard.runner or LOCAL_STREAM_RUNNER, True
     if standard.runner == LOCAL_STREAM_RUNNER:
-        _quieten()
+        _silence_beam()
     return standard.runner == LOCAL_STREAM_RUNNER
 
 
 def check_inputs(
     patterns: list[str], text_column: str, id_column: str | None, config: EncoderConfig
 ) -> None:
-    """Refuse, before the job starts, files, columns and models that are not there.
+    """Check before the job starts that files, columns and model exist.
 
     Raises:
-      InputError: a pattern matches no file, the first file lacks a column, or there is no such model.
+      InputError: a pattern matches no file, the first file lacks a column, or the model is missing.
     """
     first = match_files(patterns)[0].path
     present = read_schema(first, text_column=text_column)
@@ -101,7 +112,7 @@ def check_inputs(
 
 
 def check_model_exists(config: EncoderConfig) -> None:
-    """Raise `InputError` if there is no such model."""
+    """Raise `InputError` if the model does not exist."""
     if is_remote_model(config.model):
         check_remote_model(config.model)
     else:
@@ -109,7 +120,10 @@ def check_model_exists(config: EncoderConfig) -> None:
 
 
 def run_pipeline(pipeline: beam.Pipeline, local: bool) -> Any:
-    """Run to the end; what Beam's in-process workers print of an error on the way is kept for errors of ours."""
+    """Run a pipeline to its end and return its result.
+
+    Beam's in-process workers print a traceback of every error; it is dropped for an `InputError`.
+    """
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed) if local else contextlib.nullcontext():
@@ -125,7 +139,10 @@ def run_pipeline(pipeline: beam.Pipeline, local: bool) -> Any:
 
 @contextlib.contextmanager
 def stop_file() -> Iterator[str]:
-    """A path at which a file appears with SIGTERM or Ctrl-C, for `WatchCorpus(stop=...)`; a second Ctrl-C ends at once."""
+    """Yield a path at which a file appears on SIGTERM or Ctrl-C, to stop a `WatchCorpus`.
+
+    A second Ctrl-C ends the program at once.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "stop")
 
@@ -145,13 +162,13 @@ def stop_file() -> Iterator[str]:
 
 
 def count_rows(written: beam.PCollection[WrittenFile]) -> beam.pvalue.AsSingleton:
-    """How many rows were written, as a side input."""
+    """Count the written rows, as a side input."""
     rows = written | "Rows" >> beam.Map(lambda file: file.rows).with_output_types(int)
     return rows | "Sum" >> beam.CombineGlobally(sum).as_singleton_view()
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """The summary for a person: one line a figure, none for what did not happen."""
+    """Print one line per figure of the summary; empty and unknown ones are left out."""
     for name, value in summary.items():
         if value in (None, {}, []):
             continue
@@ -164,113 +181,112 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 
 def counters(result: Any) -> dict[str, int]:
-    """All counters of a finished run, by name."""
+    """Read all counters of a finished run, by name."""
     totals: dict[str, int] = {}
     for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
         name = metric.key.metric.name
-        totals[name] = totals.get(name, 0) + (
-            metric.committed if metric.committed is not None else metric.attempted
-        )
+        value = metric.committed if metric.committed is not None else metric.attempted
+        totals[name] = totals.get(name, 0) + value
     return totals
 
 
 def add_report_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--report`."""
     parser.add_argument(
-        "--report", help="HTML file: a page with charts and examples of the run (extra report)"
+        "--report",
+        help="HTML file to write a page to, with charts and examples (needs the extra report)",
     )
 
 
 def sample_file(output: str) -> str:
-    """Where a run leaves the rows that its page shows."""
+    """Name the file for the rows that a run's page shows."""
     return f"{output.rstrip('/')}/{SAMPLE_FILE}"
 
 
-def run_of(program: str, own: PipelineOptions, result: Any, seconds: float) -> Run:
-    """What a page says of a finished run: all options of the program, those of Beam's that were given, and its speed."""
+def run_of(program: str, options: PipelineOptions, result: Any, seconds: float) -> Run:
+    """Describe a finished run for its page.
+
+    Args:
+      program: its file name.
+      options: of the program; Beam's options are shown only where they were given.
+      result: of the pipeline.
+      seconds: that the run took.
+    """
     parser = argparse.ArgumentParser(add_help=False)
-    cast(Any, type(own))._add_argparse_args(parser)
-    mine = {action.dest: getattr(own, action.dest) for action in parser._actions}
-    given = {
-        name: value
-        for name, value in own.get_all_options(drop_default=True).items()
-        if name not in mine
-    }
-    return Run(program, {**mine, **dict(sorted(given.items()))}, speed(result, seconds))
+    cast(Any, type(options))._add_argparse_args(parser)
+    shown = {action.dest: getattr(options, action.dest) for action in parser._actions}
+    given = options.get_all_options(drop_default=True)
+    beam_options = {name: given[name] for name in sorted(given) if name not in shown}
+    return Run(program, {**shown, **beam_options}, speed(result, seconds))
 
 
 def speed(result: Any, seconds: float) -> dict[str, float]:
-    """Figures of a finished run, by name; those of the model only where one ran."""
+    """Compute the figures of a finished run, by name; those of the model only if one ran."""
     count, spread = counters(result), distributions(result)
     figures: dict[str, float] = {"seconds": round(seconds, 2)}
     for name in ("texts", "tokens"):
         if count.get(name):
-            figures |= {
-                f"{name}_embedded": count[name],
-                f"{name}_per_second": round(count[name] / seconds, 1),
-            }
-    if "model_milliseconds" in spread:
-        busy = spread["model_milliseconds"]
-        figures |= {
-            "batches": busy.count,
-            "model_seconds_of_all_threads": round(busy.sum / 1000, 2),
-        }
-    if "padding_percent" in spread:
-        padding = spread["padding_percent"]
-        figures |= {
-            "padding_percent": round(padding.sum / padding.count, 2),
-            "padding_percent_at_most": padding.largest,
-        }
-    named = {
-        "texts_repeated": "repeated_texts",
-        "tokens_dropped": "tokens_cut_off",
-        "out_of_memory_retries": "retries",
-    }
-    return figures | {shown: count[name] for name, shown in named.items() if count.get(name)}
+            figures[f"{name}_embedded"] = count[name]
+            figures[f"{name}_per_second"] = round(count[name] / seconds, 1)
+    if busy := spread.get("model_milliseconds"):
+        figures["batches"] = busy.count
+        figures["model_seconds_of_all_threads"] = round(busy.sum / 1000, 2)
+    if padding := spread.get("padding_percent"):
+        figures["padding_percent"] = round(padding.sum / padding.count, 2)
+        figures["max_padding_percent"] = padding.max
+    for name in ("texts_repeated", "tokens_dropped", "out_of_memory_retries"):
+        if count.get(name):
+            figures[name] = count[name]
+    return figures
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """What Beam says of a distribution of whole numbers."""
+    """Hold what Beam reports of a distribution of integers.
+
+    Attributes:
+      sum: of all values.
+      count: how many there are.
+      max: of them.
+    """
 
     sum: int = 0
     count: int = 0
-    largest: int = 0
+    max: int = 0
 
 
 def distributions(result: Any) -> dict[str, Spread]:
-    """All distributions of a finished run, by name."""
+    """Read all distributions of a finished run, by name."""
     found: dict[str, Spread] = {}
-    for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))[
-        "distributions"
-    ]:
+    metrics = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
+    for metric in metrics["distributions"]:
         value = metric.committed if metric.committed is not None else metric.attempted
         if value.count:
             name = metric.key.metric.name
-            previous = found.get(name, Spread())
-            found[name] = Spread(
-                previous.sum + value.sum,
-                previous.count + value.count,
-                max(previous.largest, value.max),
-            )
+            before = found.get(name, Spread())
+            count, largest = before.count + value.count, max(before.max, value.max)
+            found[name] = Spread(before.sum + value.sum, count, largest)
     return found
 
 
 def count_files(pattern: str) -> int:
+    """Count the files that match a glob."""
     return len(FileSystems.match([pattern])[0].metadata_list)
 
 
 class Stopwatch:
-    """Wall-clock seconds since it was made."""
+    """Measure wall-clock seconds since construction."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
 
     def seconds(self) -> float:
+        """Return the seconds since construction."""
         return time.monotonic() - self._began
 
 
 def _input_error(error: Exception) -> str | None:
-    """The message of an `InputError`, also where a runner wrapped it in an exception of its own."""
+    """Return the message of an `InputError`, even if a runner wrapped it; None for others."""
     if isinstance(error, InputError):
         message = str(error)
     else:

@@ -1,1 +1,1 @@
-"""Numerics and models. Nothing in this folder imports Beam."""
+"""Run numerics and models. Nothing in this folder imports Beam."""

@@ -1,4 +1,4 @@
-"""Name the columns of all results, their types, and the hidden columns that travel inside pipelines.
+"""Name the columns of all results and the hidden columns that travel inside pipelines.
 
 The names of results are the on-disk contract. Rejects keep all columns of their row and gain
 `REJECT_STEP` and `REJECT_REASON`. Names that begin with `HIDDEN` never reach a user or a file.
@@ -12,7 +12,7 @@ ID = "id"
 TEXT = "text"
 EMBEDDING = "embedding"
 
-# Added to the rows of a text that became several, its sentences or chunks; see `elements.chunk_rows`.
+# Added to the rows of a text that was split into sentences or chunks; see `elements.chunk_rows`.
 PARENT_ID = "parent_id"
 CHUNK_INDEX = "chunk_index"
 CHUNK_START = "chunk_start"
@@ -23,7 +23,7 @@ TOKENS = "tokens"
 TOKENS_DROPPED = "tokens_dropped"
 
 # Added to the removed rows of a deduplication.
-DUPLICATE_OF = "duplicate_of"  # the id of a kept row, of the id column's type
+DUPLICATE_OF = "duplicate_of"  # the id of a kept row; has the id column's type
 SCORE = "score"  # float32: the similarity to it
 FOUND_BY = "found_by"  # the step: exact, lexical or semantic
 
@@ -43,7 +43,7 @@ FORWARD_MEAN = "forward_mean"
 BACKWARD_MEAN = "backward_mean"
 MARGIN = "margin"
 
-# Added by WatchCorpus where the ids are the user's own: file and row, as made ids have them.
+# Added by WatchCorpus where users bring their ids: file and row, as in generated ids.
 SOURCE = "source"
 
 REJECT_STEP = "reject_step"
@@ -57,14 +57,15 @@ TIMESTAMP = HIDDEN + "timestamp"  # int64: the row's event time in microseconds
 DEFECT = HIDDEN + "defect"  # string: why the row could not be read, null where it could
 
 # Rows spilled to a disk; see `shuffle.spill`.
-FILE = HIDDEN + "file"  # int64: names a file; the field's metadata have the folder and its columns
+FILE = HIDDEN + "file"  # int64: names a file; the field's metadata hold the folder and its columns
 AT = HIDDEN + "at"  # int64: the row in that file
 
-PREVIOUS_VECTOR = HIDDEN + "previous"  # what a previous run gave to the same text, with metadata
+# The vector of the same text in a previous run, with metadata.
+PREVIOUS_VECTOR = HIDDEN + "previous"
 
 # Rows under deduplication.
 ORDER_VALUE = HIDDEN + "order"  # orders rows before their ids do; absent where ids alone decide
-REFERENCE = HIDDEN + "reference"  # bool: rows of another corpus, first of all and never removed
+REFERENCE = HIDDEN + "reference"  # bool: rows of another corpus, ordered first and never removed
 SCOPE = HIDDEN + "scope"  # rows are compared only within one; in mining too
 TEXT_KEY = HIDDEN + "key"  # string: a hash of what duplicates share
 NORMAL = HIDDEN + "normal"  # string: the text as it is compared
@@ -75,7 +76,7 @@ CELL = HIDDEN + "cell"  # int16: the row's home cell
 SKETCH = HIDDEN + "sketch"  # FixedSizeList<float16>[s + 1]
 VISITS = HIDDEN + "visits"  # list of int16: further cells of a tile that a row is compared in
 HOME = HIDDEN + "home"  # bool: whether a row is in its home cell, or a replica
-STATUS = HIDDEN + "status"  # int8: what is known of a pair's first row
+STATUS = HIDDEN + "status"  # int8: whether a pair's first row is kept, removed or undecided
 
 # Rows and pairs under mining.
 DECOY = HIDDEN + "decoy"  # bool: a source known to have no translation
@@ -95,9 +96,9 @@ class Columns:
     """Name the columns that a transform reads its rows from.
 
     Attributes:
-      id: of the ids, strings or integers.
-      text: of the texts.
-      embedding: of the vectors.
+      id: holds the ids, strings or integers.
+      text: holds the texts.
+      embedding: holds the vectors.
     """
 
     id: str = ID
@@ -106,5 +107,5 @@ class Columns:
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a column travels inside pipelines only."""
+    """Return whether a column travels inside pipelines only."""
     return name.startswith(HIDDEN)

@@ -1,8 +1,8 @@
-"""The one error class for mistakes that a user can repair."""
+"""Define the one error class for mistakes that a user can fix."""
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says how to repair it.
+    """Report input that cannot be used; the message says how to fix it.
 
-    Programs print the message as one line and exit with 2.
+    Programs print the message as one line and exit with code 2.
     """

@@ -1,117 +1,221 @@
-"""Split rows by removal decisions, and repoint earlier removals to rows that stay."""
+"""Apply removal decisions to rows.
+
+A decision is a row of a block: the removed row's id in the id column, `duplicate_of` and `score`.
+
+rows, decisions ---------------> SplitByDecision ----> kept, removed
+equal pairs, decisions --------> InheritDecisions ---> decisions on rows with equal vectors
+removed, decisions, rejects ---> RepointRemoved -----> removed rows that name kept ones, rejects
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from beam_gpte.core.columns import DUPLICATE_OF, FOUND_BY, SCORE
+from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, FOUND_BY, SCORE, SECOND_ID
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.rejects import NAMESPACE, reject_outputs, split_rejects
-from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named
+from beam_gpte.elements.rejects import NAMESPACE, GoodAndRejects, reject_outputs, split_rejects
+from beam_gpte.elements.wiring import named_collections
+from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 REMOVED = "removed"
 
 
+class RowsAndDecisions(NamedTuple):
+    """Pair rows with decisions on them: at most one for an id, and the rows' ids are unique."""
+
+    rows: beam.PCollection[Block]
+    decisions: beam.PCollection[Block]
+
+
+class SplitRows(NamedTuple):
+    """Hold rows that stay, and removed ones with `duplicate_of`, `score` and `found_by`."""
+
+    kept: beam.PCollection[Block]
+    removed: beam.PCollection[Block]
+
+
 @dataclasses.dataclass(eq=False)
 class SplitByDecision(beam.PTransform):
-    """`(rows, verdicts) | SplitByDecision(id_column, step)` gives `kept` and `removed` rows.
+    """Split rows into kept and removed ones.
 
-    A verdict is a row of a block: the removed row's id in `id_column`, `duplicate_of`, `score`; one an id at most. Ids are
-    unique among the rows. A worker holds one partition's verdicts, and one block of rows at a time.
+    A worker holds the decisions of one partition of the ids, and one block of rows at a time.
+
+    Attributes:
+      id_column: of the rows and of the decisions.
+      step: the value of `found_by`.
     """
 
     id_column: str
     step: str
 
-    def expand(self, inputs: Any) -> Any:
+    @named_collections
+    def expand(self, inputs: RowsAndDecisions) -> SplitRows:
+        """Co-group rows and decisions by id and split each group."""
         rows, decisions = inputs
-        met = {"rows": rows, "verdicts": decisions} | "Meet" >> CoGroupById(
-            dict.fromkeys(("rows", "verdicts"), self.id_column)
+        grouped = {"rows": rows, "decisions": decisions} | "CoGroup" >> CoGroupById(
+            dict.fromkeys(("rows", "decisions"), self.id_column)
         )
         # in this order: types given after with_outputs are forgotten, and blocks would be pickled
         split = beam.FlatMap(_split, self.id_column, self.step).with_output_types(
             Block, removed=Block
         )
-        return met | "Split" >> split.with_outputs(REMOVED, main="kept")
+        parts = grouped | "Split" >> split.with_outputs(REMOVED, main="kept")
+        return SplitRows(parts.kept, parts.removed)
 
 
 def _split(element: tuple[int, Iterable[Named]], id_column: str, step: str) -> Iterator[Any]:
     group = CoGroup(element)
-    decisions = list(group["verdicts"])
-    told = Block.concat(decisions) if decisions else None
-    ids = None if told is None else id_array(told, id_column)
+    parts = list(group["decisions"])
+    decisions = Block.concat(parts) if parts else None
+    ids = None if decisions is None else id_array(decisions, id_column)
     for block in group["rows"]:
         kept = block
-        if told is not None:
+        if decisions is not None:
             position = pc.index_in(id_array(block, id_column), ids)
             removed, kept = block.filter(position.is_valid()), block.filter(position.is_null())
             if removed:
                 Metrics.counter(NAMESPACE, "removed").inc(len(removed))
                 for name in (DUPLICATE_OF, SCORE):
-                    removed = removed.with_column(
-                        told.schema.field(name), told.column(name).take(position.drop_null())
-                    )
+                    values = decisions.column(name).take(position.drop_null())
+                    removed = removed.with_column(decisions.schema.field(name), values)
                 yield TaggedOutput(REMOVED, with_found_by(removed, step))
         if kept:
             yield kept
 
 
-@dataclasses.dataclass(eq=False)
-class RepointRemoved(beam.PTransform):
-    """`(removed, verdicts)`, or with `rejects`: rows whose `duplicate_of` a later step removed name what that one led to.
+class EqualPairsAndDecisions(NamedTuple):
+    """Pair the decisions on distinct vectors with the rows that share a vector.
 
-    Where it was rejected after it had been kept, as a text too long to be embedded is, they are rejected too.
+    Attributes:
+      equal_pairs: blocks of `first_id`, `second_id`, `score`: the first row with a vector, and each
+        later one.
+      decisions: on first rows.
+    """
+
+    equal_pairs: beam.PCollection[Block]
+    decisions: beam.PCollection[Block]
+
+
+@dataclasses.dataclass(eq=False)
+class InheritDecisions(beam.PTransform):
+    """Decide on rows whose vector equals an earlier row's.
+
+    Such a row is always removed: as a duplicate of what the first row is a duplicate of, or of the
+    first row itself.
+
+    Attributes:
+      id_column: of the decisions.
     """
 
     id_column: str
 
-    def expand(self, inputs: Any) -> Any:
-        _, _, *rejects = inputs
-        columns = {
-            "removed": DUPLICATE_OF,
-            "verdicts": self.id_column,
-            **({"rejects": self.id_column} if rejects else {}),
-        }
-        met = dict(zip(columns, inputs, strict=True)) | "Meet" >> CoGroupById(columns)
-        return met | "Repoint" >> reject_outputs(beam.FlatMap(_repoint, self.id_column))
+    @named_collections
+    def expand(self, inputs: EqualPairsAndDecisions) -> beam.PCollection[Block]:
+        """Co-group both by the id of the first row."""
+        pairs, decisions = inputs
+        grouped = {"equal_pairs": pairs, "decisions": decisions} | "CoGroup" >> CoGroupById(
+            {"equal_pairs": FIRST_ID, "decisions": self.id_column}
+        )
+        inherit = beam.FlatMap(_inherit, self.id_column).with_output_types(Block)
+        return grouped | "Inherit" >> inherit
+
+
+def _inherit(element: tuple[int, Iterable[Named]], id_column: str) -> Iterator[Block]:
+    group = CoGroup(element)
+    pairs, decisions = list(group["equal_pairs"]), list(group["decisions"])
+    if not pairs:
+        return
+    inherited = frame_of(pairs).select(
+        FIRST_ID, pl.col(SECOND_ID).alias(id_column), pl.col(FIRST_ID).alias(DUPLICATE_OF), SCORE
+    )
+    if decisions:
+        firsts = frame_of(decisions).rename({id_column: FIRST_ID, DUPLICATE_OF: "of", SCORE: "by"})
+        inherited = inherited.join(firsts, on=FIRST_ID, how="left").with_columns(
+            pl.when(pl.col("of").is_null()).then(SCORE).otherwise("by").alias(SCORE),
+            pl.coalesce("of", DUPLICATE_OF).alias(DUPLICATE_OF),
+        )
+    yield block_of(inherited.select(id_column, DUPLICATE_OF, SCORE))
+
+
+class RemovedAndDecisions(NamedTuple):
+    """Pair rows that earlier steps removed with what a later step decides.
+
+    Attributes:
+      removed: with `duplicate_of`, `score`, `found_by`.
+      decisions: of the later step.
+      rejects: rows that the later step rejected; none or one collection.
+    """
+
+    removed: beam.PCollection[Block]
+    decisions: beam.PCollection[Block]
+    rejects: tuple[beam.PCollection[Block], ...] = ()
+
+
+@dataclasses.dataclass(eq=False)
+class RepointRemoved(beam.PTransform):
+    """Let removed rows name rows that a later step keeps.
+
+    Where the row that `duplicate_of` names was removed by the later step, `duplicate_of` becomes
+    that of the decision, and `score` null. Where it was rejected after it had been kept, as a text
+    too long to embed is, the removed row is rejected too.
+
+    Attributes:
+      id_column: of the decisions and the rejects.
+    """
+
+    id_column: str
+
+    @named_collections
+    def expand(self, inputs: RemovedAndDecisions) -> GoodAndRejects:
+        """Co-group removed rows by `duplicate_of` with the decisions and rejects by id."""
+        removed, decisions, rejects = RemovedAndDecisions(*inputs)
+        collections = {"removed": removed, "decisions": decisions}
+        columns = {"removed": DUPLICATE_OF, "decisions": self.id_column}
+        for part in rejects:
+            collections["rejects"], columns["rejects"] = part, self.id_column
+        repoint = reject_outputs(beam.FlatMap(_repoint, self.id_column))
+        good, lost = collections | "CoGroup" >> CoGroupById(columns) | "Repoint" >> repoint
+        return GoodAndRejects(good, lost)
 
 
 def _repoint(element: tuple[int, Iterable[Named]], id_column: str) -> Iterator[Any]:
     group = CoGroup(element)
-    decisions, rejects = list(group["verdicts"]), list(group["rejects"])
+    decisions, rejects = list(group["decisions"]), list(group["rejects"])
+    later = Block.concat(decisions) if decisions else None
+    rejected = (
+        pa.concat_arrays([id_array(part, id_column) for part in rejects]) if rejects else None
+    )
     for block in group["removed"]:
-        named = block.column(DUPLICATE_OF)
-        if decisions:
-            told = Block.concat(decisions)
-            position = pc.index_in(id_array(block, DUPLICATE_OF), id_array(told, id_column))
-            moved = pc.coalesce(told.column(DUPLICATE_OF).take(position), named)
-            scores = pc.if_else(
-                position.is_valid(), pa.scalar(None, pa.float32()), block.column(SCORE)
-            )
-            block = block.with_column(pa.field(DUPLICATE_OF, named.type), moved)
-            block = block.with_column(pa.field(SCORE, pa.float32()), scores)
+        if later is not None:
+            block = _repointed(block, later, id_column)
         reasons = pa.nulls(len(block), pa.string())
-        if rejects:
-            gone = pa.concat_arrays([id_array(part, id_column) for part in rejects])
-            lost = pc.is_in(id_array(block, DUPLICATE_OF), gone)
+        if rejected is not None:
+            lost = pc.is_in(id_array(block, DUPLICATE_OF), rejected)
             reasons = pc.if_else(lost, "the row it duplicates was rejected", reasons)
         for part in split_rejects(block, reasons, "Deduplicate", True, id_column):
             if isinstance(part, TaggedOutput):
-                yield TaggedOutput(
-                    part.tag, part.value.without_columns([DUPLICATE_OF, SCORE, FOUND_BY])
-                )
-            else:
-                yield part
+                part.value = part.value.without_columns([DUPLICATE_OF, SCORE, FOUND_BY])
+            yield part
 
 
-def with_found_by(block: Block, value: str) -> Block:
-    return block.with_column(
-        pa.field(FOUND_BY, pa.string()), pa.array([value] * len(block), pa.string())
-    )
+def _repointed(block: Block, later: Block, id_column: str) -> Block:
+    named = block.column(DUPLICATE_OF)
+    position = pc.index_in(id_array(block, DUPLICATE_OF), id_array(later, id_column))
+    moved = pc.coalesce(later.column(DUPLICATE_OF).take(position), named)
+    scores = pc.if_else(position.is_valid(), pa.scalar(None, pa.float32()), block.column(SCORE))
+    block = block.with_column(pa.field(DUPLICATE_OF, named.type), moved)
+    return block.with_column(pa.field(SCORE, pa.float32()), scores)
+
+
+def with_found_by(block: Block, step: str) -> Block:
+    """Add the column `found_by`, the name of the step."""
+    names = pa.array([step] * len(block), pa.string())
+    return block.with_column(pa.field(FOUND_BY, pa.string()), names)

@@ -1,6 +1,6 @@
-"""A corpus loses its copies: `corpus | DeduplicateExact()`.
+"""Remove rows whose text, or whose key columns, equal those of a kept row.
 
-rows --> Keys --> (id, key) --> by key: the first is kept --> pairs --> verdicts
+rows --> ByKey --> (partition of the key, id and key) --> KeepFirst --> pairs --> decisions
 """
 
 import dataclasses
@@ -15,110 +15,107 @@ import pyarrow as pa
 from beam_gpte.core.columns import (
     DUPLICATE_OF,
     FIRST_ID,
-    ID,
     REFERENCE,
     SCORE,
     SECOND_ID,
-    TEXT,
     TEXT_KEY,
+    Columns,
 )
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.text.normalize import normalize
-from beam_gpte.dedup.deduplicate import Blocks, DeduplicationStep, StepResult
+from beam_gpte.dedup.checks import Blocks, TextDefects
+from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import check_columns, check_text
 from beam_gpte.shuffle.group_by_id import KeyById, Keyed, block_of, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 
 @dataclasses.dataclass(eq=False)
 class DeduplicateExact(DeduplicationStep):
-    """Remove rows whose text, or whose key columns, equal a kept row's; gives a `Deduplication` with scores of 1.
+    """Remove rows whose text, or whose key columns, equal those of a kept row.
 
-    Texts are the same after Unicode NFKC, lower case and single blanks (`core.normalize_text`). The result does not depend
-    on the order, blocks or workers of the collection. `pairs` holds each removed row with its kept one.
+    Gives a `Deduplication` with scores of 1. Texts are equal after Unicode NFKC, lower case and
+    single blanks (`core.text.normalize`). The result does not depend on the order, blocks or
+    workers of the collection. `pairs` holds each removed row with its kept one.
 
-    Rows whose text is null, and rows whose id is null or taken, fail the job or are set aside by
-    `with_exception_handling()`. A worker holds the ids and hashes of one of 16 partitions, never the rows.
+    Rows whose text is null, and rows whose id is null or taken, fail the job or are collected by
+    `with_exception_handling()`. A worker holds the ids and hashes of one of 16 partitions, never
+    the rows.
 
     Attributes:
-      key_columns: compare the values of these columns, as they are, in place of the text; null equals null.
-      keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or ``"COLUMN desc"``; ties by id,
-        nulls last.
+      key_columns: compare the values of these columns, as they are, instead of the text; null
+        equals null.
+      keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or
+        ``"COLUMN desc"``; ties by id, nulls last.
       scope: compare only rows with the same value in this column.
-      reference: rows of another corpus; what equals one of them is removed.
+      reference: rows of another corpus; rows that equal one of them are removed.
+      columns: of the ids and the texts.
     """
 
     name: ClassVar[str] = "exact"
 
     key_columns: tuple[str, ...] = ()
     keep: str = "first"
-    reference: beam.PCollection | None = None
-    id_column: str = ID
-    text_column: str = TEXT
     scope: str | None = None
+    reference: beam.PCollection | None = None
+    columns: Columns = dataclasses.field(default_factory=Columns)
 
     def __post_init__(self) -> None:
         if isinstance(self.key_columns, str):
             raise InputError(
                 f"key_columns is {self.key_columns!r}; use a tuple: ({self.key_columns!r},)"
             )
-        KeepOrder.parse(self.keep, self.text_column)
+        self.order()
 
     def settings(self) -> dict[str, Any]:
+        """Give the settings that the report shows."""
         keys = {"key_columns": list(self.key_columns)} if self.key_columns else {}
         return {"threshold": 1.0, "scope": self.scope, **keys}
 
-    def columns(self) -> tuple[str, ...]:
+    def read_columns(self) -> tuple[str, ...]:
+        """Name the columns of the order, the keys and the scope."""
         return (*self.order().columns, *self.key_columns, *self._scopes())
 
     def _scopes(self) -> tuple[str, ...]:
         return () if self.scope is None else (self.scope,)
 
     def reads_text(self) -> bool:
+        """Return whether texts are compared."""
         return not self.key_columns
 
-    def defects(self) -> Any:
-        return _Defects(
-            self.columns(), self.text_column if self.reads_text() else None, self.id_column
-        )
+    def defects(self) -> TextDefects:
+        """Find rows without a text, if texts are compared."""
+        return TextDefects(self.columns.text if self.reads_text() else None, self.read_columns())
 
-    def decide(self, rows: Blocks, has_reference: bool) -> StepResult:
-        columns = (*(self.key_columns or (self.text_column,)), *self._scopes())
-        keys = _Keys(columns, self.reads_text(), self.id_column, self.order(), has_reference)
+    def decide(self, rows: Blocks, context: StepContext) -> StepResult:
+        """Group rows by a hash of what is compared, and keep the first of each group."""
+        compared = (*(self.key_columns or (self.columns.text,)), *self._scopes())
+        order, id_column = self.order(), self.columns.id
+        keys = _Keys(compared, self.reads_text(), id_column, order, context.has_reference)
+        keep_first = beam.FlatMap(_keep_first, id_column, order)
         pairs = (
             rows
             | "ByKey" >> beam.ParDo(keys).with_output_types(Keyed)
             | "Group" >> beam.GroupByKey()
-            | "KeepFirst"
-            >> beam.FlatMap(_copies, self.id_column, self.order()).with_output_types(Block)
+            | "KeepFirst" >> keep_first.with_output_types(Block)
         )
-        decisions = pairs | "Verdicts" >> beam.Map(_verdicts, self.id_column).with_output_types(
-            Block
-        )
-        return StepResult(rows, pairs, decisions)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Defects:
-    columns: tuple[str, ...]
-    text_column: str | None
-    id_column: str
-
-    def __call__(self, block: Block) -> pa.Array:
-        check_columns(block, self.columns)
-        if self.text_column is None:
-            return pa.nulls(len(block), pa.string())
-        return check_text(block, self.text_column)
+        decide = beam.Map(_as_decisions, id_column).with_output_types(Block)
+        return StepResult(rows, pairs, pairs | "Decisions" >> decide)
 
 
 class _Keys(KeyById):
-    """Gives (partition of the key, ids with the hash of what copies share, what orders them, whether they are of the
+    """Key rows by a hash of what duplicates share.
+
+    Gives (partition of the hash, ids with the hash, the order value, and whether they are of the
     reference).
 
     Args:
-      columns: what is hashed; with `texts` the first of them is one, and made plain before.
+      columns: whose values are hashed; if `texts`, the first is of texts, which are normalized.
+      texts: whether texts are compared.
+      id_column: of the ids.
+      order: of keeping.
+      has_reference: whether reference rows are among the rows.
     """
 
     def __init__(
@@ -142,44 +139,38 @@ class _Keys(KeyById):
 
     def make(self, rows: Block) -> Block:
         frame = frame_of([rows])
-        plain = (
-            [normalize(pl.col(self._columns[0])), *self._columns[1:]]
-            if self._texts
-            else self._columns
-        )
-        shown = [repr(row).encode() for row in frame.select(*plain).iter_rows()]
+        compared: tuple[Any, ...] = self._columns
+        if self._texts:
+            compared = (normalize(pl.col(compared[0])), *compared[1:])
+        hashes = [
+            hashlib.blake2b(repr(row).encode(), digest_size=16).hexdigest()
+            for row in frame.select(*compared).iter_rows()
+        ]
         result: dict[str, Any] = {
             self._id_column: id_array(rows, self._id_column),
-            TEXT_KEY: pa.array(
-                [hashlib.blake2b(row, digest_size=16).hexdigest() for row in shown],
-                pa.large_string(),
-            ),
+            TEXT_KEY: pa.array(hashes, pa.large_string()),
         }
-        result.update(
-            {series.name: series.to_arrow() for series in frame.select(self._order.value())}
-        )
+        for series in frame.select(self._order.value()):
+            result[series.name] = series.to_arrow()
         if self._has_reference:
             result[REFERENCE] = pa.array([REFERENCE in rows.schema.names] * len(rows))
         return Block.from_pydict(result)
 
 
-def _copies(
+def _keep_first(
     element: tuple[int, Iterable[Block]], id_column: str, order: KeepOrder
 ) -> Iterator[Block]:
+    """Pair the first row of each key with the others."""
     rows = order.sort(frame_of(element[1]), id_column)
-    pairs = rows.with_columns(pl.col(id_column).first().over(TEXT_KEY).alias(FIRST_ID)).filter(
-        pl.col(id_column) != pl.col(FIRST_ID)
-    )
+    first = pl.col(id_column).first().over(TEXT_KEY).alias(FIRST_ID)
+    pairs = rows.with_columns(first).filter(pl.col(id_column) != pl.col(FIRST_ID))
     if REFERENCE in pairs.columns:
         pairs = pairs.filter(~pl.col(REFERENCE))
     if len(pairs):
-        yield block_of(
-            pairs.select(
-                FIRST_ID, pl.col(id_column).alias(SECOND_ID), pl.lit(1, pl.Float32).alias(SCORE)
-            )
-        )
+        second, score = pl.col(id_column).alias(SECOND_ID), pl.lit(1, pl.Float32).alias(SCORE)
+        yield block_of(pairs.select(FIRST_ID, second, score))
 
 
-def _verdicts(pairs: Block, id_column: str) -> Block:
+def _as_decisions(pairs: Block, id_column: str) -> Block:
     names = {FIRST_ID: DUPLICATE_OF, SECOND_ID: id_column}
     return Block(pairs.batch.rename_columns([names.get(name, name) for name in pairs.schema.names]))

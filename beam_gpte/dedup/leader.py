@@ -1,19 +1,22 @@
-"""Pairs become verdicts, by the greedy leader rule: `pairs | LeaderDecisions(id_column)`.
+"""Decide on pairs of near rows by the greedy leader rule.
 
-A row is kept if no kept row that comes before it is near to it. Most rows are decided in two rounds, on all workers:
+A row is kept if no kept row before it is near to it. Most rows are decided in two rounds, on all
+workers:
 
-pairs, by first --> what is no second is kept --> pairs, by second --> Judge --> pairs of undecided rows
-                                                       ^                |                 |
-                                                       +--- by first ---+--> removed      v
-                                                                               |    the rest, on one worker
-pairs, by first ------------------------------------> without the removed <----+----------+
-                                                       |
-                                              by second: the nearest --> verdicts
+pairs, by first --> rows that are never second are kept --> pairs, by second --> Decide
+                                                                  ^                |
+                                                                  +--- by first ---+--> removed
+                                                                                   |       |
+                                             pairs of undecided rows, on one worker +--> removed
+                                                                                           |
+pairs, by first ------------------------------------> without those of removed rows <------+
+                                                          |
+                                                  by second: the nearest --> decisions
 """
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -44,22 +47,27 @@ Group = tuple[int, Iterable[Block]]
 
 @dataclasses.dataclass(eq=False)
 class LeaderDecisions(beam.PTransform):
-    """Give a verdict, a row of `id_column`, `duplicate_of`, `score`, on each row that is to be removed.
+    """Give a decision, a row of `id_column`, `duplicate_of`, `score`, for each row to remove.
 
-    Takes blocks of `first_id`, `second_id`, `score`, each pair once, its first row the one that is kept before the other.
-    The result is that of the sequential rule, whatever the order of the pairs. A worker holds the pairs of one of 16
-    partitions of the ids; what two rounds leave undecided comes to one worker, at about 200 bytes a pair.
+    Takes blocks of `first_id`, `second_id`, `score`, each pair once, its first row the one that is
+    kept before the other. The result is that of the sequential rule, whatever the order of the
+    pairs. A worker holds the pairs of one of 16 partitions of the ids; what two rounds leave
+    undecided comes to one worker, at about 200 bytes per pair.
+
+    Attributes:
+      id_column: of the decisions.
     """
 
     id_column: str
 
     def expand(self, pairs: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        """Decide in rounds, then name the nearest kept row of each removed one."""
         by_first = beam.ParDo(_ByFirst(FIRST_ID)).with_output_types(Keyed, seconds=Keyed)
         keyed = pairs | "ByFirst" >> by_first.with_outputs("seconds", main="pairs")
         undecided = (
             (keyed.pairs, keyed.seconds)
             | "WithSeconds" >> beam.Flatten()
-            | "MeetSeconds" >> beam.GroupByKey()
+            | "GroupSeconds" >> beam.GroupByKey()
             | "KeepFirsts" >> key_by_id(SECOND_ID, _keep_firsts)
         )
         removed = []
@@ -68,25 +76,28 @@ class LeaderDecisions(beam.PTransform):
             decided = (
                 undecided
                 | f"Group{i}" >> beam.GroupByKey()
-                | f"Judge{i}" >> decide.with_outputs("removed", main="news")
+                | f"Decide{i}" >> decide.with_outputs("removed", main="decided")
             )
             removed.append(decided.removed)
-            tell = (
-                key_by_id(SECOND_ID, _tell)
-                if i + 1 < ROUNDS
-                else beam.FlatMap(_tell_one_worker).with_output_types(Keyed)
+            update = key_by_id(SECOND_ID, _update_status)
+            if i + 1 == ROUNDS:
+                update = beam.FlatMap(_update_for_one_worker).with_output_types(Keyed)
+            undecided = (
+                decided.decided
+                | f"GroupDecided{i}" >> beam.GroupByKey()
+                | f"UpdateStatus{i}" >> update
             )
-            undecided = decided.news | f"MeetNews{i}" >> beam.GroupByKey() | f"Tell{i}" >> tell
         rest = (
             undecided
             | "Rest" >> beam.GroupByKey()  # on one worker
-            | "JudgeRest" >> beam.FlatMap(_decide_rest).with_output_types(Block)
+            | "DecideRest" >> beam.FlatMap(_decide_rest).with_output_types(Block)
         )
-        told = (*removed, rest) | "Removed" >> beam.Flatten() | "RemovedById" >> key_by_id(FIRST_ID)
+        by_id = key_by_id(FIRST_ID)
+        all_removed = (*removed, rest) | "Removed" >> beam.Flatten() | "RemovedById" >> by_id
         return (
-            (keyed.pairs, told)
+            (keyed.pairs, all_removed)
             | "WithRemoved" >> beam.Flatten()
-            | "MeetRemoved" >> beam.GroupByKey()
+            | "GroupRemoved" >> beam.GroupByKey()
             | "WithKeptFirst" >> key_by_id(SECOND_ID, _with_kept_first)
             | "GroupBySecond" >> beam.GroupByKey()
             | "Nearest" >> beam.FlatMap(_nearest, self.id_column).with_output_types(Block)
@@ -94,64 +105,76 @@ class LeaderDecisions(beam.PTransform):
 
 
 class _ByFirst(KeyById):
-    """Pairs by their first row, and apart from them every second row once, by itself: blocks of `FIRST_ID` alone."""
+    """Key pairs by their first row; in a second output, each second row once, as `FIRST_ID`."""
 
     def cut(self, waiting: list[Block]) -> Iterator[Any]:
         seconds = frame_of([Block(block.batch.select([SECOND_ID])) for block in waiting]).unique()
-        yield from (
-            TaggedOutput("seconds", keyed)
-            for keyed in partition_frame(seconds.rename({SECOND_ID: FIRST_ID}), FIRST_ID)
-        )
+        for keyed in partition_frame(seconds.rename({SECOND_ID: FIRST_ID}), FIRST_ID):
+            yield TaggedOutput("seconds", keyed)
         yield from super().cut(waiting)
 
 
+class _Parts(NamedTuple):
+    """Hold the pairs of one partition, and the rows, as `FIRST_ID`, that something is known of."""
+
+    pairs: pl.DataFrame | None
+    known: pl.DataFrame | None
+
+
+def _parts(element: Group) -> _Parts:
+    blocks = list(element[1])
+    pairs = [block for block in blocks if SECOND_ID in block.schema.names]
+    known = [block for block in blocks if SECOND_ID not in block.schema.names]
+    return _Parts(frame_of(pairs) if pairs else None, frame_of(known) if known else None)
+
+
 def _keep_firsts(element: Group) -> Iterator[Block]:
-    pairs, told = _pairs_and_told(element)
+    """Add to pairs whether their first row is kept, since it is second in no pair."""
+    pairs, seconds = _parts(element)
     if pairs is not None:
-        kept = pl.lit(True) if told is None else ~pl.col(FIRST_ID).is_in(told[FIRST_ID].implode())
+        kept = pl.lit(True)
+        if seconds is not None:
+            kept = ~pl.col(FIRST_ID).is_in(seconds[FIRST_ID].implode())
         status = pl.when(kept).then(KEPT).otherwise(UNDECIDED).cast(pl.Int8).alias(STATUS)
         yield block_of(pairs.select(FIRST_ID, SECOND_ID, status))
 
 
 def _decide(element: Group) -> Iterator[Any]:
-    """By second row: near to a kept row, it is removed; near to removed ones alone, it is kept; else it stays open."""
+    """Decide on second rows: removed if near to a kept row, kept if near to removed ones only."""
     pairs = frame_of(element[1])
     near = pairs.group_by(SECOND_ID).agg(
         kept=(pl.col(STATUS) == KEPT).any(),
         gone=(pl.col(STATUS) == REMOVED).all(),
     )
-    status = (
-        pl.when("kept").then(REMOVED).when("gone").then(KEPT).otherwise(UNDECIDED).cast(pl.Int8)
-    )
-    near = near.select(SECOND_ID, status.alias(STATUS)).sort(SECOND_ID)
+    status = pl.when("kept").then(REMOVED).when("gone").then(KEPT).otherwise(UNDECIDED)
+    near = near.select(SECOND_ID, status.cast(pl.Int8).alias(STATUS)).sort(SECOND_ID)
     by_first = near.rename({SECOND_ID: FIRST_ID})
     removed = by_first.filter(pl.col(STATUS) == REMOVED)
     if len(removed):
         yield TaggedOutput("removed", block_of(removed.select(FIRST_ID)))
     yield block_of(by_first.filter(pl.col(STATUS) != UNDECIDED))
     undecided = near.filter(pl.col(STATUS) == UNDECIDED).select(SECOND_ID)
-    yield block_of(
-        pairs.join(undecided, on=SECOND_ID, how="semi").filter(pl.col(STATUS) == UNDECIDED)
-    )
+    left = pairs.join(undecided, on=SECOND_ID, how="semi").filter(pl.col(STATUS) == UNDECIDED)
+    yield block_of(left)
 
 
-def _tell(element: Group) -> Iterator[Block]:
-    """Pairs with what is now known of their first row."""
-    pairs, told = _pairs_and_told(element)
-    if pairs is not None and told is not None:
-        news = told.rename({STATUS: "news"})
-        pairs = pairs.join(news, on=FIRST_ID, how="left").select(
-            FIRST_ID, SECOND_ID, pl.coalesce("news", STATUS).alias(STATUS)
+def _update_status(element: Group) -> Iterator[Block]:
+    """Update the status of pairs by what was decided on their first rows."""
+    pairs, decided = _parts(element)
+    if pairs is not None and decided is not None:
+        pairs = pairs.join(decided.rename({STATUS: "decided"}), on=FIRST_ID, how="left").select(
+            FIRST_ID, SECOND_ID, pl.coalesce("decided", STATUS).alias(STATUS)
         )
     if pairs is not None:
         yield block_of(pairs)
 
 
-def _tell_one_worker(element: Group) -> Iterator[Keyed]:
-    return ((0, block) for block in _tell(element))
+def _update_for_one_worker(element: Group) -> Iterator[Keyed]:
+    return ((0, block) for block in _update_status(element))
 
 
 def _decide_rest(element: Group) -> Iterator[Block]:
+    """Decide on all rows that are left, and give those removed."""
     pairs = frame_of(element[1])
     if not len(pairs):
         return
@@ -167,18 +190,10 @@ def _decide_rest(element: Group) -> Iterator[Block]:
 
 
 def _with_kept_first(element: Group) -> Iterator[Block]:
-    pairs, told = _pairs_and_told(element)
+    pairs, removed = _parts(element)
     if pairs is not None:
-        yield block_of(pairs if told is None else pairs.join(told, on=FIRST_ID, how="anti"))
+        yield block_of(pairs if removed is None else pairs.join(removed, on=FIRST_ID, how="anti"))
 
 
 def _nearest(element: Group, id_column: str) -> Iterator[Block]:
     yield block_of(nearest_first(frame_of(element[1])).rename({SECOND_ID: id_column}))
-
-
-def _pairs_and_told(element: Group) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:
-    """Pairs, and what is told of their first rows: blocks without second ones."""
-    blocks = list(element[1])
-    pairs = [block for block in blocks if SECOND_ID in block.schema.names]
-    told = [block for block in blocks if SECOND_ID not in block.schema.names]
-    return frame_of(pairs) if pairs else None, frame_of(told) if told else None

@@ -1,10 +1,10 @@
-"""A corpus loses texts that share most of their wording: `corpus | DeduplicateLexical(threshold=0.8)`.
+"""Remove rows whose text shares most of its wording with a kept row's.
 
-rows --> Describe --> normalised texts --> Bands --> (partition, buckets) --> PairBuckets --> candidates
-                           |                                                                      |
-                           +-----------------------------------> ScorePairs <---------------------+
-                                                                      |
-                                                                      +--> pairs --> GroupPairs --> verdicts
+rows --> Describe --> normalized texts --> Bands --> (partition, buckets) --> PairBuckets
+                            |                                                      |
+                            +---------------------> ScorePairs <--- candidates ----+
+                                                        |
+                                                        +--> pairs --> GroupPairs --> decisions
 """
 
 import dataclasses
@@ -19,10 +19,11 @@ import polars as pl
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from beam_gpte.core.columns import BUCKET, FIRST_ID, ID, NORMAL, REFERENCE, SCOPE, SECOND_ID, TEXT
+from beam_gpte.core.columns import BUCKET, FIRST_ID, NORMAL, REFERENCE, SCOPE, SECOND_ID, Columns
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.text.minhash import (
+    MinHash,
     bands,
     choose_bands,
     jaccard,
@@ -32,145 +33,142 @@ from beam_gpte.core.text.minhash import (
     slices,
 )
 from beam_gpte.core.text.normalize import normalize
-from beam_gpte.dedup.deduplicate import Blocks, DeduplicationStep, StepResult
+from beam_gpte.dedup.checks import Blocks, TextDefects
+from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.dedup.group_pairs import GroupPairs
-from beam_gpte.dedup.score_pairs import ScorePairs
+from beam_gpte.dedup.score_pairs import CandidatesAndContents, ScorePairs
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import check_columns, check_text
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 BUCKET_PARTITIONS = 64  # of the buckets: a worker holds one partition's
-MAX_NEIGHBORS = (
-    1000  # rows of a bucket that each other one is paired with, the first in the order of keeping
-)
+# Rows of a bucket that each other one is paired with: the first in the order of keeping.
+MAX_NEIGHBORS = 1000
 PAIRS_AT_ONCE = 1 << 20  # of buckets, in memory
 CHARACTERS_AT_ONCE = 1 << 21  # shingled in memory: about 100 bytes each
 
 
 @dataclasses.dataclass(eq=False)
 class DeduplicateLexical(DeduplicationStep):
-    """Remove rows whose text shares most of its character n-grams with a kept row's; gives a `Deduplication`.
+    """Remove rows whose text shares most of its character n-grams with a kept row's.
 
-    Texts are compared after `core.normalize_text`, by the Jaccard similarity of their sets of n-grams. Candidates come from
-    MinHash signatures cut into bands, so that 99 % of the pairs at the threshold are found, and more above it; each one is
-    verified with its texts, so that no pair is below. Of rows in the order of keeping, every one stays that is near to no
-    kept row before it. The result does not depend on the order, blocks or workers of the collection.
+    Gives a `Deduplication`. Texts are compared after `core.text.normalize`, by the Jaccard
+    similarity of their sets of n-grams. Candidates come from MinHash signatures cut into bands, so
+    that 99 % of the pairs at the threshold are found, and more above it; each one is verified with
+    its texts, so that no pair is below. In the order of keeping, every row is kept that is near to
+    no row kept before it. The result does not depend on the order, blocks or workers of the
+    collection.
 
-    In a bucket, rows that agree in a band, each is compared with the first 1,000 only; the pairs left out are counted as
-    `pairs_cut`. Many copies of one text make such buckets: remove them by `DeduplicateExact` before.
+    In a bucket, which holds rows that agree in a band, each row is compared with the first 1,000
+    only; the pairs left out are counted as `pairs_cut`. Many duplicates of one text make such
+    buckets: remove them first, with `DeduplicateExact`.
 
-    Rows whose text is null, and rows whose id is null or taken, fail the job or are set aside by
-    `with_exception_handling()`. A worker holds the bands of one of 64 partitions, about bands x rows / 64 ids, or the
-    candidates of one of 16 and the texts that these name.
+    Rows whose text is null, and rows whose id is null or taken, fail the job or are collected by
+    `with_exception_handling()`. A worker holds the bands of one of 64 partitions, about
+    bands x rows / 64 ids, or the candidates of one of 16 and the texts that these name.
 
     Attributes:
-      threshold: the least Jaccard similarity of duplicates, above 0 and at most 1.
-      keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or ``"COLUMN desc"``; ties by id,
-        nulls last.
+      threshold: minimum Jaccard similarity of duplicates, above 0 and at most 1.
+      keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or
+        ``"COLUMN desc"``; ties by id, nulls last.
       scope: compare only rows with the same value in this column.
-      reference: rows of another corpus; what is near to one of them is removed.
-      num_perm: columns of a signature; more make fewer false candidates.
-      shingle: n, characters of an n-gram.
+      reference: rows of another corpus; rows near to one of them are removed.
+      minhash: size of the n-grams and of the signatures.
+      columns: of the ids and the texts.
     """
 
     name: ClassVar[str] = "lexical"
 
     threshold: float = 0.8
-    id_column: str = ID
-    text_column: str = TEXT
     keep: str = "first"
-    reference: beam.PCollection | None = None
-    num_perm: int = 128
-    shingle: int = 5
     scope: str | None = None
+    reference: beam.PCollection | None = None
+    minhash: MinHash = dataclasses.field(default_factory=MinHash)
+    columns: Columns = dataclasses.field(default_factory=Columns)
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise InputError(
                 f"threshold is {self.threshold}; use a similarity above 0 and at most 1"
             )
-        for name in ("num_perm", "shingle"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; use 1 or more")
-        if choose_bands(self.threshold, self.num_perm) is None:
+        self._bands()
+        self.order()
+
+    def _bands(self) -> int:
+        num_perm = self.minhash.num_perm
+        count = choose_bands(self.threshold, num_perm)
+        if count is None:
             raise InputError(
-                f"num_perm is {self.num_perm}, too few to find pairs at a threshold of {self.threshold}; use more, or a "
-                "larger threshold"
+                f"num_perm is {num_perm}, too few to find pairs at a threshold of "
+                f"{self.threshold}; use more, or a larger threshold"
             )
-        KeepOrder.parse(self.keep, self.text_column)
+        return count
 
     def settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("threshold", "scope", "num_perm", "shingle")}
+        """Give the settings that the report shows."""
+        minhash = dataclasses.asdict(self.minhash)
+        return {"threshold": self.threshold, "scope": self.scope, **minhash}
 
-    def columns(self) -> tuple[str, ...]:
+    def read_columns(self) -> tuple[str, ...]:
+        """Name the columns of the order and the scope."""
         return (*self.order().columns, *(() if self.scope is None else (self.scope,)))
 
     def reads_text(self) -> bool:
+        """Return True."""
         return True
 
-    def defects(self) -> Any:
-        return _Defects(self.text_column, self.columns(), self.id_column)
+    def defects(self) -> TextDefects:
+        """Find rows without a text."""
+        return TextDefects(self.columns.text, self.read_columns())
 
-    def decide(self, rows: Blocks, has_reference: bool) -> StepResult:
-        order = self.order()
-        describe = beam.Map(
-            _describe, self.text_column, self.id_column, order, self.scope, has_reference
-        )
-        texts = rows | "Describe" >> describe.with_output_types(Block)
-        bands_of = _Bands(choose_bands(self.threshold, self.num_perm), self.num_perm, self.shingle)
+    def decide(self, rows: Blocks, context: StepContext) -> StepResult:
+        """Find candidates by the bands of signatures, verify and group them."""
+        order, id_column = self.order(), self.columns.id
+        describe = _Describe(self.columns, order, self.scope, context.has_reference)
+        texts = rows | "Describe" >> beam.Map(describe).with_output_types(Block)
+        pair_buckets = beam.FlatMap(_pair_buckets, id_column, order).with_output_types(Block)
         candidates = (
             texts
-            | "Bands" >> beam.ParDo(bands_of).with_output_types(Keyed)
+            | "Bands" >> beam.ParDo(_Bands(self._bands(), self.minhash)).with_output_types(Keyed)
             | "Buckets" >> beam.GroupByKey()
-            | "PairBuckets"
-            >> beam.FlatMap(_pair_buckets, self.id_column, order).with_output_types(Block)
+            | "PairBuckets" >> pair_buckets
         )
-        contents = texts | "Texts" >> beam.Map(_contents, self.id_column).with_output_types(Block)
-        similarity = functools.partial(text_similarity, shingle=self.shingle)
-        pairs = (candidates, contents) | "ScorePairs" >> ScorePairs(
-            self.id_column, similarity, self.threshold
-        )
-        return StepResult(rows, pairs, pairs | "GroupPairs" >> GroupPairs("leader", self.id_column))
+        contents = texts | "Texts" >> beam.Map(_contents, id_column).with_output_types(Block)
+        similarity = functools.partial(text_similarity, shingle=self.minhash.shingle)
+        score = ScorePairs(id_column, similarity, self.threshold)
+        pairs = CandidatesAndContents(candidates, contents) | "ScorePairs" >> score
+        return StepResult(rows, pairs, pairs | "GroupPairs" >> GroupPairs("leader", id_column))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Defects:
-    text_column: str
-    columns: tuple[str, ...]
-    id_column: str
+class _Describe:
+    """Reduce rows to what decides: id, normalized text, order value, scope, reference mark."""
 
-    def __call__(self, block: Block) -> pa.Array:
-        check_columns(block, self.columns)
-        return check_text(block, self.text_column)
+    columns: Columns
+    order: KeepOrder
+    scope: str | None
+    has_reference: bool
 
-
-def _describe(
-    block: Block,
-    text_column: str,
-    id_column: str,
-    order: KeepOrder,
-    scope: str | None,
-    has_reference: bool,
-) -> Block:
-    """Ids with the text as it is compared, what orders them, their scope, and whether they are of the reference."""
-    read = list(dict.fromkeys((text_column, *order.columns)))
-    frame: pl.DataFrame = pl.from_arrow(pa.Table.from_batches([block.batch.select(read)]))  # type: ignore[assignment]
-    told = frame.select(
-        normalize(pl.col(text_column).cast(pl.String)).alias(NORMAL), *order.value()
-    )
-    columns: dict[str, Any] = {id_column: id_array(block, id_column)}
-    columns.update({series.name: series.to_arrow() for series in told})
-    if scope is not None:
-        columns[SCOPE] = scope_hashes(block.column(scope))
-    if has_reference:
-        columns[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
-    return Block.from_pydict(columns)
+    def __call__(self, block: Block) -> Block:
+        read = list(dict.fromkeys((self.columns.text, *self.order.columns)))
+        frame = frame_of([Block(block.batch.select(read))])
+        text = normalize(pl.col(self.columns.text).cast(pl.String)).alias(NORMAL)
+        described: dict[str, Any] = {self.columns.id: id_array(block, self.columns.id)}
+        for series in frame.select(text, *self.order.value()):
+            described[series.name] = series.to_arrow()
+        if self.scope is not None:
+            described[SCOPE] = scope_hashes(block.column(self.scope))
+        if self.has_reference:
+            described[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
+        return Block.from_pydict(described)
 
 
 def scope_hashes(values: pa.Array) -> pa.Array:
-    """uint64: equal for equal values, null among them, and by chance with a probability of 5e-20."""
+    """Hash scopes, uint64; different ones get one hash with a probability of 5e-20.
+
+    Null is a value like others.
+    """
     encoded = values.dictionary_encode(null_encoding="encode")
     hashes = [
         hashlib.blake2b(repr(value).encode(), digest_size=8).digest()
@@ -184,46 +182,41 @@ def _contents(block: Block, id_column: str) -> Block:
 
 
 class _Bands(CutByKey):
-    """Gives (partition, rows of bucket, id and what orders them), a row for each band of each text."""
+    """Give (partition, rows of bucket, id and order value), a row for each band of each text."""
 
-    def __init__(self, count: int | None, num_perm: int, shingle: int) -> None:
-        self._count = count or 1
-        self._num_perm = num_perm
-        self._shingle = shingle
+    def __init__(self, count: int, minhash: MinHash) -> None:
+        self._count = count
+        self._minhash = minhash
 
     def process(self, block: Block) -> Iterator[Keyed]:
         frame = frame_of([block])
-        texts = frame[NORMAL].to_list()
+        texts, shingle = frame[NORMAL].to_list(), self._minhash.shingle
+        lengths = frame[NORMAL].str.len_chars().to_numpy() + shingle
         signed = [
-            signatures(shingles(texts[part], self._shingle), self._num_perm)
-            for part in slices(
-                frame[NORMAL].str.len_chars().to_numpy() + self._shingle, CHARACTERS_AT_ONCE
-            )
+            signatures(shingles(texts[part], shingle), self._minhash.num_perm)
+            for part in slices(lengths, CHARACTERS_AT_ONCE)
         ]
         buckets = bands(np.concatenate(signed), self._count)
         if SCOPE in frame.columns:
             buckets = buckets ^ frame[SCOPE].to_numpy()[:, None]
-        told = frame.drop(NORMAL, SCOPE, strict=False)[
-            np.repeat(np.arange(len(frame)), self._count)
-        ]
-        told = told.with_columns(pl.Series(BUCKET, buckets.reshape(-1)))
-        yield from self.wait(told, int(told.estimated_size()))
+        repeated = np.repeat(np.arange(len(frame)), self._count)
+        rows = frame.drop(NORMAL, SCOPE, strict=False)[repeated]
+        rows = rows.with_columns(pl.Series(BUCKET, buckets.reshape(-1)))
+        yield from self.wait(rows, int(rows.estimated_size()))
 
     def cut(self, waiting: list[pl.DataFrame]) -> Iterator[Keyed]:
-        rows = pl.concat(
-            waiting, how="vertical_relaxed"
-        )  # an order value is of type null where all are
+        # relaxed: an order value is of type null in a block where all are null
+        rows = pl.concat(waiting, how="vertical_relaxed")
         rows = rows.with_columns(part=pl.col(BUCKET) % BUCKET_PARTITIONS)
-        for (partition,), part in rows.partition_by(
-            "part", as_dict=True, include_key=False
-        ).items():
+        parts = rows.partition_by("part", as_dict=True, include_key=False)
+        for (partition,), part in parts.items():
             yield int(partition), block_of(part)
 
 
 def _pair_buckets(
     element: tuple[int, Iterable[Block]], id_column: str, order: KeepOrder
 ) -> Iterator[Block]:
-    """Pairs of rows in one bucket, the one that is kept first; a pair may come from several buckets."""
+    """Pair rows in one bucket, the one that is kept first; a pair may come from several buckets."""
     rows = frame_of(element[1]).filter(pl.len().over(BUCKET) > 1)
     if not len(rows):
         return
@@ -238,14 +231,10 @@ def _pair_buckets(
     for part in slices(paired, PAIRS_AT_ONCE):
         counts = paired[part]
         seconds = np.repeat(number[part], counts)
-        firsts = (
-            np.arange(len(seconds))
-            - np.repeat(np.cumsum(counts) - counts, counts)
-            + starts[seconds]
-        )
-        if (
-            known is not None
-        ):  # reference rows come first in a bucket, so that one which comes second has no other before it
+        offsets = np.arange(len(seconds)) - np.repeat(np.cumsum(counts) - counts, counts)
+        firsts = offsets + starts[seconds]
+        if known is not None:
+            # reference rows come first in a bucket: a second one has only such rows before it
             firsts, seconds = firsts[~known[seconds]], seconds[~known[seconds]]
         if len(seconds):
             yield block_of(pl.DataFrame({FIRST_ID: ids[firsts], SECOND_ID: ids[seconds]}).unique())
@@ -254,11 +243,19 @@ def _pair_buckets(
 def text_similarity(
     texts: pa.Array, firsts: np.ndarray, seconds: np.ndarray, shingle: int
 ) -> np.ndarray:
-    """float32 (n,): the Jaccard similarity of pairs of texts, by their sets of n-grams of `shingle` characters."""
-    known = pl.Series(texts)
-    lengths = known.str.len_chars().to_numpy().astype(np.int64) + shingle
+    """Compute the Jaccard similarity of pairs of texts, float32 (n,).
+
+    Args:
+      texts: the distinct texts.
+      firsts: int64 (n,), positions among them.
+      seconds: int64 (n,), as well.
+      shingle: length of an n-gram in characters.
+    """
+    distinct = pl.Series(texts)
+    lengths = distinct.str.len_chars().to_numpy().astype(np.int64) + shingle
     scores = np.empty(len(firsts), np.float32)
     for part in slices(lengths[firsts] + lengths[seconds], CHARACTERS_AT_ONCE):
         named, at = np.unique(np.concatenate([firsts[part], seconds[part]]), return_inverse=True)
-        scores[part] = jaccard(shingle_sets(known[named].to_list(), shingle), *at.reshape(2, -1))
+        sets = shingle_sets(distinct[named].to_list(), shingle)
+        scores[part] = jaccard(sets, *at.reshape(2, -1))
     return scores

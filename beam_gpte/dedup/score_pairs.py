@@ -1,14 +1,15 @@
-"""Candidates become scored pairs: `(candidates, contents) | ScorePairs(id_column, similarity, threshold)`.
+"""Score candidate pairs by the contents of their rows, and keep those at the threshold.
 
-candidates, by first id --+                   +--> candidates, by second id --+
-                          +--> AttachFirst ---+--> contents of the first -----+--> ScoreJoined --> pairs
-contents, by id ----------+                                                   |
-      +-----------------------------------------------------------------------+
+candidates, by first id --+                  +--> candidates, by second id --+
+                          +--> AttachFirst --+--> contents of the first -----+--> ScoreJoined
+contents, by id ----------+                                                  |         |
+      +----------------------------------------------------------------------+         v
+                                                                                     pairs
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -18,66 +19,88 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import FIRST_ID, SCORE, SECOND_ID
-from beam_gpte.core.vectors.similarity import cosines, vector_matrix
+from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW
+from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.elements.wiring import named_collections
+from beam_gpte.embedding.ensure_vectors import unit_vectors_of
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
 from beam_gpte.shuffle.unique_ids import id_array
 
 PAIRS_AT_ONCE = 8192  # 12 MB of vectors on either side
+PAIRS_READ = 1 << 15  # whose vectors are read from files at once: 100 MB of 384 dimensions at most
 
-# of contents of pairs: arrays of the distinct contents, and int64 positions among them of first and second ones
+# of the contents of pairs: given the distinct contents, and int64 positions among them of the first
+# and the second rows
 Similarity = Callable[[pa.Array, np.ndarray, np.ndarray], np.ndarray]
+
+
+class CandidatesAndContents(NamedTuple):
+    """Hold the pairs to score.
+
+    Attributes:
+      candidates: blocks of `first_id`, `second_id`; a pair may come twice.
+      contents: blocks of an id and one other column, whose values are compared.
+    """
+
+    candidates: beam.PCollection[Block]
+    contents: beam.PCollection[Block]
 
 
 @dataclasses.dataclass(eq=False)
 class ScorePairs(beam.PTransform):
-    """Pairs of `first_id`, `second_id` with their similarity in `score`, where it is at least `threshold`; each pair once.
+    """Add the similarity of pairs in `score`, where it is at least `threshold`; each pair once.
 
-    Takes a tuple: blocks of candidates, in which a pair may come twice, and blocks of an id and one other column, what is
-    compared. A worker holds one partition's candidates and the contents that these name.
+    A worker holds one partition's candidates and the contents that these name.
 
     Attributes:
-      similarity: of the contents of pairs, float32, as a function that workers can import.
+      id_column: of the contents.
+      similarity: of the contents of pairs, float32; a function that workers can import.
+      threshold: minimum similarity.
     """
 
     id_column: str
     similarity: Similarity
     threshold: float
 
-    def expand(self, inputs: Any) -> beam.PCollection[Block]:
+    @named_collections
+    def expand(self, inputs: CandidatesAndContents) -> beam.PCollection[Block]:
+        """Attach the contents of first rows, then co-group with those of second rows."""
         candidates, contents = inputs
         keyed = contents | "KeyContents" >> key_by_id(self.id_column)
         by_first = candidates | "KeyByFirst" >> key_by_id(FIRST_ID)
         attached = (
             {"contents": keyed, "pairs": by_first}
-            | "MeetFirst" >> beam.CoGroupByKey()
+            | "CoGroupFirst" >> beam.CoGroupByKey()
             | "AttachFirst" >> beam.FlatMap(_attach_first, self.id_column).with_output_types(Keyed)
         )
-        met = (attached, keyed) | "AllMet" >> beam.Flatten()
-        return met | "ScoreJoined" >> ScoreJoined(self.id_column, self.similarity, self.threshold)
+        joined = (attached, keyed) | "AllJoined" >> beam.Flatten()
+        return joined | "ScoreJoined" >> ScoreJoined(
+            self.id_column, self.similarity, self.threshold
+        )
 
 
 @dataclasses.dataclass(eq=False)
 class ScoreJoined(beam.PTransform):
-    """The second half of `ScorePairs`: (partition, block of candidates or of contents) gives scored pairs.
+    """Score candidates that share a partition with the contents of both their rows.
 
-    A candidate and the contents of both its ids are in one partition.
+    Takes (partition, block of candidates or of contents): the second half of `ScorePairs`.
+
+    Attributes:
+      id_column: of the contents.
+      similarity: as of `ScorePairs`.
+      threshold: minimum similarity.
     """
 
     id_column: str
     similarity: Similarity
     threshold: float
 
-    def expand(self, met: beam.PCollection[Keyed]) -> beam.PCollection[Block]:
-        return (
-            met
-            | "Meet" >> beam.GroupByKey()
-            | "Score"
-            >> beam.FlatMap(
-                _score, self.id_column, self.similarity, self.threshold
-            ).with_output_types(Block)
-        )
+    def expand(self, joined: beam.PCollection[Keyed]) -> beam.PCollection[Block]:
+        """Give scored pairs."""
+        score = beam.FlatMap(_score, self.id_column, self.similarity, self.threshold)
+        return joined | "Group" >> beam.GroupByKey() | "Score" >> score.with_output_types(Block)
 
 
 def _attach_first(
@@ -103,47 +126,75 @@ def _score(
     if not pieces:
         return
     pairs = frame_of(pieces).sort(FIRST_ID, SECOND_ID)
-    wanted = pl.concat([pairs[FIRST_ID], pairs[SECOND_ID]])
-    contents = _select(
-        (block for block in element[1] if FIRST_ID not in block.schema.names), id_column, wanted
-    )
-    at_first, at_second = (
+    others = (block for block in element[1] if FIRST_ID not in block.schema.names)
+    contents = _select(others, id_column, pl.concat([pairs[FIRST_ID], pairs[SECOND_ID]]))
+    firsts, seconds = (
         _positions(pairs[name], contents, id_column) for name in (FIRST_ID, SECOND_ID)
     )
     (content,) = (name for name in contents.schema.names if name != id_column)
-    scores = similarity(contents.column(content), at_first, at_second)
-    near = pairs.with_columns(pl.Series(SCORE, scores, pl.Float32)).filter(
-        pl.Series(scores >= np.float32(threshold))
-    )
+    scores = similarity(contents.column(content), firsts, seconds)
+    scored = pairs.with_columns(pl.Series(SCORE, scores, pl.Float32))
+    near = scored.filter(pl.Series(scores >= np.float32(threshold)))
     Metrics.counter(NAMESPACE, "pairs").inc(len(near))
     if len(near):
         yield block_of(near)
 
 
 def _select(blocks: Iterable[Block], id_column: str, wanted: pl.Series) -> Block:
-    """The rows of `blocks` whose id is wanted."""
+    """Give the rows of `blocks` whose id is wanted."""
     ids = _comparable(wanted.unique())
     parts = [block.filter(pc.is_in(id_array(block, id_column), ids)) for block in blocks]
     return Block.concat([part for part in parts if part] or parts[:1])
 
 
 def _positions(ids: pl.Series, rows: Block, id_column: str) -> np.ndarray:
-    return (
-        pc.index_in(_comparable(ids), id_array(rows, id_column))
-        .to_numpy(zero_copy_only=False)
-        .astype(np.int64)
-    )
+    found = pc.index_in(_comparable(ids), id_array(rows, id_column))
+    return found.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _comparable(ids: pl.Series) -> pa.Array:
-    """As `id_array` gives them."""
+    """Convert ids to the type that `id_array` gives."""
     return id_array(Block.from_pydict({"id": ids.to_arrow()}), "id")
 
 
 def cosine_similarity(
     vectors: pa.FixedSizeListArray, firsts: np.ndarray, seconds: np.ndarray
 ) -> np.ndarray:
-    """float32 (n,): of pairs of unit vectors."""
+    """Compute the cosines of pairs of unit vectors, float32 (n,)."""
     matrix = vector_matrix(vectors)
     parts = (slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(firsts), PAIRS_AT_ONCE))
     return np.concatenate([cosines(matrix[firsts[part]], matrix[seconds[part]]) for part in parts])
+
+
+def score_in_memory(pairs: pl.DataFrame, vectors: pa.Array, threshold: float) -> pl.DataFrame:
+    """Keep the near pairs of a tile, with `SCORE`.
+
+    Args:
+      pairs: with `FIRST_ROW` and `SECOND_ROW`, positions in `vectors`; without them in the result.
+      vectors: of length 1.
+      threshold: minimum cosine.
+    """
+    if not len(pairs):
+        return pairs
+    rows = (pairs[name].to_numpy().astype(np.int64) for name in (FIRST_ROW, SECOND_ROW))
+    scores = cosine_similarity(vectors, *rows)
+    near = pairs.drop(FIRST_ROW, SECOND_ROW).with_columns(pl.Series(SCORE, scores))
+    return near.filter(pl.Series(scores >= np.float32(threshold)))
+
+
+def score_from_files(pairs: pl.DataFrame, light: Block, threshold: float) -> pl.DataFrame:
+    """Keep the near pairs of a tile, with `SCORE`; the vectors of `PAIRS_READ` are in memory.
+
+    Args:
+      pairs: with `FIRST_ROW` and `SECOND_ROW`, positions in `light`; the result has them too.
+      light: rows whose vectors lie in files, see `shuffle.spill`.
+      threshold: minimum cosine.
+    """
+    near = [pairs.clear().with_columns(pl.lit(None, pl.Float32).alias(SCORE))]
+    for part in pairs.iter_slices(PAIRS_READ):
+        both = np.concatenate([part[name].to_numpy() for name in (FIRST_ROW, SECOND_ROW)])
+        rows, at = np.unique(both, return_inverse=True)
+        vectors = vectors_to_arrow(unit_vectors_of(Block(light.batch.take(pa.array(rows)))))
+        scores = pl.Series(SCORE, cosine_similarity(vectors, at[: len(part)], at[len(part) :]))
+        near.append(part.with_columns(scores).filter(scores.to_numpy() >= np.float32(threshold)))
+    return pl.concat(near)

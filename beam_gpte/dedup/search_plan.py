@@ -1,14 +1,14 @@
-"""How a corpus of vectors is searched: `vectors` become one `Survey`, and this one `Plan`.
+"""Plan how to search a corpus of vectors for near pairs.
 
 vectors --> SampleVectors --> FitSpace --> MakePlan --> plan
    |              |                           |
-   +--> near to the sample --> margins needed-+   (for a recall that is asked for)
+   +--> near to the sample --> distances -----+   (for a recall that is asked for)
 """
 
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -37,28 +37,38 @@ SAMPLE = 16_384  # vectors that the space is fitted to: 25 MB of 384 dimensions
 AUDITED = 1000  # of the sample, whose near rows are looked for among all: an n x 1000 product
 CALIBRATED = 2000  # of the sample, after those
 TILE_ROWS = 8192  # compared with one another, where there is one cell
-GROUP_ROWS = (
-    100_000  # of the cells of a group, on average: fewer make more copies, more need more memory
-)
-MIN_GROUPS = 8  # as many tasks at least, from 80,000 rows on
-CELLS_TILE_ROWS = 160_000  # of a group, in memory at once: no more than that, whatever its size
+# Of the cells of a group, on average: fewer make more replicas, more need more memory.
+GROUP_ROWS = 100_000
+MIN_GROUPS = 8  # minimum number of tasks, from 80,000 rows on
+CELLS_TILE_ROWS = 160_000  # of a group, in memory at once, whatever the size of the group
+MAX_DISTANCES = 1 << 20  # that are kept of all pairs, spread evenly
+
+Sampled = tuple[int, list[Block]]  # rows, parts of the sample
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchMode:
-    """``exact``; or ``recall=R``: at least this share of the pairs; or ``probes=P``: the nearest P cells."""
+    """Choose how much to search: all, a share of the pairs, or a number of cells.
+
+    Attributes:
+      recall: of ``recall=R``: the minimum share of the pairs to find; else None.
+      probes: of ``probes=P``: the number of nearest cells to search; else None.
+    """
 
     recall: float | None = None
     probes: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "SearchMode":
+        """Parse ``exact``, ``recall=R`` or ``probes=P``.
+
+        Raises:
+          InputError: `text` is none of these.
+        """
         if text == "exact":
             return cls()
-        recall, probes = (
-            re.fullmatch(r"recall=(0?\.\d+)", text),
-            re.fullmatch(r"probes=([1-9]\d*)", text),
-        )
+        recall = re.fullmatch(r"recall=(0?\.\d+)", text)
+        probes = re.fullmatch(r"probes=([1-9]\d*)", text)
         if recall and float(recall[1]) > 0:
             return cls(recall=float(recall[1]))
         if probes:
@@ -68,86 +78,94 @@ class SearchMode:
 
 @dataclasses.dataclass(frozen=True)
 class VectorSample:
-    """`rows` of a corpus, and a sample of its distinct vectors: `VECTOR_KEY`, `SCOPE` if there are scopes, `VECTOR`."""
+    """Hold the number of rows of a corpus, and a sample of its distinct vectors.
+
+    Attributes:
+      rows: of the corpus.
+      sample: `VECTOR_KEY`, `SCOPE` if there are scopes, `VECTOR`.
+    """
 
     rows: int
     sample: Block
 
     def vectors(self) -> np.ndarray:
-        """float32 (m, dim)."""
+        """Give the vectors of the sample, float32 (m, dim)."""
         return vector_matrix(self.sample.column(VECTOR))
 
 
 class SampleVectors(beam.CombineFn):
-    """Counts rows and keeps the vectors with the smallest keys, which are hashes: the same sample in whatever order."""
+    """Count rows, and keep the vectors with the smallest keys.
 
-    def create_accumulator(self) -> tuple[int, list[Block]]:
+    Keys are hashes, so the sample is the same in whatever order.
+    """
+
+    def create_accumulator(self) -> Sampled:
+        """Start without rows."""
         return 0, []
 
-    def add_input(self, accumulator: tuple, block: Block) -> tuple:
+    def add_input(self, accumulator: Sampled, block: Block) -> Sampled:
+        """Add the vectors of a block."""
         rows, parts = accumulator
-        names = [
-            name for name in (VECTOR_KEY, SCOPE, VECTOR, FILE, AT) if name in block.schema.names
-        ]
-        part = Block(block.batch.select(names))
+        read = (VECTOR_KEY, SCOPE, VECTOR, FILE, AT)
+        part = Block(block.batch.select([name for name in read if name in block.schema.names]))
         if parts and len(parts[0]) >= SAMPLE:
             part = part.filter(pc.less(part.column(VECTOR_KEY), parts[0].column(VECTOR_KEY)[-1]))
         parts = [*parts, in_memory(part)] if part else parts
         return rows + len(block), _trim(parts) if sum(map(len, parts)) > 2 * SAMPLE else parts
 
-    def merge_accumulators(self, accumulators: Iterable[tuple]) -> tuple:
-        whole = list(accumulators)
-        return sum(rows for rows, _ in whole), _trim([part for _, parts in whole for part in parts])
+    def merge_accumulators(self, accumulators: Iterable[Sampled]) -> Sampled:
+        """Merge the samples of several workers."""
+        samples = list(accumulators)
+        parts = [part for _, parts in samples for part in parts]
+        return sum(rows for rows, _ in samples), _trim(parts)
 
-    def compact(self, accumulator: tuple) -> tuple:
+    def compact(self, accumulator: Sampled) -> Sampled:
+        """Trim the sample to its size."""
         return accumulator[0], _trim(accumulator[1])
 
-    def extract_output(self, accumulator: tuple) -> VectorSample:
+    def extract_output(self, accumulator: Sampled) -> VectorSample:
+        """Give the sample, which may be empty."""
         rows, parts = accumulator
-        empty = Block.from_pydict(
-            {VECTOR_KEY: pa.array([], pa.uint64()), VECTOR: pa.array([], pa.list_(pa.float32(), 1))}
-        )
+        keys, vectors = pa.array([], pa.uint64()), pa.array([], pa.list_(pa.float32(), 1))
+        empty = Block.from_pydict({VECTOR_KEY: keys, VECTOR: vectors})
         return VectorSample(rows, parts[0] if parts else empty)
 
 
 def _trim(parts: list[Block]) -> list[Block]:
-    """One part, of the smallest keys, each once."""
+    """Merge parts into one, of the smallest keys, each once."""
     if not parts:
         return []
     fields = [part.schema.field(VECTOR) for part in parts]
     dims = sorted({field.type.list_size for field in fields})
     if len(dims) > 1:
         raise InputError(
-            f"vectors of {dims[0]} and {dims[1]} dimensions in one collection; embed all with the same model"
+            f"vectors of {dims[0]} and {dims[1]} dimensions in one collection; embed all with the "
+            "same model"
         )
-    models = sorted(
-        {
-            field.metadata[MODEL].decode()
-            for field in fields
-            if field.metadata and MODEL in field.metadata
-        }
-    )
+    models = sorted({(field.metadata or {}).get(MODEL, b"").decode() for field in fields} - {""})
     if len(models) > 1:
         raise InputError(
-            f"vectors of two models in one collection, fingerprints {models[0]} and {models[1]}; embed all with the same"
+            f"vectors of two models in one collection, fingerprints {models[0]} and {models[1]}; "
+            "embed all with the same model"
         )
     known = next((field for field in fields if field.metadata), fields[0])
-    whole = Block.concat(part.with_column(known, part.column(VECTOR)) for part in parts)
-    _, first = np.unique(whole.column(VECTOR_KEY).to_numpy(), return_index=True)
-    return [Block(whole.batch.take(pa.array(first[:SAMPLE])))]
+    merged = Block.concat(part.with_column(known, part.column(VECTOR)) for part in parts)
+    _, first = np.unique(merged.column(VECTOR_KEY).to_numpy(), return_index=True)
+    return [Block(merged.batch.take(pa.array(first[:SAMPLE])))]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a corpus is searched.
+    """Hold how a corpus is searched.
 
     Attributes:
       space: its cells and sketches.
       group: int64 (k,), of each cell: cells of one group share tiles.
-      tiles: int64, of each group.
-      margin: how far from a bisector a row needs a copy behind it; not used with `probes`.
-      probes: cells to look in, None for all that the margin asks for.
-      audited: the rows of the sample that the result is judged by, `VECTOR_KEY`, `SCOPE`, `VECTOR`.
+      tiles: int64, number of tiles of each group.
+      bisector_distance: from the bisector of two cells, within which a row needs a replica in the
+        other cell; not used with `probes`.
+      probes: cells to search; None for all that the distance gives.
+      audited: the rows of the sample that measure the recall, `VECTOR_KEY`, `SCOPE`, `VECTOR`.
     """
 
     space: Space
@@ -158,112 +176,122 @@ class Plan:
     audited: Block
 
     def route(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find the cells of unit vectors, as `Space.route` gives them."""
         if self.probes is None:
             return self.space.route(vectors, self.bisector_distance)
         return self.space.probe(vectors, self.probes)
 
 
+class VectorsAndPlan(NamedTuple):
+    """Pair described vectors, blocks, with the plan of their search, a single `Plan`."""
+
+    vectors: beam.PCollection[Block]
+    plan: beam.PCollection[Plan]
+
+
 @dataclasses.dataclass(eq=False)
 class PlanSearch(beam.PTransform):
-    """`vectors | PlanSearch(threshold, mode)` gives one `Plan`.
+    """Make a `Plan` from described vectors.
 
     Attributes:
-      space: of a former run, as bytes; None fits one.
+      threshold: minimum cosine of the pairs to find.
+      mode: how much to search.
+      saved_index: the space of a previous run, as bytes; None fits one.
     """
 
     threshold: float
     mode: SearchMode
-    space: bytes | None
+    saved_index: bytes | None
 
     def expand(self, vectors: beam.PCollection[Block]) -> beam.PCollection[Plan]:
-        survey = vectors | "Survey" >> beam.CombineGlobally(SampleVectors()).as_singleton_view()
-        fit = FromSideInputs(Space, _fit, survey, self.threshold, self.mode, self.space)
+        """Sample the vectors, fit a space, and measure distances if a recall is asked for."""
+        sample_all = beam.CombineGlobally(SampleVectors())
+        sample = vectors | "Sample" >> sample_all.as_singleton_view()
+        fit = FromSideInputs(Space, _fit, sample, self.threshold, self.mode, self.saved_index)
         space = AsSingleton(vectors.pipeline | "FitSpace" >> fit)
-        needed: Any = None
+        distances: Any = None
         if self.mode.recall is not None:
-            look = beam.FlatMap(_needed_margins, self.threshold, survey, space)
-            margins = beam.CombineGlobally(_AllMargins()).without_defaults()
-            needed = AsSingleton(
-                vectors | "NeededMargins" >> look | "AllMargins" >> margins, default_value=None
+            measure = beam.FlatMap(_min_distances, self.threshold, sample, space)
+            merge = beam.CombineGlobally(_AllDistances()).without_defaults()
+            distances = AsSingleton(
+                vectors | "MinDistances" >> measure | "AllDistances" >> merge, default_value=None
             )
-        make = FromSideInputs(Plan, _make_plan, survey, space, self.threshold, self.mode, needed)
+        make = FromSideInputs(Plan, _make_plan, sample, space, self.threshold, self.mode, distances)
         return vectors.pipeline | "MakePlan" >> make
 
 
-def _fit(survey: VectorSample, threshold: float, mode: SearchMode, saved: bytes | None) -> Space:
-    sample = survey.vectors()
+def _fit(sample: VectorSample, threshold: float, mode: SearchMode, saved: bytes | None) -> Space:
+    vectors = sample.vectors()
     if saved is not None:
         space = Space.from_bytes(saved)
-        if len(sample) and space.dim != sample.shape[1]:
+        if len(vectors) and space.dim != vectors.shape[1]:
             raise InputError(
-                f"the saved space is of {space.dim} dimensions, the vectors of {sample.shape[1]}; leave it out"
+                f"the saved index is of {space.dim} dimensions, the vectors of {vectors.shape[1]}; "
+                "leave saved_index out"
             )
         return space
     exact = mode == SearchMode()
     sketch_dims = 64 if threshold >= MIN_ROUTED_THRESHOLD else 128
-    return fit_space(sample, cells_for(survey.rows, threshold if exact else 1.0), sketch_dims)
+    return fit_space(vectors, cells_for(sample.rows, threshold if exact else 1.0), sketch_dims)
 
 
-def _needed_margins(
-    block: Block, threshold: float, survey: VectorSample, space: Space
+def _min_distances(
+    block: Block, threshold: float, sample: VectorSample, space: Space
 ) -> Iterator[np.ndarray]:
-    """float32: the margin that each pair of a row and one of the sample needs for the two to meet."""
-    sample = survey.sample.slice(AUDITED, CALIBRATED)
-    if not sample:
+    """Yield, for near pairs of a row and a sampled one, the bisector distance that finds each."""
+    calibrated = sample.sample.slice(AUDITED, CALIBRATED)
+    if not calibrated:
         return
     frame, chosen = (
-        frame_of([part.without_columns([VECTOR, FILE, AT])]) for part in (block, sample)
+        frame_of([part.without_columns([VECTOR, FILE, AT])]) for part in (block, calibrated)
     )
-    vectors, sampled = unit_vectors_of(block), unit_vectors_of(sample)
+    vectors, sampled = unit_vectors_of(block), unit_vectors_of(calibrated)
     row, at = near_sample(frame, vectors, chosen, sampled, threshold)
     other = (frame[VECTOR_KEY].gather(row) != chosen[VECTOR_KEY].gather(at)).to_numpy()
-    yield space.needed_margin(vectors[row[other]], sampled[at[other]])
+    yield space.min_bisector_distance(vectors[row[other]], sampled[at[other]])
 
 
-class _AllMargins(beam.CombineFn):
-    """The margins of all pairs, sorted; at most `MOST` of them, spread evenly."""
-
-    MOST = 1 << 20
+class _AllDistances(beam.CombineFn):
+    """Sort the distances of all pairs; at most `MAX_DISTANCES` of them, spread evenly."""
 
     def create_accumulator(self) -> list[np.ndarray]:
         return []
 
-    def add_input(self, accumulator: list[np.ndarray], margins: np.ndarray) -> list[np.ndarray]:
-        return [*accumulator, margins]
+    def add_input(self, accumulator: list[np.ndarray], distances: np.ndarray) -> list[np.ndarray]:
+        return [*accumulator, distances]
 
     def merge_accumulators(self, accumulators: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
-        return [margins for parts in accumulators for margins in parts]
+        return [distances for parts in accumulators for distances in parts]
 
     def extract_output(self, accumulator: list[np.ndarray]) -> np.ndarray:
-        margins = np.sort(np.concatenate([np.zeros(0, np.float32), *accumulator]))
-        return margins[:: len(margins) // self.MOST + 1]
+        distances = np.sort(np.concatenate([np.zeros(0, np.float32), *accumulator]))
+        return distances[:: len(distances) // MAX_DISTANCES + 1]
 
 
 def _make_plan(
-    survey: VectorSample,
+    sample: VectorSample,
     space: Space,
     threshold: float,
     mode: SearchMode,
-    needed: np.ndarray | None,
+    distances: np.ndarray | None,
 ) -> Plan:
-    sample = survey.vectors()
-    home = space.route(sample, 0)[0] if len(sample) else np.zeros(0, np.int64)
-    group = space.groups(
-        max(1, min(MIN_GROUPS, 10 * survey.rows // GROUP_ROWS), -(-survey.rows // GROUP_ROWS))
-    )
-    rows = np.bincount(group[home], minlength=int(group.max()) + 1) * (
-        survey.rows / max(1, len(home))
-    )
+    vectors = sample.vectors()
+    home = space.route(vectors, 0)[0] if len(vectors) else np.zeros(0, np.int64)
+    many = -(-sample.rows // GROUP_ROWS)
+    group = space.groups(max(1, min(MIN_GROUPS, 10 * sample.rows // GROUP_ROWS), many))
+    share = sample.rows / max(1, len(home))
+    rows = np.bincount(group[home], minlength=int(group.max()) + 1) * share
     far = bisector_distance(threshold)
-    if mode.recall is not None and needed is not None and len(needed):
-        # one standard error above what is asked for, as the margin is a figure of a sample
-        share = mode.recall + np.sqrt(mode.recall * (1 - mode.recall) / len(needed))
-        far = min(far, float(needed[min(len(needed) - 1, int(np.ceil(share * len(needed))))]))
+    if mode.recall is not None and distances is not None and len(distances):
+        # one standard error above the recall asked for, as the distances are those of a sample
+        wanted = mode.recall + np.sqrt(mode.recall * (1 - mode.recall) / len(distances))
+        at = min(len(distances) - 1, int(np.ceil(wanted * len(distances))))
+        far = min(far, float(distances[at]))
     tile_rows = TILE_ROWS if len(group) == 1 else CELLS_TILE_ROWS
     tiles = np.maximum(1, np.ceil(rows / tile_rows)).astype(np.int64)
-    return Plan(space, group, tiles, far, mode.probes, survey.sample.slice(0, AUDITED))
+    return Plan(space, group, tiles, far, mode.probes, sample.sample.slice(0, AUDITED))
 
 
 def sample_frame(sample: Block) -> tuple[pl.DataFrame, np.ndarray]:
-    """What a sample's rows are known by, and their vectors, float32 (m, dim)."""
+    """Give the keys and scopes of a sample, and its vectors, float32 (m, dim)."""
     return frame_of([sample.without_columns([VECTOR])]), vector_matrix(sample.column(VECTOR))

@@ -1,54 +1,31 @@
-"""A stream learns which rows it has had lately: `vectors | DeduplicateStream(horizon=3600)`.
+"""Deduplicate a stream against rows seen within a horizon.
 
-rows --> Route --> (cell, rows), (other cells, copies) --> Judge --> rows with duplicate_of, score
-           |                                               |   ^
-           +------------------- rejects -------------------+   +-- state of a cell: new rows of the last `horizon` seconds
+rows --> Route --> (cell, rows), (other cells, replicas) --> Decide --> rows with duplicate_of,
+           |                                                 |   ^      score
+           +-------------------- rejects --------------------+   |
+                                                                 +-- state of a cell: new rows of
+                                                                     the last `horizon` seconds
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.timeutil import TimeDomain
-from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.timestamp import Timestamp
 
-from beam_gpte.core.columns import (
-    DEFECT,
-    DUPLICATE_OF,
-    EMBEDDING,
-    HOME,
-    ID,
-    SCORE,
-    TIMESTAMP,
-    VECTOR,
-)
+from beam_gpte.core.columns import DEFECT, DUPLICATE_OF, HOME, SCORE, TIMESTAMP, Columns
 from beam_gpte.core.errors import InputError
-from beam_gpte.dedup.stream_state import (
-    STORED_PIECES,
-    STORED_ROWS,
-    SWEEPS,
-    _by_length,
-    _earliest,
-    _latest,
-    _unit_vectors,
-    cells_of,
-    decide,
-    describe,
-    pack,
-    unexpired,
-)
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, BlockCoder
+from beam_gpte.dedup.stream_state import DecideRows, StreamSettings
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.rejects import (
-    NAMESPACE,
     REJECTS,
+    GoodAndRejects,
     RejectingTransform,
     merge_rejects,
     reject_outputs,
@@ -56,61 +33,86 @@ from beam_gpte.elements.rejects import (
 )
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.elements.vectors import vectors_with_defects
+from beam_gpte.embedding.ensure_vectors import unit_vectors
 from beam_gpte.shuffle.packing import split_rows
 from beam_gpte.shuffle.unique_ids import id_array
 
-STEP = "DeduplicateStream"
 MAX_CELLS = 1024
 MAX_HORIZON = 100 * 365 * 86_400  # seconds
 
 
-@dataclasses.dataclass(eq=False)
-class DeduplicateStream(RejectingTransform):
-    """Tell for each row whether a near one came within the last `horizon` seconds; the first one seen wins.
-
-    Takes rows or blocks, unbounded or bounded, in the global window, and gives the same kind back: all columns, and
-    `duplicate_of` (of the id's type, null where the row is new) and `score` (float32, null where it is new). A row is a
-    duplicate if a new row seen before it has a cosine of at least `threshold` to it and an event time less than `horizon`
-    seconds away, before or after; `duplicate_of` is the most similar of these, ties by event time, then by id. Rows of a
-    block are seen in its order. Duplicates are not remembered: what repeats for longer than the horizon is new once in each.
-
-    Guaranteed with `cells=1`, everything on one worker: the rule above, exactly, in the order of arrival, which is the
-    runner's and may differ in the next run. No two new rows are near within the horizon, every `duplicate_of` is new.
-    Except rows behind the watermark: a row is forgotten once the watermark is `horizon` past it, and late rows that
-    are near to it are new.
-
-    With `cells` > 1 rows are judged in parallel, by the cell they are in, among the new rows of that cell and copies of the
-    rows whose `probes` next cells it is. A copy counts only for rows after it by event time, then id. Rows that are near but
-    do not meet, or whose copy arrives too late, are both new: some duplicates are missed, never invented. `duplicate_of` may
-    be a row of another cell that turned out a duplicate itself, but leads on to a new row: a group never loses all its rows.
-    Measured on random pairs with a cosine of just 0.9, 16 cells find 92 % of them with 3 probes, 98 % with 7; nearer pairs
-    more. Cells are of unequal size where vectors are not centred.
-
-    State of a cell: 4 * dim bytes and the id for each new row (and copy of one) of the last 1.25 horizons; it is read for
-    every block that comes, so give it blocks rather than rows. A bounded collection has no watermark to forget by: all is
-    held, and the result is right.
-
-    Rows whose vector is null, not finite, zero or of another dimension than those before, and rows whose id is null, fail
-    the job or are set aside by `with_exception_handling()`. A row that is delivered twice is a duplicate of itself.
+@dataclasses.dataclass(frozen=True)
+class StreamCells:
+    """Divide a stream into cells that are compared in parallel.
 
     Attributes:
-      threshold: the least cosine of duplicates, above 0 and at most 1.
-      horizon: seconds of event time, above 0.
       cells: a power of two; the signs of that many products with random vectors make a cell.
-      probes: further cells a row is copied to: 0 to `cells - 1`; not used with one cell.
+      probes: further cells that a row is replicated to: 0 to `cells - 1`; not used with one cell.
       seed: of the random vectors.
-      former: for a stream that was stopped and goes on: gives blocks of ids, vectors and event times (`schemas.TIMESTAMP`)
-        that count as seen before all others, see `ledger.RecentRows`. Hashable; every worker process calls it once.
+    """
+
+    cells: int = 1
+    probes: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.cells <= MAX_CELLS and self.cells.bit_count() == 1):
+            raise InputError(f"cells is {self.cells}; use a power of two, at most {MAX_CELLS}")
+        if self.probes < 0 or (self.cells > 1 and self.probes >= self.cells):
+            raise InputError(
+                f"probes is {self.probes}; use 0 to {self.cells - 1}, fewer than the cells"
+            )
+
+
+@dataclasses.dataclass(eq=False)
+class DeduplicateStream(RejectingTransform):
+    """Mark each row of a stream that is near to a new row of the last `horizon` seconds.
+
+    Takes rows or blocks, unbounded or bounded, in the global window, and gives the same kind back:
+    all columns, and `duplicate_of` (of the id's type, null where the row is new) and `score`
+    (float32, null where it is new). A row is a duplicate if a new row seen before it has a cosine
+    of at least `threshold` to it and an event time less than `horizon` seconds away, before or
+    after; `duplicate_of` is the most similar of these, ties by event time, then by id. Rows of a
+    block are seen in its order. Duplicates are not remembered: a row that repeats for longer than
+    the horizon is new once in each.
+
+    Guaranteed with one cell, everything on one worker: the rule above, exactly, in the order of
+    arrival, which is the runner's and may differ in the next run. No two new rows are near within
+    the horizon, every `duplicate_of` is new. The exception are rows behind the watermark: a row is
+    forgotten once the watermark is `horizon` past it, and late rows that are near to it are new.
+
+    With several cells rows are decided in parallel, each in its own cell, among the new rows of
+    that cell and replicas of the rows that have it among their `probes` next cells. A replica
+    counts only for rows after it by event time, then id. Rows that are near but share no cell, or
+    whose replica arrives too late, are both new: some duplicates are missed, never invented.
+    `duplicate_of` may be a row of another cell that turned out to be a duplicate itself, but it
+    leads to a new row: a group never loses all its rows. Measured on random pairs with a cosine of
+    just 0.9, 16 cells find 92 % of them with 3 probes, 98 % with 7; nearer pairs more. Cells are of
+    unequal size where vectors are not centered.
+
+    State of a cell: 4 * dim bytes and the id for each new row (and replica of one) of the last 1.25
+    horizons; it is read for every block that comes, so give it blocks rather than rows. A bounded
+    collection has no watermark to forget by: all rows are held, and the result is right.
+
+    Rows whose vector is null, not finite, zero or of another dimension than those before, and rows
+    whose id is null, fail the job or are collected by `with_exception_handling()`. A row that is
+    delivered twice is a duplicate of itself.
+
+    Attributes:
+      threshold: minimum cosine of duplicates, above 0 and at most 1.
+      horizon: seconds of event time, above 0.
+      history: for a stream that was stopped and is resumed: gives blocks of ids, vectors and event
+        times (`core.columns.TIMESTAMP`) that count as seen before all others, see
+        `sources.committed_rows.RecentRows`. Hashable; every worker process calls it once.
+      cells: to decide rows in parallel.
+      columns: of the ids and the vectors.
     """
 
     threshold: float = 0.9
     horizon: float = 86_400.0
-    id_column: str = ID
-    embedding_column: str = EMBEDDING
-    cells: int = 1
-    probes: int = 3
-    seed: int = 0
     history: Callable[[], Iterable[Block]] | None = None
+    cells: StreamCells = dataclasses.field(default_factory=StreamCells)
+    columns: Columns = dataclasses.field(default_factory=Columns)
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -119,205 +121,132 @@ class DeduplicateStream(RejectingTransform):
             raise InputError(
                 f"horizon is {self.horizon}; use seconds, above 0 and at most {MAX_HORIZON}"
             )
-        if not (1 <= self.cells <= MAX_CELLS and self.cells.bit_count() == 1):
-            raise InputError(f"cells is {self.cells}; use a power of two, at most {MAX_CELLS}")
-        if self.probes < 0 or (self.cells > 1 and self.probes >= self.cells):
-            raise InputError(
-                f"probes is {self.probes}; use 0 to {self.cells - 1}, fewer than the cells"
-            )
 
     def expand(self, pcoll: beam.PCollection) -> Any:
+        """Give all rows; with exception handling, a tuple of the good ones and the rejects."""
         if not isinstance(pcoll.windowing.windowfn, GlobalWindows):
             raise InputError(
-                f"{STEP}: windows would cut the horizon; put beam.WindowInto(GlobalWindows()) before it"
+                f"{self.step}: windows would cut the horizon; put "
+                "beam.WindowInto(GlobalWindows()) before it"
             )
-        return over_blocks(
-            pcoll, self._decide, None, self.id_column, columns=(self.embedding_column,)
-        )
+        columns = self.columns
+        return over_blocks(pcoll, self._decide, None, columns.id, columns=(columns.embedding,))
 
     def _decide(self, blocks: beam.PCollection[Block]) -> Any:
-        route = _Route(
-            self.id_column, self.embedding_column, self.cells, self.probes, self.seed, self._isolate
+        settings = StreamSettings(
+            self.step, self.columns, self.threshold, round(self.horizon * 1e6), self._isolate
         )
-        decide = _Decide(
-            self.id_column,
-            self.embedding_column,
-            self.threshold,
-            self.horizon,
-            self._isolate,
-            self.history,
-        )
-        keyed, unfit = blocks | "Route" >> beam.ParDo(route).with_output_types(
+        route = beam.ParDo(_Route(settings, self.cells)).with_output_types(
             tuple[int, Block], rejects=Block
-        ).with_outputs(REJECTS, main="keyed")
-        decided, other_dim = keyed | "Judge" >> reject_outputs(beam.ParDo(decide))
-        return (decided, merge_rejects([unfit, other_dim])) if self._isolate else decided
+        )
+        decide = beam.ParDo(DecideRows(settings, self.history))
+        keyed, unfit = blocks | "Route" >> route.with_outputs(REJECTS, main="keyed")
+        decided, other_dim = keyed | "Decide" >> reject_outputs(decide)
+        if not self._isolate:
+            return decided
+        return GoodAndRejects(decided, merge_rejects([unfit, other_dim]))
 
 
-def split_duplicates(
-    decided: beam.PCollection[Block],
-) -> tuple[beam.PCollection[Block], beam.PCollection[Block]]:
-    """What `DeduplicateStream` gives for blocks, as two: new rows as they came; duplicates with `duplicate_of`, `score`."""
-    parts = decided | "Split" >> beam.FlatMap(_new_or_not).with_output_types(
-        Block, removed=Block
-    ).with_outputs("removed", main="new")
-    return parts.new, parts.removed
+class _Route(beam.DoFn):
+    """Give (cell, rows), and (cell, replicas): id and vector of rows with another home cell."""
+
+    def __init__(self, settings: StreamSettings, cells: StreamCells) -> None:
+        self._settings = settings
+        self._cells = cells
+
+    def process(self, block: Block) -> Iterator[Any]:
+        step, columns, isolate = self._settings.step, self._settings.columns, self._settings.isolate
+        for part in _split_by_length(block, columns.embedding):
+            try:
+                defects = self._defects(part)
+            except InputError as error:
+                raise step_error(step, str(error)) from error
+            rows = part.without_columns([DEFECT])
+            for good in split_rejects(rows, defects, step, isolate, columns.id):
+                if isinstance(good, TaggedOutput):
+                    yield good
+                elif good:
+                    yield from self._spread(good)
+
+    def _defects(self, block: Block) -> pa.Array:
+        columns = self._settings.columns
+        vectors, defects = vectors_with_defects(block, columns.embedding)
+        zero, no_id = pa.array(~vectors.any(axis=1)), pc.is_null(id_array(block, columns.id))
+        reasons = pc.case_when(
+            pc.make_struct(no_id, zero),
+            f"{columns.id} is null",
+            f"{columns.embedding} is zero and has no direction",
+            pa.scalar(None, pa.string()),
+        )
+        return pc.coalesce(defects, reasons)
+
+    def _spread(self, block: Block) -> Iterator[tuple[int, Block]]:
+        columns, settings = self._settings.columns, self._cells
+        if settings.cells == 1:
+            yield 0, block
+            return
+        vectors = unit_vectors(block, columns.embedding)
+        cells = cells_of(vectors, settings.cells, settings.probes, settings.seed)
+        yield from split_rows(block, cells[:, 0].tolist())
+        names = [columns.id, columns.embedding, TIMESTAMP]
+        replicas = Block(block.batch.select([name for name in names if name in block.schema.names]))
+        away = pa.array([False] * len(block))
+        replicas = replicas.with_column(pa.field(HOME, pa.bool_()), away)
+        for i in range(1, cells.shape[1]):
+            yield from split_rows(replicas, cells[:, i].tolist())
+
+
+def cells_of(vectors: np.ndarray, cells: int, probes: int, seed: int) -> np.ndarray:
+    """Find the cell of each vector and those nearest to it, int64 (n, 1 + probes).
+
+    The signs of products with random vectors make a cell; near cells are those where the products
+    of the wrong sign have the smallest sum of squares (Lv, Josephson, Wang, Charikar and Li,
+    "Multi-probe LSH", VLDB 2007).
+    """
+    bits = cells.bit_length() - 1
+    planes = np.random.default_rng(seed).standard_normal((vectors.shape[1], bits))
+    products = vectors.astype(np.float64) @ planes
+    home = (products > 0) @ (1 << np.arange(bits))
+    flips = np.arange(cells)
+    flipped = (flips[:, None] >> np.arange(bits)) & 1
+    order = np.argsort(products**2 @ flipped.T, axis=1, kind="stable")[:, : 1 + probes]
+    return home[:, None] ^ flips[order]
+
+
+def _split_by_length(block: Block, column: str) -> Iterator[Block]:
+    """Split the rows of a block by the length of their vectors; columns of other types pass."""
+    if column not in block.schema.names or not pa.types.is_list(block.column(column).type):
+        yield block
+        return
+    lengths = pc.list_value_length(block.column(column))
+    known = pc.unique(lengths.drop_null())
+    if len(known) < 2:
+        yield block
+        return
+    lengths = pc.fill_null(lengths, known[0])
+    for length in known:
+        yield block.filter(pc.equal(lengths, length))
+
+
+class NewAndRemoved(NamedTuple):
+    """Hold new rows as they came, and duplicates with `duplicate_of` and `score`."""
+
+    new: beam.PCollection[Block]
+    removed: beam.PCollection[Block]
+
+
+def split_duplicates(decided: beam.PCollection[Block]) -> NewAndRemoved:
+    """Split the blocks that `DeduplicateStream` gives into new rows and duplicates."""
+    split = beam.FlatMap(_new_or_not).with_output_types(Block, removed=Block)
+    parts = decided | "Split" >> split.with_outputs("removed", main="new")
+    return NewAndRemoved(parts.new, parts.removed)
 
 
 def _new_or_not(block: Block) -> Iterator[Any]:
     new = pc.is_null(block.column(DUPLICATE_OF))
-    kept, removed = (
-        block.filter(new).without_columns([DUPLICATE_OF, SCORE]),
-        block.filter(pc.invert(new)),
-    )
+    kept = block.filter(new).without_columns([DUPLICATE_OF, SCORE])
+    removed = block.filter(pc.invert(new))
     if kept:
         yield kept
     if removed:
         yield TaggedOutput("removed", removed)
-
-
-class _Route(beam.DoFn):
-    """Gives (cell, rows), and (cell, copies): id and vector of rows that are at home elsewhere."""
-
-    def __init__(
-        self, id_column: str, column: str, cells: int, probes: int, seed: int, isolate: bool
-    ) -> None:
-        self._id_column = id_column
-        self._column = column
-        self._cells = cells
-        self._probes = probes
-        self._seed = seed
-        self._isolate = isolate
-
-    def process(self, block: Block) -> Iterator[Any]:
-        for part in _by_length(block, self._column):
-            defects = self._defects(part)
-            good = split_rejects(
-                part.without_columns([DEFECT]), defects, STEP, self._isolate, self._id_column
-            )
-            for rows in good:
-                if isinstance(rows, TaggedOutput):
-                    yield rows
-                elif rows:
-                    yield from self._spread(rows)
-
-    def _defects(self, block: Block) -> pa.Array:
-        vectors, defects = vectors_with_defects(block, self._column)
-        zero, no_id = pa.array(~vectors.any(axis=1)), pc.is_null(id_array(block, self._id_column))
-        why = pc.case_when(
-            pc.make_struct(no_id, zero),
-            f"{self._id_column} is null",
-            f"{self._column} is zero and has no direction",
-            pa.scalar(None, pa.string()),
-        )
-        return pc.coalesce(defects, why)
-
-    def _spread(self, block: Block) -> Iterator[tuple[int, Block]]:
-        if self._cells == 1:
-            yield 0, block
-            return
-        cells = cells_of(_unit_vectors(block, self._column), self._cells, self._probes, self._seed)
-        yield from split_rows(block, cells[:, 0].tolist())
-        named = [
-            name
-            for name in (self._id_column, self._column, TIMESTAMP)
-            if name in block.schema.names
-        ]
-        slim = Block(block.batch.select(named)).with_column(
-            pa.field(HOME, pa.bool_()), pa.array([False] * len(block))
-        )
-        for i in range(1, cells.shape[1]):
-            yield from split_rows(slim, cells[:, i].tolist())
-
-
-class _Decide(beam.DoFn):
-    """Remembers a cell's new rows, and new copies; forgets them by a timer of event time, pending while there are any."""
-
-    FORGET = TimerSpec("forget", TimeDomain.WATERMARK)
-    _SEEN = beam.DoFn.StateParam(BagStateSpec("seen", BlockCoder()))
-    _FORGET = beam.DoFn.TimerParam(FORGET)
-
-    def __init__(
-        self,
-        id_column: str,
-        column: str,
-        threshold: float,
-        horizon: float,
-        isolate: bool,
-        history: Callable[[], Iterable[Block]] | None = None,
-    ) -> None:
-        self._id_column = id_column
-        self._column = column
-        self._threshold = threshold
-        self._horizon = round(horizon * 1e6)
-        self._isolate = isolate
-        self._history = history
-
-    def process(
-        self,
-        element: tuple[int, Block],
-        timestamp: Any = beam.DoFn.TimestampParam,
-        seen: Any = _SEEN,
-        forget: Any = _FORGET,
-    ) -> Iterator[Any]:
-        pieces = list(seen.read())
-        stored = len(pieces)
-        for start in range(0, len(element[1]), ROWS_PER_BLOCK):
-            block = element[1].slice(start, ROWS_PER_BLOCK)
-            rows = describe(block, self._id_column, self._column, timestamp.micros)
-            before = [*self._remembered(rows), *pieces]
-            if before and before[0].schema.field(VECTOR).type != rows.schema.field(VECTOR).type:
-                yield from self._refuse(block, before[0])
-                continue
-            new, duplicate_of, scores = decide(rows, before, self._threshold, self._horizon)
-            if HOME not in block.schema.names:
-                Metrics.counter(NAMESPACE, "new").inc(int(new.sum()))
-                Metrics.counter(NAMESPACE, "duplicates").inc(int((~new).sum()))
-                kind = pa.field(DUPLICATE_OF, block.schema.field(self._id_column).type)
-                told = block.with_column(kind, duplicate_of.cast(kind.type, safe=False))
-                yield told.with_column(pa.field(SCORE, pa.float32()), scores)
-            if new.any():
-                pieces.append(rows.filter(pa.array(new)))
-        if stored == 0 and pieces:
-            forget.set(Timestamp(micros=_earliest(pieces) + self._horizon))
-        if len(pieces) > STORED_PIECES + sum(map(len, pieces)) // STORED_ROWS:
-            seen.clear()
-            pieces, stored = pack(pieces), 0
-        for piece in pieces[stored:]:
-            seen.add(piece)
-
-    @on_timer(FORGET)
-    def forget(
-        self,
-        timestamp: Any = beam.DoFn.TimestampParam,
-        seen: Any = _SEEN,
-        forget: Any = _FORGET,
-    ) -> None:
-        pieces = list(seen.read())
-        live = unexpired(pieces, timestamp.micros - self._horizon)
-        seen.clear()
-        for piece in live:
-            seen.add(piece)
-        Metrics.counter(NAMESPACE, "forgotten").inc(sum(map(len, pieces)) - sum(map(len, live)))
-        if live:  # not for each row that expires: the whole state is written each time
-            due = max(_earliest(live) + self._horizon, timestamp.micros + self._horizon // SWEEPS)
-            forget.set(Timestamp(micros=due))
-
-    def _remembered(self, rows: Block) -> list[Block]:
-        if self._history is None:
-            return []
-        pieces = _described(self._history, self._id_column, self._column)
-        return [piece for piece in pieces if _latest(piece) + self._horizon > _earliest([rows])]
-
-    def _refuse(self, block: Block, history: Block) -> Iterator[Any]:
-        dims = f"{history.schema.field(VECTOR).type.list_size} dimensions"
-        reason = f"{self._column} is of another dimension: the rows before have {dims}"
-        reasons = pa.array([reason] * len(block), pa.string())
-        if HOME not in block.schema.names:
-            parts = split_rejects(block, reasons, STEP, self._isolate, self._id_column)
-            yield from (part for part in parts if isinstance(part, TaggedOutput))
-
-
-@functools.lru_cache(maxsize=2)  # by process: a local runner makes a DoFn anew for every bundle
-def _described(history: Callable[[], Iterable[Block]], id_column: str, column: str) -> list[Block]:
-    return pack([describe(block, id_column, column, 0) for block in history()])

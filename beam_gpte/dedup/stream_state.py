@@ -1,137 +1,265 @@
-"""Compare rows of a stream with remembered ones, and keep the state of a `DeduplicateStream` small."""
+"""Decide the rows of one cell of a stream, and remember its new rows until the horizon has passed.
 
-from collections.abc import Iterable, Iterator
+(cell, rows) --> DecideRows: describe --> decide, by the rows in the state --> rows
+                                |                     |    ^
+                                +--> new rows --------+--> state, packed and forgotten by a timer
+"""
 
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
+from apache_beam.utils.timestamp import Timestamp
 
-from beam_gpte.core.columns import HOME, ID, SCORE, TIMESTAMP, VECTOR
+from beam_gpte.core.columns import DUPLICATE_OF, HOME, ID, SCORE, TIMESTAMP, VECTOR, Columns
 from beam_gpte.core.dedup.grouping import KEPT, REMOVED, UNDECIDED, removed_by_leaders
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
-from beam_gpte.elements.block import Block
-from beam_gpte.elements.vectors import vectors_with_defects
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, BlockCoder
+from beam_gpte.elements.rejects import NAMESPACE, split_rejects
+from beam_gpte.embedding.ensure_vectors import unit_vectors
 from beam_gpte.shuffle.unique_ids import id_array
 
-MAX_MICROS = (
-    1 << 61
-)  # microseconds, 73,000 years: differences of times within it fit int64, and Beam's bounds do not
+# Microseconds, 73,000 years: differences of times within it fit int64, Beam's bounds do not.
+MAX_MICROS = 1 << 61
 PRODUCT_SLACK = 1e-5  # fp32 products of unit vectors in a GEMM
-EQUAL_SLACK = 2e-7  # a unit vector in fp32 is shorter than 1 by this at most: equal vectors match at a threshold of 1
+# A unit vector in fp32 is shorter than 1 by at most this: equal vectors match at a threshold of 1.
+EQUAL_SLACK = 2e-7
 STORED_ROWS = 16_384  # of a block of state: 25 MB of 384 dimensions
 STORED_PIECES = 64  # small blocks of state, before they are packed
+SWEEPS = 4  # maximum number of sweeps of the state in one horizon
+
+History = Callable[[], Iterable[Block]]  # blocks of ids, vectors and event times
 
 
-SWEEPS = 4  # of the state, in one horizon, at most
+@dataclasses.dataclass(frozen=True)
+class StreamSettings:
+    """Configure the decisions on a stream.
+
+    Attributes:
+      step: the transform that the user wrote.
+      columns: of the ids and the vectors.
+      threshold: minimum cosine of duplicates.
+      horizon: microseconds.
+      isolate: collect bad rows, instead of failing.
+    """
+
+    step: str
+    columns: Columns
+    threshold: float
+    horizon: int
+    isolate: bool
 
 
-def describe(block: Block, id_column: str, column: str, micros: int) -> Block:
-    """What is compared and remembered of a block's rows: `ID`, `VECTOR`, `TIMESTAMP`, `HOME`."""
+class DecideRows(beam.DoFn):
+    """Decide the rows of a cell, and remember new rows, and new replicas.
+
+    A timer of event time, pending while any are remembered, forgets them.
+
+    Args:
+      settings: of the decisions.
+      history: rows that count as seen before all others; None for none.
+    """
+
+    FORGET = TimerSpec("forget", TimeDomain.WATERMARK)
+    _SEEN = beam.DoFn.StateParam(BagStateSpec("seen", BlockCoder()))
+    _FORGET = beam.DoFn.TimerParam(FORGET)
+
+    def __init__(self, settings: StreamSettings, history: History | None = None) -> None:
+        self._settings = settings
+        self._history = history
+
+    def process(
+        self,
+        element: tuple[int, Block],
+        timestamp: Any = beam.DoFn.TimestampParam,
+        seen: Any = _SEEN,
+        forget: Any = _FORGET,
+    ) -> Iterator[Any]:
+        """Decide the rows of a block, one after the other."""
+        settings, pieces = self._settings, list(seen.read())
+        stored = len(pieces)
+        for start in range(0, len(element[1]), ROWS_PER_BLOCK):
+            block = element[1].slice(start, ROWS_PER_BLOCK)
+            rows = describe(block, settings.columns, timestamp.micros)
+            before = [*self._remembered(rows), *pieces]
+            if before and before[0].schema.field(VECTOR).type != rows.schema.field(VECTOR).type:
+                yield from self._reject(block, before[0])
+                continue
+            decisions = decide(rows, before, settings.threshold, settings.horizon)
+            if HOME not in block.schema.names:
+                yield self._decided(block, decisions)
+            if decisions.new.any():
+                pieces.append(rows.filter(pa.array(decisions.new)))
+        if stored == 0 and pieces:
+            forget.set(Timestamp(micros=_earliest(pieces) + settings.horizon))
+        if len(pieces) > STORED_PIECES + sum(map(len, pieces)) // STORED_ROWS:
+            seen.clear()
+            pieces, stored = pack(pieces), 0
+        for piece in pieces[stored:]:
+            seen.add(piece)
+
+    @on_timer(FORGET)
+    def forget(
+        self,
+        timestamp: Any = beam.DoFn.TimestampParam,
+        seen: Any = _SEEN,
+        forget: Any = _FORGET,
+    ) -> None:
+        """Forget the rows that no row after the watermark can be near to."""
+        horizon, pieces = self._settings.horizon, list(seen.read())
+        live = unexpired(pieces, timestamp.micros - horizon)
+        seen.clear()
+        for piece in live:
+            seen.add(piece)
+        Metrics.counter(NAMESPACE, "forgotten").inc(sum(map(len, pieces)) - sum(map(len, live)))
+        if live:  # not for each row that expires: the whole state is written each time
+            due = max(_earliest(live) + horizon, timestamp.micros + horizon // SWEEPS)
+            forget.set(Timestamp(micros=due))
+
+    def _remembered(self, rows: Block) -> list[Block]:
+        if self._history is None:
+            return []
+        pieces = _described(self._history, self._settings.columns)
+        first = _earliest([rows])
+        return [piece for piece in pieces if _latest(piece) + self._settings.horizon > first]
+
+    def _decided(self, block: Block, decisions: "Decisions") -> Block:
+        Metrics.counter(NAMESPACE, "new").inc(int(decisions.new.sum()))
+        Metrics.counter(NAMESPACE, "duplicates").inc(int((~decisions.new).sum()))
+        kind = pa.field(DUPLICATE_OF, block.schema.field(self._settings.columns.id).type)
+        block = block.with_column(kind, decisions.duplicate_of.cast(kind.type, safe=False))
+        return block.with_column(pa.field(SCORE, pa.float32()), decisions.score)
+
+    def _reject(self, block: Block, before: Block) -> Iterator[Any]:
+        settings = self._settings
+        dims = f"{before.schema.field(VECTOR).type.list_size} dimensions"
+        name = settings.columns.embedding
+        reason = f"{name} is of another dimension: the rows before have {dims}"
+        reasons = pa.array([reason] * len(block), pa.string())
+        if HOME not in block.schema.names:
+            step, id_column = settings.step, settings.columns.id
+            parts = split_rejects(block, reasons, step, settings.isolate, id_column)
+            yield from (part for part in parts if isinstance(part, TaggedOutput))
+
+
+@functools.lru_cache(maxsize=2)  # by process: a local runner makes a DoFn anew for every bundle
+def _described(history: History, columns: Columns) -> list[Block]:
+    return pack([describe(block, columns, 0) for block in history()])
+
+
+def describe(block: Block, columns: Columns, micros: int) -> Block:
+    """Reduce rows to what is compared and remembered: `ID`, `VECTOR`, `TIMESTAMP`, `HOME`.
+
+    Args:
+      block: rows; replicas have a column `HOME`.
+      columns: of the ids and the vectors.
+      micros: event time of rows without a column `TIMESTAMP`, in microseconds.
+    """
     times = np.full(len(block), micros, np.int64)
     if TIMESTAMP in block.schema.names:
         times = block.column(TIMESTAMP).to_numpy()
     return Block.from_pydict(
         {
-            ID: id_array(block, id_column),
-            VECTOR: vectors_to_arrow(_unit_vectors(block, column)),
+            ID: id_array(block, columns.id),
+            VECTOR: vectors_to_arrow(unit_vectors(block, columns.embedding)),
             TIMESTAMP: pa.array(times.clip(-MAX_MICROS, MAX_MICROS)),
             HOME: pa.array([HOME not in block.schema.names] * len(block)),
         }
     )
 
 
-def decide(
-    rows: Block, seen: Iterable[Block], threshold: float, horizon: int
-) -> tuple[np.ndarray, pa.Array, pa.Array]:
-    """Which of `rows` are new, one after the other; all blocks as `describe` gives them.
+class Decisions(NamedTuple):
+    """Hold what `decide` finds of rows.
+
+    Attributes:
+      new: bool (n,), whether each row is new.
+      duplicate_of: an id, null where the row is new.
+      score: float32, null where the row is new.
+    """
+
+    new: np.ndarray
+    duplicate_of: pa.Array
+    score: pa.Array
+
+
+def decide(rows: Block, seen: Iterable[Block], threshold: float, horizon: int) -> Decisions:
+    """Decide which rows are new, one after the other.
 
     Args:
-      seen: blocks of new rows that came before, none of them near to another.
+      rows: as `describe` gives them.
+      seen: blocks of new rows that came before, as `describe` gives them; none near to another.
+      threshold: minimum cosine of duplicates.
       horizon: microseconds.
-
-    Returns:
-      bool (n,), whether each is new; its `duplicate_of` and `score`, null where it is.
 
     Raises:
       InputError: ids are strings in some blocks and integers in others.
     """
-    within, *history = [
-        _near(rows, rows, threshold, horizon, True),
-        *(_near(rows, p, threshold, horizon) for p in _few(seen)),
-    ]
-    found = [matches for matches in history if matches is not None]
+    within = _near(rows, rows, threshold, horizon, True)
+    matches = [_near(rows, piece, threshold, horizon) for piece in _few(seen)]
+    found = [near for near in matches if near is not None]
     status = np.full(len(rows), KEPT, np.int8)
     if within is not None:
         status[within["row"].to_numpy()] = UNDECIDED
-    for matches in found:
-        status[matches["row"].to_numpy()] = REMOVED
+    for near in found:
+        status[near["row"].to_numpy()] = REMOVED
     if within is not None:
         status = removed_by_leaders(within["other"].to_numpy(), within["row"].to_numpy(), status)
         found.append(within.filter(pl.Series(status == KEPT).gather(within["other"])))
     if not found:
-        return (
-            status == KEPT,
-            pa.nulls(len(rows), rows.schema.field(ID).type),
-            pa.nulls(len(rows), pa.float32()),
-        )
-    matches = pl.concat(found)
-    best = matches.sort("row", SCORE, TIMESTAMP, ID, descending=[False, True, False, False]).unique(
-        "row", keep="first"
+        no_ids = pa.nulls(len(rows), rows.schema.field(ID).type)
+        return Decisions(status == KEPT, no_ids, pa.nulls(len(rows), pa.float32()))
+    ordered = pl.concat(found).sort(
+        "row", SCORE, TIMESTAMP, ID, descending=[False, True, False, False]
     )
-    told = pl.DataFrame({"row": np.arange(len(rows))}).join(
-        best, on="row", how="left", maintain_order="left"
-    )
-    return status == KEPT, told[ID].to_arrow(), told[SCORE].to_arrow()
+    best = ordered.unique("row", keep="first")
+    every = pl.DataFrame({"row": np.arange(len(rows))})
+    matched = every.join(best, on="row", how="left", maintain_order="left")
+    return Decisions(status == KEPT, matched[ID].to_arrow(), matched[SCORE].to_arrow())
 
 
 def unexpired(pieces: Iterable[Block], since: int) -> list[Block]:
-    """The rows with event times after `since`, in microseconds, packed."""
+    """Keep the rows with event times after `since`, in microseconds, packed."""
     return pack([piece.filter(pc.greater(piece.column(TIMESTAMP), since)) for piece in pieces])
 
 
 def pack(pieces: list[Block]) -> list[Block]:
-    """The same rows, in few blocks."""
+    """Put the rows into few blocks."""
     if not pieces:
         return []
-    whole = Block.concat(pieces)
-    return [whole.slice(start, STORED_ROWS) for start in range(0, len(whole), STORED_ROWS)]
+    rows = Block.concat(pieces)
+    return [rows.slice(start, STORED_ROWS) for start in range(0, len(rows), STORED_ROWS)]
 
 
 def _few(pieces: Iterable[Block]) -> list[Block]:
-    """The same rows; what is small is put together, since a comparison costs a millisecond however small it is."""
-    whole, least = list(pieces), STORED_ROWS // STORED_PIECES
-    return [p for p in whole if len(p) >= least] + pack([p for p in whole if len(p) < least])
-
-
-def cells_of(vectors: np.ndarray, cells: int, probes: int, seed: int) -> np.ndarray:
-    """int64 (n, 1 + probes): the cell of each vector and those nearest to it.
-
-    Cells are told by signs of products with random vectors; near ones are those where the products of the wrong sign have
-    the smallest sum of squares (Lv, Josephson, Wang, Charikar and Li, "Multi-probe LSH", VLDB 2007).
-    """
-    bits = cells.bit_length() - 1
-    planes = np.random.default_rng(seed).standard_normal((vectors.shape[1], bits))
-    products = vectors.astype(np.float64) @ planes
-    home = (products > 0) @ (1 << np.arange(bits))
-    flips = np.arange(cells)
-    flipped = (flips[:, None] >> np.arange(bits)) & 1
-    order = np.argsort(products**2 @ flipped.T, axis=1, kind="stable")[:, : 1 + probes]
-    return home[:, None] ^ flips[order]
+    """Pack the small pieces: a comparison takes a millisecond, however small it is."""
+    whole, min_rows = list(pieces), STORED_ROWS // STORED_PIECES
+    return [p for p in whole if len(p) >= min_rows] + pack([p for p in whole if len(p) < min_rows])
 
 
 def _near(
     rows: Block, piece: Block, threshold: float, horizon: int, within: bool = False
 ) -> pl.DataFrame | None:
-    """Pairs of `row` in rows and `other` in piece that may make the row a duplicate; the other's id and time, the score.
+    """Find pairs of a `row` of rows and an `other` of piece that may make the row a duplicate.
 
-    Within one block only those of an `other` that stands before its row; None if there are no candidates.
+    Gives a frame of `row`, `other`, the other's id and time, and the score; None if there are no
+    candidates. Within one block the other stands before its row.
     """
     if rows.schema.field(ID).type != piece.schema.field(ID).type:
         raise InputError(
-            "DeduplicateStream: ids are strings in some blocks and integers in others; convert these"
+            "DeduplicateStream: ids are strings in some blocks and integers in others; convert "
+            "them to one type"
         )
     a, b = vector_matrix(rows.column(VECTOR)), vector_matrix(piece.column(VECTOR))
     times, other_times = rows.column(TIMESTAMP).to_numpy(), piece.column(TIMESTAMP).to_numpy()
@@ -142,47 +270,18 @@ def _near(
     at, other = at[wanted], other[wanted]
     if len(at) == 0:
         return None
-    starts = range(0, len(at), PAIRS_AT_ONCE)
-    scores = [
-        cosines(a[at[i : i + PAIRS_AT_ONCE]], b[other[i : i + PAIRS_AT_ONCE]]) for i in starts
-    ]
-    history, own = (
-        pl.DataFrame(piece.batch.take(pa.array(other))),
-        pl.DataFrame(rows.batch.take(pa.array(at))),
-    )
-    pairs = pl.DataFrame({"row": at, "other": other}).with_columns(
-        history[ID],
-        history[TIMESTAMP],
-        pl.Series(SCORE, np.minimum(np.concatenate(scores), 1)),
-    )
-    earlier = (history[TIMESTAMP] < own[TIMESTAMP]) | (
-        (history[TIMESTAMP] == own[TIMESTAMP]) & (history[ID] < own[ID])
-    )
-    counts = (
-        history[HOME] & own[HOME]
-    ) | earlier  # else two rows could each be the other's duplicate, and both be lost
-    return pairs.filter(counts & (pairs[SCORE] >= np.float32(threshold) - np.float32(EQUAL_SLACK)))
-
-
-def _by_length(block: Block, column: str) -> Iterator[Block]:
-    """The rows of a block, those with vectors of one length at a time; what is no list is left to `read_vectors`."""
-    if column not in block.schema.names or not pa.types.is_list(block.column(column).type):
-        yield block
-        return
-    lengths = pc.list_value_length(block.column(column))
-    known = pc.unique(lengths.drop_null())
-    if len(known) < 2:
-        yield block
-        return
-    lengths = pc.fill_null(lengths, known[0])
-    for length in known:
-        yield block.filter(pc.equal(lengths, length))
-
-
-def _unit_vectors(block: Block, column: str) -> np.ndarray:
-    """float32 (n, dim), of rows that have a vector."""
-    vectors = vectors_with_defects(block, column)[0].astype(np.float64)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    parts = (slice(i, i + PAIRS_AT_ONCE) for i in range(0, len(at), PAIRS_AT_ONCE))
+    scores = np.concatenate([cosines(a[at[part]], b[other[part]]) for part in parts])
+    before = pl.DataFrame(piece.batch.take(pa.array(other)))
+    now = pl.DataFrame(rows.batch.take(pa.array(at)))
+    score = pl.Series(SCORE, np.minimum(scores, 1))
+    pairs = pl.DataFrame({"row": at, "other": other})
+    pairs = pairs.with_columns(before[ID], before[TIMESTAMP], score)
+    same_time = before[TIMESTAMP] == now[TIMESTAMP]
+    earlier = (before[TIMESTAMP] < now[TIMESTAMP]) | (same_time & (before[ID] < now[ID]))
+    # else two rows could each be the other's duplicate, and both be lost
+    counts = (before[HOME] & now[HOME]) | earlier
+    return pairs.filter(counts & (score >= np.float32(threshold) - np.float32(EQUAL_SLACK)))
 
 
 def _earliest(pieces: Iterable[Block]) -> int:

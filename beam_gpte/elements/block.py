@@ -1,8 +1,8 @@
-"""The element: a corpus is a PCollection of `Block`, and a block is one Arrow record batch.
+"""Define the element: a corpus is a PCollection of `Block`, and a block is one Arrow record batch.
 
-A class of our own around `pyarrow.RecordBatch` exists for two reasons only: Beam attaches a coder to a class (Arrow IPC,
-see `BlockCoder`), and a pickled slice of a record batch would carry the whole parent along (1.6 MB for one row of 1,024),
-so pickling has to go through IPC too.
+A class around `pyarrow.RecordBatch` exists for two reasons only: Beam attaches a coder to a class
+(Arrow IPC, see `BlockCoder`), and a pickled slice of a record batch would carry its whole parent
+along (1.6 MB for one row of 1,024), so pickling has to go through IPC too.
 """
 
 from collections.abc import Iterable
@@ -10,16 +10,15 @@ from collections.abc import Iterable
 import apache_beam as beam
 import pyarrow as pa
 
-ROWS_PER_BLOCK = (
-    256  # 400 KB of float32[384]; blocks pay from 16 rows on, and progress is seen by blocks
-)
+# 400 KB of float32[384]; blocks pay off from 16 rows on, and progress is reported by block
+ROWS_PER_BLOCK = 256
 
 
 class Block:
-    """Rows of a corpus: a thin wrapper of one `pyarrow.RecordBatch`.
+    """Hold rows of a corpus: a thin wrapper around one `pyarrow.RecordBatch`.
 
-    Columns are the user's own plus, after embedding, a `FixedSizeList<float32>[dim]`. Nothing else is added: which column
-    holds the id and which the text is an argument of each transform (`id_column`, `text_column`).
+    The columns are the user's and, after embedding, a `FixedSizeList<float32>[dim]`. Nothing else
+    is added: which column holds the ids and which the texts is an argument of each transform.
     """
 
     __slots__ = ("batch",)
@@ -31,11 +30,12 @@ class Block:
     def from_pydict(
         cls, columns: dict[str, list | pa.Array], schema: pa.Schema | None = None
     ) -> "Block":
+        """Make a block of columns, lists or arrays, by name."""
         return cls(pa.RecordBatch.from_pydict(columns, schema=schema))
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Block":
-        """One block with all rows of `table`.
+        """Make one block of all rows of `table`.
 
         Raises:
           ValueError: a column is too large for one Arrow array (2 GiB of text).
@@ -43,17 +43,19 @@ class Block:
         batches = table.combine_chunks().to_batches()
         if len(batches) > 1:
             raise ValueError(
-                f"a table of {table.num_rows} rows and {table.nbytes} bytes is too large for one block; split it"
+                f"a table of {table.num_rows} rows and {table.nbytes} bytes is too large "
+                "for one block; split it"
             )
         return cls(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema))
 
     @classmethod
     def concat(cls, blocks: Iterable["Block"]) -> "Block":
-        """All rows of `blocks`, in order; the schemas must agree."""
+        """Make one block of all rows of `blocks`, in order; the schemas must agree."""
         return cls.from_table(pa.Table.from_batches([block.batch for block in blocks]))
 
     @property
     def schema(self) -> pa.Schema:
+        """The names, types and metadata of the columns."""
         return self.batch.schema
 
     def __len__(self) -> int:
@@ -63,28 +65,31 @@ class Block:
         return self.batch.num_rows > 0
 
     def column(self, name: str) -> pa.Array:
+        """Return one column."""
         return self.batch.column(name)
 
     def slice(self, start: int, length: int | None = None) -> "Block":
-        """Rows from `start` on, without a copy."""
+        """Return the rows from `start` on, without a copy."""
         return Block(self.batch.slice(start, length))
 
     def filter(self, mask: pa.Array) -> "Block":
+        """Return the rows where `mask`, booleans, is true."""
         return Block(self.batch.filter(mask))
 
     def with_column(self, field: pa.Field, values: pa.Array) -> "Block":
-        """This block with one more column, or with the column of that name replaced in place."""
+        """Return this block with one more column, or the column of that name replaced in place."""
         position = self.schema.get_field_index(field.name)
         if position < 0:
             return Block(self.batch.append_column(field, values))
         return Block(self.batch.set_column(position, field, values))
 
     def without_columns(self, names: Iterable[str]) -> "Block":
+        """Return this block without those of `names` that it has."""
         present = [name for name in names if name in self.schema.names]
         return Block(self.batch.drop_columns(present)) if present else self
 
     def to_ipc(self) -> bytes:
-        """The rows as an Arrow IPC stream: schema with metadata, then one batch, slices cut to size."""
+        """Write an Arrow IPC stream: the schema with metadata, then one batch, cut to the slice."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.schema) as writer:
             writer.write_batch(self.batch)
@@ -92,6 +97,7 @@ class Block:
 
     @classmethod
     def from_ipc(cls, data: bytes) -> "Block":
+        """Read what `to_ipc` wrote."""
         with pa.ipc.open_stream(data) as reader:
             return cls(reader.read_next_batch())
 
@@ -109,18 +115,25 @@ class Block:
 
 
 class BlockCoder(beam.coders.Coder):
-    """Blocks as Arrow IPC streams: 8 us per float32[384] vector, where a dict with a numpy array costs 30."""
+    """Encode blocks as Arrow IPC streams.
+
+    That takes 8 us per float32[384] vector, where a dict with a numpy array takes 30.
+    """
 
     def encode(self, value: Block) -> bytes:
+        """Write a block."""
         return value.to_ipc()
 
     def decode(self, encoded: bytes) -> Block:
+        """Read a block."""
         return Block.from_ipc(encoded)
 
     def is_deterministic(self) -> bool:
+        """Return True: equal blocks have equal bytes."""
         return True
 
     def to_type_hint(self) -> type:
+        """Return the type that the coder is registered for."""
         return Block
 
     def __eq__(self, other: object) -> bool:

@@ -9,12 +9,13 @@ import pyarrow.compute as pc
 
 from beam_gpte.core.columns import DEFECT, ROW, TEXT
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.arrow_values import is_string, is_utf8
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import split_rejects
 
 
 class CheckTexts(beam.DoFn):
-    """Separates the rows without a usable text or id, as `step`; a column `absent` must not be there."""
+    """Separate the rows without a usable text or id, before a step that embeds or cuts texts."""
 
     def __init__(
         self,
@@ -24,6 +25,15 @@ class CheckTexts(beam.DoFn):
         isolate: bool,
         absent: str | None = None,
     ) -> None:
+        """Configure the check.
+
+        Args:
+          step: the transform that the user wrote.
+          text_column: has to be there.
+          id_column: has to have no nulls, if a block has it; None for no ids.
+          isolate: False raises for the first bad row.
+          absent: the embedding column to be added; must not be there.
+        """
         self._step = step
         self._text_column = text_column
         self._id_column = id_column
@@ -31,32 +41,35 @@ class CheckTexts(beam.DoFn):
         self._absent = absent
 
     def process(self, block: Block) -> Iterator[Any]:
-        names = block.schema.names
-        if self._text_column not in names:
+        """Yield good rows, then, tagged, bad ones.
+
+        Raises:
+          InputError: the text column is missing, or the column to be added is there.
+        """
+        check_columns(block, (self._text_column,), self._step)
+        if self._absent in block.schema.names:
             raise InputError(
-                f"{self._step}: no column {self._text_column!r} among {', '.join(names)}; name one by text_column"
+                f"{self._step}: a column {self._absent!r} is there already; "
+                "name another by embedding_column"
             )
-        if self._absent in names:
-            raise InputError(
-                f"{self._step}: a column {self._absent!r} is there already; name another by embedding_column"
-            )
-        defects = text_defects(block.column(self._text_column), self._text_column)
-        if self._id_column is not None and self._id_column in names and ROW not in names:
-            null = pc.if_else(
-                pc.is_null(block.column(self._id_column)), f"{self._id_column} is null", None
-            )
-            defects = pc.coalesce(null, defects)
-        if DEFECT in names:
-            defects = pc.coalesce(block.column(DEFECT), defects)
-            block = block.without_columns([DEFECT])
-        for part in split_rejects(block, defects, self._step, self._isolate, self._id_column):
+        defects = self._defects(block)
+        rows = block.without_columns([DEFECT])
+        for part in split_rejects(rows, defects, self._step, self._isolate, self._id_column):
             if isinstance(part, beam.pvalue.TaggedOutput):
                 part.value = _with_readable_text(part.value, self._text_column)
             yield part
 
+    def _defects(self, block: Block) -> pa.Array:
+        names, id_column = block.schema.names, self._id_column
+        defects = text_defects(block.column(self._text_column), self._text_column)
+        if id_column is not None and id_column in names and ROW not in names:
+            null_id = pc.if_else(pc.is_null(block.column(id_column)), f"{id_column} is null", None)
+            defects = pc.coalesce(null_id, defects)
+        return pc.coalesce(block.column(DEFECT), defects) if DEFECT in names else defects
+
 
 def text_defects(column: pa.Array, name: str = TEXT) -> pa.Array:
-    """Why each value is no text to embed: a string array, null where it is one."""
+    """Return why each value cannot be embedded: a string array, null where it can."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_null(column.type):
@@ -64,9 +77,7 @@ def text_defects(column: pa.Array, name: str = TEXT) -> pa.Array:
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         binary = column
-    elif (
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    ):
+    elif is_string(kind):
         binary = column.cast(pa.large_binary())
     else:
         return pc.if_else(pc.is_null(column), f"{name} is null", f"{name} is not a string: {kind}")
@@ -88,26 +99,17 @@ def text_defects(column: pa.Array, name: str = TEXT) -> pa.Array:
 
 
 def _valid_utf8(binary: pa.Array) -> pa.Array:
-    """Whether each value decodes; the fast path is one check of the whole column."""
+    """Check whether each value decodes; the fast path is one check of the whole column."""
     try:
         binary.cast(pa.large_string())
         return pa.array([True] * len(binary), pa.bool_())
     except pa.ArrowInvalid:
-        return pa.array(
-            [value is None or _decodes(value) for value in binary.to_pylist()], pa.bool_()
-        )
-
-
-def _decodes(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        valid = [value is None or is_utf8(value) for value in binary.to_pylist()]
+        return pa.array(valid, pa.bool_())
 
 
 def _with_readable_text(rejects: Block, text_column: str) -> Block:
-    """The same rows with invalid bytes of the text written as \\xff, so that every file format can hold them."""
+    r"""Write invalid bytes of the text as \xff, so that every file format can hold the rows."""
     column = rejects.column(text_column)
     kind = column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
@@ -117,23 +119,42 @@ def _with_readable_text(rejects: Block, text_column: str) -> Block:
     return rejects.with_column(pa.field(text_column, pa.string()), pa.array(safe, pa.string()))
 
 
-def check_text(block: Block, column: str) -> pa.Array:
-    """Why a row has no text to compare: strings, null where it has one."""
-    if column not in block.schema.names:
-        raise InputError(
-            f"no column {column!r} among {', '.join(block.schema.names)}; name one by text_column"
-        )
+def check_text(block: Block, column: str, step: str | None = None) -> pa.Array:
+    """Return why each row has no text to compare: a string array, null where it has one.
+
+    Args:
+      block: the rows.
+      column: of the texts.
+      step: the transform that errors name; None for none.
+
+    Raises:
+      InputError: there is no such column, or it does not hold strings.
+    """
+    check_columns(block, (column,), step)
     values = block.column(column)
-    if not (
-        pa.types.is_string(values.type)
-        or pa.types.is_large_string(values.type)
-        or pa.types.is_null(values.type)
-    ):
-        raise InputError(f"column {column!r} is {values.type}, no text; convert it to strings")
+    kind = values.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        raise step_error(step, f"column {column!r} is {kind}, not text; convert it to strings")
     return pc.if_else(pc.is_null(values), f"{column} is null", pa.scalar(None, pa.string()))
 
 
-def check_columns(block: Block, columns: tuple[str, ...]) -> None:
+def check_columns(block: Block, columns: tuple[str, ...], step: str | None = None) -> None:
+    """Check that a block has all of `columns`.
+
+    Args:
+      block: the rows.
+      columns: the names.
+      step: the transform that the error names; None for none.
+
+    Raises:
+      InputError: it lacks one.
+    """
     for name in columns:
         if name not in block.schema.names:
-            raise InputError(f"no column {name!r} among {', '.join(block.schema.names)}")
+            present = ", ".join(block.schema.names)
+            raise step_error(step, f"no column {name!r} among {present}; name one of these")
+
+
+def step_error(step: str | None, message: str) -> InputError:
+    """Make an error that names the transform that the user wrote, if it is known."""
+    return InputError(message if step is None else f"{step}: {message}")

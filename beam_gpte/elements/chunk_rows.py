@@ -1,7 +1,8 @@
-"""Rows of a text that became several: its sentences, or chunks with a vector each.
+"""Make one row per sentence or chunk of a text.
 
-A chunk's row has all columns of its text. The id becomes ``<id>#<chunk>``, the text the chunk's own, and five columns say
-where it comes from: `PARENT_ID`, `CHUNK_INDEX`, `CHUNK_START` and `CHUNK_END` (characters of the parent's text).
+A chunk's row has all columns of its text. The id becomes ``<id>#<chunk>``, the text is the chunk,
+and five columns tell where it comes from: `PARENT_ID`, `CHUNK_INDEX`, `CHUNK_START` and `CHUNK_END`
+(characters of the parent's text).
 """
 
 import numpy as np
@@ -27,12 +28,15 @@ def chunk_rows(
     text_column: str,
     id_column: str | None,
 ) -> Block:
-    """The rows of `block`, each as often as its text has chunks, with the chunk in place of id and text.
+    """Repeat each row of `block` once per chunk of its text, with the chunk's id and text.
 
     Args:
-      parents: int64 (c,), ascending: the row that each chunk is of.
-      chars: int64 (c, 2), where it starts and ends in the text.
+      block: the rows of the whole texts.
+      parents: int64 (c,), ascending: the row that each chunk belongs to.
+      chars: int64 (c, 2), where each chunk starts and ends in the text.
       texts: of all rows.
+      text_column: receives the chunks.
+      id_column: receives the ids of the chunks, if `block` has it.
     """
     numbers = np.arange(len(parents)) - np.searchsorted(parents, parents)
     rows = Block(block.batch.take(pa.array(parents, pa.int64())))
@@ -48,17 +52,14 @@ def chunk_rows(
         named = [None if id_ is None else f"{id_}#{number}" for id_, number in pairs]
         rows = rows.with_column(pa.field(id_column, pa.string()), pa.array(named, pa.string()))
         rows = rows.with_column(pa.field(PARENT_ID, field.type), ids)
-    for name, values in (
-        (CHUNK_INDEX, numbers),
-        (CHUNK_START, chars[:, 0]),
-        (CHUNK_END, chars[:, 1]),
-    ):
+    added = {CHUNK_INDEX: numbers, CHUNK_START: chars[:, 0], CHUNK_END: chars[:, 1]}
+    for name, values in added.items():
         rows = rows.with_column(pa.field(name, pa.int64()), pa.array(values, pa.int64()))
     return rows
 
 
 def with_token_columns(block: Block, encoding: Encoding) -> Block:
-    """Add the tokens that went into each vector, and those of the whole text that none has seen."""
+    """Add how many tokens each vector has, and how many of the whole text none has."""
     dropped = encoding.dropped[encoding.text]
     block = block.with_column(pa.field(TOKENS, pa.int64()), pa.array(encoding.tokens))
     return block.with_column(pa.field(TOKENS_DROPPED, pa.int64()), pa.array(dropped))

@@ -1,13 +1,14 @@
-"""Rows that leave the main path, each with the step that refused it and the reason.
+"""Separate bad rows from good ones, each with the step that rejected it and the reason.
 
-A transform that can refuse rows derives from `RejectingTransform`. As it stands a bad row fails the job with a message
-that names it; with Beam's own `with_exception_handling()` the transform gives two collections,
-`good, rejects = corpus | Transform(...).with_exception_handling()`, and one bad row costs one row, never its block.
+A transform that can reject rows derives from `RejectingTransform`. By default a bad row fails the
+job with a message that names it; after Beam's own `with_exception_handling()` the transform returns
+two collections, `good, rejects = corpus | Transform(...).with_exception_handling()`, and one bad
+row costs one row, never its block.
 """
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -24,15 +25,38 @@ REJECTS = "rejects"  # the tag of the second output
 T = TypeVar("T", bound="RejectingTransform")
 
 
+class GoodAndRejects(NamedTuple):
+    """Hold what a `RejectingTransform` returns after `with_exception_handling()`."""
+
+    good: beam.PCollection
+    rejects: beam.PCollection
+
+
 class RejectingTransform(beam.PTransform):
-    """A PTransform whose bad rows fail the job, or are set aside after `with_exception_handling()`."""
+    """Fail the job at a bad row, or collect bad rows after `with_exception_handling()`.
+
+    This class is the only implementation of `with_exception_handling()`. A subclass reads
+    `_isolate` and puts `step` in its errors and rejects.
+    """
 
     _isolate = False
+    _user_step: str | None = None
+
+    @property
+    def step(self) -> str:
+        """The transform that errors and rejects name: this one, unless it is part of another."""
+        return self._user_step or type(self).__name__
 
     def with_exception_handling(self: T) -> T:
-        """Give `(good, rejects)` instead of failing at the first bad row."""
+        """Return `(good, rejects)` instead of failing at the first bad row."""
         clone = copy.copy(self)
         clone._isolate = True
+        return clone
+
+    def as_part_of(self: T, step: str) -> T:
+        """Name `step`, the transform that the user wrote, in errors and rejects."""
+        clone = copy.copy(self)
+        clone._user_step = step
         return clone
 
 
@@ -42,8 +66,9 @@ def split_rejects(
     """Yield the rows of `block` without a reason, then, tagged, the rows with one.
 
     Args:
+      block: the rows.
       reasons: string array as long as the block, null where a row is good.
-      step: the name of the transform that refuses.
+      step: the transform that the user wrote.
       isolate: False raises for the first bad row.
       id_column: names the row in the message, if the block has it.
 
@@ -57,8 +82,8 @@ def split_rejects(
     rejected, why = block.filter(bad), reasons.filter(bad)
     if not isolate:
         raise InputError(
-            f"{step}: {_name(rejected, id_column)}: {why[0]}; "
-            "mend the row, or set such rows aside with .with_exception_handling()"
+            f"{step}: {_row_name(rejected, id_column)}: {why[0]}; "
+            "fix the row, or collect such rows with .with_exception_handling()"
         )
     for entry in pc.value_counts(why).to_pylist():
         count_reject(entry["values"], entry["counts"])
@@ -73,23 +98,23 @@ def split_rejects(
 
 
 def count_reject(reason: str, n: int = 1) -> None:
-    """Count `n` rejects in all and under their reason (what stands before the first colon)."""
+    """Count `n` rejects in total and under their reason (the text before the first colon)."""
     Metrics.counter(NAMESPACE, "rejects").inc(n)
     Metrics.counter(NAMESPACE, "rejects: " + reason.split(":")[0]).inc(n)
 
 
 def reject_outputs(transform: beam.PTransform) -> Any:
-    """`transform` (a ParDo) with its two outputs typed as blocks."""
+    """Give `transform`, a ParDo, the outputs `good` and `rejects`, both typed as blocks."""
     # in this order: types given after with_outputs are forgotten, and blocks would be pickled
     return transform.with_output_types(Block, rejects=Block).with_outputs(REJECTS, main="good")
 
 
 def merge_rejects(parts: Iterable[beam.PCollection[Block]]) -> beam.PCollection[Block]:
-    """One collection of the rejects of several steps."""
+    """Flatten the rejects of several steps into one collection."""
     return tuple(parts) | "MergeRejects" >> beam.Flatten()
 
 
-def _name(rows: Block, id_column: str | None) -> str:
+def _row_name(rows: Block, id_column: str | None) -> str:
     if id_column is not None and id_column in rows.schema.names:
         return f"row with {id_column} {rows.column(id_column)[0].as_py()!r}"
     return "a row"

@@ -1,4 +1,4 @@
-"""Read fields of, and write results into, every kind of row: mappings, Beam Rows, NamedTuples, items, strings."""
+"""Read and write fields of every kind of row: mappings, Beam Rows, NamedTuples, items, strings."""
 
 import dataclasses
 import sys
@@ -11,15 +11,15 @@ import pyarrow as pa
 from beam_gpte.core.columns import EMBEDDING, ID, TEXT
 from beam_gpte.core.errors import InputError
 
-_NO_ROW = (
-    "a {} is no row; give blocks, pyarrow tables or record batches, mappings, Beam Rows, NamedTuples, EmbeddableItems "
-    "or strings"
+_NOT_A_ROW = (
+    "a value of type {} is not a row; give blocks, pyarrow tables or record batches, mappings, "
+    "Beam Rows, NamedTuples, EmbeddableItems or strings"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class RowValues:
-    """What a transform reads of one row, made safe for Arrow; `defect` says what was wrong."""
+    """Hold what a transform reads from one row, made safe for Arrow, and its defect if any."""
 
     id: str | None
     text: str | None
@@ -35,10 +35,22 @@ def read_row(
     columns: tuple[str, ...],
     texts: tuple[str, ...],
 ) -> RowValues:
+    """Read id, text and further columns of a row of any kind.
+
+    Args:
+      element: the row.
+      text_column: of its text; None to read none.
+      id_column: of its id; None to read none.
+      columns: to read as they are; None where the row lacks one.
+      texts: to read and make safe, as the text is.
+
+    Raises:
+      InputError: `element` is not a row.
+    """
     get = _getter(element, text_column)
     text, defect = _safe_text(get(text_column)) if text_column is not None else (None, None)
     key, key_defect = _safe_id(get(id_column)) if id_column is not None else (None, None)
-    if key is None and id_column is not None and key_defect is None and _names(element, id_column):
+    if key is None and id_column is not None and key_defect is None and _has(element, id_column):
         key_defect = f"{id_column} is null"
     others = [_safe_text(get(name)) for name in texts]
     found = next((found for _, found in others if found), None)
@@ -49,7 +61,7 @@ def read_row(
 
 
 def row_fields(element: Any) -> dict[str, Any]:
-    """All that a row holds, by name."""
+    """Read all fields of a row, by name."""
     if isinstance(element, Mapping):
         return dict(element)
     if isinstance(element, str):
@@ -61,7 +73,7 @@ def row_fields(element: Any) -> dict[str, Any]:
         return element.as_dict()
     if _is_row(element):
         return element._asdict()
-    raise InputError(_NO_ROW.format(type(element).__qualname__))
+    raise InputError(_NOT_A_ROW.format(type(element).__qualname__))
 
 
 def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
@@ -70,26 +82,24 @@ def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
     if isinstance(element, Mapping):
         return element.get
     if _is_item(element):
-        own = {text_column: element.content.text, ID: element.id}
+        fields = {text_column: element.content.text, ID: element.id}
         if element.embedding is not None:
-            own[EMBEDDING] = element.embedding.dense_embedding
-        return lambda name: own[name] if name in own else element.metadata.get(name)
+            fields[EMBEDDING] = element.embedding.dense_embedding
+        return lambda name: fields[name] if name in fields else element.metadata.get(name)
     if _is_row(element):
         return lambda name: getattr(element, name, None)
-    raise InputError(_NO_ROW.format(type(element).__qualname__))
+    raise InputError(_NOT_A_ROW.format(type(element).__qualname__))
 
 
-def _names(element: Any, column: str) -> bool:
-    """Whether a row has that column at all; a row without an id is no mistake, one whose id is None is."""
-    return (
-        column in element
-        if isinstance(element, Mapping)
-        else _is_row(element) and hasattr(element, column)
-    )
+def _has(element: Any, column: str) -> bool:
+    """Check for a field; a row without an id is fine, one whose id is None is not."""
+    if isinstance(element, Mapping):
+        return column in element
+    return _is_row(element) and hasattr(element, column)
 
 
 def item_class() -> Any:
-    """`EmbeddableItem`, once someone has imported it: Beam's ml package loads torch."""
+    """Return `EmbeddableItem` once something has imported it: Beam's ml package loads torch."""
     return getattr(sys.modules.get("apache_beam.ml.rag.types"), "EmbeddableItem", ())
 
 
@@ -102,7 +112,7 @@ def _is_row(element: Any) -> bool:
 
 
 def _safe_text(value: Any) -> tuple[str | None, str | None]:
-    """A text as Arrow can hold it, and what was wrong with it."""
+    """Convert a text to what Arrow can hold; also return what was wrong with it."""
     if value is None:
         return None, None
     if isinstance(value, bytes):
@@ -117,15 +127,14 @@ def _safe_text(value: Any) -> tuple[str | None, str | None]:
 
 
 def _safe_id(value: Any) -> tuple[str | None, str | None]:
-    """Ids of rows are compared as text, so that 7 and '7' are one id on every worker."""
+    """Convert an id to text, so that 7 and '7' are one id on every worker."""
     if value is None:
         return None, None
     shown = _safe(str(value))
     if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__index__")):
         return shown, f"id is neither string nor integer: {type(value).__name__}"
-    return shown, None if shown == str(
-        value
-    ) else "id is not valid Unicode: it has a lone surrogate"
+    intact = shown == str(value)
+    return shown, None if intact else "id is not valid Unicode: it has a lone surrogate"
 
 
 def _safe(text: str) -> str:
@@ -133,21 +142,18 @@ def _safe(text: str) -> str:
 
 
 def column_values(column: pa.Array) -> list:
-    """Python values; a vector is an array of numpy."""
+    """Convert a column to Python values; a vector to a numpy array."""
     if not pa.types.is_fixed_size_list(column.type):
         return column.to_pylist()
     width = column.type.list_size
-    vectors = column.values.to_numpy(zero_copy_only=False)[column.offset * width :].reshape(
-        -1, width
-    )[: len(column)]
-    return [
-        vector if valid else None
-        for vector, valid in zip(vectors, column.is_valid().to_pylist(), strict=True)
-    ]
+    flat = column.values.to_numpy(zero_copy_only=False)
+    vectors = flat[column.offset * width :].reshape(-1, width)[: len(column)]
+    is_valid = column.is_valid().to_pylist()
+    return [vector if valid else None for vector, valid in zip(vectors, is_valid, strict=True)]
 
 
 def write_row(element: Any, fields: dict[str, Any], text_column: str | None) -> Any:
-    """`element` with `fields` added, as its kind allows."""
+    """Return `element` with `fields` added, as its kind allows."""
     if isinstance(element, Mapping):
         return {**element, **fields}
     if _is_item(element):
@@ -158,10 +164,10 @@ def write_row(element: Any, fields: dict[str, Any], text_column: str | None) -> 
         name: value.tolist() if hasattr(value, "tolist") else value
         for name, value in fields.items()
     }
-    own = element.as_dict() if isinstance(element, beam.Row) else element._asdict()
-    if hasattr(element, "_replace") and set(plain) <= set(own):
+    present = element.as_dict() if isinstance(element, beam.Row) else element._asdict()
+    if hasattr(element, "_replace") and set(plain) <= set(present):
         return element._replace(**plain)
-    return beam.Row(**{**own, **plain})
+    return beam.Row(**{**present, **plain})
 
 
 def _fill_item(item: Any, fields: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A column of vectors as a numpy matrix and back: what every transform that changes vectors shares."""
+"""Read a column of vectors as a numpy matrix, and write one back."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,44 +9,45 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_gpte.core.columns import DEFECT
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, vector_metadata
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import check_columns, step_error
 from beam_gpte.elements.rejects import split_rejects
 
 
-def vectors_with_defects(block: Block, column: str) -> tuple[np.ndarray, pa.Array]:
-    """The vectors of a block, and why a row has none.
+def vectors_with_defects(
+    block: Block, column: str, step: str | None = None
+) -> tuple[np.ndarray, pa.Array]:
+    """Return the vectors of a block, and why a row has none.
+
+    Args:
+      block: the rows.
+      column: of the vectors.
+      step: the transform that errors name; None for none.
 
     Returns:
       float32 (n, dim), zero for a row without a vector; a string array, null for a row with one.
 
     Raises:
-      InputError: there is no such column, or it holds no vectors of floats of one length.
+      InputError: there is no such column, or it does not hold vectors of floats of one length.
     """
-    if column not in block.schema.names:
-        raise InputError(
-            f"no column {column!r} among {', '.join(block.schema.names)}; name one by embedding_column"
-        )
+    check_columns(block, (column,), step)
     values = block.column(column)
     known = vector_metadata(block.schema.field(column))
     if known is not None and known.quantization not in ("float32", "float16"):
-        raise InputError(
-            f"column {column!r} is {known.quantization}; take the vectors as they were before they were quantised"
+        raise step_error(
+            step,
+            f"column {column!r} is {known.quantization}; use the vectors before quantization",
         )
     missing = ~values.is_valid().to_numpy(zero_copy_only=False)
-    vectors = np.zeros((len(values), _dim(values, column)), np.float32)
+    vectors = np.zeros((len(values), _dim(values, column, step)), np.float32)
     if not missing.all():
-        vectors[~missing] = (
-            values.drop_null()
-            .flatten()
-            .to_numpy(zero_copy_only=False)
-            .reshape(-1, vectors.shape[1])
-        )
-    endless = ~np.isfinite(vectors).all(axis=1)
-    vectors[endless] = 0
+        flat = values.drop_null().flatten().to_numpy(zero_copy_only=False)
+        vectors[~missing] = flat.reshape(-1, vectors.shape[1])
+    not_finite = ~np.isfinite(vectors).all(axis=1)
+    vectors[not_finite] = 0
     defects = pc.case_when(
-        pc.make_struct(pa.array(missing), pa.array(endless)),
+        pc.make_struct(pa.array(missing), pa.array(not_finite)),
         f"{column} is null",
         f"{column} has a value that is not finite",
         pa.scalar(None, pa.string()),
@@ -66,12 +67,17 @@ def replace_vectors(
     isolate: bool,
     id_column: str | None,
 ) -> Iterator[Any]:
-    """Yield the rows of `block` with new vectors, then, tagged, those with a defect and their former ones.
+    """Yield the rows of `block` with new vectors, then, tagged, bad rows with their previous ones.
 
     Args:
-      vectors: (n, dim), of the type that the column shall have; what stands beside a defect is ignored.
-      metadata: of the new vectors, if the former ones had any.
-      defects: null where the row is good; see `split_rejects` for it and what follows.
+      block: the rows.
+      column: of the vectors.
+      vectors: (n, dim), of the type that the column becomes; those of bad rows are ignored.
+      metadata: of the new vectors, if the previous ones had any.
+      defects: null where the row is good.
+      step: the transform that the user wrote; see `split_rejects` for it and what follows.
+      isolate: False raises for the first bad row.
+      id_column: names the row in the message.
     """
     good = vectors[defects.is_null().to_numpy(zero_copy_only=False)]
     kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
@@ -80,26 +86,26 @@ def replace_vectors(
         if isinstance(part, beam.pvalue.TaggedOutput):
             yield part
         else:
-            yield part.with_column(
-                field,
-                pa.FixedSizeListArray.from_arrays(pa.array(good.reshape(-1)), type=field.type),
-            )
+            flat = pa.array(good.reshape(-1))
+            yield part.with_column(field, pa.FixedSizeListArray.from_arrays(flat, type=field.type))
 
 
-def _dim(values: pa.Array, column: str) -> int:
+def _dim(values: pa.Array, column: str, step: str | None) -> int:
     kind = values.type
     if pa.types.is_null(kind):
         return 0
     if not _is_list(kind) or not pa.types.is_floating(kind.value_type):
-        raise InputError(
-            f"column {column!r} holds {kind}, not vectors of floats; name another by embedding_column"
+        raise step_error(
+            step, f"column {column!r} holds {kind}, not vectors of floats; name another column"
         )
     if pa.types.is_fixed_size_list(kind):
         return kind.list_size
     lengths = pc.unique(pc.list_value_length(values.drop_null())).to_pylist()
     if len(lengths) > 1:
-        raise InputError(
-            f"vectors of {lengths[0]} and {lengths[1]} dimensions in column {column!r}; give them one length"
+        raise step_error(
+            step,
+            f"vectors of {lengths[0]} and {lengths[1]} dimensions in column {column!r}; "
+            "give them one length",
         )
     return lengths[0] if lengths else 0
 

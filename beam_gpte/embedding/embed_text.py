@@ -1,8 +1,8 @@
-"""A corpus becomes a corpus with vectors: `blocks | EmbedText(model)`.
+"""Embed the texts of a corpus: `blocks | EmbedText(model)`.
 
-rows or blocks --> CheckTexts --> RunInference(our ModelHandler) --> CheckVectors --> blocks with an embedding column
-                       |                                                 |
-                       +------------------- rejects ---------------------+
+rows or blocks --> CheckTexts --> RunInference(model handler) --> CheckVectors --> blocks with an
+                       |                                               |           embedding column
+                       +------------------- rejects -------------------+
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 import apache_beam as beam
 
 from beam_gpte.core.columns import DEFECT, EMBEDDING, ID, TEXT
-from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.text_encoder import Encoder, as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
@@ -26,32 +26,32 @@ from beam_gpte.elements.rejects import (
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.embedding.reuse import AttachPreviousVectors
 
-STEP = "EmbedText"
-
 
 @dataclasses.dataclass(eq=False)
 class EmbedText(RejectingTransform):
-    """Embed the text of every row: a column `FixedSizeList<float32>[dim]` is added, all others pass through untouched.
+    """Embed the text of every row: add a column `FixedSizeList<float32>[dim]`.
 
-    Takes blocks, pyarrow tables or record batches, mappings, Beam Rows, NamedTuples, `EmbeddableItem`s or strings, and
-    gives the same kind back (see `rows`). Rows without a usable text (null, empty, blank, not a string, not valid Unicode),
-    with a null id, or that the model cannot take fail the job, or are set aside by `with_exception_handling()`.
+    All other columns pass through untouched. Takes blocks, pyarrow tables or record batches,
+    mappings, Beam Rows, NamedTuples, `EmbeddableItem`s or strings, and returns the same kind
+    (see `elements.rows`). Rows without a usable text (null, empty, blank, not a string, not valid
+    Unicode), with a null id, or that the model cannot take fail the job, or are collected by
+    `with_exception_handling()`.
 
-    Ids are not compared with one another: `RejectDuplicateIds` does that, and `ReadCorpus` has done it.
+    Ids are not checked for duplicates: use `RejectDuplicateIds`; `ReadCorpus` has already done it.
 
     Attributes:
-      model: a hub name, a folder, a URI such as gs://bucket/model, an `EncoderConfig`, or your own object with
-        `encode(list[str]) -> ndarray`.
-      text_column: what is embedded; strings, or bytes that are UTF-8.
-      id_column: names rows in messages; None if there is none. A collection without that column is fine.
+      model: a hub name, a folder, a URI such as gs://bucket/model, an `EncoderConfig`, or a custom
+        encoder with `encode(list[str]) -> ndarray`.
+      text_column: the texts to embed: strings, or bytes in UTF-8.
+      id_column: names rows in messages; None if there is none. A collection without that column is
+        fine.
       embedding_column: where the vectors go.
-      token_columns: add `tokens` and `tokens_dropped`: what went into each vector, and what none has seen.
-      reuse: Parquet files of a former run (folder or glob): the texts it has are not embedded again, if its vectors are
-        those of this model and settings, which their fingerprint says. Batch only.
-      threads: threads of one forward pass; see `TextEmbeddingModelHandler`.
-      large_model: one copy of the model for all processes of a machine.
-      watch_model_pattern: a glob of files, such as ``models/*/modules.json``: the folder of the newest becomes the model
-        while a stream runs, as in Beam's `RunInference`.
+      token_columns: add `tokens` and `tokens_dropped`: the tokens that went into each vector, and
+        those that went into none.
+      reuse: Parquet files of a previous run (folder or glob): texts in it are not embedded again,
+        provided that the fingerprint of its vectors matches this model and its settings. Batch
+        only.
+      runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
     """
 
     model: str | EncoderConfig | Encoder
@@ -60,9 +60,7 @@ class EmbedText(RejectingTransform):
     embedding_column: str = EMBEDDING
     token_columns: bool = False
     reuse: str | None = None
-    threads: int = 1
-    large_model: bool = False
-    watch_model_pattern: str | None = None
+    runtime: ModelRuntime = dataclasses.field(default_factory=ModelRuntime)
 
     def __post_init__(self) -> None:
         if self.embedding_column in (self.text_column, self.id_column):
@@ -73,59 +71,58 @@ class EmbedText(RejectingTransform):
         splits = isinstance(model, EncoderConfig) and model.long_text in ("chunks", "late_chunks")
         if self.reuse is not None and (splits or self.token_columns):
             raise InputError(
-                "reuse with chunks or token_columns: a former run does not keep what these need; leave it out"
+                "reuse with chunks or token_columns: a previous run does not store what these "
+                "need; leave reuse out"
             )
 
     def expand(self, pcoll: beam.PCollection) -> Any:
+        """Return rows with vectors; with exception handling, a tuple of them and the rejects."""
         return over_blocks(pcoll, self._embed, self.text_column, self.id_column)
 
     def _embed(self, blocks: beam.PCollection[Block]) -> Any:
-        from apache_beam.ml.inference.base import (
-            RunInference,  # Beam's ml package loads torch where it is installed
-        )
+        # imported late: Beam's ml package loads torch where it is installed
+        from apache_beam.ml.inference.base import RunInference
 
-        check = CheckTexts(
-            STEP, self.text_column, self.id_column, self._isolate, absent=self.embedding_column
-        )
-        texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(check))
+        texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(self._check()))
         if self.reuse is not None:
             texts = texts | "Reuse" >> AttachPreviousVectors(
                 self.reuse, self.text_column, self.embedding_column
             )
-        vectors, failed = (
+        infer = RunInference(self._handler(), watch_model_pattern=self.runtime.watch_model_pattern)
+        check_vectors = beam.ParDo(_CheckVectors(self.step, self.id_column, self._isolate))
+        vectors, bad_vectors = (
             texts
             | "AsBatch" >> beam.Map(_as_batch).with_output_types(list[Block])
-            | "Infer"
-            >> RunInference(
-                self._handler(self._isolate), watch_model_pattern=self.watch_model_pattern
-            )
-            | "CheckVectors"
-            >> reject_outputs(beam.ParDo(_CheckVectors(self.id_column, self._isolate)))
+            | "Infer" >> infer
+            | "CheckVectors" >> reject_outputs(check_vectors)
         )
-        if not self._isolate:
-            return vectors
-        return vectors, merge_rejects([bad_texts, failed])
+        return (vectors, merge_rejects([bad_texts, bad_vectors])) if self._isolate else vectors
 
-    def _handler(self, isolate: bool) -> Any:
+    def _check(self) -> CheckTexts:
+        return CheckTexts(
+            self.step, self.text_column, self.id_column, self._isolate, absent=self.embedding_column
+        )
+
+    def _handler(self) -> Any:
         from beam_gpte.embedding.model_handler import TextEmbeddingModelHandler
 
         handler = TextEmbeddingModelHandler(
             self.model,
             self.text_column,
             self.embedding_column,
-            isolate,
+            self._isolate,
             self.id_column,
             self.token_columns,
-            self.threads,
-            self.large_model,
+            dataclasses.replace(self.runtime, watch_model_pattern=None),  # RunInference watches
         )
         return handler.with_no_batching()  # a block is a batch
 
 
 class _CheckVectors(beam.DoFn):
-    """Separates the rows whose text the model could not take."""
+    """Separate the rows whose text the model could not take."""
 
-    def __init__(self, id_column: str | None, isolate: bool) -> None:
+    def __init__(self, step: str, id_column: str | None, isolate: bool) -> None:
+        self._step = step
         self._id_column = id_column
         self._isolate = isolate
 
@@ -135,7 +132,7 @@ class _CheckVectors(beam.DoFn):
             return
         reasons = block.column(DEFECT)
         yield from split_rejects(
-            block.without_columns([DEFECT]), reasons, STEP, self._isolate, self._id_column
+            block.without_columns([DEFECT]), reasons, self._step, self._isolate, self._id_column
         )
 
 

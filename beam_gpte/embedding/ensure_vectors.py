@@ -1,8 +1,8 @@
-"""Rows that have vectors, or get them: what deduplication and mining share before they compare."""
+"""Prepare the vectors that deduplication and mining compare: check, embed if missing, normalize."""
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -15,53 +15,68 @@ from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns, check_text
 from beam_gpte.elements.vectors import vectors_with_defects
+from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.embed_text import EmbedText
 from beam_gpte.shuffle.spill import field_of, has_column, is_light, read_rows
 from beam_gpte.shuffle.unique_ids import id_array
 
 MODEL = b"beam_gpte.model"  # metadata of the column `VECTOR`: the fingerprint of the model
-_COLUMN = b"beam_gpte.column"  # metadata of the column `FILE`, in its place: the column of the files that has the vectors
+# Metadata of the column `FILE`, which replaces `VECTOR` in light rows: the embedding column there.
+_COLUMN = b"beam_gpte.column"
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorDefects:
-    """Why rows of a block have no direction, or no text to give them one: strings, null for a good row.
+    """Say why rows of a block cannot be compared: strings, null for a good row.
+
+    A row is bad if its vector is missing, not finite or zero, or, in a block without vectors, if
+    it has no text to embed.
 
     Attributes:
-      columns: what else the rows must have.
-      text_column: of the texts to be embedded where a block has no vectors; None if every block has to have them.
+      embedding_column: of the vectors.
+      columns: further columns that the rows must have.
+      text_column: of the texts to embed where a block has no vectors; None if every block must have
+        them.
+      id_column: of the ids.
+      step: the transform that errors name; None for none.
     """
 
     embedding_column: str
     columns: tuple[str, ...]
     text_column: str | None
     id_column: str
+    step: str | None = None
 
     def __call__(self, block: Block) -> pa.Array:
-        id_array(block, self.id_column)
+        """Return the reason for each row: a string array, null for a good row."""
+        id_array(block, self.id_column, self.step)
         if self.text_column is not None and self.embedding_column not in block.schema.names:
-            check_columns(block, self.columns)
-            texts = (
-                block.column(self.text_column) if self.text_column in block.schema.names else None
-            )
-            found = check_text(block, self.text_column)
-            if texts is None or pa.types.is_null(texts.type):
-                return found
-            blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
-            return pc.coalesce(
-                found,
-                pc.if_else(blank, f"{self.text_column} is blank", pa.scalar(None, pa.string())),
-            )
-        vectors, defects = vectors_with_defects(block, self.embedding_column)
-        check_columns(block, self.columns)
+            check_columns(block, self.columns, self.step)
+            return _text_defects(block, self.text_column, self.step)
+        vectors, defects = vectors_with_defects(block, self.embedding_column, self.step)
+        check_columns(block, self.columns, self.step)
         zero = pa.array(_lengths(vectors) == 0)
         return pc.coalesce(
             defects, pc.if_else(zero, f"{self.embedding_column} is zero and has no direction", None)
         )
 
 
+def _text_defects(block: Block, text_column: str, step: str | None) -> pa.Array:
+    defects = check_text(block, text_column, step)
+    texts = block.column(text_column)
+    if pa.types.is_null(texts.type):
+        return defects
+    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
+    reason = pc.if_else(blank, f"{text_column} is blank", pa.scalar(None, pa.string()))
+    return pc.coalesce(defects, reason)
+
+
 def unit_vectors(block: Block, embedding_column: str) -> np.ndarray:
-    """float32 (n, dim), of length 1; none is zero. Equal vectors have equal bytes."""
+    """Normalize the vectors of a block, none of which may be zero.
+
+    Returns:
+      float32 (n, dim) of length 1. Equal vectors have equal bytes.
+    """
     vectors, _ = vectors_with_defects(block, embedding_column)
     return (vectors / _lengths(vectors)[:, None] + 0.0).astype(np.float32)  # no -0.0
 
@@ -69,7 +84,14 @@ def unit_vectors(block: Block, embedding_column: str) -> np.ndarray:
 def with_unit_vectors(
     described: Block, unit: np.ndarray, rows: Block, embedding_column: str
 ) -> Block:
-    """`described` with the `unit` vectors of `rows` in the column `VECTOR`; of light rows, with the place where they lie."""
+    """Add the `unit` vectors of `rows` to `described` as `VECTOR`; of light rows, their location.
+
+    Args:
+      described: a block of the same rows.
+      unit: the result of `unit_vectors(rows)`.
+      rows: with the metadata of the vectors; light where they lie in a file, see `shuffle.spill`.
+      embedding_column: of `rows`.
+    """
     known = vector_metadata(field_of(rows, embedding_column))
     metadata = {} if known is None else {MODEL: known.fingerprint.encode()}
     if not is_light(rows):
@@ -83,7 +105,7 @@ def with_unit_vectors(
 
 
 def unit_vectors_of(described: Block) -> np.ndarray:
-    """What `with_unit_vectors` put there: float32 (n, dim)."""
+    """Read back what `with_unit_vectors` added: float32 (n, dim)."""
     if not is_light(described):
         return vector_matrix(described.column(VECTOR))
     column = described.schema.field(FILE).metadata[_COLUMN].decode()
@@ -91,16 +113,13 @@ def unit_vectors_of(described: Block) -> np.ndarray:
 
 
 def in_memory(described: Block) -> Block:
-    """The same rows with `VECTOR`, whose metadata name the model, wherever that was."""
+    """Load the vectors of light rows: the same rows with `VECTOR` and the model in its metadata."""
     if not is_light(described):
         return described
-    array, metadata = (
-        vectors_to_arrow(unit_vectors_of(described)),
-        described.schema.field(FILE).metadata,
-    )
-    field = pa.field(
-        VECTOR, array.type, metadata={MODEL: metadata[MODEL]} if MODEL in metadata else None
-    )
+    array = vectors_to_arrow(unit_vectors_of(described))
+    metadata = described.schema.field(FILE).metadata
+    model = {MODEL: metadata[MODEL]} if MODEL in metadata else None
+    field = pa.field(VECTOR, array.type, metadata=model)
     return described.without_columns([FILE, AT]).with_column(field, array)
 
 
@@ -108,29 +127,55 @@ def _lengths(vectors: np.ndarray) -> np.ndarray:
     return np.linalg.norm(vectors.astype(np.float64), axis=1)
 
 
+class Embedded(NamedTuple):
+    """Hold the result of `EmbedWhereMissing`.
+
+    Attributes:
+      rows: blocks that all have an embedding column.
+      rejects: rows that could not be embedded; None unless they are collected.
+    """
+
+    rows: beam.PCollection[Block]
+    rejects: beam.PCollection[Block] | None
+
+
 @dataclasses.dataclass(eq=False)
 class EmbedWhereMissing(beam.PTransform):
-    """Blocks without an embedding column get one. Gives a tuple of blocks, and rejects or None if nothing is isolated."""
+    """Embed the texts of the blocks that lack an embedding column; pass the others through.
+
+    Attributes:
+      model: what `EmbedText` takes.
+      text_column: of the texts to embed.
+      id_column: names rows in messages.
+      embedding_column: which a block has, or gets.
+      isolate: collect the rows that cannot be embedded, instead of failing.
+      step: the transform that errors and rejects name; None for `EmbedText`.
+    """
 
     model: Any
     text_column: str
     id_column: str
     embedding_column: str
     isolate: bool
+    step: str | None = None
 
-    def expand(self, rows: beam.PCollection[Block]) -> Any:
-        split = beam.FlatMap(_with_vectors_aside, self.embedding_column).with_output_types(
+    @named_collections
+    def expand(self, rows: beam.PCollection[Block]) -> Embedded:
+        """Return all blocks with vectors."""
+        split = beam.FlatMap(_tag_vectors, self.embedding_column).with_output_types(
             Block, vectors=Block
         )
         parts = rows | "HaveVectors" >> split.with_outputs("vectors", main="texts")
-        embed: Any = EmbedText(self.model, self.text_column, self.id_column, self.embedding_column)
-        refused = None
+        embed = EmbedText(self.model, self.text_column, self.id_column, self.embedding_column)
+        if self.step is not None:
+            embed = embed.as_part_of(self.step)
+        rejects = None
         if self.isolate:
-            embedded, refused = parts.texts | embed.with_exception_handling()
+            embedded, rejects = parts.texts | embed.with_exception_handling()
         else:
             embedded = parts.texts | embed
-        return (embedded, parts.vectors) | "AllVectors" >> beam.Flatten(), refused
+        return Embedded((embedded, parts.vectors) | "AllVectors" >> beam.Flatten(), rejects)
 
 
-def _with_vectors_aside(block: Block, column: str) -> Iterator[Any]:
+def _tag_vectors(block: Block, column: str) -> Iterator[Any]:
     yield beam.pvalue.TaggedOutput("vectors", block) if has_column(block, column) else block

@@ -1,7 +1,8 @@
-"""Our `ModelHandler`: a `TextEncoder` inside Beam's `RunInference`.
+"""Run a `TextEncoder` inside Beam's `RunInference`.
 
-`EmbedText` uses it over blocks. It also stands alone: `texts | RunInference(TextEmbeddingModelHandler(model))` gives
-`PredictionResult`s with float32 vectors, and works inside `KeyedModelHandler` and with `watch_model_pattern`.
+`EmbedText` uses the handler over blocks. It also stands alone:
+`texts | RunInference(TextEmbeddingModelHandler(model))` gives `PredictionResult`s with float32
+vectors, and works inside `KeyedModelHandler` and with `watch_model_pattern`.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DEFECT, EMBEDDING, PREVIOUS_VECTOR, TEXT
 from beam_gpte.core.encoder.backbone import set_thread_policy
-from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.custom_encoder import CustomEncoder
 from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder, as_model
 from beam_gpte.core.errors import InputError
@@ -36,22 +37,26 @@ MODEL_FILES = (".json", ".safetensors")
 class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     """Embed texts with a pretrained model, loaded once per worker process.
 
-    Batches hold strings, each giving a `PredictionResult` with a float32 vector (dim,), or blocks, each giving the block
-    with an embedding column.
+    Batches hold strings, each giving a `PredictionResult` with a float32 vector (dim,), or blocks,
+    each giving the block with an embedding column.
 
     Args:
-      model: a hub name, a folder, a URI of any Beam file system, an `EncoderConfig`, or an object of your own with
-        `encode(list[str]) -> ndarray`.
+      model: a hub name, a folder, a URI of any Beam file system, an `EncoderConfig`, or a custom
+        encoder with `encode(list[str]) -> ndarray`.
       text_column: the texts of a block.
       embedding_column: where the vectors of a block go.
-      isolate_failures: a text of a block that cannot be embedded gets a null vector and its reason in the column `DEFECT`,
-        where it otherwise fails the batch.
-      id_column: ids of a block; of use where a long text becomes several rows, see `chunks`.
-      token_columns: add how many tokens of each row were seen and dropped, see `chunks`.
-      threads: threads of one forward pass. One, because workers run several batches at once: N callers with one thread
-        each beat one caller with N by 9-29 %.
-      large_model: one copy for all processes of a machine, as Beam means it.
+      isolate_failures: give a text of a block that cannot be embedded a null vector, and its reason
+        in the column `DEFECT`, instead of failing the batch.
+      id_column: ids of a block; needed where a long text becomes several rows, see
+        `elements.chunk_rows`.
+      token_columns: add how many tokens of each row were embedded and dropped, see
+        `elements.chunk_rows`.
+      runtime: threads and memory of the workers. One thread is the default because workers run
+        several batches at once: N callers with one thread each beat one caller with N by 9-29 %.
+        `watch_model_pattern` is an argument of `RunInference` instead.
     """
+
+    __module__ = "beam_gpte"  # see `beam_gpte.export`
 
     def __init__(
         self,
@@ -61,19 +66,27 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         isolate_failures: bool = False,
         id_column: str | None = None,
         token_columns: bool = False,
-        threads: int = 1,
-        large_model: bool = False,
+        runtime: ModelRuntime | None = None,
     ) -> None:
-        super().__init__(min_batch_size=64, max_batch_size=ROWS_PER_BLOCK, large_model=large_model)
+        runtime = runtime or ModelRuntime()
+        if runtime.watch_model_pattern is not None:
+            raise InputError(
+                f"runtime with watch_model_pattern {runtime.watch_model_pattern!r}: a handler does "
+                "not watch files; give the pattern to RunInference"
+            )
+        super().__init__(
+            min_batch_size=64, max_batch_size=ROWS_PER_BLOCK, large_model=runtime.large_model
+        )
         self._model = as_model(model)
         self._text_column = text_column
         self._embedding_column = embedding_column
         self._isolate_failures = isolate_failures
         self._id_column = id_column
         self._token_columns = token_columns
-        self._threads = threads
+        self._threads = runtime.threads
 
     def load_model(self) -> Model:
+        """Load the model, downloaded first if it is remote."""
         if not isinstance(self._model, EncoderConfig):
             return CustomEncoder(self._model)
         encoder = TextEncoder.load(self._model, root=fetch_model(self._model.model))
@@ -83,20 +96,21 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         return encoder
 
     def update_model_path(self, model_path: str | None = None) -> None:
-        """Make `model_path` the model, or the folder of a file of it, such as modules.json: Beam's watcher matches files."""
+        """Switch to the model at `model_path`, its folder or one of its files."""
         if model_path and isinstance(self._model, EncoderConfig):
-            folder = (
-                FileSystems.split(model_path)[0] if model_path.endswith(MODEL_FILES) else model_path
+            self._model = dataclasses.replace(
+                self._model, model=watched_model(model_path), revision=None
             )
-            self._model = dataclasses.replace(self._model, model=folder, revision=None)
 
     def run_inference(
         self, batch: Sequence[Any], model: Model, inference_args: dict[str, Any] | None = None
     ) -> Iterator[Any]:
+        """Embed a batch of strings or of blocks."""
         if all(isinstance(example, str) for example in batch):
             if self._splits(model):
                 raise InputError(
-                    "strings with long_text chunks: one result a text is all that RunInference takes; use blocks"
+                    "strings with long_text chunks: RunInference takes one result per text; "
+                    "give blocks"
                 )
             encoding = self._encode(list(batch), model, isolate=False)
             names = model.metadata.model
@@ -112,12 +126,8 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     def _embed_blocks(self, blocks: Sequence[Block], model: Model) -> Iterator[Block]:
         for block in blocks:
             known = previous_rows(block, model)
-            texts = (
-                block.column(self._text_column)
-                .filter(pa.array(~known))
-                .cast(pa.string())
-                .to_pylist()
-            )
+            new_rows = block.column(self._text_column).filter(pa.array(~known))
+            texts = new_rows.cast(pa.string()).to_pylist()
             encoding = self._encode(texts, model, self._isolate_failures)
             if self._splits(model):
                 block = chunk_rows(
@@ -159,17 +169,27 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         return encoding
 
     def get_num_bytes(self, batch: Sequence[Any]) -> int:
+        """Count the bytes of a batch, for Beam's metrics."""
         return sum(
             example.batch.nbytes if isinstance(example, Block) else len(example)
             for example in batch
         )
 
     def get_metrics_namespace(self) -> str:
+        """Name the namespace of Beam's metrics."""
         return NAMESPACE
 
 
+def watched_model(path: str) -> str:
+    """Find the model that a watched path belongs to: a folder, or the folder of a file in it.
+
+    Beam's watcher matches files, such as modules.json, never folders.
+    """
+    return FileSystems.split(path)[0] if path.endswith(MODEL_FILES) else path
+
+
 def previous_rows(block: Block, model: Model) -> np.ndarray:
-    """Which rows have a vector of a former run that this model would give again: bool (n,)."""
+    """Find the rows with a previous vector that this model would give again: bool (n,)."""
     if PREVIOUS_VECTOR not in block.schema.names:
         return np.zeros(len(block), bool)
     previous = vector_metadata(block.schema.field(PREVIOUS_VECTOR))
@@ -181,7 +201,7 @@ def previous_rows(block: Block, model: Model) -> np.ndarray:
 def interleave(
     new: pa.FixedSizeListArray, previous: pa.FixedSizeListArray, known: np.ndarray
 ) -> pa.FixedSizeListArray:
-    """The former vectors where they are known, the new ones in order elsewhere."""
+    """Take the previous vectors where they are known, and the new ones, in order, elsewhere."""
     position = np.where(known, np.arange(len(known)), len(known) + np.cumsum(~known) - 1)
     return (
         pa.chunked_array([previous.cast(new.type), new]).take(pa.array(position)).combine_chunks()
@@ -189,7 +209,7 @@ def interleave(
 
 
 def encoding_to_arrow(encoding: Encoding) -> pa.FixedSizeListArray:
-    """The vectors of an encoding as an Arrow array, null for a text that failed."""
+    """Convert the vectors of an encoding to Arrow, null for a text that failed."""
     bad = np.isin(encoding.text, list(encoding.failed))
     flat = pa.array(encoding.vectors.reshape(-1))
     return pa.FixedSizeListArray.from_arrays(
@@ -198,14 +218,14 @@ def encoding_to_arrow(encoding: Encoding) -> pa.FixedSizeListArray:
 
 
 def _encode_one_by_one(texts: list[str], model: Model, error: Exception) -> Encoding:
-    """Find the texts that fail a batch; if all do, the batch's own error is the truth."""
+    """Find the texts that fail a batch; if all of them do, raise the error of the batch."""
     done: dict[int, Encoding] = {}
     failed: dict[int, str] = {}
     for i, text in enumerate(texts):
         try:
             done[i] = model.encode_with_counts([text])
-        except Exception as own:  # counted as a reject, with its reason
-            failed[i] = f"the model cannot take it: {own!r}"
+        except Exception as failure:  # counted as a reject, with its reason
+            failed[i] = f"the model cannot take it: {failure!r}"
     if not done:
         raise error
     failed.update((i, one.failed[0]) for i, one in done.items() if one.failed)
@@ -240,12 +260,8 @@ def _count(encoding: Encoding, seconds: float) -> None:
     texts = len(encoding.dropped) - len(encoding.failed)
     add("texts", texts)
     add("vectors", len(encoding.vectors) - len(encoding.failed))
-    add(
-        "texts_repeated",
-        len(encoding.dropped) - encoding.distinct
-        if len(encoding.vectors) == len(encoding.dropped)
-        else 0,
-    )
+    whole = len(encoding.vectors) == len(encoding.dropped)  # one vector per text, no chunks
+    add("texts_repeated", len(encoding.dropped) - encoding.distinct if whole else 0)
     add("tokens", encoding.tokens.sum())
     add("tokens_computed", encoding.computed)
     add("tokens_dropped", encoding.dropped.sum())

@@ -1,9 +1,10 @@
-"""A correction fitted once to a corpus, and applied to every vector that will be compared with it.
+"""Fit a correction to a corpus once, and apply it to every vector that is compared with it.
 
-    fitted = vectors | FitPostprocess("center", group_column="language")        # a PCollection with one `Postprocess`
+    # a PCollection with one `Postprocess`
+    fitted = vectors | FitPostprocess("center", group_column="language")
     vectors | ApplyPostprocess(fitted, group_column="language")
 
-blocks --> moments of each bundle --> merged, one fit --(side input, or a file)--> other vectors in the place of these
+blocks --> moments of each bundle --> one fit of all --(side input, or a file)--> corrected vectors
 """
 
 import dataclasses
@@ -27,23 +28,24 @@ from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_out
 from beam_gpte.elements.rows import columns_as_blocks, over_blocks
 from beam_gpte.elements.vectors import replace_vectors, vectors_with_defects
 
-STEP = "ApplyPostprocess"
-
 
 @dataclasses.dataclass(eq=False)
 class FitPostprocess(beam.PTransform):
-    """Fit a correction to a whole corpus; what the methods do is in `core.postprocess`.
+    """Fit a correction to a whole corpus; see `core.vectors.postprocess` for the methods.
 
-    Takes what `EmbedText` gives; gives a PCollection with one `Postprocess`, or none for a corpus without vectors. Rows
-    without a vector or a group are left out, and counted. A worker holds 8 dim^2 bytes (1.2 MB for 384 dimensions),
-    8 dim for each group with ``center``.
+    Takes what `EmbedText` gives; returns a PCollection with one `Postprocess`, or with none for a
+    corpus without vectors. Rows without a vector or a group are left out and counted
+    (`vectors_not_fitted`). A worker holds 8 dim^2 bytes (1.2 MB for 384 dimensions), or 8 dim per
+    group with ``center``.
 
     Attributes:
       method: ``center``, ``all_but_the_top`` or ``whiten``.
-      components: principal components that ``all_but_the_top`` removes (default dim / 100) or ``whiten`` keeps (all).
-      group_column: each of its values has a mean of its own: a language, a source.
+      components: principal components that ``all_but_the_top`` removes (default dim / 100) or
+        ``whiten`` keeps (default all).
+      group_column: fit one mean per value of this column, such as a language or a source.
       embedding_column: vectors of floats.
-      path: a file to write the result to, on any Beam file system, for `ApplyPostprocess` and `load_postprocess`.
+      path: a file to write the result to, on any Beam file system, for `ApplyPostprocess` and
+        `load_postprocess`.
     """
 
     method: str
@@ -58,42 +60,40 @@ class FitPostprocess(beam.PTransform):
             raise InputError("path is empty; name a file, or leave it out")
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection[Postprocess]:
+        """Return the fit, saved to `path` if there is one."""
         if not (pcoll.is_bounded and pcoll.windowing.is_default()):
             raise InputError(
-                "FitPostprocess: a corpus is fitted as a whole, and a stream or a window is none; fit a sample in a batch "
-                "job with path, and give that path to ApplyPostprocess"
+                "FitPostprocess: the whole corpus is fitted, which a stream or windows do not "
+                "allow; fit a sample in a batch job with path, and give that path to "
+                "ApplyPostprocess"
             )
-        columns = (
-            (self.embedding_column, self.group_column)
-            if self.group_column
-            else (self.embedding_column,)
-        )
-        fitted = (
-            columns_as_blocks(pcoll, columns)
-            | "Fit" >> beam.CombineGlobally(_Fit(self)).without_defaults().with_output_types(Postprocess)
-        )  # fmt: skip
+        groups = (self.group_column,) if self.group_column else ()
+        blocks = columns_as_blocks(pcoll, (self.embedding_column, *groups))
+        fit_all = beam.CombineGlobally(_Fit(self)).without_defaults()
+        fitted = blocks | "Fit" >> fit_all.with_output_types(Postprocess)
         if self.path is None:
             return fitted
-        return fitted | "Save" >> beam.Map(save_postprocess, self.path).with_output_types(
-            Postprocess
-        )
+        save = beam.Map(save_postprocess, self.path)
+        return fitted | "Save" >> save.with_output_types(Postprocess)
 
 
 @dataclasses.dataclass(eq=False)
 class ApplyPostprocess(RejectingTransform):
-    """Replace every vector by the corrected one, of length 1; all other columns pass through untouched.
+    """Replace every vector by the corrected one, of length 1.
 
-    Takes what `EmbedText` takes and gives the same kind back. The fingerprint changes with the fit: sinks refuse to mix
-    corpora that were corrected differently. Queries need the same correction: `load_postprocess(path).apply(vectors)`.
+    All other columns pass through untouched. Takes what `EmbedText` takes and returns the same
+    kind. The fingerprint changes with the fit: sinks refuse to mix corpora that were corrected
+    differently. Queries need the same correction: `load_postprocess(path).apply(vectors)`.
 
-    Rows whose vector is null, not finite or equal to the mean, or whose group was not fitted, fail the job, or are set
-    aside by `with_exception_handling()`.
+    Rows whose vector is null, not finite or equal to the mean, or whose group was not fitted, fail
+    the job, or are collected by `with_exception_handling()`.
 
     Attributes:
-      postprocess: what `FitPostprocess` gave, a `Postprocess`, or the path of a file that holds one; a path serves streams,
-        and is what large fits need (8 dim^2 bytes), since a `Postprocess` travels in the job's description.
-      group_column: the group of each row; needed if the corpus was fitted by group, and only then.
-      embedding_column: vectors of floats, and then the corrected ones, float32.
+      postprocess: the output of `FitPostprocess`, a `Postprocess`, or the path of a file that holds
+        one. A path works for streams, and is needed for large fits (8 dim^2 bytes), because a
+        `Postprocess` is part of the job's description.
+      group_column: the group of each row; required if, and only if, the corpus was fitted by group.
+      embedding_column: vectors of floats, replaced by the corrected ones, float32.
       id_column: names rows in messages; None if there is none.
     """
 
@@ -105,14 +105,17 @@ class ApplyPostprocess(RejectingTransform):
     def __post_init__(self) -> None:
         if not isinstance(self.postprocess, beam.PCollection | Postprocess | str):
             raise InputError(
-                f"postprocess {self.postprocess!r}: give the output of FitPostprocess, or a path it wrote to"
+                f"postprocess {self.postprocess!r}: give the output of FitPostprocess, or a path "
+                "that it wrote to"
             )
         if isinstance(self.postprocess, str) and not FileSystems.exists(self.postprocess):
             raise InputError(
-                f"postprocess {self.postprocess!r}: no such file; write it by FitPostprocess(..., path)"
+                f"postprocess {self.postprocess!r}: no such file; "
+                "write it by FitPostprocess(..., path)"
             )
 
     def expand(self, pcoll: beam.PCollection) -> Any:
+        """Return corrected rows; with exception handling, a tuple of them and the rejects."""
         groups = (self.group_column,) if self.group_column else ()
         return over_blocks(
             pcoll, self._apply, None, self.id_column, groups, replaced=(self.embedding_column,)
@@ -121,16 +124,13 @@ class ApplyPostprocess(RejectingTransform):
     def _apply(self, blocks: beam.PCollection[Block]) -> Any:
         given: Any = self.postprocess
         side = [beam.pvalue.AsIter(given)] if isinstance(given, beam.PCollection) else []
-        known = None if side else given
-        apply = _Apply(
-            known, self.group_column, self.embedding_column, self.id_column, self._isolate
-        )
-        good, rejects = blocks | "Apply" >> reject_outputs(beam.ParDo(apply, *side))
+        apply = beam.ParDo(_Apply(self, None if side else given), *side)
+        good, rejects = blocks | "Apply" >> reject_outputs(apply)
         return (good, rejects) if self._isolate else good
 
 
 def save_postprocess(postprocess: Postprocess, path: str) -> Postprocess:
-    """Write `postprocess` to a file; it appears complete or not at all."""
+    """Write `postprocess` to a file, which appears complete or not at all."""
     partial = f"{path}.{uuid.uuid4().hex}.partial"
     with FileSystems.create(partial, compression_type="uncompressed") as file:
         file.write(postprocess.to_bytes())
@@ -141,10 +141,10 @@ def save_postprocess(postprocess: Postprocess, path: str) -> Postprocess:
 
 
 def load_postprocess(path: str) -> Postprocess:
-    """What `FitPostprocess` wrote to `path`, on any Beam file system.
+    """Read what `FitPostprocess` wrote to `path`, on any Beam file system.
 
     Raises:
-      InputError: the file is something else.
+      InputError: the file holds something else.
     """
     with FileSystems.open(path, compression_type="uncompressed") as file:
         try:
@@ -154,6 +154,8 @@ def load_postprocess(path: str) -> Postprocess:
 
 
 class _Fit(beam.CombineFn):
+    """Sum the moments of all vectors, and fit the correction to them."""
+
     def __init__(self, settings: FitPostprocess) -> None:
         self._method = settings.method
         self._components = settings.components
@@ -164,7 +166,7 @@ class _Fit(beam.CombineFn):
         return Moments()
 
     def add_input(self, moments: Moments, block: Block) -> Moments:
-        vectors, defects = vectors_with_defects(block, self._column)
+        vectors, defects = vectors_with_defects(block, self._column, "FitPostprocess")
         groups = None
         if self._group_column is not None:
             names = read_groups(block, self._group_column)
@@ -185,25 +187,22 @@ class _Fit(beam.CombineFn):
     def extract_output(self, moments: Moments) -> Postprocess:
         if not moments.counts:
             raise InputError(
-                f"FitPostprocess: no row has a vector in column {self._column!r}; embed the corpus first"
+                f"FitPostprocess: no row has a vector in column {self._column!r}; "
+                "embed the corpus first"
             )
         return fit(moments, self._method, self._components)
 
 
 class _Apply(beam.DoFn):
-    def __init__(
-        self,
-        known: Postprocess | str | None,
-        group_column: str | None,
-        embedding_column: str,
-        id_column: str | None,
-        isolate: bool,
-    ) -> None:
+    """Correct vectors, and separate the rows that have no corrected one."""
+
+    def __init__(self, settings: ApplyPostprocess, known: Postprocess | str | None) -> None:
+        self._step = settings.step
         self._known = known
-        self._group_column = group_column
-        self._column = embedding_column
-        self._id_column = id_column
-        self._isolate = isolate
+        self._group_column = settings.group_column
+        self._column = settings.embedding_column
+        self._id_column = settings.id_column
+        self._isolate = settings._isolate
 
     def setup(self) -> None:
         if isinstance(self._known, str):
@@ -213,10 +212,10 @@ class _Apply(beam.DoFn):
         postprocess = next(iter(fitted), self._known)
         if not isinstance(postprocess, Postprocess):
             raise InputError(
-                "ApplyPostprocess: FitPostprocess saw no vectors; fit the corpus that this one is like"
+                f"{self._step}: FitPostprocess saw no vectors; fit a corpus similar to this one"
             )
-        vectors, defects = vectors_with_defects(block, self._column)
-        if not vectors.shape[1]:  # not one vector in this block, so nothing says how long they are
+        vectors, defects = vectors_with_defects(block, self._column, self._step)
+        if not vectors.shape[1]:  # without a single vector in the block, their length is unknown
             vectors = np.zeros((len(block), postprocess.means.shape[1]), np.float32)
         groups = None
         if self._group_column is not None:
@@ -236,14 +235,14 @@ class _Apply(beam.DoFn):
             results,
             metadata and postprocessed(metadata, postprocess),
             pc.coalesce(defects, flat),
-            STEP,
+            self._step,
             self._isolate,
             self._id_column,
         )
 
 
 def postprocessed(metadata: VectorMetadata, postprocess: Postprocess) -> VectorMetadata:
-    """What a column says of itself after `postprocess`."""
+    """Return the metadata of a column after `postprocess`."""
     return dataclasses.replace(
         metadata.derive({"postprocess": postprocess.fingerprint}),
         dim=postprocess.dim,
@@ -254,7 +253,7 @@ def postprocessed(metadata: VectorMetadata, postprocess: Postprocess) -> VectorM
 
 
 def read_groups(block: Block, column: str) -> pa.Array:
-    """The group of each row as a string."""
+    """Read the group of each row as a string."""
     if column not in block.schema.names:
         raise InputError(
             f"no column {column!r} among {', '.join(block.schema.names)}; name one by group_column"
@@ -266,10 +265,10 @@ def read_groups(block: Block, column: str) -> pa.Array:
 
 
 def _group_defects(names: pa.Array, postprocess: Postprocess, column: str) -> pa.Array:
-    """Why each row has no mean to take away: a string array, null where it has one."""
+    """Say why a row has no mean to subtract: a string array, null where it has one."""
     unseen = pc.binary_join_element_wise(
         f"{column} was not in the corpus that was fitted: ", names, ""
     )
     fitted = pc.is_in(names, pa.array(postprocess.groups or (), pa.string()))
-    why = pc.if_else(pc.is_null(names), f"{column} is null", unseen)
-    return pc.if_else(fitted, None, why)
+    reasons = pc.if_else(pc.is_null(names), f"{column} is null", unseen)
+    return pc.if_else(fitted, None, reasons)

@@ -1,6 +1,6 @@
-"""A corpus with vectors becomes one with smaller vectors: `vectors | QuantizeVectors("int8")`.
+"""Quantize the vectors of a corpus: `vectors | QuantizeVectors("int8")`.
 
-blocks --> (largest value of all, only where asked for) --> codes in the place of the vectors
+blocks --> (largest value of all, only if requested) --> codes in place of the vectors
 """
 
 import dataclasses
@@ -22,27 +22,31 @@ from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_out
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.elements.vectors import replace_vectors, vectors_with_defects
 
-STEP = "QuantizeVectors"
 FIT = "fit"
 
 
 @dataclasses.dataclass(eq=False)
 class QuantizeVectors(RejectingTransform):
-    """Replace every vector by its code in fewer bytes; all other columns pass through untouched.
+    """Replace every vector by a code of fewer bytes.
 
-    Takes what `EmbedText` takes and gives the same kind back. A code depends on its vector and the settings alone, never
-    on the block or bundle, so what is added to a corpus later has the codes it would have had at once. What the codes are
-    worth, and how they become vectors again, is in `core.quantize`. The fingerprint changes with the settings: sinks
-    refuse to mix quantisations. Queries are quantised the same way, by `core.quantize.quantize`.
+    All other columns pass through untouched. Takes what `EmbedText` takes and returns the same
+    kind. A code depends on its vector and the settings alone, never on the block or bundle, so rows
+    added to a corpus later get the codes they would have had from the start. How much recall each
+    code keeps, and how to convert it back to vectors, is in `core.vectors.quantize`. The
+    fingerprint changes with the settings: sinks refuse to mix quantizations. Quantize queries the
+    same way, by `core.vectors.quantize.quantize`.
 
-    Rows whose vector is null or not finite fail the job, or are set aside by `with_exception_handling()`.
+    Rows whose vector is null or not finite fail the job, or are collected by
+    `with_exception_handling()`.
 
     Attributes:
       to: ``float16``, ``int8`` or ``binary``.
-      int8_limit: what becomes 127. Default: each vector's own largest absolute value: the best codes, for cosines; lengths
-        are lost. A number, or ``"fit"`` for the largest absolute value of the whole collection, keeps lengths and dot
-        products; give the number that was fitted (in the column's metadata) to code more vectors like the first ones.
-      embedding_column: vectors of floats, and then their codes.
+      int8_limit: the value that becomes 127. Default: the largest absolute value of each vector,
+        which gives the best codes for cosines, but loses lengths. A number, or ``"fit"`` for the
+        largest absolute value of the whole collection, keeps lengths and dot products; give the
+        number that was fitted (it is in the column's metadata) to code more vectors like the first
+        ones.
+      embedding_column: vectors of floats, replaced by their codes.
       id_column: names rows in messages; None if there is none.
     """
 
@@ -57,10 +61,12 @@ class QuantizeVectors(RejectingTransform):
         check_quantization(self.to, self.int8_limit)
 
     def expand(self, pcoll: beam.PCollection) -> Any:
+        """Return rows with codes; with exception handling, a tuple of them and the rejects."""
         if self.int8_limit == FIT and not (pcoll.is_bounded and pcoll.windowing.is_default()):
             raise InputError(
-                'int8_limit "fit": a corpus is fitted as a whole, and a stream or a window is none; give the limit of a '
-                "former run (int8_limit in the metadata of its column), or leave it out"
+                'int8_limit "fit": the whole corpus is fitted, which a stream or windows do not '
+                "allow; give the limit of a previous run (int8_limit in the metadata of its "
+                "column), or leave it out"
             )
         return over_blocks(
             pcoll, self._quantize, None, self.id_column, replaced=(self.embedding_column,)
@@ -69,17 +75,16 @@ class QuantizeVectors(RejectingTransform):
     def _quantize(self, blocks: beam.PCollection[Block]) -> Any:
         limit: Any = self.int8_limit
         if limit == FIT:
-            limits = blocks | "Largest" >> beam.Map(
-                largest_value, self.embedding_column
-            ).with_output_types(float)
+            largest = beam.Map(largest_value, self.embedding_column).with_output_types(float)
+            limits = blocks | "Largest" >> largest
             limit = limits | "LargestOfAll" >> beam.CombineGlobally(_largest).as_singleton_view()
-        codes = _Quantize(self.to, self.embedding_column, self.id_column, self._isolate)
+        codes = _Quantize(self)
         good, rejects = blocks | "Quantize" >> reject_outputs(beam.ParDo(codes, limit))
         return (good, rejects) if self._isolate else good
 
 
 def largest_value(block: Block, embedding_column: str) -> float:
-    """The largest absolute value in the vectors of a block; rows without a vector count as zero."""
+    """Find the largest absolute value of a block; a missing vector counts as zero."""
     return float(np.abs(vectors_with_defects(block, embedding_column)[0]).max(initial=0))
 
 
@@ -88,16 +93,17 @@ def _largest(values: Iterable[float]) -> float:
 
 
 class _Quantize(beam.DoFn):
-    def __init__(
-        self, to: str, embedding_column: str, id_column: str | None, isolate: bool
-    ) -> None:
-        self._to = to
-        self._column = embedding_column
-        self._id_column = id_column
-        self._isolate = isolate
+    """Replace vectors by codes, and separate the rows whose vector has none."""
+
+    def __init__(self, settings: QuantizeVectors) -> None:
+        self._step = settings.step
+        self._to = settings.to
+        self._column = settings.embedding_column
+        self._id_column = settings.id_column
+        self._isolate = settings._isolate
 
     def process(self, block: Block, limit: float | None) -> Iterator[Any]:
-        vectors, defects = vectors_with_defects(block, self._column)
+        vectors, defects = vectors_with_defects(block, self._column, self._step)
         if limit == 0:  # fitted to zeros
             limit = 1.0
         if limit is not None:
@@ -105,15 +111,19 @@ class _Quantize(beam.DoFn):
             Metrics.counter(NAMESPACE, "vectors_clipped").inc(clipped)
         codes = quantize(vectors, self._to, limit)
         if self._to == "float16":
-            too_large = pc.if_else(
-                pa.array(np.isinf(codes).any(axis=1)),
-                f"{self._column} is too large for float16",
-                None,
-            )
+            infinite = pa.array(np.isinf(codes).any(axis=1))
+            too_large = pc.if_else(infinite, f"{self._column} is too large for float16", None)
             defects = pc.coalesce(defects, too_large)
         metadata = vector_metadata(block.schema.field(self._column))
         if metadata is not None:
             metadata = quantized(metadata, self._to, limit)
         yield from replace_vectors(
-            block, self._column, codes, metadata, defects, STEP, self._isolate, self._id_column
+            block,
+            self._column,
+            codes,
+            metadata,
+            defects,
+            self._step,
+            self._isolate,
+            self._id_column,
         )

@@ -1,8 +1,8 @@
-"""Pairs get the score of a cross-encoder: `pairs | Rerank(model)`.
+"""Score pairs of texts by a cross-encoder: `pairs | Rerank(model)`.
 
-rows or blocks --> CheckPairs --> RunInference(our ModelHandler) --> CheckScores --> blocks with a score
-                       |                                                 |
-                       +------------------- rejects ---------------------+
+rows or blocks --> CheckPairs --> RunInference(model handler) --> CheckScores --> blocks with
+                       |                                               |          scores
+                       +------------------- rejects -------------------+
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_gpte.core.columns import DEFECT
-from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.cross_encoder import check_scorer_config
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
@@ -27,30 +27,30 @@ from beam_gpte.elements.rejects import (
 )
 from beam_gpte.elements.rows import over_blocks
 
-STEP = "Rerank"
 RERANK_SCORE = "rerank_score"  # float32
 
 
 @dataclasses.dataclass(eq=False)
 class Rerank(RejectingTransform):
-    """Score every pair of texts by a cross-encoder, which reads both at once: a column `rerank_score` (float32) is added.
+    """Score every pair of texts by a cross-encoder, which reads both at once.
 
-    Takes any kind of rows with two columns of texts, such as the pairs of `MineBitext` or the triplets of
-    `MineHardNegatives`, and gives the same kind back; all other columns pass through untouched. Scores are those of
-    sentence-transformers' `CrossEncoder.predict`, run without padding where the model allows it. A pair that is too long
-    for the model loses tokens of its longer text first (counters `pairs_truncated`, `tokens_dropped`).
+    Takes rows of any kind with two columns of texts, such as the pairs of `MineBitext` or the
+    triplets of `MineHardNegatives`, and returns the same kind with a column `rerank_score`
+    (float32); all other columns pass through untouched. Scores equal those of
+    sentence-transformers' `CrossEncoder.predict`, computed without padding where the model allows
+    it. A pair that is too long for the model loses tokens of its longer text first (counters
+    `pairs_truncated`, `tokens_dropped`).
 
-    Rows without two usable texts (null, empty, blank, no string, not valid Unicode), and pairs that do not fit the memory,
-    fail the job or are set aside by `with_exception_handling()`.
+    Rows without two usable texts (null, empty, blank, not a string, not valid Unicode), and pairs
+    that do not fit in memory, fail the job or are collected by `with_exception_handling()`.
 
     Attributes:
-      model: a hub name, a folder, a URI such as gs://bucket/model, or an `EncoderConfig` with precision, max_tokens and the
-        like: a sequence classifier with one label.
+      model: a hub name, a folder, a URI such as gs://bucket/model, or an `EncoderConfig` with
+        precision, max_tokens and so on: a sequence classifier with one label.
       query_column, document_column: the first and the second text.
       score_column: where the scores go.
       id_column: names rows in messages; None if there is none.
-      threads: threads of one forward pass; see `TextEmbeddingModelHandler`.
-      large_model: one copy of the model for all processes of a machine.
+      runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
     """
 
     model: str | EncoderConfig
@@ -58,8 +58,7 @@ class Rerank(RejectingTransform):
     document_column: str = "document"
     score_column: str = RERANK_SCORE
     id_column: str | None = None
-    threads: int = 1
-    large_model: bool = False
+    runtime: ModelRuntime = dataclasses.field(default_factory=ModelRuntime)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str | EncoderConfig):
@@ -67,7 +66,7 @@ class Rerank(RejectingTransform):
         check_scorer_config(self._config)
         if self.query_column == self.document_column:
             raise InputError(
-                f"query_column and document_column are both {self.query_column!r}; a pair is of two columns"
+                f"query_column and document_column are both {self.query_column!r}; name two columns"
             )
         if self.score_column in (self.query_column, self.document_column, self.id_column):
             raise InputError(
@@ -78,56 +77,81 @@ class Rerank(RejectingTransform):
     def _config(self) -> EncoderConfig:
         return EncoderConfig(self.model) if isinstance(self.model, str) else self.model
 
+    @property
+    def _text_columns(self) -> tuple[str, str]:
+        return self.query_column, self.document_column
+
     def expand(self, pcoll: beam.PCollection) -> Any:
+        """Return rows with scores; with exception handling, a tuple of them and the rejects."""
         return over_blocks(
             pcoll, self._score, self.query_column, self.id_column, texts=(self.document_column,)
         )
 
     def _score(self, blocks: beam.PCollection[Block]) -> Any:
-        from apache_beam.ml.inference.base import (
-            RunInference,  # Beam's ml package loads torch where it is installed
-        )
+        # imported late: Beam's ml package loads torch where it is installed
+        from apache_beam.ml.inference.base import RunInference
 
-        from beam_gpte.embedding.rerank_handler import RerankModelHandler
-
-        columns = (self.query_column, self.document_column)
-        check = beam.FlatMap(
-            _check_pairs, columns, self.score_column, self.id_column, self._isolate
-        )
-        pairs, bad_texts = blocks | "CheckPairs" >> reject_outputs(check)
-        handler = RerankModelHandler(
-            self._config, columns, self.score_column, self._isolate, self.threads, self.large_model
-        )
-        scored, failed = (
+        infer = RunInference(self._handler(), watch_model_pattern=self.runtime.watch_model_pattern)
+        pairs, bad_texts = blocks | "CheckPairs" >> self._check_pairs()
+        scored, bad_scores = (
             pairs
             | "AsBatch" >> beam.Map(_as_batch).with_output_types(list[Block])
-            | "Infer" >> RunInference(handler.with_no_batching())  # a block is a batch
-            | "CheckScores"
-            >> reject_outputs(
-                beam.FlatMap(_check_scores, self.score_column, self.id_column, self._isolate)
+            | "Infer" >> infer
+            | "CheckScores" >> self._check_scores()
+        )
+        return (scored, merge_rejects([bad_texts, bad_scores])) if self._isolate else scored
+
+    def _check_pairs(self) -> Any:
+        return reject_outputs(
+            beam.FlatMap(
+                _check_pairs,
+                self._text_columns,
+                self.score_column,
+                self.step,
+                self._isolate,
+                self.id_column,
             )
         )
-        return (scored, merge_rejects([bad_texts, failed])) if self._isolate else scored
+
+    def _check_scores(self) -> Any:
+        return reject_outputs(
+            beam.FlatMap(_check_scores, self.score_column, self.step, self._isolate, self.id_column)
+        )
+
+    def _handler(self) -> Any:
+        from beam_gpte.embedding.rerank_handler import RerankModelHandler
+
+        handler = RerankModelHandler(
+            self._config, self._text_columns, self.score_column, self._isolate, self.runtime
+        )
+        return handler.with_no_batching()  # a block is a batch
 
 
 def _check_pairs(
-    block: Block, columns: tuple[str, str], score_column: str, id_column: str | None, isolate: bool
+    block: Block,
+    columns: tuple[str, str],
+    score_column: str,
+    step: str,
+    isolate: bool,
+    id_column: str | None,
 ) -> Iterator[Any]:
+    """Separate the rows without two usable texts."""
     names = block.schema.names
     for name in columns:
         if name not in names:
             raise InputError(
-                f"{STEP}: no column {name!r} among {', '.join(names)}; name one by query_column or document_column"
+                f"{step}: no column {name!r} among {', '.join(names)}; "
+                "name one by query_column or document_column"
             )
     if score_column in names:
         raise InputError(
-            f"{STEP}: a column {score_column!r} is there already; name another by score_column"
+            f"{step}: a column {score_column!r} is there already; name another by score_column"
         )
     defects = pc.coalesce(*(text_defects(block.column(name), name) for name in columns))
     if DEFECT in names:
         defects = pc.coalesce(block.column(DEFECT), defects)
         block = block.without_columns([DEFECT])
-    yield from split_rejects(block, defects, STEP, isolate, id_column)
+    yield from split_rejects(block, defects, step, isolate, id_column)
 
 
 def _as_batch(block: Block) -> list[Block]:
@@ -135,12 +159,13 @@ def _as_batch(block: Block) -> list[Block]:
 
 
 def _check_scores(
-    block: Block, score_column: str, id_column: str | None, isolate: bool
+    block: Block, score_column: str, step: str, isolate: bool, id_column: str | None
 ) -> Iterator[Any]:
+    """Separate the pairs that the model could not score."""
     reasons = (
         block.column(DEFECT) if DEFECT in block.schema.names else pa.nulls(len(block), pa.string())
     )
-    for part in split_rejects(block.without_columns([DEFECT]), reasons, STEP, isolate, id_column):
+    for part in split_rejects(block.without_columns([DEFECT]), reasons, step, isolate, id_column):
         if isinstance(part, beam.pvalue.TaggedOutput):
             part.value = part.value.without_columns([score_column])
         yield part

@@ -1,4 +1,4 @@
-"""Our `ModelHandler` for pairs: a `CrossEncoder` inside Beam's `RunInference`, over blocks."""
+"""Run a `CrossEncoder` inside Beam's `RunInference`, over blocks of pairs."""
 
 import dataclasses
 import time
@@ -10,11 +10,12 @@ from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.backbone import set_thread_policy
-from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.cross_encoder import CrossEncoder, Scoring
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.embedding.model_handler import watched_model
 from beam_gpte.files.remote_model import fetch_model
 
 set_thread_policy()
@@ -28,10 +29,9 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
       config: the model.
       columns: of the first and the second text of a pair.
       score_column: where the scores go.
-      isolate_failures: a pair that cannot be scored gets a null and its reason in the column `DEFECT`, where it otherwise
-        fails the batch.
-      threads: threads of one forward pass; see `TextEmbeddingModelHandler`.
-      large_model: one copy for all processes of a machine, as Beam means it.
+      isolate_failures: give a pair that cannot be scored a null, and its reason in the column
+        `DEFECT`, instead of failing the batch.
+      runtime: threads and memory of the workers; see `TextEmbeddingModelHandler`.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
         columns: tuple[str, str],
         score_column: str,
         isolate_failures: bool,
-        threads: int = 1,
-        large_model: bool = False,
+        runtime: ModelRuntime,
     ) -> None:
-        super().__init__(large_model=large_model)
+        super().__init__(large_model=runtime.large_model)
         self._config = config
         self._columns = columns
         self._score_column = score_column
         self._isolate_failures = isolate_failures
-        self._threads = threads
+        self._threads = runtime.threads
 
     def load_model(self) -> CrossEncoder:
+        """Load the model, downloaded first if it is remote."""
         model = CrossEncoder.load(self._config, root=fetch_model(self._config.model))
         import torch
 
@@ -58,8 +58,11 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
         return model
 
     def update_model_path(self, model_path: str | None = None) -> None:
+        """Switch to the model at `model_path`; see `TextEmbeddingModelHandler`."""
         if model_path:
-            self._config = dataclasses.replace(self._config, model=model_path, revision=None)
+            self._config = dataclasses.replace(
+                self._config, model=watched_model(model_path), revision=None
+            )
 
     def run_inference(
         self,
@@ -67,6 +70,7 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
         model: CrossEncoder,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterator[Block]:
+        """Return each block with its scores."""
         for block in batch:
             first, second = (
                 block.column(name).cast(pa.large_string()).to_pylist() for name in self._columns
@@ -88,9 +92,11 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
             yield block
 
     def get_num_bytes(self, batch: Sequence[Block]) -> int:
+        """Count the bytes of a batch, for Beam's metrics."""
         return sum(block.batch.nbytes for block in batch)
 
     def get_metrics_namespace(self) -> str:
+        """Name the namespace of Beam's metrics."""
         return NAMESPACE
 
 

@@ -1,10 +1,11 @@
-"""Vectors of a former run, brought to the rows that have the same text: what has not changed is not embedded again.
+"""Attach the vectors of a previous run to rows with the same text, so that they can be reused.
 
-    corpus ------> (hash of the text, piece) ---+
-                                                +--> CoGroupByKey --> blocks with the former vectors in `PREVIOUS_VECTOR`
-    former run --> (hash of the text, piece) ---+
+    corpus --------> (hash of text, piece) ---+
+                                              +--> CoGroupByKey --> blocks with `PREVIOUS_VECTOR`
+    previous run --> (hash of text, piece) ---+
 
-Whether a former vector may be used is decided where the model is loaded, by its fingerprint; see `model_handler`.
+Whether a previous vector may be used is decided by its fingerprint where the model is loaded; see
+`model_handler`.
 """
 
 import dataclasses
@@ -25,21 +26,21 @@ from beam_gpte.shuffle.packing import Packer, Piece, split_rows, unpack
 from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.read_vectors import vector_files
 
-PARTITIONS = (
-    256  # of the texts, by hash: a worker holds the former vectors of one, 1/256 of the former run
-)
+# Of the texts, by hash: a worker holds the previous vectors of one, 1/256 of the previous run.
+PARTITIONS = 256
 
 
 @dataclasses.dataclass(eq=False)
 class AttachPreviousVectors(beam.PTransform):
-    """Add the column `PREVIOUS_VECTOR`: the vector a former run gave to the same text, null where it had none.
+    """Add the column `PREVIOUS_VECTOR`: of the same text in a previous run, null if it had none.
 
-    Memory per worker: texts and vectors of one partition of the former run, n / 256 * (4 dim + bytes of a text).
+    Memory per worker: texts and vectors of one partition of the previous run,
+    n / 256 * (4 dim + bytes of a text).
 
     Attributes:
       path: folder or glob of Parquet files that `WriteVectorsToParquet` wrote.
-      text_column: of both; the former run must have kept its texts.
-      embedding_column: of the former run.
+      text_column: of both; the previous run must have kept its texts.
+      embedding_column: of the previous run.
     """
 
     path: str
@@ -47,39 +48,38 @@ class AttachPreviousVectors(beam.PTransform):
     embedding_column: str
 
     def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        """Join the corpus with the previous run by text."""
         if not blocks.is_bounded or not blocks.windowing.is_default():
             raise InputError(
-                "reuse: the corpus is compared as a whole, and a stream or a window is none; leave reuse out"
+                "reuse: the whole corpus is compared, which a stream or windows do not allow; "
+                "leave reuse out"
             )
-        previous = (
-            blocks.pipeline
-            | "Former" >> beam.Create([self.path])
-            | "Match" >> beam.FlatMap(_paths).with_output_types(str)
-            | "Spread" >> beam.Reshuffle()
-            | "Read"
-            >> beam.FlatMap(
-                read_previous, self.text_column, self.embedding_column
-            ).with_output_types(Block)
-        )
-        both = {"now": blocks, "former": previous}
+        parts = {"current": blocks, "previous": self._read(blocks.pipeline)}
         split = {
             name: part
             | f"Split_{name}"
             >> beam.ParDo(_Split(self.text_column)).with_output_types(tuple[int, Piece])
-            for name, part in both.items()
+            for name, part in parts.items()
         }
+        attach_vectors = beam.ParDo(_Attach(self.text_column, self.embedding_column))
+        return split | beam.CoGroupByKey() | attach_vectors.with_output_types(Block)
+
+    def _read(self, pipeline: beam.Pipeline) -> beam.PCollection[Block]:
+        read = beam.FlatMap(read_previous, self.text_column, self.embedding_column)
         return (
-            split
-            | beam.CoGroupByKey()
-            | beam.ParDo(_Attach(self.text_column, self.embedding_column)).with_output_types(Block)
+            pipeline
+            | "Previous" >> beam.Create([self.path])
+            | "Match" >> beam.FlatMap(_paths).with_output_types(str)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> read.with_output_types(Block)
         )
 
 
 def read_previous(path: str, text_column: str, embedding_column: str) -> Iterator[Block]:
-    """Texts and vectors of one Parquet file.
+    """Read texts and vectors of one Parquet file.
 
     Raises:
-      InputError: it lacks one of the columns, or the vectors do not say which model made them.
+      InputError: a column is missing, or the vectors do not name the model that made them.
     """
     with reading(path), open_file(path) as file:
         parquet = pq.ParquetFile(file)
@@ -91,13 +91,16 @@ def read_previous(path: str, text_column: str, embedding_column: str) -> Iterato
             )
         if vector_metadata(parquet.schema_arrow.field(embedding_column)) is None:
             raise InputError(
-                f"reuse: column {embedding_column!r} of {path} does not say which model made it; embed anew"
+                f"reuse: column {embedding_column!r} of {path} does not name the model that made "
+                "it; leave reuse out and embed again"
             )
         for batch in parquet.iter_batches(ROWS_PER_BLOCK, columns=[text_column, embedding_column]):
             yield Block(batch)
 
 
 class _Split(beam.DoFn):
+    """Split blocks by the hash of their texts."""
+
     def __init__(self, text_column: str) -> None:
         self._text_column = text_column
 
@@ -105,13 +108,14 @@ class _Split(beam.DoFn):
         self, block: Block, timestamp: Any = beam.DoFn.TimestampParam
     ) -> Iterator[tuple[int, Piece]]:
         texts = block.column(self._text_column).cast(pa.large_binary()).to_pylist()
-        for partition, piece in split_rows(
-            block, [zlib.crc32(text or b"") % PARTITIONS for text in texts]
-        ):
+        partitions = [zlib.crc32(text or b"") % PARTITIONS for text in texts]
+        for partition, piece in split_rows(block, partitions):
             yield partition, (piece, timestamp.micros)
 
 
 class _Attach(beam.DoFn):
+    """Attach the previous vectors of one partition, and pack the pieces into full blocks again."""
+
     def __init__(self, text_column: str, embedding_column: str) -> None:
         self._text_column = text_column
         self._embedding_column = embedding_column
@@ -122,8 +126,8 @@ class _Attach(beam.DoFn):
     def process(
         self, element: tuple[int, dict], window: Any = beam.DoFn.WindowParam
     ) -> Iterator[Any]:
-        previous = [piece for piece, _ in element[1]["former"]]
-        for piece, micros in element[1]["now"]:
+        previous = [piece for piece, _ in element[1]["previous"]]
+        for piece, micros in element[1]["current"]:
             block = attach(piece, previous, self._text_column, self._embedding_column)
             yield from (
                 unpack(place, full) for place, full in self._packer.add((window, micros), block)
@@ -134,24 +138,19 @@ class _Attach(beam.DoFn):
 
 
 def attach(block: Block, previous: list[Block], text_column: str, embedding_column: str) -> Block:
-    """`block` with the column `PREVIOUS_VECTOR` out of `former`; without it where there is no former row at all."""
+    """Add the column `PREVIOUS_VECTOR`, taken from `previous`; no column if that has no rows."""
     if not previous:
         return block
     table = pa.Table.from_batches([piece.batch for piece in previous])
-    rows = {
-        text: i
-        for i, text in reversed(
-            list(enumerate(table.column(text_column).cast(pa.large_string()).to_pylist()))
-        )
-    }
-    wanted = [
-        rows.get(text) for text in block.column(text_column).cast(pa.large_string()).to_pylist()
-    ]
+    known = table.column(text_column).cast(pa.large_string()).to_pylist()
+    first_rows = {text: row for row, text in reversed(list(enumerate(known)))}
+    texts = block.column(text_column).cast(pa.large_string()).to_pylist()
+    rows = [first_rows.get(text) for text in texts]
+    missing = np.array([row is None for row in rows])
     field = table.schema.field(embedding_column).with_name(PREVIOUS_VECTOR)
-    found = np.array([row is not None for row in wanted])
     vectors = table.column(embedding_column).combine_chunks()
-    taken = vectors.take(pa.array([row or 0 for row in wanted])).values
-    values = pa.FixedSizeListArray.from_arrays(taken, field.type.list_size, mask=pa.array(~found))
+    taken = vectors.take(pa.array([row or 0 for row in rows])).values
+    values = pa.FixedSizeListArray.from_arrays(taken, field.type.list_size, mask=pa.array(missing))
     return block.with_column(field, values)
 
 

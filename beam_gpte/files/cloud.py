@@ -1,7 +1,7 @@
-"""Google Cloud Storage: what is wrong with a bucket or its credentials, in one line and at once.
+"""Report what is wrong with a Cloud Storage bucket or its credentials, in one line and at once.
 
-Beam and Google's client try again for minutes before they report a missing key or a mistyped bucket. One request of our
-own, which is not repeated, comes first. Everything else goes through Beam's file systems.
+Beam and Google's client retry for minutes before they report a missing key or a mistyped bucket.
+One request, which is not retried, comes first. Everything else goes through Beam's file systems.
 """
 
 import functools
@@ -19,22 +19,25 @@ _PREFIX = "gs://"
 
 
 def check_bucket(path: str) -> None:
-    """See that the bucket of a gs:// path is there and can be listed; any other path is fine. Asks once a process.
+    """Check that the bucket of a gs:// path exists and can be listed; any other path is fine.
+
+    Asks once per process.
 
     Raises:
-      InputError: Google's packages are missing, there are no credentials or they are refused, or there is no such bucket.
+      InputError: Google's packages are missing, there are no credentials or they are refused, or
+        there is no such bucket.
     """
     if path.startswith(_PREFIX):
         _check(path.removeprefix(_PREFIX).split("/")[0])
 
 
 def missing_object() -> tuple[type[Exception], ...]:
-    """What Google's client raises for an object that is not there; nothing where nobody has loaded it."""
+    """Return what Google's client raises for a missing object; nothing if it is not loaded."""
     exceptions = sys.modules.get("google.api_core.exceptions")
     return (exceptions.NotFound,) if exceptions else ()
 
 
-@functools.cache  # of what went well; an exception is not remembered
+@functools.cache  # of successes; an exception is not remembered
 def _check(bucket: str) -> None:
     where = f"{_PREFIX}{bucket}"
     try:
@@ -47,13 +50,11 @@ def _check(bucket: str) -> None:
             f"{where}: needs Google's packages ({error}); pip install 'beam-gpte[gcp]'"
         ) from error
 
-    options = (
-        FileSystems._pipeline_options or PipelineOptions()
-    )  # as Beam's own file system reads them
+    # as Beam's own file system reads them
+    options = FileSystems._pipeline_options or PipelineOptions()
     missing = _missing_credentials(options)
-    advice = "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run: gcloud auth application-default login"
     if missing and os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
-        raise InputError(f"{where}: no Google Cloud credentials ({missing}); {advice}")
+        raise _no_credentials(where, missing)
     try:
         client: Any = (
             storage.Client.create_anonymous_client()
@@ -61,36 +62,45 @@ def _check(bucket: str) -> None:
             else gcsio.create_storage_client(options)
         )
         next(iter(client.list_blobs(bucket, max_results=1, retry=None, timeout=SECONDS)), None)
-    except api.NotFound as error:
-        raise InputError(f"{where}: there is no such bucket; create it, or name another") from error
-    except (api.Unauthorized, api.Forbidden) as error:
-        if missing:
-            raise InputError(
-                f"{where}: no Google Cloud credentials ({missing}); {advice}"
-            ) from error
-        raise InputError(
-            f"{where}: these credentials may not list the bucket ({_brief(error)}); grant storage.objects.list"
-        ) from error
-    except auth.GoogleAuthError as error:
-        if missing:  # Google's client tries to renew anonymous credentials that a bucket refuses
-            raise InputError(
-                f"{where}: no Google Cloud credentials ({missing}); {advice}"
-            ) from error
-        if not isinstance(error, auth.TransportError):
-            raise InputError(
-                f"{where}: the credentials are refused ({_brief(error)}); replace them"
-            ) from error
-        raise InputError(
+    except (api.GoogleAPIError, auth.GoogleAuthError, OSError) as error:  # requests: OSErrors
+        raise _explained(error, where, missing) from error
+
+
+def _explained(error: Exception, where: str, missing: str | None) -> InputError:
+    """Say what failed, and how to fix it."""
+    import google.auth.exceptions as auth
+    from google.api_core import exceptions as api
+
+    refused = isinstance(error, api.Unauthorized | api.Forbidden)
+    if isinstance(error, api.NotFound):
+        return InputError(f"{where}: there is no such bucket; create it, or name another")
+    if missing and (refused or isinstance(error, auth.GoogleAuthError)):
+        # Google's client tries to renew anonymous credentials that a bucket refuses
+        return _no_credentials(where, missing)
+    if refused:
+        return InputError(
+            f"{where}: these credentials may not list the bucket ({_brief(error)}); "
+            "grant storage.objects.list"
+        )
+    if isinstance(error, auth.TransportError):
+        return InputError(
             f"{where}: no access token for the credentials ({_brief(error)}); check their token_uri"
-        ) from error
-    except (api.GoogleAPIError, OSError) as error:  # requests raises OSErrors
-        raise InputError(
-            f"{where}: Cloud Storage does not answer ({_brief(error)}); try again later"
-        ) from error
+        )
+    if isinstance(error, auth.GoogleAuthError):
+        return InputError(f"{where}: the credentials are refused ({_brief(error)}); replace them")
+    return InputError(f"{where}: Cloud Storage does not answer ({_brief(error)}); try again later")
+
+
+def _no_credentials(where: str, missing: str) -> InputError:
+    return InputError(
+        f"{where}: no Google Cloud credentials ({missing}); "
+        "set GOOGLE_APPLICATION_CREDENTIALS to a key file, "
+        "or run: gcloud auth application-default login"
+    )
 
 
 def _missing_credentials(options: PipelineOptions) -> str | None:
-    """Why there are no credentials, or None; Beam would ask five times in half a minute."""
+    """Return why there are no credentials, or None; Beam would ask five times in half a minute."""
     import google.auth
 
     try:

@@ -1,4 +1,4 @@
-"""Files in folders, local or on any Beam file system: list, copy, remove."""
+"""List, copy and remove files in folders, local or on any Beam file system."""
 
 import contextlib
 import shutil
@@ -17,15 +17,17 @@ TEMPORARY = ".beam-gpte-tmp-"
 
 
 def is_remote(path: str) -> bool:
+    """Check whether a path is on another file system than the local one."""
     return FileSystems.get_scheme(path) is not None
 
 
 def file_name(path: str) -> str:
+    """Return the last part of a path."""
     return path.rsplit("/", 1)[-1]
 
 
 def list_files(folder: str) -> list[str]:
-    """Names of the files directly in `folder`, sorted; none if there is no such folder."""
+    """List the names of the files directly in `folder`, sorted; none if there is no such folder."""
     if is_remote(folder):
         found = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
         return sorted(file_name(file.path) for file in found)
@@ -35,7 +37,11 @@ def list_files(folder: str) -> list[str]:
 
 
 def list_partitioned(folder: str) -> list[str]:
-    """Paths within `folder` of its files and of those in hive partitions below (``name=value/...``), sorted."""
+    """List the files of a folder and of hive partitions below it (``name=value/...``).
+
+    Returns:
+      Paths within `folder`, sorted.
+    """
     if is_remote(folder):
         start = FileSystems.join(folder, "")
         found = FileSystems.match([FileSystems.join(folder, "*"), FileSystems.join(folder, "**")])
@@ -52,7 +58,7 @@ def list_partitioned(folder: str) -> list[str]:
 
 
 def remove_files(paths: list[str]) -> None:
-    """Delete files, and partitions that are empty then; a local file that is gone already is no error."""
+    """Delete files, and partitions that are then empty; a missing local file is fine."""
     for path in paths:
         if is_remote(path):
             FileSystems.delete([path])
@@ -67,7 +73,7 @@ def remove_files(paths: list[str]) -> None:
 
 @contextlib.contextmanager
 def copied_here(path: str) -> Iterator[str]:
-    """A local path of a file: its own, or that of a copy that goes again."""
+    """Provide a local path of a file, that of a temporary copy if it is remote."""
     if not is_remote(path):
         yield path
         return
@@ -78,6 +84,7 @@ def copied_here(path: str) -> Iterator[str]:
 
 
 def copy_file(source: str, target: str) -> None:
+    """Copy a file, byte by byte."""
     plain = CompressionTypes.UNCOMPRESSED
     with (
         FileSystems.open(source, compression_type=plain) as old,
@@ -87,10 +94,11 @@ def copy_file(source: str, target: str) -> None:
 
 
 def remove_folder(path: str) -> None:
+    """Delete a folder and its files."""
     if is_remote(path):
         remove_files([FileSystems.join(path, name) for name in list_files(path)])
     else:
-        shutil.rmtree(path, ignore_errors=True)  # another process may be at it too
+        shutil.rmtree(path, ignore_errors=True)  # another process may delete it at the same time
 
 
 def check_writable(folder: str) -> None:
@@ -101,16 +109,14 @@ def check_writable(folder: str) -> None:
     """
     check_bucket(folder)
     try:
-        if FileSystems.get_scheme(folder) is not None:
+        if is_remote(folder):
             trial = FileSystems.join(folder, f"{TEMPORARY}trial-{uuid.uuid4().hex}")
             FileSystems.create(trial).close()
             FileSystems.delete([trial])
         else:
             Path(folder).mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder or ".").close()
-    except (
-        Exception
-    ) as error:  # every file system raises its own; all of them mean the same to the user
+    except Exception as error:  # each file system raises its own; to the user all mean the same
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{folder}: cannot write to this folder ({reason}); choose another output folder"

@@ -1,4 +1,4 @@
-"""Write a JSON file on any Beam file system, whole or not at all."""
+"""Write a JSON file on any Beam file system, complete or not at all."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Models on any Beam file system: brought to the worker's disk once, whoever asks."""
+"""Copy models from any Beam file system to the worker's disk, once per worker."""
 
 import hashlib
 import os
@@ -13,19 +13,27 @@ from beam_gpte.files.cloud import check_bucket
 
 
 def is_remote_model(model: str) -> bool:
+    """Check whether the name of a model is a URI."""
     return "://" in model
 
 
 def check_remote_model(model: str) -> None:
-    """Raise `InputError` if `model` is a URI under which there is no model."""
+    """Check that there is a model at a URI.
+
+    Raises:
+      InputError: there is none.
+    """
     _list_files(model)
 
 
 def fetch_model(model: str) -> Path | None:
-    """Copy a model from a URI such as ``gs://bucket/model`` to a local folder; None for a name that is no URI.
+    """Copy a model from a URI such as ``gs://bucket/model`` to a local folder.
 
-    The folder is named by the files' names, sizes and times, so a changed model is fetched anew, and made complete under
-    another name first, so that several processes may ask at once.
+    The folder is named by the files' names, sizes and times, so a changed model is fetched anew. It
+    is filled under another name first, so that several processes may fetch at once.
+
+    Returns:
+      The folder; None for a name that is not a URI.
     """
     if not is_remote_model(model):
         return None
@@ -59,5 +67,7 @@ def _list_files(model: str) -> list:
     root = model.rstrip("/")
     found = FileSystems.match([f"{root}/**"])[0].metadata_list
     if not any(file.path in (f"{root}/modules.json", f"{root}/config.json") for file in found):
-        raise InputError(f"model {model!r}: neither modules.json nor config.json there")
+        raise InputError(
+            f"model {model!r}: neither modules.json nor config.json there; name the model's folder"
+        )
     return sorted(found, key=lambda file: file.path)

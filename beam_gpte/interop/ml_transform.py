@@ -1,8 +1,11 @@
-"""Our encoder in Beam's `MLTransform`: columns of dicts, or `EmbeddableItem`s of the RAG package, become vectors.
+"""Embed texts in Beam's `MLTransform`: columns of dicts, or `EmbeddableItem`s of the RAG package.
 
-    MLTransform(write_artifact_location=FOLDER).with_transform(GpteTextEmbeddings(MODEL, columns=["text"]))
+    MLTransform(write_artifact_location=FOLDER).with_transform(
+        GpteTextEmbeddings(MODEL, columns=["text"])
+    )
 
-The artifact holds the configuration; `MLTransform(read_artifact_location=FOLDER)` embeds by it again.
+The artifact holds the configuration; `MLTransform(read_artifact_location=FOLDER)` embeds with it
+again.
 """
 
 import dataclasses
@@ -12,7 +15,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.text_encoder import Encoder, as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.row_kinds import row_fields
@@ -30,24 +33,28 @@ from apache_beam.ml.transforms.base import (
     _TextEmbeddingHandler,
 )
 
-MIN_BATCH, MAX_BATCH = 64, 256  # texts; adaptive batches of Beam are far smaller on a CPU
+MIN_BATCH, MAX_BATCH = 64, 256  # texts; Beam's adaptive batches are far smaller on a CPU
+_REPAIR = "leave such rows out, or use EmbedText, which can collect them"
 
 
 class GpteTextEmbeddings(EmbeddingsManager):
-    """Embed texts in `MLTransform`, each replaced by its vector, a list of floats; what came in is not changed.
+    """Embed texts in `MLTransform`: replace each by its vector, a list of floats, in a new element.
 
-    A text that is no string, empty or blank, and one that the model cannot take, fails its batch: with
-    `MLTransform.with_exception_handling()` the whole batch goes to the errors. `EmbedText` takes dicts and items
-    too, keeps the text, and sets single rows aside.
+    A text that is not a string, empty or blank, or that the model cannot take, fails its batch:
+    with `MLTransform.with_exception_handling()` the whole batch goes to the errors. `EmbedText`
+    also takes dicts and items, keeps the text, and collects single rows.
 
     Args:
       model: what `EmbedText` takes.
-      columns: of dicts, Beam Rows or NamedTuples; None for `EmbeddableItem`s, whose `embedding` is filled.
-      min_batch_size: texts of a batch, at least, where a bundle has as many.
-      max_batch_size: texts of a batch, at most.
-      threads: threads of one forward pass.
-      large_model: one copy of the model for all processes of a machine.
+      columns: of dicts, Beam Rows or NamedTuples; None for `EmbeddableItem`s, whose `embedding` is
+        filled.
+      min_batch_size: minimum texts per batch, if a bundle has as many.
+      max_batch_size: maximum texts per batch.
+      runtime: threads and memory of the workers; see `ModelRuntime`. `MLTransform` has no place for
+        `watch_model_pattern`.
     """
+
+    __module__ = "beam_gpte"  # see `beam_gpte.export`
 
     def __init__(
         self,
@@ -56,60 +63,79 @@ class GpteTextEmbeddings(EmbeddingsManager):
         *,
         min_batch_size: int | None = None,
         max_batch_size: int | None = None,
-        threads: int = 1,
-        large_model: bool = False,
+        runtime: ModelRuntime | None = None,
     ) -> None:
-        if columns is not None and (isinstance(columns, str) or not columns):
+        self.model = _checked_model(model)
+        self.runtime = runtime or ModelRuntime()
+        if self.runtime.watch_model_pattern is not None:
             raise InputError(
-                f"columns is {columns!r}; give a list of names, or leave it out for EmbeddableItems"
+                f"runtime with watch_model_pattern {self.runtime.watch_model_pattern!r}: "
+                "MLTransform does not watch files; use EmbedText"
             )
-        self.model = as_model(model)
-        if isinstance(self.model, EncoderConfig) and self.model.long_text in (
-            "chunks",
-            "late_chunks",
-        ):
-            raise InputError(
-                f"long_text {self.model.long_text!r} makes several rows of one; use truncate or windows"
-            )
-        most = max_batch_size or max(MAX_BATCH, min_batch_size or 0)
-        least = min(MIN_BATCH, most) if min_batch_size is None else min_batch_size
-        if not 1 <= least <= most:
-            raise InputError(
-                f"min_batch_size {least} and max_batch_size {most}; use 1 or more, the first not above the other"
-            )
-        names = None if columns is None else list(columns)
+        self._sizes = _batch_sizes(min_batch_size, max_batch_size)
+        names = _checked_names(columns)
         super().__init__(
             columns=names,
             type_adapter=_adapter(names),
-            min_batch_size=least,
-            max_batch_size=most,
-            large_model=large_model,
+            min_batch_size=self._sizes[0],
+            max_batch_size=self._sizes[1],
+            large_model=self.runtime.large_model,
         )
-        self.type_adapter = _adapter(names)  # Beam's own for columns changes what came in
-        self.threads = threads
-        self._sizes = least, most
+        self.type_adapter = _adapter(names)  # Beam's adapter for columns changes its input
 
     def get_model_handler(self) -> TextEmbeddingModelHandler:
-        return _VectorHandler(self.model, *self._sizes, self.threads, self.large_model)
+        """Return the handler that Beam wraps in its own."""
+        return _VectorHandler(self.model, *self._sizes, self.runtime)
 
     def get_ptransform_for_processing(self, **kwargs: Any) -> beam.PTransform:
+        """Return the step that embeds."""
         return RunInference(_ManagedHandler(self))
 
 
+def _checked_model(model: Any) -> Any:
+    made = as_model(model)
+    if isinstance(made, EncoderConfig) and made.long_text in ("chunks", "late_chunks"):
+        raise InputError(
+            f"long_text {made.long_text!r} makes several rows of one; use truncate or windows"
+        )
+    return made
+
+
+def _checked_names(columns: Sequence[str] | None) -> list[str] | None:
+    if columns is None:
+        return None
+    if isinstance(columns, str) or not columns:
+        raise InputError(
+            f"columns is {columns!r}; give a list of names, or leave it out for EmbeddableItems"
+        )
+    return list(columns)
+
+
+def _batch_sizes(min_size: int | None, max_size: int | None) -> tuple[int, int]:
+    maximum = max_size or max(MAX_BATCH, min_size or 0)
+    minimum = min(MIN_BATCH, maximum) if min_size is None else min_size
+    if not 1 <= minimum <= maximum:
+        raise InputError(
+            f"min_batch_size {minimum} and max_batch_size {maximum}; use 1 or more, and a minimum "
+            "that is not above the maximum"
+        )
+    return minimum, maximum
+
+
 class _ManagedHandler(_TextEmbeddingHandler):
-    """Beam's, which forgets `large_model`."""
+    """Share the model across processes if `large_model` says so, which Beam's handler ignores."""
 
     def share_model_across_processes(self) -> bool:
         return self.embedding_config.large_model
 
 
 class _VectorHandler(TextEmbeddingModelHandler):
-    """Texts become float32 (n, dim), which is what an `EmbeddingsManager` hands on."""
+    """Embed texts to float32 (n, dim), as an `EmbeddingsManager` expects."""
 
     def __init__(
-        self, model: Any, min_batch_size: int, max_batch_size: int, threads: int, large_model: bool
+        self, model: Any, min_batch_size: int, max_batch_size: int, runtime: ModelRuntime
     ) -> None:
-        super().__init__(model, threads=threads, large_model=large_model)
+        super().__init__(model, runtime=runtime)
         self._sizes = {"min_batch_size": min_batch_size, "max_batch_size": max_batch_size}
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
@@ -120,17 +146,14 @@ class _VectorHandler(TextEmbeddingModelHandler):
     ) -> Any:
         for text in batch:
             if not isinstance(text, str):
-                raise InputError(
-                    f"{text!r} is no text; leave such rows out, or use EmbedText, which sets them aside"
-                )
+                raise InputError(f"{text!r} is not a text; {_REPAIR}")
             if not text.strip():
-                raise InputError(
-                    f"a text is {text!r}; leave such rows out, or use EmbedText, which sets them aside"
-                )
+                raise InputError(f"a text is {text!r}; {_REPAIR}")
         return self._encode(list(batch), model, isolate=False).vectors
 
 
 def _adapter(columns: list[str] | None) -> EmbeddingTypeAdapter:
+    """Read texts from elements, and write vectors into new ones."""
     if columns is None:
         return EmbeddingTypeAdapter(create_text_adapter().input_fn, _fill_items)
     return EmbeddingTypeAdapter(

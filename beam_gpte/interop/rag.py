@@ -1,7 +1,9 @@
-"""Our sinks for Beam's RAG package: `items | VectorDatabaseWriteTransform(ParquetVectorWriterConfig("vectors"))`.
+"""Write the items of Beam's RAG package to Parquet and DuckDB.
 
-An item becomes a row: `id`, `text`, `index`, its metadata by name, `embedding`, and, where it has a sparse vector,
-`sparse_indices` and `sparse_values`.
+    items | VectorDatabaseWriteTransform(ParquetVectorWriterConfig("vectors"))
+
+An item becomes a row: `id`, `text`, `index`, its metadata by name, `embedding`, and, where it has a
+sparse vector, `sparse_indices` and `sparse_values`.
 """
 
 import dataclasses
@@ -20,7 +22,15 @@ from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
 
 @dataclasses.dataclass
 class ParquetVectorWriterConfig(VectorDatabaseWriteConfig):
-    """Write embedded items to Parquet files in one folder; see `WriteVectorsToParquet`."""
+    """Write embedded items to Parquet files in one folder.
+
+    Attributes:
+      path: the folder, on any Beam file system; see `WriteVectorsToParquet` for all of these.
+      mode: ``replace`` or ``append``.
+      max_bytes_per_file: maximum size of a file.
+    """
+
+    __module__ = "beam_gpte"  # see `beam_gpte.export`
 
     path: str
     mode: str = "replace"
@@ -30,6 +40,7 @@ class ParquetVectorWriterConfig(VectorDatabaseWriteConfig):
         self.create_write_transform()
 
     def create_write_transform(self) -> beam.PTransform:
+        """Return the sink for items."""
         return _WriteItems(
             WriteVectorsToParquet(self.path, self.mode, max_bytes_per_file=self.max_bytes_per_file)
         )
@@ -37,7 +48,15 @@ class ParquetVectorWriterConfig(VectorDatabaseWriteConfig):
 
 @dataclasses.dataclass
 class DuckDBVectorWriterConfig(VectorDatabaseWriteConfig):
-    """Write embedded items to a table of a DuckDB database; see `WriteVectorsToDuckDB`."""
+    """Write embedded items to a table of a DuckDB database.
+
+    Attributes:
+      path: the database, on any Beam file system; see `WriteVectorsToDuckDB` for all of these.
+      table: its name.
+      mode: ``upsert``, ``insert`` or ``replace``.
+    """
+
+    __module__ = "beam_gpte"  # see `beam_gpte.export`
 
     path: str
     table: str = "vectors"
@@ -47,11 +66,14 @@ class DuckDBVectorWriterConfig(VectorDatabaseWriteConfig):
         self.create_write_transform()
 
     def create_write_transform(self) -> beam.PTransform:
+        """Return the sink for items."""
         return _WriteItems(WriteVectorsToDuckDB(self.path, self.table, mode=self.mode))
 
 
 @dataclasses.dataclass(eq=False)
 class _WriteItems(beam.PTransform):
+    """Write items as rows to a sink."""
+
     sink: beam.PTransform
 
     def expand(self, items: beam.PCollection[EmbeddableItem]) -> beam.PCollection:
@@ -63,10 +85,10 @@ class _WriteItems(beam.PTransform):
 
 
 def item_row(item: EmbeddableItem) -> dict[str, Any]:
-    """All that an item holds, by column; an image is its URI.
+    """Return all that an item holds, by column; an image as its URI.
 
     Raises:
-      InputError: it has no dense vector, or its metadata has a name of ours.
+      InputError: it has no dense vector, or its metadata has the name of a column of ours.
       ValueError: it has neither text nor the URI of an image.
     """
     if item.dense_embedding is None:
@@ -85,6 +107,7 @@ def item_row(item: EmbeddableItem) -> dict[str, Any]:
     taken = sorted(row.keys() & item.metadata.keys())
     if taken:
         raise InputError(
-            f"item {item.id!r} has metadata named {', '.join(taken)}, columns of every item; rename it"
+            f"item {item.id!r} has metadata named {', '.join(taken)}, columns of every item; "
+            "rename it"
         )
     return {**row, **item.metadata}

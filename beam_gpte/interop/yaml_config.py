@@ -1,11 +1,15 @@
-"""The configuration of a YAML step: the attributes of a transform, typed, documented and checked.
+"""Derive the configuration of a YAML step from its transform: typed, documented and checked.
 
-An attribute that is a PCollection is no configuration but a named input. A model is a name, or a mapping of what
-`EncoderConfig` takes; a tuple is a list; an Arrow type is its name.
+    dataclass --> settings_of --> {name: Setting} --> configure --> arguments of the dataclass
+
+An attribute that is a PCollection is a named input, not configuration. A settings object, such as
+`Columns` or `EncoderConfig`, is a mapping of its attributes, configured the same way; a tuple is a
+list; an Arrow type is its name. Attributes of any other type have no form in YAML.
 """
 
 import collections.abc
 import dataclasses
+import functools
 import inspect
 import types
 import typing
@@ -15,6 +19,7 @@ from typing import Any, Optional
 import apache_beam as beam
 import docstring_parser
 import pyarrow as pa
+from apache_beam.typehints.row_type import RowTypeConstraint
 
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
@@ -22,38 +27,45 @@ from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.exact import DeduplicateExact
 from beam_gpte.dedup.lexical import DeduplicateLexical
 from beam_gpte.dedup.semantic import DeduplicateSemantic
-from beam_gpte.sources.watch_corpus import typed_columns
+from beam_gpte.sources.declared_columns import typed_columns
 
 _STEPS: dict[Any, Any] = {
     step.__name__: step for step in (DeduplicateExact, DeduplicateLexical, DeduplicateSemantic)
 }
-# What several transforms have and some do not describe.
-_COMMON = {
+# Descriptions of attributes whose form in YAML is not the one that the docstring describes.
+_YAML_FORMS = {
+    "model": "a hub name, a folder, a URI, or a mapping of what EncoderConfig takes: "
+    "{model: ..., prompt_name: query}",
+    "steps": f"mappings of a type ({', '.join(_STEPS)}) and what it takes",
+}
+# Descriptions of attributes that several transforms share and some do not document.
+_SHARED = {
     "id_column": "the field of the ids",
     "text_column": "the field of the texts",
     "embedding_column": "the field of the vectors",
+    "columns": "the fields of the ids, texts and vectors",
     "path": "the folder, local or on any Beam file system",
-    "model": "a hub name, a folder, a URI, or a mapping of what EncoderConfig takes: {model: ..., prompt_name: query}",
-    "steps": "mappings of a type (DeduplicateExact, DeduplicateLexical or DeduplicateSemantic) and what it takes",
 }
+_MODELS = ("model", "query_model")  # a settings object, whatever their annotation
+_ARROW_TYPES = Mapping[str, pa.DataType]
 _NAMES = {
-    str: "string",
-    int: "integer",
-    float: "number",
+    str: "a string",
+    int: "an integer",
+    float: "a number",
     bool: "true or false",
     types.NoneType: "null",
 }
-_MODELS = ("model", "query_model")
-_OWN = ("model", "steps")  # of another form in YAML than the transform's docstring says
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One entry of a configuration.
+    """Describe one entry of a configuration.
 
     Attributes:
+      name: of the attribute.
       kinds: the types that a value may have, `NoneType` for null.
-      default: `inspect.Parameter.empty` where it has to be given.
+      default: `inspect.Parameter.empty` if it is required.
+      description: one line.
     """
 
     name: str
@@ -62,152 +74,207 @@ class Setting:
     description: str
 
     @property
+    def is_required(self) -> bool:
+        """Whether a configuration must have this entry."""
+        return self.default is inspect.Parameter.empty
+
+    @property
     def annotation(self) -> Any:
-        """The type as Beam's schemas know it."""
-        named = [kind for kind in self.kinds if kind is not types.NoneType]
-        one = named[0] if len(named) == 1 else Any
-        return one if one is Any or self.default is inspect.Parameter.empty else Optional[one]  # noqa: UP045
+        """The type for Beam's schemas."""
+        kinds = [kind for kind in self.kinds if kind is not types.NoneType]
+        one = _annotation(kinds[0]) if len(kinds) == 1 else Any
+        if one is Any or self.is_required:
+            return one
+        return Optional[one]  # noqa: UP045  # Beam 2.77 takes `X | None` for Any
 
     def convert(self, step: str, value: Any) -> Any:
-        """`value` as the transform takes it.
+        """Convert a value from YAML to the argument that the transform takes.
+
+        Args:
+          step: the transform that errors name, and the path to this entry.
+          value: from YAML.
 
         Raises:
-          InputError: it is of none of the types.
+          InputError: it has none of the types, or an entry of a mapping is wrong.
         """
+        path = f"{step}: {self.name}"
         for kind in self.kinds:
-            if _is_of(value, kind):
-                return tuple(value) if isinstance(value, list) else value
-        names = " or ".join(_name(kind) for kind in self.kinds)
-        raise InputError(f"{step}: {self.name} is {value!r}; use {names}")
+            if _has_type(value, kind):
+                return _to_argument(path, step, value, kind)
+        raise InputError(f"{path} is {value!r}; use {' or '.join(map(_type_name, self.kinds))}")
 
 
-def settings_of(transform: type) -> dict[str, Setting]:
-    """The configuration of a transform, a dataclass, by name."""
-    classes = filter(dataclasses.is_dataclass, reversed(transform.__mro__))
-    params = [param for one in classes for param in _docs(one).params]
-    docs = {
+@functools.cache
+def settings_of(configured: type) -> Mapping[str, Setting]:
+    """List the configuration of a transform or a settings object, a dataclass, by name."""
+    classes = filter(dataclasses.is_dataclass, reversed(configured.__mro__))
+    params = [param for one in classes for param in _docstring(one).params]
+    documented = {
         name: param.description or "" for param in params for name in param.arg_name.split(", ")
     }
-    found = {}
-    for field in dataclasses.fields(transform):
-        kinds = tuple(kind for kind in _kinds(field.name, field.type) if _in_yaml(kind))
-        if kinds and set(kinds) != {types.NoneType}:
+    settings = {}
+    for field in dataclasses.fields(configured):
+        kinds = _yaml_kinds(field)
+        if set(kinds) - {types.NoneType}:
             default = None if field.default is dataclasses.MISSING else field.default
-            if is_required(field) and field.name not in input_names(transform):
+            if is_required(field) and field.name not in input_names(configured):
                 default = inspect.Parameter.empty
-            told = (None if field.name in _OWN else docs.get(field.name)) or _COMMON.get(
-                field.name, ""
-            )
-            found[field.name] = Setting(field.name, kinds, default, " ".join(told.split()))
-    return found
+            description = _description(field.name, kinds, documented)
+            settings[field.name] = Setting(field.name, kinds, default, description)
+    return settings
+
+
+def _description(name: str, kinds: tuple[Any, ...], documented: Mapping[str, str]) -> str:
+    if name in _YAML_FORMS and kinds != (str,):
+        return _YAML_FORMS[name]
+    text = " ".join((documented.get(name) or _SHARED.get(name, "")).split())
+    objects = [kind for kind in kinds if _is_settings_object(kind)]
+    if not objects or len(set(kinds) - {types.NoneType}) == 1:
+        return text  # the schema has the keys
+    keys = [one.name for one in settings_of(objects[0]).values() if one.is_required]
+    form = f"a mapping of what {objects[0].__name__} takes: {{{': ..., '.join(keys)}: ...}}"
+    return f"{text.removesuffix('.')}; in YAML also {form}"
 
 
 def is_required(field: dataclasses.Field) -> bool:
+    """Check whether an attribute has no default."""
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def input_names(transform: type) -> tuple[str, ...]:
-    """The attributes that are collections, and inputs in YAML."""
+def input_names(configured: type) -> tuple[str, ...]:
+    """List the attributes that are collections, and named inputs in YAML."""
     return tuple(
         field.name
-        for field in dataclasses.fields(transform)
-        if beam.PCollection in _kinds(field.name, field.type)
+        for field in dataclasses.fields(configured)
+        if any(beam.PCollection in (part, typing.get_origin(part)) for part in _parts(field.type))
     )
 
 
 def configure(
     step: str, settings: Mapping[str, Setting], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A configuration as arguments of the transform.
+    """Convert a configuration to the arguments of the transform.
+
+    Args:
+      step: the transform, and for a settings object the path to it, which errors name.
+      settings: from `settings_of`.
+      config: from YAML.
 
     Raises:
-      InputError: a name is unknown or missing, or a value is of the wrong type.
+      InputError: a name is unknown or missing, or a value has the wrong type.
     """
     for name in config:
         if name not in settings:
             raise InputError(f"{step}: there is no {name!r}; it takes {', '.join(settings)}")
     for name, setting in settings.items():
-        if setting.default is inspect.Parameter.empty and name not in config:
+        if setting.is_required and name not in config:
             raise InputError(f"{step}: {name} is missing: {setting.description}")
-    return {
-        name: _made(step, name, settings[name].convert(step, value))
-        for name, value in config.items()
-    }
+    return {name: settings[name].convert(step, value) for name, value in config.items()}
 
 
 def describe(transform: type, settings: Mapping[str, Setting], more: str = "") -> str:
-    """A docstring as Beam's YAML tools read it."""
-    docs = _docs(transform)
+    """Write a docstring as Beam's YAML tools read it."""
+    docs = _docstring(transform)
     lines = [docs.short_description or "", "", docs.long_description or "", "", more, "", "Args:"]
     lines += [f"  {setting.name}: {setting.description}" for setting in settings.values()]
     return "\n".join(lines)
 
 
-def _docs(transform: Any) -> docstring_parser.Docstring:
+def _docstring(documented: Any) -> docstring_parser.Docstring:
     return docstring_parser.parse(
-        inspect.cleandoc(transform.__doc__ or ""), docstring_parser.DocstringStyle.GOOGLE
+        inspect.cleandoc(documented.__doc__ or ""), docstring_parser.DocstringStyle.GOOGLE
     )
 
 
-def _kinds(name: str, annotation: Any) -> tuple[Any, ...]:
-    if name in _MODELS:
-        none = annotation is Any or types.NoneType in typing.get_args(annotation)
-        return (str, Mapping[str, Any], *((types.NoneType,) if none else ()))
-    if name == "steps":
-        return (Sequence[Mapping[str, Any]],)
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """Flatten unions."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return tuple(kind for part in typing.get_args(annotation) for kind in _kinds("", part))
-    if typing.get_origin(annotation) is typing.Literal:
-        return (str,)
-    if typing.get_origin(annotation) is beam.PCollection:
-        return (beam.PCollection,)
-    if annotation == Mapping[str, pa.DataType]:
-        return (Mapping[str, str],)
+        return tuple(kind for part in typing.get_args(annotation) for kind in _parts(part))
     return (annotation,)
 
 
+def _yaml_kinds(field: dataclasses.Field) -> tuple[Any, ...]:
+    """List the types of an attribute that have a form in YAML."""
+    if field.name in _MODELS and Any in _parts(field.type):
+        return (str, EncoderConfig, types.NoneType)
+    parts = _parts(field.type) if field.init else ()
+    kinds = (str if typing.get_origin(part) is typing.Literal else part for part in parts)
+    return tuple(kind for kind in kinds if _in_yaml(kind))
+
+
 def _in_yaml(kind: Any) -> bool:
-    if typing.get_origin(kind) is collections.abc.Mapping:
-        return typing.get_args(kind)[1] in (str, Any)
-    plain = kind in (str, int, float, bool, types.NoneType)
-    return plain or typing.get_origin(kind) in (tuple, collections.abc.Sequence)
+    if kind in _NAMES or kind == _ARROW_TYPES or _is_settings_object(kind):
+        return True
+    return typing.get_origin(kind) in (tuple, collections.abc.Sequence)
 
 
-def _is_of(value: Any, kind: Any) -> bool:
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is collections.abc.Mapping:
-        return isinstance(value, Mapping) and (
-            inner[1] is Any or all(_is_of(item, inner[1]) for item in value.values())
-        )
-    if origin is not None:
-        return isinstance(value, list | tuple) and all(_is_of(item, inner[0]) for item in value)
+def _is_settings_object(kind: Any) -> bool:
+    """Check for a frozen dataclass whose required attributes all have a form in YAML."""
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        return False
+    required = [field for field in dataclasses.fields(kind) if is_required(field)]
+    frozen = typing.cast(Any, kind).__dataclass_params__.frozen
+    return frozen and all(map(_yaml_kinds, required))
+
+
+def _is_steps(kind: Any) -> bool:
+    return DeduplicationStep in typing.get_args(kind)
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    """Check whether a value from YAML has a type."""
+    if kind == _ARROW_TYPES:
+        return isinstance(value, Mapping) and all(isinstance(one, str) for one in value.values())
+    if _is_settings_object(kind):
+        return isinstance(value, Mapping)
+    if typing.get_origin(kind) is not None:
+        item = Mapping if _is_steps(kind) else typing.get_args(kind)[0]
+        return isinstance(value, list | tuple) and all(_has_type(one, item) for one in value)
     if isinstance(value, bool) and kind is not bool:
         return False
     return isinstance(value, int | float if kind is float else kind)
 
 
-def _name(kind: Any) -> str:
-    inner = typing.get_args(kind)
-    if typing.get_origin(kind) in (tuple, collections.abc.Sequence):
-        return f"a list of {_NAMES.get(inner[0], 'mapping')}s"
-    name = _NAMES.get(kind, "mapping")
-    return name if name in ("null", "true or false") else f"a{'n' * (name[0] == 'i')} {name}"
+def _to_argument(path: str, step: str, value: Any, kind: Any) -> Any:
+    """Convert a value that has the type `kind`."""
+    if _is_settings_object(kind):
+        arguments = configure(path, settings_of(kind), value)
+        try:
+            return kind(**arguments)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    if kind == _ARROW_TYPES:
+        return typed_columns([f"{column}:{name}" for column, name in value.items()])
+    if _is_steps(kind):
+        return tuple(_deduplication_step(step, one) for one in value)
+    return tuple(value) if isinstance(value, list) else value
 
 
-def _made(step: str, name: str, value: Any) -> Any:
-    if name in _MODELS and isinstance(value, Mapping):
-        settings = settings_of(EncoderConfig)
-        return EncoderConfig(**configure(f"{step}: {name}", settings, value))
-    if name == "columns" and isinstance(value, Mapping):
-        return typed_columns([f"{column}:{kind}" for column, kind in value.items()])
-    if name == "steps":
-        return tuple(_step(step, mapping) for mapping in value)
-    return value
-
-
-def _step(step: str, mapping: Mapping[str, Any]) -> DeduplicationStep:
-    rest = dict(mapping)
+def _deduplication_step(step: str, config: Mapping[str, Any]) -> DeduplicationStep:
+    rest = dict(config)
     kind = rest.pop("type", None)
     if kind not in _STEPS:
         raise InputError(f"{step}: a step of type {kind!r}; use {', '.join(_STEPS)}")
     return _STEPS[kind](**configure(f"{step}: {kind}", settings_of(_STEPS[kind]), rest))
+
+
+def _type_name(kind: Any) -> str:
+    if _is_settings_object(kind):
+        return f"a mapping of what {kind.__name__} takes"
+    if typing.get_origin(kind) in (tuple, collections.abc.Sequence):
+        item = "a mapping" if _is_steps(kind) else _NAMES.get(typing.get_args(kind)[0], "a mapping")
+        return f"a list of {item.split(' ')[-1]}s"
+    return _NAMES.get(kind, "a mapping")
+
+
+def _annotation(kind: Any) -> Any:
+    """Give the type of a value in Beam's schemas: of a settings object, a row that documents it."""
+    if _is_settings_object(kind):
+        fields = settings_of(kind)
+        return RowTypeConstraint.from_fields(
+            [(name, one.annotation) for name, one in fields.items()],
+            field_descriptions={name: one.description for name, one in fields.items()},
+        )
+    if kind == _ARROW_TYPES:
+        return Mapping[str, str]
+    return Sequence[Mapping[str, Any]] if _is_steps(kind) else kind

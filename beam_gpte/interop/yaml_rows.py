@@ -1,11 +1,12 @@
-"""Rows at the YAML door: what a transform gives becomes Beam Rows with a schema, known when the pipeline is built.
+"""Convert between the blocks of our transforms and the Beam Rows with a schema of Beam YAML.
 
-    rows --> (a transform of ours) --> rows or blocks --> AsRows --> Rows --> the next step
-                                            |                          :
-                                            +---- given() finds them --+
+    rows --> (our transform) --> rows or blocks --> AsRows --> Rows --> the next step
+                                        |                       :
+                                        +---- original() finds them
 
-A later step of ours takes the blocks that lie behind the rows, as a Python pipeline would: vectors keep their metadata and
-never become lists of floats on the way.
+The schema is known when the pipeline is built. A following step of ours takes the blocks that the
+rows were converted from, as in a Python pipeline: vectors keep their metadata and never become
+lists of floats in between.
 """
 
 import collections.abc
@@ -28,7 +29,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.postprocess import Postprocess
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import column_values, row_fields
-from beam_gpte.sinks.write_rejects import plain
+from beam_gpte.sinks.write_rejects import json_value
 from beam_gpte.sources.corpus_files import match_files
 from beam_gpte.sources.formats.rows import ColumnSelection
 from beam_gpte.sources.read_corpus import ReadCorpus, read_file, with_ids
@@ -37,12 +38,12 @@ from beam_gpte.sources.read_vectors import ReadVectors, read_vectors
 Fields = dict[str, Any]  # name to type, of a Row
 REPORT: Fields = {"report": str}
 VECTOR = Sequence[np.float32]
-FILES_SEEN = 100  # of a corpus, when its schema is found out
-_GIVEN = "_beam_gpte_given"  # attribute of a PCollection of Rows
+SCHEMA_FILES = 100  # of a corpus, read for its schema
+_ORIGINAL = "_beam_gpte_original"  # attribute of a PCollection of Rows
 
 
 def fields_of(pcoll: beam.PCollection, step: str) -> Fields:
-    """The fields of a collection's rows.
+    """Read the fields of a collection's rows from its schema.
 
     Raises:
       InputError: it has no schema.
@@ -51,22 +52,23 @@ def fields_of(pcoll: beam.PCollection, step: str) -> Fields:
         return dict(named_fields_from_element_type(cast(type, pcoll.element_type)))
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{step}: its input has no schema; put MapToFields before it, which gives one"
+            f"{step}: its input has no schema; put MapToFields before it, which adds one"
         ) from error
 
 
-def given(rows: beam.PCollection) -> beam.PCollection:
-    """What a transform of ours gave, where `rows` were made of it; else `rows`."""
-    return getattr(rows, _GIVEN, rows)
+def original(rows: beam.PCollection) -> beam.PCollection:
+    """Find the collection that `rows` were converted from; `rows` if they were not."""
+    return getattr(rows, _ORIGINAL, rows)
 
 
 @dataclasses.dataclass(eq=False)
 class AsRows(beam.PTransform):
-    """Blocks, rows, dataclasses or reports become Rows with these fields; null where one is missing.
+    """Convert blocks, rows or dataclasses to Rows; a missing field is null.
 
     Attributes:
-      closed: fail where a block has a column that is no field.
-      linked: blocks hold just what the rows do, and a later step of ours may take them.
+      fields: of the Rows.
+      closed: fail where a block has a column that is not a field.
+      linked: let a following step of ours take the blocks, which hold just what the Rows do.
     """
 
     fields: Fields
@@ -74,46 +76,55 @@ class AsRows(beam.PTransform):
     linked: bool = True
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
+        """Return Rows, linked to `pcoll`."""
         convert = beam.FlatMap(_rows, _kinds(self.fields), self.closed)
         rows = pcoll | convert.with_output_types(
             RowTypeConstraint.from_fields(list(self.fields.items()))
         )
         if pcoll.element_type is Postprocess or (self.linked and pcoll.element_type is Block):
-            setattr(rows, _GIVEN, pcoll)
+            setattr(rows, _ORIGINAL, pcoll)
         return rows
 
 
 class AsReports(beam.PTransform):
-    """Dicts become Rows of one text, JSON: which figures a report has depends on what was found."""
+    """Convert reports to Rows of one text, JSON: which figures a report has depends on the data."""
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
+        """Return Rows with the field `report`."""
         row = RowTypeConstraint.from_fields(list(REPORT.items()))
         return reports | beam.Map(_report_row).with_output_types(row)
 
 
 def _report_row(report: dict[str, Any]) -> beam.Row:
-    return beam.Row(report=json.dumps(plain(report), ensure_ascii=False))
+    return beam.Row(report=json.dumps(json_value(report), ensure_ascii=False))
 
 
 @dataclasses.dataclass(eq=False)
 class AsErrors(beam.PTransform):
-    """Rejects become Rows as Beam YAML has them: `element` (the row), `msg` (the reason), `stack` (the step)."""
+    """Convert rejects to the error Rows of Beam YAML.
+
+    Their fields are `element` (the row), `msg` (the reason) and `stack` (the step).
+
+    Attributes:
+      fields: of the rejected row.
+    """
 
     fields: Fields
 
     def expand(self, rejects: beam.PCollection) -> beam.PCollection:
+        """Return error Rows, linked to `rejects` if they are blocks."""
         element: Any = RowTypeConstraint.from_fields(list(self.fields.items()))
         row = RowTypeConstraint.from_fields([("element", element), ("msg", str), ("stack", str)])
         errors = rejects | beam.FlatMap(_errors, _kinds(self.fields)).with_output_types(row)
         if rejects.element_type is Block:
-            setattr(errors, _GIVEN, rejects)
+            setattr(errors, _ORIGINAL, rejects)
         return errors
 
 
 def rejects_of(errors: beam.PCollection) -> beam.PCollection:
-    """The opposite of `AsErrors`, for rows that have been through steps of others: mappings with step and reason."""
-    known = given(errors)
-    return known if known is not errors else errors | "Rejects" >> beam.Map(_reject)
+    """Undo `AsErrors`, also for Rows from steps of Beam: mappings with step and reason."""
+    rejects = original(errors)
+    return rejects if rejects is not errors else errors | "Rejects" >> beam.Map(_reject)
 
 
 def _reject(row: Any) -> dict[str, Any]:
@@ -132,7 +143,8 @@ def _rows(element: Any, kinds: dict[str, str | None], closed: bool) -> Iterator[
         unknown = [name for name in element.schema.names if name not in kinds]
         if unknown:
             raise InputError(
-                f"columns {', '.join(unknown)} are not in the first rows of any file; name what to read by columns"
+                f"columns {', '.join(unknown)} are not in the first rows of any file; "
+                "name what to read by columns"
             )
     for values in _all_fields(element):
         yield _row(values, kinds)
@@ -146,7 +158,8 @@ def _errors(element: Any, kinds: dict[str, str | None]) -> Iterator[beam.Row]:
 
 
 def _row(values: dict[str, Any], kinds: dict[str, str | None]) -> beam.Row:
-    return beam.Row(**{name: _fit(values.get(name), kind, name) for name, kind in kinds.items()})
+    fields = {name: _field_value(values.get(name), kind, name) for name, kind in kinds.items()}
+    return beam.Row(**fields)
 
 
 def _all_fields(element: Any) -> Iterator[dict[str, Any]]:
@@ -160,8 +173,11 @@ def _all_fields(element: Any) -> Iterator[dict[str, Any]]:
         yield row_fields(element)
 
 
-def _fit(value: Any, kind: str | None, name: str) -> Any:
-    """`value` as its field holds it: ids of rows are compared as text, rejected texts need not be any."""
+def _field_value(value: Any, kind: str | None, name: str) -> Any:
+    """Convert a value to the type of its field.
+
+    Types differ because ids of rows are compared as strings, and rejected texts may be anything.
+    """
     if value is None:
         return None
     if kind == "str" and not isinstance(value, str):
@@ -174,7 +190,8 @@ def _fit(value: Any, kind: str | None, name: str) -> Any:
         except (TypeError, ValueError):
             pass
         raise InputError(
-            f"column {name!r} holds {value!r}, and integers in the first rows; convert it to one type"
+            f"column {name!r} holds {value!r}, and integers in the first rows; "
+            "convert it to one type"
         )
     return value.tolist() if isinstance(value, np.ndarray) else value
 
@@ -193,6 +210,7 @@ def _kind(one: Any) -> str | None:
 
 
 def optional(fields: Fields) -> Fields:
+    """Make all fields nullable."""
     return {name: _nullable(one) for name, one in fields.items()}
 
 
@@ -201,7 +219,7 @@ def _nullable(one: Any) -> Any:
 
 
 def merged(parts: Sequence[Fields]) -> Fields:
-    """The fields of all parts, nullable; of any type where two differ."""
+    """Merge the fields of all parts, nullable; of any type where two differ."""
     whole: Fields = {}
     for part in map(optional, parts):
         whole.update(
@@ -211,17 +229,17 @@ def merged(parts: Sequence[Fields]) -> Fields:
 
 
 def corpus_fields(read: ReadCorpus) -> Fields:
-    """The fields of a corpus, by a look at the first rows of its first 100 files.
+    """Read the fields of a corpus from the first rows of its first 100 files.
 
     Raises:
       InputError: no file matches, or one cannot be read.
     """
     columns = None if read.columns is None else tuple(read.columns)
-    wanted = ColumnSelection(columns, read.id_column, read.text_column)
+    selection = ColumnSelection(columns, read.id_column, read.text_column)
     named = None if read.id_column is not None else ""
     found: list[Fields] = []
-    for file in match_files(read.pattern)[:FILES_SEEN]:
-        first = next(iter(read_file(file.path, wanted, read.format, read.rows_per_block)), None)
+    for file in match_files(read.pattern)[:SCHEMA_FILES]:
+        first = next(iter(read_file(file.path, selection, read.format, read.rows_per_block)), None)
         if first is not None:
             found.append(
                 {field.name: arrow_type(field.type) for field in with_ids(first, named).schema}
@@ -230,7 +248,7 @@ def corpus_fields(read: ReadCorpus) -> Fields:
 
 
 def stored_fields(read: ReadVectors) -> Fields:
-    """The fields of what a sink wrote, by its first row.
+    """Read the fields of what a sink wrote from its first row.
 
     Raises:
       InputError: there is nothing to read.
@@ -242,13 +260,18 @@ def stored_fields(read: ReadVectors) -> Fields:
 
 
 def unreadable_fields() -> Fields:
-    """What a row of a file has that could not be parsed."""
+    """Return the fields of a row of a file that could not be parsed."""
     return {field.name: arrow_type(field.type) for field in UNREADABLE}
+
+
+def list_type(item: Any, of: type = list) -> Any:
+    """Return the type of a list whose items have a type that is known at run time only."""
+    return types.GenericAlias(of, (item,))
 
 
 @functools.cache
 def arrow_type(kind: pa.DataType) -> Any:
-    """The type of a field that holds an Arrow column's values; Any where Beam's schemas have none."""
+    """Return the type of a field for an Arrow column; Any where Beam's schemas have none."""
     tests = (
         ((pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view), str),
         ((pa.types.is_boolean,), bool),
@@ -261,5 +284,5 @@ def arrow_type(kind: pa.DataType) -> Any:
         if any(check(kind) for check in checks):
             return plain_type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return collections.abc.Sequence[arrow_type(kind.value_type)]  # type: ignore[misc]
+        return list_type(arrow_type(kind.value_type), collections.abc.Sequence)
     return Any

@@ -1,6 +1,9 @@
-"""A public transform as a step of Beam YAML: `in_yaml` makes of it what a provider can call.
+"""Make a public transform a step of Beam YAML, which a provider can call.
 
-Configuration, documentation, inputs, `error_handling` and the rows themselves follow from the transform.
+    configuration --> in_yaml(transform) --> _YamlStep: inputs --> transform --> Rows per output
+
+Configuration, documentation, inputs, `error_handling` and the conversion of rows follow from the
+transform.
 """
 
 import dataclasses
@@ -11,6 +14,7 @@ from typing import Any, Optional, cast
 import apache_beam as beam
 from apache_beam.yaml.yaml_errors import ErrorHandlingConfig
 
+from beam_gpte.core.columns import Columns
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import REJECTS
@@ -22,15 +26,20 @@ from beam_gpte.interop.yaml_rows import (
     AsRows,
     Fields,
     fields_of,
-    given,
     merged,
+    optional,
+    original,
 )
 
 GOOD = "good"  # the only output of most transforms
+ERROR_HANDLING = "error_handling"
 
 
 class Inputs:
-    """The fields of a step's rows, by input: `rows.input`, `rows.source`; `rows["id"]` is the type of one of the first."""
+    """Hold the fields of a step's rows by input.
+
+    `rows.source` is the fields of one input, `rows["id"]` the type of a field of the first.
+    """
 
     def __init__(self, fields: dict[str, Fields]) -> None:
         self.all = fields
@@ -45,57 +54,78 @@ class Inputs:
 Outputs = Callable[[Any, Inputs], dict[str, Fields]]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """Describe a step to `_YamlStep`; the attributes are the arguments of `in_yaml`."""
+
+    transform: type
+    outputs: Outputs
+    sides: tuple[str, ...] | None
+    optional_sides: tuple[str, ...]
+    other_sides: tuple[str, ...]
+    prepare: Callable[[beam.PCollection], beam.PCollection]
+    reject_fields: Callable[[Any], Fields]
+
+    @property
+    def name(self) -> str:
+        return self.transform.__name__
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs that are attributes of the transform."""
+        return input_names(self.transform)
+
+    def sides_of(self, inputs: dict[str, beam.PCollection]) -> tuple[str, ...]:
+        """List the inputs that the transform is applied to, given those of the user."""
+        if self.sides is None:
+            return tuple(name for name in inputs if name not in self.input_names)
+        if any(name in inputs for name in self.other_sides):
+            return self.other_sides
+        return (*self.sides, *(name for name in self.optional_sides if name in inputs))
+
+
 def in_yaml(
     transform: type,
     outputs: Outputs,
     sides: tuple[str, ...] | None = ("input",),
-    rejects: Callable[[Any], Fields] | None = None,
-    prepare: Callable[[beam.PCollection], beam.PCollection] = given,
-    instead: tuple[str, ...] = (),
+    optional_sides: tuple[str, ...] = (),
+    other_sides: tuple[str, ...] = (),
+    prepare: Callable[[beam.PCollection], beam.PCollection] = original,
+    reject_fields: Callable[[Any], Fields] = lambda transform: {},
 ) -> Callable[..., beam.PTransform]:
-    """A transform as Beam YAML makes it out of a configuration.
+    """Make a factory of YAML steps from a transform.
 
     Args:
-      transform: a dataclass; its attributes are the configuration, those that are collections named inputs.
-      outputs: given the transform and the fields of its inputs, the fields of each output; `GOOD` if there is one only.
-      sides: the inputs; none for a source, several for what takes a dict, None where the user names them.
-      rejects: fields of its rejects that its inputs do not have.
-      prepare: what becomes of its rows before it.
-      instead: other inputs that it takes as well, in place of `sides`.
+      transform: a dataclass; its attributes are the configuration, except for collections, which
+        are named inputs.
+      outputs: given a configured transform and the fields of its inputs, returns the fields of each
+        output; `GOOD` if there is only one.
+      sides: the inputs that the transform is applied to; none for a source, several for what takes
+        a dict, None where the user names them.
+      optional_sides: further ones that may be missing.
+      other_sides: other inputs that it also takes, in place of `sides`.
+      prepare: applied to each side before the transform.
+      reject_fields: given a configured transform, returns the fields of its rejects that its inputs
+        do not have.
     """
-    step, settings, can_fail = (
-        transform.__name__,
-        settings_of(transform),
-        hasattr(transform, "with_exception_handling"),
-    )
+    step = _Step(transform, outputs, sides, optional_sides, other_sides, prepare, reject_fields)
+    settings = settings_of(transform)
+    can_reject = hasattr(transform, "with_exception_handling")
 
     def make(**config: Any) -> beam.PTransform:
-        error_output = _error_output(step, config.pop("error_handling", None)) if can_fail else None
-        arguments = configure(step, settings, config)
-        return _InYaml(
-            transform, arguments, outputs, sides, rejects, prepare, instead, error_output
-        )
+        handling = config.pop(ERROR_HANDLING, None) if can_reject else None
+        error_output = _error_output(step.name, handling)
+        return _YamlStep(step, configure(step.name, settings, config), error_output)
 
-    parameters = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.annotation
-        )
-        for name, one in settings.items()
-    ]
-    more = _inputs_text(instead or sides or (), input_names(transform))
-    document = describe(transform, settings, more)
-    if can_fail:
+    parameters = [_parameter(name, one.default, one.annotation) for name, one in settings.items()]
+    document = describe(transform, settings, _inputs_text(step))
+    if can_reject:
         kind = Optional[ErrorHandlingConfig]  # noqa: UP045  # Beam 2.77 takes `X | None` for Any
-        parameters.append(
-            inspect.Parameter(
-                "error_handling", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind
-            )
-        )
-        document += (
-            "\n  error_handling: where bad rows go, which fail the job otherwise: {output: NAME}"
-        )
+        parameters.append(_parameter(ERROR_HANDLING, None, kind))
+        goes = "where bad rows go, which otherwise fail the job: {output: NAME}"
+        document += f"\n  {ERROR_HANDLING}: {goes}"
     made = cast(Any, make)
-    made.__name__ = made.__qualname__ = step
+    made.__name__ = made.__qualname__ = step.name
     made.__doc__ = document
     made.__signature__ = inspect.Signature(parameters)
     made._yaml_requires_inputs = sides != ()
@@ -103,101 +133,116 @@ def in_yaml(
     return make
 
 
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
 def _error_output(step: str, config: Any) -> str | None:
     if config is None:
         return None
-    if (
-        not isinstance(config, dict)
-        or set(config) != {"output"}
-        or not isinstance(config["output"], str)
-    ):
-        raise InputError(f"{step}: error_handling is {config!r}; use {{output: NAME}}")
+    named = isinstance(config, dict) and set(config) == {"output"}
+    if not named or not isinstance(config["output"], str):
+        raise InputError(f"{step}: {ERROR_HANDLING} is {config!r}; use {{output: NAME}}")
     return config["output"]
 
 
-def _inputs_text(sides: tuple[str, ...], others: tuple[str, ...]) -> str:
-    named = [*(sides if len(sides) > 1 else ()), *others]
-    return f"Named inputs: {', '.join(f'`{name}`' for name in named)}." if named else ""
+def _inputs_text(step: _Step) -> str:
+    sides = (*(step.other_sides or step.sides or ()), *step.optional_sides)
+    names = [*(sides if len(sides) > 1 else ()), *step.input_names]
+    return f"Named inputs: {', '.join(f'`{name}`' for name in names)}." if names else ""
 
 
 @dataclasses.dataclass(eq=False)
-class _InYaml(beam.PTransform):
-    transform: type
+class _YamlStep(beam.PTransform):
+    """Apply a configured transform to the inputs of a YAML step, and give Rows with a schema.
+
+    Attributes:
+      step: what to apply.
+      arguments: of the transform.
+      error_output: the name of the output for rejects; None to fail at the first.
+    """
+
+    step: _Step
     arguments: dict[str, Any]
-    outputs: Outputs
-    sides: tuple[str, ...] | None
-    rejects: Callable[[Any], Fields] | None
-    prepare: Callable[[beam.PCollection], beam.PCollection]
-    instead: tuple[str, ...]
     error_output: str | None
 
     def expand(self, pvalue: Any) -> Any:
-        step = self.transform.__name__
         inputs = self._inputs(pvalue)
-        others = {
-            name: given(inputs[name]) for name in input_names(self.transform) if name in inputs
-        }
-        for field in dataclasses.fields(self.transform):
-            if is_required(field) and field.name not in (*self.arguments, *others):
-                raise InputError(
-                    f"{step}: {field.name} is missing; give it as an input, or in the configuration"
-                )
-        own: Any = self.transform(**self.arguments, **others)
-        rows = Inputs({name: fields_of(pcoll, step) for name, pcoll in inputs.items()})
-        schemas = self.outputs(own, rows)
+        transform = self._transform(inputs)
+        rows = Inputs({name: fields_of(one, self.step.name) for name, one in inputs.items()})
+        schemas = self.step.outputs(transform, rows)
         if self.error_output is not None:
-            own = own.with_exception_handling()
-        sides = {name: self.prepare(inputs[name]) for name in self._taken(inputs)}
-        many = len(sides) > 1 or self.sides is None
-        result = _named((sides if many else next(iter(sides.values()), pvalue)) | own)
-        # of rows, ids are compared as text: blocks beside them, as of pairs, have strings where the fields say integers
+            transform = transform.with_exception_handling()
+        sides = {name: self.step.prepare(inputs[name]) for name in self.step.sides_of(inputs)}
+        named = len(sides) > 1 or self.step.sides is None
+        result = _by_name((sides if named else next(iter(sides.values()), pvalue)) | transform)
+        # Ids of rows are compared as strings: blocks of other results, such as pairs, then hold
+        # strings where the fields say integers.
         linked = len(sides) != 1 or next(iter(sides.values())).element_type is Block
-        made = {
-            name: result[name] | f"Rows_{name}" >> self._rows(fields, linked)
+        outputs = {
+            name: result[name] | f"Rows_{name}" >> self._as_rows(fields, linked)
             for name, fields in schemas.items()
         }
         if self.error_output is None:
-            return made[GOOD] if list(made) == [GOOD] else made
-        made[self.error_output] = result[REJECTS] | "Errors" >> AsErrors(
-            self._reject_fields(own, rows, schemas)
+            return outputs[GOOD] if list(outputs) == [GOOD] else outputs
+        outputs[self.error_output] = result[REJECTS] | "Errors" >> AsErrors(
+            self._reject_fields(transform, rows, schemas)
         )
-        return made
-
-    def _rows(self, fields: Fields, linked: bool) -> beam.PTransform:
-        return AsReports() if fields is REPORT else AsRows(fields, self.sides == (), linked)
-
-    def _taken(self, inputs: dict[str, beam.PCollection]) -> tuple[str, ...]:
-        if self.sides is None:
-            return tuple(name for name in inputs if name not in input_names(self.transform))
-        return self.instead if any(name in inputs for name in self.instead) else self.sides
+        return outputs
 
     def _inputs(self, pvalue: Any) -> dict[str, beam.PCollection]:
-        step, optional_names = self.transform.__name__, input_names(self.transform)
+        """Name the inputs, and check the names."""
+        step = self.step
         if isinstance(pvalue, beam.PCollection):
             inputs = {"input": pvalue}
         else:
             inputs = dict(pvalue) if isinstance(pvalue, dict) else {}
-        sides = self._taken(inputs)
-        if len(sides) == 1 and self.sides is not None:
-            main = [name for name in inputs if name not in optional_names]
-            if len(main) == 1:
+        sides = step.sides_of(inputs)
+        if len(sides) == 1 and step.sides is not None:
+            main = [name for name in inputs if name not in step.input_names]
+            if len(main) == 1:  # whatever its name
                 inputs = {"input": inputs.pop(main[0]), **inputs}
-        wrong = [name for name in inputs if name not in (*sides, *optional_names)]
+        wrong = [name for name in inputs if name not in (*sides, *step.input_names)]
         missing = [name for name in sides if name not in inputs]
         if wrong or missing:
-            names = ", ".join((*sides, *optional_names)) or "none"
-            raise InputError(f"{step}: inputs {', '.join(inputs) or 'none'}; it takes {names}")
+            known = dict.fromkeys((*sides, *step.optional_sides, *step.input_names))
+            raise InputError(
+                f"{step.name}: inputs {', '.join(inputs) or 'none'}; "
+                f"it takes {', '.join(known) or 'none'}"
+            )
         return inputs
 
-    def _reject_fields(self, own: Any, rows: Inputs, schemas: dict[str, Fields]) -> Fields:
+    def _transform(self, inputs: dict[str, beam.PCollection]) -> Any:
+        """Make the transform from its configuration and the inputs that are its attributes."""
+        collections = {
+            name: original(inputs[name]) for name in self.step.input_names if name in inputs
+        }
+        for field in dataclasses.fields(self.step.transform):
+            if is_required(field) and field.name not in (*self.arguments, *collections):
+                raise InputError(
+                    f"{self.step.name}: {field.name} is missing; "
+                    "give it as an input, or in the configuration"
+                )
+        return self.step.transform(**self.arguments, **collections)
+
+    def _as_rows(self, fields: Fields, linked: bool) -> beam.PTransform:
+        return AsReports() if fields is REPORT else AsRows(fields, self.step.sides == (), linked)
+
+    def _reject_fields(self, transform: Any, rows: Inputs, schemas: dict[str, Fields]) -> Fields:
         parts = list(rows.all.values()) or [schemas[GOOD]]
-        text = getattr(own, "text_column", None)  # made safe: any value, as a string
-        own_text: Fields = {str(text): Optional[str]} if any(text in part for part in parts) else {}  # noqa: UP045
-        more = self.rejects(own) if self.rejects is not None else {}
-        return {**merged([*parts, more]), **own_text}
+        text = _text_column(transform)  # its values may be anything, and become strings
+        texts = optional({text: str}) if any(text in part for part in parts) else {}
+        return {**merged([*parts, self.step.reject_fields(transform)]), **texts}
 
 
-def _named(result: Any) -> dict[str, Any]:
+def _text_column(transform: Any) -> str:
+    columns = getattr(transform, "columns", None)
+    return columns.text if isinstance(columns, Columns) else getattr(transform, "text_column", "")
+
+
+def _by_name(result: Any) -> dict[str, Any]:
     if hasattr(result, "_asdict"):
         return result._asdict()
     good, rejects = result if isinstance(result, tuple) else (result, None)

@@ -1,4 +1,4 @@
-"""Documents and their translations, sentence by sentence: `{"source": ..., "target": ...} | AlignDocuments("doc", ("n",))`.
+"""Align documents with their translations: `{"source": ..., "target": ...} | AlignDocuments(...)`.
 
 sentences --> vectors --> SurveySides --> plan (means, cost of skipping)
                 |                          |
@@ -13,9 +13,10 @@ import apache_beam as beam
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.core.columns import EMBEDDING, ID, PLACE, SIDE, SIDES, TEXT, VECTOR
+from beam_gpte.core.columns import PLACE, SIDE, SIDES, VECTOR, Columns
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.align import align, skip_cost, span_vectors
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
@@ -23,38 +24,47 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.rejects import reject_outputs, split_rejects
 from beam_gpte.elements.rows import as_blocks
+from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
-from beam_gpte.mining.plan import MiningPlan, PlanMining, SurveySides
-from beam_gpte.mining.search import stable_hash
+from beam_gpte.mining.plan import BothSides, MiningPlan, PlanMining, SurveySides
+from beam_gpte.mining.shards import stable_hash
+from beam_gpte.mining.sides import check_sides
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
 from beam_gpte.shuffle.packing import split_rows
 
+STEP = "AlignDocuments"
 DOCUMENTS = 64  # partitions of them, by hash
 
 
 @dataclasses.dataclass(eq=False)
 class AlignDocuments(beam.PTransform):
-    """Align the sentences of documents with those of their translations, n:m, in order; see `core.align`.
+    """Align the sentences of documents with those of their translations, n:m, in order.
 
-    Takes a dict of two collections of any kind of rows, ``source`` and ``target``, one sentence a row. Gives blocks of the
-    document's column, `source_ids`, `target_ids` (lists, one of the two empty where a sentence was skipped), `source_text`,
-    `target_text` (joined by blanks), `source_start`, `source_stop`, `target_start`, `target_stop` (int64: the sentences by
-    their places in the document, from 0, exclusive) and `cost` (float64: about 1 for sentences that belong together by
-    chance). Every
-    sentence of a document that both sides have is in one bead; a document that only one side has gives none. A
-    smaller `skip_percentile` skips more.
+    See `core.mining.align`. Takes a dict of two collections of any kind of rows, ``source`` and
+    ``target``, one row per sentence. Gives blocks of the document's column, `source_ids`,
+    `target_ids` (lists, one of the two empty where a sentence was skipped), `source_text`,
+    `target_text` (joined by blanks), `source_start`, `source_stop`, `target_start`, `target_stop`
+    (int64: the range of sentences by their places in the document, from 0, exclusive) and `cost`
+    (float64: about 1 for sentences that are paired by chance). Every sentence of a document that
+    both sides have is in one bead; a document that only one side has gives none. A smaller
+    `skip_percentile` skips more.
 
-    Rows without a vector (or, with a `model`, text), and rows without a document or place in it, fail the job.
+    Rows without a vector (or, with a `model`, text), and rows without a document or place in it,
+    fail the job.
 
-    Memory of a worker: one of 64 partitions of the documents, with their vectors `max_span` times; one byte for each pair of
-    sentences of one document.
+    Memory of a worker: one of 64 partitions of the documents, with their vectors `max_span` times;
+    one byte for each pair of sentences of one document.
 
     Attributes:
       document: the column that names the document, the same on both sides.
-      order: the columns that a document's sentences are ordered by, such as ``("paragraph", "sentence")``.
-      max_span: sentences of either side in a bead, at most; the vectors of several are their mean, weighted by length.
-      skip_percentile: what skipping a sentence costs, as a percentile of what taking an unrelated one along costs.
-      model: embed the texts of rows that have no `embedding_column` first, as `EmbedText` does.
+      order: the columns that a document's sentences are ordered by, such as
+        ``("paragraph", "sentence")``.
+      max_span: maximum number of sentences of either side in a bead; the vectors of several are
+        their mean, weighted by length.
+      skip_percentile: the cost of skipping a sentence, as a percentile of the cost of adding an
+        unrelated one to a bead.
+      model: embed the texts of rows that have no vectors first, as `EmbedText` does.
+      columns: of the ids, texts and vectors; see `Columns`.
     """
 
     document: str
@@ -62,9 +72,7 @@ class AlignDocuments(beam.PTransform):
     max_span: int = 4
     skip_percentile: float = 20
     model: Any = None
-    id_column: str = ID
-    text_column: str = TEXT
-    embedding_column: str = EMBEDDING
+    columns: Columns = dataclasses.field(default_factory=Columns)
 
     def __post_init__(self) -> None:
         if isinstance(self.order, str) or not self.order:
@@ -78,12 +86,13 @@ class AlignDocuments(beam.PTransform):
                 f"skip_percentile is {self.skip_percentile}; use a number from 0 to 100"
             )
 
-    def expand(self, inputs: Any) -> beam.PCollection[Block]:
-        if not isinstance(inputs, Mapping) or set(inputs) != set(SIDES):
-            raise InputError('give {"source": ..., "target": ...} | AlignDocuments(...)')
-        sides = tuple(
-            inputs[name] | f"Prepare_{name}" >> _SideVectors(self, i)
-            for i, name in enumerate(SIDES)
+    @named_collections
+    def expand(self, inputs: Mapping[str, beam.PCollection]) -> beam.PCollection[Block]:
+        """Return the beads."""
+        check_sides(inputs, SIDES, STEP)
+        sides = BothSides(
+            inputs["source"] | "Prepare_source" >> _SideVectors(self, 0),
+            inputs["target"] | "Prepare_target" >> _SideVectors(self, 1),
         )
         plan = sides | "Survey" >> SurveySides() | "Plan" >> PlanMining(center=True)
         return (
@@ -97,37 +106,34 @@ class AlignDocuments(beam.PTransform):
 
 @dataclasses.dataclass(eq=False)
 class _SideVectors(beam.PTransform):
-    """Rows of one side become blocks of id, text, document, what orders it, `VECTOR` and `SIDE`."""
+    """Reduce rows of one side to id, text, document, what orders it, `VECTOR` and `SIDE`."""
 
-    own: AlignDocuments
+    settings: AlignDocuments
     side: int
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection[Block]:
-        own, columns = self.own, (self.own.document, *self.own.order)
-        defects = VectorDefects(
-            own.embedding_column, columns, own.text_column if own.model else None, own.id_column
-        )
-        check = beam.FlatMap(_check, defects, own.text_column, f"AlignDocuments {SIDES[self.side]}")
+        settings, columns = self.settings, self.settings.columns
+        places = (settings.document, *settings.order)
+        embedded = columns.text if settings.model else None
+        step = f"{STEP} {SIDES[self.side]}"
+        defects = VectorDefects(columns.embedding, places, embedded, columns.id, step)
+        check = beam.FlatMap(_check, defects, columns.text, step)
         good = (as_blocks(rows) | "Check" >> reject_outputs(check)).good
-        if own.model is not None:
-            names = own.text_column, own.id_column, own.embedding_column
-            good, _ = good | "Embed" >> EmbedWhereMissing(own.model, *names, False)
-        kept = (own.id_column, own.text_column, *columns)
-        return good | "Vectors" >> beam.Map(
-            _vectors, kept, own.embedding_column, self.side
-        ).with_output_types(Block)
+        if settings.model is not None:
+            names = columns.text, columns.id, columns.embedding
+            embed = EmbedWhereMissing(settings.model, *names, isolate=False, step=step)
+            good = (good | "Embed" >> embed).rows
+        kept = (columns.id, columns.text, *places)
+        vectors = beam.Map(_vectors, kept, columns.embedding, self.side)
+        return good | "Vectors" >> vectors.with_output_types(Block)
 
 
 def _check(block: Block, defects: VectorDefects, text_column: str, step: str) -> Iterator[Any]:
-    reasons = [defects(block), check_text(block, text_column)]
+    reasons = [defects(block), check_text(block, text_column, step)]
     for name in (defects.id_column, *defects.columns):
-        missing = block.column(name).is_null()
-        reasons.append(
-            pa.array(
-                [f"{name} is null" if null else None for null in missing.to_pylist()], pa.string()
-            )
-        )
-    yield from split_rejects(block, pa.compute.coalesce(*reasons), step, False, defects.id_column)
+        null = pc.is_null(block.column(name))
+        reasons.append(pc.if_else(null, f"{name} is null", pa.scalar(None, pa.string())))
+    yield from split_rejects(block, pc.coalesce(*reasons), step, False, defects.id_column)
 
 
 def _vectors(block: Block, names: tuple[str, ...], embedding_column: str, side: int) -> Block:
@@ -138,6 +144,8 @@ def _vectors(block: Block, names: tuple[str, ...], embedding_column: str, side: 
 
 
 class _ByDocument(CutByKey):
+    """Key rows by the partition of their document."""
+
     def __init__(self, document: str) -> None:
         self._document = document
 
@@ -153,55 +161,48 @@ class _ByDocument(CutByKey):
 
 
 def _align(
-    element: tuple[int, Iterable[Block]], own: AlignDocuments, plan: MiningPlan
+    element: tuple[int, Iterable[Block]], settings: AlignDocuments, plan: MiningPlan
 ) -> Iterator[Block]:
     if plan.samples is None:
         return
-    blocks = list(element[1])
+    blocks, columns = list(element[1]), settings.columns
     frame = frame_of([block.without_columns([VECTOR]) for block in blocks]).with_row_index(PLACE)
     vectors = np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks])
     skip = skip_cost(
-        plan.samples[0], plan.samples[1], plan.means[0], plan.means[1], own.skip_percentile
+        plan.samples[0], plan.samples[1], plan.means[0], plan.means[1], settings.skip_percentile
     )
-    frame = frame.sort(own.document, SIDE, *own.order, own.id_column)
+    frame = frame.sort(settings.document, SIDE, *settings.order, columns.id)
+    documents = frame.partition_by(settings.document, as_dict=True, maintain_order=True)
     beads = []
-    for (document,), rows in frame.partition_by(
-        own.document, as_dict=True, maintain_order=True
-    ).items():
+    for (document,), rows in documents.items():
         sides = [rows.filter(pl.col(SIDE) == side) for side in (0, 1)]
         if all(map(len, sides)):
             beads += [
-                {own.document: document, **bead} for bead in _beads(sides, vectors, own, plan, skip)
+                {settings.document: document, **bead}
+                for bead in _beads(sides, vectors, settings, plan, skip)
             ]
     if beads:
-        ids = pl.List(frame.schema[own.id_column])
-        yield block_of(
-            pl.DataFrame(
-                beads,
-                schema_overrides={"source_ids": ids, "target_ids": ids},
-                infer_schema_length=None,
-            )
-        )
+        ids = pl.List(frame.schema[columns.id])
+        kinds = {"source_ids": ids, "target_ids": ids}
+        yield block_of(pl.DataFrame(beads, schema_overrides=kinds, infer_schema_length=None))
 
 
 def _beads(
     sides: list[pl.DataFrame],
     vectors: np.ndarray,
-    own: AlignDocuments,
+    settings: AlignDocuments,
     plan: MiningPlan,
     skip: float,
 ) -> Iterator[dict[str, Any]]:
-    spans = []
+    spans, columns = [], settings.columns
     for rows in sides:
-        lengths = np.maximum(1, rows[own.text_column].str.len_chars().to_numpy())
-        spans.append(span_vectors(vectors[rows[PLACE].to_numpy()], lengths, own.max_span))
-    ids = [rows[own.id_column].to_list() for rows in sides]
-    texts = [rows[own.text_column].to_list() for rows in sides]
+        lengths = np.maximum(1, rows[columns.text].str.len_chars().to_numpy())
+        spans.append(span_vectors(vectors[rows[PLACE].to_numpy()], lengths, settings.max_span))
+    ids = [rows[columns.id].to_list() for rows in sides]
+    texts = [rows[columns.text].to_list() for rows in sides]
     for bead in align(spans[0], spans[1], plan.means[0], plan.means[1], skip):
-        source, target = (
-            slice(bead.source_start, bead.source_stop),
-            slice(bead.target_start, bead.target_stop),
-        )
+        source = slice(bead.source_start, bead.source_stop)
+        target = slice(bead.target_start, bead.target_stop)
         yield {
             "source_ids": ids[0][source],
             "target_ids": ids[1][target],

@@ -1,51 +1,91 @@
-"""Pairs of ids get the rows that they name: `(pairs, sources, their copies, targets, their copies) | AttachRows(...)`."""
+"""Attach to pairs of ids the rows that they name: `PairsAndSides(...) | AttachRows(...)`."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import NamedTuple
 
 import apache_beam as beam
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_gpte.core.columns import DUPLICATE_OF, ID, SIDE_IDS, SIDES, SOURCE_ID, TARGET_ID, TEXT
+from beam_gpte.core.columns import (
+    DUPLICATE_OF,
+    FOUND_BY,
+    ID,
+    SCORE,
+    SIDE_IDS,
+    SIDES,
+    SOURCE_ID,
+    TARGET_ID,
+    TEXT,
+    Columns,
+)
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 
-@dataclasses.dataclass(eq=False)
-class AttachRows(beam.PTransform):
-    """Add the columns of both rows, as `source_text`, `target_text` and so on, but not their vectors.
+class PairsAndRows(NamedTuple):
+    """Hold blocks of `source_id` and `target_id`, and the rows of both sides that these name."""
 
-    A column that is there already is replaced. `source_copies` and `target_copies` are lists of the ids of rows with the
-    same text. A worker holds one of 16 partitions of the pairs, and the rows that these name.
+    pairs: beam.PCollection[Block]
+    source: beam.PCollection[Block]
+    target: beam.PCollection[Block]
+
+
+class PairsAndDistinctRows(NamedTuple):
+    """Hold what `PairsAndRows` does, with the rows of equal texts apart.
 
     Attributes:
-      embedding_column: what is left out; None if the vectors are wanted too.
-      copies: False for `(pairs, sources, targets)`, without these two columns.
+      pairs: blocks of `source_id` and `target_id`.
+      source: rows of distinct texts.
+      source_duplicates: the other rows, with the id that they are a `duplicate_of`.
+      target: as `source`.
+      target_duplicates: as `source_duplicates`.
     """
 
-    id_column: str
-    text_column: str
-    embedding_column: str | None
-    copies: bool = True
+    pairs: beam.PCollection[Block]
+    source: beam.PCollection[Block]
+    source_duplicates: beam.PCollection[Block]
+    target: beam.PCollection[Block]
+    target_duplicates: beam.PCollection[Block]
 
-    def expand(self, inputs: Any) -> beam.PCollection[Block]:
-        pairs, *others = inputs
-        per_side = 2 if self.copies else 1
+
+@dataclasses.dataclass(eq=False)
+class AttachRows(beam.PTransform):
+    """Add the columns of both rows, as `source_text`, `target_text` and so on.
+
+    A column that a pair has already is replaced. Where duplicates are given, the columns
+    `source_duplicates` and `target_duplicates` list the ids of rows with the same text. A worker
+    holds one of 16 partitions of the pairs, and the rows that these name.
+
+    Attributes:
+      columns: of both sides.
+      keep_vectors: whether vectors are attached too.
+    """
+
+    columns: Columns
+    keep_vectors: bool = False
+
+    @named_collections
+    def expand(self, inputs: PairsAndRows | PairsAndDistinctRows) -> beam.PCollection[Block]:
+        """Return the pairs with the columns of their rows."""
+        pairs, left_out = inputs.pairs, None if self.keep_vectors else self.columns.embedding
         for i, side in enumerate(SIDES):
-            rows, *copies = others[per_side * i : per_side * (i + 1)]
-            bare = beam.Map(_without, self.embedding_column).with_output_types(Block)
-            both = {"pairs": pairs, "rows": rows | f"Bare_{side}" >> bare}
-            columns = {"pairs": SIDE_IDS[i], "rows": self.id_column}
-            if copies:
-                both["copies"], columns["copies"] = copies[0], DUPLICATE_OF
-            attach = beam.FlatMap(
-                _attach, i, self.id_column, self.text_column, self.copies
-            ).with_output_types(Block)
-            pairs = both | f"Meet_{side}" >> CoGroupById(columns) | f"Attach_{side}" >> attach
+            rows, duplicates = getattr(inputs, side), getattr(inputs, f"{side}_duplicates", None)
+            bare = beam.Map(_without, left_out).with_output_types(Block)
+            parts = {"pairs": pairs, "rows": rows | f"Bare_{side}" >> bare}
+            ids = {"pairs": SIDE_IDS[i], "rows": self.columns.id}
+            if duplicates is not None:
+                parts["duplicates"], ids["duplicates"] = duplicates, DUPLICATE_OF
+            attach = beam.FlatMap(_attach, i, self.columns, duplicates is not None)
+            pairs = (
+                parts
+                | f"CoGroup_{side}" >> CoGroupById(ids)
+                | f"Attach_{side}" >> attach.with_output_types(Block)
+            )
         return pairs
 
 
@@ -54,76 +94,113 @@ def _without(block: Block, column: str | None) -> Block:
 
 
 def _attach(
-    element: tuple[int, Iterable[Named]],
-    i: int,
-    id_column: str,
-    text_column: str,
-    with_duplicates: bool,
+    element: tuple[int, Iterable[Named]], i: int, columns: Columns, with_duplicates: bool
 ) -> Iterator[Block]:
     group = CoGroup(element)
     pieces = list(group["pairs"])
     if not pieces:
         return
-    side, own_id = SIDES[i], SIDE_IDS[i]
+    side_id = SIDE_IDS[i]
     pairs = frame_of(pieces)
-    wanted = pa.array(pairs[own_id].unique().to_arrow())
-    named = [_named(block, wanted, own_id, id_column, text_column, side) for block in group["rows"]]
+    wanted = pa.array(pairs[side_id].unique().to_arrow())
+    named = [_named(block, wanted, i, columns) for block in group["rows"]]
     rows = pl.concat([frame for frame in named if len(frame)], how="diagonal_relaxed")
-    replaced = [name for name in rows.columns if name in pairs.columns and name != own_id]
-    whole = pairs.drop(replaced).join(rows, on=own_id, how="left")
+    replaced = [name for name in rows.columns if name in pairs.columns and name != side_id]
+    whole = pairs.drop(replaced).join(rows, on=side_id, how="left")
     if with_duplicates:
-        copies = [
-            frame_of([block]).select(pl.col(DUPLICATE_OF).alias(own_id), id_column)
-            for block in group["copies"]
-        ]
-        none = pairs.clear().select(own_id, pl.col(own_id).alias(id_column))
-        found = pl.concat(copies or [none], how="vertical_relaxed")
-        lists = found.group_by(own_id).agg(pl.col(id_column).sort().alias(f"{side}_copies"))
-        whole = whole.join(lists, on=own_id, how="left").with_columns(
-            pl.col(f"{side}_copies").fill_null([])
-        )
+        name = f"{SIDES[i]}_duplicates"
+        lists = _duplicate_ids(group["duplicates"], pairs, side_id, columns.id, name)
+        whole = whole.join(lists, on=side_id, how="left").with_columns(pl.col(name).fill_null([]))
     yield block_of(whole.sort(SOURCE_ID, TARGET_ID))
 
 
-def _named(
-    block: Block, wanted: pa.Array, own_id: str, id_column: str, text_column: str, side: str
+def _duplicate_ids(
+    blocks: Iterable[Block], pairs: pl.DataFrame, side_id: str, id_column: str, name: str
 ) -> pl.DataFrame:
-    ids = id_array(block, id_column)
+    """List, as `name`, the ids of the duplicates of each row."""
+    duplicates = [
+        frame_of([block]).select(pl.col(DUPLICATE_OF).alias(side_id), id_column) for block in blocks
+    ]
+    none = pairs.clear().select(side_id, pl.col(side_id).alias(id_column))
+    found = pl.concat(duplicates or [none], how="vertical_relaxed")
+    return found.group_by(side_id).agg(pl.col(id_column).sort().alias(name))
+
+
+def _named(block: Block, wanted: pa.Array, i: int, columns: Columns) -> pl.DataFrame:
+    """Select the wanted rows of a side, with its name before those of their columns."""
+    ids = id_array(block, columns.id)
     kept = pc.is_in(ids, wanted.cast(ids.type))
-    frame = frame_of([block.filter(kept).without_columns([id_column])])
+    frame = frame_of([block.filter(kept).without_columns([columns.id])])
     names = {
-        name: f"{side}_text" if name == text_column else f"{side}_{name}" for name in frame.columns
+        name: f"{SIDES[i]}_{'text' if name == columns.text else name}" for name in frame.columns
     }
-    return frame.rename(names).with_columns(pl.Series(own_id, ids.filter(kept)))
+    return frame.rename(names).with_columns(pl.Series(SIDE_IDS[i], ids.filter(kept)))
+
+
+class AllRows(NamedTuple):
+    """Hold the rows of distinct texts of a side, and their duplicates."""
+
+    rows: beam.PCollection[Block]
+    duplicates: beam.PCollection[Block]
+
+
+@dataclasses.dataclass(eq=False)
+class MergeRows(beam.PTransform):
+    """Merge the rows of a side and their duplicates into one collection."""
+
+    @named_collections
+    def expand(self, inputs: AllRows) -> beam.PCollection[Block]:
+        """Return all rows, without the decisions on duplicates."""
+        bare = beam.Map(_without_decision).with_output_types(Block)
+        return (inputs.rows, inputs.duplicates | "Bare" >> bare) | "All" >> beam.Flatten()
+
+
+def _without_decision(block: Block) -> Block:
+    return block.without_columns([DUPLICATE_OF, SCORE, FOUND_BY])
+
+
+class RowsAndTexts(NamedTuple):
+    """Hold blocks of rows that name texts, and the texts: blocks of `id` and `text`."""
+
+    rows: beam.PCollection[Block]
+    texts: beam.PCollection[Block]
 
 
 @dataclasses.dataclass(eq=False)
 class AttachText(beam.PTransform):
-    """`(rows, texts)`: add the text of the row that `own_id` names, as `name`; texts are blocks of `id` and `text`.
+    """Add the text that each row names.
 
     A worker holds one of 16 partitions of the rows, and the texts that these name.
+
+    Attributes:
+      by: the column of the rows that names a text.
+      name: of the new column.
     """
 
-    own_id: str
+    by: str
     name: str
 
-    def expand(self, inputs: Any) -> beam.PCollection[Block]:
-        rows, texts = inputs
-        attach = beam.FlatMap(_attach_text, self.own_id, self.name).with_output_types(Block)
-        both = {"rows": rows, "texts": texts}
-        return both | "Meet" >> CoGroupById({"rows": self.own_id, "texts": ID}) | "Attach" >> attach
+    @named_collections
+    def expand(self, inputs: RowsAndTexts) -> beam.PCollection[Block]:
+        """Return the rows with their texts."""
+        attach = beam.FlatMap(_attach_text, self.by, self.name).with_output_types(Block)
+        return (
+            {"rows": inputs.rows, "texts": inputs.texts}
+            | "CoGroup" >> CoGroupById({"rows": self.by, "texts": ID})
+            | "Attach" >> attach
+        )
 
 
-def _attach_text(element: tuple[int, Iterable[Named]], own_id: str, name: str) -> Iterator[Block]:
+def _attach_text(element: tuple[int, Iterable[Named]], by: str, name: str) -> Iterator[Block]:
     group = CoGroup(element)
     pieces = list(group["rows"])
     if not pieces:
         return
     rows = frame_of(pieces)
-    wanted = pa.array(rows[own_id].unique().to_arrow())
+    wanted = pa.array(rows[by].unique().to_arrow())
     kept = [
         block.filter(pc.is_in(block.column(ID), wanted.cast(block.column(ID).type)))
         for block in group["texts"]
     ]
-    texts = frame_of([block for block in kept if block]).rename({ID: own_id, TEXT: name})
-    yield block_of(rows.join(texts, on=own_id, how="left", maintain_order="left"))
+    texts = frame_of([block for block in kept if block]).rename({ID: by, TEXT: name})
+    yield block_of(rows.join(texts, on=by, how="left", maintain_order="left"))

@@ -1,11 +1,12 @@
-"""Pairs whose document is not near enough are dropped: `{"queries": ..., "documents": ..., "pairs": ...} | FilterPairs()`.
+"""Drop pairs whose document is not near enough to its query: `{...} | FilterPairs()`.
 
-queries, documents, pairs --> SearchesPairs --> (neighbours, pairs) by query --> Judge --+--> kept
-                                                                                         +--> removed
+queries, documents, pairs --> SearchesPairs --> (neighbors, pairs) by query --> Decide
+                                                                                  |
+                                                              kept, removed <-----+
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -18,21 +19,24 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.hard_negatives import RANK, RIVAL, with_consistency
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.pair_search import SearchesPairs, near_frame, pair_frames
 from beam_gpte.shuffle.group_by_id import CoGroup, Named, block_of
 
-MARGIN = "margin"  # float32: the pair's score less that of the query's nearest document that is in no pair with it
+# float32: the pair's score less that of the query's nearest document that is in no pair with it
+MARGIN = "margin"
 
 
 class FilteredPairs(NamedTuple):
-    """The result of filtering.
+    """Hold the result of filtering.
 
     Attributes:
-      kept: blocks of the pairs with all their columns and `score` (float32, cosine), `rank` (int32, of the document among
-        the query's neighbours, from 1; null beyond `depth`) and `margin` (float32; null where there is no other document),
-        in place of columns of these names.
-      removed: the others, with `reject_reason` beside.
-      rejects: bad rows of the three inputs, with step and reason; empty unless `with_exception_handling()` was called.
+      kept: blocks of the pairs with all their columns and `score` (float32, cosine), `rank` (int32,
+        of the document among the query's neighbors, from 1; null beyond `depth`) and `margin`
+        (float32; null where there is no other document), in place of columns of these names.
+      removed: the other pairs, with `reject_reason` too.
+      rejects: bad rows of the three inputs, with step and reason; empty unless
+        `with_exception_handling()` was called.
     """
 
     kept: beam.PCollection
@@ -42,22 +46,24 @@ class FilteredPairs(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class FilterPairs(SearchesPairs):
-    """Keep the pairs whose document is among the `k` nearest of its query in the whole collection; gives a `FilteredPairs`.
+    """Keep the pairs whose document is among the `k` nearest of its query in the whole collection.
 
-    The consistency filter of E5 (Wang et al., arXiv 2212.03533, with k = 2 among a million passages): a pair of the web
-    whose document is not nearer than what lies about at random is noise. Takes a dict of three collections of any kind of
-    rows: `queries` and `documents`, with vectors or with `model`, and `pairs` of `query_id` and `document_id` with any other
-    columns. The search is exact, the result the same whatever the order, the blocks and the workers.
+    Gives a `FilteredPairs`. This is the consistency filter of E5 (Wang et al., arXiv 2212.03533,
+    with k = 2 among a million passages): a pair from the web whose document is not nearer than
+    random ones is noise. Takes a dict of three collections of any kind of rows: `queries` and
+    `documents`, with vectors or with `model`, and `pairs` of `query_id` and `document_id` with any
+    other columns. The search is exact; the result does not depend on the order of the rows, the
+    blocks or the workers.
 
-    Ties of rank go to the smaller id. With `deduplicate` a copy of a document has that document's rank, and takes none from
-    others. Rows that are not there, and bad rows, are treated as `MineHardNegatives` does. Memory is as there, with `depth`
-    for `last_rank`.
+    Ties of rank go to the smaller id. With `deduplicate` a duplicate of a document has that
+    document's rank, and does not push others down. Missing rows and bad rows are treated as by
+    `MineHardNegatives`. Memory is as there, with `depth` as the last rank.
 
     Attributes:
-      k: the largest rank of a pair that is kept; None for any.
-      min_margin: the least `margin`; None for any.
-      min_score: the least `score`; None for any.
-      depth: ranks are told up to this one.
+      k: the maximum rank of a pair that is kept; None for any.
+      min_margin: the minimum `margin`; None for any.
+      min_score: the minimum `score`; None for any.
+      depth: the maximum rank that is reported.
     """
 
     k: int | None = 2
@@ -76,14 +82,16 @@ class FilterPairs(SearchesPairs):
                 "k, min_margin and min_score are None; give one, or every pair is kept"
             )
 
-    def expand(self, inputs: Any) -> Any:
+    @named_collections
+    def expand(self, inputs: Mapping[str, beam.PCollection]) -> FilteredPairs:
+        """Return kept and removed pairs."""
         found = self.search(inputs, "pairs", self.depth)
         decide = beam.FlatMap(_decide, self.k, self.min_margin, self.min_score, self.depth)
         # in this order: types given after with_outputs are forgotten, and blocks would be pickled
         decided = decide.with_output_types(Block, removed=Block).with_outputs(
             "removed", main="kept"
         )
-        split = found.groups | "Judge" >> decided
+        split = found.groups | "Decide" >> decided
         return FilteredPairs(split.kept, split.removed, found.rejects)
 
 
@@ -101,12 +109,10 @@ def _decide(
     rows, named = pair_frames(blocks)
     known = with_consistency(near_frame(group["near"]), named, depth)
     margin = (pl.col(SCORE) - pl.col(RIVAL)).alias(MARGIN)
-    found = known.select(
-        PAIR, SCORE, RANK, margin, _reasons(k, min_margin, min_score, depth).alias(REJECT_REASON)
-    )
-    bare = rows.select(
-        name for name in rows.columns if name not in (SCORE, RANK, MARGIN, REJECT_REASON)
-    )
+    reason = _reasons(k, min_margin, min_score, depth).alias(REJECT_REASON)
+    found = known.select(PAIR, SCORE, RANK, margin, reason)
+    replaced = (SCORE, RANK, MARGIN, REJECT_REASON)
+    bare = rows.select(name for name in rows.columns if name not in replaced)
     decided = bare.join(found, on=PAIR, how="left", maintain_order="left").drop(PAIR)
     good = decided[REJECT_REASON].is_null()
     for name, number in (("pairs_kept", good.sum()), ("pairs_removed", (~good).sum())):
@@ -120,7 +126,7 @@ def _decide(
 def _reasons(
     k: int | None, min_margin: float | None, min_score: float | None, depth: int
 ) -> pl.Expr:
-    """Why a pair is not kept, null where it is."""
+    """Say why a pair is removed, null where it is kept."""
     score, rank, margin = pl.col(SCORE), pl.col(RANK), pl.col(SCORE) - pl.col(RIVAL)
     reason = pl.lit(None, pl.String)
     if min_score is not None:
@@ -130,10 +136,7 @@ def _reasons(
         low = pl.format("margin {} is below {}", margin.round(4), pl.lit(min_margin))
         reason = pl.when(margin < pl.lit(min_margin, pl.Float32)).then(low).otherwise(reason)
     if k is not None:
-        far = pl.format(
-            "rank {} is beyond {}",
-            pl.coalesce(rank.cast(pl.String), pl.lit(f"above {depth}")),
-            pl.lit(k),
-        )
+        shown = pl.coalesce(rank.cast(pl.String), pl.lit(f"above {depth}"))
+        far = pl.format("rank {} is beyond {}", shown, pl.lit(k))
         reason = pl.when(rank.fill_null(depth + 1) > k).then(far).otherwise(reason)
     return reason

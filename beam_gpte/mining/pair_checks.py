@@ -1,11 +1,11 @@
-"""Pairs of texts get what tells false ones: `pairs | FilterLengths(2.0)`.
+"""Describe the texts of pairs, and drop pairs of odd lengths: `pairs | FilterLengths(2.0)`.
 
-pairs --> ratios of lengths --> median --> pairs with columns, those of a ratio far from it left out
+pairs --> ratios of lengths --> median --> pairs with new columns, without those far from it
 """
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -16,21 +16,33 @@ from beam_gpte.core.columns import TEXT
 from beam_gpte.core.mining.posterior import Histogram, histogram, merge_histograms
 from beam_gpte.core.text.normalize import normalize
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
-LENGTH_RATIO = (
-    "length_ratio"  # float64: target characters by source characters, by the median of this
-)
-SAME_NUMBERS = "same_numbers"  # bool: both texts have the same numbers, as often
-CHAR_OVERLAP = "char_overlap"  # float32: what the character trigrams of both have in common (Dice), 1 for copies
+# float64: target characters per source character, divided by the median of this ratio
+LENGTH_RATIO = "length_ratio"
+SAME_NUMBERS = "same_numbers"  # bool: both texts have the same numbers, equally often
+# float32: character trigrams that both texts share (Dice), 1 for equal texts
+CHAR_OVERLAP = "char_overlap"
 SOURCE_TEXT, TARGET_TEXT = f"source_{TEXT}", f"target_{TEXT}"
 NGRAM = 3
 
 
+class DescribedPairs(NamedTuple):
+    """Hold the result of `FilterLengths`.
+
+    Attributes:
+      pairs: with `LENGTH_RATIO`, `SAME_NUMBERS` and `CHAR_OVERLAP`.
+      figures: a side input, one dict of counts.
+    """
+
+    pairs: beam.PCollection[Block]
+    figures: AsSingleton
+
+
 @dataclasses.dataclass(eq=False)
 class FilterLengths(beam.PTransform):
-    """Gives `(pairs, figures)`: pairs with `LENGTH_RATIO`, `SAME_NUMBERS` and `CHAR_OVERLAP`, and a side input, one dict of
-    counts.
+    """Add columns that help to find false pairs, and drop pairs of odd lengths.
 
     Pairs without texts stay as they are.
 
@@ -40,7 +52,9 @@ class FilterLengths(beam.PTransform):
 
     limit: float | None
 
-    def expand(self, pairs: beam.PCollection[Block]) -> Any:
+    @named_collections
+    def expand(self, pairs: beam.PCollection[Block]) -> DescribedPairs:
+        """Return the pairs that are left."""
         logs = (
             pairs
             | "Ratios" >> beam.Map(_histogram)
@@ -53,9 +67,8 @@ class FilterLengths(beam.PTransform):
         described = pairs | "DescribeTexts" >> split.with_outputs("counts", main="pairs")
         counts = described.counts | "Counts" >> beam.CombineGlobally(_sums).without_defaults()
         figures = counts | "Figures" >> beam.Map(_figures, known).with_output_types(dict)
-        return described.pairs, AsSingleton(
-            figures, default_value=_figures((0, 0), merge_histograms([]))
-        )
+        none = _figures((0, 0), merge_histograms([]))
+        return DescribedPairs(described.pairs, AsSingleton(figures, default_value=none))
 
 
 def _log_ratios(block: Block) -> np.ndarray:
@@ -96,9 +109,8 @@ def _describe(block: Block, known: Histogram, limit: float | None) -> Iterator[A
             for name in (SOURCE_TEXT, TARGET_TEXT)
         )
         same = (source.list.sort() == target.list.sort()).alias(SAME_NUMBERS)
-        yield block_of(
-            frame.with_columns(same, pl.Series(CHAR_OVERLAP, _overlaps(frame), pl.Float32))
-        )
+        overlaps = pl.Series(CHAR_OVERLAP, _overlaps(frame), pl.Float32)
+        yield block_of(frame.with_columns(same, overlaps))
 
 
 def _overlaps(frame: pl.DataFrame) -> list[float]:

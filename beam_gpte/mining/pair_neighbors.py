@@ -1,8 +1,8 @@
-"""Find each query's nearest documents and score given pairs, shard by shard."""
+"""Plan the search of queries, find their nearest documents, and score pairs, shard by shard."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -13,21 +13,104 @@ from apache_beam.pvalue import AsSingleton, TaggedOutput
 
 from beam_gpte.core.columns import DOCUMENT, PAIR_SCORE, QUERY, SOURCE_ID, TARGET_ID, VECTOR
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import REJECTS, split_rejects
-from beam_gpte.mining.plan import MiningPlan
-from beam_gpte.mining.search import RouteSide, search_shards, stable_hash
+from beam_gpte.elements.wiring import named_collections
+from beam_gpte.mining import plan as mining_plan
+from beam_gpte.mining.plan import BothSides, MiningPlan, SideSurvey, SurveySide
+from beam_gpte.mining.shards import RouteSide, search_shards, stable_hash
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, frame_of, key_by_id
 from beam_gpte.shuffle.packing import split_rows
 
 
 @dataclasses.dataclass(eq=False)
-class SearchPairs(beam.PTransform):
-    """`(queries, documents, pairs, plan)` give ``near``, ``pairs`` and ``rejects``; see `PairSearch`.
+class PlanSearch(beam.PTransform):
+    """Plan an exact search of blocks with `VECTOR`, which are not centered."""
 
-    Of each query the `depth` nearest are found, and as many more as any query has pairs.
+    step: str
+
+    @named_collections
+    def expand(self, sides: BothSides) -> beam.PCollection[MiningPlan]:
+        """Return the plan of queries (the sources) and documents (the targets), once."""
+        queries, documents = (
+            side
+            | f"Survey_{name}"
+            >> beam.CombineGlobally(SurveySide(f"{self.step} {name}")).as_singleton_view()
+            for name, side in zip(("queries", "documents"), sides, strict=True)
+        )
+        make = FromSideInputs(MiningPlan, _make_plan, queries, documents, self.step)
+        return sides.source.pipeline | "MakePlan" >> make
+
+
+def _make_plan(queries: SideSurvey, documents: SideSurvey, step: str) -> MiningPlan:
+    dims = [len(side.total) for side in (queries, documents) if side.total is not None]
+    if len(set(dims)) > 1:
+        raise InputError(
+            f"{step}: queries of {dims[0]} dimensions, documents of {dims[1]}; "
+            "embed both with the same model"
+        )
+    if queries.metadata is not None and documents.metadata is not None:
+        _check_one_space(queries.metadata, documents.metadata, step)
+    shards = [max(1, -(-side.rows // mining_plan.SHARD_ROWS)) for side in (queries, documents)]
+    means = np.zeros((2, dims[0] if dims else 1), np.float32)
+    return MiningPlan(
+        (queries.rows, documents.rows), means, (shards[0], shards[1]), documents.metadata, 0
+    )
+
+
+def _check_one_space(queries: VectorMetadata, documents: VectorMetadata, step: str) -> None:
+    """Refuse two models, but not two prompts of one model, which are common for queries."""
+    same = ("model", "pooling", "dim", "normalized", "quantization", "postprocess")
+    if queries.prompt != documents.prompt and all(
+        getattr(queries, name) == getattr(documents, name) for name in same
+    ):
+        return
+    check_same_vectors(queries, documents, f"{step} queries and documents")
+
+
+class PairSearchInputs(NamedTuple):
+    """Hold queries and documents to search, and the pairs to score.
+
+    Attributes:
+      queries: blocks of `source_id` and `VECTOR`.
+      documents: blocks of `target_id` and `VECTOR`.
+      pairs: blocks with `QUERY` and `DOCUMENT`, the ids of their rows.
+      plan: one `MiningPlan`.
+    """
+
+    queries: beam.PCollection[Block]
+    documents: beam.PCollection[Block]
+    pairs: beam.PCollection[Block]
+    plan: beam.PCollection[MiningPlan]
+
+
+class SearchedPairs(NamedTuple):
+    """Hold the result of `SearchPairs`.
+
+    Attributes:
+      near: blocks of `source_id`, `target_id` and `cosine`.
+      pairs: with `PAIR_SCORE`.
+      rejects: pairs of unknown rows.
+    """
+
+    near: beam.PCollection[Block]
+    pairs: beam.PCollection[Block]
+    rejects: beam.PCollection[Block]
+
+
+@dataclasses.dataclass(eq=False)
+class SearchPairs(beam.PTransform):
+    """Find the `depth` nearest documents of each query, plus as many as any query has pairs.
+
+    Attributes:
+      depth: how many documents that belong to no pair are found at least.
+      id_columns: of the pairs, for messages.
+      step: the transform that the user wrote, and its input of pairs.
+      isolate: collect pairs of unknown rows, instead of failing.
     """
 
     depth: int
@@ -35,34 +118,37 @@ class SearchPairs(beam.PTransform):
     step: str
     isolate: bool
 
-    def expand(self, inputs: Any) -> Any:
-        queries, documents, pairs, plan = inputs
-        most = (
-            pairs
+    @named_collections
+    def expand(self, inputs: PairSearchInputs) -> SearchedPairs:
+        """Return neighbors and scored pairs."""
+        plan = AsSingleton(inputs.plan)
+        max_pairs = (
+            inputs.pairs
             | "PairsOfQueries" >> key_by_id(QUERY)
             | "GroupPairs" >> beam.GroupByKey()
             | "CountPairs" >> beam.Map(_max_pairs).with_output_types(int)
             | "MostPairs" >> beam.CombineGlobally(_largest).as_singleton_view()
         )
-        routed = tuple(
+        routed = [
             side
-            | f"Route{i}"
-            >> beam.ParDo(RouteSide(i, scoped=False), AsSingleton(plan)).with_output_types(Keyed)
-            for i, side in enumerate((queries, documents))
+            | f"Route{i}" >> beam.ParDo(RouteSide(i, scoped=False), plan).with_output_types(Keyed)
+            for i, side in enumerate((inputs.queries, inputs.documents))
+        ]
+        route_pairs = beam.ParDo(_RoutePairs(), plan).with_output_types(Keyed)
+        search = beam.FlatMap(
+            _search, self.depth, max_pairs, self.id_columns, self.step, self.isolate
         )
-        with_pairs = pairs | "RoutePairs" >> beam.ParDo(
-            _RoutePairs(), AsSingleton(plan)
-        ).with_output_types(Keyed)
-        search = beam.FlatMap(_search, self.depth, most, self.id_columns, self.step, self.isolate)
-        return (
-            (*routed, with_pairs)
+        # in this order: types given after with_outputs are forgotten, and blocks would be pickled
+        search = search.with_output_types(Block, pairs=Block, rejects=Block).with_outputs(
+            "pairs", REJECTS, main="near"
+        )
+        found = (
+            (*routed, inputs.pairs | "RoutePairs" >> route_pairs)
             | "AllRows" >> beam.Flatten()
             | "Shards" >> beam.GroupByKey()
-            | "SearchShards"
-            >> search.with_output_types(Block, pairs=Block, rejects=Block).with_outputs(
-                "pairs", REJECTS, main="near"
-            )
+            | "SearchShards" >> search
         )
+        return SearchedPairs(found["near"], found["pairs"], found[REJECTS])
 
 
 def _max_pairs(element: tuple[int, Iterable[Block]]) -> int:
@@ -77,7 +163,7 @@ def _largest(counts: Iterable[int]) -> int:
 
 
 class _RoutePairs(CutByKey):
-    """Gives (the two shards that a pair's rows are in; pairs)."""
+    """Key pairs by the two shards that their rows are in."""
 
     def process(self, block: Block, plan: MiningPlan) -> Iterator[Keyed]:
         yield from self.wait((block, plan.shards), block.batch.nbytes)
@@ -87,17 +173,17 @@ class _RoutePairs(CutByKey):
             ids = zip(
                 block.column(QUERY).to_pylist(), block.column(DOCUMENT).to_pylist(), strict=True
             )
-            own = [
+            keys = [
                 (stable_hash(q) % of_queries) * of_documents + stable_hash(d) % of_documents
                 for q, d in ids
             ]
-            yield from split_rows(block, own)
+            yield from split_rows(block, keys)
 
 
 def _search(
     element: tuple[int, Iterable[Block]],
     depth: int,
-    most: int,
+    max_pairs: int,
     id_columns: tuple[str, str],
     step: str,
     isolate: bool,
@@ -105,7 +191,7 @@ def _search(
     key, blocks = element[0], list(element[1])
     pairs = [block for block in blocks if QUERY in block.schema.names]
     rows = [block for block in blocks if QUERY not in block.schema.names]
-    near = search_shards((key, rows), depth + most, scoped=False)
+    near = search_shards((key, rows), depth + max_pairs, scoped=False)
     yield from (block for block in near if isinstance(block, Block))
     if not pairs:
         return
@@ -114,32 +200,38 @@ def _search(
         yield from _score(block, queries, documents, id_columns, step, isolate)
 
 
-def _ids_and_vectors(rows: list[Block], name: str) -> tuple[pa.Array, np.ndarray] | None:
-    own = [block for block in rows if name in block.schema.names]
-    if not own:
+class _Rows(NamedTuple):
+    ids: pa.Array
+    vectors: np.ndarray  # float32 (n, dim)
+
+
+def _ids_and_vectors(rows: list[Block], name: str) -> _Rows | None:
+    blocks = [block for block in rows if name in block.schema.names]
+    if not blocks:
         return None
-    ids = pa.chunked_array([block.column(name) for block in own]).combine_chunks()
-    return ids, np.concatenate([vector_matrix(block.column(VECTOR)) for block in own])
+    ids = pa.chunked_array([block.column(name) for block in blocks]).combine_chunks()
+    return _Rows(ids, np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks]))
 
 
 def _score(
     block: Block,
-    queries: Any,
-    documents: Any,
+    queries: _Rows | None,
+    documents: _Rows | None,
     id_columns: tuple[str, str],
     step: str,
     isolate: bool,
 ) -> Iterator[Any]:
-    """The pairs with their cosine; those of unknown rows are rejects."""
+    """Yield the pairs with their cosine; those of unknown rows are rejects."""
     reasons, places = [], []
     sides = (("queries", queries, QUERY), ("documents", documents, DOCUMENT))
     for id_column, (name, known, column) in zip(id_columns, sides, strict=True):
         ids = block.column(column)
-        if known is not None and known[0].type != ids.type:
+        if known is not None and known.ids.type != ids.type:
             raise InputError(
-                f"{step}: {id_column} is {ids.type}, the ids of the {name} are {known[0].type}; convert one"
+                f"{step}: {id_column} is {ids.type}, the ids of the {name} are {known.ids.type}; "
+                "convert one"
             )
-        place = pa.nulls(len(ids), pa.int32()) if known is None else pc.index_in(ids, known[0])
+        place = pa.nulls(len(ids), pa.int32()) if known is None else pc.index_in(ids, known.ids)
         shown = pc.binary_join_element_wise(
             f"{id_column} is not among the {name}", ids.cast(pa.string()), ": "
         )
@@ -155,12 +247,16 @@ def _score(
             part.value = part.value.without_columns([QUERY, DOCUMENT])
             yield part
         elif part:
-            starts = range(0, len(part), PAIRS_AT_ONCE)
-            places_of = [
-                (at[0][start : start + PAIRS_AT_ONCE], at[1][start : start + PAIRS_AT_ONCE])
-                for start in starts
-            ]
-            scores = np.concatenate([cosines(queries[1][q], documents[1][d]) for q, d in places_of])
-            yield TaggedOutput(
-                "pairs", part.with_column(pa.field(PAIR_SCORE, pa.float32()), pa.array(scores))
-            )
+            assert queries is not None
+            assert documents is not None
+            scores = pa.array(_cosines(queries.vectors, documents.vectors, at[0], at[1]))
+            field = pa.field(PAIR_SCORE, pa.float32())
+            yield TaggedOutput("pairs", part.with_column(field, scores))
+
+
+def _cosines(
+    queries: np.ndarray, documents: np.ndarray, q: np.ndarray, d: np.ndarray
+) -> np.ndarray:
+    """float32 (n,), of the rows at the places `q` and `d`."""
+    parts = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(q), PAIRS_AT_ONCE)]
+    return np.concatenate([cosines(queries[q[part]], documents[d[part]]) for part in parts])

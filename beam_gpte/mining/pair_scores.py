@@ -1,8 +1,12 @@
-"""Pairs of ids meet the rows of a side: `NameKept` says which row stands for a copy, `JoinSide` what its neighbours tell."""
+"""Join pairs of ids with the rows of a side, to score them.
+
+`NameKept` names the row that represents a duplicate; `JoinSide` adds what the neighbors of that row
+give: its mean cosine, and the rank of the other row among them.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -31,74 +35,112 @@ from beam_gpte.core.mining.margin import Margin, margins
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.rejects import reject_outputs, split_rejects
+from beam_gpte.elements.rejects import GoodAndRejects, reject_outputs, split_rejects
+from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.plan import MiningPlan
 from beam_gpte.mining.search import k_nearest
 from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
-KEPT = tuple(f"{HIDDEN}kept_{side}" for side in SIDES)  # ids of the rows that stand for the pair's
+KEPT = tuple(f"{HIDDEN}kept_{side}" for side in SIDES)  # ids of the rows that represent the pair's
 WHY = tuple(f"{HIDDEN}why_{side}" for side in SIDES)
 RANKS, MEANS = (FORWARD_RANK, BACKWARD_RANK), (FORWARD_MEAN, BACKWARD_MEAN)
 
 
+class PairsAndOthers(NamedTuple):
+    """Hold pairs, and the rows of a side that are not compared: duplicates and rejects."""
+
+    pairs: beam.PCollection[Block]
+    duplicates: beam.PCollection[Block]
+    rejects: beam.PCollection[Block]
+
+
 @dataclasses.dataclass(eq=False)
 class NameKept(beam.PTransform):
-    """`(pairs, copies of a side, its rejects)` give pairs with `KEPT`, the id of the row that was kept for the pair's, and
-    `WHY`, the reason if that row was refused.
+    """Name the row of a side that was kept for a pair's row.
+
+    Adds `KEPT`, the id of that row, and `WHY`, the reason if the pair's row was rejected.
+
+    Attributes:
+      side: 0 for sources, 1 for targets.
+      id_column: of the side.
     """
 
     side: int
     id_column: str
 
-    def expand(self, inputs: Any) -> beam.PCollection[Block]:
-        pairs, copies, refused = inputs
+    @named_collections
+    def expand(self, inputs: PairsAndOthers) -> beam.PCollection[Block]:
+        """Return the pairs with two more columns."""
         columns = {
             "pairs": SIDE_IDS[self.side],
-            "copies": self.id_column,
+            "duplicates": self.id_column,
             "refused": self.id_column,
         }
         name = beam.FlatMap(_with_kept, self.side, self.id_column).with_output_types(Block)
         return (
-            {"pairs": pairs, "copies": copies, "refused": refused}
-            | "Meet" >> CoGroupById(columns)
+            {"pairs": inputs.pairs, "duplicates": inputs.duplicates, "refused": inputs.rejects}
+            | "CoGroup" >> CoGroupById(columns)
             | "Name" >> name
         )
 
 
 def _with_kept(element: tuple[int, Iterable[Named]], side: int, id_column: str) -> Iterator[Block]:
     group = CoGroup(element)
-    copies, refused = list(group["copies"]), list(group["refused"])
+    duplicates, refused = list(group["duplicates"]), list(group["refused"])
     for block in group["pairs"]:
-        own = block.column(SIDE_IDS[side])
-        kept, reasons = own, pa.nulls(len(block), pa.string())
-        for part in copies:
-            at = pc.index_in(own, _like(id_array(part, id_column), own, side))
-            kept = pc.coalesce(_like(id_array(part, DUPLICATE_OF), own, side).take(at), kept)
+        ids = block.column(SIDE_IDS[side])
+        kept, reasons = ids, pa.nulls(len(block), pa.string())
+        for part in duplicates:
+            at = pc.index_in(ids, _like(id_array(part, id_column), ids, side))
+            kept = pc.coalesce(_like(id_array(part, DUPLICATE_OF), ids, side).take(at), kept)
         for part in refused:
-            at = pc.index_in(own, _like(id_array(part, id_column), own, side))
+            at = pc.index_in(ids, _like(id_array(part, id_column), ids, side))
             reasons = pc.coalesce(reasons, part.column(REJECT_REASON).take(at))
         block = block.with_column(pa.field(KEPT[side], kept.type), kept)
         yield block.with_column(pa.field(WHY[side], pa.string()), reasons)
 
 
 def _like(ids: pa.Array, others: pa.Array, side: int) -> pa.Array:
-    """`ids` of a side, if they can be compared with the pairs'."""
+    """Check that `ids` of a side can be compared with those of the pairs."""
     if pa.types.is_null(ids.type) or pa.types.is_null(others.type):
         return ids.cast(others.type)
     if ids.type != others.type:
         raise InputError(
-            f"{SIDE_IDS[side]} of the pairs is {others.type} and the ids of the {SIDES[side]} side are {ids.type}; "
-            "convert them to one type"
+            f"{SIDE_IDS[side]} of the pairs is {others.type} and the ids of the {SIDES[side]} side "
+            f"are {ids.type}; convert them to one type"
         )
     return ids
 
 
+class PairsAndSide(NamedTuple):
+    """Hold pairs with `KEPT` and `WHY`, and a side to join them with.
+
+    Attributes:
+      pairs: blocks of pairs.
+      neighbors: of the side's rows, from `FindNeighbors`.
+      vectors: of the side's rows.
+      plan: one `MiningPlan`.
+    """
+
+    pairs: beam.PCollection[Block]
+    neighbors: beam.PCollection[Block]
+    vectors: beam.PCollection[Block]
+    plan: beam.PCollection[MiningPlan]
+
+
 @dataclasses.dataclass(eq=False)
 class JoinSide(beam.PTransform):
-    """`(pairs, neighbours of a side, its vectors, plan)` give pairs with what the side tells, and rejects.
+    """Add the mean and rank that the neighbors of a side give to each pair.
 
-    That is mean and rank; and for sources (`side` 0) the vector, for targets the cosine and the margin in its place.
+    For sources the vector is added, too; for targets the cosine and the margin, in its place.
+
+    Attributes:
+      step: the transform that the user wrote.
+      side: 0 for sources, 1 for targets.
+      k: how many neighbors count.
+      margin: as for `MineBitext`.
+      isolate: collect pairs of unknown rows, instead of failing.
     """
 
     step: str
@@ -107,64 +149,55 @@ class JoinSide(beam.PTransform):
     margin: Margin
     isolate: bool
 
-    def expand(self, inputs: Any) -> Any:
-        pairs, nearest, vectors, plan = inputs
+    @named_collections
+    def expand(self, inputs: PairsAndSide) -> GoodAndRejects:
+        """Return the joined pairs, and those of unknown rows."""
         columns = {
             "pairs": KEPT[self.side],
             "nearest": SIDE_IDS[self.side],
             "vectors": SIDE_IDS[self.side],
         }
-        met = {"pairs": pairs, "nearest": nearest, "vectors": vectors} | "Meet" >> CoGroupById(
-            columns
-        )
-        return met | "Tell" >> reject_outputs(beam.FlatMap(_meet, self, AsSingleton(plan)))
+        grouped = {
+            "pairs": inputs.pairs,
+            "nearest": inputs.neighbors,
+            "vectors": inputs.vectors,
+        } | "CoGroup" >> CoGroupById(columns)
+        join = beam.FlatMap(_join, self, AsSingleton(inputs.plan))
+        good, rejects = grouped | "Join" >> reject_outputs(join)
+        return GoodAndRejects(good, rejects)
 
 
-def _meet(element: tuple[int, Iterable[Named]], own: JoinSide, plan: MiningPlan) -> Iterator[Any]:
-    group, name, kept = CoGroup(element), SIDE_IDS[own.side], KEPT[own.side]
+def _join(
+    element: tuple[int, Iterable[Named]], settings: JoinSide, plan: MiningPlan
+) -> Iterator[Any]:
+    group, side = CoGroup(element), settings.side
+    name, kept = SIDE_IDS[side], KEPT[side]
     pieces = list(group["pairs"])
     if not pieces:
         return
     wanted = pc.unique(pa.concat_arrays([piece.column(kept) for piece in pieces]))
-    known = _wanted(group["vectors"], wanted, own.side)
-    near = _wanted(group["nearest"], wanted, own.side)
-    nearest = (
-        k_nearest(
-            frame_of(near), name, SIDE_IDS[1 - own.side], own.k, RANKS[own.side], MEANS[own.side]
-        )
-        if near
-        else None
-    )
+    known = _wanted(group["vectors"], wanted, side)
+    near = _wanted(group["nearest"], wanted, side)
+    nearest = _nearest(near, settings) if near else None
     vectors = Block.concat(known) if known else None
     for piece in pieces:
         at = pa.nulls(len(piece), pa.int32())
         if vectors is not None:
             at = pc.index_in(piece.column(kept), vectors.column(name))
-        missing = pc.if_else(
-            pc.is_null(piece.column(name)),
-            f"{name} is null",
-            f"{name} is not among the rows of the {SIDES[own.side]} side",
-        )
-        refused = pc.binary_join_element_wise(
-            SIDES[own.side], piece.column(WHY[own.side]).cast(pa.string()), ": "
-        )
-        reasons = pc.if_else(
-            pc.is_null(at), pc.coalesce(refused, missing), pa.scalar(None, pa.string())
-        )
-        for part in split_rejects(piece, reasons, own.step, own.isolate, name):
+        reasons = _reasons(piece, at, side)
+        for part in split_rejects(piece, reasons, settings.step, settings.isolate, name):
             if isinstance(part, TaggedOutput):
                 hidden = [column for column in part.value.schema.names if is_hidden(column)]
                 yield TaggedOutput(part.tag, part.value.without_columns([*hidden, *MEANS, *RANKS]))
             else:
                 assert vectors is not None
-                centred = plan.centred(
-                    vector_matrix(vectors.column(VECTOR).take(at.drop_null())), own.side
-                )
-                yield _told(part, nearest, centred, own.side, own.margin)
+                rows = vectors.column(VECTOR).take(at.drop_null())
+                centered = plan.centered(vector_matrix(rows), side)
+                yield _with_scores(part, nearest, centered, side, settings.margin)
 
 
 def _wanted(blocks: Iterable[Block], wanted: pa.Array, side: int) -> list[Block]:
-    """The rows of `blocks` whose id on a side is wanted."""
+    """Select the rows of `blocks` whose id on a side is wanted."""
     chosen = (
         block.filter(pc.is_in(_like(block.column(SIDE_IDS[side]), wanted, side), wanted))
         for block in blocks
@@ -172,25 +205,31 @@ def _wanted(blocks: Iterable[Block], wanted: pa.Array, side: int) -> list[Block]
     return [block for block in chosen if block]
 
 
-def _told(
+def _nearest(near: list[Block], settings: JoinSide) -> pl.DataFrame:
+    side = settings.side
+    by, other = SIDE_IDS[side], SIDE_IDS[1 - side]
+    return k_nearest(frame_of(near), by, other, settings.k, RANKS[side], MEANS[side])
+
+
+def _reasons(pairs: Block, at: pa.Array, side: int) -> pa.Array:
+    """Say why pairs cannot be scored; `at` is null where the kept row was not found."""
+    name = SIDE_IDS[side]
+    missing = pc.if_else(
+        pc.is_null(pairs.column(name)),
+        f"{name} is null",
+        f"{name} is not among the rows of the {SIDES[side]} side",
+    )
+    refused = pc.binary_join_element_wise(
+        SIDES[side], pairs.column(WHY[side]).cast(pa.string()), ": "
+    )
+    return pc.if_else(pc.is_null(at), pc.coalesce(refused, missing), pa.scalar(None, pa.string()))
+
+
+def _with_scores(
     pairs: Block, nearest: pl.DataFrame | None, vectors: np.ndarray, side: int, margin: Margin
 ) -> Block:
-    """Pairs with what a side tells; `vectors`, float32 (n, dim), are those of its rows."""
-    rank, mean, kept = (
-        RANKS[side],
-        MEANS[side],
-        {SIDE_IDS[side]: KEPT[side], SIDE_IDS[1 - side]: KEPT[1 - side]},
-    )
-    frame = frame_of([pairs.without_columns([VECTOR])])
-    if nearest is None:
-        frame = frame.with_columns(
-            pl.lit(None, pl.Int32).alias(rank), pl.lit(None, pl.Float32).alias(mean)
-        )
-    else:
-        ranks = nearest.select(*SIDE_IDS, rank).rename(kept)
-        means = nearest.select(SIDE_IDS[side], mean).unique().rename({SIDE_IDS[side]: KEPT[side]})
-        frame = frame.join(ranks, on=list(KEPT), how="left", maintain_order="left")
-        frame = frame.join(means, on=KEPT[side], how="left", maintain_order="left")
+    """Add to pairs what a side gives; `vectors`, float32 (n, dim), are those of its rows."""
+    frame = _with_ranks(frame_of([pairs.without_columns([VECTOR])]), nearest, side)
     if side == 0:
         array = vectors_to_arrow(vectors)
         return block_of(frame).with_column(pa.field(VECTOR, array.type), array)
@@ -202,3 +241,16 @@ def _told(
     return block_of(
         frame.with_columns(pl.Series(COSINE, cosine), scores.fill_nan(None)).drop(*KEPT, *WHY)
     )
+
+
+def _with_ranks(pairs: pl.DataFrame, nearest: pl.DataFrame | None, side: int) -> pl.DataFrame:
+    rank, mean = RANKS[side], MEANS[side]
+    if nearest is None:
+        return pairs.with_columns(
+            pl.lit(None, pl.Int32).alias(rank), pl.lit(None, pl.Float32).alias(mean)
+        )
+    kept = {SIDE_IDS[side]: KEPT[side], SIDE_IDS[1 - side]: KEPT[1 - side]}
+    ranks = nearest.select(*SIDE_IDS, rank).rename(kept)
+    means = nearest.select(SIDE_IDS[side], mean).unique().rename({SIDE_IDS[side]: KEPT[side]})
+    pairs = pairs.join(ranks, on=list(KEPT), how="left", maintain_order="left")
+    return pairs.join(means, on=KEPT[side], how="left", maintain_order="left")

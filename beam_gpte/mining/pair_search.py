@@ -1,16 +1,20 @@
-"""Pairs of a query and a document meet the query's nearest documents: what `MineHardNegatives` and `FilterPairs` share.
+"""Join pairs of a query and a document with the query's nearest documents.
+
+`MineHardNegatives` and `FilterPairs` share this search.
 
 queries   --> PrepareSide --> vectors --+--> Route --+
-documents --> PrepareSide --> vectors --+--> Route --+--> (two shards) --> Search --> neighbours --> by query --+--> groups
-pairs --> Check --> Represent (copies) -----> Route --+                         +--> scored pairs --> by query --+
+documents --> PrepareSide --> vectors --+--> Route --+--> (two shards) --> Search --+
+pairs --> Check --> Represent (duplicates) -> Route -+                              |
+                                                                                    |
+groups <--+-- by query <-- neighbors    <-------------------------------------------+
+          +-- by query <-- scored pairs <-------------------------------------------+
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +24,6 @@ from beam_gpte.core.columns import (
     COSINE,
     DOCUMENT,
     DUPLICATE_OF,
-    EMBEDDING,
     ID,
     PAIR,
     PAIR_SCORE,
@@ -30,24 +33,22 @@ from beam_gpte.core.columns import (
     SOURCE_ID,
     TARGET_ID,
     TEXT,
+    Columns,
 )
 from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import (
-    REJECTS,
     RejectingTransform,
     merge_rejects,
     reject_outputs,
     split_rejects,
 )
 from beam_gpte.elements.rows import as_blocks
-from beam_gpte.mining import plan as mining_plan
-from beam_gpte.mining.pair_neighbors import SearchPairs
-from beam_gpte.mining.plan import MiningPlan, SideSurvey, SurveySide
-from beam_gpte.mining.sides import PrepareSide, SideSettings, check_sides
+from beam_gpte.elements.wiring import named_collections
+from beam_gpte.mining.pair_neighbors import PairSearchInputs, PlanSearch, SearchPairs
+from beam_gpte.mining.plan import BothSides
+from beam_gpte.mining.sides import PrepareSide, Side, SideSettings, check_sides
 from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
@@ -55,51 +56,69 @@ QUERY_ID = "query_id"
 DOCUMENT_ID = "document_id"
 
 
-class PairSearch(NamedTuple):
-    """What became of a search.
+@dataclasses.dataclass(frozen=True)
+class PairOptions:
+    """Set how pairs name their rows, and how queries and documents are prepared.
 
     Attributes:
-      groups: partitions of the queries, a `CoGroup` of "near" and "pairs": `source_id`, `target_id`, `cosine` of the
-        nearest documents of each query, and the rows of the pairs with `QUERY`, `DOCUMENT` and `PAIR_SCORE`.
-      texts: blocks of id and text: of all queries, and of all documents, copies too.
-      rejects: rows of all three inputs.
-    """
-
-    groups: beam.PCollection
-    texts: tuple[beam.PCollection, beam.PCollection]
-    rejects: beam.PCollection
-
-
-@dataclasses.dataclass(eq=False, kw_only=True)
-class SearchesPairs(RejectingTransform):
-    """What the transforms over pairs have in common.
-
-    Attributes:
-      query_id, document_id: the columns of the pairs that name their rows.
-      deduplicate: of queries, and of documents, with the same text (`DeduplicateExact`) the smallest id stands for all: a
-        copy of a query's document is that document.
-      model: embed the texts of rows that have no `embedding_column` first, as `EmbedText` does.
-      query_model: another one for the queries, such as the same with another prompt; None for `model`.
-      id_column, text_column, embedding_column: of the queries and the documents.
+      query_id: the column of the pairs that names the query.
+      document_id: the column of the pairs that names the document.
+      deduplicate: of queries, and of documents, with the same text (`DeduplicateExact`) that with
+        the smallest id represents all: a duplicate of a query's document is that document.
+      query_model: another model for the queries, such as the same with another prompt; None for
+        that of the documents.
     """
 
     query_id: str = QUERY_ID
     document_id: str = DOCUMENT_ID
     deduplicate: bool = True
-    model: Any = None
     query_model: Any = None
-    id_column: str = ID
-    text_column: str = TEXT
-    embedding_column: str = EMBEDDING
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         if self.query_id == self.document_id:
             raise InputError(
-                f"query_id and document_id are both {self.query_id!r}; name two columns of the pairs"
+                f"query_id and document_id are both {self.query_id!r}; "
+                "name two columns of the pairs"
             )
-        if self.query_model is not None and self.model is None:
+
+
+class PairSearch(NamedTuple):
+    """Hold the result of a search.
+
+    Attributes:
+      groups: partitions of the queries, a `CoGroup` of "near" and "pairs": `source_id`,
+        `target_id`, `cosine` of the nearest documents of each query, and the rows of the pairs with
+        `QUERY`, `DOCUMENT` and `PAIR_SCORE`.
+      query_texts: blocks of id and text, of all queries, duplicates too.
+      document_texts: the same of the documents.
+      rejects: bad rows of all three inputs.
+    """
+
+    groups: beam.PCollection[tuple[int, Iterable[Named]]]
+    query_texts: beam.PCollection[Block]
+    document_texts: beam.PCollection[Block]
+    rejects: beam.PCollection[Block]
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class SearchesPairs(RejectingTransform):
+    """Search the neighbors of queries, as a base of the transforms over pairs.
+
+    Attributes:
+      model: embed the texts of rows that have no vectors first, as `EmbedText` does.
+      pairs: how pairs name their rows, and how these are prepared; see `PairOptions`.
+      columns: of the queries and the documents; see `Columns`.
+    """
+
+    model: Any = None
+    pairs: PairOptions = dataclasses.field(default_factory=PairOptions)
+    columns: Columns = dataclasses.field(default_factory=Columns)
+
+    def check(self) -> None:
+        """Refuse models that cannot be searched with."""
+        if self.pairs.query_model is not None and self.model is None:
             raise InputError("query_model without model; give the documents' model too")
-        for model in (self.model, self.query_model):
+        for model in (self.model, self.pairs.query_model):
             if model is not None and getattr(as_model(model), "long_text", None) in (
                 "chunks",
                 "late_chunks",
@@ -108,51 +127,66 @@ class SearchesPairs(RejectingTransform):
                     f"model {model!r} makes several rows of one; use long_text truncate or windows"
                 )
 
-    def search(self, inputs: Any, third: str, depth: int) -> PairSearch:
-        """Search `depth` neighbours of each query that belong to no pair, and those that do."""
-        step, names = type(self).__name__, ("queries", "documents", third)
-        check_sides(inputs, names, step)
-        queries, documents = (
-            inputs[name] | f"Prepare_{name}" >> PrepareSide(settings, side, called=name)
-            for name, side, settings in zip(names, SIDES, self._settings(), strict=False)
+    def search(self, inputs: Mapping[str, beam.PCollection], third: str, depth: int) -> PairSearch:
+        """Search each query for `depth` neighbors that belong to no pair, and for those that do.
+
+        Args:
+          inputs: ``queries``, ``documents``, and the pairs under the name `third`.
+          third: that name.
+          depth: how many neighbors.
+        """
+        check_sides(inputs, ("queries", "documents", third), self.step)
+        queries = self._prepare(inputs, "queries", SIDES[0], self.pairs.query_model or self.model)
+        documents = self._prepare(inputs, "documents", SIDES[1], self.model)
+        vectors = BothSides(queries.vectors, documents.vectors)
+        plan = vectors | "Survey" >> PlanSearch(self.step)
+        id_columns, step = (self.pairs.query_id, self.pairs.document_id), f"{self.step} {third}"
+        check = beam.FlatMap(_check_pairs, id_columns, step, self._isolate)
+        pairs, bad_pairs = as_blocks(inputs[third]) | "CheckPairs" >> reject_outputs(check)
+        if self.pairs.deduplicate:
+            pairs = self._represent(pairs, queries, "RepresentQuery", QUERY)
+            pairs = self._represent(pairs, documents, "RepresentDocument", DOCUMENT)
+        searched = PairSearchInputs(*vectors, pairs, plan) | "Search" >> SearchPairs(
+            depth, id_columns, step, self._isolate
         )
-        plan = (queries.vectors, documents.vectors) | "Survey" >> _Survey(step)
-        check = beam.FlatMap(
-            _check_pairs, self.query_id, self.document_id, f"{step} {third}", self._isolate
+        groups = {"near": searched.near, "pairs": searched.pairs} | "ByQuery" >> CoGroupById(
+            {"near": SOURCE_ID, "pairs": QUERY}
         )
-        pairs, no_ids = as_blocks(inputs[third]) | "CheckPairs" >> reject_outputs(check)
-        if self.deduplicate:
-            pairs = (pairs, queries.copies) | "StandsForQuery" >> _Represent(QUERY, self.id_column)
-            pairs = (pairs, documents.copies) | "StandsForDocument" >> _Represent(
-                DOCUMENT, self.id_column
-            )
-        found = (queries.vectors, documents.vectors, pairs, plan) | "Search" >> SearchPairs(
-            depth, (self.query_id, self.document_id), f"{step} {third}", self._isolate
+        query_texts = self._texts(queries, "queries")
+        document_texts = self._texts(documents, "documents")
+        rejects = [queries.rejects, documents.rejects, bad_pairs, searched.rejects]
+        return PairSearch(groups, query_texts, document_texts, merge_rejects(rejects))
+
+    def _prepare(
+        self, inputs: Mapping[str, beam.PCollection], name: str, side: str, model: Any
+    ) -> Side:
+        settings = SideSettings(
+            self.step, self.columns, None, self.pairs.deduplicate, model, self._isolate
         )
-        select = beam.Map(_id_and_text, self.id_column, self.text_column)
-        texts = tuple(
-            (side.rows, side.copies)
+        return inputs[name] | f"Prepare_{name}" >> PrepareSide(settings, side, input_name=name)
+
+    def _represent(
+        self, pairs: beam.PCollection[Block], side: Side, label: str, column: str
+    ) -> beam.PCollection[Block]:
+        return PairsAndDuplicates(pairs, side.duplicates) | label >> _Represent(
+            column, self.columns.id
+        )
+
+    def _texts(self, side: Side, name: str) -> beam.PCollection[Block]:
+        select = beam.Map(_id_and_text, self.columns.id, self.columns.text, self.step)
+        return (
+            (side.rows, side.duplicates)
             | f"All_{name}" >> beam.Flatten()
             | f"Text_{name}" >> select.with_output_types(Block)
-            for name, side in (("queries", queries), ("documents", documents))
         )
-        rejects = merge_rejects([queries.rejects, documents.rejects, no_ids, found[REJECTS]])
-        both = {"near": found["near"], "pairs": found["pairs"]}
-        groups = both | "ByQuery" >> CoGroupById({"near": SOURCE_ID, "pairs": QUERY})
-        return PairSearch(groups, (texts[0], texts[1]), rejects)
-
-    def _settings(self) -> Iterator[SideSettings]:
-        columns, step = (
-            (self.id_column, self.text_column, self.embedding_column),
-            type(self).__name__,
-        )
-        for model in (self.query_model or self.model, self.model):
-            yield SideSettings(step, None, self.deduplicate, model, self._isolate, *columns)
 
 
 def pair_frames(blocks: Iterable[Block]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The pairs of a group, by their ids: their own columns, and `source_id`, `target_id`, `score` as
-    `core.hard_negatives` reads them; both with the row's number in `PAIR`.
+    """Make two frames of the pairs of a group, ordered by their ids.
+
+    Returns:
+      The columns of the pairs, and `source_id`, `target_id`, `score` as
+      `core.mining.hard_negatives` reads them; both with the row's number in `PAIR`.
     """
     rows = pl.concat([frame_of([block]) for block in blocks], how="diagonal_relaxed")
     rows = rows.sort(QUERY, DOCUMENT, maintain_order=True).with_row_index(PAIR)
@@ -165,117 +199,83 @@ def pair_frames(blocks: Iterable[Block]) -> tuple[pl.DataFrame, pl.DataFrame]:
     return rows.drop(QUERY, DOCUMENT, PAIR_SCORE), named
 
 
+def near_frame(blocks: Iterable[Block]) -> pl.DataFrame:
+    """Make a frame of the neighbors of a group: source_id, target_id, cosine; maybe empty."""
+    blocks = list(blocks)
+    if blocks:
+        return frame_of(blocks).select(SOURCE_ID, TARGET_ID, COSINE)
+    return pl.DataFrame(schema={SOURCE_ID: pl.String, TARGET_ID: pl.String, COSINE: pl.Float32})
+
+
 def _check_pairs(
-    block: Block, query_id: str, document_id: str, step: str, isolate: bool
+    block: Block, id_columns: tuple[str, str], step: str, isolate: bool
 ) -> Iterator[Any]:
-    for name in (query_id, document_id):
+    for name in id_columns:
         if name not in block.schema.names:
             raise InputError(
-                f"{step}: no column {name!r} among {', '.join(block.schema.names)}; name it by the argument"
+                f"{step}: no column {name!r} among {', '.join(block.schema.names)}; "
+                "name it in PairOptions"
             )
-    for name, hidden in ((query_id, QUERY), (document_id, DOCUMENT)):
-        ids = id_array(block, name)
+    reasons = []
+    for name, hidden in zip(id_columns, (QUERY, DOCUMENT), strict=True):
+        null = pc.is_null(block.column(name))
+        reasons.append(pc.if_else(null, f"{name} is null", pa.scalar(None, pa.string())))
+        ids = id_array(block, name, step)
         block = block.with_column(pa.field(hidden, ids.type), ids)
-    reasons = [
-        pc.if_else(pc.is_null(block.column(name)), f"{name} is null", pa.scalar(None, pa.string()))
-        for name in (query_id, document_id)
-    ]
-    for part in split_rejects(block, pc.coalesce(*reasons), step, isolate, query_id):
+    for part in split_rejects(block, pc.coalesce(*reasons), step, isolate, id_columns[0]):
         if isinstance(part, TaggedOutput):
             part.value = part.value.without_columns([QUERY, DOCUMENT])
         yield part
 
 
-def _id_and_text(block: Block, id_column: str, text_column: str) -> Block:
+def _id_and_text(block: Block, id_column: str, text_column: str, step: str) -> Block:
     if text_column not in block.schema.names:
         raise InputError(
-            f"no column {text_column!r} among {', '.join(block.schema.names)}; name one by text_column"
+            f"{step}: no column {text_column!r} among {', '.join(block.schema.names)}; "
+            "name one by columns=Columns(text=...)"
         )
     return Block.from_pydict(
         {ID: id_array(block, id_column), TEXT: block.column(text_column).cast(pa.large_string())}
     )
 
 
-@dataclasses.dataclass(eq=False)
-class _Survey(beam.PTransform):
-    """`(queries, documents)`, blocks with `VECTOR`, give a `MiningPlan` that takes nothing off the vectors."""
+class PairsAndDuplicates(NamedTuple):
+    """Hold pairs, and the rows of a side that another row of the same text represents."""
 
-    step: str
-
-    def expand(self, inputs: Any) -> beam.PCollection[MiningPlan]:
-        queries, documents = (
-            side
-            | f"Survey_{name}"
-            >> beam.CombineGlobally(SurveySide(f"{self.step} {name}")).as_singleton_view()
-            for name, side in zip(("queries", "documents"), inputs, strict=True)
-        )
-        return inputs[0].pipeline | "MakePlan" >> FromSideInputs(
-            MiningPlan, _make_plan, queries, documents, self.step
-        )
-
-
-def _make_plan(queries: SideSurvey, documents: SideSurvey, step: str) -> MiningPlan:
-    dims = [len(side.total) for side in (queries, documents) if side.total is not None]
-    if len(set(dims)) > 1:
-        raise InputError(
-            f"{step}: queries of {dims[0]} dimensions, documents of {dims[1]}; embed both with the same model"
-        )
-    if queries.metadata is not None and documents.metadata is not None:
-        _check_one_space(queries.metadata, documents.metadata, step)
-    shards = [max(1, -(-side.rows // mining_plan.SHARD_ROWS)) for side in (queries, documents)]
-    means = np.zeros((2, dims[0] if dims else 1), np.float32)
-    return MiningPlan(
-        (queries.rows, documents.rows), means, (shards[0], shards[1]), documents.metadata, 0
-    )
-
-
-def _check_one_space(queries: VectorMetadata, documents: VectorMetadata, step: str) -> None:
-    """Refuse two models; two prompts of one model are what many are made for."""
-    same = ("model", "pooling", "dim", "normalized", "quantization", "postprocess")
-    if queries.prompt != documents.prompt and all(
-        getattr(queries, name) == getattr(documents, name) for name in same
-    ):
-        return
-    check_same_vectors(queries, documents, f"{step} queries and documents")
+    pairs: beam.PCollection[Block]
+    duplicates: beam.PCollection[Block]
 
 
 @dataclasses.dataclass(eq=False)
 class _Represent(beam.PTransform):
-    """`(pairs, copies)`: where the id in `column` is that of a copy it becomes that of the row that stands for it."""
+    """Replace ids of duplicates in a column of pairs by those of rows that represent them."""
 
     column: str
     id_column: str
 
-    def expand(self, inputs: Any) -> beam.PCollection[Block]:
-        pairs, copies = inputs
+    @named_collections
+    def expand(self, inputs: PairsAndDuplicates) -> beam.PCollection[Block]:
         represent = beam.FlatMap(_represent, self.column, self.id_column).with_output_types(Block)
-        met = {"pairs": pairs, "copies": copies} | "Meet" >> CoGroupById(
-            {"pairs": self.column, "copies": self.id_column}
+        return (
+            {"pairs": inputs.pairs, "duplicates": inputs.duplicates}
+            | "CoGroup" >> CoGroupById({"pairs": self.column, "duplicates": self.id_column})
+            | "Represent" >> represent
         )
-        return met | "Represent" >> represent
 
 
 def _represent(
     element: tuple[int, Iterable[Named]], column: str, id_column: str
 ) -> Iterator[Block]:
     group = CoGroup(element)
-    copies = list(group["copies"])
-    if not copies:
+    parts = list(group["duplicates"])
+    if not parts:
         yield from group["pairs"]
         return
-    named = pa.chunked_array([id_array(block, id_column) for block in copies]).combine_chunks()
-    kept = pa.chunked_array([id_array(block, DUPLICATE_OF) for block in copies]).combine_chunks()
+    duplicates = pa.chunked_array([id_array(block, id_column) for block in parts]).combine_chunks()
+    kept = pa.chunked_array([id_array(block, DUPLICATE_OF) for block in parts]).combine_chunks()
     for block in group["pairs"]:
         ids = block.column(column)
-        if ids.type == named.type:  # another type is told where no row is found
-            position = pc.index_in(ids, named)
+        if ids.type == duplicates.type:  # another type is reported where no row is found
+            position = pc.index_in(ids, duplicates)
             ids = pc.if_else(position.is_valid(), kept.take(position), ids)
         yield block.with_column(pa.field(column, ids.type), ids)
-
-
-def near_frame(blocks: Iterable[Block]) -> pl.DataFrame:
-    """The neighbours of a group: source_id, target_id, cosine; empty where there are none."""
-    blocks = list(blocks)
-    if blocks:
-        return frame_of(blocks).select(SOURCE_ID, TARGET_ID, COSINE)
-    return pl.DataFrame(schema={SOURCE_ID: pl.String, TARGET_ID: pl.String, COSINE: pl.Float32})

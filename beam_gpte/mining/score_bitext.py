@@ -1,18 +1,20 @@
-"""A list of pairs gets the scores that mining would give them: `pairs | ScoreBitext()`.
+"""Score a list of pairs as mining would: `pairs | ScoreBitext()`.
 
-source, target --> PrepareSide --> vectors --> SurveySides, PlanMining --> FindNeighbors --> forward --+   +-- backward
-                                                                                                       |   |
-pairs --> NameKept, both sides --> by source: forward mean and rank, vector <--------------------------+   |
-                                        |                                                                  |
-                                        +--> by target: backward mean and rank, cosine, margin <-----------+
-                                                                |
-                                                                +--> AttachRows --> DescribeTexts --> pairs
+source, target --> PrepareSide --> vectors --> SurveySides, PlanMining --> FindNeighbors
+                                                                               |
+                                          forward, backward neighbors <--------+
+                                             |         |
+pairs --> NameKept, both sides --> join by source: forward mean and rank, vector
+                                             |
+                                   join by target: backward mean and rank, cosine, margin
+                                             |
+                                             +--> AttachRows --> DescribeTexts --> pairs
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
@@ -20,227 +22,263 @@ from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import (
     COSINE,
-    DUPLICATE_OF,
-    EMBEDDING,
-    FOUND_BY,
-    ID,
     MARGIN,
-    SCORE,
     SIDE_IDS,
     SIDES,
     TEXT,
+    Columns,
 )
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.margin import Margin
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.elements.rows import as_blocks
-from beam_gpte.mining.attach_rows import AttachRows
-from beam_gpte.mining.bitext_report import POSTERIOR, Bitext, with_metadata
+from beam_gpte.elements.wiring import named_collections
+from beam_gpte.mining.attach_rows import AllRows, AttachRows, MergeRows, PairsAndRows
+from beam_gpte.mining.bitext_report import Bitext, model_of, with_metadata
 from beam_gpte.mining.pair_checks import CHAR_OVERLAP, LENGTH_RATIO, SAME_NUMBERS, FilterLengths
-from beam_gpte.mining.pair_scores import MEANS, RANKS, JoinSide, NameKept
-from beam_gpte.mining.plan import MiningPlan, PlanMining, Search, SurveySides
-from beam_gpte.mining.search import FindNeighbors
-from beam_gpte.mining.sides import PrepareSide, SideSettings, check_sides
-from beam_gpte.mining.threshold import FittedThreshold, FitThreshold
+from beam_gpte.mining.pair_scores import (
+    MEANS,
+    RANKS,
+    JoinSide,
+    NameKept,
+    PairsAndOthers,
+    PairsAndSide,
+)
+from beam_gpte.mining.plan import (
+    BothSides,
+    MiningPlan,
+    PlanMining,
+    SurveySides,
+    check_choice,
+    check_k,
+)
+from beam_gpte.mining.search import Comparison, FindNeighbors, SearchInputs
+from beam_gpte.mining.sides import PrepareSide, Side, SideSettings, check_sides
+from beam_gpte.mining.threshold import (
+    POSTERIOR,
+    ChosenPairs,
+    FittedThreshold,
+    FitThreshold,
+    Thresholding,
+)
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, id_array
 
-STEP = "ScoreBitext"
 ADDED = (*MEANS, *RANKS, COSINE, MARGIN, POSTERIOR, LENGTH_RATIO, SAME_NUMBERS, CHAR_OVERLAP)
 
 
 @dataclasses.dataclass(eq=False)
 class ScoreBitext(RejectingTransform):
-    """Score pairs that are there already, such as a corpus from elsewhere; nothing is filtered. Gives a `Bitext`.
+    """Score given pairs, such as a corpus from elsewhere, and filter nothing. Gives a `Bitext`.
 
     Takes one of two:
 
-    * pairs alone, rows with an id, `source_text` and `target_text`, and `source_embedding` and `target_embedding` or a
-      `model`: the neighbours of a sentence are looked for among all sentences of the pairs' other side. `source_id` and
-      `target_id` of the result are both the pair's id.
-    * a dict of ``pairs``, rows with `source_id` and `target_id`, and of ``source`` and ``target``, the corpora that these
-      name, as `MineBitext` takes them: neighbours are looked for in the corpora. A pair may come twice.
+    * pairs alone, rows with an id, `source_text` and `target_text`, and `source_embedding` and
+      `target_embedding` or a `model`: the neighbors of a sentence are searched among all sentences
+      of the pairs' other side. `source_id` and `target_id` of the result are both the pair's id.
+    * a dict of ``pairs``, rows with `source_id` and `target_id`, and of ``source`` and ``target``,
+      the corpora that these name, as `MineBitext` takes them: neighbors are searched in the
+      corpora. A pair may come twice.
 
-    The result's pairs have the columns of `MineBitext`'s except copies, and the pairs' own columns, where they have other
-    names; `forward_rank` is null where the target is none of the source's k nearest, means and margin are null where a row
-    has no neighbours. A pair that `MineBitext` gives with the same settings gets the same numbers.
+    The resulting pairs have the columns of `MineBitext` except duplicates, and the other columns of
+    the given pairs; `forward_rank` is null where the target is not among the k nearest of the
+    source, means and margin are null where a row has no neighbors. A pair that `MineBitext` gives
+    with the same settings gets the same numbers.
 
-    Bad rows are those of `MineBitext`, and pairs that name an id which is not there, or one of a bad row: they fail the job,
-    or are set aside by `with_exception_handling()`.
+    Bad rows are those of `MineBitext`, and pairs that name a missing id, or that of a bad row: they
+    fail the job, or are collected by `with_exception_handling()`.
 
-    Memory of a worker: that of `MineBitext`; or one of 16 partitions of the pairs, with a vector each.
+    Memory of a worker: that of `MineBitext`; or one of 16 partitions of the pairs, with a vector
+    each.
 
     Attributes:
-      k: neighbours that means are taken over.
+      k: neighbors that means are taken over.
       margin: ``distance``, ``ratio`` or ``absolute``.
-      center: take each side's mean off its vectors.
-      deduplicate: of sentences with the same text only one is a neighbour.
-      search: as for `MineBitext`.
       model: embeds texts without vectors, as `EmbedText` does.
+      comparison: how sentences are compared; see `Comparison`.
+      columns: of the ids, texts and vectors; see `Columns`.
     """
 
     k: int = 4
     margin: Margin = "distance"
-    center: bool = True
-    deduplicate: bool = True
-    search: Search = "auto"
     model: Any = None
-    id_column: str = ID
-    text_column: str = TEXT
-    embedding_column: str = EMBEDDING
+    comparison: Comparison = dataclasses.field(default_factory=Comparison)
+    columns: Columns = dataclasses.field(default_factory=Columns)
 
     def __post_init__(self) -> None:
-        for name, choices in (("margin", get_args(Margin)), ("search", get_args(Search))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}; use {', '.join(choices)}")
-        if self.k < 1:
-            raise InputError(f"k is {self.k}; use 1 or more")
+        check_choice("margin", self.margin, Margin)
+        check_k(self.k)
 
     def settings(self) -> dict[str, Any]:
-        return {
-            name: getattr(self, name) for name in ("k", "margin", "center", "deduplicate", "search")
-        }
+        """Return the settings that change scores, for reports and metadata."""
+        return {"k": self.k, "margin": self.margin, **dataclasses.asdict(self.comparison)}
 
-    def expand(self, inputs: Any) -> Any:
-        columns, rejects = (self.id_column, self.text_column, self.embedding_column), []
-        own = SideSettings(STEP, None, self.deduplicate, self.model, self._isolate, *columns)
-        alone = not isinstance(inputs, Mapping)
-        if alone:
-            parted = inputs | "Part" >> _PartPairs(self)
-            rejects.append(parted.rejects)
-            inputs = {"pairs": parted.pairs, "source": parted.source, "target": parted.target}
-        check_sides(inputs, ("pairs", *SIDES), STEP)
-        sides = [inputs[name] | f"Prepare_{name}" >> PrepareSide(own, name) for name in SIDES]
-        rejects += [] if alone else [side.rejects for side in sides]
-        vectors = tuple(side.vectors for side in sides)
-        plan = vectors | "Survey" >> SurveySides() | "Plan" >> PlanMining(self.center, self.search)
-        found = (*vectors, plan) | "Find" >> FindNeighbors(self.k)
-        pairs = as_blocks(inputs["pairs"]) | "OwnColumns" >> beam.Map(
-            _own_columns
-        ).with_output_types(Block)
-        for i, side in enumerate(sides):
-            pairs = (pairs, side.copies, side.rejects) | f"NameKept_{SIDES[i]}" >> NameKept(
-                i, self.id_column
+    @named_collections
+    def expand(self, inputs: beam.PCollection | Mapping[str, beam.PCollection]) -> Bitext:
+        """Return the scored pairs, a report, and the rejects."""
+        given = self._given(inputs)
+        source = given.source | "Prepare_source" >> self._prepare("source")
+        target = given.target | "Prepare_target" >> self._prepare("target")
+        center, search = self.comparison.center, self.comparison.search
+        plan = (
+            BothSides(source.vectors, target.vectors)
+            | "Survey" >> SurveySides()
+            | "Plan" >> PlanMining(center, search)
+        )
+        scored = self._score(given.pairs, source, target, plan)
+        fit = FitThreshold(-math.inf, Thresholding(min_posterior=0.5))
+        fitted = AsSingleton(ChosenPairs(scored.good, plan) | "FitMixture" >> fit)
+        posterior = beam.Map(_with_posterior, fitted).with_output_types(Block)
+        described = (
+            PairsAndRows(
+                scored.good | "Posterior" >> posterior,
+                AllRows(source.rows, source.duplicates) | "AllRows0" >> MergeRows(),
+                AllRows(target.rows, target.duplicates) | "AllRows1" >> MergeRows(),
             )
-        for i, nearest in enumerate((found.forward, found.backward)):
-            meet = JoinSide(STEP, i, self.k, self.margin, self._isolate)
-            met = (pairs, nearest, sides[i].vectors, plan) | f"Meet_{SIDES[i]}" >> meet
-            pairs = met.good
-            rejects.append(met.rejects)
-        cut = (pairs, plan) | "FitMixture" >> FitThreshold(-math.inf, 0.5, None)
-        told = pairs | "Posterior" >> beam.Map(_with_posterior, AsSingleton(cut)).with_output_types(
-            Block
+            | "AttachRows" >> AttachRows(self.columns)
+            | "DescribeTexts" >> FilterLengths(None)
         )
-        rows = [
-            (side.rows, side.copies) | f"AllRows{i}" >> _AllRows() for i, side in enumerate(sides)
-        ]
-        whole = (told, *rows) | "AttachRows" >> AttachRows(*columns, copies=False)
-        described, lengths = whole | "DescribeTexts" >> FilterLengths(None)
-        describe = beam.Map(with_metadata, self.settings(), AsSingleton(plan)).with_output_types(
-            Block
+        settings, known = self.settings(), AsSingleton(plan)
+        describe = beam.Map(with_metadata, settings, known).with_output_types(Block)
+        report = FromSideInputs(dict, _report, known, settings, fitted, described.figures)
+        bad_rows = [source.rejects, target.rejects] if given.rejects is None else [given.rejects]
+        return Bitext(
+            described.pairs | "Describe" >> describe,
+            plan.pipeline | "Report" >> report,
+            merge_rejects([*bad_rows, scored.source_rejects, scored.target_rejects]),
         )
-        make = FromSideInputs(
-            dict, _report, AsSingleton(plan), self.settings(), AsSingleton(cut), lengths
+
+    def _given(self, inputs: Any) -> "PairsOfIds":
+        if not isinstance(inputs, Mapping):
+            return inputs | "Part" >> _PartPairs(self.columns, self.step, self._isolate)
+        check_sides(inputs, ("pairs", *SIDES), self.step)
+        return PairsOfIds(inputs["pairs"], inputs["source"], inputs["target"], None)
+
+    def _prepare(self, side: str) -> PrepareSide:
+        deduplicate = self.comparison.deduplicate
+        settings = SideSettings(
+            self.step, self.columns, None, deduplicate, self.model, self._isolate
         )
-        report = plan.pipeline | "Report" >> make
-        return Bitext(described | "Describe" >> describe, report, merge_rejects(rejects))
+        return PrepareSide(settings, side)
+
+    def _score(
+        self,
+        pairs: beam.PCollection,
+        source: Side,
+        target: Side,
+        plan: beam.PCollection[MiningPlan],
+    ) -> "ScoredPairs":
+        found = SearchInputs(source.vectors, target.vectors, plan) | "Find" >> FindNeighbors(self.k)
+        bare = beam.Map(_without_added, f"{self.step} pairs").with_output_types(Block)
+        blocks = as_blocks(pairs) | "OwnColumns" >> bare
+        for i, side in enumerate((source, target)):
+            others = PairsAndOthers(blocks, side.duplicates, side.rejects)
+            blocks = others | f"NameKept_{SIDES[i]}" >> NameKept(i, self.columns.id)
+        by_source = PairsAndSide(blocks, found.forward, source.vectors, plan) | (
+            "Join_source" >> JoinSide(self.step, 0, self.k, self.margin, self._isolate)
+        )
+        by_target = PairsAndSide(by_source.good, found.backward, target.vectors, plan) | (
+            "Join_target" >> JoinSide(self.step, 1, self.k, self.margin, self._isolate)
+        )
+        return ScoredPairs(by_target.good, by_source.rejects, by_target.rejects)
 
 
-class _Parted(NamedTuple):
+class PairsOfIds(NamedTuple):
+    """Hold pairs that name rows of both sides by their ids.
+
+    Attributes:
+      pairs: rows of any kind, with `source_id` and `target_id`.
+      source: rows of any kind.
+      target: rows of any kind.
+      rejects: pairs with bad ids, where the pairs had texts; None where they named rows.
+    """
+
     pairs: beam.PCollection
     source: beam.PCollection
     target: beam.PCollection
-    rejects: beam.PCollection
+    rejects: beam.PCollection[Block] | None
+
+
+class ScoredPairs(NamedTuple):
+    """Hold pairs with all scores, and the pairs that could not be joined with a side."""
+
+    good: beam.PCollection[Block]
+    source_rejects: beam.PCollection[Block]
+    target_rejects: beam.PCollection[Block]
 
 
 @dataclasses.dataclass(eq=False)
 class _PartPairs(beam.PTransform):
-    """Pairs with texts become pairs of ids, and the rows of either side."""
+    """Part pairs with texts into pairs of ids, and the rows of either side."""
 
-    own: ScoreBitext
+    columns: Columns
+    step: str
+    isolate: bool
 
-    def expand(self, rows: beam.PCollection) -> Any:
-        own, unique = self.own, RejectDuplicateIds(self.own.id_column)
+    @named_collections
+    def expand(self, rows: beam.PCollection) -> PairsOfIds:
+        unique: Any = RejectDuplicateIds(self.columns.id).as_part_of(self.step)
         blocks = as_blocks(rows)
-        rejects = blocks | "NoRejects" >> beam.FlatMap(lambda block: ()).with_output_types(Block)
-        if own._isolate:
+        none = beam.FlatMap(lambda block: ()).with_output_types(Block)
+        rejects = blocks | "NoRejects" >> none
+        if self.isolate:
             blocks, rejects = blocks | unique.with_exception_handling()
         else:
             blocks = blocks | unique
-        names = own.id_column, own.text_column, own.embedding_column
-        pairs = blocks | "Ids" >> beam.Map(
-            _pair_of_ids, own.id_column, own.embedding_column
-        ).with_output_types(Block)
+        pair = beam.Map(_pair_of_ids, self.columns).with_output_types(Block)
         source, target = (
-            blocks | f"Rows_{side}" >> beam.Map(_side_rows, side, *names).with_output_types(Block)
+            blocks
+            | f"Rows_{side}" >> beam.Map(_side_rows, side, self.columns).with_output_types(Block)
             for side in SIDES
         )
-        return _Parted(pairs, source, target, rejects)
+        return PairsOfIds(blocks | "Ids" >> pair, source, target, rejects)
 
 
-def _pair_of_ids(block: Block, id_column: str, embedding_column: str) -> Block:
-    ids = id_array(block, id_column)
+def _pair_of_ids(block: Block, columns: Columns) -> Block:
+    ids = id_array(block, columns.id)
     for name in SIDE_IDS:
         block = block.with_column(pa.field(name, ids.type), ids)
-    vectors = [f"{side}_{embedding_column}" for side in SIDES]
-    return block.without_columns([id_column, *vectors])
+    vectors = [f"{side}_{columns.embedding}" for side in SIDES]
+    return block.without_columns([columns.id, *vectors])
 
 
-def _side_rows(
-    block: Block, side: str, id_column: str, text_column: str, embedding_column: str
-) -> Block:
+def _side_rows(block: Block, side: str, columns: Columns) -> Block:
     names = {
-        id_column: id_column,
-        f"{side}_{TEXT}": text_column,
-        f"{side}_{embedding_column}": embedding_column,
+        columns.id: columns.id,
+        f"{side}_{TEXT}": columns.text,
+        f"{side}_{columns.embedding}": columns.embedding,
     }
     present = [name for name in names if name in block.schema.names]
     return Block(block.batch.select(present).rename_columns([names[name] for name in present]))
 
 
-def _own_columns(block: Block) -> Block:
-    """Pairs without what is added to them."""
+def _without_added(block: Block, step: str) -> Block:
+    """Drop the columns that scoring adds, and unify the types of ids."""
     for name in SIDE_IDS:
-        ids = id_array(block, name)
+        ids = id_array(block, name, step)
         block = block.with_column(pa.field(name, ids.type), ids)
     return block.without_columns(ADDED)
 
 
-@dataclasses.dataclass(eq=False)
-class _AllRows(beam.PTransform):
-    """`(rows, copies)` of a side are all its rows."""
-
-    def expand(self, inputs: Any) -> beam.PCollection[Block]:
-        rows, copies = inputs
-        bare = copies | "Bare" >> beam.Map(_without_decision).with_output_types(Block)
-        return (rows, bare) | "All" >> beam.Flatten()
-
-
-def _without_decision(block: Block) -> Block:
-    return block.without_columns([DUPLICATE_OF, SCORE, FOUND_BY])
-
-
-def _with_posterior(block: Block, cut: FittedThreshold) -> Block:
+def _with_posterior(block: Block, fitted: FittedThreshold) -> Block:
     margins = block.column(MARGIN).to_numpy(zero_copy_only=False)
-    told = pa.nulls(len(block), pa.float64())
-    if cut.mixture is not None:
-        told = pa.array(cut.mixture.posterior(margins), from_pandas=True)
-    return block.with_column(pa.field(POSTERIOR, pa.float64()), told)
+    posterior = pa.nulls(len(block), pa.float64())
+    if fitted.mixture is not None:
+        posterior = pa.array(fitted.mixture.posterior(margins), from_pandas=True)
+    return block.with_column(pa.field(POSTERIOR, pa.float64()), posterior)
 
 
 def _report(
-    plan: MiningPlan, settings: dict[str, Any], cut: FittedThreshold, lengths: dict[str, Any]
+    plan: MiningPlan, settings: dict[str, Any], fitted: FittedThreshold, lengths: dict[str, Any]
 ) -> dict[str, Any]:
-    known = plan.metadata
-    told = {name: value for name, value in lengths.items() if name != "dropped_by_length"}
+    mixture = fitted.mixture
     return {
         **settings,
         **plan.search_settings(),
-        **({} if known is None else {"model": known.model, "fingerprint": known.fingerprint}),
+        **model_of(plan.metadata),
         "source_rows": plan.rows[0],
         "target_rows": plan.rows[1],
-        "mixture": None if cut.mixture is None else dataclasses.asdict(cut.mixture),
-        **told,
-        "warnings": [] if cut.note is None else [cut.note],
+        "mixture": None if mixture is None else dataclasses.asdict(mixture),
+        **{name: value for name, value in lengths.items() if name != "dropped_by_length"},
+        "warnings": [] if fitted.note is None else [fitted.note],
     }

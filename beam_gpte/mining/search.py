@@ -1,105 +1,149 @@
-"""Vectors of two sides become scored candidates: `(sources, targets, plan) | SearchBitext(...)`.
+"""Search two sides for scored candidate pairs: `SearchInputs(...) | SearchBitext(...)`.
 
 sources --> Route --+
-                    +--> (two shards, or a scope) --> SearchShards --> neighbours of sources   --> by source: k nearest --+
-targets --> Route --+          (FindNeighbors)            |                                                               |
-                                                          +----------> neighbours of targets --> by target: k nearest <---+
-                                                                                                          |
-                          candidates, marked as best <-- by target: best <-- by source: margin, best <----+
+                    +--> (two shards, or a scope) --> SearchShards ----+
+targets --> Route --+          (FindNeighbors)                         |
+                                                                       |
+        +---- neighbors of sources, neighbors of targets <-------------+
+        |
+        +--> by source: k nearest targets --+
+        |                                   +--> by source: margin, best --> by target: best --+
+        +--> by target: k nearest sources --+                                                  |
+                                                     candidates, marked where best <-----------+
 """
 
 import dataclasses
-import hashlib
-import itertools
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import apache_beam as beam
-import numpy as np
 import polars as pl
-import pyarrow as pa
-from apache_beam.pvalue import AsSingleton, TaggedOutput
+from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import (
     BACKWARD_MEAN,
     BACKWARD_RANK,
     COSINE,
-    DECOY,
     FORWARD_MEAN,
     FORWARD_RANK,
     MARGIN,
-    SCOPE,
     SOURCE_ID,
     TARGET_ID,
-    VECTOR,
 )
 from beam_gpte.core.mining.margin import (
     Margin,
-    backward_candidates,
     best_backward,
     best_forward,
-    forward_candidates,
     margins,
 )
-from beam_gpte.core.mining.neighbors import nearest_neighbors
-from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block
-from beam_gpte.mining.plan import MiningPlan
-from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of, key_by_id
+from beam_gpte.elements.wiring import named_collections
+from beam_gpte.mining.plan import MiningPlan, Search, check_choice
+from beam_gpte.mining.shards import RouteSide, search_shards
+from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id
 
-SCOPE_PARTITIONS = 64  # of the scopes, by hash
 BEST_FORWARD = "best_forward"  # bool: the source's best candidate
 BEST_BACKWARD = "best_backward"  # bool: the target's best candidate
 
 _PAIR = [SOURCE_ID, TARGET_ID]
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Set how the sentences of two sides are compared.
+
+    Attributes:
+      center: subtract the mean of each side from its vectors.
+      deduplicate: compare only one of the sentences with the same text (`DeduplicateExact`), that
+        with the smallest id; with a scope, one within each scope.
+      search: ``exact``; ``cells``, which misses some pairs; or ``auto``: exact as long as that
+        costs no more than embedding would (2.2 million rows per side at 384 dimensions), see
+        `core.mining.cells`. Scopes are always searched exactly.
+    """
+
+    center: bool = True
+    deduplicate: bool = True
+    search: Search = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice("search", self.search, Search)
+
+
+class SearchInputs(NamedTuple):
+    """Hold two sides to search, and their plan.
+
+    Attributes:
+      sources: blocks of `source_id`, `VECTOR`, `SCOPE` if rows are compared only within one, and
+        `DECOY` if there are decoys.
+      targets: the same with `target_id`, without `DECOY`.
+      plan: one `MiningPlan`.
+    """
+
+    sources: beam.PCollection[Block]
+    targets: beam.PCollection[Block]
+    plan: beam.PCollection[MiningPlan]
+
+
+class NearPairs(NamedTuple):
+    """Hold blocks of `source_id`, `target_id`, `cosine`, and `DECOY` if there are decoys.
+
+    Attributes:
+      forward: with the k nearest targets of each source, and more.
+      backward: with the k nearest sources of each target, and more.
+    """
+
+    forward: beam.PCollection[Block]
+    backward: beam.PCollection[Block]
+
+
 @dataclasses.dataclass(eq=False)
 class FindNeighbors(beam.PTransform):
-    """Gives `forward` and `backward`: blocks of `source_id`, `target_id`, `cosine`, `DECOY` if there are decoys.
+    """Find the k nearest rows of each row on the other side, among those that are compared.
 
-    Among the forward ones are the k nearest targets of each source, among the backward ones the k nearest sources of each
-    target, as far as the plan lets them meet; both have more.
-
-    Takes blocks with an id (`source_id` or `target_id`), `VECTOR`, `SCOPE` if rows are only to meet within one, and `DECOY`;
-    and their plan. Every source is compared with every target of its scope, or with those in the plan's cells. A worker
-    holds two shards of 65,536 rows, or all rows of one scope, in fp32 twice.
+    Every source is compared with every target of its scope, or with those in the plan's cells. A
+    worker holds two shards of 65,536 rows, or all rows of one scope, in fp32 twice.
     """
 
     k: int
     scoped: bool = False
 
-    def expand(self, inputs: Any) -> Any:
-        sources, targets, plan = inputs
+    @named_collections
+    def expand(self, inputs: SearchInputs) -> NearPairs:
+        """Return the neighbors found in each pair of shards, not merged yet."""
         routed = tuple(
             side
             | f"Route{i}"
-            >> beam.ParDo(RouteSide(i, self.scoped), AsSingleton(plan)).with_output_types(Keyed)
-            for i, side in enumerate((sources, targets))
+            >> beam.ParDo(RouteSide(i, self.scoped), AsSingleton(inputs.plan)).with_output_types(
+                Keyed
+            )
+            for i, side in enumerate((inputs.sources, inputs.targets))
         )
         search = beam.FlatMap(search_shards, self.k, self.scoped).with_output_types(
             Block, backward=Block
         )
-        return (
+        found = (
             routed
             | "BothSides" >> beam.Flatten()
             | "Shards" >> beam.GroupByKey()
             | "SearchShards" >> search.with_outputs("backward", main="forward")
         )
+        return NearPairs(found.forward, found.backward)
 
 
 @dataclasses.dataclass(eq=False)
 class SearchBitext(beam.PTransform):
-    """All pairs of a row and one of its k nearest on the other side, with means, ranks, margin and whether they are best.
+    """Pair each row with its k nearest on the other side: means, ranks, margin, whether best.
 
-    Takes what `FindNeighbors` takes. The result is the same whatever the order, the blocks and the workers.
+    The result does not depend on the order of the rows, the blocks or the workers.
     """
 
     k: int
     margin: Margin
     scoped: bool
 
-    def expand(self, inputs: Any) -> beam.PCollection[Block]:
+    @named_collections
+    def expand(self, inputs: SearchInputs) -> beam.PCollection[Block]:
+        """Return the candidates, each pair once."""
         found = inputs | "Find" >> FindNeighbors(self.k, self.scoped)
         forward = (
             found.forward
@@ -122,130 +166,26 @@ class SearchBitext(beam.PTransform):
         )
 
 
-class RouteSide(CutByKey):
-    """Gives (two shards, of a cell if there are cells, or the partition of a scope; centred rows of one side)."""
-
-    def __init__(self, side: int, scoped: bool) -> None:
-        self._side = side
-        self._scoped = scoped
-
-    def process(self, block: Block, plan: MiningPlan) -> Iterator[Keyed]:
-        vectors = plan.centred(vector_matrix(block.column(VECTOR)), self._side)
-        array = vectors_to_arrow(vectors)
-        block = block.with_column(pa.field(VECTOR, array.type), array)
-        if self._scoped:
-            scopes = [
-                stable_hash(scope) % SCOPE_PARTITIONS for scope in block.column(SCOPE).to_pylist()
-            ]
-            at, keys = np.arange(len(block)), np.array(scopes, np.int64)
-        else:
-            hashes = np.array(
-                [
-                    stable_hash(id_)
-                    for id_ in block.column((SOURCE_ID, TARGET_ID)[self._side]).to_pylist()
-                ]
-            )
-            at, keys = self._shards(vectors, hashes, plan)
-        yield from self.wait((block, at, keys), block.batch.nbytes)
-
-    def _shards(
-        self, vectors: np.ndarray, hashes: np.ndarray, plan: MiningPlan
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The places of rows, and the key of each of the shards that they go to."""
-        if plan.cells is not None:
-            return plan.cells.route(vectors, hashes, self._side)
-        own, others = hashes % plan.shards[self._side], plan.shards[1 - self._side]
-        at, other = (
-            np.repeat(np.arange(len(hashes)), others),
-            np.tile(np.arange(others), len(hashes)),
-        )
-        first, second = (own[at], other) if self._side == 0 else (other, own[at])
-        return at, first * plan.shards[1] + second
-
-    def cut(self, waiting: list[tuple[Block, np.ndarray, np.ndarray]]) -> Iterator[Keyed]:
-        rows = Block.concat([block for block, *_ in waiting])
-        starts = np.cumsum([0, *(len(block) for block, *_ in waiting)])
-        at = np.concatenate(
-            [start + places for start, (_, places, _) in zip(starts, waiting, strict=False)]
-        )
-        keys = np.concatenate([keys for *_, keys in waiting])
-        order = np.argsort(keys, kind="stable")
-        for start, stop in itertools.pairwise(
-            np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
-        ):
-            yield int(keys[order[start]]), Block(rows.batch.take(pa.array(at[order[start:stop]])))
-
-
-def stable_hash(value: Any) -> int:
-    """The same in every process and release."""
-    return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=6).digest(), "little")
-
-
-def search_shards(element: tuple[int, Iterable[Block]], k: int, scoped: bool) -> Iterator[Any]:
-    """Blocks of `source_id`, `target_id`, `cosine`: the k nearest of each source; tagged ``backward``, of each target."""
-    blocks = list(element[1])
-    sides = [
-        [block for block in blocks if name in block.schema.names] for name in (SOURCE_ID, TARGET_ID)
-    ]
-    if not all(sides):
-        return
-    frames = [
-        frame_of([block.without_columns([VECTOR]) for block in side]).with_row_index("row")
-        for side in sides
-    ]
-    vectors = [
-        np.concatenate([vector_matrix(block.column(VECTOR)) for block in side]) for side in sides
-    ]
-    if not scoped:
-        yield from _neighbors(frames[0], frames[1], vectors, k)
-        return
-    targets = frames[1].partition_by(SCOPE, as_dict=True)
-    for scope, sources in sorted(frames[0].partition_by(SCOPE, as_dict=True).items()):
-        if scope in targets:
-            yield from _neighbors(sources, targets[scope], vectors, k)
-
-
-def _neighbors(
-    sources: pl.DataFrame, targets: pl.DataFrame, vectors: list[np.ndarray], k: int
-) -> Iterator[Any]:
-    sources, targets = (
-        sources.sort(SOURCE_ID),
-        targets.sort(TARGET_ID),
-    )  # places are in the order of ids: so are ties
-    forward, backward = nearest_neighbors(
-        vectors[0][sources["row"].to_numpy()],
-        np.arange(len(sources)),
-        vectors[1][targets["row"].to_numpy()],
-        np.arange(len(targets)),
-        k,
-    )
-    near = forward_candidates(np.arange(len(sources)), forward)
-    yield block_of(_named(near.drop(FORWARD_RANK), sources, targets))
-    near = backward_candidates(np.arange(len(targets)), backward)
-    yield TaggedOutput("backward", block_of(_named(near.drop(BACKWARD_RANK), sources, targets)))
-
-
-def _named(pairs: pl.DataFrame, sources: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
-    at = pairs[SOURCE_ID]
-    decoys = {DECOY: sources[DECOY].gather(at)} if DECOY in sources.columns else {}
-    named = {
-        SOURCE_ID: sources[SOURCE_ID].gather(at),
-        TARGET_ID: targets[TARGET_ID].gather(pairs[TARGET_ID]),
-    }
-    return pl.DataFrame({**named, COSINE: pairs[COSINE], **decoys})
-
-
 def k_nearest(
-    pairs: pl.DataFrame, own: str, other: str, k: int, rank: str, mean: str
+    pairs: pl.DataFrame, by: str, other: str, k: int, rank: str, mean: str
 ) -> pl.DataFrame:
-    """Of each row in `own` its k nearest, ties by id, with their ranks and mean cosine."""
-    ordered = pairs.unique(_PAIR).sort(own, COSINE, other, descending=[False, True, False])
+    """Keep the k nearest of each row, ties by id, and add their ranks and mean cosine.
+
+    Args:
+      pairs: frame of `source_id`, `target_id`, `cosine`; duplicates count once.
+      by: the ids of the rows.
+      other: the ids of their neighbors.
+      k: how many to keep.
+      rank: name of the new column of ranks, from 1.
+      mean: name of the new column of mean cosines.
+    """
+    ordered = pairs.unique(_PAIR).sort(by, COSINE, other, descending=[False, True, False])
     ranked = ordered.with_columns(
-        pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(own).alias(rank)
+        pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(by).alias(rank)
     )
     nearest = ranked.filter(pl.col(rank) <= k)
     return nearest.with_columns(
-        pl.col(COSINE).cast(pl.Float64).mean().over(own).cast(pl.Float32).alias(mean)
+        pl.col(COSINE).cast(pl.Float64).mean().over(by).cast(pl.Float32).alias(mean)
     )
 
 
@@ -256,7 +196,7 @@ def _nearest_targets(element: tuple[int, Iterable[Block]], k: int) -> Block:
 
 
 def _nearest_sources(element: tuple[int, Iterable[Block]], k: int) -> Block:
-    """Candidates of both directions, each pair once; every one with its target's mean."""
+    """Merge candidates of both directions, each pair once, each with its target's mean."""
     blocks = list(element[1])
     backward = frame_of(block for block in blocks if FORWARD_RANK not in block.schema.names)
     backward = k_nearest(backward, TARGET_ID, SOURCE_ID, k, BACKWARD_RANK, BACKWARD_MEAN)
@@ -277,7 +217,7 @@ def _nearest_sources(element: tuple[int, Iterable[Block]], k: int) -> Block:
 
 
 def _best_targets(element: tuple[int, Iterable[Block]], margin: Margin) -> Block:
-    """Candidates with their margin, and of each source its best one marked; every source is among its forward ones."""
+    """Add margins and mark the best of each source, which is among its forward candidates."""
     candidates = frame_of(element[1]).with_columns(pl.col(FORWARD_MEAN).max().over(SOURCE_ID))
     cosine, forward, backward = (
         candidates[name].to_numpy() for name in (COSINE, FORWARD_MEAN, BACKWARD_MEAN)

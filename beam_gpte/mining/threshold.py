@@ -1,18 +1,23 @@
-"""Which margin makes a pair: `(chosen, plan) | FitThreshold(...)` gives one `Cut`.
+"""Choose pairs among candidates, and fit the minimum margin of a pair.
 
-chosen --> histograms of margins, of pairs and of decoys --> Gaussians, or a precision --> cut
+candidates --> ChoosePairs --> chosen --> FitThreshold --> threshold
+                                               |
+            histograms of margins, of pairs and of decoys --> Gaussians, or a precision
 """
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
+import polars as pl
+import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import DECOY, MARGIN
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.mining.margin import Retrieval, greedy_one_to_one
 from beam_gpte.core.mining.posterior import (
     Histogram,
     Mixture,
@@ -23,17 +28,80 @@ from beam_gpte.core.mining.posterior import (
 )
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.plan import MiningPlan
+from beam_gpte.mining.search import BEST_BACKWARD, BEST_FORWARD
+from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of
+
+POSTERIOR = "posterior"  # float64: the probability that a pair is not one by chance
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholding:
+    """Set how a threshold is fitted to the margins where it is not given as a number.
+
+    Attributes:
+      min_posterior: with ``threshold="posterior"``, the minimum posterior of a pair, by
+        `core.mining.posterior`.
+      target_precision: the share of pairs that is estimated to be right: replaces `threshold` by
+        the minimum margin at which it is reached; needs the input `decoys`.
+    """
+
+    min_posterior: float = 0.9
+    target_precision: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_posterior", "target_precision"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise InputError(f"{name} is {value}; use a number between 0 and 1")
+
+
+@dataclasses.dataclass(eq=False)
+class ChoosePairs(beam.PTransform):
+    """Choose, by a retrieval, the candidates that are pairs."""
+
+    retrieval: Retrieval
+
+    def expand(self, candidates: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        """Return the chosen candidates, whatever their margin."""
+        chosen = candidates | "Best" >> beam.FlatMap(_best, self.retrieval).with_output_types(Block)
+        if self.retrieval != "max":
+            return chosen
+        return (
+            chosen
+            | "OneKey" >> beam.WithKeys(0).with_output_types(Keyed)
+            | "OneWorker" >> beam.GroupByKey()
+            | "Greedy" >> beam.Map(_greedy).with_output_types(Block)
+        )
+
+
+def _best(block: Block, retrieval: Retrieval) -> Iterator[Block]:
+    forward, backward = block.column(BEST_FORWARD), block.column(BEST_BACKWARD)
+    wanted = {
+        "forward": lambda: forward,
+        "backward": lambda: backward,
+        "intersection": lambda: pc.and_(forward, backward),
+        "union": lambda: pc.or_(forward, backward),
+        "max": lambda: pc.or_(forward, backward),
+    }[retrieval]()
+    if pc.any(wanted).as_py():
+        yield block.filter(wanted)
+
+
+def _greedy(element: tuple[int, Iterable[Block]]) -> Block:
+    return block_of(greedy_one_to_one(frame_of(element[1])))
 
 
 @dataclasses.dataclass(frozen=True)
 class FittedThreshold:
-    """The least margin of a pair.
+    """Hold the minimum margin of a pair.
 
     Attributes:
       threshold: that margin.
-      mixture: of all chosen pairs' margins; None if they do not tell pairs from chance, and `note` says why.
-      chosen: pairs by the retrieval, before the threshold.
+      mixture: of the margins of all chosen pairs; None if they do not separate pairs from chance.
+      note: why there is no mixture, None if there is one.
+      chosen: how many pairs the retrieval chose, before the threshold.
     """
 
     threshold: float
@@ -42,34 +110,42 @@ class FittedThreshold:
     chosen: int
 
 
+class ChosenPairs(NamedTuple):
+    """Hold blocks of chosen pairs with `MARGIN`, and the plan of their sides."""
+
+    chosen: beam.PCollection[Block]
+    plan: beam.PCollection[MiningPlan]
+
+
 @dataclasses.dataclass(eq=False)
 class FitThreshold(beam.PTransform):
-    """Takes chosen pairs with `MARGIN`, and the plan of their sides.
+    """Fit the threshold of chosen pairs.
 
     Raises, while the job runs:
-      InputError: the margins do not tell pairs from chance, if that is asked for, or no threshold has the precision.
+      InputError: a posterior is asked for and the margins do not separate pairs from chance, or no
+        threshold has the target precision.
     """
 
     threshold: float | str
-    min_posterior: float
-    target_precision: float | None
+    settings: Thresholding
 
-    def expand(self, inputs: Any) -> beam.PCollection[FittedThreshold]:
-        chosen, plan = inputs
-        both = (
-            chosen
+    @named_collections
+    def expand(self, inputs: ChosenPairs) -> beam.PCollection[FittedThreshold]:
+        """Return one threshold."""
+        histograms = (
+            inputs.chosen
             | "Margins" >> beam.Map(_margins)
             | "Histograms" >> beam.CombineGlobally(_merged).without_defaults()
         )
-        known = AsSingleton(both, default_value=_merged([]))
-        settings = self.threshold, self.min_posterior, self.target_precision
-        return plan.pipeline | "Cut" >> FromSideInputs(
-            FittedThreshold, _cut, AsSingleton(plan), *settings, known
+        known = AsSingleton(histograms, default_value=_merged([]))
+        fit = FromSideInputs(
+            FittedThreshold, _fit, AsSingleton(inputs.plan), self.threshold, self.settings, known
         )
+        return inputs.plan.pipeline | "Cut" >> fit
 
 
 def _margins(block: Block) -> tuple[Histogram, Histogram]:
-    """Of pairs and of decoys."""
+    """Count the margins of pairs and of decoys."""
     margins = block.column(MARGIN).to_numpy()
     decoy = np.zeros(len(block), bool)
     if DECOY in block.schema.names:
@@ -84,34 +160,51 @@ def _merged(parts: Iterable[tuple[Histogram, Histogram]]) -> tuple[Histogram, Hi
     )
 
 
-def _cut(
+def _fit(
     plan: MiningPlan,
     threshold: float | str,
-    min_posterior: float,
-    target_precision: float | None,
-    both: tuple[Histogram, Histogram],
+    settings: Thresholding,
+    histograms: tuple[Histogram, Histogram],
 ) -> FittedThreshold:
-    pairs, decoys = both
+    pairs, decoys = histograms
     mixture, note = None, None
     try:
         mixture = fit_mixture(pairs)
     except InputError as error:
-        if target_precision is None and isinstance(threshold, str):
+        if settings.target_precision is None and isinstance(threshold, str):
             raise
         note = f"no posterior: {error}"
-    if target_precision is not None:
+    if settings.target_precision is not None:
         if not plan.decoys:
             raise InputError(
                 "there are no decoys; give sentences of the source language without a translation"
             )
         per_decoy = plan.rows[0] / plan.decoys
-        return FittedThreshold(
-            precision_threshold(pairs, decoys, target_precision, per_decoy),
-            mixture,
-            note,
-            pairs.total,
-        )
-    if isinstance(threshold, str):
+        threshold = precision_threshold(pairs, decoys, settings.target_precision, per_decoy)
+    elif isinstance(threshold, str):
         assert mixture is not None
-        threshold = mixture.threshold(min_posterior)
+        threshold = mixture.threshold(settings.min_posterior)
     return FittedThreshold(float(threshold), mixture, note, pairs.total)
+
+
+def cut(block: Block, fitted: FittedThreshold, emit: str) -> Iterator[Block]:
+    """Drop decoys, and pairs below the threshold, and add posteriors.
+
+    Args:
+      block: chosen pairs, or candidates.
+      fitted: the threshold.
+      emit: ``candidates`` keeps them whatever their margin.
+    """
+    frame = frame_of([block])
+    if DECOY in frame.columns:
+        frame = frame.filter(~pl.col(DECOY)).drop(DECOY)
+    if emit == "pairs":
+        threshold = pl.lit(fitted.threshold, pl.Float32)
+        frame = frame.filter(pl.col(MARGIN) >= threshold).drop(BEST_FORWARD, BEST_BACKWARD)
+    if len(frame):
+        posterior = (
+            [None] * len(frame)
+            if fitted.mixture is None
+            else fitted.mixture.posterior(frame[MARGIN].to_numpy())
+        )
+        yield block_of(frame.with_columns(pl.Series(POSTERIOR, posterior, pl.Float64)))

@@ -1,6 +1,6 @@
-"""Two texts with their differences marked, as HTML: `<del>` is what the first has alone, `<ins>` the second.
+"""Mark the differences of two texts as HTML: `<del>` only in the first, `<ins>` only in the second.
 
-Every function gives markup that is safe to put into a page.
+Every function returns markup that is safe to put into a page.
 """
 
 import difflib
@@ -9,31 +9,32 @@ from collections.abc import Iterator
 from html import escape
 
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
-# what a translation leaves as it is: addresses, placeholders, numbers
-_FIXED = re.compile(r"https?://\S+|%\(\w+\)[a-z]|%[a-z]\b|\{\w*\}|\d+(?:[.,:]\d+)*")
+# what a translation leaves unchanged: addresses, placeholders, numbers
+_INVARIANT = re.compile(r"https?://\S+|%\(\w+\)[a-z]|%[a-z]\b|\{\w*\}|\d+(?:[.,:]\d+)*")
 
 
-def mark_differences(first: str, second: str, shown: int) -> tuple[str, str]:
-    """The first `shown` characters of both, word by word; white space counts as it is, since it may be all that differs.
+def mark_differences(first: str, second: str, max_characters: int) -> tuple[str, str]:
+    """Compare the first `max_characters` of both, word by word, and mark both.
 
-    What is cut off makes no difference: where a text goes on, its end is not marked.
+    White space counts, since it may be the only difference. Truncation is not a difference: where
+    a text continues, its end is not marked.
     """
-    parts = list(_differences(first, second, shown))
+    parts = list(_differences(first, second, max_characters))
     return "".join(one for one, _ in parts), "".join(other for _, other in parts)
 
 
-def merge_differences(first: str, second: str, shown: int) -> str:
-    """One text that has the words of both."""
-    parts = _differences(first, second, shown)
+def merge_differences(first: str, second: str, max_characters: int) -> str:
+    """Merge both into one text that has the words of both, marked."""
+    parts = _differences(first, second, max_characters)
     return "".join(
         other if one == other or not one.startswith("<del>") else one + other
         for one, other in parts
     )
 
 
-def _differences(first: str, second: str, shown: int) -> Iterator[tuple[str, str]]:
-    ends = "…" * (len(first) >= shown), "…" * (len(second) >= shown)
-    a, b = _TOKEN.findall(first[:shown]), _TOKEN.findall(second[:shown])
+def _differences(first: str, second: str, max_characters: int) -> Iterator[tuple[str, str]]:
+    ends = "…" * (len(first) >= max_characters), "…" * (len(second) >= max_characters)
+    a, b = _TOKEN.findall(first[:max_characters]), _TOKEN.findall(second[:max_characters])
     for kind, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         one, other = escape("".join(a[i1:i2])), escape("".join(b[j1:j2]))
         if kind == "equal" or (any(ends) and i2 == len(a) and j2 == len(b)):
@@ -44,17 +45,17 @@ def _differences(first: str, second: str, shown: int) -> Iterator[tuple[str, str
 
 
 def mark_untranslated(source: str, target: str) -> tuple[str, str]:
-    """Both texts, of two languages: marked are numbers, placeholders and addresses that the other one does not have."""
-    fixed = [_FIXED.findall(text) for text in (source, target)]
-    return _mark(source, fixed[1], "del"), _mark(target, fixed[0], "ins")
+    """Mark the numbers, placeholders and addresses of a pair of translations that only one has."""
+    source_found, target_found = (_INVARIANT.findall(text) for text in (source, target))
+    return _mark(source, target_found, "del"), _mark(target, source_found, "ins")
 
 
-def _mark(text: str, there: list[str], tag: str) -> str:
-    parts, end, left = [], 0, list(there)
-    for found in _FIXED.finditer(text):
+def _mark(text: str, counterparts: list[str], tag: str) -> str:
+    parts, end, unmatched = [], 0, list(counterparts)
+    for found in _INVARIANT.finditer(text):
         parts.append(escape(text[end : found.start()]))
-        if found.group() in left:
-            left.remove(found.group())
+        if found.group() in unmatched:
+            unmatched.remove(found.group())
             parts.append(escape(found.group()))
         else:
             parts.append(f"<{tag}>{escape(found.group())}</{tag}>")

@@ -1,8 +1,9 @@
-"""Pages about what was written: `stream_page(run, ...)`, `vectors_page`, `answer_page`, `texts_page`, `model_page`.
+"""Render pages about outputs: streams, stored vectors, answers, extracted texts, converted models.
 
-What they show is a sample of the output (`sample_vectors`), or what the program has at hand.
+They show a sample of the output (`sample_vectors`), or what the program has in memory.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -14,32 +15,49 @@ from beam_gpte.core.columns import DUPLICATE_OF, SCORE
 from beam_gpte.dedup.report import TEXT_SHOWN
 from beam_gpte.reports.charts import histogram, log_histogram
 from beam_gpte.reports.page import Example, Figure, Run, Section, render_page
-from beam_gpte.reports.run_pages import (
-    EXAMPLES,
-    cosines_of,
-    cut_off,
-    lengths_of,
-    map_of,
-    nearest_texts,
-    pair_of,
-    rejected_rows,
-    unit,
-)
 from beam_gpte.reports.sample import LENGTH
+from beam_gpte.reports.sections import (
+    MAX_EXAMPLES,
+    compare_texts,
+    cosines_figure,
+    lengths_figure,
+    nearest_texts,
+    reject_sections,
+    shorten,
+    unit_vectors,
+    vectors_map,
+)
 
 _KEPT_TEXT = "_kept_text"
 
 
-def stream_page(
-    run: Run,
-    summary: dict[str, Any],
-    kept: pl.DataFrame,
-    removed: pl.DataFrame,
-    id_column: str,
-    text: str,
-    embedding: str,
-) -> str:
-    """`kept` and `removed`: samples of all that is in the output now, also of former runs."""
+@dataclasses.dataclass(frozen=True)
+class StreamSample:
+    """Hold rows that are in the output of a stream now, from all of its runs.
+
+    Attributes:
+      kept: a sample of the rows with their vectors; no columns if there are none.
+      removed: a sample of the removed rows.
+      id_column: their ids.
+      text_column: their texts.
+      embedding_column: their vectors.
+    """
+
+    kept: pl.DataFrame
+    removed: pl.DataFrame
+    id_column: str
+    text_column: str
+    embedding_column: str
+
+
+def stream_page(run: Run, summary: dict[str, Any], sample: StreamSample) -> str:
+    """Render the page of an embedded stream.
+
+    Args:
+      run: what it reports on.
+      summary: of `embed_stream.py`.
+      sample: of the whole output.
+    """
     tiles = {
         "files": summary["files_read"],
         "rows": summary["rows_read"],
@@ -48,89 +66,108 @@ def stream_page(
         "removed": summary["removed"],
         "rejected": summary["rejected"],
     }
-    sections = []
-    parts = [(name, rows) for name, rows in (("kept", kept), ("removed", removed)) if len(rows)]
-    if parts:
-        figures = [lengths_of(rows, text, f"{name} rows of the output") for name, rows in parts]
-        if len(removed):
-            scores = histogram(removed[SCORE].to_numpy(), "score", "score")
-            figures.append(
-                Figure(
-                    "Scores", scores, f"of {len(removed):,} removed rows of the output, a sample"
-                )
-            )
-        sections.append(Section("Lengths and scores", figures=figures))
-    if len(kept) and len(removed):
-        sections += _repeated(kept, removed, id_column, text)
-    both = (
-        pl.concat([rows for _, rows in parts], how="diagonal_relaxed") if parts else pl.DataFrame()
-    )
-    if len(both) > 1:
-        vectors, is_kept = unit(both[embedding].to_numpy()), np.arange(len(both)) < len(kept)
-        if len(kept) > 1:
-            cosines = np.clip(vectors[: len(kept)] @ vectors[: len(kept)].T, -1, 1)
-            sections.append(nearest_texts(cosines, kept, text))
-        sections.append(map_of(both, vectors, [("kept", is_kept), ("removed", ~is_kept)], text))
-    return render_page(
-        "Embedded stream", run, tiles, [*sections, *rejected_rows(summary["reasons"])]
-    )
+    sections = [*_stream_figures(sample), *_repeated(sample), *_stream_maps(sample)]
+    sections += reject_sections(summary["reasons"])
+    return render_page("Embedded stream", run, tiles, sections)
 
 
-def _repeated(
-    kept: pl.DataFrame, removed: pl.DataFrame, id_column: str, text: str
-) -> list[Section]:
-    known = kept.select(pl.col(id_column).cast(pl.String), pl.col(text).alias(_KEPT_TEXT))
-    named = removed.with_columns(pl.col(DUPLICATE_OF).cast(pl.String))
-    found = named.join(known, left_on=DUPLICATE_OF, right_on=id_column).sort(SCORE, DUPLICATE_OF)
+def _stream_figures(sample: StreamSample) -> list[Section]:
+    figures = [
+        lengths_figure(rows, sample.text_column, f"{name} rows of the output")
+        for name, rows in (("kept", sample.kept), ("removed", sample.removed))
+        if len(rows)
+    ]
+    if len(sample.removed):
+        scores = histogram(sample.removed[SCORE].to_numpy(), "score", "score")
+        note = f"of {len(sample.removed):,} removed rows of the output, a sample"
+        figures.append(Figure("Scores", scores, note))
+    return [Section("Lengths and scores", figures=figures)] if figures else []
+
+
+def _repeated(sample: StreamSample) -> list[Section]:
+    """Show removed rows beside the kept rows that they duplicate."""
+    if not (len(sample.kept) and len(sample.removed)):
+        return []
+    id_column, text = sample.id_column, sample.text_column
+    kept = sample.kept.select(pl.col(id_column).cast(pl.String), pl.col(text).alias(_KEPT_TEXT))
+    removed = sample.removed.with_columns(pl.col(DUPLICATE_OF).cast(pl.String))
+    found = removed.join(kept, left_on=DUPLICATE_OF, right_on=id_column).sort(SCORE, DUPLICATE_OF)
+    first = found.unique(text, keep="first", maintain_order=True).head(MAX_EXAMPLES)
     examples = [
-        pair_of(
+        compare_texts(
             f"score {row[SCORE]:.4f}",
             (row[DUPLICATE_OF], row[_KEPT_TEXT]),
             (str(row[id_column]), row[text]),
         )
-        for row in found.unique(text, keep="first", maintain_order=True)
-        .head(EXAMPLES)
-        .iter_rows(named=True)
+        for row in first.iter_rows(named=True)
     ]
-    note = "Removed rows of the sample, and the kept rows that they repeat; the least scores first."
+    note = "Removed rows of the sample and the kept rows that they duplicate, lowest scores first."
     return [Section("Repeated texts", note, examples=examples)] if examples else []
 
 
+def _stream_maps(sample: StreamSample) -> list[Section]:
+    parts = [rows for rows in (sample.kept, sample.removed) if len(rows)]
+    both = pl.concat(parts, how="diagonal_relaxed") if parts else pl.DataFrame()
+    if len(both) < 2:
+        return []
+    sections, n, text = [], len(sample.kept), sample.text_column
+    vectors, is_kept = (
+        unit_vectors(both[sample.embedding_column].to_numpy()),
+        np.arange(len(both)) < n,
+    )
+    if n > 1:
+        cosines = np.clip(vectors[:n] @ vectors[:n].T, -1, 1)
+        sections.append(nearest_texts(cosines, sample.kept, text))
+    groups = [("kept", is_kept), ("removed", ~is_kept)]
+    return [*sections, vectors_map(both, vectors, groups, text)]
+
+
 def vectors_page(
-    run: Run, found: dict[str, Any], samples: Mapping[str, pl.DataFrame], label: str
+    run: Run, found: dict[str, Any], samples: Mapping[str, pl.DataFrame], label_column: str
 ) -> str:
-    """What `survey` found, and a sample of each column of vectors; `label`: the column that says what a point is."""
+    """Render the page of stored vectors.
+
+    Args:
+      run: what it reports on.
+      found: by `describe_vectors`.
+      samples: of each column of vectors.
+      label_column: the texts, or ids, shown for a point.
+    """
     tiles = {
         "rows": found["rows"],
         "columns": len(found["columns"]),
         "repeated ids": found["repeated_ids"],
-        **(
-            {"equal vectors": sum(about["duplicates"] for about in found["vectors"].values())}
-            if found["vectors"]
-            else {}
-        ),
     }
+    if found["vectors"]:
+        tiles["equal vectors"] = sum(about["duplicates"] for about in found["vectors"].values())
     columns = [(name, kind, found["nulls"].get(name, 0)) for name, kind in found["columns"].items()]
-    sections = [Section("Columns", table=columns, head=("column", "type", "nulls"))]
+    sections = [Section("Columns", table=columns, header=("column", "type", "nulls"))]
     for name, about in found["vectors"].items():
-        sections.append(Section(f"Vectors: {name}", table=_facts(about), head=("figure", "value")))
+        facts = Section(f"Vectors: {name}", table=_facts(about), header=("figure", "value"))
+        sections.append(facts)
         sample = samples.get(name, pl.DataFrame())
         if len(sample) > 1:
-            raw = np.nan_to_num(sample[name].to_numpy().astype(np.float64), posinf=0, neginf=0)
-            vectors, figures = unit(raw), []
-            cosines = np.clip(vectors @ vectors.T, -1, 1)
-            if about["norms"] is not None:
-                norms = histogram(np.linalg.norm(raw, axis=1), "norm", "norm")
-                figures.append(Figure("Norms", norms, f"of {len(sample):,} vectors, a sample"))
-            figures.append(cosines_of(cosines))
-            if label + LENGTH in sample.columns:
-                figures.append(lengths_of(sample, label, "rows"))
-            sections.append(Section(f"Norms and cosines: {name}", figures=figures))
-            sections += [
-                nearest_texts(cosines, sample, label),
-                map_of(sample, vectors, [("rows", np.ones(len(sample), bool))], label),
-            ]
+            sections += _vector_sections(name, sample, label_column, about["norms"] is not None)
     return render_page("Vectors", run, tiles, sections)
+
+
+def _vector_sections(
+    name: str, sample: pl.DataFrame, label_column: str, has_norms: bool
+) -> list[Section]:
+    raw = np.nan_to_num(sample[name].to_numpy().astype(np.float64), posinf=0, neginf=0)
+    vectors, figures = unit_vectors(raw), []
+    cosines = np.clip(vectors @ vectors.T, -1, 1)
+    if has_norms:
+        norms = histogram(np.linalg.norm(raw, axis=1), "norm", "norm")
+        figures.append(Figure("Norms", norms, f"of {len(sample):,} vectors, a sample"))
+    figures.append(cosines_figure(cosines))
+    if label_column + LENGTH in sample.columns:
+        figures.append(lengths_figure(sample, label_column, "rows"))
+    return [
+        Section(f"Norms and cosines: {name}", figures=figures),
+        nearest_texts(cosines, sample, label_column),
+        vectors_map(sample, vectors, [("rows", np.ones(len(sample), bool))], label_column),
+    ]
 
 
 def _facts(about: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -141,34 +178,43 @@ def _facts(about: dict[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def answer_page(
-    run: Run,
-    question: str,
-    rows: int,
-    hits: Sequence[tuple[float, Any, str]],
-    sample: pl.DataFrame,
-    vector: np.ndarray,
-) -> str:
-    """`hits`: (cosine, id, text), best first; `sample`: rows of the table with id, text and embedding; `vector`: (dim,)."""
-    tiles = {"rows": rows, "shown": len(hits), "best cosine": f"{hits[0][0]:.4f}" if hits else None}
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """Hold what a table answers to a question.
+
+    Attributes:
+      hits: (cosine, id, text), best first.
+      vector: of the question, float32 (dim,).
+      rows: of the table.
+      sample: some of them, with id, text and embedding; no columns if none were requested.
+    """
+
+    hits: Sequence[tuple[float, Any, str]]
+    vector: np.ndarray
+    rows: int
+    sample: pl.DataFrame
+
+
+def answer_page(run: Run, question: str, answer: Answer) -> str:
+    """Render the page of an answer: the hits, and where they are in a sample of the table."""
+    hits, sample = answer.hits, answer.sample
+    best = f"{hits[0][0]:.4f}" if hits else None
+    tiles = {"rows": answer.rows, "shown": len(hits), "best cosine": best}
     examples = [
-        Example(f"{cosine:.4f}", [(str(key), escape(cut_off(text, TEXT_SHOWN)))])
-        for cosine, key, text in hits
+        Example(f"{cosine:.4f}", [(str(id_), escape(shorten(text, TEXT_SHOWN)))])
+        for cosine, id_, text in hits
     ]
     sections = [Section("Nearest texts", question, examples=examples)]
     if len(sample) > 1:
-        vectors = unit(sample["embedding"].to_numpy())
-        mark = (hits[-1][0], "the last that is shown") if hits else None
-        scores = histogram(
-            vectors @ unit(vector[None])[0], "cosine with the question", "cosine", mark
-        )
-        sections.append(
-            Section(
-                "Scores", figures=[Figure("Cosines", scores, f"of {len(sample):,} rows, a sample")]
-            )
-        )
-        shown = sample["id"].is_in([key for _, key, _ in hits]).to_numpy()
-        sections.append(map_of(sample, vectors, [("sample", ~shown), ("nearest", shown)], "text"))
+        vectors = unit_vectors(sample["embedding"].to_numpy())
+        mark = (hits[-1][0], "last shown") if hits else None
+        cosines = vectors @ unit_vectors(answer.vector[None])[0]
+        chart = histogram(cosines, "cosine with the question", "cosine", mark)
+        figures = [Figure("Cosines", chart, f"of {len(sample):,} rows, a sample")]
+        nearest = sample["id"].is_in([id_ for _, id_, _ in hits]).to_numpy()
+        groups = [("sample", ~nearest), ("nearest", nearest)]
+        sections.append(Section("Scores", figures=figures))
+        sections.append(vectors_map(sample, vectors, groups, "text"))
     return render_page("Search", run, tiles, sections)
 
 
@@ -178,26 +224,24 @@ def texts_page(
     texts: Mapping[str, Sequence[str]],
     examples: Sequence[Sequence[tuple[str, str]]],
 ) -> str:
-    """`texts`: by kind; `examples`: of each (name, text) that belong together."""
-    figures = [
-        Figure(
-            f"Lengths, {name}",
-            log_histogram(np.array([*map(len, some)]), "characters", "characters"),
-            f"of {len(some):,}",
-        )
-        for name, some in texts.items()
-    ]
+    """Render the page of extracted texts.
+
+    Args:
+      run: what it reports on.
+      title: of the page.
+      texts: by kind.
+      examples: (name, text) of those to show together.
+    """
+    figures = []
+    for name, some in texts.items():
+        chart = log_histogram(np.array([*map(len, some)]), "characters", "characters")
+        figures.append(Figure(f"Lengths, {name}", chart, f"of {len(some):,}"))
     shown = [
-        Example("", [(name, escape(cut_off(text, TEXT_SHOWN))) for name, text in one])
-        for one in examples
+        Example("", [(name, escape(shorten(text, TEXT_SHOWN))) for name, text in together])
+        for together in examples
     ]
-    tiles = {name: len(some) for name, some in texts.items()}
-    return render_page(
-        title,
-        run,
-        tiles,
-        [Section("Lengths", figures=figures), Section("Examples", examples=shown)],
-    )
+    sections = [Section("Lengths", figures=figures), Section("Examples", examples=shown)]
+    return render_page(title, run, {name: len(some) for name, some in texts.items()}, sections)
 
 
 def model_page(
@@ -206,8 +250,15 @@ def model_page(
     texts: Sequence[str],
     vectors: np.ndarray,
 ) -> str:
-    """`weights`: (name, shape, dtype, tensors, numbers) of each kind; `texts` and their unit `vectors` show what it does."""
-    parameters = sum(numbers for *_, numbers in weights)
+    """Render the page of a converted model.
+
+    Args:
+      run: what it reports on.
+      weights: (name, shape, dtype, tensors, parameters) of each kind.
+      texts: to show how the model compares them.
+      vectors: of these texts, of length 1.
+    """
+    parameters = sum(count for *_, count in weights)
     tiles = {
         "parameters": f"{parameters / 1e6:,.1f} M",
         "dimensions": vectors.shape[1],
@@ -215,15 +266,11 @@ def model_page(
     }
     sample = pl.DataFrame({"text": texts})
     cosines = np.clip(vectors @ vectors.T, -1, 1)
+    header = ("name", "shape", "type", "tensors", "parameters")
     sections = [
         nearest_texts(cosines, sample, "text"),
-        Section("Scores", figures=[cosines_of(cosines)]),
-        map_of(sample, vectors, [("texts", np.ones(len(texts), bool))], "text"),
-        Section(
-            "Weights",
-            "* is the number of a layer.",
-            table=weights,
-            head=("name", "shape", "type", "tensors", "numbers"),
-        ),
+        Section("Scores", figures=[cosines_figure(cosines)]),
+        vectors_map(sample, vectors, [("texts", np.ones(len(texts), bool))], "text"),
+        Section("Weights", "* is the number of a layer.", table=weights, header=header),
     ]
     return render_page("Converted model", run, tiles, sections)

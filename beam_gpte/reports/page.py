@@ -1,6 +1,6 @@
-"""A page of charts, tables and texts about a run: `render_page(title, run, ...)` gives HTML that needs nothing else.
+"""Render a run as one self-contained HTML page: `render_page(title, run, tiles, sections)`.
 
-sections (charts, tables, texts with their differences) --> page.html --> one page, for a screen, a phone and paper
+sections (charts, tables, marked texts) --> page.html --> one page, for screen, phone and paper
 
 Needs the extra `report`.
 """
@@ -21,11 +21,12 @@ TEMPLATE = "page.html"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What every page says of its run.
+    """Describe the run that a page reports on.
 
     Attributes:
-      parameters: the program's options, with defaults, and Beam's that were given.
-      speed: figures of the run as a whole, by name; those that are not known are left out.
+      program: its file name.
+      parameters: the program's options, with defaults, and the Beam options that were given.
+      speed: figures of the run as a whole, by name; unknown ones are left out.
     """
 
     program: str
@@ -35,15 +36,28 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Texts to compare: what is said of them, and (name, markup) of each."""
+    """Show texts side by side to compare.
 
-    head: str
+    Attributes:
+      title: what they have in common, such as a score.
+      texts: (name, markup) of each.
+    """
+
+    title: str
     texts: Sequence[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A chart: what it shows, its markup, and (class, name) of each colour if there are several."""
+    """Show a chart.
+
+    Attributes:
+      title: what it shows.
+      svg: its markup.
+      note: what was counted.
+      legend: (CSS class, name) of each color, if there are several.
+      numbered: the texts of its numbered points.
+    """
 
     title: str
     svg: str
@@ -54,16 +68,27 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
+    """Group figures, examples and a table under one title.
+
+    Attributes:
+      title: its heading.
+      note: a sentence below the heading.
+      figures: charts.
+      examples: texts to compare.
+      table: rows.
+      header: the names of the table's columns.
+    """
+
     title: str
     note: str = ""
     figures: Sequence[Figure] = ()
     examples: Sequence[Example] = ()
     table: Sequence[Sequence[Any]] = ()
-    head: Sequence[str] = ()
+    header: Sequence[str] = ()
 
 
 def check_report(path: str) -> None:
-    """Refuse, before the job starts, a page that could not be made.
+    """Check before the job starts that a page can be rendered and written.
 
     Raises:
       InputError: a library is missing, or the page cannot be written there.
@@ -78,7 +103,7 @@ def check_report(path: str) -> None:
 
 
 def write_page(path: str, page: str) -> None:
-    """Write the page, to any of Beam's file systems."""
+    """Write a page to any of Beam's file systems."""
     with FileSystems.create(path, "text/html", compression_type="uncompressed") as file:
         file.write(page.encode())
 
@@ -90,6 +115,15 @@ def render_page(
     sections: Iterable[Section],
     warnings: Sequence[str] = (),
 ) -> str:
+    """Render a page; the run's speed and parameters are its last sections.
+
+    Args:
+      title: its heading.
+      run: what it reports on.
+      tiles: figures at its top, by name; None leaves one out.
+      sections: in their order.
+      warnings: sentences below the tiles.
+    """
     import jinja2
 
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -97,16 +131,12 @@ def render_page(
         loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["shown"] = _shown
-    template = environment.get_template(TEMPLATE)
-    options = [(name, _shown(value)) for name, value in run.parameters.items()]
-    parameters = Section("Parameters", table=options, head=("option", "value"))
-    shown = {name: value for name, value in tiles.items() if value is not None}
-    return template.render(
+    return environment.get_template(TEMPLATE).render(
         title=title,
         program=run.program,
-        tiles=shown,
+        tiles={name: value for name, value in tiles.items() if value is not None},
         warnings=warnings,
-        sections=[*sections, _speed(run), parameters],
+        sections=[*sections, _speed(run), _parameters(run)],
     )
 
 
@@ -120,4 +150,9 @@ def _shown(value: Any) -> str:
 
 def _speed(run: Run) -> Section:
     rows = [(name.replace("_", " "), value) for name, value in run.speed.items()]
-    return Section("Throughput and padding", table=rows, head=("figure", "value"))
+    return Section("Throughput and padding", table=rows, header=("figure", "value"))
+
+
+def _parameters(run: Run) -> Section:
+    rows = [(name, _shown(value)) for name, value in run.parameters.items()]
+    return Section("Parameters", table=rows, header=("option", "value"))

@@ -1,10 +1,9 @@
-"""What the pages of the programs show: `embedding_page(run, ...)`, `deduplication_page` and `bitext_page` give HTML.
+"""Render the pages of runs: `embedding_page(run, ...)`, `deduplication_page` and `bitext_page`.
 
-Nothing here reads a corpus: what a page shows, a run has counted, or `WriteSample` has left. `report_vectors` has the pages
-of programs that look at what was written.
+Nothing here reads a corpus: a page shows what a run has counted, and the rows that `WriteSample`
+has written. `output_pages` has the pages of programs that read what was written.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,23 +18,39 @@ from beam_gpte.reports.charts import (
     histogram,
     log_histogram,
     principal_axes,
-    scatter,
     score_histogram,
 )
-from beam_gpte.reports.differences import mark_differences, mark_untranslated, merge_differences
+from beam_gpte.reports.differences import mark_untranslated, merge_differences
 from beam_gpte.reports.page import Example, Figure, Run, Section, render_page
-from beam_gpte.reports.sample import LENGTH
-
-EXAMPLES = 6  # of a kind
-TITLE_SHOWN = 120  # characters of a text that belongs to a point
+from beam_gpte.reports.sections import (
+    MAX_EXAMPLES,
+    MAX_TOOLTIP,
+    compare_texts,
+    cosines_figure,
+    lengths_figure,
+    map_section,
+    nearest_texts,
+    reject_sections,
+    shorten,
+    unit_vectors,
+    vectors_map,
+)
 
 _REMOVED = "_removed"
 
 
 def embedding_page(
-    run: Run, summary: dict[str, Any], sample: pl.DataFrame, text: str, embedding: str
+    run: Run, summary: dict[str, Any], sample: pl.DataFrame, text_column: str, embedding_column: str
 ) -> str:
-    """`sample`: some of the rows with `text`, its length and `embedding`."""
+    """Render the page of an embedded corpus.
+
+    Args:
+      run: what it reports on.
+      summary: of `embed_corpus.py`.
+      sample: some of the rows, with text, length and vector.
+      text_column: the texts.
+      embedding_column: the vectors.
+    """
     tiles = {
         "texts": summary["texts"],
         "texts per second": summary["texts_per_second"],
@@ -46,173 +61,93 @@ def embedding_page(
     }
     sections = []
     if len(sample) > 1:
-        vectors = unit(sample[embedding].to_numpy())
+        vectors = unit_vectors(sample[embedding_column].to_numpy())
         cosines = np.clip(vectors @ vectors.T, -1, 1)
+        everything = [("texts", np.ones(len(sample), bool))]
+        figures = [lengths_figure(sample, text_column, "texts"), cosines_figure(cosines)]
         sections += [
-            Section(
-                "Lengths and scores",
-                figures=[lengths_of(sample, text, "texts"), cosines_of(cosines)],
-            ),
-            nearest_texts(cosines, sample, text),
-            map_of(sample, vectors, [("texts", np.ones(len(sample), bool))], text),
+            Section("Lengths and scores", figures=figures),
+            nearest_texts(cosines, sample, text_column),
+            vectors_map(sample, vectors, everything, text_column),
         ]
-    return render_page(
-        "Embedded corpus", run, tiles, [*sections, *rejected_rows(summary["reasons"])]
-    )
+    sections += reject_sections(summary["reasons"])
+    return render_page("Embedded corpus", run, tiles, sections)
 
 
 def deduplication_page(
-    run: Run, summary: dict[str, Any], sample: pl.DataFrame, text: str, embedding: str
+    run: Run, summary: dict[str, Any], sample: pl.DataFrame, text_column: str, embedding_column: str
 ) -> str:
-    """`sample`: some of the rows, kept and removed, with `text`, its length and, where there is one, `embedding`."""
+    """Render the page of a deduplicated corpus.
+
+    Args:
+      run: what it reports on.
+      summary: of `deduplicate_corpus.py`.
+      sample: some of the rows, kept and removed, with text, length and, if they have one, vector.
+      text_column: the texts.
+      embedding_column: the vectors.
+    """
+    rows = summary["rows"]
     tiles = {
-        "rows": summary["rows"],
+        "rows": rows,
         "kept": summary["kept"],
         "removed": summary["removed"],
-        "removed of all": f"{summary['removed'] / summary['rows']:.1%}"
-        if summary["rows"]
-        else None,
+        "share removed": f"{summary['removed'] / rows:.1%}" if rows else None,
         "rejected": summary["rejected"],
-        "rows per second": round(summary["rows"] / max(run.speed["seconds"], 1e-9), 1),
+        "rows per second": round(rows / max(run.speed["seconds"], 1e-9), 1),
     }
     sections = [_step(step) for step in summary["steps"]]
     if len(sample):
-        removed = (
-            pl.col(DUPLICATE_OF).is_not_null() if DUPLICATE_OF in sample.columns else pl.lit(False)
-        )
-        decided = sample.with_columns(removed.alias(_REMOVED))
-        parts = [("kept", decided.filter(~pl.col(_REMOVED))), ("removed", decided.filter(_REMOVED))]
-        lengths = [lengths_of(rows, text, f"{name} rows") for name, rows in parts if len(rows)]
-        sections.append(Section("Lengths", figures=lengths))
-        known = (
-            decided.filter(pl.col(embedding).is_not_null())
-            if embedding in sample.columns
-            else decided.clear()
-        )
-        if len(known) > 1:
-            gone = known[_REMOVED].to_numpy()
-            groups = [("kept", ~gone), ("removed", gone)]
-            sections.append(map_of(known, unit(known[embedding].to_numpy()), groups, text))
+        sections += _kept_and_removed(sample, text_column, embedding_column)
     return render_page("Deduplicated corpus", run, tiles, sections)
 
 
-def bitext_page(
-    run: Run, summary: dict[str, Any], pairs: pl.DataFrame, sample: pl.DataFrame, embedding: str
-) -> str:
-    """`pairs`: all, the largest margin first; `sample`: some of them with both vectors."""
-    tiles: dict[str, Any] = {
-        "source rows": summary["source_rows"],
-        "target rows": summary["target_rows"],
-        "pairs": len(pairs),
-        "least margin": f"{summary['threshold_used']:.4g}",
-        "dropped by length": summary["dropped_by_length"],
-        "rejected": summary["rejected"],
-        **{
-            name: f"{summary[name]:.1%}"
-            for name in ("precision", "recall", "f1")
-            if name in summary
-        },
-    }
-    sections = []
-    if len(pairs):
-        mark = (summary["threshold_used"], "least margin")
-        margins = histogram(pairs[MARGIN].to_numpy(), "margin", "margin", mark)
-        figures = [Figure("Margins", margins, f"of {len(pairs):,} pairs")]
-        if LENGTH_RATIO in pairs.columns:
-            ratios = histogram(
-                pairs[LENGTH_RATIO].drop_nulls().to_numpy(), "target by source, by the median", ""
-            )
-            figures.append(
-                Figure("Ratios of lengths", ratios, "characters of both texts of a pair")
-            )
-        lengths = [
-            Figure(
-                f"Lengths, {side}",
-                log_histogram(_characters(pairs[name]), "characters", "characters"),
-                "of all pairs",
-            )
-            for side, name in (("source", SOURCE_TEXT), ("target", TARGET_TEXT))
-        ]
-        sections += [
-            Section("Scores", figures=figures),
-            Section("Lengths", figures=lengths),
-            *_pairs(pairs),
-        ]
-    if len(sample) > 2:
-        sections.append(_two_sided_map(sample, embedding, bool(summary["center"])))
-    return render_page("Mined bitext", run, tiles, sections, summary["warnings"])
-
-
-def lengths_of(sample: pl.DataFrame, text: str, what: str) -> Figure:
-    lengths = sample[text + LENGTH].drop_nulls().to_numpy()
-    return Figure(
-        "Lengths",
-        log_histogram(lengths, "characters", "characters"),
-        f"of {len(sample):,} {what}, a sample",
-    )
-
-
-def cosines_of(cosines: np.ndarray) -> Figure:
-    """Of a sample, (n, n)."""
-    note = "of every two of the sample: what texts score that have nothing to do with each other"
-    return Figure(
-        "Cosines", histogram(cosines[np.triu_indices(len(cosines), 1)], "cosine", "cosine"), note
-    )
-
-
-def rejected_rows(reasons: dict[str, int]) -> list[Section]:
-    rows = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
-    return [Section("Rejected rows", table=rows, head=("reason", "rows"))] if rows else []
-
-
-def cut_off(text: str | None, characters: int) -> str:
-    text = text or ""
-    return text if len(text) <= characters else text[: characters - 1] + "…"
-
-
-def _characters(texts: pl.Series) -> np.ndarray:
-    return texts.str.len_chars().fill_null(0).to_numpy()
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def nearest_texts(cosines: np.ndarray, sample: pl.DataFrame, text: str) -> Section:
-    """The nearest neighbours among a sample's texts, each text once."""
-    first = sample.with_row_index("row").unique(text, keep="first", maintain_order=True)
-    rows = first["row"].to_numpy()
-    texts, upper = first[text].to_list(), np.triu(cosines[rows][:, rows], 1)
-    best = np.argsort(-upper, axis=None, kind="stable")[:EXAMPLES]
-    pairs = [
-        (int(i), int(j)) for i, j in zip(*np.unravel_index(best, upper.shape), strict=True) if i < j
+def _kept_and_removed(
+    sample: pl.DataFrame, text_column: str, embedding_column: str
+) -> list[Section]:
+    """Show the lengths of kept and removed rows, and a map of those with a vector."""
+    has_removed = DUPLICATE_OF in sample.columns
+    removed = pl.col(DUPLICATE_OF).is_not_null() if has_removed else pl.lit(False)
+    decided = sample.with_columns(removed.alias(_REMOVED))
+    parts = [("kept", decided.filter(~pl.col(_REMOVED))), ("removed", decided.filter(_REMOVED))]
+    lengths = [
+        lengths_figure(part, text_column, f"{name} rows") for name, part in parts if len(part)
     ]
-    examples = [
-        pair_of(f"cosine {upper[i, j]:.4f}", ("", texts[i]), ("", texts[j])) for i, j in pairs
-    ]
-    note = "Those of the sample with the largest cosines. Equal texts are left out."
-    return Section("Nearest texts", note, examples=examples)
-
-
-def pair_of(head: str, first: tuple[str, str | None], second: tuple[str, str | None]) -> Example:
-    """Two (name, text)."""
-    one, other = mark_differences(first[1] or "", second[1] or "", TEXT_SHOWN)
-    return Example(
-        head, [(first[0], one), (second[0] + (", the same here" if one == other else ""), other)]
-    )
+    sections = [Section("Lengths", figures=lengths)]
+    if embedding_column in decided.columns:
+        embedded = decided.filter(pl.col(embedding_column).is_not_null())
+        if len(embedded) > 1:
+            vectors = unit_vectors(embedded[embedding_column].to_numpy())
+            gone = embedded[_REMOVED].to_numpy()
+            groups = [("kept", ~gone), ("removed", gone)]
+            sections.append(vectors_map(embedded, vectors, groups, text_column))
+    return sections
 
 
 def _step(step: dict[str, Any]) -> Section:
-    """A step of a deduplication, from its report."""
-    figures, at = [], step["threshold"]
-    if step["pairs"] and at < 1:
-        figures.append(
-            Figure(
-                "Scores", score_histogram(step["scores"], "score"), f"of {step['pairs']:,} pairs"
-            )
-        )
+    """Show one step of a deduplication, from its report."""
+    threshold = step["threshold"]
+    examples = [_group(group) for group in step["largest_groups"][:MAX_EXAMPLES]]
+    if threshold < 1:
+        examples += [_borderline(pair) for pair in step["borderline"][:MAX_EXAMPLES]]
+    note = (
+        f"{step['rows']:,} rows, {step['kept']:,} kept, {step['removed']:,} removed "
+        f"({step['ratio']:.1%})."
+    )
+    if recall := step.get("recall"):
+        interval = f"{recall['low']:.4f} to {recall['high']:.4f}"
+        note += f" Recall {recall['estimate']:.4f} (95 %: {interval})."
+    title = f"Step {step['step']}, threshold {threshold:g}"
+    return Section(title, note, _step_figures(step), examples)
+
+
+def _step_figures(step: dict[str, Any]) -> list[Figure]:
+    figures = []
+    if step["pairs"] and step["threshold"] < 1:
+        scores = score_histogram(step["scores"], "score")
+        figures.append(Figure("Scores", scores, f"of {step['pairs']:,} pairs"))
     if step["group_sizes"]:
-        note = f"{sum(step['group_sizes'].values()):,} kept rows, by how many rows were removed for them"
+        kept = sum(step["group_sizes"].values())
+        note = f"{kept:,} kept rows, by the number of rows removed as their duplicates"
         sizes = {
             size.split("-")[0] if len(set(size.split("-"))) == 1 else size: n
             for size, n in step["group_sizes"].items()
@@ -220,124 +155,121 @@ def _step(step: dict[str, Any]) -> Section:
         figures.append(Figure("Groups", categories(sizes, "removed rows of a group"), note))
     if len(step.get("by_threshold", ())) > 1:
         removed = {f"{entry['threshold']:g}": entry["removed"] for entry in step["by_threshold"]}
-        figures.append(
-            Figure(
-                "Other thresholds", categories(removed, "threshold"), "rows that each would remove"
-            )
-        )
-    examples = [_group(group) for group in step["largest_groups"][:EXAMPLES]]
-    if at < 1:
-        examples += [
-            pair_of(
-                f"near the threshold: {pair[SCORE]:.4f}",
-                (str(pair[FIRST_ID]), pair.get("first_text")),
-                (str(pair[SECOND_ID]), pair.get("second_text")),
-            )
-            for pair in step["borderline"][:EXAMPLES]
-        ]
-    note = f"{step['rows']:,} rows, {step['kept']:,} kept, {step['removed']:,} removed ({step['ratio']:.1%})."
-    if step.get("recall"):
-        recall = step["recall"]
-        note += (
-            f" Recall {recall['estimate']:.4f} (95 %: {recall['low']:.4f} to {recall['high']:.4f})."
-        )
-    return Section(f"Step {step['step']}, threshold {at:g}", note, figures, examples)
+        chart = categories(removed, "threshold")
+        figures.append(Figure("Other thresholds", chart, "rows that each would remove"))
+    return figures
 
 
 def _group(group: dict[str, Any]) -> Example:
-    """The kept row's text, and those removed for it, with what the kept one has struck out, what they have underlined."""
+    """Show a kept row and its removed duplicates.
+
+    In a duplicate, words of the kept row alone are struck out, and its additional ones underlined.
+    """
     kept = group.get("text", "")
     lines = [(str(group["id"]), merge_differences(kept, kept, TEXT_SHOWN))]
     for member in group["members"]:
-        text = member.get("text", "")
-        name = (
-            str(member["id"]) if member[SCORE] is None else f"{member['id']}, {member[SCORE]:.4f}"
-        )
-        same = text == kept  # as far as it is shown
-        lines.append(
-            (f"{name}, the same here", "")
-            if same
-            else (name, merge_differences(kept, text, TEXT_SHOWN))
-        )
-    return Example(f"{group['copies']:,} removed for this row", lines)
+        text, name, score = member.get("text", ""), str(member["id"]), member[SCORE]
+        if score is not None:
+            name += f", {score:.4f}"
+        if text == kept:
+            lines.append((f"{name}, identical as far as shown", ""))
+        else:
+            lines.append((name, merge_differences(kept, text, TEXT_SHOWN)))
+    return Example(f"{group['removed']:,} removed as duplicates of this row", lines)
 
 
-def _pairs(pairs: pl.DataFrame) -> list[Section]:
-    """Pairs of the largest margins, of the least, and those whose numbers differ; each once."""
-    numbers = (
-        pairs.filter(~pl.col(SAME_NUMBERS)) if SAME_NUMBERS in pairs.columns else pairs.clear()
-    )
+def _borderline(pair: dict[str, Any]) -> Example:
+    first = str(pair[FIRST_ID]), pair.get("first_text")
+    second = str(pair[SECOND_ID]), pair.get("second_text")
+    return compare_texts(f"near the threshold: {pair[SCORE]:.4f}", first, second)
+
+
+def bitext_page(
+    run: Run, summary: dict[str, Any], pairs: pl.DataFrame, sample: pl.DataFrame, embedding: str
+) -> str:
+    """Render the page of a mined bitext.
+
+    Args:
+      run: what it reports on.
+      summary: of `mine_bitext.py`.
+      pairs: all of them, the largest margin first.
+      sample: some of the pairs, with both vectors.
+      embedding: the column of the vectors on each side.
+    """
+    tiles: dict[str, Any] = {
+        "source rows": summary["source_rows"],
+        "target rows": summary["target_rows"],
+        "pairs": len(pairs),
+        "minimum margin": f"{summary['threshold_used']:.4g}",
+        "dropped by length": summary["dropped_by_length"],
+        "rejected": summary["rejected"],
+    }
+    for name in ("precision", "recall", "f1"):
+        if name in summary:
+            tiles[name] = f"{summary[name]:.1%}"
+    sections = _pair_sections(pairs, summary["threshold_used"]) if len(pairs) else []
+    if len(sample) > 2:
+        sections.append(_pairs_map(sample, embedding, bool(summary["center"])))
+    return render_page("Mined bitext", run, tiles, sections, summary["warnings"])
+
+
+def _pair_sections(pairs: pl.DataFrame, threshold: float) -> list[Section]:
+    mark = (threshold, "minimum margin")
+    margins = histogram(pairs[MARGIN].to_numpy(), "margin", "margin", mark)
+    scores = [Figure("Margins", margins, f"of {len(pairs):,} pairs")]
+    if LENGTH_RATIO in pairs.columns:
+        values = pairs[LENGTH_RATIO].drop_nulls().to_numpy()
+        ratios = histogram(values, "target by source, relative to the median", "")
+        scores.append(Figure("Length ratios", ratios, "characters of both texts of a pair"))
+    lengths = []
+    for side, name in (("source", SOURCE_TEXT), ("target", TARGET_TEXT)):
+        characters = pairs[name].str.len_chars().fill_null(0).to_numpy()
+        chart = log_histogram(characters, "characters", "characters")
+        lengths.append(Figure(f"Lengths, {side}", chart, "of all pairs"))
+    return [
+        Section("Scores", figures=scores),
+        Section("Lengths", figures=lengths),
+        *_pair_examples(pairs),
+    ]
+
+
+def _pair_examples(pairs: pl.DataFrame) -> list[Section]:
+    """Show the pairs of the largest and smallest margins, and those whose numbers differ."""
+    differ = ~pl.col(SAME_NUMBERS) if SAME_NUMBERS in pairs.columns else pl.lit(False)
+    numbers = pairs.filter(differ).head(MAX_EXAMPLES)
+    smallest = pairs.tail(MAX_EXAMPLES).reverse()
     chosen = (
-        ("Surest pairs", "The largest margins.", pairs.head(EXAMPLES)),
-        (
-            "Least sure pairs",
-            "The margins nearest to the threshold.",
-            pairs.tail(EXAMPLES).reverse(),
-        ),
-        ("Pairs whose numbers differ", "The largest margins among them.", numbers.head(EXAMPLES)),
+        ("Most certain pairs", "The largest margins.", pairs.head(MAX_EXAMPLES)),
+        ("Least certain pairs", "The margins nearest to the threshold.", smallest),
+        ("Pairs whose numbers differ", "The largest margins among them.", numbers),
     )
     marked = "Marked are numbers, placeholders and addresses that the other text does not have."
     return [
-        Section(
-            title,
-            f"{note} {marked}",
-            (),
-            [_translation(row) for row in frame.iter_rows(named=True)],
-        )
+        Section(title, f"{note} {marked}", examples=[*map(_translation, frame.to_dicts())])
         for title, note, frame in chosen
         if len(frame)
     ]
 
 
 def _translation(row: dict[str, Any]) -> Example:
-    texts = [cut_off(row[name], TEXT_SHOWN) for name in (SOURCE_TEXT, TARGET_TEXT)]
-    return Example(
-        f"margin {row[MARGIN]:.4f}",
-        list(zip(("source", "target"), mark_untranslated(*texts), strict=True)),
-    )
+    source, target = (shorten(row[name], TEXT_SHOWN) for name in (SOURCE_TEXT, TARGET_TEXT))
+    marked = mark_untranslated(source, target)
+    return Example(f"margin {row[MARGIN]:.4f}", [("source", marked[0]), ("target", marked[1])])
 
 
-def map_of(
-    sample: pl.DataFrame, vectors: np.ndarray, groups: Sequence[tuple[str, np.ndarray]], text: str
-) -> Section:
-    axes, shares = principal_axes(vectors)
-    xy = vectors @ axes.T
-    texts = [cut_off(value, TITLE_SHOWN) for value in sample[text].to_list()]
-    points = [
-        Points(name, xy[chosen], [texts[i] for i in np.flatnonzero(chosen)])
-        for name, chosen in groups
-        if chosen.any()
-    ]
-    return _map_section(points, f"{len(sample):,} texts", shares)
-
-
-def _two_sided_map(sample: pl.DataFrame, embedding: str, center: bool) -> Section:
-    sides = [unit(sample[f"{side}_{embedding}"].to_numpy()) for side in ("source", "target")]
+def _pairs_map(sample: pl.DataFrame, embedding: str, center: bool) -> Section:
+    names = ("source", "target")
+    sides = [unit_vectors(sample[f"{side}_{embedding}"].to_numpy()) for side in names]
     if center:
         sides = [vectors - vectors.mean(axis=0) for vectors in sides]
     axes, shares = principal_axes(np.concatenate(sides))
-    texts = [
-        [cut_off(value, TITLE_SHOWN) for value in sample[name]]
-        for name in (SOURCE_TEXT, TARGET_TEXT)
-    ]
-    both = [f"{source} → {target}" for source, target in zip(*texts, strict=True)]
-    points = [
-        Points(name, vectors @ axes.T, both)
-        for name, vectors in zip(("source", "target"), sides, strict=True)
-    ]
-    what = f"{len(sample):,} pairs, a line from source to target{', each side around its mean' if center else ''}"
-    return _map_section(points, what, shares, joined=True)
-
-
-def _map_section(
-    points: Sequence[Points], what: str, shares: np.ndarray, joined: bool = False
-) -> Section:
-    svg, numbered = scatter(points, f"Map of {what}", joined)
-    note = f"{what}; the two directions have {shares[0]:.1%} and {shares[1]:.1%} of the variance."
-    legend = [(f"dot{i}", group.name) for i, group in enumerate(points)] if len(points) > 1 else []
-    figure = Figure("Principal components", svg, note, legend, numbered)
-    return Section(
-        "Map",
-        "A sample of the vectors, seen from where they differ most. Point at a dot for its text.",
-        [figure],
+    sources, targets = (
+        [shorten(text, MAX_TOOLTIP) for text in sample[name]] for name in (SOURCE_TEXT, TARGET_TEXT)
     )
+    both = [f"{source} → {target}" for source, target in zip(sources, targets, strict=True)]
+    points = [
+        Points(name, vectors @ axes.T, both) for name, vectors in zip(names, sides, strict=True)
+    ]
+    centered = ", each side around its mean" if center else ""
+    what = f"{len(sample):,} pairs, a line from source to target{centered}"
+    return map_section(points, what, shares, paired=True)

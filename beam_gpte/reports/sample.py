@@ -1,4 +1,4 @@
-"""A few rows of a corpus, for the program that looks at them after the run: `blocks | WriteSample(path, ids, columns)`.
+"""Sample rows of a corpus for a report after the run: `blocks | WriteSample(path, ids, ...)`.
 
 blocks --> the rows whose ids have the smallest hashes --> one Parquet file --> take_sample
 """
@@ -21,11 +21,10 @@ from beam_gpte.elements.vectors import vectors_with_defects
 from beam_gpte.shuffle.group_by_id import frame_of
 from beam_gpte.sources.read_vectors import read_vectors
 
-SAMPLED = 1_000  # rows: as many points as a small map has room for
-SAMPLE_FILE = ".beam-gpte-report-sample"  # no name that a glob of Parquet files matches
-TEXT_SAMPLED = (
-    2_000  # characters of a text, more than a page shows; a column of whole lengths is beside it
-)
+SAMPLE_ROWS = 1_000  # as many points as a small map has room for
+SAMPLE_FILE = ".beam-gpte-report-sample"  # not matched by a glob of Parquet files
+# characters of a text, more than a page shows; a column beside it has the length of the whole text
+SAMPLE_CHARACTERS = 2_000
 LENGTH = "_length"  # added to a text column's name: int64, characters of the whole text
 
 _HASH = "_hash"
@@ -33,14 +32,16 @@ _HASH = "_hash"
 
 @dataclasses.dataclass(eq=False)
 class WriteSample(beam.PTransform):
-    """Write at most `SAMPLED` rows to the file `path`; the same rows whatever the order, the blocks and the workers.
+    """Write at most `SAMPLE_ROWS` rows to one file.
 
-    Blocks need not have all columns. Vectors become float32; of texts the beginning is kept, and the length.
+    They are the same rows whatever the order, the blocks and the workers. Blocks need not have all
+    columns. Vectors become float32; of texts the beginning is kept, and the length.
 
     Attributes:
-      ids: columns that tell rows apart.
+      path: the file.
+      ids: columns that identify a row.
       texts: columns of strings.
-      vectors: columns of vectors, also quantised ones.
+      vectors: columns of vectors, quantized or not.
       others: further columns.
     """
 
@@ -51,13 +52,14 @@ class WriteSample(beam.PTransform):
     others: tuple[str, ...] = ()
 
     def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[str]:
+        """Write the sample of `blocks` and return its path."""
         sample = _Sample(self.ids, self.texts, self.vectors, self.others)
         content = blocks | "Sample" >> beam.CombineGlobally(sample).as_singleton_view()
         return blocks.pipeline | "Write" >> FromSideInputs(str, _write, content, self.path)
 
 
 def take_sample(path: str) -> pl.DataFrame:
-    """The rows that a run has left in the file `path`, which is deleted; no columns if there were no rows."""
+    """Read the sample that a run wrote to `path` and delete the file; no columns if no rows."""
     with FileSystems.open(path, compression_type="uncompressed") as file:
         content = file.read()
     FileSystems.delete([path])
@@ -72,7 +74,7 @@ def sample_vectors(
     others: tuple[str, ...] = (),
     table: str = "vectors",
 ) -> pl.DataFrame:
-    """Rows of a folder, or of a table, that the sinks wrote: those that `WriteSample` would write; reads all there is.
+    """Sample a folder or table that the sinks wrote, as `WriteSample` does; reads all of it.
 
     Rows without one of the `vectors` are left out. There are no columns if there are no rows.
     """
@@ -86,7 +88,7 @@ def sample_vectors(
 
 
 class _Sample(beam.CombineFn):
-    """Gives Parquet; nothing for no rows."""
+    """Combine blocks to a Parquet file; to no bytes if there are no rows."""
 
     def __init__(
         self,
@@ -106,12 +108,12 @@ class _Sample(beam.CombineFn):
     def add_input(self, accumulator: pl.DataFrame, block: Block) -> pl.DataFrame:
         if not block:
             return accumulator
-        # combined one after another, so that one id has one hash whatever its column's exact type
+        # concatenated as strings: an id has one hash whatever the exact type of its column
         hashes = frame_of([Block(block.batch.select(list(self._ids)))]).select(
             pl.concat_str(pl.col(*self._ids).cast(pl.String), separator="\0").hash().alias(_HASH)
         )[_HASH]
-        near = np.argsort(hashes.to_numpy(), kind="stable")[:SAMPLED]
-        if len(accumulator) == SAMPLED:
+        near = np.argsort(hashes.to_numpy(), kind="stable")[:SAMPLE_ROWS]
+        if len(accumulator) == SAMPLE_ROWS:
             near = near[hashes.to_numpy()[near] < accumulator[_HASH].max()]
         if not len(near):
             return accumulator
@@ -129,26 +131,23 @@ class _Sample(beam.CombineFn):
         return file.getvalue()
 
     def _frame(self, block: Block) -> pl.DataFrame:
-        names = block.schema.names
-        plain = [
-            name
-            for name in dict.fromkeys((*self._ids, *self._texts, *self._others))
-            if name in names
-        ]
-        texts = [name for name in self._texts if name in names]
-        whole = frame_of([Block(block.batch.select(plain))]).with_columns(
+        present = block.schema.names
+        wanted = dict.fromkeys((*self._ids, *self._texts, *self._others))
+        plain = [name for name in wanted if name in present]
+        texts = [name for name in self._texts if name in present]
+        frame = frame_of([Block(block.batch.select(plain))]).with_columns(
             pl.col(*texts).cast(pl.String)
         )
-        frame = whole.with_columns(
+        vectors = [name for name in self._vectors if name in present]
+        return frame.with_columns(
             *(pl.col(name).str.len_chars().cast(pl.Int64).alias(name + LENGTH) for name in texts),
-            *(pl.col(name).str.head(TEXT_SAMPLED) for name in texts),
+            *(pl.col(name).str.head(SAMPLE_CHARACTERS) for name in texts),
+            *(pl.Series(name, _floats(block, name)) for name in vectors),
         )
-        vectors = [pl.Series(name, _floats(block, name)) for name in self._vectors if name in names]
-        return frame.with_columns(vectors)
 
 
 def _floats(block: Block, column: str) -> np.ndarray:
-    """float32 (n, dim)."""
+    """Read vectors, quantized or not, as float32 (n, dim)."""
     kind = block.schema.field(column).type
     if pa.types.is_fixed_size_list(kind) and pa.types.is_integer(kind.value_type):
         return dequantize(vector_matrix(block.column(column)))
@@ -157,11 +156,9 @@ def _floats(block: Block, column: str) -> np.ndarray:
 
 def _smallest(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
     some = [frame for frame in frames if len(frame)]
-    return (
-        pl.concat(some, how="diagonal_relaxed").sort(_HASH).head(SAMPLED)
-        if some
-        else pl.DataFrame()
-    )
+    if not some:
+        return pl.DataFrame()
+    return pl.concat(some, how="diagonal_relaxed").sort(_HASH).head(SAMPLE_ROWS)
 
 
 def _write(content: bytes, path: str) -> str:

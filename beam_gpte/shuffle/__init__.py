@@ -1,1 +1,1 @@
-"""Bring rows together by key: pack, group by id, check ids, spill to disk."""
+"""Shuffle rows by key: pack, group by id, check ids, spill to disk."""

@@ -1,4 +1,8 @@
-"""Rows brought together by their ids: (partition, block), each of many rows, for small pieces cost more than they hold."""
+"""Group rows by id as (partition, block), each of many rows: small pieces cost more than they hold.
+
+{"pairs": blocks, "rows": blocks} --> CoGroupById --> (partition, named pieces) --> CoGroup
+                           blocks --> key_by_id ----> (partition, block) --> GroupByKey
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,22 +17,26 @@ from apache_beam.transforms.window import GlobalWindows
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.memory import keep_freed_memory
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.unique_ids import split_by_id
 
 PARTITIONS = 16  # of the ids, by hash
-BYTES_WAITING = 32 << 20  # of one bundle, before they are cut by key
-ROWS_CUT = 1 << 16  # at once
+BYTES_WAITING = 32 << 20  # of a bundle, to collect before they are cut by key
+ROWS_CUT = 1 << 16  # maximum number of rows to cut at once
 
-Keyed = tuple[int, Block]
-Named = tuple[str, Block]  # what kind of rows
+Keyed = tuple[int, Block]  # partition and rows
+Named = tuple[str, Block]  # the kind of rows, and the rows
 
 
 def block_of(frame: pl.DataFrame) -> Block:
+    """Convert a frame to a block."""
     return Block.from_table(frame.to_arrow())
 
 
 def frame_of(blocks: Iterable[Block]) -> pl.DataFrame:
-    """The rows of `blocks` as one frame; a column without any value in a block may be of type null there.
+    """Convert the rows of `blocks` to one frame.
+
+    A column that has no value in a block may be of type null there.
 
     Raises:
       InputError: a column is of different types in two blocks.
@@ -43,46 +51,48 @@ def frame_of(blocks: Iterable[Block]) -> pl.DataFrame:
 
 def _check_same_columns(here: pa.Schema, there: pa.Schema) -> None:
     for a, b in zip(here, there, strict=True):
-        if pa.types.is_null(a.type) or pa.types.is_null(b.type):
+        if a.type == b.type or pa.types.is_null(a.type) or pa.types.is_null(b.type):
             continue
-        if (
-            a.type != b.type
-            and pa.types.is_fixed_size_list(a.type)
-            and pa.types.is_fixed_size_list(b.type)
-        ):
+        if pa.types.is_fixed_size_list(a.type) and pa.types.is_fixed_size_list(b.type):
             first, second = sorted((a.type.list_size, b.type.list_size))
             raise InputError(
-                f"vectors of {first} and {second} dimensions in one collection; embed all with the same model"
+                f"vectors of {first} and {second} dimensions in one collection; "
+                "embed all with the same model"
             )
-        if a.type != b.type:
-            raise InputError(
-                f"column {a.name!r} is {a.type} in one block and {b.type} in another; convert it to one type"
-            )
+        raise InputError(
+            f"column {a.name!r} is {a.type} in one block and {b.type} in another; "
+            "convert it to one type"
+        )
 
 
 class CutByKey(beam.DoFn):
-    """Gives (key, rows) of many blocks at once: a subclass hands what it makes of a block to `wait`, and says how to `cut`
-    it.
+    """Yield (key, rows) of many blocks at once.
+
+    A subclass passes what it makes of a block to `wait`, and implements `cut`.
     """
 
     def setup(self) -> None:
+        """Keep freed memory for the next bundle."""
         keep_freed_memory()
 
     def start_bundle(self) -> None:
+        """Start with nothing waiting."""
         self._waiting: list[Any] = []
         self._bytes = 0
 
     def wait(self, item: Any, size: int) -> Iterator[Keyed]:
-        """Take what is to be cut, of `size` bytes; gives pieces once there is enough."""
+        """Add an item of `size` bytes to those to cut; yield pieces once there are enough."""
         self._waiting.append(item)
         self._bytes += size
         if self._bytes >= BYTES_WAITING:
             yield from self._flush()
 
     def cut(self, waiting: list[Any]) -> Iterator[Keyed]:
+        """Cut the items that waited."""
         raise NotImplementedError
 
     def finish_bundle(self) -> Iterator[Any]:
+        """Cut what is left."""
         for piece in self._flush():
             if isinstance(piece, TaggedOutput):
                 yield TaggedOutput(piece.tag, GlobalWindows.windowed_value(piece.value))
@@ -96,7 +106,9 @@ class CutByKey(beam.DoFn):
 
 
 class KeyById(CutByKey):
-    """Gives (partition of the id in `column`, rows); a subclass says what it reads of an element, and what it makes of many
+    """Yield (partition of the id in `column`, rows).
+
+    A subclass may override `read`, what is read from an element, and `make`, what is made of many
     rows.
     """
 
@@ -104,13 +116,15 @@ class KeyById(CutByKey):
         self._column = column
 
     def read(self, element: Any) -> Iterable[Any]:
-        """Blocks to be cut, and tagged outputs, which pass."""
+        """Return the blocks of an element to cut, and tagged outputs, which pass through."""
         return (element,)
 
     def make(self, rows: Block) -> Block:
+        """Return the rows to group, of those read."""
         return rows
 
     def process(self, element: Any) -> Iterator[Any]:
+        """Collect the element's rows."""
         for part in self.read(element):
             if isinstance(part, TaggedOutput):
                 yield part
@@ -118,6 +132,7 @@ class KeyById(CutByKey):
                 yield from self.wait(part, part.batch.nbytes)
 
     def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
+        """Cut rows by the partition of their id."""
         by_schema: dict[bytes, list[Block]] = {}
         for block in waiting:
             by_schema.setdefault(block.schema.serialize().to_pybytes(), []).append(block)
@@ -137,10 +152,15 @@ class _KeyMade(KeyById):
 def key_by_id(
     column: str, make: Callable[[Any], Iterable[Any]] | None = None, **tagged: type
 ) -> beam.ParDo:
-    """Blocks, or those that `make` makes of an element, become (partition of the id in `column`, rows).
+    """Key blocks, or those that `make` makes of an element, by the partition of an id.
 
     Args:
-      tagged: types of tagged outputs of `make`, which pass as they are.
+      column: of the ids.
+      make: returns the blocks of an element, and tagged outputs.
+      **tagged: types of tagged outputs of `make`, which pass through.
+
+    Returns:
+      A ParDo that yields (partition, rows).
     """
     keyed = KeyById(column) if make is None else _KeyMade(column, make)
     return beam.ParDo(keyed).with_output_types(Keyed, **tagged)
@@ -157,36 +177,43 @@ class _KeyNamed(KeyById):
 
 @dataclasses.dataclass(eq=False)
 class CoGroupById(beam.PTransform):
-    """`{"pairs": blocks, "rows": blocks} | CoGroupById({"pairs": "source_id", "rows": "id"})`: rows of several kinds whose ids
-    are in one partition come together, as (partition, named pieces); `CoGroup` reads these.
+    """Co-group rows of several kinds by the partition of an id.
 
-    Beam's `CoGroupByKey` makes lists of all that meets. Here a worker goes over it piece by piece, as the runner hands it
-    over, and no step adds names.
+        {"pairs": blocks, "rows": blocks} | CoGroupById({"pairs": "source_id", "rows": "id"})
+
+    Yields (partition, named pieces), which `CoGroup` reads. Beam's `CoGroupByKey` makes lists of
+    all values of a key. Here a worker iterates over them piece by piece, as the runner provides
+    them, and no step adds names.
 
     Attributes:
-      columns: the ids of each kind.
+      columns: of the ids of each kind.
     """
 
     columns: Mapping[str, str]
 
-    def expand(self, inputs: Any) -> beam.PCollection[tuple[int, Iterable[Named]]]:
+    @named_collections
+    def expand(
+        self, inputs: Mapping[str, beam.PCollection[Block]]
+    ) -> beam.PCollection[tuple[int, Iterable[Named]]]:
+        """Key each kind, flatten, group."""
         keyed = tuple(
-            inputs[name]
-            | f"Key_{name}"
-            >> beam.ParDo(_KeyNamed(column, name)).with_output_types(tuple[int, Named])
+            inputs[name] | f"Key_{name}" >> self._key(name, column)
             for name, column in self.columns.items()
         )
         return keyed | "Flatten" >> beam.Flatten() | "Group" >> beam.GroupByKey()
 
+    def _key(self, name: str, column: str) -> beam.PTransform:
+        return beam.ParDo(_KeyNamed(column, name)).with_output_types(tuple[int, Named])
+
 
 class CoGroup:
-    """What `CoGroupById` brought together in one partition, by name: blocks, which are decoded anew at each look."""
+    """Read one partition of `CoGroupById` by name: blocks, decoded anew in each iteration."""
 
     def __init__(self, element: tuple[int, Iterable[Named]]) -> None:
         self._pieces = element[1]
 
     def __getitem__(self, name: str) -> Iterator[Block]:
-        return (rows for own, rows in self._pieces if own == name)
+        return (rows for kind, rows in self._pieces if kind == name)
 
 
 def partition_frame(frame: pl.DataFrame, column: str) -> Iterator[Keyed]:

@@ -1,11 +1,13 @@
-"""Rows on a disk, while what they are judged by goes through shuffles: `rows | SpillRows(folder, columns)`.
+"""Keep rows on a disk while ids and sketches are shuffled: `rows | SpillRows(folder, columns)`.
 
-rows --> SpillRows --> Arrow files in the folder <- - - - - - - - - - - - - +
-             |                                                              |
-             +--> light rows: a few columns, and where each row lies --> shuffles --> whole_rows --> rows
+    rows --> SpillRows --> Arrow files in the folder <- - - - - - - - - - - - - +
+                 |                                                              |
+                 +--> light rows: a few columns, and where --> shuffles --> whole_rows --> rows
+                      each row is
 
-A runner that keeps shuffles in memory holds every byte of them several times. So a corpus that is compared with itself takes
-many times its own size there, and a few times the size of its ids and sketches once its rows lie on a disk.
+A runner that keeps shuffles in memory holds every byte of them several times. So a corpus that is
+compared with itself takes many times its size there, and a few times the size of its ids and
+sketches once its rows are on a disk.
 """
 
 import dataclasses
@@ -32,10 +34,10 @@ _FOLDER, _SCHEMA = b"beam_gpte.folder", b"beam_gpte.schema"
 
 
 def new_spill_folder(scratch: str) -> str:
-    """The folder of one run within `scratch`; made when the first row is written.
+    """Name the folder of one run within `scratch`; it is made when the first row is written.
 
     Raises:
-      InputError: it is on no disk.
+      InputError: it is not on a disk.
     """
     if "://" in scratch:
         raise InputError(
@@ -46,19 +48,22 @@ def new_spill_folder(scratch: str) -> str:
 
 @dataclasses.dataclass(eq=False)
 class SpillRows(beam.PTransform):
-    """Write rows to files of `folder`; give light rows, of those of `columns` that they have, `FILE` and `AT`.
+    """Write rows to files of `folder`; return light rows: some columns, `FILE` and `AT`.
 
-    Light rows may be spilled again, with columns that came since: then the new files have all. A worker holds 32 MB of rows.
-    The files stay there; whoever named the folder deletes it when the job has ended.
+    Light rows may be spilled again, with columns that were added since: then the new files have
+    all. A worker holds 32 MB of rows. The files remain; whoever named the folder deletes it after
+    the job.
 
     Attributes:
       folder: on a disk that all workers share.
+      columns: that light rows keep, if rows have them.
     """
 
     folder: str
     columns: tuple[str, ...]
 
     def expand(self, rows: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        """Return light rows."""
         return rows | beam.ParDo(_Spill(self.folder, self.columns)).with_output_types(Block)
 
 
@@ -68,7 +73,7 @@ class _Spill(beam.DoFn):
         self._columns = columns
 
     def start_bundle(self) -> None:
-        self._waiting: dict[bytes, list[Block]] = {}  # of one schema
+        self._waiting: dict[bytes, list[Block]] = {}  # by schema
 
     def process(self, block: Block) -> Iterator[Block]:
         if not block:
@@ -92,34 +97,37 @@ class _Spill(beam.DoFn):
         Path(self._folder).mkdir(parents=True, exist_ok=True)
         with pa.ipc.new_file(path, rows.schema) as writer:
             writer.write_batch(rows.batch)
-        where = {_FOLDER: self._folder.encode(), _SCHEMA: rows.schema.serialize().to_pybytes()}
-        light = Block(
-            rows.batch.select([name for name in rows.schema.names if name in self._columns])
-        )
-        light = light.with_column(
-            pa.field(FILE, pa.int64(), metadata=where),
-            pa.array(np.full(len(rows), number, np.int64)),
-        ).with_column(pa.field(AT, pa.int64()), pa.array(np.arange(len(rows))))
+        light = self._light(rows, number)
         for start in range(0, len(light), ROWS_PER_BLOCK):
             yield light.slice(start, ROWS_PER_BLOCK)
 
+    def _light(self, rows: Block, number: int) -> Block:
+        """Reduce the rows of a file to the columns that travel, and where each row is."""
+        where = {_FOLDER: self._folder.encode(), _SCHEMA: rows.schema.serialize().to_pybytes()}
+        kept = [name for name in rows.schema.names if name in self._columns]
+        file = pa.array(np.full(len(rows), number, np.int64))
+        light = Block(rows.batch.select(kept))
+        light = light.with_column(pa.field(FILE, pa.int64(), metadata=where), file)
+        return light.with_column(pa.field(AT, pa.int64()), pa.array(np.arange(len(rows))))
+
 
 def is_light(block: Block) -> bool:
+    """Check whether the rows of a block are on a disk."""
     return FILE in block.schema.names
 
 
 def has_column(block: Block, name: str) -> bool:
-    """Whether its rows have such a column, in memory or on the disk."""
+    """Check whether the rows have a column, in memory or on the disk."""
     return name in block.schema.names or (is_light(block) and name in _spilled_schema(block).names)
 
 
 def field_of(block: Block, name: str) -> pa.Field:
-    """Of a column that they have."""
+    """Return the field of a column that the rows have, in memory or on the disk."""
     return (block.schema if name in block.schema.names else _spilled_schema(block)).field(name)
 
 
 def with_columns(block: Block, names: Sequence[str]) -> Block:
-    """The rows of `block` with these columns, which it has or which lie on the disk."""
+    """Read columns from the disk, those that the rows lack in memory."""
     missing = [name for name in names if name not in block.schema.names and has_column(block, name)]
     if missing:
         found = read_rows(block, missing)
@@ -129,7 +137,7 @@ def with_columns(block: Block, names: Sequence[str]) -> Block:
 
 
 def whole_rows(block: Block) -> Block:
-    """The rows as they were spilled, with the columns that came since; other blocks stay as they are."""
+    """Read all columns of light rows, keeping those added since; return others unchanged."""
     if not is_light(block):
         return block
     rows = read_rows(block)
@@ -140,33 +148,37 @@ def whole_rows(block: Block) -> Block:
 
 
 def read_rows(light: Block, columns: Sequence[str] | None = None) -> Block:
-    """What lies on the disk of light rows, in their order: all columns, or these."""
+    """Read light rows from the disk, in their order.
+
+    Args:
+      light: the rows.
+      columns: to read; None for all.
+    """
     folder = light.schema.field(FILE).metadata[_FOLDER].decode()
     files, at = light.column(FILE).to_numpy(), light.column(AT).to_numpy()
     order = np.argsort(files, kind="stable")
     edges = np.flatnonzero(np.diff(files[order], prepend=-1, append=-1))
     parts = []
     for start, stop in itertools.pairwise(edges):
-        wanted = at[order[start:stop]]
         batch = _mapped(_path(folder, int(files[order[start]])))
         batch = batch if columns is None else batch.select(list(columns))
-        consecutive = wanted[-1] - wanted[0] == len(wanted) - 1 and (np.diff(wanted) == 1).all()
-        parts.append(
-            Block(
-                batch.slice(wanted[0], len(wanted)) if consecutive else batch.take(pa.array(wanted))
-            )
-        )
+        parts.append(_take(batch, at[order[start:stop]]))
     if len(parts) == 1:  # argsort is stable: the order is that of `light`
         return parts[0]
     if not parts:
         schema = _spilled_schema(light)
-        wanted_schema = (
-            schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        )
-        return Block.from_table(wanted_schema.empty_table())
+        wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        return Block.from_table(wanted.empty_table())
     back = np.empty(len(order), np.int64)
     back[order] = np.arange(len(order))
     return Block(Block.concat(parts).batch.take(pa.array(back)))
+
+
+def _take(batch: pa.RecordBatch, rows: np.ndarray) -> Block:
+    """Return rows of a batch; consecutive ones without a copy."""
+    if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return Block(batch.slice(rows[0], len(rows)))
+    return Block(batch.take(pa.array(rows)))
 
 
 def _spilled_schema(light: Block) -> pa.Schema:
@@ -183,5 +195,5 @@ def _mapped(path: str) -> pa.RecordBatch:
         return pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: rows that were put there are gone; all workers have to share scratch"
+            f"{path}: rows that were written there are gone; all workers have to share scratch"
         ) from error

@@ -1,4 +1,4 @@
-"""Ids are unique: `blocks | RejectDuplicateIds()`.
+"""Keep one row per id, in the same way on every runner: `blocks | RejectDuplicateIds()`.
 
 blocks --> SplitById --> (hash of the id, piece) --> GroupByKey --> KeepOne --> blocks
                |                                                       |
@@ -20,9 +20,12 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import ID, REFERENCE
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.arrow_values import is_string
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.checks import check_columns, step_error
 from beam_gpte.elements.rejects import (
     REJECTS,
+    GoodAndRejects,
     RejectingTransform,
     merge_rejects,
     reject_outputs,
@@ -32,21 +35,24 @@ from beam_gpte.elements.rows import over_blocks
 from beam_gpte.shuffle.packing import Packer, Piece, Place, split_rows, unpack
 from beam_gpte.shuffle.spill import whole_rows
 
-STEP = "RejectDuplicateIds"
-ROWS_CUT = 16_384  # of one bundle, before they are cut by id: pieces of a few rows cost more than they hold
+# rows of a bundle to collect before they are cut by id: pieces of a few rows cost more than they
+# hold
+ROWS_CUT = 16_384
 
 
 @dataclasses.dataclass(eq=False)
 class RejectDuplicateIds(RejectingTransform):
-    """Pass one row of each id, in each window; the others are rejected as `duplicate id`, null ids as `id is null`.
+    """Pass one row of each id, in each window; reject others as `duplicate id` or `id is null`.
 
-    Which row stays depends on the rows alone: the one with the smallest SHA-256 of its content. Rows keep their
-    timestamps and windows, blocks are packed anew. A worker holds the ids of one partition, not its rows.
+    Which row is kept depends on the rows alone: the one with the smallest SHA-256 of its content.
+    Rows keep their timestamps and windows; blocks are packed anew. A worker holds the ids of one
+    partition, not its rows.
 
     Attributes:
       id_column: strings or integers, the same in all blocks.
-      partitions: of the ids, by hash. More need less memory each; fewer make fuller blocks of a small corpus.
-      rows_per_block: rows of a block, at most.
+      partitions: of the ids, by hash. More need less memory each; fewer make fuller blocks of a
+        small corpus.
+      rows_per_block: maximum number of rows in a block.
     """
 
     id_column: str = ID
@@ -59,33 +65,55 @@ class RejectDuplicateIds(RejectingTransform):
                 raise InputError(f"{name} is {getattr(self, name)}; use 1 or more")
 
     def expand(self, pcoll: beam.PCollection) -> Any:
+        """Return the rows with unique ids, or `(good, rejects)`."""
         return over_blocks(pcoll, self._reject, text_column=None, id_column=self.id_column)
 
     def _reject(self, blocks: beam.PCollection[Block]) -> Any:
         if not blocks.is_bounded and blocks.windowing.is_default():
             raise InputError(
-                f"{STEP}: a stream without windows; put beam.WindowInto(FixedWindows(...)) before it"
+                f"{self.step}: a stream without windows; "
+                "put beam.WindowInto(FixedWindows(...)) before it"
             )
-        split = _SplitById(self.id_column, self.partitions, self._isolate)
-        keep = _KeepOne(self.id_column, self.rows_per_block, self._isolate)
-        pieces, null_ids = blocks | "SplitById" >> beam.ParDo(split).with_output_types(
+        check = _IdCheck(self.id_column, self.step, self._isolate)
+        split = beam.ParDo(_SplitById(check, self.partitions))
+        keep = beam.ParDo(_KeepOne(check, self.rows_per_block))
+        pieces, null_ids = blocks | "SplitById" >> split.with_output_types(
             tuple[int, Piece], rejects=Block
         ).with_outputs(REJECTS, main="pieces")
         unique, duplicates = (
-            pieces
-            | "GroupById" >> beam.GroupByKey()
-            | "KeepOne" >> reject_outputs(beam.ParDo(keep))
+            pieces | "GroupById" >> beam.GroupByKey() | "KeepOne" >> reject_outputs(keep)
         )
-        return (unique, merge_rejects([null_ids, duplicates])) if self._isolate else unique
+        if not self._isolate:
+            return unique
+        return GoodAndRejects(unique, merge_rejects([null_ids, duplicates]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _IdCheck:
+    """Separate the rows whose id is null or a duplicate."""
+
+    id_column: str
+    step: str
+    isolate: bool
+
+    def null_ids(self, block: Block) -> Iterator[Block | TaggedOutput]:
+        null = pc.is_null(id_array(block, self.id_column, self.step))
+        return self._split(block, null, f"{self.id_column} is null")
+
+    def duplicates(self, block: Block, mask: np.ndarray) -> Iterator[Block | TaggedOutput]:
+        return self._split(block, pa.array(mask), "duplicate id")
+
+    def _split(self, block: Block, mask: pa.Array, reason: str) -> Iterator[Block | TaggedOutput]:
+        reasons = pc.if_else(mask, reason, pa.scalar(None, pa.string()))
+        return split_rejects(block, reasons, self.step, self.isolate, self.id_column)
 
 
 class _SplitById(beam.DoFn):
-    """Gives (partition, (piece, event time in microseconds)); grouping would lose the time."""
+    """Yield (partition, (piece, event time in microseconds)); grouping would lose the time."""
 
-    def __init__(self, id_column: str, partitions: int, isolate: bool) -> None:
-        self._id_column = id_column
+    def __init__(self, check: _IdCheck, partitions: int) -> None:
+        self._check = check
         self._partitions = partitions
-        self._isolate = isolate
 
     def start_bundle(self) -> None:
         self._packer = Packer(ROWS_CUT)
@@ -96,9 +124,7 @@ class _SplitById(beam.DoFn):
         timestamp: Any = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
-        null = pc.is_null(id_array(block, self._id_column))
-        reasons = pc.if_else(null, f"{self._id_column} is null", pa.scalar(None, pa.string()))
-        for part in split_rejects(block, reasons, STEP, self._isolate, self._id_column):
+        for part in self._check.null_ids(block):
             if isinstance(part, TaggedOutput):
                 yield part
             else:
@@ -109,104 +135,104 @@ class _SplitById(beam.DoFn):
 
     def _cut(self, packed: Iterable[tuple[Place, Block]]) -> Iterator[WindowedValue]:
         for place, block in packed:
-            for partition, piece in split_by_id(block, self._id_column, self._partitions):
+            for partition, piece in split_by_id(block, self._check.id_column, self._partitions):
                 yield unpack(place, (partition, (piece, place[1])))
 
 
 class _KeepOne(beam.DoFn):
-    """Goes over the pieces of a partition two or three times: for the ids, for rows that share one, for the output.
+    """Pass over a partition's pieces two or three times: for ids, rows that share one, the output.
 
-    What is left of one partition is packed together with the next of the bundle: 1,000 rows are one block, not 64.
+    What remains of one partition is packed together with the next of the bundle: 1,000 rows are one
+    block, not 64.
     """
 
-    def __init__(self, id_column: str, rows_per_block: int, isolate: bool) -> None:
-        self._id_column = id_column
+    def __init__(self, check: _IdCheck, rows_per_block: int) -> None:
+        self._check = check
         self._rows_per_block = rows_per_block
-        self._isolate = isolate
 
     def start_bundle(self) -> None:
         self._packer = Packer(self._rows_per_block)
 
     def process(
-        self, element: tuple[int, Iterable[tuple[Block, int]]], window: Any = beam.DoFn.WindowParam
+        self, element: tuple[int, Iterable[Piece]], window: Any = beam.DoFn.WindowParam
     ) -> Iterator[Any]:
         for micros, part in self._parts(element[1]):
             if isinstance(part, TaggedOutput):
                 yield TaggedOutput(REJECTS, unpack((window, micros), part.value))
             else:
-                yield from (
-                    unpack(place, block)
-                    for place, block in self._packer.add((window, micros), part)
-                )
+                packed = self._packer.add((window, micros), part)
+                yield from (unpack(place, block) for place, block in packed)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         return (unpack(place, block) for place, block in self._packer.flush())
 
-    def _parts(
-        self, pieces: Iterable[tuple[Block, int]]
-    ) -> Iterator[tuple[int, Block | TaggedOutput]]:
-        duplicate, start = duplicate_rows(pieces, self._id_column), 0
+    def _parts(self, pieces: Iterable[Piece]) -> Iterator[tuple[int, Block | TaggedOutput]]:
+        duplicate, start = duplicate_rows(pieces, self._check.id_column, self._check.step), 0
         for piece, micros in pieces:
-            mask = pa.array(duplicate[start : start + len(piece)])
+            mask = duplicate[start : start + len(piece)]
             start += len(piece)
-            reasons = pc.if_else(mask, "duplicate id", pa.scalar(None, pa.string()))
-            for part in split_rejects(piece, reasons, STEP, self._isolate, self._id_column):
+            for part in self._check.duplicates(piece, mask):
                 yield micros, part
 
 
-def id_array(block: Block, id_column: str) -> pa.Array:
-    """The ids as int64 or large_string, so that they compare across blocks.
+def id_array(block: Block, id_column: str, step: str | None = None) -> pa.Array:
+    """Return the ids as int64 or large_string, so that they compare across blocks.
+
+    Args:
+      block: the rows.
+      id_column: of the ids.
+      step: the transform that errors name; None for none.
 
     Raises:
-      InputError: there is no such column, or it is neither of strings nor of integers.
+      InputError: there is no such column, or it holds neither strings nor integers.
     """
-    names = block.schema.names
-    if id_column not in names:
-        raise InputError(
-            f"{STEP}: no column {id_column!r} among {', '.join(names)}; name one by id_column"
-        )
+    check_columns(block, (id_column,), step)
     ids = block.column(id_column)
     if pa.types.is_null(ids.type):
         return ids
     if pa.types.is_integer(ids.type):
         return ids.cast(pa.int64(), safe=False)  # large uint64 wrap around, and stay distinct
-    if (
-        pa.types.is_string(ids.type)
-        or pa.types.is_large_string(ids.type)
-        or pa.types.is_string_view(ids.type)
-    ):
+    if is_string(ids.type):
         return ids.cast(pa.large_string())
-    raise InputError(
-        f"{STEP}: column {id_column!r} is {ids.type}; convert the ids to strings or integers"
+    raise step_error(
+        step, f"column {id_column!r} is {ids.type}; convert the ids to strings or integers"
     )
 
 
 def split_by_id(block: Block, id_column: str, partitions: int) -> Iterator[tuple[int, Block]]:
-    """Cut a block into (partition, piece); an id goes to the same partition in every process and release."""
-    ids = id_array(block, id_column).dictionary_encode(
-        null_encoding="encode"
-    )  # of pairs, each id comes often
+    """Cut a block into (partition, piece).
+
+    An id has the same partition in every process and release.
+    """
+    # in pairs, each id occurs often
+    ids = id_array(block, id_column).dictionary_encode(null_encoding="encode")
     each = [zlib.crc32(str(id_).encode()) % partitions for id_ in ids.dictionary.to_pylist()]
     return split_rows(block, np.array(each, np.int64)[ids.indices.to_numpy()])
 
 
-def duplicate_rows(pieces: Iterable[tuple[Block, int]], id_column: str) -> np.ndarray:
-    """Whether each row, counted through all pieces, is to go because another row keeps its id.
+def duplicate_rows(pieces: Iterable[Piece], id_column: str, step: str | None = None) -> np.ndarray:
+    """Mark the rows to reject because another row keeps their id.
 
     Args:
-      pieces: (block, event time in microseconds); gone through twice, in the same order.
+      pieces: (block, event time in microseconds); iterated twice, in the same order.
+      id_column: of the ids.
+      step: the transform that errors name; None for none.
+
+    Returns:
+      bool (n,), for the rows of all pieces.
 
     Raises:
       InputError: ids are strings in one block and integers in another.
     """
-    ids = [id_array(piece, id_column) for piece, _ in pieces]
+    ids = [id_array(piece, id_column, step) for piece, _ in pieces]
     if len({column.type for column in ids}) > 1:
-        raise InputError(
-            f"{STEP}: column {id_column!r} has strings in some blocks and integers in others; convert these"
+        raise step_error(
+            step,
+            f"column {id_column!r} has strings in some blocks and integers in others; "
+            "convert these",
         )
-    codes = np.concatenate(
-        [chunk.indices.to_numpy() for chunk in pa.chunked_array(ids).dictionary_encode().chunks]
-    )
+    encoded = pa.chunked_array(ids).dictionary_encode()
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
     shared = np.bincount(codes)[codes] > 1
     if not shared.any():
         return shared
@@ -223,6 +249,6 @@ def duplicate_rows(pieces: Iterable[tuple[Block, int]], id_column: str) -> np.nd
 
 
 def _digest(block: Block, i: int) -> str:
-    """Of a row's values, not its bytes in Arrow: those differ with what lies beside the row and below a null."""
+    """Hash a row's values; its Arrow bytes depend on adjacent rows and on what is under nulls."""
     row = whole_rows(block.slice(i, 1)).batch.to_pylist()[0]
     return hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()

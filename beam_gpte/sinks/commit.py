@@ -1,12 +1,13 @@
-"""Staged files are committed: all of a bounded collection at once, a stream or windows pane by pane.
+"""Commit staged files: a bounded collection at once, a stream or windows pane by pane.
 
-    blocks --> StageFiles --> staged files -----------------------------------> commit once, when all are there
-    blocks --> KeepLate --> StageFiles --> Panes --> NamePane --> Stable --> commit each pane under its own name
+    blocks --> StageFiles --> staged files -----------> commit once, after all are staged
+    blocks --> KeepLate --> StageFiles --> Panes --> NamePane --> Stable --> commit each pane
 
-A commit is a function of the staged files and their `Pane`. It may be tried again after a crash at any moment, so every
-commit has to give the same result when it runs twice. `Panes` groups the files of a pane; `Stable`, a second grouping,
-makes them lasting: who tries again gets the same ones. `beam.Reshuffle` would do that too, but loses late elements on Beam
-2.77's local runner of streams.
+A commit is a function of the staged files and their `Pane`, which names the files that it makes. It
+may be retried after a crash at any moment, so running it twice has to give the same result as
+running it once. `Panes` groups the files of a pane; `Stable`, a second grouping, makes these groups
+durable, so that a retry gets the same files. `beam.Reshuffle` would do that too, but it loses late
+elements on the local streaming runner of Beam 2.77.
 """
 
 import datetime
@@ -40,17 +41,15 @@ from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.sinks.final_names import Pane, WrittenFile
 from beam_gpte.sinks.staging import SpreadBlocks, StagedFile, StageFiles, StageShards
 
-LATENESS_SECONDS = (
-    30 * 86400
-)  # rows that come later than this behind their window are dropped by Beam
-WHOLE = Pane()
+LATENESS_SECONDS = 30 * 86400  # Beam drops rows that arrive later than this after their window
+WHOLE = Pane()  # a bounded collection, committed at once
 
 PaneFiles = tuple[Pane, list[StagedFile]]
 Commit = Callable[[list[StagedFile], Pane], list[WrittenFile]]
 
 
 def is_whole(blocks: beam.PCollection) -> bool:
-    """Whether a collection is committed at once: bounded, and neither windowed nor triggered."""
+    """Return whether a collection is committed at once: bounded, not windowed, no trigger."""
     return bool(blocks.is_bounded and blocks.windowing.is_default())
 
 
@@ -61,25 +60,20 @@ def stage_and_commit(
     commit_after: beam.PCollection | None,
     num_shards: int | None = None,
 ) -> beam.PCollection[WrittenFile]:
-    """Stage all blocks, then call `commit` with all staged files; in a stream or windows, with those of each pane.
+    """Stage all blocks, then commit all files at once, or, of a stream or windows, pane by pane.
 
     Args:
-      commit: repeatable; its order of arguments is sorted, so the same set gives the same call.
-      num_shards: shuffle the blocks first, to stage so many files.
-      commit_after: bounded; nothing is committed before it is complete; if computing it fails, nothing is.
+      blocks: the rows to write.
+      stage: writes blocks to files in a temporary folder.
+      commit: repeatable; it gets the files sorted, so the same set of files gives the same call.
+      commit_after: bounded; nothing is committed before it is complete, and nothing at all if
+        computing it fails.
+      num_shards: shuffle the blocks first, to stage this number of files.
 
     Raises:
-      InputError: a stream has one endless window and no trigger, or `commit_after` is a stream.
+      InputError: a stream is in the global window without a trigger, or `commit_after` is a stream.
     """
-    sides = []
-    if commit_after is not None:
-        if not commit_after.is_bounded:
-            raise InputError(
-                "commit_after is a stream, which is never complete; give a bounded collection, or leave it out"
-            )
-        sides.append(
-            beam.pvalue.AsIter(commit_after | "Barrier" >> beam.WindowInto(GlobalWindows()))
-        )
+    barrier = [] if commit_after is None else [_barrier(commit_after)]
     if is_whole(blocks):
         staged = _stage(blocks, stage, num_shards)
         return (
@@ -87,20 +81,31 @@ def stage_and_commit(
             | "Once" >> beam.Impulse()
             | "Commit"
             >> beam.ParDo(
-                _CommitWhole(commit), beam.pvalue.AsIter(staged), *sides
+                _CommitWhole(commit), beam.pvalue.AsIter(staged), *barrier
             ).with_output_types(WrittenFile)
         )
-    lasting = blocks | "KeepLate" >> _keep_late(blocks.windowing, blocks.is_bounded)
+    with_late = blocks | "KeepLate" >> _keep_late(blocks.windowing, blocks.is_bounded)
+    firing_at_once = beam.WindowInto(
+        GlobalWindows(), Repeatedly(AfterCount(1)), AccumulationMode.DISCARDING
+    )
     return (
-        _stage(lasting, stage, num_shards)
-        | "Key" >> beam.Map(_keyed).with_output_types(tuple[int, StagedFile])
+        _stage(with_late, stage, num_shards)
+        | "Key" >> beam.Map(_add_key).with_output_types(tuple[int, StagedFile])
         | "Panes" >> beam.GroupByKey()
         | "NamePane" >> beam.Map(_name_pane).with_output_types(tuple[int, PaneFiles])
-        | "AtOnce"
-        >> beam.WindowInto(GlobalWindows(), Repeatedly(AfterCount(1)), AccumulationMode.DISCARDING)
+        | "AtOnce" >> firing_at_once
         | "Stable" >> beam.GroupByKey()
-        | "Commit" >> beam.ParDo(_CommitPanes(commit), *sides).with_output_types(WrittenFile)
+        | "Commit" >> beam.ParDo(_CommitPanes(commit), *barrier).with_output_types(WrittenFile)
     )
+
+
+def _barrier(commit_after: beam.PCollection) -> beam.pvalue.AsIter:
+    """Make a side input that is ready once `commit_after` is complete."""
+    if not commit_after.is_bounded:
+        raise InputError(
+            "commit_after is a stream, which never completes; give a bounded collection, or omit it"
+        )
+    return beam.pvalue.AsIter(commit_after | "Barrier" >> beam.WindowInto(GlobalWindows()))
 
 
 def _stage(
@@ -121,7 +126,7 @@ class _CommitWhole(beam.DoFn):
         self._commit = commit
 
     def process(self, _: bytes, staged: Iterable[StagedFile], *barrier: Any) -> list[WrittenFile]:
-        return _counted(self._commit(_sorted(staged), WHOLE))
+        return _count(self._commit(_sort(staged), WHOLE))
 
 
 class _CommitPanes(beam.DoFn):
@@ -132,20 +137,20 @@ class _CommitPanes(beam.DoFn):
         self, group: tuple[int, Iterable[PaneFiles]], *barrier: Any
     ) -> Iterator[WrittenFile]:
         for pane, staged in group[1]:
-            yield from _counted(self._commit(_sorted(staged), pane))
+            yield from _count(self._commit(_sort(staged), pane))
 
 
-def _sorted(staged: Iterable[StagedFile]) -> list[StagedFile]:
+def _sort(staged: Iterable[StagedFile]) -> list[StagedFile]:
     return sorted(staged, key=lambda file: file.path)
 
 
-def _counted(written: list[WrittenFile]) -> list[WrittenFile]:
+def _count(written: list[WrittenFile]) -> list[WrittenFile]:
     Metrics.counter(NAMESPACE, "files_written").inc(len(written))
     Metrics.counter(NAMESPACE, "rows_written").inc(sum(file.rows for file in written))
     return written
 
 
-def _keyed(staged: StagedFile) -> tuple[int, StagedFile]:
+def _add_key(staged: StagedFile) -> tuple[int, StagedFile]:
     return 0, staged
 
 
@@ -158,26 +163,27 @@ def _name_pane(
 
 
 def window_name(window: Any) -> str:
-    """A window as part of a file's name: ``20261125T071200_20261125T071300`` (UTC), ``global`` for the endless one."""
+    """Name a window in file names: ``20261125T071200_20261125T071300`` (UTC), or ``global``."""
     if isinstance(window, GlobalWindow):
         return "global"
     if not isinstance(window, IntervalWindow):
         raise InputError(
-            f"a window of class {type(window).__name__} cannot be named; window by intervals of time"
+            f"a window of class {type(window).__name__} cannot name a file; use windows that are "
+            "intervals of time, such as beam.window.FixedWindows(60)"
         )
-    return f"{_moment(window.start)}_{_moment(window.end)}"
+    return f"{_format_time(window.start)}_{_format_time(window.end)}"
 
 
-def _moment(timestamp: Timestamp) -> str:
+def _format_time(timestamp: Timestamp) -> str:
     try:
-        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=timestamp.micros)
-    except OverflowError:  # rows without timestamps lie before all years
+        time = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=timestamp.micros)
+    except OverflowError:  # rows without timestamps lie before the year 1
         return f"{timestamp.micros}us".replace("-", "minus")
-    return moment.strftime("%Y%m%dT%H%M%S" + (".%f" if moment.microsecond else ""))
+    return time.strftime("%Y%m%dT%H%M%S" + (".%f" if time.microsecond else ""))
 
 
 class _SameWindows(NonMergingWindowFn):
-    """Leaves every element in the window it is in."""
+    """Leave every element in its window."""
 
     def __init__(self, coder: Coder) -> None:
         super().__init__()
@@ -191,10 +197,12 @@ class _SameWindows(NonMergingWindowFn):
 
 
 def _keep_late(windowing: Windowing, is_bounded: bool) -> beam.WindowInto:
-    """The same windows, fired as before, but discarding, and without an end to firing: no row is lost or comes twice.
+    """Keep windows and trigger, but discard fired rows and never stop firing.
+
+    So no row is lost, and none is in two panes.
 
     Raises:
-      InputError: a stream has one endless window and no trigger, so it would never fire.
+      InputError: a stream is in the global window without a trigger, so it would never fire.
     """
     trigger = windowing.triggerfn
     if (
@@ -203,17 +211,18 @@ def _keep_late(windowing: Windowing, is_bounded: bool) -> beam.WindowInto:
         and isinstance(trigger, DefaultTrigger)
     ):
         raise InputError(
-            "a stream in one endless window is never complete; put beam.WindowInto(FixedWindows(60)) or a trigger before"
+            "a stream in the global window never completes; "
+            "add beam.WindowInto(FixedWindows(60)) or a trigger before the sink"
         )
     return beam.WindowInto(
         _SameWindows(windowing.windowfn.get_window_coder()),
-        trigger=_endless(trigger),
+        trigger=_fire_forever(trigger),
         accumulation_mode=AccumulationMode.DISCARDING,
         allowed_lateness=max(windowing.allowed_lateness, LATENESS_SECONDS),
     )
 
 
-def _endless(trigger: TriggerFn) -> TriggerFn:
+def _fire_forever(trigger: TriggerFn) -> TriggerFn:
     if isinstance(trigger, AfterWatermark):
         return trigger if trigger.late else AfterWatermark(early=trigger.early, late=AfterCount(1))
     return trigger if isinstance(trigger, DefaultTrigger | Repeatedly) else Repeatedly(trigger)

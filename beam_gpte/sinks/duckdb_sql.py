@@ -1,4 +1,4 @@
-"""DuckDB without a table in mind: open, look into the catalogue, one transaction, names and strings of SQL."""
+"""Connect to DuckDB, query its catalog, run transactions and quote SQL, whatever the table."""
 
 import contextlib
 import re
@@ -9,20 +9,26 @@ import duckdb
 
 from beam_gpte.core.errors import InputError
 
-LOCK_SECONDS = 60  # a commit or a reader waits so long for another process to close the database
+LOCK_SECONDS = 60  # how long a commit or a reader waits for another process to close the database
 POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
 def connect(
-    database: str, path: str, patience: float = 0, read_only: bool = False
+    database: str, path: str, lock_timeout: float = 0, read_only: bool = False
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the file `database`, which the user calls `path`, waiting `patience` seconds for a process that has it open.
+    """Open a database file, waiting for another process that has it open.
+
+    Args:
+      database: the local file.
+      path: the name under which the user knows it, for messages.
+      lock_timeout: how many seconds to wait for the other process.
+      read_only: open it for reading only.
 
     Raises:
-      InputError: it is locked, cannot be opened for writing, or is no database.
+      InputError: it is locked, cannot be opened for writing, or is not a database.
     """
-    until = time.monotonic() + patience
+    deadline = time.monotonic() + lock_timeout
     while True:
         try:
             connection = duckdb.connect(database, read_only=read_only)
@@ -30,14 +36,15 @@ def connect(
         except duckdb.Error as error:
             reason = first_line(error)
             if "Could not set lock" not in reason:
-                kind = "this file is no DuckDB database" if "not a valid DuckDB" in reason else None
-                raise InputError(
-                    f"{path}: {kind or f'DuckDB cannot open this file ({reason})'}; name another file"
-                ) from error
-            if time.monotonic() >= until:
+                problem = f"DuckDB cannot open this file ({reason})"
+                if "not a valid DuckDB" in reason:
+                    problem = "this file is not a DuckDB database"
+                raise InputError(f"{path}: {problem}; name another file") from error
+            if time.monotonic() >= deadline:
                 holder = "".join(re.findall(r" \(PID \d+\)", reason))
                 raise InputError(
-                    f"{path}: another process{holder} has this database open; close it there and run again"
+                    f"{path}: another process{holder} has this database open; "
+                    "close it there and run again"
                 ) from error
         time.sleep(POLL_SECONDS)
     with contextlib.closing(connection):
@@ -46,10 +53,10 @@ def connect(
 
 @contextlib.contextmanager
 def transaction(connection: duckdb.DuckDBPyConnection, path: str) -> Iterator[None]:
-    """All or nothing.
+    """Commit all statements of the context, or none of them.
 
     Raises:
-      InputError: DuckDB cannot write, as on a full disk; nothing was changed.
+      InputError: DuckDB cannot write, for example because the disk is full; nothing was changed.
     """
     connection.execute("BEGIN")
     try:
@@ -67,26 +74,35 @@ def transaction(connection: duckdb.DuckDBPyConnection, path: str) -> Iterator[No
         raise
 
 
-def catalogue(
-    connection: duckdb.DuckDBPyConnection, view: str, what: str, column: str, name: str
+def catalog_entries(
+    connection: duckdb.DuckDBPyConnection, view: str, columns: str, key: str, name: str
 ) -> list[tuple]:
-    """`what` of those things of a kind, such as duckdb_tables, that have this name in the default schema."""
+    """Query the catalog of the default schema for the objects of one name.
+
+    Args:
+      connection: to the database.
+      view: a catalog function, such as ``duckdb_tables``.
+      columns: what to select from it.
+      key: its column of names.
+      name: the name to look for; DuckDB's identifiers ignore case.
+    """
     return connection.execute(
-        f"SELECT {what} FROM {view}() WHERE lower({column}) = lower(?) "  # identifiers of DuckDB ignore case
+        f"SELECT {columns} FROM {view}() WHERE lower({key}) = lower(?) "
         "AND schema_name = current_schema() AND database_name = current_database()",
         [name],
     ).fetchall()
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class where it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def quote(name: str) -> str:
-    """An identifier of SQL."""
+    """Quote an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """A string of SQL."""
+    """Quote an SQL string."""
     return "'" + text.replace("'", "''") + "'"

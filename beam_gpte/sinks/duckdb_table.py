@@ -1,6 +1,7 @@
-"""One table of a DuckDB database, in SQL: rows of Parquet files come in, in one transaction with the ledger.
+"""Load rows of Parquet files into one DuckDB table, in one transaction with the ledger.
 
-The table ``beam_gpte_commits`` says which runs and panes are in. What is in it is never brought in again.
+The ledger, the table ``beam_gpte_commits``, lists the runs and panes that are committed. Whatever
+it lists is never loaded again.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from beam_gpte.core.metadata import (
     vector_metadata,
 )
 from beam_gpte.sinks.duckdb_search import create_macros
-from beam_gpte.sinks.duckdb_sql import catalogue, literal, quote, transaction
+from beam_gpte.sinks.duckdb_sql import catalog_entries, literal, quote, transaction
 from beam_gpte.sinks.final_names import Destination, Pane
 
 LEDGER = "beam_gpte_commits"
@@ -26,13 +27,15 @@ MODES = ("upsert", "insert", "replace")
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Where rows go.
+    """Describe the table to write to.
 
     Attributes:
-      path: of the database, as the user calls it.
-      id_column: no id is in the table twice.
-      mode: what becomes of rows with the same ids: "upsert" replaces them, "insert" refuses them, "replace" removes all.
-      index: make an HNSW index where the vss extension can be loaded.
+      path: of the database, as the user names it.
+      name: of the table.
+      id_column: its ids are unique.
+      mode: how to treat rows whose ids are in the table: "upsert" replaces them, "insert" refuses
+        them, "replace" removes all rows of the table first.
+      index: create an HNSW index where the vss extension can be loaded.
     """
 
     path: str
@@ -50,10 +53,18 @@ def load_files(
     destination: Destination,
     pane: Pane,
 ) -> int:
-    """Bring the rows of `files` into the table and the pane into the ledger, in one transaction; gives the rows.
+    """Load the rows of `files` and record the pane in the ledger, in one transaction.
 
     Args:
-      files: local Parquet files of one `schema`; none empties a table to be replaced.
+      connection: to the database.
+      files: local Parquet files; none empties a table that is to be replaced.
+      schema: the schema of all files.
+      table: where to load them.
+      destination: the run that wrote the files.
+      pane: the part of the run that they hold.
+
+    Returns:
+      The number of rows.
 
     Raises:
       InputError: see `WriteVectorsToDuckDB`; the database is unchanged.
@@ -82,14 +93,15 @@ def load_files(
     return rows
 
 
-def committed(
+def find_commit(
     connection: duckdb.DuckDBPyConnection, table: str, destination: Destination, pane: Pane
 ) -> tuple[int, str] | None:
-    """Rows and owner of a pane that is in the table already."""
+    """Look up the rows and the owner of a pane in the ledger; None if it is not committed."""
     if not _exists(connection, LEDGER):
         return None
     return connection.execute(
-        f'SELECT rows, owner FROM {LEDGER} WHERE run = ? AND "table" = lower(?) AND "window" = ? AND pane = ?',
+        f"SELECT rows, owner FROM {LEDGER} "
+        'WHERE run = ? AND "table" = lower(?) AND "window" = ? AND pane = ?',
         [destination.run, table, pane.window, pane.index],
     ).fetchone()
 
@@ -101,9 +113,11 @@ def record_commit(
     pane: Pane,
     rows: int,
 ) -> None:
+    """Record a pane in the ledger."""
     connection.execute(
-        f'CREATE TABLE IF NOT EXISTS {LEDGER} (run VARCHAR, "table" VARCHAR, "window" VARCHAR, pane BIGINT, rows BIGINT, '
-        'owner VARCHAR, committed_at TIMESTAMP, PRIMARY KEY (run, "table", "window", pane))'
+        f'CREATE TABLE IF NOT EXISTS {LEDGER} (run VARCHAR, "table" VARCHAR, "window" VARCHAR, '
+        "pane BIGINT, rows BIGINT, owner VARCHAR, committed_at TIMESTAMP, "
+        'PRIMARY KEY (run, "table", "window", pane))'
     )
     entry = [destination.run, table, pane.window, pane.index, rows, destination.owner]
     connection.execute(
@@ -121,17 +135,18 @@ class _Column:
 def _columns(
     connection: duckdb.DuckDBPyConnection, files: list[str], schema: pa.Schema
 ) -> list[_Column]:
-    """The columns of `files` as DuckDB should store them.
+    """Plan how DuckDB stores the columns of `files`.
 
-    Parquet has lists, not vectors, so those are cast, and binary codes become bits. A column of nulls becomes text where the
-    table has to be created.
+    Parquet has lists, not vectors, so those are cast, and binary codes become bits. A column of
+    nulls becomes text if the table has to be created.
     """
     described = connection.execute(f"DESCRIBE SELECT * FROM {_read_parquet(files[:1])}").fetchall()
     columns = []
     for field, (name, kind, *_) in zip(schema, described, strict=True):
         if name != field.name:
             raise InputError(
-                f"column {field.name!r} differs from another only in case, which DuckDB ignores; rename it"
+                f"column {field.name!r} differs from another only in case, which DuckDB ignores; "
+                "rename it"
             )
         expression = quote(name)
         metadata = vector_metadata(field)
@@ -147,32 +162,37 @@ def _columns(
 
 
 def _bits(column: str) -> str:
-    """Lists of bytes as BIT: every byte in eight digits, the highest bit first; 12 us for 384 bits."""
-    return f"array_to_string(list_transform({column}, lambda byte: right(bin(byte + 256), 8)), '')::BIT"
+    """Convert lists of bytes to BIT, eight digits a byte, highest bit first; 12 us for 384 bits."""
+    digits = f"list_transform({column}, lambda byte: right(bin(byte + 256), 8))"
+    return f"array_to_string({digits}, '')::BIT"
 
 
 def _check_ids(
     connection: duckdb.DuckDBPyConnection, source: str, schema: pa.Schema, id_column: str
 ) -> int:
-    """The number of rows, whose ids are neither null nor repeated."""
+    """Count the rows, after checking that their ids are neither null nor repeated."""
     if id_column not in schema.names:
         raise InputError(
-            f"no column {id_column!r}; the columns are {', '.join(schema.names)}: set id_column to one of them"
+            f"no column {id_column!r}; the columns are {', '.join(schema.names)}: "
+            "set id_column to one of them"
         )
     key = quote(id_column)
-    rows, given, different = connection.execute(
+    rows, given, distinct = connection.execute(
         f"SELECT count(*), count({key}), count(DISTINCT {key}) FROM {source}"
     ).fetchall()[0]
     if given < rows:
         raise InputError(
-            f"{rows - given} rows have no {id_column!r}; give every row an id, or drop such rows before writing"
+            f"{rows - given} rows have no {id_column!r}; "
+            "give every row an id, or drop such rows before writing"
         )
-    if different < rows:
+    if distinct < rows:
         value, count = connection.execute(
-            f"SELECT {key}, count(*) FROM {source} GROUP BY {key} HAVING count(*) > 1 ORDER BY {key} LIMIT 1"
+            f"SELECT {key}, count(*) FROM {source} "
+            f"GROUP BY {key} HAVING count(*) > 1 ORDER BY {key} LIMIT 1"
         ).fetchall()[0]
         raise InputError(
-            f"{id_column} {value!r} occurs {count} times; an id names one row: put RejectDuplicateIds before"
+            f"{id_column} {value!r} occurs {count} times, and ids have to be unique; "
+            "add RejectDuplicateIds before WriteVectorsToDuckDB"
         )
     return rows
 
@@ -189,11 +209,11 @@ def _create(
 
 
 def _exists(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
-    return bool(catalogue(connection, "duckdb_tables", "table_name", "table_name", table))
+    return bool(catalog_entries(connection, "duckdb_tables", "table_name", "table_name", table))
 
 
 def stored_metadata(comment: str | None) -> VectorMetadata | None:
-    """What the comment of a column says of its vectors; None where a person wrote it."""
+    """Read the metadata of vectors from a column's comment; None where a person wrote it."""
     try:
         return VectorMetadata.from_json(comment or "")
     except (ValueError, TypeError):
@@ -207,39 +227,44 @@ def _check_table(
     columns: list[_Column],
     source: str,
 ) -> None:
-    """Refuse rows that are unlike those of the table, vectors first: their message says most."""
-    found = catalogue(
+    """Refuse rows that differ from the table's; vectors first, whose message is most helpful."""
+    entries = catalog_entries(
         connection, "duckdb_columns", "column_name, data_type, comment", "table_name", table.name
     )
-    old = {name: (kind, comment) for name, kind, comment in found}
+    existing = {name: (kind, comment) for name, kind, comment in entries}
     for name, metadata in vector_fields(schema).items():
-        before = stored_metadata(old.get(name, ("", None))[1])
-        if before is not None:
-            check_same_vectors(metadata, before, f"column {name!r} of table {table.name!r}")
-    missing, extra = sorted(old.keys() - set(schema.names)), sorted(set(schema.names) - old.keys())
+        stored = stored_metadata(existing.get(name, ("", None))[1])
+        if stored is not None:
+            check_same_vectors(metadata, stored, f"column {name!r} of table {table.name!r}")
+    missing = sorted(existing.keys() - set(schema.names))
+    extra = sorted(set(schema.names) - existing.keys())
     if missing or extra:
         raise InputError(
-            f"table {table.name!r} has other columns: {missing or 'none'} only in the table, {extra or 'none'} only in "
-            "the new rows; write the same columns, or another table"
+            f"table {table.name!r} has different columns: {missing or 'none'} only in the table, "
+            f"{extra or 'none'} only in the new rows; write the same columns, or another table"
         )
     for column in columns:
-        kind = old[column.name][0]
+        kind = existing[column.name][0]
         if kind != column.type and column.expression != "NULL":
             raise InputError(
-                f"column {column.name!r} of table {table.name!r} is {kind}, in the new rows {column.type}; "
-                "cast it, or write another table"
+                f"column {column.name!r} is {kind} in table {table.name!r} "
+                f"and {column.type} in the new rows; cast it, or write another table"
             )
     if table.mode == "insert":
-        key = quote(table.id_column)
-        known = connection.execute(
-            f"SELECT min({key}), count(*) FROM {quote(table.name)} SEMI JOIN {source} USING ({key})"
+        _check_new_ids(connection, table, source)
+
+
+def _check_new_ids(connection: duckdb.DuckDBPyConnection, table: Table, source: str) -> None:
+    """Refuse rows whose ids are in the table."""
+    key = quote(table.id_column)
+    value, count = connection.execute(
+        f"SELECT min({key}), count(*) FROM {quote(table.name)} SEMI JOIN {source} USING ({key})"
+    ).fetchall()[0]
+    if count:
+        raise InputError(
+            f"{count} ids are already in table {table.name!r}, such as {value!r}; "
+            'drop these rows, or replace the existing ones with mode="upsert"'
         )
-        value, count = known.fetchall()[0]
-        if count:
-            raise InputError(
-                f"{count} ids are in table {table.name!r} already, such as {value!r}; "
-                'drop these rows, or replace the old ones by mode="upsert"'
-            )
 
 
 def _read_parquet(files: list[str]) -> str:

@@ -1,9 +1,10 @@
-"""Final names: what stands under one is whole, and a commit that is tried again changes nothing.
+"""Publish staged files under final names, complete, such that a retried commit changes nothing.
 
     <folder>/part-<run>[-<window>-<pane>]-<i>-of-<n>.parquet
 
-A set of files, all `n` of one run and pane, is there or is not: sets that a killed run left incomplete are removed by the
-next commit, and a set that is complete is never written again. So the names are the ledger, and no other file is needed.
+The `n` files of one run and pane are a set. A set that a killed run left incomplete is removed by
+the next commit, and a complete set is never written again. So the names are the ledger, and no
+other file is needed.
 """
 
 import contextlib
@@ -34,9 +35,8 @@ from beam_gpte.files.folders import (
 )
 from beam_gpte.sinks.staging import StagedFile
 
-ABANDONED_SECONDS = (
-    7 * 86400
-)  # a temporary folder of another machine that was not touched for so long is removed
+# A temporary folder of another machine is removed when nothing has changed in it for so long.
+ABANDONED_SECONDS = 7 * 86400
 PUBLISHED = re.compile(
     r"(?P<set>(?P<prefix>\w+)-(?P<run>[0-9a-f]{12})(-[\w.]+-\d+)?)-\d{5,}-of-(?P<count>\d{5,})(?P<end>\.\w+)"
 )
@@ -44,7 +44,7 @@ PUBLISHED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class WrittenFile:
-    """A file under its final name, or a database, and how many rows a commit brought into it."""
+    """Report a file under its final name, or a database, and how many rows a commit wrote to it."""
 
     path: str
     rows: int
@@ -52,7 +52,7 @@ class WrittenFile:
 
 @dataclasses.dataclass(frozen=True)
 class Pane:
-    """What one commit brings in: a bounded collection as a whole, or one firing of one window.
+    """Name the content of one commit: a whole bounded collection, or one firing of one window.
 
     Attributes:
       window: its name, empty for a whole collection; letters, digits, underscores and dots.
@@ -64,18 +64,20 @@ class Pane:
 
     @property
     def is_whole(self) -> bool:
+        """Whether it is a whole bounded collection."""
         return not self.window
 
 
 @dataclasses.dataclass(frozen=True)
 class Destination:
-    """Where one run of one sink writes.
+    """Name the place where one run of one sink writes.
 
     Attributes:
-      folder: holds the final files and, while the run lasts, the temporary folder.
-      sink: names the sink, so that two sinks may share a folder and each removes its own leftovers only.
-      run: the run's name; a random one unless one was given.
-      owner: machine, process and a random part: whose the temporary folder is.
+      folder: holds the final files and, during the run, the temporary folder.
+      sink: names the sink, so that two sinks can share a folder and each removes only its own
+        leftovers.
+      run: the name of the run, random unless the user gave one.
+      owner: of the temporary folder: machine, process and a random part.
     """
 
     folder: str
@@ -85,27 +87,29 @@ class Destination:
 
     @classmethod
     def new(cls, folder: str, sink: str, run: str | None = None) -> "Destination":
+        """Name the destination of a run that this process starts."""
         token = uuid.uuid4().hex
         return cls(folder, sink, run or token, f"{_machine()}-{os.getpid()}-{token}")
 
     @property
     def run_hash(self) -> str:
-        """The run in the names of files."""
+        """The run, as it appears in file names."""
         return _hash(self.run, 12)
 
     @property
     def temporary(self) -> str:
+        """The folder for staged files."""
         return FileSystems.join(self.folder, f"{TEMPORARY}{self.sink}-{self.run_hash}-{self.owner}")
 
     def set_name(self, prefix: str, pane: Pane) -> str:
-        """What the names of all files of one commit begin with."""
+        """Return the beginning of all file names of one commit."""
         whole = f"{prefix}-{self.run_hash}"
         return whole if pane.is_whole else f"{whole}-{pane.window}-{pane.index}"
 
 
 @contextlib.contextmanager
 def one_at_a_time(folder: str) -> Iterator[None]:
-    """Hold a local folder against other processes that publish there; the lock ends with the process."""
+    """Lock a local folder against other processes that publish; the lock ends with the process."""
     if is_remote(folder) or not Path(folder).is_dir():  # without a folder nothing was staged
         yield
         return
@@ -127,61 +131,54 @@ def publish(
 ) -> list[WrittenFile]:
     """Move the staged files of one pane to their final names; may be repeated.
 
-    A staged file that is gone was moved by the attempt before, to the same name, because the order of `staged` is the
-    same. Call it within `one_at_a_time`.
+    A staged file that is missing was moved by the previous attempt, to the same name, because
+    `staged` is in the same order. Call this within `one_at_a_time`.
 
     Args:
-      replace: then remove all other files that a run has published here.
+      staged: the files.
+      destination: where to publish them.
+      pane: the part of the run that they hold.
+      prefix: begins every file name.
+      extension: ends every file name.
+      replace: remove all other files that a run has published here afterwards.
 
     Returns:
-      The files; none if a former run of the same name has committed this pane already.
+      The files; none if a previous run of the same name has committed this pane.
 
     Raises:
       InputError: a staged file is neither in the temporary folder nor under its final name.
     """
     folder, name = destination.folder, destination.set_name(prefix, pane)
-    names = [
-        f"{file.partition}{name}-{i:05d}-of-{len(staged):05d}{extension}"
-        for i, file in enumerate(staged)
-    ]
-    written = [
-        WrittenFile(FileSystems.join(folder, name), file.rows)
-        for name, file in zip(names, staged, strict=True)
-    ]
-    waiting, sets = (
-        set(list_files(destination.temporary)),
-        published_sets(folder, prefix, extension),
-    )
-    own = sets.pop(name, [])
-    if own and all(
-        file_name(file.path) in waiting for file in staged
-    ):  # another process began or made this set
-        if is_complete(own):
+    count = f"{len(staged):05d}"
+    names = [f"{f.partition}{name}-{i:05d}-of-{count}{extension}" for i, f in enumerate(staged)]
+    targets = [FileSystems.join(folder, name) for name in names]
+    written = [WrittenFile(target, f.rows) for target, f in zip(targets, staged, strict=True)]
+    waiting = set(list_files(destination.temporary))
+    sets = published_sets(folder, prefix, extension)
+    present = sets.pop(name, [])
+    # If all files still wait, another process began or completed this set.
+    if present and all(file_name(file.path) in waiting for file in staged):
+        if is_complete(present):
             remove_files([file.path for file in staged])
             written = []
         else:
-            remove_files([FileSystems.join(folder, path) for path in own])
-            own = []
+            remove_files([FileSystems.join(folder, path) for path in present])
+            present = []
     if written:
-        _move(
-            staged,
-            [file.path for file in written],
-            waiting,
-            {FileSystems.join(folder, path) for path in own},
-        )
+        _move(staged, targets, waiting, {FileSystems.join(folder, path) for path in present})
     alive = set() if replace else _live_runs(destination)
-    previous = [
+    outdated = [
         files
         for files in sets.values()
         if replace or not (is_complete(files) or run_of(files[0]) in alive)
     ]
-    remove_files([FileSystems.join(folder, path) for files in previous for path in files])
-    remove_leftovers(destination, own=pane.is_whole, alone=replace)
+    remove_files([FileSystems.join(folder, path) for files in outdated for path in files])
+    remove_leftovers(destination, finished=pane.is_whole, exclusive=replace)
     return written
 
 
 def published_sets(folder: str, prefix: str, extension: str) -> dict[str, list[str]]:
-    """All files that `publish` made in `folder`, by set: paths within the folder, sorted."""
+    """List all files that `publish` made in `folder`, by set: sorted paths within the folder."""
     sets: dict[str, list[str]] = defaultdict(list)
     for path in list_partitioned(folder):
         match = PUBLISHED.fullmatch(file_name(path))
@@ -191,31 +188,36 @@ def published_sets(folder: str, prefix: str, extension: str) -> dict[str, list[s
 
 
 def run_of(path: str) -> str:
-    """The run that published a file, as its name has it."""
+    """Return the hash of the run that published a file, which is part of its name."""
     return _match(path)["run"]
 
 
 def partition_names(path: str) -> tuple[str, ...]:
-    """The columns in the folders of a file's path: ("language",) for language=de/part-..."""
+    """Return the columns in the folders of a path: ("language",) for language=de/part-..."""
     return tuple(unquote(part.split("=")[0]) for part in path.split("/")[:-1])
 
 
 def is_complete(files: list[str]) -> bool:
-    """Whether these paths of one set are all of it."""
+    """Return whether these paths of one set are the whole set."""
     counts = {int(match["count"]) for match in map(_match, files)}
     return counts == {len(files)}
 
 
-def remove_leftovers(destination: Destination, own: bool, alone: bool) -> None:
+def remove_leftovers(destination: Destination, finished: bool, exclusive: bool) -> None:
     """Delete what killed runs of this sink left in temporary folders.
 
     Args:
-      own: this run's temporary folder goes too; all its files are in place.
-      alone: no other run of this process writes here, so its temporary folders are leftovers as well.
+      destination: of this run.
+      finished: delete this run's temporary folder, too: all its files are in place.
+      exclusive: no other run of this process writes here, so its temporary folders are leftovers.
     """
+    current = file_name(destination.temporary)
     for name in _temporary_folders(destination):
-        mine = name == file_name(destination.temporary)
-        if own if mine else not _may_live(destination.folder, name, alone):
+        if name == current:
+            is_leftover = finished
+        else:
+            is_leftover = not _may_be_alive(destination.folder, name, exclusive)
+        if is_leftover:
             remove_folder(FileSystems.join(destination.folder, name))
 
 
@@ -229,7 +231,8 @@ def _move(
         elif target not in present:
             folder = FileSystems.split(target)[0]
             raise InputError(
-                f"{file.path}: staged file is gone; let only one run at a time write to {folder}, and run again"
+                f"{file.path}: staged file is missing; "
+                f"let only one run at a time write to {folder}, and run again"
             )
     for folder in {FileSystems.split(target)[0] for _, target in moves}:
         if not is_remote(folder):
@@ -239,26 +242,26 @@ def _move(
 
 
 def _live_runs(destination: Destination) -> set[str]:
-    """Runs that may be at work in this folder, by what is in the names of their files."""
+    """List the runs that may be working in this folder, by the hash in their files' names."""
     alive = [
         name
         for name in _temporary_folders(destination)
-        if _may_live(destination.folder, name, alone=False)
+        if _may_be_alive(destination.folder, name, exclusive=False)
     ]
     return {destination.run_hash, *(name.split("-")[-4] for name in alive if name.count("-") >= 4)}
 
 
-def _may_live(folder: str, name: str, alone: bool) -> bool:
-    """Whether the run that made a temporary folder may still be at work.
+def _may_be_alive(folder: str, name: str, exclusive: bool) -> bool:
+    """Return whether the run that made a temporary folder may still be working.
 
-    On this machine its process tells; with `alone`, one of this process is over. On a remote file system one run at a time
-    writes to a folder, so any other is over.
+    On this machine, its process shows that; with `exclusive`, a run of this process is over. On a
+    remote file system one run at a time writes to a folder, so any other is over.
     """
     if is_remote(folder):
         return False
     machine, process = ["", *name.split("-")][-3:-1]
     if machine == _machine() and process.isdigit():
-        return not alone if int(process) == os.getpid() else _is_running(int(process))
+        return not exclusive if int(process) == os.getpid() else _is_running(int(process))
     with contextlib.suppress(FileNotFoundError):
         return time.time() - Path(folder, name).stat().st_mtime < ABANDONED_SECONDS
     return False
@@ -295,5 +298,5 @@ def _hash(text: str, digits: int) -> str:
 def _match(path: str) -> re.Match[str]:
     match = PUBLISHED.fullmatch(file_name(path))
     if match is None:
-        raise ValueError(f"{path}: not a name that was published")
+        raise ValueError(f"{path}: not the name of a published file")
     return match

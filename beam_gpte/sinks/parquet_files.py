@@ -1,4 +1,4 @@
-"""Parquet files of vectors: how they are encoded, and how files of several schemas become files of one."""
+"""Encode vectors in Parquet, and cast files of several schemas to one."""
 
 import collections
 import contextlib
@@ -13,57 +13,66 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.metadata import KEY, check_same_vectors, vector_fields
+from beam_gpte.core.metadata import METADATA_KEY, check_same_vectors, vector_fields
 from beam_gpte.files.folders import file_name, list_files
 from beam_gpte.sinks.final_names import Destination
 from beam_gpte.sinks.staging import STAGED, StagedFile
 
 
 class ParquetFileWriter:
-    """A `staging.TableWriter` with zstd, byte-stream-split floats and the vectors' metadata.
+    """Write tables with zstd, byte-stream-split floats and the vectors' metadata.
 
-    Chosen by `python benchmarks/sinks.py encodings`: zstd and byte-stream-split make float32 vectors 0.84 of their size in
-    Arrow, zstd alone 0.92, for the same seconds; a higher level gains nothing. Vectors of float16 are best plain, as DuckDB
-    reads them byte-stream-split in float32 only; bytes of int8 and binary ones are best in the dictionary.
+    Implements `staging.TableWriter`. The encodings were chosen by `python benchmarks/sinks.py
+    encodings`: zstd and byte-stream-split make float32 vectors 0.84 of their size in Arrow, zstd
+    alone 0.92, in the same time; a higher level gains nothing. Vectors of float16 are best plain,
+    as DuckDB reads byte-stream-split in float32 only; the bytes of int8 and binary vectors are best
+    in the dictionary.
     """
 
     def __init__(self, stream: BinaryIO, schema: pa.Schema) -> None:
         vectors = {
             name: dataclasses.asdict(metadata) for name, metadata in vector_fields(schema).items()
         }
-        about = {KEY: json.dumps(vectors, sort_keys=True, ensure_ascii=False)} if vectors else None
+        metadata = json.dumps(vectors, sort_keys=True, ensure_ascii=False)
         floats, dictionary = _encodings(schema)
         self._vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
         self._writer = pq.ParquetWriter(
             stream,
-            schema.with_metadata(about),
+            schema.with_metadata({METADATA_KEY: metadata} if vectors else None),
             compression="zstd",
             use_dictionary=dictionary,
             use_byte_stream_split=floats,
         )
 
     def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
+        """Append the rows of a table.
+
+        Raises:
+          InputError: a vector is null; pyarrow writes such a file, but cannot read it
+            (apache/arrow#35692).
+        """
         for name in self._vectors:
-            if table.column(
-                name
-            ).null_count:  # pyarrow writes such a file but cannot read it: apache/arrow#35692
+            if table.column(name).null_count:
                 raise InputError(
-                    f"column {name!r}: a row has no vector; embed every row, or drop such rows before writing"
+                    f"column {name!r}: a row has no vector; "
+                    "embed every row, or drop such rows before writing"
                 )
         self._writer.write_table(table, row_group_size=row_group_size)
 
     def close(self) -> None:
+        """Write the footer."""
         self._writer.close()
 
 
-def agree_on_schema(staged: list[StagedFile]) -> pa.Schema:
-    """The one schema that all staged files can be cast to.
+def unify_staged_schemas(staged: list[StagedFile]) -> pa.Schema:
+    """Find the one schema that all staged files can be cast to.
 
-    Columns that some files lack become null there; null turns into any type, int64 into double, and so on (Arrow's
-    permissive promotion). Columns of vectors have to be the same everywhere. The order of columns is that of most rows.
+    Columns that are missing in some files become null there; null is cast to any type, int64 to
+    double, and so on (Arrow's permissive promotion). Columns of vectors have to be the same
+    everywhere. The order of columns is that of the schema with the largest number of rows.
 
     Raises:
-      InputError: vectors of two kinds, or two types that do not fit together.
+      InputError: vectors of two kinds, or two types that cannot be unified.
     """
     rows: collections.Counter[bytes] = collections.Counter()
     for file in staged:
@@ -88,14 +97,13 @@ def agree_on_schema(staged: list[StagedFile]) -> pa.Schema:
 
 
 def conform_files(staged: list[StagedFile], schema: pa.Schema, destination: Destination) -> None:
-    """Rewrite the staged files of another schema in place, one row group at a time; may be repeated.
+    """Cast the staged files of another schema in place, one row group at a time; may be repeated.
 
     Raises:
       InputError: a value does not fit its column's new type.
     """
-    waiting = set(
-        list_files(destination.temporary)
-    )  # what is gone was conformed and moved by an earlier attempt
+    # A file that is missing was cast and moved by a previous attempt.
+    waiting = set(list_files(destination.temporary))
     for file in staged:
         if file_name(file.path) in waiting and not file.arrow_schema().equals(schema):
             _rewrite(file.path, schema)
@@ -106,7 +114,8 @@ def _check_vectors(here: pa.Schema, there: pa.Schema) -> None:
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in ours or name not in theirs:
             raise InputError(
-                f"column {name!r} is an embedding in some rows and not in others; embed the whole collection"
+                f"column {name!r} is an embedding in some rows and not in others; "
+                "embed the whole collection"
             )
         check_same_vectors(ours[name], theirs[name], f"column {name!r} of one collection")
 
@@ -114,7 +123,7 @@ def _check_vectors(here: pa.Schema, there: pa.Schema) -> None:
 def _promote(here: pa.Field, there: pa.Field) -> pa.Field:
     vectors = pa.types.is_fixed_size_list(here.type) or pa.types.is_fixed_size_list(there.type)
     try:
-        if vectors and here.type != there.type:  # Arrow would make lists of any length of them
+        if vectors and here.type != there.type:  # Arrow would make variable-size lists of them
             raise pa.ArrowTypeError("vectors")
         return pa.unify_schemas(
             [pa.schema([here]), pa.schema([there])], promote_options="permissive"
@@ -162,13 +171,16 @@ def _cast(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"column {field.name!r} is {values.type} in some rows and {field.type} in others, and a value does not fit "
-            f"({reason}); cast it to one type before writing"
+            f"column {field.name!r} is {values.type} in some rows and {field.type} in others, "
+            f"and a value does not fit ({reason}); cast it to one type before writing"
         ) from error
 
 
 def _encodings(schema: pa.Schema) -> tuple[list[str], list[str]]:
-    """The Parquet leaves of `schema` to be byte-stream-split and to have dictionaries. Parquet itself knows their paths."""
+    """List the Parquet leaves to byte-stream-split, and those to give dictionaries.
+
+    An empty file shows their paths.
+    """
     empty = io.BytesIO()
     try:
         pq.write_table(schema.empty_table(), empty)

@@ -1,9 +1,9 @@
-"""Blocks become files in a temporary folder, where the blocks are: no vector is shuffled.
+"""Write blocks to files in a temporary folder, on the worker that has them: no vector is shuffled.
 
     blocks --> StageFiles --> `StagedFile`s
 
-What brings them under final names is in `commit` and `publish`; `write_parquet`, `write_duckdb` and `write_jsonl` are the
-formats.
+`commit` and `final_names` move the files to their final names; `write_parquet`, `write_duckdb` and
+`write_rejects` define the formats.
 """
 
 import contextlib
@@ -27,22 +27,22 @@ from beam_gpte.shuffle.packing import split_rows
 
 STAGED = ".staged"  # not .parquet: Polars and DuckDB follow `**/*.parquet` into hidden folders
 MAX_BYTES_PER_FILE = 512 << 20
-ROW_GROUP_BYTES = 64 << 20  # what a worker holds before it writes; 43,000 rows with float32[384]
+ROW_GROUP_BYTES = 64 << 20  # a worker holds this much before it writes: 43,000 rows of float32[384]
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 MAX_PARTITIONS = 128  # open at once in a worker
-MAX_OPEN_FILES = (
-    8  # one per schema; blocks of rows may alternate between e.g. a null and a string column
-)
+MAX_OPEN_FILES = 8  # one per schema: a column may be null in some blocks and string in others
 
 
 @dataclasses.dataclass(frozen=True)
 class StagedFile:
-    """A complete file in the temporary folder of a run.
+    """Describe a complete file in the temporary folder of a run.
 
     Attributes:
-      partition: the folders it belongs in, as "language=de/"; empty where the collection has no partitions.
+      path: of the file.
+      partition: the folders it belongs in, as "language=de/"; empty without partitions.
+      rows: how many it holds.
       nbytes: size of its rows in Arrow, before compression.
-      schema: the serialised Arrow schema of its rows.
+      schema: the serialized Arrow schema of its rows.
     """
 
     path: str
@@ -52,26 +52,30 @@ class StagedFile:
     schema: bytes
 
     def arrow_schema(self) -> pa.Schema:
+        """Deserialize the schema."""
         return pa.ipc.read_schema(pa.py_buffer(self.schema))
 
 
 class TableWriter(Protocol):
-    """Writes tables of one schema to a stream; closing it leaves the stream open."""
+    """Write tables of one schema to a stream; closing the writer leaves the stream open."""
 
-    def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None: ...
+    def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
+        """Append the rows of a table."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Write what the format needs at its end."""
 
 
 OpenWriter = Callable[[BinaryIO, pa.Schema], TableWriter]
 
 
 class StageFiles(beam.DoFn):
-    """Writes the blocks of a bundle to new files in the temporary folder and gives a `StagedFile` for each.
+    """Write the blocks of a bundle to new files in the temporary folder; give a `StagedFile` each.
 
-    A file holds one schema, window and partition. It is closed when the bundle ends or when the next block would take it
-    past `max_bytes_per_file`. A bundle that fails leaves files that no `StagedFile` names; they go with the temporary
-    folder. At most `ROW_GROUP_BYTES` and one block wait in memory, in all open files together.
+    A file holds rows of one schema, window and partition. It is closed when the bundle ends, or
+    when the next block would make it larger than `max_bytes_per_file`. A bundle that fails leaves
+    files without a `StagedFile`; they are removed with the temporary folder. At most
+    `ROW_GROUP_BYTES` and one block wait in memory, in all open files together.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class StageFiles(beam.DoFn):
         self._max_open = MAX_PARTITIONS if partition_by else MAX_OPEN_FILES
 
     def start_bundle(self) -> None:
+        """Start without open files."""
         self._files: dict[Any, _OpenFile] = {}
 
     def process(
@@ -96,15 +101,13 @@ class StageFiles(beam.DoFn):
         window: Any = beam.DoFn.WindowParam,
         timestamp: Any = beam.DoFn.TimestampParam,
     ) -> Iterator[WindowedValue]:
+        """Write a block; give the files that it fills."""
         if not block:
             return
-        # Metadata of the whole schema (of pandas, of Hugging Face) describes the file it was read from, not this one.
-        rows = Block(
-            block.without_columns(
-                filter(is_hidden, block.schema.names)
-            ).batch.replace_schema_metadata(None)
-        )
-        for partition, part in partitions(rows, self._partition_by):
+        visible = block.without_columns(filter(is_hidden, block.schema.names))
+        # Metadata of the schema (pandas, Hugging Face) describe the file it was read from.
+        rows = Block(visible.batch.replace_schema_metadata(None))
+        for partition, part in split_partitions(rows, self._partition_by):
             yield from self._add(part.batch, partition, window, timestamp)
 
     def _add(
@@ -126,27 +129,30 @@ class StageFiles(beam.DoFn):
         self._files[key].add(batch, nbytes)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Give the files that are still open."""
         files, self._files = self._files, {}
         for file in files.values():
             yield file.close()
 
 
 class SpreadBlocks(beam.DoFn):
-    """Deals blocks out to so many shards, one after the other from a random first."""
+    """Assign blocks to `num_shards` shards in turn, starting with a random shard."""
 
     def __init__(self, num_shards: int) -> None:
         self._num_shards = num_shards
 
     def start_bundle(self) -> None:
+        """Choose the first shard."""
         self._next = uuid.uuid4().int
 
     def process(self, block: Block) -> Iterator[tuple[int, Block]]:
+        """Give a block with its shard."""
         self._next += 1
         yield self._next % self._num_shards, block
 
 
 class StageShards(beam.DoFn):
-    """`StageFiles` for grouped blocks: the files of a shard end with it."""
+    """Apply `StageFiles` to grouped blocks; the files of a shard are closed at its end."""
 
     def __init__(self, stage: StageFiles) -> None:
         self._stage = stage
@@ -157,6 +163,7 @@ class StageShards(beam.DoFn):
         window: Any = beam.DoFn.WindowParam,
         timestamp: Any = beam.DoFn.TimestampParam,
     ) -> Iterator[WindowedValue]:
+        """Write the blocks of a shard; give its files."""
         self._stage.start_bundle()
         for block in shard[1]:
             yield from self._stage.process(block, window, timestamp)
@@ -164,7 +171,7 @@ class StageShards(beam.DoFn):
 
 
 class _OpenFile:
-    """A staged file in the making."""
+    """Write one staged file."""
 
     def __init__(
         self,
@@ -177,7 +184,7 @@ class _OpenFile:
     ) -> None:
         self._path = path
         self._partition = partition
-        self._place = (timestamp, (window,))
+        self._time_and_windows = (timestamp, (window,))
         self._schema = schema
         self._stream = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
         with self._writing():
@@ -208,9 +215,8 @@ class _OpenFile:
             self._writer.close()
             self._stream.close()
         schema = self._schema.serialize().to_pybytes()
-        return WindowedValue(
-            StagedFile(self._path, self._partition, self.rows, self.bytes, schema), *self._place
-        )
+        file = StagedFile(self._path, self._partition, self.rows, self.bytes, schema)
+        return WindowedValue(file, *self._time_and_windows)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -221,19 +227,22 @@ class _OpenFile:
             folder = FileSystems.split(FileSystems.split(self._path)[0])[0]
             reason = error.strerror or str(error)
             raise InputError(
-                f"{folder}: cannot write to this folder ({reason}); nothing in it was changed, run again"
+                f"{folder}: cannot write to this folder ({reason}); "
+                "nothing in it was changed, run again"
             ) from error
 
     def _abandon(self) -> None:
-        """Give the room back that the file takes; the disk may be full."""
+        """Free the space of an incomplete file, as the disk may be full."""
         with contextlib.suppress(OSError):
             self._stream.close()
         if FileSystems.get_scheme(self._path) is None:
             Path(self._path).unlink(missing_ok=True)
 
 
-def partitions(block: Block, columns: tuple[str, ...]) -> Iterator[tuple[str, Block]]:
-    """Cut a block by the values of `columns`, which it loses: ("language=de/year=2026/", rows), as Hive names folders.
+def split_partitions(block: Block, columns: tuple[str, ...]) -> Iterator[tuple[str, Block]]:
+    """Split a block by the values of `columns`, which are dropped from it.
+
+    Gives ("language=de/year=2026/", rows), the folder named as Hive does.
 
     Raises:
       InputError: a column is missing, or its values are neither strings nor integers.
@@ -242,26 +251,29 @@ def partitions(block: Block, columns: tuple[str, ...]) -> Iterator[tuple[str, Bl
         yield "", block
         return
     for name in columns:
-        kind = block.schema.field(name).type if name in block.schema.names else None
-        if kind is None:
-            raise InputError(
-                f"partition_by: no column {name!r}; the columns are {', '.join(block.schema.names)}"
-            )
-        if not (
-            pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
-        ):
-            raise InputError(
-                f"partition_by: column {name!r} is {kind}; use a column of strings or integers"
-            )
+        _check_partition_column(block, name)
     values = list(zip(*(block.column(name).to_pylist() for name in columns), strict=True))
     numbers = {value: i for i, value in enumerate(dict.fromkeys(values))}
     folders = [
-        "".join(f"{_quoted(n)}={_quoted(v)}/" for n, v in zip(columns, value, strict=True))
+        "".join(f"{_escape(n)}={_escape(v)}/" for n, v in zip(columns, value, strict=True))
         for value in numbers
     ]
     for number, part in split_rows(block, [numbers[value] for value in values]):
         yield folders[number], part.without_columns(columns)
 
 
-def _quoted(value: str | int | None) -> str:
+def _check_partition_column(block: Block, name: str) -> None:
+    if name not in block.schema.names:
+        raise InputError(
+            f"partition_by: no column {name!r}; the columns are {', '.join(block.schema.names)}"
+        )
+    kind = block.schema.field(name).type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not (is_text or pa.types.is_integer(kind)):
+        raise InputError(
+            f"partition_by: column {name!r} is {kind}; use a column of strings or integers"
+        )
+
+
+def _escape(value: str | int | None) -> str:
     return HIVE_NULL if value is None else quote(str(value), safe=" ")

@@ -1,8 +1,8 @@
-"""`WriteRejects`: rejected rows of any columns become JSON Lines that a person can read.
+"""Write rejected rows of any columns to JSON Lines that a person can read.
 
-    blocks --> StageFiles --> staged JSON Lines --> publish: rename, remove the former
+    blocks --> StageFiles --> staged JSON Lines --> publish: rename, remove the previous files
 
-Blocks of different columns are welcome; each file holds one set of columns.
+Blocks may have different columns; each file holds one set of columns.
 """
 
 import dataclasses
@@ -26,17 +26,21 @@ PREFIX, EXTENSION = "rejects", ".jsonl"
 
 @dataclasses.dataclass(eq=False)
 class WriteRejects(beam.PTransform):
-    """Write blocks to ``<path>/rejects-*.jsonl``: one JSON object a row, UTF-8, one set of columns per file.
+    """Write rows to ``<path>/rejects-*.jsonl``: one JSON object per row, in UTF-8.
 
-    The files become exactly this collection; without rejects none is written, and those of an earlier run go. The panes of a
-    stream or of windows are added to what is there, as ``rejects-<run>-<window>-<pane>-*``. Bytes are written as text with
-    what is no UTF-8 escaped, times in ISO 8601, numbers that JSON lacks (NaN, infinity) as null.
+    Gives a `WrittenFile` per file; each file holds one set of columns. The files become exactly
+    this collection: without rejects none is written, and those of an earlier run are removed. The
+    panes of a stream or windowed collection are added to the existing files, as
+    ``rejects-<run>-<window>-<pane>-*``. Bytes are written as text with invalid UTF-8 escaped, times
+    in ISO 8601, numbers that JSON lacks (NaN, infinity) as null.
 
     Attributes:
       path: the folder, local or on any Beam file system.
-      max_rejects: fail the job, once they are written, if there are more, or more in a pane of a stream; None for no limit.
-        What has this transform's output as its `commit_after` then writes nothing.
-      commit_after: nothing appears under its final name before this collection is complete, or if computing it fails.
+      max_rejects: fail the job, after the rejects are written, if there are more, in a pane if the
+        collection is a stream; None for no limit. A sink with this transform's output as its
+        `commit_after` then writes nothing.
+      commit_after: nothing appears under its final name before this collection is complete, or if
+        computing it fails.
     """
 
     path: str
@@ -52,16 +56,17 @@ class WriteRejects(beam.PTransform):
             )
 
     def expand(self, rejects: beam.PCollection) -> beam.PCollection[WrittenFile]:
+        """Write rows or blocks, also those that cannot be converted without loss."""
         return self.write_blocks(as_blocks(rejects, lenient=True))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
+        """Write blocks."""
         destination = Destination.new(self.path, "rejects")
+        stage = StageFiles(destination.temporary, JsonLinesWriter)
         commit = functools.partial(
             commit_jsonl, destination=destination, max_rejects=self.max_rejects
         )
-        return stage_and_commit(
-            blocks, StageFiles(destination.temporary, JsonLinesWriter), commit, self.commit_after
-        )
+        return stage_and_commit(blocks, stage, commit, self.commit_after)
 
 
 def commit_jsonl(
@@ -70,53 +75,53 @@ def commit_jsonl(
     """Give the staged files of a pane their final names; may be repeated.
 
     Raises:
-      InputError: they have more than `max_rejects` rows; they are there all the same.
+      InputError: they have more than `max_rejects` rows; they are published nevertheless.
     """
     with one_at_a_time(destination.folder):
         written = publish(staged, destination, pane, PREFIX, EXTENSION, replace=pane.is_whole)
     count = sum(file.rows for file in written)
     if max_rejects is not None and count > max_rejects:
         raise InputError(
-            f"{count} rows rejected, more than max_rejects {max_rejects}; the rejects folder has their reasons"
+            f"{count} rows rejected, more than max_rejects {max_rejects}; "
+            f"see their reasons in {destination.folder}"
         )
     return written
 
 
 class JsonLinesWriter:
-    """A `staging.TableWriter` of JSON Lines."""
+    """Write tables as JSON Lines; implements `staging.TableWriter`."""
 
     def __init__(self, stream: BinaryIO, schema: pa.Schema) -> None:
         self._stream = stream
 
     def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
-        for batch in table.to_batches(
-            max_chunksize=1024
-        ):  # Python rows take ten times the room of Arrow's
+        """Append the rows of a table."""
+        # Python rows take ten times the memory of Arrow's.
+        for batch in table.to_batches(max_chunksize=1024):
             lines = [
-                json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+                json.dumps(json_value(row), ensure_ascii=False, allow_nan=False) + "\n"
                 for row in _rows(batch)
             ]
             self._stream.write("".join(lines).encode())
 
     def close(self) -> None:
-        pass
+        """Do nothing: JSON Lines have no footer."""
 
 
 def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     columns = {}
     for name, values in zip(batch.schema.names, batch.columns, strict=True):
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            values = values.cast(pa.large_binary())  # a reject may be text that is no UTF-8
+            values = values.cast(pa.large_binary())  # a rejected text may be invalid UTF-8
         elif pa.types.is_timestamp(values.type):
-            values = values.cast(
-                pa.timestamp("us", values.type.tz), safe=False
-            )  # Python's datetime holds no more
+            micros = pa.timestamp("us", values.type.tz)  # all that Python's datetime can hold
+            values = values.cast(micros, safe=False)
         columns[name] = values.to_pylist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def plain(value: Any) -> Any:
-    """`value` in the types of JSON."""
+def json_value(value: Any) -> Any:
+    """Convert a value to the types of JSON."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -124,7 +129,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -1,4 +1,4 @@
-"""`WriteSummary`: how many rows several collections have, and what reports say, as one JSON file.
+"""Write the row counts of several collections, and reports, to one JSON file.
 
 rows ----> (name, reason), rows -> sums --+
                                           +--> one object --> the file
@@ -19,25 +19,28 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.files.json_values import write_json
-from beam_gpte.sinks.write_rejects import plain
+from beam_gpte.sinks.write_rejects import json_value
 
 REASONS = "reasons"  # rejected rows by reason, beside the collections' own names
-REPORT = "report"  # the field of a report that was made a row
+REPORT = "report"  # the field of a report that was converted to a row
 
 Counted = tuple[tuple[str, str | None], int]
+Report = tuple[str, dict]
 
 
 @dataclasses.dataclass(eq=False)
 class WriteSummary(beam.PTransform):
-    """Write one JSON object about bounded collections, ``{name: rows, ...} | WriteSummary(path)``; gives the object.
+    """Write one JSON object about bounded collections; ``{name: rows, ...} | WriteSummary(path)``.
 
-    The object has under each name how many rows there are, or, for `reports`, the list of what they say; under ``reasons``
-    how many rows were rejected for which, up to the first colon. The file appears complete or not at all.
+    Gives the object. It has, under each name, the number of rows or, for `reports`, the list of
+    reports; and under ``reasons`` the number of rejected rows by reason, up to the first colon. The
+    file appears complete or not at all.
 
     Attributes:
       path: the file, local or on any Beam file system.
       reports: the names of the collections whose elements are reports (mappings), not rows.
-      commit_after: the file is not written before this collection is complete, or if computing it fails.
+      commit_after: the file is not written before this collection is complete, or if computing it
+        fails.
     """
 
     path: str
@@ -49,36 +52,38 @@ class WriteSummary(beam.PTransform):
             raise InputError("path is empty; name the file to write the summary to")
 
     def expand(self, inputs: Any) -> beam.PCollection[dict]:
+        """Write the summary of a mapping of collections, or of one collection named "rows"."""
         collections = inputs if isinstance(inputs, dict) else {"rows": inputs}
         missing = [name for name in self.reports if name not in collections]
         if missing:
-            raise InputError(f"no collection {missing[0]!r}; there are {', '.join(collections)}")
+            raise InputError(
+                f"no collection {missing[0]!r}; the collections are {', '.join(collections)}"
+            )
         pipeline = next(iter(collections.values())).pipeline
         counts = [
-            rows | f"Count_{name}" >> beam.FlatMap(_counted, name).with_output_types(Counted)
+            rows | f"Count_{name}" >> beam.FlatMap(_count, name).with_output_types(Counted)
             for name, rows in collections.items()
             if name not in self.reports
         ]
-        reports = [
-            collections[name]
-            | f"Read_{name}" >> beam.Map(_report, name).with_output_types(tuple[str, dict])
+        named_reports = [
+            collections[name] | f"Read_{name}" >> beam.Map(_report, name).with_output_types(Report)
             for name in self.reports
         ]
         sums = (
             counts | "Counts" >> beam.Flatten(pipeline=pipeline) | "Sums" >> beam.CombinePerKey(sum)
         )
-        told = reports | "Reports" >> beam.Flatten(pipeline=pipeline)
-        wait = () if self.commit_after is None else (AsIter(self.commit_after),)
-        names = {name: name in self.reports for name in collections}
+        reports = named_reports | "Reports" >> beam.Flatten(pipeline=pipeline)
+        barrier = () if self.commit_after is None else (AsIter(self.commit_after),)
+        is_report = {name: name in self.reports for name in collections}
+        write = beam.Map(_write, is_report, AsList(sums), AsList(reports), *barrier)
         return (
             pipeline
             | "Path" >> beam.Create([self.path], reshuffle=False)
-            | "Write"
-            >> beam.Map(_write, names, AsList(sums), AsList(told), *wait).with_output_types(dict)
+            | "Write" >> write.with_output_types(dict)
         )
 
 
-def _counted(element: Any, name: str) -> Iterator[Counted]:
+def _count(element: Any, name: str) -> Iterator[Counted]:
     if not isinstance(element, Block):
         fields = vars(element) if dataclasses.is_dataclass(element) else row_fields(element)
         reasons = [fields.get(REJECT_REASON)]
@@ -87,24 +92,23 @@ def _counted(element: Any, name: str) -> Iterator[Counted]:
     else:
         yield (name, None), len(element)
         return
-    for reason, rows in Counter(
-        None if reason is None else str(reason).split(":")[0] for reason in reasons
-    ).items():
+    shortened = (None if reason is None else str(reason).split(":")[0] for reason in reasons)
+    for reason, rows in Counter(shortened).items():
         yield (name, reason), rows
 
 
-def _report(element: Any, name: str) -> tuple[str, dict]:
+def _report(element: Any, name: str) -> Report:
     fields = row_fields(element)
-    return name, json.loads(fields[REPORT]) if set(fields) == {REPORT} else plain(fields)
+    return name, json.loads(fields[REPORT]) if set(fields) == {REPORT} else json_value(fields)
 
 
 def _write(
-    path: str, names: dict[str, bool], sums: list[Counted], told: list[tuple[str, dict]], *_: Any
+    path: str, is_report: dict[str, bool], sums: list[Counted], reports: list[Report], *barrier: Any
 ) -> dict[str, Any]:
     summary: dict[str, Any] = {}
-    for name, is_report in names.items():
-        if is_report:
-            summary[name] = sorted((report for of, report in told if of == name), key=json.dumps)
+    for name in is_report:
+        if is_report[name]:
+            summary[name] = sorted((report for of, report in reports if of == name), key=json.dumps)
         else:
             summary[name] = sum(rows for (of, _), rows in sums if of == name)
     reasons: Counter[str] = Counter()

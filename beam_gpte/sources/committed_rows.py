@@ -1,74 +1,80 @@
-"""What an output holds is its own ledger: which rows of which files a stream has committed.
+"""Find the rows that a stream has committed, from its output.
 
-A sink shows a row when it is committed and not before, and each row names the file and row it came from (`id`, or
-`source` where ids are the user's). So a stream that was killed learns from its output where it was, and no second record
-can disagree with it. Rows under way when it was killed are in no output, and are read again.
+A sink shows a row when it is committed and not before, and each row names the file and row it came
+from (`id`, or `source` where users bring their ids). So a stream that was killed finds in its
+output where it was, and no second record can disagree with it. Rows that were in flight when it was
+killed are in no output, and are read again.
 """
 
 import contextlib
 import dataclasses
 import fcntl
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsDict
 
 from beam_gpte.core.columns import TIMESTAMP
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
-from beam_gpte.files.folders import copied_here, is_remote
+from beam_gpte.files.folders import is_remote
 from beam_gpte.sinks import write_parquet, write_rejects
-from beam_gpte.sinks.duckdb_sql import connect, quote
-from beam_gpte.sinks.final_names import is_complete, published_sets
-from beam_gpte.sources.corpus_files import open_file, reading
+from beam_gpte.sources.output_columns import (
+    committed_files,
+    parquet_batches,
+    reject_values,
+    table_batches,
+)
 from beam_gpte.sources.row_ranges import RowRanges
-
-IDS_AT_ONCE = 1 << 16
-TABLE = "vectors"  # the default of `WriteVectorsToDuckDB`
 
 Committed = dict[str, RowRanges]  # by file
 
 
 def rows_in_parquet(folder: str, column: str) -> Committed:
-    """Rows committed to a folder by `WriteVectorsToParquet`; a set of files that is not complete does not count.
+    """Find the rows committed to a folder by `WriteVectorsToParquet`, in complete sets of files.
 
     Args:
-      column: says where a row came from, as ``file:row``.
+      folder: the output.
+      column: names where a row came from, as ``file:row``.
 
     Raises:
       InputError: a file there lacks the column.
     """
-    return _collect(
-        _first_columns(_parquet_batches(path, [column]))
-        for path in _committed_files(folder, write_parquet)
-    )
+    files = committed_files(folder, write_parquet)
+    return _collect(batch.column(0) for path in files for batch in parquet_batches(path, [column]))
 
 
 def rows_in_rejects(folder: str, column: str) -> Committed:
-    """Rows committed to a folder by `WriteRejects`."""
-    return _collect(_json_column(path, column) for path in _committed_files(folder, write_rejects))
+    """Find the rows committed to a folder by `WriteRejects`.
+
+    Args:
+      folder: the output.
+      column: names where a row came from, as ``file:row``.
+    """
+    files = committed_files(folder, write_rejects)
+    return _collect(reject_values(path, column) for path in files)
 
 
 def rows_in_duckdb(path: str, column: str) -> Committed:
-    """Rows committed to a table by `WriteVectorsToDuckDB`.
+    """Find the rows committed to a table by `WriteVectorsToDuckDB`.
+
+    Args:
+      path: of the database.
+      column: names where a row came from, as ``file:row``.
 
     Raises:
       InputError: the database cannot be used, or the table lacks the column.
     """
-    return _collect([_first_columns(_table_batches(path, [column]))])
+    return _collect(batch.column(0) for batch in table_batches(path, [column]))
 
 
 def all_of(*parts: Committed) -> Committed:
-    """Rows that are in any of `parts`."""
+    """Return the rows that are in any of `parts`."""
     return {
         name: _union(part[name] for part in parts if name in part)
         for name in {name for part in parts for name in part}
@@ -76,24 +82,24 @@ def all_of(*parts: Committed) -> Committed:
 
 
 def only_in(first: Committed, second: Committed) -> Committed:
-    """Rows that are in the first alone."""
+    """Return the rows that are in the first alone."""
     left = {name: rows - second[name] if name in second else rows for name, rows in first.items()}
     return {name: rows for name, rows in left.items() if len(rows)}
 
 
 def common(first: Committed, second: Committed) -> Committed:
-    """Rows that are in both."""
+    """Return the rows that are in both."""
     return {name: first[name] & second[name] for name in first.keys() & second.keys()}
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamOutput:
-    """Where one stream writes.
+    """Name the places where one stream writes.
 
     Attributes:
-      folder: Parquet files, or None.
-      database: of DuckDB, or None; one of the two at least.
-      column: says where a row came from, as ``file:row``.
+      folder: of Parquet files, or None.
+      database: of DuckDB, or None; at least one of the two is set.
+      column: names where a row came from, as ``file:row``.
     """
 
     folder: str | None
@@ -102,38 +108,42 @@ class StreamOutput:
 
     @property
     def base(self) -> str:
-        """The folder of all that is beside the rows."""
+        """The folder of everything but the rows."""
         return (self.folder or f"{self.database}.stream").rstrip("/")
 
     @property
     def rejects(self) -> str:
+        """The folder of rejects."""
         return f"{self.base}/rejects"
 
     @property
     def removed(self) -> str:
+        """The folder of removed rows."""
         return f"{self.base}/removed"
 
     def parquet_rows(self) -> Committed:
+        """Find the rows in the folder, if there is one."""
         return rows_in_parquet(self.folder, self.column) if self.folder else {}
 
     def database_rows(self) -> Committed:
+        """Find the rows in the database, if there is one."""
         return rows_in_duckdb(self.database, self.column) if self.database else {}
 
     def both(self, parquet: Committed, database: Committed) -> Committed:
-        """Rows that are wherever they are to be."""
+        """Return the rows that are in all places they are written to."""
         if self.folder and self.database:
             return common(parquet, database)
         return parquet or database
 
-    def set_aside(self) -> Committed:
-        """Rows that were rejected or removed."""
+    def rejected_or_removed(self) -> Committed:
+        """Find the rows that were rejected or removed."""
         return all_of(
             rows_in_rejects(self.rejects, self.column), rows_in_parquet(self.removed, self.column)
         )
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold a local output against other streams; the lock ends with the process.
+        """Lock a local output against other streams; the lock ends with the process.
 
         Raises:
           InputError: another process has it.
@@ -154,16 +164,18 @@ class StreamOutput:
 
 @dataclasses.dataclass(eq=False)
 class DropCommitted(beam.PTransform):
-    """Leave out the rows that an output has already; for one of several sinks, where another was further behind.
+    """Drop the rows that an output has already, for one of several sinks, if another was behind.
 
     Attributes:
-      column: says where a row came from, as ``file:row``.
+      committed: rows by file.
+      column: names where a row came from, as ``file:row``.
     """
 
     committed: Committed
     column: str
 
     def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        """Return the new rows; the collection itself if nothing is committed."""
         if not self.committed:
             return blocks
         known = blocks.pipeline | beam.Create(as_pairs(self.committed)).with_output_types(
@@ -174,13 +186,13 @@ class DropCommitted(beam.PTransform):
 
 @dataclasses.dataclass(frozen=True)
 class RecentRows:
-    """Gives ids, vectors and event times of rows that an output holds, for `DeduplicateStream(former=...)`.
+    """Read ids, vectors and event times from an output, for `DeduplicateStream(history=...)`.
 
     Attributes:
-      paths: Parquet files, or a database of DuckDB.
-      since: rows with event times after this one, in seconds.
+      paths: of Parquet files, or of a DuckDB database.
+      since: seconds; rows with later event times are read.
       columns: the names of ids, vectors, event times, and ``file:row``.
-      without: rows that are to be judged again, as `as_pairs` gives them.
+      without: rows that are decided again, as `as_pairs` returns them.
     """
 
     paths: tuple[str, ...]
@@ -192,18 +204,18 @@ class RecentRows:
     def of(
         cls, output: StreamOutput, since: float, columns: tuple[str, str, str], without: Committed
     ) -> "RecentRows":
-        """Those of `output` as it is now: of its Parquet files or, if it has none, of its database."""
-        files = (
-            _committed_files(output.folder, write_parquet)
-            if output.folder
-            else [str(output.database)]
-        )
+        """Choose the Parquet files that `output` has now or, if it has no folder, its database."""
+        if output.folder:
+            files = committed_files(output.folder, write_parquet)
+        else:
+            files = [str(output.database)]
         return cls(tuple(files), since, (*columns, output.column), tuple(as_pairs(without)))
 
     def __call__(self) -> Iterator[Block]:
+        """Read the rows, with event times in `TIMESTAMP`."""
         names = list(dict.fromkeys(self.columns))
         for path in self.paths:
-            read = _parquet_batches if path.endswith(write_parquet.EXTENSION) else _table_batches
+            read = parquet_batches if path.endswith(write_parquet.EXTENSION) else table_batches
             for batch in read(path, names):
                 yield from self._recent(Block(batch))
 
@@ -220,7 +232,7 @@ class RecentRows:
 
 
 def as_pairs(committed: Committed) -> list[tuple[str, bytes]]:
-    """For a side input."""
+    """Convert to (file, rows as bytes), for a side input."""
     return [(name, rows.to_bytes()) for name, rows in sorted(committed.items())]
 
 
@@ -231,30 +243,28 @@ def _new_rows(block: Block, column: str, committed: dict[str, bytes]) -> Iterato
 
 
 def _in(names: pa.Array, committed: dict[str, bytes]) -> np.ndarray:
-    """Bool (n,): whether each ``file:row`` is committed."""
+    """Check whether each ``file:row`` is committed: bool (n,)."""
     found = np.zeros(len(names), bool)
     for (name,), rows in _located(names).with_row_index().group_by("file"):
-        found[rows["index"].to_numpy()] = RowRanges.from_bytes(
-            committed.get(str(name), b"")
-        ).contain(rows["row"].to_numpy())
+        ranges = RowRanges.from_bytes(committed.get(str(name), b""))
+        found[rows["index"].to_numpy()] = ranges.contain(rows["row"].to_numpy())
     return found
 
 
 def _located(ids: pa.Array) -> pl.DataFrame:
-    """`file` and `row` of each."""
+    """Split each id into `file` and `row`."""
     parts = pl.Series(ids.cast(pa.large_string())).str.extract_groups(
         r"^(?<file>(?s:.*)):(?<row>\d+)$"
     )
     return parts.struct.unnest().cast({"row": pl.Int64})
 
 
-def _collect(columns: Iterable[Iterator[pa.Array]]) -> Committed:
+def _collect(columns: Iterable[pa.Array]) -> Committed:
     found: Committed = {}
-    for column in columns:
-        for ids in column:
-            for (name,), rows in _located(ids).drop_nulls().group_by("file"):
-                numbers = RowRanges.of(rows["row"].to_list())
-                found[str(name)] = found[str(name)] | numbers if str(name) in found else numbers
+    for ids in columns:
+        for (name,), rows in _located(ids).drop_nulls().group_by("file"):
+            numbers = RowRanges.of(rows["row"].to_list())
+            found[str(name)] = found[str(name)] | numbers if str(name) in found else numbers
     return found
 
 
@@ -263,53 +273,3 @@ def _union(parts: Iterable[RowRanges]) -> RowRanges:
     for other in others:
         first = first | other
     return first
-
-
-def _committed_files(folder: str, sink: Any) -> list[str]:
-    """What a run that begins now will find and keep; it removes sets that are not complete."""
-    sets = published_sets(folder, sink.PREFIX, sink.EXTENSION)
-    return [
-        FileSystems.join(folder, path)
-        for files in sets.values()
-        if is_complete(files)
-        for path in files
-    ]
-
-
-def _first_columns(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Array]:
-    return (batch.column(0) for batch in batches)
-
-
-def _parquet_batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    with reading(path), open_file(path) as file:
-        parquet = pq.ParquetFile(file)
-        missing = [name for name in columns if name not in parquet.schema_arrow.names]
-        if missing:
-            raise InputError(
-                f"no column {missing[0]!r}, so these rows are not of such a stream; name another output folder"
-            )
-        yield from parquet.iter_batches(IDS_AT_ONCE, columns=columns)
-
-
-def _json_column(path: str, column: str) -> Iterator[pa.Array]:
-    with reading(path), open_file(path) as file:
-        yield pa.array([str(json.loads(line).get(column, "")) for line in file], pa.string())
-
-
-def _table_batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Columns of a table; nothing if there is no such database or table."""
-    if not FileSystems.exists(path):
-        return
-    # not read-only: what a killed process left in the log comes in
-    with copied_here(path) as local, connect(local, path) as connection:
-        names = "SELECT column_name FROM duckdb_columns() WHERE lower(table_name) = lower(?)"
-        present = [name for (name,) in connection.execute(names, [TABLE]).fetchall()]
-        missing = [name for name in columns if name not in present]
-        if present and missing:
-            raise InputError(
-                f"{path}: no column {missing[0]!r} in table {TABLE!r}, so its rows are not of such a stream; name another"
-            )
-        if present:
-            query = f"SELECT {', '.join(map(quote, columns))} FROM {quote(TABLE)}"
-            rows: Any = connection.sql(query).to_arrow_reader(IDS_AT_ONCE)
-            yield from rows

@@ -1,4 +1,4 @@
-"""Where the files of a corpus are and how they open: globs, formats, compression, on any Beam file system."""
+"""Find and open the files of a corpus: globs, formats, compression, on any Beam file system."""
 
 import contextlib
 import csv
@@ -32,14 +32,14 @@ EXTENSIONS = {
 }
 CODECS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2", ".xz": "xz"}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-BUFFER = 1 << 20  # bytes read at a time, of a file that may lie behind a network
+BUFFER = 1 << 20  # bytes read at a time, of a file that may be on a network
 
 
 def match_files(patterns: str | Sequence[str]) -> list[FileMetadata]:
-    """The files that `patterns` name, each once, sorted by path.
+    """Find the files that `patterns` match, each once, sorted by path.
 
     Raises:
-      InputError: a pattern names no file, or a bucket cannot be used.
+      InputError: a pattern matches no file, or a bucket cannot be used.
     """
     found: dict[str, FileMetadata] = {}
     for pattern in pattern_list(patterns):
@@ -47,10 +47,10 @@ def match_files(patterns: str | Sequence[str]) -> list[FileMetadata]:
         try:
             matches = FileSystems.match([pattern])[0].metadata_list
         except (BeamIOError, ValueError, OSError) as error:
-            raise InputError(f"cannot look for {pattern!r}: {error}") from error
+            raise InputError(f"cannot look for {pattern!r}: {error}; check the path") from error
         if not matches:
             raise InputError(f"no file matches {pattern!r}; check the path")
-        if Path(pattern).is_dir():  # which Beam takes for a file
+        if Path(pattern).is_dir():  # which Beam matches as a file
             raise InputError(
                 f"{pattern!r} is a folder; name the files in it, such as {pattern}/*.parquet"
             )
@@ -59,7 +59,13 @@ def match_files(patterns: str | Sequence[str]) -> list[FileMetadata]:
 
 
 def pattern_list(patterns: str | Sequence[str]) -> list[str]:
-    """All patterns, local ones from the root, so that a worker elsewhere in the tree finds the same files."""
+    """Return all patterns, local ones absolute.
+
+    So a worker in another working directory finds the same files.
+
+    Raises:
+      InputError: there is none.
+    """
     given = [patterns] if isinstance(patterns, str) else list(patterns)
     if not given or not all(isinstance(pattern, str) and pattern for pattern in given):
         raise InputError(f"no file pattern in {patterns!r}; give a path or glob, or a list of them")
@@ -73,14 +79,21 @@ def _from_root(path: str) -> str:
 
 
 def common_folder(patterns: Sequence[str]) -> str:
-    """The deepest folder, with its slash, that holds every file `patterns` can match; known without looking."""
+    """Return the deepest folder, with its slash, that contains every file `patterns` can match.
+
+    It depends on the patterns alone, not on the files that are there.
+    """
     folders = [re.split(r"[*?\[]", pattern)[0].split("/")[:-1] for pattern in patterns]
     levels = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))
     return "".join(f"{names[0]}/" for names in levels)
 
 
 def file_format(path: str, given: str | None = None) -> str:
-    """`given`, or what the extension before any compression suffix says: parquet, jsonl, csv, tsv or text.
+    """Return the format of a file: parquet, jsonl, csv, tsv or text.
+
+    Args:
+      path: of the file; its extension before any compression suffix decides.
+      given: the format, if the user has set it.
 
     Raises:
       InputError: the extension is none of these.
@@ -91,22 +104,24 @@ def file_format(path: str, given: str | None = None) -> str:
     if kind is None:
         known = ", ".join(EXTENSIONS)
         raise InputError(
-            f"{path}: unknown format; rename it to one of {known} (then perhaps {', '.join(CODECS)}), "
+            f"{path}: unknown format; rename it to one of {known} "
+            f"(optionally followed by {', '.join(CODECS)}), "
             f"or pass format as one of {', '.join(READERS)}"
         )
     if kind == "parquet" and packed:
         raise InputError(
-            f"{path}: a Parquet file within {name.suffix}; unpack it, Parquet compresses its columns itself"
+            f"{path}: a Parquet file within {name.suffix}; "
+            "unpack it, Parquet compresses its columns itself"
         )
     return kind
 
 
 @contextlib.contextmanager
 def open_file(path: str) -> Iterator[BinaryIO]:
-    """The bytes of a file, decompressed, from behind a byte order mark.
+    """Open the bytes of a file, decompressed, after any byte order mark.
 
-    Beam would decompress too, but takes a truncated file for a complete one (2.77: half of a .gz gives half of the
-    rows and no error); Arrow and lzma raise.
+    Beam would decompress too, but takes a truncated file for a complete one (2.77: half of a .gz
+    returns half of the rows and no error); Arrow and lzma raise.
     """
     codec = CODECS.get(PurePath(path.lower()).suffix)
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
@@ -121,10 +136,15 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -> list[str]:  # noqa: A002
-    """Names of the columns of one file, by a look at its beginning.
+def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -> list[str]:  # noqa: A002  # named as the transforms' argument
+    """Read the names of the columns of one file, from its beginning.
 
-    For JSON Lines, whose rows need not all have all keys, those of the first 1,000 lines.
+    For JSON Lines, whose rows may lack keys, those of the first 1,000 lines.
+
+    Args:
+      path: of the file.
+      format: parquet, jsonl, csv, tsv or text; None goes by the extension.
+      text_column: the name of a text file's column.
 
     Raises:
       InputError: the format is unknown or the file cannot be read.
@@ -136,17 +156,17 @@ def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -
 
 @dataclasses.dataclass
 class ReadPosition:
-    """How far the reading of a file has come."""
+    """Record the last row read of a file."""
 
     row: int = 0
 
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[ReadPosition]:
-    """Turn whatever goes wrong with a file as a whole into an `InputError` with its path and the last row read."""
-    reached = ReadPosition()
+    """Turn any error of a whole file into an `InputError` with its path and the last row read."""
+    position = ReadPosition()
     try:
-        yield reached
+        yield position
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (
@@ -158,7 +178,7 @@ def reading(path: str) -> Iterator[ReadPosition]:
         csv.Error,
         *missing_object(),
     ) as error:
-        where = f" past row {reached.row}" if reached.row else ""
+        where = f" past row {position.row}" if position.row else ""
         raise InputError(
             f"{path}: cannot be read{where}: {error}; replace the file, or leave it out"
         ) from error

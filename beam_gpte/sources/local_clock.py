@@ -17,75 +17,80 @@ from apache_beam.utils.timestamp import Timestamp
 
 from beam_gpte.core.errors import InputError
 
-MAX_LATENESS = (
-    10 * 365 * 86_400
-)  # seconds; the local runner drops what is later, and holds complete what it does not
+# seconds; the local runner drops elements that are later than this
+MAX_LATENESS = 10 * 365 * 86_400
 
+# the switching runner uses the other one for such timers
+LOCAL_RUNNERS = ("BundleBasedDirectRunner", "SwitchingDirectRunner")
 
-LOCAL_RUNNERS = (
-    "BundleBasedDirectRunner",
-    "SwitchingDirectRunner",
-)  # the latter takes the former for such timers
-POLL_SLEEP_SECONDS = (
-    0.05  # seconds; the local runner has one thread and asks timers without a pause
-)
-BUSY_SECONDS = 0.5  # seconds after a tick in which it does not sleep: other steps have work then
+POLL_SLEEP_SECONDS = 0.05  # the local runner has one thread and fires timers without a pause
+BUSY_SECONDS = 0.5  # after a tick; no sleep meanwhile, for other steps have work then
 
 
 @dataclasses.dataclass(eq=False)
 class Ticks(beam.PTransform):
-    """One element, keyed, every `interval` seconds; its event time is now."""
+    """Emit one keyed element every `interval` seconds; its event time is now.
 
-    interval: float
-    stop: str | None
-
-    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[tuple[bytes, bytes]]:
-        runner, options = (
-            type(root.pipeline.runner).__name__,
-            root.pipeline.options.view_as(StandardOptions),
-        )
-        is_local = runner in LOCAL_RUNNERS
-        if runner == "FnApiRunner" or (is_local and not options.streaming):
-            raise InputError(
-                f"WatchCorpus: {runner} without the option --streaming ends with its input; use DirectRunner with "
-                "--streaming, or another runner for streams"
-            )
-        if is_local:
-            return root | "Local" >> _LocalTicks(self.interval, self.stop)
-        if self.stop is not None:
-            raise InputError(
-                "WatchCorpus: stop is for the local runner; leave it out, and drain the job to stop it"
-            )
-        ticks = root | PeriodicImpulse(start_timestamp=Timestamp.now(), fire_interval=self.interval)
-        return ticks | "Key" >> beam.Map(lambda _: (b"", b"")).with_output_types(
-            tuple[bytes, bytes]
-        )
-
-
-@dataclasses.dataclass(eq=False)
-class _LocalTicks(beam.PTransform):
-    """Ticks for the bundle-based local runner, with a watermark that follows the clock.
-
-    That runner takes a collection without elements under way for complete. So an element always waits in a group of
-    two, and holds the watermark: at each tick one goes to group a and one to group b, where the one before waits.
+    Attributes:
+      interval: seconds.
+      stop: path of a file that ends the ticks; local runners only.
     """
 
     interval: float
     stop: str | None
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[tuple[bytes, bytes]]:
+        """Choose the clock that the runner supports.
+
+        Raises:
+          InputError: the runner does not stream, or cannot watch for the stop file.
+        """
+        runner = type(root.pipeline.runner).__name__
+        is_streaming = root.pipeline.options.view_as(StandardOptions).streaming
+        is_local = runner in LOCAL_RUNNERS
+        if runner == "FnApiRunner" or (is_local and not is_streaming):
+            raise InputError(
+                f"WatchCorpus: {runner} without the option --streaming ends with its input; "
+                "use DirectRunner with --streaming, or another runner for streams"
+            )
+        if is_local:
+            return root | "Local" >> _LocalTicks(self.interval, self.stop)
+        if self.stop is not None:
+            raise InputError(
+                "WatchCorpus: stop is for the local runner; "
+                "leave it out, and drain the job to stop it"
+            )
+        ticks = root | PeriodicImpulse(start_timestamp=Timestamp.now(), fire_interval=self.interval)
+        key = beam.Map(lambda _: (b"", b"")).with_output_types(tuple[bytes, bytes])
+        return ticks | "Key" >> key
+
+
+@dataclasses.dataclass(eq=False)
+class _LocalTicks(beam.PTransform):
+    """Tick on the bundle-based local runner, with a watermark that follows the clock.
+
+    That runner takes a collection without pending elements for complete. So an element always waits
+    in a group of two, and holds the watermark: at each tick one goes to group a and one to group b,
+    where the one before waits.
+    """
+
+    interval: float
+    stop: str | None
+
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[tuple[bytes, bytes]]:
+        clock = beam.ParDo(Clock(self.interval, self.stop)).with_output_types(tuple[int, int])
+        in_twos = beam.WindowInto(
+            GlobalWindows(),
+            trigger=Repeatedly(AfterCount(2)),
+            accumulation_mode=AccumulationMode.DISCARDING,
+            timestamp_combiner=TimestampCombiner.OUTPUT_AT_EARLIEST,
+            allowed_lateness=MAX_LATENESS,
+        )
         ticks = (
             root
             | beam.Create([(b"", b"")]).with_output_types(tuple[bytes, bytes])
-            | "Clock"
-            >> beam.ParDo(Clock(self.interval, self.stop)).with_output_types(tuple[int, int])
-            | beam.WindowInto(
-                GlobalWindows(),
-                trigger=Repeatedly(AfterCount(2)),
-                accumulation_mode=AccumulationMode.DISCARDING,
-                timestamp_combiner=TimestampCombiner.OUTPUT_AT_EARLIEST,
-                allowed_lateness=MAX_LATENESS,
-            )
+            | "Clock" >> clock
+            | in_twos
             | beam.GroupByKey()
             | "Now" >> beam.Map(_at_its_time).with_output_types(tuple[bytes, bytes])
             | "Default" >> beam.WindowInto(GlobalWindows())
@@ -95,17 +100,16 @@ class _LocalTicks(beam.PTransform):
 
 
 class Clock(beam.DoFn):
-    """Gives (group, microseconds), as `_LocalTicks` needs them.
+    """Yield (group, microseconds), as `_LocalTicks` needs them.
 
-    The runner's only thread asks without a pause, so a call without a tick sleeps; not for a while after each tick, since
-    other steps have work then.
+    The runner's only thread calls without a pause, so a call without a tick sleeps; not for a while
+    after each tick, since other steps have work then.
     """
 
     WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
     _WAKE = beam.DoFn.TimerParam(WAKE)
-    _LAST = beam.DoFn.StateParam(
-        BagStateSpec("last", beam.coders.VarIntCoder())
-    )  # tick: 2 * microseconds + group
+    # the last tick: 2 * microseconds + group
+    _LAST = beam.DoFn.StateParam(BagStateSpec("last", beam.coders.VarIntCoder()))
 
     def __init__(self, interval: float, stop: str | None) -> None:
         self._interval = round(interval * 1e6)
@@ -114,6 +118,7 @@ class Clock(beam.DoFn):
     def process(
         self, _: tuple[bytes, bytes], wake: Any = _WAKE, last: Any = _LAST
     ) -> Iterator[Any]:
+        """Start the clock."""
         now = Timestamp.now()
         last.add(2 * (now.micros - self._interval))  # the first tick is due
         yield TimestampedValue((0, now.micros), now)
@@ -121,6 +126,7 @@ class Clock(beam.DoFn):
 
     @on_timer(WAKE)
     def wake(self, wake: Any = _WAKE, last: Any = _LAST) -> Iterator[Any]:
+        """Tick if it is time to, sleep otherwise."""
         now = Timestamp.now()
         micros, group = divmod(next(iter(last.read())), 2)
         stopped = self._stop is not None and Path(self._stop).exists()

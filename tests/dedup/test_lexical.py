@@ -1,9 +1,10 @@
-"""Near-copies by wording, against brute force over sets of strings."""
+"""Compare DeduplicateLexical with brute force over sets of strings."""
 
 import ast
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import polars as pl
@@ -22,13 +23,13 @@ FOX = "the quick brown fox jumps over the lazy dog"
 
 
 @pytest.fixture(scope="module")
-def descriptions(data: Path):
+def descriptions(data: Path) -> pl.DataFrame:
     """300 rows in groups: packages of one source are described in nearly the same words."""
     rows = pl.read_parquet(data / "debian_descriptions_50k.parquet", columns=["id", "name", "text"])
     return rows.sort("name").slice(20_000, 300).select(pl.col("id").cast(pl.Int64), "text")
 
 
-def brute_force(rows, threshold=THRESHOLD):
+def brute_force(rows: pl.DataFrame, threshold: float = THRESHOLD) -> dict[tuple[int, int], float]:
     """Pairs in the order of `rows`, with their Jaccard."""
     texts = rows.select("id", normalize(pl.col("text"))).rows()
     grams = {id_: {text[i : i + 5] for i in range(max(1, len(text) - 4))} for id_, text in texts}
@@ -39,15 +40,17 @@ def brute_force(rows, threshold=THRESHOLD):
     return {pair: score for pair, score in scores.items() if score >= threshold}
 
 
-def leaders(pairs, order):
-    kept = []
+def leaders(pairs: Container[tuple[int, int]], order: Iterable[int]) -> set[int]:
+    kept: list[int] = []
     for id_ in order:
         if not any((other, id_) in pairs for other in kept):
             kept.append(id_)
     return set(kept)
 
 
-def run(pipeline, folder, rows, cuts, **settings):
+def run(
+    pipeline: beam.Pipeline, folder: Path, rows: pl.DataFrame, cuts: int, **settings: str
+) -> list[tuple[str, dict]]:
     """Results by name; through files, since workers may be other processes."""
     bounds = [len(rows) * i // cuts for i in range(cuts + 1)]
     blocks = [block_of(rows[a:b]) for a, b in itertools.pairwise(bounds)]
@@ -67,12 +70,12 @@ def run(pipeline, folder, rows, cuts, **settings):
     return [ast.literal_eval(line) for line in lines]
 
 
-def rows_of(element):
+def rows_of(element: Block | dict) -> list[dict]:
     return element.batch.to_pylist() if isinstance(element, Block) else [element]
 
 
-def test_pairs_and_verdicts_are_those_of_brute_force_in_any_blocks_and_order(
-    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, descriptions
+def test_pairs_and_decisions_are_those_of_brute_force_in_any_blocks_and_order(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, descriptions: pl.DataFrame
 ) -> None:
     results = []
     for cuts, mode in ((1, "in memory"), (7, "in memory"), (2, "two processes")):
@@ -140,9 +143,7 @@ def test_rows_come_back_as_they_were_and_bad_ones_apart(
 
 
 def test_a_null_text_fails_the_job_by_name(new_pipeline: Callable[..., beam.Pipeline]) -> None:
-    message = (
-        "DeduplicateLexical: row with id 7: text is null; mend the row, or set such rows aside"
-    )
+    message = "DeduplicateLexical: row with id 7: text is null; fix the row, or collect such rows"
     block = Block.from_pydict({"id": [7, 8], "text": [None, "a"]})
     with pytest.raises(Exception, match=message), new_pipeline() as p:
         _ = p | beam.Create([block]).with_output_types(Block) | DeduplicateLexical()
@@ -160,7 +161,7 @@ def test_a_corpus_without_rows_has_a_report(new_pipeline: Callable[..., beam.Pip
 
 
 def test_a_crowded_bucket_is_cut_to_the_first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 5 rows in a bucket and 2 neighbours each: 0 + 1 + 2 + 2 + 2 pairs; a row alone has none."""
+    """Of 5 rows in a bucket and 2 neighbors each: 0 + 1 + 2 + 2 + 2 pairs; a row alone has none."""
     monkeypatch.setattr(lexical, "MAX_NEIGHBORS", 2)
     monkeypatch.setattr(lexical, "PAIRS_AT_ONCE", 3)
     rows = pl.DataFrame(
@@ -179,7 +180,6 @@ def test_a_crowded_bucket_is_cut_to_the_first_rows(monkeypatch: pytest.MonkeyPat
     ("settings", "message"),
     [
         ({"threshold": 0}, "threshold is 0; use a similarity above 0"),
-        ({"shingle": 0}, "shingle is 0; use 1 or more"),
         (
             {"threshold": 0.01},
             "num_perm is 128, too few to find pairs at a threshold of 0.01; use more",
@@ -187,6 +187,6 @@ def test_a_crowded_bucket_is_cut_to_the_first_rows(monkeypatch: pytest.MonkeyPat
         ({"keep": "best"}, "keep is 'best'; use first, longest"),
     ],
 )
-def test_wrong_arguments_raise_at_construction(settings, message) -> None:
+def test_wrong_arguments_raise_at_construction(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DeduplicateLexical(**settings)

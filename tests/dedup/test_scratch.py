@@ -1,4 +1,4 @@
-"""Rows that lie on a disk while their ids are judged: the same results as those of rows in memory."""
+"""Deduplicate rows that wait on a disk: the results are those of rows in memory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +26,10 @@ NewPipeline = Callable[..., beam.Pipeline]
 
 
 def corpus(seed: int, name: str = "row") -> list[Block]:
-    """Families of near vectors and near texts, some copies, an id that occurs twice and one row without a vector."""
+    """Families of near vectors and texts, some equal; a taken id, and a row without a vector."""
     random = np.random.default_rng(seed)
-    centres = random.normal(size=(60, 16))
-    vectors = (centres[random.integers(60, size=400)] + 0.1 * random.normal(size=(400, 16))).astype(
+    centers = random.normal(size=(60, 16))
+    vectors = (centers[random.integers(60, size=400)] + 0.1 * random.normal(size=(400, 16))).astype(
         np.float32
     )
     vectors[350:380] = vectors[100:130]
@@ -57,7 +57,7 @@ def corpus(seed: int, name: str = "row") -> list[Block]:
 
 
 def rows_of(result: Deduplication) -> beam.PCollection:
-    """(collection, row) of all that a deduplication gives, as text that compares."""
+    """(collection, row) of all results of a deduplication, as text that compares."""
     names = ("kept", "removed", "pairs", "rejects")
     parts = [
         getattr(result, name)
@@ -79,7 +79,7 @@ def semantic(**settings: Any) -> Deduplicate:
 
 CASES: dict[str, Callable[[], Deduplicate]] = {
     "vectors in many cells": semantic,
-    "a sample says how far to look": lambda: semantic(mode="recall=0.95"),
+    "a sample measures how far to search": lambda: semantic(mode="recall=0.95"),
     "an order and a scope": lambda: semantic(keep="stars desc", scope="language"),
     "three steps": lambda: Deduplicate(
         (
@@ -100,7 +100,7 @@ def found_by(
         if with_reference:
             previous = [
                 block
-                for block in corpus(1, "former")[:3]
+                for block in corpus(1, "previous")[:3]
                 if not block.column("embedding").null_count
             ]
             deduplicate.reference = pipeline | "Reference" >> beam.Create(
@@ -116,7 +116,7 @@ def found_by(
     ("case", "mode"),
     [(case, "two processes" if case == "three steps" else "in memory") for case in CASES],
 )
-def test_what_lies_on_a_disk_is_judged_like_what_is_in_memory(
+def test_rows_on_a_disk_are_decided_like_rows_in_memory(
     new_pipeline: NewPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, mode: str
 ) -> None:
     if "cells" in case:
@@ -138,8 +138,8 @@ def test_a_model_embeds_rows_that_lie_on_a_disk(new_pipeline: NewPipeline, tmp_p
     """The vectors, (1, length), go to the disk as well; dictionaries come back whole."""
     rows = [{"id": i, "text": "x" * (i % 4 * 3 + 1), "note": [i]} for i in range(20)]
     with new_pipeline() as pipeline:
-        step = DeduplicateSemantic(0.999, model=LengthEncoder(), scratch=str(tmp_path))
-        result = pipeline | beam.Create(rows) | step
+        steps = (DeduplicateSemantic(0.999, model=LengthEncoder()),)
+        result = pipeline | beam.Create(rows) | Deduplicate(steps, scratch=str(tmp_path))
         left = result.kept | beam.Map(
             lambda row: (row["id"], row["note"], row["embedding"].tolist())
         )
@@ -194,17 +194,13 @@ def test_a_folder_that_workers_do_not_share_is_named(tmp_path: Path) -> None:
     for file in tmp_path.glob("*.arrow"):
         file.unlink()
     with pytest.raises(
-        InputError, match="rows that were put there are gone; all workers have to share scratch"
+        InputError, match="rows that were written there are gone; all workers have to share scratch"
     ):
         whole_rows(block)
 
 
-def test_scratch_is_on_a_disk_and_given_once() -> None:
-    with pytest.raises(
-        InputError, match=r"scratch is 'gs://b/x'; rows are read .* name a folder on a disk"
-    ):
-        [{"id": 1, "embedding": np.ones(2)}] | DeduplicateSemantic(scratch="gs://b/x")
-    with pytest.raises(
-        InputError, match="DeduplicateSemantic has a scratch of its own; give it to Deduplicate"
-    ):
-        Deduplicate((DeduplicateSemantic(scratch="x"),))
+def test_scratch_is_on_a_disk() -> None:
+    rows, steps = [{"id": 1, "embedding": np.ones(2)}], (DeduplicateSemantic(),)
+    message = r"scratch is 'gs://b/x'; rows are read .* name a folder on a disk"
+    with pytest.raises(InputError, match=message):
+        rows | Deduplicate(steps, scratch="gs://b/x")

@@ -1,4 +1,4 @@
-"""DeduplicateSemantic, against brute force and the sequential rule."""
+"""Compare DeduplicateSemantic with brute force and the sequential rule."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -11,7 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.testing.util import assert_that
 
-from beam_gpte import Block, DeduplicateSemantic, InputError, TextEncoder
+from beam_gpte import (
+    Block,
+    Deduplicate,
+    DeduplicateSemantic,
+    InputError,
+    SemanticOptions,
+    TextEncoder,
+)
 from beam_gpte.core.vectors.similarity import cosines, vectors_to_arrow
 
 NewPipeline = Callable[..., beam.Pipeline]
@@ -19,7 +26,7 @@ NewPipeline = Callable[..., beam.Pipeline]
 
 @pytest.fixture(scope="module")
 def vectors(data: Path, encoder: TextEncoder) -> np.ndarray:
-    """Of 700 titles of Debian's packages, 40 of them copies."""
+    """Of 700 titles of Debian's packages, 40 of them duplicates."""
     titles = (
         pq.read_table(data / "debian_descriptions_50k.parquet").column("title").to_pylist()[:660]
     )
@@ -34,7 +41,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def by_loop(
     vectors: np.ndarray, threshold: float, order: Iterable[int], scopes: list | None = None
 ) -> set[tuple[int, int]]:
-    """(removed row, nearest kept row before it); of rows with one vector the first stands for all."""
+    """(removed row, nearest kept row before it); the first row with a vector represents all."""
     units = unit(vectors)
     kept: list[int] = []
     removed = set()
@@ -73,10 +80,10 @@ def blocks_of(
 def run(
     pipeline: beam.Pipeline,
     blocks: list[Block],
-    transform: DeduplicateSemantic,
+    transform: Deduplicate | DeduplicateSemantic,
     check: Callable[[dict], None],
 ) -> None:
-    """`check` sees the result as {"kept": ids, "removed": {(id, duplicate_of)}, "pairs": {(first, second): score}}."""
+    """Let `check` see ids in `kept`, (id, duplicate_of) in `removed`, scores in `pairs`."""
     with pipeline:
         result = (
             pipeline | beam.Create(blocks).with_output_types(Block) | beam.Reshuffle() | transform
@@ -113,12 +120,8 @@ def gathered(found: list[tuple[str, list[dict]]]) -> dict:
     [
         (0.8, "in memory", 1, None),
         (0.9, "in memory", 2, 1),
-        (
-            0.9,
-            "two threads",
-            7,
-            2,
-        ),  # tests/dedup/test_deduplicate.py and test_scratch.py have it in two processes
+        # tests/dedup/test_deduplicate.py and test_scratch.py run it in two processes
+        (0.9, "two threads", 7, 2),
         (0.95, "in memory", 7, 3),
     ],
 )
@@ -275,7 +278,7 @@ def test_of_a_component_the_row_stays_that_comes_first(
     kept: list[int],
     scratch: bool,
 ) -> None:
-    """Rows 0-1-2-3 are a chain, each near to the next alone, and 4 is a copy of 3. In cells of their own they meet too."""
+    """Rows 0-1-2-3 are a chain, each near to the next only, 4 equals 3; each in its own cell."""
     monkeypatch.setattr("beam_gpte.core.dedup.space.CELL_ROWS", 2)
     angles = np.array([0, 0.4, 0.8, 1.2, 1.2])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
@@ -287,12 +290,12 @@ def test_of_a_component_the_row_stays_that_comes_first(
         assert len(found["removed"]) == 4
         assert set(found["rows"]["pairs"][0]) == {"first_id", "second_id", "score", "found_by"}
 
-    settings = {"scratch": str(tmp_path)} if scratch else {}
-    transform = DeduplicateSemantic(0.9, grouping="components", keep=keep, **settings)
+    step = DeduplicateSemantic(0.9, grouping="components", keep=keep)
+    transform = Deduplicate((step,), scratch=str(tmp_path)) if scratch else step
     run(new_pipeline(), blocks_of(vectors, 2, 0, **more), transform, check)
 
 
-def test_copies_of_a_removed_row_are_duplicates_of_what_it_is_a_duplicate_of(
+def test_rows_equal_to_a_removed_row_are_duplicates_of_the_row_that_it_is_a_duplicate_of(
     new_pipeline: NewPipeline,
 ) -> None:
     vectors = np.array([[1, 0], [1, 0.1], [1, 0.1], [0, 1]], np.float32)
@@ -304,7 +307,7 @@ def test_copies_of_a_removed_row_are_duplicates_of_what_it_is_a_duplicate_of(
     run(new_pipeline(), blocks_of(vectors), DeduplicateSemantic(0.9), check)
 
 
-def test_bad_rows_are_set_aside_and_nothing_is_lost(new_pipeline: NewPipeline) -> None:
+def test_bad_rows_are_collected_and_nothing_is_lost(new_pipeline: NewPipeline) -> None:
     vectors = [[1.0, 0.0], None, [0.0, 0.0], [float("nan"), 1.0], [1.0, 0.0], [0.0, 1.0]]
     ids = pa.array([1, 2, 3, 4, 5, 6])
     block = Block.from_pydict(
@@ -383,9 +386,7 @@ def same(rows: list) -> Callable[[list], None]:
         {"threshold": 1.1},
         {"mode": "probes=0"},
         {"mode": "recall=1.5"},
-        {"report_thresholds": (0.5,)},
         {"keep": "best"},
-        {"max_neighbors": 0},
         {"grouping": "all"},
     ],
 )
@@ -394,12 +395,18 @@ def test_settings_that_make_no_sense_are_refused_when_the_transform_is_made(sett
         DeduplicateSemantic(**settings)
 
 
+def test_options_that_make_no_sense_are_refused_when_they_are_made() -> None:
+    with pytest.raises(InputError, match="max_neighbors is 0; use 1 or more"):
+        SemanticOptions(max_neighbors=0)
+    options = SemanticOptions(report_thresholds=(0.5,))
+    with pytest.raises(InputError, match="report_thresholds has 0.5; pairs below"):
+        DeduplicateSemantic(options=options)
+
+
 def test_a_stream_is_refused() -> None:
-    with pytest.raises(InputError, match="as a whole"):
-        pipeline = beam.Pipeline("FnApiRunner")
-        (
-            pipeline
-            | beam.Create([{"id": 1}])
-            | beam.WindowInto(beam.window.FixedWindows(1))
-            | DeduplicateSemantic()
-        )
+    rows = beam.Pipeline("FnApiRunner") | beam.Create([{"id": 1}])
+    windowed = rows | beam.WindowInto(beam.window.FixedWindows(1))
+    with pytest.raises(
+        InputError, match="DeduplicateSemantic: a corpus is deduplicated as a whole"
+    ):
+        windowed | DeduplicateSemantic()

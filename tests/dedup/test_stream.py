@@ -1,8 +1,9 @@
-"""The first of several near rows is new, for as long as the horizon; all rows come back."""
+"""Deduplicate streams: the first of near rows is new for a horizon, and all rows come back."""
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -12,21 +13,26 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
-from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_gpte import Block, InputError
-from beam_gpte.dedup.stream import DeduplicateStream, _Decide
-from beam_gpte.dedup.stream_state import STORED_PIECES, cells_of, decide, describe
+from beam_gpte import Block, Columns, DeduplicateStream, InputError, StreamCells
+from beam_gpte.dedup.stream import cells_of
+from beam_gpte.dedup.stream_state import (
+    STORED_PIECES,
+    DecideRows,
+    StreamSettings,
+    decide,
+    describe,
+)
 
 SECOND = 1_000_000
-ROW = st.tuples(
-    st.integers(0, 17), st.integers(0, 9)
-)  # direction in steps of 20 degrees, second of event time
+# direction in steps of 20 degrees, second of event time
+ROW = st.tuples(st.integers(0, 17), st.integers(0, 9))
 
 
-def block(ids, degrees):
+def block(ids: list, degrees: list[float]) -> Block:
     """Rows with vectors of two dimensions, of all lengths."""
     vectors = [
         [(2 + i) * math.cos(math.radians(d)), (2 + i) * math.sin(math.radians(d))]
@@ -35,13 +41,13 @@ def block(ids, degrees):
     return Block.from_pydict({"id": ids, "embedding": pa.array(vectors, pa.list_(pa.float32(), 2))})
 
 
-def decisions(block):
+def decisions(block: Block) -> list[tuple[Any, Any]]:
     return [(row["id"], row["duplicate_of"]) for row in block.batch.to_pylist()]
 
 
-def sequential(rows, threshold, horizon):
+def sequential(rows: list, threshold: float, horizon: int) -> list[tuple[Any, Any]]:
     """The rule, row by row: rows are (id, unit vector, second)."""
-    new, told = [], []
+    new, decided = [], []
     for id_, vector, second in rows:
         products = [
             (np.float32(float(u[0]) * float(vector[0]) + float(u[1]) * float(vector[1])), s, i)
@@ -53,10 +59,10 @@ def sequential(rows, threshold, horizon):
             if p >= threshold and abs(s - second) < horizon
         ]
         score, _, match = min(near, default=(None, None, None))
-        told.append((match, None if score is None else -score))
+        decided.append((match, None if score is None else -score))
         if match is None:
             new.append((id_, vector, second))
-    return told
+    return decided
 
 
 @settings(max_examples=60, deadline=None)
@@ -66,27 +72,27 @@ def sequential(rows, threshold, horizon):
     st.integers(1, 10),
     st.sampled_from([0.7, 0.9, 0.99]),
 )
-def test_the_verdicts_are_those_of_the_rule_row_by_row_however_rows_are_cut_into_blocks(
-    rows, cut, horizon, threshold
+def test_decisions_are_those_of_the_rule_row_by_row_however_rows_are_cut_into_blocks(
+    rows: list[tuple[int, int]], cut: int, horizon: int, threshold: float
 ) -> None:
-    seen, told, unit = [], [], []
+    seen, decided, unit = [], [], []
     for start in range(0, len(rows), cut):
         part = rows[start : start + cut]
         arrived = Block.concat(
-            describe(block([start + i], [20 * step]), "id", "embedding", second * SECOND)
+            describe(block([start + i], [20 * step]), Columns(), second * SECOND)
             for i, (step, second) in enumerate(part)
         )
         new, duplicate_of, scores = decide(arrived, seen, threshold, horizon * SECOND)
-        told += zip(duplicate_of.to_pylist(), scores.to_pylist(), strict=True)
+        decided += zip(duplicate_of.to_pylist(), scores.to_pylist(), strict=True)
         unit += [np.array(v.as_py(), np.float32) for v in arrived.column("__gpte_vector")]
         seen.append(arrived.filter(pa.array(new)))
-    assert told == sequential(
+    assert decided == sequential(
         [(i, unit[i], second) for i, (_, second) in enumerate(rows)], threshold, horizon
     )
 
 
-def streamed(events, transform):
-    """Judge a stream of (ids, degrees, second) and watermarks."""
+def streamed(events: list, transform: beam.PTransform) -> Callable[[list], None]:
+    """Run a stream of (ids, degrees, second) and watermarks."""
     source = test_stream.TestStream(coder=beam.coders.registry.get_coder(Block))
     for event in events:
         if isinstance(event, tuple):
@@ -95,11 +101,10 @@ def streamed(events, transform):
         else:
             source.advance_watermark_to(event)
     source.advance_watermark_to_infinity()
-    p = beam.Pipeline(
-        "BundleBasedDirectRunner", options=PipelineOptions(["--streaming"])
-    )  # the one that runs TestStream
+    # the runner that runs TestStream
+    p = beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(["--streaming"]))
 
-    def check(expected) -> None:
+    def check(expected: list) -> None:
         assert_that(p | source | transform | beam.FlatMap(decisions), equal_to(expected))
         p.run().wait_until_finish()
 
@@ -107,9 +112,13 @@ def streamed(events, transform):
 
 
 def test_a_row_is_new_again_once_the_horizon_has_passed() -> None:
-    """Horizon of 10 seconds: a of second 0 counts up to, not including, second 10; its duplicates do not prolong it."""
+    """Horizon of 10 seconds: a of second 0 counts before second 10.
+
+    Its duplicates do not prolong it.
+    """
     events = [
-        (["a"], [0], 0), 5, (["b"], [5], 5), (["b9"], [0], 9), 10, (["c"], [0], 10), (["d"], [5], 12), 19,
+        (["a"], [0], 0), 5, (["b"], [5], 5), (["b9"], [0], 9), 10,
+        (["c"], [0], 10), (["d"], [5], 12), 19,
         (["e"], [90], 19), (["f"], [5], 19.5), 25, (["g"], [0], 25),
     ]  # fmt: skip
     check = streamed(events, DeduplicateStream(threshold=0.95, horizon=10))
@@ -127,10 +136,10 @@ def test_a_row_is_new_again_once_the_horizon_has_passed() -> None:
 
 
 def test_without_a_watermark_the_times_alone_decide() -> None:
-    """Rows out of order: 9 and 0 seconds are within ten of each other either way; 10 and 0 are not."""
+    """Rows out of order: 9 and 0 seconds are within ten of each other, 10 and 0 are not."""
     events = [(["late"], [0], 9), (["early"], [0], 0), (["apart"], [0], 19), (["both"], [0], 10)]
     check = streamed(events, DeduplicateStream(threshold=0.95, horizon=10))
-    # both lies within ten seconds of late and apart, with one and the same score; the earlier event is named
+    # both is within ten seconds of late and apart, with the same score; it names the earlier one
     check([("late", None), ("early", "late"), ("apart", None), ("both", "late")])
 
 
@@ -145,10 +154,10 @@ class Bag(list):
 
     written = 0
 
-    def read(self):
+    def read(self) -> Iterator[Block]:
         return iter(self)
 
-    def add(self, piece) -> None:
+    def add(self, piece: Block) -> None:
         self.written += len(piece)
         self.append(piece)
 
@@ -156,14 +165,15 @@ class Bag(list):
 class Timer:
     due = None
 
-    def set(self, timestamp) -> None:
+    def set(self, timestamp: Any) -> None:
         self.due = timestamp
 
 
 def test_state_is_packed_forgotten_and_seldom_rewritten() -> None:
     """A new row each second, 400 of them, horizon 100 seconds: at most 125 are held."""
-    fn, bag, timer = _Decide("id", "embedding", 1.0, 100, False), Bag(), Timer()
-    most = 0
+    settings = StreamSettings("DeduplicateStream", Columns(), 1.0, 100 * SECOND, False)
+    fn, bag, timer = DecideRows(settings), Bag(), Timer()
+    held = 0
     for second in range(400):
         if timer.due is not None and timer.due <= second:
             due, timer.due = timer.due, None
@@ -172,9 +182,9 @@ def test_state_is_packed_forgotten_and_seldom_rewritten() -> None:
         (out,) = fn.process(element, beam.utils.timestamp.Timestamp(second), bag, timer)
         assert decisions(out) == [(second, None)]
         assert timer.due is not None
-        most = max(most, sum(map(len, bag)))
+        held = max(held, sum(map(len, bag)))
         assert len(bag) <= STORED_PIECES + 1
-    assert 100 <= most <= 126
+    assert 100 <= held <= 126
     assert bag.written < 8 * 400  # itself once, 4 sweeps a horizon, and packing
     for _ in range(10):
         if timer.due is not None:
@@ -185,15 +195,15 @@ def test_state_is_packed_forgotten_and_seldom_rewritten() -> None:
 
 
 @pytest.mark.parametrize("time", [MIN_TIMESTAMP, MAX_TIMESTAMP])
-def test_beams_own_bounds_of_time_are_times_like_others(time) -> None:
-    rows = describe(block([1, 2], [0, 0]), "id", "embedding", time.micros)
+def test_bounds_of_beams_time_are_times_like_others(time: Timestamp) -> None:
+    rows = describe(block([1, 2], [0, 0]), Columns(), time.micros)
     assert decide(rows, [], 0.9, SECOND)[1].to_pylist() == [None, 1]
-    now = describe(block([3], [0]), "id", "embedding", 1_700_000_000 * SECOND)
+    now = describe(block([3], [0]), Columns(), 1_700_000_000 * SECOND)
     assert decide(now, [rows], 0.9, SECOND)[1].to_pylist() == [None]
 
 
 @pytest.fixture(scope="module")
-def groups():
+def groups() -> np.ndarray:
     """100 vectors, and three near ones (cosines around 0.93) of each, mixed."""
     rng = np.random.default_rng(3)
     centers = rng.standard_normal((100, 32))
@@ -215,7 +225,12 @@ def groups():
     ],
 )
 def test_no_group_is_lost_and_recall_grows_with_probes(
-    new_pipeline: Callable[..., beam.Pipeline], groups, mode: str, cells, probes, floor
+    new_pipeline: Callable[..., beam.Pipeline],
+    groups: np.ndarray,
+    mode: str,
+    cells: int,
+    probes: int,
+    floor: float,
 ) -> None:
     kind = pa.list_(pa.float32(), 32)
     columns = {
@@ -225,35 +240,34 @@ def test_no_group_is_lost_and_recall_grows_with_probes(
     whole = Block.from_pydict(columns, pa.schema([("id", pa.int32()), ("embedding", kind)]))
     unit = groups / np.linalg.norm(groups, axis=1, keepdims=True)
     near = np.triu(unit @ unit.T >= 0.85, 1)
-    exact = decide(describe(whole, "id", "embedding", 0), [], 0.85, 100 * SECOND)[0]
+    exact = decide(describe(whole, Columns(), 0), [], 0.85, 100 * SECOND)[0]
     assert 100 <= exact.sum() < 150
 
-    def check(found) -> None:
-        told = {id_: match for part in found for id_, match in decisions(part)}
-        assert sorted(told) == list(range(400))
+    def check(found: list[Block]) -> None:
+        decided = {id_: match for part in found for id_, match in decisions(part)}
+        assert sorted(decided) == list(range(400))
         assert all(part.schema.field("duplicate_of").type == pa.int32() for part in found)
-        new = [id_ for id_, match in told.items() if match is None]
-        for id_, match in told.items():
+        new = [id_ for id_, match in decided.items() if match is None]
+        for id_, match in decided.items():
             if match is None:
                 continue
             assert unit[id_] @ unit[match] >= 0.85 - 1e-6
             if cells == 1:
-                assert told[match] is None
+                assert decided[match] is None
             for _ in range(400):  # leads to a new row
-                match = told[match] if told[match] is not None else match
-            assert told[match] is None
+                match = decided[match] if decided[match] is not None else match
+            assert decided[match] is None
         if cells == 1:
             assert not near[np.ix_(sorted(new), sorted(new))].any()
-        assert (400 - len(new)) / (
-            400 - exact.sum()
-        ) >= floor - 0.01  # another order, other leaders
+        # another order, other leaders
+        assert (400 - len(new)) / (400 - exact.sum()) >= floor - 0.01
 
     with new_pipeline(mode) as p:
         times = [
             TimestampedValue(whole.slice(start, 100), start // 100) for start in range(0, 400, 100)
         ]
         blocks = p | beam.Create(times, reshuffle=False).with_output_types(Block)
-        out = blocks | DeduplicateStream(threshold=0.85, horizon=100, cells=cells, probes=probes)
+        out = blocks | DeduplicateStream(0.85, 100, cells=StreamCells(cells, probes))
         assert out.element_type is Block
         if mode == "in memory":
             assert_that(out, check)
@@ -277,7 +291,7 @@ def test_more_probes_are_the_nearest_cells_and_all_of_them_meet() -> None:
 
 
 @pytest.mark.parametrize("mode", ["in memory", "two processes"])
-def test_rows_come_back_as_they_were_with_the_two_columns_and_bad_ones_are_set_aside(
+def test_rows_come_back_as_they_were_with_the_two_columns_and_bad_ones_are_collected(
     new_pipeline: Callable[..., beam.Pipeline], mode: str
 ) -> None:
     good = [
@@ -300,13 +314,12 @@ def test_rows_come_back_as_they_were_with_the_two_columns_and_bad_ones_are_set_a
         (8, "embedding is of another dimension: the rows before have 2 dimensions"),
     ]
     with new_pipeline(mode) as p:
-        rows = (
-            p | beam.Create([good + bad]) | beam.FlatMap(lambda rows: rows)
-        )  # one bundle: the first row's length counts
+        # one bundle: the length of the first row decides
+        rows = p | beam.Create([good + bad]) | beam.FlatMap(lambda rows: rows)
         decided, rejects = (
             rows | DeduplicateStream(threshold=0.99, horizon=60).with_exception_handling()
         )
-        told = [
+        added = [
             {"duplicate_of": None, "score": None},
             {"duplicate_of": "1", "score": 1.0},
             {"duplicate_of": None, "score": None},
@@ -315,14 +328,19 @@ def test_rows_come_back_as_they_were_with_the_two_columns_and_bad_ones_are_set_a
             lambda row: row if row["score"] is None else {**row, "score": round(row["score"], 6)}
         )
         assert_that(
-            rounded, equal_to([{**row, **new} for row, new in zip(good, told, strict=True)]), "Good"
+            rounded,
+            equal_to([{**row, **new} for row, new in zip(good, added, strict=True)]),
+            "Good",
         )
         why = rejects | beam.Map(lambda row: (row["id"], row["reject_reason"]))
         assert_that(why, equal_to(reasons), "Bad")
 
 
 def test_a_bad_row_fails_the_job_by_name(new_pipeline: Callable[..., beam.Pipeline]) -> None:
-    message = "DeduplicateStream: row with id 'x': embedding is zero and has no direction; mend the row, or set such rows aside"
+    message = (
+        "DeduplicateStream: row with id 'x': embedding is zero and has no direction; "
+        "fix the row, or collect such rows"
+    )
     with pytest.raises(Exception, match=re.escape(message)), new_pipeline() as p:
         _ = p | beam.Create([{"id": "x", "embedding": [0.0, 0.0]}]) | DeduplicateStream()
 
@@ -333,7 +351,7 @@ def test_equal_vectors_match_at_a_threshold_of_one() -> None:
     rows = Block.from_pydict(
         {"id": range(600), "embedding": pa.FixedSizeListArray.from_arrays(twice.ravel(), 384)}
     )
-    _, duplicate_of, _ = decide(describe(rows, "id", "embedding", 0), [], 1.0, SECOND)
+    _, duplicate_of, _ = decide(describe(rows, Columns(), 0), [], 1.0, SECOND)
     assert duplicate_of.to_pylist() == [None] * 300 + list(range(300))
 
 
@@ -341,11 +359,12 @@ def test_ids_of_two_kinds_and_windows_are_refused(
     new_pipeline: Callable[..., beam.Pipeline],
 ) -> None:
     with pytest.raises(
-        InputError, match="ids are strings in some blocks and integers in others; convert these"
+        InputError,
+        match="ids are strings in some blocks and integers in others; convert them to one type",
     ):
         decide(
-            describe(block(["1"], [0]), "id", "embedding", 0),
-            [describe(block([1], [0]), "id", "embedding", 0)],
+            describe(block(["1"], [0]), Columns(), 0),
+            [describe(block([1], [0]), Columns(), 0)],
             0.9,
             9,
         )
@@ -367,10 +386,20 @@ def test_ids_of_two_kinds_and_windows_are_refused(
         ({"threshold": 0}, "threshold is 0; use a cosine above 0"),
         ({"horizon": 0}, "horizon is 0; use seconds, above 0"),
         ({"horizon": math.inf}, "horizon is inf; use seconds"),
+    ],
+)
+def test_wrong_arguments_raise_at_construction(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DeduplicateStream(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         ({"cells": 12}, "cells is 12; use a power of two"),
         ({"cells": 2}, "probes is 3; use 0 to 1, fewer than the cells"),
     ],
 )
-def test_wrong_arguments_raise_at_construction(arguments, message) -> None:
+def test_wrong_cells_raise_at_construction(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        DeduplicateStream(**arguments)
+        StreamCells(**arguments)

@@ -1,4 +1,4 @@
-"""A block is a record batch that can travel."""
+"""Check that a block is a record batch that can be sent to workers."""
 
 import pickle
 

@@ -1,3 +1,5 @@
+"""Check that one element is made from side inputs, and that unsafe graphs are found."""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,13 +8,13 @@ import apache_beam as beam
 import pytest
 from apache_beam.pvalue import AsList, AsSingleton
 
-from beam_gpte import Block, MineBitext
+from beam_gpte import Block, MineBitext, Thresholding
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from tests.examples import keep, kept
 from tests.graphs import check
 
 
-def test_one_element_is_made_of_side_inputs_and_settings(
+def test_one_element_is_made_from_side_inputs_and_settings(
     new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
 ) -> None:
     with new_pipeline("two processes") as p:
@@ -34,22 +36,21 @@ def test_one_element_is_made_of_side_inputs_and_settings(
 def test_a_graph_in_which_beam_may_lose_a_side_input_is_not_run(
     new_pipeline: Callable[..., beam.Pipeline],
 ) -> None:
-    with pytest.raises(
-        AssertionError,
-        match="First has for its main input, beside others, Second has for a side input",
-    ):
-        with new_pipeline() as p:
-            one, two, three = (p | str(i) >> beam.Create([i]) for i in range(3))
-            one | "First" >> beam.Map(together, AsSingleton(two))
-            three | "Second" >> beam.Map(together, AsSingleton(one))
+    p = new_pipeline()
+    one, two, three = (p | str(i) >> beam.Create([i]) for i in range(3))
+    one | "First" >> beam.Map(together, AsSingleton(two))
+    three | "Second" >> beam.Map(together, AsSingleton(one))
+    message = "the main input of First, which has side inputs too, is a side input of Second"
+    with pytest.raises(AssertionError, match=message):
+        p.run()
 
 
-def test_mining_in_scopes_then_all_with_decoys_has_a_graph_that_is_run() -> None:
+def test_mining_in_scopes_then_unmatched_rows_with_decoys_has_a_graph_that_is_run() -> None:
     p = beam.Pipeline()
     block = Block.from_pydict({"id": ["a"], "text": ["b"], "doc": ["c"]})
     sides = {name: p | name >> beam.Create([block]) for name in ("source", "target", "decoys")}
-    decoys = sides.pop("decoys")
-    sides | MineBitext(scope="doc", mine_unmatched=True, target_precision=0.9, decoys=decoys)
+    thresholding = Thresholding(target_precision=0.9)
+    sides | MineBitext(scope="doc", mine_unmatched=True, thresholding=thresholding)
     check(p)
 
 

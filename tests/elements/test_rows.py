@@ -1,6 +1,7 @@
-"""Whatever comes in as rows goes out as the same kind, with all it had."""
+"""Return rows of any kind as the same kind, with all their fields."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -11,12 +12,13 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 from beam_gpte import Block, EmbedText, InputError
+from beam_gpte.elements.rows import back_to_rows, to_blocks
 from tests.conftest import MODES
 from tests.examples import EmbeddedLine, LengthEncoder, Line
 
 
-def plain(row):
-    """A row without numpy, so that two of them compare."""
+def plain(row: Any) -> Any:
+    """Convert a row to values without numpy, so that two of them compare."""
     if isinstance(row, dict):
         return {
             name: value.tolist() if isinstance(value, np.ndarray) else value
@@ -29,7 +31,14 @@ def plain(row):
     return row
 
 
-def embed(new_pipeline, elements, expected, mode="in memory", typed=None, **settings) -> None:
+def embed(
+    new_pipeline: Callable[..., beam.Pipeline],
+    elements: list[Any],
+    expected: list[Any],
+    mode: str = "in memory",
+    typed: type | None = None,
+    **settings: Any,
+) -> None:
     with new_pipeline(mode) as p:
         rows = p | beam.Create(elements)
         if typed is not None:
@@ -85,7 +94,7 @@ def test_an_embeddable_item_gets_its_embedding(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_tables_and_batches_stay_what_they_are(
+def test_tables_and_batches_stay_tables_and_batches(
     new_pipeline: Callable[..., beam.Pipeline], mode: str
 ) -> None:
     table = pa.table({"text": ["abc", "d"], "n": [1, 2]}).replace_schema_metadata({"corpus": "x"})
@@ -147,10 +156,10 @@ def test_other_column_names_are_arguments(new_pipeline: Callable[..., beam.Pipel
     embed(new_pipeline, [row], [{**row, "v": [1.0, 3.0]}], **settings)
 
 
-def test_a_lone_surrogate_is_a_reject_that_can_be_written_down(
+def test_a_lone_surrogate_is_a_reject_that_can_be_written(
     new_pipeline: Callable[..., beam.Pipeline],
 ) -> None:
-    # in a mapping it fails in Beam's own coder; an item is pickled and gets as far as us
+    # in a mapping it fails in Beam's own coder; an item is pickled and reaches the transform
     item = EmbeddableItem.from_text("lone \ud800", id="q")
     with new_pipeline() as p:
         _, bad = p | beam.Create([item]) | EmbedText(LengthEncoder()).with_exception_handling()
@@ -159,13 +168,11 @@ def test_a_lone_surrogate_is_a_reject_that_can_be_written_down(
         assert_that(reasons, equal_to([expected]))
 
 
-def test_what_is_no_row_is_refused_with_what_would_be_one(
+def test_a_value_that_is_not_a_row_is_refused_with_a_list_of_row_kinds(
     new_pipeline: Callable[..., beam.Pipeline],
 ) -> None:
-    with (
-        pytest.raises(Exception, match="a int is no row; give blocks, pyarrow tables"),
-        new_pipeline() as p,
-    ):
+    message = "a value of type int is not a row; give blocks, pyarrow tables"
+    with pytest.raises(Exception, match=message), new_pipeline() as p:
         p | beam.Create([5]) | EmbedText(LengthEncoder())
 
 
@@ -199,3 +206,41 @@ def test_an_embedding_column_that_exists_is_not_overwritten(
             | beam.Create([Block.from_pydict({"text": ["a"], "embedding": [1]})])
             | EmbedText(LengthEncoder())
         )
+
+
+class Halves(NamedTuple):
+    short: beam.PCollection
+    long: beam.PCollection
+
+
+def test_several_results_come_back_by_name_beside_ones_that_are_not_rows(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    with new_pipeline() as p:
+        rows = to_blocks(p | beam.Create([{"text": "a"}, {"text": "bbb"}]), "text", None)
+        lengths = rows.blocks | "Lengths" >> beam.FlatMap(_lengths)
+        short = rows.blocks | "Short" >> beam.Map(_up_to, 1).with_output_types(Block)
+        long = rows.blocks | "Long" >> beam.Map(_up_to, 9).with_output_types(Block)
+        found = back_to_rows(rows, Halves(short, long))
+        assert type(found) is Halves
+        assert_that(lengths, equal_to([1, 3]), "CheckLengths")
+        assert_that(found.short, equal_to([{"text": "a"}]), "CheckShort")
+        assert_that(found.long, equal_to([{"text": "a"}, {"text": "bbb"}]), "CheckLong")
+
+
+def test_results_of_blocks_are_returned_unchanged(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    blocks = new_pipeline() | beam.Create([Block.from_pydict({"text": ["a"]})])
+    rows = to_blocks(blocks, "text", None)
+    result = Halves(blocks, blocks)
+    assert rows.blocks is blocks
+    assert back_to_rows(rows, result) is result
+
+
+def _lengths(block: Block) -> list[int]:
+    return [len(text) for text in block.column("text").to_pylist()]
+
+
+def _up_to(block: Block, length: int) -> Block:
+    return block.filter(pa.array([n <= length for n in _lengths(block)]))

@@ -1,6 +1,6 @@
-"""EmbedText: real vectors in a pipeline, one bad row costs one row, and everything is counted."""
+"""EmbedText: real vectors in a pipeline, a bad row costs one row, and everything is counted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apache_beam as beam
@@ -25,26 +25,26 @@ from tests.conftest import MODES
 from tests.examples import LengthEncoder
 
 
-def blocks_of(texts, size=100):
+def blocks_of(texts: list, size: int = 100) -> Iterator[Block]:
     """Blocks of `size` rows with ids from 0."""
     for start in range(0, len(texts), size):
         part = texts[start : start + size]
         yield Block.from_pydict({"id": list(range(start, start + len(part))), "text": part})
 
 
-def collect(path):
-    """All rows that `saved` wrote, by id."""
+def collect(path: Path) -> pa.Table:
+    """Read all rows that `save` wrote, by id."""
     tables = [
         pa.ipc.open_stream(file.read_bytes()).read_all() for file in sorted(path.glob("*.arrow"))
     ]
     return pa.concat_tables(tables).sort_by("id")
 
 
-def save(block, folder) -> None:
+def save(block: Block, folder: Path) -> None:
     (folder / f"{block.column('id')[0].as_py()}.arrow").write_bytes(block.to_ipc())
 
 
-def matrix(table):
+def matrix(table: pa.Table) -> np.ndarray:
     return table.column("embedding").combine_chunks().values.to_numpy().reshape(table.num_rows, -1)
 
 
@@ -261,7 +261,8 @@ def test_a_model_on_a_beam_file_system_is_fetched(
 ) -> None:
     from beam_gpte.files import remote_model
 
-    monkeypatch.setattr(remote_model, "is_remote", lambda model: True)  # a folder stands for gs://
+    # a folder in place of gs://
+    monkeypatch.setattr(remote_model, "is_remote_model", lambda model: True)
     monkeypatch.setattr(remote_model.tempfile, "gettempdir", lambda: str(tmp_path))
     folder = remote_model.fetch_model(minilm)
     assert folder.is_relative_to(tmp_path)
@@ -295,7 +296,7 @@ def test_wrong_arguments_are_refused_before_anything_runs() -> None:
         EmbedText("m", embedding_column="text")
 
 
-def test_a_missing_text_column_lists_those_there_are(
+def test_a_missing_text_column_lists_the_columns(
     new_pipeline: Callable[..., beam.Pipeline],
 ) -> None:
     with pytest.raises(InputError, match="no column 'text' among id, body"), new_pipeline() as p:
@@ -356,7 +357,7 @@ def test_chunks_of_mappings_are_mappings(
         assert_that(rows, equal_to(expected))
 
 
-def test_what_was_seen_and_dropped_are_columns_on_demand(
+def test_tokens_embedded_and_dropped_are_columns_on_demand(
     new_pipeline: Callable[..., beam.Pipeline], minilm: str
 ) -> None:
     with new_pipeline() as p:

@@ -1,4 +1,4 @@
-"""Postprocessing: one fit over the whole corpus, the same for everyone, checked against numpy on the full matrix."""
+"""Postprocessing: one fit of the whole corpus, checked against numpy on the full matrix."""
 
 import dataclasses
 import pickle
@@ -27,35 +27,35 @@ from tests.conftest import MODES
 from tests.embedding.test_quantize_vectors import UNIT, unit_vectors, vector_block
 
 
-def cone(n=200, dim=6, seed=0):
-    """Unit vectors that share a direction, with another variance along every axis."""
+def cone(n: int = 200, dim: int = 6, seed: int = 0) -> np.ndarray:
+    """Make unit vectors that share a direction, with another variance along every axis."""
     rng = np.random.default_rng(seed)
     vectors = (rng.standard_normal((n, dim)) * np.arange(1, dim + 1) + 4).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def unit(matrix):
+def unit(matrix: np.ndarray) -> np.ndarray:
     return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
 
 
-def mean_cosine(vectors):
+def mean_cosine(vectors: np.ndarray) -> float:
     total = vectors.sum(axis=0, dtype=np.float64)
     return (total @ total - len(vectors)) / (len(vectors) * (len(vectors) - 1))
 
 
-def moments_of(vectors, groups=None):
+def moments_of(vectors: np.ndarray, groups: list[str] | None = None) -> Moments:
     moments = Moments()
     moments.add(vectors, groups, second=True)
     return moments
 
 
-def grouped_block(vectors, groups, start=0):
+def grouped_block(vectors: np.ndarray, groups: list, start: int = 0) -> Block:
     block = vector_block(vectors, start=start)
     return block.with_column(pa.field("language", pa.string()), pa.array(groups, pa.string()))
 
 
-def by_numpy(vectors, method, k):
-    """The definition, on the whole matrix by singular values."""
+def by_numpy(vectors: np.ndarray, method: str, k: int) -> np.ndarray:
+    """Apply the definition to the whole matrix, by singular values."""
     around = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     _, singular, axes = np.linalg.svd(around, full_matrices=False)
     if method == "center":
@@ -65,7 +65,7 @@ def by_numpy(vectors, method, k):
     return unit(around @ axes[:k].T / singular[:k])
 
 
-def test_centring_by_hand() -> None:
+def test_centering_by_hand() -> None:
     # the mean of (1, 0) and (0, 1) is (1/2, 1/2), and what is left points either way
     fitted = fit(moments_of(np.eye(2, dtype=np.float32)), "center")
     half = np.float32(np.sqrt(0.5))
@@ -78,7 +78,7 @@ def test_centring_by_hand() -> None:
 @pytest.mark.parametrize(
     ("method", "k"), [("center", None), ("all_but_the_top", 2), ("whiten", None), ("whiten", 3)]
 )
-def test_every_method_is_what_numpy_gives_on_the_full_matrix(method, k) -> None:
+def test_every_method_is_what_numpy_gives_on_the_full_matrix(method: str, k: int | None) -> None:
     vectors = cone()
     parts = [moments_of(part) for part in np.array_split(vectors, 7)]
     merged = Moments()
@@ -103,7 +103,7 @@ def test_a_dimension_that_is_always_zero_stays_so() -> None:
     assert np.abs(fitted.apply(vectors)[:, 5]).max() == 0
 
 
-def test_groups_have_means_of_their_own_and_share_the_rest() -> None:
+def test_each_group_has_a_mean_and_shares_the_rest() -> None:
     vectors = cone(100)
     groups = ["de", "en", "en", "fr"] * 25
     around = vectors.astype(np.float64)
@@ -139,20 +139,20 @@ def test_a_fit_survives_its_file_and_pickle(tmp_path: Path) -> None:
         for method in METHODS:
             fitted = fit(moments_of(cone(), groups), method)
             save_postprocess(fitted, f"{tmp_path}/fit.npz")
-            for copy in (
+            for restored in (
                 load_postprocess(f"{tmp_path}/fit.npz"),
                 pickle.loads(pickle.dumps(fitted)),
             ):
-                assert copy.fingerprint == fitted.fingerprint
-                assert copy.description == fitted.description
-                assert np.array_equal(copy.apply(cone(), groups), fitted.apply(cone(), groups))
+                assert restored.fingerprint == fitted.fingerprint
+                assert restored.description == fitted.description
+                assert np.array_equal(restored.apply(cone(), groups), fitted.apply(cone(), groups))
     assert [path.name for path in tmp_path.iterdir()] == ["fit.npz"]
     (tmp_path / "other.npz").write_bytes(b"something else")
     with pytest.raises(InputError, match=r"other.npz: not a file that FitPostprocess wrote"):
         load_postprocess(f"{tmp_path}/other.npz")
 
 
-def test_every_fit_has_a_fingerprint_of_its_own() -> None:
+def test_every_fit_has_another_fingerprint() -> None:
     vectors = cone()
     fits = [
         fit(moments_of(vectors), *args)
@@ -165,7 +165,7 @@ def test_every_fit_has_a_fingerprint_of_its_own() -> None:
     assert len({one.fingerprint for one in fits}) == 6
 
 
-def test_what_cannot_be_fitted_is_refused_with_the_cure() -> None:
+def test_what_cannot_be_fitted_is_refused_with_a_repair() -> None:
     few = moments_of(cone(6))
     with pytest.raises(
         InputError,
@@ -177,7 +177,9 @@ def test_what_cannot_be_fitted_is_refused_with_the_cure() -> None:
         fit(moments_of(cone()), "whiten", 7)
     with pytest.raises(InputError, match="vectors of 6 and 5 dimensions in one corpus"):
         few.merge(moments_of(cone(dim=5)))
-    with pytest.raises(InputError, match="vectors of 5 dimensions, and the fit was of 6"):
+    with pytest.raises(
+        InputError, match="vectors of 5 dimensions, but the corpus was fitted with 6"
+    ):
         fit(few, "center").apply(cone(dim=5))
     with pytest.raises(InputError, match="fitted without groups; leave the group column out"):
         fit(few, "center").apply(cone(2), ["a", "b"])
@@ -185,8 +187,8 @@ def test_what_cannot_be_fitted_is_refused_with_the_cure() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("method", ["center", "whiten"])
-def test_one_pipeline_fits_applies_and_says_so(
-    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, mode: str, method
+def test_one_pipeline_fits_applies_and_records_it(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, mode: str, method: str
 ) -> None:
     vectors = cone(60)
     with new_pipeline(mode) as p:
@@ -215,18 +217,20 @@ def test_a_second_corpus_and_rows_use_the_same_fit(
     fitted = fit(moments_of(cone()), "center")
     save_postprocess(fitted, f"{tmp_path}/fit.npz")
     rows = [{"id": i, "embedding": vector} for i, vector in enumerate(unit_vectors(3, 6))]
-    for given in (fitted, f"{tmp_path}/fit.npz"):
+    for postprocess in (fitted, f"{tmp_path}/fit.npz"):
         with new_pipeline() as p:
             found = (
                 p
                 | beam.Create(rows)
-                | ApplyPostprocess(given)
+                | ApplyPostprocess(postprocess)
                 | beam.Map(lambda row: row["embedding"].tolist())
             )
             assert_that(found, equal_to(fitted.apply(unit_vectors(3, 6)).tolist()))
 
 
-def test_rows_are_fitted_by_a_column_of_theirs(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_rows_are_fitted_by_one_of_their_columns(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     rows = [
         {"id": i, "embedding": v.tolist(), "lang": "ab"[i % 2], "x": {1}}
         for i, v in enumerate(cone(10))
@@ -292,15 +296,17 @@ def test_an_empty_corpus_and_a_stream(new_pipeline: Callable[..., beam.Pipeline]
         fitted = nothing | FitPostprocess("whiten")
         assert_that(fitted, equal_to([]), "no fit")
         assert_that(nothing | ApplyPostprocess(fitted), equal_to([]), "nothing")
-    with pytest.raises(Exception, match="FitPostprocess saw no vectors"), new_pipeline() as p:
-        fitted = p | "None" >> beam.Create([]).with_output_types(Block) | FitPostprocess("whiten")
-        p | "Some" >> beam.Create([vector_block(cone(2))]) | ApplyPostprocess(fitted)
+    p = new_pipeline()
+    fitted = p | "None" >> beam.Create([]).with_output_types(Block) | FitPostprocess("whiten")
+    p | "Some" >> beam.Create([vector_block(cone(2))]) | ApplyPostprocess(fitted)
+    with pytest.raises(Exception, match="ApplyPostprocess: FitPostprocess saw no vectors"):
+        p.run().wait_until_finish()
+    windowed = (
+        new_pipeline()
+        | beam.Create([vector_block(cone(2))])
+        | beam.WindowInto(beam.window.FixedWindows(5))
+    )
     with pytest.raises(InputError, match="fit a sample in a batch job with path"):
-        windowed = (
-            new_pipeline()
-            | beam.Create([vector_block(cone(2))])
-            | beam.WindowInto(beam.window.FixedWindows(5))
-        )
         windowed | FitPostprocess("center")
 
 
@@ -318,7 +324,7 @@ def test_wrong_settings_are_refused_before_anything_runs(tmp_path: Path) -> None
 
 
 def test_real_vectors_leave_their_cone(encoder: TextEncoder, data: Path) -> None:
-    """German sentences share a direction that English ones do not; without it translations find each other."""
+    """German sentences share a direction, English ones another; without them translations match."""
     sides = {}
     for language in ("deu", "eng"):
         lines = (
@@ -334,7 +340,7 @@ def test_real_vectors_leave_their_cone(encoder: TextEncoder, data: Path) -> None
     after = fitted.apply(german, ["de"] * 400), fitted.apply(english, ["en"] * 400)
     assert abs(mean_cosine(after[0])) < 0.01
 
-    def found(german, english):
+    def found(german: np.ndarray, english: np.ndarray) -> float:
         return np.mean(np.argmax(german @ english.T, axis=1) == np.arange(400))
 
     assert found(*after) > 1.3 * found(german, english)

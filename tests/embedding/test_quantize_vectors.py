@@ -1,9 +1,10 @@
-"""QuantizeVectors: a code is a function of its vector, turns back into it, and is searched with plain SQL."""
+"""QuantizeVectors: codes depend on their vectors alone, and are searched with plain SQL."""
 
 import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import duckdb
@@ -36,7 +37,7 @@ UNIT = VectorMetadata("some model", "aaaa", "mean", "", dim=3, normalized=True)
 VECTORS = np.array([[0.6, -0.8, 0.0], [0.0, 0.0, 1.0], [-0.48, 0.6, 0.64]], np.float32)
 
 
-def vector_block(vectors, metadata=UNIT, start=0):
+def vector_block(vectors: np.ndarray, metadata: VectorMetadata = UNIT, start: int = 0) -> Block:
     field = dataclasses.replace(metadata, dim=vectors.shape[1]).field("embedding")
     ids = pa.array(range(start, start + len(vectors)))
     return Block(
@@ -46,17 +47,18 @@ def vector_block(vectors, metadata=UNIT, start=0):
     )
 
 
-def codes_of(block):
+def codes_of(block: Block) -> list:
     return block.column("embedding").to_pylist()
 
 
-def unit_vectors(n, dim, seed=0):
+def unit_vectors(n: int, dim: int, seed: int = 0) -> np.ndarray:
     vectors = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def test_codes_worked_out_by_hand() -> None:
-    # of its own largest value, 0.8: 0.6 is 95.25 / 127; of a limit of 0.5: 0.6 is beyond, 0.48 is 121.92 / 127
+    # with its largest value, 0.8, as the limit: 0.6 is 95.25 / 127
+    # with 0.5 as the limit: 0.6 is clipped, 0.48 is 121.92 / 127
     assert quantize(VECTORS, "int8").tolist() == [[95, -127, 0], [0, 0, 127], [-95, 119, 127]]
     assert quantize(VECTORS, "int8", 0.5).tolist() == [
         [127, -127, 0],
@@ -70,7 +72,7 @@ def test_codes_worked_out_by_hand() -> None:
     assert quantize(np.zeros((1, 3), np.float32), "int8").tolist() == [[0, 0, 0]]
 
 
-def test_codes_turn_back_into_vectors() -> None:
+def test_codes_are_converted_back_to_vectors() -> None:
     vectors = unit_vectors(50, 37)
     assert np.abs(dequantize(quantize(vectors, "float16")) - vectors).max() < 2**-11
     assert (dequantize(quantize(vectors, "int8")) * vectors).sum(axis=1).min() > 0.9995
@@ -89,7 +91,7 @@ def test_codes_turn_back_into_vectors() -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("settings", [{"to": "binary"}, {"to": "int8", "int8_limit": "fit"}])
 def test_codes_do_not_depend_on_blocks(
-    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, mode: str, settings
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, mode: str, settings: dict
 ) -> None:
     vectors = unit_vectors(60, 16)
     limit = float(np.abs(vectors).max()) if "int8_limit" in settings else None
@@ -111,7 +113,7 @@ def test_codes_do_not_depend_on_blocks(
     assert metadata.fingerprint == quantized(UNIT, settings["to"], limit).fingerprint
 
 
-def test_every_setting_has_a_fingerprint_of_its_own() -> None:
+def test_every_setting_has_another_fingerprint() -> None:
     settings = [("float16", None), ("int8", None), ("int8", 0.5), ("int8", 0.6), ("binary", None)]
     assert len({UNIT.fingerprint, *(quantized(UNIT, *each).fingerprint for each in settings)}) == 6
 
@@ -119,7 +121,7 @@ def test_every_setting_has_a_fingerprint_of_its_own() -> None:
 def test_sinks_refuse_to_mix_quantizations(
     new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
 ) -> None:
-    def write(to) -> None:
+    def write(to: str) -> None:
         with new_pipeline() as p:
             (
                 p
@@ -158,7 +160,8 @@ def test_sql_finds_the_nearest_by_every_kind_of_code(
         with duckdb.connect(str(path)) as connection:
             assert connection.execute("DESCRIBE vectors").fetchall()[1][1] == kind
             found = connection.execute(
-                f"SELECT v.id FROM vectors v, vectors q WHERE q.id = 5 ORDER BY {score} DESC, v.id LIMIT 10"
+                "SELECT v.id FROM vectors v, vectors q WHERE q.id = 5 "
+                f"ORDER BY {score} DESC, v.id LIMIT 10"
             ).fetchall()
             codes = quantize(vectors, to)
             expected = dequantize(codes, dim=20) @ dequantize(codes, dim=20)[5]
@@ -175,13 +178,14 @@ def test_sql_finds_the_nearest_by_every_kind_of_code(
                 assert connection.execute(
                     "SELECT DISTINCT bit_length(embedding) FROM vectors"
                 ).fetchall() == [(24,)]
-                nearest = "SELECT id FROM vectors ORDER BY bit_count(xor(embedding, ?::BLOB::BIT)) LIMIT 1"
+                distance = "bit_count(xor(embedding, ?::BLOB::BIT))"
+                nearest = f"SELECT id FROM vectors ORDER BY {distance} LIMIT 1"
                 assert connection.execute(nearest, [codes[5].tobytes()]).fetchall() == [(5,)]
 
 
 @pytest.mark.parametrize("to", ["float16", "int8", "binary"])
 def test_parquet_of_codes_is_read_by_others(
-    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, to
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, to: str
 ) -> None:
     with new_pipeline() as p:
         (
@@ -241,7 +245,7 @@ def test_rows_of_every_kind_come_back_with_codes(
         pa.table({"embedding": pa.array([VECTORS[0]])}),
     ]
 
-    def plain(row):
+    def plain(row: Any) -> Any:
         if isinstance(row, dict):
             return [row["embedding"].dtype.name, row["embedding"].tolist(), row["more"]]
         if isinstance(row, EmbeddableItem):
@@ -294,9 +298,9 @@ def test_values_beyond_a_given_limit_are_counted(
 
 
 def test_a_stream_has_no_corpus_to_fit(new_pipeline: Callable[..., beam.Pipeline]) -> None:
-    with pytest.raises(InputError, match="give the limit of a former run"):
-        p = new_pipeline()
-        p | test_stream.TestStream() | QuantizeVectors("int8", int8_limit="fit")
+    stream = new_pipeline() | test_stream.TestStream()
+    with pytest.raises(InputError, match="give the limit of a previous run"):
+        stream | QuantizeVectors("int8", int8_limit="fit")
 
 
 def test_wrong_settings_are_refused_before_anything_runs() -> None:
@@ -315,7 +319,7 @@ def test_vectors_that_cannot_be_quantized_so_are_refused(
         "keeps directions only; give int8_limit": vector_block(
             VECTORS, dataclasses.replace(UNIT, normalized=False)
         ),
-        "column 'embedding' is int8; take the vectors": Block.from_pydict(
+        "column 'embedding' is int8; use the vectors before quantization": Block.from_pydict(
             {"embedding": pa.array([[1, 2, 3]], pa.list_(pa.int8(), 3))},
             pa.schema([quantized(UNIT, "int8").field("embedding")]),
         ),
@@ -365,14 +369,14 @@ def test_recall_on_real_vectors(encoder: TextEncoder, stsb: list[tuple[str, str,
     texts = list(dict.fromkeys(text for a, b, _ in stsb[:800] for text in (a, b)))[:1300]
     vectors = encoder.encode(texts)
 
-    def nearest(vectors):
+    def nearest(vectors: np.ndarray) -> np.ndarray:
         return np.argsort(-(vectors[:100] @ vectors[100:].T), axis=1)[:, :10]
 
     true = nearest(vectors)
-    for to, least in {"float16": 0.998, "int8": 0.98, "binary": 0.5}.items():
+    for to, min_recall in {"float16": 0.998, "int8": 0.98, "binary": 0.5}.items():
         found = nearest(dequantize(quantize(vectors, to)))
         recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(true, found, strict=True)])
-        assert recall >= least, (to, recall)
+        assert recall >= min_recall, (to, recall)
     assert (
         vector_fields(pa.schema([encoder.metadata.field("embedding")]))["embedding"].quantization
         == "float32"

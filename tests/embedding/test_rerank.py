@@ -1,4 +1,7 @@
-"""Cross-encoders against sentence-transformers' own, on tiny random models: no package has the weights of a real one."""
+"""Cross-encoders, compared with those of sentence-transformers on tiny random models.
+
+No package has the weights of a real one.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +39,11 @@ MODELS = {
 
 
 def tokenizer(types: bool) -> transformers.PreTrainedTokenizerFast:
-    """A word is a token; pairs as BERT's, ``[CLS] a [SEP] b [SEP]``, or as XLM-R's, with two separators and no types."""
+    """Make a tokenizer whose tokens are words.
+
+    Pairs are as in BERT, ``[CLS] a [SEP] b [SEP]``, or as in XLM-R, with two separators and no
+    types.
+    """
     backend = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]")
     )
@@ -71,13 +78,16 @@ def save(folder: Path, name: str, **settings: object) -> str:
     return str(folder)
 
 
+Make = Callable[..., str]  # saves a model under a name, and returns its folder
+
+
 @pytest.fixture
-def make(tmp_path: Path):
+def make(tmp_path: Path) -> Make:
     return lambda name, **settings: save(tmp_path / "model", name, **settings)
 
 
 def pairs(seed: int = 0) -> list[tuple[str, str]]:
-    """Short and long ones, some beyond the model's 40 tokens on either or both sides, some repeated."""
+    """Make short and long pairs, some above the model's 40 tokens on a side, some repeated."""
     random = np.random.default_rng(seed)
     lengths = [
         (1, 1),
@@ -98,7 +108,7 @@ def pairs(seed: int = 0) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_scores_are_those_of_sentence_transformers(make, name) -> None:
+def test_scores_are_those_of_sentence_transformers(make: Make, name: str) -> None:
     from sentence_transformers import CrossEncoder as Peer
 
     folder = make(name)
@@ -116,11 +126,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def bert(folder) -> CrossEncoder:
+def bert(folder: str) -> CrossEncoder:
     return CrossEncoder.load(EncoderConfig(folder, device="cpu"))
 
 
-def test_long_pairs_lose_tokens_of_the_longer_text_and_are_counted(bert) -> None:
+def test_long_pairs_lose_tokens_of_the_longer_text_and_are_counted(bert: CrossEncoder) -> None:
     plain = tokenizer(types=True)
     scoring = bert.score_with_counts(pairs())
     whole = [len(plain(a, b)["input_ids"]) for a, b in pairs()]
@@ -137,13 +147,13 @@ def test_long_pairs_lose_tokens_of_the_longer_text_and_are_counted(bert) -> None
     )
 
 
-def test_a_score_does_not_depend_on_its_neighbours(bert) -> None:
+def test_a_score_does_not_depend_on_its_neighbors(bert: CrossEncoder) -> None:
     alone = np.concatenate([bert.score([pair]) for pair in pairs()])
     assert np.abs(bert.score(pairs()[::-1])[::-1] - alone).max() < 1e-6
     assert bert.score([]).shape == (0,)
 
 
-def test_the_activation_is_the_one_that_the_files_name() -> None:
+def test_the_activation_is_the_one_in_the_model_files() -> None:
     def named(settings: dict, **config: object) -> str:
         return type(_activation(transformers.BertConfig(**config), settings)).__name__
 
@@ -152,19 +162,19 @@ def test_the_activation_is_the_one_that_the_files_name() -> None:
     assert named({"activation_fn": identity}) == "Identity"
     assert named({}, sbert_ce_default_activation_function=identity) == "Identity"
     assert named({}, sentence_transformers={"activation_fn": identity}) == "Identity"
-    with pytest.raises(InputError, match="activation 'os.system' is none of Identity"):
+    with pytest.raises(InputError, match="activation 'os.system' is not one of Identity"):
         named({"activation_fn": "os.system"})
 
 
-def test_what_is_no_cross_encoder_is_refused(make, minilm: str) -> None:
-    with pytest.raises(InputError, match="has 3 labels, a cross-encoder one"):
+def test_other_models_are_refused(make: Make, minilm: str) -> None:
+    with pytest.raises(InputError, match="has 3 labels, but a cross-encoder has one"):
         CrossEncoder.load(make("bert", num_labels=3))
     with pytest.raises(InputError, match="weights are missing"):
         CrossEncoder.load(minilm)
 
 
-def test_rows_get_their_score_and_bad_ones_are_set_aside(
-    new_pipeline: Callable[..., beam.Pipeline], folder, bert
+def test_rows_get_their_score_and_bad_ones_are_collected(
+    new_pipeline: Callable[..., beam.Pipeline], folder: str, bert: CrossEncoder
 ) -> None:
     rows = [{"query": a, "document": b, "n": i} for i, (a, b) in enumerate(pairs())]
     bad = [
@@ -177,10 +187,10 @@ def test_rows_get_their_score_and_bad_ones_are_set_aside(
     with new_pipeline() as p:
         made = p | beam.Create([*rows, *bad])
         scored, rejects = made | Rerank(folder).with_exception_handling()
-        told = scored | beam.Map(
+        equal = scored | beam.Map(
             lambda row: (row["n"], abs(row["rerank_score"] - expected[row["n"]]) < 1e-6)
         )
-        assert_that(told, equal_to([(n, True) for n in range(len(rows))]), label="Scores")
+        assert_that(equal, equal_to([(n, True) for n in range(len(rows))]), label="Scores")
         reasons = rejects | "Reasons" >> beam.Map(lambda row: row["reject_reason"])
         wanted = ["query is null", "document is blank", "text is not a string: int"]
         wanted += ["text is not valid UTF-8"]
@@ -188,7 +198,7 @@ def test_rows_get_their_score_and_bad_ones_are_set_aside(
 
 
 def test_a_pair_too_large_for_the_memory_is_one_reject(
-    new_pipeline: Callable[..., beam.Pipeline], folder, monkeypatch: pytest.MonkeyPatch
+    new_pipeline: Callable[..., beam.Pipeline], folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = PairRunner.start
 
@@ -207,11 +217,13 @@ def test_a_pair_too_large_for_the_memory_is_one_reject(
             equal_to([["small"]]),
             label="Good",
         )
-        told = rejects | "Told" >> beam.Map(
+        reasons = rejects | "Reasons" >> beam.Map(
             lambda block: block.batch.select(["id", "reject_reason"]).to_pylist()
         )
-        reason = "out of memory: 40 tokens are more than fit at once"
-        assert_that(told, equal_to([[{"id": "large", "reject_reason": reason}]]), label="Rejects")
+        reason = "out of memory: 40 tokens do not fit at once"
+        assert_that(
+            reasons, equal_to([[{"id": "large", "reject_reason": reason}]]), label="Rejects"
+        )
 
 
 @pytest.mark.parametrize(
@@ -225,29 +237,29 @@ def test_a_pair_too_large_for_the_memory_is_one_reject(
         (lambda: Rerank("m", score_column="query"), "score_column 'query' is another column"),
         (
             lambda: Rerank(EncoderConfig("m", pooling="cls")),
-            "pooling 'cls': a cross-encoder takes model",
+            "pooling 'cls': a cross-encoder supports only model",
         ),
         (
             lambda: Rerank(EncoderConfig("m", prompt="q: ")),
-            "prompt 'q: ': a cross-encoder takes model",
+            "prompt 'q: ': a cross-encoder supports only model",
         ),
     ],
 )
-def test_mistakes_are_told_before_the_job(make_it, message) -> None:
+def test_mistakes_are_reported_before_the_job(make_it: Callable[[], Rerank], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_it()
 
 
-def test_columns_are_those_that_were_named(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_columns_are_checked_by_name() -> None:
     from beam_gpte.embedding.rerank import _check_pairs
 
     block = Block.from_pydict(
         {"query": ["a"], "document": ["b"], "rerank_score": pa.array([0.5], pa.float32())}
     )
     with pytest.raises(InputError, match="Rerank: a column 'rerank_score' is there already"):
-        list(_check_pairs(block, ("query", "document"), "rerank_score", None, False))
+        list(_check_pairs(block, ("query", "document"), "rerank_score", "Rerank", False, None))
     with pytest.raises(InputError, match="Rerank: no column 'passage' among query, document"):
-        list(_check_pairs(block, ("query", "passage"), "score", None, False))
+        list(_check_pairs(block, ("query", "passage"), "score", "Rerank", False, None))
     bad = Block.from_pydict({"query": ["a", ""], "document": ["b", "c"], "id": [1, 2]})
     with pytest.raises(InputError, match="Rerank: row with id 2: query is empty"):
-        list(_check_pairs(bad, ("query", "document"), "score", "id", False))
+        list(_check_pairs(bad, ("query", "document"), "score", "Rerank", False, "id"))

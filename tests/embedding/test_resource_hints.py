@@ -1,5 +1,7 @@
 """Resource hints on our transforms reach every step inside them, and no other."""
 
+from collections.abc import Callable
+
 import apache_beam as beam
 import pytest
 
@@ -15,7 +17,9 @@ def with_rejects(transform: EmbedText) -> EmbedText:
 @pytest.mark.parametrize(
     "variant", [lambda transform: transform, with_rejects], ids=["plain", "rejects"]
 )
-def test_hints_hold_for_all_inside_a_transform_and_nothing_else(variant) -> None:
+def test_hints_hold_for_all_inside_a_transform_and_nothing_else(
+    variant: Callable[[EmbedText], EmbedText],
+) -> None:
     pipeline = beam.Pipeline()
     pipeline | beam.Create(["a"]) | variant(EmbedText("model")).with_resource_hints(min_ram="8GB")
     components = pipeline.to_runner_api().components

@@ -1,7 +1,8 @@
-"""What has not changed is not embedded again."""
+"""EmbedText with reuse: a text that has not changed is not embedded again."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -15,7 +16,9 @@ from tests.conftest import MODES
 from tests.examples import LengthEncoder
 
 
-def run(pipeline, texts, out, model, **settings):
+def run(
+    pipeline: beam.Pipeline, texts: list[str], out: Path, model: Any, **settings: Any
+) -> tuple[dict[str, int], pa.Table]:
     block = Block.from_pydict({"id": list(range(len(texts))), "text": texts})
     blocks = pipeline | beam.Create([block.slice(0, 2), block.slice(2)]).with_output_types(Block)
     blocks | EmbedText(model, **settings) | WriteVectorsToParquet(str(out))
@@ -44,10 +47,10 @@ def test_a_second_run_embeds_only_what_is_new(
     assert new.schema.field("embedding").equals(
         expected.schema.field("embedding"), check_metadata=True
     )
-    found, wanted = (
+    found, correct = (
         np.array(table.column("embedding").to_pylist(), np.float32) for table in (new, expected)
     )
-    assert np.abs(found - wanted).max() < 1e-6
+    assert np.abs(found - correct).max() < 1e-6
 
 
 def test_a_run_may_reuse_the_folder_that_it_replaces(
@@ -72,11 +75,11 @@ def test_vectors_of_other_settings_are_not_reused(
     assert (count["texts"], count.get("texts_reused", 0)) == (2, 0)
 
 
-def test_what_cannot_be_reused_is_said(
+def test_files_that_cannot_be_reused_are_refused(
     new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
 ) -> None:
     pq.write_table(pa.table({"text": ["a"], "embedding": [[1.0, 2.0]]}), tmp_path / "plain.parquet")
-    with pytest.raises(InputError, match="does not say which model made it"):
+    with pytest.raises(InputError, match="does not name the model that made it"):
         run(new_pipeline(), ["a"], tmp_path / "out", LengthEncoder(), reuse=str(tmp_path))
     with pytest.raises(InputError, match="no file matches"):
         run(

@@ -1,11 +1,14 @@
-"""EmbedText and DeduplicateStream in a stream, and the program that runs them until it is stopped."""
+"""EmbedText and DeduplicateStream in a stream, and the program that runs them until stopped."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
+import numpy as np
+import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_stream
@@ -24,8 +27,8 @@ from tests.pages import CHROMIUM, open_page, read_page
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def streamed(*events):
-    """Pipeline and elements of a stream of lists of (row, second), and watermarks."""
+def streamed(*events: Any) -> tuple[beam.Pipeline, beam.PCollection]:
+    """Make a stream of lists of (row, second), and watermarks: its pipeline and elements."""
     source = test_stream.TestStream()
     for event in events:
         if isinstance(event, list):
@@ -45,7 +48,7 @@ def test_rows_of_a_stream_keep_their_windows_and_times_late_ones_too() -> None:
         | beam.WindowInto(FixedWindows(10), allowed_lateness=100)
         | EmbedText(LengthEncoder())
     )
-    told = embedded | beam.Map(
+    found = embedded | beam.Map(
         lambda row, time=beam.DoFn.TimestampParam, window=beam.DoFn.WindowParam: (
             row["id"],
             row["embedding"].tolist(),
@@ -59,12 +62,12 @@ def test_rows_of_a_stream_keep_their_windows_and_times_late_ones_too() -> None:
         ("12", [1, 12], 12, 10),
         ("3", [1, 3], 3, 0),
     ]
-    assert_that(told, equal_to(expected))
+    assert_that(found, equal_to(expected))
     p.run().wait_until_finish()
 
 
-def test_a_row_waits_for_no_other_before_it_is_embedded_and_judged(tmp_path: Path) -> None:
-    """No watermark moves between the two rows, and the first has come out when the second goes in."""
+def test_a_row_is_embedded_and_decided_before_the_next_arrives(tmp_path: Path) -> None:
+    """No watermark moves between two rows, and the first is out when the second goes in."""
     p, source = streamed(
         [({"id": "a", "text": "one two"}, 1)], [({"id": "b", "text": "two one"}, 2)]
     )
@@ -88,31 +91,27 @@ def test_a_row_waits_for_no_other_before_it_is_embedded_and_judged(tmp_path: Pat
     ]
 
 
-def previous_rows():
-    """Rows of seconds 1 and 100."""
+def previous_rows() -> list[Block]:
+    """Return rows of seconds 1 and 100."""
     vectors = [vector.tolist() for vector in WordEncoder().encode(["one two", "three four"])]
-    block = EmbedTextOf([("old", vectors[0]), ("young", vectors[1])])
+    block = vectors_of([("old", vectors[0]), ("young", vectors[1])])
     return [
         block.with_column(Block.from_pydict({TIMESTAMP: [0]}).schema.field(0), _times([1, 100]))
     ]
 
 
-def EmbedTextOf(rows):  # noqa: N802
-    import pyarrow as pa
-
+def vectors_of(rows: list[tuple[str, list[float]]]) -> Block:
     ids, vectors = zip(*rows, strict=True)
     return Block.from_pydict(
         {"id": list(ids), "embedding": pa.array(list(vectors), pa.list_(pa.float32(), 8))}
     )
 
 
-def _times(seconds):
-    import pyarrow as pa
-
+def _times(seconds: list[int]) -> pa.Array:
     return pa.array([Timestamp(second).micros for second in seconds], pa.int64())
 
 
-def test_rows_of_a_former_run_count_as_seen_for_as_long_as_the_horizon() -> None:
+def test_rows_of_a_previous_run_count_until_the_horizon() -> None:
     rows = [
         ({"id": i, "text": text}, second)
         for i, text, second in [
@@ -123,9 +122,9 @@ def test_rows_of_a_former_run_count_as_seen_for_as_long_as_the_horizon() -> None
     ]
     p, source = streamed([rows[0]], [rows[1]], [rows[2]])
     decided = source | EmbedText(WordEncoder()) | DeduplicateStream(0.99, 60, history=previous_rows)
-    # a is 58 seconds behind old and repeats it; b is 60 seconds behind, and nothing new came since
-    told = decided | beam.Map(lambda row: (row["id"], row["duplicate_of"]))
-    assert_that(told, equal_to([("a", "old"), ("b", None), ("c", "young")]))
+    # a is 58 seconds after old and repeats it; b is 60 seconds after, and a is removed
+    found = decided | beam.Map(lambda row: (row["id"], row["duplicate_of"]))
+    assert_that(found, equal_to([("a", "old"), ("b", None), ("c", "young")]))
     p.run().wait_until_finish()
 
 
@@ -135,14 +134,12 @@ def test_committed_rows_of_several_outputs_are_compared_by_file() -> None:
         {"a": RowRanges.of([2, 3, 4])},
     )
 
-    def listed(rows):
+    def listed(rows: dict[str, RowRanges]) -> dict[str, list[int]]:
         return {
             name: [n for n in range(6) if n in {*ranges_of(found)}] for name, found in rows.items()
         }
 
-    def ranges_of(found):
-        import numpy as np
-
+    def ranges_of(found: RowRanges) -> list[int]:
         return np.arange(6)[found.contain(np.arange(6))].tolist()
 
     assert listed(all_of(first, second)) == {"a": [1, 2, 3, 4], "b": [1]}
@@ -179,7 +176,7 @@ def test_a_killed_program_started_again_and_stopped_has_every_text_once(
         str(page),
     ]
     done = stream(tmp_path, minilm, 16, 7, *more)
-    assert (done.exit_code, done.lost, done.doubled, done.in_database) == (0, 0, 0, done.texts)
+    assert (done.exit_code, done.lost, done.duplicated, done.in_database) == (0, 0, 0, done.texts)
     assert done.files > 3
     assert "files read" in done.summary
     assert "rows read" in done.summary
@@ -192,7 +189,7 @@ def test_a_killed_program_started_again_and_stopped_has_every_text_once(
     assert CHROMIUM is None or open_page(page, tmp_path / "profile")[1] == []
 
 
-def test_a_stop_at_once_and_mistakes_are_short(tmp_path: Path, minilm: str) -> None:
+def test_an_immediate_stop_and_mistakes_are_short(tmp_path: Path, minilm: str) -> None:
     command = [
         sys.executable,
         str(ROOT / "pipelines" / "embed_stream.py"),

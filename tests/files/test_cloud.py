@@ -1,4 +1,4 @@
-"""Google Cloud Storage, against an emulator: a server process of its own."""
+"""Test Google Cloud Storage against an emulator, which runs as a server process."""
 
 import http.server
 import json
@@ -23,6 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_gpte import (
     EmbedText,
     InputError,
+    Polling,
     ReadCorpus,
     TextEncoder,
     WatchCorpus,
@@ -41,7 +42,7 @@ storage = pytest.importorskip("google.cloud.storage")
 
 
 class TokenServer(http.server.BaseHTTPRequestHandler):
-    """Gives everybody an access token; to a request for anything else it says that it needs one."""
+    """Give everybody an access token; answer any other request with an error that asks for one."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -79,7 +80,7 @@ def token_server() -> Iterator[str]:
 
 
 def service_account(token_uri: str) -> dict[str, str]:
-    """A made-up one, as Google's key files describe it."""
+    """Make up a service account, as Google's key files describe it."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -89,18 +90,18 @@ def service_account(token_uri: str) -> dict[str, str]:
         serialization.NoEncryption(),
     )
     key = rsa.generate_private_key(65537, 2048).private_bytes(*kinds).decode()
-    own = {
+    account = {
         "project_id": "p",
         "private_key_id": "k",
         "client_id": "1",
         "client_email": "a@p.iam.gserviceaccount.com",
     }
-    return {"type": "service_account", "private_key": key, "token_uri": token_uri, **own}
+    return {"type": "service_account", "private_key": key, "token_uri": token_uri, **account}
 
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory, token_server: str) -> Iterator[Any]:
-    """A bucket of an emulator, which Beam finds by the environment."""
+    """Start an emulator with a bucket; Beam finds it through the environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -148,7 +149,7 @@ def upload_corpus(bucket: Any, folder: str) -> None:
 
 
 def query(bucket: Any, name: str, path: Path, sql: str) -> list[tuple]:
-    """Rows of a DuckDB database in the bucket."""
+    """Query a DuckDB database in the bucket."""
     bucket.blob(name).download_to_filename(path)
     with duckdb.connect(str(path), read_only=True) as connection:
         return connection.execute(sql).fetchall()
@@ -156,13 +157,13 @@ def query(bucket: Any, name: str, path: Path, sql: str) -> list[tuple]:
 
 def test_corpus_model_and_vectors_may_all_be_in_the_cloud(
     new_pipeline: Callable[..., beam.Pipeline],
-    bucket,
+    bucket: Any,
     minilm: str,
     encoder: TextEncoder,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the model comes to lie
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the model is copied to
     upload_corpus(bucket, "in")
     for path in Path(minilm).rglob("*"):
         if path.is_file():
@@ -198,7 +199,7 @@ def test_corpus_model_and_vectors_may_all_be_in_the_cloud(
 
 
 def test_a_run_in_another_process_replaces_what_was_there_and_adds_its_rejects(
-    new_pipeline: Callable[..., beam.Pipeline], bucket
+    new_pipeline: Callable[..., beam.Pipeline], bucket: Any
 ) -> None:
     upload_corpus(bucket, "again")
     upload(bucket, "again/c.jsonl", b'{"text": "four"}\nno JSON\n')
@@ -217,17 +218,20 @@ def test_a_run_in_another_process_replaces_what_was_there_and_adds_its_rejects(
     assert b"no JSON" in lines.download_as_bytes()
 
 
-def test_a_bucket_is_watched_and_a_stream_goes_on_where_it_was(bucket, tmp_path: Path) -> None:
+def test_a_bucket_is_watched_and_a_stream_goes_on_where_it_was(bucket: Any, tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
     upload_corpus(bucket, "inbox")
     for more in ({}, {"inbox/c.jsonl": b'{"text": "five"}\n'}):
         for name, data in more.items():
             upload(bucket, name, data)
-        done = rows_in_parquet("gs://texts/stream", "id")
-        assert done.keys() == rows_in_duckdb("gs://texts/stream.duckdb", "id").keys()
+        committed = rows_in_parquet("gs://texts/stream", "id")
+        assert committed.keys() == rows_in_duckdb("gs://texts/stream.duckdb", "id").keys()
         p = beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(["--streaming"]))
         texts = p | WatchCorpus(
-            "gs://texts/inbox/*", columns={}, interval=1, stop=str(tmp_path / "stop"), done=done
+            "gs://texts/inbox/*",
+            columns={},
+            committed=committed,
+            polling=Polling(1, str(tmp_path / "stop")),
         )
         vectors = texts | EmbedText(WordEncoder()) | beam.WindowInto(beam.window.FixedWindows(3600))
         vectors | WriteVectorsToParquet("gs://texts/stream", mode="append")
@@ -246,7 +250,7 @@ def test_a_bucket_is_watched_and_a_stream_goes_on_where_it_was(bucket, tmp_path:
     }
 
 
-def test_an_object_that_is_gone_is_named(bucket) -> None:
+def test_a_missing_object_is_named(bucket: Any) -> None:
     from beam_gpte.sources.corpus_files import read_schema
 
     with pytest.raises(InputError, match=r"gs://texts/none\.jsonl: cannot be read: 404"):
@@ -254,18 +258,18 @@ def test_an_object_that_is_gone_is_named(bucket) -> None:
 
 
 @pytest.mark.parametrize(
-    "look",
+    "check",
     [
         lambda: match_files("gs://missing/*.jsonl"),
         lambda: check_writable("gs://missing/out"),
         lambda: check_remote_model("gs://missing/model"),
     ],
 )
-def test_a_missing_bucket_is_one_line(bucket, look) -> None:
+def test_a_missing_bucket_is_reported_in_one_line(bucket: Any, check: Callable[[], object]) -> None:
     with pytest.raises(
         InputError, match="^gs://missing: there is no such bucket; create it, or name another$"
     ):
-        look()
+        check()
 
 
 def test_other_paths_need_no_check() -> None:
@@ -277,7 +281,7 @@ CHECKS = """
 import json, os, sys
 from beam_gpte.files.cloud import check_bucket
 
-def told(bucket, **changes):
+def error_of(bucket, **changes):
     os.environ.update({name: value for name, value in changes.items() if value})
     for name in [name for name, value in changes.items() if not value]:
         os.environ.pop(name, None)
@@ -287,14 +291,18 @@ def told(bucket, **changes):
         return f"{type(error).__name__}: {error}"
 
 KEY, HOST = "GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"
-results = [told("texts", **{KEY: "/no/such/key.json"}), told("texts", **{KEY: None})]
-results += [told("private", **{KEY: None, HOST: sys.argv[1]}), told("other", **{KEY: sys.argv[2]})]
+results = [
+    error_of("texts", **{KEY: "/no/such/key.json"}),
+    error_of("texts", **{KEY: None}),
+    error_of("private", **{KEY: None, HOST: sys.argv[1]}),
+    error_of("other", **{KEY: sys.argv[2]}),
+]
 print(json.dumps(results))
 """
 
 
-def test_credentials_that_are_missing_or_refused_are_one_line_at_once(
-    bucket, token_server, tmp_path: Path
+def test_credentials_that_are_missing_or_refused_are_reported_in_one_line_at_once(
+    bucket: Any, token_server: str, tmp_path: Path
 ) -> None:
     key = tmp_path / "key.json"
     with socket.socket() as nobody:
@@ -308,14 +316,16 @@ def test_credentials_that_are_missing_or_refused_are_one_line_at_once(
             command, capture_output=True, text=True, env=environment, check=True, timeout=60
         )
     missing, public, refused, no_token = json.loads(done.stdout)
-    advice = "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run: gcloud auth application-default login"
-    assert (
-        missing
-        == f"InputError: gs://texts: no Google Cloud credentials (File /no/such/key.json was not found); {advice}"
+    advice = (
+        "set GOOGLE_APPLICATION_CREDENTIALS to a key file, "
+        "or run: gcloud auth application-default login"
     )
+    no_credentials = "no Google Cloud credentials"
+    reason = "File /no/such/key.json was not found"
+    assert missing == f"InputError: gs://texts: {no_credentials} ({reason}); {advice}"
     assert public is None  # the emulator asks for none
     assert refused.startswith(
-        "InputError: gs://private: no Google Cloud credentials (Your default credentials were not found"
+        f"InputError: gs://private: {no_credentials} (Your default credentials were not found"
     )
     assert refused.endswith(advice)
     assert no_token.startswith("InputError: gs://other: no access token for the credentials (")

@@ -1,11 +1,13 @@
-"""The doors of Beam's ml package: MLTransform, RAG sinks, RunInference with models that change.
+"""The interfaces of Beam's ml package: MLTransform, RAG sinks, RunInference with model updates.
 
-Where Beam's own tests of such classes assert something (`huggingface_test.py` of `ml/transforms/embeddings` and
-`ml/rag/embeddings`, `base_test.py` of `ml/transforms` and `ml/rag/ingestion`), the same is asserted of ours.
+Where Beam's own tests of such classes assert something (`huggingface_test.py` of
+`ml/transforms/embeddings` and `ml/rag/embeddings`, `base_test.py` of `ml/transforms` and
+`ml/rag/ingestion`), the same is asserted of ours.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import duckdb
@@ -27,10 +29,13 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import (
     DuckDBVectorWriterConfig,
+    EmbedText,
     EncoderConfig,
     GpteTextEmbeddings,
     InputError,
+    ModelRuntime,
     ParquetVectorWriterConfig,
+    Rerank,
     TextEmbeddingModelHandler,
     TextEncoder,
 )
@@ -49,7 +54,7 @@ ITEMS = [
 ]
 
 
-def test_columns_become_vectors_and_an_artifact_gives_them_again(
+def test_columns_become_vectors_and_an_artifact_repeats_it(
     new_pipeline: Callable[..., beam.Pipeline], minilm: str, encoder: TextEncoder, tmp_path: Path
 ) -> None:
     rows = [
@@ -102,7 +107,7 @@ def test_items_are_filled_and_keep_the_rest(
                 ]
             ),
         )
-    assert ITEMS[0].embedding is None  # what came in is as it was
+    assert ITEMS[0].embedding is None  # the input is unchanged
 
 
 def test_several_columns_of_dicts_and_rows(
@@ -125,10 +130,10 @@ def test_several_columns_of_dicts_and_rows(
         ]
         assert_that(dicts, equal_to(expected), "dicts")
         lines = p | "Lines" >> beam.Create([Line(7, "abc")])
-        own = GpteTextEmbeddings(LengthEncoder(), columns=["text"])
+        text_manager = GpteTextEmbeddings(LengthEncoder(), columns=["text"])
         made = lines | "ML" >> MLTransform(
             write_artifact_location=str(tmp_path / "b")
-        ).with_transform(own)
+        ).with_transform(text_manager)
         assert_that(
             made | beam.Map(lambda row: row.as_dict()),
             equal_to([{"id": 7, "text": [1.0, 3.0]}]),
@@ -141,16 +146,14 @@ def test_several_columns_of_dicts_and_rows(
     [
         ([{"x": 1}], "Embeddings can only be generated"),
         ([{"x": ["Hello world", "Apache Beam"]}], "Embeddings can only be generated"),
-        (
-            [{"x": "fine"}, {"x": 1}],
-            "1 is no text",
-        ),  # Beam's own looks at the first row of a batch alone
+        # Beam's own check reads only the first row of a batch
+        ([{"x": "fine"}, {"x": 1}], "1 is not a text"),
         ([{"x": "fine"}, {"x": " "}], "a text is ' '"),
         ([{"y": "no x"}], "no column 'x' among y"),
     ],
 )
 def test_a_row_without_a_text_fails_with_what_it_has(
-    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, rows, message
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, rows: list[dict], message: str
 ) -> None:
     manager = GpteTextEmbeddings(LengthEncoder(), columns=["x"])
     with pytest.raises(Exception, match=message), new_pipeline() as p:
@@ -161,7 +164,7 @@ def test_a_row_without_a_text_fails_with_what_it_has(
         )
 
 
-def test_bad_batches_of_items_are_set_aside(
+def test_bad_batches_of_items_are_collected(
     new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
 ) -> None:
     items = [*ITEMS, EmbeddableItem(content=Content(), id="3")]
@@ -180,9 +183,9 @@ def test_bad_batches_of_items_are_set_aside(
         assert_that(why, equal_to([(["3"], True)]), "bad")
 
 
-def test_what_is_saved_is_what_beams_own_managers_save(tmp_path: Path) -> None:
+def test_an_artifact_holds_what_those_of_beam_hold(tmp_path: Path) -> None:
     managers = [
-        GpteTextEmbeddings("m", columns=["x"], large_model=True),
+        GpteTextEmbeddings("m", columns=["x"], runtime=ModelRuntime(threads=2, large_model=True)),
         GpteTextEmbeddings("m", columns=["y", "z"]),
     ]
     mapper = base._MLTransformToPTransformMapper(managers, str(tmp_path / "a"), None)
@@ -196,10 +199,9 @@ def test_what_is_saved_is_what_beams_own_managers_save(tmp_path: Path) -> None:
             EncoderConfig("m"),
             EncoderConfig("m"),
         ]
-        assert [handler.share_model_across_processes() for handler in handlers] == [
-            True,
-            False,
-        ]  # which Beam's own forget
+        assert [handler.embedding_config.runtime.threads for handler in handlers] == [2, 1]
+        # which Beam's own managers ignore
+        assert [handler.share_model_across_processes() for handler in handlers] == [True, False]
         assert handlers[0].batch_elements_kwargs() == {"min_batch_size": 64, "max_batch_size": 256}
 
 
@@ -209,6 +211,7 @@ def test_wrong_arguments_are_refused_before_anything_runs() -> None:
         ({"columns": []}, r"columns is \[\]"),
         ({"min_batch_size": 9, "max_batch_size": 8}, "min_batch_size 9 and max_batch_size 8"),
         ({"max_batch_size": -1}, "use 1 or more"),
+        ({"runtime": ModelRuntime(watch_model_pattern="m/*")}, "MLTransform does not watch files"),
     ]:
         with pytest.raises(InputError, match=message):
             GpteTextEmbeddings("m", **arguments)
@@ -221,7 +224,7 @@ def test_wrong_arguments_are_refused_before_anything_runs() -> None:
         VectorDatabaseWriteTransform(None)
 
 
-def embedded(item: EmbeddableItem, vector: list[float], **changed) -> EmbeddableItem:
+def embedded(item: EmbeddableItem, vector: list[float], **changed: Any) -> EmbeddableItem:
     return EmbeddableItem(
         **{**vars(item), "embedding": Embedding(dense_embedding=vector), **changed}
     )
@@ -251,7 +254,8 @@ def test_items_are_written_with_all_that_they_hold(
         ("2", "Another example.", 0, "test.txt", [5, 9], [0.5, 0.25]),
     ]
     with duckdb.connect(f"{tmp_path}/v.duckdb", read_only=True) as connection:
-        nearest = "SELECT id FROM chunks ORDER BY array_cosine_similarity(embedding, [0.3, 0.4]::FLOAT[2]) DESC"
+        similarity = "array_cosine_similarity(embedding, [0.3, 0.4]::FLOAT[2])"
+        nearest = f"SELECT id FROM chunks ORDER BY {similarity} DESC"
         assert connection.execute(nearest).fetchall() == [("2",), ("1",)]
 
 
@@ -270,7 +274,7 @@ def test_items_are_written_with_all_that_they_hold(
     ],
 )
 def test_an_item_that_would_lose_something_is_refused(
-    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, item, message
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path, item: EmbeddableItem, message: str
 ) -> None:
     with pytest.raises(Exception, match=message), new_pipeline() as p:
         (
@@ -286,9 +290,12 @@ def test_the_folder_of_a_watched_file_becomes_the_model(
     minilm: str,
     encoder: TextEncoder,
     tmp_path: Path,
-    keyed,
+    keyed: bool,
 ) -> None:
-    """The side input that `watch_model_pattern` makes of the newest match; the watcher itself needs a streaming runner."""
+    """Test the side input that `watch_model_pattern` makes of the newest match.
+
+    The watcher itself needs a streaming runner.
+    """
     (tmp_path / "models" / "v2").mkdir(parents=True)
     for part in Path(minilm).iterdir():
         (tmp_path / "models" / "v2" / part.name).symlink_to(part)
@@ -298,9 +305,11 @@ def test_the_folder_of_a_watched_file_becomes_the_model(
     handler: ModelHandler = TextEmbeddingModelHandler("no/such-model")
     handler = KeyedModelHandler(handler) if keyed else handler
     with new_pipeline() as p:
-        told = p | "Newest" >> beam.Create([ModelMetadata(model_id=newest.path, model_name="v2")])
+        updates = p | "Newest" >> beam.Create(
+            [ModelMetadata(model_id=newest.path, model_name="v2")]
+        )
         texts = p | beam.Create([("k", "one")] if keyed else ["one"])
-        results = texts | RunInference(handler, model_metadata_pcoll=told)
+        results = texts | RunInference(handler, model_metadata_pcoll=updates)
         vectors = results | beam.Map(lambda result: (result[1] if keyed else result).inference)
         assert_that(
             vectors | beam.Map(lambda vector: bool(np.abs(vector - expected).max() < 1e-6)),
@@ -308,3 +317,20 @@ def test_the_folder_of_a_watched_file_becomes_the_model(
         )
     built = new_pipeline() | beam.Create([("k", "one")] if keyed else ["one"])
     assert built | RunInference(handler, watch_model_pattern=pattern)
+
+
+@pytest.mark.parametrize("transform", [EmbedText, Rerank])
+def test_a_runtime_reaches_the_model_of_a_transform(transform: Any) -> None:
+    runtime = ModelRuntime(threads=3, large_model=True, watch_model_pattern="/models/*/config.json")
+    step = transform("some/model", runtime=runtime)
+    handler = step._handler()._base
+    assert (handler._threads, handler.share_model_across_processes()) == (3, True)
+    handler.update_model_path("/models/new/config.json")
+    updated = handler._model if transform is EmbedText else handler._config
+    assert updated.model == "/models/new"
+    pipeline = beam.Pipeline()
+    pipeline | beam.Create([{"text": "a", "query": "a", "document": "b"}]) | step
+    names = [one.unique_name for one in pipeline.to_runner_api().components.transforms.values()]
+    assert any("WatchFilePattern" in name for name in names)
+    with pytest.raises(InputError, match="a handler does not watch files; give the pattern to"):
+        TextEmbeddingModelHandler("m", runtime=runtime)

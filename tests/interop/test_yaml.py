@@ -1,4 +1,7 @@
-"""The YAML door: every public transform by its own name, rows with a schema in and out, bad rows where YAML users look."""
+"""Beam YAML: every public transform by its name, rows with a schema, errors as YAML users expect.
+
+A settings object is a mapping, with the same checks, documentation and errors as a transform.
+"""
 
 import json
 import os
@@ -8,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import apache_beam as beam
 import duckdb
@@ -35,7 +39,7 @@ TRANSFORMS = sorted(
 
 @pytest.fixture(scope="module", autouse=True)
 def beams_own_transforms() -> Iterator[None]:
-    """Known to YAML without sentence-transformers, which nothing here uses and which takes 5 s to import."""
+    """Load them without sentence-transformers, which is unused here and takes 5 s to import."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(
             sys.modules, "sentence_transformers", sys.modules.get("sentence_transformers")
@@ -55,7 +59,7 @@ def run_file(path: Path, **variables: Any) -> None:
 
 
 def run_steps(steps: str, mode: str = "in memory") -> None:
-    """Run the transforms of a pipeline; the catalogue is known to it."""
+    """Run the transforms of a pipeline that includes the catalog."""
     indented = "\n".join(f"    {line}" for line in steps.splitlines())
     spec = f"providers:\n  - include: {PROVIDERS}\npipeline:\n  transforms:\n{indented}\n"
     options, construct = main.build_pipeline_components_from_yaml(
@@ -65,7 +69,7 @@ def run_steps(steps: str, mode: str = "in memory") -> None:
         construct(p)
 
 
-# A launching machine: importing either fails, as where it is not installed.
+# As on a launching machine without them: importing either fails.
 WITHOUT_TORCH = """
 import sys
 
@@ -76,17 +80,18 @@ class Hidden:
 
 sys.meta_path.insert(0, Hidden())
 """
-# Those without a model by Beam's command; one with a model needs torch to run.
+# Examples without a model run by Beam's command; those with a model need torch to run.
 RUN_EXAMPLES = """
 import json, runpy, sys, traceback
 import apache_beam as beam
 from apache_beam.yaml import main
 from tests import quicker_beam
 
-quicker_beam.remember()
+quicker_beam.cache_all()
 found = {}
 for path, variables in json.loads(sys.argv[1]):
-    sys.argv = ["main", f"--yaml_pipeline_file={path}", f"--jinja_variables={json.dumps(variables)}"]
+    variables_json = json.dumps(variables)
+    sys.argv = ["main", f"--yaml_pipeline_file={path}", f"--jinja_variables={variables_json}"]
     try:
         if "model" in variables:
             options, construct, _ = main.build_pipeline_components_from_argv(sys.argv[1:])
@@ -114,7 +119,10 @@ def run_without_torch(folder: Path, *arguments: str) -> subprocess.CompletedProc
 
 @pytest.fixture(scope="module")
 def run_without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
-    """What became of every example in one process without torch; those with a model are only built there."""
+    """Run every example in one process without torch, and return the errors.
+
+    Examples with a model are only built there.
+    """
     folder, jobs = tmp_path_factory.mktemp("without_torch"), []
     for name, path in EXAMPLES.items():
         text, written = path.read_text(), str(folder / "write_vectors_to_parquet.yaml")
@@ -122,9 +130,10 @@ def run_without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | Non
         jobs.append(
             (str(path), {key: value for key, value in named.items() if f"{{{{ {key} }}}}" in text})
         )
-    jobs.sort(key=lambda job: "vectors" in job[1])  # what another one writes
+    jobs.sort(key=lambda job: "vectors" in job[1])  # these read what another one writes
     done = run_without_torch(folder, "-c", RUN_EXAMPLES, json.dumps(jobs))
-    assert done.returncode == 0 and "Running pipeline..." in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "Running pipeline..." in done.stdout, done.stderr
     found, loaded = json.loads(done.stdout.splitlines()[-1])
     assert loaded == []
     return {Path(path).name: error for path, error in found.items()}
@@ -132,7 +141,7 @@ def run_without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | Non
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_example_is_built_without_torch_and_runs_if_it_needs_no_model(
-    example, run_without
+    example: str, run_without: dict[str, str | None]
 ) -> None:
     assert run_without[example] is None, run_without[example]
 
@@ -140,7 +149,7 @@ def test_every_example_is_built_without_torch_and_runs_if_it_needs_no_model(
 @pytest.mark.parametrize(
     "example", [name for name, path in EXAMPLES.items() if "{{ model }}" in path.read_text()]
 )
-def test_every_example_with_a_model_runs(example, minilm: str, tmp_path: Path) -> None:
+def test_every_example_with_a_model_runs(example: str, minilm: str, tmp_path: Path) -> None:
     run_file(
         EXAMPLES[example],
         model=tiny_cross_encoder(tmp_path) if example == "rerank.yaml" else minilm,
@@ -148,13 +157,13 @@ def test_every_example_with_a_model_runs(example, minilm: str, tmp_path: Path) -
 
 
 def tiny_cross_encoder(folder: Path) -> str:
-    """A random one, which knows no words; no package has the weights of a real one."""
+    """Save a random one, which knows no words; no package has the weights of a real one."""
     from tests.embedding.test_rerank import save
 
     return save(folder / "model", "bert")
 
 
-def test_every_public_transform_is_in_the_catalogue() -> None:
+def test_every_public_transform_is_in_the_catalog() -> None:
     provided = {
         name
         for provider in yaml_provider.load_providers(str(PROVIDERS))
@@ -182,6 +191,15 @@ def test_every_public_transform_is_in_the_catalogue() -> None:
     assert not provided - set(TRANSFORMS)
 
 
+def undocumented(path: str, schema: Any) -> Iterator[str]:
+    """Find the settings without a description, also those of settings objects."""
+    for field in schema.fields:
+        if not field.description:
+            yield f"{path}.{field.name}"
+        if field.name != "error_handling":  # Beam's own
+            yield from undocumented(f"{path}.{field.name}", field.type.row_type.schema)
+
+
 def test_every_setting_is_typed_and_documented() -> None:
     (provider,) = yaml_provider.load_providers(str(PROVIDERS))
     bare = []
@@ -191,16 +209,22 @@ def test_every_setting_is_typed_and_documented() -> None:
         assert {"error_handling"} <= {field.name for field in schema.fields} or not hasattr(
             getattr(beam_gpte, name), "with_exception_handling"
         )
-        bare += [f"{name}.{field.name}" for field in schema.fields if not field.description]
+        bare += undocumented(name, schema)
         assert "reference" not in {field.name for field in schema.fields}  # an input
-    assert not bare, f"say in the docstring's Attributes what these are: {', '.join(bare)}"
+    assert not bare, f"describe in the docstring's Attributes: {', '.join(bare)}"
     types = {field.name: field.type for field in provider.config_schema("DeduplicateExact").fields}
     assert types["key_columns"].array_type.element_type.atomic_type  # a list of strings
     assert types["error_handling"].row_type.schema.fields[0].name == "output"
+    columns = types["columns"].row_type.schema.fields  # a settings object
+    assert [field.name for field in columns] == ["id", "text", "embedding"]
+    (language,) = (
+        field for field in provider.config_schema("ChunkText").fields if field.name == "language"
+    )
+    assert "; in YAML also a mapping of what FromColumn takes: {name: ...}" in language.description
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "taken"),
+    ("name", "config", "expected"),
     [
         (
             "WriteVectorsToParquet",
@@ -212,72 +236,124 @@ def test_every_setting_is_typed_and_documented() -> None:
             {"path": "p", "partition_by": ["a", "b"]},
             {"partition_by": ("a", "b")},
         ),
-        ("WriteVectorsToDuckDB", {"path": "p", "mode": "insert", "index": True, "run": None}, {}),
+        (
+            "WriteVectorsToDuckDB",
+            {"path": "p", "mode": "insert", "run": None, "options": {"index": True}},
+            {"options": beam_gpte.DuckDBOptions(index=True)},
+        ),
         (
             "DeduplicateSemantic",
-            {"scope": "site", "scratch": "s", "report_thresholds": [0.95, 1]},
-            {"report_thresholds": (0.95, 1)},
+            {"scope": "site", "options": {"report_thresholds": [0.95, 1]}, "columns": {"id": "n"}},
+            {
+                "options": beam_gpte.SemanticOptions(report_thresholds=(0.95, 1)),
+                "columns": beam_gpte.Columns(id="n"),
+            },
+        ),
+        (
+            "DeduplicateLexical",
+            {"minhash": {"num_perm": 64}, "columns": {}},
+            {"minhash": beam_gpte.MinHash(num_perm=64), "columns": beam_gpte.Columns()},
+        ),
+        (
+            "Deduplicate",
+            {"steps": [{"type": "DeduplicateExact", "columns": {"id": "n"}}], "scratch": "s"},
+            {"steps": ANY},
+        ),
+        (
+            "DeduplicateStream",
+            {"cells": {"cells": 8, "probes": 2}},
+            {"cells": beam_gpte.StreamCells(cells=8, probes=2)},
         ),
         (
             "MineBitext",
-            {"search": "cells", "scope": "site", "mine_unmatched": True, "threshold": "posterior"},
-            {},
+            {
+                "comparison": {"search": "cells", "center": False},
+                "thresholding": {"target_precision": 0.9},
+                "output": {"emit": "pairs", "max_length_ratio": None},
+                "scope": "site",
+                "mine_unmatched": True,
+                "threshold": "posterior",
+            },
+            {
+                "comparison": beam_gpte.Comparison(center=False, search="cells"),
+                "thresholding": beam_gpte.Thresholding(target_precision=0.9),
+                "output": beam_gpte.BitextOutput(emit="pairs", max_length_ratio=None),
+            },
         ),
         ("ChunkText", {"by": "markdown", "size": 9, "model": None}, {}),
+        ("ChunkText", {"by": "sentences", "size": 9, "language": "de"}, {}),
+        (
+            "ChunkText",
+            {"by": "sentences", "size": 9, "language": {"name": "lang"}},
+            {"language": beam_gpte.FromColumn("lang")},
+        ),
         (
             "WatchCorpus",
-            {"pattern": ["a", "b"], "columns": {"n": "int64"}},
-            {"pattern": ("a", "b"), "columns": {"n": pa.int64()}},
+            {"pattern": ["a", "b"], "columns": {"n": "int64"}, "polling": {"interval": 1}},
+            {
+                "pattern": ("a", "b"),
+                "columns": {"n": pa.int64()},
+                "polling": beam_gpte.Polling(interval=1),
+            },
+        ),
+        (
+            "EmbedText",
+            {"model": {"model": "m", "normalize": False}, "runtime": {"threads": 2}},
+            {
+                "model": beam_gpte.EncoderConfig("m", normalize=False),
+                "runtime": beam_gpte.ModelRuntime(threads=2),
+            },
         ),
         (
             "MineHardNegatives",
-            {"model": "m", "query_model": {"model": "m", "prompt_name": "query"}},
-            {"query_model": beam_gpte.EncoderConfig("m", prompt_name="query")},
+            {
+                "model": "m",
+                "ranks": [2, 5],
+                "pairs": {"query_model": {"model": "m", "prompt_name": "query"}},
+            },
+            {
+                "ranks": (2, 5),
+                "pairs": beam_gpte.PairOptions(
+                    query_model=beam_gpte.EncoderConfig("m", prompt_name="query")
+                ),
+            },
         ),
     ],
 )
-def test_settings_are_what_the_transforms_take(name, given, taken) -> None:
+def test_settings_are_what_the_transforms_take(name: str, config: dict, expected: dict) -> None:
     transform = getattr(beam_gpte, name)
-    arguments = configure(name, settings_of(transform), given)
-    assert arguments == {**given, **taken}
+    arguments = configure(name, settings_of(transform), config)
+    assert arguments == {**config, **expected}
     transform(**arguments)  # which checks them
 
 
 TABLE_HEAD = "| transform | takes | gives | YAML | example |"
 
 
-def table_of(path: Path, folder: str) -> dict[str, str]:
-    """The rows of the table of transforms, by name, with links as in the README of the root."""
+def table_of(path: Path) -> dict[str, str]:
+    """The rows of the table of transforms, by name."""
     text = path.read_text(encoding="utf-8")
     assert TABLE_HEAD in text, f"{path.name} has no table {TABLE_HEAD}"
     lines = text.split(TABLE_HEAD)[1].splitlines()[2:]
-    rows = [line.replace("](", f"]({folder}") for line in lines[: lines.index("")] if line]
-    return {row.split("`")[1]: row for row in rows}
+    return {row.split("`")[1]: row for row in lines[: lines.index("")]}
 
 
-def test_both_readmes_list_every_public_transform_and_its_examples() -> None:
-    shown, catalogue = (
-        table_of(ROOT / "README.md", ""),
-        table_of(ROOT / "transforms" / "README.md", "transforms/"),
-    )
-    missing = [
-        f"a row for {name} in the table of README.md" for name in TRANSFORMS if name not in shown
-    ]
-    missing += [
-        f"in transforms/README.md: {row.replace('(transforms/', '(')}"
-        for name, row in shown.items()
-        if row != catalogue.get(name)
-    ]
-    assert not missing, "add\n" + "\n".join(missing)
-    assert list(shown) == list(catalogue)
+def test_the_catalog_lists_every_public_transform_and_its_examples() -> None:
+    shown = table_of(ROOT / "transforms" / "README.md")
+    missing = [f"add a row for {name}" for name in TRANSFORMS if name not in shown]
+    assert not missing
     for name, row in shown.items():
         _, _, takes, gives, yaml_name, examples, _ = row.split("|")
-        assert takes.strip() and gives.strip(), row
-        assert yaml_name.strip() == f"`{name}`" and hasattr(yaml_transforms, name), row
+        assert takes.strip(), row
+        assert gives.strip(), row
+        assert yaml_name.strip() == f"`{name}`", row
+        assert hasattr(yaml_transforms, name), row
         files = [part.split(")")[0] for part in examples.split("(")[1:]]
         assert sorted(Path(file).suffix for file in files) == [".py", ".yaml"], row
+        assert all((ROOT / "transforms" / file).exists() for file in files), row
         for file in files:
-            assert name in (ROOT / file).read_text(encoding="utf-8"), f"{file} does not use {name}"
+            text = (ROOT / "transforms" / file).read_text(encoding="utf-8")
+            assert name in text, f"{file} does not use {name}"
     listed = "".join(shown.values())
     unlisted = [
         p.name
@@ -302,7 +378,11 @@ def test_rows_keep_their_types_on_other_processes() -> None:
 - type: MapToFields
   name: Kept
   input: Reshuffle
-  config: {language: python, append: true, drop: [embedding], fields: {more: id + 1, first: "embedding[0] + embedding[1]"}}
+  config:
+    language: python
+    append: true
+    drop: [embedding]
+    fields: {more: id + 1, first: "embedding[0] + embedding[1]"}
 - type: AssertEqual
   name: AssertKept
   input: Kept
@@ -331,9 +411,13 @@ def test_rejects_of_several_steps_are_written_whole(tmp_path: Path) -> None:
       - {{id: 1, text: 5}}
       - {{id: 2, text: 6}}
 - {{type: RejectDuplicateIds, input: Create, config: {{error_handling: {{output: twice}}}}}}
-- {{type: IdentifyLanguage, input: RejectDuplicateIds, config: {{keep: [de], error_handling: {{output: others}}}}}}
+- type: IdentifyLanguage
+  input: RejectDuplicateIds
+  config: {{keep: [de], error_handling: {{output: others}}}}
 - {{type: LogForTesting, input: IdentifyLanguage}}
-- {{type: WriteRejects, input: [RejectDuplicateIds.twice, IdentifyLanguage.others], config: {{path: {tmp_path}}}}}
+- type: WriteRejects
+  input: [RejectDuplicateIds.twice, IdentifyLanguage.others]
+  config: {{path: {tmp_path}}}
 """
     )
     rejects = [json.loads(line) for path in tmp_path.glob("*.jsonl") for line in path.open()]
@@ -345,13 +429,19 @@ def test_rejects_of_several_steps_are_written_whole(tmp_path: Path) -> None:
 
 
 def test_ids_of_rows_are_integers_in_every_file(tmp_path: Path) -> None:
-    """Inside they are compared as text; what is written behind the rows is what the rows say."""
+    """Steps compare them as strings; files get the type that the rows have."""
     run_steps(
         f"""
 - {{type: Create, config: {{elements: [{{id: 1, text: one}}, {{id: 2, text: One}}]}}}}
 - {{type: DeduplicateExact, input: Create}}
-- {{type: WriteVectorsToParquet, name: A, input: DeduplicateExact.removed, config: {{path: {tmp_path}/removed}}}}
-- {{type: WriteVectorsToParquet, name: B, input: DeduplicateExact.pairs, config: {{path: {tmp_path}/pairs}}}}
+- type: WriteVectorsToParquet
+  name: A
+  input: DeduplicateExact.removed
+  config: {{path: {tmp_path}/removed}}
+- type: WriteVectorsToParquet
+  name: B
+  input: DeduplicateExact.pairs
+  config: {{path: {tmp_path}/pairs}}
 """
     )
     (removed,), (pair,) = (read_table(tmp_path / name).to_pylist() for name in ("removed", "pairs"))
@@ -369,18 +459,24 @@ def test_chunks_have_the_fields_that_they_gain(minilm: str) -> None:
 - {{type: Create, config: {{elements: [{{id: 7, text: one two three four five, n: 1}}]}}}}
 - type: EmbedText
   input: Create
-  config: {{model: {{model: {minilm}, long_text: chunks, chunk_tokens: 3, truncate_dim: 8}}, token_columns: true}}
+  config:
+    model: {{model: {minilm}, long_text: chunks, chunk_tokens: 3, truncate_dim: 8}}
+    token_columns: true
 - type: MapToFields
   input: EmbedText
-  config: {{language: python, append: true, drop: [embedding], fields: {{dimensions: len(embedding)}}}}
+  config:
+    language: python
+    append: true
+    drop: [embedding]
+    fields: {{dimensions: len(embedding)}}
 - type: AssertEqual
   input: MapToFields
   config:
     elements:
-      - {{id: "7#0", text: one two three, n: 1, parent_id: 7, chunk_index: 0, chunk_start: 0, chunk_end: 13, tokens: 3,
-         tokens_dropped: 0, dimensions: 8}}
-      - {{id: "7#1", text: four five, n: 1, parent_id: 7, chunk_index: 1, chunk_start: 14, chunk_end: 23, tokens: 2,
-         tokens_dropped: 0, dimensions: 8}}
+      - {{id: "7#0", text: one two three, n: 1, parent_id: 7, chunk_index: 0, chunk_start: 0,
+         chunk_end: 13, tokens: 3, tokens_dropped: 0, dimensions: 8}}
+      - {{id: "7#1", text: four five, n: 1, parent_id: 7, chunk_index: 1, chunk_start: 14,
+         chunk_end: 23, tokens: 2, tokens_dropped: 0, dimensions: 8}}
 """
     )
 
@@ -435,8 +531,39 @@ def test_chunks_have_the_fields_that_they_gain(minilm: str) -> None:
             "inputs input, refrence; it takes input, refer",
         ),
         (
-            "{type: RejectDuplicateIds, input: Create, config: {error_handling: {output: x, more: 1}}}",
+            "{type: RejectDuplicateIds, input: Create, "
+            "config: {error_handling: {output: x, more: 1}}}",
             "use {output: NAME}",
+        ),
+        (
+            "{type: DeduplicateSemantic, input: Create, config: {options: {foo: 1}}}",
+            "DeduplicateSemantic: options: there is no 'foo'; it takes report_thresholds, max_nei",
+        ),
+        (
+            "{type: DeduplicateSemantic, input: Create, config: {options: exact}}",
+            "DeduplicateSemantic: options is 'exact'; use a mapping of what SemanticOptions takes",
+        ),
+        (
+            "{type: Deduplicate, input: Create, config: {steps: [{type: DeduplicateExact, "
+            "columns: {ids: n}}]}}",
+            "Deduplicate: DeduplicateExact: columns: there is no 'ids'; it takes id, text, embed",
+        ),
+        (
+            "{type: MineBitext, input: {source: Create, target: Create}, "
+            "config: {comparison: {search: best}}}",
+            "MineBitext: comparison: search is 'best'; use auto",
+        ),
+        (
+            "{type: ChunkText, input: Create, config: {by: sentences, language: {column: lang}}}",
+            "ChunkText: language: there is no 'column'; it takes name",
+        ),
+        (
+            "{type: ChunkText, input: Create, config: {by: sentences, language: {}}}",
+            "ChunkText: language: name is missing",
+        ),
+        (
+            "{type: ChunkText, input: Create, config: {by: sentences, language: 7}}",
+            "language is 7; use a string or a mapping of what FromColumn takes or null",
         ),
         (
             "{type: WriteRejects, input: Create, config: {path: p, error_handling: {output: x}}}",
@@ -446,12 +573,14 @@ def test_chunks_have_the_fields_that_they_gain(minilm: str) -> None:
         ("{type: ReadCorpus, config: {pattern: no/such/file.jsonl}}", "no file matches"),
     ],
 )
-def test_mistakes_name_the_step_and_the_repair_before_anything_runs(step, message) -> None:
+def test_mistakes_name_the_step_and_the_repair_before_anything_runs(
+    step: str, message: str
+) -> None:
     name = step.split(",")[0].removeprefix("{type: ")
     steps = f"- {{type: Create, config: {{elements: [{{id: 1, text: a}}]}}}}\n- {step}\n"
     errors = (
         f"- {{type: LogForTesting, input: {name}.x}}" if "error_handling" in step else ""
-    )  # they have to go somewhere
+    )  # an output that is not used is an error
     with pytest.raises(ValueError, match=message):
         run_steps(steps + errors)
 
@@ -461,26 +590,33 @@ def test_pairs_of_two_corpora_are_scored_beside_their_own_columns() -> None:
         """
 - type: Create
   name: Source
-  config: {elements: [{id: 1, text: eins, embedding: [1.0, 0.0]}, {id: 2, text: zwei, embedding: [0.0, 1.0]}]}
+  config:
+    elements:
+      - {id: 1, text: eins, embedding: [1.0, 0.0]}
+      - {id: 2, text: zwei, embedding: [0.0, 1.0]}
 - type: Create
   name: Target
-  config: {elements: [{id: 5, text: one, embedding: [0.8, 0.6]}, {id: 6, text: two, embedding: [0.6, 0.8]}]}
+  config:
+    elements:
+      - {id: 5, text: one, embedding: [0.8, 0.6]}
+      - {id: 6, text: two, embedding: [0.6, 0.8]}
 - {type: Create, name: Pairs, config: {elements: [{source_id: 1, target_id: 6, n: 7}]}}
 - type: ScoreBitext
   input: {pairs: Pairs, source: Source, target: Target}
-  config: {center: false, k: 1}
+  config: {comparison: {center: false}, k: 1}
 - type: MapToFields
   input: ScoreBitext.pairs
   config:
     language: python
     fields:
-      {source_id: source_id, target_id: target_id, n: n, source_text: source_text, target_text: target_text,
-       cosine: "round(cosine, 3)", forward_rank: forward_rank}
+      {source_id: source_id, target_id: target_id, n: n, source_text: source_text,
+       target_text: target_text, cosine: "round(cosine, 3)", forward_rank: forward_rank}
 - type: AssertEqual
   input: MapToFields
   config:
     elements:
-      - {source_id: 1, target_id: 6, n: 7, source_text: eins, target_text: two, cosine: 0.6, forward_rank: null}
+      - {source_id: 1, target_id: 6, n: 7, source_text: eins, target_text: two, cosine: 0.6,
+         forward_rank: null}
 """
     )
 
@@ -488,8 +624,8 @@ def test_pairs_of_two_corpora_are_scored_beside_their_own_columns() -> None:
 def test_rows_without_a_schema_are_refused() -> None:
     with pytest.raises(ValueError, match="its input has no schema; put MapToFields before it"):
         run_steps(
-            "- {type: PyTransform, config: {constructor: apache_beam.Create, args: [[1]]}, input: {}}\n"
-            "- {type: RejectDuplicateIds, input: PyTransform}"
+            "- {type: PyTransform, config: {constructor: apache_beam.Create, args: [[1]]}, "
+            "input: {}}\n- {type: RejectDuplicateIds, input: PyTransform}"
         )
 
 
@@ -538,9 +674,8 @@ def test_a_corpus_is_embedded_as_by_the_program(tmp_path: Path, minilm: str) -> 
         {"id": 1, "text": "a cat"},
         {"id": 3, "text": "a dog"},
     ]
-    about = vector_fields(table.schema)[
-        "embedding"
-    ]  # the model's own record survives, though rows have none
+    # the metadata of the model are kept, though rows have none
+    about = vector_fields(table.schema)["embedding"]
     assert (about.model, about.dim, about.pooling) == (minilm, 64, "mean")
     assert {
         (row["reject_step"], row["reject_reason"].split(":")[0])
@@ -653,17 +788,18 @@ def test_a_stream_is_embedded_until_it_is_stopped_as_by_the_program(
 ) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a cat", "n": 1}\nno JSON\n{"text": ""}')
     (tmp_path / "stop").touch()
-    named = {
+    named: dict[str, Any] = {
         "duckdb": f"{tmp_path}/v.duckdb",
         "rejects": f"{tmp_path}/rejects",
         "stop": f"{tmp_path}/stop",
         "model": minilm,
     }
+    named |= {"input": f"{tmp_path}/*.jsonl", "columns": {"n": "int64"}}
     for _ in range(2):  # as after a crash
         main.run(
             [
                 f"--yaml_pipeline_file={ROOT / 'pipelines/embed_stream.yaml'}",
-                f"--jinja_variables={json.dumps({'input': f'{tmp_path}/*.jsonl', 'columns': {'n': 'int64'}, **named})}",
+                f"--jinja_variables={json.dumps(named)}",
             ]
         )
     with duckdb.connect(f"{tmp_path}/v.duckdb", read_only=True) as connection:

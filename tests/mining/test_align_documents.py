@@ -1,4 +1,4 @@
-"""Documents are aligned by themselves, n:m, in the order of their sentences."""
+"""Documents are aligned one by one, n:m, in the order of their sentences."""
 
 from collections.abc import Callable
 from tempfile import TemporaryDirectory
@@ -12,14 +12,11 @@ from beam_gpte import AlignDocuments, Block, InputError
 from beam_gpte.core.vectors.similarity import vectors_to_arrow
 from tests.examples import keep, kept
 
+NewPipeline = Callable[..., beam.Pipeline]
+
 DIM = 48
-SHAPE = [
-    ((0, 1), (0,)),
-    ((2,), (1,)),
-    ((3,), (2, 3)),
-    ((4,), (4,)),
-    ((5,), (5,)),
-]  # sources, and what translates them
+# sources, and the targets that translate them
+SHAPE = [((0, 1), (0,)), ((2,), (1,)), ((3,), (2, 3)), ((4,), (4,)), ((5,), (5,))]
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -54,21 +51,15 @@ def blocks(rows: list[dict], shards: int, shuffled: bool) -> list[Block]:
     order = np.random.default_rng(1).permutation(len(rows)) if shuffled else np.arange(len(rows))
     made = []
     for part in np.array_split(order, shards):
-        own = [rows[i] for i in part]
-        columns = {name: [row[name] for row in own] for name in ("id", "doc", "n", "text")}
-        made.append(
-            Block.from_pydict(
-                {
-                    **columns,
-                    "embedding": vectors_to_arrow(np.stack([row["embedding"] for row in own])),
-                }
-            )
-        )
+        chosen = [rows[i] for i in part]
+        columns = {name: [row[name] for row in chosen] for name in ("id", "doc", "n", "text")}
+        vectors = vectors_to_arrow(np.stack([row["embedding"] for row in chosen]))
+        made.append(Block.from_pydict({**columns, "embedding": vectors}))
     return made
 
 
 def aligned(
-    new_pipeline, mode: str, source: list, target: list, transform: AlignDocuments
+    new_pipeline: NewPipeline, mode: str, source: list, target: list, transform: AlignDocuments
 ) -> list[dict]:
     with TemporaryDirectory() as folder:
         with new_pipeline(mode) as p:
@@ -84,7 +75,7 @@ def aligned(
     ("mode", "shards"), [("in memory", 1), ("in memory", 4), ("two processes", 3)]
 )
 def test_sentences_are_joined_and_skipped_as_they_were_translated(
-    new_pipeline: Callable[..., beam.Pipeline], mode: str, shards
+    new_pipeline: NewPipeline, mode: str, shards: int
 ) -> None:
     sides = documents(30)
     given = [blocks(rows, shards, shuffled=shards > 1) for rows in sides]
@@ -108,7 +99,7 @@ def test_sentences_are_joined_and_skipped_as_they_were_translated(
 
 
 def test_rows_of_any_kind_and_a_document_of_one_side_alone(
-    new_pipeline: Callable[..., beam.Pipeline],
+    new_pipeline: NewPipeline,
 ) -> None:
     source, target = documents(3)
     found = aligned(
@@ -119,7 +110,7 @@ def test_rows_of_any_kind_and_a_document_of_one_side_alone(
 
 
 def test_a_row_without_its_document_fails_the_job(
-    new_pipeline: Callable[..., beam.Pipeline],
+    new_pipeline: NewPipeline,
 ) -> None:
     source, target = documents(2)
     source[3] = {**source[3], "doc": None}
@@ -138,6 +129,6 @@ def test_a_row_without_its_document_fails_the_job(
         ({"order": ("n",), "skip_percentile": 101}, "skip_percentile is 101"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, message) -> None:
+def test_settings_that_make_no_sense_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         AlignDocuments("doc", **settings)

@@ -1,4 +1,4 @@
-"""Mining against a plain exact reference: the same pairs, whatever the order, the shards and the processes."""
+"""Mining finds the pairs of a plain exact reference, whatever the order, shards and processes."""
 
 import json
 import zlib
@@ -14,10 +14,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from beam_gpte import Block, InputError, MineBitext
+from beam_gpte import (
+    BitextOutput,
+    Block,
+    Comparison,
+    InputError,
+    MineBitext,
+    Thresholding,
+)
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.mining.bitext_report import METADATA
 from tests.examples import keep, kept
+
+NewPipeline = Callable[..., beam.Pipeline]
 
 PAIRS, ALONE, DIM = 120, 180, 32  # translations, and sentences without one on either side
 
@@ -29,7 +38,10 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def sides(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Row i of either side translates row i of the other, for the first `PAIRS`; each language lies somewhere of its own."""
+    """Row i of either side translates row i of the other, for the first `PAIRS`.
+
+    Each language has another mean.
+    """
     random = np.random.default_rng(seed)
     meaning = random.normal(size=(PAIRS, DIM))
     languages = 4 * unit(random.normal(size=(2, DIM)))
@@ -74,16 +86,21 @@ class Mined(NamedTuple):
 
 
 def mine(
-    new_pipeline, mode: str, source: list[Block], target: list[Block], transform: MineBitext
+    new_pipeline: NewPipeline,
+    mode: str,
+    source: list[Block],
+    target: list[Block],
+    transform: MineBitext,
+    **more: list[Block],
 ) -> Mined:
     with TemporaryDirectory() as folder:
         with new_pipeline(mode) as p:
-            sides = {"source": source, "target": target}
-            both = {
+            sides = {"source": source, "target": target, **more}
+            inputs = {
                 name: p | name >> beam.Create(rows).with_output_types(Block)
                 for name, rows in sides.items()
             }
-            result = both | transform
+            result = inputs | transform
             for name in ("pairs", "report", "rejects"):
                 getattr(result, name) | f"keep {name}" >> beam.Map(keep, folder, name)
         blocks, (report,), rejects = (kept(folder, name) for name in ("pairs", "report", "rejects"))
@@ -98,7 +115,7 @@ def mine(
 def reference(
     source: np.ndarray, target: np.ndarray, k: int = 4, retrieval: str = "max"
 ) -> dict[tuple[int, int], float]:
-    """LASER's mine_bitexts: ratio margin over k neighbours; cosines and margins to float32, ties by row."""
+    """LASER's mine_bitexts: ratio margin over k neighbors, in float32, ties by row."""
     product = (
         (source.astype(np.float64) @ target.T.astype(np.float64))
         .astype(np.float32)
@@ -144,13 +161,13 @@ def numbers(pairs: list[dict]) -> dict[tuple[int, int], float]:
     ],
 )
 def test_the_preset_of_laser_gives_the_pairs_of_the_reference(
-    new_pipeline: Callable[..., beam.Pipeline],
+    new_pipeline: NewPipeline,
     monkeypatch: pytest.MonkeyPatch,
     mode: str,
-    shards,
-    shard_rows,
+    shards: int,
+    shard_rows: int | None,
 ) -> None:
-    """In 1, 3 and 8 parts of the input, shuffled, and as many that are searched at once."""
+    """In 1, 3 and 8 blocks per side, shuffled, and in as many shards."""
     if shard_rows is not None:
         monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", shard_rows)
     source, target = sides()
@@ -171,7 +188,7 @@ def test_the_preset_of_laser_gives_the_pairs_of_the_reference(
 
 
 def trigram_vectors(texts: list[str]) -> np.ndarray:
-    """Of real sentences, as no model is at hand: counts of their character trigrams, hashed."""
+    """Counts of hashed character trigrams, in place of a model."""
     vectors = np.zeros((len(texts), 256), np.float32)
     for row, text in zip(vectors, texts, strict=True):
         for i in range(len(text) - 2):
@@ -179,8 +196,8 @@ def trigram_vectors(texts: list[str]) -> np.ndarray:
     return unit(vectors + 0.1)
 
 
-def test_of_real_sentences_the_preset_gives_the_pairs_of_the_reference(
-    new_pipeline: Callable[..., beam.Pipeline], data: Path
+def test_the_preset_gives_the_pairs_of_the_reference_for_real_sentences(
+    new_pipeline: NewPipeline, data: Path
 ) -> None:
     table = pq.read_table(data / "ddtp_de-en.parquet", columns=["side", "text"])
     texts = [
@@ -202,12 +219,14 @@ def test_of_real_sentences_the_preset_gives_the_pairs_of_the_reference(
 
 
 def test_candidates_in_many_shards_are_all_near_pairs(
-    new_pipeline: Callable[..., beam.Pipeline], monkeypatch: pytest.MonkeyPatch
+    new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = sides(1)
     monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", 70)
     rows = blocks(source, "de", 4), blocks(target, "en", 2)
-    found = mine(new_pipeline, "in memory", *rows, MineBitext(emit="candidates"))[0]
+    found = mine(
+        new_pipeline, "in memory", *rows, MineBitext(output=BitextOutput(emit="candidates"))
+    )[0]
     assert {row["forward_rank"] for row in found} == {None, 1, 2, 3, 4}
     product = (unit(source - source.mean(0)) @ unit(target - target.mean(0)).T).astype(np.float64)
     forward, backward = np.argsort(-product, axis=1)[:, :4], np.argsort(-product, axis=0)[:4].T
@@ -217,7 +236,7 @@ def test_candidates_in_many_shards_are_all_near_pairs(
 
 
 def test_cells_find_nearly_the_pairs_of_an_exact_search(
-    new_pipeline: Callable[..., beam.Pipeline],
+    new_pipeline: NewPipeline,
 ) -> None:
     source, target = sides()
     found, report, _, metadata = mine(
@@ -225,7 +244,7 @@ def test_cells_find_nearly_the_pairs_of_an_exact_search(
         "in memory",
         blocks(source, "de"),
         blocks(target, "en"),
-        MineBitext(search="cells"),
+        MineBitext(comparison=Comparison(search="cells")),
     )
     pairs = {pair for pair in numbers(found) if pair[0] == pair[1] < PAIRS}
     assert (report["search"], report["cells"], report["probes"]) == ("cells", 15, 8)
@@ -239,16 +258,18 @@ def test_cells_find_nearly_the_pairs_of_an_exact_search(
     )
 
 
-def test_what_scopes_leave_is_mined_among_all(new_pipeline: Callable[..., beam.Pipeline]) -> None:
-    """Every other translation is in another document; copies of left sentences in two documents are one then."""
+def test_rows_that_scopes_leave_are_mined_among_all(new_pipeline: NewPipeline) -> None:
+    """Every other translation is in another document.
+
+    Equal sentences that two documents leave are compared once.
+    """
     source, target = sides()
     document = np.array([str(i // 30) for i in range(PAIRS + ALONE)])
     moved = document.copy()
     moved[1:PAIRS:2] = "elsewhere"
-    twins = block(
-        source, "de", np.array([1, 2]), doc=document
-    )  # 1 is left, 2 is in a pair of its document
-    renamed = twins.without_columns(["id", "doc"]).with_column(
+    # 1 is left, 2 is in a pair of its document
+    duplicates = block(source, "de", np.array([1, 2]), doc=document.tolist())
+    renamed = duplicates.without_columns(["id", "doc"]).with_column(
         pa.field("id", pa.string()), pa.array(["zz1", "zz2"])
     )
     renamed = renamed.with_column(pa.field("doc", pa.string()), pa.array(["alone", "0"]))
@@ -268,8 +289,7 @@ def test_what_scopes_leave_is_mined_among_all(new_pipeline: Callable[..., beam.P
         == len({row["target_id"] for row in found})
         == len(found)
     )
-    copies = {row["source_id"]: row["source_copies"] for row in found if row["source_copies"]}
-    assert copies == {"de001": ["zz1"], "de002": ["zz2"]}
+    assert duplicates_of(found) == {"de001": ["zz1"], "de002": ["zz2"]}
     assert report["pairs"] == len(found)
     assert report["all"]["pairs"] == sum(place == "all" for place in places.values())
     assert report["all"]["source_rows"] == report["source_rows"] - 1 - (
@@ -277,10 +297,10 @@ def test_what_scopes_leave_is_mined_among_all(new_pipeline: Callable[..., beam.P
     )
 
 
-def test_a_sentence_ten_thousand_times_and_texts_of_all_kinds_lose_nothing(
-    new_pipeline: Callable[..., beam.Pipeline],
+def test_nothing_is_lost_of_ten_thousand_duplicates_and_texts_of_all_kinds(
+    new_pipeline: NewPipeline,
 ) -> None:
-    """Copies count once; a text of 100,000 characters, right-to-left and combining characters come back as they were."""
+    """Duplicates count once; long, right-to-left and combining texts come back unchanged."""
     source, target = sides()
     texts = {
         0: "x" * 100_000,
@@ -311,7 +331,7 @@ def test_a_sentence_ten_thousand_times_and_texts_of_all_kinds_lose_nothing(
     seventh = next(row for row in found if row["target_id"] == "en007")
     assert seventh["source_id"] == "de007"
     assert seventh["forward_rank"] == 1
-    laser = MineBitext.laser(1.0, emit="candidates")
+    laser = MineBitext.laser(1.0, output=BitextOutput(emit="candidates"))
     near = mine(new_pipeline, "in memory", [rows[0], many], [rows[1]], laser)[0]
     assert sum(row["forward_rank"] is not None for row in near) == 4 * (PAIRS + ALONE + 10_000)
     assert {
@@ -326,7 +346,7 @@ def test_a_sentence_ten_thousand_times_and_texts_of_all_kinds_lose_nothing(
     }
 
 
-def test_the_defaults_find_the_translations(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_the_defaults_find_the_translations(new_pipeline: NewPipeline) -> None:
     source, target = sides()
     found, report, *_ = mine(
         new_pipeline, "in memory", blocks(source, "de"), blocks(target, "en", 3), MineBitext()
@@ -346,7 +366,7 @@ def test_the_defaults_find_the_translations(new_pipeline: Callable[..., beam.Pip
     assert list(first)[:4] == ["source_id", "target_id", "source_text", "target_text"]
 
 
-def test_the_posterior_as_a_threshold(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_the_posterior_as_a_threshold(new_pipeline: NewPipeline) -> None:
     source, target = sides()
     transform = MineBitext(threshold="posterior")
     found, report, *_ = mine(
@@ -359,44 +379,41 @@ def test_the_posterior_as_a_threshold(new_pipeline: Callable[..., beam.Pipeline]
     assert report["mixture"]["chance"] >= 1
 
 
-def test_decoys_estimate_a_precision(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_decoys_estimate_a_precision(new_pipeline: NewPipeline) -> None:
     source, target = sides()
     language = source.mean(axis=0)
     decoys = unit(
         np.random.default_rng(9).normal(size=(300, DIM)) + 4 * language / np.linalg.norm(language)
     )
-    with TemporaryDirectory() as folder:
-        with new_pipeline("in memory") as p:
-            rows = {
-                "source": blocks(source, "de"),
-                "target": blocks(target, "en"),
-                "decoys": blocks(decoys, "xx"),
-            }
-            given = {name: p | name >> beam.Create(own) for name, own in rows.items()}
-            transform = MineBitext(target_precision=0.9, decoys=given.pop("decoys"))
-            (given | transform).pairs | beam.Map(keep, folder, "pairs")
-        pairs = [row for element in kept(folder, "pairs") for row in element.batch.to_pylist()]
+    pairs = mine(
+        new_pipeline,
+        "in memory",
+        blocks(source, "de"),
+        blocks(target, "en"),
+        MineBitext(thresholding=Thresholding(target_precision=0.9)),
+        decoys=blocks(decoys, "xx"),
+    ).pairs
     assert not [row for row in pairs if row["source_id"].startswith("xx")]
     right = [i for i, j in numbers(pairs) if i == j < PAIRS]
     assert len(right) >= 0.9 * len(pairs)
     assert len(right) >= 0.9 * PAIRS
 
 
-def test_a_scope_is_searched_by_itself(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_a_scope_is_searched_by_itself(new_pipeline: NewPipeline) -> None:
     source, target = sides()
     document = [str(i // 10) for i in range(PAIRS + ALONE)]
     rows = (
         blocks(source, "de", 3, shuffled=True, doc=document),
         blocks(target, "en", 2, doc=document),
     )
-    transform = MineBitext(scope="doc", emit="candidates")
+    transform = MineBitext(scope="doc", output=BitextOutput(emit="candidates"))
     found, *_ = mine(new_pipeline, "two processes", *rows, transform)
     assert all(row["source_doc"] == row["target_doc"] for row in found)
     wanted = 0
     for first in range(0, PAIRS + ALONE, 10):
-        own = slice(first, first + 10)
+        rows_of = slice(first, first + 10)
         means = source.mean(0, dtype=np.float64), target.mean(0, dtype=np.float64)
-        product = unit(source[own] - means[0]) @ unit(target[own] - means[1]).T
+        product = unit(source[rows_of] - means[0]) @ unit(target[rows_of] - means[1]).T
         near = np.zeros(product.shape, bool)
         np.put_along_axis(near, np.argsort(-product, axis=1)[:, :4], True, 1)
         np.put_along_axis(near, np.argsort(-product, axis=0)[:4], True, 0)
@@ -404,7 +421,13 @@ def test_a_scope_is_searched_by_itself(new_pipeline: Callable[..., beam.Pipeline
     assert len(found) == wanted
 
 
-def test_copies_are_mined_once_and_named(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def duplicates_of(pairs: list[dict]) -> dict[str, list[str]]:
+    """The ids of the duplicates of each source that has some."""
+    listed = {row["source_id"]: row["source_duplicates"] for row in pairs}
+    return {source: ids for source, ids in listed.items() if ids}
+
+
+def test_duplicates_are_mined_once_and_named(new_pipeline: NewPipeline) -> None:
     source, target = sides()
     extra = blocks(source, "de")[0].slice(3, 1)
     renamed = extra.without_columns(["id"]).with_column(
@@ -413,13 +436,11 @@ def test_copies_are_mined_once_and_named(new_pipeline: Callable[..., beam.Pipeli
     rows = [*blocks(source, "de"), Block(renamed.batch.select(["id", "text", "embedding"]))]
     found, report, *_ = mine(new_pipeline, "in memory", rows, blocks(target, "en"), MineBitext())
     assert report["source_rows"] == PAIRS + ALONE
-    assert {row["source_id"]: row["source_copies"] for row in found if row["source_copies"]} == {
-        "de003": ["zz999"]
-    }
+    assert duplicates_of(found) == {"de003": ["zz999"]}
 
 
 def test_a_pair_of_odd_lengths_is_dropped_and_counted(
-    new_pipeline: Callable[..., beam.Pipeline],
+    new_pipeline: NewPipeline,
 ) -> None:
     source, target = sides()
     rows = blocks(target, "en")[0]
@@ -431,27 +452,27 @@ def test_a_pair_of_odd_lengths_is_dropped_and_counted(
     found, report, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), [long], MineBitext())
     assert (7, 7) not in numbers(found)
     assert report["dropped_by_length"] == 1
-    every, *_ = mine(
-        new_pipeline, "in memory", blocks(source, "de"), [long], MineBitext(max_length_ratio=None)
-    )
+    no_limit = MineBitext(output=BitextOutput(max_length_ratio=None))
+    every, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), [long], no_limit)
     assert numbers(every).keys() - numbers(found).keys() == {(7, 7)}
 
 
-def test_pairs_say_how_they_were_found(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_pairs_describe_how_they_were_found(new_pipeline: NewPipeline) -> None:
     source, target = sides()
     known = VectorMetadata("m", "0123", "mean", "", DIM, True)
 
-    def told(rows: Block, metadata: VectorMetadata) -> Block:
+    def described(rows: Block, metadata: VectorMetadata) -> Block:
         return rows.without_columns(["embedding"]).with_column(
             metadata.field("embedding"), rows.column("embedding")
         )
 
-    one, other = told(blocks(source, "de")[0], known), told(blocks(target, "en")[0], known)
+    one = described(blocks(source, "de")[0], known)
+    other = described(blocks(target, "en")[0], known)
     about = mine(new_pipeline, "in memory", [one], [other], MineBitext(k=3)).metadata
     assert about["fingerprint"] == "0123"
     assert about["k"] == 3
     assert about["margin"] == "distance"
-    foreign = told(
+    foreign = described(
         blocks(target, "en")[0], VectorMetadata("m", "4567", "mean", "query: ", DIM, True)
     )
     with pytest.raises(
@@ -460,7 +481,7 @@ def test_pairs_say_how_they_were_found(new_pipeline: Callable[..., beam.Pipeline
         mine(new_pipeline, "in memory", [one], [foreign], MineBitext())
 
 
-def test_bad_rows_are_set_aside_with_their_side(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_bad_rows_are_rejects_that_name_their_side(new_pipeline: NewPipeline) -> None:
     source, target = sides()
     rows = blocks(source, "de")[0]
     vectors = np.array(source)
@@ -495,24 +516,28 @@ def test_bad_rows_are_set_aside_with_their_side(new_pipeline: Callable[..., beam
         (lambda: MineBitext(k=0), "k is 0"),
         (lambda: MineBitext(margin="cosine"), "margin is 'cosine'; use ratio, distance, absolute"),
         (lambda: MineBitext(retrieval="mutual"), "retrieval is 'mutual'; use forward"),
-        (lambda: MineBitext(search="ivf"), "search is 'ivf'; use auto, exact, cells"),
-        (lambda: MineBitext(mine_unmatched=True), "mine_unmatched is for what a scope leaves"),
+        (lambda: Comparison(search="ivf"), "search is 'ivf'; use auto, exact, cells"),
+        (lambda: MineBitext(mine_unmatched=True), "mine_unmatched without scope"),
         (
-            lambda: MineBitext(scope="doc", mine_unmatched=True, emit="candidates"),
-            "mine_unmatched takes rows in pairs out",
+            lambda: MineBitext(
+                scope="doc", mine_unmatched=True, output=BitextOutput(emit="candidates")
+            ),
+            "mine_unmatched excludes the rows that are in pairs",
         ),
         (lambda: MineBitext(threshold="auto"), 'use a number or "posterior"'),
-        (lambda: MineBitext(target_precision=0.9), "target_precision and decoys go together"),
-        (lambda: MineBitext(max_length_ratio=0.5), "use a number above 1, or None"),
+        (lambda: Thresholding(min_posterior=1), "min_posterior is 1; use a number between 0 and 1"),
+        (lambda: Thresholding(target_precision=0), "target_precision is 0; use a number"),
+        (lambda: BitextOutput(emit="all"), "emit is 'all'; use pairs, candidates"),
+        (lambda: BitextOutput(max_length_ratio=0.5), "use a number above 1, or None"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(make, message) -> None:
+def test_settings_that_make_no_sense_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 
 
 def test_sides_that_cannot_be_mined_fail_the_job(
-    new_pipeline: Callable[..., beam.Pipeline],
+    new_pipeline: NewPipeline,
 ) -> None:
     source, target = sides()
     with pytest.raises(Exception, match="source and target have the same vectors"):
@@ -538,8 +563,13 @@ def test_sides_that_cannot_be_mined_fail_the_job(
         new_pipeline("in memory") as p,
     ):
         p | beam.Create(blocks(source, "de")) | MineBitext()
+    precise = MineBitext(thresholding=Thresholding(target_precision=0.9))
+    rows = blocks(source, "de"), blocks(target, "en")
+    for transform, more in ((precise, {}), (MineBitext(), {"decoys": rows[0]})):
+        with pytest.raises(InputError, match="target_precision and decoys go together"):
+            mine(new_pipeline, "in memory", *rows, transform, **more)
     noise = [unit(np.random.default_rng(i).normal(size=(200, DIM))) for i in (1, 2)]
-    with pytest.raises(Exception, match="one hump: nothing tells pairs from chance"):
+    with pytest.raises(Exception, match="one hump: nothing separates pairs from chance"):
         mine(
             new_pipeline,
             "in memory",
@@ -552,8 +582,8 @@ def test_sides_that_cannot_be_mined_fail_the_job(
     assert report["warnings"][-1] == "no rows on the target side"
 
 
-def test_pairs_keep_the_vectors_of_their_rows_if_that_is_wanted(
-    new_pipeline: Callable[..., beam.Pipeline],
+def test_pairs_keep_the_vectors_of_their_rows_on_request(
+    new_pipeline: NewPipeline,
 ) -> None:
     source, target = sides()
     found = mine(
@@ -561,12 +591,12 @@ def test_pairs_keep_the_vectors_of_their_rows_if_that_is_wanted(
         "in memory",
         blocks(source, "de", 3),
         blocks(target, "en"),
-        MineBitext(keep_vectors=True),
+        MineBitext(output=BitextOutput(keep_vectors=True)),
     )
     assert len(found.pairs) > PAIRS // 2
     assert "keep_vectors" not in found.report
     for row in found.pairs:
-        own = np.array([row["source_embedding"], row["target_embedding"]], np.float32)
+        both = np.array([row["source_embedding"], row["target_embedding"]], np.float32)
         assert np.array_equal(
-            own, [source[int(row["source_id"][2:])], target[int(row["target_id"][2:])]]
+            both, [source[int(row["source_id"][2:])], target[int(row["target_id"][2:])]]
         )

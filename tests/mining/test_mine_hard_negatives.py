@@ -1,4 +1,4 @@
-"""Hard negatives and consistent pairs against brute force: the same whatever the order, the shards and the processes."""
+"""Hard negatives and pair filters equal brute force, whatever the order, shards and processes."""
 
 import dataclasses
 from collections import Counter
@@ -12,16 +12,17 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from beam_gpte import Block, FilterPairs, InputError, MineHardNegatives
+from beam_gpte import Block, FilterPairs, InputError, MineHardNegatives, PairOptions
 from beam_gpte.core.columns import DOCUMENT, QUERY
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.mining.hard_negatives import NegativeRule, choose_negatives, with_consistency
 from beam_gpte.core.mining.margin import forward_candidates
 from beam_gpte.core.mining.neighbors import nearest_neighbors
 from beam_gpte.mining.filter_pairs import _reasons
-from beam_gpte.mining.pair_neighbors import _score
-from beam_gpte.mining.pair_search import _check_one_space
+from beam_gpte.mining.pair_neighbors import _check_one_space, _Rows, _score
 from tests.examples import keep, kept
+
+NewPipeline = Callable[..., beam.Pipeline]
 
 QUERIES, DOCUMENTS, DIM = 40, 300, 16
 
@@ -33,7 +34,10 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def corpus(seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict[int, list[int]]]:
-    """Queries, documents, and the positives of each query: none for query 0, three for query 1, one for the others."""
+    """Queries, documents, and the positives of each query.
+
+    Query 0 has none, query 1 three, the others one.
+    """
     random = np.random.default_rng(seed)
     queries, documents = random.normal(size=(QUERIES, DIM)), random.normal(size=(DOCUMENTS, DIM))
     positives = {q: [q] for q in range(2, QUERIES)} | {1: [1, 100, 200]}
@@ -70,7 +74,7 @@ def pair_rows(positives: dict[int, list[int]]) -> list[dict]:
 
 
 def run(
-    new_pipeline,
+    new_pipeline: NewPipeline,
     transform: Any,
     third: str,
     queries: list,
@@ -92,16 +96,14 @@ def run(
             }
             result = inputs | transform
             if isinstance(result, beam.PCollection):
-                outputs = {"triplets": result}
-            elif hasattr(result, "_asdict"):
-                outputs = result._asdict()
+                outputs = {"good": result}
             else:
-                outputs = dict(zip(("triplets", "rejects"), result, strict=True))
+                outputs = result._asdict()
             for name, output in outputs.items():
                 output | f"keep {name}" >> beam.Map(keep, folder, name)
         counted = p.result.metrics().query()["counters"]
         counters: Counter[str] = Counter()
-        for one in counted:  # a counter is told for each step
+        for one in counted:  # a counter is reported for each step
             counters[one.key.metric.name] += one.committed
         rows = {
             name: [row for block in kept(folder, name) for row in block.batch.to_pylist()]
@@ -111,9 +113,9 @@ def run(
 
 
 def mine(
-    new_pipeline, transform: MineHardNegatives, *rows: list, mode: str = "in memory"
+    new_pipeline: NewPipeline, transform: MineHardNegatives, *rows: list, mode: str = "in memory"
 ) -> list[dict]:
-    found = run(new_pipeline, transform, "positives", *rows, mode=mode)["triplets"]
+    found = run(new_pipeline, transform, "positives", *rows, mode=mode)["good"]
     return sorted(found, key=lambda row: (row["query_id"], row["positive_id"], row["rank"]))
 
 
@@ -122,18 +124,27 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.float32:
 
 
 def brute_force(
-    queries, documents, positives, number, first, last, passes
+    queries: np.ndarray,
+    documents: np.ndarray,
+    positives: dict[int, list[int]],
+    number: int,
+    first: int,
+    last: int,
+    passes: Callable[[float, float], bool],
 ) -> list[tuple[int, int, int, int]]:
-    """(query, positive, negative, rank), `passes` told the scores of a negative and the weakest positive."""
+    """(query, positive, negative, rank).
+
+    `passes` decides by the scores of a negative and of the weakest positive.
+    """
     triplets = []
     for query, of_query in positives.items():
         scores = [cosine(queries[query], document) for document in documents]
         order = sorted(
             (d for d in range(len(documents)) if d not in of_query), key=lambda d: (-scores[d], d)
         )
-        least = float(min(scores[d] for d in of_query))
+        weakest = float(min(scores[d] for d in of_query))
         ranked = [(d, rank) for rank, d in enumerate(order, 1) if first <= rank <= last]
-        chosen = [(d, rank) for d, rank in ranked if passes(float(scores[d]), least)][:number]
+        chosen = [(d, rank) for d, rank in ranked if passes(float(scores[d]), weakest)][:number]
         triplets += [(query, p, d, rank) for p in of_query for d, rank in chosen]
     return sorted(triplets)
 
@@ -141,7 +152,7 @@ def brute_force(
 def arrays(
     queries: np.ndarray, documents: np.ndarray, positives: dict[int, list[int]], k: int
 ) -> tuple:
-    """What `core.hard_negatives` takes: the neighbours of all queries, and the pairs with their scores."""
+    """The neighbors of all queries, and the pairs with their scores, as frames."""
     found, _ = nearest_neighbors(
         queries, np.arange(len(queries)), documents, np.arange(len(documents)), k
     )
@@ -156,25 +167,28 @@ def arrays(
 
 
 SETTINGS = {
-    "nearest": ({}, (3, 1, 100, lambda score, least: True)),
+    "nearest": ({}, (3, 1, 100, lambda score, weakest: True)),
     "ranks": (
         {"num_negatives": 50, "first_rank": 5, "last_rank": 20},
-        (50, 5, 20, lambda score, least: True),
+        (50, 5, 20, lambda score, weakest: True),
     ),
-    "absolute": ({"absolute_margin": 0.1}, (3, 1, 100, lambda score, least: score <= least - 0.1)),
+    "absolute": (
+        {"absolute_margin": 0.1},
+        (3, 1, 100, lambda score, weakest: score <= weakest - 0.1),
+    ),
     "relative": (
         {"relative_margin": 0.2, "num_negatives": 5},
-        (5, 1, 100, lambda score, least: score <= least - abs(least) * 0.2),
+        (5, 1, 100, lambda score, weakest: score <= weakest - abs(weakest) * 0.2),
     ),
     "scores": (
         {"min_score": 0.3, "max_score": 0.5, "num_negatives": 99},
-        (99, 1, 100, lambda score, least: 0.3 <= score <= 0.5),
+        (99, 1, 100, lambda score, weakest: 0.3 <= score <= 0.5),
     ),
 }
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_negatives_are_those_of_brute_force(name) -> None:
+def test_negatives_are_those_of_brute_force(name: str) -> None:
     arguments, oracle = SETTINGS[name]
     near, pairs = arrays(*corpus(), k=100 + 3)
     chosen = choose_negatives(near, pairs, NegativeRule(**arguments))
@@ -186,7 +200,7 @@ def test_negatives_are_those_of_brute_force(name) -> None:
     assert len(wanted) > 40
 
 
-def test_margins_are_kept_from_a_positive_that_is_further_than_a_right_angle() -> None:
+def test_margins_below_zero_keep_their_distance_from_the_positive() -> None:
     near = pl.DataFrame(
         {"source_id": [0] * 3, "target_id": [1, 2, 3], "cosine": [-0.40, -0.43, -0.5]}
     ).cast({"cosine": pl.Float32})
@@ -208,17 +222,19 @@ def test_every_pair_has_the_rank_and_the_rival_of_brute_force() -> None:
     for q, d, score, rank, rival in known.rows():
         scores = [cosine(queries[q], document) for document in documents]
         place = 1 + sum((-s, other) < (-scores[d], d) for other, s in enumerate(scores))
-        own = (positives | {0: [250]})[q]
+        of_query = (positives | {0: [250]})[q]
         assert rank == (place if place <= 10 else None)
         assert score == scores[d]
-        assert np.float32(rival) == max(s for other, s in enumerate(scores) if other not in own)
+        assert np.float32(rival) == max(
+            s for other, s in enumerate(scores) if other not in of_query
+        )
 
 
 def test_mining_is_exact_whatever_the_order_and_the_processes(
-    new_pipeline: Callable[..., beam.Pipeline],
+    new_pipeline: NewPipeline,
 ) -> None:
     queries, documents, positives = corpus(1)
-    transform = MineHardNegatives(relative_margin=0.05, deduplicate=False)
+    transform = MineHardNegatives(relative_margin=0.05, pairs=PairOptions(deduplicate=False))
     rows = blocks("q", queries, 3), blocks("d", documents, 4), pair_rows(positives)[::-1]
     found = mine(new_pipeline, transform, *rows, mode="two processes")
     wanted = brute_force(
@@ -228,7 +244,7 @@ def test_mining_is_exact_whatever_the_order_and_the_processes(
         3,
         1,
         100,
-        lambda score, least: score <= least - abs(least) * 0.05,
+        lambda score, weakest: score <= weakest - abs(weakest) * 0.05,
     )
     keys = ("query_id", "positive_id", "negative_id", "rank")
     named = [
@@ -258,19 +274,19 @@ def small(texts: dict[str, str], angles: dict[str, float]) -> list[dict]:
     ]
 
 
-def test_copies_are_one_and_rows_that_are_not_there_are_set_aside(
-    new_pipeline: Callable[..., beam.Pipeline], monkeypatch: pytest.MonkeyPatch
+def test_duplicates_are_one_document_and_pairs_of_missing_rows_are_rejects(
+    new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", 2)
     queries = small({"a": "same", "b": "Same"}, {"q": 0, "a": 90, "b": 90, "lone": 50})
     documents = small(
-        {"copy": "The  ANSWER", "yes": "the answer"},
-        {"copy": 10, "yes": 10, "no": 20, "far": 80, "up": 95},
+        {"again": "The  ANSWER", "yes": "the answer"},
+        {"again": 10, "yes": 10, "no": 20, "far": 80, "up": 95},
     )
     documents.append({"id": "null", "text": "no vector", "embedding": None})
     named = [
         ("q", "yes"),
-        ("q", "copy"),
+        ("q", "again"),
         ("a", "up"),
         ("b", "far"),
         ("q", "gone"),
@@ -285,16 +301,17 @@ def test_copies_are_one_and_rows_that_are_not_there_are_set_aside(
     isolating = MineHardNegatives().with_exception_handling()
     found = run(new_pipeline, isolating, "positives", queries, documents, pairs)
     by_pair: dict[tuple[str, str], list[str]] = {}
-    for row in sorted(found["triplets"], key=lambda row: row["rank"]):
+    for row in sorted(found["good"], key=lambda row: row["rank"]):
         by_pair.setdefault((row["query_id"], row["positive_id"]), []).append(row["negative_id"])
-    # yes and copy are one document; b has the text of a, so up and far are positives of both; lone has none
+    # yes and again are one document; b has the text of a, so up and far are positives of both;
+    # lone has none
     assert by_pair == {
-        ("q", "copy"): ["no", "far", "up"],
-        ("a", "up"): ["no", "copy"],
-        ("b", "far"): ["no", "copy"],
+        ("q", "again"): ["no", "far", "up"],
+        ("a", "up"): ["no", "again"],
+        ("b", "far"): ["no", "again"],
     }
-    told = ("positives", "positives_repeated", "queries_without_positives", "triplets", "rejects")
-    assert [found["counters"][name] for name in told] == [3, 1, 1, 7, 5]
+    names = ("positives", "positives_repeated", "queries_without_positives", "triplets", "rejects")
+    assert [found["counters"][name] for name in names] == [3, 1, 1, 7, 5]
     step = "MineHardNegatives positives"
     assert {
         row["n"]: (row["reject_step"], row["reject_reason"])
@@ -313,7 +330,7 @@ def test_copies_are_one_and_rows_that_are_not_there_are_set_aside(
     )
 
 
-def test_texts_not_compared_a_copy_is_a_document_like_others_which_a_margin_tells() -> None:
+def test_a_margin_drops_duplicates_of_positives_where_texts_are_not_compared() -> None:
     near = pl.DataFrame(
         {"source_id": [0] * 3, "target_id": [1, 2, 3], "cosine": [0.9, 0.9, 0.5]}
     ).cast({"cosine": pl.Float32})
@@ -326,8 +343,9 @@ def test_texts_not_compared_a_copy_is_a_document_like_others_which_a_margin_tell
     ].to_list() == [3]
 
 
-def test_what_is_wrong_with_pairs_fails_the_job_by_name() -> None:
-    ids, vectors = pa.array(["x"], pa.large_string()), np.ones((1, 2), np.float32)
+def test_bad_pairs_fail_the_job_by_name() -> None:
+    ids = pa.array(["x"], pa.large_string())
+    rows = _Rows(ids, np.ones((1, 2), np.float32))
     for query, message in [
         (
             pa.array(["who"], pa.large_string()),
@@ -340,19 +358,10 @@ def test_what_is_wrong_with_pairs_fails_the_job_by_name() -> None:
     ]:
         pair = Block.from_pydict({"query_id": query, QUERY: query, DOCUMENT: ids})
         with pytest.raises(InputError, match=message):
-            list(
-                _score(
-                    pair,
-                    (ids, vectors),
-                    (ids, vectors),
-                    ("query_id", "document_id"),
-                    "P",
-                    isolate=False,
-                )
-            )
+            list(_score(pair, rows, rows, ("query_id", "document_id"), "P", isolate=False))
 
 
-def test_two_prompts_of_one_model_may_meet_and_two_models_may_not() -> None:
+def test_two_prompts_of_one_model_can_be_compared_and_two_models_cannot() -> None:
     asked, answers = (
         VectorMetadata("m", f"f {prompt}", "mean", prompt, DIM, True)
         for prompt in ("query: ", "passage: ")
@@ -365,7 +374,7 @@ def test_two_prompts_of_one_model_may_meet_and_two_models_may_not() -> None:
 
 
 def test_consistent_pairs_are_kept_and_others_leave_with_their_rank(
-    new_pipeline: Callable[..., beam.Pipeline], monkeypatch: pytest.MonkeyPatch
+    new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", 17)
     queries, documents, positives = corpus(2)
@@ -374,7 +383,7 @@ def test_consistent_pairs_are_kept_and_others_leave_with_their_rank(
         {q: [int(random.integers(DOCUMENTS))] for q in range(QUERIES)}
     )
     pairs = [{**pair, "note": f"n{i}", "score": "mine"} for i, pair in enumerate(pairs)]
-    rows = blocks("q", queries, 2), [*blocks("d", documents, 3), twin_of(documents)], pairs
+    rows = blocks("q", queries, 2), [*blocks("d", documents, 3), duplicates_of(documents)], pairs
     found = run(new_pipeline, FilterPairs(k=2, depth=20), "pairs", *rows)
     assert found["rejects"] == []
     assert min(len(found["kept"]), len(found["removed"])) > 20
@@ -397,14 +406,14 @@ def test_consistent_pairs_are_kept_and_others_leave_with_their_rank(
             )
 
 
-def twin_of(documents: np.ndarray) -> Block:
-    """Copies of all documents, which take no rank from them."""
+def duplicates_of(documents: np.ndarray) -> Block:
+    """Duplicates of all documents, which take no rank from them."""
     texts = [f"D  number {i}" for i in range(len(documents))]
     plain = block("z", documents, np.arange(len(documents)))
     return plain.with_column(pa.field("text", pa.string()), pa.array(texts))
 
 
-def test_pairs_are_told_by_rank_margin_and_score() -> None:
+def test_pairs_are_filtered_by_rank_margin_and_score() -> None:
     near = pl.DataFrame({"source_id": [0, 0, 0], "target_id": [1, 2, 3], "cosine": [0.9, 0.8, 0.1]})
     near = near.cast({"cosine": pl.Float32})
     pairs = pl.DataFrame({"source_id": [0, 0], "target_id": [1, 3], "score": [0.9, 0.1]}).cast(
@@ -438,17 +447,21 @@ def test_a_lone_document_has_no_rival() -> None:
     ("make", "message"),
     [
         (lambda: MineHardNegatives(num_negatives=0), "num_negatives is 0; use 1 or more"),
-        (lambda: MineHardNegatives(first_rank=5, last_rank=4), "ranks from 5 to 4"),
+        (lambda: MineHardNegatives(ranks=(5, 4)), "ranks from 5 to 4"),
+        (lambda: MineHardNegatives(ranks=(1,)), "ranks is (1,); use the first and the last rank"),
         (lambda: MineHardNegatives(relative_margin=-0.1), "relative_margin is -0.1"),
         (
             lambda: MineHardNegatives(min_score=0.5, max_score=0.4),
             "min_score is 0.5, above max_score 0.4",
         ),
         (
-            lambda: MineHardNegatives(query_id="id", document_id="id"),
+            lambda: PairOptions(query_id="id", document_id="id"),
             "query_id and document_id are both 'id'",
         ),
-        (lambda: MineHardNegatives(query_model="m"), "query_model without model"),
+        (
+            lambda: MineHardNegatives(pairs=PairOptions(query_model="m")),
+            "query_model without model",
+        ),
         (lambda: FilterPairs(k=0), "k is 0"),
         (lambda: FilterPairs(k=5, depth=4), "depth is 4; use k, 5, or more"),
         (lambda: FilterPairs(k=None), "every pair is kept"),
@@ -458,7 +471,7 @@ def test_a_lone_document_has_no_rival() -> None:
         ),
     ],
 )
-def test_what_cannot_be_searched_is_refused(make, message) -> None:
+def test_settings_that_make_no_sense_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError) as error:
         make()
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Pairs that are there already get the numbers that mining gives, worked out anew here."""
+"""Given pairs get the numbers that mining gives, recomputed here."""
 
 from collections.abc import Callable
 from tempfile import TemporaryDirectory
@@ -7,9 +7,11 @@ import apache_beam as beam
 import numpy as np
 import pytest
 
-from beam_gpte import Block, InputError, ScoreBitext
+from beam_gpte import Block, Comparison, InputError, ScoreBitext
 from beam_gpte.core.vectors.similarity import vectors_to_arrow
 from tests.examples import keep, kept
+
+NewPipeline = Callable[..., beam.Pipeline]
 
 ROWS, DIM, K = 150, 24, 4
 
@@ -31,7 +33,7 @@ def sides() -> tuple[np.ndarray, np.ndarray]:
 def rows(
     name: str, vectors: np.ndarray, more: list[tuple[str, int]], shards: int = 3
 ) -> list[Block]:
-    """Sentences, and `more` copies of some: their id and the row; shuffled."""
+    """Sentences, and `more` duplicates of some, by their id and row; shuffled."""
     ids = [f"{name}{i:03}" for i in range(len(vectors))] + [id_ for id_, _ in more]
     at = [*range(len(vectors)), *(i for _, i in more)]
     order = np.random.default_rng(1).permutation(len(ids))
@@ -49,7 +51,7 @@ def rows(
 
 
 class Oracle:
-    """Means, ranks and distance margins of centred vectors, in float64."""
+    """Means, ranks and distance margins of centered vectors, in float64."""
 
     def __init__(self, source: np.ndarray, target: np.ndarray) -> None:
         moved = [side - side.mean(0, dtype=np.float64) for side in (source, target)]
@@ -61,8 +63,8 @@ class Oracle:
 
     def check(self, row: dict, i: int, j: int) -> None:
         cosine, means = self.cosine[i, j], (self.forward[i], self.backward[j])
-        told = [row[name] for name in ("cosine", "forward_mean", "backward_mean", "margin")]
-        assert told == pytest.approx([cosine, *means, cosine - sum(means) / 2], abs=2e-6)
+        scores = [row[name] for name in ("cosine", "forward_mean", "backward_mean", "margin")]
+        assert scores == pytest.approx([cosine, *means, cosine - sum(means) / 2], abs=2e-6)
         ranks = [
             1 + int((self.cosine[i] > cosine).sum()),
             1 + int((self.cosine[:, j] > cosine).sum()),
@@ -73,12 +75,12 @@ class Oracle:
 
 
 def scored(
-    new_pipeline, mode: str, given: dict[str, list] | list, transform: ScoreBitext
+    new_pipeline: NewPipeline, mode: str, given: dict[str, list] | list, transform: ScoreBitext
 ) -> tuple[list, dict, list]:
     with TemporaryDirectory() as folder:
         with new_pipeline(mode) as p:
             if isinstance(given, dict):
-                inputs = {name: p | name >> beam.Create(own) for name, own in given.items()}
+                inputs = {name: p | name >> beam.Create(part) for name, part in given.items()}
             else:
                 inputs = p | beam.Create(given)
             result = inputs | transform
@@ -93,7 +95,7 @@ def scored(
 
 
 def test_pairs_of_two_corpora_get_what_mining_would_give(
-    new_pipeline: Callable[..., beam.Pipeline],
+    new_pipeline: NewPipeline,
 ) -> None:
     source, target = sides()
     oracle = Oracle(source, target)
@@ -101,10 +103,10 @@ def test_pairs_of_two_corpora_get_what_mining_would_give(
         (i, 149 - i, f"s{i:03}", f"t{149 - i:03}") for i in range(9)
     ]
     named += [
-        (5, 5, "copy", "t005"),
+        (5, 5, "again", "t005"),
         (7, 8, "s007", "doppel"),
         (0, 0, "s000", "t000"),
-    ]  # of copies, and one twice
+    ]  # of duplicates, and one pair twice
     pairs = [
         {"source_id": a, "target_id": b, "n": n, "cosine": "old"}
         for n, (_, _, a, b) in enumerate(named)
@@ -115,7 +117,7 @@ def test_pairs_of_two_corpora_get_what_mining_would_give(
             *pairs,
             *({"source_id": a, "target_id": b, "n": None, "cosine": None} for a, b in lost),
         ],
-        "source": rows("s", source, [("copy", 5)]),
+        "source": rows("s", source, [("again", 5)]),
         "target": rows("t", target, [("doppel", 8)]),
     }
     found, report, rejects = scored(
@@ -144,7 +146,7 @@ def test_pairs_of_two_corpora_get_what_mining_would_give(
 
 
 def test_pairs_of_texts_are_each_others_neighbours(
-    new_pipeline: Callable[..., beam.Pipeline],
+    new_pipeline: NewPipeline,
 ) -> None:
     source, target = sides()
     pairs = [
@@ -165,7 +167,7 @@ def test_pairs_of_texts_are_each_others_neighbours(
     found, report, rejects = scored(
         new_pipeline, "in memory", [*pairs, *bad], ScoreBitext().with_exception_handling()
     )
-    oracle = Oracle(source, target)  # the good halves of the bad pairs are copies of others' texts
+    oracle = Oracle(source, target)  # the good halves of the bad pairs have texts of other pairs
     for row in found:
         assert row["source_id"] == row["target_id"]
         assert row["source_u"] == "x"
@@ -178,11 +180,11 @@ def test_pairs_of_texts_are_each_others_neighbours(
     }
 
 
-def test_what_cannot_be_scored_is_refused(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_inputs_that_cannot_be_scored_are_refused(new_pipeline: NewPipeline) -> None:
     with pytest.raises(InputError, match="margin is 'cosine'; use ratio"):
         ScoreBitext(margin="cosine")
     with pytest.raises(InputError, match="search is 'ivf'; use auto, exact, cells"):
-        ScoreBitext(search="ivf")
+        ScoreBitext(comparison=Comparison(search="ivf"))
     with (
         pytest.raises(InputError, match='give {"pairs": ..., "source": ..., "target": ...}'),
         new_pipeline() as p,

@@ -1,5 +1,6 @@
-"""Pages to look at: differences, charts and samples are what they say."""
+"""Report pages: differences, charts and samples show what is in the data."""
 
+import dataclasses
 import html
 import re
 import sys
@@ -19,15 +20,21 @@ from beam_gpte.core.vectors.quantize import dequantize, quantize
 from beam_gpte.elements.block import Block
 from beam_gpte.reports.charts import histogram, log_histogram, principal_axes
 from beam_gpte.reports.differences import mark_differences, mark_untranslated, merge_differences
-from beam_gpte.reports.output_pages import stream_page
+from beam_gpte.reports.output_pages import StreamSample, stream_page
 from beam_gpte.reports.page import Run, check_report
-from beam_gpte.reports.sample import LENGTH, SAMPLED, TEXT_SAMPLED, WriteSample, take_sample
+from beam_gpte.reports.sample import (
+    LENGTH,
+    SAMPLE_CHARACTERS,
+    SAMPLE_ROWS,
+    WriteSample,
+    take_sample,
+)
 from tests.pages import HOSTILE, Elements
 
 # differences
 
 
-def test_what_only_one_of_two_texts_has_is_marked() -> None:
+def test_words_of_only_one_of_two_texts_are_marked() -> None:
     assert mark_differences("a red <cat>", "a blue <cat>", 200) == (
         "a <del>red</del> &lt;cat&gt;",
         "a <ins>blue</ins> &lt;cat&gt;",
@@ -45,7 +52,7 @@ def test_what_only_one_of_two_texts_has_is_marked() -> None:
     ("first", "second"),
     [("How do I open it?", "how do we open  them?"), ("", "new"), (HOSTILE, "x")],
 )
-def test_without_its_marks_each_text_is_what_it_was(first, second) -> None:
+def test_without_its_marks_each_text_is_unchanged(first: str, second: str) -> None:
     one, other = mark_differences(first, second, 200)
     merged = merge_differences(first, second, 200)
     assert html.unescape(re.sub("</?del>", "", one)) == first
@@ -54,7 +61,7 @@ def test_without_its_marks_each_text_is_what_it_was(first, second) -> None:
     assert html.unescape(re.sub("</?del>", "", re.sub("<ins>.*?</ins>", "", merged))) == first
 
 
-def test_where_texts_are_cut_off_their_ends_make_no_difference() -> None:
+def test_truncated_ends_are_not_marked_as_differences() -> None:
     assert mark_differences("the same text goes on", "a same text went on", 16) == (
         "<del>the</del> same text go…",
         "<ins>a</ins> same text went…",
@@ -65,7 +72,7 @@ def test_where_texts_are_cut_off_their_ends_make_no_difference() -> None:
     )
 
 
-def test_of_a_translation_numbers_and_placeholders_are_compared() -> None:
+def test_numbers_and_placeholders_of_translations_are_compared() -> None:
     assert mark_untranslated("um 5 Uhr, %(name)s & 7", "at 5, %(user)s &amp; 8") == (
         "um 5 Uhr, <del>%(name)s</del> &amp; <del>7</del>",
         "at 5, <ins>%(user)s</ins> &amp;amp; <ins>8</ins>",
@@ -77,13 +84,13 @@ def test_of_a_translation_numbers_and_placeholders_are_compared() -> None:
 
 
 def counts_of(svg: str) -> list[tuple[float, float, int]]:
-    """Lower edge, upper edge and count of each bar, as its tooltip says."""
-    said = re.findall(r"<title>([-\d.,]+) to ([-\d.,]+) [^:<]*: ([\d,]+)</title>", svg)
-    return [tuple(float(part.replace(",", "")) for part in bar) for bar in said]  # type: ignore[misc]
+    """Read the lower edge, upper edge and count of each bar from its tooltip."""
+    titles = re.findall(r"<title>([-\d.,]+) to ([-\d.,]+) [^:<]*: ([\d,]+)</title>", svg)
+    return [tuple(float(part.replace(",", "")) for part in title) for title in titles]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.003, 700.0])
-def test_bars_hold_what_lies_between_their_edges(scale) -> None:
+def test_bars_count_the_values_between_their_edges(scale: float) -> None:
     values = np.random.default_rng(0).normal(size=500) * scale
     bars = counts_of(histogram(values, "x", "units"))
     assert 8 < len(bars) <= 26
@@ -98,7 +105,7 @@ def test_bars_of_cosines_end_at_one() -> None:
     assert bars[-1][2] == 1
 
 
-def test_bars_of_lengths_grow_and_miss_no_text() -> None:
+def test_bars_of_lengths_grow_and_count_every_text() -> None:
     lengths = np.random.default_rng(1).geometric(0.01, 1000)
     bars = counts_of(log_histogram(lengths, "x", "characters"))
     assert sum(count for *_, count in bars) == 1000
@@ -125,7 +132,7 @@ def test_the_same_rows_are_sampled_whatever_the_blocks_and_workers(
     tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
 ) -> None:
     rows = 1300
-    lengths = [TEXT_SAMPLED + 500 if i % 100 == 0 else i % 30 for i in range(rows)]
+    lengths = [SAMPLE_CHARACTERS + 500 if i % 100 == 0 else i % 30 for i in range(rows)]
     codes = quantize(np.random.default_rng(3).normal(size=(rows, 4)), "int8")
     lists = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), 4)
     columns = {"id": np.arange(rows), "text": ["é" * length for length in lengths], "v": lists}
@@ -141,16 +148,18 @@ def test_the_same_rows_are_sampled_whatever_the_blocks_and_workers(
     sample = take_sample(path)
     assert not Path(path).exists()
     hashes = pl.Series([str(i) for i in range(rows)]).hash().to_numpy()
-    assert sample["id"].to_list() == np.argsort(hashes)[:SAMPLED].tolist()
+    assert sample["id"].to_list() == np.argsort(hashes)[:SAMPLE_ROWS].tolist()
     assert sample["text" + LENGTH].to_list() == [lengths[i] for i in sample["id"]]
-    assert sample["text"].str.len_chars().max() == TEXT_SAMPLED
+    assert sample["text"].str.len_chars().max() == SAMPLE_CHARACTERS
     known = sample.filter(pl.col("v").is_not_null())["id"].to_numpy()
     assert set(known) == {i for i in sample["id"] if i < 1100}
     vectors = sample.filter(pl.col("v").is_not_null())["v"].to_numpy()
     assert np.allclose(vectors, dequantize(codes[known]))
 
 
-def test_no_rows_are_no_sample(tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_no_rows_give_an_empty_sample(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     with new_pipeline() as pipeline:
         (
             pipeline
@@ -160,10 +169,10 @@ def test_no_rows_are_no_sample(tmp_path: Path, new_pipeline: Callable[..., beam.
     assert take_sample(f"{tmp_path}/s").is_empty()
 
 
-# pages; tests/cli/test_programs.py looks at those that the programs write
+# pages; tests/cli/test_programs.py tests those that the programs write
 
 
-def test_a_page_that_cannot_be_made_is_refused_before_the_job(
+def test_a_page_that_cannot_be_written_is_refused_before_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="name a file that ends in .html"):
@@ -176,64 +185,39 @@ def test_a_page_that_cannot_be_made_is_refused_before_the_job(
         check_report(str(tmp_path / "page.html"))
 
 
-def test_a_page_of_a_stream_shows_what_repeats_what() -> None:
-    summary = {
-        "files_read": 1,
-        "rows_read": 4,
-        "texts": 3,
-        "removed": 1,
-        "rejected": 1,
-        "seconds": 2.0,
-    }
+def test_a_page_of_a_stream_shows_texts_and_their_duplicates() -> None:
+    summary = {"files_read": 1, "rows_read": 4, "texts": 3, "removed": 1, "rejected": 1}
+    summary |= {"seconds": 2.0, "reasons": {"text is null": 1}}
     vectors = np.eye(3, dtype=np.float32)
-    kept = pl.DataFrame(
-        {
-            "id": [1, 2],
-            "text": ["a red cat", "dogs"],
-            "text_length": [9, 4],
-            "embedding": vectors[:2],
-        }
+    kept = {"id": [1, 2], "text": ["a red cat", "dogs"], "text_length": [9, 4]}
+    removed = {"id": [3], "text": ["a blue cat"], "text_length": [10], "duplicate_of": ["1"]}
+    sample = StreamSample(
+        pl.DataFrame({**kept, "embedding": vectors[:2]}),
+        pl.DataFrame({**removed, "score": [0.95], "embedding": vectors[:1]}),
+        "id",
+        "text",
+        "embedding",
     )
-    removed = pl.DataFrame(
-        {
-            "id": [3],
-            "text": ["a blue cat"],
-            "text_length": [10],
-            "embedding": vectors[:1],
-            "duplicate_of": ["1"],
-            "score": [0.95],
-        }
-    )
-    names = ("id", "text", "embedding")
-    page = Elements(
-        stream_page(
-            Run("p", {}, {}), {**summary, "reasons": {"text is null": 1}}, kept, removed, *names
-        )
-    )
+    page = Elements(stream_page(Run("p", {}, {}), summary, sample))
     assert "score 0.9500" in page.text
     assert (page.count("del"), page.count("ins")) >= (1, 1)
     assert "text is null" in page.text
     assert "1.5" in page.text
     assert [one["class"] for tag, one in page.found if tag == "span"] == ["dot0", "dot1"]
-    nothing = Elements(
-        stream_page(
-            Run("p", {}, {}), {**summary, "reasons": {}}, pl.DataFrame(), pl.DataFrame(), *names
-        )
-    )
-    assert nothing.count("svg") == 0
+    nothing = dataclasses.replace(sample, kept=pl.DataFrame(), removed=pl.DataFrame())
+    page = Elements(stream_page(Run("p", {}, {}), {**summary, "reasons": {}}, nothing))
+    assert page.count("svg") == 0
 
 
-def test_options_are_told_with_their_defaults_and_beams_only_where_given(
+def test_options_are_shown_with_their_defaults_and_those_of_beam_only_if_given(
     new_pipeline: Callable[..., beam.Pipeline],
 ) -> None:
     with new_pipeline() as pipeline:
         pipeline | beam.Create([1], reshuffle=False)
     options = PipelineOptions(["--direct_num_workers=2", "--job_name=j"]).view_as(DirectOptions)
     run = run_of("program.py", options, pipeline.result, 2.0)
-    assert (run.parameters["direct_num_workers"], run.parameters["direct_running_mode"]) == (
-        2,
-        "in_memory",
-    )
+    assert run.parameters["direct_num_workers"] == 2
+    assert run.parameters["direct_running_mode"] == "in_memory"
     assert run.parameters["job_name"] == "j"
     assert "temp_location" not in run.parameters
     assert run.speed == {"seconds": 2.0}

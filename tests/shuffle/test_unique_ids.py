@@ -1,9 +1,10 @@
-"""One row of each id stays, and always the same one."""
+"""Keep one row per id, and always the same one."""
 
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -13,32 +14,34 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows, Sessions, TimestampedValue
 
 from beam_gpte import Block, InputError, RejectDuplicateIds
-from beam_gpte.shuffle.packing import Packer
+from beam_gpte.shuffle.packing import Packer, Piece, Place
 from beam_gpte.shuffle.unique_ids import duplicate_rows, split_by_id
 from tests.conftest import MODES
 
 
-def block(ids, texts=None):
+def block(ids: list[Any], texts: list[str] | pa.Array | None = None) -> Block:
     return Block.from_pydict({"id": ids, "text": texts or [f"text of {i}" for i in ids]})
 
 
-def pairs(block):
+def pairs(block: Block) -> list[tuple[Any, str]]:
     return [(row["id"], row["text"]) for row in block.batch.to_pylist()]
 
 
-def timed_pairs(block, time=beam.DoFn.TimestampParam, window=beam.DoFn.WindowParam):
+def timed_pairs(
+    block: Block, time: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+) -> list[tuple[Any, str, int, int]]:
     return [(id_, text, int(time), int(window.end)) for id_, text in pairs(block)]
 
 
-def survivors(pieces):
-    """What `duplicate_rows` leaves, without a pipeline."""
+def survivors(pieces: list[Piece]) -> list[tuple[tuple[Any, str], int]]:
+    """Keep the rows that `duplicate_rows` does not mark, without a pipeline."""
     gone = iter(duplicate_rows(pieces, "id"))
     return sorted((pair, time) for piece, time in pieces for pair in pairs(piece) if not next(gone))
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("in memory", int), *((mode, str) for mode in MODES)])
-def test_duplicates_and_null_ids_are_set_aside_with_their_columns(
-    new_pipeline: Callable[..., beam.Pipeline], mode: str, kind
+def test_duplicates_and_null_ids_are_collected_with_their_columns(
+    new_pipeline: Callable[..., beam.Pipeline], mode: str, kind: type
 ) -> None:
     one = block([kind(1), kind(2), None], ["a", "b", "c"])
     two = block([kind(2), kind(3), kind(2)], ["b", "d", "b"])
@@ -69,19 +72,49 @@ def test_duplicates_and_null_ids_are_set_aside_with_their_columns(
     [
         (
             ["a", "b", "a"],
-            "RejectDuplicateIds: row with id 'a': duplicate id; mend the row, or set such rows aside",
+            "RejectDuplicateIds: row with id 'a': duplicate id; fix the row, or collect such rows",
         ),
-        (["a", None], "RejectDuplicateIds: row with id None: id is null; mend the row"),
+        (["a", None], "RejectDuplicateIds: row with id None: id is null; fix the row"),
     ],
 )
 def test_without_exception_handling_the_job_fails_by_name(
-    new_pipeline: Callable[..., beam.Pipeline], ids, message
+    new_pipeline: Callable[..., beam.Pipeline], ids: list[str | None], message: str
 ) -> None:
     with pytest.raises(Exception, match=message), new_pipeline() as p:
         _ = p | beam.Create([block(ids)]).with_output_types(Block) | RejectDuplicateIds()
 
 
-def test_the_same_row_stays_in_every_order_of_arrival() -> None:
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (block(["a", "a"]), "MineBitext: row with id 'a': duplicate id; fix the row"),
+        (block(["a", None]), "MineBitext: row with id None: id is null; fix the row"),
+        (Block.from_pydict({"key": ["a"]}), "MineBitext: no column 'id' among key; name one of"),
+        (block([0.5]), "MineBitext: column 'id' is double; convert the ids"),
+    ],
+)
+def test_errors_name_the_transform_that_the_user_wrote(
+    new_pipeline: Callable[..., beam.Pipeline], rows: Block, message: str
+) -> None:
+    p = new_pipeline()
+    blocks = p | beam.Create([rows]).with_output_types(Block)
+    blocks | RejectDuplicateIds().as_part_of("MineBitext")
+    with pytest.raises(Exception, match=message):
+        p.run()
+
+
+def test_rejects_name_the_transform_that_the_user_wrote(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    check = RejectDuplicateIds().as_part_of("MineBitext").with_exception_handling()
+    with new_pipeline() as p:
+        result = p | beam.Create([block([1, 1, None])]).with_output_types(Block) | check
+        steps = result.rejects | beam.FlatMap(lambda b: b.column("reject_step").to_pylist())
+        assert_that(steps, equal_to(["MineBitext", "MineBitext"]))
+    assert RejectDuplicateIds().step == "RejectDuplicateIds"
+
+
+def test_the_same_row_is_kept_in_every_order_of_arrival() -> None:
     rows = [("x", "first"), ("x", "second"), ("y", "only"), ("x", "third")]
     left = set()
     for order in itertools.permutations(rows):
@@ -95,7 +128,7 @@ def test_the_same_row_stays_in_every_order_of_arrival() -> None:
     assert "only" in left.pop()
 
 
-def test_of_identical_rows_the_earliest_stays() -> None:
+def test_of_identical_rows_the_earliest_is_kept() -> None:
     assert survivors([(block([1], ["a"]), 7), (block([1], ["a"]), 5)]) == [((1, "a"), 5)]
 
 
@@ -121,7 +154,8 @@ def test_ids_may_be_hashes_of_64_bits() -> None:
 def test_an_id_has_its_partition_in_every_process() -> None:
     ids = ["a", "ü", "07", *map(str, range(100))]
     code = (
-        "from beam_gpte.elements.block import Block; from beam_gpte.shuffle.unique_ids import split_by_id\n"
+        "from beam_gpte.elements.block import Block\n"
+        "from beam_gpte.shuffle.unique_ids import split_by_id\n"
         f"block = Block.from_pydict({{'id': {ids!r}}})\n"
         "print({k: piece.column('id').to_pylist() for k, piece in split_by_id(block, 'id', 8)})"
     )
@@ -138,7 +172,7 @@ def test_an_id_has_its_partition_in_every_process() -> None:
     assert [k for k, _ in split_by_id(Block.from_pydict({"id": [123456789]}), "id", 8)] == [6]
 
 
-def packed(pieces, rows_per_block):
+def packed(pieces: Iterable[tuple[Place, Block]], rows_per_block: int) -> list[tuple[Place, Block]]:
     packer = Packer(rows_per_block)
     return [done for place, piece in pieces for done in packer.add(place, piece)] + list(
         packer.flush()
@@ -163,7 +197,7 @@ def test_blocks_of_two_schemas_are_not_mixed() -> None:
     assert [piece.schema.names for _, piece in both] == [["id", "text"], ["id", "body"]]
 
 
-def test_rows_of_many_times_are_not_all_held() -> None:
+def test_rows_of_many_times_are_not_all_kept_in_memory() -> None:
     packer = Packer(10)
     assert sum(1 for time in range(1000) for _ in packer.add(("w", time), block([time]))) > 900
 
@@ -206,7 +240,7 @@ def test_an_empty_block_gives_nothing(new_pipeline: Callable[..., beam.Pipeline]
         assert_that(bad, equal_to([]), "Bad")
 
 
-def test_windows_are_apart_and_rows_keep_their_times(
+def test_windows_are_separate_and_rows_keep_their_times(
     new_pipeline: Callable[..., beam.Pipeline],
 ) -> None:
     """Windows of 10 seconds: id 1 comes at 1, 4 and 11 seconds."""
@@ -256,13 +290,13 @@ def test_a_stream_without_windows_is_refused_when_the_pipeline_is_built(
 
 
 @pytest.mark.parametrize("settings", [{"partitions": 0}, {"rows_per_block": 0}])
-def test_wrong_arguments_raise_at_construction(settings) -> None:
+def test_wrong_arguments_raise_at_construction(settings: dict[str, int]) -> None:
     with pytest.raises(InputError, match="is 0; use 1 or more"):
         RejectDuplicateIds(**settings)
 
 
-def test_a_missing_or_odd_id_column_is_named() -> None:
-    with pytest.raises(InputError, match="no column 'key' among id, text; name one by id_column"):
+def test_a_missing_or_unusable_id_column_is_named() -> None:
+    with pytest.raises(InputError, match="no column 'key' among id, text; name one of these"):
         list(split_by_id(block([1]), "key", 4))
     with pytest.raises(
         InputError, match="column 'id' is double; convert the ids to strings or integers"

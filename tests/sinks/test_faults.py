@@ -1,10 +1,11 @@
-"""What is killed, fails, fills up or vanishes loses no row and doubles none; `benchmarks/faults.py` does it at length."""
+"""Test that faults lose and duplicate no row; `benchmarks/faults.py` runs them at length."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks import faults
+from benchmarks import fault_runs, faults
 from tests.programs import PRELOAD
 
 SEED = 20261125
@@ -23,22 +24,24 @@ SEED = 20261125
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_no_row_is_lost_and_none_doubled(
-    fault, times, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_row_is_lost_or_duplicated(
+    fault: Callable[[faults.Bench, int], faults.Outcome],
+    times: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(faults, "FILES", 6)
-    monkeypatch.setattr(
-        faults, "PRELOAD", PRELOAD
-    )  # a process of pytest has one such server, for other tests as well
+    # a pytest process has one fork server, which serves other tests as well
+    monkeypatch.setattr(fault_runs, "PRELOAD", PRELOAD)
     outcome = fault(faults.Bench(tmp_path, SEED), times)
     print(SEED, outcome)
     assert outcome.faults >= 1
-    assert (outcome.lost, outcome.doubled, outcome.wrong) == (0, 0, 0)
+    assert (outcome.lost, outcome.duplicated, outcome.wrong) == (0, 0, 0)
 
 
-def test_the_comparison_sees_what_is_lost_doubled_and_wrong() -> None:
+def test_the_comparison_finds_lost_duplicated_and_wrong_rows() -> None:
     outcome = faults.Outcome("none")
     outcome.compare(
         [("a", "x", ()), ("b", "y", ())], [("a", "x", ()), ("a", "x", ()), ("c", "z", ())]
     )
-    assert (outcome.lost, outcome.doubled, outcome.wrong) == (1, 1, 1)
+    assert (outcome.lost, outcome.duplicated, outcome.wrong) == (1, 1, 1)

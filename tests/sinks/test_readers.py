@@ -1,4 +1,4 @@
-"""Six readers find the same vectors in the files: pyarrow, Polars, DuckDB, pandas, Hugging Face datasets and LanceDB."""
+"""Test that pyarrow, Polars, DuckDB, pandas, datasets and LanceDB read the same vectors."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def codes(kind: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two files of four columns of vectors, and one of text that is null somewhere."""
+    """Write two files with four columns of vectors, and one of text with nulls."""
     path = tmp_path_factory.mktemp("vectors")
     fields, arrays = [pa.field("id", pa.int64()), pa.field("text", pa.string())], []
     arrays += [
@@ -51,10 +51,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-Read = Callable[[Path], tuple[list, list, dict[str, np.ndarray]]]  # ids, texts, vectors by column
+Columns = tuple[list, list, dict[str, np.ndarray]]  # ids, texts, vectors by column
 
 
-def by_pyarrow(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
+def by_pyarrow(folder: Path) -> Columns:
     table = ds.dataset(folder).to_table()
     assert vector_fields(table.schema) == METADATA
     columns = {
@@ -64,7 +64,7 @@ def by_pyarrow(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
     return table["id"].to_pylist(), table["text"].to_pylist(), columns
 
 
-def by_polars(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
+def by_polars(folder: Path) -> Columns:
     frame = pl.read_parquet(folder / "*.parquet")
     assert all(isinstance(frame.schema[kind], pl.Array) for kind in METADATA)
     return (
@@ -74,25 +74,24 @@ def by_polars(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
     )
 
 
-def by_duckdb(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
+def by_duckdb(folder: Path) -> Columns:
     rows = duckdb.sql(
         f"""SELECT id, text, "{'", "'.join(METADATA)}" FROM '{folder}/*.parquet'"""
     ).fetchall()
-    [(cosine,)] = duckdb.sql(
-        f"SELECT max(array_cosine_similarity(float32::FLOAT[{DIM}], float16::FLOAT[{DIM}])) FROM '{folder}/*.parquet'"
-    ).fetchall()
+    similarity = f"array_cosine_similarity(float32::FLOAT[{DIM}], float16::FLOAT[{DIM}])"
+    [(cosine,)] = duckdb.sql(f"SELECT max({similarity}) FROM '{folder}/*.parquet'").fetchall()
     assert cosine == pytest.approx(1, abs=1e-4)
     columns = {kind: np.array([row[2 + i] for row in rows]) for i, kind in enumerate(METADATA)}
     return [row[0] for row in rows], [row[1] for row in rows], columns
 
 
-def by_pandas(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
+def by_pandas(folder: Path) -> Columns:
     frame = pd.read_parquet(folder)
     texts = [None if pd.isna(text) else text for text in frame["text"]]
     return frame["id"].tolist(), texts, {kind: np.stack(frame[kind].to_list()) for kind in METADATA}
 
 
-def by_datasets(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
+def by_datasets(folder: Path) -> Columns:
     datasets = pytest.importorskip("datasets")
     rows = datasets.load_dataset(
         "parquet",
@@ -106,7 +105,7 @@ def by_datasets(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
     return rows["id"][:], rows["text"][:], {kind: np.stack(plain[kind][:]) for kind in METADATA}
 
 
-def by_lancedb(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
+def by_lancedb(folder: Path) -> Columns:
     lancedb = pytest.importorskip("lancedb")
     table = lancedb.connect(folder / ".lance").create_table(
         "vectors", data=ds.dataset(folder).to_table()
@@ -124,7 +123,7 @@ def by_lancedb(folder: Path) -> tuple[list, list, dict[str, np.ndarray]]:
 @pytest.mark.parametrize(
     "read", [by_pyarrow, by_polars, by_duckdb, by_pandas, by_datasets, by_lancedb]
 )
-def test_a_reader_finds_the_same_vectors(folder: Path, read: Read) -> None:
+def test_a_reader_finds_the_same_vectors(folder: Path, read: Callable[[Path], Columns]) -> None:
     ids, texts, columns = read(folder)
     order = np.argsort(ids)
     assert [ids[i] for i in order] == list(range(ROWS))
@@ -135,7 +134,7 @@ def test_a_reader_finds_the_same_vectors(folder: Path, read: Read) -> None:
         ), kind
 
 
-def test_the_metadata_is_in_the_file_for_readers_that_drop_that_of_columns(folder: Path) -> None:
+def test_the_metadata_is_in_the_file_for_readers_that_drop_column_metadata(folder: Path) -> None:
     found = duckdb.sql(
         f"SELECT value FROM parquet_kv_metadata('{folder}/*.parquet') WHERE key = 'beam_gpte'"
     ).fetchall()

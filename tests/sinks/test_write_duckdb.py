@@ -1,4 +1,4 @@
-"""A table is as it was, or it has all rows of the run: nothing in between, however often the run is tried."""
+"""Test that a table is unchanged or has all rows of the run, however often the run is tried."""
 
 import dataclasses
 import io
@@ -23,7 +23,12 @@ from beam_gpte.sinks.commit import WHOLE
 from beam_gpte.sinks.duckdb_table import Table
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
 from beam_gpte.sinks.staging import StagedFile
-from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB, check_database, commit_duckdb
+from beam_gpte.sinks.write_duckdb import (
+    DuckDBOptions,
+    WriteVectorsToDuckDB,
+    check_database,
+    commit_duckdb,
+)
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
 from beam_gpte.sinks.write_rejects import WriteRejects
 from tests.sinks.test_write_parquet import (
@@ -32,6 +37,7 @@ from tests.sinks.test_write_parquet import (
     embedded,
     kill_while_writing,
     parts,
+    run,
     stage,
     write,
 )
@@ -68,8 +74,9 @@ def test_vectors_become_arrays_that_can_be_searched(tmp_path: Path) -> None:
         ("embedding", "FLOAT[3]"),
         ("note", "VARCHAR"),
     ]
-    # (0, .5, .5), (1, 1.5, 1.5) and (2, 2.5, 2.5) by their angle to (1, 0, 0): the larger i, the closer
-    nearest = "SELECT id FROM vectors ORDER BY array_cosine_similarity(embedding, [1, 0, 0]::FLOAT[3]) DESC"
+    # (0, .5, .5), (1, 1.5, 1.5), (2, 2.5, 2.5) by angle to (1, 0, 0): the larger i, the closer
+    similarity = "array_cosine_similarity(embedding, [1, 0, 0]::FLOAT[3])"
+    nearest = f"SELECT id FROM vectors ORDER BY {similarity} DESC"
     assert query(path, nearest) == [("n2",), ("n1",), ("n0",)]
     [[comment]] = query(
         path, "SELECT comment FROM duckdb_columns() WHERE column_name = 'embedding'"
@@ -82,19 +89,13 @@ def test_rows_with_a_known_id_are_replaced_and_others_are_kept(tmp_path: Path) -
     commit(path, embedded(0, 3, v=pa.array([1, 1, 1])))
     commit(path, embedded(2, 4, v=pa.array([2, 2])))
     commit(path)  # a run without rows changes nothing
-    assert query(path, "SELECT id, v FROM vectors ORDER BY id") == [
-        ("n0", 1),
-        ("n1", 1),
-        ("n2", 2),
-        ("n3", 2),
-    ]
+    rows = [("n0", 1), ("n1", 1), ("n2", 2), ("n3", 2)]
+    assert query(path, "SELECT id, v FROM vectors ORDER BY id") == rows
     commit(path, embedded(3, 4, v=pa.nulls(1)))  # a column of nulls fits any type
     assert query(path, "SELECT v FROM vectors WHERE id = 'n3'") == [(None,)]
 
 
-def test_ids_are_replaced_in_a_table_with_a_primary_key_and_a_comment_of_the_users_own(
-    tmp_path: Path,
-) -> None:
+def test_rows_are_replaced_in_a_table_with_a_primary_key_and_a_comment(tmp_path: Path) -> None:
     path = tmp_path / "corpus.duckdb"
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE TABLE vectors (id VARCHAR PRIMARY KEY, embedding FLOAT[3])")
@@ -117,14 +118,14 @@ def test_a_commit_called_twice_gives_the_same_table(tmp_path: Path) -> None:
     for name, content in kept.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(content)
-    assert commit_staged(staged, destination, path) == first  # crashed before it
+    assert commit_staged(staged, destination, path) == first  # crashed before deleting it
     assert query(path, "SELECT id FROM vectors ORDER BY id") == [("n0",), ("n1",), ("n2",)]
 
 
 def test_staged_files_that_another_run_removed_are_an_error_not_a_success(tmp_path: Path) -> None:
     staged, destination = stage(tmp_path, "duckdb-test", [[embedded(0, 2)]])
     Path(staged[0].path).unlink()
-    with pytest.raises(InputError, match="staged files are gone"):
+    with pytest.raises(InputError, match="staged files are missing"):
         commit_staged(staged, destination, tmp_path / "corpus.duckdb")
 
 
@@ -141,7 +142,9 @@ def test_bad_ids_are_refused(tmp_path: Path) -> None:
     assert query(path, "SELECT count(*) FROM duckdb_tables()") == [(0,)]
 
 
-def test_rows_unlike_those_of_the_table_are_refused_and_the_table_stays(tmp_path: Path) -> None:
+def test_rows_that_differ_from_the_table_are_refused_and_the_table_is_unchanged(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "corpus.duckdb"
     commit(path, embedded(0, 2, year=pa.array([1, 2])))
     refused = {
@@ -154,7 +157,7 @@ def test_rows_unlike_those_of_the_table_are_refused_and_the_table_stays(tmp_path
         r"\['year'\] only in the table, \['month'\] only in the new": embedded(
             0, 2, month=pa.array([1, 2])
         ),
-        "column 'year' of table 'vectors' is BIGINT, in the new rows VARCHAR": embedded(
+        "column 'year' is BIGINT in table 'vectors' and VARCHAR in the new rows": embedded(
             0, 2, year=pa.array(["1", "2"])
         ),
     }
@@ -168,7 +171,7 @@ def test_rows_unlike_those_of_the_table_are_refused_and_the_table_stays(tmp_path
     assert query(path, "SELECT id, year FROM vectors ORDER BY id") == [("n0", 1), ("n1", 2)]
 
 
-def test_an_error_within_the_transaction_undoes_all_of_it(tmp_path: Path) -> None:
+def test_an_error_within_the_transaction_rolls_it_back(tmp_path: Path) -> None:
     path = tmp_path / "corpus.duckdb"
     with duckdb.connect(str(path)) as connection:
         connection.execute(
@@ -194,9 +197,9 @@ def test_names_and_folders_may_hold_any_character(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_used_is_named_in_one_line(tmp_path: Path) -> None:
     junk = tmp_path / "junk.duckdb"
     junk.write_text("hello " * 1000)
-    with pytest.raises(InputError, match=r"junk\.duckdb: this file is no DuckDB database"):
+    with pytest.raises(InputError, match=r"junk\.duckdb: this file is not a DuckDB database"):
         commit(junk, embedded(0, 1))
-    with pytest.raises(InputError, match=r"junk\.duckdb: this file is no DuckDB database"):
+    with pytest.raises(InputError, match=r"junk\.duckdb: this file is not a DuckDB database"):
         check_database(str(junk))
     with pytest.raises(InputError, match="cannot write to this folder"):
         check_database(str(junk / "corpus.duckdb"))
@@ -212,7 +215,7 @@ time.sleep(float(sys.argv[2]))
 
 
 def hold(path: Path, seconds: float) -> subprocess.Popen:
-    """Another process that has the database open."""
+    """Start a process that has the database open."""
     child = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE
     )
@@ -226,10 +229,9 @@ def test_a_locked_database_is_named_with_the_process_that_holds_it(tmp_path: Pat
     child = hold(path, 60)
     words = rf"another process \(PID {child.pid}\) has this database open; close it"
     staged, destination = stage(tmp_path, "duckdb-test", [[embedded(0, 1)]])
+    table = Table(str(path), "vectors", "id", "upsert")
     for attempt in (
-        lambda: commit_duckdb(
-            staged, WHOLE, destination, Table(str(path), "vectors", "id", "upsert"), patience=0.3
-        ),
+        lambda: commit_duckdb(staged, WHOLE, destination, table, lock_timeout=0.3),
         lambda: check_database(str(path)),
     ):
         with pytest.raises(InputError, match=words) as caught:
@@ -237,9 +239,8 @@ def test_a_locked_database_is_named_with_the_process_that_holds_it(tmp_path: Pat
         assert "\n" not in str(caught.value)
     child.kill()
     child.wait()
-    assert commit_staged(staged, destination, path) == [
-        WrittenFile(str(path), 1)
-    ]  # nothing was lost by the failure
+    # nothing was lost by the failure
+    assert commit_staged(staged, destination, path) == [WrittenFile(str(path), 1)]
 
 
 def test_a_commit_waits_for_a_process_that_has_the_database_open(tmp_path: Path) -> None:
@@ -273,7 +274,8 @@ def test_writes_to_one_database_can_be_chained_and_share_a_folder(
         blocks = pipeline | beam.Create([embedded(i, i + 1) for i in range(6)]).with_output_types(
             Block
         )
-        first = blocks | "First" >> WriteVectorsToDuckDB(path, staging=str(tmp_path / "staging"))
+        options = DuckDBOptions(staging=str(tmp_path / "staging"))
+        first = blocks | "First" >> WriteVectorsToDuckDB(path, options=options)
         _ = blocks | "Second" >> WriteVectorsToDuckDB(path, table="second", commit_after=first)
     for table in ("vectors", "second"):
         assert query(Path(path), f"SELECT count(DISTINCT id) FROM {table}") == [(6,)]
@@ -284,11 +286,12 @@ def test_a_failing_barrier_commits_nothing(
     tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
 ) -> None:
     path = tmp_path / "corpus.duckdb"
+    pipeline = new_pipeline()
+    barrier = pipeline | beam.Impulse() | beam.Map(lambda _: 1 // 0)
+    blocks = pipeline | beam.Create([embedded(0, 1)]).with_output_types(Block)
+    _ = blocks | WriteVectorsToDuckDB(str(path), commit_after=barrier)
     with pytest.raises(Exception, match="division"):
-        with new_pipeline() as pipeline:
-            barrier = pipeline | beam.Impulse() | beam.Map(lambda _: 1 // 0)
-            blocks = pipeline | beam.Create([embedded(0, 1)]).with_output_types(Block)
-            _ = blocks | WriteVectorsToDuckDB(str(path), commit_after=barrier)
+        run(pipeline)
     assert not path.exists()
 
 
@@ -297,11 +300,13 @@ def test_wrong_arguments_are_refused_at_once() -> None:
         WriteVectorsToDuckDB("x.duckdb", table="")
     with pytest.raises(InputError, match="names a folder"):
         WriteVectorsToDuckDB("folder/")
+    with pytest.raises(InputError, match="staging is empty"):
+        DuckDBOptions(staging="")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 6 MB."""
+    """Mount a file system of 6 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(
@@ -313,7 +318,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def noise(first: int, rows: int) -> Block:
-    """Rows of 1.5 KB that no codec makes smaller."""
+    """Make rows of 1.5 KB that no codec compresses."""
     vectors = (
         np.random.default_rng(first).integers(0, 2**32, (rows, 384), np.uint32).view(np.float32)
     )
@@ -324,12 +329,13 @@ def noise(first: int, rows: int) -> Block:
     return Block(pa.record_batch([ids, array], schema=pa.schema(fields)))
 
 
-def test_a_full_disk_is_one_line_and_the_old_rows_stay(tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line_and_the_old_rows_stay(
+    tmp_path: Path, small_disk: Path
+) -> None:
     path = small_disk / "corpus.duckdb"
     commit(path, noise(0, 500))
-    staged, destination = stage(
-        tmp_path, "duckdb-test", [[noise(1000, 5000)]]
-    )  # 8 MB, on another disk
+    # 8 MB, on another disk
+    staged, destination = stage(tmp_path, "duckdb-test", [[noise(1000, 5000)]])
     with pytest.raises(
         InputError, match=r"DuckDB cannot write \(.*No space left on device\); nothing was changed"
     ) as caught:
@@ -339,12 +345,12 @@ def test_a_full_disk_is_one_line_and_the_old_rows_stay(tmp_path: Path, small_dis
     with pytest.raises(InputError, match=words):
         stage(small_disk / "parquet", "parquet", [[noise(1000, 5000)]])
     assert query(path, "SELECT count(*), max(id) FROM vectors") == [(500, "n99")]
-    assert list(small_disk.glob("parquet/*/*.staged")) == []  # the room is given back
+    assert list(small_disk.glob("parquet/*/*.staged")) == []  # the space is freed
     commit(path, noise(1000, 10))
     assert query(path, "SELECT count(*) FROM vectors") == [(510,)]
 
 
-def test_a_file_system_that_cannot_be_written_is_one_line(tmp_path: Path, small_disk: Path) -> None:
+def test_a_read_only_file_system_is_reported_in_one_line(tmp_path: Path, small_disk: Path) -> None:
     path = small_disk / "corpus.duckdb"
     commit(path, embedded(0, 2))
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
@@ -366,7 +372,8 @@ from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 import pyarrow as pa
 
 def rows(_, name):
-    return [TimestampedValue(Block.from_pydict({"id": pa.array([f"{name}{i}"])}), i) for i in range(8)]
+    blocks = [Block.from_pydict({"id": pa.array([f"{name}{i}"])}) for i in range(8)]
+    return [TimestampedValue(block, i) for i, block in enumerate(blocks)]
 
 def run(path, name):
     with beam.Pipeline("FnApiRunner") as p:
@@ -389,7 +396,7 @@ def test_two_pipelines_write_to_one_table_at_once_and_wait_for_each_other(tmp_pa
     assert child.stdout is not None
     assert child.stdout.readline() == b"ready\n"
     names = {"__name__": "windows"}
-    exec(WINDOWS, names)  # the same in this process
+    exec(WINDOWS, names)  # the same program in this process
     names["run"](str(path), "b")  # type: ignore[operator]
     assert child.wait() == 0
     child.stdout.close()
@@ -402,7 +409,7 @@ def test_two_pipelines_write_to_one_table_at_once_and_wait_for_each_other(tmp_pa
 def test_insert_refuses_known_ids_and_replace_leaves_only_the_new_rows(tmp_path: Path) -> None:
     path = tmp_path / "corpus.duckdb"
     commit(path, embedded(0, 2), mode="insert")
-    with pytest.raises(InputError, match="1 ids are in table 'vectors' already, such as 'n1'"):
+    with pytest.raises(InputError, match="1 ids are already in table 'vectors', such as 'n1'"):
         commit(path, embedded(1, 3), mode="insert")
     commit(path, embedded(2, 3), mode="insert")
     assert query(path, "SELECT count(*) FROM vectors") == [(3,)]
@@ -415,7 +422,7 @@ def test_insert_refuses_known_ids_and_replace_leaves_only_the_new_rows(tmp_path:
     assert query(path, "SELECT count(*) FROM vectors") == [(0,)]
 
 
-def test_a_named_run_is_brought_in_once(tmp_path: Path) -> None:
+def test_a_named_run_is_loaded_once(tmp_path: Path) -> None:
     path = tmp_path / "corpus.duckdb"
     for _ in range(2):
         write([embedded(0, 3)], WriteVectorsToDuckDB(str(path), mode="insert", run="tuesday"))
@@ -428,20 +435,13 @@ def test_a_named_run_is_brought_in_once(tmp_path: Path) -> None:
 def test_a_table_is_searched_by_its_macro(tmp_path: Path) -> None:
     path = tmp_path / "corpus.duckdb"
     commit(path, embedded(0, 4, text=pa.array(["a", "b", "c", "d"])))
-    # (0, .5, .5), (1, 1.5, 1.5), ...: the angles of the rows to (1, 0, 0) fall with i
+    # (0, .5, .5), (1, 1.5, 1.5), ...: the angle of row i to (1, 0, 0) decreases with i
     cosines = [i / np.sqrt(i * i + 2 * (i + 0.5) ** 2) for i in range(4)]
     found = query(path, "SELECT * FROM nearest_vectors([1, 0, 0], k := 2)")
     assert [row[:2] for row in found] == [("n3", "d"), ("n2", "c")]
     assert [row[2] for row in found] == pytest.approx([cosines[3], cosines[2]])
-    assert (
-        len(
-            query(
-                path,
-                "SELECT id FROM nearest_vectors((SELECT embedding FROM vectors WHERE id = 'n3')) WHERE id <> 'n3'",
-            )
-        )
-        == 3
-    )
+    vector = "(SELECT embedding FROM vectors WHERE id = 'n3')"
+    assert len(query(path, f"SELECT id FROM nearest_vectors({vector}) WHERE id <> 'n3'")) == 3
 
     codes = {
         "int8": np.array([[127, 0, 0], [0, 127, 0]], np.int8),
@@ -463,7 +463,7 @@ def test_a_table_is_searched_by_its_macro(tmp_path: Path) -> None:
     ]
 
 
-def test_a_macro_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_macro_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "corpus.duckdb"
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE MACRO nearest_vectors(a) AS a + 1")
@@ -471,7 +471,7 @@ def test_a_macro_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
     assert query(path, "SELECT nearest_vectors(1)") == [(2,)]
 
 
-def test_an_index_that_cannot_be_made_is_a_warning_and_the_rows_come_in(
+def test_an_index_that_cannot_be_created_is_a_warning_and_the_rows_are_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with duckdb.connect() as connection:
@@ -481,18 +481,18 @@ def test_an_index_that_cannot_be_made_is_a_warning_and_the_rows_come_in(
         except duckdb.Error:
             pass
     path = tmp_path / "corpus.duckdb"
-    write([embedded(0, 2)], WriteVectorsToDuckDB(str(path), index=True))
+    write([embedded(0, 2)], WriteVectorsToDuckDB(str(path), options=DuckDBOptions(index=True)))
     assert query(path, "SELECT count(*) FROM vectors") == [(2,)]
     [record] = [record.getMessage() for record in caplog.records if "HNSW" in record.getMessage()]
     assert (
-        "gets no HNSW index, searches compare all rows: the vss extension cannot be loaded"
+        "gets no HNSW index, so searches compare all rows: the vss extension cannot be loaded"
         in record
     )
     assert "\n" not in record
 
 
 class ObjectStore(FileSystem):
-    """A store as the clouds have it: names without folders, files that appear when they are closed."""
+    """Imitate a cloud store: no folders, and files appear when they are closed."""
 
     files: dict[str, bytes] = {}  # noqa: RUF012 - Beam makes a new instance for every call
 
@@ -563,7 +563,7 @@ class ObjectStore(FileSystem):
 
 def test_all_sinks_write_to_an_object_store_and_leave_nothing_else(tmp_path: Path) -> None:
     folder, store = "store://bucket/out", ObjectStore.files
-    store[f"{folder}/.beam-gpte-tmp-parquet-killed/x.staged"] = b"a former run was killed"
+    store[f"{folder}/.beam-gpte-tmp-parquet-killed/x.staged"] = b"of a run that was killed"
     for last in (3, 2):
         blocks = [embedded(0, last), embedded(last, last + 1, note=pa.array(["x"]))]
         write(blocks, WriteVectorsToParquet(folder))
@@ -574,12 +574,8 @@ def test_all_sinks_write_to_an_object_store_and_leave_nothing_else(tmp_path: Pat
     local = tmp_path / "corpus.duckdb"
     local.write_bytes(store[f"{folder}/corpus.duckdb"])
     rows = query(local, "SELECT id, note FROM vectors ORDER BY id")
-    assert rows == [
-        ("n0", None),
-        ("n1", None),
-        ("n2", "x"),
-        ("n3", "x"),
-    ]  # n3 of the first run, n2 of the second
+    # n3 is from the first run, n2 from the second
+    assert rows == [("n0", None), ("n1", None), ("n2", "x"), ("n3", "x")]
     check_writable(folder)
     with pytest.raises(Exception, match="4 and 3 dimensions"):
         write([embedded(0, 1, dataclasses.replace(MINILM, dim=4))], WriteVectorsToParquet(folder))

@@ -1,4 +1,4 @@
-"""What stands under a final name is whole, of one kind, and exactly the last run that finished."""
+"""Test that published files are complete, of one kind, and exactly the last finished run."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.files.folders import check_writable
 from beam_gpte.sinks.commit import WHOLE
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
-from beam_gpte.sinks.parquet_files import ParquetFileWriter, agree_on_schema, conform_files
+from beam_gpte.sinks.parquet_files import ParquetFileWriter, conform_files, unify_staged_schemas
 from beam_gpte.sinks.staging import StagedFile, StageFiles
 from beam_gpte.sinks.write_parquet import (
     WriteVectorsToParquet,
@@ -46,7 +46,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def embedded(
     first: int, last: int, metadata: VectorMetadata = MINILM, **columns: pa.Array
 ) -> Block:
-    """Rows n<first> .. n<last - 1>; the vector of n<i> is (i, i + 0.5, i + 0.5, ...)."""
+    """Make rows n<first> .. n<last - 1>; the vector of n<i> is (i, i + 0.5, i + 0.5, ...)."""
     n = range(first, last)
     vectors = np.array([[i] + [i + 0.5] * (metadata.dim - 1) for i in n], dtype=np.float32)
     fields = [pa.field("id", pa.string()), metadata.field("embedding")]
@@ -65,10 +65,14 @@ def write(blocks: list[Block], transform: beam.PTransform, *options: str) -> Non
         _ = pipeline | beam.Create(blocks, reshuffle=False).with_output_types(Block) | transform
 
 
+def run(pipeline: beam.Pipeline) -> None:
+    pipeline.run().wait_until_finish()
+
+
 def stage(
     folder: Path, sink: str, bundles: list[list[Block]], run: str | None = None, **options: Any
 ) -> tuple[list, Destination]:
-    """What workers do before the commit: each bundle stages its blocks."""
+    """Do what workers do before the commit: each bundle stages its blocks."""
     destination = Destination.new(str(folder), sink, run)
     staged: list[StagedFile] = []
     for blocks in bundles:
@@ -96,7 +100,7 @@ def ids(folder: Path) -> list[str]:
     return sorted(pl.read_parquet(folder / "*.parquet")["id"].to_list())
 
 
-def test_codecs_are_those_that_the_benchmark_chose(tmp_path: Path) -> None:
+def test_encodings_are_those_that_the_benchmark_chose(tmp_path: Path) -> None:
     half = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(6, dtype=np.float16)), 3)
     codes = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(6, dtype=np.int8)), 3)
     write(
@@ -107,10 +111,8 @@ def test_codecs_are_those_that_the_benchmark_chose(tmp_path: Path) -> None:
     group = pq.ParquetFile(path).metadata.row_group(0)
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     assert "BYTE_STREAM_SPLIT" in columns["embedding.list.element"].encodings
-    assert set(columns["half.list.element"].encodings) == {
-        "PLAIN",
-        "RLE",
-    }  # DuckDB reads it split in float32 only
+    # DuckDB reads byte-stream-split in float32 only
+    assert set(columns["half.list.element"].encodings) == {"PLAIN", "RLE"}
     for name in ("id", "tags.list.element", "codes.list.element"):
         assert "RLE_DICTIONARY" in columns[name].encodings
     assert {column.compression for column in columns.values()} == {"ZSTD"}
@@ -120,14 +122,12 @@ def test_one_bundle_becomes_as_many_files_as_asked_for(tmp_path: Path) -> None:
     blocks = [embedded(i, i + 1) for i in range(20)]
     for shards in (4, 1):
         write(blocks, WriteVectorsToParquet(str(tmp_path), num_shards=shards))
-        assert (
-            sorted(pq.read_metadata(path).num_rows for path in tmp_path.glob("*.parquet"))
-            == [20 // shards] * shards
-        )
+        rows = [pq.read_metadata(path).num_rows for path in tmp_path.glob("*.parquet")]
+        assert rows == [20 // shards] * shards
         assert ids(tmp_path) == sorted(f"n{i}" for i in range(20))
 
 
-def test_partitions_are_folders_that_everyone_knows(tmp_path: Path) -> None:
+def test_partitions_are_folders_that_all_readers_know(tmp_path: Path) -> None:
     languages = ["de", "en", "de", None, "en", "a/b =ü"]
     blocks = [
         embedded(
@@ -152,12 +152,11 @@ def test_partitions_are_folders_that_everyone_knows(tmp_path: Path) -> None:
         [embedded(7, 8, language=pa.array(["de"]))],
         WriteVectorsToParquet(str(tmp_path), partition_by="language"),
     )
-    assert parts(tmp_path) == ["language=de"]  # the former partitions are gone
-    assert pd.read_parquet(tmp_path)["language"].tolist() == [
-        "de"
-    ]  # pandas cannot read a partition of nulls
+    assert parts(tmp_path) == ["language=de"]  # the previous partitions are gone
+    # pandas cannot read a partition of nulls
+    assert pd.read_parquet(tmp_path)["language"].tolist() == ["de"]
     for columns, words in (
-        ("colour", "no column 'colour'"),
+        ("color", "no column 'color'"),
         ("embedding", "'embedding' is fixed_size_list"),
     ):
         with pytest.raises(Exception, match=f"partition_by: (column )?{words}"):
@@ -182,7 +181,7 @@ def test_rows_can_be_appended_to_a_folder_and_a_named_run_only_once(tmp_path: Pa
     assert all(schema.equals(schemas[0], check_metadata=True) for schema in schemas)
 
 
-def test_what_differs_from_the_folder_is_not_appended_and_the_difference_is_named(
+def test_rows_that_differ_from_the_folder_are_not_appended_and_the_difference_is_named(
     tmp_path: Path,
 ) -> None:
     write([embedded(0, 2, year=pa.array([1, 2]))], WriteVectorsToParquet(str(tmp_path)))
@@ -195,10 +194,10 @@ def test_what_differs_from_the_folder_is_not_appended_and_the_difference_is_name
         r"fingerprints bbbb and aaaa \(prompt 'q: ' and ''\)": embedded(
             2, 4, dataclasses.replace(MINILM, fingerprint="bbbb", prompt="q: "), year=years
         ),
-        r"has columns \['year'\] more and \['month'\] less than the new rows": embedded(
-            2, 4, month=years
+        r"has columns \['year'\] that the new rows lack, and lacks their columns \['month'\]": (
+            embedded(2, 4, month=years)
         ),
-        r"column 'year' is int64 in .*, in the new rows string": embedded(
+        r"column 'year' is int64 in .* and string in the new rows": embedded(
             2, 4, year=pa.array(["1", "2"])
         ),
         "column 'embedding' is an embedding in the files, not": bare.with_column(
@@ -218,22 +217,22 @@ def test_what_differs_from_the_folder_is_not_appended_and_the_difference_is_name
 def test_rows_without_vectors_and_of_many_types_are_written_too(tmp_path: Path) -> None:
     columns = {
         "id": pa.array([1, 2]),
-        "colour": pa.array(["red", "blue"]).dictionary_encode(),
+        "color": pa.array(["red", "blue"]).dictionary_encode(),
         "when": pa.array([0, 1], pa.timestamp("us", "UTC")),
         "half": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(4, dtype=np.float16)), 2),
         "__gpte_row": pa.array([b"hidden", b"hidden"]),
     }
     other = {
         **columns,
-        "colour": pa.array(["green", "red"]).dictionary_encode(),
-    }  # another dictionary
+        "color": pa.array(["green", "red"]).dictionary_encode(),  # another dictionary
+    }
     write(
         [Block.from_pydict(columns), Block.from_pydict(other)], WriteVectorsToParquet(str(tmp_path))
     )
     [path] = tmp_path.glob("*.parquet")
-    assert pl.read_parquet(path)["colour"].to_list() == ["red", "blue", "green", "red"]
+    assert pl.read_parquet(path)["color"].to_list() == ["red", "blue", "green", "red"]
     assert duckdb.sql(f"SELECT half FROM '{path}'").fetchall()[1] == ([2.0, 3.0],)
-    assert pq.read_schema(path).names == ["id", "colour", "when", "half"]
+    assert pq.read_schema(path).names == ["id", "color", "when", "half"]
 
 
 def test_a_file_ends_before_its_limit_and_row_groups_are_bounded(tmp_path: Path) -> None:
@@ -249,11 +248,10 @@ def test_a_file_ends_before_its_limit_and_row_groups_are_bounded(tmp_path: Path)
     assert sum(sizes) == 80
 
 
-def test_a_rerun_replaces_all_former_parts_and_nothing_else(tmp_path: Path) -> None:
+def test_a_rerun_replaces_all_previous_parts_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    pq.write_table(
-        pa.Table.from_batches([embedded(50, 51).batch]), tmp_path / "part-00000.parquet"
-    )  # not ours
+    not_ours = tmp_path / "part-00000.parquet"
+    pq.write_table(pa.Table.from_batches([embedded(50, 51).batch]), not_ours)
     write(
         [embedded(i, i + 1) for i in range(4)],
         WriteVectorsToParquet(str(tmp_path), max_bytes_per_file=1),
@@ -291,9 +289,8 @@ def test_vectors_of_two_kinds_are_refused_within_a_run(tmp_path: Path) -> None:
         with pytest.raises(Exception, match=words):
             write([embedded(0, 2), embedded(2, 3, other)], WriteVectorsToParquet(str(tmp_path)))
         assert [name for name in parts(tmp_path) if not name.startswith(".")] == before
-    write(
-        [embedded(5, 6)], WriteVectorsToParquet(str(tmp_path))
-    )  # a good run clears what refused ones left
+    # a good run removes what the refused ones left
+    write([embedded(5, 6)], WriteVectorsToParquet(str(tmp_path)))
     assert len(parts(tmp_path)) == 1
     assert ids(tmp_path) == ["n5"]
 
@@ -306,9 +303,8 @@ def test_vectors_of_another_kind_than_the_folder_holds_are_refused(tmp_path: Pat
     with pytest.raises(Exception, match=r"bbbb and aaaa.*or write to another place"):
         write([embedded(0, 9, tuned)], WriteVectorsToParquet(str(tmp_path)))
     assert ids(tmp_path) == ["n0", "n1"]
-    with pytest.raises(
-        InputError, match="4 and 3 dimensions"
-    ):  # what a program asks before the work begins
+    # as a program checks before the work begins
+    with pytest.raises(InputError, match="4 and 3 dimensions"):
         check_folder(str(tmp_path), embedded(0, 1, dataclasses.replace(MINILM, dim=4)).schema)
 
 
@@ -329,26 +325,26 @@ def test_a_column_that_is_null_or_absent_or_an_integer_somewhere_is_promoted(
     assert all(schema.equals(schemas[0], check_metadata=True) for schema in schemas)
 
 
-def test_columns_that_cannot_become_one_are_refused_by_name_and_types(tmp_path: Path) -> None:
-    def agree(*blocks: Block) -> pa.Schema:
-        return agree_on_schema(stage(tmp_path, "parquet", [[block] for block in blocks])[0])
+def test_columns_that_cannot_be_unified_are_refused_by_name_and_types(tmp_path: Path) -> None:
+    def unify(*blocks: Block) -> pa.Schema:
+        return unify_staged_schemas(stage(tmp_path, "parquet", [[block] for block in blocks])[0])
 
     with pytest.raises(
         InputError,
         match=r"column 'year' is (int64|string) in some rows and (int64|string) in others",
     ):
-        agree(embedded(0, 1, year=pa.array([1999])), embedded(1, 2, year=pa.array(["1999"])))
+        unify(embedded(0, 1, year=pa.array([1999])), embedded(1, 2, year=pa.array(["1999"])))
     bare = Block.from_pydict({"id": pa.array(["n9"])})
     with pytest.raises(
         InputError, match="'embedding' is an embedding in some rows and not in others"
     ):
-        agree(embedded(0, 2), bare)
+        unify(embedded(0, 2), bare)
     short, long = (
         Block.from_pydict({"v": pa.array([[0.0] * dim], pa.list_(pa.float32(), dim))})
         for dim in (2, 3)
-    )  # Arrow would make lists of any length of them
+    )  # Arrow would make variable-size lists of them
     with pytest.raises(InputError, match=r"column 'v' is fixed_size_list"):
-        agree(short, long)
+        unify(short, long)
 
 
 def test_a_value_that_does_not_fit_the_promoted_type_is_refused(tmp_path: Path) -> None:
@@ -375,11 +371,10 @@ def test_a_commit_that_stopped_halfway_is_completed_by_the_next_attempt(tmp_path
     bundles = [[embedded(0, 2)], [embedded(2, 3, note=pa.nulls(1))], [embedded(3, 5)]]
     commit(*stage(tmp_path, "parquet", [[embedded(90, 91)]]))
     staged, destination = stage(tmp_path, "parquet", bundles)
-    conform_files(staged, agree_on_schema(staged), destination)
+    conform_files(staged, unify_staged_schemas(staged), destination)
     Path(staged[0].path).rename(tmp_path / f"part-{destination.run_hash}-00000-of-00003.parquet")
-    assert (
-        len(parts(tmp_path)) == 3
-    )  # the crash: one of three moved, the former file and the temporary folder still there
+    # the crash: one of three is moved, the previous file and the temporary folder are still there
+    assert len(parts(tmp_path)) == 3
 
     written = commit(staged, destination)
     assert [file.rows for file in written] == [file.rows for file in staged]
@@ -392,7 +387,9 @@ def test_a_commit_that_stopped_halfway_is_completed_by_the_next_attempt(tmp_path
 def test_a_commit_whose_staged_files_another_run_removed_is_refused(tmp_path: Path) -> None:
     staged, destination = stage(tmp_path, "parquet", [[embedded(0, 1)]])
     Path(staged[0].path).unlink()
-    with pytest.raises(InputError, match="staged file is gone; let only one run at a time write"):
+    with pytest.raises(
+        InputError, match="staged file is missing; let only one run at a time write"
+    ):
         commit(staged, destination)
 
 
@@ -402,11 +399,12 @@ def fail(_: bytes) -> None:
 
 def test_nothing_is_committed_when_the_barrier_fails(tmp_path: Path) -> None:
     write([embedded(0, 1)], WriteVectorsToParquet(str(tmp_path)))
+    failing = beam.Pipeline("FnApiRunner")
+    barrier = failing | beam.Impulse() | beam.Map(fail)
+    blocks = failing | "Blocks" >> beam.Create([embedded(1, 3)]).with_output_types(Block)
+    _ = blocks | WriteVectorsToParquet(str(tmp_path), commit_after=barrier)
     with pytest.raises(Exception, match="too many rejects"):
-        with beam.Pipeline("FnApiRunner") as pipeline:
-            barrier = pipeline | beam.Impulse() | beam.Map(fail)
-            blocks = pipeline | "Blocks" >> beam.Create([embedded(1, 3)]).with_output_types(Block)
-            _ = blocks | WriteVectorsToParquet(str(tmp_path), commit_after=barrier)
+        run(failing)
     assert ids(tmp_path) == ["n0"]
     with beam.Pipeline("FnApiRunner") as pipeline:
         barrier = pipeline | beam.Impulse() | beam.Filter(bool)  # empty is complete, too
@@ -458,14 +456,17 @@ def slow(_):
             time.sleep(60)
 
 sink, path = sys.argv[1:]
-write = WriteVectorsToParquet(path, max_bytes_per_file=50) if sink == "parquet" else WriteVectorsToDuckDB(path)
+if sink == "parquet":
+    write = WriteVectorsToParquet(path, max_bytes_per_file=50)
+else:
+    write = WriteVectorsToDuckDB(path)
 with beam.Pipeline("FnApiRunner") as pipeline:
     _ = pipeline | beam.Impulse() | beam.FlatMap(slow).with_output_types(Block) | write
 """
 
 
 def kill_while_writing(tmp_path: Path, sink: str, path: Path) -> None:
-    """Run `SLOW_WRITER` in a process of its own and kill it (-9) when it has staged some rows."""
+    """Run `SLOW_WRITER` in its own process and kill it (-9) when it has staged some rows."""
     script = tmp_path / "slow_writer.py"
     script.write_text(SLOW_WRITER)
     child = subprocess.Popen(
@@ -481,16 +482,15 @@ def kill_while_writing(tmp_path: Path, sink: str, path: Path) -> None:
     child.stdout.close()
 
 
-def test_a_killed_run_leaves_the_former_state_and_the_next_run_cleans_up(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_the_previous_state_and_the_next_run_cleans_up(tmp_path: Path) -> None:
     out = tmp_path / "out"
     previous = Block.from_pydict({"id": pa.array(["old"]), "x": pa.array([0.0])})
     write([previous], WriteVectorsToParquet(str(out)))
     kill_while_writing(tmp_path, "parquet", out)
     assert any(name.startswith(".beam-gpte-tmp-parquet-") for name in parts(out))
     assert ids(out) == ["old"]
-    assert duckdb.sql(f"SELECT id FROM '{out}/**/*.parquet'").fetchall() == [
-        ("old",)
-    ]  # not the half-written ones
+    # not the half-written files
+    assert duckdb.sql(f"SELECT id FROM '{out}/**/*.parquet'").fetchall() == [("old",)]
     new = Block.from_pydict({"id": pa.array(["a", "b"]), "x": pa.array([1.0, 2.0])})
     write([new], WriteVectorsToParquet(str(out)))
     assert ids(out) == ["a", "b"]

@@ -1,4 +1,4 @@
-"""Rejects are for people: one readable line each, whatever the row held."""
+"""Test that a reject is one readable line, whatever its row contains."""
 
 import datetime
 import decimal
@@ -16,7 +16,7 @@ import pytest
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.sinks.write_rejects import WriteRejects
-from tests.sinks.test_write_parquet import parts, write
+from tests.sinks.test_write_parquet import parts, run, write
 
 
 def lines(folder: Path) -> list[dict]:
@@ -84,7 +84,7 @@ def test_no_value_is_too_odd_for_a_line(tmp_path: Path) -> None:
     ]
 
 
-def test_former_rejects_go_even_when_there_are_none_now(tmp_path: Path) -> None:
+def test_previous_rejects_are_removed_even_when_there_are_none_now(tmp_path: Path) -> None:
     write([], WriteRejects(str(tmp_path / "new")))
     assert not (tmp_path / "new").exists()
     (tmp_path / "rejects-of-mine.jsonl").write_text("{}\n")
@@ -98,11 +98,12 @@ def test_former_rejects_go_even_when_there_are_none_now(tmp_path: Path) -> None:
 def test_rejects_wait_for_the_barrier(
     tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
 ) -> None:
+    pipeline = new_pipeline("two threads")
+    barrier = pipeline | beam.Impulse() | beam.Map(lambda _: 1 // 0)
+    blocks = pipeline | beam.Create([reject(1, "a")]).with_output_types(Block)
+    _ = blocks | WriteRejects(str(tmp_path), commit_after=barrier)
     with pytest.raises(Exception, match="division"):
-        with new_pipeline("two threads") as pipeline:
-            barrier = pipeline | beam.Impulse() | beam.Map(lambda _: 1 // 0)
-            blocks = pipeline | beam.Create([reject(1, "a")]).with_output_types(Block)
-            _ = blocks | WriteRejects(str(tmp_path), commit_after=barrier)
+        run(pipeline)
     assert lines(tmp_path) == []
 
 
@@ -114,7 +115,9 @@ def test_an_empty_path_is_refused_at_once() -> None:
 def test_more_rejects_than_allowed_fail_when_they_are_written(tmp_path: Path) -> None:
     blocks = [reject(1, "a"), reject(2, "b", title=pa.array(["x"]))]
     write(blocks, WriteRejects(str(tmp_path), max_rejects=2))
-    with pytest.raises(InputError, match="2 rows rejected, more than max_rejects 1"):
+    with pytest.raises(
+        InputError, match="2 rows rejected, more than max_rejects 1; see their reasons in /"
+    ):
         write(blocks, WriteRejects(str(tmp_path), max_rejects=1))
     assert sorted(row["id"] for row in lines(tmp_path)) == [1, 2]
     with pytest.raises(InputError, match="max_rejects is -1"):

@@ -1,4 +1,4 @@
-"""A stream is written pane by pane: each window when it is complete, late rows too, and nothing twice."""
+"""Test that a stream is written pane by pane: complete windows, late rows, nothing twice."""
 
 import itertools
 import shutil
@@ -40,7 +40,7 @@ def at(first: int, last: int) -> TimestampedValue:
 
 
 def stream(*events: TimestampedValue | int) -> test_stream.TestStream:
-    """Blocks, and watermarks in seconds."""
+    """Make a stream of blocks, and of watermarks in seconds."""
     source = test_stream.TestStream(coder=beam.coders.registry.get_coder(Block))
     for event in events:
         if isinstance(event, int):
@@ -51,13 +51,12 @@ def stream(*events: TimestampedValue | int) -> test_stream.TestStream:
 
 
 def streaming() -> beam.Pipeline:
-    return beam.Pipeline(
-        "BundleBasedDirectRunner", options=PipelineOptions(["--streaming"])
-    )  # the one that runs TestStream
+    # the runner that runs TestStream
+    return beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(["--streaming"]))
 
 
 def sets(folder: Path) -> dict[str, list[str]]:
-    """Ids by window and pane, as the names of the files have them."""
+    """Read the ids by window and pane, from the names of the files."""
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("part-*.parquet")):
         _, _, window, pane, *_ = path.name.split("-")
@@ -71,7 +70,7 @@ FIRST, SECOND = "19700101T000000_19700101T000100", "19700101T000100_19700101T000
 def test_every_pane_of_every_window_becomes_a_set_of_files_and_late_rows_are_not_lost(
     tmp_path: Path,
 ) -> None:
-    # n1 comes when the watermark is far beyond its window, which by itself would let no row come late
+    # n1 to n5 arrive after their window, whose own allowed lateness is zero
     source = stream(
         at(0, 1), at(6, 8), 61, at(2, 3), at(8, 9), 121, at(1, 2), at(3, 5), 36_000, at(5, 6)
     )
@@ -84,20 +83,15 @@ def test_every_pane_of_every_window_becomes_a_set_of_files_and_late_rows_are_not
     assert sorted(itertools.chain(*found.values())) == [f"n{i}" for i in range(9)]
 
 
-def test_a_table_gets_every_pane_in_a_transaction_of_its_own(tmp_path: Path) -> None:
+def test_a_table_gets_every_pane_in_its_own_transaction(tmp_path: Path) -> None:
     path = tmp_path / "corpus.duckdb"
     with streaming() as p:
         ready = p | beam.Create(["ready"])
         sink = WriteVectorsToDuckDB(str(path), run="monday", commit_after=ready)
         p | stream(at(0, 2), at(6, 8), 61, 121, at(3, 4)) | MINUTES | sink
     with duckdb.connect(str(path)) as connection:
-        assert connection.execute("SELECT id FROM vectors ORDER BY id").fetchall() == [
-            ("n0",),
-            ("n1",),
-            ("n3",),
-            ("n6",),
-            ("n7",),
-        ]
+        rows = connection.execute("SELECT id FROM vectors ORDER BY id").fetchall()
+        assert [row for (row,) in rows] == ["n0", "n1", "n3", "n6", "n7"]
         ledger = 'SELECT run, "table", "window", pane, rows FROM beam_gpte_commits ORDER BY ALL'
         panes = [(FIRST, 0, 2), (FIRST, 1, 1), (SECOND, 0, 2)]
         assert connection.execute(ledger).fetchall() == [
@@ -107,51 +101,44 @@ def test_a_table_gets_every_pane_in_a_transaction_of_its_own(tmp_path: Path) -> 
 
 
 def test_panes_are_discarding_whatever_the_stream_was(tmp_path: Path) -> None:
-    """An accumulating trigger would give every pane the rows of those before it."""
+    # an accumulating trigger would give every pane the rows of the previous ones
     early = trigger.AfterWatermark(early=trigger.AfterCount(1))
     window = beam.WindowInto(
         FixedWindows(60), trigger=early, accumulation_mode=trigger.AccumulationMode.ACCUMULATING
     )
+    sink = WriteVectorsToParquet(str(tmp_path), mode="append")
     with streaming() as p:
-        (
-            p
-            | stream(at(0, 1), 5, at(1, 2), 15, at(2, 3), 61, at(3, 4))
-            | window
-            | WriteVectorsToParquet(str(tmp_path), mode="append")
-        )
+        p | stream(at(0, 1), 5, at(1, 2), 15, at(2, 3), 61, at(3, 4)) | window | sink
     found = sets(tmp_path)
     assert len(found) >= 3
     assert Counter(itertools.chain(*found.values())) == Counter(["n0", "n1", "n2", "n3"])
 
 
-def test_an_endless_window_needs_a_trigger(tmp_path: Path) -> None:
+def test_a_stream_in_the_global_window_needs_a_trigger(tmp_path: Path) -> None:
+    # the stream's own trigger fires only once, the sink's again and again
     fires = beam.WindowInto(
         GlobalWindows(),
         trigger=trigger.AfterCount(1),
         accumulation_mode=trigger.AccumulationMode.DISCARDING,
-    )  # once, says the stream; a sink fires again
+    )
+    sink = WriteVectorsToParquet(str(tmp_path), mode="append")
     with streaming() as p:
-        (
-            p
-            | stream(at(0, 1), 5, at(1, 2), 15, at(2, 3))
-            | fires
-            | WriteVectorsToParquet(str(tmp_path), mode="append")
-        )
+        p | stream(at(0, 1), 5, at(1, 2), 15, at(2, 3)) | fires | sink
     assert sets(tmp_path) == {"global 0": ["n0"], "global 1": ["n1"], "global 2": ["n2"]}
-    with pytest.raises(InputError, match="endless window is never complete; put beam.WindowInto"):
+    with pytest.raises(InputError, match=r"global window never completes; add beam\.WindowInto"):
         streaming() | stream(at(0, 1)) | WriteVectorsToParquet(str(tmp_path), mode="append")
 
 
-def test_a_stream_replaces_nothing_and_waits_for_nothing_endless(tmp_path: Path) -> None:
+def test_a_stream_cannot_replace_and_a_sink_cannot_wait_for_a_stream(tmp_path: Path) -> None:
     p = streaming()
     blocks = p | stream(at(0, 1)) | MINUTES
-    with pytest.raises(InputError, match=r'cannot replace a folder as a whole; pass mode="append"'):
+    with pytest.raises(InputError, match=r'cannot replace a whole folder; pass mode="append"'):
         blocks | "a" >> WriteVectorsToParquet(str(tmp_path))
     with pytest.raises(
-        InputError, match=r'cannot replace a table as a whole; pass mode="upsert" or "insert"'
+        InputError, match=r'cannot replace a whole table; pass mode="upsert" or mode="insert"'
     ):
         blocks | "b" >> WriteVectorsToDuckDB(str(tmp_path / "x.duckdb"), mode="replace")
-    with pytest.raises(InputError, match="commit_after is a stream, which is never complete"):
+    with pytest.raises(InputError, match="commit_after is a stream, which never completes"):
         blocks | "c" >> WriteVectorsToDuckDB(str(tmp_path / "x.duckdb"), commit_after=blocks)
 
 
@@ -206,10 +193,9 @@ def test_a_pane_that_is_sent_again_changes_nothing(tmp_path: Path) -> None:
     staged, destination = stage(tmp_path, "parquet", [[embedded(0, 2)], [embedded(2, 3)]], run="r")
     first = commit(staged, destination, pane, "append")
     names = parts(tmp_path)
-    assert commit(staged, destination, pane, "append") == first  # a bundle tried again
-    again, other = stage(
-        tmp_path, "parquet", [[embedded(0, 3)]], run="r"
-    )  # another process, other bundles, the same rows
+    assert commit(staged, destination, pane, "append") == first  # a bundle is retried
+    # another process, other bundles, the same rows
+    again, other = stage(tmp_path, "parquet", [[embedded(0, 3)]], run="r")
     assert commit(again, other, pane, "append") == []
     assert ids(tmp_path) == ["n0", "n1", "n2"]
     assert [name for name in parts(tmp_path) if not name.startswith(".")] == [
@@ -220,17 +206,18 @@ def test_a_pane_that_is_sent_again_changes_nothing(tmp_path: Path) -> None:
     assert ids(tmp_path) == [f"n{i}" for i in range(5)]
 
 
-def test_a_set_that_a_killed_run_left_incomplete_is_removed_or_made_anew(tmp_path: Path) -> None:
+def test_a_set_that_a_killed_run_left_incomplete_is_removed_or_written_again(
+    tmp_path: Path,
+) -> None:
     pane, bundles = Pane("w", 0), [[embedded(0, 1)], [embedded(1, 2)], [embedded(2, 3)]]
     for run in ("r", "s"):
         staged, destination = stage(tmp_path, "parquet", bundles, run=run)
         commit(staged, destination, pane, "append")
         first = sorted(tmp_path.glob(f"part-{destination.run_hash}-*"))[0]
-        first.unlink()  # what a kill between two renames leaves
-        shutil.rmtree(
-            destination.temporary
-        )  # which tells that the run lives, as long as the process does
-    assert len(ids(tmp_path)) == 2  # of s; its commit removed what was left of r
+        first.unlink()  # as after a kill between two renames
+        # the temporary folder shows that the run is alive, as long as the process is
+        shutil.rmtree(destination.temporary)
+    assert len(ids(tmp_path)) == 2  # of s; its commit removed the leftovers of r
     commit(*stage(tmp_path, "parquet", bundles, run="r"), pane, "append")  # r is repeated, s is not
     assert ids(tmp_path) == ["n0", "n1", "n2"]
 
@@ -240,45 +227,40 @@ def test_a_pane_half_moved_is_completed_by_the_next_attempt_while_other_panes_ar
 ) -> None:
     staged, destination = stage(tmp_path, "parquet", [[embedded(0, 1)], [embedded(1, 2)]], run="r")
     name = destination.set_name("part", Pane("w", 0))
-    Path(staged[0].path).rename(
-        tmp_path / f"{name}-00000-of-00002.parquet"
-    )  # then the worker stopped
-    commit(
-        *stage(tmp_path, "parquet", [[embedded(5, 6)]]), Pane("v", 0), "append"
-    )  # another run of a process that lives
+    Path(staged[0].path).rename(tmp_path / f"{name}-00000-of-00002.parquet")
+    # the worker stopped; now another run of the same process commits
+    commit(*stage(tmp_path, "parquet", [[embedded(5, 6)]]), Pane("v", 0), "append")
     commit(staged, destination, Pane("w", 0), "append")
     assert ids(tmp_path) == ["n0", "n1", "n5"]
 
 
-def test_a_pane_in_the_ledger_is_not_brought_in_again(tmp_path: Path) -> None:
-    path, table = (
-        tmp_path / "c.duckdb",
-        Table(str(tmp_path / "c.duckdb"), "vectors", "id", "insert"),
-    )
+def test_a_pane_in_the_ledger_is_not_loaded_again(tmp_path: Path) -> None:
+    path = tmp_path / "c.duckdb"
+    table = Table(str(path), "vectors", "id", "insert")
 
-    def bring(first: int, last: int, run: str, pane: Pane) -> list:
+    def load(first: int, last: int, run: str, pane: Pane) -> list:
         staged, destination = stage(tmp_path, "duckdb-test", [[embedded(first, last)]], run=run)
         return commit_duckdb(staged, pane, destination, table)
 
-    assert [file.rows for file in bring(0, 2, "r", Pane("w", 0))] == [2]
-    assert bring(0, 2, "r", Pane("w", 0)) == []
-    assert [file.rows for file in bring(2, 3, "r", Pane("w", 1))] == [1]
-    assert [file.rows for file in bring(3, 4, "r", WHOLE)] == [1]
+    assert [file.rows for file in load(0, 2, "r", Pane("w", 0))] == [2]
+    assert load(0, 2, "r", Pane("w", 0)) == []
+    assert [file.rows for file in load(2, 3, "r", Pane("w", 1))] == [1]
+    assert [file.rows for file in load(3, 4, "r", WHOLE)] == [1]
     with pytest.raises(
-        InputError, match=r"1 ids are in table 'vectors' already, such as 'n3'.*upsert"
+        InputError, match=r"1 ids are already in table 'vectors', such as 'n3'.*upsert"
     ):
-        bring(3, 5, "another", WHOLE)
+        load(3, 5, "another", WHOLE)
     with duckdb.connect(str(path)) as connection:
         assert connection.execute("SELECT id FROM vectors ORDER BY id").fetchall() == [
             (f"n{i}",) for i in range(4)
         ]
 
 
-def test_windows_are_named_by_their_moments() -> None:
+def test_windows_are_named_by_start_and_end() -> None:
     windows = beam.transforms.window
     assert window_name(windows.IntervalWindow(0, 90.25)) == "19700101T000000_19700101T000130.250000"
     assert window_name(windows.GlobalWindow()) == "global"
-    # rows without a timestamp are before all years
+    # rows without a timestamp lie before the year 1
     [ages] = FixedWindows(60).assign(
         windows.WindowFn.AssignContext(beam.utils.timestamp.MIN_TIMESTAMP)
     )

@@ -1,4 +1,4 @@
-"""A summary counts what went where, and says what reports say."""
+"""Test that a summary counts the rows of every collection and has all reports."""
 
 import json
 from collections.abc import Callable
@@ -10,9 +10,10 @@ import pytest
 
 from beam_gpte import Block, InputError, WriteSummary
 from beam_gpte.sinks.final_names import WrittenFile
+from tests.sinks.test_write_parquet import run
 
 
-def block(**columns):
+def block(**columns: list) -> Block:
     return Block(pa.RecordBatch.from_pydict(columns))
 
 
@@ -43,15 +44,17 @@ def test_rows_are_counted_rejects_by_reason_and_reports_kept(
         "no steps": [],
         "reasons": {"text is null": 2, "text is too long": 2},
     }
-    assert [one.name for one in tmp_path.iterdir()] == ["summary.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
 
 
 def test_a_run_that_fails_writes_none(
     tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
 ) -> None:
-    with pytest.raises(Exception, match="by zero"), new_pipeline() as p:
-        failing = p | "Fail" >> beam.Create([0]) | beam.Map(lambda n: 1 / n)
-        p | beam.Create([{"id": 1}]) | WriteSummary(f"{tmp_path}/s.json", commit_after=failing)
+    p = new_pipeline()
+    failing = p | "Fail" >> beam.Create([0]) | beam.Map(lambda n: 1 / n)
+    p | beam.Create([{"id": 1}]) | WriteSummary(f"{tmp_path}/s.json", commit_after=failing)
+    with pytest.raises(Exception, match="by zero"):
+        run(p)
     assert not list(tmp_path.iterdir())
 
 
@@ -61,5 +64,5 @@ def test_mistakes_are_found_before_anything_runs(
     with pytest.raises(InputError, match="path is empty"):
         WriteSummary("")
     p = new_pipeline()
-    with pytest.raises(InputError, match="no collection 'steps'; there are rows"):
+    with pytest.raises(InputError, match="no collection 'steps'; the collections are rows"):
         {"rows": p | beam.Create([1])} | WriteSummary("s.json", reports=("steps",))

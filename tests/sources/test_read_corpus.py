@@ -1,4 +1,4 @@
-"""Files of every kind become one corpus; what cannot be read is named and costs no other row."""
+"""Read files of every kind as one corpus; bad rows are named and cost no other row."""
 
 import bz2
 import gzip
@@ -6,6 +6,7 @@ import json
 import lzma
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -27,25 +28,30 @@ from beam_gpte.sources.formats.rows import ColumnSelection
 from beam_gpte.sources.read_corpus import read_file
 from tests.conftest import MODES
 
+Write = Callable[[str, str | bytes], str]
+Read = Callable[..., dict[str, int]]
 
-def rows(block):
+
+def rows(block: Block) -> list[dict[str, Any]]:
     return block.batch.to_pylist()
 
 
-def texts(path, columns=None, id_column=None):
-    """The texts of one file, read without a pipeline."""
+def texts(
+    path: str, columns: tuple[str, ...] | None = None, id_column: str | None = None
+) -> list[str]:
+    """Read the texts of one file without a pipeline."""
     parts = read_file(path, ColumnSelection(columns, id_column, "text"), None, 1024)
     return [row["text"] for part in parts for row in part.batch.to_pylist()]
 
 
-def reason(reject):
-    """A reject's row, or its id if it could be parsed, and why."""
+def reason(reject: dict[str, Any]) -> tuple[int | str, str]:
+    """Return a reject's row, or its id if it could be parsed, and why."""
     return reject.get("row", reject.get("id")), reject["reject_reason"]
 
 
 @pytest.fixture
-def write(tmp_path: Path):
-    """Write bytes or text to a file under a temporary folder and give its path."""
+def write(tmp_path: Path) -> Write:
+    """Write bytes or text to a file under a temporary folder and return its path."""
 
     def file(name: str, content: str | bytes) -> str:
         path = tmp_path / name
@@ -57,10 +63,15 @@ def write(tmp_path: Path):
 
 
 @pytest.fixture
-def read(new_pipeline: Callable[..., beam.Pipeline]):
-    """Run ReadCorpus and check its rows (and, if given, rejects as (row or id, reason)); gives the counters."""
+def read(new_pipeline: Callable[..., beam.Pipeline]) -> Read:
+    """Check the rows of ReadCorpus (and rejects, as (row or id, reason)); return the counters."""
 
-    def run(read_corpus, expected, rejects=None, mode="in memory"):
+    def run(
+        read_corpus: ReadCorpus,
+        expected: list[dict[str, Any]],
+        rejects: list[tuple[Any, str]] | None = None,
+        mode: str = "in memory",
+    ) -> dict[str, int]:
         pipeline = new_pipeline(mode)
         if rejects is None:
             corpus = pipeline | read_corpus
@@ -68,9 +79,8 @@ def read(new_pipeline: Callable[..., beam.Pipeline]):
             corpus, bad = pipeline | read_corpus.with_exception_handling()
             reasons = bad | "Bad" >> beam.FlatMap(rows) | beam.Map(reason)
             assert_that(reasons, equal_to(rejects), "Rejects")
-        good = (
-            corpus | "Good" >> beam.FlatMap(rows) | beam.Map(repr)
-        )  # strings sort: dicts would compare each with each
+        # strings sort: dicts would compare each with each
+        good = corpus | "Good" >> beam.FlatMap(rows) | beam.Map(repr)
         assert_that(good, equal_to([repr(row) for row in expected]), "Rows")
         result = pipeline.run()
         result.wait_until_finish()
@@ -80,7 +90,9 @@ def read(new_pipeline: Callable[..., beam.Pipeline]):
     return run
 
 
-def test_a_text_file_gives_a_text_a_line_and_blank_lines_are_counted(write, read) -> None:
+def test_a_text_file_has_one_text_per_line_and_blank_lines_are_counted(
+    write: Write, read: Read
+) -> None:
     path = write("a.txt", "\ufeffeins\r\n\r\nzwei  drei\n \u3000\nfünf")
     expected = [
         {"id": "a.txt:1", "text": "eins"},
@@ -90,13 +102,13 @@ def test_a_text_file_gives_a_text_a_line_and_blank_lines_are_counted(write, read
     assert read(ReadCorpus(path), expected) == {"rows_read": 3, "blank_lines": 2, "files_read": 1}
 
 
-def test_a_line_of_text_that_is_not_utf8_costs_that_line(write, read) -> None:
+def test_a_line_of_text_that_is_not_utf8_costs_that_line(write: Write, read: Read) -> None:
     path = write("a.txt", b"one\ncaf\xe9\nthree\n")
     expected = [{"id": "a.txt:1", "text": "one"}, {"id": "a.txt:3", "text": "three"}]
     read(ReadCorpus(path), expected, [(2, "invalid UTF-8")])
 
 
-def test_csv_is_strings_empty_is_null_and_quoted_empty_is_a_text(write, read) -> None:
+def test_csv_is_strings_empty_is_null_and_quoted_empty_is_a_text(write: Write, read: Read) -> None:
     path = write(
         "a.csv", '\ufeff"key",text,n\r\n007,"say ""hi""\r\nüber",\r\n\r\n008,"",5\r\n,x,1e3'
     )
@@ -108,7 +120,7 @@ def test_csv_is_strings_empty_is_null_and_quoted_empty_is_a_text(write, read) ->
     read(ReadCorpus(path), expected)
 
 
-def test_tsv_reads_as_csv_does(write, read) -> None:
+def test_tsv_reads_as_csv_does(write: Write, read: Read) -> None:
     path = write("a.tsv", 'id\ttext\n01\ta, b\n02\t"c\td"\n')
     read(
         ReadCorpus(path, id_column="id"),
@@ -116,7 +128,9 @@ def test_tsv_reads_as_csv_does(write, read) -> None:
     )
 
 
-def test_a_csv_row_with_the_wrong_fields_or_bytes_is_rejected_alone(write, read) -> None:
+def test_a_csv_row_with_the_wrong_fields_or_bytes_is_rejected_alone(
+    write: Write, read: Read
+) -> None:
     path = write("a.csv", b'text,n\na,1\n"b\nb"\nc,3,3\nd\xe9,4\n\xff\nf,6\n')
     rejects = [
         (2, "wrong number of fields: 1 instead of 2"),
@@ -135,22 +149,24 @@ def test_a_csv_row_with_the_wrong_fields_or_bytes_is_rejected_alone(write, read)
 
 
 @pytest.mark.parametrize("tail", ["1,b\n2,c\n3,d\n", "1,b\n2,c", "1\n2\n3"])
-def test_a_quote_that_is_never_closed_does_not_swallow_the_file(write, tail) -> None:
+def test_a_quote_that_is_never_closed_does_not_swallow_the_file(write: Write, tail: str) -> None:
     with pytest.raises(InputError, match=r"a\.csv: the quote opened in row 2 is never closed"):
         texts(write("a.csv", 'n,text\n0,a\n1,"b\n' + tail))
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_a_last_text_of_two_lines_is_no_open_quote(write, end) -> None:
+def test_a_last_text_of_two_lines_is_not_an_open_quote(write: Write, end: str) -> None:
     assert texts(write("a.csv", 'text\n"a\nb\n"' + end)) == ["a\nb\n"]
 
 
-def test_broken_json_lines_cost_themselves_only(write, read) -> None:
+def test_broken_json_lines_cost_themselves_only(write: Write, read: Read) -> None:
     deep = b"[" * 100_000
     path = write(
         "a.jsonl",
-        b'\xef\xbb\xbf{"text": "one", "n": 1}\r\n\r\n{"text": 5, "n": 2}\nbroken\n{"text": "\\ud83d"}\n["x"]\n'
-        b'{"text": "caf\xe9"}\n' + deep + b'\n{"text": "\\ud83d\\ude00 \xc3\xbc", "tags": ["a"]}',
+        b'\xef\xbb\xbf{"text": "one", "n": 1}\r\n\r\n{"text": 5, "n": 2}\nbroken\n'
+        b'{"text": "\\ud83d"}\n["x"]\n{"text": "caf\xe9"}\n'
+        + deep
+        + b'\n{"text": "\\ud83d\\ude00 \xc3\xbc", "tags": ["a"]}',
     )
     expected = [
         {"id": "a.jsonl:1", "text": "one", "n": 1, "tags": None},
@@ -164,7 +180,8 @@ def test_broken_json_lines_cost_themselves_only(write, read) -> None:
         (7, "invalid UTF-8: byte 14 of the line"),
         (
             8,
-            "broken JSON: maximum recursion depth exceeded while decoding a JSON array from a unicode string",
+            "broken JSON: maximum recursion depth exceeded while decoding a JSON array "
+            "from a unicode string",
         ),
     ]
     counters = read(ReadCorpus(path), expected, rejects)
@@ -172,7 +189,9 @@ def test_broken_json_lines_cost_themselves_only(write, read) -> None:
     assert counters["rows_read"] == 8
 
 
-def test_rejects_keep_what_stood_there(write, new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_rejects_keep_the_original_content(
+    write: Write, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
     path = write(
         "a.jsonl",
         b'{"text": [1, "\xc3\xbc"], "n": 1}\n{"text": "\xff'
@@ -208,19 +227,22 @@ def test_rejects_keep_what_stood_there(write, new_pipeline: Callable[..., beam.P
     [
         (
             "{",
-            r"ReadCorpus: .*a\.jsonl row 2: broken JSON: .*; mend the row, or set .*with_exception_handling",
+            r"ReadCorpus: .*a\.jsonl row 2: broken JSON: .*; "
+            r"fix the row, or collect .*with_exception_handling",
         ),
-        ('{"text": 1}', r"a\.jsonl row 2: text is not a string: 1; mend"),
+        ('{"text": 1}', r"a\.jsonl row 2: text is not a string: 1; fix"),
     ],
 )
 def test_without_exception_handling_a_bad_row_fails_the_job_by_name(
-    write, read, line, message
+    write: Write, read: Read, line: str, message: str
 ) -> None:
     with pytest.raises(Exception, match=message):
         read(ReadCorpus(write("a.jsonl", '{"text": "a"}\n' + line)), [])
 
 
-def test_a_json_column_takes_the_type_of_most_of_its_first_values_and_widens(write, read) -> None:
+def test_a_json_column_takes_the_type_of_most_of_its_first_values_and_widens(
+    write: Write, read: Read
+) -> None:
     values = [
         '"n/a"',
         "1",
@@ -242,16 +264,17 @@ def test_a_json_column_takes_the_type_of_most_of_its_first_values_and_widens(wri
     rejects = [
         ("a.jsonl:1", f'{start} "n/a", the column double'),
         ("a.jsonl:6", f"{start} true, the column double"),
-        ("a.jsonl:8", f"{start} 9007199254740993, the column double"),  # 2^53 + 1 is no float64
+        ("a.jsonl:8", f"{start} 9007199254740993, the column double"),  # 2^53 + 1 is not a float64
         ("a.jsonl:9", f"{start} 123456789012345678901234567890, the column double"),
     ]
     read(ReadCorpus(path), expected, rejects)
 
 
-def test_a_json_column_keeps_its_kind_from_block_to_block(write, read) -> None:
+def test_a_json_column_keeps_its_kind_from_block_to_block(write: Write, read: Read) -> None:
     path = write(
         "a.jsonl",
-        '{"text": "a", "n": 1}\n{"text": "b"}\n{"text": "c", "n": "x"}\n{"text": "d", "n": 0.5, "m": {"k": 1}}\n',
+        '{"text": "a", "n": 1}\n{"text": "b"}\n{"text": "c", "n": "x"}\n'
+        '{"text": "d", "n": 0.5, "m": {"k": 1}}\n',
     )
     expected = [
         {"id": "a.jsonl:1", "text": "a", "n": 1.0, "m": None},
@@ -301,7 +324,7 @@ def test_a_block_carries_only_the_words_it_uses(
         assert_that(sizes, equal_to([100, 100, 100]))
 
 
-def test_invalid_strings_in_parquet_cost_their_rows(tmp_path: Path, read) -> None:
+def test_invalid_strings_in_parquet_cost_their_rows(tmp_path: Path, read: Read) -> None:
     texts = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
     pq.write_table(pa.table({"text": texts, "n": [1, 2, 3]}), tmp_path / "a.parquet")
     expected = [
@@ -315,7 +338,9 @@ PACK = {"gz": gzip.compress, "zst": zstandard.compress, "bz2": bz2.compress, "xz
 
 
 @pytest.mark.parametrize("suffix", PACK)
-def test_compressed_files_read_as_plain_ones_also_in_several_parts(write, suffix) -> None:
+def test_compressed_files_read_as_plain_ones_also_in_several_parts(
+    write: Write, suffix: str
+) -> None:
     pack = PACK[suffix]
     assert texts(write(f"a.txt.{suffix}", pack("\ufeffä\n".encode()) + pack(b"b\nc"))) == [
         "ä",
@@ -325,8 +350,8 @@ def test_compressed_files_read_as_plain_ones_also_in_several_parts(write, suffix
 
 
 @pytest.mark.parametrize("suffix", PACK)
-def test_a_truncated_file_fails_by_name(write, suffix) -> None:
-    """Beam's own decompression ends such a file early, without a word."""
+def test_a_truncated_file_fails_by_name(write: Write, suffix: str) -> None:
+    """Beam's own decompression ends such a file early, without an error."""
     noise = "".join(f"{i * 2654435761 % 2**32:x}\n" for i in range(20_000)).encode()
     packed = PACK[suffix](noise)
     path = write(f"a.txt.{suffix}", packed[: len(packed) // 2])
@@ -352,7 +377,9 @@ def test_a_broken_parquet_file_fails_by_name_and_row(tmp_path: Path) -> None:
         texts(str(path))
 
 
-def test_a_file_that_cannot_be_read_fails_the_job_even_when_rows_are_set_aside(write, read) -> None:
+def test_a_file_that_cannot_be_read_fails_the_job_even_if_rejects_are_collected(
+    write: Write, read: Read
+) -> None:
     with pytest.raises(
         Exception, match=r"a\.txt\.gz: cannot be read.*; replace the file, or leave it out"
     ):
@@ -360,7 +387,7 @@ def test_a_file_that_cannot_be_read_fails_the_job_even_when_rows_are_set_aside(w
 
 
 def test_files_of_several_kinds_share_one_schema_in_the_order_of_the_first(
-    write, tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+    write: Write, tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
 ) -> None:
     write("a.csv", "text,lang\nx,de\n")
     write("b.jsonl", '{"n": 1, "text": "y"}\n')
@@ -387,7 +414,7 @@ def test_files_of_several_kinds_share_one_schema_in_the_order_of_the_first(
         assert_that(schemas, equal_to([1]), "Schemas")
 
 
-def test_types_that_do_not_go_together_are_named(write, read, tmp_path: Path) -> None:
+def test_types_that_cannot_be_unified_are_named(write: Write, read: Read, tmp_path: Path) -> None:
     write("a.csv", "text,n\nx,1\n")
     write("b.jsonl", '{"text": "y", "n": 1}\n')
     with pytest.raises(
@@ -401,7 +428,7 @@ def test_types_that_do_not_go_together_are_named(write, read, tmp_path: Path) ->
     )
 
 
-def test_vectors_of_two_models_are_refused(tmp_path: Path, read) -> None:
+def test_vectors_of_two_models_are_refused(tmp_path: Path, read: Read) -> None:
     for name, fingerprint in [("a", "one"), ("b", "two")]:
         field = VectorMetadata("m", fingerprint, "mean", "", 2, True).field("embedding")
         table = pa.table(
@@ -411,7 +438,8 @@ def test_vectors_of_two_models_are_refused(tmp_path: Path, read) -> None:
         pq.write_table(table, tmp_path / f"{name}.parquet")
     with pytest.raises(
         Exception,
-        match=r"column 'embedding' of .*b\.parquet and of files before it: .* fingerprints one and two",
+        match=r"column 'embedding' of .*b\.parquet and of files before it: "
+        ".* fingerprints one and two",
     ):
         read(ReadCorpus(str(tmp_path / "*.parquet")), [])
 
@@ -441,17 +469,20 @@ def test_vectors_of_two_models_are_refused(tmp_path: Path, read) -> None:
             "a.json",
             "[]",
             {},
-            r"a\.json: unknown format; rename it to one of \.parquet, .*, or pass format as one of parquet",
+            r"a\.json: unknown format; rename it to one of \.parquet, .*, "
+            "or pass format as one of parquet",
         ),
         ("a.parquet.gz", "", {}, r"a\.parquet\.gz: a Parquet file within \.gz; unpack it"),
     ],
 )
-def test_what_is_not_in_a_file_is_named(write, name, content, settings, message) -> None:
+def test_missing_columns_and_wrong_formats_are_named(
+    write: Write, name: str, content: str, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         texts(write(name, content), **settings)
 
 
-def test_a_text_column_of_numbers_in_parquet_is_the_files_fault(tmp_path: Path) -> None:
+def test_a_text_column_of_numbers_in_parquet_is_an_error_of_the_file(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
     with pytest.raises(
         InputError, match=r"a\.parquet: column 'text' is int64; it has to be of strings"
@@ -459,7 +490,7 @@ def test_a_text_column_of_numbers_in_parquet_is_the_files_fault(tmp_path: Path) 
         texts(str(tmp_path / "a.parquet"))
 
 
-def test_format_and_text_column_override_names(write, read) -> None:
+def test_format_and_text_column_override_names(write: Write, read: Read) -> None:
     path = write("dump.log", '{"body": "a", "id": "x"}\n')
     read(
         ReadCorpus(path, format="jsonl", text_column="body", id_column="id"),
@@ -467,7 +498,7 @@ def test_format_and_text_column_override_names(write, read) -> None:
     )
 
 
-def test_ids_are_the_path_below_what_the_patterns_share(write, read, tmp_path: Path) -> None:
+def test_ids_are_the_path_below_the_common_folder(write: Write, read: Read, tmp_path: Path) -> None:
     write("x/de/a.txt", "eins\n")
     write("x/en/a.txt", "one\n")
     expected = [{"id": "de/a.txt:1", "text": "eins"}, {"id": "en/a.txt:1", "text": "one"}]
@@ -481,7 +512,7 @@ def test_ids_are_the_path_below_what_the_patterns_share(write, read, tmp_path: P
 
 
 def test_ids_do_not_depend_on_where_a_program_runs(
-    write, read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("x/a.txt", "eins\n")
     monkeypatch.chdir(tmp_path / "x")
@@ -490,7 +521,9 @@ def test_ids_do_not_depend_on_where_a_program_runs(
         assert common_folder(pattern_list(pattern)) == f"{tmp_path}/x/"
 
 
-def test_null_and_repeated_ids_are_rejected_across_files(write, read, tmp_path: Path) -> None:
+def test_null_and_repeated_ids_are_rejected_across_files(
+    write: Write, read: Read, tmp_path: Path
+) -> None:
     write("a.csv", "id,text\n01,a\n,b\n1,c\n")
     write("b.csv.gz", gzip.compress(b"id,text\n01,a\n2,d\n"))
     expected = [{"id": "01", "text": "a"}, {"id": "1", "text": "c"}, {"id": "2", "text": "d"}]
@@ -498,7 +531,35 @@ def test_null_and_repeated_ids_are_rejected_across_files(write, read, tmp_path: 
     read(ReadCorpus(str(tmp_path / "*.csv*"), id_column="id"), expected, rejects)
 
 
-def test_an_id_of_another_kind_costs_its_row(write, read) -> None:
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            "1,a\n1,a\n",
+            "ReadCorpus: row with id '1': duplicate id; fix the row, or collect such rows",
+        ),
+        ("1,a\n,a\n", "ReadCorpus: row with id None: id is null; fix the row"),
+    ],
+)
+def test_a_bad_id_is_an_error_of_read_corpus(
+    write: Write, read: Read, lines: str, message: str
+) -> None:
+    path = write("a.csv", f"id,text\n{lines}")
+    with pytest.raises(Exception, match=message):
+        read(ReadCorpus(path, id_column="id"), [])
+
+
+def test_rejected_ids_name_read_corpus(
+    write: Write, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
+    path = write("a.csv", "id,text\n1,a\n1,a\n")
+    with new_pipeline() as p:
+        _, bad = p | ReadCorpus(path, id_column="id").with_exception_handling()
+        steps = bad | beam.FlatMap(lambda block: block.column("reject_step").to_pylist())
+        assert_that(steps, equal_to(["ReadCorpus"]))
+
+
+def test_an_id_of_another_type_costs_its_row(write: Write, read: Read) -> None:
     path = write(
         "a.jsonl",
         "".join(f'{{"id": {i}, "text": "a"}}\n' for i in ("1", "2", "2.5", '"x"', "true", "[3]")),
@@ -517,8 +578,8 @@ def test_an_id_of_another_kind_costs_its_row(write, read) -> None:
 @pytest.mark.parametrize(
     ("mode", "id_column"), [("in memory", None), *((mode, "key") for mode in MODES)]
 )
-def test_ten_thousand_rows_with_bad_ones_among_them_read_alike_everywhere(
-    write, read, mode: str, id_column
+def test_ten_thousand_rows_with_bad_ones_among_them_read_the_same_in_every_mode(
+    write: Write, read: Read, mode: str, id_column: str | None
 ) -> None:
     """Every 100th row of both files is broken: 50 + 50 of 5,000 + 5,000."""
     lines = [
@@ -559,12 +620,12 @@ def test_ten_thousand_rows_with_bad_ones_among_them_read_alike_everywhere(
         ({"pattern": "a.csv", "rows_per_block": 0}, "rows_per_block is 0; use 1 or more"),
     ],
 )
-def test_wrong_arguments_raise_at_construction(settings, message) -> None:
+def test_wrong_arguments_raise_at_construction(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ReadCorpus(**settings)
 
 
-def test_a_launcher_can_look_before_it_starts(write, tmp_path: Path) -> None:
+def test_a_launcher_can_check_files_before_it_starts(write: Write, tmp_path: Path) -> None:
     csv, text = write("a.csv", '"a,b",text\n1,2\n'), write("b.txt.gz", gzip.compress(b"x"))
     lines = write("c.jsonl", '\nbroken\n{"text": "a"}\n{"n": 1}\n')
     assert [
@@ -603,7 +664,7 @@ def test_formats_and_folders_follow_from_names() -> None:
 
 
 def test_a_block_is_typed_so_that_transforms_know_it(
-    write, new_pipeline: Callable[..., beam.Pipeline]
+    write: Write, new_pipeline: Callable[..., beam.Pipeline]
 ) -> None:
     good, bad = new_pipeline() | ReadCorpus(write("a.txt", "a")).with_exception_handling()
     assert good.element_type is Block

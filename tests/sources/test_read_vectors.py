@@ -1,4 +1,4 @@
-"""What was written comes back: rows, vectors, and what the vectors say of themselves."""
+"""Read back what was written: rows, vectors and the metadata of vectors."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ from tests.sinks.test_write_parquet import MINILM, commit, embedded, stage, writ
 
 @pytest.fixture
 def everything() -> Block:
-    """A vector of each kind, and columns of the user's own with nulls."""
+    """Make a vector of each kind, and a user's columns with nulls."""
     fields = [
         pa.field("id", pa.int64()),
         pa.field("text", pa.string()),
@@ -85,9 +85,8 @@ def test_vectors_that_were_read_can_be_written_again(
     assert together(read_vectors(str(tmp_path / "b"))).equals(
         pa.Table.from_batches([everything.batch])
     )
-    write(
-        [everything], WriteVectorsToParquet(str(tmp_path / "b"), mode="append")
-    )  # they are of one kind
+    # appending works: they are of one kind
+    write([everything], WriteVectorsToParquet(str(tmp_path / "b"), mode="append"))
 
 
 def test_a_set_that_is_incomplete_is_not_read(tmp_path: Path) -> None:
@@ -122,11 +121,12 @@ def test_rows_that_a_person_inserted_without_a_vector_stay_null(tmp_path: Path) 
     assert describe_vectors(read_vectors(str(path)))["nulls"] == {"embedding": 1}
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_anything_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         InputError,
-        match=r"no file matches '.*empty/\*.parquet'; check the path \(a DuckDB file ends in .duckdb",
+        match=r"no file matches '.*empty/\*.parquet'; "
+        r"check the path \(a DuckDB file ends in .duckdb",
     ):
         list(read_vectors(str(tmp_path / "empty")))
     with pytest.raises(InputError, match=r"none.duckdb: there is no such file"):
@@ -160,7 +160,7 @@ def test_a_survey_counts_what_a_person_can_count() -> None:
     seen = found["vectors"]["embedding"]
     assert (seen["model"], seen["dim"], seen["fingerprint"]) == ("minilm", 2, "aaaa")
     # lengths 1, 1, 1, 0, nan, 1, 5: two are not 1, and c equals a
-    assert seen["norms"] == pytest.approx({"least": 0, "mean": 9 / 6, "most": 5})
+    assert seen["norms"] == pytest.approx({"min": 0, "mean": 9 / 6, "max": 5})
     assert (
         seen["zeros"],
         seen["not_finite"],

@@ -1,4 +1,4 @@
-"""Sets of row numbers, against Python's own."""
+"""Compare sets of row numbers with Python's sets."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -9,14 +9,14 @@ from beam_gpte.sources.row_ranges import RowRanges
 SETS = st.sets(st.integers(0, 20))
 
 
-def members(rows):
+def members(rows: RowRanges) -> set[int]:
     numbers = np.arange(-1, 25)
     return set(numbers[rows.contain(numbers)].tolist())
 
 
 @settings(max_examples=150, deadline=None)
 @given(SETS, SETS)
-def test_ranges_do_what_sets_do(a, b) -> None:
+def test_ranges_do_what_sets_do(a: set[int], b: set[int]) -> None:
     first, second = RowRanges.of(a), RowRanges.of([*b, *b])
     for found, expected in [
         (first, a),

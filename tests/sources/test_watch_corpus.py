@@ -1,4 +1,4 @@
-"""Files that appear in a folder become a stream, each once; what is wrong with one costs that one."""
+"""Read each file that appears in a folder once; a damaged one costs no other."""
 
 import gzip
 import json
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -15,40 +16,46 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows
 
-from beam_gpte import Block, InputError, ReadCorpus, WatchCorpus
+from beam_gpte import Block, InputError, Polling, ReadCorpus, WatchCorpus
+from beam_gpte.sources.declared_columns import typed_columns
 from beam_gpte.sources.row_ranges import RowRanges
-from beam_gpte.sources.watch_corpus import typed_columns
 from tests.examples import keep, kept
+
+Rows = list[dict[str, Any]]
+Watch = Callable[..., list[Rows]]  # good and bad ones
 
 
 @pytest.fixture(autouse=True)
-def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beam's local runner waits for five seconds, idle, when it has ended."""
+def no_idle_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the five seconds that Beam's local runner waits, idle, at its end."""
     monkeypatch.setattr(
         "apache_beam.runners.direct.executor._ExecutorService._ExecutorServiceWorker.TIMEOUT", 0.1
     )
 
 
-def stream():
+def stream() -> beam.Pipeline:
     return beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(["--streaming"]))
 
 
 @pytest.fixture
-def inbox(tmp_path: Path):
+def inbox(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     return tmp_path / "in"
 
 
 @pytest.fixture
-def watch(inbox, tmp_path: Path):
-    """Rows and rejects of the files in the inbox, with the stream told to stop after its first look."""
+def polling(tmp_path: Path) -> Polling:
+    return Polling(0.1, str(tmp_path / "stop"))
 
-    def run(pattern="*", isolate=True, **arguments):
+
+@pytest.fixture
+def watch(inbox: Path, polling: Polling, tmp_path: Path) -> Watch:
+    """Read rows and rejects of the files in the inbox, in a stream that stops after one scan."""
+
+    def run(pattern: str = "*", isolate: bool = True, **arguments: Any) -> list[Rows]:
         (tmp_path / "stop").touch()
         p = stream()
-        corpus = WatchCorpus(
-            f"{inbox}/{pattern}", interval=0.1, stop=str(tmp_path / "stop"), **arguments
-        )
+        corpus = WatchCorpus(f"{inbox}/{pattern}", polling=polling, **arguments)
         good, bad = p | corpus.with_exception_handling() if isolate else (p | corpus, None)
         good | "Good" >> beam.Map(keep, str(tmp_path), "good")
         if isolate:
@@ -62,23 +69,23 @@ def watch(inbox, tmp_path: Path):
     return run
 
 
-def lines(*rows):
+def lines(*rows: dict[str, Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def reasons(rejects):
+def reasons(rejects: Rows) -> list[tuple[str, str]]:
     return sorted((row["id"], row["reject_reason"].split(":")[0]) for row in rejects)
 
 
 def put(path: Path, text: str) -> None:
-    """A file that is whole when its name appears."""
+    """Write a file that is complete when its name appears."""
     hidden = path.with_name(f".{path.name}")
     hidden.write_text(text, encoding="utf-8")
     hidden.rename(path)
 
 
 def test_ids_and_rows_are_those_of_read_corpus(
-    watch, inbox, new_pipeline: Callable[..., beam.Pipeline]
+    watch: Watch, inbox: Path, new_pipeline: Callable[..., beam.Pipeline]
 ) -> None:
     (inbox / "deep").mkdir()
     put(inbox / "a.jsonl", '{"text": "one", "n": 1}\n\n{"text": "three", "n": 3}\n')
@@ -104,8 +111,10 @@ def test_ids_and_rows_are_those_of_read_corpus(
         assert_that(rows | beam.Map(repr), equal_to([repr(row) for row in good]))
 
 
-def test_each_file_is_read_once_while_others_appear(inbox, tmp_path: Path) -> None:
-    """One is there, one comes, the first is appended to, a third is there under a name that does not match yet."""
+def test_each_file_is_read_once_while_others_appear(
+    inbox: Path, polling: Polling, tmp_path: Path
+) -> None:
+    """One exists, one is added, the first is appended to, a third gets a matching name late."""
 
     def act() -> None:
         until = time.monotonic() + 60
@@ -122,7 +131,7 @@ def test_each_file_is_read_once_while_others_appear(inbox, tmp_path: Path) -> No
 
     put(inbox / "a.jsonl", lines({"text": "first"}))
     p = stream()
-    corpus = p | WatchCorpus(f"{inbox}/*.jsonl", interval=0.1, stop=str(tmp_path / "stop"))
+    corpus = p | WatchCorpus(f"{inbox}/*.jsonl", polling=polling)
     assert not corpus.is_bounded
     corpus | beam.Map(keep, str(tmp_path), "good")
     threading.Thread(target=act, daemon=True).start()
@@ -135,13 +144,15 @@ def test_each_file_is_read_once_while_others_appear(inbox, tmp_path: Path) -> No
     ]
 
 
-def test_windows_of_event_time_end_while_the_stream_runs(inbox, tmp_path: Path) -> None:
-    """Nothing stops the stream but the first window's end; a row's time is that of the look that found its file."""
+def test_windows_of_event_time_end_while_the_stream_runs(
+    inbox: Path, polling: Polling, tmp_path: Path
+) -> None:
+    """Only the first window's end stops the stream; a row's time is when its file was found."""
     put(inbox / "a.jsonl", lines({"text": "first"}, {"text": "second"}))
     p = stream()
     counts = (
         p
-        | WatchCorpus(f"{inbox}/*", interval=0.1, stop=str(tmp_path / "stop"))
+        | WatchCorpus(f"{inbox}/*", polling=polling)
         | beam.Map(lambda block: ("rows", len(block))).with_output_types(tuple[str, int])
         | beam.WindowInto(FixedWindows(1))
         | beam.CombinePerKey(sum)
@@ -159,7 +170,7 @@ def test_windows_of_event_time_end_while_the_stream_runs(inbox, tmp_path: Path) 
     assert began - 1 <= start <= time.time()
 
 
-def test_damaged_and_foreign_files_are_one_reject_each(watch, inbox) -> None:
+def test_damaged_and_unknown_files_are_one_reject_each(watch: Watch, inbox: Path) -> None:
     put(inbox / "a.jsonl", lines({"text": "fine"}) + "no JSON\n")
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"text": ["never read"] * 100}), sink)
@@ -183,13 +194,15 @@ def test_damaged_and_foreign_files_are_one_reject_each(watch, inbox) -> None:
     )
 
 
-def test_without_exception_handling_the_file_is_named(watch, inbox) -> None:
+def test_without_exception_handling_the_file_is_named(watch: Watch, inbox: Path) -> None:
     put(inbox / "a.jsonl", lines({"text": 7}))
     with pytest.raises(Exception, match=r"id 'a\.jsonl:1': text is not a string: 7"):
         watch(isolate=False)
 
 
-def test_columns_have_one_type_in_all_files_and_a_misfit_costs_its_row(watch, inbox) -> None:
+def test_columns_have_one_type_in_all_files_and_a_misfit_costs_its_row(
+    watch: Watch, inbox: Path
+) -> None:
     put(inbox / "a.jsonl", lines({"text": "x", "n": 1, "more": True}, {"text": "y", "n": "many"}))
     put(inbox / "b.jsonl", lines({"text": "z"}))
     good, bad = watch(columns=typed_columns(["n:int64", "url"]))
@@ -202,7 +215,7 @@ def test_columns_have_one_type_in_all_files_and_a_misfit_costs_its_row(watch, in
         typed_columns(["n:whole"])
 
 
-def test_own_ids_are_kept_and_the_source_is_told(watch, inbox) -> None:
+def test_the_users_ids_are_kept_and_the_source_is_added(watch: Watch, inbox: Path) -> None:
     put(
         inbox / "a.jsonl",
         lines({"key": 7, "text": "x"}, {"key": "seven", "text": "y"}) + "no JSON\n",
@@ -212,18 +225,20 @@ def test_own_ids_are_kept_and_the_source_is_told(watch, inbox) -> None:
     assert {row["source"] for row in bad} == {"a.jsonl:2", "a.jsonl:3"}
 
 
-def test_rows_that_are_done_are_not_read_again(watch, inbox) -> None:
+def test_committed_rows_are_not_read_again(
+    watch: Watch, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beam_gpte.sources.watch_corpus.ROWS_PER_BLOCK", 2)
     put(inbox / "a.jsonl", lines(*[{"text": f"t{i}"} for i in range(1, 7)]) + "no JSON\n")
     (inbox / "b.parquet").write_bytes(b"damaged")
     good, bad = watch(
-        done={"a.jsonl": RowRanges.of([1, 2, 5, 7]), "b.parquet": RowRanges.of([0])},
-        rows_per_block=2,
+        committed={"a.jsonl": RowRanges.of([1, 2, 5, 7]), "b.parquet": RowRanges.of([0])}
     )
     assert [row["text"] for row in good] == ["t3", "t4", "t6"]
     assert bad == []
 
 
-def test_a_time_column_says_when_a_file_was_seen(watch, inbox) -> None:
+def test_a_time_column_holds_when_a_file_was_seen(watch: Watch, inbox: Path) -> None:
     put(inbox / "a.jsonl", lines({"text": "x"}))
     before = time.time()
     ((row,), _) = watch(time_column="seen_at")
@@ -237,13 +252,16 @@ def test_a_time_column_says_when_a_file_was_seen(watch, inbox) -> None:
         ({"columns": ["n"]}, r"columns is \['n'\]; give a mapping of names to types"),
         ({"id_column": "text"}, "'text' is both text and id column"),
         ({"format": "xml"}, "format 'xml' is unknown"),
-        ({"rows_per_block": 0}, "rows_per_block is 0; use 1 or more"),
-        ({"interval": 0}, "interval is 0; use seconds, above 0"),
     ],
 )
-def test_wrong_arguments_raise_at_construction(arguments, message) -> None:
+def test_wrong_arguments_raise_at_construction(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         WatchCorpus(**{"pattern": "*", **arguments})
+
+
+def test_an_interval_of_zero_raises_at_construction() -> None:
+    with pytest.raises(InputError, match="interval is 0; use seconds, above 0"):
+        Polling(interval=0)
 
 
 def test_a_runner_that_cannot_stream_is_refused(new_pipeline: Callable[..., beam.Pipeline]) -> None:
@@ -256,9 +274,9 @@ def test_a_runner_that_cannot_stream_is_refused(new_pipeline: Callable[..., beam
         beam.Pipeline("BundleBasedDirectRunner") | WatchCorpus("*")
 
 
-def test_elsewhere_beams_own_impulse_ticks() -> None:
+def test_on_other_runners_beams_own_impulse_ticks() -> None:
     pipeline = beam.Pipeline("PortableRunner", options=PipelineOptions(["--streaming"]))
-    blocks = pipeline | WatchCorpus("in/*", interval=5)
+    blocks = pipeline | WatchCorpus("in/*", polling=Polling(5))
     assert (blocks.is_bounded, blocks.element_type) == (False, Block)
     with pytest.raises(InputError, match="stop is for the local runner"):
-        pipeline | "Again" >> WatchCorpus("in/*", stop="stop")
+        pipeline | "Again" >> WatchCorpus("in/*", polling=Polling(stop="stop"))

@@ -1,4 +1,4 @@
-"""Languages, of real sentences, with what is none of them set aside."""
+"""Languages of real sentences are identified, and rows of other languages collected."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,22 +23,19 @@ ROWS = [{"id": id_, "text": text} for id_, text, _ in TEXTS]
 def test_rows_get_their_language(new_pipeline: Callable[..., beam.Pipeline], mode: str) -> None:
     with new_pipeline(mode) as p:
         rows = p | beam.Create([*ROWS, {"id": "f", "text": None}]) | IdentifyLanguage()
-        told = rows | beam.Map(
+        found = rows | beam.Map(
             lambda row: (row["id"], row["language"], row["language_score"] is None)
         )
-        assert_that(
-            told,
-            equal_to([*((id_, language, False) for id_, _, language in TEXTS), ("f", None, True)]),
-        )
+        expected = [(id_, language, False) for id_, _, language in TEXTS]
+        assert_that(found, equal_to([*expected, ("f", None, True)]))
 
 
-def test_other_languages_are_set_aside_with_what_they_are(
+def test_other_languages_are_collected_with_their_names(
     new_pipeline: Callable[..., beam.Pipeline],
 ) -> None:
     with new_pipeline() as p:
-        good, rejects = (
-            p | beam.Create(ROWS) | IdentifyLanguage(keep=("de", "en")).with_exception_handling()
-        )
+        identify = IdentifyLanguage(keep=("de", "en")).with_exception_handling()
+        good, rejects = p | beam.Create(ROWS) | identify
         assert_that(good | beam.Map(lambda row: row["id"]), equal_to(["a", "b"]), label="Good")
         reasons = rejects | "Reasons" >> beam.Map(lambda row: (row["id"], row["reject_reason"]))
         assert_that(
@@ -53,15 +50,12 @@ def test_other_languages_are_set_aside_with_what_they_are(
         p | beam.Create(ROWS[:3]) | IdentifyLanguage(keep=("de", "en"))
 
 
-def test_few_languages_are_told_apart_in_short_texts(
+def test_a_few_languages_are_identified_in_short_texts(
     new_pipeline: Callable[..., beam.Pipeline],
 ) -> None:
     with new_pipeline() as p:
-        rows = (
-            p
-            | beam.Create([{"id": "a", "text": "gut"}, {"id": "b", "text": "good"}])
-            | IdentifyLanguage(("de", "en"))
-        )
+        words = [{"id": "a", "text": "gut"}, {"id": "b", "text": "good"}]
+        rows = p | beam.Create(words) | IdentifyLanguage(("de", "en"))
         assert_that(rows | beam.Map(lambda row: row["language"]), equal_to(["de", "en"]))
 
 
@@ -76,36 +70,31 @@ def test_few_languages_are_told_apart_in_short_texts(
         (lambda: IdentifyLanguage(keep=()), "keep has nothing"),
     ],
 )
-def test_what_is_no_language_is_refused(make, message) -> None:
+def test_unknown_languages_are_refused(make: Callable[[], IdentifyLanguage], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 
 
-def test_nine_in_ten_sentences_of_tatoeba_are_told(
+def test_nine_in_ten_sentences_of_tatoeba_are_identified(
     new_pipeline: Callable[..., beam.Pipeline], data: Path
 ) -> None:
     rows = []
-    for code, language in (
-        ("deu", "de"),
-        ("fra", "fr"),
-        ("jpn", "ja"),
-        ("ara", "ar"),
-        ("hin", "hi"),
-    ):
+    languages = {"deu": "de", "fra": "fr", "jpn": "ja", "ara": "ar", "hin": "hi"}
+    for code, language in languages.items():
         (path,) = (data / "tatoeba").glob(f"*{code}-eng.{code}*")
         rows += [
-            {"id": f"{code}{i}", "text": text, "own": language}
+            {"id": f"{code}{i}", "text": text, "expected": language}
             for i, text in enumerate(path.read_text().splitlines())
         ]
     with new_pipeline() as p:
-        told = (
+        correct = (
             p
             | beam.Create(rows)
             | IdentifyLanguage()
-            | beam.Map(lambda row: row["language"] == row["own"])
+            | beam.Map(lambda row: row["language"] == row["expected"])
+            | beam.CombineGlobally(sum)
         )
-        right = told | beam.CombineGlobally(sum)
         assert_that(
-            right,
+            correct,
             lambda found: found[0] > 0.9 * len(rows) or pytest.fail(f"{found[0]} of {len(rows)}"),
         )

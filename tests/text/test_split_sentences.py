@@ -1,4 +1,4 @@
-"""A row a sentence, with the columns of its text."""
+"""Texts become one row per sentence, with the columns of the text."""
 
 from collections.abc import Callable
 
@@ -23,25 +23,26 @@ def test_sentences_keep_the_columns_and_know_their_place(
             | SplitSentences("de")
             | beam.FlatMap(lambda block: block.batch.to_pylist())
         )
-        wanted = [
+        expected = [
             ("7#0", "Ein Satz.", "x", 7, 0, 0, 9),
             ("7#1", "Noch einer, z.B. dieser!", "x", 7, 1, 10, 34),
             ("8#0", "Allein", None, 8, 0, 0, 6),
         ]
-        assert_that(rows, equal_to([dict(zip(PARENT, row, strict=True)) for row in wanted]))
+        assert_that(rows, equal_to([dict(zip(PARENT, row, strict=True)) for row in expected]))
 
 
-def test_rows_of_any_kind_and_texts_alone(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_rows_may_be_of_any_kind_and_texts_without_ids(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
     with new_pipeline() as p:
         rows = (
             p
             | "Rows" >> beam.Create([{"id": "a", "text": "One. Two.", "tags": [1]}])
             | "Split" >> SplitSentences("en")
         )
-        told = rows | beam.Map(lambda row: (row["id"], row["parent_id"], row["text"], row["tags"]))
-        assert_that(
-            told, equal_to([("a#0", "a", "One.", [1]), ("a#1", "a", "Two.", [1])]), label="Rows"
-        )
+        found = rows | beam.Map(lambda row: (row["id"], row["parent_id"], row["text"], row["tags"]))
+        expected = [("a#0", "a", "One.", [1]), ("a#1", "a", "Two.", [1])]
+        assert_that(found, equal_to(expected), label="Rows")
         texts = p | "Texts" >> beam.Create(["One. Two."]) | "SplitTexts" >> SplitSentences("en")
         pairs = texts | "Pairs" >> beam.Map(
             lambda row: (row["id"], row["text"], row["chunk_index"])
@@ -49,7 +50,7 @@ def test_rows_of_any_kind_and_texts_alone(new_pipeline: Callable[..., beam.Pipel
         assert_that(pairs, equal_to([(None, "One.", 0), (None, "Two.", 1)]), label="Texts")
 
 
-def test_texts_without_a_sentence_are_set_aside(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_texts_without_a_sentence_are_collected(new_pipeline: Callable[..., beam.Pipeline]) -> None:
     rows = [{"id": "a", "text": None}, {"id": "b", "text": " \n"}, {"id": "c", "text": "Fine."}]
     with new_pipeline() as p:
         good, rejects = p | beam.Create(rows) | SplitSentences("en").with_exception_handling()
@@ -57,8 +58,8 @@ def test_texts_without_a_sentence_are_set_aside(new_pipeline: Callable[..., beam
         reasons = rejects | "Reasons" >> beam.Map(
             lambda row: (row["id"], row["reject_reason"].split(":")[0])
         )
-        wanted = [("a", "text is null"), ("b", "text is blank")]
-        assert_that(reasons, equal_to(wanted), label="Rejects")
+        expected = [("a", "text is null"), ("b", "text is blank")]
+        assert_that(reasons, equal_to(expected), label="Rejects")
     with (
         pytest.raises(Exception, match="SplitSentences: row with id 'a': text is null"),
         new_pipeline() as p,

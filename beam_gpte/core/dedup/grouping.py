@@ -1,16 +1,19 @@
-"""Which rows go, and for the sake of which, given the pairs of near rows: three rules.
+"""Decide which rows to remove, and for which kept rows, given the pairs of near rows.
 
-Pairs are frames of `first_id`, `second_id` (int64 or strings) and `score` (float32), each pair once; the first row comes
-before the second in the order of keeping, so that no chain of pairs returns to where it began. Every rule gives a frame of
-`id`, `duplicate_of`, `score`, sorted by `id`: each removed row once, with a kept row.
+Pairs are frames of `first_id`, `second_id` (int64 or strings) and `score` (float32), each pair
+once; the first row precedes the second in the order of keeping, so no chain of pairs is a cycle.
+Each of three rules gives a frame of `id`, `duplicate_of`, `score`, sorted by `id`, that has every
+removed row once, with a kept row.
 
-                    removed is a row that is          score is null
-    greedy_leader   near to a kept row before it      never
-    semdedup        near to any row before it         where the row is not near to its `duplicate_of`
-    components      in a group, and not its first     where the row is not near to its `duplicate_of`
+                    removes a row that is                  score is null
+    greedy_leader   near to a kept row before it           never
+    semdedup        near to any row before it              where the row is not near to its
+                                                           `duplicate_of`
+    components      in a group, and not the group's first  where the row is not near to its
+                                                           `duplicate_of`
 
-The first one alone leaves every removed row near to a kept one, and no two kept rows near to each other. The others are
-what SemDeDup and MinHash pipelines do, for results that compare with theirs.
+Only the first rule leaves every removed row near to a kept one, and no two kept rows near to each
+other. The others are those of SemDeDup and of MinHash pipelines, for comparable results.
 """
 
 from typing import Literal
@@ -23,7 +26,8 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree  # 
 from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, ID, ORDER_VALUE, SCORE, SECOND_ID
 from beam_gpte.core.dedup.keep_order import KeepOrder
 
-# What rows are ordered by before their ids, of one sortable type, nulls last; optional, and read by `components` alone.
+# The values that order rows before their ids do, of one sortable type, nulls last; optional, and
+# read only by `components`.
 FIRST_ORDER = "first_order"
 SECOND_ORDER = "second_order"
 
@@ -31,15 +35,15 @@ Rule = Literal["leader", "components", "semdedup"]
 
 _GROUP = "group"
 
-UNDECIDED, KEPT, REMOVED = 0, 1, 2  # what is known of a row
+UNDECIDED, KEPT, REMOVED = 0, 1, 2  # status of a row
 
 
 def greedy_leader(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Remove, in the order of keeping, what is near to a kept row; `duplicate_of` is the nearest one, ties by id."""
-    ids = pl.concat([pairs[FIRST_ID].alias("id"), pairs[SECOND_ID].alias("id")]).unique().sort()
-    firsts, seconds = (
-        ids.search_sorted(pairs[name]).to_numpy().astype(np.int64) for name in (FIRST_ID, SECOND_ID)
-    )
+    """Remove, in the order of keeping, every row near to a kept row.
+
+    `duplicate_of` is the nearest kept row, ties by id.
+    """
+    ids, firsts, seconds = _numbered(pairs[FIRST_ID], pairs[SECOND_ID])
     status = np.full(len(ids), KEPT, np.int8)
     status[seconds] = UNDECIDED
     result = removed_by_leaders(firsts, seconds, status)
@@ -47,9 +51,10 @@ def greedy_leader(pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 def semdedup(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Remove what is near to any row before it, kept or not (Abbas et al. 2023, arXiv 2303.09540, as released).
+    """Remove every row near to any row before it, kept or not.
 
-    `duplicate_of` is found by going to the nearest row before, ties by id, and from there on until a row is kept.
+    Abbas et al. 2023, arXiv 2303.09540, as released. `duplicate_of` is found by following the
+    nearest row before, ties by id, until a row is kept.
     """
     return with_scores(follow_nearest(nearest_first(pairs)), pairs)
 
@@ -57,23 +62,27 @@ def semdedup(pairs: pl.DataFrame) -> pl.DataFrame:
 def components(pairs: pl.DataFrame, descending: bool = False) -> pl.DataFrame:
     """Remove all rows of a connected group but one.
 
-    The one stays that has no row before it; of several such the first by `first_order` and `second_order` (the order values
-    of a pair's rows, if `pairs` has them), then by id.
+    The row without a row before it stays; of several such rows the first by their order values
+    (`first_order` and `second_order`, if `pairs` has them), then by id.
 
     Args:
+      pairs: the pairs of near rows.
       descending: whether large order values come first.
     """
     return with_scores(group_members(pairs, descending), pairs)
 
 
 def removed_by_leaders(firsts: np.ndarray, seconds: np.ndarray, status: np.ndarray) -> np.ndarray:
-    """Go through rows in the order of keeping; keep what is near to no kept row before it.
+    """Go through rows in the order of keeping; keep those near to no kept row before them.
 
-    The order itself is not needed, only which row of a pair comes first. Takes time linear in the pairs.
+    Needs to know only which row of a pair comes first, not the order itself. Takes time linear in
+    the pairs.
 
     Args:
-      firsts, seconds: int64, pairs of row numbers.
-      status: int8 (rows,), what is known: a row that is no second must be `KEPT` or `REMOVED`.
+      firsts: int64, the row number of each pair's first row.
+      seconds: int64, the row number of each pair's second row.
+      status: int8 (rows,), known statuses: a row that is second in no pair must be `KEPT` or
+        `REMOVED`.
 
     Returns:
       int8 (rows,): `KEPT` or `REMOVED` for every row.
@@ -82,9 +91,8 @@ def removed_by_leaders(firsts: np.ndarray, seconds: np.ndarray, status: np.ndarr
     order = np.argsort(firsts, kind="stable")
     starts = np.searchsorted(firsts[order], np.arange(rows + 1)).tolist()
     targets = seconds[order].tolist()
-    waiting = np.bincount(
-        seconds, minlength=rows
-    ).tolist()  # firsts of each row that may yet be kept
+    # number of firsts of each row that may yet be kept
+    waiting = np.bincount(seconds, minlength=rows).tolist()
     result = status.tolist()
     decided = [row for row in range(rows) if result[row] != UNDECIDED]
     while decided:
@@ -103,7 +111,7 @@ def removed_by_leaders(firsts: np.ndarray, seconds: np.ndarray, status: np.ndarr
 
 
 def nearest_first(pairs: pl.DataFrame) -> pl.DataFrame:
-    """For each second row of `pairs` the first row of largest score, ties by the smaller id, in order of the seconds."""
+    """Find the nearest first row of each second row, ties by the smaller id, sorted by second."""
     best = pairs.sort(SECOND_ID, SCORE, FIRST_ID, descending=[False, True, False]).unique(
         SECOND_ID, keep="first", maintain_order=True
     )
@@ -111,19 +119,23 @@ def nearest_first(pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 def follow_nearest(nearest: pl.DataFrame) -> pl.DataFrame:
-    """`id` and `duplicate_of` of all removed rows by the rule of `semdedup`, given `nearest_first` of all pairs."""
+    """Decide by the rule of `semdedup`, given `nearest_first` of all pairs.
+
+    Returns `id` and `duplicate_of` of all removed rows.
+    """
     ids, before, rows = _numbered(nearest[DUPLICATE_OF], nearest[SECOND_ID])
     leads_to = np.arange(len(ids))
     leads_to[rows] = before
-    for _ in range(
-        len(ids).bit_length()
-    ):  # each time twice as far, so to the end of the longest chain
+    for _ in range(len(ids).bit_length()):  # twice as far each time: to the longest chain's end
         leads_to = leads_to[leads_to]
     return pl.DataFrame({ID: ids.gather(rows), DUPLICATE_OF: ids.gather(leads_to[rows])})
 
 
 def group_members(pairs: pl.DataFrame, descending: bool = False) -> pl.DataFrame:
-    """`id` and `duplicate_of` of all removed rows by the rule of `components`; a `spanning_forest` of the pairs will do."""
+    """Decide by the rule of `components`; a `spanning_forest` of the pairs suffices.
+
+    Returns `id` and `duplicate_of` of all removed rows.
+    """
     ids, firsts, seconds = _numbered(pairs[FIRST_ID], pairs[SECOND_ID])
     _, group = connected_components(
         _graph(np.ones(len(firsts)), firsts, seconds, len(ids)), directed=False
@@ -132,26 +144,29 @@ def group_members(pairs: pl.DataFrame, descending: bool = False) -> pl.DataFrame
     order = KeepOrder()
     if FIRST_ORDER in pairs.columns:
         order = KeepOrder(FIRST_ORDER, descending)
-        sides = ((FIRST_ID, FIRST_ORDER), (SECOND_ID, SECOND_ORDER))
-        values = pl.concat(
-            [
-                pairs.select(pl.col(id_).alias(ID), pl.col(by).alias(ORDER_VALUE))
-                for id_, by in sides
-            ]
-        )
-        rows = rows.join(values.unique(ID), on=ID, how="left")
+        rows = rows.join(_order_values(pairs), on=ID, how="left")
     sources = rows.join(pairs.select(SECOND_ID), left_on=ID, right_on=SECOND_ID, how="anti")
     kept = order.sort(sources, ID).unique(_GROUP, keep="first", maintain_order=True)
     members = rows.join(kept.select(_GROUP, pl.col(ID).alias(DUPLICATE_OF)), on=_GROUP)
     return members.filter(pl.col(ID) != pl.col(DUPLICATE_OF)).select(ID, DUPLICATE_OF)
 
 
+def _order_values(pairs: pl.DataFrame) -> pl.DataFrame:
+    firsts = pairs.select(pl.col(FIRST_ID).alias(ID), pl.col(FIRST_ORDER).alias(ORDER_VALUE))
+    seconds = pairs.select(pl.col(SECOND_ID).alias(ID), pl.col(SECOND_ORDER).alias(ORDER_VALUE))
+    return pl.concat([firsts, seconds]).unique(ID)
+
+
 def spanning_forest(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Fewer pairs than rows, with the same groups and the same rows that have none before them."""
+    """Reduce pairs to fewer than there are rows.
+
+    They have the same groups, and the same rows are second in no pair.
+    """
     ids, firsts, seconds = _numbered(pairs[FIRST_ID], pairs[SECOND_ID])
     key, at = np.unique(firsts * len(ids) + seconds, return_index=True)
     firsts, seconds = firsts[at], seconds[at]
-    # one pair of each second row makes no circle, as it is a step back in the order: light ones are all in the tree
+    # one pair of each second row makes no cycle, since it leads back in the order: all light pairs
+    # are in the tree
     weights = np.full(len(at), 2.0)
     weights[np.unique(seconds, return_index=True)[1]] = 1.0
     tree = minimum_spanning_tree(_graph(weights, firsts, seconds, len(ids)).tocsr()).tocoo()
@@ -160,16 +175,17 @@ def spanning_forest(pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_scores(removed: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    """`removed` (id, duplicate_of), sorted, with the score of its pair, null if there is none.
+    """Sort `removed` (id, duplicate_of) and add the score of each pair, null if there is none.
 
-    A kept row has none before it, so such a pair has the kept row first; `pairs` need no others than those of `removed`.
+    A kept row has no row before it, so it is first in such a pair; only the pairs in `removed` are
+    needed of `pairs`.
     """
     scores = pairs.select(pl.col(SECOND_ID).alias(ID), pl.col(FIRST_ID).alias(DUPLICATE_OF), SCORE)
     return removed.join(scores, on=[ID, DUPLICATE_OF], how="left").sort(ID)
 
 
 def _numbered(first: pl.Series, second: pl.Series) -> tuple[pl.Series, np.ndarray, np.ndarray]:
-    """The ids in both, sorted, and int64 positions among them of either side."""
+    """Sort the ids of both sides, and find the int64 positions of each side among them."""
     ids = pl.concat([first.alias(ID), second.alias(ID)]).unique().sort()
     firsts, seconds = (
         ids.search_sorted(side).to_numpy().astype(np.int64) for side in (first, second)

@@ -1,4 +1,4 @@
-"""Which of several duplicates stays: an order of rows in which the first one does."""
+"""Order rows such that of several duplicates the first is kept."""
 
 import dataclasses
 
@@ -12,12 +12,12 @@ _LENGTHS = {"longest": "desc", "shortest": "asc"}
 
 @dataclasses.dataclass(frozen=True)
 class KeepOrder:
-    """Rows ordered by a value, nulls last, then by id; of duplicates the one that comes first is kept.
+    """Order rows by a value, nulls last, then by id; of duplicates the first is kept.
 
     Attributes:
-      column: what orders the rows; None for the ids alone.
+      column: the column that orders the rows; None for ids only.
       descending: whether large values come first.
-      lengths: whether it is the length of the column's text that counts, in characters.
+      lengths: order by the length of the column's text, in characters.
     """
 
     column: str | None = None
@@ -26,10 +26,10 @@ class KeepOrder:
 
     @classmethod
     def parse(cls, keep: str, text_column: str) -> "KeepOrder":
-        """Of ``first``, ``longest``, ``shortest`` or ``COLUMN asc`` / ``COLUMN desc``.
+        """Parse ``first``, ``longest``, ``shortest``, ``COLUMN asc`` or ``COLUMN desc``.
 
         Raises:
-          InputError: `keep` is none of these.
+          InputError: `keep` is something else.
         """
         if keep == "first":
             return cls()
@@ -44,18 +44,18 @@ class KeepOrder:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What it reads besides the id."""
+        """Return the columns that it reads besides the id."""
         return () if self.column is None else (self.column,)
 
     def value(self) -> list[pl.Expr]:
-        """The expression that gives `ORDER_VALUE`, if there is one."""
+        """Return the expression of `ORDER_VALUE`, or nothing if ids alone decide."""
         if self.column is None:
             return []
         value = pl.col(self.column)
         return [(value.str.len_chars() if self.lengths else value).alias(ORDER_VALUE)]
 
     def sort(self, rows: pl.DataFrame, id_column: str) -> pl.DataFrame:
-        """`rows`, which have `ORDER_VALUE` unless ids alone decide, first ones first; before them reference rows, if any."""
+        """Sort rows with `ORDER_VALUE`, unless ids alone decide; reference rows come first."""
         by = {REFERENCE: True} if REFERENCE in rows.columns else {}
         if self.column is not None:
             by[ORDER_VALUE] = self.descending

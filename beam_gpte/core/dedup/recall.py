@@ -1,15 +1,15 @@
-"""How much a search misses, seen on a sample: the near rows of a few vectors among all, and a recall with its interval."""
+"""Estimate the recall of a search from all rows near to a sample of vectors."""
 
 import numpy as np
 import polars as pl
 
-from beam_gpte.core.columns import REFERENCE, SCOPE, VECTOR_KEY
+from beam_gpte.core.columns import FIRST_ID, REFERENCE, SCOPE, SECOND_ID, VECTOR_KEY
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.vectors.similarity import cosines
 
 SAMPLE_KEY = "sample_key"  # uint64, the `VECTOR_KEY` of a vector of the sample
 PRODUCT_SLACK = 1e-5  # fp32 products of unit vectors in a GEMM
-MAX_NEAR = 1000  # of one vector of the sample; more are left out, by their keys, which are hashes
+MAX_NEAR = 1000  # rows per vector of the sample; others are dropped by their keys, which are hashes
 Z = 1.96  # of a 95 % interval
 
 
@@ -20,11 +20,17 @@ def near_sample(
     sampled: np.ndarray,
     threshold: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `frame` and of `sample`, int64, whose cosine is at least `threshold`; within one scope.
+    """Find the pairs of a row and a row of the sample that are near and of one scope.
 
     Args:
-      frame, sample: with `VECTOR_KEY`, and `SCOPE` if there are scopes.
-      vectors, sampled: their unit vectors, float32 (n, dim) and (m, dim).
+      frame: the rows, with `VECTOR_KEY`, and `SCOPE` if there are scopes.
+      vectors: their unit vectors, float32 (n, dim).
+      sample: the sample, with the same columns.
+      sampled: its unit vectors, float32 (m, dim).
+      threshold: minimum cosine.
+
+    Returns:
+      Row numbers in `frame` and in `sample`, int64.
     """
     near = vectors @ sampled.T >= threshold - PRODUCT_SLACK
     row, at = np.divmod(np.flatnonzero(near), len(sampled))
@@ -35,52 +41,55 @@ def near_sample(
 
 
 def first_of_each(near: pl.DataFrame, order: KeepOrder, id_column: str) -> pl.DataFrame:
-    """Of rows near to one vector of the sample, and with one vector themselves, the first in the order of keeping."""
-    first = (
-        order.sort(near, id_column)
-        .unique([SAMPLE_KEY, VECTOR_KEY], keep="first")
-        .sort(SAMPLE_KEY, VECTOR_KEY)
-    )
-    own = pl.col(VECTOR_KEY) == pl.col(SAMPLE_KEY)  # kept: it names the sample itself
-    return first.filter(own | (pl.int_range(pl.len()).over(SAMPLE_KEY) < MAX_NEAR))
+    """Keep, of the rows near to one vector of the sample, the first row of each vector."""
+    ordered = order.sort(near, id_column)
+    first = ordered.unique([SAMPLE_KEY, VECTOR_KEY], keep="first").sort(SAMPLE_KEY, VECTOR_KEY)
+    sampled = pl.col(VECTOR_KEY) == pl.col(SAMPLE_KEY)  # kept: it names the sample itself
+    return first.filter(sampled | (pl.int_range(pl.len()).over(SAMPLE_KEY) < MAX_NEAR))
 
 
-def wanted_pairs(near: pl.DataFrame, order: KeepOrder, id_column: str) -> pl.DataFrame:
-    """`SAMPLE_KEY`, first_id, second_id: the pairs that a search without loss finds, from all that is near to the sample."""
+def expected_pairs(near: pl.DataFrame, order: KeepOrder, id_column: str) -> pl.DataFrame:
+    """List the pairs that an exhaustive search finds, from all rows near to the sample.
+
+    Returns a frame of `SAMPLE_KEY`, `first_id`, `second_id`.
+    """
     ranked = order.sort(first_of_each(near, order, id_column), id_column).with_row_index("rank")
-    own = ranked.filter(pl.col(VECTOR_KEY) == pl.col(SAMPLE_KEY))
-    kept = [name for name in (REFERENCE,) if name in near.columns]
-    pairs = ranked.filter(pl.col(VECTOR_KEY) != pl.col(SAMPLE_KEY)).join(
-        own.drop(VECTOR_KEY), on=SAMPLE_KEY, suffix="_own"
-    )
-    if kept:
-        pairs = pairs.filter(~(pl.col(REFERENCE) & pl.col(REFERENCE + "_own")))
-    ahead = pl.col("rank") < pl.col("rank_own")
-    here, other = pl.col(id_column), pl.col(id_column + "_own")
+    is_sampled = pl.col(VECTOR_KEY) == pl.col(SAMPLE_KEY)
+    sampled = ranked.filter(is_sampled).drop(VECTOR_KEY)
+    pairs = ranked.filter(~is_sampled).join(sampled, on=SAMPLE_KEY, suffix="_sampled")
+    if REFERENCE in near.columns:
+        pairs = pairs.filter(~(pl.col(REFERENCE) & pl.col(REFERENCE + "_sampled")))
+    ahead = pl.col("rank") < pl.col("rank_sampled")
+    here, other = pl.col(id_column), pl.col(id_column + "_sampled")
     return pairs.select(
         SAMPLE_KEY,
-        pl.when(ahead).then(here).otherwise(other).alias("first_id"),
-        pl.when(ahead).then(other).otherwise(here).alias("second_id"),
+        pl.when(ahead).then(here).otherwise(other).alias(FIRST_ID),
+        pl.when(ahead).then(other).otherwise(here).alias(SECOND_ID),
     )
 
 
-def recall_interval(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float, float]:
-    """The share of pairs found, and a 95 % interval of it: Wilson's, for as many trials as the rows make.
+def recall_interval(found: np.ndarray, expected: np.ndarray) -> tuple[float, float, float]:
+    """Estimate the share of pairs found, with a 95 % interval.
 
-    Pairs of one row are missed together, so the variance is that of a ratio over rows (Cochran, Sampling Techniques, 6.4).
+    The interval is Wilson's, for the effective number of trials: pairs of one row are missed
+    together, so the variance is that of a ratio over rows (Cochran, Sampling Techniques, 6.4).
 
     Args:
-      found, wanted: int64 (rows,), pairs of each row of the sample; those with none do not matter.
+      found: int64 (rows,), the pairs found per row of the sample.
+      expected: int64 (rows,), the pairs that there are; rows without any have no effect.
+
+    Returns:
+      The recall, and the lower and upper bound of its interval.
     """
-    found, wanted = found[wanted > 0].astype(float), wanted[wanted > 0].astype(float)
-    rows = len(wanted)
+    found, expected = found[expected > 0].astype(float), expected[expected > 0].astype(float)
+    rows = len(expected)
     if not rows:
         return 1.0, 0.0, 1.0
-    recall = found.sum() / wanted.sum()
-    variance = ((found - recall * wanted) ** 2).sum() / wanted.sum() ** 2 * rows / max(1, rows - 1)
+    total = expected.sum()
+    recall = found.sum() / total
+    variance = ((found - recall * expected) ** 2).sum() / total**2 * rows / max(1, rows - 1)
     trials = recall * (1 - recall) / variance if variance > 0 else rows
     middle = (recall + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
-    half = (
-        Z / (1 + Z**2 / trials) * np.sqrt(recall * (1 - recall) / trials + (Z / (2 * trials)) ** 2)
-    )
+    spread = np.sqrt(recall * (1 - recall) / trials + (Z / (2 * trials)) ** 2)
+    half = Z / (1 + Z**2 / trials) * spread
     return float(recall), float(max(0.0, middle - half)), float(min(1.0, middle + half))

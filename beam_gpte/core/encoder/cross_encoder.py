@@ -1,31 +1,28 @@
-"""Pairs of texts to scores: `CrossEncoder.score(pairs) -> float32 (n,)`, in input order.
+"""Score pairs of texts: `CrossEncoder.score(pairs) -> float32 (n,)`, in input order.
 
-pairs --> tokens, both texts in one input --> batches by length --> backbone --> the model's own head --> scores
+pairs --> tokens, both texts in one input --> batches by length --> backbone --> the model's head
 
-A cross-encoder is a sequence classifier with one label. Its body runs as every `Backbone` does, unpadded where it can. Its
-head is run by the model's own code, whose body is replaced by one that hands on the token vectors; a head that gives other
-scores this way than in the plain model is refused.
+A cross-encoder is a sequence classifier with one label. Its body runs as every `Backbone` does,
+unpadded where possible. Its head is run by the model's own code, whose body is replaced by one that
+passes the token vectors through; a head that scores differently this way than in the plain model is
+refused.
 """
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beam_gpte.core.encoder.backbone import (
-    Backbone,
-    import_torch,
-    load_pretrained,
-    padded,
-    position_limit,
-)
+from beam_gpte.core.encoder.backbone import Backbone, import_torch, padded
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.heads import ACTIVATIONS
+from beam_gpte.core.encoder.heads import make_activation
 from beam_gpte.core.encoder.inputs import Piece
 from beam_gpte.core.encoder.linear_layers import pack_linears
 from beam_gpte.core.encoder.model_folder import find_model, read_json, read_model_folder
+from beam_gpte.core.encoder.pretrained import load_pretrained, position_limit
 from beam_gpte.core.encoder.tokenizer import PairTokens, Tokenizer
 from beam_gpte.core.encoder.unpadded import to_device
 from beam_gpte.core.errors import InputError
@@ -33,10 +30,12 @@ from beam_gpte.core.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-TOLERANCE = (
-    1e-5  # of a logit, relative above 1: the head over token vectors against the plain model
-)
-USED = (
+# Largest difference of a logit, relative above 1: the head over token vectors against the plain
+# model.
+TOLERANCE = 1e-5
+
+# The settings of a configuration that a cross-encoder supports.
+SUPPORTED = (
     "model",
     "revision",
     "max_tokens",
@@ -44,8 +43,9 @@ USED = (
     "token_budget",
     "device",
     "trust_remote_code",
-)  # of a configuration
+)
 
+# Pairs of several lengths, to test whether the head runs on token vectors.
 _SAMPLES = [
     ("one", "two"),
     ("a short question", "an answer to it"),
@@ -54,7 +54,7 @@ _SAMPLES = [
 
 
 def check_scorer_config(config: EncoderConfig) -> None:
-    """Refuse settings that say how token vectors become a text's vector: a cross-encoder has none.
+    """Refuse settings of how token vectors become a text's vector: a cross-encoder makes none.
 
     Raises:
       InputError: such a setting is not the default.
@@ -62,15 +62,16 @@ def check_scorer_config(config: EncoderConfig) -> None:
     plain = EncoderConfig(config.model)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name not in USED and value != getattr(plain, field.name):
+        if field.name not in SUPPORTED and value != getattr(plain, field.name):
             raise InputError(
-                f"{field.name} {value!r}: a cross-encoder takes {', '.join(USED)} only; leave it out"
+                f"{field.name} {value!r}: a cross-encoder supports only {', '.join(SUPPORTED)}; "
+                "leave it out"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """What became of some pairs.
+    """Hold the scores of some pairs, and count the work.
 
     Attributes:
       scores: float32 (n,); NaN for a pair that failed.
@@ -92,10 +93,11 @@ class Scoring:
 
 
 class CrossEncoder:
-    """A pretrained cross-encoder, loaded; safe to share between threads.
+    """Score pairs with a loaded pretrained cross-encoder; safe to share between threads.
 
-    A pair's score does not depend on its neighbours beyond 1e-5 in fp32. Scores are those of sentence-transformers'
-    `CrossEncoder.predict`: after a sigmoid, unless the model's files name another activation.
+    A pair's score does not depend on its neighbors beyond 1e-5 in fp32. Scores are those of
+    sentence-transformers' `CrossEncoder.predict`: after a sigmoid, unless the model's files name
+    another activation.
     """
 
     def __init__(self, config: EncoderConfig, tokenizer: Tokenizer, runner: "PairRunner") -> None:
@@ -105,16 +107,19 @@ class CrossEncoder:
 
     @classmethod
     def load(cls, config: EncoderConfig | str, root: Path | None = None) -> "CrossEncoder":
-        """Load a model from a hub name or a folder: safetensors only, and none of its code unless trusted.
+        """Load a model from a hub name or a folder.
+
+        Weights are safetensors only, and none of the model's code is run unless trusted.
 
         Args:
-          root: the folder the model was brought to, where `config.model` names a place that only the caller can read.
+          config: the model; a string means a model with all defaults.
+          root: the local folder that holds the model where `config.model` names a remote place.
 
         Raises:
-          InputError: the model is not there, is no classifier with one label, or has a head that cannot be run.
+          InputError: the model does not exist, is not a classifier with one label, or has a head
+            that cannot be run.
         """
-        if isinstance(config, str):
-            config = EncoderConfig(config)
+        config = EncoderConfig(config) if isinstance(config, str) else config
         check_scorer_config(config)
         torch = import_torch()
         folder = read_model_folder(root or find_model(config))
@@ -122,32 +127,31 @@ class CrossEncoder:
         model = load_pretrained(folder, config, classifier=True).eval()
         if model.config.num_labels != 1:
             raise InputError(
-                f"model {config.model!r} has {model.config.num_labels} labels, a cross-encoder one; "
-                "use a model that was made for reranking"
+                f"model {config.model!r} has {model.config.num_labels} labels, but a cross-encoder "
+                "has one; use a model that was made for reranking"
             )
-        activation = _activation(
-            model.config, read_json(folder.root / "config_sentence_transformers.json", {})
-        )
+        settings = read_json(folder.root / "config_sentence_transformers.json", {})
+        activation = _activation(model.config, settings)
         samples = tokenizer.encode_pairs(_SAMPLES)
         body = getattr(model, model.base_model_prefix)
         pieces = _pieces(samples)
         with torch.inference_mode():
-            plain = [_alone(model, piece).logits for piece in pieces]
-            hidden = [_alone(body, piece).last_hidden_state[0] for piece in pieces]
-        head = split_head(model, tokenizer.pad_id)
+            plain = [_run_alone(model, piece).logits for piece in pieces]
+            hidden = [_run_alone(body, piece).last_hidden_state[0] for piece in pieces]
+        head = detach_head(model, tokenizer.pad_id)
         _check_head(head, pieces, hidden, torch.cat(plain), type(model).__name__)
-        backbone = Backbone.of(body, config, tokenizer.pad_id, samples.ids)
+        backbone = Backbone.from_model(body, config, tokenizer.pad_id, samples.ids)
         if backbone.device.type == "cpu":
             pack_linears(head)  # the same bits whatever the batch
         return cls(config, tokenizer, PairRunner(backbone, head, activation, config))
 
     @property
     def unpadded(self) -> bool:
-        """Whether pairs run end to end, without padding; see `core.unpadded`."""
+        """Return whether pairs run end to end, without padding; see `core.encoder.unpadded`."""
         return self._runner.backbone.unpadded
 
     def score(self, pairs: list[tuple[str, str]]) -> np.ndarray:
-        """float32 (n,), in the order of the pairs.
+        """Return float32 (n,), in the order of the pairs.
 
         Raises:
           InputError: a pair cannot be scored; the message names its position.
@@ -158,17 +162,16 @@ class CrossEncoder:
         return scoring.scores
 
     def score_with_counts(self, pairs: list[tuple[str, str]]) -> Scoring:
-        """Score pairs, each distinct input once, and say what was done; see `Scoring`."""
+        """Score pairs, each distinct input once, and count the work; see `Scoring`."""
         tokens = self._tokenizer.encode_pairs(pairs)
         pieces = _pieces(tokens)
         inputs = {piece.key: piece for piece in pieces}
         run = self._runner.run(list(inputs.values()))
         score_of = dict(zip(inputs, run.vectors, strict=True))
         found = [score_of[piece.key] for piece in pieces]
+        scores = [np.nan if score is None else score[0, 0] for score in found]
         return Scoring(
-            scores=np.array(
-                [np.nan if score is None else score[0, 0] for score in found], np.float32
-            ),
+            scores=np.array(scores, np.float32),
             tokens=tokens.lengths,
             dropped=tokens.dropped,
             needed=sum(len(piece.ids) for piece in inputs.values()),
@@ -179,7 +182,7 @@ class CrossEncoder:
 
 
 class PairRunner(BatchRunner):
-    """Runs pairs in batches of the token budget, halved where memory runs out; one score a piece."""
+    """Run pairs in batches of the token budget, halved where memory runs out; one score each."""
 
     def __init__(
         self,
@@ -192,7 +195,11 @@ class PairRunner(BatchRunner):
         self._activation = activation
 
     def start(self, pieces: list[Piece]) -> tuple["torch.Tensor", int]:
-        """One forward pass: float32 (pieces, 1), on the backbone's device, and the tokens computed."""
+        """Start one forward pass.
+
+        Returns:
+          float32 (pieces, 1), on the backbone's device, and the number of tokens computed.
+        """
         import torch
 
         with torch.inference_mode():
@@ -202,17 +209,18 @@ class PairRunner(BatchRunner):
             return self._activation(self._head(hidden, ids)), computed
 
 
-def split_head(model: Any, pad_id: int) -> "torch.nn.Module":
+def detach_head(model: Any, pad_id: int) -> "torch.nn.Module":
     """Take the head off a sequence classifier, which loses its body.
 
     Returns:
-      A module: token vectors of n texts end to end, float (total tokens, dim), and their ids, to logits (n, labels).
+      A module: token vectors of n texts end to end, float (total tokens, dim), and their ids, to
+      logits (n, labels).
     """
     import torch
     from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-    class GivenBody(torch.nn.Module):
-        """Hands on its input, as if it were what it made of it."""
+    class PassThroughBody(torch.nn.Module):
+        """Return the input as if it were this body's output."""
 
         def __init__(self, pooler: Any) -> None:
             super().__init__()
@@ -236,12 +244,11 @@ def split_head(model: Any, pad_id: int) -> "torch.nn.Module":
             mask = to_device(mask, hidden.device)
             vectors = hidden.new_zeros(*mask.shape, hidden.shape[1])
             vectors[mask] = hidden
-            return self.model(
-                input_ids=tokens, attention_mask=mask.long(), inputs_embeds=vectors
-            ).logits.float()
+            output = self.model(input_ids=tokens, attention_mask=mask.long(), inputs_embeds=vectors)
+            return output.logits.float()
 
     body = getattr(model, model.base_model_prefix)
-    setattr(model, model.base_model_prefix, GivenBody(getattr(body, "pooler", None)))
+    setattr(model, model.base_model_prefix, PassThroughBody(getattr(body, "pooler", None)))
     return Head().eval()
 
 
@@ -254,49 +261,44 @@ def _check_head(
         with torch.inference_mode():
             found = head(torch.cat(hidden), [piece.ids for piece in pieces])
         difference = float(((found - plain).abs() / plain.abs().clamp(min=1)).max())
-    except Exception as error:  # whatever it is, such a head is not run
+    except Exception as error:  # of any kind: such a head is not run
         raise InputError(
             f"{name}: its head does not run on token vectors ({error!r}); use another cross-encoder"
         ) from error
     if not difference < TOLERANCE:
         raise InputError(
-            f"{name}: its head scores token vectors otherwise, by {difference:.1e}; use another cross-encoder"
+            f"{name}: its head scores token vectors differently, by {difference:.1e}; "
+            "use another cross-encoder"
         )
 
 
-def _alone(model: Any, piece: Piece) -> Any:
-    """The plain output for one pair."""
-    import inspect
-
+def _run_alone(model: Any, piece: Piece) -> Any:
+    """Return the plain model's output for one pair."""
     import torch
 
     inputs = {"input_ids": piece.ids}
-    if "token_type_ids" in inspect.signature(model.forward).parameters and piece.types is not None:
+    if piece.types is not None and "token_type_ids" in inspect.signature(model.forward).parameters:
         inputs["token_type_ids"] = piece.types
     return model(**{name: torch.from_numpy(values).unsqueeze(0) for name, values in inputs.items()})
 
 
 def _pieces(tokens: PairTokens) -> list[Piece]:
-    nothing = np.zeros((1, 2), np.int64)
+    unused = np.zeros((1, 2), np.int64)
     return [
-        Piece(ids, nothing, nothing, np.array([len(ids)]), types)
+        Piece(ids, unused, unused, np.array([len(ids)]), types)
         for ids, types in zip(tokens.ids, tokens.types, strict=True)
     ]
 
 
 def _activation(config: Any, settings: dict[str, Any]) -> "torch.nn.Module":
-    """What sentence-transformers puts behind the logits, under whichever of its historical names; a sigmoid by default."""
-    import torch
+    """Return the activation that sentence-transformers applies to the logits; default sigmoid.
 
+    Files name it under one of several historical keys.
+    """
     named = (
         settings.get("activation_fn")
         or (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
         or getattr(config, "sbert_ce_default_activation_function", None)
         or "torch.nn.Sigmoid"
     )
-    name = named.rsplit(".", 1)[-1]
-    if not named.startswith("torch.nn.") or name not in ACTIVATIONS:  # a path is code
-        raise InputError(
-            f"activation {named!r} is none of {', '.join(ACTIVATIONS)}; name one of them in the model's files"
-        )
-    return getattr(torch.nn, name)()
+    return make_activation(named, "cross-encoder")

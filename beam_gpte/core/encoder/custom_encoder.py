@@ -1,4 +1,4 @@
-"""A user's own encoder behind the interface of `TextEncoder`."""
+"""Adapt a user's encoder to the interface of `TextEncoder`."""
 
 import numpy as np
 
@@ -8,15 +8,16 @@ from beam_gpte.core.metadata import VectorMetadata
 
 
 class CustomEncoder:
-    """Any object with `encode(list[str]) -> ndarray`, as the pipeline wants it: with metadata and counts.
+    """Wrap any object with `encode(list[str]) -> ndarray`, adding metadata and counts.
 
-    Its tokens are not known and count as 0. Its fingerprint is its attribute ``fingerprint``, else its class's name.
+    Its tokens are unknown and count as 0. Its fingerprint is the object's attribute
+    ``fingerprint``, or else the name of its class.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         name = type(encoder).__qualname__
-        probe = self._vectors(["dimension"])
+        probe = self._encode(["dimension"])
         self.metadata = VectorMetadata(
             model=name,
             fingerprint=str(getattr(encoder, "fingerprint", f"unknown {name}")),
@@ -27,13 +28,13 @@ class CustomEncoder:
         )
 
     def encode_with_counts(self, texts: list[str]) -> Encoding:
+        """Embed each distinct text once, one vector per text; see `Encoding`."""
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         rows = np.array([distinct[text] for text in texts], dtype=np.int64)
-        vectors = (
-            self._vectors(list(distinct))
-            if distinct
-            else np.empty((0, self.metadata.dim), np.float32)
-        )
+        if distinct:
+            vectors = self._encode(list(distinct))
+        else:
+            vectors = np.empty((0, self.metadata.dim), np.float32)
         unknown = np.zeros(len(rows), dtype=np.int64)
         return Encoding(
             vectors=vectors[rows],
@@ -48,11 +49,11 @@ class CustomEncoder:
             failed={},
         )
 
-    def _vectors(self, texts: list[str]) -> np.ndarray:
+    def _encode(self, texts: list[str]) -> np.ndarray:
         vectors = np.ascontiguousarray(self._encoder.encode(texts), dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise InputError(
-                f"{type(self._encoder).__qualname__}.encode gave shape {vectors.shape} for {len(texts)} texts; "
-                f"give ({len(texts)}, dim)"
+                f"{type(self._encoder).__qualname__}.encode returned shape {vectors.shape} "
+                f"for {len(texts)} texts; return ({len(texts)}, dim)"
             )
         return vectors

@@ -1,4 +1,7 @@
-"""The modules behind the pooling: Dense, LayerNorm, Normalize, as sentence-transformers saves them."""
+"""Load the modules after the pooling as sentence-transformers saves them.
+
+These are Dense, LayerNorm and Normalize.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,7 @@ ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
 
 
 def load_head(modules: tuple[Module, ...]) -> "torch.nn.Sequential":
-    """The modules as one torch module: (n, pooled dim) to (n, dim)."""
+    """Load the modules as one torch module: (n, pooled dim) to (n, dim)."""
     import torch
 
     return torch.nn.Sequential(*(_LOADERS[module.kind](module) for module in modules)).eval()
@@ -23,24 +26,39 @@ def _dense(module: Module) -> "torch.nn.Module":
     import torch
 
     config = module.config
-    if (
-        config.get("use_residual")
-        or config.get("module_input_name", "sentence_embedding") != "sentence_embedding"
-    ):
+    takes = config.get("module_input_name", "sentence_embedding")
+    if config.get("use_residual") or takes != "sentence_embedding":
         raise InputError(
-            f"model folder {module.folder}: a Dense module with a residual or a token input is not run yet"
+            f"model folder {module.folder}: a Dense module with a residual or a token input "
+            "is not supported yet; use another model"
         )
     linear = torch.nn.Linear(
         config["in_features"], config["out_features"], bias=config.get("bias", True)
     )
     _load_weights(linear, module, prefix="linear.")
     path = config.get("activation_function") or "torch.nn.Tanh"
+    return torch.nn.Sequential(linear, make_activation(path, f"model folder {module.folder}"))
+
+
+def make_activation(path: str, owner: str) -> "torch.nn.Module":
+    """Make an activation from its class path.
+
+    Args:
+      path: such as ``torch.nn.GELU``.
+      owner: starts the error message.
+
+    Raises:
+      InputError: the path is not one of `ACTIVATIONS`.
+    """
+    import torch
+
     name = path.rsplit(".", 1)[-1]
     if not path.startswith("torch.nn.") or name not in ACTIVATIONS:
         raise InputError(
-            f"model folder {module.folder}: activation {path!r} is none of {', '.join(ACTIVATIONS)}"
+            f"{owner}: activation {path!r} is not one of {', '.join(ACTIVATIONS)}; "
+            "name one of them in the model's files"
         )
-    return torch.nn.Sequential(linear, getattr(torch.nn, name)())
+    return getattr(torch.nn, name)()
 
 
 def _layer_norm(module: Module) -> "torch.nn.Module":
@@ -67,7 +85,8 @@ def _load_weights(target: "torch.nn.Module", module: Module, prefix: str) -> Non
     path = module.folder / "model.safetensors"
     if not path.exists():
         raise InputError(
-            f"model folder {module.folder}: no model.safetensors; convert the weights to safetensors"
+            f"model folder {module.folder}: no model.safetensors; "
+            "convert the weights to safetensors"
         )
     weights = {
         name.removeprefix(prefix): tensor

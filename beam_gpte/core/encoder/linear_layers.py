@@ -1,16 +1,18 @@
-"""Linear layers for CPUs: the fastest products of the machine, in fp32 or bfloat16, with the same bits in any batch.
+"""Replace linear layers by faster ones for CPUs that give the same bits in any batch.
 
-PyTorch reorders a layer's weights at every call. oneDNN keeps them in the order its kernel wants, which gives 85-92 % of the
-sgemm peak, and the same bits whatever the number of rows and threads. The operators are private to PyTorch, so they are
-tried out before they are used, and the plain layer stays where they fail.
+PyTorch reorders a layer's weights at every call. oneDNN keeps them in the order that its kernel
+wants, which gives 85-92 % of the sgemm peak, and the same bits for any number of rows and threads,
+in fp32 and in bfloat16. The operators are private to PyTorch, so they are tested before they are
+used, and the plain layer stays where they fail.
 
-Without AVX-512 MKL's products in fp32, PyTorch's own, are faster: 87 GFLOP/s against 79 of oneDNN, and against 56 with the
-GELU inside, on a core of AMD's Zen 3. A row has the same bits there too, unless it comes with fewer than four rows a thread:
-`SteadyLinear` fills up.
+Without AVX-512 MKL's products in fp32, PyTorch's own, are faster: 87 GFLOP/s against 79 of oneDNN,
+and against 56 with the GELU inside, on a core of AMD's Zen 3. A row has the same bits there too,
+unless it comes with fewer than four rows per thread: `BatchInvariantLinear` pads them.
 
-bfloat16 pays where the CPU multiplies it faster than fp32, which its flags do not say. AMD's Zen 4 is twice as fast. Intel's
-Sapphire Rapids without AMX, which virtual machines often hide, is half as fast: it starts one vdpbf16ps, 32 products, in two
-cycles, but two fp32 multiply-adds, 32 products, in every cycle. `bf16_gain` measures it.
+bfloat16 pays where the CPU multiplies it faster than fp32, which its flags do not tell. AMD's Zen 4
+is twice as fast. Intel's Sapphire Rapids without AMX, which virtual machines often hide, is half as
+fast: it starts one vdpbf16ps, 32 products, in two cycles, but two fp32 multiply-adds, 32 products,
+in every cycle. `bf16_speedup` measures it.
 """
 
 import functools
@@ -24,36 +26,52 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-KERNELS = 16  # of oneDNN that are kept
-ROWS = 4096  # rows the layout is chosen for: a full micro-batch
-STEADY_ROWS = 64  # MKL takes another kernel for fewer than 4 rows, of each thread
+# Kernels that oneDNN keeps.
+KERNELS = 16
+
+# Rows that the weight's layout is chosen for: a full micro-batch.
+ROWS = 4096
+
+# MKL takes another kernel for fewer than 4 rows per thread.
+INVARIANT_ROWS = 64
 
 
 def pack_linears(model: Any, bf16: bool = False) -> int:
-    """Replace every `torch.nn.Linear` below `model` by a packed or a steady one; returns how many.
+    """Replace every `torch.nn.Linear` below `model` by a packed or a batch-invariant one.
 
-    Nothing is replaced where PyTorch's operators are missing or fail; with `bf16` that raises instead, because plain
-    layers would give other vectors.
+    Nothing is replaced where PyTorch's operators are missing or fail; with `bf16` that raises
+    instead, because plain layers would give other vectors.
+
+    Returns:
+      The number of layers replaced.
 
     Raises:
       NotImplementedError: `bf16` on a machine that cannot multiply in bfloat16.
     """
     import torch
 
-    if bf16 and not _works(torch.bfloat16):
+    if bf16 and not _operators_work(torch.bfloat16):
         raise NotImplementedError("this CPU has no bfloat16 products; use precision fp32")
-    steady = not bf16 and _mkl_is_faster()
-    if not bf16 and not steady and not _works(torch.float32):
+    use_mkl = not bf16 and _mkl_is_faster()
+    if not bf16 and not use_mkl and not _operators_work(torch.float32):
         return 0
-    if bf16 and (gain := bf16_gain()) < 1:
+    if bf16 and (speedup := bf16_speedup()) < 1:
         _log.warning(
-            "bfloat16 products take %.1f times as long as fp32 on this CPU; precision fp32 is faster",
-            1 / gain,
+            "bfloat16 products take %.1f times as long as fp32 on this CPU; "
+            "precision fp32 is faster",
+            1 / speedup,
         )
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    make = (
-        steady_linear_class() if steady else functools.partial(packed_linear_class(), dtype=dtype)
-    )
+    if use_mkl:
+        make = batch_invariant_linear_class()
+    else:
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        make = functools.partial(packed_linear_class(), dtype=dtype)
+    return _replace_linears(model, make)
+
+
+def _replace_linears(model: Any, make: Any) -> int:
+    import torch
+
     count = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -64,56 +82,52 @@ def pack_linears(model: Any, bf16: bool = False) -> int:
     return count
 
 
-def bound_caches() -> None:
-    """Keep few of oneDNN's kernels, which it makes for every number of rows; to be called before a model is loaded.
+def limit_kernel_caches() -> None:
+    """Limit oneDNN's kernels, made for every number of rows; call it before a model is loaded.
 
-    Batches without padding are of ever new sizes. With the 1,024 kernels that PyTorch and oneDNN keep by default, MiniLM
-    grew from 0.67 to 1.27 GB over 400 batches, and would have grown on.
+    Batches without padding keep having new sizes. With the 1,024 kernels that PyTorch and oneDNN
+    keep by default, MiniLM grew from 0.67 to 1.27 GB over 400 batches, and would have grown on.
     """
     for variable in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(variable, str(KERNELS))
 
 
 def _fuse_gelu(parent: Any) -> None:
-    """Let the first product of a BERT-type feed-forward layer apply the GELU behind it, while its output is in the cache.
+    """Let the first product of a BERT-type feed-forward layer apply the GELU that follows.
 
-    The bits are those of the two steps. At a full micro-batch the widest tensor is written once instead of twice: 8 % of the
-    time of MiniLM, most of it in page faults.
+    Its output is still in the cache, and the bits are those of the two steps. At a full micro-batch
+    the widest tensor is written once instead of twice: 8 % of the time of MiniLM, most of it in
+    page faults.
     """
     import torch
 
     children = dict(parent.named_children())
-    if list(children) != ["dense", "intermediate_act_fn"] or not isinstance(
-        children["dense"], packed_linear_class()
-    ):
+    if list(children) != ["dense", "intermediate_act_fn"]:
         return
     dense, activation = children.values()
-    if (
-        getattr(activation, "act", None) is not torch.nn.functional.gelu
-    ):  # tanh approximations and others
+    if not isinstance(dense, packed_linear_class()):
         return
+    if getattr(activation, "act", None) is not torch.nn.functional.gelu:
+        return  # tanh approximations and others
     with torch.inference_mode():
         x = torch.linspace(-1, 1, dense.in_features).unsqueeze(0)
         before = parent(x)
         dense.activation, parent.intermediate_act_fn = "gelu", torch.nn.Identity()
-        if not torch.allclose(
-            parent(x), before, rtol=1e-2 if dense.dtype == torch.bfloat16 else 1e-5, atol=1e-5
-        ):
-            dense.activation, parent.intermediate_act_fn = (
-                "none",
-                activation,
-            )  # a module that only looks like BERT's
+        rtol = 1e-2 if dense.dtype == torch.bfloat16 else 1e-5
+        if not torch.allclose(parent(x), before, rtol=rtol, atol=1e-5):
+            # a module that only looks like BERT's
+            dense.activation, parent.intermediate_act_fn = "none", activation
 
 
 @functools.cache
 def packed_linear_class() -> Any:
-    """The layer's class; torch is imported when a model is loaded, not with this module."""
+    """Return the class of packed layers; torch is imported when a model is loaded, not before."""
     import torch
 
     multiply = torch.ops.mkldnn._linear_pointwise
 
     class PackedLinear(torch.nn.Module):
-        """`torch.nn.Linear` with a prepacked weight; takes and gives fp32, multiplies in `dtype`."""
+        """Apply a `torch.nn.Linear` with a prepacked weight: fp32 to fp32, products in `dtype`."""
 
         def __init__(self, linear: "torch.nn.Linear", dtype: "torch.dtype") -> None:
             super().__init__()
@@ -121,7 +135,7 @@ def packed_linear_class() -> Any:
             self.dtype = dtype
             self.activation = "none"
             weight = linear.weight.detach()
-            # models look at .weight for its dtype and device; one stored number stands for it
+            # models read the dtype and device of .weight; one stored number represents it
             self.weight = torch.zeros(1, dtype=weight.dtype).expand(weight.shape)
             self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
             self._packed = _pack(weight.to(dtype))
@@ -135,12 +149,12 @@ def packed_linear_class() -> Any:
 
 
 @functools.cache
-def steady_linear_class() -> Any:
-    """The layer's class, see `packed_linear_class`."""
+def batch_invariant_linear_class() -> Any:
+    """Return the class of MKL's layers; see `packed_linear_class`."""
     import torch
 
-    class SteadyLinear(torch.nn.Module):
-        """`torch.nn.Linear`, filled up with rows of zeros where MKL would multiply a few rows in another way."""
+    class BatchInvariantLinear(torch.nn.Module):
+        """Apply a `torch.nn.Linear`, padded with zeros where MKL treats few rows differently."""
 
         def __init__(self, linear: "torch.nn.Linear") -> None:
             super().__init__()
@@ -149,18 +163,18 @@ def steady_linear_class() -> Any:
 
         def forward(self, x: "torch.Tensor") -> "torch.Tensor":
             rows = x.reshape(-1, self.in_features)
-            if len(rows) >= STEADY_ROWS:
+            if len(rows) >= INVARIANT_ROWS:
                 return torch.nn.functional.linear(x, self.weight, self.bias)
-            rows = torch.nn.functional.pad(rows, (0, 0, 0, STEADY_ROWS - len(rows)))
+            rows = torch.nn.functional.pad(rows, (0, 0, 0, INVARIANT_ROWS - len(rows)))
             filled = torch.nn.functional.linear(rows, self.weight, self.bias)
             return filled[: x.numel() // self.in_features].reshape(*x.shape[:-1], self.out_features)
 
-    return SteadyLinear
+    return BatchInvariantLinear
 
 
 @functools.cache
 def _mkl_is_faster() -> bool:
-    """Whether this is a CPU where MKL multiplies faster than oneDNN, and by rows of the same bits."""
+    """Return whether MKL multiplies faster than oneDNN here, and each row to the same bits."""
     import torch
 
     if not torch.backends.mkl.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX2":
@@ -168,7 +182,7 @@ def _mkl_is_faster() -> bool:
     generator = torch.Generator().manual_seed(0)
     linear = torch.nn.utils.skip_init(torch.nn.Linear, 384, 96, bias=False)
     linear.weight.data = torch.randn(96, 384, generator=generator)
-    x, layer = torch.randn(512, 384, generator=generator), steady_linear_class()(linear)
+    x, layer = torch.randn(512, 384, generator=generator), batch_invariant_linear_class()(linear)
     with torch.inference_mode():
         whole = layer(x)
         return all(
@@ -183,8 +197,8 @@ def _pack(weight: "torch.Tensor") -> "torch.Tensor":
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
 
 
-def _works(dtype: "torch.dtype") -> bool:
-    """Whether the operators are there, run, and are right."""
+def _operators_work(dtype: "torch.dtype") -> bool:
+    """Return whether the operators exist, run, and are correct."""
     import torch
 
     try:
@@ -192,28 +206,26 @@ def _works(dtype: "torch.dtype") -> bool:
             return False
         generator = torch.Generator().manual_seed(0)
         weight, x = (torch.randn(64, 64, generator=generator) for _ in range(2))
-        y = torch.ops.mkldnn._linear_pointwise(
-            x.to(dtype), _pack(weight.to(dtype)), None, "none", [], ""
-        )
-        return bool(
-            torch.allclose(
-                y.float(), x @ weight.T, rtol=0, atol=1e-4 if dtype == torch.float32 else 0.3
-            )
-        )
+        packed = _pack(weight.to(dtype))
+        y = torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed, None, "none", [], "")
+        atol = 1e-4 if dtype == torch.float32 else 0.3
+        return bool(torch.allclose(y.float(), x @ weight.T, rtol=0, atol=atol))
     except (RuntimeError, AttributeError):
         return False
 
 
-def bf16_gain() -> float:
-    """How many times faster this CPU multiplies in bfloat16 than in fp32, casts included; 0 if it cannot. Takes 30 ms."""
+def bf16_speedup() -> float:
+    """Measure how many times faster this CPU multiplies in bfloat16 than in fp32, casts included.
+
+    Takes 30 ms. 0 if the CPU cannot.
+    """
     import torch
 
-    if not (_works(torch.float32) and _works(torch.bfloat16)):
+    if not (_operators_work(torch.float32) and _operators_work(torch.bfloat16)):
         return 0.0
     packed = packed_linear_class()
-    linear = torch.nn.utils.skip_init(
-        torch.nn.Linear, 512, 512, bias=False
-    )  # random weights would move the user's seed
+    # random weights would advance the user's random generator
+    linear = torch.nn.utils.skip_init(torch.nn.Linear, 512, 512, bias=False)
     torch.nn.init.ones_(linear.weight)
     x = torch.ones(512, 512)
     layers = {dtype: packed(linear, dtype) for dtype in (torch.float32, torch.bfloat16)}

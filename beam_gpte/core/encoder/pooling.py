@@ -1,7 +1,8 @@
-"""Token vectors to text vectors, over texts that lie end to end.
+"""Pool token vectors into text vectors, over texts that lie end to end.
 
-All functions take ``hidden`` float (total tokens, dim), the token vectors of n texts one behind the other, and
-``offsets`` int64 (n + 1,), where each begins. A text's result depends on its own tokens only, bit for bit.
+All functions take ``hidden`` float (total tokens, dim), the token vectors of n texts one after the
+other, and ``offsets`` int64 (n + 1,), where each begins. A text's result depends on its own tokens
+only, bit for bit.
 """
 
 from typing import TYPE_CHECKING
@@ -19,9 +20,12 @@ def pool(
     """Pool each text, or each span, in every mode and concatenate.
 
     Args:
+      hidden: float (total tokens, dim), the token vectors of n texts end to end.
+      offsets: int64 (n + 1,), where each text begins and the last ends.
       modes: of `config.POOLING_MODES`.
-      spans: int64 (m, 3): text, first token and end within it. Tokens keep their place in the text: `weighted_mean`
-        weighs the tokens behind an excluded prompt as if it were there, as sentence-transformers does.
+      spans: int64 (m, 3): text, first token and end within it. Tokens keep their position in the
+        text: `weighted_mean` weighs the tokens after an excluded prompt as if the prompt were
+        there, as sentence-transformers does.
 
     Returns:
       float (n or m, dim * len(modes)).
@@ -36,13 +40,11 @@ def pool(
         starts, ends = offsets[text] + first, offsets[text] + spans[:, 2]
         lengths = ends - starts
         bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        rows = torch.arange(int(bounds[-1]), device=hidden.device) + (
-            starts - bounds[:-1]
-        ).repeat_interleave(lengths)
+        shifts = (starts - bounds[:-1]).repeat_interleave(lengths)
+        rows = torch.arange(int(bounds[-1]), device=hidden.device) + shifts
         hidden, starts, ends = hidden[rows], bounds[:-1], bounds[1:]
-    shifts = (first - starts).repeat_interleave(
-        ends - starts, output_size=hidden.shape[0]
-    )  # given it, a GPU is not asked
+    # a known output_size saves asking the GPU for it
+    shifts = (first - starts).repeat_interleave(ends - starts, output_size=hidden.shape[0])
     positions = torch.arange(hidden.shape[0], device=hidden.device) + shifts
     return torch.cat([_pool(hidden, positions, starts, ends, mode) for mode in modes], dim=1)
 
@@ -61,17 +63,14 @@ def _pool(
     if mode == "last":
         return hidden[ends - 1]
     lengths = ends - starts
-    counts = lengths.to(hidden.dtype).unsqueeze(1)
     if mode == "max":
         return torch.segment_reduce(hidden, "max", lengths=lengths, axis=0, unsafe=True)
-    if mode == "mean":
-        return torch.segment_reduce(hidden, "sum", lengths=lengths, axis=0, unsafe=True) / counts
-    if mode == "mean_sqrt_len":
-        return (
-            torch.segment_reduce(hidden, "sum", lengths=lengths, axis=0, unsafe=True)
-            / counts.sqrt()
-        )
-    # weighted_mean: the i-th token weighs i (SGPT, arXiv 2202.08904); a skipped prompt does not shift the weights
+    if mode in ("mean", "mean_sqrt_len"):
+        counts = lengths.to(hidden.dtype).unsqueeze(1)
+        total = torch.segment_reduce(hidden, "sum", lengths=lengths, axis=0, unsafe=True)
+        return total / (counts if mode == "mean" else counts.sqrt())
+    # weighted_mean: the i-th token weighs i (SGPT, arXiv 2202.08904); a skipped prompt does not
+    # shift the weights
     weights = (positions + 1).to(hidden.dtype).unsqueeze(1)
     total = torch.segment_reduce(hidden * weights, "sum", lengths=lengths, axis=0, unsafe=True)
     return total / torch.segment_reduce(weights, "sum", lengths=lengths, axis=0, unsafe=True)

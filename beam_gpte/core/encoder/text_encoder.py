@@ -1,21 +1,19 @@
-"""Texts to vectors: `TextEncoder.encode(texts) -> float32 (n, dim)`, in input order.
+"""Encode texts into vectors: `TextEncoder.encode(texts) -> float32 (n, dim)`, in input order.
 
-texts --> distinct texts --> tokens --> batches by length --> backbone --> pooling --> head --> vectors
+texts --> distinct texts --> tokens --> batches by length --> backbone --> pooling --> head
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from beam_gpte.core.encoder.backbone import Backbone, import_torch, position_limit
+from beam_gpte.core.encoder.backbone import Backbone, import_torch
 from beam_gpte.core.encoder.batch_runner import BatchRunner
-from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig
+from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig, hash_settings
 from beam_gpte.core.encoder.heads import load_head
 from beam_gpte.core.encoder.inputs import Prepared, Preparer
 from beam_gpte.core.encoder.model_folder import (
@@ -24,6 +22,7 @@ from beam_gpte.core.encoder.model_folder import (
     hash_files,
     read_model_folder,
 )
+from beam_gpte.core.encoder.pretrained import position_limit
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata
@@ -31,27 +30,10 @@ from beam_gpte.core.metadata import VectorMetadata
 if TYPE_CHECKING:
     import torch
 
-# Part of every fingerprint: raise it when a change here changes vectors by more than rounding.
-ENGINE = 1
+# Texts that are tokenized at once and sorted by length together.
+TEXTS_AHEAD = 8192
 
-# Settings of a configuration that are part of every fingerprint as they are; the others are resolved first, or change no
-# vector (token_budget, device).
-_DECISIVE = (
-    "template",
-    "pool_text_only",
-    "tail_tokens",
-    "layers",
-    "normalize",
-    "truncate_dim",
-    "long_text",
-    "chunk_tokens",
-    "overlap_tokens",
-    "precision",
-)
-
-TEXTS_AHEAD = 8192  # tokenised at once, sorted by length together
-
-# Texts of several lengths, two of them of one length, to try with a model whether packed texts keep to themselves.
+# Texts of several lengths, two of them of one length, to test whether packed texts stay separate.
 _SAMPLES = [
     "one",
     "two",
@@ -63,17 +45,18 @@ _SAMPLES = [
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Any text embedding model: bring your own by this one method.
+    """Define a text embedding model by one method: bring your own.
 
-    An attribute ``fingerprint: str`` that changes with the vectors lets sinks tell two models of one class apart.
+    An attribute ``fingerprint: str`` that changes with the vectors lets sinks tell two models of
+    one class apart.
     """
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """One float32 vector a text, shape (n, dim), in the order of the texts."""
+        """Return one float32 vector per text, shape (n, dim), in the order of the texts."""
 
 
 def as_model(model: object) -> "EncoderConfig | Encoder":
-    """What a user gave as a model, a name made a configuration.
+    """Turn a name into a configuration; return configurations and encoders unchanged.
 
     Raises:
       InputError: it is neither name nor configuration nor an object that encodes.
@@ -82,24 +65,27 @@ def as_model(model: object) -> "EncoderConfig | Encoder":
         return EncoderConfig(model)
     if not isinstance(model, EncoderConfig | Encoder):
         raise InputError(
-            f"model {model!r}: give a name, a folder, an EncoderConfig or an object with encode(texts)"
+            f"model {model!r}: give a name, a folder, an EncoderConfig "
+            "or an object with encode(texts)"
         )
     return model
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """What became of some texts.
+    """Hold the vectors of some texts, and count the work.
 
     Attributes:
-      vectors: float32 (m, dim): one a text, or one a chunk where the configuration says so; NaN for a text that failed.
+      vectors: float32 (m, dim): one per text, or one per chunk if so configured; NaN for a text
+        that failed.
       text: int64 (m,), the text of each vector, ascending.
-      chars: int64 (m, 2), the stretch of the text that each vector stands for.
-      tokens: int64 (m,), tokens that went into each vector, special tokens included where they were pooled.
-      dropped: int64 (n,), tokens of each text that no vector has seen.
-      distinct: how many different inputs there were; each was run once.
+      chars: int64 (m, 2), the characters of the text that each vector represents.
+      tokens: int64 (m,), tokens that went into each vector, special tokens included where they were
+        pooled.
+      dropped: int64 (n,), tokens of each text that are in no vector.
+      distinct: number of distinct inputs; each was run once.
       needed: tokens of these inputs.
-      computed: tokens the backbone ran over, padding included.
+      computed: tokens that the backbone ran over, padding included.
       retries: how often a batch was halved because it did not fit the memory.
       failed: why a text has no vector, by position.
     """
@@ -116,10 +102,18 @@ class Encoding:
     failed: dict[int, str]
 
 
-class TextEncoder:
-    """A pretrained model, loaded; safe to share between threads.
+class _TextVectors(NamedTuple):
+    """Hold the vectors of one text with the fields of `Encoding` that go with them."""
 
-    Same input, same vector: what a text's neighbours are changes it by less than 1e-5 in fp32.
+    vectors: np.ndarray
+    chars: np.ndarray
+    tokens: np.ndarray
+
+
+class TextEncoder:
+    """Encode texts with a loaded pretrained model; safe to share between threads.
+
+    Same input, same vector: a text's neighbors change it by less than 1e-5 in fp32.
     """
 
     def __init__(
@@ -137,21 +131,22 @@ class TextEncoder:
         pooling = tuple("mean" if mode == TAIL_MEAN else mode for mode in modes)
         self._runner = BatchRunner(backbone, head, pooling, config)
         self._preparer = Preparer(tokenizer, config, self._prompt, folder.pool_prompt)
-        self.metadata = self._describe(hash_files(folder), modes, folder.pool_prompt)
+        self.metadata = self._make_metadata(hash_files(folder), modes, folder.pool_prompt)
 
     @classmethod
     def load(cls, config: EncoderConfig | str, root: Path | None = None) -> "TextEncoder":
-        """Load a model from a hub name or a folder: safetensors only, and none of its code unless trusted.
+        """Load a model from a hub name or a folder.
+
+        Weights are safetensors only, and none of the model's code is run unless trusted.
 
         Args:
-          config: what to load; a string stands for a model with all defaults.
-          root: the folder the model was brought to, where `config.model` names a place that only the caller can read.
+          config: the model; a string means a model with all defaults.
+          root: the local folder that holds the model where `config.model` names a remote place.
 
         Raises:
-          InputError: the model is not there, has no safetensors, or has modules that cannot be run.
+          InputError: the model does not exist, has no safetensors, or has unsupported modules.
         """
-        if isinstance(config, str):
-            config = EncoderConfig(config)
+        config = EncoderConfig(config) if isinstance(config, str) else config
         import_torch()
         folder = read_model_folder(root or find_model(config))
         folder.prompt(config)
@@ -162,15 +157,17 @@ class TextEncoder:
 
     @property
     def dim(self) -> int:
+        """Return the dimensions of a vector."""
         return self.metadata.dim
 
     @property
     def unpadded(self) -> bool:
-        """Whether texts run end to end, without padding; see `core.unpadded`."""
+        """Return whether texts run end to end, without padding; see `core.encoder.unpadded`."""
         return self._runner.backbone.unpadded
 
     @property
     def fingerprint(self) -> str:
+        """Return a hash of everything that changes a vector."""
         return self.metadata.fingerprint
 
     def encode(self, texts: list[str]) -> np.ndarray:
@@ -180,12 +177,13 @@ class TextEncoder:
           float32 (n, dim), in the order of the texts.
 
         Raises:
-          InputError: a text cannot be embedded (the message names its position), or the configuration gives one vector a
-            chunk (`encode_with_counts` says which text each is of).
+          InputError: a text cannot be embedded (the message names its position), or one vector per
+            chunk is configured (`encode_with_counts` returns the text of each).
         """
         if self.config.long_text in ("chunks", "late_chunks"):
             raise InputError(
-                f"long_text {self.config.long_text!r} gives several vectors a text; call encode_with_counts"
+                f"long_text {self.config.long_text!r} gives several vectors per text; "
+                "call encode_with_counts"
             )
         encoding = self.encode_with_counts(texts)
         for position, reason in encoding.failed.items():
@@ -193,50 +191,38 @@ class TextEncoder:
         return encoding.vectors
 
     def encode_with_counts(self, texts: list[str]) -> Encoding:
-        """Embed `texts`, each distinct input once, and say what was done; see `Encoding`."""
+        """Embed `texts`, each distinct input once, and count the work; see `Encoding`."""
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         prepared: list[Prepared] = []
         vectors_of: dict[bytes, np.ndarray | None] = {}
         runs, needed = [], 0
         for some in self._prepare_ahead(list(distinct)):
             prepared += some
-            # texts that differ in blanks or case alone are often the same to the model
-            inputs = {
-                piece.key: piece
-                for one in some
-                for piece in one.pieces
-                if piece.key not in vectors_of
-            }
+            # texts that differ only in blanks or case are often the same to the model
+            pieces = (piece for one in some for piece in one.pieces)
+            inputs = {piece.key: piece for piece in pieces if piece.key not in vectors_of}
             runs.append(self._runner.run(list(inputs.values())))
             vectors_of |= zip(inputs, runs[-1].vectors, strict=True)
             needed += sum(len(piece.ids) for piece in inputs.values())
 
-        rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        parts: list[_TextVectors] = []
         failed: dict[int, str] = {}
         for position, text in enumerate(texts):
-            pieces = prepared[distinct[text]].pieces
-            vectors = [part for piece in pieces if (part := vectors_of[piece.key]) is not None]
-            if not pieces or len(vectors) < len(pieces):
-                failed[position] = (
-                    "text has no tokens" if not pieces else max(run.too_large for run in runs)
-                )
-                rows.append((self._nothing, np.array([[0, len(text)]]), np.array([0])))
-                continue
-            counts = np.concatenate([piece.counts for piece in pieces])
-            chars = np.concatenate([piece.chars for piece in pieces])
-            rows.append(self._gather(np.concatenate(vectors), chars, counts))
-        lengths = [len(vectors) for vectors, _, _ in rows]
+            part = self._gather(prepared[distinct[text]], vectors_of)
+            if part is None:
+                has_pieces = prepared[distinct[text]].pieces
+                too_large = max(run.too_large for run in runs)
+                failed[position] = too_large if has_pieces else "text has no tokens"
+                part = _TextVectors(self._no_vector, np.array([[0, len(text)]]), np.array([0]))
+            parts.append(part)
+        # without texts, shapes and types of the results remain
+        empty = _TextVectors(self._no_vector[:0], np.empty((0, 2), int), np.empty(0, int))
+        joined = _TextVectors(*map(np.concatenate, zip(empty, *parts, strict=True)))
         return Encoding(
-            vectors=np.concatenate([vectors for vectors, _, _ in rows])
-            if rows
-            else self._nothing[:0],
-            text=np.repeat(np.arange(len(texts)), lengths),
-            chars=np.concatenate([chars for _, chars, _ in rows])
-            if rows
-            else np.empty((0, 2), np.int64),
-            tokens=np.concatenate([counts for _, _, counts in rows])
-            if rows
-            else np.empty(0, np.int64),
+            vectors=joined.vectors,
+            text=np.repeat(np.arange(len(texts)), [len(part.vectors) for part in parts]),
+            chars=joined.chars,
+            tokens=joined.tokens,
             dropped=np.array([prepared[distinct[text]].dropped for text in texts], np.int64),
             distinct=len(vectors_of),
             needed=needed,
@@ -246,7 +232,7 @@ class TextEncoder:
         )
 
     def _prepare_ahead(self, texts: list[str]) -> Iterator[list[Prepared]]:
-        """`texts`, some at a time; the next are tokenised by another thread while the model runs."""
+        """Prepare some `texts` at a time; a thread tokenizes the next while the model runs."""
         parts = [texts[i : i + TEXTS_AHEAD] for i in range(0, len(texts), TEXTS_AHEAD)]
         if len(parts) < 2:
             yield from map(self._preparer.prepare, parts)
@@ -254,40 +240,50 @@ class TextEncoder:
         with ThreadPoolExecutor(1) as tokenizing:
             following = tokenizing.submit(self._preparer.prepare, parts[0])
             for part in parts[1:]:
-                ready, following = (
-                    following.result(),
-                    tokenizing.submit(self._preparer.prepare, part),
-                )
+                ready = following.result()
+                following = tokenizing.submit(self._preparer.prepare, part)
                 yield ready
             yield following.result()
 
     @property
-    def _nothing(self) -> np.ndarray:
+    def _no_vector(self) -> np.ndarray:
         return np.full((1, self.dim), np.nan, np.float32)
 
     def _gather(
-        self, vectors: np.ndarray, chars: np.ndarray, counts: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One text's vectors: as they are, or for windows their mean, weighted by tokens."""
+        self, prepared: Prepared, vectors_of: dict[bytes, np.ndarray | None]
+    ) -> _TextVectors | None:
+        """Collect one text's vectors; None if it has no pieces, or a piece failed.
+
+        Windows are averaged, weighted by tokens.
+        """
+        pieces = prepared.pieces
+        found = [part for piece in pieces if (part := vectors_of[piece.key]) is not None]
+        if not pieces or len(found) < len(pieces):
+            return None
+        vectors = np.concatenate(found)
+        chars = np.concatenate([piece.chars for piece in pieces])
+        tokens = np.concatenate([piece.counts for piece in pieces])
         if self.config.long_text != "windows" or len(vectors) == 1:
-            return vectors, chars, counts
-        mean = np.average(vectors, axis=0, weights=counts, keepdims=True).astype(np.float32)
+            return _TextVectors(vectors, chars, tokens)
+        mean = np.average(vectors, axis=0, weights=tokens, keepdims=True).astype(np.float32)
         if self.config.normalize:
             mean /= np.linalg.norm(mean)
-        return mean, np.array([[chars[0, 0], chars[-1, 1]]]), counts.sum(keepdims=True)
+        whole = np.array([[chars[0, 0], chars[-1, 1]]])
+        return _TextVectors(mean, whole, tokens.sum(keepdims=True))
 
-    def _describe(self, files: str, modes: tuple[str, ...], pool_prompt: bool) -> VectorMetadata:
-        """Measure the output on a probe and derive the fingerprint from all that can change a vector."""
+    def _make_metadata(
+        self, files_hash: str, modes: tuple[str, ...], pool_prompt: bool
+    ) -> VectorMetadata:
+        """Measure the output on a probe and hash everything that can change a vector."""
         config = self.config
         full, unit = self._runner.full_dim(self._tokenizer.encode(["dimension"]).ids[0])
         if config.truncate_dim is not None and config.truncate_dim > full:
             raise InputError(
-                f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full} dimensions"
+                f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full} "
+                "dimensions; give at most that"
             )
-        settings = {
-            **{name: getattr(config, name) for name in _DECISIVE},
-            "engine": ENGINE,
-            "files": files,
+        resolved = {
+            "files": files_hash,
             "pooling": modes,
             "pool_prompt": pool_prompt or not self._prompt,
             "prompt": self._prompt,
@@ -295,9 +291,7 @@ class TextEncoder:
         }
         return VectorMetadata(
             model=config.model,
-            fingerprint=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[
-                :16
-            ],
+            fingerprint=hash_settings(config, resolved),
             pooling="+".join(modes),
             prompt=config.template or self._prompt,
             dim=min(config.truncate_dim or full, full),

@@ -1,4 +1,4 @@
-"""Where to look for neighbours when comparing every source with every target no longer pays.
+"""Choose cells to search for neighbors in when comparing all sources with all targets is too slow.
 
 Costs in seconds of one core, for N sources, M targets and vectors of `dim` dimensions:
 
@@ -6,15 +6,16 @@ Costs in seconds of one core, for N sources, M targets and vectors of `dim` dime
     embedding   (N + M) EMBED_SECONDS
     cells       (N M PROBED + (N + M) CELLS) dim / PRODUCTS_PER_SECOND
 
-Exact search pays as long as it costs no more than embedding both sides with a small encoder, since a job that has to embed
-then takes at most twice as long: at 384 dimensions up to 2.2 million rows a side. Beyond, cells keep the search cheaper than
-embedding up to some 35 million.
+Exact search pays as long as it costs no more than embedding both sides with a small encoder, since
+a job that has to embed then takes at most twice as long: at 384 dimensions up to 2.2 million rows
+per side. Beyond that, cells keep the search cheaper than embedding up to some 35 million.
 
-Cells are those of spherical k-means (`core.space`) over both sides. Every row of one side is at home in the cell of the
-nearest centroid; rows of the other, the smaller one, look in a sixteenth of the cells, their nearest. A pair may be
-missed where a translation lies far off, and a mean may be too small, which inflates ratio margins more than distance
-margins. Of 2,000 translations among 20,000 German and 20,000 English sentences (multilingual-e5-small) 86.6, 93.4, 97.3 and
-98.7 % meet in 4, 8, 16 and 32 of 256 cells.
+Cells are those of spherical k-means (`core.vectors.kmeans`) over both sides. Every row of one side
+has its home in the cell of the nearest centroid; rows of the other, the smaller side, search a
+sixteenth of the cells, their nearest. A pair may be missed where a translation lies far away, and a
+mean may be too small, which inflates ratio margins more than distance margins. Of 2,000
+translations among 20,000 German and 20,000 English sentences (multilingual-e5-small), 86.6, 93.4,
+97.3 and 98.7 % share a cell when 4, 8, 16 and 32 of 256 cells are searched.
 """
 
 import dataclasses
@@ -25,33 +26,35 @@ from beam_gpte.core.vectors.kmeans import POINTS_PER_CELL, spherical_k_means
 from beam_gpte.core.vectors.similarity import cosines
 
 PRODUCTS_PER_SECOND = 33e9  # of numbers, multiplied and added in float32
-EMBED_SECONDS = 0.013  # of a sentence, by multilingual-e5-small
+EMBED_SECONDS = 0.013  # per sentence, by multilingual-e5-small
 CELLS = 256
 PROBED = 1 / 16  # of the cells
 MIN_PROBES = 8
-PROPOSED = 32  # cells by float32 products, of which the nearest are told in float64
-ROWS_AT_ONCE = 512  # 25 MB of their proposed centroids, of 384 dimensions
+PROPOSED = 32  # cells by float32 products, among which the nearest are found in float64
+ROWS_AT_ONCE = 512  # 25 MB of their proposed centroids, at 384 dimensions
 BITS = 20  # of a shard's number in a key
 
 
 def exact_seconds(sources: int, targets: int, dim: int) -> float:
+    """Estimate the seconds of exact search on one core."""
     return sources * targets * dim / PRODUCTS_PER_SECOND
 
 
 def exact_pays(sources: int, targets: int, dim: int) -> bool:
-    """Whether comparing all costs no more than embedding all."""
+    """Decide whether comparing all rows costs no more than embedding them."""
     return exact_seconds(sources, targets, dim) <= (sources + targets) * EMBED_SECONDS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MiningCells:
-    """Cells of two sides.
+    """Route the rows of two sides to cells.
 
     Attributes:
       centroids: unit float32 (c, dim), distinct.
-      probes: cells that a row of the probing side looks in, at most c.
-      probing: 0 if sources look in several cells, 1 if targets do.
-      shards: int64 (2, c): parts of each cell's rows of each side, every two of which are compared at once.
+      probes: number of cells that a row of the probing side searches, at most c.
+      probing: 0 if sources search several cells, 1 if targets do.
+      shards: int64 (2, c): the number of shards of each side's rows in each cell; each shard of
+        sources is compared with each shard of targets.
     """
 
     centroids: np.ndarray
@@ -60,9 +63,9 @@ class MiningCells:
     shards: np.ndarray
 
     def nearest(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        """int64 (n, count): the cells of unit `vectors`, float32 (n, dim), nearest first, ties by number.
+        """Find the nearest cells, int64 (n, count), of unit `vectors`, float32 (n, dim).
 
-        The same for a row whatever rows are beside it.
+        They are sorted by distance, ties by number; those of a row do not depend on other rows.
         """
         parts = [
             self._nearest(vectors[i : i + ROWS_AT_ONCE], count)
@@ -71,9 +74,8 @@ class MiningCells:
         return np.concatenate([np.zeros((0, count), np.int64), *parts])
 
     def _nearest(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        proposed = np.argsort(-(vectors @ self.centroids.T), axis=1, kind="stable")[
-            :, : max(PROPOSED, count)
-        ]
+        order = np.argsort(-(vectors @ self.centroids.T), axis=1, kind="stable")
+        proposed = order[:, : max(PROPOSED, count)]
         rows = np.repeat(np.arange(len(vectors)), proposed.shape[1])
         exact = cosines(vectors[rows], self.centroids[proposed.reshape(-1)]).reshape(proposed.shape)
         best = np.lexsort((proposed, -exact), axis=1)[:, :count]
@@ -82,28 +84,32 @@ class MiningCells:
     def route(
         self, vectors: np.ndarray, hashes: np.ndarray, side: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Where the rows of a side go: their places, int64 (v,), and the keys of two shards, int64 (v,).
+        """Route the rows of a side to pairs of shards.
 
         Args:
           vectors: unit float32 (n, dim).
-          hashes: int64 (n,), which tell a row's shard of a cell.
+          hashes: int64 (n,), which decide a row's shard within a cell.
           side: 0 for sources, 1 for targets.
+
+        Returns:
+          Row numbers, int64 (v,), and the key of the pair of shards that each goes to, int64 (v,).
         """
         near = self.nearest(vectors, self.probes if side == self.probing else 1)
         rows, cells = np.repeat(np.arange(len(near)), near.shape[1]), near.reshape(-1)
-        own, others = hashes[rows] % self.shards[side, cells], self.shards[1 - side, cells]
+        shard, others = hashes[rows] % self.shards[side, cells], self.shards[1 - side, cells]
         repeated = np.repeat(np.arange(len(rows)), others)
         other = np.arange(len(repeated)) - np.repeat(np.cumsum(others) - others, others)
-        first, second = (own[repeated], other) if side == 0 else (other, own[repeated])
+        first, second = (shard[repeated], other) if side == 0 else (other, shard[repeated])
         return rows[repeated], (cells[repeated] << 2 * BITS) | (first << BITS) | second
 
 
 def fit_cells(
     samples: tuple[np.ndarray, np.ndarray], rows: tuple[int, int], shard_rows: int
 ) -> MiningCells:
-    """Cells for two sides, of samples of either, unit float32 (s, dim) and (t, dim), one at least, centred alike.
+    """Fit cells to samples of two sides, unit float32 (s, dim) and (t, dim), s + t >= 1.
 
-    `CELLS` of them, fewer for samples of fewer than `POINTS_PER_CELL` rows a cell; shards have about `shard_rows`.
+    Samples are centered like the rows to be routed. There are `CELLS` cells, or fewer for samples
+    of fewer than `POINTS_PER_CELL` rows per cell; shards have about `shard_rows` rows.
     """
     both = np.concatenate(samples)
     points = both[np.random.default_rng(0).permutation(len(both))]
@@ -119,8 +125,8 @@ def fit_cells(
 def _shards(
     cells: MiningCells, sample: np.ndarray, side: int, rows: int, shard_rows: int
 ) -> np.ndarray:
-    """int64 (c,): how many shards the rows of a side need in each cell, as the sample tells."""
+    """Estimate from the sample how many shards, int64 (c,), a side's rows need in each cell."""
     near = cells.nearest(sample, cells.probes if side == cells.probing else 1)
-    seen = np.bincount(near.reshape(-1), minlength=len(cells.centroids))
-    expected = seen * (rows / max(1, len(sample)))
+    counts = np.bincount(near.reshape(-1), minlength=len(cells.centroids))
+    expected = counts * (rows / max(1, len(sample)))
     return np.maximum(1, np.ceil(expected / shard_rows)).astype(np.int64)

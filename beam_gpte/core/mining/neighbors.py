@@ -1,13 +1,14 @@
-"""The k nearest neighbours of each source among targets, and of each target among sources, out of one product.
+"""Find the k nearest neighbors of sources among targets, and of targets among sources, in one pass.
 
-A tile of the product is computed once and looked at twice, along its rows and along its columns. Of `segments` disjoint
-parts of a tile's row the maxima are taken: the k largest maxima so far are a lower bound of the row's k-th best, and only
-parts whose maximum reaches it are looked into. After the first tiles hardly any do, and what is left is the cost of the
-product.
+A tile of the product of both sides is computed once and searched twice, along its rows and along
+its columns. Each row of a tile is divided into `segments` disjoint parts, whose maxima are taken:
+the k largest maxima so far are a lower bound of the row's k-th best, and only parts whose maximum
+reaches the bound are searched. After the first tiles hardly any do, and the remaining cost is that
+of the product.
 
-A product depends on where in a tile its row lies, in the last bits. So the tiles only propose, with a slack; what they
-propose is scored again, pair by pair, in float64, and cut at k by (cosine, id). That makes the neighbours of a row the same
-for every order and every sharding of either side.
+The last bits of a product depend on where in a tile its row lies. So the tiles only propose, with a
+slack; proposals are scored again, pair by pair, in float64, and cut at k by (cosine, id). That
+makes the neighbors of a row the same for every order and every sharding of either side.
 """
 
 import dataclasses
@@ -18,22 +19,21 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.similarity import cosines
 
 TILE = 2048  # rows and columns; 16 MB
-SEGMENTS = (
-    64  # of a tile's row, at least: few are cheap, four times k make the bound almost the k-th best
-)
-SLACK = 1e-5  # twice what fp32 products of unit vectors are off by in a GEMM
+# minimum per row of a tile: few are cheap, four times k make the bound almost the k-th best
+SEGMENTS = 64
+SLACK = 1e-5  # twice the error of fp32 products of unit vectors in a GEMM
 HITS_WAITING = 1 << 21  # proposed by tiles, before they are scored: 40 MB
-PAIRS_SCORED = 1 << 13  # at once: 13 MB of either side at 384 dimensions
+PAIRS_SCORED = 1 << 13  # at once: 13 MB per side at 384 dimensions
 FLOOR = -2.0  # below every cosine
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Neighbors:
-    """The k nearest of each of n rows, by (cosine descending, id ascending).
+    """Hold the k nearest of each of n rows, sorted by (cosine descending, id ascending).
 
     Attributes:
-      ids: int64 or uint64 (n, k); where a row has fewer, the largest number of that type.
-      cosines: float32 (n, k); where a row has fewer, -inf.
+      ids: int64 or uint64 (n, k); padded with the largest number of that type.
+      cosines: float32 (n, k); padded with -inf.
     """
 
     ids: np.ndarray
@@ -41,17 +41,15 @@ class Neighbors:
 
 
 def no_neighbors(rows: int, k: int, id_dtype: np.dtype) -> Neighbors:
-    """What changes nothing when it is merged."""
+    """Return padding only, the neutral element of `merge_neighbors`."""
     ids = np.full((rows, k), np.iinfo(id_dtype).max, id_dtype)
     return Neighbors(ids, np.full((rows, k), -np.inf, np.float32))
 
 
 def merge_neighbors(a: Neighbors, b: Neighbors) -> Neighbors:
-    """The k nearest of the same n rows, given the k nearest among some, and among others: associative and commutative."""
-    ids, found = (
-        np.concatenate([a.ids, b.ids], axis=1),
-        np.concatenate([a.cosines, b.cosines], axis=1),
-    )
+    """Merge the k nearest of the same n rows among two sets: associative and commutative."""
+    ids = np.concatenate([a.ids, b.ids], axis=1)
+    found = np.concatenate([a.cosines, b.cosines], axis=1)
     best = np.lexsort((ids, -found), axis=1)[:, : a.ids.shape[1]]
     return Neighbors(np.take_along_axis(ids, best, axis=1), np.take_along_axis(found, best, axis=1))
 
@@ -63,17 +61,21 @@ def nearest_neighbors(
     target_ids: np.ndarray,
     k: int,
 ) -> tuple[Neighbors, Neighbors]:
-    """The targets nearest to each source, and the sources nearest to each target: exact, ties by id.
+    """Find the targets nearest to each source, and the sources nearest to each target.
 
-    Needs two copies of both sides in float32, one tile, and some 150 bytes a row and neighbour.
+    The result is exact; ties are decided by id. Needs both sides twice in float32, one tile, and
+    some 150 bytes per row and neighbor.
 
     Args:
-      source_vectors, target_vectors: unit rows, float32 or float16 (n, dim) and (m, dim).
-      source_ids, target_ids: int64 or uint64 (n,) and (m,), distinct on a side; in any order.
-      k: 1 or more; more than the other side has is allowed.
+      source_vectors: unit rows, float32 or float16 (n, dim).
+      source_ids: int64 or uint64 (n,), distinct, in any order.
+      target_vectors: unit rows, float32 or float16 (m, dim).
+      target_ids: int64 or uint64 (m,), distinct, in any order.
+      k: 1 or more; may exceed the number of rows of the other side.
 
     Returns:
-      Of n sources in the order of `source_ids`, and of m targets in that of `target_ids`.
+      The neighbors of n sources in the order of `source_ids`, and those of m targets in the order
+      of `target_ids`.
 
     Raises:
       InputError: the dimensions differ, or a vector has NaN or infinity.
@@ -85,10 +87,8 @@ def nearest_neighbors(
         )
     sources, targets = _Side(source_vectors, source_ids, k), _Side(target_vectors, target_ids, k)
     segments = min(TILE, max(SEGMENTS, 4 << (k - 1).bit_length()))
-    forward, backward = (
-        _Search(sources.vectors, targets.vectors, k),
-        _Search(targets.vectors, sources.vectors, k),
-    )
+    forward = _Search(sources.vectors, targets.vectors, k)
+    backward = _Search(targets.vectors, sources.vectors, k)
     buffer = np.empty(TILE * TILE, np.float32)
     for i in range(0, len(sources.vectors), TILE):
         rows = sources.vectors[i : i + TILE]
@@ -99,18 +99,22 @@ def nearest_neighbors(
             tile[len(rows) :] = -np.inf
             tile[:, len(columns) :] = -np.inf
             np.matmul(rows, columns.T, out=tile[: len(rows), : len(columns)])
-            forward.look(i, j, tile.reshape(high, -1, segments)[: len(rows)])
-            backward.look(j, i, tile.reshape(-1, segments, wide).transpose(2, 0, 1)[: len(columns)])
-    return sources.of_rows(targets.of_copies(forward.nearest())), targets.of_rows(
-        sources.of_copies(backward.nearest())
+            forward.search(i, j, tile.reshape(high, -1, segments)[: len(rows)])
+            by_column = tile.reshape(-1, segments, wide).transpose(2, 0, 1)
+            backward.search(j, i, by_column[: len(columns)])
+    return (
+        sources.to_all_rows(targets.to_ids(forward.nearest())),
+        targets.to_all_rows(sources.to_ids(backward.nearest())),
     )
 
 
 class _Side:
-    """Rows of one side in the order of their ids, of equal ones only the first: a row repeated 10,000 times costs one.
+    """Reduce the rows of one side to distinct vectors, and expand results to all rows again.
+
+    A vector repeated 10,000 times costs as much as one.
 
     Attributes:
-      vectors: float32 (u, dim).
+      vectors: float32 (u, dim), the first of equal rows each, in the order of their ids.
     """
 
     def __init__(self, vectors: np.ndarray, ids: np.ndarray, k: int) -> None:
@@ -129,36 +133,39 @@ class _Side:
         self.vectors = rows if len(first) == len(rows) else rows[np.sort(first)]
         self._group = np.empty(len(rows), np.int64)
         self._group[by_id] = group
+        self._counts = np.bincount(group, minlength=len(first))
+        # (at most k, u): the smallest ids of each distinct vector, one per row of the matrix
         number, by_group = _number_within(group)
         few = number < k
-        self._copies = np.full(
-            (number[few].max(initial=0) + 1, len(first)), np.iinfo(ids.dtype).max, ids.dtype
-        )
-        self._copies[number[few], group[by_group][few]] = ids[by_id][by_group][few]
-        self._counts = np.bincount(group, minlength=len(first))
+        shape = (number[few].max(initial=0) + 1, len(first))
+        self._ids = np.full(shape, np.iinfo(ids.dtype).max, ids.dtype)
+        self._ids[number[few], group[by_group][few]] = ids[by_id][by_group][few]
 
-    def of_rows(self, found: Neighbors) -> Neighbors:
-        """Of all rows in the order given, from those of `vectors`."""
+    def to_all_rows(self, found: Neighbors) -> Neighbors:
+        """Expand neighbors of the rows of `vectors` to all rows, in the order given."""
         return Neighbors(found.ids[self._group], found.cosines[self._group])
 
-    def of_copies(self, found: Neighbors) -> Neighbors:
-        """With the ids of all rows, from neighbours that are rows of `vectors`."""
+    def to_ids(self, found: Neighbors) -> Neighbors:
+        """Expand neighbors that are rows of `vectors` to the ids of all rows with these vectors."""
         rows, k = found.ids.shape
-        nearest = no_neighbors(rows, k, self._copies.dtype)
-        there = np.isfinite(found.cosines)
-        at = np.where(there, found.ids, 0)
-        for number, ids in enumerate(self._copies if len(self.vectors) else ()):
-            more = there & (self._counts[at] > number)
-            copies = Neighbors(
+        nearest = no_neighbors(rows, k, self._ids.dtype)
+        present = np.isfinite(found.cosines)
+        at = np.where(present, found.ids, 0)
+        for number, ids in enumerate(self._ids if len(self.vectors) else ()):
+            more = present & (self._counts[at] > number)
+            duplicates = Neighbors(
                 np.where(more, ids[at], np.iinfo(ids.dtype).max),
                 np.where(more, found.cosines, np.float32(-np.inf)),
             )
-            nearest = merge_neighbors(nearest, copies) if number else copies
+            nearest = merge_neighbors(nearest, duplicates) if number else duplicates
         return nearest
 
 
 class _Search:
-    """The nearest of `others`, float32 (m, dim), to each of `rows`, float32 (n, dim); ids are places in `others`."""
+    """Find the nearest of `others`, float32 (m, dim), to each of `rows`, float32 (n, dim).
+
+    Ids are row numbers in `others`.
+    """
 
     def __init__(self, rows: np.ndarray, others: np.ndarray, k: int) -> None:
         self._rows = rows
@@ -168,29 +175,30 @@ class _Search:
         self._hits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # row, other, product
         self._waiting = 0
 
-    def look(self, row: int, other: int, products: np.ndarray) -> None:
-        """Look at products, float32 (r, p, segments), of rows from `row` on and others from `other` on: p x segments
-        of them, or fewer and then -inf.
+    def search(self, row: int, other: int, products: np.ndarray) -> None:
+        """Search products, float32 (r, p, segments), of a tile.
+
+        They are of the r rows from `row` on and of p x segments others from `other` on, padded
+        with -inf.
         """
         k, segments = self._best.shape[1], products.shape[2]
         here = slice(row, row + len(products))
         largest = np.ascontiguousarray(products.max(axis=1))
-        self._best[here] = np.partition(
-            np.concatenate([self._best[here], largest], axis=1), segments, axis=1
-        )[:, -k:]
-        least = self._best[here].min(axis=1) - np.float32(SLACK)
-        i, segment = np.divmod(np.flatnonzero(largest >= least[:, None]), segments)
+        best = np.concatenate([self._best[here], largest], axis=1)
+        self._best[here] = np.partition(best, segments, axis=1)[:, -k:]
+        bound = self._best[here].min(axis=1) - np.float32(SLACK)
+        i, segment = np.divmod(np.flatnonzero(largest >= bound[:, None]), segments)
         inside = products[i, :, segment]
-        hit, part = np.nonzero(inside >= least[i, None])
+        hit, part = np.nonzero(inside >= bound[i, None])
         if len(hit):
-            self._hits.append(
-                (row + i[hit], other + part * segments + segment[hit], inside[hit, part])
-            )
+            others = other + part * segments + segment[hit]
+            self._hits.append((row + i[hit], others, inside[hit, part]))
             self._waiting += len(hit)
         if self._waiting > HITS_WAITING:
             self._score()
 
     def nearest(self) -> Neighbors:
+        """Return the nearest of all products searched."""
         self._score()
         return self._nearest
 
@@ -216,7 +224,10 @@ class _Search:
 
 
 def _number_within(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of `groups`, int64 (n,), ordered by group, and of each in this order its number within the group."""
+    """Number the rows of each group, int64 (n,).
+
+    Returns the numbers, in the order of groups, and that order.
+    """
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=-1))

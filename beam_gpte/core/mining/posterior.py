@@ -1,12 +1,14 @@
-"""What score makes a pair a translation: a posterior out of Gaussians, or a precision out of decoys.
+"""Fit the minimum score of translations: by a posterior of Gaussians, or by a precision of decoys.
 
-Both start from histograms, which are merged like counts. Mutual best pairs are of two kinds, translations and what is
-nearest by chance, and their margins have two humps.
+Both start from histograms, which are merged like counts. Mutual best pairs are of two kinds,
+translations and those nearest by chance, so their margins have two modes, called humps here.
 
-The hump of chance has a longer tail upwards than a Gaussian. With one Gaussian for each hump the posterior is too high
-between them, the more so the fewer pairs are translations, so either hump may take two, where that is likelier. On 4,000
-German and 4,000 English sentences, centred, by distance margins, the threshold at a posterior of 0.9 is 0.5, 0.9 and 2.8 F1
-below the best one where 19, 10 and 4 % of the mutual best are translations; with two Gaussians alone 3.8, 9.2, and none.
+The hump of chance has a longer upper tail than a Gaussian. With one Gaussian per hump the posterior
+is too high between them, the more so the fewer pairs are translations, so either hump may take two,
+where that is likelier. On 4,000 German and 4,000 English sentences, centered, by distance margins,
+the threshold at a posterior of 0.9 is 0.5, 0.9 and 2.8 F1 below the best one where 19, 10 and 4 %
+of the mutual best pairs are translations; with two Gaussians only, it is 3.8 and 9.2 below, and
+there is none.
 """
 
 import dataclasses
@@ -18,29 +20,32 @@ import numpy as np
 
 from beam_gpte.core.errors import InputError
 
-BIN = (
-    2.0**-12
-)  # a power of two, so that a bin's edge is exact: a score is in a bin or above if it is at least its edge
+# A power of two, so that the edge of a bin is exact: a score is in a bin or above it if it is at
+# least its edge.
+BIN = 2.0**-12
 STARTS = (0.5, 0.8, 0.95, 0.99)  # shares of scores below the cuts that EM starts from
-GAUSSIANS = (2, 3)  # of both humps together
+GAUSSIANS = (2, 3)  # in both humps together
 ITERATIONS = 500
-CONVERGED = 1e-9  # log likelihood of a score
+CONVERGED = 1e-9  # change of the log likelihood per score
 MIN_SCORES = 50  # that five numbers are fitted to
-MIN_OF_ONE = 10  # scores of a Gaussian: fewer are strays
+MIN_SCORES_OF_ONE = 10  # per Gaussian: fewer are outliers
 MIN_VARIANCE = BIN**2 / 12  # of scores spread over one bin
-MIN_SPREAD = 0.03  # of a Gaussian, in deviations of all scores: on a few equal ones it would be infinitely likely
-TINY = 1e-300  # scores of a Gaussian that has lost all
-POINTS = 10_001  # where the posterior is computed, for what lies between
-# a difference of means in standard deviations: two equal Gaussians have two humps from 2 on (Ashman, Bird and Zepf 1994)
+# of a Gaussian, in standard deviations of all scores: a narrower one would be infinitely likely on
+# a few equal scores
+MIN_SPREAD = 0.03
+TINY = 1e-300  # scores of a Gaussian that has lost all of them
+POINTS = 10_001  # where the posterior is computed; interpolated between
+# difference of means in standard deviations: two equal Gaussians have two modes from 2 on (Ashman,
+# Bird and Zepf 1994)
 MIN_SEPARATION = 2.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Histogram:
-    """How many scores there are at each place, whatever their range.
+    """Count scores of any range by bin.
 
     Attributes:
-      bins: int64 (b,), ascending: those with scores; bin i holds i * BIN <= score < (i + 1) * BIN.
+      bins: int64 (b,), ascending, those with scores; bin i holds i * BIN <= score < (i + 1) * BIN.
       counts: int64 (b,).
     """
 
@@ -49,38 +54,40 @@ class Histogram:
 
     @property
     def total(self) -> int:
+        """Return the number of scores."""
         return int(self.counts.sum())
 
     @property
     def middles(self) -> np.ndarray:
-        """float64 (b,): the scores in the middle of bins."""
+        """Return the scores in the middle of bins, float64 (b,)."""
         return (self.bins + 0.5) * BIN
 
 
 def histogram(scores: np.ndarray) -> Histogram:
-    """Of finite `scores`, floats (n,); others, such as ratios to no positive mean, are in no bin."""
+    """Count finite `scores`, floats (n,), by bin; others, such as ratios of -inf, are ignored."""
     finite = np.asarray(scores, np.float64)
     finite = finite[np.isfinite(finite)]
     return Histogram(*np.unique(np.floor(finite / BIN).astype(np.int64), return_counts=True))
 
 
 def merge_histograms(parts: Iterable[Histogram]) -> Histogram:
-    """The histogram of all scores, in whatever order parts come; of no parts an empty one."""
-    both = [histogram(np.zeros(0)), *parts]
-    bins, place = np.unique(np.concatenate([part.bins for part in both]), return_inverse=True)
+    """Merge histograms, in any order; without any, return an empty one."""
+    merged = [histogram(np.zeros(0)), *parts]
+    bins, place = np.unique(np.concatenate([part.bins for part in merged]), return_inverse=True)
     counts = np.zeros(len(bins), np.int64)
-    np.add.at(counts, place, np.concatenate([part.counts for part in both]))
+    np.add.at(counts, place, np.concatenate([part.counts for part in merged]))
     return Histogram(bins, counts)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Gaussians by mean, the lowest first.
+    """Describe a mixture of Gaussians, sorted by mean, lowest first.
 
     Attributes:
-      shares: of scores, 1 together.
-      means, variances: of each.
-      chance: how many of them, from the first on, are the lower hump.
+      shares: the share of scores of each, 1 in total.
+      means: the mean of each.
+      variances: the variance of each.
+      chance: how many of them, from the first on, form the lower hump.
     """
 
     shares: tuple[float, ...]
@@ -90,56 +97,61 @@ class Mixture:
 
     @property
     def separation(self) -> float:
-        """Between the humps: of the Gaussians next to each other, the means' difference in standard deviations."""
+        """Measure the gap between the humps: the difference of means in standard deviations."""
         return _separations(self.means, self.variances)[self.chance - 1]
 
     def posterior(self, scores: np.ndarray) -> np.ndarray:
-        """float64 (n,): the probability that each score, floats (n,), is of the upper hump; never falls as scores rise.
+        """Compute the probability, float64 (n,), that scores, floats (n,), are of the upper hump.
 
-        Where the tail of a wider lower hump would make it fall, it stays what it is, and so it does below the lowest mean.
+        It never falls as scores rise: where the tail of a wider lower hump would make it fall, it
+        stays constant, and so it does below the lowest mean.
         """
         return np.interp(scores, *self._curve())
 
     def threshold(self, posterior: float) -> float:
-        """The least score, from the lowest mean on and to 1 / `POINTS` of the range, with at least this `posterior`, 0 to 1.
+        """Find the minimum score with at least this `posterior`, 0 to 1.
+
+        Searched from the lowest mean on, to 1 / `POINTS` of the range.
 
         Raises:
-          InputError: none is, since the lower hump has the wider tail.
+          InputError: no score has it, since the lower hump has the wider tail.
         """
         at, curve = self._curve()
         if curve[-1] < posterior:
             raise InputError(
-                f"no score has a posterior of {posterior}, the most is {curve[-1]:.3f}; give a threshold"
+                f"no score has a posterior of {posterior}, the maximum is {curve[-1]:.3f}; "
+                "give a threshold"
             )
         return float(at[np.searchsorted(curve, posterior)])
 
     def _curve(self) -> tuple[np.ndarray, np.ndarray]:
-        at = np.linspace(
-            self.means[0], self.means[-1] + 10 * math.sqrt(max(self.variances)), POINTS
-        )
-        log = _log_densities(
-            at, *(np.array(values) for values in (self.shares, self.means, self.variances))
-        )
+        last = self.means[-1] + 10 * math.sqrt(max(self.variances))
+        at = np.linspace(self.means[0], last, POINTS)
+        gaussians = (np.array(values) for values in (self.shares, self.means, self.variances))
+        log = _log_densities(at, *gaussians)
         odds = np.logaddexp.reduce(log[self.chance :]) - np.logaddexp.reduce(log[: self.chance])
         return at, np.maximum.accumulate(1 / (1 + np.exp(-np.clip(odds, -700, 700))))
 
 
 def fit_mixture(scores: Histogram) -> Mixture:
-    """Gaussians fitted by expectation maximisation (Dempster, Laird and Rubin 1977), parted into humps at the widest gap.
+    """Fit Gaussians by expectation maximization, divided into two humps at the widest gap.
 
-    Two or three, whichever Schwarz's criterion (1978) prefers, from whichever start is likeliest.
+    Dempster, Laird and Rubin (1977). There are two or three, whichever Schwarz's criterion (1978)
+    prefers, from the start that gives the largest likelihood.
 
     Raises:
-      InputError: there are fewer than `MIN_SCORES`, or they are all in one bin, or they have one hump.
+      InputError: there are fewer than `MIN_SCORES`, or all are in one bin, or they have one hump.
     """
     hint = "; give a threshold, or a target precision and decoys"
     if scores.total < MIN_SCORES:
         raise InputError(
-            f"{scores.total} scores are too few to tell pairs from chance, {MIN_SCORES} are needed{hint}"
+            f"{scores.total} scores are too few to separate pairs from chance, "
+            f"{MIN_SCORES} are needed{hint}"
         )
     if len(scores.bins) == 1:
         raise InputError(
-            f"all {scores.total} scores are about {scores.middles[0]:.4g}: nothing tells pairs from chance{hint}"
+            f"all {scores.total} scores are about {scores.middles[0]:.4g}: "
+            f"nothing separates pairs from chance{hint}"
         )
     below = np.cumsum(scores.counts) / scores.total
     cuts = sorted({min(int(np.searchsorted(below, share)), len(below) - 2) for share in STARTS})
@@ -151,13 +163,17 @@ def fit_mixture(scores: Histogram) -> Mixture:
     likelihood, fitted = max(fits, key=lambda fit: fit[0])
     if likelihood <= _fit(scores, ())[0] or fitted.separation < MIN_SEPARATION:
         raise InputError(
-            f"the scores of {scores.total} pairs have one hump: nothing tells pairs from chance{hint}"
+            f"the scores of {scores.total} pairs have one hump: "
+            f"nothing separates pairs from chance{hint}"
         )
     return fitted
 
 
 def _fit(scores: Histogram, cuts: tuple[int, ...]) -> tuple[float, Mixture]:
-    """The log likelihood by Schwarz's criterion, and what EM finds from the bins up to the first cut, the second, and on."""
+    """Run EM from the Gaussians of the bins up to each cut.
+
+    Returns the log likelihood, less the penalty of Schwarz's criterion, and the mixture.
+    """
     x, counts = scores.middles, scores.counts.astype(np.float64)
     spread = float(counts @ (x - counts @ x / scores.total) ** 2) / scores.total
     first = np.searchsorted(cuts, np.arange(len(x)))
@@ -172,32 +188,31 @@ def _fit(scores: Histogram, cuts: tuple[int, ...]) -> tuple[float, Mixture]:
         log = _log_densities(x, mass / mass.sum(), means, variances)
         largest = log.max(axis=0)
         members = np.exp(log - largest)
-        every = members.sum(axis=0)
-        members /= every
-        likelihood = float(counts @ (largest + np.log(every)))
+        densities = members.sum(axis=0)
+        members /= densities
+        likelihood = float(counts @ (largest + np.log(densities)))
         if likelihood - last < CONVERGED * scores.total:
             break
         last = likelihood
     order = np.argsort(means, kind="stable")
     shares, means, variances = (mass / mass.sum())[order], means[order], variances[order]
     widest = int(np.argmax([0.0, *_separations(means, variances)]))
-    fitted = Mixture(
-        tuple(shares.tolist()), tuple(means.tolist()), tuple(variances.tolist()), widest
-    )
+    gaussians = [tuple(values.tolist()) for values in (shares, means, variances)]
+    fitted = Mixture(gaussians[0], gaussians[1], gaussians[2], widest)
     penalty = (3 * len(mass) - 1) / 2 * math.log(scores.total)
-    return (likelihood - penalty if mass.min() >= MIN_OF_ONE else -np.inf), fitted
+    return (likelihood - penalty if mass.min() >= MIN_SCORES_OF_ONE else -np.inf), fitted
 
 
 def _log_densities(
     x: np.ndarray, shares: np.ndarray, means: np.ndarray, variances: np.ndarray
 ) -> np.ndarray:
-    """float64 (c, n): of each Gaussian at each score."""
+    """Compute the log density, float64 (c, n), of each Gaussian at each score."""
     heights = np.log(shares / np.sqrt(2 * np.pi * variances))
     return heights[:, None] - (x - means[:, None]) ** 2 / (2 * variances[:, None])
 
 
 def _separations(means: Sequence[float], variances: Sequence[float]) -> list[float]:
-    """Of each Gaussian and the next."""
+    """Measure the separation of each Gaussian and the next."""
     gaussians = list(zip(means, variances, strict=True))
     return [(b[0] - a[0]) / math.sqrt((a[1] + b[1]) / 2) for a, b in itertools.pairwise(gaussians)]
 
@@ -205,36 +220,39 @@ def _separations(means: Sequence[float], variances: Sequence[float]) -> list[flo
 def precision_threshold(
     pairs: Histogram, decoys: Histogram, target_precision: float, sources_per_decoy: float
 ) -> float:
-    """The least threshold at which at least `target_precision` of the pairs are estimated to be right.
+    """Find the minimum threshold at which an estimated `target_precision` of the pairs is right.
 
-    Decoys are sentences known to have no translation, mined along with the source: each pair of one is wrong. A source is
-    taken to find as many wrong pairs as a decoy does, which is too many where it has a translation, so the estimate is a
-    cautious one. At threshold t
+    Decoys are sentences known to have no translation, mined along with the source: each of their
+    pairs is wrong. A source is assumed to find as many wrong pairs as a decoy does, which is too
+    many where it has a translation, so the estimate is conservative. At threshold t
 
         precision = 1 - sources_per_decoy * (decoys at t or above + 1) / (pairs at t or above)
 
-    with the one for what was not drawn (Levitsky et al. 2017, from the target-decoy searches of proteomics): few decoys
-    promise little.
+    where the added one accounts for decoys that were not drawn (Levitsky et al. 2017, from the
+    target-decoy searches of proteomics): few decoys guarantee little.
 
     Args:
-      pairs: scores of pairs whose source is no decoy.
-      decoys: scores of pairs whose source is one.
+      pairs: scores of pairs whose source is not a decoy.
+      decoys: scores of pairs whose source is a decoy.
       target_precision: between 0 and 1.
-      sources_per_decoy: searched, whether they found a pair or not.
+      sources_per_decoy: ratio of sources to decoys, whether they found a pair or not.
 
     Returns:
       The lower edge of a bin: `score >= threshold` keeps the bins that were counted.
 
     Raises:
-      InputError: no threshold will do.
+      InputError: no threshold reaches the target.
     """
     right, wrong = (np.cumsum(side.counts[::-1])[::-1] for side in (pairs, decoys))
     above = np.append(wrong, 0)[np.searchsorted(decoys.bins, pairs.bins)]
     precision = 1 - sources_per_decoy * (above + 1) / right
     enough = np.flatnonzero(precision >= target_precision)
     if not len(enough):
-        most = f"the most is {precision.max():.3f}" if len(precision) else "there are no pairs"
+        reached = (
+            f"the maximum is {precision.max():.3f}" if len(precision) else "there are no pairs"
+        )
         raise InputError(
-            f"no threshold has a precision of {target_precision}: {most}; give more decoys or ask for less"
+            f"no threshold has a precision of {target_precision}: {reached}; "
+            "give more decoys, or a lower target_precision"
         )
     return float(pairs.bins[enough[0]] * BIN)

@@ -1,12 +1,13 @@
-"""Texts cut into chunks, each a stretch of characters no larger than a limit: sentences, lines or words packed greedily.
+"""Cut texts into chunks, each a span of characters within a limit, by greedy packing.
 
-A text is first cut into parts, which no chunk crosses: sections of Markdown, functions of code; plain text is one. A part
-that is too large is split into its children, these into theirs, down to what fits: sentences or lines, then words, then
-graphemes, then characters. Neighbours are packed again while they fit, and a chunk begins with the last of those that the
-one before it had, as far as they fit into the overlap.
+Units are sentences, lines or words. A text is first divided into parts, which no chunk crosses:
+sections of Markdown, functions of code; plain text is one part. A part that is too large is split
+into its children, these into theirs, down to what fits: sentences or lines, then words, then
+graphemes, then characters. Neighbors are packed together again while they fit, and a chunk begins
+with the last units of the previous chunk, as far as they fit into the overlap.
 
-Every character that is no white space is in a chunk. A chunk has no white space around it, and its size is that of its text
-alone. Only a single character of more tokens than the limit is larger.
+Every character that is not white space is in a chunk. A chunk has no white space around it, and its
+size is that of its text alone. Only a single character of more tokens than the limit is larger.
 """
 
 import bisect
@@ -21,54 +22,59 @@ import regex
 from beam_gpte.core.errors import InputError
 
 Span = tuple[int, int]  # characters from start to end, exclusive
-Sentences = Callable[[str], Sequence[Span]]  # of a text, in order, without the blanks around them
+Sentences = Callable[[str], Sequence[Span]]  # of a text, in order, without surrounding white space
 Split = Literal["sentences", "lines", "words"]
 
-MAX_TOKENS = 20  # of one character: NFKC makes up to 18 of one
+MAX_TOKENS_PER_CHARACTER = 20  # NFKC turns one character into up to 18
 
-# Unicode's words (UAX 29): a run of letters, one Chinese character, one mark; blanks go with what precedes them
+# Unicode's words (UAX 29): a run of letters, one Chinese character, one mark, each with the white
+# space that follows it
 _WORD = regex.compile(r"(?:(?!\s)\b.+?\b|\S)\s*|\s+", regex.DOTALL | regex.WORD)
-_GRAPHEME = regex.compile(
-    r"\X"
-)  # a letter with its accents, an emoji of several characters, a line break of two
+# a letter with its accents, an emoji of several characters, a line break of two
+_GRAPHEME = regex.compile(r"\X")
 _LINE = regex.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A stretch of a text that belongs together.
+    """Mark a span of a text that belongs together.
 
     Attributes:
-      children: what it is made of, in order, without gaps; none for one that is cut by `split`.
-      apart: its children are not packed together.
+      start: first character.
+      end: last character, exclusive.
+      children: its constituents, in order, without gaps; empty for a part that is cut by `split`.
+      split: the units that a part without children is cut into.
+      separate: never pack its children together.
     """
 
     start: int
     end: int
     children: tuple["Part", ...] = ()
     split: Split = "sentences"
-    apart: bool = False
+    separate: bool = False
 
 
 class Characters:
-    """Measures stretches of a text in characters."""
+    """Measure spans of a text in characters."""
 
     def size(self, start: int, end: int) -> int:
+        """Count the characters of a span."""
         return end - start
 
     estimate = size
 
     def surely_fits(self, start: int, end: int, limit: int) -> bool:
+        """Decide whether a span is within the limit."""
         return end - start <= limit
 
 
 class TokenSizes:
-    """Measures stretches of a text in tokens.
+    """Measure spans of a text in tokens.
 
     Args:
-      text: the whole.
-      offsets: int64 (n, 2), where each token of the whole lies.
-      count: how many tokens a text has of its own.
+      text: the whole text.
+      offsets: int64 (n, 2), start and end of each token of the whole text.
+      count: counts the tokens of a text tokenized by itself.
     """
 
     def __init__(self, text: str, offsets: np.ndarray, count: Callable[[str], int]) -> None:
@@ -78,25 +84,29 @@ class TokenSizes:
         self._count = count
 
     def size(self, start: int, end: int) -> int:
-        """Of that stretch alone: cut out of a text it may have other tokens than within it."""
+        """Count the tokens of a span by itself: they may differ from those within the text."""
         return self._count(self._text[start:end])
 
     def estimate(self, start: int, end: int) -> int:
-        """Tokens of the whole that lie in it or reach into it."""
+        """Count the tokens of the whole text that lie in a span or reach into it."""
         return max(
             0, bisect.bisect_left(self._starts, end) - bisect.bisect_right(self._ends, start)
         )
 
     def surely_fits(self, start: int, end: int, limit: int) -> bool:
-        """Whether it is too short not to fit, which needs no look at its tokens."""
-        return (end - start) * MAX_TOKENS <= limit
+        """Decide, without tokenizing, whether a span is short enough to fit in any case."""
+        return (end - start) * MAX_TOKENS_PER_CHARACTER <= limit
 
 
 Sizes = Characters | TokenSizes
 
 
 def check_limits(limit: int, overlap: int) -> None:
-    """Raise `InputError` for a limit below 1, or an overlap that is negative or not below the limit."""
+    """Refuse limits that no chunk can keep.
+
+    Raises:
+      InputError: the limit is below 1, or the overlap is negative or not below the limit.
+    """
     if limit < 1:
         raise InputError(f"size is {limit}; use 1 or more")
     if not 0 <= overlap < limit:
@@ -105,11 +115,14 @@ def check_limits(limit: int, overlap: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Chunker:
-    """Cuts one text.
+    """Cut one text into chunks.
 
     Attributes:
-      limit: the largest size of a chunk.
-      overlap: the largest size of what a chunk shares with the one before it, of the same part.
+      text: the text.
+      sizes: measures its spans.
+      limit: maximum size of a chunk.
+      overlap: maximum size of the text that a chunk shares with the previous one of its part.
+      sentences: finds the sentences of a text.
     """
 
     text: str
@@ -119,20 +132,20 @@ class Chunker:
     sentences: Sentences
 
     def chunks(self, parts: Iterable[Part]) -> Iterator[Span]:
-        """The chunks of each part: itself if it fits, else its children's."""
+        """Yield the chunks of each part: the part itself if it fits, else those of its children."""
         for part in parts:
             start, end = self._trim(part.start, part.end)
             if start == end:
                 continue
             if self._fits(start, end):
                 yield start, end
-            elif part.apart:
+            elif part.separate:
                 yield from self.chunks(part.children)
             else:
                 yield from self._pack([unit for unit in self._units(part) if unit[0] < unit[1]])
 
     def _units(self, part: Part) -> Iterator[Span]:
-        """What a part is packed of: descendants that fit, the largest first, without white space around them."""
+        """Yield the units to pack for a part: its largest descendants that fit, in order."""
         start, end = self._trim(part.start, part.end)
         if self._fits(start, end):
             yield start, end
@@ -140,38 +153,36 @@ class Chunker:
             for child in part.children:
                 yield from self._units(child)
         elif part.split == "lines":
-            lines = [match.span() for match in _LINE.finditer(self.text, start, end)]
-            yield from self._finer(lines, (_WORD, _GRAPHEME))
+            yield from self._split_until_fits(self._matches(_LINE, start, end), (_WORD, _GRAPHEME))
         elif part.split == "sentences":
-            yield from self._finer(self._sentences(start, end), (_WORD, _GRAPHEME))
+            yield from self._split_until_fits(self._sentences(start, end), (_WORD, _GRAPHEME))
         else:
-            yield from self._finer(
-                [match.span() for match in _WORD.finditer(self.text, start, end)], (_GRAPHEME,)
-            )
+            yield from self._split_until_fits(self._matches(_WORD, start, end), (_GRAPHEME,))
 
-    def _finer(self, spans: Iterable[Span], patterns: tuple[Any, ...]) -> Iterator[Span]:
+    def _split_until_fits(self, spans: Iterable[Span], patterns: tuple[Any, ...]) -> Iterator[Span]:
         for span in spans:
             start, end = self._trim(*span)
             if end - start <= 1 or self._fits(start, end):
                 yield start, end
             elif patterns:
-                yield from self._finer(
-                    (match.span() for match in patterns[0].finditer(self.text, start, end)),
-                    patterns[1:],
-                )
+                finer = self._matches(patterns[0], start, end)
+                yield from self._split_until_fits(finer, patterns[1:])
             else:
                 yield from ((at, at + 1) for at in range(start, end))
 
+    def _matches(self, pattern: Any, start: int, end: int) -> Iterator[Span]:
+        return (match.span() for match in pattern.finditer(self.text, start, end))
+
     def _sentences(self, start: int, end: int) -> Iterator[Span]:
-        """Sentences, each up to the next one."""
+        """Split into sentences, each up to the start of the next."""
         starts = [start + first for first, _ in self.sentences(self.text[start:end])]
         return itertools.pairwise([start, *starts[1:], end])
 
     def _pack(self, units: list[Span]) -> Iterator[Span]:
-        first = fresh = 0  # the first unit of the chunk, and the first that no chunk has had
+        first = fresh = 0  # the first unit of the chunk, and the first that is in no chunk yet
         while fresh < len(units):
             last = self._last(units, first, fresh)
-            if last < fresh and first < fresh:  # what is shared leaves no room for anything new
+            if last < fresh and first < fresh:  # the overlap leaves no room for a new unit
                 first += 1
                 continue
             last = max(last, fresh)
@@ -180,33 +191,31 @@ class Chunker:
             first = self._shared(units, first + 1, fresh)
 
     def _last(self, units: list[Span], first: int, fresh: int) -> int:
-        """The last unit of the longest chunk that begins with `first`; `fresh` - 1 if it does not reach `fresh`.
+        """Find the last unit of the longest chunk that begins with `first`.
 
-        Sizes may, by a few tokens, not grow with the stretch, and so one that is a little shorter may be found.
+        Returns `fresh` - 1 if the chunk does not reach `fresh`. A longer span may have a few tokens
+        fewer than a shorter one, so the chunk found may be slightly shorter than possible.
         """
         start, low, high = units[first][0], fresh - 1, len(units)
         while high - low > 1:  # by the estimate, which costs nothing
             middle = (low + high) // 2
-            low, high = (
-                (middle, high)
-                if self.sizes.estimate(start, units[middle][1]) <= self.limit
-                else (low, middle)
-            )
+            if self.sizes.estimate(start, units[middle][1]) <= self.limit:
+                low = middle
+            else:
+                high = middle
         last, step = low, 1
         while last >= fresh and not self._fits(start, units[last][1]):
-            last, step = (
-                last - step,
-                2 * step,
-            )  # ever further back: a run that is one unknown token has very many alone
+            # in growing steps: a run that is one unknown token may have very many once it is cut
+            last, step = last - step, 2 * step
         return max(last, fresh - 1)
 
-    def _shared(self, units: list[Span], least: int, fresh: int) -> int:
-        """The first unit, from `least` on, from which those before `fresh` fit into the overlap."""
-        first = fresh
+    def _shared(self, units: list[Span], min_first: int, fresh: int) -> int:
+        """Find the first unit, from `min_first`, such that units up to `fresh` fit the overlap."""
+        first, end = fresh, units[fresh - 1][1]
         while (
             self.overlap
-            and first > least
-            and self._within(units[first - 1][0], units[fresh - 1][1], self.overlap)
+            and first > min_first
+            and self._within(units[first - 1][0], end, self.overlap)
         ):
             first -= 1
         return first
@@ -217,14 +226,14 @@ class Chunker:
     def _within(self, start: int, end: int, limit: int) -> bool:
         if self.sizes.surely_fits(start, end, limit):
             return True
-        # far too much by the estimate is too much: a whole text need not be measured
+        # far beyond the limit by the estimate is beyond it: never measure a whole text
         return (
             self.sizes.estimate(start, end) <= 2 * limit + 8
             and self.sizes.size(start, end) <= limit
         )
 
     def _trim(self, start: int, end: int) -> Span:
-        """Without white space around it."""
+        """Exclude surrounding white space."""
         text = self.text[start:end]
         bare = text.lstrip()
         start += len(text) - len(bare)

@@ -1,7 +1,8 @@
-"""The parts of a Markdown text: sections by their headings, and in them paragraphs, lists, code blocks and tables.
+"""Divide a Markdown text into sections, and these into paragraphs, lists, code blocks and tables.
 
-By markdown-it-py (CommonMark, with tables). A section is a heading and what follows it up to the next heading of its level
-or above; text before the first heading is a part of its own. Code, HTML and tables are cut by lines, all else by sentences.
+Parsed by markdown-it-py (CommonMark, with tables). A section is a heading and the text up to the
+next heading of its level or above; text before the first heading is a part by itself. Code, HTML
+and tables are cut by lines, everything else by sentences.
 """
 
 import dataclasses
@@ -12,14 +13,17 @@ from typing import Any
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.text.chunking import Part
 
-_LINE_END = re.compile(r"\r\n|\r|\n")  # what the parser counts
+_LINE_END = re.compile(r"\r\n|\r|\n")  # as the parser counts lines
 _VERBATIM = ("fence", "code_block", "html_block", "table_open")
 
 
 def markdown_parts(text: str) -> list[Part]:
-    """The sections of the highest level, each with its subsections; they cover the text."""
+    """Divide a text into its sections of the highest level, each with its subsections.
+
+    The parts cover the text.
+    """
     starts = [0, *(match.end() for match in _LINE_END.finditer(text))]
-    starts += [len(text)] * 2  # the parser may count a line more than there is
+    starts += [len(text)] * 2  # the parser may count one line too many
     blocks = _blocks(_parser().parse(text), starts, 0, len(text))
     return _sections(blocks, 0, len(text)) or [Part(0, len(text))]
 
@@ -37,15 +41,33 @@ def _parser() -> Any:
 @dataclasses.dataclass(frozen=True)
 class _Block:
     part: Part
-    level: int | None  # of a heading
+    level: int | None  # of a heading, else None
 
 
 def _blocks(tokens: list[Any], starts: list[int], start: int, end: int) -> list[_Block]:
-    """Blocks that cover the text from `start` to `end`, each with the blocks in it."""
+    """Build blocks that cover the text from `start` to `end`, each with the blocks inside it."""
+    opened = _outermost(tokens)
+    begins = [min(end, max(start, starts[token.map[0]])) for token, _ in opened]
+    bounds = itertools.pairwise([start, *begins[1:], end])
+    blocks = []
+    for (token, inner), (first, last) in zip(opened, bounds, strict=False):
+        level = int(token.tag[1]) if token.type == "heading_open" else None
+        if token.type in _VERBATIM:
+            part = Part(first, last, (), "lines")
+        else:
+            part = Part(
+                first, last, tuple(block.part for block in _blocks(inner, starts, first, last))
+            )
+        blocks.append(_Block(part, level))
+    return blocks
+
+
+def _outermost(tokens: list[Any]) -> list[tuple[Any, list[Any]]]:
+    """Find the tokens that open a block of this level, each with the tokens inside the block."""
     opened: list[tuple[Any, list[Any]]] = []
     depth, first = 0, None
     inner: list[Any] = []
-    for token in tokens:  # blocks of this level with the tokens in them
+    for token in tokens:
         if depth == 0 and token.nesting >= 0:
             first, inner = token, []
         elif token.nesting >= 0 or depth > 1:
@@ -54,33 +76,21 @@ def _blocks(tokens: list[Any], starts: list[int], start: int, end: int) -> list[
         if depth == 0 and first is not None and first.map is not None and first.type != "inline":
             opened.append((first, inner))
             first = None
-    begins = [min(end, max(start, starts[token.map[0]])) for token, _ in opened]
-    bounds = [start, *begins[1:], end]
-    found = []
-    for (token, below), (own, stop) in zip(opened, itertools.pairwise(bounds), strict=False):
-        level = int(token.tag[1]) if token.type == "heading_open" else None
-        verbatim = token.type in _VERBATIM
-        children = (
-            () if verbatim else tuple(block.part for block in _blocks(below, starts, own, stop))
-        )
-        found.append(_Block(Part(own, stop, children, "lines" if verbatim else "sentences"), level))
-    return found
+    return opened
 
 
 def _sections(blocks: list[_Block], start: int, end: int) -> list[Part]:
-    """What stands before the first heading, and a part for each section of the highest level there is."""
+    """Return the text before the first heading, and one part per section of the highest level."""
     levels = [block.level for block in blocks if block.level is not None]
     if not levels:
         return [Part(start, end, tuple(block.part for block in blocks))] if blocks else []
     heads = [i for i, block in enumerate(blocks) if block.level == min(levels)]
     parts = _sections(blocks[: heads[0]], start, blocks[heads[0]].part.start)
-    for head, following in itertools.pairwise([*heads, len(blocks)]):
-        own = blocks[head:following]
-        stop = blocks[following].part.start if following < len(blocks) else end
-        below = _sections(
-            [dataclasses.replace(own[0], level=None), *own[1:]], own[0].part.start, stop
-        )
-        parts.append(
-            below[0] if len(below) == 1 else Part(own[0].part.start, stop, tuple(below), apart=True)
-        )
+    for head, next_head in itertools.pairwise([*heads, len(blocks)]):
+        first = blocks[head].part.start
+        last = blocks[next_head].part.start if next_head < len(blocks) else end
+        heading = dataclasses.replace(blocks[head], level=None)
+        below = _sections([heading, *blocks[head + 1 : next_head]], first, last)
+        only = len(below) == 1
+        parts.append(below[0] if only else Part(first, last, tuple(below), separate=True))
     return parts

@@ -1,19 +1,19 @@
-"""A model's tokenizer as a ruler for chunks; its weights are not needed."""
+"""Measure chunks in the tokens of a model; loads its tokenizer only, not its weights."""
 
 from pathlib import Path
 
-from beam_gpte.core.encoder.backbone import position_limit
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import find_model, read_model_folder
+from beam_gpte.core.encoder.pretrained import position_limit
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.text.chunking import TokenSizes
 
 
 class TokenRuler:
-    """Measures texts in the tokens of a model.
+    """Measure texts in the tokens of a model.
 
     Attributes:
-      room: tokens of a text that the model takes, beside its special tokens and the prompt or template.
+      room: maximum tokens of a text, without special tokens and those of the prompt or template.
     """
 
     def __init__(self, config: EncoderConfig, root: Path | None = None) -> None:
@@ -21,16 +21,15 @@ class TokenRuler:
         self._tokenizer = Tokenizer.load(
             folder, position_limit(folder, config), config.trust_remote_code
         )
-        around = (
-            folder.prompt(config)
-            if config.template is None
-            else config.template.replace("{text}", "")
-        )
-        self.room = self._tokenizer.room - self._tokenizer.count(around)
+        if config.template is None:
+            frame = folder.prompt(config)
+        else:
+            frame = config.template.replace("{text}", "")
+        self.room = self._tokenizer.max_content_tokens - self._tokenizer.count(frame)
 
     def sizes(self, texts: list[str]) -> list[TokenSizes]:
-        """A measure for each text."""
-        encoded = self._tokenizer.bare_with_offsets(texts)
+        """Measure each text."""
+        encoded = self._tokenizer.content_ids_with_offsets(texts)
         return [
             TokenSizes(text, at, self._tokenizer.count)
             for text, (_, at) in zip(texts, encoded, strict=True)

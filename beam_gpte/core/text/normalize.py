@@ -1,12 +1,13 @@
-"""Texts as duplicates are judged by: what the eye takes for the same text is the same string."""
+"""Normalize texts for comparison: texts that look the same become the same string."""
 
 import polars as pl
 
 
 def normalize(texts: pl.Expr) -> pl.Expr:
-    """NFKC, lower case, runs of white space (Unicode's) as one blank, none at the ends; null stays null.
+    """Normalize to NFKC, lower case and single spaces, without spaces at either end.
 
-    Normalising twice changes nothing. It composes again after lowering: J with caron has no code point of its own, j has.
+    White space is that of Unicode; null stays null. Normalizing twice changes nothing. Lowercased
+    text is composed once more: capital J with caron has no code point of its own, small j has.
     """
     folded = texts.str.normalize("NFKC").str.to_lowercase().str.normalize("NFKC")
     return folded.str.replace_all(r"\s+", " ").str.strip_chars(" ")

@@ -1,14 +1,15 @@
-"""Taking out of vectors what they all share: mean, first principal components, or all correlation (whitening).
+"""Remove from vectors what they all share: their mean, top principal components, or correlation.
 
-Vectors of a language model lie in a narrow cone, those of one language or source in a narrower one, so every cosine has
-a part that says nothing. The correction is fitted once, to a whole corpus, and then applied to every vector that will
-be compared: documents, later documents, queries.
+Vectors of a language model lie in a narrow cone, those of one language or source in a narrower one,
+so every cosine has a part that carries no information. The correction is fitted once, to a whole
+corpus, and then applied to every vector that will be compared: documents, later documents, queries.
 
-Measure before you use it. For all-MiniLM-L6-v2: finding the translation among 1,000 German sentences is right for 8.6 %
-as they are, 14.9 % centred, 17.7 % centred by language, and about the same by the other methods. On one language the
-model's training has done the work: mean cosine of 7,871 docstrings 0.086 before and 0.000 after, but Spearman
-correlation on STS-B (fitted on its development part) 82.0 as they are, 82.0 centred, 80.8 all but the top 3, 80.1
-whitened, 81.4 whitened to 128 dimensions.
+Measure before you use it. With all-MiniLM-L6-v2, finding the translation among 1,000 German
+sentences is right for 8.6 % of them without a correction, 14.9 % centered, 17.7 % centered by
+language, and about the same with the other methods. Within one language the model's training has
+done the work: the mean cosine of 7,871 docstrings is 0.086 before and 0.000 after, but the Spearman
+correlation on STS-B (fitted on its development part) is 82.0 without a correction, 82.0 centered,
+80.8 with all but the top 3, 80.1 whitened, 81.4 whitened to 128 dimensions.
 
     moments of each part of the corpus --> merged --> fit --> Postprocess --> apply to vectors
 """
@@ -24,19 +25,23 @@ from beam_gpte.core.errors import InputError
 
 METHODS = ("center", "all_but_the_top", "whiten")
 
-# Directions with less of the variance than this part of the largest hold rounding only: whitening leaves them out, where
-# it would blow them up. all-MiniLM-L6-v2, for one, has a dimension that is always zero.
-FLAT = 1e-9
+# Relative to the largest variance: directions below it hold only rounding errors, which whitening
+# would amplify, so it drops them. all-MiniLM-L6-v2, for one, has a dimension that is always zero.
+MIN_VARIANCE = 1e-9
+# Relative to a vector's length before centering: what remains below it is float32 rounding.
+MIN_LENGTH = 1e-6
 
 
 @dataclasses.dataclass
 class Moments:
-    """Sums of vectors in float64, which add up in any order to the same but for rounding; 8 dim^2 bytes with `second`.
+    """Accumulate sums of vectors in float64; the order matters for rounding only.
+
+    Takes 8 dim^2 bytes with `second`.
 
     Attributes:
-      counts: vectors by group; an ungrouped corpus has the one group None.
+      counts: number of vectors by group; an ungrouped corpus has the single group None.
       sums: float64 (dim,) by group.
-      second: float64 (dim, dim), the sum of all outer products; None where only means are wanted.
+      second: float64 (dim, dim), the sum of all outer products; None where only means are needed.
     """
 
     counts: dict[str | None, int] = dataclasses.field(default_factory=dict)
@@ -46,7 +51,7 @@ class Moments:
     def add(
         self, vectors: np.ndarray, groups: list[str] | None = None, second: bool = False
     ) -> None:
-        """Add vectors (n, dim), each of its group."""
+        """Add vectors (n, dim) to their groups, and to the second moments if `second`."""
         values = vectors.astype(np.float64)
         if groups is None:
             self._add(None, len(values), values.sum(axis=0))
@@ -59,6 +64,7 @@ class Moments:
             self._add_second(values.T @ values)
 
     def merge(self, other: "Moments") -> None:
+        """Add the moments of other vectors."""
         for name, count in other.counts.items():
             self._add(name, count, other.sums[name])
         if other.second is not None:
@@ -68,7 +74,8 @@ class Moments:
         known = next(iter(self.sums.values()), total)
         if known.shape != total.shape:
             raise InputError(
-                f"vectors of {len(known)} and {len(total)} dimensions in one corpus; embed it with one model"
+                f"vectors of {len(known)} and {len(total)} dimensions in one corpus; "
+                "embed it with one model"
             )
         self.counts[name] = self.counts.get(name, 0) + count
         self.sums[name] = self.sums.get(name, 0) + total
@@ -79,13 +86,13 @@ class Moments:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Postprocess:
-    """What is done to every vector: its group's mean taken away, times a matrix, length 1.
+    """Correct vectors: subtract the group's mean, multiply by a matrix, normalize to length 1.
 
     Attributes:
       method: one of `METHODS`.
       components: directions removed (``all_but_the_top``) or kept (``whiten``); 0 for ``center``.
       groups: names of the groups in the order of the means; None for an ungrouped corpus.
-      counts: vectors fitted, by group.
+      counts: number of fitted vectors by group.
       means: float64 (groups, dim).
       matrix: float64 (dim, new dim); None for ``center``.
     """
@@ -99,82 +106,80 @@ class Postprocess:
 
     @property
     def dim(self) -> int:
-        """Dimensions of the results."""
+        """Return the dimensions of corrected vectors."""
         return self.means.shape[1] if self.matrix is None else self.matrix.shape[1]
 
     @property
     def description(self) -> str:
+        """Name the method, its components and whether it is by group."""
         grouped = "" if self.groups is None else " by group"
         return f"{self.method}{f' {self.components}' if self.components else ''}{grouped}"
 
     @property
     def fingerprint(self) -> str:
-        """Hash of settings, counts and means to six digits: two fits of one corpus agree, whatever its order."""
+        """Hash settings, counts, and means to six digits: fits of one corpus agree in any order."""
         digest = hashlib.sha256(self._settings().encode())
         digest.update(np.rint(self.means * 1e6).astype(np.int64).tobytes())
         return digest.hexdigest()[:16]
 
     def apply(self, vectors: np.ndarray, groups: list[str] | None = None) -> np.ndarray:
-        """Postprocess `vectors`.
+        """Correct `vectors`.
 
         Args:
           vectors: floats (n, dim).
-          groups: of each vector, where the corpus was fitted by group.
+          groups: the group of each vector, if the corpus was fitted by group.
 
         Returns:
-          float32 (n, self.dim) of length 1; zero for a vector that is its group's mean and so has no direction, and for one
-          of a group that was not fitted (`knows` tells them apart).
+          float32 (n, self.dim) of length 1; zero for a vector that equals its group's mean and so
+          has no direction, and for one of a group that was not fitted (`knows` distinguishes them).
 
         Raises:
-          InputError: other dimensions than were fitted, or groups where there are none or the other way round.
+          InputError: the dimensions differ from those fitted, or groups are given for a corpus
+            fitted without, or missing for one fitted by group.
         """
         if vectors.shape[1] != self.means.shape[1]:
             raise InputError(
-                f"vectors of {vectors.shape[1]} dimensions, and the fit was of {self.means.shape[1]}; "
-                "embed with the same model, or fit anew"
+                f"vectors of {vectors.shape[1]} dimensions, but the corpus was fitted with "
+                f"{self.means.shape[1]}; embed with the same model, or fit again"
             )
-        if (groups is None) != (self.groups is None):
-            which = (
-                "without groups; leave the group column out"
-                if self.groups is None
-                else "by group; name the group column"
-            )
-            raise InputError(f"the corpus was fitted {which}")
-        if groups is None or self.groups is None:
-            place = np.zeros(len(vectors), np.int64)
-        else:
-            known = {name: i for i, name in enumerate(self.groups)}
-            place = np.array([known.get(name, -1) for name in groups], np.int64)
+        place = self._places(len(vectors), groups)
         results = vectors.astype(np.float64) - self.means[place]
         before = np.linalg.norm(vectors, axis=1, keepdims=True)
-        near_mean = (
-            np.linalg.norm(results, axis=1, keepdims=True) <= 1e-6 * before
-        )  # what is left is float32 rounding
+        near_mean = np.linalg.norm(results, axis=1, keepdims=True) <= MIN_LENGTH * before
         if self.matrix is not None:
             results = results @ self.matrix
         lengths = np.linalg.norm(results, axis=1, keepdims=True)
         directed = ~near_mean & (lengths > 0) & (place[:, None] >= 0)
-        return np.divide(results, lengths, out=np.zeros_like(results), where=directed).astype(
-            np.float32
-        )
+        scaled = np.divide(results, lengths, out=np.zeros_like(results), where=directed)
+        return scaled.astype(np.float32)
+
+    def _places(self, rows: int, groups: list[str] | None) -> np.ndarray:
+        """Find the row in `means` of each vector's group, -1 for a group that was not fitted."""
+        if groups is None and self.groups is None:
+            return np.zeros(rows, np.int64)
+        if groups is None:
+            raise InputError("the corpus was fitted by group; name the group column")
+        if self.groups is None:
+            raise InputError("the corpus was fitted without groups; leave the group column out")
+        known = {name: i for i, name in enumerate(self.groups)}
+        return np.array([known.get(name, -1) for name in groups], np.int64)
 
     def knows(self, group: str) -> bool:
+        """Decide whether the corpus had vectors of this group."""
         return self.groups is not None and group in self.groups
 
     def to_bytes(self) -> bytes:
-        """The content of an ``.npz`` file."""
-        arrays = (
-            {"means": self.means}
-            if self.matrix is None
-            else {"means": self.means, "matrix": self.matrix}
-        )
+        """Serialize to the content of an ``.npz`` file."""
+        arrays = {"means": self.means}
+        if self.matrix is not None:
+            arrays["matrix"] = self.matrix
         buffer = io.BytesIO()
         np.savez(buffer, settings=np.array(self._settings()), **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Postprocess":
-        """What `to_bytes` gave; holds numbers and text only, nothing that could run.
+        """Restore the result of `to_bytes`; it holds numbers and text only, nothing executable.
 
         Raises:
           InputError: the file is something else.
@@ -192,7 +197,9 @@ class Postprocess:
                 arrays.get("matrix"),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as error:
-            raise InputError(f"not a file that FitPostprocess wrote ({error}); fit anew") from error
+            raise InputError(
+                f"not a file that FitPostprocess wrote ({error}); fit the corpus again"
+            ) from error
 
     def _settings(self) -> str:
         names = ("method", "components", "groups", "counts")
@@ -203,29 +210,33 @@ def check_method(method: str, components: int | None = None) -> None:
     """Refuse settings that `fit` does not know.
 
     Raises:
-      InputError: the method is unknown, or the number of components is no positive whole number or not for it.
+      InputError: the method is unknown, or the number of components is not a positive whole number
+        or not for this method.
     """
     if method not in METHODS:
         raise InputError(f"method {method!r}: choose {', '.join(METHODS[:-1])} or {METHODS[-1]}")
     if components is not None and method == "center":
-        raise InputError("components with method 'center': it has none; leave components out")
+        raise InputError("components with method 'center', which has none; leave components out")
     if components is not None and (not isinstance(components, int) or components < 1):
         raise InputError(f"components {components!r}: give a positive whole number")
 
 
 def fit(moments: Moments, method: str, components: int | None = None) -> Postprocess:
-    """The correction that `method` makes, for a corpus with these moments.
+    """Fit the correction of `method` to a corpus with these moments.
 
-    Means are those of the groups, components those of all groups together, each around its own mean.
+    Means are those of the groups, components those of all groups together, each around its own
+    mean.
 
     Args:
-      moments: of one vector at least.
-      method: ``center``: take the mean away. ``all_but_the_top``: and the first `components` principal components
-        (arXiv 1702.01417; default dim / 100, as there). ``whiten``: in place of the dimensions the first `components`
-        principal components (default all), each with variance 1 (arXiv 2103.15316).
+      moments: of at least one vector.
+      method: ``center``: subtract the mean. ``all_but_the_top``: remove the first `components`
+        principal components too (arXiv 1702.01417; default dim / 100, as there). ``whiten``:
+        replace the dimensions by the first `components` principal components (default all), each
+        with variance 1 (arXiv 2103.15316).
+      components: see `method`; None for its default.
 
     Raises:
-      InputError: more components than dimensions, or no more vectors than components.
+      InputError: there are more components than dimensions, or no more vectors than components.
     """
     check_method(method, components)
     names = sorted(moments.counts, key=str)
@@ -242,7 +253,8 @@ def fit(moments: Moments, method: str, components: int | None = None) -> Postpro
         raise InputError(f"components {k}: the vectors have {dim} dimensions; give fewer")
     if n <= k:
         raise InputError(
-            f"{method} with {k} components needs more vectors than {n}; give fewer components, or more vectors"
+            f"{method} with {k} components needs more vectors than {n}; "
+            "give fewer components, or more vectors"
         )
     if moments.second is None:
         raise InputError(f"{method} needs second moments; add vectors with second=True")
@@ -251,9 +263,8 @@ def fit(moments: Moments, method: str, components: int | None = None) -> Postpro
     variances, axes = variances[::-1][:k], axes[:, ::-1][:, :k]
     if method == "all_but_the_top":
         return dataclasses.replace(centered, components=k, matrix=np.eye(dim) - axes @ axes.T)
-    axes = axes * np.where(
-        axes[np.abs(axes).argmax(axis=0), np.arange(k)] < 0, -1, 1
-    )  # the sign is LAPACK's whim
-    present = variances > FLAT * variances[0]
+    # LAPACK leaves the sign of an axis open: make its largest coordinate positive
+    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(k)] < 0, -1, 1)
+    present = variances > MIN_VARIANCE * variances[0]
     scales = np.divide(1, np.sqrt(np.maximum(variances, 0)), out=np.zeros(k), where=present)
     return dataclasses.replace(centered, components=k, matrix=axes * scales)

@@ -21,37 +21,48 @@ from beam_gpte.sources.formats.rows import (
     valid_rows,
 )
 
-PEEKED_LINES = 1000  # of JSON Lines, whose rows need not all have all keys
+PEEKED_LINES = 1000  # of JSON Lines, whose rows may lack keys
 
 
-def read_jsonl(file: BinaryIO, wanted: ColumnSelection, rows: int) -> Iterator[FileRows]:
-    """Rows of a JSON Lines file; a key that a row lacks is null, and a column has one type in all of the file."""
+def read_jsonl(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterator[FileRows]:
+    """Read a JSON Lines file.
+
+    A key that a row lacks is null, and a column has one type in the whole file.
+    """
     types: dict[str, pa.DataType] = {}
     seen: dict[str, None] = {}
     for lines in _numbered_lines(file, rows):
-        parsed: list[tuple[int, bytes, dict[str, Any]]] = []
-        defects = []
-        for number, line in lines:
-            try:
-                if line.strip():
-                    parsed.append((number, line, parse_object(line)))
-            except ValueError as error:
-                defects.append(RowError(number, str(error), readable(line)[:MAX_CONTENT_CHARS]))
+        parsed, errors = _parsed_lines(lines)
         seen.update((name, None) for _, _, row in parsed for name in row)
-        if wanted.id_column is None and ID in seen:
-            wanted.of([*seen])  # refuses
-        read = _typed_rows(parsed, types, wanted)
-        blank = len(lines) - len(parsed) - len(defects)
-        yield dataclasses.replace(read, defects=defects + read.defects, blank=blank)
+        if selection.id_column is None and ID in seen:
+            selection.of([*seen])  # raises
+        read = _typed_rows(parsed, types, selection)
+        blank = len(lines) - len(parsed) - len(errors)
+        yield dataclasses.replace(read, errors=errors + read.errors, blank=blank)
     if seen:
-        wanted.of([*seen])
+        selection.of([*seen])
+
+
+Parsed = tuple[int, bytes, dict[str, Any]]  # row number, line and its values
+
+
+def _parsed_lines(lines: list[tuple[int, bytes]]) -> tuple[list[Parsed], list[RowError]]:
+    parsed: list[Parsed] = []
+    errors = []
+    for number, line in lines:
+        try:
+            if line.strip():
+                parsed.append((number, line, parse_object(line)))
+        except ValueError as error:
+            errors.append(RowError(number, str(error), readable(line)[:MAX_CONTENT_CHARS]))
+    return parsed, errors
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """The object in a line of JSON.
+    """Parse the object in a line of JSON.
 
     Raises:
-      ValueError: the line holds none; the message is the reason of a reject.
+      ValueError: the line has none; the message is the reason of a reject.
     """
     try:
         text = line.decode()
@@ -72,57 +83,56 @@ def parse_object(line: bytes) -> dict[str, Any]:
 
 
 def _typed_rows(
-    parsed: list[tuple[int, bytes, dict[str, Any]]],
-    types: dict[str, pa.DataType],
-    wanted: ColumnSelection,
+    parsed: list[Parsed], types: dict[str, pa.DataType], selection: ColumnSelection
 ) -> FileRows:
-    """The parsed rows as columns; widens `types`, the columns of the file and their types so far."""
-    for name in itertools.chain(*(row for _, _, row in parsed), wanted.required):
-        if wanted.includes(name):
-            types.setdefault(name, pa.string() if name == wanted.text_column else pa.null())
+    """Convert the parsed rows to columns; widens `types`, those of the file's columns so far."""
+    for name in itertools.chain(*(row for _, _, row in parsed), selection.required):
+        if selection.includes(name):
+            types.setdefault(name, pa.string() if name == selection.text_column else pa.null())
     misfits: dict[int, dict[str, str]] = {}
     columns = []
     for name in types:
-        values = [row.get(name) for _, _, row in parsed]
-        refused = _not_allowed(values, name, wanted)
-        if name != wanted.text_column:
-            types[name], others = _common_type(
-                [None if i in refused else v for i, v in enumerate(values)], types[name]
-            )
-            reason = (
-                f"value of another type than its column: {name} is %s, the column {types[name]}"
-            )
-            refused |= {i: reason % brief(values[i]) for i in others}
-        columns.append(
-            pa.array([None if i in refused else v for i, v in enumerate(values)], types[name])
+        column, refused = _typed_column(
+            [row.get(name) for _, _, row in parsed], name, types, selection
         )
+        columns.append(column)
         for i, reason in refused.items():
             misfits.setdefault(i, {})[name] = reason
     batch = pa.RecordBatch.from_arrays(columns, names=list(types))
     good = [i for i in range(len(parsed)) if i not in misfits]
-    defects = []
-    for i, reasons in sorted(misfits.items()):
-        number, line, row = parsed[i]
-        kept = {
-            name: json_text(row.get(name)) if name in reasons else row.get(name) for name in types
-        }
-        defects.append(
-            RowError(number, next(iter(reasons.values())), readable(line)[:MAX_CONTENT_CHARS], kept)
-        )
-    return FileRows(
-        batch.take(pa.array(good, pa.int64())) if misfits else batch,
-        [parsed[i][0] for i in good],
-        defects,
-    )
+    errors = [_misfit(parsed[i], list(types), reasons) for i, reasons in sorted(misfits.items())]
+    taken = batch.take(pa.array(good, pa.int64())) if misfits else batch
+    return FileRows(taken, [parsed[i][0] for i in good], errors)
 
 
-def _not_allowed(values: list[Any], name: str, wanted: ColumnSelection) -> dict[int, str]:
-    """Why a value cannot be a text or an id, by its index."""
-    if name not in wanted.required:
+def _typed_column(
+    values: list[Any], name: str, types: dict[str, pa.DataType], selection: ColumnSelection
+) -> tuple[pa.Array, dict[int, str]]:
+    """Convert the values of one column, widening its type; return why some do not fit, by index."""
+    refused = _not_allowed(values, name, selection)
+    if name != selection.text_column:
+        allowed = [None if i in refused else value for i, value in enumerate(values)]
+        types[name], others = _common_type(allowed, types[name])
+        reason = f"value of another type than its column: {name} is %s, the column {types[name]}"
+        refused |= {i: reason % brief(values[i]) for i in others}
+    fitting = [None if i in refused else value for i, value in enumerate(values)]
+    return pa.array(fitting, types[name]), refused
+
+
+def _misfit(parsed: Parsed, names: list[str], reasons: dict[str, str]) -> RowError:
+    """Describe a row with values that do not fit, those as JSON."""
+    number, line, row = parsed
+    kept = {name: json_text(row.get(name)) if name in reasons else row.get(name) for name in names}
+    first = next(iter(reasons.values()))
+    return RowError(number, first, readable(line)[:MAX_CONTENT_CHARS], kept)
+
+
+def _not_allowed(values: list[Any], name: str, selection: ColumnSelection) -> dict[int, str]:
+    """Return why a value cannot be a text or an id, by its index."""
+    if name not in selection.required:
         return {}
-    allowed, kind = (
-        ((str,), "a string") if name == wanted.text_column else ((str, int), "a string or integer")
-    )
+    is_text = name == selection.text_column
+    allowed, kind = ((str,), "a string") if is_text else ((str, int), "a string or integer")
     return {
         i: f"{name} is not {kind}: {brief(value)}"
         for i, value in enumerate(values)
@@ -131,22 +141,22 @@ def _not_allowed(values: list[Any], name: str, wanted: ColumnSelection) -> dict[
 
 
 def _common_type(values: list[Any], known: pa.DataType) -> tuple[pa.DataType, set[int]]:
-    """A type no narrower than `known` that fits most of `values`, and the indices of those it does not fit."""
+    """Find a type no narrower than `known` that fits most values, and the indices of the others."""
     try:
         common = _wider(known, pa.array(values).type)
         pa.array(values, common)
         return common, set()
     except MISFITS:
         pass
-    own = [_type_of(value) for value in values]
+    kinds = [_type_of(value) for value in values]
     common = known
-    for candidate, _ in Counter(kind for kind in own if kind is not None).most_common():
+    for candidate, _ in Counter(kind for kind in kinds if kind is not None).most_common():
         try:
             common = _wider(common, candidate)
         except pa.ArrowException:
             continue
     return common, {
-        i for i, kind in enumerate(own) if kind is None or not _fits(values[i], kind, common)
+        i for i, kind in enumerate(kinds) if kind is None or not _fits(values[i], kind, common)
     }
 
 
@@ -170,22 +180,21 @@ def _fits(value: Any, kind: pa.DataType, column: pa.DataType) -> bool:
         return False
 
 
-def read_text(file: BinaryIO, wanted: ColumnSelection, rows: int) -> Iterator[FileRows]:
-    """One text a line; blank lines are left out and counted, and count as rows."""
-    name = wanted.of([wanted.text_column])[0]
+def read_text(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterator[FileRows]:
+    """Read one text per line; blank lines are left out and counted, and count as rows."""
+    name = selection.of([selection.text_column])[0]
     for lines in _numbered_lines(file, rows):
         column = pa.array([line for _, line in lines], pa.binary()).view(pa.string())
-        read = valid_rows(
-            pa.RecordBatch.from_arrays([column], names=[name]), [number for number, _ in lines], ""
-        )
+        batch = pa.RecordBatch.from_arrays([column], names=[name])
+        read = valid_rows(batch, [number for number, _ in lines], "")
         blank = [not value.strip() for value in read.batch.column(0).to_pylist()]
         text = read.batch.filter(pa.array([not b for b in blank], pa.bool_()))
         numbers = [number for number, b in zip(read.numbers, blank, strict=True) if not b]
-        yield FileRows(text, numbers, read.defects, sum(blank))
+        yield FileRows(text, numbers, read.errors, sum(blank))
 
 
 def _numbered_lines(file: BinaryIO, rows: int) -> Iterator[list[tuple[int, bytes]]]:
-    """Lines without their ends, numbered from 1, in lists of `rows`; only a newline ends a line."""
+    """Yield lines, numbered from 1, in lists of `rows`; only a newline ends a line."""
     lines = (
         (number, line.removesuffix(b"\n").removesuffix(b"\r"))
         for number, line in enumerate(file, 1)

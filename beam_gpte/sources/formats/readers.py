@@ -1,9 +1,9 @@
-"""The files of a corpus, one reader a format: an open binary file becomes batches of rows and defects. No Beam here.
+"""Read the files of a corpus, with one reader per format and without Beam.
 
-    Parquet, JSON Lines, CSV, TSV, text  -->  Rows(batch, numbers, defects), Rows(...), ...
+    an open Parquet, JSON Lines, CSV, TSV or text file --> FileRows(batch, numbers, errors), ...
 
-A reader goes through its file once, from the front, and holds a block or two. A row that cannot be read is a `Defect`
-and costs that row; a file that cannot be read raises.
+A reader passes through its file once, from the front, and holds a block or two. A row that cannot
+be read is a `RowError` and costs that row; a file that cannot be read raises.
 """
 
 import itertools
@@ -24,9 +24,11 @@ from beam_gpte.sources.formats.delimited import (
 from beam_gpte.sources.formats.lines import PEEKED_LINES, parse_object, read_jsonl, read_text
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, valid_rows
 
+PARQUET_BUFFER = 1 << 20  # bytes; streams a row group instead of loading it whole
+
 
 def column_names(file: BinaryIO, kind: str, text_column: str) -> list[str]:
-    """The columns of one file by a look at its beginning; for JSON Lines those of its first 1,000 lines."""
+    """Read the columns of one file from its beginning; of JSON Lines, the first 1,000 lines."""
     if kind == "parquet":
         return list(pq.ParquetFile(file).schema_arrow.names)
     if kind == "text":
@@ -42,35 +44,16 @@ def column_names(file: BinaryIO, kind: str, text_column: str) -> list[str]:
     return list(keys)
 
 
-# Parquet
-
-
-def read_parquet(file: BinaryIO, wanted: ColumnSelection, rows: int) -> Iterator[FileRows]:
-    """Rows of a Parquet file; the columns that are not wanted are not read."""
-    parquet = pq.ParquetFile(
-        file, buffer_size=1 << 20
-    )  # streams a row group instead of loading it whole
-    names = wanted.of(parquet.schema_arrow.names)
-    yield FileRows(
-        pa.RecordBatch.from_pylist(
-            [], pa.schema([parquet.schema_arrow.field(name) for name in names])
-        ),
-        [],
-        [],
-    )
+def read_parquet(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterator[FileRows]:
+    """Read a Parquet file; columns that are not selected are not read."""
+    parquet = pq.ParquetFile(file, buffer_size=PARQUET_BUFFER)
+    names = selection.of(parquet.schema_arrow.names)
+    schema = pa.schema([parquet.schema_arrow.field(name) for name in names])
+    yield FileRows(pa.RecordBatch.from_pylist([], schema), [], [])
     row = 1
     for batch in parquet.iter_batches(rows, columns=names):
         yield valid_rows(compact_dictionaries(batch), list(range(row, row + batch.num_rows)), ", ")
         row += batch.num_rows
-
-
-# CSV and TSV
-
-
-# JSON Lines
-
-
-# Text
 
 
 READERS: dict[str, Callable[[BinaryIO, ColumnSelection, int], Iterator[FileRows]]] = {

@@ -1,4 +1,4 @@
-"""Define what every reader yields: consecutive rows of one file, and the defects among them."""
+"""Define what every reader yields: consecutive rows of one file, and the errors among them."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from beam_gpte.core.columns import ID
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.arrow_values import is_string, is_utf8
 
 MAX_CONTENT_CHARS = 1000  # characters of an unreadable row that are kept
 MAX_DETAIL_CHARS = 100  # characters of a value in a reason
@@ -16,13 +17,13 @@ MAX_DETAIL_CHARS = 100  # characters of a value in a reason
 
 @dataclasses.dataclass(frozen=True)
 class RowError:
-    """A row that cannot be read.
+    """Describe a row that cannot be read.
 
     Attributes:
       row: counts from 1.
-      reason: a constant phrase, then perhaps `: detail`.
-      content: the row as it stands in the file.
-      columns: the row's values where it could be parsed, those of a wrong type as JSON; None where it could not.
+      reason: a constant phrase, then optionally `: detail`.
+      content: the row as it is in the file.
+      columns: the row's values if it could be parsed, those of a wrong type as JSON; else None.
     """
 
     row: int
@@ -33,27 +34,40 @@ class RowError:
 
 @dataclasses.dataclass(frozen=True)
 class FileRows:
-    """Consecutive rows of one file: the good ones, with their row numbers, and the defects among them."""
+    """Hold consecutive rows of one file.
+
+    Attributes:
+      batch: the good rows.
+      numbers: of the good rows, from 1.
+      errors: the other rows.
+      blank: number of blank lines left out.
+    """
 
     batch: pa.RecordBatch
     numbers: list[int]
-    defects: list[RowError]
+    errors: list[RowError]
     blank: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class ColumnSelection:
-    """Which columns to read (None: all); the text always, and the id unless ids are derived (None)."""
+    """Select the columns to read: always the text, and the id unless ids are generated.
+
+    Attributes:
+      columns: further columns; None for all.
+      id_column: None generates ids.
+      text_column: of the texts.
+    """
 
     columns: tuple[str, ...] | None
     id_column: str | None
     text_column: str
 
     def of(self, present: list[str]) -> list[str]:
-        """The wanted ones of the columns `present`, in their order.
+        """Return the selected ones of the columns `present`, in their order.
 
         Raises:
-          InputError: one is missing or there twice, or a column has the name of the derived ids.
+          InputError: one is missing or occurs twice, or a column has the name of generated ids.
         """
         for name, times in Counter(present).items():
             if times > 1:
@@ -71,37 +85,40 @@ class ColumnSelection:
 
     @property
     def required(self) -> tuple[str, ...]:
+        """The columns that have to be there."""
         return (self.text_column,) if self.id_column is None else (self.id_column, self.text_column)
 
     def includes(self, name: str) -> bool:
+        """Check whether a column is selected."""
         return self.columns is None or name in self.columns or name in self.required
 
 
 def valid_rows(batch: pa.RecordBatch, numbers: list[int], separator: str) -> FileRows:
-    """Sets aside rows with a string that is not UTF-8."""
+    """Separate rows with a string that is not valid UTF-8.
+
+    Args:
+      batch: the rows.
+      numbers: of the rows.
+      separator: between columns, in the content of an error.
+    """
     bad = sorted(set().union(*(_not_utf8(column) for column in batch.columns)))
     if not bad:
         return FileRows(batch, numbers, [])
-    defects = [RowError(numbers[i], "invalid UTF-8", row_content(batch, i, separator)) for i in bad]
+    errors = [RowError(numbers[i], "invalid UTF-8", row_content(batch, i, separator)) for i in bad]
     good = sorted(set(range(len(numbers))) - set(bad))
-    return FileRows(batch.take(pa.array(good, pa.int64())), [numbers[i] for i in good], defects)
+    return FileRows(batch.take(pa.array(good, pa.int64())), [numbers[i] for i in good], errors)
 
 
 def _not_utf8(column: pa.Array) -> set[int]:
-    values = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (
-        pa.types.is_string(values)
-        or pa.types.is_large_string(values)
-        or pa.types.is_string_view(values)
-    ):
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not is_string(kind):
         return set()
     try:
         column.validate(full=True)
         return set()
     except pa.ArrowInvalid:
-        return {
-            i for i, value in enumerate(_bytes(column)) if value is not None and not is_utf8(value)
-        }
+        values = enumerate(_bytes(column))
+        return {i for i, value in values if value is not None and not is_utf8(value)}
 
 
 def _bytes(column: pa.Array) -> list[bytes | None]:
@@ -109,28 +126,21 @@ def _bytes(column: pa.Array) -> list[bytes | None]:
     return plain.cast(pa.large_binary()).to_pylist()
 
 
-def is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def row_content(batch: pa.RecordBatch, i: int, separator: str) -> str:
-    """A row of columns in one line, for a person."""
-    row = batch.slice(i, 1)
+    """Write a row in one line, for people to read."""
     cells = [
-        _bytes(column)[0] if _not_utf8(column) else column[0].as_py() for column in row.columns
+        _bytes(column)[0] if _not_utf8(column) else column[0].as_py()
+        for column in batch.slice(i, 1).columns
     ]
-    return separator.join("" if cell is None else readable(cell) for cell in cells)[
-        :MAX_CONTENT_CHARS
-    ]
+    line = separator.join("" if cell is None else readable(cell) for cell in cells)
+    return line[:MAX_CONTENT_CHARS]
 
 
 def readable(value: Any) -> str:
+    """Convert a value to a string, invalid bytes as escapes."""
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def brief(value: Any) -> str:
+    """Write the beginning of a value as JSON."""
     return json.dumps(value, ensure_ascii=False)[:MAX_DETAIL_CHARS]

@@ -1,4 +1,4 @@
-"""The three rules, against loops over rows and sets; ids are no hint of the order, in which pairs alone are sorted."""
+"""The three rules agree with loops over rows and sets, whatever the order of ids."""
 
 import random
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from beam_gpte.core.dedup.grouping import (
 )
 
 Pairs = list[tuple[int, int, float]]
-Verdicts = list[tuple[int, int, float | None]]
+Decisions = list[tuple[int, int, float | None]]
 
 SCHEMA = {FIRST_ID: pl.Int64, SECOND_ID: pl.Int64, SCORE: pl.Float32}
 
@@ -30,34 +30,31 @@ def frame(pairs: Pairs) -> pl.DataFrame:
 
 
 def random_pairs(rows: int, count: int, seed: int) -> tuple[Pairs, list[int]]:
-    """Pairs, and the ids in the order of keeping, a random one."""
+    """Draw pairs, and the ids in a random order of keeping."""
     draw = random.Random(seed)
     order = draw.sample(range(rows), rows)
     places = {tuple(sorted(draw.sample(range(rows), 2))) for _ in range(count)}
     return [(order[a], order[b], draw.choice([0.75, 0.875, 1.0])) for a, b in sorted(places)], order
 
 
-def leader_loop(pairs: Pairs, order: list[int]) -> Verdicts:
+def leader_loop(pairs: Pairs, order: list[int]) -> Decisions:
     removed: dict[int, tuple[int, int, float | None]] = {}
     for row in order:
-        kept = [
-            (-score, first)
-            for first, second, score in pairs
-            if second == row and first not in removed
-        ]
+        before = [(-score, first) for first, second, score in pairs if second == row]
+        kept = [(score, first) for score, first in before if first not in removed]
         if kept:
             removed[row] = (row, min(kept)[1], -min(kept)[0])
     return sorted(removed.values())
 
 
-def semdedup_loop(pairs: Pairs, order: list[int]) -> Verdicts:
+def semdedup_loop(pairs: Pairs, order: list[int]) -> Decisions:
     scores = {(first, second): score for first, second, score in pairs}
     nearest: dict[int, int] = {}
     for row in order:
         before = [(-score, first) for first, second, score in pairs if second == row]
         if before:
             nearest[row] = min(before)[1]
-    decisions: Verdicts = []
+    decisions: Decisions = []
     for row in nearest:
         kept = row
         while kept in nearest:
@@ -66,8 +63,8 @@ def semdedup_loop(pairs: Pairs, order: list[int]) -> Verdicts:
     return sorted(decisions)
 
 
-def components_loop(pairs: Pairs, rank: Callable[[int], object]) -> Verdicts:
-    """`rank` orders rows that have none before them."""
+def components_loop(pairs: Pairs, rank: Callable[[int], object]) -> Decisions:
+    """Decide by `rank`, which orders rows that have none before them."""
     scores = {(first, second): score for first, second, score in pairs}
     group = {row: {row} for pair in scores for row in pair}
     for first, second in scores:
@@ -97,22 +94,21 @@ def test_leaders_are_those_of_the_sequential_rule(graph: tuple[Pairs, list[int]]
 
 @settings(max_examples=150, deadline=None)
 @given(graphs)
-def test_semdedup_removes_what_is_near_to_any_row_before(graph: tuple[Pairs, list[int]]) -> None:
+def test_semdedup_removes_rows_near_to_any_row_before(graph: tuple[Pairs, list[int]]) -> None:
     pairs, order = graph
     assert semdedup(frame(pairs)).rows() == semdedup_loop(pairs, order)
 
 
 @settings(max_examples=150, deadline=None)
 @given(graphs, st.booleans())
-def test_of_a_component_the_first_row_stays(
+def test_the_first_row_of_a_component_stays(
     graph: tuple[Pairs, list[int]], descending: bool
 ) -> None:
     pairs, order = graph
     place = {row: i for i, row in enumerate(order)}
     # two rows share a value, the last ones have none: then ids decide
-    value = {
-        row: None if i > 20 else (-1 if descending else 1) * (i // 2) for row, i in place.items()
-    }
+    sign = -1 if descending else 1
+    value = {row: None if i > 20 else sign * (i // 2) for row, i in place.items()}
     orders = {
         name: pl.Series([value[pair[i]] for pair in pairs], dtype=pl.Int64)
         for i, name in enumerate((FIRST_ORDER, SECOND_ORDER))
@@ -135,9 +131,8 @@ def test_forests_of_forests_give_the_same_components(
     forest = pl.concat([spanning_forest(frame(pairs[i::parts])) for i in range(parts)])
     forest = spanning_forest(forest)
     assert len(forest) < len(order)
-    assert components(forest)["id", "duplicate_of"].equals(
-        components(frame(pairs))["id", "duplicate_of"]
-    )
+    decided = components(frame(pairs))["id", "duplicate_of"]
+    assert components(forest)["id", "duplicate_of"].equals(decided)
 
 
 def test_a_star_a_clique_and_a_chain_by_hand() -> None:
@@ -154,17 +149,18 @@ def test_a_star_a_clique_and_a_chain_by_hand() -> None:
 
 @pytest.mark.parametrize("rule", [greedy_leader, components, semdedup])
 def test_a_long_chain_is_followed_to_its_end(rule: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
-    """Rounds over all pairs would take 50,000 of them."""
+    """Would take 50,000 rounds over all pairs."""
     ids = np.random.default_rng(0).permutation(100_001)
-    chain = pl.DataFrame(
-        {FIRST_ID: ids[:-1], SECOND_ID: ids[1:], SCORE: np.full(100_000, 0.5, np.float32)}
-    )
+    scores = np.full(100_000, 0.5, np.float32)
+    chain = pl.DataFrame({FIRST_ID: ids[:-1], SECOND_ID: ids[1:], SCORE: scores})
     assert len(rule(chain)) == (50_000 if rule is greedy_leader else 100_000)
     assert spanning_forest(chain).equals(chain)
 
 
 @pytest.mark.parametrize("rule", [greedy_leader, components, semdedup])
-def test_ids_may_be_strings_and_pairs_none(rule: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+def test_ids_may_be_strings_and_pairs_may_be_none(
+    rule: Callable[[pl.DataFrame], pl.DataFrame],
+) -> None:
     pairs = pl.DataFrame(
         {FIRST_ID: ["b", "ä"], SECOND_ID: ["ä", "a"], SCORE: [0.5, 0.75]},
         schema_overrides={SCORE: pl.Float32},

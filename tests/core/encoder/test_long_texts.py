@@ -1,4 +1,6 @@
-"""Long texts, templates and spans: which tokens make which vector."""
+"""Check which tokens make which vector: long texts, templates and spans."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,30 +8,20 @@ import torch
 import transformers
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
+from beam_gpte.core.encoder.backbone import Backbone
 from beam_gpte.core.encoder.batching import GROW_AFTER, TokenBudget
-from beam_gpte.core.encoder.inputs import stretches
+from beam_gpte.core.encoder.inputs import sliding_windows
 
-WORDS = [
-    "river",
-    "stone",
-    "cloud",
-    "engine",
-    "paper",
-    "garden",
-    "window",
-    "silver",
-    "music",
-    "forest",
-]
-TEXT = " ".join(WORDS[i % 10] for i in range(40))  # 40 words, a token each
+TEN_WORDS = "river stone cloud engine paper garden window silver music forest"
+TEXT = " ".join([TEN_WORDS] * 4)  # 40 words, a token each
 
 
-def unit(vectors):
+def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def token_vectors(minilm, text, layers=1):
-    """The plain model's token vectors of one text, [CLS] and [SEP] included."""
+def token_vectors(minilm: str, text: str, layers: int = 1) -> np.ndarray:
+    """Return the plain model's token vectors of one text, [CLS] and [SEP] included."""
     model = transformers.AutoModel.from_pretrained(minilm)
     inputs = transformers.AutoTokenizer.from_pretrained(minilm)(text, return_tensors="pt")
     with torch.inference_mode():
@@ -37,11 +29,11 @@ def token_vectors(minilm, text, layers=1):
     return torch.stack(output.hidden_states[-layers:]).mean(0)[0].numpy()
 
 
-def test_stretches_share_their_overlap_and_leave_no_token_out() -> None:
-    assert stretches(10, 4, 0) == [(0, 4), (4, 8), (8, 10)]
-    assert stretches(10, 4, 2) == [(0, 4), (2, 6), (4, 8), (6, 10)]
-    assert stretches(4, 4, 2) == [(0, 4)]
-    assert stretches(0, 4, 0) == []
+def test_windows_share_their_overlap_and_leave_no_token_out() -> None:
+    assert sliding_windows(10, 4, 0) == [(0, 4), (4, 8), (8, 10)]
+    assert sliding_windows(10, 4, 2) == [(0, 4), (2, 6), (4, 8), (6, 10)]
+    assert sliding_windows(4, 4, 2) == [(0, 4)]
+    assert sliding_windows(0, 4, 0) == []
 
 
 def test_windows_are_averaged_by_their_tokens(minilm: str, encoder: TextEncoder) -> None:
@@ -53,7 +45,7 @@ def test_windows_are_averaged_by_their_tokens(minilm: str, encoder: TextEncoder)
     assert windows.encode_with_counts([TEXT]).dropped.tolist() == [0]
 
 
-def test_chunks_are_texts_of_their_own_and_know_their_place(
+def test_chunks_are_embedded_as_separate_texts_and_know_their_place(
     minilm: str, encoder: TextEncoder
 ) -> None:
     chunks = TextEncoder.load(
@@ -66,11 +58,11 @@ def test_chunks_are_texts_of_their_own_and_know_their_place(
         TEXT.split()[a:b] for a, b in ((0, 16), (12, 28), (24, 40))
     ]
     assert np.abs(encoding.vectors - encoder.encode(["a short text", *pieces])).max() < 1e-6
-    with pytest.raises(InputError, match="long_text 'chunks' gives several vectors a text"):
+    with pytest.raises(InputError, match="long_text 'chunks' gives several vectors per text"):
         chunks.encode([TEXT])
 
 
-def test_late_chunks_are_pooled_out_of_one_pass(minilm: str) -> None:
+def test_late_chunks_are_pooled_from_one_pass(minilm: str) -> None:
     late = TextEncoder.load(EncoderConfig(minilm, long_text="late_chunks", chunk_tokens=16))
     encoding = late.encode_with_counts([TEXT])
     tokens = token_vectors(minilm, TEXT)  # [CLS], 40 words, [SEP]
@@ -92,7 +84,9 @@ def test_late_chunks_of_a_text_beyond_the_model_take_several_passes(minilm: str)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_a_template_is_pooled_whole_at_its_end_or_over_the_last_copy(minilm: str, layers) -> None:
+def test_a_template_is_pooled_whole_at_its_end_or_over_the_last_slot(
+    minilm: str, layers: int
+) -> None:
     template = "first {text} then again {text} done"
     tokens = token_vectors(minilm, "first river stone then again river stone done", layers)
     # [CLS] first river stone then again river stone done [SEP]
@@ -121,17 +115,12 @@ def test_a_long_text_is_cut_inside_its_template(minilm: str) -> None:
             minilm, template="first {text} then {text} done", max_tokens=25, pooling="last"
         )
     )
-    encoding = encoder.encode_with_counts(
-        [TEXT]
-    )  # 23 tokens of room: 3 of the template, 10 of each copy
+    # 23 tokens fit between the special tokens: 3 of the template, 10 in each slot
+    encoding = encoder.encode_with_counts([TEXT])
     assert encoding.dropped.tolist() == [30]
-    ten = " ".join(TEXT.split()[:10])
-    assert (
-        np.abs(
-            encoding.vectors[0] - unit(token_vectors(minilm, f"first {ten} then {ten} done")[-1])
-        ).max()
-        < 1e-5
-    )
+    filled = f"first {TEN_WORDS} then {TEN_WORDS} done"
+    expected = unit(token_vectors(minilm, filled)[-1])
+    assert np.abs(encoding.vectors[0] - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -151,24 +140,26 @@ def test_a_long_text_is_cut_inside_its_template(minilm: str) -> None:
         ({"precision": "fp8"}, "precision 'fp8': choose fp32, bf16 or fp16"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings, message) -> None:
+def test_settings_that_contradict_each_other_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         EncoderConfig("m", **settings)
 
 
 class Narrow:
-    """A backbone that runs out of memory beyond so many tokens; otherwise the real one."""
+    """Run out of memory beyond `limit` tokens; otherwise act as the real backbone."""
 
-    def __init__(self, backbone, room) -> None:
+    def __init__(self, backbone: Backbone, limit: int | None) -> None:
         self._backbone = backbone
-        self.room = room
+        self.limit = limit
 
-    def run(self, batch, layers):
-        if sum(map(len, batch)) > self.room:
+    def run(self, batch: list[np.ndarray], layers: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        if sum(map(len, batch)) > self.limit:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return self._backbone.run(batch, layers)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> object:
         return getattr(self._backbone, name)
 
 
@@ -187,14 +178,13 @@ def test_a_text_that_never_fits_is_one_failure(minilm: str, encoder: TextEncoder
     narrow = TextEncoder.load(minilm)
     narrow._runner.backbone = Narrow(narrow._runner.backbone, 30)
     encoding = narrow.encode_with_counts(["a short text", TEXT, "another"])
-    assert encoding.failed == {1: "out of memory: 42 tokens are more than fit at once"}
+    assert encoding.failed == {1: "out of memory: 42 tokens do not fit at once"}
     assert np.isnan(encoding.vectors[1]).all()
-    assert (
-        np.abs(encoding.vectors[[0, 2]] - encoder.encode(["a short text", "another"])).max() < 1e-6
-    )
+    expected = encoder.encode(["a short text", "another"])
+    assert np.abs(encoding.vectors[[0, 2]] - expected).max() < 1e-6
 
 
-def test_other_errors_are_not_taken_for_memory(minilm: str) -> None:
+def test_other_errors_are_not_mistaken_for_lack_of_memory(minilm: str) -> None:
     encoder = TextEncoder.load(minilm)
     encoder._runner.backbone = Narrow(encoder._runner.backbone, None)
     with pytest.raises(TypeError):

@@ -1,4 +1,4 @@
-"""Alignments against every possible one of tiny documents, and against documents cut up and merged on purpose."""
+"""Alignments are the best of all of tiny documents, and undo cuts and merges made on purpose."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from beam_gpte.core.mining.align import Bead, align, skip_cost, span_vectors
 
 Shape = tuple[int, int]
 DIM = 256
-NOWHERE = np.zeros(DIM, np.float32)  # the mean vector of directions that are spread evenly
+ZERO = np.zeros(DIM, np.float32)  # the mean vector of directions that are spread evenly
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def directions(rows: int, seed: int, dim: int = DIM) -> np.ndarray:
 
 
 def every_alignment(n: int, m: int, a: int, b: int) -> Iterator[list[Shape]]:
-    """All sequences of beads that take n and m sentences."""
+    """Yield all sequences of beads that take n and m sentences."""
     if n == m == 0:
         yield []
     for p, q in [(1, 0), (0, 1), *itertools.product(range(1, a + 1), range(1, b + 1))]:
@@ -41,14 +41,13 @@ def cost_of(
     others: tuple[np.ndarray, np.ndarray],
     skip: float,
 ) -> float:
-    """By the formula, with the means over sentences and not by their mean vectors."""
+    """Compute the cost by the formula, with means over sentences, not by their mean vectors."""
     total, i, j = 0.0, 0, 0
     for p, q in shapes:
         if p and q:
             x, y = (side.astype(np.float64) for side in (sources[p - 1, i], targets[q - 1, j]))
-            chance = np.mean([1 - x @ t for t in others[1]]) + np.mean(
-                [1 - s @ y for s in others[0]]
-            )
+            chance = np.mean([1 - x @ t for t in others[1]])
+            chance += np.mean([1 - s @ y for s in others[0]])
             total += 2 * p * q * (1 - x @ y) / (chance + 1e-6)
         else:
             total += skip
@@ -88,7 +87,7 @@ def test_no_alignment_of_a_tiny_document_is_cheaper(
 
 
 def translated(shapes: list[Shape], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Documents whose beads are `shapes`: the sentences of a bead add up to nearly the same on both sides."""
+    """Make documents with beads of `shapes`: both sides of a bead have nearly the same sum."""
     random = np.random.default_rng(seed)
     sources, targets = [], []
     for p, q in shapes:
@@ -100,36 +99,24 @@ def translated(shapes: list[Shape], seed: int) -> tuple[np.ndarray, np.ndarray]:
     return unit(np.array(sources)), unit(np.array(targets) + noise)
 
 
-# to take an unrelated sentence along costs more: 2 (1 - sqrt(1/2)) = 0.59 for a bead of 1:2 with one right target
+# adding an unrelated sentence costs more: 2 (1 - sqrt(1/2)) = 0.59 for a 1:2 bead with one right
+# target
 SKIP = 0.4
 SHAPES = [
-    (1, 1),
-    (1, 2),
-    (1, 1),
-    (0, 1),
-    (1, 1),
-    (2, 1),
-    (1, 1),
-    (1, 0),
-    (1, 0),
-    (1, 1),
-    (2, 2),
-    (1, 1),
-    (3, 1),
-    (1, 1),
+    *((1, 1), (1, 2), (1, 1), (0, 1), (1, 1), (2, 1), (1, 1)),
+    *((1, 0), (1, 0), (1, 1), (2, 2), (1, 1), (3, 1), (1, 1)),
 ]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_sentences_that_were_split_merged_and_left_out_are_found(seed: int) -> None:
-    sources, targets = (
-        span_vectors(side, np.ones(len(side)), 3) for side in translated(SHAPES, seed)
-    )
-    assert shapes_of(align(sources, targets, NOWHERE, NOWHERE, SKIP)) == SHAPES
+    sides = translated(SHAPES, seed)
+    sources, targets = (span_vectors(side, np.ones(len(side)), 3) for side in sides)
+    assert shapes_of(align(sources, targets, ZERO, ZERO, SKIP)) == SHAPES
 
 
-def test_beads_say_where_their_sentences_are() -> None:
-    """Two sentences, of which the second is left out, then one that became two: by hand."""
+def test_beads_locate_their_sentences() -> None:
+    """Work out by hand two sentences, the second left out, then one that became two."""
     a, b, c, d = np.eye(4, dtype=np.float32)
     sources = span_vectors(unit(np.stack([a, b, c + d])), np.ones(3), 2)
     targets = span_vectors(np.stack([a, c, d]), np.ones(3), 2)
@@ -142,53 +129,54 @@ def test_beads_say_where_their_sentences_are() -> None:
 @pytest.mark.parametrize(("sources", "targets"), [(0, 0), (3, 0), (0, 2)])
 def test_where_one_side_is_empty_everything_is_skipped(sources: int, targets: int) -> None:
     sides = [span_vectors(directions(count, 0), np.ones(count), 3) for count in (sources, targets)]
-    beads = align(*sides, NOWHERE, NOWHERE, 0.25)
+    beads = align(*sides, ZERO, ZERO, 0.25)
     assert shapes_of(beads) == [(1, 0)] * sources + [(0, 1)] * targets
     assert {bead.cost for bead in beads} <= {0.25}
 
 
 def test_a_span_is_the_sum_of_its_sentences_by_length() -> None:
-    """A sentence of 3 characters and one of 4 at a right angle: 3-4-5."""
+    """Sum a sentence of 3 characters and one of 4 at a right angle: 3-4-5."""
     spans = span_vectors(np.eye(2, dtype=np.float32), np.array([3, 4]), 3)
-    np.testing.assert_allclose(
-        spans, [[[1, 0], [0, 1]], [[0.6, 0.8], [0, 0]], [[0, 0], [0, 0]]], atol=1e-7
-    )
+    expected = [[[1, 0], [0, 1]], [[0.6, 0.8], [0, 0]], [[0, 0], [0, 0]]]
+    np.testing.assert_allclose(spans, expected, atol=1e-7)
     assert spans.dtype == np.float32
 
 
-def test_skipping_costs_what_taking_along_costs() -> None:
-    """By hand, of means of nothing: cosines of 0.5 and 0 to another make 0.866 and 0.707 to the sum with it."""
+def test_skipping_costs_as_much_as_adding_an_unrelated_sentence() -> None:
+    """Work out the costs with zero means.
+
+    Cosines of 0.5 and 0 to another sentence give 0.866 and 0.707 to the sum with it.
+    """
     sources = np.array([[1, 0], [0.5, np.sqrt(0.75)]], np.float32)
     targets, zero = np.eye(2, dtype=np.float32), np.zeros(2, np.float32)
     near, far = 2 * (1 - np.sqrt(0.75)), 2 * (1 - np.sqrt(0.5))
     for percentile, cost in ((0, near), (50, (near + far) / 2), (100, far)):
         assert skip_cost(sources, targets, zero, zero, percentile) == pytest.approx(cost, abs=1e-5)
-    assert skip_cost(targets[:1], targets[1:], zero, zero) == pytest.approx(
-        far
-    )  # no two of a side: at right angles
+    # one sentence per side: as at right angles
+    assert skip_cost(targets[:1], targets[1:], zero, zero) == pytest.approx(far)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_fewer_sentences_without_a_translation_are_taken_along_than_at_the_cost_of_chance(
-    seed: int,
-) -> None:
-    """Each document's sentences translate one another; a third of one side's are missing on the other."""
+def test_fewer_untranslated_sentences_join_beads_than_at_the_cost_of_chance(seed: int) -> None:
+    """Align two translations of each other; a third of one side's sentences is missing."""
     sources, targets = translated([(1, 1)] * 30, seed)
     kept = np.sort(np.random.default_rng(seed).permutation(30)[:20])
     spans = [span_vectors(side, np.ones(len(side)), 3) for side in (sources, targets[kept])]
     found = []
-    for skip in (
-        skip_cost(sources, targets[kept], NOWHERE, NOWHERE, 0),
-        0.9,
-    ):  # of sentences at right angles 1 is chance
-        beads = align(*spans, NOWHERE, NOWHERE, skip)
+    # between sentences at right angles, chance costs 1
+    for skip in (skip_cost(sources, targets[kept], ZERO, ZERO, 0), 0.9):
+        beads = align(*spans, ZERO, ZERO, skip)
         ones = [bead for bead in beads if shapes_of([bead]) == [(1, 1)]]
         found.append(sum(bead.source_start == kept[bead.target_start] for bead in ones))
     assert found[0] >= 18 > 16 > found[1]
 
 
-def test_sentences_that_are_near_to_everything_cost_more_of_what_is_left() -> None:
-    """Vecalign's normalisation: a cosine of 0.75 costs 0.25 / 1 where any two have 0, and 0.25 / 0.5 where they have 0.5."""
+def test_costs_are_relative_to_those_of_random_sentences() -> None:
+    """Normalize as Vecalign does.
+
+    A cosine of 0.75 costs 0.25 / 1 where any two sentences have 0, and 0.25 / 0.5 where they have
+    0.5.
+    """
     x = np.array([[1, 0]], np.float32)
     y = np.array([[0.75, np.sqrt(1 - 0.75**2)]], np.float32)
     near = (x + y)[0] / (1.75 * 2)  # its product with x and with y is 0.5
@@ -199,7 +187,7 @@ def test_sentences_that_are_near_to_everything_cost_more_of_what_is_left() -> No
 def test_long_documents_of_many_spans_are_aligned_in_order() -> None:
     shapes = [SHAPES[i % len(SHAPES)] for i in range(300)]
     sources, targets = (span_vectors(side, np.ones(len(side)), 4) for side in translated(shapes, 7))
-    beads = align(sources, targets, NOWHERE, NOWHERE, SKIP)
+    beads = align(sources, targets, ZERO, ZERO, SKIP)
     assert shapes_of(beads) == shapes
 
 
@@ -207,4 +195,4 @@ def test_documents_of_two_models_are_refused() -> None:
     with pytest.raises(
         InputError, match="vectors of 256 and 3 dimensions on the two sides; embed both"
     ):
-        align(directions(2, 0)[None], directions(2, 0, 3)[None], NOWHERE, NOWHERE, 1.0)
+        align(directions(2, 0)[None], directions(2, 0, 3)[None], ZERO, ZERO, 1.0)

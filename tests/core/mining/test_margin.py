@@ -1,4 +1,4 @@
-"""Margins and retrievals against loops over lists, and against LASER's rules written out."""
+"""Margins and retrievals agree with loops over lists, and with LASER's rules."""
 
 import numpy as np
 import polars as pl
@@ -34,7 +34,7 @@ def floats(*values: float) -> np.ndarray:
 
 
 def mined(sources: np.ndarray, targets: np.ndarray, k: int, margin: Margin) -> pl.DataFrame:
-    """Candidates with margins; sources are 0, 1, ..., targets 100, 101, ..."""
+    """Search candidates with margins; sources are 0, 1, ..., targets 100, 101, ..."""
     ids = np.arange(len(sources)), np.arange(len(targets)) + 100
     forward, backward = nearest_neighbors(sources, ids[0], targets, ids[1], k)
     candidates = merge_candidates(
@@ -51,24 +51,18 @@ def mined(sources: np.ndarray, targets: np.ndarray, k: int, margin: Margin) -> p
 def laser(
     sources: np.ndarray, targets: np.ndarray, k: int, margin: Margin, retrieval: str
 ) -> Scored:
-    """The rules of LASER's mine_bitexts.py and of stopes' union, in float64, row by row."""
+    """Follow LASER's mine_bitexts.py and stopes' union, in float64, row by row."""
     products = sources.astype(np.float64) @ targets.T.astype(np.float64)
-    forward = [
-        sorted(range(len(targets)), key=lambda y, x=x: (-products[x, y], y))[:k]
-        for x in range(len(sources))
-    ]
-    backward = [
-        sorted(range(len(sources)), key=lambda x, y=y: (-products[x, y], x))[:k]
-        for y in range(len(targets))
-    ]
+
+    def nearest(cosines: np.ndarray) -> list[int]:
+        return sorted(range(len(cosines)), key=lambda i: (-cosines[i], i))[:k]
+
+    forward, backward = list(map(nearest, products)), list(map(nearest, products.T))
 
     def score(x: int, y: int) -> float:
         mean = (products[x, forward[x]].mean() + products[backward[y], y].mean()) / 2
-        return {
-            "absolute": products[x, y],
-            "distance": products[x, y] - mean,
-            "ratio": products[x, y] / mean,
-        }[margin]
+        cosine = products[x, y]
+        return {"absolute": cosine, "distance": cosine - mean, "ratio": cosine / mean}[margin]
 
     best_forward = {
         (x, min(near, key=lambda y, x=x: (-score(x, y), y))) for x, near in enumerate(forward)
@@ -91,7 +85,7 @@ def laser(
 
 
 def unit(rows: int, seed: int) -> np.ndarray:
-    """Random directions that share a part, so that no mean is near to zero."""
+    """Draw random directions with a common part, so that no mean is close to zero."""
     vectors = np.random.default_rng(seed).normal(size=(rows, 6)) + [2, 0, 0, 0, 0, 0]
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
@@ -103,12 +97,9 @@ def test_pairs_and_margins_are_those_of_the_published_rules(
 ) -> None:
     sources, targets = unit(60, 0), unit(45, 1)
     pairs = retrieve(mined(sources, targets, 4, margin), retrieval)
-    wanted = laser(sources, targets, 4, margin, retrieval)
-    found = {
-        (source, target): score
-        for source, target, score in pairs.select(SOURCE_ID, TARGET_ID, MARGIN).rows()
-    }
-    assert found == pytest.approx(wanted, abs=1e-6)
+    rows = pairs.select(SOURCE_ID, TARGET_ID, MARGIN).rows()
+    found = {(source, target): score for source, target, score in rows}
+    assert found == pytest.approx(laser(sources, targets, 4, margin, retrieval), abs=1e-6)
     assert pairs[MARGIN].is_sorted(descending=True)
     if retrieval in ("intersection", "max"):
         assert pairs[SOURCE_ID].is_unique().all()
@@ -116,7 +107,7 @@ def test_pairs_and_margins_are_those_of_the_published_rules(
 
 
 def test_three_margins_by_hand() -> None:
-    """The mean of the two means is 0.5."""
+    """Work out the margins where the mean of the two means is 0.5."""
     given_ = floats(0.75), floats(0.625), floats(0.375)
     assert margins(*given_, "absolute").tolist() == [0.75]
     assert margins(*given_, "distance").tolist() == [0.25]
@@ -129,7 +120,7 @@ def test_a_ratio_to_a_mean_that_is_not_positive_is_below_all_others() -> None:
     assert margins(*given_, "distance").tolist() == [0.5, 0.625, -0.75]
 
 
-def test_means_are_of_the_neighbours_that_there_are() -> None:
+def test_means_are_of_the_neighbors_that_a_row_has() -> None:
     found = Neighbors(
         np.zeros((3, 2), np.int64),
         np.array([[1, 0.5], [0.25, -np.inf], [-np.inf, -np.inf]], np.float32),
@@ -137,22 +128,22 @@ def test_means_are_of_the_neighbours_that_there_are() -> None:
     assert mean_cosines(found).tolist() == [0.75, 0.25, 0]
 
 
-def test_candidates_of_both_directions_are_there_once_with_both_ranks() -> None:
-    """Sources at 0 and 10 degrees, targets at 0, 15 and 90: the last one is in nobody's list, but has one itself."""
+def test_candidates_of_both_directions_are_listed_once_with_both_ranks() -> None:
+    """Search sources at 0 and 10 degrees among targets at 0, 15 and 90.
+
+    The last target is not a neighbor of any source, but has one itself.
+    """
+    angles = np.radians([0, 10]), np.radians([0, 15, 90])
     sources, targets = (
-        np.array([[np.cos(a), np.sin(a)] for a in np.radians(d)], np.float32)
-        for d in ([0, 10], [0, 15, 90])
+        np.stack([np.cos(side), np.sin(side)], axis=1).astype(np.float32) for side in angles
     )
     found = mined(sources, targets, 1, "absolute")
     ranks = found.select(SOURCE_ID, TARGET_ID, FORWARD_RANK, BACKWARD_RANK).rows()
     assert ranks == [(0, 100, 1, 1), (1, 101, 1, 1), (1, 102, None, 1)]
     assert found[FORWARD_MEAN].dtype == found[MARGIN].dtype == pl.Float32
-    assert retrieve(found, "forward").select(SOURCE_ID, TARGET_ID).rows() == [(0, 100), (1, 101)]
-    assert retrieve(found, "backward").select(SOURCE_ID, TARGET_ID).rows() == [
-        (0, 100),
-        (1, 101),
-        (1, 102),
-    ]
+    forward, backward = (retrieve(found, retrieval) for retrieval in ("forward", "backward"))
+    assert forward.select(SOURCE_ID, TARGET_ID).rows() == [(0, 100), (1, 101)]
+    assert backward.select(SOURCE_ID, TARGET_ID).rows() == [(0, 100), (1, 101), (1, 102)]
 
 
 scored = st.dictionaries(
@@ -161,7 +152,7 @@ scored = st.dictionaries(
 
 
 def frame(pairs: Scored) -> pl.DataFrame:
-    """As if every pair were among the neighbours of both its rows."""
+    """Build candidates as if every pair were among the neighbors of both its rows."""
     rows = [(x, y, score, 1, 1) for (x, y), score in pairs.items()]
     names = {SOURCE_ID: pl.Int64, TARGET_ID: pl.Int64, MARGIN: pl.Float32}
     return pl.DataFrame(
@@ -172,7 +163,7 @@ def frame(pairs: Scored) -> pl.DataFrame:
 @settings(max_examples=150, deadline=None)
 @given(scored)
 def test_equal_margins_are_decided_by_ids(pairs: Scored) -> None:
-    """In whatever order the candidates come."""
+    """Decide the same for every order of the candidates."""
     order = sorted(pairs, key=lambda pair: (-pairs[pair], pair))
     used: set[str] = set()
     greedy = []
@@ -196,7 +187,7 @@ def test_an_empty_side_gives_no_pairs(retrieval: Retrieval) -> None:
     assert mean_cosines(no_neighbors(3, 4, np.dtype(np.int64))).tolist() == [0, 0, 0]
 
 
-def test_names_that_are_none_are_refused() -> None:
+def test_unknown_names_are_refused() -> None:
     with pytest.raises(InputError, match="margin is 'cosine'; use ratio, distance, absolute"):
         margins(floats(1), floats(1), floats(1), "cosine")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="retrieval is 'fwd'; use forward, backward"):

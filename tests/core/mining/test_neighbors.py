@@ -1,4 +1,4 @@
-"""Both directions against loops in float64; any order, any sharding and any tile give the same bits."""
+"""Neighbors of both directions agree with loops in float64, bit by bit, in any order and tiling."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ Found = list[list[tuple[int, float]]]
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several tiles, cut at odd places, out of a few rows."""
+    """Cut a few rows into several tiles, at odd places."""
     monkeypatch.setattr(neighbors, "TILE", 8)
     monkeypatch.setattr(neighbors, "SEGMENTS", 4)
     monkeypatch.setattr(neighbors, "HITS_WAITING", 50)
@@ -30,9 +30,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)).astype(
-        np.float32
-    )
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    return (vectors / lengths).astype(np.float32)
 
 
 def directions(rows: int, dim: int, seed: int) -> np.ndarray:
@@ -42,14 +41,10 @@ def directions(rows: int, dim: int, seed: int) -> np.ndarray:
 def nearest_loop(rows: np.ndarray, others: np.ndarray, ids: np.ndarray, k: int) -> Found:
     found = []
     for row in rows.tolist():
-        scores = [
-            float(np.float32(math.fsum(map(float.__mul__, row, other))))
-            for other in others.tolist()
-        ]
-        nearest = sorted(
-            zip(scores, ids.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1])
-        )[:k]
-        found.append([(id_, score) for score, id_ in nearest])
+        products = [math.fsum(map(float.__mul__, row, other)) for other in others.tolist()]
+        scores = [float(np.float32(product)) for product in products]
+        pairs = zip(ids.tolist(), scores, strict=True)
+        found.append(sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:k])
     return found
 
 
@@ -70,7 +65,7 @@ coordinate = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 0.6, 0.8, 1.0])
 
 
 def points(dim: int) -> st.SearchStrategy[np.ndarray]:
-    """Unit rows of which many are equal, and many more as near as one another."""
+    """Draw unit rows, many of them equal, and many more equally near."""
     rows = st.lists(st.lists(coordinate, min_size=dim, max_size=dim).filter(any), max_size=30)
     return rows.map(lambda found: unit(np.array(found, np.float32).reshape(-1, dim)))
 
@@ -128,16 +123,16 @@ def test_shards_of_either_side_in_any_order_merge_to_the_whole(
 
 
 def test_last_tiles_without_a_near_row_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every tile is scored at once; what the first ones found is better than all behind them."""
+    """Score every tile at once; the first ones find better rows than all later ones."""
     monkeypatch.setattr(neighbors, "HITS_WAITING", 0)
     sources = np.eye(2, dtype=np.float32)[:1]
-    targets = unit(np.stack([np.ones(40), np.arange(40)], axis=1))  # ever farther from the source
+    targets = unit(np.stack([np.ones(40), np.arange(40)], axis=1))  # farther and farther away
     forward, backward = nearest_neighbors(sources, np.arange(1), targets, np.arange(40), 3)
     assert forward.ids.tolist() == [[0, 1, 2]]
     assert listed(backward) == nearest_loop(targets, sources, np.arange(1), 3)
 
 
-def test_merging_is_associative_and_commutative_and_nothing_changes_nothing() -> None:
+def test_merging_is_associative_and_commutative_with_a_neutral_element() -> None:
     vectors, ids = directions(60, 8, 2), np.random.default_rng(2).permutation(60)
     a, b, c = (nearest_neighbors(vectors, ids, vectors[i::3], ids[i::3], 3)[0] for i in range(3))
     assert_same(
@@ -150,16 +145,15 @@ def test_real_tiles_give_the_bits_of_small_ones(monkeypatch: pytest.MonkeyPatch)
     sources, targets = directions(300, 64, 3), directions(2500, 64, 4)
     small = nearest_neighbors(sources, np.arange(300), targets, np.arange(2500), 5)
     monkeypatch.undo()
-    for found, other in zip(
-        nearest_neighbors(sources, np.arange(300), targets, np.arange(2500), 5), small, strict=True
-    ):
+    large = nearest_neighbors(sources, np.arange(300), targets, np.arange(2500), 5)
+    for found, other in zip(large, small, strict=True):
         assert_same(found, other)
 
 
 def test_a_row_repeated_ten_thousand_times_on_both_sides_takes_no_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A hundred million pairs are equally near; by hand the nearest are those of the smallest ids."""
+    """Search a hundred million equally near pairs: the nearest are those of the smallest ids."""
     monkeypatch.undo()
     repeated = np.repeat(directions(1, 384, 5), 10_000, axis=0)
     ids = np.random.default_rng(5).permutation(10_000)
@@ -169,7 +163,7 @@ def test_a_row_repeated_ten_thousand_times_on_both_sides_takes_no_longer(
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])
-def test_rows_without_enough_neighbours_end_in_the_largest_id_and_no_cosine(dtype: type) -> None:
+def test_rows_with_too_few_neighbors_are_padded(dtype: type) -> None:
     sources, ids = directions(3, 2, 6), np.arange(3, dtype=dtype)
     forward, backward = nearest_neighbors(sources, ids, sources[:1], ids[:1], 2)
     assert forward.ids.tolist() == [[0, np.iinfo(dtype).max]] * 3
@@ -180,28 +174,24 @@ def test_rows_without_enough_neighbours_end_in_the_largest_id_and_no_cosine(dtyp
     assert none.ids.shape == (0, 2)
 
 
-def test_large_ids_stay_what_they_are() -> None:
+def test_large_ids_are_exact() -> None:
     ids = np.array([2**64 - 2, 2**63, 5], np.uint64)
-    forward, _ = nearest_neighbors(
-        np.eye(3, dtype=np.float32), ids, np.eye(3, dtype=np.float32), ids, 2
-    )
+    vectors = np.eye(3, dtype=np.float32)
+    forward, _ = nearest_neighbors(vectors, ids, vectors, ids, 2)
     assert forward.ids.tolist() == [[2**64 - 2, 5], [2**63, 5], [5, 2**63]]
 
 
-def test_half_precision_vectors_are_taken_for_what_they_are() -> None:
-    sources, targets = (
-        directions(30, 16, 7).astype(np.float16),
-        directions(40, 16, 8).astype(np.float16),
-    )
+def test_half_precision_vectors_are_exact() -> None:
+    sources = directions(30, 16, 7).astype(np.float16)
+    targets = directions(40, 16, 8).astype(np.float16)
     forward, _ = nearest_neighbors(sources, np.arange(30), targets, np.arange(40), 3)
     assert listed(forward) == nearest_loop(sources, targets, np.arange(40), 3)
 
 
-def test_vectors_of_two_models_or_without_a_value_are_refused() -> None:
+def test_vectors_of_two_models_or_with_nan_are_refused() -> None:
     ids = np.arange(3)
-    with pytest.raises(
-        InputError, match="vectors of 2 and 3 dimensions on the two sides; embed both"
-    ):
+    message = "vectors of 2 and 3 dimensions on the two sides; embed both"
+    with pytest.raises(InputError, match=message):
         nearest_neighbors(directions(3, 2, 0), ids, directions(3, 3, 0), ids, 1)
     broken = directions(3, 2, 0)
     broken[1, 0] = np.nan

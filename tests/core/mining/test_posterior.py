@@ -1,4 +1,4 @@
-"""Histograms, the posterior and thresholds: against scores drawn from known humps, and against counts by hand."""
+"""Posteriors and thresholds agree with the humps that scores are drawn from, and with counts."""
 
 import math
 
@@ -21,12 +21,11 @@ from beam_gpte.core.mining.posterior import (
 def two_humps(
     count: int, share: float, seed: int = 0, upper: float = 0.3
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of chance, about 0.05, and of pairs, about `upper`; a `share` of them pairs."""
+    """Draw scores by chance, about 0.05, and of pairs, about `upper`; a `share` of them pairs."""
     random = np.random.default_rng(seed)
     pairs = random.random(count) < share
-    return np.where(
-        pairs, random.normal(upper, 0.06, count), random.normal(0.05, 0.03, count)
-    ), pairs
+    right, wrong = random.normal(upper, 0.06, count), random.normal(0.05, 0.03, count)
+    return np.where(pairs, right, wrong), pairs
 
 
 numbers = st.lists(
@@ -49,16 +48,14 @@ def test_histograms_merge_to_that_of_all_scores_in_any_order(parts: list[list[fl
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9])
-def test_the_fit_is_the_mixture_that_scores_were_drawn_from(share: float) -> None:
+def test_the_fit_is_the_mixture_that_scores_are_drawn_from(share: float) -> None:
     scores, _ = two_humps(50_000, share)
     fitted = fit_mixture(histogram(scores))
     assert fitted.shares == pytest.approx((1 - share, share), abs=0.005)
     assert fitted.means == pytest.approx((0.05, 0.3), abs=0.01)
     assert np.sqrt(fitted.variances) == pytest.approx([0.03, 0.06], abs=0.005)
-    assert (
-        fit_mixture(merge_histograms(histogram(part) for part in np.array_split(scores, 7)[::-1]))
-        == fitted
-    )
+    parts = [histogram(part) for part in np.array_split(scores, 7)]
+    assert fit_mixture(merge_histograms(parts[::-1])) == fitted
 
 
 def test_posteriors_are_the_shares_of_pairs_at_a_score() -> None:
@@ -81,7 +78,7 @@ mixtures = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(mixtures, st.floats(0.05, 0.99))
-def test_a_posterior_never_falls_and_a_threshold_is_the_least_score_that_has_it(
+def test_a_posterior_never_falls_and_a_threshold_is_the_minimum_score_that_has_it(
     mixed: Mixture, posterior: float
 ) -> None:
     scores = np.linspace(mixed.means[0] - 2, mixed.means[1] + 5, 4001)
@@ -99,33 +96,27 @@ def test_a_posterior_never_falls_and_a_threshold_is_the_least_score_that_has_it(
 
 
 def test_between_the_means_a_posterior_is_bayes_rule() -> None:
-    """Equal shares and variances meet in the middle; one deviation of 0.25 off, the odds are e^2."""
+    """Cross in the middle for equal shares and variances; a deviation of 0.25 off, odds are e^2."""
     equal = Mixture((0.5, 0.5), (0.0, 0.5), (0.0625, 0.0625))
-    assert equal.posterior(np.array([0.25, 0.5])) == pytest.approx(
-        [0.5, 1 / (1 + math.exp(-2))], abs=1e-4
-    )
+    expected = [0.5, 1 / (1 + math.exp(-2))]
+    assert equal.posterior(np.array([0.25, 0.5])) == pytest.approx(expected, abs=1e-4)
     assert equal.threshold(0.5) == pytest.approx(0.25, abs=1e-3)
 
 
-def test_a_wide_lower_hump_does_not_take_the_highest_scores_back() -> None:
+def test_a_wide_lower_hump_does_not_claim_the_highest_scores() -> None:
     wide = Mixture((0.9, 0.1), (0.0, 0.3), (0.1**2, 0.02**2))
-    assert wide.posterior(np.array([0.32, 0.6, 5.0])) == pytest.approx(
-        wide.posterior(np.array([0.32]))[0], abs=0.05
-    )
-    with pytest.raises(
-        InputError,
-        match=r"no score has a posterior of 0\.999, the most is 0\.98\d; give a threshold",
-    ):
+    expected = wide.posterior(np.array([0.32]))[0]
+    assert wide.posterior(np.array([0.32, 0.6, 5.0])) == pytest.approx(expected, abs=0.05)
+    message = r"no score has a posterior of 0\.999, the maximum is 0\.98\d; give a threshold"
+    with pytest.raises(InputError, match=message):
         wide.threshold(0.999)
 
 
-def test_what_cannot_be_told_apart_is_an_error() -> None:
-    with pytest.raises(
-        InputError,
-        match="0 scores are too few to tell pairs from chance, 50 are needed; give a threshold",
-    ):
+def test_humps_that_cannot_be_separated_are_an_error() -> None:
+    message = "0 scores are too few to separate pairs from chance, 50 are needed; give a threshold"
+    with pytest.raises(InputError, match=message):
         fit_mixture(histogram(np.array([-np.inf])))
-    with pytest.raises(InputError, match=r"all 300 scores are about 0\.2501: nothing tells"):
+    with pytest.raises(InputError, match=r"all 300 scores are about 0\.2501: nothing separates"):
         fit_mixture(histogram(np.full(300, 0.25)))
     random = np.random.default_rng(0)
     for scores in (random.normal(0.1, 0.05, 10_000), random.logistic(0.1, 0.05, 10_000)):
@@ -133,11 +124,9 @@ def test_what_cannot_be_told_apart_is_an_error() -> None:
             fit_mixture(histogram(scores))
 
 
-def test_one_score_far_off_is_no_hump() -> None:
-    scores = two_humps(1000, 0.3, seed=4)[0]
-    assert fit_mixture(histogram(np.append(scores, 0.8))).means == pytest.approx(
-        (0.05, 0.3), abs=0.02
-    )
+def test_an_outlier_is_not_a_hump() -> None:
+    scores = np.append(two_humps(1000, 0.3, seed=4)[0], 0.8)
+    assert fit_mixture(histogram(scores)).means == pytest.approx((0.05, 0.3), abs=0.02)
 
 
 def f1(kept: np.ndarray, pairs: np.ndarray) -> float:
@@ -146,7 +135,7 @@ def f1(kept: np.ndarray, pairs: np.ndarray) -> float:
 
 @pytest.mark.parametrize("share", [0.03, 0.1, 0.3, 0.8])
 def test_the_tail_of_chance_is_not_taken_for_pairs(share: float) -> None:
-    """The largest of many cosines is no Gaussian but a Gumbel variable; two Gaussians alone give up at 0.03."""
+    """Fit Gumbel variables, as the largest of many cosines are; two Gaussians fail at 0.03."""
     random = np.random.default_rng(5)
     pairs = random.random(20_000) < share
     scores = np.where(pairs, random.normal(0.3, 0.08, 20_000), random.gumbel(0.03, 0.02, 20_000))
@@ -157,7 +146,7 @@ def test_the_tail_of_chance_is_not_taken_for_pairs(share: float) -> None:
 
 
 def test_pairs_of_two_kinds_are_one_hump() -> None:
-    """Good translations and free ones: the gap to chance is wider than that between them."""
+    """Fit literal and free translations: the gap to chance is wider than that between them."""
     random = np.random.default_rng(6)
     scores = np.concatenate(
         [random.normal(*hump, 5000) for hump in ((0.05, 0.02), (0.27, 0.04), (0.4, 0.04))]
@@ -167,24 +156,24 @@ def test_pairs_of_two_kinds_are_one_hump() -> None:
     assert 0.1 < fitted.threshold(0.9) < 0.2
 
 
-def test_two_piles_of_equal_scores_are_told_apart() -> None:
+def test_two_sets_of_equal_scores_are_separated() -> None:
     fitted = fit_mixture(histogram(np.array([0.125] * 60 + [0.75] * 40)))
     assert fitted.shares == pytest.approx((0.6, 0.4))
     assert 0.125 < fitted.threshold(0.9) < 0.75
 
 
 def test_a_precision_by_hand() -> None:
-    """Ten times as many sources as decoys; at 0.5 one decoy and 80 pairs, so 20 may be wrong; at 0.25 two and 90;
-    at 0 all 22 and 290.
+    """Work out precisions with ten times as many sources as decoys.
+
+    At 0.5 there are one decoy and 80 pairs, so 20 may be wrong; at 0.25 two and 90; at 0 all 22 and
+    290.
     """
     pairs = histogram(np.array([0.75] * 50 + [0.5] * 30 + [0.25] * 10 + [0.0] * 200))
     decoys = histogram(np.array([0.5, 0.25] + [0.0] * 20))
     for target, threshold in ((0.8, 0.75), (0.75, 0.5), (0.66, 0.25), (0.2, 0.0)):
         assert precision_threshold(pairs, decoys, target, 10) == threshold
-    with pytest.raises(
-        InputError,
-        match=r"no threshold has a precision of 0\.9: the most is 0\.800; give more decoys",
-    ):
+    message = r"no threshold has a precision of 0\.9: the maximum is 0\.800; give more decoys"
+    with pytest.raises(InputError, match=message):
         precision_threshold(pairs, decoys, 0.9, 10)
     with pytest.raises(InputError, match="there are no pairs"):
         precision_threshold(histogram(np.zeros(0)), decoys, 0.9, 10)
@@ -211,7 +200,7 @@ def test_no_lower_threshold_has_the_precision(
             precision_threshold(*given_)
 
 
-def test_decoys_keep_their_promise_on_scores_drawn_from_two_humps() -> None:
+def test_decoys_reach_the_target_precision_on_scores_drawn_from_two_humps() -> None:
     scores, pairs = two_humps(40_000, 0.2, seed=2)
     decoys, _ = two_humps(8_000, 0.0, seed=3)
     for target in (0.8, 0.9, 0.95):

@@ -1,4 +1,4 @@
-"""What the eye takes for the same text is the same string."""
+"""Texts that look the same become the same string."""
 
 import unicodedata
 
@@ -13,12 +13,9 @@ WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
 )
 
 
-def normalized(*texts):
-    return (
-        pl.DataFrame({"text": texts}, schema={"text": pl.String})
-        .select(normalize(pl.col("text")))["text"]
-        .to_list()
-    )
+def normalized(*texts: str | None) -> list[str | None]:
+    frame = pl.DataFrame({"text": texts}, schema={"text": pl.String})
+    return frame.select(normalize(pl.col("text")))["text"].to_list()
 
 
 def test_width_case_ligatures_and_white_space_do_not_matter() -> None:
@@ -30,15 +27,16 @@ def test_null_stays_null_and_blanks_become_nothing() -> None:
     assert normalized(None, " \t\u3000", "") == [None, "", ""]
 
 
-def test_letters_that_compose_in_lower_case_alone_are_one() -> None:
+def test_letters_that_compose_only_in_lower_case_are_composed() -> None:
     assert normalized("J\u030c", "\u01f0") == ["\u01f0"] * 2
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8") | st.sampled_from(WHITE)), max_size=20))
-def test_nothing_is_left_to_normalise(texts) -> None:
+def test_normalizing_twice_changes_nothing(texts: list[str]) -> None:
     once = normalized(*texts)
     assert normalized(*once) == once
     for text in once:
+        assert text is not None
         assert unicodedata.normalize("NFKC", text).strip(WHITE) == text
         assert "  " not in text
         assert not set(text) & (set(WHITE) - {" "})

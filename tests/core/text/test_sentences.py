@@ -1,4 +1,4 @@
-"""Sentences end where a reader would end them, and every character keeps its place."""
+"""Sentences end where a reader would end them, and every character keeps its position."""
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,7 @@ def sentences(text: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("language", "wanted"),
+    ("language", "expected"),
     [
         ("en", ["Mr. Smith paid 3.5 dollars in Washington, D.C. yesterday.", "Really?", "Yes!"]),
         ("de", ["Am 3. März kam Dr. Müller z.B. nach Berlin.", "Er blieb zwei Tage."]),
@@ -23,11 +23,11 @@ def sentences(text: str, language: str) -> list[str]:
         ("el", ["Τι είναι αυτό;", "Τίποτα."]),
     ],
 )
-def test_abbreviations_and_numbers_end_no_sentence(language: str, wanted: list[str]) -> None:
-    assert sentences(" ".join(wanted), language) == wanted
+def test_abbreviations_and_numbers_do_not_end_sentences(language: str, expected: list[str]) -> None:
+    assert sentences(" ".join(expected), language) == expected
 
 
-def test_sentences_without_blanks_between_them() -> None:
+def test_sentences_need_no_white_space_between_them() -> None:
     assert sentences("我喜欢狗。你呢？结束", "zh") == ["我喜欢狗。", "你呢？", "结束"]
     assert sentences("犬は走る。「はい。そうです。」と言った。", "ja") == [
         "犬は走る。",
@@ -44,7 +44,7 @@ def test_a_blank_line_ends_a_sentence_and_a_line_break_does_not() -> None:
     ]
 
 
-def test_blanks_of_several_bytes_and_characters_beyond_16_bits_keep_their_places() -> None:
+def test_white_space_of_several_bytes_and_characters_beyond_16_bits_keep_their_positions() -> None:
     text = "\u3000😀 says a.\u00a0Is\u2009it e\u0301?  Yes."
     assert sentences(text, "en")[-1] == "Yes."
     assert "".join(sentences(text, "en")).replace(" ", "").startswith("😀saysa.")

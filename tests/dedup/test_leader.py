@@ -1,4 +1,4 @@
-"""The greedy leader rule, against a loop over the rows."""
+"""The greedy leader rule agrees with a loop over the rows, in memory and in rounds on workers."""
 
 import random
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def frame(pairs: Pairs) -> pl.DataFrame:
 
 
 def by_loop(pairs: Pairs) -> list[tuple[int, int, float]]:
-    """Ids are the order of keeping."""
+    """Decide with ids as the order of keeping."""
     before: dict[int, list[tuple[float, int]]] = {}
     for first, second, score in pairs:
         before.setdefault(second, []).append((-score, first))

@@ -1,0 +1,221 @@
+"""Check the rows of a deduplication before its first step, and that it lost no row in the end.
+
+rows ------> Check ---------+--> (Spill) --> RejectDuplicateIds --+--> rows
+                            |                                     |
+reference -> CheckReference +                                     +--> reference rows
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.pvalue import TaggedOutput
+
+from beam_gpte.core.columns import DEFECT, REFERENCE, REJECT_STEP
+from beam_gpte.core.errors import InputError
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import check_columns, check_text
+from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.elements.rejects import reject_outputs, split_rejects
+from beam_gpte.elements.wiring import named_collections
+from beam_gpte.shuffle.spill import SpillRows, whole_rows
+from beam_gpte.shuffle.unique_ids import RejectDuplicateIds
+
+Blocks = beam.PCollection[Block]
+Defects = Callable[[Block], pa.Array]  # why each row cannot be compared; null for a good one
+
+
+@dataclasses.dataclass(frozen=True)
+class TextDefects:
+    """Say why rows of a block have no text to compare: strings, null for a good row.
+
+    Attributes:
+      text_column: None if no texts are compared.
+      columns: further columns that the rows must have.
+    """
+
+    text_column: str | None
+    columns: tuple[str, ...]
+
+    def __call__(self, block: Block) -> pa.Array:
+        """Give the reason for each row."""
+        check_columns(block, self.columns)
+        if self.text_column is None:
+            return pa.nulls(len(block), pa.string())
+        return check_text(block, self.text_column)
+
+
+class CheckedRows(NamedTuple):
+    """Hold the rows that every step can compare.
+
+    Attributes:
+      rows: no two of which, nor of the reference, have one id.
+      reference: marked by `REFERENCE`; None where there is none.
+      rejects: of each check.
+    """
+
+    rows: Blocks
+    reference: Blocks | None
+    rejects: tuple[Blocks, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowChecks:
+    """Configure the checks of a deduplication.
+
+    Attributes:
+      step: the transform that the user wrote.
+      defects: of each of its steps, by the name of the step's transform.
+      id_column: strings or integers.
+      isolate: collect bad rows, instead of failing.
+    """
+
+    step: str
+    defects: tuple[tuple[str, Defects], ...]
+    id_column: str
+    isolate: bool
+
+
+def check_rows(
+    rows: Blocks, reference: Blocks | None, checks: RowChecks, spill: SpillRows | None
+) -> CheckedRows:
+    """Separate the rows that a step cannot compare, and those whose id is null or taken.
+
+    Args:
+      rows: blocks.
+      reference: blocks of another corpus; None if there is none.
+      checks: names, columns and what the steps need.
+      spill: writes the good rows to a disk; None keeps them in memory.
+    """
+    good, bad = rows | "Check" >> reject_outputs(beam.FlatMap(_check, checks))
+    rejects = [bad]
+    if reference is not None:
+        marked = reference | "MarkReference" >> beam.Map(_mark).with_output_types(Block)
+        known, bad = marked | "CheckReference" >> reject_outputs(beam.FlatMap(_check, checks))
+        good = (good, known) | "AllRows" >> beam.Flatten()
+        rejects.append(bad)
+    if spill is not None:
+        good = good | "Spill" >> spill
+    unique = RejectDuplicateIds(checks.id_column).as_part_of(checks.step)
+    if checks.isolate:
+        good, bad = good | unique.with_exception_handling()
+        rejects.append(bad)
+    else:
+        good = good | unique
+    if reference is None:
+        return CheckedRows(good, None, tuple(rejects))
+    split = beam.FlatMap(_split_reference).with_output_types(Block, reference=Block)
+    parts = good | "SplitReference" >> split.with_outputs("reference", main="rows")
+    return CheckedRows(parts.rows, parts.reference, tuple(rejects))
+
+
+def _check(block: Block, checks: RowChecks) -> Iterator[Any]:
+    good = block
+    for name, defects in checks.defects:
+        found = _found(name, defects, good)
+        if DEFECT in good.schema.names:
+            found = pc.coalesce(good.column(DEFECT), found)
+        rows = good.without_columns([DEFECT])
+        good = rows.slice(0, 0)
+        for part in split_rejects(rows, found, name, checks.isolate, checks.id_column):
+            if isinstance(part, TaggedOutput):
+                yield part
+            else:
+                good = part
+        if not good:
+            return
+    yield good
+
+
+def _found(name: str, defects: Defects, block: Block) -> pa.Array:
+    try:
+        return defects(block)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _mark(block: Block) -> Block:
+    return block.with_column(pa.field(REFERENCE, pa.bool_()), pa.array([True] * len(block)))
+
+
+def _split_reference(block: Block) -> Iterator[Any]:
+    yield TaggedOutput("reference", block) if REFERENCE in block.schema.names else block
+
+
+class RowResults(NamedTuple):
+    """Hold the results of a deduplication that are rows."""
+
+    kept: Blocks
+    removed: Blocks
+    rejects: Blocks
+
+
+def restore_rows(results: RowResults, spill: SpillRows | None) -> RowResults:
+    """Undo `check_rows`: name the reference in the step of its rejects, read spilled rows back."""
+    name = beam.Map(_name_reference).with_output_types(Block)
+    results = results._replace(rejects=results.rejects | "NameReference" >> name)
+    if spill is None:
+        return results
+    whole = beam.Map(whole_rows).with_output_types(Block)
+    labels = ("Kept", "WholeRemoved", "Rejects")
+    return RowResults(*(rows | label >> whole for rows, label in zip(results, labels, strict=True)))
+
+
+def _name_reference(block: Block) -> Block:
+    if REFERENCE not in block.schema.names:
+        return block
+    steps = pc.binary_join_element_wise(block.column(REJECT_STEP), "reference", ": ")
+    return block.without_columns([REFERENCE]).with_column(pa.field(REJECT_STEP, pa.string()), steps)
+
+
+class RowsAndResults(NamedTuple):
+    """Hold the rows of a corpus, and the rows of its `Deduplication`; all as blocks."""
+
+    rows: Blocks
+    kept: Blocks
+    removed: Blocks
+    rejects: Blocks
+
+
+@dataclasses.dataclass(eq=False)
+class CheckNothingLost(beam.PTransform):
+    """Fail the job unless kept, removed and rejected rows add up to the rows.
+
+    Attributes:
+      rejected: how many rejects there are in total, which may be more than the result's: rows that
+        could not be read.
+    """
+
+    rejected: beam.pvalue.AsSingleton
+
+    @named_collections
+    def expand(self, inputs: RowsAndResults) -> beam.PCollection[dict]:
+        """Give one dict: `{"rows", "kept", "removed", "rejected"}`."""
+        own_rejects = beam.Filter(_is_of_corpus).with_output_types(Block)
+        counted = inputs._replace(rejects=inputs.rejects | "OwnRejects" >> own_rejects)
+        count_rows = beam.Map(len).with_output_types(int)
+        totals = [
+            blocks
+            | f"Rows_{name}" >> count_rows
+            | f"Sum_{name}" >> beam.CombineGlobally(sum).as_singleton_view()
+            for name, blocks in counted._asdict().items()
+        ]
+        return inputs.rows.pipeline | "AddUp" >> FromSideInputs(
+            dict, _add_up, self.rejected, *totals
+        )
+
+
+def _is_of_corpus(block: Block) -> bool:
+    return not (block and block.column(REJECT_STEP)[0].as_py().endswith(": reference"))
+
+
+def _add_up(rejected: int, rows: int, kept: int, removed: int, rejects: int) -> dict[str, int]:
+    if kept + removed + rejects != rows:
+        raise RuntimeError(
+            f"{rows} rows became {kept} kept, {removed} removed and {rejects} rejected: "
+            "please report this"
+        )
+    return {"rows": rows, "kept": kept, "removed": removed, "rejected": rejected}

@@ -1,0 +1,159 @@
+"""Batch rows into blocks, and write the columns of blocks back into rows."""
+
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
+
+from beam_gpte.core.columns import CHUNK_INDEX, DEFECT, REJECT_REASON, ROW, TIMESTAMP, is_hidden
+from beam_gpte.elements.arrow_values import column_array, lenient_column
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.row_kinds import column_values, read_row, row_fields, write_row
+
+KIND = b"beam_gpte.kind"  # schema metadata of a block made of a table or a record batch
+
+
+class _Batching(beam.DoFn):
+    """Batch the rows of a bundle and window; holds none past its bundle, to add no latency."""
+
+    def start_bundle(self) -> None:
+        self._rows: dict[Any, list[tuple[Any, Timestamp]]] = {}
+
+    def process(
+        self,
+        element: Any,
+        window: Any = beam.DoFn.WindowParam,
+        timestamp: Any = beam.DoFn.TimestampParam,
+    ) -> Iterator[Any]:
+        if isinstance(element, Block):
+            yield element
+        elif isinstance(element, pa.Table):
+            yield Block.from_table(_with_kind(element, b"table"))
+        elif isinstance(element, pa.RecordBatch):
+            yield Block(_with_kind(element, b"batch"))
+        else:
+            waiting = self._rows.setdefault(window, [])
+            waiting.append((element, timestamp))
+            if len(waiting) >= ROWS_PER_BLOCK:
+                yield self._windowed(self._rows.pop(window), window)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for window, waiting in self._rows.items():
+            yield self._windowed(waiting, window)
+
+    def _windowed(self, waiting: list[tuple[Any, Timestamp]], window: Any) -> WindowedValue:
+        earliest = min(timestamp for _, timestamp in waiting)
+        return WindowedValue(
+            self._block([e for e, _ in waiting], [t for _, t in waiting]), earliest, (window,)
+        )
+
+    def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
+        raise NotImplementedError
+
+
+def _with_kind(rows: Any, kind: bytes) -> Any:
+    return rows.replace_schema_metadata({**(rows.schema.metadata or {}), KIND: kind})
+
+
+class RowsToBlocks(_Batching):
+    """Read id, text and the columns asked for; keep the row itself in `ROW`."""
+
+    def __init__(
+        self,
+        text_column: str | None,
+        id_column: str | None,
+        columns: tuple[str, ...],
+        texts: tuple[str, ...] = (),
+    ) -> None:
+        self._text_column = text_column
+        self._id_column = id_column
+        self._columns = columns
+        self._texts = texts
+
+    def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
+        rows = [
+            read_row(element, self._text_column, self._id_column, self._columns, self._texts)
+            for element in elements
+        ]
+        columns: dict[str, Any] = {}
+        if self._id_column is not None:
+            columns[self._id_column] = pa.array([row.id for row in rows], pa.string())
+        if self._text_column is not None:
+            columns[self._text_column] = pa.array([row.text for row in rows], pa.string())
+        for i, name in enumerate(self._columns):
+            columns[name] = pa.array([row.values[i] for row in rows])
+        for i, name in enumerate(self._texts):
+            columns[name] = pa.array([row.texts[i] for row in rows], pa.string())
+        columns[ROW] = pa.array(
+            [pickle.dumps(element, protocol=5) for element in elements], pa.binary()
+        )
+        columns[TIMESTAMP] = pa.array([timestamp.micros for timestamp in timestamps], pa.int64())
+        columns[DEFECT] = pa.array([row.defect for row in rows], pa.string())
+        return Block.from_pydict(columns)
+
+
+class FieldsToBlocks(_Batching):
+    """Read all fields of the rows as columns."""
+
+    def __init__(self, lenient: bool) -> None:
+        self._array = lenient_column if lenient else column_array
+
+    def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
+        rows = [row_fields(element) for element in elements]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return Block.from_pydict(
+            {name: self._array(name, [row.get(name) for row in rows]) for name in names}
+        )
+
+
+class BlocksToRows(beam.DoFn):
+    """Turn each block back to the table, the record batch or the rows it was made of."""
+
+    def __init__(
+        self,
+        text_column: str | None,
+        read: tuple[str, ...],
+        replaced: tuple[str, ...],
+        texts: tuple[str, ...],
+    ) -> None:
+        self._text_column = text_column
+        self._read = read
+        self._replaced = replaced
+        self._texts = texts
+
+    def process(self, block: Block) -> Iterator[Any]:
+        """Yield a table, a record batch, rows, or the block itself."""
+        kind = (block.schema.metadata or {}).get(KIND)
+        if kind is not None:
+            metadata = {key: value for key, value in block.schema.metadata.items() if key != KIND}
+            batch = block.batch.replace_schema_metadata(metadata or None)
+            yield pa.Table.from_batches([batch]) if kind == b"table" else batch
+        elif ROW in block.schema.names:
+            yield from self._rows(block)
+        else:
+            yield block
+
+    def _rows(self, block: Block) -> Iterator[TimestampedValue]:
+        written = self._written(block.schema.names)
+        values = [column_values(block.column(name)) for name in written]
+        pickled, micros = block.column(ROW).to_pylist(), block.column(TIMESTAMP).to_pylist()
+        for i in range(len(block)):
+            fields = {name: column[i] for name, column in zip(written, values, strict=True)}
+            row = write_row(pickle.loads(pickled[i]), fields, self._text_column)
+            yield TimestampedValue(row, Timestamp(micros=micros[i]))
+
+    def _written(self, names: list[str]) -> list[str]:
+        """Choose the columns that rows receive."""
+        kept = (*self._read, *self._replaced) if REJECT_REASON in names else self._read
+        written = [name for name in names if name not in kept and not is_hidden(name)]
+        if REJECT_REASON in written and self._text_column is not None:
+            # the text made safe: a lone surrogate fails in Beam's own coder
+            written += [self._text_column, *self._texts]
+        if CHUNK_INDEX in written:  # a chunk has its own id and text
+            written += [name for name in self._read if name in names and name not in written]
+        return written

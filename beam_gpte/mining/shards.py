@@ -1,0 +1,145 @@
+"""Route the rows of two sides to shards or scopes, and find the neighbors within each.
+
+rows of a side --> RouteSide --> (two shards, or a scope; centered rows)
+(key, rows of both sides) --> search_shards --> neighbors of sources, neighbors of targets
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
+
+from beam_gpte.core.columns import (
+    BACKWARD_RANK,
+    COSINE,
+    DECOY,
+    FORWARD_RANK,
+    SCOPE,
+    SIDE_IDS,
+    SOURCE_ID,
+    TARGET_ID,
+    VECTOR,
+)
+from beam_gpte.core.mining.margin import backward_candidates, forward_candidates
+from beam_gpte.core.mining.neighbors import nearest_neighbors
+from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
+from beam_gpte.elements.block import Block
+from beam_gpte.mining.plan import MiningPlan
+from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
+
+SCOPE_PARTITIONS = 64  # of the scopes, by hash
+
+
+class RouteSide(CutByKey):
+    """Key the centered rows of a side by two shards (within a cell, if any), or by their scope."""
+
+    def __init__(self, side: int, scoped: bool) -> None:
+        self._side = side
+        self._scoped = scoped
+
+    def process(self, block: Block, plan: MiningPlan) -> Iterator[Keyed]:
+        """Center the rows, and keep them until there are enough to cut."""
+        vectors = plan.centered(vector_matrix(block.column(VECTOR)), self._side)
+        array = vectors_to_arrow(vectors)
+        block = block.with_column(pa.field(VECTOR, array.type), array)
+        if self._scoped:
+            hashes = _hashes(block, SCOPE)
+            at, keys = np.arange(len(block)), hashes % SCOPE_PARTITIONS
+        else:
+            at, keys = self._shards(vectors, _hashes(block, SIDE_IDS[self._side]), plan)
+        yield from self.wait((block, at, keys), block.batch.nbytes)
+
+    def _shards(
+        self, vectors: np.ndarray, hashes: np.ndarray, plan: MiningPlan
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Give the places of rows, and the key of each pair of shards that they go to."""
+        if plan.cells is not None:
+            return plan.cells.route(vectors, hashes, self._side)
+        shard, others = hashes % plan.shards[self._side], plan.shards[1 - self._side]
+        at = np.repeat(np.arange(len(hashes)), others)
+        other = np.tile(np.arange(others), len(hashes))
+        first, second = (shard[at], other) if self._side == 0 else (other, shard[at])
+        return at, first * plan.shards[1] + second
+
+    def cut(self, waiting: list[tuple[Block, np.ndarray, np.ndarray]]) -> Iterator[Keyed]:
+        """Gather the rows of each key."""
+        rows = Block.concat([block for block, *_ in waiting])
+        starts = np.cumsum([0, *(len(block) for block, *_ in waiting)])
+        at = np.concatenate(
+            [start + places for start, (_, places, _) in zip(starts, waiting, strict=False)]
+        )
+        keys = np.concatenate([keys for *_, keys in waiting])
+        order = np.argsort(keys, kind="stable")
+        edges = np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
+        for start, stop in itertools.pairwise(edges):
+            yield int(keys[order[start]]), Block(rows.batch.take(pa.array(at[order[start:stop]])))
+
+
+def _hashes(block: Block, column: str) -> np.ndarray:
+    return np.array([stable_hash(value) for value in block.column(column).to_pylist()], np.int64)
+
+
+def stable_hash(value: Any) -> int:
+    """Hash a value to 48 bits, the same in every process and release."""
+    return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=6).digest(), "little")
+
+
+def search_shards(element: tuple[int, Iterable[Block]], k: int, scoped: bool) -> Iterator[Any]:
+    """Find the k nearest of each row within two shards, or within each scope.
+
+    Yields:
+      Blocks of `source_id`, `target_id`, `cosine`: of each source; tagged ``backward``, of each
+      target.
+    """
+    blocks = list(element[1])
+    sides = [[block for block in blocks if name in block.schema.names] for name in SIDE_IDS]
+    if not all(sides):
+        return
+    frames = [
+        frame_of([block.without_columns([VECTOR]) for block in side]).with_row_index("row")
+        for side in sides
+    ]
+    vectors = [
+        np.concatenate([vector_matrix(block.column(VECTOR)) for block in side]) for side in sides
+    ]
+    if not scoped:
+        yield from _neighbors(frames[0], frames[1], vectors, k)
+        return
+    targets = frames[1].partition_by(SCOPE, as_dict=True)
+    for scope, sources in sorted(frames[0].partition_by(SCOPE, as_dict=True).items()):
+        if scope in targets:
+            yield from _neighbors(sources, targets[scope], vectors, k)
+
+
+def _neighbors(
+    sources: pl.DataFrame, targets: pl.DataFrame, vectors: list[np.ndarray], k: int
+) -> Iterator[Any]:
+    # places in the order of ids, so that ties are broken by id
+    sources, targets = sources.sort(SOURCE_ID), targets.sort(TARGET_ID)
+    forward, backward = nearest_neighbors(
+        vectors[0][sources["row"].to_numpy()],
+        np.arange(len(sources)),
+        vectors[1][targets["row"].to_numpy()],
+        np.arange(len(targets)),
+        k,
+    )
+    near = forward_candidates(np.arange(len(sources)), forward)
+    yield block_of(_named(near.drop(FORWARD_RANK), sources, targets))
+    near = backward_candidates(np.arange(len(targets)), backward)
+    yield TaggedOutput("backward", block_of(_named(near.drop(BACKWARD_RANK), sources, targets)))
+
+
+def _named(pairs: pl.DataFrame, sources: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
+    """Replace places by ids."""
+    at = pairs[SOURCE_ID]
+    decoys = {DECOY: sources[DECOY].gather(at)} if DECOY in sources.columns else {}
+    named = {
+        SOURCE_ID: sources[SOURCE_ID].gather(at),
+        TARGET_ID: targets[TARGET_ID].gather(pairs[TARGET_ID]),
+    }
+    return pl.DataFrame({**named, COSINE: pairs[COSINE], **decoys})

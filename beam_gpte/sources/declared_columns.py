@@ -1,0 +1,64 @@
+"""Cast rows to the column types that a stream declares, and report the values that do not fit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from beam_gpte.core.errors import InputError
+from beam_gpte.elements.arrow_values import MISFITS
+from beam_gpte.elements.block import Block
+
+
+def typed_columns(names: Sequence[str]) -> dict[str, pa.DataType]:
+    """Parse names, or ``name:type`` with one of Arrow's types; without one a string.
+
+    Raises:
+      InputError: there is no such type.
+    """
+    columns = {}
+    for text in names:
+        name, _, kind = text.partition(":")
+        try:
+            columns[name] = pa.type_for_alias(kind or "string")
+        except ValueError as error:
+            raise InputError(
+                f"{text!r}: no type {kind!r}; use int64, double, string, bool, date32 or another "
+                "of Arrow's types"
+            ) from error
+    return columns
+
+
+def fit(block: Block, schema: pa.Schema) -> tuple[Block, list[str | None]]:
+    """Cast the rows to `schema`, with null for a value that does not fit.
+
+    Returns:
+      The rows, and for each row why a value does not fit, or None.
+    """
+    reasons: list[str | None] = [None] * len(block)
+    columns = []
+    for field in schema:
+        if field.name not in block.schema.names:
+            columns.append(pa.nulls(len(block), field.type))
+            continue
+        values = block.column(field.name)
+        try:
+            columns.append(values.cast(field.type))
+        except pa.ArrowException:
+            columns.append(_cast_each(values, field, reasons))
+    return Block(pa.RecordBatch.from_arrays(columns, schema=schema)), reasons
+
+
+def _cast_each(values: pa.Array, field: pa.Field, reasons: list[str | None]) -> pa.Array:
+    fitted: list[Any] = []
+    for i in range(len(values)):
+        try:
+            fitted.append(values.slice(i, 1).cast(field.type)[0].as_py())
+        except (*MISFITS, pa.ArrowException):
+            fitted.append(None)
+            shown = str(values[i].as_py())[:100]
+            reason = (
+                f"value does not fit its column: {field.name} is {shown}, the column {field.type}"
+            )
+            reasons[i] = reasons[i] or reason
+    return pa.array(fitted, field.type)
