@@ -1,4 +1,4 @@
-"""Check the rows of a deduplication before its first step, and that it lost no row in the end.
+"""Check rows before the first step of a deduplication, and that no row is lost by the last.
 
 rows ------> Check ---------+--> (Spill) --> RejectDuplicateIds --+--> rows
                             |                                     |

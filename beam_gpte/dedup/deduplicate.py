@@ -84,7 +84,7 @@ class StepContext:
 
 
 class StepResult(NamedTuple):
-    """Hold what a step finds among its rows.
+    """Hold the findings of a step.
 
     Attributes:
       rows: those it was given, reference rows too, perhaps with more columns.
@@ -105,7 +105,7 @@ class StepResult(NamedTuple):
 
 
 class DeduplicationStep(RejectingTransform):
-    """Deduplicate by one criterion: a subclass names what it reads, and decides which rows go."""
+    """Deduplicate by one criterion: a subclass names its columns, and decides."""
 
     name: ClassVar[str]  # in `found_by` and the report
     columns: Columns
@@ -149,12 +149,10 @@ class DeduplicationStep(RejectingTransform):
 class Deduplicate(RejectingTransform):
     """Remove duplicates in several steps, each among the rows that the steps before it kept.
 
-    Gives one `Deduplication`.
-
         corpus | Deduplicate((DeduplicateExact(), DeduplicateSemantic(model=MODEL)))
 
-    Cheap steps first: rows that they remove need not be embedded. Every `duplicate_of` names a row
-    that all steps keep. Rows that any step cannot compare are rejected before the first one.
+    Gives one `Deduplication`; every `duplicate_of` names a row that all steps keep. Cheap steps
+    first: rows they remove are not embedded. Rows that any step cannot compare are rejected first.
 
     Attributes:
       steps: with the same id and text columns, and without a `reference`.
@@ -216,7 +214,6 @@ def _deduplicate(
     defects = tuple((step.step, step.defects()) for step in steps)
     checks = RowChecks(transform.step, defects, id_column, transform._isolate)
     context = StepContext(reference is not None, transform._isolate, spill)
-
     rows = to_blocks(pcoll, text_column, id_column, columns)
     known = None
     if reference is not None:

@@ -146,7 +146,7 @@ class SpanningForest(beam.CombineFn):
         return blocks[0]
 
     def _pruned(self, blocks: list[Block], trees: int) -> Forest:
-        # once the pairs have doubled: a large forest would be gone through for each block otherwise
+        # once the pairs have doubled: otherwise each block would cost a pass over a large forest
         if sum(map(len, blocks)) <= trees + max(trees, self._pairs_waiting):
             return blocks, trees
         return self.compact((blocks, trees))

@@ -143,10 +143,10 @@ def _decide(element: Group) -> Iterator[Any]:
     """Decide on second rows: removed if near to a kept row, kept if near to removed ones only."""
     pairs = frame_of(element[1])
     near = pairs.group_by(SECOND_ID).agg(
-        kept=(pl.col(STATUS) == KEPT).any(),
-        gone=(pl.col(STATUS) == REMOVED).all(),
+        any_kept=(pl.col(STATUS) == KEPT).any(),
+        all_removed=(pl.col(STATUS) == REMOVED).all(),
     )
-    status = pl.when("kept").then(REMOVED).when("gone").then(KEPT).otherwise(UNDECIDED)
+    status = pl.when("any_kept").then(REMOVED).when("all_removed").then(KEPT).otherwise(UNDECIDED)
     near = near.select(SECOND_ID, status.cast(pl.Int8).alias(STATUS)).sort(SECOND_ID)
     by_first = near.rename({SECOND_ID: FIRST_ID})
     removed = by_first.filter(pl.col(STATUS) == REMOVED)
@@ -159,7 +159,7 @@ def _decide(element: Group) -> Iterator[Any]:
 
 
 def _update_status(element: Group) -> Iterator[Block]:
-    """Update the status of pairs by what was decided on their first rows."""
+    """Update the status of pairs by the decisions on their first rows."""
     pairs, decided = _parts(element)
     if pairs is not None and decided is not None:
         pairs = pairs.join(decided.rename({STATUS: "decided"}), on=FIRST_ID, how="left").select(

@@ -143,7 +143,7 @@ class DeduplicateLexical(DeduplicationStep):
 
 @dataclasses.dataclass(frozen=True)
 class _Describe:
-    """Reduce rows to what decides: id, normalized text, order value, scope, reference mark."""
+    """Reduce rows to id, normalized text, order value, scope and reference mark."""
 
     columns: Columns
     order: KeepOrder

@@ -42,8 +42,7 @@ class SampledVectors(NamedTuple):
 class NearSample(beam.PTransform):
     """Find the rows near to the plan's sample, and pass all rows through.
 
-    Both in one step, so that vectors are read once for it and what follows. 2,000 x dim operations
-    per row.
+    Both in one step, so that vectors are read only once. 2,000 x dim operations per row.
 
     Attributes:
       threshold: minimum cosine.
@@ -111,7 +110,7 @@ class AuditRecall(beam.PTransform):
 
 
 class _FirstOfEach(beam.CombineFn):
-    """Keep, of near rows, what `first_of_each` keeps."""
+    """Apply `first_of_each` to near rows."""
 
     def __init__(self, order: KeepOrder, id_column: str) -> None:
         self._order = order

@@ -33,7 +33,7 @@ Scores = tuple[np.ndarray, list[tuple[float, Any, Any]]]  # counts by bin, neare
 
 
 class StepFindings(NamedTuple):
-    """Hold what a step found; see `beam_gpte.dedup.deduplicate.StepResult`."""
+    """Hold the findings of a step; see `beam_gpte.dedup.deduplicate.StepResult`."""
 
     rows: beam.PCollection[Block]
     pairs: beam.PCollection[Block]

@@ -34,7 +34,7 @@ from beam_gpte.embedding.ensure_vectors import MODEL, in_memory, unit_vectors_of
 from beam_gpte.shuffle.group_by_id import frame_of
 
 SAMPLE = 16_384  # vectors that the space is fitted to: 25 MB of 384 dimensions
-AUDITED = 1000  # of the sample, whose near rows are looked for among all: an n x 1000 product
+AUDITED = 1000  # of the sample, whose near rows are searched among all: an n x 1000 product
 CALIBRATED = 2000  # of the sample, after those
 TILE_ROWS = 8192  # compared with one another, where there is one cell
 # Of the cells of a group, on average: fewer make more replicas, more need more memory.

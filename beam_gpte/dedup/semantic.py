@@ -238,7 +238,7 @@ class DeduplicateSemantic(DeduplicationStep):
 
 @dataclasses.dataclass(frozen=True)
 class _Describe:
-    """Reduce rows to what decides: id, order value, scope, reference mark, key, unit vector."""
+    """Reduce rows to id, order value, scope, reference mark, key and unit vector."""
 
     columns: Columns
     order: KeepOrder

@@ -76,12 +76,12 @@ class DeduplicateStream(RejectingTransform):
     block are seen in its order. Duplicates are not remembered: a row that repeats for longer than
     the horizon is new once in each.
 
-    Guaranteed with one cell, everything on one worker: the rule above, exactly, in the order of
-    arrival, which is the runner's and may differ in the next run. No two new rows are near within
-    the horizon, every `duplicate_of` is new. The exception are rows behind the watermark: a row is
-    forgotten once the watermark is `horizon` past it, and late rows that are near to it are new.
+    With one cell, which is on one worker, the rule above is guaranteed exactly, in the order of
+    arrival, which is the runner's and may differ in the next run: no two new rows are near within
+    the horizon, every `duplicate_of` is new. Late rows are the exception: a row is forgotten once
+    the watermark is `horizon` past it, and rows near to it that arrive afterwards are new.
 
-    With several cells rows are decided in parallel, each in its own cell, among the new rows of
+    With several cells rows are decided in parallel, each in its home cell, among the new rows of
     that cell and replicas of the rows that have it among their `probes` next cells. A replica
     counts only for rows after it by event time, then id. Rows that are near but share no cell, or
     whose replica arrives too late, are both new: some duplicates are missed, never invented.

@@ -160,7 +160,7 @@ def _described(history: History, columns: Columns) -> list[Block]:
 
 
 def describe(block: Block, columns: Columns, micros: int) -> Block:
-    """Reduce rows to what is compared and remembered: `ID`, `VECTOR`, `TIMESTAMP`, `HOME`.
+    """Reduce rows to the columns to remember: `ID`, `VECTOR`, `TIMESTAMP`, `HOME`.
 
     Args:
       block: rows; replicas have a column `HOME`.
@@ -181,7 +181,7 @@ def describe(block: Block, columns: Columns, micros: int) -> Block:
 
 
 class Decisions(NamedTuple):
-    """Hold what `decide` finds of rows.
+    """Hold the decisions on rows.
 
     Attributes:
       new: bool (n,), whether each row is new.

@@ -25,7 +25,7 @@ class FoundPairs(NamedTuple):
 
     Attributes:
       edges: near pairs of distinct vectors.
-      equal_pairs: the first row with a vector, and each later one, which goes at every threshold.
+      equal_pairs: the first row with a vector, and each later one, removed at every threshold.
     """
 
     edges: beam.PCollection[Block]

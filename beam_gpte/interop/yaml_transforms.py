@@ -51,6 +51,7 @@ from beam_gpte.interop.yaml_rows import (
     unreadable_fields,
 )
 from beam_gpte.interop.yaml_step import GOOD, Inputs, in_yaml
+from beam_gpte.mining.bitext_report import FOUND_IN
 
 WRITTEN = {"path": str, "rows": np.int64}
 PAIR_SCORES = optional(
@@ -124,8 +125,12 @@ def _bitext(transform: Any, rows: Inputs) -> dict[str, Fields]:
     }
     emit, keep_vectors = transform.output.emit, transform.output.keep_vectors
     best = {} if emit == "pairs" else {"best_forward": bool, "best_backward": bool}
+    found_in = {FOUND_IN: str} if transform.mine_unmatched else {}
     sides = _side_fields(transform, rows, keep_vectors)
-    return {"pairs": {**sides, **duplicates, **PAIR_SCORES, **optional(best)}, "report": REPORT}
+    return {
+        "pairs": {**sides, **duplicates, **PAIR_SCORES, **optional(best), **found_in},
+        "report": REPORT,
+    }
 
 
 def _side_fields(transform: Any, rows: Inputs, keep_vectors: bool = False) -> Fields:

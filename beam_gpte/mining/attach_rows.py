@@ -1,4 +1,4 @@
-"""Attach to pairs of ids the rows that they name: `PairsAndSides(...) | AttachRows(...)`."""
+"""Attach to pairs of ids the rows that they name: `PairsAndRows(...) | AttachRows(...)`."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator

@@ -64,6 +64,9 @@ class FilterPairs(SearchesPairs):
       min_margin: the minimum `margin`; None for any.
       min_score: the minimum `score`; None for any.
       depth: the maximum rank that is reported.
+      model: embed the texts of rows that have no vectors first, as `EmbedText` does.
+      pairs: how pairs name their rows, and how these are prepared; see `PairOptions`.
+      columns: of the queries and the documents; see `Columns`.
     """
 
     k: int | None = 2

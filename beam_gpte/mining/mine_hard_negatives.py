@@ -67,6 +67,9 @@ class MineHardNegatives(SearchesPairs):
       max_score: of a negative.
       ranks: the first and the last rank that are considered, from 1; skipping the first few skips
         unlabeled positives.
+      model: embed the texts of rows that have no vectors first, as `EmbedText` does.
+      pairs: how pairs name their rows, and how these are prepared; see `PairOptions`.
+      columns: of the queries and the documents; see `Columns`.
     """
 
     num_negatives: int = 3

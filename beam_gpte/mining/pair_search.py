@@ -38,6 +38,7 @@ from beam_gpte.core.columns import (
 from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import check_columns
 from beam_gpte.elements.rejects import (
     RejectingTransform,
     merge_rejects,
@@ -210,12 +211,7 @@ def near_frame(blocks: Iterable[Block]) -> pl.DataFrame:
 def _check_pairs(
     block: Block, id_columns: tuple[str, str], step: str, isolate: bool
 ) -> Iterator[Any]:
-    for name in id_columns:
-        if name not in block.schema.names:
-            raise InputError(
-                f"{step}: no column {name!r} among {', '.join(block.schema.names)}; "
-                "name it in PairOptions"
-            )
+    check_columns(block, id_columns, step)
     reasons = []
     for name, hidden in zip(id_columns, (QUERY, DOCUMENT), strict=True):
         null = pc.is_null(block.column(name))
@@ -229,11 +225,7 @@ def _check_pairs(
 
 
 def _id_and_text(block: Block, id_column: str, text_column: str, step: str) -> Block:
-    if text_column not in block.schema.names:
-        raise InputError(
-            f"{step}: no column {text_column!r} among {', '.join(block.schema.names)}; "
-            "name one by columns=Columns(text=...)"
-        )
+    check_columns(block, (text_column,), step)
     return Block.from_pydict(
         {ID: id_array(block, id_column), TEXT: block.column(text_column).cast(pa.large_string())}
     )

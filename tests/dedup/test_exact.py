@@ -1,4 +1,4 @@
-"""DeduplicateExact, against a dictionary."""
+"""Compare DeduplicateExact with a dictionary."""
 
 import random
 import unicodedata

@@ -282,7 +282,7 @@ def test_no_group_is_lost_and_recall_grows_with_probes(
         assert counters["new"] == counters["forgotten"] == 400 - counters["duplicates"]
 
 
-def test_more_probes_are_the_nearest_cells_and_all_of_them_meet() -> None:
+def test_more_probes_are_the_nearest_cells_and_as_many_as_cells_are_all_of_them() -> None:
     vectors = np.random.default_rng(1).standard_normal((50, 8)).astype(np.float32)
     cells = cells_of(vectors, 8, 7, 0)
     assert (np.sort(cells, axis=1) == np.arange(8)).all()

@@ -621,6 +621,60 @@ def test_pairs_of_two_corpora_are_scored_beside_their_own_columns() -> None:
     )
 
 
+def test_pairs_within_and_across_scopes_are_marked() -> None:
+    run_steps(
+        """
+- type: Create
+  name: Source
+  config:
+    elements:
+      - {id: 1, text: eins, page: a, embedding: [1.0, 0.0]}
+      - {id: 2, text: zwei, page: b, embedding: [0.0, 1.0]}
+- type: Create
+  name: Target
+  config:
+    elements:
+      - {id: 5, text: one, page: a, embedding: [0.8, 0.6]}
+      - {id: 6, text: two, page: c, embedding: [0.6, 0.8]}
+- type: MineBitext
+  input: {source: Source, target: Target}
+  config:
+    scope: page
+    mine_unmatched: true
+    k: 1
+    margin: absolute
+    threshold: 0.1
+    comparison: {center: false}
+- type: MapToFields
+  input: MineBitext.pairs
+  config:
+    fields: {source_id: source_id, target_id: target_id, found_in: found_in}
+- type: AssertEqual
+  input: MapToFields
+  config:
+    elements:
+      - {source_id: 1, target_id: 5, found_in: scope}
+      - {source_id: 2, target_id: 6, found_in: all}
+"""
+    )
+
+
+def test_decoys_are_an_optional_input() -> None:
+    steps = """
+- {type: Create, name: Source, config: {elements: [{id: 1, text: eins, embedding: [1.0, 0.0]}]}}
+- {type: Create, name: Target, config: {elements: [{id: 5, text: one, embedding: [0.8, 0.6]}]}}
+- {type: Create, name: Noise, config: {elements: [{id: 9, text: neun, embedding: [0.0, 1.0]}]}}
+- type: MineBitext
+  input: {source: Source, target: Target, decoys: Noise}
+  config: {k: 1, margin: absolute, thresholding: {target_precision: 0.5}}
+- {type: LogForTesting, input: MineBitext.pairs}
+"""
+    with pytest.raises(Exception, match=r"no threshold has a precision of 0.5: .* more decoys"):
+        run_steps(steps)
+    with pytest.raises(ValueError, match="decoys"):
+        run_steps(steps.replace(", decoys: Noise", ""))
+
+
 def test_rows_without_a_schema_are_refused() -> None:
     with pytest.raises(ValueError, match="its input has no schema; put MapToFields before it"):
         run_steps(

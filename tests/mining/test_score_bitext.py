@@ -145,7 +145,7 @@ def test_pairs_of_two_corpora_get_what_mining_would_give(
     ]
 
 
-def test_pairs_of_texts_are_each_others_neighbours(
+def test_pairs_of_texts_are_each_others_neighbors(
     new_pipeline: NewPipeline,
 ) -> None:
     source, target = sides()
