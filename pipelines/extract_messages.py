@@ -4,11 +4,11 @@
     python pipelines/extract_messages.py django de messages
 
 Writes `source.jsonl` (the given language) and `target.jsonl` (English) with `id` and `text`, and
-`gold.jsonl` with the `source_id` and `target_id` of each message that is on both sides; a quarter of
-the messages are in the source only, and a quarter in the target only. Ids are hashes of texts, and rows are sorted by them, so that
-neither reveals which rows belong together. Messages with plural forms, with fewer than two words,
-or whose text or translation is not unique are left out. `--report page.html` shows lengths and
-examples.
+`gold.jsonl` with the `source_id` and `target_id` of each message that is on both sides; a quarter
+of the messages are in the source only, and a quarter in the target only. Ids are hashes of texts,
+and rows are sorted by them, so that neither reveals which rows belong together. Messages with
+plural forms, with fewer than two words, or whose text or translation is not unique are left out.
+`--report page.html` shows lengths and examples.
 """
 
 import argparse
