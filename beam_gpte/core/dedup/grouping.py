@@ -194,4 +194,6 @@ def _numbered(first: pl.Series, second: pl.Series) -> tuple[pl.Series, np.ndarra
 
 
 def _graph(weights: np.ndarray, firsts: np.ndarray, seconds: np.ndarray, rows: int) -> coo_array:
-    return coo_array((weights, (firsts, seconds)), shape=(rows, rows))
+    # int32: before scipy 1.17 its graph functions take no other positions
+    positions = firsts.astype(np.int32), seconds.astype(np.int32)
+    return coo_array((weights, positions), shape=(rows, rows))

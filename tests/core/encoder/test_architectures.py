@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from torch.nn.attention import varlen
 from torch.nn.functional import scaled_dot_product_attention
 
 from beam_gpte.core.encoder.attention import NAME, register
@@ -83,6 +82,7 @@ def by_its_contract(
 
 @pytest.mark.parametrize("name", UNPADDED)
 def test_flash_attention_gives_what_sdpa_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="PyTorch has it from 2.10 on")
     backbone = backbone_of(tiny(*UNPADDED[name]))
     backbone.autocast = torch.bfloat16
     expected = vectors(backbone, texts())
