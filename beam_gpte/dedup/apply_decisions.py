@@ -3,7 +3,6 @@
 A decision is a row of a block: the removed row's id in the id column, `duplicate_of` and `score`.
 
 rows, decisions ---------------> SplitByDecision ----> kept, removed
-equal pairs, decisions --------> InheritDecisions ---> decisions on rows with equal vectors
 removed, decisions, rejects ---> RepointRemoved -----> removed rows that name kept ones, rejects
 """
 
@@ -22,7 +21,7 @@ from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, FOUND_BY, SCORE, SECO
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, GoodAndRejects, reject_outputs, split_rejects
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of, frame_of
+from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 REMOVED = "removed"
@@ -91,53 +90,29 @@ def _split(element: tuple[int, Iterable[Named]], id_column: str, step: str) -> I
             yield kept
 
 
-class EqualPairsAndDecisions(NamedTuple):
-    """Pair the decisions on distinct vectors with the rows that share a vector.
-
-    Attributes:
-      equal_pairs: blocks of `first_id`, `second_id`, `score`: the first row with a vector, and each
-        later one.
-      decisions: on first rows.
-    """
-
-    equal_pairs: beam.PCollection[Block]
-    decisions: beam.PCollection[Block]
-
-
-@dataclasses.dataclass(eq=False)
-class InheritDecisions(beam.PTransform):
-    """Decide on rows whose vector equals an earlier row's.
+def with_inherited(
+    decisions: pl.DataFrame | None, equal: pl.DataFrame | None, id_column: str
+) -> Iterator[Block]:
+    """Yield decisions, and those on rows whose vector equals an earlier row's.
 
     Such a row is always removed: as a duplicate of what the first row is a duplicate of, or of the
     first row itself.
 
-    Attributes:
+    Args:
+      decisions: on the rows of one partition of the ids; None if there are none.
+      equal: `first_id`, `second_id`, `score`: the first row with a vector, of the same partition,
+        and each later one; None if there are none.
       id_column: of the decisions.
     """
-
-    id_column: str
-
-    @named_collections
-    def expand(self, inputs: EqualPairsAndDecisions) -> beam.PCollection[Block]:
-        """Co-group both by the id of the first row."""
-        pairs, decisions = inputs
-        grouped = {"equal_pairs": pairs, "decisions": decisions} | "CoGroup" >> CoGroupById(
-            {"equal_pairs": FIRST_ID, "decisions": self.id_column}
-        )
-        inherit = beam.FlatMap(_inherit, self.id_column).with_output_types(Block)
-        return grouped | "Inherit" >> inherit
-
-
-def _inherit(element: tuple[int, Iterable[Named]], id_column: str) -> Iterator[Block]:
-    group = CoGroup(element)
-    pairs, decisions = list(group["equal_pairs"]), list(group["decisions"])
-    if not pairs:
+    if decisions is not None and len(decisions):
+        yield block_of(decisions)
+    if equal is None:
         return
-    inherited = frame_of(pairs).select(
+    inherited = equal.select(
         FIRST_ID, pl.col(SECOND_ID).alias(id_column), pl.col(FIRST_ID).alias(DUPLICATE_OF), SCORE
     )
-    if decisions:
-        firsts = frame_of(decisions).rename({id_column: FIRST_ID, DUPLICATE_OF: "of", SCORE: "by"})
+    if decisions is not None:
+        firsts = decisions.rename({id_column: FIRST_ID, DUPLICATE_OF: "of", SCORE: "by"})
         inherited = inherited.join(firsts, on=FIRST_ID, how="left").with_columns(
             pl.when(pl.col("of").is_null()).then(SCORE).otherwise("by").alias(SCORE),
             pl.coalesce("of", DUPLICATE_OF).alias(DUPLICATE_OF),

@@ -4,8 +4,8 @@ vectors, plan --> Route --> (tile, vectors and sketches) --> JoinTile --> equal 
                                                                 |
                               both rows at home here: scored <--+--> one row away: candidates and
                                          |                      |    vectors, by its id
-                                         v                      |               |
-                                       edges <-- Distinct <-----+-- ScoreJoined <
+                                         v                      |               v
+                                       edges <-- Edges <--------+--------- ScoreJoined
 
 Vectors on a disk (`spill`) are read where they are compared: then no vector is shuffled, and none
 is joined by its id.
@@ -56,7 +56,6 @@ from beam_gpte.shuffle.group_by_id import (
     Keyed,
     block_of,
     frame_of,
-    key_by_id,
     partition_frame,
 )
 from beam_gpte.shuffle.spill import is_light
@@ -67,7 +66,8 @@ class JoinedCells(NamedTuple):
     """Hold the pairs that `JoinCells` finds, blocks of `first_id`, `second_id`, `score`.
 
     Attributes:
-      edges: near pairs of distinct vectors, each once.
+      edges: near pairs of distinct vectors; a pair may come twice, since either row may have a
+        replica where the other is at home.
       equal_pairs: the first row with a vector, and each later one.
       figures: dicts of costs.
     """
@@ -130,20 +130,9 @@ class JoinCells(beam.PTransform):
             | "JoinTile" >> join.with_outputs(*tags, main="edges")
         )
         score = ScoreJoined(settings.id_column, cosine_similarity, settings.threshold)
-        # either row may have a replica where the other is at home: such a pair is found twice
-        distinct = (
-            (joined.away | "ScoreJoined" >> score, joined.one_home)
-            | "OneHome" >> beam.Flatten()
-            | "BySecond" >> key_by_id(SECOND_ID)
-            | "GroupBySecond" >> beam.GroupByKey()
-            | "Distinct" >> beam.Map(_distinct).with_output_types(Block)
-        )
-        edges = (joined.edges, distinct) | "Edges" >> beam.Flatten()
+        scored = joined.away | "ScoreJoined" >> score
+        edges = (joined.edges, scored, joined.one_home) | "Edges" >> beam.Flatten()
         return JoinedCells(edges, joined.equal_pairs, joined.figures)
-
-
-def _distinct(element: tuple[int, Iterable[Block]]) -> Block:
-    return block_of(frame_of(element[1]).unique().sort(FIRST_ID, SECOND_ID))
 
 
 class _Route(CutByKey):

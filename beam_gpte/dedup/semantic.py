@@ -4,9 +4,9 @@ rows --> Describe --> vectors --> PlanSearch --> plan
                          |                        |
                          +--> JoinCells <---------+
                                 |  |
-                                |  +--> equal pairs ---> InheritDecisions --+
-                                |                              ^            +--> decisions
-                                +--> edges --> GroupPairs -----+------------+
+                                |  +--> equal pairs --+
+                                |                     +--> GroupPairs --> decisions
+                                +--> edges -----------+
 """
 
 import dataclasses
@@ -18,21 +18,22 @@ import apache_beam as beam
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from apache_beam.pvalue import AsList
 
 from beam_gpte.core.columns import REFERENCE, SCOPE, VECTOR_KEY, Columns
-from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER, Rule
+from beam_gpte.core.dedup.grouping import Rule
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
-from beam_gpte.dedup.apply_decisions import EqualPairsAndDecisions, InheritDecisions
 from beam_gpte.dedup.checks import Blocks
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.dedup.join_cells import JoinCells, JoinedCells, JoinSettings
+from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.dedup.recall_audit import AuditRecall, NearSample, SearchToAudit
 from beam_gpte.dedup.search_plan import Plan, PlanSearch, SearchMode, VectorsAndPlan
-from beam_gpte.dedup.threshold_counts import CountAtThresholds, FoundPairs
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.embedding.ensure_vectors import (
     EmbedWhereMissing,
     VectorDefects,
@@ -196,25 +197,22 @@ class DeduplicateSemantic(DeduplicationStep):
         plan = vectors | "Plan" >> PlanSearch(self.threshold, mode, saved_index)
         sampled = VectorsAndPlan(vectors, plan) | "NearSample" >> NearSample(self.threshold)
         joined = self._join(VectorsAndPlan(sampled.vectors, plan))
-        decisions = self._decisions(joined)
-        edges = joined.edges
-        if self._orders_pairs():
-            bare = beam.Map(Block.without_columns, (FIRST_ORDER, SECOND_ORDER))
-            edges = edges | "WithoutOrders" >> bare.with_output_types(Block)
-        pairs = (edges, joined.equal_pairs) | "Pairs" >> beam.Flatten()
+        thresholds = self.options.thresholds(self.threshold)
+        group = GroupPairs(self.grouping, self.columns.id, self.order().descending, thresholds)
+        grouped = NearPairs(joined.edges, (joined.equal_pairs,)) | "GroupPairs" >> group
+        pairs = (grouped.pairs, joined.equal_pairs) | "Pairs" >> beam.Flatten()
         add = beam.CombineGlobally(_add_figures).without_defaults()
         audit = AuditRecall(self.order(), self.columns.id)
         figures: tuple[beam.PCollection[dict], ...] = (
             joined.figures | "Costs" >> add,
             SearchToAudit(sampled.near, plan, pairs) | "AuditRecall" >> audit,
         )
-        thresholds = self.options.thresholds(self.threshold)
         if thresholds:
-            count = CountAtThresholds(thresholds, self.grouping)
-            found = FoundPairs(edges, joined.equal_pairs)
-            figures += (found | "CountAtThresholds" >> count,)
+            counts = AsList(grouped.counts)
+            make = FromSideInputs(dict, _by_threshold, counts, thresholds)
+            figures += (rows.pipeline | "ByThreshold" >> make,)
         index = plan | "SavedIndex" >> beam.Map(_saved_index).with_output_types(bytes)
-        return StepResult(rows, pairs, decisions, figures, rejects, index)
+        return StepResult(rows, pairs, grouped.decisions, figures, rejects, index)
 
     def _orders_pairs(self) -> bool:
         """Return whether the grouping needs the order values of both rows of a pair."""
@@ -226,14 +224,6 @@ class DeduplicateSemantic(DeduplicationStep):
             self.threshold, self.order(), id_column, max_neighbors, self._orders_pairs()
         )
         return vectors | "Join" >> JoinCells(settings)
-
-    def _decisions(self, joined: JoinedCells) -> Blocks:
-        id_column = self.columns.id
-        group = GroupPairs(self.grouping, id_column, self.order().descending)
-        decisions = joined.edges | "GroupPairs" >> group
-        equal = EqualPairsAndDecisions(joined.equal_pairs, decisions)
-        inherited = equal | "InheritDecisions" >> InheritDecisions(id_column)
-        return (decisions, inherited) | "Decisions" >> beam.Flatten()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,6 +262,11 @@ def _add_figures(parts: Iterable[dict[str, int]]) -> dict[str, int]:
         for name, value in part.items():
             total[name] = total.get(name, 0) + value
     return total
+
+
+def _by_threshold(counts: list[list[int]], thresholds: tuple[float, ...]) -> dict[str, Any]:
+    totals = [sum(parts) for parts in zip([0] * len(thresholds), *counts, strict=True)]
+    return {"removed_at": dict(zip(thresholds, totals, strict=True))}
 
 
 def _saved_index(plan: Plan) -> bytes:

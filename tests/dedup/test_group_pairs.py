@@ -18,6 +18,7 @@ from beam_gpte.core.dedup.grouping import (
     semdedup,
 )
 from beam_gpte.dedup.group_pairs import GroupPairs, SpanningForest
+from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import block_of
 from tests.core.dedup.test_grouping import frame, random_pairs
@@ -58,8 +59,8 @@ def check(
     with pipeline:
         edges = pipeline | beam.Create(parts).with_output_types(Block) | beam.Reshuffle()
         for rule in rules:
-            decisions = edges | rule >> GroupPairs(rule, "key", **settings)
-            rows = decisions | f"Rows_{rule}" >> beam.FlatMap(_decisions)
+            grouped = NearPairs(edges) | rule >> GroupPairs(rule, "key", **settings)
+            rows = grouped.decisions | f"Rows_{rule}" >> beam.FlatMap(_decisions)
             expected = RULES[rule](pairs, **settings).rows()
             assert_that(rows, equal_to(expected), f"Check_{rule}")
 
@@ -82,7 +83,8 @@ def test_no_pairs_give_no_decisions(new_pipeline: NewPipeline) -> None:
     with new_pipeline() as pipeline:
         none = pipeline | beam.Create([]).with_output_types(Block)
         for rule in RULES:
-            assert_that(none | rule >> GroupPairs(rule), equal_to([]), f"Check_{rule}")
+            grouped = NearPairs(none) | rule >> GroupPairs(rule)
+            assert_that(grouped.decisions, equal_to([]), f"Check_{rule}")
 
 
 @pytest.mark.parametrize("descending", [False, True])
