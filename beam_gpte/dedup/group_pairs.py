@@ -7,7 +7,7 @@ semdedup     pairs --> NearestFirst ----> one worker: FollowNearest -+--> (id, d
                 |                                                                  |
                 +----- by second id ----> GroupByKey: Decisions <------------------+
 equal pairs ---------- by first id ------------+
-                                               +--> distinct pairs, decisions, counts
+                                               +--> distinct pairs, decisions, figures
 
 What meets: all pairs, reduced to a forest, or to the nearest of each second row, on one worker,
 since a group may reach anywhere; then each removed row and its pairs, for the score, and the rows
@@ -37,6 +37,7 @@ from beam_gpte.core.dedup.grouping import (
 from beam_gpte.core.dedup.levels import count_at_levels, levels_of
 from beam_gpte.core.errors import InputError
 from beam_gpte.dedup.apply_decisions import with_inherited
+from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.dedup.leader import GroupedPairs, LeaderDecisions, NearPairs, Thresholds
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
@@ -90,28 +91,28 @@ class GroupPairs(beam.PTransform):
         if self.rule == "leader":
             return inputs | LeaderDecisions(self.id_column, self.thresholds)
         keyed = inputs.pairs | "BySecond" >> key_by_id(SECOND_ID, _without_orders)
-        counts: tuple[beam.PCollection[list[int]], ...] = ()
+        figures: tuple[beam.PCollection[StepFigures], ...] = ()
         parts = [keyed]
         if self.rule == "components":
             members = self._members(inputs.pairs)
             parts.append(members.members)
-            counts = (members.counts,)
+            figures = (members.figures,)
         else:
             parts.append(_followed(keyed))
         for equal in inputs.equal_pairs:
             parts.append(equal | "EqualByFirst" >> key_by_id(_EQUAL_OF, _mark_equal))
         at = (self.rule, self.thresholds)
         decide = beam.FlatMap(_decisions, self.id_column, *at).with_output_types(
-            Block, pairs=Block, counts=list[int]
+            Block, pairs=Block, figures=StepFigures
         )
         decided = (
             parts
             | "PairsAndRemoved" >> beam.Flatten()
             | "Decisions" >> beam.GroupByKey()
-            | "Decide" >> decide.with_outputs("pairs", "counts", main="decisions")
+            | "Decide" >> decide.with_outputs("pairs", "figures", main="decisions")
         )
-        all_counts = (*counts, decided.counts) | "Counts" >> beam.Flatten()
-        return GroupedPairs(decided.decisions, decided.pairs, all_counts)
+        all_figures = (*figures, decided.figures) | "Figures" >> beam.Flatten()
+        return GroupedPairs(decided.decisions, decided.pairs, all_figures)
 
     def _members(self, pairs: beam.PCollection[Block]) -> Any:
         combine = beam.CombinePerKey(SpanningForest(by_score=bool(self.thresholds)))
@@ -121,8 +122,8 @@ class GroupPairs(beam.PTransform):
             | "ForestColumns" >> beam.FlatMap(_forest_columns).with_output_types(Keyed)
             | "SpanningForest" >> combine.with_output_types(Keyed)
             | "GroupMembers"
-            >> members.with_output_types(Keyed, counts=list[int]).with_outputs(
-                "counts", main="members"
+            >> members.with_output_types(Keyed, figures=StepFigures).with_outputs(
+                "figures", main="members"
             )
         )
 
@@ -203,7 +204,8 @@ def _members(element: Keyed, descending: bool, thresholds: Thresholds) -> Iterat
     forest = frame_of([element[1]])
     yield from partition_frame(group_members(forest, descending), ID)
     if thresholds:
-        yield TaggedOutput("counts", [count_members(forest, at) for at in thresholds])
+        counts = tuple(count_members(forest, at) for at in thresholds)
+        yield TaggedOutput("figures", StepFigures(removed_at=counts))
 
 
 def _nearest(element: tuple[int, Iterable[Block]]) -> Keyed:
@@ -242,4 +244,4 @@ def _decisions(
         counts = [count + len(equal) for count in counts]
     yield from with_inherited(removed, equal, id_column)
     if thresholds:
-        yield TaggedOutput("counts", counts)
+        yield TaggedOutput("figures", StepFigures(removed_at=tuple(counts)))

@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton, TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.columns import (
     AT,
@@ -40,6 +41,14 @@ from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW, TileRows, join_tile
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
+from beam_gpte.dedup.figures import StepFigures
+from beam_gpte.dedup.recall_audit import (
+    ROWS_WAITING,
+    count_expected,
+    expect_pairs,
+    reduce_near,
+    rows_near_sample,
+)
 from beam_gpte.dedup.score_pairs import (
     ScoreJoined,
     cosine_similarity,
@@ -61,6 +70,8 @@ from beam_gpte.shuffle.group_by_id import (
 from beam_gpte.shuffle.spill import is_light
 from beam_gpte.shuffle.unique_ids import split_by_id
 
+AUDIT_TILE = -1  # of the rows near to the sample
+
 
 class JoinedCells(NamedTuple):
     """Hold the pairs that `JoinCells` finds, blocks of `first_id`, `second_id`, `score`.
@@ -69,12 +80,14 @@ class JoinedCells(NamedTuple):
       edges: near pairs of distinct vectors; a pair may come twice, since either row may have a
         replica where the other is at home.
       equal_pairs: the first row with a vector, and each later one.
-      figures: dicts of costs.
+      expected: those of them that have a sampled vector, as a search without loss would find them.
+      figures: costs, and the number of expected pairs.
     """
 
     edges: beam.PCollection[Block]
     equal_pairs: beam.PCollection[Block]
-    figures: beam.PCollection[dict]
+    expected: beam.PCollection[Block]
+    figures: beam.PCollection[StepFigures]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,26 +133,56 @@ class JoinCells(beam.PTransform):
         vectors, plan = inputs
         settings = self.settings
         join = beam.FlatMap(_JoinTile(settings)).with_output_types(
-            Block, equal_pairs=Block, figures=dict, away=Keyed, one_home=Block
+            Block,
+            equal_pairs=Block,
+            expected=Block,
+            figures=StepFigures,
+            away=Keyed,
+            one_home=Block,
         )
-        tags = ("equal_pairs", "figures", "away", "one_home")
+        tags = ("equal_pairs", "expected", "figures", "away", "one_home")
+        route = beam.ParDo(_Route(settings), AsSingleton(plan)).with_output_types(Keyed)
         joined = (
             vectors
-            | "Route" >> beam.ParDo(_Route(), AsSingleton(plan)).with_output_types(Keyed)
+            | "Route" >> route
             | "Tiles" >> beam.GroupByKey()
             | "JoinTile" >> join.with_outputs(*tags, main="edges")
         )
         score = ScoreJoined(settings.id_column, cosine_similarity, settings.threshold)
         scored = joined.away | "ScoreJoined" >> score
         edges = (joined.edges, scored, joined.one_home) | "Edges" >> beam.Flatten()
-        return JoinedCells(edges, joined.equal_pairs, joined.figures)
+        return JoinedCells(edges, joined.equal_pairs, joined.expected, joined.figures)
 
 
 class _Route(CutByKey):
-    """Give (tile, block): rows at home there, with their vectors, and rows that only visit it."""
+    """Give (tile, block): rows at home there, with their vectors, and rows that only visit it.
+
+    Rows near to the sample of the plan go to `AUDIT_TILE` too: vectors are read only once.
+    """
+
+    def __init__(self, settings: JoinSettings) -> None:
+        self._settings = settings
+
+    def start_bundle(self) -> None:
+        super().start_bundle()
+        self._near: list[Block] = []
+
+    def finish_bundle(self) -> Iterator[Any]:
+        if self._near:
+            near, self._near = self._reduced(), []
+            yield GlobalWindows.windowed_value((AUDIT_TILE, near))
+        yield from super().finish_bundle()
+
+    def _reduced(self) -> Block:
+        return reduce_near(self._near, self._settings.order, self._settings.id_column)
 
     def process(self, block: Block, plan: Plan) -> Iterator[Keyed]:
         vectors = unit_vectors_of(block)
+        near = rows_near_sample(block, vectors, self._settings.threshold, plan)
+        if near is not None:
+            self._near.append(near)
+            if sum(map(len, self._near[1:])) > ROWS_WAITING:
+                self._near = [self._reduced()]
         home, rows, cells = plan.route(vectors)
         every, group, to = np.arange(len(home)), plan.group[home], plan.group[cells]
         keys = block.column(VECTOR_KEY).to_numpy()
@@ -212,7 +255,13 @@ class _JoinTile:
     settings: JoinSettings
 
     def __call__(self, element: tuple[int, Iterable[Block]]) -> Iterator[Any]:
-        blocks, settings = list(element[1]), self.settings
+        settings = self.settings
+        if element[0] == AUDIT_TILE:
+            expected = expect_pairs(element[1], settings.order, settings.id_column)
+            yield TaggedOutput("expected", expected)
+            yield TaggedOutput("figures", count_expected(expected))
+            return
+        blocks = list(element[1])
         home = [block for block in blocks if CELL in block.schema.names]
         if not home:
             return
@@ -228,7 +277,7 @@ class _JoinTile:
         )
         figures = {"tiles": 1, "replicas": len(there.frame), "comparisons": found.comparisons}
         figures |= {"candidates": len(found.candidates), "pairs_cut": found.cut}
-        yield TaggedOutput("figures", figures)
+        yield TaggedOutput("figures", StepFigures(costs=figures))
         if len(found.duplicates):
             equal_pairs = found.duplicates.with_columns(pl.lit(1, pl.Float32).alias(SCORE))
             yield TaggedOutput("equal_pairs", block_of(equal_pairs))

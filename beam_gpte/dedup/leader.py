@@ -18,7 +18,7 @@ pairs ------------------> ByFirst --+
     kept pairs <--- DecideRest -----+   the others, in order
 
     kept pairs, by second row --+
-                                +--> GroupByKey: Decisions --> Decide --> decisions, counts
+                                +--> GroupByKey: Decisions --> Decide --> decisions, figures
   equal pairs, by first row ----+
 
 Each group needs the answer of the one before it for all rows. In the last one every pair of a kept
@@ -50,6 +50,7 @@ from beam_gpte.core.dedup.levels import (
     nearest_at_levels,
 )
 from beam_gpte.dedup.apply_decisions import with_inherited
+from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.group_by_id import (
@@ -88,12 +89,12 @@ class GroupedPairs(NamedTuple):
     Attributes:
       decisions: blocks, a row for each removed row.
       pairs: those that came, each once.
-      counts: lists to add up, the rows removed at each larger threshold.
+      figures: the rows removed at each larger threshold.
     """
 
     decisions: beam.PCollection[Block]
     pairs: beam.PCollection[Block]
-    counts: beam.PCollection[list[int]]
+    figures: beam.PCollection[StepFigures]
 
 
 @dataclasses.dataclass(eq=False)
@@ -145,11 +146,11 @@ class LeaderDecisions(beam.PTransform):
             | "KeptPairs" >> beam.Flatten()
             | "Decisions" >> beam.GroupByKey()
             | "Decide"
-            >> decide.with_output_types(Block, counts=list[int]).with_outputs(
-                "counts", main="decisions"
+            >> decide.with_output_types(Block, figures=StepFigures).with_outputs(
+                "figures", main="decisions"
             )
         )
-        return GroupedPairs(decided.decisions, firsts.pairs, decided.counts)
+        return GroupedPairs(decided.decisions, firsts.pairs, decided.figures)
 
 
 class _ByFirst(CutByKey):
@@ -311,4 +312,6 @@ def _decisions(element: Group, id_column: str, at: Thresholds) -> Iterator[Any]:
         counts = [0] * len(at)
         if kept is not None:
             counts = count_at_levels(kept, pl.col(KEPT_AT), SECOND_ID, at)
-        yield TaggedOutput("counts", [count + rows_equal for count in counts])
+        yield TaggedOutput(
+            "figures", StepFigures(removed_at=tuple(count + rows_equal for count in counts))
+        )

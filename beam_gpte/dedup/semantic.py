@@ -11,14 +11,12 @@ rows --> Describe --> vectors --> PlanSearch --> plan
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
 from typing import Any, ClassVar, get_args
 
 import apache_beam as beam
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from apache_beam.pvalue import AsList
 
 from beam_gpte.core.columns import REFERENCE, SCOPE, VECTOR_KEY, Columns
 from beam_gpte.core.dedup.grouping import Rule
@@ -30,10 +28,8 @@ from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResu
 from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.dedup.join_cells import JoinCells, JoinedCells, JoinSettings
 from beam_gpte.dedup.leader import NearPairs
-from beam_gpte.dedup.recall_audit import AuditRecall, NearSample, SearchToAudit
 from beam_gpte.dedup.search_plan import Plan, PlanSearch, SearchMode, VectorsAndPlan
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.embedding.ensure_vectors import (
     EmbedWhereMissing,
     VectorDefects,
@@ -195,24 +191,19 @@ class DeduplicateSemantic(DeduplicationStep):
         vectors = rows | "Describe" >> beam.Map(describe).with_output_types(Block)
         mode, saved_index = SearchMode.parse(self.mode), self.options.saved_index
         plan = vectors | "Plan" >> PlanSearch(self.threshold, mode, saved_index)
-        sampled = VectorsAndPlan(vectors, plan) | "NearSample" >> NearSample(self.threshold)
-        joined = self._join(VectorsAndPlan(sampled.vectors, plan))
-        thresholds = self.options.thresholds(self.threshold)
-        group = GroupPairs(self.grouping, self.columns.id, self.order().descending, thresholds)
+        joined = self._join(VectorsAndPlan(vectors, plan))
+        descending, thresholds = self.order().descending, self.report_thresholds()
+        group = GroupPairs(self.grouping, self.columns.id, descending, thresholds)
         grouped = NearPairs(joined.edges, (joined.equal_pairs,)) | "GroupPairs" >> group
         pairs = (grouped.pairs, joined.equal_pairs) | "Pairs" >> beam.Flatten()
-        add = beam.CombineGlobally(_add_figures).without_defaults()
-        audit = AuditRecall(self.order(), self.columns.id)
-        figures: tuple[beam.PCollection[dict], ...] = (
-            joined.figures | "Costs" >> add,
-            SearchToAudit(sampled.near, plan, pairs) | "AuditRecall" >> audit,
-        )
-        if thresholds:
-            counts = AsList(grouped.counts)
-            make = FromSideInputs(dict, _by_threshold, counts, thresholds)
-            figures += (rows.pipeline | "ByThreshold" >> make,)
         index = plan | "SavedIndex" >> beam.Map(_saved_index).with_output_types(bytes)
-        return StepResult(rows, pairs, grouped.decisions, figures, rejects, index)
+        figures = (joined.figures, grouped.figures)
+        expected = (joined.expected,)
+        return StepResult(rows, pairs, grouped.decisions, figures, expected, rejects, index)
+
+    def report_thresholds(self) -> tuple[float, ...]:
+        """Give the larger thresholds to count the removed rows at."""
+        return self.options.thresholds(self.threshold)
 
     def _orders_pairs(self) -> bool:
         """Return whether the grouping needs the order values of both rows of a pair."""
@@ -254,19 +245,6 @@ class _Describe:
         ]
         described[VECTOR_KEY] = np.frombuffer(b"".join(keys), np.uint64)
         return with_unit_vectors(Block.from_pydict(described), unit, block, embedding)
-
-
-def _add_figures(parts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0) + value
-    return total
-
-
-def _by_threshold(counts: list[list[int]], thresholds: tuple[float, ...]) -> dict[str, Any]:
-    totals = [sum(parts) for parts in zip([0] * len(thresholds), *counts, strict=True)]
-    return {"removed_at": dict(zip(thresholds, totals, strict=True))}
 
 
 def _saved_index(plan: Plan) -> bytes:
