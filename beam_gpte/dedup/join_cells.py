@@ -1,11 +1,17 @@
 """Find the pairs of near vectors within the cells of a plan.
 
-vectors, plan --> Route --> (tile, vectors and sketches) --> JoinTile --> equal pairs, figures
-                                                                |
-                              both rows at home here: scored <--+--> one row away: candidates and
-                                         |                      |    vectors, by its id
-                                         v                      |               v
-                                       edges <-- Edges <--------+--------- ScoreJoined
+vectors, plan --> Route --> GroupByKey: Tiles --> JoinTile --> equal pairs, expected pairs, figures
+                                                     |
+                   both rows at home here: scored <--+--> one row away: candidates and vectors,
+                              |                      |    by the id of that row
+                              v                      |               |
+                            edges <------------------+               v
+                              +-------- ScoreJoined <-- GroupByKey <-+
+
+Tiles: the rows of a tile meet those that visit it; those near to a sample meet as a tile of their
+own, whose pairs measure the recall. ScoreJoined: a candidate meets the vector of its row at home in
+another tile, which only the tiles know. A pair found in two tiles is in the edges twice: the next
+group, by its first row, makes it one.
 
 Vectors on a disk (`spill`) are read where they are compared: then no vector is shuffled, and none
 is joined by its id.
@@ -42,13 +48,7 @@ from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW, TileRows, join_tile
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.figures import StepFigures
-from beam_gpte.dedup.recall_audit import (
-    ROWS_WAITING,
-    count_expected,
-    expect_pairs,
-    reduce_near,
-    rows_near_sample,
-)
+from beam_gpte.dedup.recall_audit import NearRows, count_expected, expect_pairs, rows_near_sample
 from beam_gpte.dedup.score_pairs import (
     ScoreJoined,
     cosine_similarity,
@@ -165,24 +165,18 @@ class _Route(CutByKey):
 
     def start_bundle(self) -> None:
         super().start_bundle()
-        self._near: list[Block] = []
+        self._near = NearRows(self._settings.order, self._settings.id_column)
 
     def finish_bundle(self) -> Iterator[Any]:
-        if self._near:
-            near, self._near = self._reduced(), []
+        for near in self._near.take():
             yield GlobalWindows.windowed_value((AUDIT_TILE, near))
         yield from super().finish_bundle()
-
-    def _reduced(self) -> Block:
-        return reduce_near(self._near, self._settings.order, self._settings.id_column)
 
     def process(self, block: Block, plan: Plan) -> Iterator[Keyed]:
         vectors = unit_vectors_of(block)
         near = rows_near_sample(block, vectors, self._settings.threshold, plan)
         if near is not None:
-            self._near.append(near)
-            if sum(map(len, self._near[1:])) > ROWS_WAITING:
-                self._near = [self._reduced()]
+            self._near.add(near)
         home, rows, cells = plan.route(vectors)
         every, group, to = np.arange(len(home)), plan.group[home], plan.group[cells]
         keys = block.column(VECTOR_KEY).to_numpy()

@@ -1,10 +1,12 @@
 """Remove rows whose text shares most of its wording with a kept row's.
 
-rows --> Describe --> normalized texts --> Bands --> (partition, buckets) --> PairBuckets
+rows --> Describe --> normalized texts --> Bands --> GroupByKey: Buckets --> PairBuckets
                             |                                                      |
                             +---------------------> ScorePairs <--- candidates ----+
                                                         |
                                                         +--> pairs --> GroupPairs --> decisions
+
+Buckets: the rows that agree in a band meet.
 """
 
 import dataclasses

@@ -48,21 +48,40 @@ def rows_near_sample(
     return block_of(frame[row].with_columns(sample[VECTOR_KEY].gather(at).alias(SAMPLE_KEY)))
 
 
-def reduce_near(blocks: Iterable[Block], order: KeepOrder, id_column: str) -> Block:
-    """Reduce rows near to the sample to at most 1,000 for each of its vectors."""
-    waiting: list[Block] = []
-    for block in blocks:
-        waiting.append(block)
-        if sum(map(len, waiting[1:])) > ROWS_WAITING:
-            waiting = [block_of(first_of_each(frame_of(waiting), order, id_column))]
-    return block_of(first_of_each(frame_of(waiting), order, id_column))
+class NearRows:
+    """Collect rows near to the sample; at most 1,000 for each of its vectors remain."""
+
+    def __init__(self, order: KeepOrder, id_column: str) -> None:
+        """Start without rows.
+
+        Args:
+          order: of keeping; decides which row of several with one vector remains.
+          id_column: of the rows.
+        """
+        self._order = order
+        self._id_column = id_column
+        self._blocks: list[Block] = []
+
+    def add(self, near: Block) -> None:
+        """Add rows of `rows_near_sample`."""
+        self._blocks.append(near)
+        if sum(map(len, self._blocks[1:])) > ROWS_WAITING:
+            self._blocks = self.take()
+
+    def take(self) -> list[Block]:
+        """Remove all rows and return them, in one block; no block if there are none."""
+        blocks, self._blocks = self._blocks, []
+        if not blocks:
+            return []
+        return [block_of(first_of_each(frame_of(blocks), self._order, self._id_column))]
 
 
-def expect_pairs(near: Iterable[Block], order: KeepOrder, id_column: str) -> Block:
+def expect_pairs(blocks: Iterable[Block], order: KeepOrder, id_column: str) -> Block:
     """List the pairs that a search without loss finds, with the key of the sampled vector."""
-    return block_of(
-        expected_pairs(frame_of([reduce_near(near, order, id_column)]), order, id_column)
-    )
+    near = NearRows(order, id_column)
+    for block in blocks:
+        near.add(block)
+    return block_of(expected_pairs(frame_of(near.take()), order, id_column))
 
 
 def count_expected(expected: Block) -> StepFigures:

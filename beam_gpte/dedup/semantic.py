@@ -21,6 +21,7 @@ import pyarrow as pa
 from beam_gpte.core.columns import REFERENCE, SCOPE, VECTOR_KEY, Columns
 from beam_gpte.core.dedup.grouping import Rule
 from beam_gpte.core.dedup.keep_order import KeepOrder
+from beam_gpte.core.dedup.levels import MAX_THRESHOLDS
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.dedup.checks import Blocks
@@ -64,10 +65,15 @@ class SemanticOptions:
         """Give the thresholds to report, of a search at `threshold`.
 
         Raises:
-          InputError: one is below `threshold`, or above 1.
+          InputError: one is below `threshold`, or above 1, or there are more than 63.
         """
         if self.report_thresholds is None:
             return tuple(round(threshold + i * (1 - threshold) / 4, 6) for i in (1, 2, 3))
+        if len(self.report_thresholds) > MAX_THRESHOLDS:
+            raise InputError(
+                f"report_thresholds has {len(self.report_thresholds)} thresholds; use at most "
+                f"{MAX_THRESHOLDS}"
+            )
         for larger in self.report_thresholds:
             if not threshold <= larger <= 1:
                 raise InputError(

@@ -70,6 +70,19 @@ def test_blocks_and_their_order_make_no_difference(new_pipeline: NewPipeline, bl
     check(new_pipeline(), frame(PAIRS), blocks, RULES)
 
 
+def test_nor_does_a_pair_that_comes_twice(new_pipeline: NewPipeline) -> None:
+    pairs = frame(random_pairs(300, 500, 4)[0])
+    twice = [block_of(pairs), block_of(pairs[::3])]
+    with new_pipeline() as pipeline:
+        edges = pipeline | beam.Create(twice).with_output_types(Block) | beam.Reshuffle()
+        for rule in RULES:
+            grouped = NearPairs(edges) | rule >> GroupPairs(rule, "key")
+            rows = grouped.decisions | f"Rows_{rule}" >> beam.FlatMap(_decisions)
+            assert_that(rows, equal_to(RULES[rule](pairs).rows()), f"Check_{rule}")
+            each = grouped.pairs | f"Pairs_{rule}" >> beam.FlatMap(lambda b: b.batch.to_pylist())
+            assert_that(each, equal_to(pairs.to_dicts()), f"CheckPairs_{rule}")
+
+
 def test_nor_do_two_processes_or_ids_that_are_strings(new_pipeline: NewPipeline) -> None:
     named = (
         pl.concat_str(pl.lit("row "), pl.col(name)).alias(name) for name in (FIRST_ID, SECOND_ID)
