@@ -2,8 +2,8 @@
 
 A decision is a row of a block: the removed row's id in the id column, `duplicate_of` and `score`.
 
+rows, decisions, removed ------> ApplyDecisions -----> kept, removed, figures
 rows, decisions ---------------> SplitByDecision ----> kept, removed
-equal pairs, decisions --------> InheritDecisions ---> decisions on rows with equal vectors
 removed, decisions, rejects ---> RepointRemoved -----> removed rows that name kept ones, rejects
 """
 
@@ -19,10 +19,17 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, FOUND_BY, SCORE, SECOND_ID
+from beam_gpte.dedup.figures import StepFigures, group_figures
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.rejects import NAMESPACE, GoodAndRejects, reject_outputs, split_rejects
+from beam_gpte.elements.rejects import (
+    NAMESPACE,
+    REJECTS,
+    GoodAndRejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of, frame_of
+from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 REMOVED = "removed"
@@ -75,69 +82,145 @@ def _split(element: tuple[int, Iterable[Named]], id_column: str, step: str) -> I
     group = CoGroup(element)
     parts = list(group["decisions"])
     decisions = Block.concat(parts) if parts else None
-    ids = None if decisions is None else id_array(decisions, id_column)
     for block in group["rows"]:
-        kept = block
-        if decisions is not None:
-            position = pc.index_in(id_array(block, id_column), ids)
-            removed, kept = block.filter(position.is_valid()), block.filter(position.is_null())
-            if removed:
-                Metrics.counter(NAMESPACE, "removed").inc(len(removed))
-                for name in (DUPLICATE_OF, SCORE):
-                    values = decisions.column(name).take(position.drop_null())
-                    removed = removed.with_column(decisions.schema.field(name), values)
-                yield TaggedOutput(REMOVED, with_found_by(removed, step))
-        if kept:
-            yield kept
+        yield from _split_rows(block, decisions, id_column, step)
 
 
-class EqualPairsAndDecisions(NamedTuple):
-    """Pair the decisions on distinct vectors with the rows that share a vector.
+def _split_rows(
+    block: Block, decisions: Block | None, id_column: str, step: str
+) -> Iterator[Block | TaggedOutput]:
+    kept = block
+    if decisions is not None:
+        position = pc.index_in(id_array(block, id_column), id_array(decisions, id_column))
+        removed, kept = block.filter(position.is_valid()), block.filter(position.is_null())
+        if removed:
+            Metrics.counter(NAMESPACE, "removed").inc(len(removed))
+            for name in (DUPLICATE_OF, SCORE):
+                values = decisions.column(name).take(position.drop_null())
+                removed = removed.with_column(decisions.schema.field(name), values)
+            yield TaggedOutput(REMOVED, with_found_by(removed, step))
+    if kept:
+        yield kept
+
+
+class RowsToDecide(NamedTuple):
+    """Pair rows with the decisions of one step of a deduplication.
 
     Attributes:
-      equal_pairs: blocks of `first_id`, `second_id`, `score`: the first row with a vector, and each
-        later one.
-      decisions: on first rows.
+      rows: of the corpus; their ids are unique.
+      decisions: at most one for an id.
+      removed: rows that earlier steps removed, with `duplicate_of`, `score`, `found_by`; none or
+        one collection.
+      rejects: rows that this step rejected; none or one collection.
     """
 
-    equal_pairs: beam.PCollection[Block]
+    rows: beam.PCollection[Block]
     decisions: beam.PCollection[Block]
+    removed: tuple[beam.PCollection[Block], ...] = ()
+    rejects: tuple[beam.PCollection[Block], ...] = ()
+
+
+class AppliedDecisions(NamedTuple):
+    """Hold rows after a step.
+
+    Attributes:
+      kept: rows that stay.
+      removed: all rows removed so far; each names one that stays.
+      rejects: rows removed earlier as duplicates of rejected ones.
+      figures: numbers of rows, and sizes of groups.
+    """
+
+    kept: beam.PCollection[Block]
+    removed: beam.PCollection[Block]
+    rejects: beam.PCollection[Block]
+    figures: beam.PCollection[StepFigures]
 
 
 @dataclasses.dataclass(eq=False)
-class InheritDecisions(beam.PTransform):
-    """Decide on rows whose vector equals an earlier row's.
+class ApplyDecisions(beam.PTransform):
+    """Split the rows of a step as `SplitByDecision` does, and repoint those removed earlier.
+
+    All that concerns an id meets in one group: its row, the decision on it, those that name it (its
+    group, which is counted), rows removed earlier that name it, and whether it was rejected. A
+    worker holds the decisions of one partition of the ids, and those that name one of its ids; of
+    the rows one block at a time.
+
+    Attributes:
+      id_column: of the rows and the decisions.
+      step: for `found_by`.
+    """
+
+    id_column: str
+    step: str
+
+    @named_collections
+    def expand(self, inputs: RowsToDecide) -> AppliedDecisions:
+        """Co-group by id, and apply each group."""
+        rows, decisions, removed, rejects = inputs
+        collections = {"rows": rows, "decisions": decisions, "members": decisions}
+        if removed:
+            (collections["removed"],) = removed
+        if removed and rejects:
+            (collections["rejects"],) = rejects
+        columns = {
+            name: DUPLICATE_OF if name in ("members", "removed") else self.id_column
+            for name in collections
+        }
+        apply = beam.FlatMap(_apply, self.id_column, self.step).with_output_types(
+            Block, removed=Block, rejects=Block, figures=StepFigures
+        )
+        parts = (
+            collections
+            | "ById" >> CoGroupById(columns)
+            | "Apply" >> apply.with_outputs(REMOVED, REJECTS, "figures", main="kept")
+        )
+        return AppliedDecisions(parts.kept, parts.removed, parts.rejects, parts.figures)
+
+
+def _apply(element: tuple[int, Iterable[Named]], id_column: str, step: str) -> Iterator[Any]:
+    held: dict[str, list[Block]] = {"decisions": [], "members": [], "rejects": []}
+    for kind, block in element[1]:
+        if kind in held:
+            held[kind].append(block)
+    decisions, members, rejects = held.values()
+    later = Block.concat(decisions) if decisions else None
+    rejected = [id_array(part, id_column) for part in rejects]
+    lost = pa.concat_arrays(rejected) if rejected else None
+    count = 0
+    for kind, block in element[1]:
+        if kind == "rows":
+            count += len(block)
+            yield from _split_rows(block, later, id_column, step)
+        elif kind == REMOVED:
+            for part in _repoint_rows(block, later, lost, id_column):
+                yield part if isinstance(part, TaggedOutput) else TaggedOutput(REMOVED, part)
+    groups = group_figures(members, id_column) if members else StepFigures()
+    yield TaggedOutput("figures", dataclasses.replace(groups, rows=count))
+
+
+def with_inherited(
+    decisions: pl.DataFrame | None, equal: pl.DataFrame | None, id_column: str
+) -> Iterator[Block]:
+    """Yield decisions, and those on rows whose vector equals an earlier row's.
 
     Such a row is always removed: as a duplicate of what the first row is a duplicate of, or of the
     first row itself.
 
-    Attributes:
+    Args:
+      decisions: on the rows of one partition of the ids; None if there are none.
+      equal: `first_id`, `second_id`, `score`: the first row with a vector, of the same partition,
+        and each later one; None if there are none.
       id_column: of the decisions.
     """
-
-    id_column: str
-
-    @named_collections
-    def expand(self, inputs: EqualPairsAndDecisions) -> beam.PCollection[Block]:
-        """Co-group both by the id of the first row."""
-        pairs, decisions = inputs
-        grouped = {"equal_pairs": pairs, "decisions": decisions} | "CoGroup" >> CoGroupById(
-            {"equal_pairs": FIRST_ID, "decisions": self.id_column}
-        )
-        inherit = beam.FlatMap(_inherit, self.id_column).with_output_types(Block)
-        return grouped | "Inherit" >> inherit
-
-
-def _inherit(element: tuple[int, Iterable[Named]], id_column: str) -> Iterator[Block]:
-    group = CoGroup(element)
-    pairs, decisions = list(group["equal_pairs"]), list(group["decisions"])
-    if not pairs:
+    if decisions is not None and len(decisions):
+        yield block_of(decisions)
+    if equal is None:
         return
-    inherited = frame_of(pairs).select(
+    inherited = equal.select(
         FIRST_ID, pl.col(SECOND_ID).alias(id_column), pl.col(FIRST_ID).alias(DUPLICATE_OF), SCORE
     )
-    if decisions:
-        firsts = frame_of(decisions).rename({id_column: FIRST_ID, DUPLICATE_OF: "of", SCORE: "by"})
+    if decisions is not None:
+        firsts = decisions.rename({id_column: FIRST_ID, DUPLICATE_OF: "of", SCORE: "by"})
         inherited = inherited.join(firsts, on=FIRST_ID, how="left").with_columns(
             pl.when(pl.col("of").is_null()).then(SCORE).otherwise("by").alias(SCORE),
             pl.coalesce("of", DUPLICATE_OF).alias(DUPLICATE_OF),
@@ -194,16 +277,22 @@ def _repoint(element: tuple[int, Iterable[Named]], id_column: str) -> Iterator[A
         pa.concat_arrays([id_array(part, id_column) for part in rejects]) if rejects else None
     )
     for block in group["removed"]:
-        if later is not None:
-            block = _repointed(block, later, id_column)
-        reasons = pa.nulls(len(block), pa.string())
-        if rejected is not None:
-            lost = pc.is_in(id_array(block, DUPLICATE_OF), rejected)
-            reasons = pc.if_else(lost, "the row it duplicates was rejected", reasons)
-        for part in split_rejects(block, reasons, "Deduplicate", True, id_column):
-            if isinstance(part, TaggedOutput):
-                part.value = part.value.without_columns([DUPLICATE_OF, SCORE, FOUND_BY])
-            yield part
+        yield from _repoint_rows(block, later, rejected, id_column)
+
+
+def _repoint_rows(
+    block: Block, later: Block | None, rejected: pa.Array | None, id_column: str
+) -> Iterator[Block | TaggedOutput]:
+    if later is not None:
+        block = _repointed(block, later, id_column)
+    reasons = pa.nulls(len(block), pa.string())
+    if rejected is not None:
+        lost = pc.is_in(id_array(block, DUPLICATE_OF), rejected)
+        reasons = pc.if_else(lost, "the row it duplicates was rejected", reasons)
+    for part in split_rejects(block, reasons, "Deduplicate", True, id_column):
+        if isinstance(part, TaggedOutput):
+            part.value = part.value.without_columns([DUPLICATE_OF, SCORE, FOUND_BY])
+        yield part
 
 
 def _repointed(block: Block, later: Block, id_column: str) -> Block:

@@ -2,26 +2,26 @@
 
 rows ------> Check --+--> RejectDuplicateIds --> rows, reference --> a step's decide --> decisions
              (Spill) |                                |                                    |
-reference -> Check --+                                +--> SplitByDecision <---------------+
-                                                             |        |
-                             the next step's rows <-- kept --+        +--> removed
-                                                                             |
-                                   RepointRemoved, by the next step's decisions
+reference -> Check --+                                +--> ApplyDecisions <----------------+
+                                                           ^  |        |
+                             the next step's rows <-- kept ---+        +--> removed
+                                                           |                   |
+                                  the next step's decisions, by `duplicate_of` +
 """
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import apache_beam as beam
+from apache_beam.pvalue import AsList, TaggedOutput
 
 from beam_gpte.core.columns import REFERENCE, Columns
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
 from beam_gpte.dedup.apply_decisions import (
-    RemovedAndDecisions,
-    RepointRemoved,
-    RowsAndDecisions,
-    SplitByDecision,
+    ApplyDecisions,
+    RowsToDecide,
     with_found_by,
 )
 from beam_gpte.dedup.checks import (
@@ -33,7 +33,9 @@ from beam_gpte.dedup.checks import (
     check_rows,
     restore_rows,
 )
-from beam_gpte.dedup.report import StepFindings, SummarizeStep
+from beam_gpte.dedup.figures import StepFigures, pair_figures
+from beam_gpte.dedup.recall_audit import count_found
+from beam_gpte.dedup.report import FiguresOfSteps, StepSummary, SummarizeSteps
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.elements.rows import back_to_rows, columns_as_blocks, to_blocks
@@ -91,7 +93,9 @@ class StepResult(NamedTuple):
       pairs: blocks of `first_id`, `second_id`, `score`.
       decisions: blocks of the removed row's id in the id column, `duplicate_of`, `score`; one per
         removed row.
-      figures: collections of one dict each, for the report.
+      figures: for the report.
+      expected: pairs that a search without loss finds, with a vector of a sample; none or one
+        collection.
       rejects: rows that failed in the step, after the checks; none or one collection.
       saved_index: see `Deduplication`.
     """
@@ -99,7 +103,8 @@ class StepResult(NamedTuple):
     rows: Blocks
     pairs: Blocks
     decisions: Blocks
-    figures: tuple[beam.PCollection[dict], ...] = ()
+    figures: tuple[beam.PCollection[StepFigures], ...] = ()
+    expected: tuple[Blocks, ...] = ()
     rejects: tuple[Blocks, ...] = ()
     saved_index: beam.PCollection[bytes] | None = None
 
@@ -135,6 +140,10 @@ class DeduplicationStep(RejectingTransform):
     def settings(self) -> dict[str, Any]:
         """Give the settings that the report shows; `threshold` is one of them."""
         raise NotImplementedError
+
+    def report_thresholds(self) -> tuple[float, ...]:
+        """Give the larger thresholds that it counts the removed rows at."""
+        return ()
 
     def order(self) -> KeepOrder:
         """Give the order of keeping."""
@@ -234,39 +243,52 @@ def _read_columns(steps: Steps) -> tuple[str, str | None, tuple[str, ...]]:
 def _run_steps(checked: CheckedRows, steps: Steps, context: StepContext) -> Deduplication:
     """Run each step among the rows that the one before it kept; all collections are blocks."""
     done: list[_Decided] = []
-    removed: Any = None
+    removed: tuple[Blocks, ...] = ()
     rows, rejects = checked.rows, list(checked.rejects)
     for number, step in enumerate(steps, 1):
         if checked.reference is not None:
             rows = (rows, checked.reference) | f"WithReference{number}" >> beam.Flatten()
-        found = rows | f"{number}-{step.name}" >> _RunStep(step, context)
+        if number == 1:
+            all_rows = rows
+        found = _StepRows(rows, removed) | f"{number}-{step.name}" >> _RunStep(step, context)
         rejects += found.rejects
-        if removed is None:
-            removed = found.removed
-        else:
-            to_repoint = RemovedAndDecisions(removed, found.decisions, found.rejects)
-            repointed = to_repoint | f"Repoint{number}" >> RepointRemoved(step.columns.id)
-            rejects += [repointed.rejects] if found.rejects else []
-            removed = (repointed.good, found.removed) | f"Removed{number}" >> beam.Flatten()
-        rows = found.kept
+        rows, removed = found.kept, (found.removed,)
         done.append(found)
+    columns = steps[0].columns
+    summarize = SummarizeSteps(tuple(map(_summary_of, steps)), columns.id, columns.text)
+    figures = FiguresOfSteps(all_rows, tuple(found.figures for found in done))
     indexes = [found.saved_index for found in done if found.saved_index is not None]
     return Deduplication(
         rows,
-        removed,
-        tuple(found.pairs for found in done) | "Pairs" >> beam.Flatten(),
-        tuple(found.report for found in done) | "Report" >> beam.Flatten(),
+        removed[0],
+        _flat(tuple(found.pairs for found in done), "Pairs"),
+        figures | "Report" >> summarize,
         merge_rejects(rejects),
         indexes[-1] if indexes else None,
     )
+
+
+def _summary_of(step: DeduplicationStep) -> StepSummary:
+    settings = {"step": step.name, "keep": step.keep, **step.settings()}
+    return StepSummary(settings, step.report_thresholds())
+
+
+def _flat(parts: tuple[beam.PCollection, ...], label: str) -> beam.PCollection:
+    return parts[0] if len(parts) == 1 else parts | label >> beam.Flatten()
+
+
+class _StepRows(NamedTuple):
+    """Hold the rows of a step, and those that the steps before it removed."""
+
+    rows: Blocks
+    removed: tuple[Blocks, ...]
 
 
 class _Decided(NamedTuple):
     kept: Blocks
     removed: Blocks
     pairs: Blocks
-    report: beam.PCollection[dict]
-    decisions: Blocks
+    figures: tuple[beam.PCollection[StepFigures], ...]
     rejects: tuple[Blocks, ...]
     saved_index: beam.PCollection[bytes] | None
 
@@ -279,21 +301,39 @@ class _RunStep(beam.PTransform):
     context: StepContext
 
     @named_collections
-    def expand(self, blocks: Blocks) -> _Decided:
-        step, name_pairs = self.step, beam.Map(with_found_by, self.step.name)
-        found = step.decide(blocks, self.context)
-        corpus = found.rows
+    def expand(self, inputs: _StepRows) -> _Decided:
+        step, (rows, earlier) = self.step, inputs
+        found = step.decide(rows, self.context)
+        corpus, figures = found.rows, found.figures
         if self.context.has_reference:
-            corpus = found.rows | "OwnRows" >> beam.Filter(_is_of_corpus).with_output_types(Block)
-        split = SplitByDecision(step.columns.id, step.name)
-        kept, removed = RowsAndDecisions(corpus, found.decisions) | split
-        pairs = found.pairs | "NamePairs" >> name_pairs.with_output_types(Block)
-        settings = {"step": step.name, "keep": step.keep, **step.settings()}
-        summarize = SummarizeStep(settings, step.columns.id, step.columns.text)
-        report = StepFindings(found.rows, found.pairs, found.decisions, found.figures) | summarize
-        index = found.saved_index
-        return _Decided(kept, removed, pairs, report, found.decisions, found.rejects, index)
+            own = beam.FlatMap(_own_rows).with_output_types(Block, figures=StepFigures)
+            corpus, counted = found.rows | "OwnRows" >> own.with_outputs("figures", main="own")
+            figures += (counted,)
+        to_decide = RowsToDecide(corpus, found.decisions, earlier, found.rejects)
+        applied = to_decide | "ApplyDecisions" >> ApplyDecisions(step.columns.id, step.name)
+        expected = tuple(map(AsList, found.expected))
+        name = beam.FlatMap(_name_pairs, step.name, step.settings()["threshold"], *expected)
+        pairs, counted = found.pairs | "NamePairs" >> name.with_output_types(
+            Block, figures=StepFigures
+        ).with_outputs("figures", main="pairs")
+        rejects = found.rejects
+        if earlier and rejects:
+            rejects += (applied.rejects,)
+        figures += (applied.figures, counted)
+        return _Decided(applied.kept, applied.removed, pairs, figures, rejects, found.saved_index)
 
 
-def _is_of_corpus(block: Block) -> bool:
-    return REFERENCE not in block.schema.names
+def _own_rows(block: Block) -> Iterator[Any]:
+    if REFERENCE in block.schema.names:
+        yield TaggedOutput("figures", StepFigures(reference_rows=len(block)))
+    else:
+        yield block
+
+
+def _name_pairs(
+    pairs: Block, step: str, threshold: float, expected: Iterable[Block] = ()
+) -> Iterator[Any]:
+    """Name the step that found pairs, and count them."""
+    yield with_found_by(pairs, step)
+    found = count_found(pairs, list(expected))
+    yield TaggedOutput("figures", dataclasses.replace(pair_figures(pairs, threshold), found=found))

@@ -1,6 +1,8 @@
 """Remove rows whose text, or whose key columns, equal those of a kept row.
 
-rows --> ByKey --> (partition of the key, id and key) --> KeepFirst --> pairs --> decisions
+rows --> ByKey --> GroupByKey --> KeepFirst --> pairs --> decisions
+
+What meets: the ids of rows with one key, hashed into 16 partitions.
 """
 
 import dataclasses

@@ -5,32 +5,42 @@ leader       pairs --> LeaderDecisions --> decisions
 components   pairs --> SpanningForest --> one worker: GroupMembers --+
 semdedup     pairs --> NearestFirst ----> one worker: FollowNearest -+--> (id, duplicate_of)
                 |                                                                  |
-                +----- by second id --------------------------------> Score <------+
-                                                                        |
-                                                                        +--> decisions
+                +----- by second id ----> GroupByKey: Decisions <------------------+
+equal pairs ---------- by first id ------------+
+                                               +--> distinct pairs, decisions, figures
+
+What meets: all pairs, reduced to a forest, or to the nearest of each second row, on one worker,
+since a group may reach anywhere; then each removed row and its pairs, for the score, and the rows
+with an equal vector.
 """
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import get_args
+from typing import Any, get_args
 
 import apache_beam as beam
 import polars as pl
+from apache_beam.pvalue import TaggedOutput
 
-from beam_gpte.core.columns import FIRST_ID, ID, SCORE, SECOND_ID
+from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, ID, SCORE, SECOND_ID
 from beam_gpte.core.dedup.grouping import (
     FIRST_ORDER,
     SECOND_ORDER,
     Rule,
+    count_members,
     follow_nearest,
     group_members,
     nearest_first,
     spanning_forest,
     with_scores,
 )
+from beam_gpte.core.dedup.levels import count_at_levels, levels_of
 from beam_gpte.core.errors import InputError
-from beam_gpte.dedup.leader import LeaderDecisions
+from beam_gpte.dedup.apply_decisions import with_inherited
+from beam_gpte.dedup.figures import StepFigures
+from beam_gpte.dedup.leader import GroupedPairs, LeaderDecisions, NearPairs, Thresholds
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
 
 # Beyond the forest, before these are merged into it: 5 MB of int64 ids.
@@ -42,8 +52,8 @@ Forest = tuple[list[Block], int]  # blocks, and the pairs that the last forest a
 class GroupPairs(beam.PTransform):
     """Give a decision, a row of `id_column`, `duplicate_of`, `score`, for each row to remove.
 
-    Takes blocks of `first_id`, `second_id` (all int64 or all strings) and `score` (float32), each
-    pair once, its first row the one that is kept before the other. The rules are those of
+    Takes blocks of `first_id`, `second_id` (all int64 or all strings) and `score` (float32); the
+    first row of a pair is the one that is kept before the other. The rules are those of
     `core.dedup.grouping`, with the same result whatever the order of the pairs, the blocks and the
     workers. No pairs give no decisions.
 
@@ -51,10 +61,10 @@ class GroupPairs(beam.PTransform):
     theirs too), a worker holds the pairs of one of 16 partitions of the ids, about E / 16 * (b + 4)
     bytes and a few times that while it joins them; and one worker holds
 
-      leader      the U pairs that two rounds leave undecided: 200 U bytes; U = E for a chain of
-                  versions.
+      leader      the U pairs of rows that two rounds leave undecided: 200 U bytes; U = E for a
+                  chain of versions.
       components  spanning forests of less than N pairs each, two to four of them while they are
-                  merged: 4 N (b + 120) bytes.
+                  merged: 4 N (b + 120) bytes; twice that with `thresholds`.
       semdedup    the nearest pair of each removed row: N (b + 80) bytes.
 
     Attributes:
@@ -63,36 +73,58 @@ class GroupPairs(beam.PTransform):
       descending: for components only: large values of the optional columns `first_order` and
         `second_order` come first. Without these columns, of several rows of a group that have none
         before them the one with the smallest id stays.
+      thresholds: larger than that of the pairs, to count the rows that each would remove.
     """
 
     rule: str = "leader"
     id_column: str = ID
     descending: bool = False
+    thresholds: Thresholds = ()
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
             raise InputError(f"rule is {self.rule!r}; use {', '.join(get_args(Rule))}")
 
-    def expand(self, pairs: beam.PCollection[Block]) -> beam.PCollection[Block]:
+    @named_collections
+    def expand(self, inputs: NearPairs) -> GroupedPairs:
         """Group by the rule, and score each removed row by its pair with `duplicate_of`."""
         if self.rule == "leader":
-            return pairs | LeaderDecisions(self.id_column)
-        select = beam.Map(_select, (FIRST_ID, SECOND_ID, SCORE)).with_output_types(Block)
-        keyed = pairs | "Pairs" >> select | "BySecond" >> key_by_id(SECOND_ID)
-        removed = self._members(pairs) if self.rule == "components" else _followed(keyed)
-        return (
-            {"pairs": keyed, "removed": removed}
-            | "CoGroupPairs" >> beam.CoGroupByKey()
-            | "Score" >> beam.FlatMap(_score, self.id_column).with_output_types(Block)
+            return inputs | LeaderDecisions(self.id_column, self.thresholds)
+        keyed = inputs.pairs | "BySecond" >> key_by_id(SECOND_ID, _without_orders)
+        figures: tuple[beam.PCollection[StepFigures], ...] = ()
+        parts = [keyed]
+        if self.rule == "components":
+            members = self._members(inputs.pairs)
+            parts.append(members.members)
+            figures = (members.figures,)
+        else:
+            parts.append(_followed(keyed))
+        for equal in inputs.equal_pairs:
+            parts.append(equal | "EqualByFirst" >> key_by_id(_EQUAL_OF, _mark_equal))
+        at = (self.rule, self.thresholds)
+        decide = beam.FlatMap(_decisions, self.id_column, *at).with_output_types(
+            Block, pairs=Block, figures=StepFigures
         )
+        decided = (
+            parts
+            | "PairsAndRemoved" >> beam.Flatten()
+            | "Decisions" >> beam.GroupByKey()
+            | "Decide" >> decide.with_outputs("pairs", "figures", main="decisions")
+        )
+        all_figures = (*figures, decided.figures) | "Figures" >> beam.Flatten()
+        return GroupedPairs(decided.decisions, decided.pairs, all_figures)
 
-    def _members(self, pairs: beam.PCollection[Block]) -> beam.PCollection[Keyed]:
-        combine = beam.CombineGlobally(SpanningForest()).without_defaults()
+    def _members(self, pairs: beam.PCollection[Block]) -> Any:
+        combine = beam.CombinePerKey(SpanningForest(by_score=bool(self.thresholds)))
+        members = beam.FlatMap(_members, self.descending, self.thresholds)
         return (
             pairs
-            | "ForestColumns" >> beam.FlatMap(_forest_columns).with_output_types(Block)
-            | "SpanningForest" >> combine.with_output_types(Block)
-            | "GroupMembers" >> beam.FlatMap(_members, self.descending).with_output_types(Keyed)
+            | "ForestColumns" >> beam.FlatMap(_forest_columns).with_output_types(Keyed)
+            | "SpanningForest" >> combine.with_output_types(Keyed)
+            | "GroupMembers"
+            >> members.with_output_types(Keyed, figures=StepFigures).with_outputs(
+                "figures", main="members"
+            )
         )
 
 
@@ -111,10 +143,12 @@ class SpanningForest(beam.CombineFn):
 
     Args:
       pairs_waiting: pairs beyond the last forest, before these are merged into it.
+      by_score: of `spanning_forest`.
     """
 
-    def __init__(self, pairs_waiting: int = PAIRS_WAITING) -> None:
+    def __init__(self, pairs_waiting: int = PAIRS_WAITING, by_score: bool = False) -> None:
         self._pairs_waiting = pairs_waiting
+        self._by_score = by_score
 
     def create_accumulator(self) -> Forest:
         """Start without pairs."""
@@ -137,7 +171,7 @@ class SpanningForest(beam.CombineFn):
         blocks, trees = accumulator
         if len(blocks) < 2:
             return blocks, trees
-        forest = block_of(spanning_forest(frame_of(blocks)))
+        forest = block_of(spanning_forest(frame_of(blocks), self._by_score))
         return [forest], len(forest)
 
     def extract_output(self, accumulator: Forest) -> Block:
@@ -152,14 +186,26 @@ class SpanningForest(beam.CombineFn):
         return self.compact((blocks, trees))
 
 
-def _forest_columns(block: Block) -> Iterator[Block]:
+def _forest_columns(block: Block) -> Iterator[Keyed]:
     if block:
         orders = (name for name in (FIRST_ORDER, SECOND_ORDER) if name in block.schema.names)
-        yield _select(block, (FIRST_ID, SECOND_ID, *orders))
+        yield 0, Block(block.batch.select([FIRST_ID, SECOND_ID, SCORE, *orders]))
 
 
-def _members(forest: Block, descending: bool) -> Iterator[Keyed]:
-    yield from partition_frame(group_members(frame_of([forest]), descending), ID)
+def _without_orders(block: Block) -> Iterator[Block]:
+    yield Block(block.batch.select([FIRST_ID, SECOND_ID, SCORE]))
+
+
+def _mark_equal(block: Block) -> Iterator[Block]:
+    yield Block(block.batch.rename_columns([_EQUAL_OF, SECOND_ID, SCORE]))
+
+
+def _members(element: Keyed, descending: bool, thresholds: Thresholds) -> Iterator[Any]:
+    forest = frame_of([element[1]])
+    yield from partition_frame(group_members(forest, descending), ID)
+    if thresholds:
+        counts = tuple(count_members(forest, at) for at in thresholds)
+        yield TaggedOutput("figures", StepFigures(removed_at=counts))
 
 
 def _nearest(element: tuple[int, Iterable[Block]]) -> Keyed:
@@ -170,17 +216,32 @@ def _follow(element: tuple[int, Iterable[Block]]) -> Iterator[Keyed]:
     yield from partition_frame(follow_nearest(frame_of(element[1])), ID)
 
 
-def _score(element: tuple[int, dict[str, Iterable[Block]]], id_column: str) -> Iterator[Block]:
-    removed_blocks, pairs = (list(element[1][name]) for name in ("removed", "pairs"))
-    if not removed_blocks:
-        return
-    removed = frame_of(removed_blocks)
-    if pairs:
-        removed = with_scores(removed, frame_of(pairs))
-    else:  # a row that comes first in all its pairs is removed if its group has another such row
-        removed = removed.with_columns(pl.lit(None, pl.Float32).alias(SCORE)).sort(ID)
-    yield block_of(removed.rename({ID: id_column}))
+_EQUAL_OF = "equal_of"  # the first row of an equal pair, in the group of its own id
 
 
-def _select(block: Block, names: tuple[str, ...]) -> Block:
-    return Block(block.batch.select(names))
+def _decisions(
+    element: tuple[int, Iterable[Block]], id_column: str, rule: str, thresholds: Thresholds
+) -> Iterator[Any]:
+    parts: dict[str, list[Block]] = {FIRST_ID: [], DUPLICATE_OF: [], _EQUAL_OF: []}
+    for block in element[1]:
+        parts[next(name for name in parts if name in block.schema.names)].append(block)
+    pairs, removed, equal = (frame_of(part) if part else None for part in parts.values())
+    counts = [0] * len(thresholds)
+    if pairs is not None:
+        pairs = pairs.unique().sort(FIRST_ID, SECOND_ID)
+        yield TaggedOutput("pairs", block_of(pairs))
+        if rule == "semdedup":
+            levels = levels_of(pl.col(SCORE), thresholds)
+            counts = count_at_levels(pairs, levels, SECOND_ID, thresholds)
+    if removed is not None:
+        if pairs is not None:
+            removed = with_scores(removed, pairs)
+        else:  # a row that is first in all its pairs is removed if its group has another such row
+            removed = removed.with_columns(pl.lit(None, pl.Float32).alias(SCORE)).sort(ID)
+        removed = removed.rename({ID: id_column})
+    if equal is not None:
+        equal = equal.rename({_EQUAL_OF: FIRST_ID})
+        counts = [count + len(equal) for count in counts]
+    yield from with_inherited(removed, equal, id_column)
+    if thresholds:
+        yield TaggedOutput("figures", StepFigures(removed_at=tuple(counts)))

@@ -1,11 +1,17 @@
 """Find the pairs of near vectors within the cells of a plan.
 
-vectors, plan --> Route --> (tile, vectors and sketches) --> JoinTile --> equal pairs, figures
-                                                                |
-                              both rows at home here: scored <--+--> one row away: candidates and
-                                         |                      |    vectors, by its id
-                                         v                      |               |
-                                       edges <-- Distinct <-----+-- ScoreJoined <
+vectors, plan --> Route --> GroupByKey: Tiles --> JoinTile --> equal pairs, expected pairs, figures
+                                                     |
+                   both rows at home here: scored <--+--> one row away: candidates and vectors,
+                              |                      |    by the id of that row
+                              v                      |               |
+                            edges <------------------+               v
+                              +-------- ScoreJoined <-- GroupByKey <-+
+
+Tiles: the rows of a tile meet those that visit it; those near to a sample meet as a tile of their
+own, whose pairs measure the recall. ScoreJoined: a candidate meets the vector of its row at home in
+another tile, which only the tiles know. A pair found in two tiles is in the edges twice: the next
+group, by its first row, makes it one.
 
 Vectors on a disk (`spill`) are read where they are compared: then no vector is shuffled, and none
 is joined by its id.
@@ -22,6 +28,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton, TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.columns import (
     AT,
@@ -40,6 +47,8 @@ from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW, TileRows, join_tile
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
+from beam_gpte.dedup.figures import StepFigures
+from beam_gpte.dedup.recall_audit import NearRows, count_expected, expect_pairs, rows_near_sample
 from beam_gpte.dedup.score_pairs import (
     ScoreJoined,
     cosine_similarity,
@@ -56,25 +65,29 @@ from beam_gpte.shuffle.group_by_id import (
     Keyed,
     block_of,
     frame_of,
-    key_by_id,
     partition_frame,
 )
 from beam_gpte.shuffle.spill import is_light
 from beam_gpte.shuffle.unique_ids import split_by_id
+
+AUDIT_TILE = -1  # of the rows near to the sample
 
 
 class JoinedCells(NamedTuple):
     """Hold the pairs that `JoinCells` finds, blocks of `first_id`, `second_id`, `score`.
 
     Attributes:
-      edges: near pairs of distinct vectors, each once.
+      edges: near pairs of distinct vectors; a pair may come twice, since either row may have a
+        replica where the other is at home.
       equal_pairs: the first row with a vector, and each later one.
-      figures: dicts of costs.
+      expected: those of them that have a sampled vector, as a search without loss would find them.
+      figures: costs, and the number of expected pairs.
     """
 
     edges: beam.PCollection[Block]
     equal_pairs: beam.PCollection[Block]
-    figures: beam.PCollection[dict]
+    expected: beam.PCollection[Block]
+    figures: beam.PCollection[StepFigures]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,37 +133,50 @@ class JoinCells(beam.PTransform):
         vectors, plan = inputs
         settings = self.settings
         join = beam.FlatMap(_JoinTile(settings)).with_output_types(
-            Block, equal_pairs=Block, figures=dict, away=Keyed, one_home=Block
+            Block,
+            equal_pairs=Block,
+            expected=Block,
+            figures=StepFigures,
+            away=Keyed,
+            one_home=Block,
         )
-        tags = ("equal_pairs", "figures", "away", "one_home")
+        tags = ("equal_pairs", "expected", "figures", "away", "one_home")
+        route = beam.ParDo(_Route(settings), AsSingleton(plan)).with_output_types(Keyed)
         joined = (
             vectors
-            | "Route" >> beam.ParDo(_Route(), AsSingleton(plan)).with_output_types(Keyed)
+            | "Route" >> route
             | "Tiles" >> beam.GroupByKey()
             | "JoinTile" >> join.with_outputs(*tags, main="edges")
         )
         score = ScoreJoined(settings.id_column, cosine_similarity, settings.threshold)
-        # either row may have a replica where the other is at home: such a pair is found twice
-        distinct = (
-            (joined.away | "ScoreJoined" >> score, joined.one_home)
-            | "OneHome" >> beam.Flatten()
-            | "BySecond" >> key_by_id(SECOND_ID)
-            | "GroupBySecond" >> beam.GroupByKey()
-            | "Distinct" >> beam.Map(_distinct).with_output_types(Block)
-        )
-        edges = (joined.edges, distinct) | "Edges" >> beam.Flatten()
-        return JoinedCells(edges, joined.equal_pairs, joined.figures)
-
-
-def _distinct(element: tuple[int, Iterable[Block]]) -> Block:
-    return block_of(frame_of(element[1]).unique().sort(FIRST_ID, SECOND_ID))
+        scored = joined.away | "ScoreJoined" >> score
+        edges = (joined.edges, scored, joined.one_home) | "Edges" >> beam.Flatten()
+        return JoinedCells(edges, joined.equal_pairs, joined.expected, joined.figures)
 
 
 class _Route(CutByKey):
-    """Give (tile, block): rows at home there, with their vectors, and rows that only visit it."""
+    """Give (tile, block): rows at home there, with their vectors, and rows that only visit it.
+
+    Rows near to the sample of the plan go to `AUDIT_TILE` too: vectors are read only once.
+    """
+
+    def __init__(self, settings: JoinSettings) -> None:
+        self._settings = settings
+
+    def start_bundle(self) -> None:
+        super().start_bundle()
+        self._near = NearRows(self._settings.order, self._settings.id_column)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for near in self._near.take():
+            yield GlobalWindows.windowed_value((AUDIT_TILE, near))
+        yield from super().finish_bundle()
 
     def process(self, block: Block, plan: Plan) -> Iterator[Keyed]:
         vectors = unit_vectors_of(block)
+        near = rows_near_sample(block, vectors, self._settings.threshold, plan)
+        if near is not None:
+            self._near.add(near)
         home, rows, cells = plan.route(vectors)
         every, group, to = np.arange(len(home)), plan.group[home], plan.group[cells]
         keys = block.column(VECTOR_KEY).to_numpy()
@@ -223,7 +249,13 @@ class _JoinTile:
     settings: JoinSettings
 
     def __call__(self, element: tuple[int, Iterable[Block]]) -> Iterator[Any]:
-        blocks, settings = list(element[1]), self.settings
+        settings = self.settings
+        if element[0] == AUDIT_TILE:
+            expected = expect_pairs(element[1], settings.order, settings.id_column)
+            yield TaggedOutput("expected", expected)
+            yield TaggedOutput("figures", count_expected(expected))
+            return
+        blocks = list(element[1])
         home = [block for block in blocks if CELL in block.schema.names]
         if not home:
             return
@@ -239,7 +271,7 @@ class _JoinTile:
         )
         figures = {"tiles": 1, "replicas": len(there.frame), "comparisons": found.comparisons}
         figures |= {"candidates": len(found.candidates), "pairs_cut": found.cut}
-        yield TaggedOutput("figures", figures)
+        yield TaggedOutput("figures", StepFigures(costs=figures))
         if len(found.duplicates):
             equal_pairs = found.duplicates.with_columns(pl.lit(1, pl.Float32).alias(SCORE))
             yield TaggedOutput("equal_pairs", block_of(equal_pairs))

@@ -1,10 +1,12 @@
 """Remove rows whose text shares most of its wording with a kept row's.
 
-rows --> Describe --> normalized texts --> Bands --> (partition, buckets) --> PairBuckets
+rows --> Describe --> normalized texts --> Bands --> GroupByKey: Buckets --> PairBuckets
                             |                                                      |
                             +---------------------> ScorePairs <--- candidates ----+
                                                         |
                                                         +--> pairs --> GroupPairs --> decisions
+
+Buckets: the rows that agree in a band meet.
 """
 
 import dataclasses
@@ -36,6 +38,7 @@ from beam_gpte.core.text.normalize import normalize
 from beam_gpte.dedup.checks import Blocks, TextDefects
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.dedup.group_pairs import GroupPairs
+from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.dedup.score_pairs import CandidatesAndContents, ScorePairs
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
@@ -138,7 +141,8 @@ class DeduplicateLexical(DeduplicationStep):
         similarity = functools.partial(text_similarity, shingle=self.minhash.shingle)
         score = ScorePairs(id_column, similarity, self.threshold)
         pairs = CandidatesAndContents(candidates, contents) | "ScorePairs" >> score
-        return StepResult(rows, pairs, pairs | "GroupPairs" >> GroupPairs("leader", id_column))
+        grouped = NearPairs(pairs) | "GroupPairs" >> GroupPairs("leader", id_column)
+        return StepResult(rows, grouped.pairs, grouped.decisions)
 
 
 @dataclasses.dataclass(frozen=True)

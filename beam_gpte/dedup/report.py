@@ -1,49 +1,57 @@
-"""Summarize one step of a deduplication, and show the summary as text or as rows.
+"""Summarize the steps of a deduplication, and show a summary as text or as rows.
 
-pairs -----> Scores --------+
-decisions -> GroupSizes ----+--> figures and ids --> TextsOf these ids --> report
-rows ------> CountRows -----+                             ^
-  +-------------------------------------------------------+
+figures of all steps --> GroupByKey: Add --> figures and ids --> TextsOf these ids --> report
+                                                                      ^
+rows -----------------------------------------------------------------+
+
+All parts of the figures of a step meet, to be added up.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
-import polars as pl
 from apache_beam.pvalue import AsList, AsSingleton
 
-from beam_gpte.core.columns import AT, DUPLICATE_OF, FILE, FIRST_ID, REFERENCE, SCORE, SECOND_ID
+from beam_gpte.core.columns import AT, FILE, FIRST_ID, SCORE, SECOND_ID
+from beam_gpte.dedup.figures import BINS, REMOVED, AddFigures, StepFigures
+from beam_gpte.dedup.recall_audit import recall_figures
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.shuffle.group_by_id import frame_of, key_by_id
+from beam_gpte.shuffle.group_by_id import frame_of
 from beam_gpte.shuffle.spill import has_column, with_columns
 
-BINS = 20  # of the histogram of scores, from the threshold to 1
-LARGEST_GROUPS = 10
-MEMBERS_SHOWN = 3  # of a group, those least similar to its kept row
-BORDERLINE = 20  # pairs nearest to the threshold
 TEXT_SHOWN = 200  # characters
 
-_REMOVED = "removed"
-Scores = tuple[np.ndarray, list[tuple[float, Any, Any]]]  # counts by bin, nearest pairs
+Numbered = tuple[int, StepFigures]
 
 
-class StepFindings(NamedTuple):
-    """Hold the findings of a step; see `beam_gpte.dedup.deduplicate.StepResult`."""
+@dataclasses.dataclass(frozen=True)
+class StepSummary:
+    """Describe a step whose figures are summarized.
+
+    Attributes:
+      settings: with `step` and `threshold`.
+      thresholds: larger ones, at which the removed rows are counted.
+    """
+
+    settings: dict[str, Any]
+    thresholds: tuple[float, ...] = ()
+
+
+class FiguresOfSteps(NamedTuple):
+    """Hold the rows of all steps, and the figures of each, in parts."""
 
     rows: beam.PCollection[Block]
-    pairs: beam.PCollection[Block]
-    decisions: beam.PCollection[Block]
-    figures: tuple[beam.PCollection[dict], ...]
+    figures: tuple[tuple[beam.PCollection[StepFigures], ...], ...]
 
 
 @dataclasses.dataclass(eq=False)
-class SummarizeStep(beam.PTransform):
-    """Summarize a step in one dict, for people and machines.
+class SummarizeSteps(beam.PTransform):
+    """Summarize each step in one dict, for people and machines.
 
     The dict has the settings, the figures that the step adds, and
 
@@ -56,145 +64,88 @@ class SummarizeStep(beam.PTransform):
     Texts are there, their first 200 characters, if the rows have `text_column`.
 
     Attributes:
-      settings: with `step` and `threshold`.
+      steps: in their order.
       id_column: of the rows and decisions.
       text_column: which the rows need not have.
     """
 
-    settings: dict[str, Any]
+    steps: tuple[StepSummary, ...]
     id_column: str
     text_column: str
 
     @named_collections
-    def expand(self, inputs: StepFindings) -> beam.PCollection[dict]:
-        """Combine each collection, and look up the texts of the rows to show."""
-        rows, pairs, decisions, figures = inputs
-        count_scores = beam.CombineGlobally(_CountScores(self.settings["threshold"]))
-        scores = pairs | "Scores" >> count_scores.as_singleton_view()
-        groups = (
-            decisions
-            | "ByKept" >> key_by_id(DUPLICATE_OF)
-            | "Groups" >> beam.GroupByKey()
-            | "GroupSizes" >> beam.Map(_group_sizes, self.id_column).with_output_types(dict)
+    def expand(self, inputs: FiguresOfSteps) -> beam.PCollection[dict]:
+        """Add up all figures, and look up the texts of the rows to show."""
+        rows, pipeline = inputs.rows, inputs.rows.pipeline
+        numbered = [
+            parts
+            | f"Figures{i}" >> beam.Flatten()
+            | f"Number{i}" >> beam.Map(_numbered, i).with_output_types(Numbered)
+            for i, parts in enumerate(inputs.figures, 1)
+        ]
+        totals = (
+            numbered
+            | "Figures" >> beam.Flatten()
+            | "Add" >> beam.CombinePerKey(AddFigures()).with_output_types(Numbered)
         )
-        counts = (
-            rows
-            | "CountRows" >> beam.Map(_count_rows)
-            | "SumRows" >> beam.CombineGlobally(_sums).as_singleton_view()
-        )
-        more = tuple(figures) | "Figures" >> beam.Flatten(pipeline=rows.pipeline)
-        make = FromSideInputs(
-            dict, _summary, counts, self.settings, scores, AsList(groups), AsList(more)
-        )
-        summary = AsSingleton(rows.pipeline | "Summary" >> make)
+        make = FromSideInputs(list, _summaries, self.steps, AsList(totals))
+        summaries = AsSingleton(pipeline | "Summary" >> make)
         select = beam.FlatMap(_select, (self.id_column, self.text_column)).with_output_types(Block)
         texts = (
             rows
             | "Texts" >> select
-            | "TextsOf" >> beam.FlatMap(_texts_of, self.id_column, self.text_column, summary)
+            | "TextsOf" >> beam.FlatMap(_texts_of, self.id_column, self.text_column, summaries)
         )
-        add_texts = FromSideInputs(dict, _with_texts, summary, AsList(texts))
-        return rows.pipeline | "AddTexts" >> add_texts
+        add_texts = beam.FlatMap(_with_texts, summaries, AsList(texts)).with_output_types(dict)
+        return pipeline | "Once" >> beam.Impulse() | "AddTexts" >> add_texts
 
 
-class _CountScores(beam.CombineFn):
-    """Count pairs by score, and keep those nearest to the threshold."""
-
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
-
-    def create_accumulator(self) -> Scores:
-        return np.zeros(BINS, np.int64), []
-
-    def add_input(self, accumulator: Scores, block: Block) -> Scores:
-        counts, nearest = accumulator
-        frame = frame_of([block])
-        above = frame[SCORE].to_numpy().astype(np.float64) - self._threshold
-        share = above / max(1 - self._threshold, 1e-9)
-        bins = np.clip((share * BINS).astype(int), 0, BINS - 1)
-        best = frame.sort(SCORE, FIRST_ID, SECOND_ID).head(BORDERLINE)
-        pairs = best.select(SCORE, FIRST_ID, SECOND_ID).rows()
-        return counts + np.bincount(bins, minlength=BINS), sorted([*nearest, *pairs])[:BORDERLINE]
-
-    def merge_accumulators(self, accumulators: Iterable[Scores]) -> Scores:
-        parts = list(accumulators)
-        nearest = sorted(pair for _, pairs in parts for pair in pairs)[:BORDERLINE]
-        return sum((counts for counts, _ in parts), np.zeros(BINS, np.int64)), nearest
-
-    def extract_output(self, accumulator: Scores) -> Scores:
-        return accumulator
+def _numbered(figures: StepFigures, number: int) -> Numbered:
+    return number, figures
 
 
-def _count_rows(block: Block) -> tuple[int, int]:
-    """Count the rows of a block, and the reference rows among them."""
-    return len(block), len(block) * (REFERENCE in block.schema.names)
+def _summaries(steps: tuple[StepSummary, ...], totals: list[Numbered]) -> list[dict[str, Any]]:
+    figures = dict(totals)
+    return [_summary(step, figures.get(i, StepFigures())) for i, step in enumerate(steps, 1)]
 
 
-def _sums(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    return tuple(sum(side) for side in zip((0, 0), *pairs, strict=True))  # type: ignore[return-value]
-
-
-def _group_sizes(element: tuple[int, Iterable[Block]], id_column: str) -> dict[str, Any]:
-    """Summarize the groups of one partition of the kept rows' ids."""
-    members = frame_of(element[1]).sort(SCORE, id_column, nulls_last=False)
-    shown = pl.struct(pl.col(id_column).alias("id"), SCORE).head(MEMBERS_SHOWN).alias("members")
-    by_kept = members.group_by(DUPLICATE_OF, maintain_order=True)
-    groups = by_kept.agg(pl.len().alias(_REMOVED), shown)
-    sizes = groups.sort([_REMOVED, DUPLICATE_OF], descending=[True, False])
-    power = pl.col(_REMOVED).log(2).floor().cast(pl.Int64).alias("power")
-    by_power = sizes.group_by(power).len(name="groups")
-    largest = sizes.head(LARGEST_GROUPS).rename({DUPLICATE_OF: "id"}).to_dicts()
-    removed = int(sizes[_REMOVED].sum())
-    return {_REMOVED: removed, "sizes": dict(by_power.rows()), "largest": largest}
-
-
-def _summary(
-    rows: tuple[int, int],
-    settings: dict[str, Any],
-    scores: Scores,
-    groups: list[dict[str, Any]],
-    figures: list[dict],
-) -> dict[str, Any]:
-    counts, nearest = scores
-    removed = sum(group[_REMOVED] for group in groups)
-    powers: dict[int, int] = {}
-    for group in groups:
-        for power, number in group["sizes"].items():
-            powers[power] = powers.get(power, 0) + number
-    largest = sorted(
-        (row for group in groups for row in group["largest"]),
-        key=lambda row: (-row[_REMOVED], row["id"]),
-    )
-    corpus = rows[0] - rows[1]
+def _summary(step: StepSummary, figures: StepFigures) -> dict[str, Any]:
+    rows, removed, settings = figures.rows, figures.removed, step.settings
+    counts = figures.scores or (0,) * BINS
     edges = np.linspace(settings["threshold"], 1, BINS, endpoint=False).round(6).tolist()
+    powers = figures.sizes
     return {
         **settings,
-        "rows": corpus,
-        **({"reference_rows": rows[1]} if rows[1] else {}),
-        "kept": corpus - removed,
+        "rows": rows,
+        **({"reference_rows": figures.reference_rows} if figures.reference_rows else {}),
+        "kept": rows - removed,
         "removed": removed,
-        "ratio": round(removed / corpus, 6) if corpus else 0.0,
-        "pairs": int(counts.sum()),
-        **_merged(figures, corpus, settings["threshold"], removed),
-        "scores": [list(pair) for pair in zip(edges, counts.tolist(), strict=True)],
+        "ratio": round(removed / rows, 6) if rows else 0.0,
+        "pairs": sum(counts),
+        **_step_figures(step, figures),
+        "scores": [list(pair) for pair in zip(edges, counts, strict=True)],
         "group_sizes": {f"{2**p}-{2 ** (p + 1) - 1}": powers[p] for p in sorted(powers)},
-        "largest_groups": largest[:LARGEST_GROUPS],
+        "largest_groups": list(figures.largest),
         "borderline": [
-            {FIRST_ID: first, SECOND_ID: second, SCORE: score} for score, first, second in nearest
+            {FIRST_ID: first, SECOND_ID: second, SCORE: score}
+            for score, first, second in figures.nearest
         ],
     }
 
 
-def _merged(figures: list[dict], rows: int, threshold: float, removed: int) -> dict[str, Any]:
-    """Merge the step's figures, sorted by name; `removed_at` becomes rows with their ratio."""
-    merged = {name: value for part in figures for name, value in sorted(part.items())}
-    if "removed_at" in merged:
-        at = {threshold: removed, **merged.pop("removed_at")}
-        merged["by_threshold"] = [
+def _step_figures(step: StepSummary, figures: StepFigures) -> dict[str, Any]:
+    """Give the figures that only some steps have, sorted by name."""
+    found = {**figures.costs, **recall_figures(figures)}
+    if step.thresholds:
+        counts = figures.removed_at or (0,) * len(step.thresholds)
+        at = {step.settings["threshold"]: figures.removed}
+        at |= dict(zip(step.thresholds, counts, strict=True))
+        rows = figures.rows
+        found["by_threshold"] = [
             {"threshold": edge, "removed": count, "ratio": round(count / rows, 6) if rows else 0.0}
             for edge, count in sorted(at.items())
         ]
-    return dict(sorted(merged.items()))
+    return dict(sorted(found.items()))
 
 
 def _select(block: Block, names: tuple[str, ...]) -> Iterator[Block]:
@@ -204,9 +155,9 @@ def _select(block: Block, names: tuple[str, ...]) -> Iterator[Block]:
 
 
 def _texts_of(
-    block: Block, id_column: str, text_column: str, summary: dict[str, Any]
+    block: Block, id_column: str, text_column: str, summaries: list[dict[str, Any]]
 ) -> Iterator[tuple[Any, str]]:
-    wanted = {part[name] for part, name, _ in _rows_shown(summary)}
+    wanted = {part[name] for summary in summaries for part, name, _ in _rows_shown(summary)}
     if not wanted:
         return
     is_wanted = frame_of([Block(block.batch.select([id_column]))])[id_column].is_in(sorted(wanted))
@@ -227,8 +178,14 @@ def _rows_shown(summary: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, 
         yield pair, SECOND_ID, "second_text"
 
 
-def _with_texts(summary: dict[str, Any], texts: list[tuple[Any, str]]) -> dict[str, Any]:
+def _with_texts(
+    _: bytes, summaries: list[dict[str, Any]], texts: list[tuple[Any, str]]
+) -> Iterator[dict[str, Any]]:
     text_of = dict(texts)
+    return (_with_text(summary, text_of) for summary in summaries)
+
+
+def _with_text(summary: dict[str, Any], text_of: dict[Any, str]) -> dict[str, Any]:
     groups = [
         {**group, "members": [dict(member) for member in group["members"]]}
         for group in summary["largest_groups"]
@@ -268,7 +225,7 @@ def report_text(report: dict[str, Any], groups: int = 3, pairs: int = 5) -> str:
         *_figure_lines(report),
     ]
     for group in report["largest_groups"][:groups]:
-        lines.append(f"  {group[_REMOVED]:,} like {_shown(group['id'], group.get('text'))}")
+        lines.append(f"  {group[REMOVED]:,} like {_shown(group['id'], group.get('text'))}")
         for member in group["members"]:
             text = _shown(member["id"], member.get("text"))
             lines.append(f"    {_score(member[SCORE])} {text}")

@@ -5,6 +5,9 @@ candidates, by first id --+                  +--> candidates, by second id --+
 contents, by id ----------+                                                  |         |
       +----------------------------------------------------------------------+         v
                                                                                      pairs
+
+CoGroupFirst: candidates meet the contents of their first rows. Group, in ScoreJoined: those of
+their second rows, which are in other partitions.
 """
 
 import dataclasses

@@ -1,14 +1,17 @@
 """Plan how to search a corpus of vectors for near pairs.
 
-vectors --> SampleVectors --> FitSpace --> MakePlan --> plan
-   |              |                           |
-   +--> near to the sample --> distances -----+   (for a recall that is asked for)
+vectors --> GroupByKey: Sample --> FitSpace --> MakePlan --> plan
+   |                                               |
+   +--> near to the sample --> GroupByKey: AllDistances   (for a recall that is asked for)
+
+Sample: the number of all rows and the smallest of all keys meet. AllDistances: the distances of all
+near pairs, of which a share is wanted.
 """
 
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -207,16 +210,18 @@ class PlanSearch(beam.PTransform):
         """Sample the vectors, fit a space, and measure distances if a recall is asked for."""
         sample_all = beam.CombineGlobally(SampleVectors())
         sample = vectors | "Sample" >> sample_all.as_singleton_view()
-        fit = FromSideInputs(Space, _fit, sample, self.threshold, self.mode, self.saved_index)
+        settings = self.threshold, self.mode
+        if self.mode.recall is None:
+            make = FromSideInputs(Plan, _fit_and_plan, sample, *settings, self.saved_index)
+            return vectors.pipeline | "MakePlan" >> make
+        fit = FromSideInputs(Space, _fit, sample, *settings, self.saved_index)
         space = AsSingleton(vectors.pipeline | "FitSpace" >> fit)
-        distances: Any = None
-        if self.mode.recall is not None:
-            measure = beam.FlatMap(_min_distances, self.threshold, sample, space)
-            merge = beam.CombineGlobally(_AllDistances()).without_defaults()
-            distances = AsSingleton(
-                vectors | "MinDistances" >> measure | "AllDistances" >> merge, default_value=None
-            )
-        make = FromSideInputs(Plan, _make_plan, sample, space, self.threshold, self.mode, distances)
+        measure = beam.FlatMap(_min_distances, self.threshold, sample, space)
+        merge = beam.CombineGlobally(_AllDistances()).without_defaults()
+        distances = AsSingleton(
+            vectors | "MinDistances" >> measure | "AllDistances" >> merge, default_value=None
+        )
+        make = FromSideInputs(Plan, _make_plan, sample, space, *settings, distances)
         return vectors.pipeline | "MakePlan" >> make
 
 
@@ -233,6 +238,12 @@ def _fit(sample: VectorSample, threshold: float, mode: SearchMode, saved: bytes 
     exact = mode == SearchMode()
     sketch_dims = 64 if threshold >= MIN_ROUTED_THRESHOLD else 128
     return fit_space(vectors, cells_for(sample.rows, threshold if exact else 1.0), sketch_dims)
+
+
+def _fit_and_plan(
+    sample: VectorSample, threshold: float, mode: SearchMode, saved: bytes | None
+) -> Plan:
+    return _make_plan(sample, _fit(sample, threshold, mode, saved), threshold, mode, None)
 
 
 def _min_distances(

@@ -4,14 +4,13 @@ rows --> Describe --> vectors --> PlanSearch --> plan
                          |                        |
                          +--> JoinCells <---------+
                                 |  |
-                                |  +--> equal pairs ---> InheritDecisions --+
-                                |                              ^            +--> decisions
-                                +--> edges --> GroupPairs -----+------------+
+                                |  +--> equal pairs --+
+                                |                     +--> GroupPairs --> decisions
+                                +--> edges -----------+
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
 from typing import Any, ClassVar, get_args
 
 import apache_beam as beam
@@ -20,18 +19,17 @@ import polars as pl
 import pyarrow as pa
 
 from beam_gpte.core.columns import REFERENCE, SCOPE, VECTOR_KEY, Columns
-from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER, Rule
+from beam_gpte.core.dedup.grouping import Rule
 from beam_gpte.core.dedup.keep_order import KeepOrder
+from beam_gpte.core.dedup.levels import MAX_THRESHOLDS
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
-from beam_gpte.dedup.apply_decisions import EqualPairsAndDecisions, InheritDecisions
 from beam_gpte.dedup.checks import Blocks
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.dedup.join_cells import JoinCells, JoinedCells, JoinSettings
-from beam_gpte.dedup.recall_audit import AuditRecall, NearSample, SearchToAudit
+from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.dedup.search_plan import Plan, PlanSearch, SearchMode, VectorsAndPlan
-from beam_gpte.dedup.threshold_counts import CountAtThresholds, FoundPairs
 from beam_gpte.elements.block import Block
 from beam_gpte.embedding.ensure_vectors import (
     EmbedWhereMissing,
@@ -67,10 +65,15 @@ class SemanticOptions:
         """Give the thresholds to report, of a search at `threshold`.
 
         Raises:
-          InputError: one is below `threshold`, or above 1.
+          InputError: one is below `threshold`, or above 1, or there are more than 63.
         """
         if self.report_thresholds is None:
             return tuple(round(threshold + i * (1 - threshold) / 4, 6) for i in (1, 2, 3))
+        if len(self.report_thresholds) > MAX_THRESHOLDS:
+            raise InputError(
+                f"report_thresholds has {len(self.report_thresholds)} thresholds; use at most "
+                f"{MAX_THRESHOLDS}"
+            )
         for larger in self.report_thresholds:
             if not threshold <= larger <= 1:
                 raise InputError(
@@ -194,27 +197,19 @@ class DeduplicateSemantic(DeduplicationStep):
         vectors = rows | "Describe" >> beam.Map(describe).with_output_types(Block)
         mode, saved_index = SearchMode.parse(self.mode), self.options.saved_index
         plan = vectors | "Plan" >> PlanSearch(self.threshold, mode, saved_index)
-        sampled = VectorsAndPlan(vectors, plan) | "NearSample" >> NearSample(self.threshold)
-        joined = self._join(VectorsAndPlan(sampled.vectors, plan))
-        decisions = self._decisions(joined)
-        edges = joined.edges
-        if self._orders_pairs():
-            bare = beam.Map(Block.without_columns, (FIRST_ORDER, SECOND_ORDER))
-            edges = edges | "WithoutOrders" >> bare.with_output_types(Block)
-        pairs = (edges, joined.equal_pairs) | "Pairs" >> beam.Flatten()
-        add = beam.CombineGlobally(_add_figures).without_defaults()
-        audit = AuditRecall(self.order(), self.columns.id)
-        figures: tuple[beam.PCollection[dict], ...] = (
-            joined.figures | "Costs" >> add,
-            SearchToAudit(sampled.near, plan, pairs) | "AuditRecall" >> audit,
-        )
-        thresholds = self.options.thresholds(self.threshold)
-        if thresholds:
-            count = CountAtThresholds(thresholds, self.grouping)
-            found = FoundPairs(edges, joined.equal_pairs)
-            figures += (found | "CountAtThresholds" >> count,)
+        joined = self._join(VectorsAndPlan(vectors, plan))
+        descending, thresholds = self.order().descending, self.report_thresholds()
+        group = GroupPairs(self.grouping, self.columns.id, descending, thresholds)
+        grouped = NearPairs(joined.edges, (joined.equal_pairs,)) | "GroupPairs" >> group
+        pairs = (grouped.pairs, joined.equal_pairs) | "Pairs" >> beam.Flatten()
         index = plan | "SavedIndex" >> beam.Map(_saved_index).with_output_types(bytes)
-        return StepResult(rows, pairs, decisions, figures, rejects, index)
+        figures = (joined.figures, grouped.figures)
+        expected = (joined.expected,)
+        return StepResult(rows, pairs, grouped.decisions, figures, expected, rejects, index)
+
+    def report_thresholds(self) -> tuple[float, ...]:
+        """Give the larger thresholds to count the removed rows at."""
+        return self.options.thresholds(self.threshold)
 
     def _orders_pairs(self) -> bool:
         """Return whether the grouping needs the order values of both rows of a pair."""
@@ -226,14 +221,6 @@ class DeduplicateSemantic(DeduplicationStep):
             self.threshold, self.order(), id_column, max_neighbors, self._orders_pairs()
         )
         return vectors | "Join" >> JoinCells(settings)
-
-    def _decisions(self, joined: JoinedCells) -> Blocks:
-        id_column = self.columns.id
-        group = GroupPairs(self.grouping, id_column, self.order().descending)
-        decisions = joined.edges | "GroupPairs" >> group
-        equal = EqualPairsAndDecisions(joined.equal_pairs, decisions)
-        inherited = equal | "InheritDecisions" >> InheritDecisions(id_column)
-        return (decisions, inherited) | "Decisions" >> beam.Flatten()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,14 +251,6 @@ class _Describe:
         ]
         described[VECTOR_KEY] = np.frombuffer(b"".join(keys), np.uint64)
         return with_unit_vectors(Block.from_pydict(described), unit, block, embedding)
-
-
-def _add_figures(parts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0) + value
-    return total
 
 
 def _saved_index(plan: Plan) -> bytes:

@@ -18,6 +18,7 @@ from beam_gpte.core.dedup.grouping import (
     semdedup,
 )
 from beam_gpte.dedup.group_pairs import GroupPairs, SpanningForest
+from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import block_of
 from tests.core.dedup.test_grouping import frame, random_pairs
@@ -58,8 +59,8 @@ def check(
     with pipeline:
         edges = pipeline | beam.Create(parts).with_output_types(Block) | beam.Reshuffle()
         for rule in rules:
-            decisions = edges | rule >> GroupPairs(rule, "key", **settings)
-            rows = decisions | f"Rows_{rule}" >> beam.FlatMap(_decisions)
+            grouped = NearPairs(edges) | rule >> GroupPairs(rule, "key", **settings)
+            rows = grouped.decisions | f"Rows_{rule}" >> beam.FlatMap(_decisions)
             expected = RULES[rule](pairs, **settings).rows()
             assert_that(rows, equal_to(expected), f"Check_{rule}")
 
@@ -67,6 +68,19 @@ def check(
 @pytest.mark.parametrize("blocks", [1, 2, 7])
 def test_blocks_and_their_order_make_no_difference(new_pipeline: NewPipeline, blocks: int) -> None:
     check(new_pipeline(), frame(PAIRS), blocks, RULES)
+
+
+def test_nor_does_a_pair_that_comes_twice(new_pipeline: NewPipeline) -> None:
+    pairs = frame(random_pairs(300, 500, 4)[0])
+    twice = [block_of(pairs), block_of(pairs[::3])]
+    with new_pipeline() as pipeline:
+        edges = pipeline | beam.Create(twice).with_output_types(Block) | beam.Reshuffle()
+        for rule in RULES:
+            grouped = NearPairs(edges) | rule >> GroupPairs(rule, "key")
+            rows = grouped.decisions | f"Rows_{rule}" >> beam.FlatMap(_decisions)
+            assert_that(rows, equal_to(RULES[rule](pairs).rows()), f"Check_{rule}")
+            each = grouped.pairs | f"Pairs_{rule}" >> beam.FlatMap(lambda b: b.batch.to_pylist())
+            assert_that(each, equal_to(pairs.to_dicts()), f"CheckPairs_{rule}")
 
 
 def test_nor_do_two_processes_or_ids_that_are_strings(new_pipeline: NewPipeline) -> None:
@@ -82,7 +96,8 @@ def test_no_pairs_give_no_decisions(new_pipeline: NewPipeline) -> None:
     with new_pipeline() as pipeline:
         none = pipeline | beam.Create([]).with_output_types(Block)
         for rule in RULES:
-            assert_that(none | rule >> GroupPairs(rule), equal_to([]), f"Check_{rule}")
+            grouped = NearPairs(none) | rule >> GroupPairs(rule)
+            assert_that(grouped.decisions, equal_to([]), f"Check_{rule}")
 
 
 @pytest.mark.parametrize("descending", [False, True])

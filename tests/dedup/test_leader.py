@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, ID, SCORE, SECOND_ID
 from beam_gpte.core.dedup.grouping import greedy_leader
-from beam_gpte.dedup.leader import LeaderDecisions
+from beam_gpte.dedup.leader import LeaderDecisions, NearPairs
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import block_of
 
@@ -83,21 +83,18 @@ def test_ids_may_be_strings(new_pipeline: Callable[..., beam.Pipeline]) -> None:
         schema_overrides={SCORE: pl.Float32},
     )
     with new_pipeline() as pipeline:
-        decisions = pipeline | beam.Create([block_of(pairs)]) | LeaderDecisions("id")
-        assert_that(decisions, expects([("b", "a", pytest.approx(0.9))]))
+        found = NearPairs(pipeline | beam.Create([block_of(pairs)]).with_output_types(Block))
+        decided = found | LeaderDecisions("id")
+        assert_that(decided.decisions, expects([("b", "a", pytest.approx(0.9))]))
 
 
 def check(pipeline: beam.Pipeline, pairs: Pairs, shards: int) -> None:
     shuffled = random.Random(shards).sample(pairs, len(pairs))
     blocks = [block_of(frame(shuffled[i::shards])) for i in range(shards)]
     with pipeline:
-        decisions = (
-            pipeline
-            | beam.Create(blocks).with_output_types(Block)
-            | beam.Reshuffle()
-            | LeaderDecisions("id")
-        )
-        assert_that(decisions, expects(by_loop(pairs)))
+        found = pipeline | beam.Create(blocks).with_output_types(Block) | beam.Reshuffle()
+        decided = NearPairs(found) | LeaderDecisions("id")
+        assert_that(decided.decisions, expects(by_loop(pairs)))
 
 
 def expects(rows: list) -> Callable[[list[Block]], None]:

@@ -401,6 +401,9 @@ def test_options_that_make_no_sense_are_refused_when_they_are_made() -> None:
     options = SemanticOptions(report_thresholds=(0.5,))
     with pytest.raises(InputError, match="report_thresholds has 0.5; pairs below"):
         DeduplicateSemantic(options=options)
+    options = SemanticOptions(report_thresholds=tuple(0.9 + i / 1000 for i in range(64)))
+    with pytest.raises(InputError, match="report_thresholds has 64 thresholds; use at most 63"):
+        DeduplicateSemantic(options=options)
 
 
 def test_a_stream_is_refused() -> None:

@@ -157,10 +157,15 @@ def _order_values(pairs: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([firsts, seconds]).unique(ID)
 
 
-def spanning_forest(pairs: pl.DataFrame) -> pl.DataFrame:
+def spanning_forest(pairs: pl.DataFrame, by_score: bool = False) -> pl.DataFrame:
     """Reduce pairs to fewer than there are rows.
 
     They have the same groups, and the same rows are second in no pair.
+
+    Args:
+      pairs: the pairs of near rows.
+      by_score: keep further pairs, again fewer than there are rows, so that the pairs from any
+        score on have the same groups too.
     """
     ids, firsts, seconds = _numbered(pairs[FIRST_ID], pairs[SECOND_ID])
     key, at = np.unique(firsts * len(ids) + seconds, return_index=True)
@@ -169,9 +174,26 @@ def spanning_forest(pairs: pl.DataFrame) -> pl.DataFrame:
     # are in the tree
     weights = np.full(len(at), 2.0)
     weights[np.unique(seconds, return_index=True)[1]] = 1.0
-    tree = minimum_spanning_tree(_graph(weights, firsts, seconds, len(ids)).tocsr()).tocoo()
-    chosen = at[np.searchsorted(key, tree.row.astype(np.int64) * len(ids) + tree.col)]
-    return pairs[np.sort(chosen)]
+    trees = [weights]
+    if by_score:
+        trees.append(2.0 - pairs[SCORE].to_numpy()[at].astype(np.float64))
+    chosen = []
+    for weights in trees:
+        graph = _graph(weights, firsts, seconds, len(ids)).tocsr()
+        tree = minimum_spanning_tree(graph).tocoo()
+        chosen.append(at[np.searchsorted(key, tree.row.astype(np.int64) * len(ids) + tree.col)])
+    return pairs[np.unique(np.concatenate(chosen))]
+
+
+def count_members(pairs: pl.DataFrame, threshold: float) -> int:
+    """Count the rows that `components` removes at a larger threshold.
+
+    A `spanning_forest` by score of the pairs suffices.
+    """
+    near = pairs.filter(pl.col(SCORE) >= pl.lit(threshold, pl.Float32))
+    ids, firsts, seconds = _numbered(near[FIRST_ID], near[SECOND_ID])
+    graph = _graph(np.ones(len(firsts)), firsts, seconds, len(ids))
+    return len(ids) - int(connected_components(graph, directed=False)[0]) if len(ids) else 0
 
 
 def with_scores(removed: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
