@@ -3,7 +3,10 @@
 import importlib
 import typing
 
-import beam_gpte._quiet  # noqa: F401  # first
+import beam_gpte._quiet  # first
+
+# isort: split
+import beam_gpte._quick_beam  # noqa: F401  # before anything is built
 from beam_gpte.core.columns import Columns as Columns
 from beam_gpte.core.encoder.config import EncoderConfig as EncoderConfig
 from beam_gpte.core.encoder.config import ModelRuntime as ModelRuntime

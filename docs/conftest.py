@@ -23,7 +23,7 @@ import pytest
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, SkipParser
 
-from tests import graphs, hub, programs, quicker_beam
+from tests import graphs, hub, programs
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = (
@@ -39,7 +39,6 @@ SHOWN = (
     "LICENSE",
 )
 FILE = re.compile(r"# (\S+\.(?:py|sh|yaml)|Dockerfile)\n")
-quicker_beam.cache_all()
 graphs.check_all()
 ELLIPSIS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -11,7 +11,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_gpte import TextEncoder
-from tests import graphs, programs, quicker_beam
+from tests import graphs, programs
 
 # torch's threads wait for each other by spinning: two, and two of another test process, take up to
 # ten times as long
@@ -20,7 +20,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # argparse, which Beam calls for its options some thousand times per pipeline, looks these up for
 # every option: with them set, building a pipeline takes about an eighth less
 os.environ.update(COLUMNS="120", LINES="40", LANGUAGE="C")
-quicker_beam.cache_all()
 graphs.check_all()
 
 # the test data is next to the project or missing; a test that needs it then skips

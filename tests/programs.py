@@ -20,7 +20,7 @@ from pathlib import Path
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from huggingface_hub import constants
 
-from tests import graphs, quicker_beam
+from tests import graphs
 
 ROOT = Path(__file__).resolve().parents[1]
 # no program: its options would be required of every pipeline; nothing that starts threads when it
@@ -113,7 +113,6 @@ def _run(
     constants.HF_HUB_CACHE = os.environ.get("HF_HUB_CACHE", constants.HF_HUB_CACHE)
     os.chdir(folder)
     graphs.check_all()
-    quicker_beam.cache_all()
     code = 0
     try:
         if command[0] == "-m":

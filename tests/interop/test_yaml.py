@@ -85,9 +85,7 @@ RUN_EXAMPLES = """
 import json, runpy, sys, traceback
 import apache_beam as beam
 from apache_beam.yaml import main
-from tests import quicker_beam
 
-quicker_beam.cache_all()
 found = {}
 for path, variables in json.loads(sys.argv[1]):
     variables_json = json.dumps(variables)

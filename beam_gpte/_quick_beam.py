@@ -1,0 +1,157 @@
+"""Spare Beam 2.77 what it repeats for every step while it builds and translates a pipeline.
+
+Three functions take a fifth of the CPU time of a small job, imports included:
+
+- `get_function_args_defaults`: which arguments a method has. It builds a signature, one object per
+  parameter. The names and defaults of a plain function are in its code, where
+  `inspect.signature` takes them from too.
+- `get_dofn_specs`: which states and timers a `DoFn` uses. It wraps each of some 30 methods at every
+  inspection, to look at their defaults. A DoFn without a parameter of Beam among these uses none.
+- `PipelineOptions.__init__`: what a list of flags says. It builds and runs a parser for each view
+  of the options, and a step takes several views of the type and the setup options. What these two
+  say depends on the flags alone: it is remembered by them, and copied.
+
+Functions and DoFns are read again at every call, so nothing goes stale. In all other cases
+(decorated and built-in functions, DoFns with states, other options) Beam's own function is called.
+Each is replaced only if its source is that of Beam 2.77: a changed Beam is left alone.
+`benchmarks/beam_2_77_cache.patch` proposes the same to Beam, `benchmarks/startup.py` measures it.
+"""
+
+import argparse
+import copy
+import functools
+import hashlib
+import inspect
+import logging
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, TypeOptions
+from apache_beam.transforms import core, userstate
+
+Function = Callable[..., Any]
+Named = tuple[Any, str]  # a module or class, and the name of its function
+
+# where `inspect.signature` finds another signature than that of a function's code
+_SIGNATURES = frozenset(
+    ("__wrapped__", "__signature__", "__text_signature__", "_partialmethod", "__partialmethod__")
+)
+# What every step asks for. Others, such as CrossLanguageOptions, depend on the environment too.
+_CONSTANT_OPTIONS = (TypeOptions, SetupOptions)
+_MAX_REMEMBERED = 256  # lists of flags; a process has one or two
+
+
+def _quick_arguments(original: Function) -> Function:
+    def get_function_args_defaults(f: Any) -> tuple[list[str], list[Any]]:
+        skipped = int(type(f) is types.MethodType)  # the bound argument
+        function = f.__func__ if skipped else f
+        if type(function) is not types.FunctionType or not _SIGNATURES.isdisjoint(vars(function)):
+            return original(f)
+        code, defaults = function.__code__, function.__defaults__ or ()
+        is_usual = len(defaults) + skipped <= code.co_argcount
+        if not is_usual or any(default is inspect.Parameter.empty for default in defaults):
+            return original(f)
+        return list(code.co_varnames[skipped : code.co_argcount]), list(defaults)
+
+    return get_function_args_defaults
+
+
+def _quick_specs(original: Function) -> Function:
+    def get_dofn_specs(dofn: Any) -> tuple[set, set]:
+        if isinstance(dofn, core.DoFn) and not _has_beam_parameters(dofn):
+            return set(), set()
+        return original(dofn)
+
+    return get_dofn_specs
+
+
+def _has_beam_parameters(dofn: core.DoFn) -> bool:
+    """Return whether a method has a state, a timer, a window or the like as a default."""
+    for name in dir(dofn):
+        method = getattr(dofn, name, None)
+        if not isinstance(method, types.MethodType) or _has_no_defaults(dofn, name, method):
+            continue
+        _, defaults = core.get_function_arguments(dofn, name)
+        if any(isinstance(default, core._DoFnParam) for default in defaults):
+            return True
+    return False
+
+
+def _has_no_defaults(dofn: core.DoFn, name: str, method: types.MethodType) -> bool:
+    """Return whether it is sure without Beam's inspection that a method has no defaults."""
+    function = method.__func__
+    return (
+        type(function) is types.FunctionType
+        and function.__defaults__ is None
+        and not vars(function)
+        and not hasattr(dofn, f"_inspect_{name}")  # what Beam calls instead
+    )
+
+
+def _quick_options(original: Function) -> Function:
+    @functools.lru_cache(maxsize=_MAX_REMEMBERED)
+    def parsed(kind: Any, flags: tuple[str, ...]) -> dict[str, Any]:
+        options = kind.__new__(kind)
+        original(options, list(flags))
+        return vars(options._visible_options)
+
+    def init(self: PipelineOptions, flags: Any = None, **kwargs: Any) -> None:
+        kind: Any = type(self)
+        given = sys.argv[1:] if flags is None else flags  # as the parser does
+        is_constant = kind in _CONSTANT_OPTIONS and isinstance(given, list | tuple)
+        if kwargs or not is_constant or not all(type(flag) is str for flag in given):
+            original(self, flags, **kwargs)
+            return
+        logging.basicConfig()  # which Beam's function calls first
+        visible = argparse.Namespace(**copy.deepcopy(parsed(kind, tuple(given))))
+        self._flags, self._visible_options = flags, visible
+        self._all_options = {
+            name: value for name, value in sorted(vars(visible).items()) if name[0] != "_"
+        }
+
+    return init
+
+
+def replace(quicker: Callable[[Function], Function], sha256: str, *functions: Named) -> bool:
+    """Replace a function of Beam, if its source is the known one.
+
+    Args:
+      quicker: makes the replacement of a function.
+      sha256: of the sources of `functions`.
+      *functions: that to be replaced, and others that its replacement relies on.
+
+    Returns:
+      Whether it is replaced: not if it has been replaced before, by this module or another.
+    """
+    owner, name = functions[0]
+    try:
+        found = [getattr(one, its_name) for one, its_name in functions]
+        source = "".join(map(inspect.getsource, found))
+    except (AttributeError, OSError, TypeError):  # another Beam, or one without its sources
+        return False
+    if hasattr(found[0], "__wrapped__") or hashlib.sha256(source.encode()).hexdigest() != sha256:
+        return False
+    setattr(owner, name, functools.wraps(found[0])(quicker(found[0])))
+    return True
+
+
+replace(
+    _quick_arguments,
+    "5e41a60ff81fe8ca96ab6ec705dcd571f5c2f574a43a9e8db00010e19976191b",
+    (core, "get_function_args_defaults"),
+)
+replace(
+    _quick_specs,
+    "c41a66a41877af8a32f3059f03bb2a1eda185f20cc4e95d683198cdbe80ef4f3",
+    (userstate, "get_dofn_specs"),
+    (core, "get_function_arguments"),
+)
+replace(
+    _quick_options,
+    "f0124740959f5bdc905c784179aed4e9db7570db1a5e4d280d9182ce18376ae9",
+    (PipelineOptions, "__init__"),
+    (TypeOptions, "_add_argparse_args"),
+    (SetupOptions, "_add_argparse_args"),
+)

@@ -1,0 +1,52 @@
+"""Pipelines stay as small as they are: no step and no shuffle more."""
+
+import apache_beam as beam
+import pytest
+
+from benchmarks.graphs import PIPELINES, Size, applied, count, parts
+
+# steps and GroupByKeys at most, as `python benchmarks/graphs.py` counts them
+DEFAULT = {
+    "embed_to_parquet": (30, 3),
+    "deduplicate_semantic": (128, 29),
+    "deduplicate_three_steps": (231, 51),
+    "mine_bitext": (101, 18),
+    "mine_unmatched": (216, 38),
+    "mine_hard_negatives": (97, 17),
+}
+ALL = {
+    "embed_to_parquet": (33, 3),
+    "deduplicate_semantic": (129, 29),
+    "deduplicate_three_steps": (232, 51),
+    "mine_bitext": (125, 21),
+    "mine_unmatched": (242, 41),
+    "mine_hard_negatives": (101, 17),
+}
+BOUNDS = {"default": DEFAULT, "same": DEFAULT, "all": ALL}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("diagnosis", BOUNDS)
+def test_a_pipeline_has_no_more_steps_and_shuffles(name: str, diagnosis: str) -> None:
+    size = count(applied(name, diagnosis))
+    steps, group_by_keys = BOUNDS[diagnosis][name]
+    assert size.steps <= steps
+    assert size.group_by_keys <= group_by_keys
+
+
+def test_each_node_without_parts_counts_once_and_sources_apart() -> None:
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    numbers = pipeline | "Numbers" >> beam.Create([1])  # an impulse and two more
+    outputs = numbers | "Split/in two" >> beam.Map(int).with_outputs("odd", main="even")  # one
+    both = (outputs.odd, outputs.even) | "Both" >> beam.Flatten()  # one
+    both | "Sum" >> beam.CombineGlobally(sum).without_defaults()  # a key, a shuffle, and 3 ParDos
+    pipeline | "Once" >> beam.Impulse()
+    assert count(pipeline) == Size(steps=10, group_by_keys=1, own=6)
+    assert list(parts(pipeline, 1).items()) == [
+        ((), Size(10, 1, 6)),
+        (("Numbers",), Size(3, 0, 0)),
+        (("Split/in two",), Size(1, 0, 1)),
+        (("Both",), Size(1, 0, 1)),
+        (("Sum",), Size(4, 1, 4)),
+        (("Once",), Size(1, 0, 0)),
+    ]
