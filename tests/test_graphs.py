@@ -8,16 +8,16 @@ from benchmarks.graphs import PIPELINES, Size, applied, count, parts
 # steps and GroupByKeys at most, as `python benchmarks/graphs.py` counts them
 DEFAULT = {
     "embed_to_parquet": (30, 3),
-    "deduplicate_semantic": (128, 29),
-    "deduplicate_three_steps": (231, 51),
+    "deduplicate_semantic": (55, 11),
+    "deduplicate_three_steps": (108, 22),
     "mine_bitext": (101, 18),
     "mine_unmatched": (216, 38),
     "mine_hard_negatives": (97, 17),
 }
 ALL = {
     "embed_to_parquet": (33, 3),
-    "deduplicate_semantic": (129, 29),
-    "deduplicate_three_steps": (232, 51),
+    "deduplicate_semantic": (56, 11),
+    "deduplicate_three_steps": (109, 22),
     "mine_bitext": (125, 21),
     "mine_unmatched": (242, 41),
     "mine_hard_negatives": (101, 17),

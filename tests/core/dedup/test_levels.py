@@ -20,8 +20,8 @@ def test_the_search_is_bit_0_and_larger_thresholds_follow() -> None:
     levels = scores.select(levels_of(pl.col(SCORE), THRESHOLDS)).to_series()
     assert levels.to_list() == [0b001, 0b011, 0b111, 0]
     assert pl.select(all_levels(THRESHOLDS)).item() == 0b111
-    most = tuple(i / 100 for i in range(63))
-    assert pl.select(all_levels(most)).item() == 2**64 - 1
+    limit = tuple(i / 100 for i in range(63))
+    assert pl.select(all_levels(limit)).item() == 2**64 - 1
 
 
 def test_the_nearest_first_row_at_each_level_remains() -> None:
