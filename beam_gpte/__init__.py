@@ -16,9 +16,9 @@ from beam_gpte.core.errors import InputError as InputError
 from beam_gpte.core.metadata import VectorMetadata as VectorMetadata
 from beam_gpte.core.text.minhash import MinHash as MinHash
 from beam_gpte.dedup.deduplicate import Deduplicate as Deduplicate
-from beam_gpte.dedup.deduplicate import Deduplication as Deduplication
 from beam_gpte.dedup.exact import DeduplicateExact as DeduplicateExact
 from beam_gpte.dedup.lexical import DeduplicateLexical as DeduplicateLexical
+from beam_gpte.dedup.report import Deduplication as Deduplication
 from beam_gpte.dedup.semantic import DeduplicateSemantic as DeduplicateSemantic
 from beam_gpte.dedup.semantic import SemanticOptions as SemanticOptions
 from beam_gpte.dedup.stream import DeduplicateStream as DeduplicateStream

@@ -112,7 +112,7 @@ class WithTimers(Unusual):
     nested = types.MethodType(functools.partial(max, 1), 2)
 
 
-@pytest.mark.parametrize(("owner", "name"), REPLACED, ids=lambda value: str(value))
+@pytest.mark.parametrize(("owner", "name"), REPLACED, ids=[name for _, name in REPLACED])
 def test_the_functions_of_this_beam_are_replaced_and_keep_their_names(
     owner: Any, name: str
 ) -> None:
@@ -131,7 +131,9 @@ def test_arguments_are_those_that_beam_gives_for_each_function_of_beam_and_of_ou
         assert repr(ours) == repr(own), function
 
 
-@pytest.mark.parametrize("owner", [Unusual(), Unusual, WithTimers()], ids=repr)
+@pytest.mark.parametrize(
+    "owner", [Unusual(), Unusual, WithTimers()], ids=["instance", "class", "timers"]
+)
 def test_arguments_of_unusual_functions_are_those_that_beam_gives(owner: Any) -> None:
     quick = core.get_function_args_defaults
     functions = [wrapped, signed, owner, len, str.upper, functools.partial(signed, 1), lambda: 1]

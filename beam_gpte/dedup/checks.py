@@ -16,6 +16,7 @@ from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import DEFECT, REFERENCE, REJECT_STEP
 from beam_gpte.core.errors import InputError
+from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns, check_text
 from beam_gpte.elements.from_side_inputs import FromSideInputs
@@ -219,3 +220,11 @@ def _add_up(rejected: int, rows: int, kept: int, removed: int, rejects: int) -> 
             "please report this"
         )
     return {"rows": rows, "kept": kept, "removed": removed, "rejected": rejected}
+
+
+def separate_reference(block: Block) -> Iterator[Any]:
+    """Yield a block of the corpus; of a reference block only the number of rows, as figures."""
+    if REFERENCE in block.schema.names:
+        yield TaggedOutput("figures", StepFigures(reference_rows=len(block)))
+    else:
+        yield block

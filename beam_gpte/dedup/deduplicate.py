@@ -32,42 +32,16 @@ from beam_gpte.dedup.checks import (
     RowResults,
     check_rows,
     restore_rows,
+    separate_reference,
 )
 from beam_gpte.dedup.figures import StepFigures, pair_figures
 from beam_gpte.dedup.recall_audit import count_found
-from beam_gpte.dedup.report import FiguresOfSteps, StepSummary, SummarizeSteps
+from beam_gpte.dedup.report import Deduplication, FiguresOfSteps, StepSummary, SummarizeSteps
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.elements.rows import back_to_rows, columns_as_blocks, to_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.spill import SpillRows, new_spill_folder
-
-
-class Deduplication(NamedTuple):
-    """Hold the result of a deduplication.
-
-    Attributes:
-      kept: rows as they came.
-      removed: rows as they came, with `duplicate_of` (the id of a kept row, or of a reference row),
-        `score` (float32: the similarity to it) and `found_by` (the step: ``exact``, ``lexical`` or
-        ``semantic``). After several steps, where a later step removed the row that a row had been
-        found near to, `duplicate_of` names the row that that one is a duplicate of, and `score` is
-        null.
-      pairs: blocks of `first_id`, `second_id`, `score`, `found_by`: similar rows, the one that is
-        kept before the other first.
-      report: one dict per step, with its figures; see `beam_gpte.dedup.report`.
-      rejects: rows that could not be compared, with step and reason; empty unless
-        `with_exception_handling()` was called.
-      saved_index: of a semantic step, its cells and sketches as bytes, for `saved_index` of a later
-        run; else None.
-    """
-
-    kept: beam.PCollection
-    removed: beam.PCollection
-    pairs: beam.PCollection
-    report: beam.PCollection
-    rejects: beam.PCollection
-    saved_index: beam.PCollection | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,7 +280,7 @@ class _RunStep(beam.PTransform):
         found = step.decide(rows, self.context)
         corpus, figures = found.rows, found.figures
         if self.context.has_reference:
-            own = beam.FlatMap(_own_rows).with_output_types(Block, figures=StepFigures)
+            own = beam.FlatMap(separate_reference).with_output_types(Block, figures=StepFigures)
             corpus, counted = found.rows | "OwnRows" >> own.with_outputs("figures", main="own")
             figures += (counted,)
         to_decide = RowsToDecide(corpus, found.decisions, earlier, found.rejects)
@@ -321,13 +295,6 @@ class _RunStep(beam.PTransform):
             rejects += (applied.rejects,)
         figures += (applied.figures, counted)
         return _Decided(applied.kept, applied.removed, pairs, figures, rejects, found.saved_index)
-
-
-def _own_rows(block: Block) -> Iterator[Any]:
-    if REFERENCE in block.schema.names:
-        yield TaggedOutput("figures", StepFigures(reference_rows=len(block)))
-    else:
-        yield block
 
 
 def _name_pairs(

@@ -21,9 +21,9 @@ pairs ------------------> ByFirst --+
                                 +--> GroupByKey: Decisions --> Decide --> decisions, figures
   equal pairs, by first row ----+
 
-Each group needs the answer of the one before it for all rows. In the last one every pair of a kept
-row meets those of the same second row, the nearest of which decides; and that decision meets the
-rows with an equal vector.
+Each group needs the answer of the one before it for all rows. In the last one the pairs of kept
+rows come together by second row, and the nearest decides; rows with an equal vector share its
+decision.
 """
 
 import dataclasses

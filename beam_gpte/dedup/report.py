@@ -1,10 +1,10 @@
-"""Summarize the steps of a deduplication, and show a summary as text or as rows.
+"""Define the result of a deduplication, and summarize its steps as dicts, text or table rows.
 
 figures of all steps --> GroupByKey: Add --> figures and ids --> TextsOf these ids --> report
                                                                       ^
 rows -----------------------------------------------------------------+
 
-All parts of the figures of a step meet, to be added up.
+All parts of the figures of a step come together, to be added up.
 """
 
 import dataclasses
@@ -262,3 +262,30 @@ def _score(score: float | None) -> str:
 
 def _shown(id_: Any, text: str | None) -> str:
     return str(id_) if text is None else f"{id_}: {' '.join(text.split())[:90]}"
+
+
+class Deduplication(NamedTuple):
+    """Hold the result of a deduplication.
+
+    Attributes:
+      kept: rows as they came.
+      removed: rows as they came, with `duplicate_of` (the id of a kept row, or of a reference row),
+        `score` (float32: the similarity to it) and `found_by` (the step: ``exact``, ``lexical`` or
+        ``semantic``). After several steps, where a later step removed the row that a row had been
+        found near to, `duplicate_of` names the row that that one is a duplicate of, and `score` is
+        null.
+      pairs: blocks of `first_id`, `second_id`, `score`, `found_by`: similar rows, the one that is
+        kept before the other first.
+      report: one dict per step, with its figures; see `beam_gpte.dedup.report`.
+      rejects: rows that could not be compared, with step and reason; empty unless
+        `with_exception_handling()` was called.
+      saved_index: of a semantic step, its cells and sketches as bytes, for `saved_index` of a later
+        run; else None.
+    """
+
+    kept: beam.PCollection
+    removed: beam.PCollection
+    pairs: beam.PCollection
+    report: beam.PCollection
+    rejects: beam.PCollection
+    saved_index: beam.PCollection | None
