@@ -76,7 +76,6 @@ CELL = HIDDEN + "cell"  # int16: the row's home cell
 SKETCH = HIDDEN + "sketch"  # FixedSizeList<float16>[s + 1]
 VISITS = HIDDEN + "visits"  # list of int16: further cells of a tile that a row is compared in
 HOME = HIDDEN + "home"  # bool: whether a row is in its home cell, or a replica
-STATUS = HIDDEN + "status"  # int8: whether a pair's first row is kept, removed or undecided
 
 # Rows and pairs under mining.
 DECOY = HIDDEN + "decoy"  # bool: a source known to have no translation
