@@ -80,6 +80,10 @@ HOME = HIDDEN + "home"  # bool: whether a row is in its home cell, or a replica
 # Rows and pairs under mining.
 DECOY = HIDDEN + "decoy"  # bool: a source known to have no translation
 SIDE = HIDDEN + "side"  # int8: 0 for the source
+# null: marks the rows of an input, that is of a side, or of decoys, by the name of the column
+MARKS = tuple(HIDDEN + name for name in (*SIDES, "decoys"))
+REPRESENTATIVE = HIDDEN + "representative"  # the id of the row that represents a duplicate
+DUPLICATES = HIDDEN + "duplicates"  # list of ids: the rows that a row represents; null for none
 PLACE = HIDDEN + "place"  # int: the sentence's row among those of its documents
 QUERY = HIDDEN + "query"  # the id of the query that represents the pair's; smallest of equal texts
 DOCUMENT = HIDDEN + "document"

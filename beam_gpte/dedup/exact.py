@@ -141,22 +141,36 @@ class _Keys(KeyById):
 
     def make(self, rows: Block) -> Block:
         frame = frame_of([rows])
-        compared: tuple[Any, ...] = self._columns
-        if self._texts:
-            compared = (normalize(pl.col(compared[0])), *compared[1:])
-        hashes = [
-            hashlib.blake2b(repr(row).encode(), digest_size=16).hexdigest()
-            for row in frame.select(*compared).iter_rows()
-        ]
         result: dict[str, Any] = {
             self._id_column: id_array(rows, self._id_column),
-            TEXT_KEY: pa.array(hashes, pa.large_string()),
+            TEXT_KEY: key_hashes(frame, self._columns, self._texts),
         }
         for series in frame.select(self._order.value()):
             result[series.name] = series.to_arrow()
         if self._has_reference:
             result[REFERENCE] = pa.array([REFERENCE in rows.schema.names] * len(rows))
         return Block.from_pydict(result)
+
+
+def key_hashes(rows: pl.DataFrame, columns: tuple[str, ...], texts: bool) -> pa.Array:
+    """Hash what duplicates share.
+
+    Args:
+      rows: a frame of them.
+      columns: whose values are hashed.
+      texts: whether the first is of texts, which are normalized.
+
+    Returns:
+      large_string (n,).
+    """
+    compared: tuple[Any, ...] = columns
+    if texts:
+        compared = (normalize(pl.col(compared[0])), *compared[1:])
+    hashes = [
+        hashlib.blake2b(repr(row).encode(), digest_size=16).hexdigest()
+        for row in rows.select(*compared).iter_rows()
+    ]
+    return pa.array(hashes, pa.large_string())
 
 
 def _keep_first(

@@ -16,19 +16,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.core.columns import PLACE, SIDE, SIDES, VECTOR, Columns
+from beam_gpte.core.columns import MARKS, PLACE, SIDE, SIDES, VECTOR, Columns
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.align import align, skip_cost, span_vectors
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import reject_outputs, split_rejects
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
-from beam_gpte.mining.plan import BothSides, MiningPlan, PlanMining, SurveySides
+from beam_gpte.mining.plan import MiningPlan, SurveySides, make_plan
 from beam_gpte.mining.shards import stable_hash
-from beam_gpte.mining.sides import check_sides
+from beam_gpte.mining.sides import check_sides, marked
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
 from beam_gpte.shuffle.packing import split_rows
 
@@ -90,14 +91,17 @@ class AlignDocuments(beam.PTransform):
     def expand(self, inputs: Mapping[str, beam.PCollection]) -> beam.PCollection[Block]:
         """Return the beads."""
         check_sides(inputs, SIDES, STEP)
-        sides = BothSides(
+        sides = (
             inputs["source"] | "Prepare_source" >> _SideVectors(self, 0),
             inputs["target"] | "Prepare_target" >> _SideVectors(self, 1),
         )
-        plan = sides | "Survey" >> SurveySides() | "Plan" >> PlanMining(center=True)
+        both = sides | "BothSides" >> beam.Flatten()
+        surveys = both | "Survey" >> SurveySides()
+        plan = both.pipeline | "Plan" >> FromSideInputs(
+            MiningPlan, make_plan, True, "exact", surveys
+        )
         return (
-            sides
-            | "BothSides" >> beam.Flatten()
+            both
             | "ByDocument" >> beam.ParDo(_ByDocument(self.document)).with_output_types(Keyed)
             | "Documents" >> beam.GroupByKey()
             | "Align" >> beam.FlatMap(_align, self, AsSingleton(plan)).with_output_types(Block)
@@ -140,7 +144,8 @@ def _vectors(block: Block, names: tuple[str, ...], embedding_column: str, side: 
     array = vectors_to_arrow(unit_vectors(block, embedding_column))
     field = pa.field(VECTOR, array.type, metadata=block.schema.field(embedding_column).metadata)
     bare = Block(block.batch.select(list(dict.fromkeys(names)))).with_column(field, array)
-    return bare.with_column(pa.field(SIDE, pa.int8()), pa.array([side] * len(block), pa.int8()))
+    sided = bare.with_column(pa.field(SIDE, pa.int8()), pa.array([side] * len(block), pa.int8()))
+    return marked(sided, MARKS[side])
 
 
 class _ByDocument(CutByKey):
@@ -166,7 +171,8 @@ def _align(
     if plan.samples is None:
         return
     blocks, columns = list(element[1]), settings.columns
-    frame = frame_of([block.without_columns([VECTOR]) for block in blocks]).with_row_index(PLACE)
+    frame = frame_of([block.without_columns([VECTOR, *MARKS]) for block in blocks])
+    frame = frame.with_row_index(PLACE)
     vectors = np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks])
     skip = skip_cost(
         plan.samples[0], plan.samples[1], plan.means[0], plan.means[1], settings.skip_percentile

@@ -1,4 +1,13 @@
-"""Attach to pairs of ids the rows that they name: `PairsAndRows(...) | AttachRows(...)`."""
+"""Attach to pairs of ids the rows that they name: `PairsAndRows(...) | AttachRows(...)`.
+
+pairs, rows of sources --> by source --> by target <-- rows of targets
+                                             |
+                                             +--> pairs with the columns of both rows
+
+What meets by source, and by target: a pair and a row that it names. Pairs that are given meet no
+row anywhere else; those that mining finds meet theirs on the shuffles of its search, see
+`mining.search`.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -10,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_gpte.core.columns import (
-    DUPLICATE_OF,
-    FOUND_BY,
+    DUPLICATES,
     ID,
-    SCORE,
+    MARKS,
+    REPRESENTATIVE,
     SIDE_IDS,
     SIDES,
     SOURCE_ID,
@@ -23,140 +32,139 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of, frame_of
+from beam_gpte.mining.sides import of_side
+from beam_gpte.shuffle.group_by_id import (
+    CoGroup,
+    CoGroupById,
+    Named,
+    block_of,
+    frame_of,
+    key_by_id,
+)
 from beam_gpte.shuffle.unique_ids import id_array
 
 
-class PairsAndRows(NamedTuple):
-    """Hold blocks of `source_id` and `target_id`, and the rows of both sides that these name."""
+class RowsOfSide:
+    """Choose the rows of a side, with the columns that pairs get.
 
-    pairs: beam.PCollection[Block]
-    source: beam.PCollection[Block]
-    target: beam.PCollection[Block]
-
-
-class PairsAndDistinctRows(NamedTuple):
-    """Hold what `PairsAndRows` does, with the rows of equal texts apart.
-
-    Attributes:
-      pairs: blocks of `source_id` and `target_id`.
-      source: rows of distinct texts.
-      source_duplicates: the other rows, with the id that they are a `duplicate_of`.
-      target: as `source`.
-      target_duplicates: as `source_duplicates`.
-    """
-
-    pairs: beam.PCollection[Block]
-    source: beam.PCollection[Block]
-    source_duplicates: beam.PCollection[Block]
-    target: beam.PCollection[Block]
-    target_duplicates: beam.PCollection[Block]
-
-
-@dataclasses.dataclass(eq=False)
-class AttachRows(beam.PTransform):
-    """Add the columns of both rows, as `source_text`, `target_text` and so on.
-
-    A column that a pair has already is replaced. Where duplicates are given, the columns
-    `source_duplicates` and `target_duplicates` list the ids of rows with the same text. A worker
-    holds one of 16 partitions of the pairs, and the rows that these name.
-
-    Attributes:
+    Args:
+      side: 0 for sources, 1 for targets.
       columns: of both sides.
-      keep_vectors: whether vectors are attached too.
+      keep_vectors: whether vectors are among them.
+      duplicates: whether `DUPLICATES` are.
     """
 
-    columns: Columns
-    keep_vectors: bool = False
+    def __init__(
+        self, side: int, columns: Columns, keep_vectors: bool = False, duplicates: bool = True
+    ) -> None:
+        self._side = side
+        self._columns = columns
+        self._left_out = [*MARKS, REPRESENTATIVE]
+        if not keep_vectors:
+            self._left_out.append(columns.embedding)
+        if not duplicates:
+            self._left_out.append(DUPLICATES)
 
-    @named_collections
-    def expand(self, inputs: PairsAndRows | PairsAndDistinctRows) -> beam.PCollection[Block]:
-        """Return the pairs with the columns of their rows."""
-        pairs, left_out = inputs.pairs, None if self.keep_vectors else self.columns.embedding
-        for i, side in enumerate(SIDES):
-            rows, duplicates = getattr(inputs, side), getattr(inputs, f"{side}_duplicates", None)
-            bare = beam.Map(_without, left_out).with_output_types(Block)
-            parts = {"pairs": pairs, "rows": rows | f"Bare_{side}" >> bare}
-            ids = {"pairs": SIDE_IDS[i], "rows": self.columns.id}
-            if duplicates is not None:
-                parts["duplicates"], ids["duplicates"] = duplicates, DUPLICATE_OF
-            attach = beam.FlatMap(_attach, i, self.columns, duplicates is not None)
-            pairs = (
-                parts
-                | f"CoGroup_{side}" >> CoGroupById(ids)
-                | f"Attach_{side}" >> attach.with_output_types(Block)
-            )
-        return pairs
+    def of(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Yield the rows of those of the blocks that are of the side."""
+        return (block.without_columns(self._left_out) for block in of_side(blocks, self._side))
 
+    def __call__(self, block: Block) -> Iterator[Block]:
+        """Yield the rows of a block, if it is of the side."""
+        return self.of([block])
 
-def _without(block: Block, column: str | None) -> Block:
-    return block if column is None else block.without_columns([column])
+    def keyed(self) -> beam.ParDo:
+        """Key the rows by id, as the kind ``rows``."""
+        return key_by_id(self._columns.id, self, "rows")
 
 
-def _attach(
-    element: tuple[int, Iterable[Named]], i: int, columns: Columns, with_duplicates: bool
-) -> Iterator[Block]:
-    group = CoGroup(element)
-    pieces = list(group["pairs"])
-    if not pieces:
-        return
-    side_id = SIDE_IDS[i]
-    pairs = frame_of(pieces)
-    wanted = pa.array(pairs[side_id].unique().to_arrow())
-    named = [_named(block, wanted, i, columns) for block in group["rows"]]
-    rows = pl.concat([frame for frame in named if len(frame)], how="diagonal_relaxed")
-    replaced = [name for name in rows.columns if name in pairs.columns and name != side_id]
-    whole = pairs.drop(replaced).join(rows, on=side_id, how="left")
-    if with_duplicates:
-        name = f"{SIDES[i]}_duplicates"
-        lists = _duplicate_ids(group["duplicates"], pairs, side_id, columns.id, name)
-        whole = whole.join(lists, on=side_id, how="left").with_columns(pl.col(name).fill_null([]))
-    yield block_of(whole.sort(SOURCE_ID, TARGET_ID))
-
-
-def _duplicate_ids(
-    blocks: Iterable[Block], pairs: pl.DataFrame, side_id: str, id_column: str, name: str
+def attach_side(
+    pairs: pl.DataFrame, rows: Iterable[Block], side: int, columns: Columns, duplicates: bool = True
 ) -> pl.DataFrame:
-    """List, as `name`, the ids of the duplicates of each row."""
-    duplicates = [
-        frame_of([block]).select(pl.col(DUPLICATE_OF).alias(side_id), id_column) for block in blocks
-    ]
-    none = pairs.clear().select(side_id, pl.col(side_id).alias(id_column))
-    found = pl.concat(duplicates or [none], how="vertical_relaxed")
-    return found.group_by(side_id).agg(pl.col(id_column).sort().alias(name))
+    """Add the columns of a side's rows to pairs, as `source_text`, `target_text` and so on.
+
+    A column that a pair has already is replaced.
+
+    Args:
+      pairs: frame of `source_id` and `target_id`.
+      rows: that `RowsOfSide` chose; the rows that pairs name are among them.
+      side: 0 for sources, 1 for targets.
+      columns: of the side.
+      duplicates: add `source_duplicates` or `target_duplicates`, lists of ids.
+    """
+    side_id, listed = SIDE_IDS[side], f"{SIDES[side]}_duplicates"
+    if not len(pairs):
+        return pairs
+    wanted = pa.array(pairs[side_id].unique().to_arrow())
+    frames = [_named(block, wanted, side, columns) for block in rows]
+    found = pl.concat([frame for frame in frames if len(frame)], how="diagonal_relaxed")
+    if duplicates:
+        ids = pl.List(pairs.schema[side_id])
+        lists = pl.col(DUPLICATES) if DUPLICATES in found.columns else pl.lit(None)
+        found = found.with_columns(lists.cast(ids).fill_null([]).alias(listed)).select(
+            pl.exclude(DUPLICATES, listed), listed
+        )
+    replaced = [name for name in found.columns if name in pairs.columns and name != side_id]
+    return pairs.drop(replaced).join(found, on=side_id, how="left")
 
 
-def _named(block: Block, wanted: pa.Array, i: int, columns: Columns) -> pl.DataFrame:
+def _named(block: Block, wanted: pa.Array, side: int, columns: Columns) -> pl.DataFrame:
     """Select the wanted rows of a side, with its name before those of their columns."""
     ids = id_array(block, columns.id)
     kept = pc.is_in(ids, wanted.cast(ids.type))
     frame = frame_of([block.filter(kept).without_columns([columns.id])])
     names = {
-        name: f"{SIDES[i]}_{'text' if name == columns.text else name}" for name in frame.columns
+        name: f"{SIDES[side]}_{TEXT if name == columns.text else name}"
+        for name in frame.columns
+        if name != DUPLICATES
     }
-    return frame.rename(names).with_columns(pl.Series(SIDE_IDS[i], ids.filter(kept)))
+    return frame.rename(names).with_columns(pl.Series(SIDE_IDS[side], ids.filter(kept)))
 
 
-class AllRows(NamedTuple):
-    """Hold the rows of distinct texts of a side, and their duplicates."""
+class PairsAndRows(NamedTuple):
+    """Hold blocks of `source_id` and `target_id`, and marked rows of both sides."""
 
+    pairs: beam.PCollection[Block]
     rows: beam.PCollection[Block]
-    duplicates: beam.PCollection[Block]
 
 
 @dataclasses.dataclass(eq=False)
-class MergeRows(beam.PTransform):
-    """Merge the rows of a side and their duplicates into one collection."""
+class AttachRows(beam.PTransform):
+    """Add the columns of both rows, except vectors, to pairs.
+
+    A worker holds one of 16 partitions of the pairs, and the rows that these name.
+
+    Attributes:
+      columns: of both sides.
+    """
+
+    columns: Columns
 
     @named_collections
-    def expand(self, inputs: AllRows) -> beam.PCollection[Block]:
-        """Return all rows, without the decisions on duplicates."""
-        bare = beam.Map(_without_decision).with_output_types(Block)
-        return (inputs.rows, inputs.duplicates | "Bare" >> bare) | "All" >> beam.Flatten()
+    def expand(self, inputs: PairsAndRows) -> beam.PCollection[Block]:
+        """Return the pairs with the columns of their rows."""
+        pairs = inputs.pairs
+        for side, name in enumerate(SIDES):
+            rows = RowsOfSide(side, self.columns, duplicates=False)
+            attach = beam.FlatMap(_attach, side, self.columns).with_output_types(Block)
+            pairs = (
+                (
+                    pairs | f"Pairs_{name}" >> key_by_id(SIDE_IDS[side], name="pairs"),
+                    inputs.rows | f"Rows_{name}" >> rows.keyed(),
+                )
+                | f"PairsAndRows_{name}" >> beam.Flatten()
+                | f"Group_{name}" >> beam.GroupByKey()
+                | f"Attach_{name}" >> attach
+            )
+        return pairs
 
 
-def _without_decision(block: Block) -> Block:
-    return block.without_columns([DUPLICATE_OF, SCORE, FOUND_BY])
+def _attach(element: tuple[int, Iterable[Named]], side: int, columns: Columns) -> Iterator[Block]:
+    group = CoGroup(element)
+    pieces = list(group["pairs"])
+    if pieces:
+        whole = attach_side(frame_of(pieces), group["rows"], side, columns, duplicates=False)
+        yield block_of(whole.sort(SOURCE_ID, TARGET_ID))
 
 
 class RowsAndTexts(NamedTuple):

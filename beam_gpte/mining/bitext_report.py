@@ -13,7 +13,7 @@ from beam_gpte.core.columns import COSINE, MARGIN, SIDES, SOURCE_ID, TARGET_ID
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.elements.block import Block
-from beam_gpte.mining.pair_checks import SOURCE_TEXT, TARGET_TEXT
+from beam_gpte.mining.pair_checks import SOURCE_TEXT, TARGET_TEXT, LengthRatios
 from beam_gpte.mining.plan import MiningPlan, check_choice
 from beam_gpte.mining.threshold import FittedThreshold
 
@@ -117,7 +117,7 @@ def model_of(metadata: VectorMetadata | None) -> dict[str, Any]:
 
 
 def mining_report(
-    plan: MiningPlan, settings: dict[str, Any], fitted: FittedThreshold, lengths: dict[str, Any]
+    plan: MiningPlan, settings: dict[str, Any], fitted: FittedThreshold, ratios: LengthRatios
 ) -> dict[str, Any]:
     """Collect the figures of one mining.
 
@@ -125,7 +125,7 @@ def mining_report(
       plan: of the search.
       settings: of the transform.
       fitted: the threshold.
-      lengths: the figures of `FilterLengths`.
+      ratios: of lengths, of the pairs above the threshold.
     """
     smaller = min(plan.rows)
     share = fitted.chosen / smaller if smaller else 0.0
@@ -140,7 +140,7 @@ def mining_report(
         "share_chosen": round(share, 6),
         "threshold_used": fitted.threshold,
         "mixture": None if mixture is None else dataclasses.asdict(mixture),
-        **lengths,
+        **ratios.figures(),
         "warnings": list(_warnings(plan, settings["retrieval"], fitted.note, share)),
     }
 

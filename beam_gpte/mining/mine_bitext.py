@@ -1,31 +1,34 @@
 """Mine two corpora for translations: `{"source": german, "target": english} | MineBitext()`.
 
-source --> PrepareSide --> vectors --+--> SurveySides, PlanMining --> SearchBitext --> ChoosePairs
-target --> PrepareSide --> vectors --+                                                  |    |
-                                                                                        |    |
-                                             those above it <-- threshold <-- histogram-+    |
-                                                  ^                                          |
-                                                  +------------------------------------------+
-                                                  |
-rows, duplicates of both ---------------> AttachRows --> FilterLengths --> pairs
+source --+
+target --+--> PrepareSides --> rows, vectors --> SearchBitext --> ChoosePairs --> chosen
+decoys --+                           |           (SearchScopes)                      |
+                                     +--> SurveySides --> plan                       |
+                                                                                     |
+                      +-- threshold <-- histogram of margins <-----------------------+
+                      |                                                              |
+pairs <-- FilterLengths <-- those above it <-----------------------------------------+
+            |
+            +-- median <-- ratios of lengths
+
+rows, pairs --> LeaveUnpaired --> the same without scopes   (`mine_unmatched`)
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.core.columns import SCOPE, SIDES, Columns
+from beam_gpte.core.columns import SIDES, Columns
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.margin import Margin, Retrieval
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
+from beam_gpte.elements.rejects import RejectingTransform
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.attach_rows import AttachRows, PairsAndDistinctRows
 from beam_gpte.mining.bitext_report import (
     Bitext,
     BitextOutput,
@@ -36,21 +39,27 @@ from beam_gpte.mining.bitext_report import (
 )
 from beam_gpte.mining.pair_checks import FilterLengths
 from beam_gpte.mining.plan import (
-    BothSides,
+    CountSides,
     MiningPlan,
-    PlanMining,
     Search,
     SurveySides,
     check_choice,
     check_k,
+    make_plan,
 )
-from beam_gpte.mining.search import Comparison, SearchBitext, SearchInputs
+from beam_gpte.mining.search import (
+    Comparison,
+    PairRule,
+    SearchBitext,
+    SearchInputs,
+    SearchScopes,
+)
 from beam_gpte.mining.sides import (
-    PrepareSide,
-    Side,
-    SideAndPairs,
+    LeaveUnpaired,
+    PrepareSides,
+    RowsAndPairs,
+    SearchColumns,
     SideSettings,
-    WithoutPaired,
     check_sides,
 )
 from beam_gpte.mining.threshold import (
@@ -178,41 +187,28 @@ class MineBitext(RejectingTransform):
     def expand(self, inputs: Mapping[str, beam.PCollection]) -> Bitext:
         """Return the pairs, a report, and the rejects."""
         check_sides(inputs, SIDES, self.step, optional=("decoys",))
-        if (self.thresholding.target_precision is None) != ("decoys" not in inputs):
+        has_decoys = "decoys" in inputs
+        if (self.thresholding.target_precision is None) == has_decoys:
             raise InputError(
                 "target_precision and decoys go together: sentences without a translation "
                 "estimate precision"
             )
-        sides = self._prepare(inputs)
-        surveys = BothSides(sides.sources, sides.target.vectors) | "Survey" >> SurveySides()
+        settings = self._side_settings()
+        rows, _, rejects = inputs | "Prepare" >> PrepareSides(settings, (*SIDES, "decoys"))
+        select = SearchColumns(settings, self.scope is not None, has_decoys)
+        vectors = rows | "Vectors" >> beam.Map(select).with_output_types(Block)
+        surveys = vectors | "Survey" >> SurveySides()
         search: Search = "exact" if self.scope is not None else self.comparison.search
-        plan = surveys | "Plan" >> PlanMining(self.comparison.center, search)
-        to_mine = SidesToMine(sides.source, sides.target, sides.sources, plan)
-        mined = to_mine | "Mine" >> _MineSides(self, scoped=self.scope is not None)
+        plan = self._plan(rows.pipeline, "Plan", search, surveys)
+        inputs_of_search = SearchInputs(rows, vectors, plan)
+        mined = inputs_of_search | "Mine" >> _MinePairs(self, select)
         if self.mine_unmatched:
-            to_mine = self._unmatched(sides, surveys, mined.pairs)
-            unmatched = to_mine | "MineLeft" >> _MineSides(self, scoped=False)
-            mined, plan = merge_mined(mined, unmatched), to_mine.plan
+            inputs_of_search = self._unmatched(rows, mined.pairs, surveys, has_decoys)
+            unmatched = inputs_of_search | "MineLeft" >> _MinePairs(self, None)
+            mined, plan = merge_mined(mined, unmatched), inputs_of_search.plan
         describe = beam.Map(with_metadata, self.settings(), AsSingleton(plan))
         pairs = mined.pairs | "Describe" >> describe.with_output_types(Block)
-        return Bitext(pairs, mined.report, merge_rejects(sides.rejects))
-
-    def _prepare(self, inputs: Mapping[str, beam.PCollection]) -> "PreparedSides":
-        settings, has_decoys = self._side_settings(), "decoys" in inputs
-        prepare_source = PrepareSide(settings, "source", False if has_decoys else None)
-        source = inputs["source"] | "Prepare_source" >> prepare_source
-        target = inputs["target"] | "Prepare_target" >> PrepareSide(settings, "target")
-        if not has_decoys:
-            rejects = (source.rejects, target.rejects)
-            return PreparedSides(source, target, source.vectors, None, rejects)
-        decoys = inputs["decoys"] | "Prepare_decoys" >> PrepareSide(settings, "source", True)
-        return PreparedSides(
-            source,
-            target,
-            (source.vectors, decoys.vectors) | "WithDecoys" >> beam.Flatten(),
-            decoys.vectors,
-            (source.rejects, target.rejects, decoys.rejects),
-        )
+        return Bitext(pairs, mined.report, rejects)
 
     def _side_settings(self) -> SideSettings:
         return SideSettings(
@@ -224,85 +220,71 @@ class MineBitext(RejectingTransform):
             self._isolate,
         )
 
+    def _plan(
+        self, pipeline: beam.Pipeline, label: str, search: Search, *known: AsSingleton
+    ) -> beam.PCollection[MiningPlan]:
+        make = FromSideInputs(MiningPlan, make_plan, self.comparison.center, search, *known)
+        return pipeline | label >> make
+
     def _unmatched(
-        self, sides: "PreparedSides", surveys: BothSides, pairs: beam.PCollection[Block]
-    ) -> "SidesToMine":
-        """Leave the rows of both sides that are in no pair, without scopes."""
-        settings, decoys = self._side_settings(), None if sides.decoys is None else False
-        source = SideAndPairs(sides.source, pairs) | "Left_source" >> WithoutPaired(
-            settings, "source", decoys
-        )
-        target = SideAndPairs(sides.target, pairs) | "Left_target" >> WithoutPaired(
-            settings, "target"
-        )
-        sources = source.vectors
-        if sides.decoys is not None:
-            bare = sides.decoys | "NoScope" >> beam.Map(_without_scope).with_output_types(Block)
-            sources = (sources, bare) | "LeftWithDecoys" >> beam.Flatten()
-        plan = surveys | "PlanLeft" >> PlanMining(
-            self.comparison.center, self.comparison.search, BothSides(sources, target.vectors)
-        )
-        return SidesToMine(source, target, sources, plan)
-
-
-class PreparedSides(NamedTuple):
-    """Hold both sides, and the decoys among the sources.
-
-    Attributes:
-      source: the source side.
-      target: the target side.
-      sources: the vectors of the source side, and of decoys if there are any.
-      decoys: the vectors of decoys; None if there are none.
-      rejects: bad rows of each input.
-    """
-
-    source: Side
-    target: Side
-    sources: beam.PCollection[Block]
-    decoys: beam.PCollection[Block] | None
-    rejects: tuple[beam.PCollection[Block], ...]
-
-
-class SidesToMine(NamedTuple):
-    """Hold both sides, the vectors of sources and decoys, and one `MiningPlan`."""
-
-    source: Side
-    target: Side
-    sources: beam.PCollection[Block]
-    plan: beam.PCollection[MiningPlan]
+        self,
+        rows: beam.PCollection[Block],
+        pairs: beam.PCollection[Block],
+        surveys: AsSingleton,
+        has_decoys: bool,
+    ) -> SearchInputs:
+        """Leave the rows of both sides that are in no pair, to search them without scopes."""
+        settings = self._side_settings()
+        left = RowsAndPairs(rows, pairs) | "Left" >> LeaveUnpaired(settings)
+        select = SearchColumns(settings, scoped=False, has_decoys=has_decoys)
+        vectors = left | "LeftVectors" >> beam.Map(select).with_output_types(Block)
+        counts = vectors | "LeftRows" >> CountSides()
+        plan = self._plan(rows.pipeline, "PlanLeft", self.comparison.search, surveys, counts)
+        return SearchInputs(left, vectors, plan)
 
 
 @dataclasses.dataclass(eq=False)
-class _MineSides(beam.PTransform):
-    """Mine two sides that were prepared."""
+class _MinePairs(beam.PTransform):
+    """Mine two sides that were prepared.
+
+    Attributes:
+      settings: of the mining.
+      select: of rows what they are searched by, where they are searched within scopes.
+    """
 
     settings: MineBitext
-    scoped: bool
+    select: SearchColumns | None
 
     @named_collections
-    def expand(self, inputs: SidesToMine) -> Mined:
-        settings, (source, target, sources, plan) = self.settings, inputs
-        search = SearchBitext(settings.k, settings.margin, self.scoped)
-        candidates = SearchInputs(sources, target.vectors, plan) | "Search" >> search
-        chosen = candidates | "Choose" >> ChoosePairs(settings.retrieval)
+    def expand(self, inputs: SearchInputs) -> Mined:
+        settings, output, plan = self.settings, self.settings.output, inputs.plan
+        scope = None if self.select is None else settings.scope
+        only_pairs = output.emit == "pairs"
+        found = inputs | "Search" >> self._search(scope)
+        chosen = found | "Choose" >> ChoosePairs(settings.retrieval, chosen=only_pairs)
         fit = FitThreshold(settings.threshold, settings.thresholding)
         fitted = AsSingleton(ChosenPairs(chosen, plan) | "FitThreshold" >> fit)
-        output, only_pairs = settings.output, settings.output.emit == "pairs"
-        emitted = chosen if only_pairs else candidates
+        emitted = chosen if only_pairs else found
         above = emitted | "Cut" >> beam.FlatMap(cut, fitted, output.emit).with_output_types(Block)
-        described = (
-            PairsAndDistinctRows(
-                above, source.rows, source.duplicates, target.rows, target.duplicates
-            )
-            | "AttachRows" >> AttachRows(settings.columns, output.keep_vectors)
-            | "FilterLengths" >> FilterLengths(output.max_length_ratio if only_pairs else None)
+        described = above | "FilterLengths" >> FilterLengths(
+            output.max_length_ratio if only_pairs else None
         )
-        figures = {**settings.settings(), "scope": settings.scope if self.scoped else None}
+        figures = {**settings.settings(), "scope": scope}
         report = FromSideInputs(
-            dict, mining_report, AsSingleton(plan), figures, fitted, described.figures
+            dict, mining_report, AsSingleton(plan), figures, fitted, described.ratios
         )
         return Mined(described.pairs, plan.pipeline | "Report" >> report)
 
-
-def _without_scope(block: Block) -> Block:
-    return block.without_columns([SCOPE])
+    def _search(self, scope: str | None) -> beam.PTransform:
+        settings, output = self.settings, self.settings.output
+        rule = PairRule(
+            settings.k,
+            settings.margin,
+            settings.retrieval,
+            output.emit == "candidates",
+            settings.columns,
+            output.keep_vectors,
+        )
+        if scope is None or self.select is None:
+            return SearchBitext(rule)
+        return SearchScopes(rule, scope, self.select)

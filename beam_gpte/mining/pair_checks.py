@@ -1,6 +1,8 @@
 """Describe the texts of pairs, and drop pairs of odd lengths: `pairs | FilterLengths(2.0)`.
 
 pairs --> ratios of lengths --> median --> pairs with new columns, without those far from it
+
+What meets: the ratios of all pairs, counted. They are known once a threshold has chosen these.
 """
 
 import dataclasses
@@ -10,10 +12,16 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 import polars as pl
-from apache_beam.pvalue import AsSingleton, TaggedOutput
+from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import TEXT
-from beam_gpte.core.mining.posterior import Histogram, histogram, merge_histograms
+from beam_gpte.core.mining.posterior import (
+    BIN,
+    NO_SCORES,
+    Histogram,
+    histogram,
+    merge_histograms,
+)
 from beam_gpte.core.text.normalize import normalize
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
@@ -28,16 +36,89 @@ SOURCE_TEXT, TARGET_TEXT = f"source_{TEXT}", f"target_{TEXT}"
 NGRAM = 3
 
 
+@dataclasses.dataclass(frozen=True)
+class LengthRatios:
+    """Count pairs by their ratio of lengths, as far as the median and the limit need it.
+
+    The median is the middle of a bin of `logs`, b; so whether a pair lies beyond the limit is a
+    matter of whether a whole number, of the pair and the limit, is above or below b.
+
+    Attributes:
+      pairs: how many there are, those without texts included.
+      logs: of the binary logarithms of ratios.
+      first_above: by the smallest b that a pair does not exceed by more than the limit.
+      last_below: by the largest b that a pair does not fall short of by more than the limit.
+    """
+
+    pairs: int = 0
+    logs: Histogram = NO_SCORES
+    first_above: Histogram = NO_SCORES
+    last_below: Histogram = NO_SCORES
+
+    @property
+    def middle(self) -> int:
+        """The bin of the median."""
+        return int(self.logs.bins[np.searchsorted(np.cumsum(self.logs.counts), self._half())])
+
+    @property
+    def median(self) -> float:
+        """The median ratio; 1 if there is none."""
+        return float(2 ** ((self.middle + 0.5) * BIN)) if self.logs.total else 1.0
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures of the report."""
+        dropped = 0
+        if self.logs.total:
+            dropped += int(self.first_above.counts[self.first_above.bins > self.middle].sum())
+            dropped += int(self.last_below.counts[self.last_below.bins < self.middle].sum())
+        return {
+            "pairs": self.pairs - dropped,
+            "dropped_by_length": dropped,
+            "length_ratio_median": round(self.median, 6),
+        }
+
+    def _half(self) -> int:
+        return (self.logs.total + 1) // 2
+
+
+class _CountRatios(beam.CombineFn):
+    def __init__(self, limit: float | None) -> None:
+        self._limit = limit
+
+    def create_accumulator(self) -> LengthRatios:
+        return LengthRatios()
+
+    def add_input(self, accumulator: LengthRatios, block: Block) -> LengthRatios:
+        logs = _log_ratios(block)
+        part = LengthRatios(len(block), histogram(logs))
+        if self._limit is not None:
+            first, last = map(_counts, _limits(logs, self._limit))
+            part = dataclasses.replace(part, first_above=first, last_below=last)
+        return self.merge_accumulators([accumulator, part])
+
+    def merge_accumulators(self, accumulators: Iterable[LengthRatios]) -> LengthRatios:
+        parts = list(accumulators)
+        return LengthRatios(
+            sum(part.pairs for part in parts),
+            merge_histograms(part.logs for part in parts),
+            merge_histograms(part.first_above for part in parts),
+            merge_histograms(part.last_below for part in parts),
+        )
+
+    def extract_output(self, accumulator: LengthRatios) -> LengthRatios:
+        return accumulator
+
+
 class DescribedPairs(NamedTuple):
     """Hold the result of `FilterLengths`.
 
     Attributes:
       pairs: with `LENGTH_RATIO`, `SAME_NUMBERS` and `CHAR_OVERLAP`.
-      figures: a side input, one dict of counts.
+      ratios: a side input, the `LengthRatios` of all pairs.
     """
 
     pairs: beam.PCollection[Block]
-    figures: AsSingleton
+    ratios: AsSingleton
 
 
 @dataclasses.dataclass(eq=False)
@@ -55,20 +136,12 @@ class FilterLengths(beam.PTransform):
     @named_collections
     def expand(self, pairs: beam.PCollection[Block]) -> DescribedPairs:
         """Return the pairs that are left."""
-        logs = (
-            pairs
-            | "Ratios" >> beam.Map(_histogram)
-            | "AllRatios" >> beam.CombineGlobally(merge_histograms).without_defaults()
+        ratios = (
+            pairs | "Ratios" >> beam.CombineGlobally(_CountRatios(self.limit)).without_defaults()
         )
-        known = AsSingleton(logs, default_value=merge_histograms([]))
-        split = beam.FlatMap(_describe, known, self.limit).with_output_types(
-            Block, counts=tuple[int, int]
-        )
-        described = pairs | "DescribeTexts" >> split.with_outputs("counts", main="pairs")
-        counts = described.counts | "Counts" >> beam.CombineGlobally(_sums).without_defaults()
-        figures = counts | "Figures" >> beam.Map(_figures, known).with_output_types(dict)
-        none = _figures((0, 0), merge_histograms([]))
-        return DescribedPairs(described.pairs, AsSingleton(figures, default_value=none))
+        known = AsSingleton(ratios, default_value=LengthRatios())
+        describe = beam.FlatMap(_describe, known, self.limit).with_output_types(Block)
+        return DescribedPairs(pairs | "DescribeTexts" >> describe, known)
 
 
 def _log_ratios(block: Block) -> np.ndarray:
@@ -82,27 +155,27 @@ def _log_ratios(block: Block) -> np.ndarray:
     return np.log2(lengths[TARGET_TEXT].to_numpy() / lengths[SOURCE_TEXT].to_numpy())
 
 
-def _histogram(block: Block) -> Histogram:
-    return histogram(_log_ratios(block))
+def _limits(logs: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Give the first and last bin, int64 (n,), of medians that a pair is within the limit of."""
+    room = np.log2(limit)
+    first = np.ceil((logs - room) / BIN - 0.5).astype(np.int64)
+    last = np.floor((logs + room) / BIN - 0.5).astype(np.int64)
+    return first, last
 
 
-def _median(logs: Histogram) -> float:
-    if not logs.total:
-        return 1.0
-    return float(2 ** logs.middles[np.searchsorted(np.cumsum(logs.counts), (logs.total + 1) // 2)])
+def _counts(bins: np.ndarray) -> Histogram:
+    return Histogram(*np.unique(bins, return_counts=True))
 
 
-def _describe(block: Block, known: Histogram, limit: float | None) -> Iterator[Any]:
+def _describe(block: Block, known: LengthRatios, limit: float | None) -> Iterator[Block]:
     logs = _log_ratios(block)
     if not len(logs):
-        yield TaggedOutput("counts", (len(block), 0))
         yield block
         return
-    ratio = 2**logs / _median(known)
-    frame = frame_of([block]).with_columns(pl.Series(LENGTH_RATIO, ratio))
+    frame = frame_of([block]).with_columns(pl.Series(LENGTH_RATIO, 2**logs / known.median))
     if limit is not None:
-        frame = frame.filter((pl.col(LENGTH_RATIO) <= limit) & (pl.col(LENGTH_RATIO) >= 1 / limit))
-    yield TaggedOutput("counts", (len(frame), len(block) - len(frame)))
+        first, last = _limits(logs, limit)
+        frame = frame.filter((first <= known.middle) & (known.middle <= last))
     if len(frame):
         source, target = (
             pl.col(name).str.normalize("NFKC").str.extract_all(r"\d+")
@@ -127,16 +200,3 @@ def _ngrams(text: str) -> set[str]:
 
 def _dice(a: set[str], b: set[str]) -> float:
     return 2 * len(a & b) / (len(a) + len(b))
-
-
-def _sums(parts: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    whole = [(0, 0), *parts]
-    return sum(kept for kept, _ in whole), sum(dropped for _, dropped in whole)
-
-
-def _figures(counts: tuple[int, int], known: Histogram) -> dict[str, Any]:
-    return {
-        "pairs": counts[0],
-        "dropped_by_length": counts[1],
-        "length_ratio_median": round(_median(known), 6),
-    }

@@ -21,8 +21,8 @@ from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import REJECTS, split_rejects
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining import plan as mining_plan
-from beam_gpte.mining.plan import BothSides, MiningPlan, SideSurvey, SurveySide
-from beam_gpte.mining.shards import RouteSide, search_shards, stable_hash
+from beam_gpte.mining.plan import MiningPlan, Surveys, SurveySides
+from beam_gpte.mining.shards import RouteSides, search_shards, stable_hash
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, frame_of, key_by_id
 from beam_gpte.shuffle.packing import split_rows
 
@@ -33,20 +33,16 @@ class PlanSearch(beam.PTransform):
 
     step: str
 
-    @named_collections
-    def expand(self, sides: BothSides) -> beam.PCollection[MiningPlan]:
+    def expand(self, vectors: beam.PCollection[Block]) -> beam.PCollection[MiningPlan]:
         """Return the plan of queries (the sources) and documents (the targets), once."""
-        queries, documents = (
-            side
-            | f"Survey_{name}"
-            >> beam.CombineGlobally(SurveySide(f"{self.step} {name}")).as_singleton_view()
-            for name, side in zip(("queries", "documents"), sides, strict=True)
-        )
-        make = FromSideInputs(MiningPlan, _make_plan, queries, documents, self.step)
-        return sides.source.pipeline | "MakePlan" >> make
+        names = (f"{self.step} queries", f"{self.step} documents")
+        surveys = vectors | "Survey" >> SurveySides(names)
+        make = FromSideInputs(MiningPlan, _make_plan, surveys, self.step)
+        return vectors.pipeline | "MakePlan" >> make
 
 
-def _make_plan(queries: SideSurvey, documents: SideSurvey, step: str) -> MiningPlan:
+def _make_plan(surveys: Surveys, step: str) -> MiningPlan:
+    queries, documents = surveys
     dims = [len(side.total) for side in (queries, documents) if side.total is not None]
     if len(set(dims)) > 1:
         raise InputError(
@@ -76,14 +72,12 @@ class PairSearchInputs(NamedTuple):
     """Hold queries and documents to search, and the pairs to score.
 
     Attributes:
-      queries: blocks of `source_id` and `VECTOR`.
-      documents: blocks of `target_id` and `VECTOR`.
+      vectors: of queries, the sources, and of documents; see `SearchColumns`.
       pairs: blocks with `QUERY` and `DOCUMENT`, the ids of their rows.
       plan: one `MiningPlan`.
     """
 
-    queries: beam.PCollection[Block]
-    documents: beam.PCollection[Block]
+    vectors: beam.PCollection[Block]
     pairs: beam.PCollection[Block]
     plan: beam.PCollection[MiningPlan]
 
@@ -129,11 +123,7 @@ class SearchPairs(beam.PTransform):
             | "CountPairs" >> beam.Map(_max_pairs).with_output_types(int)
             | "MostPairs" >> beam.CombineGlobally(_largest).as_singleton_view()
         )
-        routed = [
-            side
-            | f"Route{i}" >> beam.ParDo(RouteSide(i, scoped=False), plan).with_output_types(Keyed)
-            for i, side in enumerate((inputs.queries, inputs.documents))
-        ]
+        routed = inputs.vectors | "Route" >> beam.ParDo(RouteSides(), plan).with_output_types(Keyed)
         route_pairs = beam.ParDo(_RoutePairs(), plan).with_output_types(Keyed)
         search = beam.FlatMap(
             _search, self.depth, max_pairs, self.id_columns, self.step, self.isolate
@@ -143,7 +133,7 @@ class SearchPairs(beam.PTransform):
             "pairs", REJECTS, main="near"
         )
         found = (
-            (*routed, inputs.pairs | "RoutePairs" >> route_pairs)
+            (routed, inputs.pairs | "RoutePairs" >> route_pairs)
             | "AllRows" >> beam.Flatten()
             | "Shards" >> beam.GroupByKey()
             | "SearchShards" >> search

@@ -19,12 +19,13 @@ from beam_gpte.core.columns import (
     BACKWARD_MEAN,
     BACKWARD_RANK,
     COSINE,
-    DUPLICATE_OF,
     FORWARD_MEAN,
     FORWARD_RANK,
     HIDDEN,
     MARGIN,
     REJECT_REASON,
+    REJECT_STEP,
+    REPRESENTATIVE,
     SIDE_IDS,
     SIDES,
     VECTOR,
@@ -39,7 +40,14 @@ from beam_gpte.elements.rejects import GoodAndRejects, reject_outputs, split_rej
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.plan import MiningPlan
 from beam_gpte.mining.search import k_nearest
-from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of, frame_of
+from beam_gpte.mining.sides import OfSide
+from beam_gpte.shuffle.group_by_id import (
+    CoGroup,
+    Named,
+    block_of,
+    frame_of,
+    key_by_id,
+)
 from beam_gpte.shuffle.unique_ids import id_array
 
 KEPT = tuple(f"{HIDDEN}kept_{side}" for side in SIDES)  # ids of the rows that represent the pair's
@@ -48,7 +56,7 @@ RANKS, MEANS = (FORWARD_RANK, BACKWARD_RANK), (FORWARD_MEAN, BACKWARD_MEAN)
 
 
 class PairsAndOthers(NamedTuple):
-    """Hold pairs, and the rows of a side that are not compared: duplicates and rejects."""
+    """Hold pairs, and the rows of both sides that are not compared: duplicates and rejects."""
 
     pairs: beam.PCollection[Block]
     duplicates: beam.PCollection[Block]
@@ -62,27 +70,45 @@ class NameKept(beam.PTransform):
     Adds `KEPT`, the id of that row, and `WHY`, the reason if the pair's row was rejected.
 
     Attributes:
+      step: the transform that the user wrote.
       side: 0 for sources, 1 for targets.
       id_column: of the side.
     """
 
+    step: str
     side: int
     id_column: str
 
     @named_collections
     def expand(self, inputs: PairsAndOthers) -> beam.PCollection[Block]:
         """Return the pairs with two more columns."""
-        columns = {
-            "pairs": SIDE_IDS[self.side],
-            "duplicates": self.id_column,
-            "refused": self.id_column,
-        }
+        others = _OthersOfSide(f"{self.step} {SIDES[self.side]}", self.side)
+        keyed = (
+            inputs.pairs | "Pairs" >> key_by_id(SIDE_IDS[self.side], name="pairs"),
+            inputs.duplicates | "Duplicates" >> key_by_id(self.id_column, others, "duplicates"),
+            inputs.rejects | "Rejects" >> key_by_id(self.id_column, others, "refused"),
+        )
         name = beam.FlatMap(_with_kept, self.side, self.id_column).with_output_types(Block)
         return (
-            {"pairs": inputs.pairs, "duplicates": inputs.duplicates, "refused": inputs.rejects}
-            | "CoGroup" >> CoGroupById(columns)
+            keyed
+            | "PairsAndOthers" >> beam.Flatten()
+            | "ById" >> beam.GroupByKey()
             | "Name" >> name
         )
+
+
+class _OthersOfSide:
+    """Yield the duplicates or rejects that are of a side."""
+
+    def __init__(self, step: str, side: int) -> None:
+        self._step = step
+        self._side = side
+
+    def __call__(self, block: Block) -> Iterator[Block]:
+        if REPRESENTATIVE in block.schema.names:
+            yield from OfSide(self._side)(block)
+        else:
+            yield block.filter(pc.equal(block.column(REJECT_STEP), self._step))
 
 
 def _with_kept(element: tuple[int, Iterable[Named]], side: int, id_column: str) -> Iterator[Block]:
@@ -93,7 +119,7 @@ def _with_kept(element: tuple[int, Iterable[Named]], side: int, id_column: str) 
         kept, reasons = ids, pa.nulls(len(block), pa.string())
         for part in duplicates:
             at = pc.index_in(ids, _like(id_array(part, id_column), ids, side))
-            kept = pc.coalesce(_like(id_array(part, DUPLICATE_OF), ids, side).take(at), kept)
+            kept = pc.coalesce(_like(part.column(REPRESENTATIVE), ids, side).take(at), kept)
         for part in refused:
             at = pc.index_in(ids, _like(id_array(part, id_column), ids, side))
             reasons = pc.coalesce(reasons, part.column(REJECT_REASON).take(at))
@@ -119,7 +145,7 @@ class PairsAndSide(NamedTuple):
     Attributes:
       pairs: blocks of pairs.
       neighbors: of the side's rows, from `FindNeighbors`.
-      vectors: of the side's rows.
+      vectors: of both sides.
       plan: one `MiningPlan`.
     """
 
@@ -152,16 +178,13 @@ class JoinSide(beam.PTransform):
     @named_collections
     def expand(self, inputs: PairsAndSide) -> GoodAndRejects:
         """Return the joined pairs, and those of unknown rows."""
-        columns = {
-            "pairs": KEPT[self.side],
-            "nearest": SIDE_IDS[self.side],
-            "vectors": SIDE_IDS[self.side],
-        }
-        grouped = {
-            "pairs": inputs.pairs,
-            "nearest": inputs.neighbors,
-            "vectors": inputs.vectors,
-        } | "CoGroup" >> CoGroupById(columns)
+        side_id = SIDE_IDS[self.side]
+        keyed = (
+            inputs.pairs | "Pairs" >> key_by_id(KEPT[self.side], name="pairs"),
+            inputs.neighbors | "Nearest" >> key_by_id(side_id, name="nearest"),
+            inputs.vectors | "Vectors" >> key_by_id(side_id, OfSide(self.side), "vectors"),
+        )
+        grouped = keyed | "PairsAndSide" >> beam.Flatten() | "ById" >> beam.GroupByKey()
         join = beam.FlatMap(_join, self, AsSingleton(inputs.plan))
         good, rejects = grouped | "Join" >> reject_outputs(join)
         return GoodAndRejects(good, rejects)

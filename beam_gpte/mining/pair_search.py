@@ -23,13 +23,12 @@ from apache_beam.pvalue import TaggedOutput
 from beam_gpte.core.columns import (
     COSINE,
     DOCUMENT,
-    DUPLICATE_OF,
     ID,
     PAIR,
     PAIR_SCORE,
     QUERY,
+    REPRESENTATIVE,
     SCORE,
-    SIDES,
     SOURCE_ID,
     TARGET_ID,
     TEXT,
@@ -48,13 +47,19 @@ from beam_gpte.elements.rejects import (
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.pair_neighbors import PairSearchInputs, PlanSearch, SearchPairs
-from beam_gpte.mining.plan import BothSides
-from beam_gpte.mining.sides import PrepareSide, Side, SideSettings, check_sides
-from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, frame_of
+from beam_gpte.mining.sides import (
+    OfSide,
+    PrepareSides,
+    SearchColumns,
+    SideSettings,
+    check_sides,
+)
+from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, frame_of, key_by_id
 from beam_gpte.shuffle.unique_ids import id_array
 
 QUERY_ID = "query_id"
 DOCUMENT_ID = "document_id"
+_SIDES = ("queries", "documents")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,49 +142,45 @@ class SearchesPairs(RejectingTransform):
           depth: how many neighbors.
         """
         check_sides(inputs, ("queries", "documents", third), self.step)
-        queries = self._prepare(inputs, "queries", SIDES[0], self.pairs.query_model or self.model)
-        documents = self._prepare(inputs, "documents", SIDES[1], self.model)
-        vectors = BothSides(queries.vectors, documents.vectors)
+        settings = SideSettings(
+            self.step,
+            self.columns,
+            None,
+            self.pairs.deduplicate,
+            self.model,
+            self._isolate,
+            self.pairs.query_model,
+        )
+        sides = {name: inputs[name] for name in _SIDES} | "Prepare" >> PrepareSides(
+            settings, _SIDES
+        )
+        select = SearchColumns(settings, scoped=False)
+        vectors = sides.rows | "Vectors" >> beam.Map(select).with_output_types(Block)
         plan = vectors | "Survey" >> PlanSearch(self.step)
         id_columns, step = (self.pairs.query_id, self.pairs.document_id), f"{self.step} {third}"
         check = beam.FlatMap(_check_pairs, id_columns, step, self._isolate)
         pairs, bad_pairs = as_blocks(inputs[third]) | "CheckPairs" >> reject_outputs(check)
         if self.pairs.deduplicate:
-            pairs = self._represent(pairs, queries, "RepresentQuery", QUERY)
-            pairs = self._represent(pairs, documents, "RepresentDocument", DOCUMENT)
-        searched = PairSearchInputs(*vectors, pairs, plan) | "Search" >> SearchPairs(
+            for side, column in enumerate((QUERY, DOCUMENT)):
+                represent = _Represent(side, column, self.columns.id)
+                both = PairsAndDuplicates(pairs, sides.duplicates)
+                pairs = both | f"Represent_{_SIDES[side]}" >> represent
+        found = PairSearchInputs(vectors, pairs, plan) | "Search" >> SearchPairs(
             depth, id_columns, step, self._isolate
         )
-        groups = {"near": searched.near, "pairs": searched.pairs} | "ByQuery" >> CoGroupById(
+        groups = {"near": found.near, "pairs": found.pairs} | "ByQuery" >> CoGroupById(
             {"near": SOURCE_ID, "pairs": QUERY}
         )
-        query_texts = self._texts(queries, "queries")
-        document_texts = self._texts(documents, "documents")
-        rejects = [queries.rejects, documents.rejects, bad_pairs, searched.rejects]
-        return PairSearch(groups, query_texts, document_texts, merge_rejects(rejects))
+        all_rows = (sides.rows, sides.duplicates) | "AllRows" >> beam.Flatten()
+        texts = [
+            all_rows | f"Texts_{name}" >> beam.FlatMap(self._texts(side)).with_output_types(Block)
+            for side, name in enumerate(_SIDES)
+        ]
+        rejects = merge_rejects([sides.rejects, bad_pairs, found.rejects])
+        return PairSearch(groups, texts[0], texts[1], rejects)
 
-    def _prepare(
-        self, inputs: Mapping[str, beam.PCollection], name: str, side: str, model: Any
-    ) -> Side:
-        settings = SideSettings(
-            self.step, self.columns, None, self.pairs.deduplicate, model, self._isolate
-        )
-        return inputs[name] | f"Prepare_{name}" >> PrepareSide(settings, side, input_name=name)
-
-    def _represent(
-        self, pairs: beam.PCollection[Block], side: Side, label: str, column: str
-    ) -> beam.PCollection[Block]:
-        return PairsAndDuplicates(pairs, side.duplicates) | label >> _Represent(
-            column, self.columns.id
-        )
-
-    def _texts(self, side: Side, name: str) -> beam.PCollection[Block]:
-        select = beam.Map(_id_and_text, self.columns.id, self.columns.text, self.step)
-        return (
-            (side.rows, side.duplicates)
-            | f"All_{name}" >> beam.Flatten()
-            | f"Text_{name}" >> select.with_output_types(Block)
-        )
+    def _texts(self, side: int) -> "_Texts":
+        return _Texts(side, self.columns.id, self.columns.text, f"{self.step} {_SIDES[side]}")
 
 
 def pair_frames(blocks: Iterable[Block]) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -224,15 +225,24 @@ def _check_pairs(
         yield part
 
 
-def _id_and_text(block: Block, id_column: str, text_column: str, step: str) -> Block:
-    check_columns(block, (text_column,), step)
-    return Block.from_pydict(
-        {ID: id_array(block, id_column), TEXT: block.column(text_column).cast(pa.large_string())}
-    )
+class _Texts:
+    """Yield ids and texts of the rows of a side."""
+
+    def __init__(self, side: int, id_column: str, text_column: str, step: str) -> None:
+        self._of_side = OfSide(side)
+        self._id_column = id_column
+        self._text_column = text_column
+        self._step = step
+
+    def __call__(self, block: Block) -> Iterator[Block]:
+        for part in self._of_side(block):
+            check_columns(part, (self._text_column,), self._step)
+            texts = part.column(self._text_column).cast(pa.large_string())
+            yield Block.from_pydict({ID: id_array(part, self._id_column), TEXT: texts})
 
 
 class PairsAndDuplicates(NamedTuple):
-    """Hold pairs, and the rows of a side that another row of the same text represents."""
+    """Hold pairs, and the rows of both sides that another row of the same text represents."""
 
     pairs: beam.PCollection[Block]
     duplicates: beam.PCollection[Block]
@@ -242,15 +252,22 @@ class PairsAndDuplicates(NamedTuple):
 class _Represent(beam.PTransform):
     """Replace ids of duplicates in a column of pairs by those of rows that represent them."""
 
+    side: int
     column: str
     id_column: str
 
     @named_collections
     def expand(self, inputs: PairsAndDuplicates) -> beam.PCollection[Block]:
         represent = beam.FlatMap(_represent, self.column, self.id_column).with_output_types(Block)
+        of_side = OfSide(self.side)
+        keyed = (
+            inputs.pairs | "Pairs" >> key_by_id(self.column, name="pairs"),
+            inputs.duplicates | "Duplicates" >> key_by_id(self.id_column, of_side, "duplicates"),
+        )
         return (
-            {"pairs": inputs.pairs, "duplicates": inputs.duplicates}
-            | "CoGroup" >> CoGroupById({"pairs": self.column, "duplicates": self.id_column})
+            keyed
+            | "PairsAndDuplicates" >> beam.Flatten()
+            | "ById" >> beam.GroupByKey()
             | "Represent" >> represent
         )
 
@@ -264,7 +281,7 @@ def _represent(
         yield from group["pairs"]
         return
     duplicates = pa.chunked_array([id_array(block, id_column) for block in parts]).combine_chunks()
-    kept = pa.chunked_array([id_array(block, DUPLICATE_OF) for block in parts]).combine_chunks()
+    kept = pa.chunked_array([block.column(REPRESENTATIVE) for block in parts]).combine_chunks()
     for block in group["pairs"]:
         ids = block.column(column)
         if ids.type == duplicates.type:  # another type is reported where no row is found

@@ -1,14 +1,16 @@
-"""Survey two sides and plan their search: `BothSides(...) | SurveySides() | PlanMining(...)`.
+"""Survey two sides and plan their search: `vectors | SurveySides()`, `make_plan(...)`.
 
-sources --> SurveySide --+
-                         +--> MakePlan (one model, two sides; exact or in cells) --> MiningPlan
-targets --> SurveySide --+
+vectors of both sides --> SurveySides --> surveys --> make_plan --> MiningPlan
+                                                      (one model, two sides; exact or in cells)
+
+What meets: the sum, the number and a sample of all vectors, some MB. The search is planned by them,
+so they cannot ride on a shuffle of it.
 """
 
 import dataclasses
 import logging
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import apache_beam as beam
 import numpy as np
@@ -20,8 +22,7 @@ from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_m
 from beam_gpte.core.mining.cells import MiningCells, exact_pays, fit_cells
 from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.elements.wiring import named_collections
+from beam_gpte.mining.sides import side_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -44,13 +45,6 @@ def check_k(k: int) -> None:
     """Refuse a number of neighbors below 1."""
     if k < 1:
         raise InputError(f"k is {k}; use 1 or more")
-
-
-class BothSides(NamedTuple):
-    """Hold one collection of each side."""
-
-    source: beam.PCollection
-    target: beam.PCollection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,61 +75,45 @@ class SideSurvey:
         return (self.total / (FIXED_POINT * self.rows)).astype(np.float32)
 
 
-class SurveySide(beam.CombineFn):
-    """Survey blocks with `VECTOR`; the result does not depend on their order."""
+Surveys = tuple[SideSurvey, SideSurvey]  # of the sources and of the targets
 
-    def __init__(self, side: str) -> None:
-        self._side = side
 
-    def create_accumulator(self) -> SideSurvey:
-        """Return the survey of no rows."""
+def _survey(block: Block) -> SideSurvey:
+    """Survey one block of a side."""
+    vectors = vector_matrix(block.column(VECTOR))
+    hashes = _vector_hashes(vectors)
+    return SideSurvey(
+        len(block),
+        np.rint(vectors.astype(np.float64) * FIXED_POINT).astype(np.int64).sum(axis=0),
+        int(hashes.sum(dtype=np.uint64)),
+        vector_metadata(block.schema.field(VECTOR)),
+        block.column(DECOY).true_count if DECOY in block.schema.names else 0,
+        ((hashes, vectors),),
+    )
+
+
+def _merge_surveys(side: str, surveys: Iterable[SideSurvey]) -> SideSurvey:
+    """Merge surveys of a side, whose vectors must be of one kind."""
+    parts = [part for part in surveys if part.total is not None]
+    if not parts:
         return SideSurvey()
-
-    def add_input(self, accumulator: SideSurvey, block: Block) -> SideSurvey:
-        """Survey one more block."""
-        vectors = vector_matrix(block.column(VECTOR))
-        total = np.rint(vectors.astype(np.float64) * FIXED_POINT).astype(np.int64).sum(axis=0)
-        hashes = _vector_hashes(vectors)
-        checksum = int(hashes.sum(dtype=np.uint64))
-        first = accumulator.sample[0][0] if accumulator.sample else hashes[:0]
-        small = hashes <= first.max() if len(first) >= SAMPLE else np.ones(len(hashes), bool)
-        sample = ((hashes[small], vectors[small]),) if small.any() else ()
-        metadata = vector_metadata(block.schema.field(VECTOR))
-        decoys = block.column(DECOY).true_count if DECOY in block.schema.names else 0
-        part = SideSurvey(len(block), total, checksum, metadata, decoys, sample)
-        return self.merge_accumulators([accumulator, part])
-
-    def merge_accumulators(self, accumulators: Iterable[SideSurvey]) -> SideSurvey:
-        """Merge surveys, whose vectors must be of one kind."""
-        parts = [part for part in accumulators if part.total is not None]
-        if not parts:
-            return self.create_accumulator()
-        dims = sorted({len(part.total) for part in parts if part.total is not None})
-        if len(dims) > 1:
-            raise InputError(
-                f"{self._side}: vectors of {dims[0]} and {dims[1]} dimensions; "
-                "embed all with the same model"
-            )
-        known = [part.metadata for part in parts if part.metadata is not None]
-        for metadata in known[1:]:
-            check_same_vectors(known[0], metadata, self._side)
-        sample = tuple(piece for part in parts for piece in part.sample)
-        return SideSurvey(
-            sum(part.rows for part in parts),
-            np.sum([part.total for part in parts if part.total is not None], axis=0),
-            sum(part.checksum for part in parts) % (1 << 64),
-            known[0] if known else None,
-            sum(part.decoys for part in parts),
-            _trim(sample) if sum(len(hashes) for hashes, _ in sample) > 2 * SAMPLE else sample,
+    dims = sorted({len(part.total) for part in parts if part.total is not None})
+    if len(dims) > 1:
+        raise InputError(
+            f"{side}: vectors of {dims[0]} and {dims[1]} dimensions; embed all with the same model"
         )
-
-    def compact(self, accumulator: SideSurvey) -> SideSurvey:
-        """Trim the sample to its final size."""
-        return dataclasses.replace(accumulator, sample=_trim(accumulator.sample))
-
-    def extract_output(self, accumulator: SideSurvey) -> SideSurvey:
-        """Return the complete survey."""
-        return self.compact(accumulator)
+    known = [part.metadata for part in parts if part.metadata is not None]
+    for metadata in known[1:]:
+        check_same_vectors(known[0], metadata, side)
+    sample = tuple(piece for part in parts for piece in part.sample)
+    return SideSurvey(
+        sum(part.rows for part in parts),
+        np.sum([part.total for part in parts if part.total is not None], axis=0),
+        sum(part.checksum for part in parts) % (1 << 64),
+        known[0] if known else None,
+        sum(part.decoys for part in parts),
+        _trim(sample) if sum(len(hashes) for hashes, _ in sample) > 2 * SAMPLE else sample,
+    )
 
 
 def _vector_hashes(vectors: np.ndarray) -> np.ndarray:
@@ -193,64 +171,101 @@ class MiningPlan:
         return {"search": "cells", "cells": len(self.cells.centroids), "probes": self.cells.probes}
 
 
+class _SurveyBoth(beam.CombineFn):
+    """Survey blocks with `VECTOR` of both sides; the result does not depend on their order."""
+
+    def __init__(self, names: tuple[str, str]) -> None:
+        self._names = names
+
+    def create_accumulator(self) -> Surveys:
+        return SideSurvey(), SideSurvey()
+
+    def add_input(self, accumulator: Surveys, block: Block) -> Surveys:
+        side = side_of(block)
+        sample = accumulator[side].sample
+        first = sample[0][0] if sample else np.zeros(0, np.uint64)
+        part = _survey(block)
+        ((hashes, vectors),) = part.sample
+        if len(first) >= SAMPLE:
+            small = hashes <= first.max()
+            sample = ((hashes[small], vectors[small]),) if small.any() else ()
+            part = dataclasses.replace(part, sample=sample)
+        parts = [[survey] for survey in accumulator]
+        parts[side].append(part)
+        return self._merge(parts)
+
+    def merge_accumulators(self, accumulators: Iterable[Surveys]) -> Surveys:
+        return self._merge(zip(self.create_accumulator(), *accumulators, strict=True))
+
+    def compact(self, accumulator: Surveys) -> Surveys:
+        source, target = (
+            dataclasses.replace(survey, sample=_trim(survey.sample)) for survey in accumulator
+        )
+        return source, target
+
+    def extract_output(self, accumulator: Surveys) -> Surveys:
+        return self.compact(accumulator)
+
+    def _merge(self, sides: Iterable[Iterable[SideSurvey]]) -> Surveys:
+        source, target = map(_merge_surveys, self._names, sides)
+        return source, target
+
+
 @dataclasses.dataclass(eq=False)
 class SurveySides(beam.PTransform):
-    """Survey the blocks with `VECTOR` of each side; an empty side has no survey."""
+    """Survey the blocks with `VECTOR` of both sides; a side input of two `SideSurvey`.
 
-    @named_collections
-    def expand(self, sides: BothSides) -> BothSides:
-        """Return collections of one `SideSurvey`, or of none."""
-        surveys = [
-            rows | f"Survey_{name}" >> beam.CombineGlobally(SurveySide(name)).without_defaults()
-            for name, rows in zip(SIDES, sides, strict=True)
-        ]
-        return BothSides(*surveys)
+    Attributes:
+      names: of the sides, for messages.
+    """
+
+    names: tuple[str, str] = SIDES
+
+    def expand(self, vectors: beam.PCollection[Block]) -> AsSingleton:
+        """Combine all blocks."""
+        surveys = vectors | beam.CombineGlobally(_SurveyBoth(self.names)).without_defaults()
+        return AsSingleton(surveys, default_value=(SideSurvey(), SideSurvey()))
 
 
 @dataclasses.dataclass(eq=False)
-class PlanMining(beam.PTransform):
-    """Make one `MiningPlan` of the surveys of two sides.
+class CountSides(beam.PTransform):
+    """Count the rows of both sides; a side input of two numbers."""
 
-    Raises, while the job runs:
-      InputError: the sides differ in model or dimension, or have the same vectors.
+    def expand(self, vectors: beam.PCollection[Block]) -> AsSingleton:
+        """Combine all blocks."""
+        counts = (
+            vectors
+            | "Rows" >> beam.Map(_rows).with_output_types(tuple[int, int])
+            | "Sum" >> beam.CombineGlobally(_sums).without_defaults()
+        )
+        return AsSingleton(counts, default_value=(0, 0))
 
-    Attributes:
+
+def _rows(block: Block) -> tuple[int, int]:
+    return (0, len(block)) if side_of(block) else (len(block), 0)
+
+
+def _sums(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    sources, targets = zip((0, 0), *counts, strict=True)
+    return sum(sources), sum(targets)
+
+
+def make_plan(
+    center: bool, search: Search, surveys: Surveys, searched: tuple[int, int] | None = None
+) -> MiningPlan:
+    """Make the plan of a search.
+
+    Args:
       center: subtract each side's mean.
       search: ``exact``, ``cells``, or ``auto``: exact as long as it pays, by `core.mining.cells`.
-      searched: the blocks that are searched, where these are only some of the surveyed ones.
+      surveys: of both sides.
+      searched: how many rows of each side are searched; None for all that were surveyed.
+
+    Raises:
+      InputError: the sides differ in model or dimension, or have the same vectors.
     """
-
-    center: bool
-    search: Search = "exact"
-    searched: BothSides | None = None
-
-    @named_collections
-    def expand(self, surveys: BothSides) -> beam.PCollection[MiningPlan]:
-        """Return the plan, once."""
-        counts = [
-            blocks
-            | f"Rows_{i}" >> beam.Map(len)
-            | f"Sum_{i}" >> beam.CombineGlobally(sum).without_defaults()
-            for i, blocks in enumerate(self.searched or ())
-        ]
-        known = [AsSingleton(survey, default_value=SideSurvey()) for survey in surveys]
-        rows = [AsSingleton(count, default_value=0) for count in counts]
-        make = FromSideInputs(MiningPlan, _make_plan, self.center, self.search, *known, *rows)
-        return surveys.source.pipeline | "MakePlan" >> make
-
-
-def _make_plan(
-    center: bool,
-    search: Search,
-    source: SideSurvey,
-    target: SideSurvey,
-    sources: int | None = None,
-    targets: int | None = None,
-) -> MiningPlan:
-    searched = (
-        source.rows if sources is None else sources,
-        target.rows if targets is None else targets,
-    )
+    source, target = surveys
+    searched = (source.rows, target.rows) if searched is None else searched
     rows = searched[0] - source.decoys, searched[1]
     if source.total is None or target.total is None:
         return MiningPlan(rows, np.zeros((2, 1), np.float32), (1, 1), None, source.decoys)

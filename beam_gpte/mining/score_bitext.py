@@ -34,9 +34,15 @@ from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.attach_rows import AllRows, AttachRows, MergeRows, PairsAndRows
+from beam_gpte.mining.attach_rows import AttachRows, PairsAndRows
 from beam_gpte.mining.bitext_report import Bitext, model_of, with_metadata
-from beam_gpte.mining.pair_checks import CHAR_OVERLAP, LENGTH_RATIO, SAME_NUMBERS, FilterLengths
+from beam_gpte.mining.pair_checks import (
+    CHAR_OVERLAP,
+    LENGTH_RATIO,
+    SAME_NUMBERS,
+    FilterLengths,
+    LengthRatios,
+)
 from beam_gpte.mining.pair_scores import (
     MEANS,
     RANKS,
@@ -46,15 +52,20 @@ from beam_gpte.mining.pair_scores import (
     PairsAndSide,
 )
 from beam_gpte.mining.plan import (
-    BothSides,
     MiningPlan,
-    PlanMining,
     SurveySides,
     check_choice,
     check_k,
+    make_plan,
 )
-from beam_gpte.mining.search import Comparison, FindNeighbors, SearchInputs
-from beam_gpte.mining.sides import PrepareSide, Side, SideSettings, check_sides
+from beam_gpte.mining.search import Comparison, FindNeighbors, VectorsAndPlan
+from beam_gpte.mining.sides import (
+    PrepareSides,
+    SearchColumns,
+    Sides,
+    SideSettings,
+    check_sides,
+)
 from beam_gpte.mining.threshold import (
     POSTERIOR,
     ChosenPairs,
@@ -117,35 +128,35 @@ class ScoreBitext(RejectingTransform):
     def expand(self, inputs: beam.PCollection | Mapping[str, beam.PCollection]) -> Bitext:
         """Return the scored pairs, a report, and the rejects."""
         given = self._given(inputs)
-        source = given.source | "Prepare_source" >> self._prepare("source")
-        target = given.target | "Prepare_target" >> self._prepare("target")
-        center, search = self.comparison.center, self.comparison.search
-        plan = (
-            BothSides(source.vectors, target.vectors)
-            | "Survey" >> SurveySides()
-            | "Plan" >> PlanMining(center, search)
+        prepare = PrepareSides(self._side_settings(), SIDES)
+        sides = {"source": given.source, "target": given.target} | "Prepare" >> prepare
+        select = SearchColumns(self._side_settings(), scoped=False)
+        vectors = sides.rows | "Vectors" >> beam.Map(select).with_output_types(Block)
+        surveys = vectors | "Survey" >> SurveySides()
+        make = FromSideInputs(
+            MiningPlan, make_plan, self.comparison.center, self.comparison.search, surveys
         )
-        scored = self._score(given.pairs, source, target, plan)
+        plan = vectors.pipeline | "Plan" >> make
+        scored = self._score(given.pairs, sides, VectorsAndPlan(vectors, plan))
         fit = FitThreshold(-math.inf, Thresholding(min_posterior=0.5))
         fitted = AsSingleton(ChosenPairs(scored.good, plan) | "FitMixture" >> fit)
         posterior = beam.Map(_with_posterior, fitted).with_output_types(Block)
         described = (
             PairsAndRows(
                 scored.good | "Posterior" >> posterior,
-                AllRows(source.rows, source.duplicates) | "AllRows0" >> MergeRows(),
-                AllRows(target.rows, target.duplicates) | "AllRows1" >> MergeRows(),
+                (sides.rows, sides.duplicates) | "AllRows" >> beam.Flatten(),
             )
             | "AttachRows" >> AttachRows(self.columns)
             | "DescribeTexts" >> FilterLengths(None)
         )
         settings, known = self.settings(), AsSingleton(plan)
         describe = beam.Map(with_metadata, settings, known).with_output_types(Block)
-        report = FromSideInputs(dict, _report, known, settings, fitted, described.figures)
-        bad_rows = [source.rejects, target.rejects] if given.rejects is None else [given.rejects]
+        report = FromSideInputs(dict, _report, known, settings, fitted, described.ratios)
+        bad_rows = sides.rejects if given.rejects is None else given.rejects
         return Bitext(
             described.pairs | "Describe" >> describe,
             plan.pipeline | "Report" >> report,
-            merge_rejects([*bad_rows, scored.source_rejects, scored.target_rejects]),
+            merge_rejects([bad_rows, scored.source_rejects, scored.target_rejects]),
         )
 
     def _given(self, inputs: Any) -> "PairsOfIds":
@@ -154,30 +165,24 @@ class ScoreBitext(RejectingTransform):
         check_sides(inputs, ("pairs", *SIDES), self.step)
         return PairsOfIds(inputs["pairs"], inputs["source"], inputs["target"], None)
 
-    def _prepare(self, side: str) -> PrepareSide:
+    def _side_settings(self) -> SideSettings:
         deduplicate = self.comparison.deduplicate
-        settings = SideSettings(
-            self.step, self.columns, None, deduplicate, self.model, self._isolate
-        )
-        return PrepareSide(settings, side)
+        return SideSettings(self.step, self.columns, None, deduplicate, self.model, self._isolate)
 
     def _score(
-        self,
-        pairs: beam.PCollection,
-        source: Side,
-        target: Side,
-        plan: beam.PCollection[MiningPlan],
+        self, pairs: beam.PCollection, sides: Sides, searched: VectorsAndPlan
     ) -> "ScoredPairs":
-        found = SearchInputs(source.vectors, target.vectors, plan) | "Find" >> FindNeighbors(self.k)
+        found = searched | "Find" >> FindNeighbors(self.k)
         bare = beam.Map(_without_added, f"{self.step} pairs").with_output_types(Block)
         blocks = as_blocks(pairs) | "OwnColumns" >> bare
-        for i, side in enumerate((source, target)):
-            others = PairsAndOthers(blocks, side.duplicates, side.rejects)
-            blocks = others | f"NameKept_{SIDES[i]}" >> NameKept(i, self.columns.id)
-        by_source = PairsAndSide(blocks, found.forward, source.vectors, plan) | (
+        for i, side in enumerate(SIDES):
+            others = PairsAndOthers(blocks, sides.duplicates, sides.rejects)
+            name = NameKept(self.step, i, self.columns.id)
+            blocks = others | f"NameKept_{side}" >> name
+        by_source = PairsAndSide(blocks, found.forward, *searched) | (
             "Join_source" >> JoinSide(self.step, 0, self.k, self.margin, self._isolate)
         )
-        by_target = PairsAndSide(by_source.good, found.backward, target.vectors, plan) | (
+        by_target = PairsAndSide(by_source.good, found.backward, *searched) | (
             "Join_target" >> JoinSide(self.step, 1, self.k, self.margin, self._isolate)
         )
         return ScoredPairs(by_target.good, by_source.rejects, by_target.rejects)
@@ -269,7 +274,7 @@ def _with_posterior(block: Block, fitted: FittedThreshold) -> Block:
 
 
 def _report(
-    plan: MiningPlan, settings: dict[str, Any], fitted: FittedThreshold, lengths: dict[str, Any]
+    plan: MiningPlan, settings: dict[str, Any], fitted: FittedThreshold, ratios: LengthRatios
 ) -> dict[str, Any]:
     mixture = fitted.mixture
     return {
@@ -279,6 +284,6 @@ def _report(
         "source_rows": plan.rows[0],
         "target_rows": plan.rows[1],
         "mixture": None if mixture is None else dataclasses.asdict(mixture),
-        **{name: value for name, value in lengths.items() if name != "dropped_by_length"},
+        **{name: value for name, value in ratios.figures().items() if name != "dropped_by_length"},
         "warnings": [] if fitted.note is None else [fitted.note],
     }

@@ -1,20 +1,30 @@
-"""Search two sides for scored candidate pairs: `SearchInputs(...) | SearchBitext(...)`.
+"""Search both sides for pairs, with their rows: `SearchInputs(...) | SearchBitext(...)`.
 
-sources --> Route --+
-                    +--> (two shards, or a scope) --> SearchShards ----+
-targets --> Route --+          (FindNeighbors)                         |
-                                                                       |
-        +---- neighbors of sources, neighbors of targets <-------------+
-        |
-        +--> by source: k nearest targets --+
-        |                                   +--> by source: margin, best --> by target: best --+
-        +--> by target: k nearest sources --+                                                  |
-                                                     candidates, marked where best <-----------+
+vectors --> RouteSides --> (two shards) --> SearchShards --+   (FindNeighbors)
+                                                           |
+      +---- neighbors of sources, neighbors of targets <---+
+      |
+      +--> by source: k nearest targets --> by target: k nearest sources --+
+      +-----------------------------------> by target                     |
+                                                                           |
+rows of sources --> by source: margin, best target, row <------------------+
+                                |
+rows of targets --> by target: best source, row --> pairs
+
+rows --> RouteScopes --> (scopes) --> SearchScopes --> pairs   (`SearchScopes`: all in one worker)
+
+What meets in two shards: the vectors of both, each a copy. All others need its neighbors.
+What meets by source: the neighbors of a source in all shards, for their mean.
+What meets by target: those means with the neighbors of a target in all shards, for its mean.
+What meets by source again: both means of each candidate, for the best; and the rows, which would
+otherwise need a shuffle to meet their pairs.
+What meets by target again: the best of its sources, and the rows.
+None can ride on another, since each needs what the one before has found.
 """
 
 import dataclasses
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import polars as pl
@@ -24,28 +34,58 @@ from beam_gpte.core.columns import (
     BACKWARD_MEAN,
     BACKWARD_RANK,
     COSINE,
+    DECOY,
     FORWARD_MEAN,
     FORWARD_RANK,
     MARGIN,
     SOURCE_ID,
     TARGET_ID,
+    Columns,
 )
 from beam_gpte.core.mining.margin import (
     Margin,
+    Retrieval,
     best_backward,
     best_forward,
     margins,
 )
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
+from beam_gpte.mining.attach_rows import RowsOfSide, attach_side
 from beam_gpte.mining.plan import MiningPlan, Search, check_choice
-from beam_gpte.mining.shards import RouteSide, search_shards
-from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id
+from beam_gpte.mining.shards import RouteScopes, RouteSides, centered, search_shards
+from beam_gpte.shuffle.group_by_id import CoGroup, Keyed, Named, block_of, frame_of, key_by_id
 
 BEST_FORWARD = "best_forward"  # bool: the source's best candidate
 BEST_BACKWARD = "best_backward"  # bool: the target's best candidate
+# the columns of a candidate, before those of its rows
+CANDIDATE = (
+    SOURCE_ID,
+    TARGET_ID,
+    COSINE,
+    FORWARD_RANK,
+    FORWARD_MEAN,
+    BACKWARD_RANK,
+    BACKWARD_MEAN,
+    MARGIN,
+    BEST_FORWARD,
+    BEST_BACKWARD,
+)
 
 _PAIR = [SOURCE_ID, TARGET_ID]
+_EVERY = pl.col(SOURCE_ID).is_not_null()  # candidate, of each row
+
+
+def chosen(retrieval: Retrieval) -> pl.Expr:
+    """Choose the candidates that a retrieval takes for pairs; ``max`` chooses among these."""
+    forward, backward = pl.col(BEST_FORWARD), pl.col(BEST_BACKWARD)
+    return {
+        "forward": forward,
+        "backward": backward,
+        "intersection": forward & backward,
+        "union": forward | backward,
+        "max": forward | backward,
+    }[retrieval]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,18 +109,59 @@ class Comparison:
         check_choice("search", self.search, Search)
 
 
-class SearchInputs(NamedTuple):
-    """Hold two sides to search, and their plan.
+@dataclasses.dataclass(frozen=True)
+class PairRule:
+    """Say which candidates become pairs, and what rows bring along.
 
     Attributes:
-      sources: blocks of `source_id`, `VECTOR`, `SCOPE` if rows are compared only within one, and
-        `DECOY` if there are decoys.
-      targets: the same with `target_id`, without `DECOY`.
+      k: neighbors that means are taken over, and that are candidates.
+      margin: see `core.mining.margin`.
+      retrieval: which candidates are pairs.
+      emit_all: give all candidates, and not only pairs.
+      columns: of both sides.
+      keep_vectors: whether rows bring their vectors.
+    """
+
+    k: int
+    margin: Margin
+    retrieval: Retrieval
+    emit_all: bool
+    columns: Columns
+    keep_vectors: bool
+
+    def chooses(self) -> pl.Expr:
+        """Choose the candidates to give, once both marks are known."""
+        return _EVERY if self.emit_all else chosen(self.retrieval)
+
+    def may_choose(self) -> pl.Expr:
+        """Choose, before `BEST_BACKWARD` is known, the candidates that `chooses` may choose."""
+        if self.emit_all:
+            return _EVERY
+        forward, backward = pl.col(BEST_FORWARD), pl.col(BACKWARD_RANK).is_not_null()
+        return {
+            "forward": forward,
+            "backward": backward,
+            "intersection": forward & backward,
+            "union": forward | backward,
+            "max": forward | backward,
+        }[self.retrieval]
+
+    def rows_of(self, side: int) -> RowsOfSide:
+        """Choose the rows of a side."""
+        return RowsOfSide(side, self.columns, self.keep_vectors)
+
+
+class SearchInputs(NamedTuple):
+    """Hold what is searched, see `Sides` and `SearchColumns`, and its plan.
+
+    Attributes:
+      rows: of both sides.
+      vectors: of these rows.
       plan: one `MiningPlan`.
     """
 
-    sources: beam.PCollection[Block]
-    targets: beam.PCollection[Block]
+    rows: beam.PCollection[Block]
+    vectors: beam.PCollection[Block]
     plan: beam.PCollection[MiningPlan]
 
 
@@ -96,34 +177,33 @@ class NearPairs(NamedTuple):
     backward: beam.PCollection[Block]
 
 
+class VectorsAndPlan(NamedTuple):
+    """Hold the vectors of both sides, and one `MiningPlan`."""
+
+    vectors: beam.PCollection[Block]
+    plan: beam.PCollection[MiningPlan]
+
+
 @dataclasses.dataclass(eq=False)
 class FindNeighbors(beam.PTransform):
     """Find the k nearest rows of each row on the other side, among those that are compared.
 
-    Every source is compared with every target of its scope, or with those in the plan's cells. A
-    worker holds two shards of 65,536 rows, or all rows of one scope, in fp32 twice.
+    Every source is compared with every target, or with those in the plan's cells. A worker holds
+    two shards of 65,536 rows in fp32 twice.
     """
 
     k: int
-    scoped: bool = False
 
     @named_collections
-    def expand(self, inputs: SearchInputs) -> NearPairs:
+    def expand(self, inputs: VectorsAndPlan) -> NearPairs:
         """Return the neighbors found in each pair of shards, not merged yet."""
-        routed = tuple(
-            side
-            | f"Route{i}"
-            >> beam.ParDo(RouteSide(i, self.scoped), AsSingleton(inputs.plan)).with_output_types(
-                Keyed
-            )
-            for i, side in enumerate((inputs.sources, inputs.targets))
-        )
-        search = beam.FlatMap(search_shards, self.k, self.scoped).with_output_types(
+        route = beam.ParDo(RouteSides(), AsSingleton(inputs.plan)).with_output_types(Keyed)
+        search = beam.FlatMap(search_shards, self.k, scoped=False).with_output_types(
             Block, backward=Block
         )
         found = (
-            routed
-            | "BothSides" >> beam.Flatten()
+            inputs.vectors
+            | "Route" >> route
             | "Shards" >> beam.GroupByKey()
             | "SearchShards" >> search.with_outputs("backward", main="forward")
         )
@@ -137,33 +217,73 @@ class SearchBitext(beam.PTransform):
     The result does not depend on the order of the rows, the blocks or the workers.
     """
 
-    k: int
-    margin: Margin
-    scoped: bool
+    rule: PairRule
 
     @named_collections
     def expand(self, inputs: SearchInputs) -> beam.PCollection[Block]:
-        """Return the candidates, each pair once."""
-        found = inputs | "Find" >> FindNeighbors(self.k, self.scoped)
+        """Return the candidates chosen, each pair once, with the columns of both rows.
+
+        Those of decoys have no such columns.
+        """
+        rule, rows = self.rule, inputs.rows
+        found = VectorsAndPlan(inputs.vectors, inputs.plan) | "Find" >> FindNeighbors(rule.k)
         forward = (
             found.forward
             | "ForwardBySource" >> key_by_id(SOURCE_ID)
             | "GroupForward" >> beam.GroupByKey()
-            | "NearestTargets" >> beam.Map(_nearest_targets, self.k).with_output_types(Block)
-            | "ForwardByTarget" >> key_by_id(TARGET_ID)
+            | "NearestTargets" >> key_by_id(TARGET_ID, _Step(_nearest_targets, rule))
         )
-        return (
+        candidates = (
             (forward, found.backward | "BackwardByTarget" >> key_by_id(TARGET_ID))
             | "BothDirections" >> beam.Flatten()
             | "GroupDirections" >> beam.GroupByKey()
-            | "NearestSources" >> beam.Map(_nearest_sources, self.k).with_output_types(Block)
-            | "BySource" >> key_by_id(SOURCE_ID)
-            | "GroupBySource" >> beam.GroupByKey()
-            | "BestTargets" >> beam.Map(_best_targets, self.margin).with_output_types(Block)
-            | "ByTarget" >> key_by_id(TARGET_ID)
-            | "GroupByTarget" >> beam.GroupByKey()
-            | "BestSources" >> beam.Map(_best_sources).with_output_types(Block)
+            | "NearestSources" >> key_by_id(SOURCE_ID, _Step(_nearest_sources, rule), "candidates")
         )
+        marked = (
+            (candidates, rows | "Rows_source" >> rule.rows_of(0).keyed())
+            | "CandidatesAndSources" >> beam.Flatten()
+            | "GroupBySource" >> beam.GroupByKey()
+            | "BestTargets" >> key_by_id(TARGET_ID, _Step(_best_targets, rule), "candidates")
+        )
+        return (
+            (marked, rows | "Rows_target" >> rule.rows_of(1).keyed())
+            | "CandidatesAndTargets" >> beam.Flatten()
+            | "GroupByTarget" >> beam.GroupByKey()
+            | "BestSources" >> beam.FlatMap(_best_sources, rule).with_output_types(Block)
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class SearchScopes(beam.PTransform):
+    """Search within scopes, each by one worker, which finds what `SearchBitext` gives."""
+
+    rule: PairRule
+    scope: str
+    select: Callable[[Block], Block]  # see `SearchColumns`
+
+    @named_collections
+    def expand(self, inputs: SearchInputs) -> beam.PCollection[Block]:
+        """Return the candidates chosen, as `SearchBitext` does."""
+        search = beam.FlatMap(_search_scopes, AsSingleton(inputs.plan), self.rule, self.select)
+        return (
+            inputs.rows
+            | "ByScope" >> beam.ParDo(RouteScopes(self.scope)).with_output_types(Keyed)
+            | "Scopes" >> beam.GroupByKey()
+            | "SearchScopes" >> search.with_output_types(Block)
+        )
+
+
+class _Step:
+    """Call a function with an element and the rule."""
+
+    def __init__(
+        self, function: Callable[[Any, PairRule], Iterator[Block]], rule: PairRule
+    ) -> None:
+        self._function = function
+        self._rule = rule
+
+    def __call__(self, element: Any) -> Iterator[Block]:
+        return self._function(element, self._rule)
 
 
 def k_nearest(
@@ -189,48 +309,117 @@ def k_nearest(
     )
 
 
-def _nearest_targets(element: tuple[int, Iterable[Block]], k: int) -> Block:
-    return block_of(
-        k_nearest(frame_of(element[1]), SOURCE_ID, TARGET_ID, k, FORWARD_RANK, FORWARD_MEAN)
-    )
+def _nearest_targets(element: tuple[int, Iterable[Block]], rule: PairRule) -> Iterator[Block]:
+    yield block_of(_with_forward(frame_of(element[1]), rule.k))
 
 
-def _nearest_sources(element: tuple[int, Iterable[Block]], k: int) -> Block:
-    """Merge candidates of both directions, each pair once, each with its target's mean."""
+def _with_forward(forward: pl.DataFrame, k: int) -> pl.DataFrame:
+    return k_nearest(forward, SOURCE_ID, TARGET_ID, k, FORWARD_RANK, FORWARD_MEAN)
+
+
+def _nearest_sources(element: tuple[int, Iterable[Block]], rule: PairRule) -> Iterator[Block]:
     blocks = list(element[1])
     backward = frame_of(block for block in blocks if FORWARD_RANK not in block.schema.names)
+    forward = [block for block in blocks if FORWARD_RANK in block.schema.names]
+    yield block_of(_with_backward(backward, frame_of(forward) if forward else None, rule.k))
+
+
+def _with_backward(backward: pl.DataFrame, forward: pl.DataFrame | None, k: int) -> pl.DataFrame:
+    """Merge candidates of both directions, each pair once, each with its target's mean."""
     backward = k_nearest(backward, TARGET_ID, SOURCE_ID, k, BACKWARD_RANK, BACKWARD_MEAN)
     means = backward.select(TARGET_ID, BACKWARD_MEAN).unique()
-    forward = [block for block in blocks if FORWARD_RANK in block.schema.names]
-    if forward:
+    if forward is not None:
         on = [name for name in backward.columns if name not in (BACKWARD_RANK, BACKWARD_MEAN)]
-        both = frame_of(forward).join(
-            backward.drop(BACKWARD_MEAN), on=on, how="full", coalesce=True
-        )
+        both = forward.join(backward.drop(BACKWARD_MEAN), on=on, how="full", coalesce=True)
     else:
         none = (
             pl.lit(None, kind).alias(name)
             for name, kind in ((FORWARD_RANK, pl.Int32), (FORWARD_MEAN, pl.Float32))
         )
         both = backward.drop(BACKWARD_MEAN).with_columns(none)
-    return block_of(both.join(means, on=TARGET_ID, how="left"))
+    return both.join(means, on=TARGET_ID, how="left")
 
 
-def _best_targets(element: tuple[int, Iterable[Block]], margin: Margin) -> Block:
+def _best_targets(element: tuple[int, Iterable[Named]], rule: PairRule) -> Iterator[Block]:
+    """Mark the best of each source, and attach its row to the candidates that may be chosen."""
+    group = CoGroup(element)
+    pieces = list(group["candidates"])
+    if not pieces:
+        return
+    candidates = _with_margins(frame_of(pieces), rule.margin)
+    for part in _attach_sources(candidates, group["rows"], rule):
+        if len(part):
+            yield block_of(part)
+
+
+def _attach_sources(
+    candidates: pl.DataFrame, sources: Iterable[Block], rule: PairRule
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Attach the sources' rows to the candidates that may be chosen.
+
+    Returns:
+      These, and others that may be the best of their target, and decoys, without rows.
+    """
+    may_choose = candidates.select(rule.may_choose()).to_series()
+    decoy = pl.col(DECOY) if DECOY in candidates.columns else ~_EVERY
+    decoys = candidates.select(decoy).to_series()
+    attached = attach_side(candidates.filter(may_choose & ~decoys), sources, 0, rule.columns)
+    wanted = (may_choose & decoys) | (~may_choose & candidates[BACKWARD_RANK].is_not_null())
+    return attached, candidates.filter(wanted)
+
+
+def _with_margins(candidates: pl.DataFrame, margin: Margin) -> pl.DataFrame:
     """Add margins and mark the best of each source, which is among its forward candidates."""
-    candidates = frame_of(element[1]).with_columns(pl.col(FORWARD_MEAN).max().over(SOURCE_ID))
+    candidates = candidates.with_columns(pl.col(FORWARD_MEAN).max().over(SOURCE_ID))
     cosine, forward, backward = (
         candidates[name].to_numpy() for name in (COSINE, FORWARD_MEAN, BACKWARD_MEAN)
     )
     scored = candidates.with_columns(pl.Series(MARGIN, margins(cosine, forward, backward, margin)))
-    return block_of(_marked(scored, best_forward(scored), BEST_FORWARD))
+    return _marked(scored, best_forward(scored), BEST_FORWARD)
 
 
-def _best_sources(element: tuple[int, Iterable[Block]]) -> Block:
-    candidates = frame_of(element[1])
-    return block_of(_marked(candidates, best_backward(candidates), BEST_BACKWARD).sort(_PAIR))
+def _best_sources(element: tuple[int, Iterable[Named]], rule: PairRule) -> Iterator[Block]:
+    """Choose candidates, and attach the targets' rows to them."""
+    group = CoGroup(element)
+    frames = [frame_of([block]) for block in group["candidates"]]
+    if not frames:
+        return
+    candidates = pl.concat(frames, how="diagonal_relaxed")
+    yield from _choose(candidates, group["rows"], rule)
+
+
+def _choose(candidates: pl.DataFrame, targets: Iterable[Block], rule: PairRule) -> Iterator[Block]:
+    """Mark the best of each target, choose, and attach the targets' rows to what is chosen."""
+    marked = _marked(candidates, best_backward(candidates), BEST_BACKWARD).filter(rule.chooses())
+    if DECOY in marked.columns:
+        decoys = marked.filter(pl.col(DECOY))
+        if len(decoys):
+            yield block_of(decoys.select(*CANDIDATE, DECOY).sort(_PAIR))
+        marked = marked.filter(~pl.col(DECOY)).drop(DECOY)
+    if len(marked):
+        yield block_of(attach_side(marked, targets, 1, rule.columns).sort(_PAIR))
+
+
+def _search_scopes(
+    element: tuple[int, Iterable[Block]],
+    plan: MiningPlan,
+    rule: PairRule,
+    select: Callable[[Block], Block],
+) -> Iterator[Block]:
+    rows = list(element[1])
+    vectors = [centered(select(block), plan) for block in rows]
+    near = list(search_shards((element[0], vectors), rule.k, scoped=True))
+    forward = [block for block in near if isinstance(block, Block)]
+    backward = [part.value for part in near if not isinstance(part, Block)]
+    if not backward:
+        return
+    with_forward = _with_forward(frame_of(forward), rule.k)
+    candidates = _with_backward(frame_of(backward), with_forward, rule.k)
+    sources, targets = (rule.rows_of(side).of(rows) for side in (0, 1))
+    parts = _attach_sources(_with_margins(candidates, rule.margin), sources, rule)
+    yield from _choose(pl.concat(parts, how="diagonal_relaxed"), targets, rule)
 
 
 def _marked(candidates: pl.DataFrame, best: pl.DataFrame, name: str) -> pl.DataFrame:
-    marks = best.select(*_PAIR, pl.lit(True).alias(name))
+    marks = best.select(*_PAIR, pl.lit(value=True).alias(name))
     return candidates.join(marks, on=_PAIR, how="left").with_columns(pl.col(name).fill_null(False))

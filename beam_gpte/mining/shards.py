@@ -1,7 +1,8 @@
 """Route the rows of two sides to shards or scopes, and find the neighbors within each.
 
-rows of a side --> RouteSide --> (two shards, or a scope; centered rows)
-(key, rows of both sides) --> search_shards --> neighbors of sources, neighbors of targets
+vectors of both sides --> RouteSides ---> (two shards; centered vectors)
+rows of both sides -----> RouteScopes --> (partition of the scopes; rows)
+(key, vectors of both sides) --> search_shards --> neighbors of sources, neighbors of targets
 """
 
 import hashlib
@@ -30,54 +31,91 @@ from beam_gpte.core.mining.neighbors import nearest_neighbors
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block
 from beam_gpte.mining.plan import MiningPlan
+from beam_gpte.mining.sides import side_of
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
+from beam_gpte.shuffle.packing import split_rows
 
 SCOPE_PARTITIONS = 64  # of the scopes, by hash
 
 
-class RouteSide(CutByKey):
-    """Key the centered rows of a side by two shards (within a cell, if any), or by their scope."""
-
-    def __init__(self, side: int, scoped: bool) -> None:
-        self._side = side
-        self._scoped = scoped
+class RouteSides(CutByKey):
+    """Key the centered vectors of both sides by two shards, within a cell if there are any."""
 
     def process(self, block: Block, plan: MiningPlan) -> Iterator[Keyed]:
-        """Center the rows, and keep them until there are enough to cut."""
-        vectors = plan.centered(vector_matrix(block.column(VECTOR)), self._side)
-        array = vectors_to_arrow(vectors)
-        block = block.with_column(pa.field(VECTOR, array.type), array)
-        if self._scoped:
-            hashes = _hashes(block, SCOPE)
-            at, keys = np.arange(len(block)), hashes % SCOPE_PARTITIONS
-        else:
-            at, keys = self._shards(vectors, _hashes(block, SIDE_IDS[self._side]), plan)
+        """Center the vectors, and keep the rows until there are enough to cut."""
+        side = side_of(block)
+        block = centered(block, plan)
+        vectors = vector_matrix(block.column(VECTOR))
+        at, keys = _shards(vectors, _hashes(block, SIDE_IDS[side]), side, plan)
         yield from self.wait((block, at, keys), block.batch.nbytes)
-
-    def _shards(
-        self, vectors: np.ndarray, hashes: np.ndarray, plan: MiningPlan
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Give the places of rows, and the key of each pair of shards that they go to."""
-        if plan.cells is not None:
-            return plan.cells.route(vectors, hashes, self._side)
-        shard, others = hashes % plan.shards[self._side], plan.shards[1 - self._side]
-        at = np.repeat(np.arange(len(hashes)), others)
-        other = np.tile(np.arange(others), len(hashes))
-        first, second = (shard[at], other) if self._side == 0 else (other, shard[at])
-        return at, first * plan.shards[1] + second
 
     def cut(self, waiting: list[tuple[Block, np.ndarray, np.ndarray]]) -> Iterator[Keyed]:
         """Gather the rows of each key."""
-        rows = Block.concat([block for block, *_ in waiting])
-        starts = np.cumsum([0, *(len(block) for block, *_ in waiting)])
-        at = np.concatenate(
-            [start + places for start, (_, places, _) in zip(starts, waiting, strict=False)]
-        )
-        keys = np.concatenate([keys for *_, keys in waiting])
-        order = np.argsort(keys, kind="stable")
-        edges = np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
-        for start, stop in itertools.pairwise(edges):
-            yield int(keys[order[start]]), Block(rows.batch.take(pa.array(at[order[start:stop]])))
+        for side in (0, 1):
+            parts = [part for part in waiting if side_of(part[0]) == side]
+            if parts:
+                yield from _cut(parts)
+
+
+class RouteScopes(CutByKey):
+    """Key the rows of both sides by a partition of their scopes.
+
+    A row goes to one worker only, so it goes there as it is, with all its columns.
+
+    Args:
+      scope: the column.
+    """
+
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+
+    def process(self, block: Block) -> Iterator[Keyed]:
+        """Keep the rows until there are enough to cut."""
+        yield from self.wait(block, block.batch.nbytes)
+
+    def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
+        """Gather the rows of each partition."""
+        by_schema: dict[bytes, list[Block]] = {}
+        for block in waiting:
+            by_schema.setdefault(block.schema.serialize().to_pybytes(), []).append(block)
+        for blocks in by_schema.values():
+            rows = Block.concat(blocks)
+            scopes = rows.column(self._scope).cast(pa.large_string()).fill_null("")
+            hashes = _hashes(Block.from_pydict({SCOPE: scopes}), SCOPE)
+            yield from split_rows(rows, hashes % SCOPE_PARTITIONS)
+
+
+def centered(block: Block, plan: MiningPlan) -> Block:
+    """Subtract the mean of their side from the vectors of a block, and normalize them."""
+    array = vectors_to_arrow(plan.centered(vector_matrix(block.column(VECTOR)), side_of(block)))
+    return block.with_column(pa.field(VECTOR, array.type), array)
+
+
+def _shards(
+    vectors: np.ndarray, hashes: np.ndarray, side: int, plan: MiningPlan
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give the places of rows, and the key of each pair of shards that they go to."""
+    if plan.cells is not None:
+        return plan.cells.route(vectors, hashes, side)
+    shard, others = hashes % plan.shards[side], plan.shards[1 - side]
+    at = np.repeat(np.arange(len(hashes)), others)
+    other = np.tile(np.arange(others), len(hashes))
+    first, second = (shard[at], other) if side == 0 else (other, shard[at])
+    return at, first * plan.shards[1] + second
+
+
+def _cut(parts: list[tuple[Block, np.ndarray, np.ndarray]]) -> Iterator[Keyed]:
+    """Gather the rows of each key, given blocks, places and the keys that these go to."""
+    rows = Block.concat([block for block, *_ in parts])
+    starts = np.cumsum([0, *(len(block) for block, *_ in parts)])
+    at = np.concatenate(
+        [start + places for start, (_, places, _) in zip(starts, parts, strict=False)]
+    )
+    keys = np.concatenate([keys for *_, keys in parts])
+    order = np.argsort(keys, kind="stable")
+    edges = np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
+    for start, stop in itertools.pairwise(edges):
+        yield int(keys[order[start]]), Block(rows.batch.take(pa.array(at[order[start:stop]])))
 
 
 def _hashes(block: Block, column: str) -> np.ndarray:

@@ -3,6 +3,11 @@
 candidates --> ChoosePairs --> chosen --> FitThreshold --> threshold
                                                |
             histograms of margins, of pairs and of decoys --> Gaussians, or a precision
+
+What meets on one worker: with the retrieval ``max``, all pairs, since the best takes its rows from
+all others.
+What meets in the histograms: all margins, counted. A threshold is fitted to all of them, so none of
+the pairs can be filtered or described before.
 """
 
 import dataclasses
@@ -12,10 +17,9 @@ from typing import NamedTuple
 import apache_beam as beam
 import numpy as np
 import polars as pl
-import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.core.columns import DECOY, MARGIN
+from beam_gpte.core.columns import DECOY, MARGIN, SOURCE_ID, TARGET_ID
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.margin import Retrieval, greedy_one_to_one
 from beam_gpte.core.mining.posterior import (
@@ -30,7 +34,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.plan import MiningPlan
-from beam_gpte.mining.search import BEST_BACKWARD, BEST_FORWARD
+from beam_gpte.mining.search import BEST_BACKWARD, BEST_FORWARD, chosen
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of
 
 POSTERIOR = "posterior"  # float64: the probability that a pair is not one by chance
@@ -59,38 +63,52 @@ class Thresholding:
 
 @dataclasses.dataclass(eq=False)
 class ChoosePairs(beam.PTransform):
-    """Choose, by a retrieval, the candidates that are pairs."""
+    """Choose, by a retrieval, the candidates that are pairs.
+
+    Attributes:
+      retrieval: see `core.mining.margin`.
+      chosen: whether the candidates are only those that `search.chosen` chooses.
+    """
 
     retrieval: Retrieval
+    chosen: bool
 
     def expand(self, candidates: beam.PCollection[Block]) -> beam.PCollection[Block]:
         """Return the chosen candidates, whatever their margin."""
-        chosen = candidates | "Best" >> beam.FlatMap(_best, self.retrieval).with_output_types(Block)
+        if not self.chosen:
+            best = beam.FlatMap(_best, self.retrieval).with_output_types(Block)
+            candidates = candidates | "Best" >> best
         if self.retrieval != "max":
-            return chosen
+            return candidates
         return (
-            chosen
+            candidates
             | "OneKey" >> beam.WithKeys(0).with_output_types(Keyed)
             | "OneWorker" >> beam.GroupByKey()
-            | "Greedy" >> beam.Map(_greedy).with_output_types(Block)
+            | "Greedy" >> beam.FlatMap(_greedy).with_output_types(Block)
         )
 
 
 def _best(block: Block, retrieval: Retrieval) -> Iterator[Block]:
-    forward, backward = block.column(BEST_FORWARD), block.column(BEST_BACKWARD)
-    wanted = {
-        "forward": lambda: forward,
-        "backward": lambda: backward,
-        "intersection": lambda: pc.and_(forward, backward),
-        "union": lambda: pc.or_(forward, backward),
-        "max": lambda: pc.or_(forward, backward),
-    }[retrieval]()
-    if pc.any(wanted).as_py():
-        yield block.filter(wanted)
+    frame = frame_of([block])
+    best = frame.select(chosen(retrieval)).to_series()
+    if best.any():
+        yield block.filter(best.to_arrow())
 
 
-def _greedy(element: tuple[int, Iterable[Block]]) -> Block:
-    return block_of(greedy_one_to_one(frame_of(element[1])))
+def _greedy(element: tuple[int, Iterable[Block]]) -> Iterator[Block]:
+    """Choose in a frame of ids and margins, and then filter each block."""
+    frames = [_ids_and_margins(block) for block in element[1]]
+    kept = greedy_one_to_one(pl.concat(frames)).with_columns(pl.lit(value=True).alias("kept"))
+    for block in element[1]:
+        mask = _ids_and_margins(block).join(
+            kept, on=[SOURCE_ID, TARGET_ID], how="left", maintain_order="left"
+        )["kept"]
+        if mask.any():
+            yield block.filter(mask.fill_null(value=False).to_arrow())
+
+
+def _ids_and_margins(block: Block) -> pl.DataFrame:
+    return frame_of([Block(block.batch.select([SOURCE_ID, TARGET_ID, MARGIN]))])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,38 +151,47 @@ class FitThreshold(beam.PTransform):
     def expand(self, inputs: ChosenPairs) -> beam.PCollection[FittedThreshold]:
         """Return one threshold."""
         histograms = (
-            inputs.chosen
-            | "Margins" >> beam.Map(_margins)
-            | "Histograms" >> beam.CombineGlobally(_merged).without_defaults()
+            inputs.chosen | "Margins" >> beam.CombineGlobally(_Margins()).without_defaults()
         )
-        known = AsSingleton(histograms, default_value=_merged([]))
+        known = AsSingleton(histograms, default_value=_NO_MARGINS)
         fit = FromSideInputs(
             FittedThreshold, _fit, AsSingleton(inputs.plan), self.threshold, self.settings, known
         )
         return inputs.plan.pipeline | "Cut" >> fit
 
 
-def _margins(block: Block) -> tuple[Histogram, Histogram]:
+Margins = tuple[Histogram, Histogram]  # of pairs, and of decoys
+
+_NO_MARGINS: Margins = (merge_histograms([]), merge_histograms([]))
+
+
+class _Margins(beam.CombineFn):
     """Count the margins of pairs and of decoys."""
-    margins = block.column(MARGIN).to_numpy()
-    decoy = np.zeros(len(block), bool)
-    if DECOY in block.schema.names:
-        decoy = block.column(DECOY).to_numpy(zero_copy_only=False)
-    return histogram(margins[~decoy]), histogram(margins[decoy])
 
+    def create_accumulator(self) -> Margins:
+        return _NO_MARGINS
 
-def _merged(parts: Iterable[tuple[Histogram, Histogram]]) -> tuple[Histogram, Histogram]:
-    whole = list(parts)
-    return merge_histograms(pairs for pairs, _ in whole), merge_histograms(
-        decoys for _, decoys in whole
-    )
+    def add_input(self, accumulator: Margins, block: Block) -> Margins:
+        margins = block.column(MARGIN).to_numpy()
+        decoy = np.zeros(len(block), bool)
+        if DECOY in block.schema.names:
+            decoy = block.column(DECOY).to_numpy(zero_copy_only=False)
+        part = histogram(margins[~decoy]), histogram(margins[decoy])
+        return self.merge_accumulators([accumulator, part])
+
+    def merge_accumulators(self, accumulators: Iterable[Margins]) -> Margins:
+        pairs, decoys = zip(_NO_MARGINS, *accumulators, strict=True)
+        return merge_histograms(pairs), merge_histograms(decoys)
+
+    def extract_output(self, accumulator: Margins) -> Margins:
+        return accumulator
 
 
 def _fit(
     plan: MiningPlan,
     threshold: float | str,
     settings: Thresholding,
-    histograms: tuple[Histogram, Histogram],
+    histograms: Margins,
 ) -> FittedThreshold:
     pairs, decoys = histograms
     mixture, note = None, None
@@ -195,9 +222,9 @@ def cut(block: Block, fitted: FittedThreshold, emit: str) -> Iterator[Block]:
       fitted: the threshold.
       emit: ``candidates`` keeps them whatever their margin.
     """
+    if DECOY in block.schema.names:  # decoys come in blocks of their own
+        return
     frame = frame_of([block])
-    if DECOY in frame.columns:
-        frame = frame.filter(~pl.col(DECOY)).drop(DECOY)
     if emit == "pairs":
         threshold = pl.lit(fitted.threshold, pl.Float32)
         frame = frame.filter(pl.col(MARGIN) >= threshold).drop(BEST_FORWARD, BEST_BACKWARD)

@@ -141,38 +141,44 @@ class KeyById(CutByKey):
 
 
 class _KeyMade(KeyById):
-    def __init__(self, column: str, make_blocks: Callable[[Any], Iterable[Any]]) -> None:
+    """Key what is made of an element; with a name, each piece is (name, rows)."""
+
+    def __init__(
+        self, column: str, make_blocks: Callable[[Any], Iterable[Any]] | None, name: str | None
+    ) -> None:
         super().__init__(column)
         self._make_blocks = make_blocks
+        self._name = name
 
     def read(self, element: Any) -> Iterable[Any]:
-        return self._make_blocks(element)
+        return (element,) if self._make_blocks is None else self._make_blocks(element)
+
+    def cut(self, waiting: list[Block]) -> Iterator[Any]:
+        pieces = super().cut(waiting)
+        if self._name is None:
+            return pieces
+        return ((partition, (self._name, rows)) for partition, rows in pieces)
 
 
 def key_by_id(
-    column: str, make: Callable[[Any], Iterable[Any]] | None = None, **tagged: type
+    column: str,
+    make: Callable[[Any], Iterable[Any]] | None = None,
+    name: str | None = None,
+    **tagged: type,
 ) -> beam.ParDo:
     """Key blocks, or those that `make` makes of an element, by the partition of an id.
 
     Args:
       column: of the ids.
       make: returns the blocks of an element, and tagged outputs.
+      name: of the kind of rows, for groups that a `CoGroup` reads.
       **tagged: types of tagged outputs of `make`, which pass through.
 
     Returns:
-      A ParDo that yields (partition, rows).
+      A ParDo that yields (partition, rows), or (partition, (name, rows)).
     """
-    keyed = KeyById(column) if make is None else _KeyMade(column, make)
-    return beam.ParDo(keyed).with_output_types(Keyed, **tagged)
-
-
-class _KeyNamed(KeyById):
-    def __init__(self, column: str, name: str) -> None:
-        super().__init__(column)
-        self._name = name
-
-    def cut(self, waiting: list[Block]) -> Iterator[tuple[int, Named]]:  # type: ignore[override]
-        return ((partition, (self._name, rows)) for partition, rows in super().cut(waiting))
+    keyed: Any = Keyed if name is None else tuple[int, Named]
+    return beam.ParDo(_KeyMade(column, make, name)).with_output_types(keyed, **tagged)
 
 
 @dataclasses.dataclass(eq=False)
@@ -197,13 +203,10 @@ class CoGroupById(beam.PTransform):
     ) -> beam.PCollection[tuple[int, Iterable[Named]]]:
         """Key each kind, flatten, group."""
         keyed = tuple(
-            inputs[name] | f"Key_{name}" >> self._key(name, column)
+            inputs[name] | f"Key_{name}" >> key_by_id(column, name=name)
             for name, column in self.columns.items()
         )
         return keyed | "Flatten" >> beam.Flatten() | "Group" >> beam.GroupByKey()
-
-    def _key(self, name: str, column: str) -> beam.PTransform:
-        return beam.ParDo(_KeyNamed(column, name)).with_output_types(tuple[int, Named])
 
 
 class CoGroup:

@@ -133,6 +133,9 @@ class Mixture:
         return at, np.maximum.accumulate(1 / (1 + np.exp(-np.clip(odds, -700, 700))))
 
 
+NO_SCORES = merge_histograms([])
+
+
 def fit_mixture(scores: Histogram) -> Mixture:
     """Fit Gaussians by expectation maximization, divided into two humps at the widest gap.
 
