@@ -22,6 +22,7 @@ from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_m
 from beam_gpte.core.mining.cells import MiningCells, exact_pays, fit_cells
 from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.sides import side_of
 
 _LOGGER = logging.getLogger(__name__)
@@ -221,6 +222,7 @@ class SurveySides(beam.PTransform):
 
     names: tuple[str, str] = SIDES
 
+    @named_collections
     def expand(self, vectors: beam.PCollection[Block]) -> AsSingleton:
         """Combine all blocks."""
         surveys = vectors | beam.CombineGlobally(_SurveyBoth(self.names)).without_defaults()
@@ -231,6 +233,7 @@ class SurveySides(beam.PTransform):
 class CountSides(beam.PTransform):
     """Count the rows of both sides; a side input of two numbers."""
 
+    @named_collections
     def expand(self, vectors: beam.PCollection[Block]) -> AsSingleton:
         """Combine all blocks."""
         counts = (

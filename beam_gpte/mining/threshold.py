@@ -34,7 +34,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.plan import MiningPlan
-from beam_gpte.mining.search import BEST_BACKWARD, BEST_FORWARD, chosen
+from beam_gpte.mining.search import BEST_BACKWARD, BEST_FORWARD, CANDIDATE, chosen
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of
 
 POSTERIOR = "posterior"  # float64: the probability that a pair is not one by chance
@@ -234,4 +234,6 @@ def cut(block: Block, fitted: FittedThreshold, emit: str) -> Iterator[Block]:
             if fitted.mixture is None
             else fitted.mixture.posterior(frame[MARGIN].to_numpy())
         )
-        yield block_of(frame.with_columns(pl.Series(POSTERIOR, posterior, pl.Float64)))
+        frame = frame.with_columns(pl.Series(POSTERIOR, posterior, pl.Float64))
+        first = [name for name in (*CANDIDATE, POSTERIOR) if name in frame.columns]
+        yield block_of(frame.select(*first, pl.exclude(first)))
