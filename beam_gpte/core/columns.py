@@ -42,6 +42,20 @@ BACKWARD_RANK = "backward_rank"
 FORWARD_MEAN = "forward_mean"
 BACKWARD_MEAN = "backward_mean"
 MARGIN = "margin"
+BEST_FORWARD = "best_forward"  # bool: the source's best candidate
+BEST_BACKWARD = "best_backward"  # bool: the target's best candidate
+CANDIDATE = (
+    SOURCE_ID,
+    TARGET_ID,
+    COSINE,
+    FORWARD_RANK,
+    FORWARD_MEAN,
+    BACKWARD_RANK,
+    BACKWARD_MEAN,
+    MARGIN,
+    BEST_FORWARD,
+    BEST_BACKWARD,
+)
 
 # Added by WatchCorpus where users bring their ids: file and row, as in generated ids.
 SOURCE = "source"
@@ -88,6 +102,7 @@ PLACE = HIDDEN + "place"  # int: the sentence's row among those of its documents
 QUERY = HIDDEN + "query"  # the id of the query that represents the pair's; smallest of equal texts
 DOCUMENT = HIDDEN + "document"
 PAIR_SCORE = HIDDEN + "score"  # float32: the pair's cosine
+PAIR_TEXTS = (HIDDEN + "query_text", HIDDEN + "document_text")  # string
 PAIR = HIDDEN + "pair"
 
 # A row of a file that could not be parsed; `row` counts from 1.

@@ -6,7 +6,6 @@ What meets: the ids of rows with one key, hashed into 16 partitions.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -25,7 +24,7 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.text.normalize import normalize
+from beam_gpte.core.text.normalize import key_hashes
 from beam_gpte.dedup.checks import Blocks, TextDefects
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.elements.block import Block
@@ -150,27 +149,6 @@ class _Keys(KeyById):
         if self._has_reference:
             result[REFERENCE] = pa.array([REFERENCE in rows.schema.names] * len(rows))
         return Block.from_pydict(result)
-
-
-def key_hashes(rows: pl.DataFrame, columns: tuple[str, ...], texts: bool) -> pa.Array:
-    """Hash what duplicates share.
-
-    Args:
-      rows: a frame of them.
-      columns: whose values are hashed.
-      texts: whether the first is of texts, which are normalized.
-
-    Returns:
-      large_string (n,).
-    """
-    compared: tuple[Any, ...] = columns
-    if texts:
-        compared = (normalize(pl.col(compared[0])), *compared[1:])
-    hashes = [
-        hashlib.blake2b(repr(row).encode(), digest_size=16).hexdigest()
-        for row in rows.select(*compared).iter_rows()
-    ]
-    return pa.array(hashes, pa.large_string())
 
 
 def _keep_first(

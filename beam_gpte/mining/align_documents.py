@@ -29,8 +29,9 @@ from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
 from beam_gpte.mining.plan import MiningPlan, SurveySides, make_plan
 from beam_gpte.mining.shards import stable_hash
-from beam_gpte.mining.sides import check_sides, marked
+from beam_gpte.mining.sides import check_sides
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
+from beam_gpte.shuffle.marked_rows import marked
 from beam_gpte.shuffle.packing import split_rows
 
 STEP = "AlignDocuments"

@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 
 from beam_gpte.core.columns import (
     DUPLICATES,
-    ID,
     MARKS,
     REPRESENTATIVE,
     SIDE_IDS,
@@ -32,15 +31,14 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.sides import of_side
 from beam_gpte.shuffle.group_by_id import (
     CoGroup,
-    CoGroupById,
     Named,
     block_of,
     frame_of,
     key_by_id,
 )
+from beam_gpte.shuffle.marked_rows import with_mark
 from beam_gpte.shuffle.unique_ids import id_array
 
 
@@ -67,7 +65,9 @@ class RowsOfSide:
 
     def of(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Yield the rows of those of the blocks that are of the side."""
-        return (block.without_columns(self._left_out) for block in of_side(blocks, self._side))
+        return (
+            block.without_columns(self._left_out) for block in with_mark(blocks, MARKS[self._side])
+        )
 
     def __call__(self, block: Block) -> Iterator[Block]:
         """Yield the rows of a block, if it is of the side."""
@@ -165,50 +165,3 @@ def _attach(element: tuple[int, Iterable[Named]], side: int, columns: Columns) -
     if pieces:
         whole = attach_side(frame_of(pieces), group["rows"], side, columns, duplicates=False)
         yield block_of(whole.sort(SOURCE_ID, TARGET_ID))
-
-
-class RowsAndTexts(NamedTuple):
-    """Hold blocks of rows that name texts, and the texts: blocks of `id` and `text`."""
-
-    rows: beam.PCollection[Block]
-    texts: beam.PCollection[Block]
-
-
-@dataclasses.dataclass(eq=False)
-class AttachText(beam.PTransform):
-    """Add the text that each row names.
-
-    A worker holds one of 16 partitions of the rows, and the texts that these name.
-
-    Attributes:
-      by: the column of the rows that names a text.
-      name: of the new column.
-    """
-
-    by: str
-    name: str
-
-    @named_collections
-    def expand(self, inputs: RowsAndTexts) -> beam.PCollection[Block]:
-        """Return the rows with their texts."""
-        attach = beam.FlatMap(_attach_text, self.by, self.name).with_output_types(Block)
-        return (
-            {"rows": inputs.rows, "texts": inputs.texts}
-            | "CoGroup" >> CoGroupById({"rows": self.by, "texts": ID})
-            | "Attach" >> attach
-        )
-
-
-def _attach_text(element: tuple[int, Iterable[Named]], by: str, name: str) -> Iterator[Block]:
-    group = CoGroup(element)
-    pieces = list(group["rows"])
-    if not pieces:
-        return
-    rows = frame_of(pieces)
-    wanted = pa.array(rows[by].unique().to_arrow())
-    kept = [
-        block.filter(pc.is_in(block.column(ID), wanted.cast(block.column(ID).type)))
-        for block in group["texts"]
-    ]
-    texts = frame_of([block for block in kept if block]).rename({ID: by, TEXT: name})
-    yield block_of(rows.join(texts, on=by, how="left", maintain_order="left"))

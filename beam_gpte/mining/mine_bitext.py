@@ -54,11 +54,11 @@ from beam_gpte.mining.search import (
     SearchInputs,
     SearchScopes,
 )
+from beam_gpte.mining.shards import SearchColumns
 from beam_gpte.mining.sides import (
     LeaveUnpaired,
     PrepareSides,
     RowsAndPairs,
-    SearchColumns,
     SideSettings,
     check_sides,
 )
@@ -261,7 +261,7 @@ class _MinePairs(beam.PTransform):
         scope = None if self.select is None else settings.scope
         only_pairs = output.emit == "pairs"
         found = inputs | "Search" >> self._search(scope)
-        chosen = found | "Choose" >> ChoosePairs(settings.retrieval, chosen=only_pairs)
+        chosen = found | "Choose" >> ChoosePairs(settings.retrieval, only_pairs)
         fit = FitThreshold(settings.threshold, settings.thresholding)
         fitted = AsSingleton(ChosenPairs(chosen, plan) | "FitThreshold" >> fit)
         emitted = chosen if only_pairs else found

@@ -1,8 +1,12 @@
 """Mine documents near each query that do not answer it: `{...} | MineHardNegatives()`.
 
 queries, documents, positives --> SearchesPairs --> (neighbors, positives) by query --> Choose
-                                                                                           |
-                                                       triplets with texts <-- triplets <--+
+                                        |                                                  |
+                                        +--> documents --> by negative <-- triplets <------+
+                                                               |
+                                                               +--> triplets with texts
+
+What meets by negative: its text and the triplets it was chosen for, by the shuffle before.
 """
 
 import dataclasses
@@ -10,23 +14,40 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import apache_beam as beam
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from beam_gpte.core.columns import COSINE, PAIR, SCORE, SOURCE_ID, TARGET_ID
+from beam_gpte.core.columns import (
+    COSINE,
+    ID,
+    PAIR,
+    PAIR_TEXTS,
+    SCORE,
+    SOURCE_ID,
+    TARGET_ID,
+    TEXT,
+)
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.hard_negatives import RANK, NegativeRule, choose_negatives
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, GoodAndRejects
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.attach_rows import AttachText, RowsAndTexts
-from beam_gpte.mining.pair_search import QUERY_ID, SearchesPairs, near_frame, pair_frames
-from beam_gpte.shuffle.group_by_id import CoGroup, Named, block_of
+from beam_gpte.mining.pair_search import (
+    QUERY_ID,
+    RowNames,
+    SearchesPairs,
+    near_frame,
+    pair_frames,
+)
+from beam_gpte.shuffle.group_by_id import CoGroup, Named, block_of, frame_of, key_by_id
 
 POSITIVE_ID = "positive_id"
 NEGATIVE_ID = "negative_id"
 POSITIVE_SCORE = "positive_score"  # float32: the cosine of query and positive
 NEGATIVE_SCORE = "negative_score"
-TEXTS = ("query", "positive", "negative")  # in the order in which trainers take them
+NEGATIVE = "negative"
+TEXTS = ("query", "positive", NEGATIVE)  # in the order in which trainers take them
 COLUMNS = (*TEXTS, QUERY_ID, POSITIVE_ID, NEGATIVE_ID, POSITIVE_SCORE, NEGATIVE_SCORE, RANK)
 
 
@@ -103,18 +124,22 @@ class MineHardNegatives(SearchesPairs):
         self, inputs: Mapping[str, beam.PCollection]
     ) -> beam.PCollection[Block] | GoodAndRejects:
         """Return the triplets; with exception handling, a tuple of them and the rejects."""
-        found = self.search(inputs, "positives", self.ranks[1])
+        found = self.search(inputs, "positives", self.ranks[1], texts=True)
         choose = beam.FlatMap(
             _choose, self._rule(), self.pairs.query_id, self.pairs.document_id
         ).with_output_types(Block)
         triplets = found.groups | "Choose" >> choose
-        for name, by, texts in (
-            ("query", QUERY_ID, found.query_texts),
-            ("positive", POSITIVE_ID, found.document_texts),
-            ("negative", NEGATIVE_ID, found.document_texts),
-        ):
-            triplets = RowsAndTexts(triplets, texts) | f"Text_{name}" >> AttachText(by, name)
-        triplets = triplets | "Order" >> beam.Map(_ordered).with_output_types(Block)
+        names = RowNames(1, self.columns, texts=True, step=f"{self.step} documents")
+        keyed = (
+            triplets | "ByNegative" >> key_by_id(NEGATIVE_ID, name="triplets"),
+            found.rows | "Documents" >> key_by_id(ID, names, "documents"),
+        )
+        triplets = (
+            keyed
+            | "TripletsAndDocuments" >> beam.Flatten()
+            | "GroupByNegative" >> beam.GroupByKey()
+            | "AddNegatives" >> beam.FlatMap(_with_negatives).with_output_types(Block)
+        )
         return GoodAndRejects(triplets, found.rejects) if self._isolate else triplets
 
 
@@ -127,8 +152,9 @@ def _choose(
         _count("queries_without_positives", near[SOURCE_ID].n_unique())
         return
     rows, named = pair_frames(blocks)
+    texts = (rows[hidden].alias(name) for hidden, name in zip(PAIR_TEXTS, TEXTS, strict=False))
     named = named.with_columns(
-        rows[query_id].alias(QUERY_ID), rows[document_id].alias(POSITIVE_ID)
+        rows[query_id].alias(QUERY_ID), rows[document_id].alias(POSITIVE_ID), *texts
     ).drop(PAIR)
     # of pairs that are the same once duplicates are represented, that of the smallest ids
     pairs = named.sort(pl.all()).unique([SOURCE_ID, TARGET_ID], keep="first", maintain_order=True)
@@ -145,6 +171,7 @@ def _choose(
             QUERY_ID,
             POSITIVE_ID,
             NEGATIVE_ID,
+            *TEXTS[:2],
             pl.col(SCORE).alias(POSITIVE_SCORE),
             pl.col(COSINE).alias(NEGATIVE_SCORE),
             RANK,
@@ -152,10 +179,22 @@ def _choose(
         yield block_of(renamed.sort(QUERY_ID, POSITIVE_ID, RANK))
 
 
-def _ordered(block: Block) -> Block:
-    frame = pl.from_arrow(block.batch)
-    assert isinstance(frame, pl.DataFrame)
-    return block_of(frame.select(COLUMNS).sort(QUERY_ID, POSITIVE_ID, RANK))
+def _with_negatives(element: tuple[int, Iterable[Named]]) -> Iterator[Block]:
+    """Add the texts of negatives."""
+    group = CoGroup(element)
+    pieces = list(group["triplets"])
+    if not pieces:
+        return
+    triplets = frame_of(pieces)
+    wanted = pa.array(triplets[NEGATIVE_ID].unique().to_arrow())
+    kept = [
+        block.filter(pc.is_in(block.column(ID), wanted.cast(block.column(ID).type)))
+        for block in group["documents"]
+    ]
+    texts = frame_of([block for block in kept if block])
+    texts = texts.select(pl.col(ID).alias(NEGATIVE_ID), pl.col(TEXT).alias(NEGATIVE))
+    whole = triplets.join(texts, on=NEGATIVE_ID, how="left").select(COLUMNS)
+    yield block_of(whole.sort(QUERY_ID, POSITIVE_ID, RANK))
 
 
 def _count(name: str, number: int) -> None:

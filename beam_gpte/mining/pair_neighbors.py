@@ -11,7 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 
-from beam_gpte.core.columns import DOCUMENT, PAIR_SCORE, QUERY, SOURCE_ID, TARGET_ID, VECTOR
+from beam_gpte.core.columns import (
+    DOCUMENT,
+    PAIR_SCORE,
+    PAIR_TEXTS,
+    QUERY,
+    SOURCE_ID,
+    TARGET_ID,
+    VECTOR,
+)
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
@@ -234,7 +242,7 @@ def _score(
     ]
     for part in split_rejects(block, why, step, isolate, id_columns[0]):
         if isinstance(part, TaggedOutput):
-            part.value = part.value.without_columns([QUERY, DOCUMENT])
+            part.value = part.value.without_columns([QUERY, DOCUMENT, *PAIR_TEXTS])
             yield part
         elif part:
             assert queries is not None

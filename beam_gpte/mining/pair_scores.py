@@ -23,6 +23,7 @@ from beam_gpte.core.columns import (
     FORWARD_RANK,
     HIDDEN,
     MARGIN,
+    MARKS,
     REJECT_REASON,
     REJECT_STEP,
     REPRESENTATIVE,
@@ -32,15 +33,13 @@ from beam_gpte.core.columns import (
     is_hidden,
 )
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.mining.margin import Margin, margins
+from beam_gpte.core.mining.margin import Margin, k_nearest, margins
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import GoodAndRejects, reject_outputs, split_rejects
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.plan import MiningPlan
-from beam_gpte.mining.search import k_nearest
-from beam_gpte.mining.sides import OfSide
 from beam_gpte.shuffle.group_by_id import (
     CoGroup,
     Named,
@@ -48,6 +47,7 @@ from beam_gpte.shuffle.group_by_id import (
     frame_of,
     key_by_id,
 )
+from beam_gpte.shuffle.marked_rows import WithMark
 from beam_gpte.shuffle.unique_ids import id_array
 
 KEPT = tuple(f"{HIDDEN}kept_{side}" for side in SIDES)  # ids of the rows that represent the pair's
@@ -106,7 +106,7 @@ class _OthersOfSide:
 
     def __call__(self, block: Block) -> Iterator[Block]:
         if REPRESENTATIVE in block.schema.names:
-            yield from OfSide(self._side)(block)
+            yield from WithMark(MARKS[self._side])(block)
         else:
             yield block.filter(pc.equal(block.column(REJECT_STEP), self._step))
 
@@ -182,7 +182,7 @@ class JoinSide(beam.PTransform):
         keyed = (
             inputs.pairs | "Pairs" >> key_by_id(KEPT[self.side], name="pairs"),
             inputs.neighbors | "Nearest" >> key_by_id(side_id, name="nearest"),
-            inputs.vectors | "Vectors" >> key_by_id(side_id, OfSide(self.side), "vectors"),
+            inputs.vectors | "Vectors" >> key_by_id(side_id, WithMark(MARKS[self.side]), "vectors"),
         )
         grouped = keyed | "PairsAndSide" >> beam.Flatten() | "ById" >> beam.GroupByKey()
         join = beam.FlatMap(_join, self, AsSingleton(inputs.plan))

@@ -2,12 +2,16 @@
 
 `MineHardNegatives` and `FilterPairs` share this search.
 
-queries   --> PrepareSide --> vectors --+--> Route --+
-documents --> PrepareSide --> vectors --+--> Route --+--> (two shards) --> Search --+
-pairs --> Check --> Represent (duplicates) -> Route -+                              |
-                                                                                    |
-groups <--+-- by query <-- neighbors    <-------------------------------------------+
-          +-- by query <-- scored pairs <-------------------------------------------+
+queries ----+--> PrepareSides --> rows --> vectors --> Route --+
+documents --+                      |                           +--> (two shards) --> Search --+
+                                   v                           |                              |
+pairs --> Check --> by query, by document: represent duplicates, add texts --> Route          |
+                                                                                              |
+groups <--+-- by query <-- neighbors    <-----------------------------------------------------+
+          +-- by query <-- scored pairs <-----------------------------------------------------+
+
+What meets by query, by document: a pair and the row it names; one after the other, since a pair
+names two. What meets by query at the end: its pairs, scored, and its neighbors, from all shards.
 """
 
 import dataclasses
@@ -24,8 +28,10 @@ from beam_gpte.core.columns import (
     COSINE,
     DOCUMENT,
     ID,
+    MARKS,
     PAIR,
     PAIR_SCORE,
+    PAIR_TEXTS,
     QUERY,
     REPRESENTATIVE,
     SCORE,
@@ -47,19 +53,20 @@ from beam_gpte.elements.rejects import (
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.pair_neighbors import PairSearchInputs, PlanSearch, SearchPairs
+from beam_gpte.mining.shards import SearchColumns
 from beam_gpte.mining.sides import (
-    OfSide,
     PrepareSides,
-    SearchColumns,
     SideSettings,
     check_sides,
 )
 from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, frame_of, key_by_id
+from beam_gpte.shuffle.marked_rows import has_mark
 from beam_gpte.shuffle.unique_ids import id_array
 
 QUERY_ID = "query_id"
 DOCUMENT_ID = "document_id"
 _SIDES = ("queries", "documents")
+_ID = (QUERY, DOCUMENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +102,12 @@ class PairSearch(NamedTuple):
       groups: partitions of the queries, a `CoGroup` of "near" and "pairs": `source_id`,
         `target_id`, `cosine` of the nearest documents of each query, and the rows of the pairs with
         `QUERY`, `DOCUMENT` and `PAIR_SCORE`.
-      query_texts: blocks of id and text, of all queries, duplicates too.
-      document_texts: the same of the documents.
+      rows: marked blocks of both sides, one row for each text.
       rejects: bad rows of all three inputs.
     """
 
     groups: beam.PCollection[tuple[int, Iterable[Named]]]
-    query_texts: beam.PCollection[Block]
-    document_texts: beam.PCollection[Block]
+    rows: beam.PCollection[Block]
     rejects: beam.PCollection[Block]
 
 
@@ -133,13 +138,16 @@ class SearchesPairs(RejectingTransform):
                     f"model {model!r} makes several rows of one; use long_text truncate or windows"
                 )
 
-    def search(self, inputs: Mapping[str, beam.PCollection], third: str, depth: int) -> PairSearch:
+    def search(
+        self, inputs: Mapping[str, beam.PCollection], third: str, depth: int, texts: bool = False
+    ) -> PairSearch:
         """Search each query for `depth` neighbors that belong to no pair, and for those that do.
 
         Args:
           inputs: ``queries``, ``documents``, and the pairs under the name `third`.
           third: that name.
           depth: how many neighbors.
+          texts: add the texts of both rows to the pairs, as `PAIR_TEXTS`.
         """
         check_sides(inputs, ("queries", "documents", third), self.step)
         settings = SideSettings(
@@ -151,36 +159,30 @@ class SearchesPairs(RejectingTransform):
             self._isolate,
             self.pairs.query_model,
         )
-        sides = {name: inputs[name] for name in _SIDES} | "Prepare" >> PrepareSides(
-            settings, _SIDES
-        )
+        prepare = PrepareSides(settings, _SIDES)
+        sides = {name: inputs[name] for name in _SIDES} | "Prepare" >> prepare
         select = SearchColumns(settings, scoped=False)
         vectors = sides.rows | "Vectors" >> beam.Map(select).with_output_types(Block)
         plan = vectors | "Survey" >> PlanSearch(self.step)
         id_columns, step = (self.pairs.query_id, self.pairs.document_id), f"{self.step} {third}"
         check = beam.FlatMap(_check_pairs, id_columns, step, self._isolate)
         pairs, bad_pairs = as_blocks(inputs[third]) | "CheckPairs" >> reject_outputs(check)
-        if self.pairs.deduplicate:
-            for side, column in enumerate((QUERY, DOCUMENT)):
-                represent = _Represent(side, column, self.columns.id)
-                both = PairsAndDuplicates(pairs, sides.duplicates)
-                pairs = both | f"Represent_{_SIDES[side]}" >> represent
+        named = sides.duplicates  # what other names than its id a row has, and its text
+        if texts:
+            named = (sides.rows, sides.duplicates) | "AllRows" >> beam.Flatten()
+        if texts or self.pairs.deduplicate:
+            for side, name in enumerate(_SIDES):
+                join = _NameRows(side, self.columns, texts, f"{self.step} {name}")
+                both = PairsAndRows(pairs, named)
+                pairs = both | f"Name_{name}" >> join
         found = PairSearchInputs(vectors, pairs, plan) | "Search" >> SearchPairs(
             depth, id_columns, step, self._isolate
         )
         groups = {"near": found.near, "pairs": found.pairs} | "ByQuery" >> CoGroupById(
             {"near": SOURCE_ID, "pairs": QUERY}
         )
-        all_rows = (sides.rows, sides.duplicates) | "AllRows" >> beam.Flatten()
-        texts = [
-            all_rows | f"Texts_{name}" >> beam.FlatMap(self._texts(side)).with_output_types(Block)
-            for side, name in enumerate(_SIDES)
-        ]
         rejects = merge_rejects([sides.rejects, bad_pairs, found.rejects])
-        return PairSearch(groups, texts[0], texts[1], rejects)
-
-    def _texts(self, side: int) -> "_Texts":
-        return _Texts(side, self.columns.id, self.columns.text, f"{self.step} {_SIDES[side]}")
+        return PairSearch(groups, sides.rows, rejects)
 
 
 def pair_frames(blocks: Iterable[Block]) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -225,66 +227,77 @@ def _check_pairs(
         yield part
 
 
-class _Texts:
-    """Yield ids and texts of the rows of a side."""
+class RowNames:
+    """Yield ids, representatives, and on demand texts, of the rows of a side.
 
-    def __init__(self, side: int, id_column: str, text_column: str, step: str) -> None:
-        self._of_side = OfSide(side)
-        self._id_column = id_column
-        self._text_column = text_column
+    Args:
+      side: 0 for queries, 1 for documents.
+      columns: of the rows.
+      texts: whether texts are needed.
+      step: the transform that errors name, and its input.
+    """
+
+    def __init__(self, side: int, columns: Columns, texts: bool, step: str) -> None:
+        self._mark = MARKS[side]
+        self._columns = columns
+        self._texts = texts
         self._step = step
 
     def __call__(self, block: Block) -> Iterator[Block]:
-        for part in self._of_side(block):
-            check_columns(part, (self._text_column,), self._step)
-            texts = part.column(self._text_column).cast(pa.large_string())
-            yield Block.from_pydict({ID: id_array(part, self._id_column), TEXT: texts})
+        """Yield a block of `id`, `REPRESENTATIVE` and `text`, if the rows are of the side."""
+        if not has_mark(block, self._mark):
+            return
+        ids = id_array(block, self._columns.id)
+        is_duplicate = REPRESENTATIVE in block.schema.names
+        named = {ID: ids, REPRESENTATIVE: block.column(REPRESENTATIVE) if is_duplicate else ids}
+        if self._texts:
+            check_columns(block, (self._columns.text,), self._step)
+            named[TEXT] = block.column(self._columns.text).cast(pa.large_string())
+        yield Block.from_pydict(named)
 
 
-class PairsAndDuplicates(NamedTuple):
-    """Hold pairs, and the rows of both sides that another row of the same text represents."""
+class PairsAndRows(NamedTuple):
+    """Hold pairs, and marked rows of both sides."""
 
     pairs: beam.PCollection[Block]
-    duplicates: beam.PCollection[Block]
+    rows: beam.PCollection[Block]
 
 
 @dataclasses.dataclass(eq=False)
-class _Represent(beam.PTransform):
-    """Replace ids of duplicates in a column of pairs by those of rows that represent them."""
+class _NameRows(beam.PTransform):
+    """Replace ids of duplicates in pairs by those of rows that represent them; add texts."""
 
     side: int
-    column: str
-    id_column: str
+    columns: Columns
+    texts: bool
+    step: str
 
     @named_collections
-    def expand(self, inputs: PairsAndDuplicates) -> beam.PCollection[Block]:
-        represent = beam.FlatMap(_represent, self.column, self.id_column).with_output_types(Block)
-        of_side = OfSide(self.side)
+    def expand(self, inputs: PairsAndRows) -> beam.PCollection[Block]:
+        names = RowNames(self.side, self.columns, self.texts, self.step)
         keyed = (
-            inputs.pairs | "Pairs" >> key_by_id(self.column, name="pairs"),
-            inputs.duplicates | "Duplicates" >> key_by_id(self.id_column, of_side, "duplicates"),
+            inputs.pairs | "Pairs" >> key_by_id(_ID[self.side], name="pairs"),
+            inputs.rows | "Rows" >> key_by_id(ID, names, "rows"),
         )
-        return (
-            keyed
-            | "PairsAndDuplicates" >> beam.Flatten()
-            | "ById" >> beam.GroupByKey()
-            | "Represent" >> represent
-        )
+        name = beam.FlatMap(_name_rows, self.side, self.texts).with_output_types(Block)
+        grouped = keyed | "PairsAndRows" >> beam.Flatten() | "ById" >> beam.GroupByKey()
+        return grouped | "Name" >> name
 
 
-def _represent(
-    element: tuple[int, Iterable[Named]], column: str, id_column: str
-) -> Iterator[Block]:
+def _name_rows(element: tuple[int, Iterable[Named]], side: int, texts: bool) -> Iterator[Block]:
     group = CoGroup(element)
-    parts = list(group["duplicates"])
-    if not parts:
-        yield from group["pairs"]
-        return
-    duplicates = pa.chunked_array([id_array(block, id_column) for block in parts]).combine_chunks()
-    kept = pa.chunked_array([block.column(REPRESENTATIVE) for block in parts]).combine_chunks()
+    parts = [block.batch for block in group["rows"]]
+    rows = pa.Table.from_batches(parts).combine_chunks() if parts else None
     for block in group["pairs"]:
-        ids = block.column(column)
-        if ids.type == duplicates.type:  # another type is reported where no row is found
-            position = pc.index_in(ids, duplicates)
-            ids = pc.if_else(position.is_valid(), kept.take(position), ids)
-        yield block.with_column(pa.field(column, ids.type), ids)
+        ids = block.column(_ID[side])
+        at = pa.nulls(len(ids), pa.int32())
+        if rows is not None and ids.type == rows[ID].type:  # other types are reported by the search
+            at = pc.index_in(ids, rows[ID])
+            named = pc.coalesce(rows[REPRESENTATIVE].take(at).combine_chunks(), ids)
+            block = block.with_column(pa.field(_ID[side], ids.type), named)
+        if texts:
+            known = pa.nulls(len(ids), pa.large_string())
+            if rows is not None:
+                known = rows[TEXT].take(at).combine_chunks()
+            block = block.with_column(pa.field(PAIR_TEXTS[side], known.type), known)
+        yield block

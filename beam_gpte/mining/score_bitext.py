@@ -59,9 +59,9 @@ from beam_gpte.mining.plan import (
     make_plan,
 )
 from beam_gpte.mining.search import Comparison, FindNeighbors, VectorsAndPlan
+from beam_gpte.mining.shards import SearchColumns
 from beam_gpte.mining.sides import (
     PrepareSides,
-    SearchColumns,
     Sides,
     SideSettings,
     check_sides,

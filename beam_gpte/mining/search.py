@@ -31,13 +31,10 @@ import polars as pl
 from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import (
-    BACKWARD_MEAN,
     BACKWARD_RANK,
-    COSINE,
+    CANDIDATE,
     DECOY,
-    FORWARD_MEAN,
     FORWARD_RANK,
-    MARGIN,
     SOURCE_ID,
     TARGET_ID,
     Columns,
@@ -45,9 +42,12 @@ from beam_gpte.core.columns import (
 from beam_gpte.core.mining.margin import (
     Margin,
     Retrieval,
-    best_backward,
-    best_forward,
-    margins,
+    chosen,
+    mark_backward,
+    may_be_chosen,
+    nearest_sources,
+    nearest_targets,
+    with_margins,
 )
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
@@ -56,36 +56,8 @@ from beam_gpte.mining.plan import MiningPlan, Search, check_choice
 from beam_gpte.mining.shards import RouteScopes, RouteSides, centered, search_shards
 from beam_gpte.shuffle.group_by_id import CoGroup, Keyed, Named, block_of, frame_of, key_by_id
 
-BEST_FORWARD = "best_forward"  # bool: the source's best candidate
-BEST_BACKWARD = "best_backward"  # bool: the target's best candidate
-# the columns of a candidate, before those of its rows
-CANDIDATE = (
-    SOURCE_ID,
-    TARGET_ID,
-    COSINE,
-    FORWARD_RANK,
-    FORWARD_MEAN,
-    BACKWARD_RANK,
-    BACKWARD_MEAN,
-    MARGIN,
-    BEST_FORWARD,
-    BEST_BACKWARD,
-)
-
 _PAIR = [SOURCE_ID, TARGET_ID]
 _EVERY = pl.col(SOURCE_ID).is_not_null()  # candidate, of each row
-
-
-def chosen(retrieval: Retrieval) -> pl.Expr:
-    """Choose the candidates that a retrieval takes for pairs; ``max`` chooses among these."""
-    forward, backward = pl.col(BEST_FORWARD), pl.col(BEST_BACKWARD)
-    return {
-        "forward": forward,
-        "backward": backward,
-        "intersection": forward & backward,
-        "union": forward | backward,
-        "max": forward | backward,
-    }[retrieval]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,16 +107,7 @@ class PairRule:
 
     def may_choose(self) -> pl.Expr:
         """Choose, before `BEST_BACKWARD` is known, the candidates that `chooses` may choose."""
-        if self.emit_all:
-            return _EVERY
-        forward, backward = pl.col(BEST_FORWARD), pl.col(BACKWARD_RANK).is_not_null()
-        return {
-            "forward": forward,
-            "backward": backward,
-            "intersection": forward & backward,
-            "union": forward | backward,
-            "max": forward | backward,
-        }[self.retrieval]
+        return _EVERY if self.emit_all else may_be_chosen(self.retrieval)
 
     def rows_of(self, side: int) -> RowsOfSide:
         """Choose the rows of a side."""
@@ -286,58 +249,15 @@ class _Step:
         return self._function(element, self._rule)
 
 
-def k_nearest(
-    pairs: pl.DataFrame, by: str, other: str, k: int, rank: str, mean: str
-) -> pl.DataFrame:
-    """Keep the k nearest of each row, ties by id, and add their ranks and mean cosine.
-
-    Args:
-      pairs: frame of `source_id`, `target_id`, `cosine`; duplicates count once.
-      by: the ids of the rows.
-      other: the ids of their neighbors.
-      k: how many to keep.
-      rank: name of the new column of ranks, from 1.
-      mean: name of the new column of mean cosines.
-    """
-    ordered = pairs.unique(_PAIR).sort(by, COSINE, other, descending=[False, True, False])
-    ranked = ordered.with_columns(
-        pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(by).alias(rank)
-    )
-    nearest = ranked.filter(pl.col(rank) <= k)
-    return nearest.with_columns(
-        pl.col(COSINE).cast(pl.Float64).mean().over(by).cast(pl.Float32).alias(mean)
-    )
-
-
 def _nearest_targets(element: tuple[int, Iterable[Block]], rule: PairRule) -> Iterator[Block]:
-    yield block_of(_with_forward(frame_of(element[1]), rule.k))
-
-
-def _with_forward(forward: pl.DataFrame, k: int) -> pl.DataFrame:
-    return k_nearest(forward, SOURCE_ID, TARGET_ID, k, FORWARD_RANK, FORWARD_MEAN)
+    yield block_of(nearest_targets(frame_of(element[1]), rule.k))
 
 
 def _nearest_sources(element: tuple[int, Iterable[Block]], rule: PairRule) -> Iterator[Block]:
     blocks = list(element[1])
     backward = frame_of(block for block in blocks if FORWARD_RANK not in block.schema.names)
     forward = [block for block in blocks if FORWARD_RANK in block.schema.names]
-    yield block_of(_with_backward(backward, frame_of(forward) if forward else None, rule.k))
-
-
-def _with_backward(backward: pl.DataFrame, forward: pl.DataFrame | None, k: int) -> pl.DataFrame:
-    """Merge candidates of both directions, each pair once, each with its target's mean."""
-    backward = k_nearest(backward, TARGET_ID, SOURCE_ID, k, BACKWARD_RANK, BACKWARD_MEAN)
-    means = backward.select(TARGET_ID, BACKWARD_MEAN).unique()
-    if forward is not None:
-        on = [name for name in backward.columns if name not in (BACKWARD_RANK, BACKWARD_MEAN)]
-        both = forward.join(backward.drop(BACKWARD_MEAN), on=on, how="full", coalesce=True)
-    else:
-        none = (
-            pl.lit(None, kind).alias(name)
-            for name, kind in ((FORWARD_RANK, pl.Int32), (FORWARD_MEAN, pl.Float32))
-        )
-        both = backward.drop(BACKWARD_MEAN).with_columns(none)
-    return both.join(means, on=TARGET_ID, how="left")
+    yield block_of(nearest_sources(backward, frame_of(forward) if forward else None, rule.k))
 
 
 def _best_targets(element: tuple[int, Iterable[Named]], rule: PairRule) -> Iterator[Block]:
@@ -346,7 +266,7 @@ def _best_targets(element: tuple[int, Iterable[Named]], rule: PairRule) -> Itera
     pieces = list(group["candidates"])
     if not pieces:
         return
-    candidates = _with_margins(frame_of(pieces), rule.margin)
+    candidates = with_margins(frame_of(pieces), rule.margin)
     for part in _attach_sources(candidates, group["rows"], rule):
         if len(part):
             yield block_of(part)
@@ -368,16 +288,6 @@ def _attach_sources(
     return attached, candidates.filter(wanted)
 
 
-def _with_margins(candidates: pl.DataFrame, margin: Margin) -> pl.DataFrame:
-    """Add margins and mark the best of each source, which is among its forward candidates."""
-    candidates = candidates.with_columns(pl.col(FORWARD_MEAN).max().over(SOURCE_ID))
-    cosine, forward, backward = (
-        candidates[name].to_numpy() for name in (COSINE, FORWARD_MEAN, BACKWARD_MEAN)
-    )
-    scored = candidates.with_columns(pl.Series(MARGIN, margins(cosine, forward, backward, margin)))
-    return _marked(scored, best_forward(scored), BEST_FORWARD)
-
-
 def _best_sources(element: tuple[int, Iterable[Named]], rule: PairRule) -> Iterator[Block]:
     """Choose candidates, and attach the targets' rows to them."""
     group = CoGroup(element)
@@ -390,7 +300,7 @@ def _best_sources(element: tuple[int, Iterable[Named]], rule: PairRule) -> Itera
 
 def _choose(candidates: pl.DataFrame, targets: Iterable[Block], rule: PairRule) -> Iterator[Block]:
     """Mark the best of each target, choose, and attach the targets' rows to what is chosen."""
-    marked = _marked(candidates, best_backward(candidates), BEST_BACKWARD).filter(rule.chooses())
+    marked = mark_backward(candidates).filter(rule.chooses())
     if DECOY in marked.columns:
         decoys = marked.filter(pl.col(DECOY))
         if len(decoys):
@@ -408,18 +318,13 @@ def _search_scopes(
 ) -> Iterator[Block]:
     rows = list(element[1])
     vectors = [centered(select(block), plan) for block in rows]
-    near = list(search_shards((element[0], vectors), rule.k, scoped=True))
-    forward = [block for block in near if isinstance(block, Block)]
-    backward = [part.value for part in near if not isinstance(part, Block)]
+    found = list(search_shards((element[0], vectors), rule.k, scoped=True))
+    forward = [block for block in found if isinstance(block, Block)]
+    backward = [part.value for part in found if not isinstance(part, Block)]
     if not backward:
         return
-    with_forward = _with_forward(frame_of(forward), rule.k)
-    candidates = _with_backward(frame_of(backward), with_forward, rule.k)
+    near = nearest_targets(frame_of(forward), rule.k)
+    candidates = nearest_sources(frame_of(backward), near, rule.k)
     sources, targets = (rule.rows_of(side).of(rows) for side in (0, 1))
-    parts = _attach_sources(_with_margins(candidates, rule.margin), sources, rule)
+    parts = _attach_sources(with_margins(candidates, rule.margin), sources, rule)
     yield from _choose(pl.concat(parts, how="diagonal_relaxed"), targets, rule)
-
-
-def _marked(candidates: pl.DataFrame, best: pl.DataFrame, name: str) -> pl.DataFrame:
-    marks = best.select(*_PAIR, pl.lit(value=True).alias(name))
-    return candidates.join(marks, on=_PAIR, how="left").with_columns(pl.col(name).fill_null(False))

@@ -1,7 +1,8 @@
 """Route the rows of two sides to shards or scopes, and find the neighbors within each.
 
-vectors of both sides --> RouteSides ---> (two shards; centered vectors)
-rows of both sides -----> RouteScopes --> (partition of the scopes; rows)
+rows of both sides -----> SearchColumns -> vectors of both sides
+vectors of both sides --> RouteSides ----> (two shards; centered vectors)
+rows of both sides -----> RouteScopes ---> (partition of the scopes; rows)
 (key, vectors of both sides) --> search_shards --> neighbors of sources, neighbors of targets
 """
 
@@ -20,6 +21,7 @@ from beam_gpte.core.columns import (
     COSINE,
     DECOY,
     FORWARD_RANK,
+    MARKS,
     SCOPE,
     SIDE_IDS,
     SOURCE_ID,
@@ -30,12 +32,43 @@ from beam_gpte.core.mining.margin import backward_candidates, forward_candidates
 from beam_gpte.core.mining.neighbors import nearest_neighbors
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block
+from beam_gpte.embedding.ensure_vectors import unit_vectors
 from beam_gpte.mining.plan import MiningPlan
-from beam_gpte.mining.sides import side_of
+from beam_gpte.mining.sides import SideSettings, side_of
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
+from beam_gpte.shuffle.marked_rows import has_mark, marked
 from beam_gpte.shuffle.packing import split_rows
+from beam_gpte.shuffle.unique_ids import id_array
 
 SCOPE_PARTITIONS = 64  # of the scopes, by hash
+
+
+class SearchColumns:
+    """Select what a row is searched by: id under its side's name, unit vector, scope, decoy.
+
+    Gives blocks of `source_id` or `target_id`, `VECTOR`, the mark of the side, `SCOPE` if rows are
+    compared only within one, and of sources `DECOY` if there are decoys.
+    """
+
+    def __init__(self, settings: SideSettings, scoped: bool, has_decoys: bool = False) -> None:
+        self._settings = settings
+        self._scoped = scoped
+        self._has_decoys = has_decoys
+
+    def __call__(self, block: Block) -> Block:
+        """Return the columns of a marked block."""
+        names, side = self._settings.columns, side_of(block)
+        columns: dict[str, Any] = {SIDE_IDS[side]: id_array(block, names.id)}
+        if self._scoped:
+            assert self._settings.scope is not None
+            scopes = block.column(self._settings.scope)
+            columns[SCOPE] = scopes.cast(pa.large_string()).fill_null("")
+        if self._has_decoys and side == 0:
+            columns[DECOY] = pa.array([has_mark(block, MARKS[2])] * len(block))
+        array = vectors_to_arrow(unit_vectors(block, names.embedding))
+        metadata = block.schema.field(names.embedding).metadata
+        field = pa.field(VECTOR, array.type, metadata=metadata)
+        return marked(Block.from_pydict(columns).with_column(field, array), MARKS[side])
 
 
 class RouteSides(CutByKey):

@@ -7,10 +7,8 @@ decoys --> Check --+                                        |
 
 rows, pairs --> by id: rows in no pair --> by text: one row per text --> rows    (`LeaveUnpaired`)
 
-What meets by id: the rows with one id on a side, or a row and the pairs it is in. It is the first
-shuffle, so there is none to ride on.
-What meets by text: the rows with one text on a side, whole, so that they need not meet again to be
-split. It cannot ride on the first: of rows with one id only one may be compared.
+What meets by id: the rows with one id on a side, or a row and the pairs it is in. Nothing was
+shuffled before that it could ride on. By text: see `shuffle.marked_rows`.
 """
 
 import dataclasses
@@ -18,27 +16,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import (
-    DECOY,
     DUPLICATES,
     MARKS,
     REJECT_STEP,
-    REPRESENTATIVE,
-    SCOPE,
     SIDE_IDS,
     TEXT_KEY,
-    VECTOR,
     Columns,
-    is_hidden,
 )
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.vectors.similarity import vectors_to_arrow
-from beam_gpte.dedup.exact import key_hashes
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.rejects import (
@@ -50,12 +40,19 @@ from beam_gpte.elements.rejects import (
 )
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
-from beam_gpte.shuffle.group_by_id import CoGroup, Keyed, Named, frame_of, key_by_id
-from beam_gpte.shuffle.unique_ids import duplicate_rows, id_array
+from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects
+from beam_gpte.shuffle.group_by_id import CoGroup, Named, key_by_id
+from beam_gpte.shuffle.marked_rows import (
+    DistinctTexts,
+    OnePerId,
+    has_mark,
+    marked,
+    with_key,
+    with_mark,
+)
+from beam_gpte.shuffle.unique_ids import id_array
 
 _DECOYS = MARKS[2]
-_REMOVED = "duplicates"  # the tag of removed rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +76,12 @@ class SideSettings:
     model: Any = None
     isolate: bool = False
     source_model: Any = None
+
+    def compared(self) -> tuple[str, ...]:
+        """Name the columns that duplicates share; none if they are not looked for."""
+        if not self.deduplicate:
+            return ()
+        return (self.columns.text,) if self.scope is None else (self.columns.text, self.scope)
 
 
 class Sides(NamedTuple):
@@ -109,23 +112,7 @@ def check_sides(
 
 def side_of(block: Block) -> int:
     """Return the side of a block of `Sides` or of its vectors: 0 for sources and decoys, else 1."""
-    return int(MARKS[1] in block.schema.names)
-
-
-def of_side(blocks: Iterable[Block], side: int) -> Iterator[Block]:
-    """Choose the blocks of a side: 0 for sources, 1 for targets, 2 for decoys."""
-    return (block for block in blocks if MARKS[side] in block.schema.names)
-
-
-class OfSide:
-    """Yield a block if it is of a side, see `of_side`."""
-
-    def __init__(self, side: int) -> None:
-        self._side = side
-
-    def __call__(self, block: Block) -> Iterator[Block]:
-        """Yield the block, or nothing."""
-        return of_side([block], self._side)
+    return int(has_mark(block, MARKS[1]))
 
 
 @dataclasses.dataclass(eq=False)
@@ -155,11 +142,13 @@ class PrepareSides(beam.PTransform):
             | "BothSides" >> beam.Flatten()
             | "ById" >> beam.GroupByKey()
         )
-        one_per_id = _OnePerId(settings, self.names)
+        steps = tuple(f"{settings.step} {name}" for name in self.names)
+        id_column, compared = settings.columns.id, settings.compared()
+        one_per_id = OnePerId(id_column, steps, settings.isolate, compared)
         if settings.deduplicate:
             key = key_by_id(TEXT_KEY, one_per_id, rejects=Block).with_outputs(REJECTS, main="good")
             by_text, same_id = by_id | "OnePerId" >> key
-            rows, duplicates = by_text | "Texts" >> _DistinctTexts(settings)
+            rows, duplicates = by_text | "Texts" >> DistinctTexts(id_column)
         else:
             rows, same_id = by_id | "OnePerId" >> reject_outputs(beam.FlatMap(one_per_id))
             none = beam.FlatMap(lambda block: ()).with_output_types(Block)
@@ -179,7 +168,7 @@ class PrepareSides(beam.PTransform):
         if settings.source_model is not None:
             models = dict(zip(self.names, (settings.source_model, settings.model), strict=True))
             parts = {
-                name: rows | f"Only_{name}" >> beam.Filter(_has_mark, mark).with_output_types(Block)
+                name: rows | f"Only_{name}" >> beam.Filter(has_mark, mark).with_output_types(Block)
                 for name, mark in zip(models, MARKS, strict=False)
             }
         embedded, rejects = [], []
@@ -246,127 +235,6 @@ class _Check:
             yield part if isinstance(part, beam.pvalue.TaggedOutput) else marked(part, self._mark)
 
 
-class _OnePerId:
-    """Yield one row for each id of a side, with the key of its text, and rejects."""
-
-    def __init__(self, settings: SideSettings, names: tuple[str, ...]) -> None:
-        self._settings = settings
-        self._names = names
-
-    def __call__(self, element: tuple[int, Iterable[Block]]) -> Iterator[Any]:
-        settings, id_column = self._settings, self._settings.columns.id
-        for side, name in enumerate(self._names):
-            pieces = _Pieces(element[1], side)
-            if not pieces:
-                continue
-            step = f"{settings.step} {name}"
-            duplicate, start = duplicate_rows(pieces, id_column, step), 0
-            for piece, _ in pieces:
-                mask = pa.array(duplicate[start : start + len(piece)])
-                reasons = pc.if_else(mask, "duplicate id", pa.scalar(None, pa.string()))
-                start += len(piece)
-                for part in split_rejects(piece, reasons, step, settings.isolate, id_column):
-                    yield (
-                        part
-                        if isinstance(part, beam.pvalue.TaggedOutput)
-                        else self._good(part, side)
-                    )
-
-    def _good(self, piece: Block, side: int) -> Block:
-        piece = marked(piece, MARKS[side])
-        return _with_key(piece, self._settings) if self._settings.deduplicate else piece
-
-
-class _Pieces:
-    """Iterate over the pieces of one side, without their mark; decoded anew in each iteration."""
-
-    def __init__(self, blocks: Iterable[Block], side: int) -> None:
-        self._blocks = blocks
-        self._side = side
-
-    def __iter__(self) -> Iterator[tuple[Block, int]]:
-        for block in of_side(self._blocks, self._side):
-            yield block.without_columns(MARKS), 0
-
-    def __bool__(self) -> bool:
-        return next(of_side(self._blocks, self._side), None) is not None
-
-
-class _Distinct(NamedTuple):
-    rows: beam.PCollection[Block]
-    duplicates: beam.PCollection[Block]
-
-
-@dataclasses.dataclass(eq=False)
-class _DistinctTexts(beam.PTransform):
-    """Keep one row for each `TEXT_KEY` of a side, that with the smallest id."""
-
-    settings: SideSettings
-
-    @named_collections
-    def expand(self, keyed: beam.PCollection[Keyed]) -> _Distinct:
-        # in this order: types given after with_outputs are forgotten, and blocks would be pickled
-        keep = beam.FlatMap(_one_per_text, self.settings.columns.id)
-        keep = keep.with_output_types(Block, duplicates=Block).with_outputs(_REMOVED, main="rows")
-        parts = keyed | "ByText" >> beam.GroupByKey() | "OnePerText" >> keep
-        return _Distinct(parts.rows, parts[_REMOVED])
-
-
-def _one_per_text(element: tuple[int, Iterable[Block]], id_column: str) -> Iterator[Any]:
-    """Yield the rows kept, with `DUPLICATES`, and the others, with `REPRESENTATIVE`.
-
-    A worker holds the ids and keys of a partition, and one block of rows at a time.
-    """
-    for side in range(len(MARKS)):
-        frames = [_compared(block, id_column) for block in of_side(element[1], side)]
-        if not frames:
-            continue
-        rows = pl.concat(frames, how="diagonal_relaxed")
-        first = pl.col(id_column).min().over(TEXT_KEY).alias(REPRESENTATIVE)
-        rows = rows.with_columns(first)
-        removed = rows.filter(pl.col(id_column) != pl.col(REPRESENTATIVE))
-        if not len(removed):
-            yield from (block.without_columns([TEXT_KEY]) for block in of_side(element[1], side))
-            continue
-        lists = _lists(rows, removed, id_column)
-        for block in of_side(element[1], side):
-            yield from _split_by_text(block.without_columns([TEXT_KEY]), removed, lists, id_column)
-
-
-def _compared(block: Block, id_column: str) -> pl.DataFrame:
-    names = [name for name in (TEXT_KEY, DUPLICATES) if name in block.schema.names]
-    columns = {name: block.column(name) for name in names}
-    return frame_of([Block.from_pydict({id_column: id_array(block, id_column), **columns})])
-
-
-def _lists(rows: pl.DataFrame, removed: pl.DataFrame, id_column: str) -> pl.DataFrame:
-    """List all that each kept row represents: frame of `REPRESENTATIVE`, `DUPLICATES`."""
-    parts = [removed.select(REPRESENTATIVE, pl.col(id_column).alias(DUPLICATES))]
-    if DUPLICATES in rows.columns:
-        earlier = rows.select(REPRESENTATIVE, DUPLICATES).explode(DUPLICATES)
-        parts.append(earlier.drop_nulls())
-    return pl.concat(parts).group_by(REPRESENTATIVE).agg(pl.col(DUPLICATES).sort())
-
-
-def _split_by_text(
-    block: Block, removed: pl.DataFrame, lists: pl.DataFrame, id_column: str
-) -> Iterator[Any]:
-    ids = id_array(block, id_column)
-    position = pc.index_in(ids, removed[id_column].to_arrow().cast(ids.type))
-    if position.null_count < len(position):
-        of = removed[REPRESENTATIVE].to_arrow().take(position.drop_null())
-        rows = block.filter(position.is_valid())
-        Metrics.counter(NAMESPACE, "removed").inc(len(rows))
-        yield beam.pvalue.TaggedOutput(
-            _REMOVED, rows.with_column(pa.field(REPRESENTATIVE, of.type), of)
-        )
-    kept = block.filter(position.is_null())
-    if kept:
-        at = pc.index_in(id_array(kept, id_column), lists[REPRESENTATIVE].to_arrow().cast(ids.type))
-        values = lists[DUPLICATES].to_arrow().take(at)
-        yield kept.with_column(pa.field(DUPLICATES, values.type), values)
-
-
 class RowsAndPairs(NamedTuple):
     """Hold marked rows of both sides, and blocks of pairs that name some of them."""
 
@@ -403,7 +271,7 @@ class LeaveUnpaired(beam.PTransform):
         if not self.settings.deduplicate:
             return by_id | "Unpaired" >> beam.FlatMap(left).with_output_types(Block)
         keyed = by_id | "Unpaired" >> key_by_id(TEXT_KEY, left)
-        return (keyed | "Texts" >> _DistinctTexts(self.settings)).rows
+        return (keyed | "Texts" >> DistinctTexts(id_column)).rows
 
 
 class _Paired:
@@ -425,79 +293,27 @@ class _Unpaired:
 
     def __call__(self, element: tuple[int, Iterable[Named]]) -> Iterator[Block]:
         group, id_column = CoGroup(element), self._settings.columns.id
-        for side, mark in enumerate(MARKS):
-            paired = [id_array(block, id_column) for block in of_side(group["pairs"], side)]
-            for block in of_side(group["rows"], side):
+        for mark in MARKS:
+            paired = [id_array(block, id_column) for block in with_mark(group["pairs"], mark)]
+            for block in with_mark(group["rows"], mark):
                 left = block
                 if paired:
                     ids = id_array(block, id_column)
                     left = block.filter(pc.invert(pc.is_in(ids, pa.concat_arrays(paired))))
                 if left:
-                    if mark != _DECOYS:
-                        Metrics.counter(NAMESPACE, "rows_left").inc(len(left))
-                    yield self._with_key(left, mark)
+                    yield self._counted(left, mark)
 
-    def _with_key(self, block: Block, mark: str) -> Block:
+    def _counted(self, left: Block, mark: str) -> Block:
         settings = self._settings
-        if not settings.deduplicate:
-            return block
         if mark != _DECOYS:
+            Metrics.counter(NAMESPACE, "rows_left").inc(len(left))
             settings = dataclasses.replace(settings, scope=None)
-        return _with_key(block, settings)
-
-
-class SearchColumns:
-    """Select what a row is searched by: id under its side's name, unit vector, scope, decoy.
-
-    Gives blocks of `source_id` or `target_id`, `VECTOR`, the mark of the side, `SCOPE` if rows are
-    compared only within one, and of sources `DECOY` if there are decoys.
-    """
-
-    def __init__(self, settings: SideSettings, scoped: bool, has_decoys: bool = False) -> None:
-        self._settings = settings
-        self._scoped = scoped
-        self._has_decoys = has_decoys
-
-    def __call__(self, block: Block) -> Block:
-        """Return the columns of a marked block."""
-        names, side = self._settings.columns, side_of(block)
-        columns: dict[str, Any] = {SIDE_IDS[side]: id_array(block, names.id)}
-        if self._scoped:
-            assert self._settings.scope is not None
-            scopes = block.column(self._settings.scope)
-            columns[SCOPE] = scopes.cast(pa.large_string()).fill_null("")
-        if self._has_decoys and side == 0:
-            columns[DECOY] = pa.array([_DECOYS in block.schema.names] * len(block))
-        array = vectors_to_arrow(unit_vectors(block, names.embedding))
-        metadata = block.schema.field(names.embedding).metadata
-        field = pa.field(VECTOR, array.type, metadata=metadata)
-        return marked(Block.from_pydict(columns).with_column(field, array), MARKS[side])
-
-
-def marked(block: Block, mark: str) -> Block:
-    """Mark the rows of a block as those of a side, by one of `MARKS`."""
-    return block.with_column(pa.field(mark, pa.null()), pa.nulls(len(block)))
-
-
-def _has_mark(block: Block, mark: str) -> bool:
-    return mark in block.schema.names
-
-
-def _with_key(block: Block, settings: SideSettings) -> Block:
-    scopes = () if settings.scope is None else (settings.scope,)
-    compared = (settings.columns.text, *scopes)
-    hashes = key_hashes(_selected(block, compared), compared, texts=True)
-    return block.with_column(pa.field(TEXT_KEY, hashes.type), hashes)
-
-
-def _selected(block: Block, names: tuple[str, ...]) -> pl.DataFrame:
-    present = [name for name in dict.fromkeys(names) if name in block.schema.names]
-    return frame_of([Block(block.batch.select(present))])
+        return with_key(left, settings.compared()) if settings.deduplicate else left
 
 
 def _named_rejects(block: Block, step: str, names: tuple[str, ...]) -> Block:
     """Name the input in rejects, and drop what is hidden."""
-    side = next(i for i in range(len(MARKS)) if _has_mark(block, MARKS[i]))
+    side = next(i for i, mark in enumerate(MARKS) if has_mark(block, mark))
     steps = pa.array([f"{step} {names[side]}"] * len(block), pa.string())
-    hidden = [name for name in (*MARKS, DUPLICATES, TEXT_KEY) if is_hidden(name)]
-    return block.with_column(pa.field(REJECT_STEP, pa.string()), steps).without_columns(hidden)
+    named = block.with_column(pa.field(REJECT_STEP, pa.string()), steps)
+    return named.without_columns([*MARKS, DUPLICATES])

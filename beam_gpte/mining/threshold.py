@@ -19,9 +19,17 @@ import numpy as np
 import polars as pl
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.core.columns import DECOY, MARGIN, SOURCE_ID, TARGET_ID
+from beam_gpte.core.columns import (
+    BEST_BACKWARD,
+    BEST_FORWARD,
+    CANDIDATE,
+    DECOY,
+    MARGIN,
+    SOURCE_ID,
+    TARGET_ID,
+)
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.mining.margin import Retrieval, greedy_one_to_one
+from beam_gpte.core.mining.margin import Retrieval, chosen, greedy_one_to_one
 from beam_gpte.core.mining.posterior import (
     Histogram,
     Mixture,
@@ -34,7 +42,6 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.plan import MiningPlan
-from beam_gpte.mining.search import BEST_BACKWARD, BEST_FORWARD, CANDIDATE, chosen
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of
 
 POSTERIOR = "posterior"  # float64: the probability that a pair is not one by chance
@@ -67,15 +74,15 @@ class ChoosePairs(beam.PTransform):
 
     Attributes:
       retrieval: see `core.mining.margin`.
-      chosen: whether the candidates are only those that `search.chosen` chooses.
+      only_chosen: whether the candidates are only those that `core.mining.margin.chosen` chooses.
     """
 
     retrieval: Retrieval
-    chosen: bool
+    only_chosen: bool
 
     def expand(self, candidates: beam.PCollection[Block]) -> beam.PCollection[Block]:
         """Return the chosen candidates, whatever their margin."""
-        if not self.chosen:
+        if not self.only_chosen:
             best = beam.FlatMap(_best, self.retrieval).with_output_types(Block)
             candidates = candidates | "Best" >> best
         if self.retrieval != "max":

@@ -20,7 +20,13 @@ margin of the pair is
 The best of a source is the target of largest margin among its k nearest; of equal margins that of
 the smaller id. Candidates are frames of `source_id`, `target_id` (integers), `cosine` (float32),
 `forward_rank` (of the target among the source's neighbors, from 1, null where it is not among them)
-and `backward_rank`, then the means and the margin; each pair once.
+and `backward_rank`, then the means, the margin and the marks of the best; each pair once. They are
+found and scored in four steps, since a worker has all pairs of a source or all of a target:
+
+    nearest_targets   by source   forward_rank, forward_mean
+    nearest_sources   by target   backward_rank, backward_mean; pairs of both directions merged
+    with_margins      by source   margin, best_forward
+    mark_backward     by target   best_backward
 """
 
 from typing import Literal, get_args
@@ -31,6 +37,8 @@ import polars as pl
 from beam_gpte.core.columns import (
     BACKWARD_MEAN,
     BACKWARD_RANK,
+    BEST_BACKWARD,
+    BEST_FORWARD,
     COSINE,
     FORWARD_MEAN,
     FORWARD_RANK,
@@ -41,15 +49,10 @@ from beam_gpte.core.columns import (
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.neighbors import Neighbors
 
+_PAIR = [SOURCE_ID, TARGET_ID]
+
 Margin = Literal["ratio", "distance", "absolute"]
 Retrieval = Literal["forward", "backward", "intersection", "max", "union"]
-
-
-def mean_cosines(found: Neighbors) -> np.ndarray:
-    """Compute the mean cosine of each row to its neighbors, float32 (n,); 0 if it has none."""
-    present = np.isfinite(found.cosines)
-    total = np.where(present, found.cosines, 0).sum(axis=1, dtype=np.float64)
-    return (total / np.maximum(1, present.sum(axis=1))).astype(np.float32)
 
 
 def margins(
@@ -90,50 +93,112 @@ def backward_candidates(target_ids: np.ndarray, found: Neighbors) -> pl.DataFram
     return _candidates(target_ids, found, TARGET_ID, SOURCE_ID, BACKWARD_RANK)
 
 
-def merge_candidates(forward: pl.DataFrame, backward: pl.DataFrame) -> pl.DataFrame:
-    """Merge the candidates of both directions: each pair once, with both ranks, sorted by ids."""
-    pair = [SOURCE_ID, TARGET_ID, COSINE]
-    both = forward.join(backward, on=pair, how="full", coalesce=True)
-    return both.select(*pair, FORWARD_RANK, BACKWARD_RANK).sort(SOURCE_ID, TARGET_ID)
-
-
-def with_margins(
-    candidates: pl.DataFrame, sources: pl.DataFrame, targets: pl.DataFrame, margin: Margin
+def k_nearest(
+    pairs: pl.DataFrame, by: str, other: str, k: int, rank: str, mean: str
 ) -> pl.DataFrame:
-    """Add forward_mean, backward_mean and margin to `candidates`.
+    """Keep the k nearest of each row, ties by id, and add their ranks and mean cosine.
 
     Args:
-      candidates: frame of source_id, target_id, cosine.
-      sources: frame of source_id, forward_mean; has every source of the candidates once, and may
-        have others.
-      targets: frame of target_id, backward_mean; has every target of the candidates once.
+      pairs: frame of `source_id`, `target_id`, `cosine`; duplicates count once.
+      by: the ids of the rows.
+      other: the ids of their neighbors.
+      k: how many to keep.
+      rank: name of the new column of ranks, from 1.
+      mean: name of the new column of mean cosines.
+    """
+    ordered = pairs.unique(_PAIR).sort(by, COSINE, other, descending=[False, True, False])
+    ranked = ordered.with_columns(
+        pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(by).alias(rank)
+    )
+    nearest = ranked.filter(pl.col(rank) <= k)
+    return nearest.with_columns(
+        pl.col(COSINE).cast(pl.Float64).mean().over(by).cast(pl.Float32).alias(mean)
+    )
+
+
+def nearest_targets(forward: pl.DataFrame, k: int) -> pl.DataFrame:
+    """Keep the k nearest targets of each source, with `forward_rank` and `forward_mean`.
+
+    Args:
+      forward: frame of `source_id`, `target_id`, `cosine`; all pairs of each source in it.
+      k: how many to keep.
+    """
+    return k_nearest(forward, SOURCE_ID, TARGET_ID, k, FORWARD_RANK, FORWARD_MEAN)
+
+
+def nearest_sources(backward: pl.DataFrame, forward: pl.DataFrame | None, k: int) -> pl.DataFrame:
+    """Merge candidates of both directions, each pair once, each with its target's mean.
+
+    Args:
+      backward: frame of `source_id`, `target_id`, `cosine`; all pairs of each target in it.
+      forward: the result of `nearest_targets` for these targets; None if there is none.
+      k: how many sources of a target are near.
+    """
+    backward = k_nearest(backward, TARGET_ID, SOURCE_ID, k, BACKWARD_RANK, BACKWARD_MEAN)
+    means = backward.select(TARGET_ID, BACKWARD_MEAN).unique()
+    if forward is not None:
+        on = [name for name in backward.columns if name not in (BACKWARD_RANK, BACKWARD_MEAN)]
+        both = forward.join(backward.drop(BACKWARD_MEAN), on=on, how="full", coalesce=True)
+    else:
+        none = (
+            pl.lit(None, kind).alias(name)
+            for name, kind in ((FORWARD_RANK, pl.Int32), (FORWARD_MEAN, pl.Float32))
+        )
+        both = backward.drop(BACKWARD_MEAN).with_columns(none)
+    return both.join(means, on=TARGET_ID, how="left")
+
+
+def with_margins(candidates: pl.DataFrame, margin: Margin) -> pl.DataFrame:
+    """Add margins, and mark the best of each source.
+
+    Args:
+      candidates: results of `nearest_sources`; all candidates of each source in them.
       margin: the kind of margin.
     """
-    scored = candidates.join(sources, on=SOURCE_ID, how="left", maintain_order="left")
-    scored = scored.join(targets, on=TARGET_ID, how="left", maintain_order="left")
+    candidates = candidates.with_columns(pl.col(FORWARD_MEAN).max().over(SOURCE_ID))
     cosine, forward, backward = (
-        scored[name].to_numpy() for name in (COSINE, FORWARD_MEAN, BACKWARD_MEAN)
+        candidates[name].to_numpy() for name in (COSINE, FORWARD_MEAN, BACKWARD_MEAN)
     )
-    return scored.with_columns(pl.Series(MARGIN, margins(cosine, forward, backward, margin)))
+    scored = candidates.with_columns(pl.Series(MARGIN, margins(cosine, forward, backward, margin)))
+    return _marked(scored, best_forward(scored), BEST_FORWARD)
 
 
-def retrieve(candidates: pl.DataFrame, retrieval: Retrieval) -> pl.DataFrame:
-    """Choose pairs among `candidates` with margins; sorted by margin, largest first, then by ids.
+def mark_backward(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Mark the best of each target; all near candidates of each target are given."""
+    return _marked(candidates, best_backward(candidates), BEST_BACKWARD)
+
+
+def _marked(candidates: pl.DataFrame, best: pl.DataFrame, name: str) -> pl.DataFrame:
+    marks = best.select(*_PAIR, pl.lit(value=True).alias(name))
+    return candidates.join(marks, on=_PAIR, how="left").with_columns(pl.col(name).fill_null(False))
+
+
+def chosen(retrieval: Retrieval) -> pl.Expr:
+    """Choose the candidates that a retrieval takes for pairs; ``max`` chooses among these.
 
     Raises:
       InputError: the retrieval is unknown.
     """
-    if retrieval not in get_args(Retrieval):
-        raise InputError(f"retrieval is {retrieval!r}; use {', '.join(get_args(Retrieval))}")
-    if retrieval == "forward":
-        return best_first(best_forward(candidates))
-    if retrieval == "backward":
-        return best_first(best_backward(candidates))
-    forward, backward = best_forward(candidates), best_backward(candidates)
-    if retrieval == "intersection":
-        return best_first(mutual_best(forward, backward))
-    union = best_first(pl.concat([forward, backward]).unique([SOURCE_ID, TARGET_ID]))
-    return union if retrieval == "union" else greedy_one_to_one(union)
+    forward, backward = pl.col(BEST_FORWARD), pl.col(BEST_BACKWARD)
+    return _by_retrieval(retrieval, forward, backward)
+
+
+def may_be_chosen(retrieval: Retrieval) -> pl.Expr:
+    """Choose, before the best of targets are marked, what `chosen` may choose."""
+    return _by_retrieval(retrieval, pl.col(BEST_FORWARD), pl.col(BACKWARD_RANK).is_not_null())
+
+
+def _by_retrieval(retrieval: Retrieval, forward: pl.Expr, backward: pl.Expr) -> pl.Expr:
+    choices = {
+        "forward": forward,
+        "backward": backward,
+        "intersection": forward & backward,
+        "union": forward | backward,
+        "max": forward | backward,
+    }
+    if retrieval not in choices:
+        raise InputError(f"retrieval is {retrieval!r}; use {', '.join(choices)}")
+    return choices[retrieval]
 
 
 def best_forward(candidates: pl.DataFrame) -> pl.DataFrame:
@@ -146,11 +211,6 @@ def best_backward(candidates: pl.DataFrame) -> pl.DataFrame:
     """Choose the best candidate of each target among its neighbors."""
     neighbors = candidates.filter(pl.col(BACKWARD_RANK).is_not_null())
     return best_first(neighbors).unique(TARGET_ID, keep="first")
-
-
-def mutual_best(forward: pl.DataFrame, backward: pl.DataFrame) -> pl.DataFrame:
-    """Keep the pairs that are the best of their source and the best of their target."""
-    return forward.join(backward, on=[SOURCE_ID, TARGET_ID], how="semi")
 
 
 def greedy_one_to_one(pairs: pl.DataFrame) -> pl.DataFrame:

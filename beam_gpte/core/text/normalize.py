@@ -1,6 +1,10 @@
 """Normalize texts for comparison: texts that look the same become the same string."""
 
+import hashlib
+from typing import Any
+
 import polars as pl
+import pyarrow as pa
 
 
 def normalize(texts: pl.Expr) -> pl.Expr:
@@ -11,3 +15,24 @@ def normalize(texts: pl.Expr) -> pl.Expr:
     """
     folded = texts.str.normalize("NFKC").str.to_lowercase().str.normalize("NFKC")
     return folded.str.replace_all(r"\s+", " ").str.strip_chars(" ")
+
+
+def key_hashes(rows: pl.DataFrame, columns: tuple[str, ...], texts: bool) -> pa.Array:
+    """Hash what duplicates share.
+
+    Args:
+      rows: a frame of them.
+      columns: whose values are hashed.
+      texts: whether the first is of texts, which are normalized.
+
+    Returns:
+      large_string (n,).
+    """
+    compared: tuple[Any, ...] = columns
+    if texts:
+        compared = (normalize(pl.col(compared[0])), *compared[1:])
+    hashes = [
+        hashlib.blake2b(repr(row).encode(), digest_size=16).hexdigest()
+        for row in rows.select(*compared).iter_rows()
+    ]
+    return pa.array(hashes, pa.large_string())

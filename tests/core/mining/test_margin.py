@@ -6,25 +6,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_gpte.core.columns import MARGIN, SOURCE_ID, TARGET_ID
+from beam_gpte.core.columns import BEST_FORWARD, MARGIN, SOURCE_ID, TARGET_ID
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.margin import (
-    BACKWARD_MEAN,
     BACKWARD_RANK,
     FORWARD_MEAN,
     FORWARD_RANK,
     Margin,
     Retrieval,
     backward_candidates,
+    best_first,
+    best_forward,
+    chosen,
     forward_candidates,
     greedy_one_to_one,
     margins,
-    mean_cosines,
-    merge_candidates,
-    retrieve,
+    mark_backward,
+    nearest_sources,
+    nearest_targets,
     with_margins,
 )
-from beam_gpte.core.mining.neighbors import Neighbors, nearest_neighbors, no_neighbors
+from beam_gpte.core.mining.neighbors import Neighbors, nearest_neighbors
 
 Scored = dict[tuple[int, int], float]
 
@@ -37,15 +39,15 @@ def mined(sources: np.ndarray, targets: np.ndarray, k: int, margin: Margin) -> p
     """Search candidates with margins; sources are 0, 1, ..., targets 100, 101, ..."""
     ids = np.arange(len(sources)), np.arange(len(targets)) + 100
     forward, backward = nearest_neighbors(sources, ids[0], targets, ids[1], k)
-    candidates = merge_candidates(
-        forward_candidates(ids[0], forward), backward_candidates(ids[1], backward)
-    )
-    return with_margins(
-        candidates,
-        pl.DataFrame({SOURCE_ID: ids[0], FORWARD_MEAN: mean_cosines(forward)}),
-        pl.DataFrame({TARGET_ID: ids[1], BACKWARD_MEAN: mean_cosines(backward)}),
-        margin,
-    )
+    near = nearest_targets(forward_candidates(ids[0], forward).drop(FORWARD_RANK), k)
+    both = nearest_sources(backward_candidates(ids[1], backward).drop(BACKWARD_RANK), near, k)
+    return mark_backward(with_margins(both, margin)).sort(SOURCE_ID, TARGET_ID)
+
+
+def retrieve(candidates: pl.DataFrame, retrieval: Retrieval) -> pl.DataFrame:
+    """Choose pairs as mining does, sorted by margin."""
+    pairs = candidates.filter(chosen(retrieval))
+    return greedy_one_to_one(pairs) if retrieval == "max" else best_first(pairs)
 
 
 def laser(
@@ -122,10 +124,12 @@ def test_a_ratio_to_a_mean_that_is_not_positive_is_below_all_others() -> None:
 
 def test_means_are_of_the_neighbors_that_a_row_has() -> None:
     found = Neighbors(
-        np.zeros((3, 2), np.int64),
+        np.array([[0, 1], [0, 9], [9, 9]]),
         np.array([[1, 0.5], [0.25, -np.inf], [-np.inf, -np.inf]], np.float32),
     )
-    assert mean_cosines(found).tolist() == [0.75, 0.25, 0]
+    near = nearest_targets(forward_candidates(np.arange(3), found).drop(FORWARD_RANK), 2)
+    means = near.select(SOURCE_ID, FORWARD_MEAN).unique().sort(SOURCE_ID)
+    assert means.rows() == [(0, 0.75), (1, 0.25)]
 
 
 def test_candidates_of_both_directions_are_listed_once_with_both_ranks() -> None:
@@ -155,9 +159,12 @@ def frame(pairs: Scored) -> pl.DataFrame:
     """Build candidates as if every pair were among the neighbors of both its rows."""
     rows = [(x, y, score, 1, 1) for (x, y), score in pairs.items()]
     names = {SOURCE_ID: pl.Int64, TARGET_ID: pl.Int64, MARGIN: pl.Float32}
-    return pl.DataFrame(
+    candidates = pl.DataFrame(
         rows, names | {FORWARD_RANK: pl.Int32, BACKWARD_RANK: pl.Int32}, orient="row"
     )
+    best = best_forward(candidates).select(SOURCE_ID, TARGET_ID, pl.lit(True).alias(BEST_FORWARD))
+    marked = candidates.join(best, on=[SOURCE_ID, TARGET_ID], how="left")
+    return mark_backward(marked.with_columns(pl.col(BEST_FORWARD).fill_null(False)))
 
 
 @settings(max_examples=150, deadline=None)
@@ -184,7 +191,6 @@ def test_an_empty_side_gives_no_pairs(retrieval: Retrieval) -> None:
     found = retrieve(mined(unit(3, 0), unit(0, 1), 4, "ratio"), retrieval)
     assert len(found) == 0
     assert found.columns[:3] == [SOURCE_ID, TARGET_ID, "cosine"]
-    assert mean_cosines(no_neighbors(3, 4, np.dtype(np.int64))).tolist() == [0, 0, 0]
 
 
 def test_unknown_names_are_refused() -> None:
