@@ -6,6 +6,7 @@ sentences --> vectors --> SurveySides --> plan (means, cost of skipping)
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -28,7 +29,6 @@ from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
 from beam_gpte.mining.plan import MiningPlan, SurveySides, make_plan
-from beam_gpte.mining.shards import stable_hash
 from beam_gpte.mining.sides import check_sides
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
 from beam_gpte.shuffle.marked_rows import marked
@@ -162,8 +162,13 @@ class _ByDocument(CutByKey):
         for block in waiting:
             documents = block.column(self._document).to_pylist()
             yield from split_rows(
-                block, [stable_hash(document) % DOCUMENTS for document in documents]
+                block, [_stable_hash(document) % DOCUMENTS for document in documents]
             )
+
+
+def _stable_hash(value: Any) -> int:
+    """Hash a value to 48 bits, the same in every process and release."""
+    return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=6).digest(), "little")
 
 
 def _align(

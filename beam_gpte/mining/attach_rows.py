@@ -17,6 +17,7 @@ import apache_beam as beam
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import (
     DUPLICATES,
@@ -73,9 +74,9 @@ class RowsOfSide:
         """Yield the rows of a block, if it is of the side."""
         return self.of([block])
 
-    def keyed(self) -> beam.ParDo:
-        """Key the rows by id, as the kind ``rows``."""
-        return key_by_id(self._columns.id, self, "rows")
+    def keyed(self, plan: AsSingleton | None = None) -> beam.ParDo:
+        """Key the rows by id, as the kind ``rows``; see `key_by_id`."""
+        return key_by_id(self._columns.id, self, "rows", plan)
 
 
 def attach_side(

@@ -30,7 +30,7 @@ from beam_gpte.elements.rejects import REJECTS, split_rejects
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining import plan as mining_plan
 from beam_gpte.mining.plan import MiningPlan, Surveys, SurveySides
-from beam_gpte.mining.shards import RouteSides, search_shards, stable_hash
+from beam_gpte.mining.shards import RouteSides, search_shards, shard_hashes
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, frame_of, key_by_id
 from beam_gpte.shuffle.packing import split_rows
 
@@ -168,13 +168,8 @@ class _RoutePairs(CutByKey):
 
     def cut(self, waiting: list[tuple[Block, tuple[int, int]]]) -> Iterator[Keyed]:
         for block, (of_queries, of_documents) in waiting:
-            ids = zip(
-                block.column(QUERY).to_pylist(), block.column(DOCUMENT).to_pylist(), strict=True
-            )
-            keys = [
-                (stable_hash(q) % of_queries) * of_documents + stable_hash(d) % of_documents
-                for q, d in ids
-            ]
+            query = shard_hashes(block.column(QUERY)) % of_queries
+            keys = query * of_documents + shard_hashes(block.column(DOCUMENT)) % of_documents
             yield from split_rows(block, keys)
 
 

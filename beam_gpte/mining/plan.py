@@ -20,16 +20,18 @@ from beam_gpte.core.columns import DECOY, SIDES, VECTOR
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_metadata
 from beam_gpte.core.mining.cells import MiningCells, exact_pays, fit_cells
-from beam_gpte.core.vectors.similarity import vector_matrix
+from beam_gpte.core.vectors.similarity import row_hashes, vector_matrix
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.sides import side_of
+from beam_gpte.shuffle.group_by_id import PARTITIONS
 
 _LOGGER = logging.getLogger(__name__)
 
 SAMPLE = 8192  # vectors of a side that cells are fitted to: 13 MB at 384 dimensions
 CHANCE = 100  # of the sample of either side, all pairs of which estimate similarity by chance
 SHARD_ROWS = 65_536  # of either side, searched at once: 100 MB at 384 dimensions
+ROWS_PER_PARTITION = 2048  # of candidates, at least, unless there is only one
 # Sums of whole numbers are the same in any order; room for 2 billion unit vectors.
 FIXED_POINT = 2.0**32
 
@@ -82,7 +84,7 @@ Surveys = tuple[SideSurvey, SideSurvey]  # of the sources and of the targets
 def _survey(block: Block) -> SideSurvey:
     """Survey one block of a side."""
     vectors = vector_matrix(block.column(VECTOR))
-    hashes = _vector_hashes(vectors)
+    hashes = row_hashes(vectors)
     return SideSurvey(
         len(block),
         np.rint(vectors.astype(np.float64) * FIXED_POINT).astype(np.int64).sum(axis=0),
@@ -117,15 +119,6 @@ def _merge_surveys(side: str, surveys: Iterable[SideSurvey]) -> SideSurvey:
     )
 
 
-def _vector_hashes(vectors: np.ndarray) -> np.ndarray:
-    """uint64 (n,), of float32 (n, dim)."""
-    words = np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64)
-    factors = (2 * np.arange(words.shape[1], dtype=np.uint64) + 1) * np.uint64(0x9E3779B97F4A7C15)
-    hashes = (words * factors).sum(axis=1, dtype=np.uint64)
-    hashes *= hashes >> np.uint64(29) | np.uint64(1)
-    return hashes
-
-
 def _trim(
     parts: tuple[tuple[np.ndarray, np.ndarray], ...],
 ) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
@@ -158,6 +151,12 @@ class MiningPlan:
     decoys: int
     samples: tuple[np.ndarray, np.ndarray] | None = None
     cells: MiningCells | None = None
+
+    @property
+    def partitions(self) -> int:
+        """Return in how many partitions candidates meet: few candidates cost less in fewer."""
+        rows = sum(self.rows) + self.decoys
+        return min(PARTITIONS, max(1, -(-rows // ROWS_PER_PARTITION)))
 
     def centered(self, vectors: np.ndarray, side: int) -> np.ndarray:
         """Subtract the mean of a side from its unit `vectors`, float32 (n, dim), and normalize."""

@@ -188,28 +188,32 @@ class SearchBitext(beam.PTransform):
 
         Those of decoys have no such columns.
         """
-        rule, rows = self.rule, inputs.rows
+        rule, rows, plan = self.rule, inputs.rows, AsSingleton(inputs.plan)
         found = VectorsAndPlan(inputs.vectors, inputs.plan) | "Find" >> FindNeighbors(rule.k)
+
+        def step(column: str, function: _Function, name: str | None = None) -> beam.ParDo:
+            return key_by_id(column, _Step(function, rule), name, plan)
+
         forward = (
             found.forward
-            | "ForwardBySource" >> key_by_id(SOURCE_ID)
+            | "ForwardBySource" >> key_by_id(SOURCE_ID, plan=plan)
             | "GroupForward" >> beam.GroupByKey()
-            | "NearestTargets" >> key_by_id(TARGET_ID, _Step(_nearest_targets, rule))
+            | "NearestTargets" >> step(TARGET_ID, _nearest_targets)
         )
         candidates = (
-            (forward, found.backward | "BackwardByTarget" >> key_by_id(TARGET_ID))
+            (forward, found.backward | "BackwardByTarget" >> key_by_id(TARGET_ID, plan=plan))
             | "BothDirections" >> beam.Flatten()
             | "GroupDirections" >> beam.GroupByKey()
-            | "NearestSources" >> key_by_id(SOURCE_ID, _Step(_nearest_sources, rule), "candidates")
+            | "NearestSources" >> step(SOURCE_ID, _nearest_sources, "candidates")
         )
         marked = (
-            (candidates, rows | "Rows_source" >> rule.rows_of(0).keyed())
+            (candidates, rows | "Rows_source" >> rule.rows_of(0).keyed(plan))
             | "CandidatesAndSources" >> beam.Flatten()
             | "GroupBySource" >> beam.GroupByKey()
-            | "BestTargets" >> key_by_id(TARGET_ID, _Step(_best_targets, rule), "candidates")
+            | "BestTargets" >> step(TARGET_ID, _best_targets, "candidates")
         )
         return (
-            (marked, rows | "Rows_target" >> rule.rows_of(1).keyed())
+            (marked, rows | "Rows_target" >> rule.rows_of(1).keyed(plan))
             | "CandidatesAndTargets" >> beam.Flatten()
             | "GroupByTarget" >> beam.GroupByKey()
             | "BestSources" >> beam.FlatMap(_best_sources, rule).with_output_types(Block)
@@ -227,21 +231,24 @@ class SearchScopes(beam.PTransform):
     @named_collections
     def expand(self, inputs: SearchInputs) -> beam.PCollection[Block]:
         """Return the candidates chosen, as `SearchBitext` does."""
-        search = beam.FlatMap(_search_scopes, AsSingleton(inputs.plan), self.rule, self.select)
+        plan = AsSingleton(inputs.plan)
+        route = beam.ParDo(RouteScopes(self.scope), plan).with_output_types(Keyed)
+        search = beam.FlatMap(_search_scopes, plan, self.rule, self.select)
         return (
             inputs.rows
-            | "ByScope" >> beam.ParDo(RouteScopes(self.scope)).with_output_types(Keyed)
+            | "ByScope" >> route
             | "Scopes" >> beam.GroupByKey()
             | "SearchScopes" >> search.with_output_types(Block)
         )
 
 
+_Function = Callable[[Any, PairRule], Iterator[Block]]
+
+
 class _Step:
     """Call a function with an element and the rule."""
 
-    def __init__(
-        self, function: Callable[[Any, PairRule], Iterator[Block]], rule: PairRule
-    ) -> None:
+    def __init__(self, function: _Function, rule: PairRule) -> None:
         self._function = function
         self._rule = rule
 

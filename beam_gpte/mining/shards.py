@@ -6,7 +6,6 @@ rows of both sides -----> RouteScopes ---> (partition of the scopes; rows)
 (key, vectors of both sides) --> search_shards --> neighbors of sources, neighbors of targets
 """
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -35,12 +34,12 @@ from beam_gpte.elements.block import Block
 from beam_gpte.embedding.ensure_vectors import unit_vectors
 from beam_gpte.mining.plan import MiningPlan
 from beam_gpte.mining.sides import SideSettings, side_of
-from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
+from beam_gpte.shuffle.group_by_id import PARTITIONS, CutByKey, Keyed, block_of, frame_of
 from beam_gpte.shuffle.marked_rows import has_mark, marked
 from beam_gpte.shuffle.packing import split_rows
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.shuffle.unique_ids import id_array, id_hashes
 
-SCOPE_PARTITIONS = 64  # of the scopes, by hash
+SCOPE_PARTITIONS = 64  # of the scopes, by hash, at most
 
 
 class SearchColumns:
@@ -79,7 +78,7 @@ class RouteSides(CutByKey):
         side = side_of(block)
         block = centered(block, plan)
         vectors = vector_matrix(block.column(VECTOR))
-        at, keys = _shards(vectors, _hashes(block, SIDE_IDS[side]), side, plan)
+        at, keys = _shards(vectors, block.column(SIDE_IDS[side]), side, plan)
         yield from self.wait((block, at, keys), block.batch.nbytes)
 
     def cut(self, waiting: list[tuple[Block, np.ndarray, np.ndarray]]) -> Iterator[Keyed]:
@@ -102,8 +101,9 @@ class RouteScopes(CutByKey):
     def __init__(self, scope: str) -> None:
         self._scope = scope
 
-    def process(self, block: Block) -> Iterator[Keyed]:
+    def process(self, block: Block, plan: MiningPlan) -> Iterator[Keyed]:
         """Keep the rows until there are enough to cut."""
+        self._partitions = SCOPE_PARTITIONS * plan.partitions // PARTITIONS
         yield from self.wait(block, block.batch.nbytes)
 
     def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
@@ -114,8 +114,7 @@ class RouteScopes(CutByKey):
         for blocks in by_schema.values():
             rows = Block.concat(blocks)
             scopes = rows.column(self._scope).cast(pa.large_string()).fill_null("")
-            hashes = _hashes(Block.from_pydict({SCOPE: scopes}), SCOPE)
-            yield from split_rows(rows, hashes % SCOPE_PARTITIONS)
+            yield from split_rows(rows, shard_hashes(scopes) % self._partitions)
 
 
 def centered(block: Block, plan: MiningPlan) -> Block:
@@ -125,9 +124,12 @@ def centered(block: Block, plan: MiningPlan) -> Block:
 
 
 def _shards(
-    vectors: np.ndarray, hashes: np.ndarray, side: int, plan: MiningPlan
+    vectors: np.ndarray, ids: pa.Array, side: int, plan: MiningPlan
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give the places of rows, and the key of each pair of shards that they go to."""
+    if plan.cells is None and plan.shards == (1, 1):
+        return np.arange(len(ids)), np.zeros(len(ids), np.int64)
+    hashes = shard_hashes(ids)
     if plan.cells is not None:
         return plan.cells.route(vectors, hashes, side)
     shard, others = hashes % plan.shards[side], plan.shards[1 - side]
@@ -151,13 +153,9 @@ def _cut(parts: list[tuple[Block, np.ndarray, np.ndarray]]) -> Iterator[Keyed]:
         yield int(keys[order[start]]), Block(rows.batch.take(pa.array(at[order[start:stop]])))
 
 
-def _hashes(block: Block, column: str) -> np.ndarray:
-    return np.array([stable_hash(value) for value in block.column(column).to_pylist()], np.int64)
-
-
-def stable_hash(value: Any) -> int:
-    """Hash a value to 48 bits, the same in every process and release."""
-    return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=6).digest(), "little")
+def shard_hashes(ids: pa.Array) -> np.ndarray:
+    """Hash ids, int64 (n,), not negative; their remainder by the number of shards is the shard."""
+    return (id_hashes(ids) >> np.uint64(1)).astype(np.int64)
 
 
 def search_shards(element: tuple[int, Iterable[Block]], k: int, scoped: bool) -> Iterator[Any]:

@@ -114,6 +114,7 @@ class KeyById(CutByKey):
 
     def __init__(self, column: str) -> None:
         self._column = column
+        self._partitions = PARTITIONS
 
     def read(self, element: Any) -> Iterable[Any]:
         """Return the blocks of an element to cut, and tagged outputs, which pass through."""
@@ -137,7 +138,7 @@ class KeyById(CutByKey):
         for block in waiting:
             by_schema.setdefault(block.schema.serialize().to_pybytes(), []).append(block)
         for blocks in by_schema.values():
-            yield from _partition(self.make(Block.concat(blocks)), self._column)
+            yield from _partition(self.make(Block.concat(blocks)), self._column, self._partitions)
 
 
 class _KeyMade(KeyById):
@@ -149,6 +150,11 @@ class _KeyMade(KeyById):
         super().__init__(column)
         self._make_blocks = make_blocks
         self._name = name
+
+    def process(self, element: Any, plan: Any = None) -> Iterator[Any]:
+        if plan is not None:
+            self._partitions = plan.partitions
+        return super().process(element)
 
     def read(self, element: Any) -> Iterable[Any]:
         return (element,) if self._make_blocks is None else self._make_blocks(element)
@@ -164,6 +170,7 @@ def key_by_id(
     column: str,
     make: Callable[[Any], Iterable[Any]] | None = None,
     name: str | None = None,
+    plan: Any = None,
     **tagged: type,
 ) -> beam.ParDo:
     """Key blocks, or those that `make` makes of an element, by the partition of an id.
@@ -172,13 +179,15 @@ def key_by_id(
       column: of the ids.
       make: returns the blocks of an element, and tagged outputs.
       name: of the kind of rows, for groups that a `CoGroup` reads.
+      plan: a side input whose `partitions` says how many there are; None for `PARTITIONS`.
       **tagged: types of tagged outputs of `make`, which pass through.
 
     Returns:
       A ParDo that yields (partition, rows), or (partition, (name, rows)).
     """
     keyed: Any = Keyed if name is None else tuple[int, Named]
-    return beam.ParDo(_KeyMade(column, make, name)).with_output_types(keyed, **tagged)
+    side_inputs = () if plan is None else (plan,)
+    return beam.ParDo(_KeyMade(column, make, name), *side_inputs).with_output_types(keyed, **tagged)
 
 
 @dataclasses.dataclass(eq=False)
@@ -221,9 +230,9 @@ class CoGroup:
 
 def partition_frame(frame: pl.DataFrame, column: str) -> Iterator[Keyed]:
     """Cut a frame into (partition of the id in `column`, rows)."""
-    return _partition(block_of(frame), column)
+    return _partition(block_of(frame), column, PARTITIONS)
 
 
-def _partition(block: Block, column: str) -> Iterator[Keyed]:
+def _partition(block: Block, column: str, partitions: int) -> Iterator[Keyed]:
     for start in range(0, len(block), ROWS_CUT):
-        yield from split_by_id(block.slice(start, ROWS_CUT), column, PARTITIONS)
+        yield from split_by_id(block.slice(start, ROWS_CUT), column, partitions)

@@ -7,7 +7,6 @@ blocks --> SplitById --> (hash of the id, piece) --> GroupByKey --> KeepOne --> 
 
 import dataclasses
 import hashlib
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -38,6 +37,7 @@ from beam_gpte.shuffle.spill import whole_rows
 # rows of a bundle to collect before they are cut by id: pieces of a few rows cost more than they
 # hold
 ROWS_CUT = 16_384
+ROWS_HASHED = 4096  # at once
 
 
 @dataclasses.dataclass(eq=False)
@@ -204,10 +204,39 @@ def split_by_id(block: Block, id_column: str, partitions: int) -> Iterator[tuple
 
     An id has the same partition in every process and release.
     """
-    # in pairs, each id occurs often
-    ids = id_array(block, id_column).dictionary_encode(null_encoding="encode")
-    each = [zlib.crc32(str(id_).encode()) % partitions for id_ in ids.dictionary.to_pylist()]
-    return split_rows(block, np.array(each, np.int64)[ids.indices.to_numpy()])
+    hashes = id_hashes(id_array(block, id_column))
+    return split_rows(block, (hashes % np.uint64(partitions)).astype(np.int64))
+
+
+def id_hashes(ids: pa.Array) -> np.ndarray:
+    """Hash strings or integers, the same in every process and release: uint64 (n,).
+
+    An integer has the hash of its digits. The hash is a polynomial in the bytes, modulo 2^64, with
+    the finalizer of MurmurHash3.
+    """
+    texts = ids.cast(pa.large_string()).fill_null("")
+    parts = [
+        _hash_texts(texts.slice(start, ROWS_HASHED)) for start in range(0, len(texts), ROWS_HASHED)
+    ]
+    return np.concatenate([np.zeros(0, np.uint64), *parts])
+
+
+def _hash_texts(texts: pa.Array) -> np.ndarray:
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    codes = np.frombuffer(data or b"", np.uint8)[ends[0] : ends[-1]]
+    ends = ends - ends[0]
+    lengths = np.diff(ends)
+    at = np.arange(len(codes)) - np.repeat(ends[:-1], lengths)
+    powers = np.multiply.accumulate(
+        np.full(lengths.max(initial=0), 0x9E3779B97F4A7C15, np.uint64), dtype=np.uint64
+    )
+    terms = (codes.astype(np.uint64) + np.uint64(1)) * powers[at]
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
+    hashes = sums[ends[1:]] - sums[ends[:-1]] + lengths.astype(np.uint64)
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        hashes = (hashes ^ (hashes >> np.uint64(33))) * np.uint64(factor)
+    return hashes ^ (hashes >> np.uint64(33))
 
 
 def duplicate_rows(pieces: Iterable[Piece], id_column: str, step: str | None = None) -> np.ndarray:

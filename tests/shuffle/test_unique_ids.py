@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pytest
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows, Sessions, TimestampedValue
+from hypothesis import given
+from hypothesis import strategies as st
 
 from beam_gpte import Block, InputError, RejectDuplicateIds
 from beam_gpte.shuffle.packing import Packer, Piece, Place
-from beam_gpte.shuffle.unique_ids import duplicate_rows, split_by_id
+from beam_gpte.shuffle.unique_ids import duplicate_rows, id_hashes, split_by_id
 from tests.conftest import MODES
 
 
@@ -168,8 +171,29 @@ def test_an_id_has_its_partition_in_every_process() -> None:
     }
     assert elsewhere.strip() == str(here)
     assert sorted(itertools.chain(*here.values())) == sorted(ids)
-    # CRC-32 of "123456789" is 0xCBF43926, its published check value: 0xCBF43926 % 8 = 6
-    assert [k for k, _ in split_by_id(Block.from_pydict({"id": [123456789]}), "id", 8)] == [6]
+
+
+@given(st.lists(st.one_of(st.text(), st.none()), max_size=40), st.integers(0, 5))
+def test_hashes_of_ids_are_those_of_a_loop_over_bytes(ids: list[str | None], start: int) -> None:
+    column = pa.array(ids, pa.large_string()).slice(start)
+    assert id_hashes(column).tolist() == [looped_hash(id_ or "") for id_ in ids[start:]]
+
+
+def test_an_integer_has_the_hash_of_its_digits_and_hashes_spread() -> None:
+    numbers = id_hashes(pa.array(range(9000)))
+    assert numbers.tolist() == id_hashes(pa.array(map(str, range(9000)))).tolist()
+    assert len(set(numbers.tolist())) == 9000
+    assert min(np.bincount((numbers % np.uint64(16)).astype(np.int64))) > 450
+
+
+def looped_hash(id_: str) -> int:
+    hashed, power = len(id_.encode()), 1
+    for byte in id_.encode():
+        power = power * 0x9E3779B97F4A7C15 % 2**64
+        hashed = (hashed + (byte + 1) * power) % 2**64
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        hashed = (hashed ^ hashed >> 33) * factor % 2**64
+    return hashed ^ hashed >> 33
 
 
 def packed(pieces: Iterable[tuple[Place, Block]], rows_per_block: int) -> list[tuple[Place, Block]]:

@@ -16,7 +16,7 @@ import dataclasses
 import numpy as np
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.vectors.similarity import cosines
+from beam_gpte.core.vectors.similarity import cosines, distinct_rows
 
 TILE = 2048  # rows and columns; 16 MB
 # minimum per row of a tile: few are cheap, four times k make the bound almost the k-th best
@@ -125,12 +125,8 @@ class _Side:
             raise InputError(
                 f"the vector of row {bad} has NaN or infinity; embed it again or leave it out"
             )
-        bytes_of_rows = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).reshape(-1)
-        _, first, group = np.unique(bytes_of_rows, return_index=True, return_inverse=True)
-        place = np.empty(len(first), np.int64)
-        place[np.argsort(first)] = np.arange(len(first))
-        group = place[group]
-        self.vectors = rows if len(first) == len(rows) else rows[np.sort(first)]
+        first, group = distinct_rows(rows)
+        self.vectors = rows if len(first) == len(rows) else rows[first]
         self._group = np.empty(len(rows), np.int64)
         self._group[by_id] = group
         self._counts = np.bincount(group, minlength=len(first))
