@@ -2,9 +2,7 @@
 
 A decision is a row of a block: the removed row's id in the id column, `duplicate_of` and `score`.
 
-rows, decisions, removed ------> ApplyDecisions -----> kept, removed, figures
-rows, decisions ---------------> SplitByDecision ----> kept, removed
-removed, decisions, rejects ---> RepointRemoved -----> removed rows that name kept ones, rejects
+rows, decisions, removed, rejects --> ApplyDecisions --> kept, removed, rejects, figures
 """
 
 import dataclasses
@@ -24,66 +22,13 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import (
     NAMESPACE,
     REJECTS,
-    GoodAndRejects,
-    reject_outputs,
     split_rejects,
 )
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, block_of
+from beam_gpte.shuffle.group_by_id import CoGroupById, Named, block_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 REMOVED = "removed"
-
-
-class RowsAndDecisions(NamedTuple):
-    """Pair rows with decisions on them: at most one for an id, and the rows' ids are unique."""
-
-    rows: beam.PCollection[Block]
-    decisions: beam.PCollection[Block]
-
-
-class SplitRows(NamedTuple):
-    """Hold rows that stay, and removed ones with `duplicate_of`, `score` and `found_by`."""
-
-    kept: beam.PCollection[Block]
-    removed: beam.PCollection[Block]
-
-
-@dataclasses.dataclass(eq=False)
-class SplitByDecision(beam.PTransform):
-    """Split rows into kept and removed ones.
-
-    A worker holds the decisions of one partition of the ids, and one block of rows at a time.
-
-    Attributes:
-      id_column: of the rows and of the decisions.
-      step: the value of `found_by`.
-    """
-
-    id_column: str
-    step: str
-
-    @named_collections
-    def expand(self, inputs: RowsAndDecisions) -> SplitRows:
-        """Co-group rows and decisions by id and split each group."""
-        rows, decisions = inputs
-        grouped = {"rows": rows, "decisions": decisions} | "CoGroup" >> CoGroupById(
-            dict.fromkeys(("rows", "decisions"), self.id_column)
-        )
-        # in this order: types given after with_outputs are forgotten, and blocks would be pickled
-        split = beam.FlatMap(_split, self.id_column, self.step).with_output_types(
-            Block, removed=Block
-        )
-        parts = grouped | "Split" >> split.with_outputs(REMOVED, main="kept")
-        return SplitRows(parts.kept, parts.removed)
-
-
-def _split(element: tuple[int, Iterable[Named]], id_column: str, step: str) -> Iterator[Any]:
-    group = CoGroup(element)
-    parts = list(group["decisions"])
-    decisions = Block.concat(parts) if parts else None
-    for block in group["rows"]:
-        yield from _split_rows(block, decisions, id_column, step)
 
 
 def _split_rows(
@@ -138,7 +83,11 @@ class AppliedDecisions(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class ApplyDecisions(beam.PTransform):
-    """Split the rows of a step as `SplitByDecision` does, and repoint those removed earlier.
+    """Split the rows of a step into kept and removed ones, and repoint those removed earlier.
+
+    A row removed earlier that names one that this step removes names that one's kept row instead,
+    and its `score` becomes null. If the row it names was rejected after it had been kept, as a text
+    too long to embed is, the removed row is rejected too.
 
     All that concerns an id meets in one group: its row, the decision on it, those that name it (its
     group, which is counted), rows removed earlier that name it, and whether it was rejected. A
@@ -226,58 +175,6 @@ def with_inherited(
             pl.coalesce("of", DUPLICATE_OF).alias(DUPLICATE_OF),
         )
     yield block_of(inherited.select(id_column, DUPLICATE_OF, SCORE))
-
-
-class RemovedAndDecisions(NamedTuple):
-    """Pair rows that earlier steps removed with what a later step decides.
-
-    Attributes:
-      removed: with `duplicate_of`, `score`, `found_by`.
-      decisions: of the later step.
-      rejects: rows that the later step rejected; none or one collection.
-    """
-
-    removed: beam.PCollection[Block]
-    decisions: beam.PCollection[Block]
-    rejects: tuple[beam.PCollection[Block], ...] = ()
-
-
-@dataclasses.dataclass(eq=False)
-class RepointRemoved(beam.PTransform):
-    """Let removed rows name rows that a later step keeps.
-
-    Where the row that `duplicate_of` names was removed by the later step, `duplicate_of` becomes
-    that of the decision, and `score` null. Where it was rejected after it had been kept, as a text
-    too long to embed is, the removed row is rejected too.
-
-    Attributes:
-      id_column: of the decisions and the rejects.
-    """
-
-    id_column: str
-
-    @named_collections
-    def expand(self, inputs: RemovedAndDecisions) -> GoodAndRejects:
-        """Co-group removed rows by `duplicate_of` with the decisions and rejects by id."""
-        removed, decisions, rejects = RemovedAndDecisions(*inputs)
-        collections = {"removed": removed, "decisions": decisions}
-        columns = {"removed": DUPLICATE_OF, "decisions": self.id_column}
-        for part in rejects:
-            collections["rejects"], columns["rejects"] = part, self.id_column
-        repoint = reject_outputs(beam.FlatMap(_repoint, self.id_column))
-        good, lost = collections | "CoGroup" >> CoGroupById(columns) | "Repoint" >> repoint
-        return GoodAndRejects(good, lost)
-
-
-def _repoint(element: tuple[int, Iterable[Named]], id_column: str) -> Iterator[Any]:
-    group = CoGroup(element)
-    decisions, rejects = list(group["decisions"]), list(group["rejects"])
-    later = Block.concat(decisions) if decisions else None
-    rejected = (
-        pa.concat_arrays([id_array(part, id_column) for part in rejects]) if rejects else None
-    )
-    for block in group["removed"]:
-        yield from _repoint_rows(block, later, rejected, id_column)
 
 
 def _repoint_rows(

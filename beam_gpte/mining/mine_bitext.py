@@ -91,9 +91,10 @@ class MineBitext(RejectingTransform):
     null or a duplicate, fail the job or are collected by `with_exception_handling()`. Vectors of
     two dimensions or models, and two equal sides, fail it.
 
-    Memory of a worker: two shards of 65,536 vectors, or all of one scope, in fp32 twice, and 16 MB
-    of products; or one of 16 partitions of the candidates, n (2 k) / 16 rows of about 60 bytes.
-    With the retrieval ``max`` one worker holds a row of 60 bytes for each sentence.
+    Memory of a worker: two shards of 65,536 vectors, or the rows of one of 64 partitions of the
+    scopes, in fp32 twice, and 16 MB of products; or one of 16 partitions of the candidates, n (2 k)
+    / 16 rows of about 60 bytes, and the rows of those that may be pairs. With the retrieval ``max``
+    all pairs go through one worker, which holds 60 bytes of each.
 
     Attributes:
       k: neighbors that means are taken over, and that are candidates.

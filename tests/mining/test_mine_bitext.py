@@ -24,6 +24,7 @@ from beam_gpte import (
 )
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.mining.bitext_report import METADATA
+from beam_gpte.mining.plan import MiningPlan
 from tests.examples import keep, kept
 
 NewPipeline = Callable[..., beam.Pipeline]
@@ -151,6 +152,13 @@ def numbers(pairs: list[dict]) -> dict[tuple[int, int], float]:
     return {(int(row["source_id"][2:]), int(row["target_id"][2:])): row["margin"] for row in pairs}
 
 
+def test_few_rows_meet_in_few_partitions() -> None:
+    means = np.zeros((2, 1), np.float32)
+    sizes = {1: 1, 1024: 1, 1025: 2, 10_000: 10, 10**7: 16}
+    for rows, partitions in sizes.items():
+        assert MiningPlan((rows, rows), means, (1, 1), None, 0).partitions == partitions
+
+
 @pytest.mark.parametrize(
     ("mode", "shards", "shard_rows"),
     [
@@ -170,6 +178,7 @@ def test_the_preset_of_laser_gives_the_pairs_of_the_reference(
     """In 1, 3 and 8 blocks per side, shuffled, and in as many shards."""
     if shard_rows is not None:
         monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", shard_rows)
+        monkeypatch.setattr("beam_gpte.mining.plan.ROWS_PER_PARTITION", shard_rows)
     source, target = sides()
     rows = (
         blocks(source, "de", shards, shuffled=shards > 1),
