@@ -4,11 +4,15 @@
                                               +--> CoGroupByKey --> blocks with `PREVIOUS_VECTOR`
     previous run --> (hash of text, piece) ---+
 
+What meets: rows of both with the same text; rows of the corpus have met by id, if at all. Before
+it, SpreadParts spreads the previous files.
+
 Whether a previous vector may be used is decided by its fingerprint where the model is loaded; see
 `model_handler`.
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +29,7 @@ from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.shuffle.packing import Packer, Piece, split_rows, unpack
 from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.read_vectors import vector_files
+from beam_gpte.sources.spread_parts import SpreadParts, read_parts
 
 # Of the texts, by hash: a worker holds the previous vectors of one, 1/256 of the previous run.
 PARTITIONS = 256
@@ -65,14 +70,9 @@ class AttachPreviousVectors(beam.PTransform):
         return split | beam.CoGroupByKey() | attach_vectors.with_output_types(Block)
 
     def _read(self, pipeline: beam.Pipeline) -> beam.PCollection[Block]:
-        read = beam.FlatMap(read_previous, self.text_column, self.embedding_column)
-        return (
-            pipeline
-            | "Previous" >> beam.Create([self.path])
-            | "Match" >> beam.FlatMap(_paths).with_output_types(str)
-            | "Spread" >> beam.Reshuffle()
-            | "Read" >> read.with_output_types(Block)
-        )
+        read = read_parts(read_previous, self.text_column, self.embedding_column)
+        files = pipeline | "Previous" >> SpreadParts(functools.partial(_paths, self.path), str)
+        return files | "Read" >> read.with_output_types(Block)
 
 
 def read_previous(path: str, text_column: str, embedding_column: str) -> Iterator[Block]:
