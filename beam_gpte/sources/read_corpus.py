@@ -1,11 +1,12 @@
 """Read files as a corpus: `pipeline | ReadCorpus("texts/*.jsonl")`.
 
-    SpreadFiles --> ReadFiles --> blocks --> ConformById --> pieces --> GroupById --> corpus
-    (GroupByKey)     |     |                   |   ^                   (GroupByKey)
-                     |  schemas - - - - - - - -+- -+  side input            |
-                     +------------------> rejects <-------------------------+
+    SpreadFiles --> ReadFiles --+--> blocks --> ConformById --> GroupById --> KeepOne --> corpus
+                                |                 ^    |                         |
+                                +--> schemas - - -+    |                         |
+                                |   (a side input)     v                         |
+                                +------------------> rejects <-------------------+
 
-or, without an id column, blocks --> Reshuffle --> Conform --> corpus.
+Without an id column it is blocks --> Reshuffle --> Conform --> corpus.
 
 What meets in SpreadFiles: nothing, it spreads paths, before there are rows for another shuffle.
 What meets in GroupById: the rows of an id, see `shuffle.unique_ids`; it spreads the rows, too.

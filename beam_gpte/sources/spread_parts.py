@@ -19,7 +19,7 @@ from apache_beam.transforms.window import GlobalWindows
 class SpreadParts(beam.PTransform):
     """List the parts of a source when the job runs, for `ReadParts`.
 
-    `beam.Reshuffle` takes two steps more, to add random keys and to keep times.
+    `beam.Reshuffle` takes four steps more, to add random keys and to keep times.
 
     Attributes:
       find: returns the parts, such as the paths of files.
