@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 import beam_gpte
 from beam_gpte.sinks.staging import StageFiles
-from beam_gpte.sources import watch_corpus
+from beam_gpte.sources import read_files, watch_corpus
 from beam_gpte.sources.committed_rows import StreamOutput
 from tests.examples import WordEncoder
 
@@ -109,7 +109,7 @@ def with_vanishing_file(name: str, work: Callable, *arguments: Any) -> None:
             os.unlink(path)
         return read(path, *more)
 
-    watch_corpus.read_file = beam_gpte.sources.read_corpus.read_file = remove_and_read
+    watch_corpus.read_file = read_files.read_file = remove_and_read
     work(*arguments)
 
 

@@ -7,7 +7,7 @@ from benchmarks.graphs import PIPELINES, Size, applied, count, parts
 
 # steps and GroupByKeys at most, as `python benchmarks/graphs.py` counts them
 DEFAULT = {
-    "embed_to_parquet": (30, 3),
+    "embed_to_parquet": (12, 2),
     "deduplicate_semantic": (55, 11),
     "deduplicate_three_steps": (108, 22),
     "mine_bitext": (101, 18),
@@ -15,7 +15,7 @@ DEFAULT = {
     "mine_hard_negatives": (97, 17),
 }
 ALL = {
-    "embed_to_parquet": (33, 3),
+    "embed_to_parquet": (15, 2),
     "deduplicate_semantic": (56, 11),
     "deduplicate_three_steps": (109, 22),
     "mine_bitext": (125, 21),

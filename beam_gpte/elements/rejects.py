@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP
+from beam_gpte.core.columns import DEFECT, REJECT_REASON, REJECT_STEP
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 
@@ -95,6 +95,15 @@ def split_rejects(
     yield beam.pvalue.TaggedOutput(
         REJECTS, rejected.with_column(pa.field(REJECT_REASON, pa.string()), why)
     )
+
+
+def split_defects(block: Block, step: str, id_column: str | None) -> Iterator[Any]:
+    """Yield the rows that a model could take, then, tagged, those with a reason in `DEFECT`."""
+    if DEFECT not in block.schema.names:
+        yield block
+        return
+    rows, reasons = block.without_columns([DEFECT]), block.column(DEFECT)
+    yield from split_rejects(rows, reasons, step, True, id_column)
 
 
 def count_reject(reason: str, n: int = 1) -> None:

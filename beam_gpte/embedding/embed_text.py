@@ -3,15 +3,17 @@
 rows or blocks --> CheckTexts --> RunInference(model handler) --> CheckVectors --> blocks with an
                        |                                               |           embedding column
                        +------------------- rejects -------------------+
+
+A block is a batch of `RunInference`. Without exception handling the handler fails the job, and
+there is no CheckVectors.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
 
-from beam_gpte.core.columns import DEFECT, EMBEDDING, ID, TEXT
+from beam_gpte.core.columns import EMBEDDING, ID, TEXT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.text_encoder import Encoder, as_model
 from beam_gpte.core.errors import InputError
@@ -21,7 +23,7 @@ from beam_gpte.elements.rejects import (
     RejectingTransform,
     merge_rejects,
     reject_outputs,
-    split_rejects,
+    split_defects,
 )
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.embedding.reuse import AttachPreviousVectors
@@ -89,14 +91,12 @@ class EmbedText(RejectingTransform):
                 self.reuse, self.text_column, self.embedding_column
             )
         infer = RunInference(self._handler(), watch_model_pattern=self.runtime.watch_model_pattern)
-        check_vectors = beam.ParDo(_CheckVectors(self.step, self.id_column, self._isolate))
-        vectors, bad_vectors = (
-            texts
-            | "AsBatch" >> beam.Map(_as_batch).with_output_types(list[Block])
-            | "Infer" >> infer
-            | "CheckVectors" >> reject_outputs(check_vectors)
-        )
-        return (vectors, merge_rejects([bad_texts, bad_vectors])) if self._isolate else vectors
+        vectors = texts | "Infer" >> infer.with_output_types(Block)
+        if not self._isolate:
+            return vectors
+        check_vectors = beam.FlatMap(split_defects, self.step, self.id_column)
+        vectors, bad_vectors = vectors | "CheckVectors" >> reject_outputs(check_vectors)
+        return vectors, merge_rejects([bad_texts, bad_vectors])
 
     def _check(self) -> CheckTexts:
         return CheckTexts(
@@ -116,25 +116,3 @@ class EmbedText(RejectingTransform):
             dataclasses.replace(self.runtime, watch_model_pattern=None),  # RunInference watches
         )
         return handler.with_no_batching()  # a block is a batch
-
-
-class _CheckVectors(beam.DoFn):
-    """Separate the rows whose text the model could not take."""
-
-    def __init__(self, step: str, id_column: str | None, isolate: bool) -> None:
-        self._step = step
-        self._id_column = id_column
-        self._isolate = isolate
-
-    def process(self, block: Block) -> Iterator[Any]:
-        if DEFECT not in block.schema.names:
-            yield block
-            return
-        reasons = block.column(DEFECT)
-        yield from split_rejects(
-            block.without_columns([DEFECT]), reasons, self._step, self._isolate, self._id_column
-        )
-
-
-def _as_batch(block: Block) -> list[Block]:
-    return [block]

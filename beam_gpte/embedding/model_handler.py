@@ -31,6 +31,7 @@ set_thread_policy()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
 
 Model = TextEncoder | CustomEncoder
+Batch = Any  # a sequence of strings or of blocks, or a block
 MODEL_FILES = (".json", ".safetensors")
 
 
@@ -38,7 +39,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     """Embed texts with a pretrained model, loaded once per worker process.
 
     Batches hold strings, each giving a `PredictionResult` with a float32 vector (dim,), or blocks,
-    each giving the block with an embedding column.
+    each giving the block with an embedding column; or, `with_no_batching()`, a block is a batch.
 
     Args:
       model: a hub name, a folder, a URI of any Beam file system, an `EncoderConfig`, or a custom
@@ -103,9 +104,11 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             )
 
     def run_inference(
-        self, batch: Sequence[Any], model: Model, inference_args: dict[str, Any] | None = None
+        self, batch: Batch, model: Model, inference_args: dict[str, Any] | None = None
     ) -> Iterator[Any]:
-        """Embed a batch of strings or of blocks."""
+        """Embed a batch of strings or of blocks, or a block."""
+        if isinstance(batch, Block):
+            return self._embed_blocks([batch], model)
         if all(isinstance(example, str) for example in batch):
             if self._splits(model):
                 raise InputError(
@@ -168,8 +171,10 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         _count(encoding, time.monotonic() - began)
         return encoding
 
-    def get_num_bytes(self, batch: Sequence[Any]) -> int:
+    def get_num_bytes(self, batch: Batch) -> int:
         """Count the bytes of a batch, for Beam's metrics."""
+        if isinstance(batch, Block):
+            return batch.batch.nbytes
         return sum(
             example.batch.nbytes if isinstance(example, Block) else len(example)
             for example in batch

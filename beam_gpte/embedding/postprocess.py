@@ -5,6 +5,9 @@
     vectors | ApplyPostprocess(fitted, group_column="language")
 
 blocks --> moments of each bundle --> one fit of all --(side input, or a file)--> corrected vectors
+
+What meets: the moments of each bundle; all are needed for the first corrected vector, so no shuffle
+after it can do that.
 """
 
 import dataclasses

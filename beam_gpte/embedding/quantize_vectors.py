@@ -1,6 +1,9 @@
 """Quantize the vectors of a corpus: `vectors | QuantizeVectors("int8")`.
 
-blocks --> (largest value of all, only if requested) --> codes in place of the vectors
+blocks --> (LargestOfAll, only if requested) --> codes in place of the vectors
+
+What meets in LargestOfAll: the largest value of each block, a number; all are needed for the first
+code, so no shuffle after it can do that.
 """
 
 import dataclasses

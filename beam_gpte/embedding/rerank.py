@@ -3,6 +3,9 @@
 rows or blocks --> CheckPairs --> RunInference(model handler) --> CheckScores --> blocks with
                        |                                               |          scores
                        +------------------- rejects -------------------+
+
+A block is a batch of `RunInference`. Without exception handling the handler fails the job, and
+there is no CheckScores.
 """
 
 import dataclasses
@@ -10,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_gpte.core.columns import DEFECT
@@ -23,6 +25,7 @@ from beam_gpte.elements.rejects import (
     RejectingTransform,
     merge_rejects,
     reject_outputs,
+    split_defects,
     split_rejects,
 )
 from beam_gpte.elements.rows import over_blocks
@@ -93,13 +96,11 @@ class Rerank(RejectingTransform):
 
         infer = RunInference(self._handler(), watch_model_pattern=self.runtime.watch_model_pattern)
         pairs, bad_texts = blocks | "CheckPairs" >> self._check_pairs()
-        scored, bad_scores = (
-            pairs
-            | "AsBatch" >> beam.Map(_as_batch).with_output_types(list[Block])
-            | "Infer" >> infer
-            | "CheckScores" >> self._check_scores()
-        )
-        return (scored, merge_rejects([bad_texts, bad_scores])) if self._isolate else scored
+        scored = pairs | "Infer" >> infer.with_output_types(Block)
+        if not self._isolate:
+            return scored
+        scored, bad_scores = scored | "CheckScores" >> self._check_scores()
+        return scored, merge_rejects([bad_texts, bad_scores])
 
     def _check_pairs(self) -> Any:
         return reject_outputs(
@@ -115,7 +116,7 @@ class Rerank(RejectingTransform):
 
     def _check_scores(self) -> Any:
         return reject_outputs(
-            beam.FlatMap(_check_scores, self.score_column, self.step, self._isolate, self.id_column)
+            beam.FlatMap(_check_scores, self.score_column, self.step, self.id_column)
         )
 
     def _handler(self) -> Any:
@@ -154,18 +155,11 @@ def _check_pairs(
     yield from split_rejects(block, defects, step, isolate, id_column)
 
 
-def _as_batch(block: Block) -> list[Block]:
-    return [block]
-
-
 def _check_scores(
-    block: Block, score_column: str, step: str, isolate: bool, id_column: str | None
+    block: Block, score_column: str, step: str, id_column: str | None
 ) -> Iterator[Any]:
-    """Separate the pairs that the model could not score."""
-    reasons = (
-        block.column(DEFECT) if DEFECT in block.schema.names else pa.nulls(len(block), pa.string())
-    )
-    for part in split_rejects(block.without_columns([DEFECT]), reasons, step, isolate, id_column):
+    """Separate the pairs that the model could not score, those with a reason in `DEFECT`."""
+    for part in split_defects(block, step, id_column):
         if isinstance(part, beam.pvalue.TaggedOutput):
             part.value = part.value.without_columns([score_column])
         yield part

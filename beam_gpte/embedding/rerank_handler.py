@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -64,36 +64,28 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
                 self._config, model=watched_model(model_path), revision=None
             )
 
-    def run_inference(
-        self,
-        batch: Sequence[Block],
-        model: CrossEncoder,
-        inference_args: dict[str, Any] | None = None,
+    def run_inference(  # type: ignore[override]
+        self, block: Block, model: CrossEncoder, inference_args: dict[str, Any] | None = None
     ) -> Iterator[Block]:
-        """Return each block with its scores."""
-        for block in batch:
-            first, second = (
-                block.column(name).cast(pa.large_string()).to_pylist() for name in self._columns
-            )
-            began = time.monotonic()
-            scoring = model.score_with_counts(list(zip(first, second, strict=True)))
-            for position, reason in scoring.failed.items() if not self._isolate_failures else ():
-                raise InputError(
-                    f"{first[position][:80]!r} with {second[position][:80]!r}: {reason}"
-                )
-            _count(scoring, time.monotonic() - began)
-            scores = pa.array(scoring.scores, from_pandas=True)  # NaN is null
-            block = block.with_column(pa.field(self._score_column, pa.float32()), scores)
-            if scoring.failed:
-                reasons = [scoring.failed.get(i) for i in range(len(block))]
-                block = block.with_column(
-                    pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string())
-                )
-            yield block
+        """Return a block, which is a batch, with its scores."""
+        first, second = (
+            block.column(name).cast(pa.large_string()).to_pylist() for name in self._columns
+        )
+        began = time.monotonic()
+        scoring = model.score_with_counts(list(zip(first, second, strict=True)))
+        for position, reason in scoring.failed.items() if not self._isolate_failures else ():
+            raise InputError(f"{first[position][:80]!r} with {second[position][:80]!r}: {reason}")
+        _count(scoring, time.monotonic() - began)
+        scores = pa.array(scoring.scores, from_pandas=True)  # NaN is null
+        block = block.with_column(pa.field(self._score_column, pa.float32()), scores)
+        if scoring.failed:
+            reasons = [scoring.failed.get(i) for i in range(len(block))]
+            block = block.with_column(pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string()))
+        yield block
 
-    def get_num_bytes(self, batch: Sequence[Block]) -> int:
-        """Count the bytes of a batch, for Beam's metrics."""
-        return sum(block.batch.nbytes for block in batch)
+    def get_num_bytes(self, block: Block) -> int:  # type: ignore[override]
+        """Count the bytes of a block, for Beam's metrics."""
+        return block.batch.nbytes
 
     def get_metrics_namespace(self) -> str:
         """Name the namespace of Beam's metrics."""

@@ -1,16 +1,20 @@
 """Attach the vectors of a previous run to rows with the same text, so that they can be reused.
 
-    corpus --------> (hash of text, piece) ---+
-                                              +--> CoGroupByKey --> blocks with `PREVIOUS_VECTOR`
-    previous run --> (hash of text, piece) ---+
+    previous files --> ReadPrevious --> (hash of text, piece) --+
+                                                                +--> GroupByKey --> Attach
+    corpus --> Split --> (hash of text, piece) -----------------+        blocks with PREVIOUS_VECTOR
+
+What meets: rows of both with the same text; rows of the corpus have met by id, if at all. Before
+it, `SpreadParts` spreads the previous files.
 
 Whether a previous vector may be used is decided by its fingerprint where the model is loaded; see
 `model_handler`.
 """
 
 import dataclasses
+import functools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -25,9 +29,12 @@ from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.shuffle.packing import Packer, Piece, split_rows, unpack
 from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.read_vectors import vector_files
+from beam_gpte.sources.spread_parts import SpreadParts, read_parts
 
 # Of the texts, by hash: a worker holds the previous vectors of one, 1/256 of the previous run.
 PARTITIONS = 256
+
+Keyed = tuple[int, tuple[str, Piece]]  # partition; the run, and rows of it with their event time
 
 
 @dataclasses.dataclass(eq=False)
@@ -54,24 +61,20 @@ class AttachPreviousVectors(beam.PTransform):
                 "reuse: the whole corpus is compared, which a stream or windows do not allow; "
                 "leave reuse out"
             )
-        parts = {"current": blocks, "previous": self._read(blocks.pipeline)}
-        split = {
-            name: part
-            | f"Split_{name}"
-            >> beam.ParDo(_Split(self.text_column)).with_output_types(tuple[int, Piece])
-            for name, part in parts.items()
-        }
+        split = beam.ParDo(_Split(self.text_column)).with_output_types(Keyed)
+        read = read_parts(_previous_pieces, self.text_column, self.embedding_column)
+        current = blocks | "Split" >> split
+        previous = (
+            blocks.pipeline
+            | "Previous" >> SpreadParts(functools.partial(_paths, self.path), str)
+            | "ReadPrevious" >> read.with_output_types(Keyed)
+        )
         attach_vectors = beam.ParDo(_Attach(self.text_column, self.embedding_column))
-        return split | beam.CoGroupByKey() | attach_vectors.with_output_types(Block)
-
-    def _read(self, pipeline: beam.Pipeline) -> beam.PCollection[Block]:
-        read = beam.FlatMap(read_previous, self.text_column, self.embedding_column)
         return (
-            pipeline
-            | "Previous" >> beam.Create([self.path])
-            | "Match" >> beam.FlatMap(_paths).with_output_types(str)
-            | "Spread" >> beam.Reshuffle()
-            | "Read" >> read.with_output_types(Block)
+            (current, previous)
+            | "Flatten" >> beam.Flatten()
+            | "GroupByText" >> beam.GroupByKey()
+            | "Attach" >> attach_vectors.with_output_types(Block)
         )
 
 
@@ -98,19 +101,35 @@ def read_previous(path: str, text_column: str, embedding_column: str) -> Iterato
             yield Block(batch)
 
 
+def _previous_pieces(path: str, text_column: str, embedding_column: str) -> Iterator[Keyed]:
+    """Read a file, and cut it by the hash of its texts."""
+    for block in read_previous(path, text_column, embedding_column):
+        yield from split_by_text(block, text_column, "previous", 0)
+
+
 class _Split(beam.DoFn):
-    """Split blocks by the hash of their texts."""
+    """Cut blocks by the hash of their texts."""
 
     def __init__(self, text_column: str) -> None:
         self._text_column = text_column
 
-    def process(
-        self, block: Block, timestamp: Any = beam.DoFn.TimestampParam
-    ) -> Iterator[tuple[int, Piece]]:
-        texts = block.column(self._text_column).cast(pa.large_binary()).to_pylist()
-        partitions = [zlib.crc32(text or b"") % PARTITIONS for text in texts]
-        for partition, piece in split_rows(block, partitions):
-            yield partition, (piece, timestamp.micros)
+    def process(self, block: Block, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Keyed]:
+        return split_by_text(block, self._text_column, "current", timestamp.micros)
+
+
+def split_by_text(block: Block, text_column: str, run: str, micros: int) -> Iterator[Keyed]:
+    """Cut a block by the hash of its texts.
+
+    Args:
+      block: the rows.
+      text_column: of the texts.
+      run: names, for `_Attach`, the run that the rows are of: "current" or "previous".
+      micros: the event time of the rows.
+    """
+    texts = block.column(text_column).cast(pa.large_binary()).to_pylist()
+    partitions = [zlib.crc32(text or b"") % PARTITIONS for text in texts]
+    for partition, piece in split_rows(block, partitions):
+        yield partition, (run, (piece, micros))
 
 
 class _Attach(beam.DoFn):
@@ -124,10 +143,14 @@ class _Attach(beam.DoFn):
         self._packer = Packer(ROWS_PER_BLOCK)
 
     def process(
-        self, element: tuple[int, dict], window: Any = beam.DoFn.WindowParam
+        self,
+        element: tuple[int, Iterable[tuple[str, Piece]]],
+        window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
-        previous = [piece for piece, _ in element[1]["previous"]]
-        for piece, micros in element[1]["current"]:
+        previous = [piece for run, (piece, _) in element[1] if run == "previous"]
+        for run, (piece, micros) in element[1]:
+            if run == "previous":
+                continue
             block = attach(piece, previous, self._text_column, self._embedding_column)
             yield from (
                 unpack(place, full) for place, full in self._packer.add((window, micros), block)

@@ -2,6 +2,9 @@
 
 {"pairs": blocks, "rows": blocks} --> CoGroupById --> (partition, named pieces) --> CoGroup
                            blocks --> key_by_id ----> (partition, block) --> GroupByKey
+
+What meets in Group of `CoGroupById`: rows of all kinds with one id, in one shuffle instead of one
+for each kind; the modules that apply it, or group what `key_by_id` gives, say for what.
 """
 
 import dataclasses

@@ -3,6 +3,9 @@
 blocks --> SplitById --> (hash of the id, piece) --> GroupByKey --> KeepOne --> blocks
                |                                                       |
                +----------------------- rejects -----------------------+
+
+What meets in GroupById: all rows of an id, each with all its columns, since these decide which row
+is kept. Steps that take an id for one row come after it, so their shuffles are too late for that.
 """
 
 import dataclasses
@@ -74,18 +77,41 @@ class RejectDuplicateIds(RejectingTransform):
                 f"{self.step}: a stream without windows; "
                 "put beam.WindowInto(FixedWindows(...)) before it"
             )
-        check = _IdCheck(self.id_column, self.step, self._isolate)
-        split = beam.ParDo(_SplitById(check, self.partitions))
-        keep = beam.ParDo(_KeepOne(check, self.rows_per_block))
-        pieces, null_ids = blocks | "SplitById" >> split.with_output_types(
-            tuple[int, Piece], rejects=Block
-        ).with_outputs(REJECTS, main="pieces")
+        pieces, null_ids = blocks | "SplitById" >> split_outputs(beam.ParDo(self.split()))
+        return self.keep(pieces, [null_ids])
+
+    def split(self) -> "SplitById":
+        """Return the first step, for a transform that makes its rows in the same step."""
+        return SplitById(self._check(), self.partitions)
+
+    def keep(
+        self, pieces: beam.PCollection[tuple[int, Piece]], rejects: list[beam.PCollection[Block]]
+    ) -> Any:
+        """Apply the steps after it.
+
+        Args:
+          pieces: what it gave.
+          rejects: what it, and steps before it, rejected.
+
+        Returns:
+          The rows with unique ids, or `(good, rejects)`.
+        """
+        keep = beam.ParDo(_KeepOne(self._check(), self.rows_per_block))
         unique, duplicates = (
             pieces | "GroupById" >> beam.GroupByKey() | "KeepOne" >> reject_outputs(keep)
         )
         if not self._isolate:
             return unique
-        return GoodAndRejects(unique, merge_rejects([null_ids, duplicates]))
+        return GoodAndRejects(unique, merge_rejects([*rejects, duplicates]))
+
+    def _check(self) -> "_IdCheck":
+        return _IdCheck(self.id_column, self.step, self._isolate)
+
+
+def split_outputs(split: beam.ParDo) -> Any:
+    """Give `split`, a ParDo of `SplitById`, the outputs `pieces` and `rejects`."""
+    typed = split.with_output_types(tuple[int, Piece], rejects=Block)
+    return typed.with_outputs(REJECTS, main="pieces")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +134,7 @@ class _IdCheck:
         return split_rejects(block, reasons, self.step, self.isolate, self.id_column)
 
 
-class _SplitById(beam.DoFn):
+class SplitById(beam.DoFn):
     """Yield (partition, (piece, event time in microseconds)); grouping would lose the time."""
 
     def __init__(self, check: _IdCheck, partitions: int) -> None:
@@ -116,6 +142,7 @@ class _SplitById(beam.DoFn):
         self._partitions = partitions
 
     def start_bundle(self) -> None:
+        """Start with no rows waiting."""
         self._packer = Packer(ROWS_CUT)
 
     def process(
@@ -124,6 +151,7 @@ class _SplitById(beam.DoFn):
         timestamp: Any = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
+        """Collect the block's rows; cut them once there are enough."""
         for part in self._check.null_ids(block):
             if isinstance(part, TaggedOutput):
                 yield part
@@ -131,6 +159,7 @@ class _SplitById(beam.DoFn):
                 yield from self._cut(self._packer.add((window, timestamp.micros), part))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Cut what is left."""
         return self._cut(self._packer.flush())
 
     def _cut(self, packed: Iterable[tuple[Place, Block]]) -> Iterator[WindowedValue]:

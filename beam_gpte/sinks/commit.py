@@ -1,7 +1,12 @@
 """Commit staged files: a bounded collection at once, a stream or windows pane by pane.
 
-    blocks --> StageFiles --> staged files -----------> commit once, after all are staged
-    blocks --> KeepLate --> StageFiles --> Panes --> NamePane --> Stable --> commit each pane
+    blocks --> (Shards) --> StageFiles --> staged files --> commit once, after all are staged
+    blocks --> KeepLate --> (Shards) --> StageFiles --> Panes --> NamePane --> Stable --> commit
+                                                                                      each pane
+
+What meets in Shards: the blocks of a file, only if a number of files is asked for.
+What meets in Panes: the staged files of a pane, which no step before has seen together.
+What meets in Stable: the same files again; a shuffle of its own, since it has to follow Panes.
 
 A commit is a function of the staged files and their `Pane`, which names the files that it makes. It
 may be retried after a crash at any moment, so running it twice has to give the same result as

@@ -1,4 +1,10 @@
-"""Tick on local runners, which have no unbounded sources of their own."""
+"""Tick on local runners, which have no unbounded sources of their own.
+
+    Clock --> (group, time) --> GroupByKey --> Now --> ticks
+      ^ real-time timer
+
+What meets: two ticks, of which one has waited and held the watermark; no other step holds it.
+"""
 
 import dataclasses
 import time

@@ -1,49 +1,42 @@
 """Read files as a corpus: `pipeline | ReadCorpus("texts/*.jsonl")`.
 
-    patterns --> Match --> ReadFiles --> blocks ----> Conform --> SpreadBlocks --> corpus
-                             |   |                       ^        or RejectDuplicateIds
-                       rejects   +--> schemas --> Unify -+
+    SpreadFiles --> ReadFiles --+--> blocks --> ConformById --> GroupById --> KeepOne --> corpus
+                                |                 ^    |                         |
+                                +--> schemas - - -+    |                         |
+                                |   (a side input)     v                         |
+                                +------------------> rejects <-------------------+
+
+Without an id column it is blocks --> Reshuffle --> Conform --> corpus.
+
+What meets in SpreadFiles: nothing, it spreads paths, before there are rows for another shuffle.
+What meets in GroupById: the rows of an id, see `shuffle.unique_ids`; it spreads the rows, too.
+What meets in the Reshuffle: nothing, it spreads blocks, since one file may hold all rows.
 
 One worker reads a file from front to back, a block at a time. A row takes about 10 us to read and a
-thousand times that to embed on a core, so splitting files would gain nothing; the shuffle at the
-end spreads the blocks.
+thousand times that to embed on a core, so splitting files would gain nothing.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.metrics import Metrics
-from apache_beam.pvalue import AsSingleton, TaggedOutput
+from apache_beam.pvalue import AsIter, DoOutputsTuple
+from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_gpte.core.columns import ID, TEXT, UNREADABLE
+from beam_gpte.core.columns import ID, TEXT
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.arrow_values import is_string, lenient_array
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
-from beam_gpte.elements.rejects import (
-    NAMESPACE,
-    REJECTS,
-    GoodAndRejects,
-    RejectingTransform,
-    merge_rejects,
-    split_rejects,
-)
-from beam_gpte.shuffle.unique_ids import RejectDuplicateIds
-from beam_gpte.sources.corpus_files import (
-    common_folder,
-    file_format,
-    match_files,
-    open_file,
-    pattern_list,
-    reading,
-)
+from beam_gpte.elements.rejects import REJECTS, GoodAndRejects, RejectingTransform
+from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, SplitById, split_outputs
+from beam_gpte.sources.corpus_files import common_folder, match_files, pattern_list
 from beam_gpte.sources.formats.readers import READERS
-from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
-from beam_gpte.sources.schemas import conform, schema_to_ipc, unify_schemas
-
-SCHEMAS = "schemas"  # the tag of one (path, schema as Arrow IPC) per file
+from beam_gpte.sources.formats.rows import ColumnSelection
+from beam_gpte.sources.read_files import FileReading, ReadFiles
+from beam_gpte.sources.schemas import SCHEMAS, conform, unify_schemas
+from beam_gpte.sources.spread_parts import SpreadParts
 
 
 def check_settings(text_column: str, id_column: str | None, format_: str | None) -> None:
@@ -101,20 +94,13 @@ class ReadCorpus(RejectingTransform):
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         """Return blocks, or `(good, rejects)`."""
         patterns = pattern_list(self.pattern)
+        paths = functools.partial(_paths, patterns)
         files = (
             root
-            | beam.Create([patterns])
-            | "Match" >> beam.FlatMap(_paths).with_output_types(str)
-            | "SpreadFiles" >> beam.Reshuffle()
+            | "SpreadFiles" >> SpreadParts(paths, str)
             | "ReadFiles" >> self._read_files(patterns)
         )
-        schema = (
-            files.schemas
-            | "Schemas" >> beam.combiners.ToList()
-            | "Unify" >> beam.Map(unify_schemas).with_output_types(bytes)
-        )
-        cast = beam.Map(conform, AsSingleton(schema)).with_output_types(Block)
-        return self._spread(files.blocks | "Conform" >> cast, files.rejects)
+        return self._spread(files) if self.id_column is None else self._unique(files)
 
     def _read_files(self, patterns: list[str]) -> beam.PTransform:
         """Make a ParDo with the outputs `blocks`, `rejects` and `schemas`."""
@@ -128,150 +114,64 @@ class ReadCorpus(RejectingTransform):
             self.step,
             self._isolate,
         )
-        read = beam.ParDo(_ReadFiles(settings)).with_output_types(
+        read = beam.ParDo(ReadFiles(settings)).with_output_types(
             Block, rejects=Block, schemas=tuple[str, bytes]
         )
         return read.with_outputs(REJECTS, SCHEMAS, main="blocks")
 
-    def _spread(self, corpus: beam.PCollection[Block], unreadable: beam.PCollection[Block]) -> Any:
-        if self.id_column is None:
-            corpus = corpus | "SpreadBlocks" >> beam.Reshuffle()
-            return GoodAndRejects(corpus, unreadable) if self._isolate else corpus
-        unique = RejectDuplicateIds(self.id_column, rows_per_block=self.rows_per_block)
+    def _spread(self, files: DoOutputsTuple) -> Any:
+        cast = beam.ParDo(Conform(), AsIter(files.schemas)).with_output_types(Block)
+        corpus = files.blocks | "SpreadBlocks" >> beam.Reshuffle() | "Conform" >> cast
+        return GoodAndRejects(corpus, files.rejects) if self._isolate else corpus
+
+    def _unique(self, files: DoOutputsTuple) -> Any:
+        unique = RejectDuplicateIds(str(self.id_column), rows_per_block=self.rows_per_block)
         unique = unique.as_part_of(self.step)
-        if not self._isolate:
-            return corpus | unique
-        corpus, bad_ids = corpus | unique.with_exception_handling()
-        return GoodAndRejects(corpus, merge_rejects([unreadable, bad_ids]))
+        if self._isolate:
+            unique = unique.with_exception_handling()
+        split = beam.ParDo(_ConformById(unique.split()), AsIter(files.schemas))
+        pieces, null_ids = files.blocks | "ConformById" >> split_outputs(split)
+        return unique.keep(pieces, [files.rejects, null_ids])
 
 
 def _paths(patterns: list[str]) -> list[str]:
     return [file.path for file in match_files(patterns)]
 
 
-@dataclasses.dataclass(frozen=True)
-class FileReading:
-    """Configure the step that reads one file after the other.
+class Conform(beam.DoFn):
+    """Cast the rows of files to the schema of all files; drop blocks without rows."""
 
-    Attributes:
-      folder: its path is left out of generated ids.
-      selection: the columns to read.
-      format: of all files; None goes by the extension.
-      rows_per_block: maximum number of rows in a block.
-      step: the transform that errors and rejects name.
-      isolate: False raises for the first bad row.
-    """
+    def __init__(self) -> None:
+        self._schema: pa.Schema | None = None
 
-    folder: str
-    selection: ColumnSelection
-    format: str | None
-    rows_per_block: int
-    step: str
-    isolate: bool
-
-
-class _ReadFiles(beam.DoFn):
-    def __init__(self, settings: FileReading) -> None:
-        self._settings = settings
-
-    def process(self, path: str) -> Iterator[Any]:
-        settings = self._settings
-        selection, size = settings.selection, settings.rows_per_block
-        name = path.removeprefix(settings.folder) if selection.id_column is None else None
-        schemas: dict[pa.Schema, None] = {}
-        for rows in read_file(path, selection, settings.format, size):
-            Metrics.counter(NAMESPACE, "rows_read").inc(len(rows.numbers) + len(rows.errors))
-            Metrics.counter(NAMESPACE, "blank_lines").inc(rows.blank)
-            yield from self._rejects(path, name, rows.errors)
-            batch = with_ids(rows, name)
-            if batch.num_columns:
-                schemas[batch.schema] = None
-            if batch.num_rows:
-                yield Block(batch)
-        Metrics.counter(NAMESPACE, "files_read").inc()
-        unified = unify_schemas((path, schema_to_ipc(schema)) for schema in schemas)
-        yield TaggedOutput(SCHEMAS, (path, unified))
-
-    def _rejects(self, path: str, name: str | None, errors: list[RowError]) -> Iterator[Any]:
-        step = self._settings.step
-        if errors and not self._settings.isolate:
-            first = min(errors, key=lambda error: error.row)
-            raise InputError(
-                f"{step}: {path} row {first.row}: {first.reason}; "
-                "fix the row, or collect such rows with .with_exception_handling()"
-            )
-        for parsed in (False, True):
-            some = [error for error in errors if (error.columns is not None) == parsed]
-            if some:
-                block = parsed_block(name, some) if parsed else unreadable_block(path, some)
-                reasons = pa.array([error.reason for error in some], pa.string())
-                yield from split_rejects(block, reasons, step, True, None)
-
-
-def unreadable_block(path: str, errors: list[RowError]) -> Block:
-    """Make rows of `UNREADABLE`, of those of a file that could not be parsed."""
-    rows = [{"file": path, "row": error.row, "content": error.content} for error in errors]
-    return Block(pa.RecordBatch.from_pylist(rows, UNREADABLE))
-
-
-def parsed_block(name: str | None, errors: list[RowError]) -> Block:
-    """Make rows of those that were parsed and do not fit their columns.
-
-    Args:
-      name: of the file in generated ids, the first column; None for none.
-      errors: with the values of the rows.
-    """
-    ids = [{} if name is None else {ID: f"{name}:{error.row}"} for error in errors]
-    rows = [{**id_, **(error.columns or {})} for id_, error in zip(ids, errors, strict=True)]
-    columns = dict.fromkeys(column for row in rows for column in row)
-    return Block.from_pydict(
-        {column: lenient_array([row.get(column) for row in rows]) for column in columns}
-    )
-
-
-def read_file(
-    path: str, selection: ColumnSelection, kind: str | None, rows_per_block: int
-) -> Iterator[FileRows]:
-    """Read all rows of one file, in order.
-
-    Args:
-      path: of the file.
-      selection: the columns to read.
-      kind: the format; None goes by the extension.
-      rows_per_block: maximum number of rows in each part.
-
-    Raises:
-      InputError: the file as a whole cannot be read, or lacks a column; names it, and the last row
-        read.
-    """
-    read = READERS[file_format(path, kind)]
-    with reading(path) as position, open_file(path) as file:
-        for rows in read(file, selection, rows_per_block):
-            _check_types(rows.batch.schema, selection)
+    def process(self, block: Block, files: Iterable[tuple[str, bytes]]) -> Iterator[Block]:
+        """Cast a block; `files` are the paths and schemas of all files."""
+        if self._schema is None:  # in each worker once: it is the same in all of them
+            self._schema = unify_schemas(files)
+        rows = conform(block, self._schema)
+        if rows:
             yield rows
-            position.row = max(
-                [position.row, *rows.numbers[-1:], *(error.row for error in rows.errors)]
-            )
 
 
-def with_ids(rows: FileRows, name: str | None) -> pa.RecordBatch:
-    """Return the good rows, with generated ids as first column unless `name` is None."""
-    batch = rows.batch.replace_schema_metadata(None)
-    if name is None or not batch.num_columns:
-        return batch
-    ids = pa.array([f"{name}:{number}" for number in rows.numbers], pa.string())
-    return batch.add_column(0, pa.field(ID, pa.string()), ids)
+class _ConformById(beam.DoFn):
+    """Apply `Conform`, and cut what it gives by id."""
 
+    def __init__(self, split: SplitById) -> None:
+        self._conform = Conform()
+        self._split = split
 
-def _check_types(schema: pa.Schema, selection: ColumnSelection) -> None:
-    for name in selection.required:
-        kind = schema.field(name).type if name in schema.names else pa.null()
-        if name == selection.text_column and pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        integer_id = name == selection.id_column and pa.types.is_integer(kind)
-        if not (is_string(kind) or integer_id or pa.types.is_null(kind)):
-            need = "strings" if name == selection.text_column else "strings or integers"
-            raise InputError(
-                f"column {name!r} is {kind}; it has to be of {need}, "
-                "convert it or name another column"
-            )
+    def start_bundle(self) -> None:
+        self._split.start_bundle()
+
+    def process(
+        self,
+        block: Block,
+        files: Iterable[tuple[str, bytes]],
+        timestamp: Any = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[Any]:
+        for rows in self._conform.process(block, files):
+            yield from self._split.process(rows, timestamp, window)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        return self._split.finish_bundle()

@@ -1,13 +1,17 @@
 """Read what the sinks wrote as blocks: `pipeline | ReadVectors("vectors")`.
 
-    folder ---> row groups -----+
-                                +--> blocks with vectors and their metadata --> SpreadBlocks
-    database -> its one table --+
+    folder --> Groups: row groups --+
+                                    +--> Read --> blocks with their metadata --> SpreadBlocks
+    database --> its one table -----+
+
+What meets in Groups: nothing, it spreads row groups, before there are rows for another shuffle.
+What meets in SpreadBlocks: nothing, it spreads blocks, since one row group may hold all rows.
 
 Only complete sets of files count: what a killed run left incomplete in a folder is not read.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -29,6 +33,7 @@ from beam_gpte.sinks.staging import HIVE_NULL
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
 from beam_gpte.sources.corpus_files import match_files, open_file, reading
 from beam_gpte.sources.schemas import conform, schema_from_ipc, schema_to_ipc, unify_schemas
+from beam_gpte.sources.spread_parts import SpreadParts, read_parts
 
 DATABASES = (".duckdb", ".ddb", ".db")
 
@@ -81,18 +86,14 @@ class ReadVectors(beam.PTransform):
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[Block]:
         """Read the table, or plan the row groups and read each."""
-        path = root | beam.Create([self.path])
         if is_database(self.path):
-            read = beam.FlatMap(read_table, self.table, self.rows_per_block)
-            blocks = path | "Read" >> read.with_output_types(Block)
+            parts = root | beam.Create([self.path])
+            read: beam.ParDo = beam.FlatMap(read_table, self.table, self.rows_per_block)
         else:
-            read = beam.FlatMap(read_row_group, self.rows_per_block)
-            blocks = (
-                path
-                | "Plan" >> beam.FlatMap(row_groups).with_output_types(RowGroup)
-                | "SpreadGroups" >> beam.Reshuffle()
-                | "Read" >> read.with_output_types(Block)
-            )
+            groups = functools.partial(row_groups, self.path)
+            parts = root | "Groups" >> SpreadParts(groups, RowGroup)
+            read = read_parts(read_row_group, self.rows_per_block)
+        blocks = parts | "Read" >> read.with_output_types(Block)
         return blocks | "SpreadBlocks" >> beam.Reshuffle()
 
 
@@ -154,7 +155,7 @@ def row_groups(path: str) -> Iterator[RowGroup]:
             parquet = pq.ParquetFile(file)
             schema = _with_partitions(parquet.schema_arrow, partitions)
             found.append((name, partition, schema_to_ipc(schema), parquet.num_row_groups))
-    unified = unify_schemas((name, schema) for name, _, schema, _ in found)
+    unified = schema_to_ipc(unify_schemas((name, schema) for name, _, schema, _ in found))
     for name, partition, _, groups in found:
         yield from (RowGroup(name, number, partition, unified) for number in range(groups))
 
@@ -191,7 +192,7 @@ def read_row_group(group: RowGroup, rows_per_block: int) -> Iterator[Block]:
                 field = schema.field(column)
                 array = pa.array([value] * len(block), pa.string()).cast(field.type)
                 block = block.with_column(field, array)
-            yield conform(block, group.schema)
+            yield conform(block, schema)
 
 
 def read_table(path: str, table: str, rows_per_block: int) -> Iterator[Block]:

@@ -8,23 +8,47 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
 from beam_gpte.elements.block import Block
 
+SCHEMAS = "schemas"  # the tag of what `FileSchemas` keeps of the files of a bundle
 
-def unify_schemas(files: Iterable[tuple[str, bytes]]) -> bytes:
+
+class FileSchemas:
+    """Collect the schemas of files, each distinct one once, with its first and last path.
+
+    These two lead to the unified schema of all files. Between them a schema can change nothing; the
+    last can, where a column has decimals in one file, integers in another and floats in a third:
+    Arrow's type of all three depends on their order.
+    """
+
+    def __init__(self) -> None:
+        self._paths: dict[bytes, tuple[str, str]] = {}
+
+    def add(self, path: str, schema: bytes) -> None:
+        """Add the schema of a file, as Arrow IPC."""
+        first, last = self._paths.get(schema, (path, path))
+        self._paths[schema] = (min(first, path), max(last, path))
+
+    def files(self) -> list[tuple[str, bytes]]:
+        """Return (path, schema as Arrow IPC), sorted: at most two of each distinct schema."""
+        return sorted({(path, schema) for schema, ends in self._paths.items() for path in ends})
+
+
+def unify_schemas(files: Iterable[tuple[str, bytes]]) -> pa.Schema:
     """Find the one schema that rows of all files fit, with the first file's columns first.
 
     Args:
-      files: (path, schema as Arrow IPC); the first by path is the first.
-
-    Returns:
-      The schema as Arrow IPC.
+      files: (path, schema as Arrow IPC) in any order, of all files or from `FileSchemas`; the first
+        by path is the first.
 
     Raises:
       InputError: a column has types that cannot be unified, or vectors of two models.
     """
+    schemas = FileSchemas()
+    for path, schema in files:
+        schemas.add(path, schema)
     unified = pa.schema([])
-    for path, data in sorted(files):
-        unified = _unify(unified, schema_from_ipc(data), path)
-    return schema_to_ipc(unified)
+    for path, schema in schemas.files():
+        unified = _unify(unified, schema_from_ipc(schema), path)
+    return unified
 
 
 def _unify(schema: pa.Schema, other: pa.Schema, path: str) -> pa.Schema:
@@ -49,13 +73,12 @@ def _check_unifiable(known: pa.Field, field: pa.Field, path: str) -> None:
         ) from error
 
 
-def conform(block: Block, schema: bytes) -> Block:
-    """Cast rows to the unified schema, as Arrow IPC; null where they lack a column.
+def conform(block: Block, target: pa.Schema) -> Block:
+    """Cast rows to the unified schema; null where they lack a column.
 
     Raises:
       InputError: a value cannot be cast.
     """
-    target = schema_from_ipc(schema)
     if block.schema.equals(target, check_metadata=True):
         return block
     columns = []

@@ -4,6 +4,9 @@
                  ^            |  ^
      state: names seen    rejects  committed: rows that a previous run has written
 
+What meets in SpreadFiles: nothing, it spreads files, before there are rows for another shuffle.
+What meets in SpreadBlocks: nothing, it spreads rows, since one file may hold most of them.
+
 Ticks are Beam's `PeriodicImpulse`, except on the local runner: what that transform defers is lost
 there (Beam 2.77).
 """
@@ -39,13 +42,8 @@ from beam_gpte.sources.corpus_files import common_folder, pattern_list
 from beam_gpte.sources.declared_columns import fit
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.local_clock import Ticks
-from beam_gpte.sources.read_corpus import (
-    FileReading,
-    check_settings,
-    parsed_block,
-    read_file,
-    unreadable_block,
-)
+from beam_gpte.sources.read_corpus import check_settings
+from beam_gpte.sources.read_files import FileReading, parsed_block, read_file, unreadable_block
 from beam_gpte.sources.row_ranges import RowRanges
 
 WHOLE_FILE = 0  # the row number of a reject that represents the rest of a file; rows count from 1

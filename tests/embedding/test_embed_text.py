@@ -196,6 +196,7 @@ def test_everything_is_counted(new_pipeline: Callable[..., beam.Pipeline], minil
     result = p.run()
     count = counters(result)
     assert (count["texts"], count["texts_repeated"], count["texts_truncated"]) == (3, 1, 1)
+    assert count["num_inferences"] == 3  # Beam's own: of texts, not of blocks
     assert (count["tokens"], count["tokens_dropped"]) == (4 + 4 + 256, 600 - 254)
     assert (count["rejects"], count["rejects: text is empty"], count["rejects: text is null"]) == (
         2,

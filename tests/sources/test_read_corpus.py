@@ -15,6 +15,7 @@ import pytest
 import zstandard
 from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
 
 from beam_gpte import Block, InputError, ReadCorpus, VectorMetadata
 from beam_gpte.sources.corpus_files import (
@@ -25,7 +26,7 @@ from beam_gpte.sources.corpus_files import (
     read_schema,
 )
 from beam_gpte.sources.formats.rows import ColumnSelection
-from beam_gpte.sources.read_corpus import read_file
+from beam_gpte.sources.read_files import read_file
 from tests.conftest import MODES
 
 Write = Callable[[str, str | bytes], str]
@@ -42,6 +43,10 @@ def texts(
     """Read the texts of one file without a pipeline."""
     parts = read_file(path, ColumnSelection(columns, id_column, "text"), None, 1024)
     return [row["text"] for part in parts for row in part.batch.to_pylist()]
+
+
+def has_no_time(block: Block, time: Any = beam.DoFn.TimestampParam) -> bool:
+    return bool(time == MIN_TIMESTAMP)
 
 
 def reason(reject: dict[str, Any]) -> tuple[int | str, str]:
@@ -412,6 +417,102 @@ def test_files_of_several_kinds_share_one_schema_in_the_order_of_the_first(
             | beam.combiners.Count.Globally()
         )
         assert_that(schemas, equal_to([1]), "Schemas")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("id_column", [None, "key"])
+def test_many_files_of_differing_columns_are_one_corpus_in_every_mode(
+    write: Write, read: Read, tmp_path: Path, mode: str, id_column: str | None
+) -> None:
+    """A number is an integer in files 0, 3, ..., a float in 1, 4, ..., and missing in the others.
+
+    Every file that ends in 7 has no rows.
+    """
+    expected = []
+    for i in range(120):
+        numbers = [{"n": i}, {"n": i + 0.5}, {"tag": "t"}][i % 3]
+        row = {"key": f"k{i}", "text": "a text", **numbers}
+        write(f"{i:03}.jsonl", "" if i % 10 == 7 else json.dumps(row) + "\n")
+        both = {"n": numbers.get("n"), "tag": numbers.get("tag")}
+        both["n"] = None if both["n"] is None else float(both["n"])
+        names = {} if id_column else {"id": f"{i:03}.jsonl:1"}
+        if i % 10 != 7:
+            expected.append({**names, "key": f"k{i}", "text": "a text", **both})
+    counters = read(
+        ReadCorpus(str(tmp_path / "*.jsonl"), id_column=id_column), expected, [], mode=mode
+    )
+    assert counters["files_read"] == 120
+
+
+def test_no_read_on_several_processes_misses_a_schema(
+    write: Write, tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
+    """Beam's runner has lost side inputs in one of 20 runs; see `elements.from_side_inputs`."""
+    write("a.csv", "key,text\n1,x\n")
+    write("b.csv", "key,text,late\n2,y,z\n")
+    expected = [{"key": "1", "text": "x", "late": None}, {"key": "2", "text": "y", "late": "z"}]
+    with new_pipeline("two processes") as p:
+        for i in range(3):
+            corpus = p | f"Read{i}" >> ReadCorpus(f"{tmp_path}/*", id_column="key")
+            assert_that(corpus | f"Rows{i}" >> beam.FlatMap(rows), equal_to(expected), f"Is{i}")
+
+
+@pytest.mark.parametrize("id_column", [None, "key"])
+def test_files_without_rows_are_a_corpus_without_rows(
+    write: Write, read: Read, tmp_path: Path, id_column: str | None
+) -> None:
+    write("a.jsonl", "")
+    write("b.csv", "key,text,n\n")
+    pq.write_table(
+        pa.table({"key": pa.array([], pa.string()), "text": pa.array([], pa.string())}),
+        tmp_path / "c.parquet",
+    )
+    counters = read(ReadCorpus(str(tmp_path / "*"), id_column=id_column), [], [])
+    assert counters["files_read"] == 3
+    assert counters["rows_read"] == 0
+
+
+@pytest.mark.parametrize("id_column", [None, "key"])
+def test_types_that_cannot_be_unified_are_named_even_if_no_file_has_rows(
+    write: Write, read: Read, tmp_path: Path, id_column: str | None
+) -> None:
+    write("a.csv", "key,text,n\n")
+    empty = {"key": pa.array([], pa.string()), "text": pa.array([], pa.string())}
+    pq.write_table(pa.table({**empty, "n": pa.array([], pa.int64())}), tmp_path / "b.parquet")
+    with pytest.raises(Exception, match=r"column 'n' is string .* and int64 in .*b\.parquet;"):
+        read(ReadCorpus(str(tmp_path / "*"), id_column=id_column), [], [])
+
+
+def test_a_rejected_id_has_the_columns_of_all_files(
+    write: Write, tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
+    write("a.csv", "id,text\n1,a\n,b\n")
+    write("b.csv", "id,text,lang\n1,a,de\n2,c\n")
+    with new_pipeline() as p:
+        good, bad = p | ReadCorpus(f"{tmp_path}/*", id_column="id").with_exception_handling()
+        # of the rows with id 1, the one with the smaller hash is kept
+        kept = [{"id": "1", "text": "a", "lang": None}]
+        assert_that(good | beam.FlatMap(rows), equal_to(kept), "Good")
+        step = {"reject_step": "ReadCorpus"}
+        fields = {"file": str(tmp_path / "b.csv"), "row": 2, "content": "2,c"}
+        expected = [
+            {"id": None, "text": "b", "lang": None, **step, "reject_reason": "id is null"},
+            {"id": "1", "text": "a", "lang": "de", **step, "reject_reason": "duplicate id"},
+            {**fields, **step, "reject_reason": "wrong number of fields: 2 instead of 3"},
+        ]
+        assert_that(bad | "Bad" >> beam.FlatMap(rows), equal_to(expected), "Bad")
+
+
+@pytest.mark.parametrize("id_column", [None, "key"])
+def test_rows_and_rejects_are_without_a_time_as_those_of_every_source(
+    write: Write, new_pipeline: Callable[..., beam.Pipeline], id_column: str | None
+) -> None:
+    path = write("a.csv", "key,text\n1,x\n,y\n3\n")
+    with new_pipeline() as p:
+        corpus = ReadCorpus(path, id_column=id_column).with_exception_handling()
+        for label, part in zip(("Good", "Bad"), p | corpus, strict=True):
+            times = part | f"Times{label}" >> beam.Map(has_no_time)
+            assert_that(times | f"Once{label}" >> beam.Distinct(), equal_to([True]), label)
 
 
 def test_types_that_cannot_be_unified_are_named(write: Write, read: Read, tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""Read files one after the other: the rows of each, what cannot be read, and its schema.
+
+path --> read_file --> rows --> with_ids --> blocks
+            |
+            +--> what cannot be read --> rejects: parsed_block, unreadable_block
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+
+from beam_gpte.core.columns import ID, UNREADABLE
+from beam_gpte.core.errors import InputError
+from beam_gpte.elements.arrow_values import is_string, lenient_array
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.rejects import NAMESPACE, split_rejects
+from beam_gpte.sources.corpus_files import file_format, open_file, reading
+from beam_gpte.sources.formats.readers import READERS
+from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
+from beam_gpte.sources.schemas import SCHEMAS, FileSchemas, schema_to_ipc, unify_schemas
+from beam_gpte.sources.spread_parts import ReadParts, from_source
+
+
+@dataclasses.dataclass(frozen=True)
+class FileReading:
+    """Configure the step that reads one file after the other.
+
+    Attributes:
+      folder: its path is left out of generated ids.
+      selection: the columns to read.
+      format: of all files; None goes by the extension.
+      rows_per_block: maximum number of rows in a block.
+      step: the transform that errors and rejects name.
+      isolate: False raises for the first bad row.
+    """
+
+    folder: str
+    selection: ColumnSelection
+    format: str | None
+    rows_per_block: int
+    step: str
+    isolate: bool
+
+
+class ReadFiles(ReadParts):
+    """Yield the blocks of files, rejects, and a few schemas for `Conform`.
+
+    A block without rows, such as that of a file without any, is there for its columns: they have to
+    fit those of other files.
+    """
+
+    def __init__(self, settings: FileReading) -> None:
+        self._settings = settings
+
+    def start_bundle(self) -> None:
+        """Start without schemas."""
+        self._schemas = FileSchemas()
+
+    def read(self, path: str) -> Iterator[Any]:
+        """Yield the blocks of a file, and its rejects."""
+        settings = self._settings
+        selection, size = settings.selection, settings.rows_per_block
+        name = path.removeprefix(settings.folder) if selection.id_column is None else None
+        schemas: dict[pa.Schema, None] = {}
+        for rows in read_file(path, selection, settings.format, size):
+            Metrics.counter(NAMESPACE, "rows_read").inc(len(rows.numbers) + len(rows.errors))
+            Metrics.counter(NAMESPACE, "blank_lines").inc(rows.blank)
+            yield from self._rejects(path, name, rows.errors)
+            batch = with_ids(rows, name)
+            if batch.num_columns:
+                schemas[batch.schema] = None
+                yield Block(batch)
+        Metrics.counter(NAMESPACE, "files_read").inc()
+        of_blocks = ((path, schema_to_ipc(schema)) for schema in schemas)
+        self._schemas.add(path, schema_to_ipc(unify_schemas(of_blocks)))
+
+    def finish_bundle(self) -> Iterator[TaggedOutput]:
+        """Yield the schemas."""
+        return (from_source(TaggedOutput(SCHEMAS, file)) for file in self._schemas.files())
+
+    def _rejects(self, path: str, name: str | None, errors: list[RowError]) -> Iterator[Any]:
+        step = self._settings.step
+        if errors and not self._settings.isolate:
+            first = min(errors, key=lambda error: error.row)
+            raise InputError(
+                f"{step}: {path} row {first.row}: {first.reason}; "
+                "fix the row, or collect such rows with .with_exception_handling()"
+            )
+        for parsed in (False, True):
+            some = [error for error in errors if (error.columns is not None) == parsed]
+            if some:
+                block = parsed_block(name, some) if parsed else unreadable_block(path, some)
+                reasons = pa.array([error.reason for error in some], pa.string())
+                yield from split_rejects(block, reasons, step, True, None)
+
+
+def unreadable_block(path: str, errors: list[RowError]) -> Block:
+    """Make rows of `UNREADABLE`, of those of a file that could not be parsed."""
+    rows = [{"file": path, "row": error.row, "content": error.content} for error in errors]
+    return Block(pa.RecordBatch.from_pylist(rows, UNREADABLE))
+
+
+def parsed_block(name: str | None, errors: list[RowError]) -> Block:
+    """Make rows of those that were parsed and do not fit their columns.
+
+    Args:
+      name: of the file in generated ids, the first column; None for none.
+      errors: with the values of the rows.
+    """
+    ids = [{} if name is None else {ID: f"{name}:{error.row}"} for error in errors]
+    rows = [{**id_, **(error.columns or {})} for id_, error in zip(ids, errors, strict=True)]
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return Block.from_pydict(
+        {column: lenient_array([row.get(column) for row in rows]) for column in columns}
+    )
+
+
+def read_file(
+    path: str, selection: ColumnSelection, kind: str | None, rows_per_block: int
+) -> Iterator[FileRows]:
+    """Read all rows of one file, in order.
+
+    Args:
+      path: of the file.
+      selection: the columns to read.
+      kind: the format; None goes by the extension.
+      rows_per_block: maximum number of rows in each part.
+
+    Raises:
+      InputError: the file as a whole cannot be read, or lacks a column; names it, and the last row
+        read.
+    """
+    read = READERS[file_format(path, kind)]
+    with reading(path) as position, open_file(path) as file:
+        for rows in read(file, selection, rows_per_block):
+            _check_types(rows.batch.schema, selection)
+            yield rows
+            position.row = max(
+                [position.row, *rows.numbers[-1:], *(error.row for error in rows.errors)]
+            )
+
+
+def with_ids(rows: FileRows, name: str | None) -> pa.RecordBatch:
+    """Return the good rows, with generated ids as first column unless `name` is None."""
+    batch = rows.batch.replace_schema_metadata(None)
+    if name is None or not batch.num_columns:
+        return batch
+    ids = pa.array([f"{name}:{number}" for number in rows.numbers], pa.string())
+    return batch.add_column(0, pa.field(ID, pa.string()), ids)
+
+
+def _check_types(schema: pa.Schema, selection: ColumnSelection) -> None:
+    for name in selection.required:
+        kind = schema.field(name).type if name in schema.names else pa.null()
+        if name == selection.text_column and pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        integer_id = name == selection.id_column and pa.types.is_integer(kind)
+        if not (is_string(kind) or integer_id or pa.types.is_null(kind)):
+            need = "strings" if name == selection.text_column else "strings or integers"
+            raise InputError(
+                f"column {name!r} is {kind}; it has to be of {need}, "
+                "convert it or name another column"
+            )
