@@ -5,6 +5,12 @@ A decision is a row of a block: the removed row's id in the id column, `duplicat
 rows, decisions, removed ------> ApplyDecisions -----> kept, removed, figures
 rows, decisions ---------------> SplitByDecision ----> kept, removed
 removed, decisions, rejects ---> RepointRemoved -----> removed rows that name kept ones, rejects
+
+What meets, and why no other shuffle can carry it: a decision is by id, and known after all others.
+  ById, in ApplyDecisions: all that concerns an id: its row, the decision on it, those that name
+    it, rows removed earlier that name it, whether it was rejected.
+  CoGroup, in SplitByDecision: a row and the decision on it.
+  CoGroup, in RepointRemoved: a removed row, and the decision on the row that it names.
 """
 
 import dataclasses

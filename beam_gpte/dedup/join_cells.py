@@ -8,10 +8,13 @@ vectors, plan --> Route --> GroupByKey: Tiles --> JoinTile --> equal pairs, expe
                             edges <------------------+               v
                               +-------- ScoreJoined <-- GroupByKey <-+
 
-Tiles: the rows of a tile come together with those that visit it; those near to a sample form a
-tile of their own, whose pairs measure the recall. ScoreJoined: a candidate is joined with the
-vector of its row at home in another tile, which only the tiles know. A pair found in two tiles is
-in the edges twice: the next group, by its first row, makes it one.
+What meets, and why no other shuffle can carry it:
+  Tiles: the rows of a tile and those that visit it; those near to a sample form a tile of their
+    own, whose pairs measure the recall. Tiles are by vector, all others by id.
+  ScoreJoined: a candidate and the vector of its row at home in another tile; only the tiles know
+    the candidates.
+
+A pair found in two tiles is in the edges twice: the next group, by its first row, makes it one.
 
 Vectors on a disk (`spill`) are read where they are compared: then no vector is shuffled, and none
 is joined by its id.

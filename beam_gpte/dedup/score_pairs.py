@@ -6,8 +6,10 @@ contents, by id ----------+                                                  |  
       +----------------------------------------------------------------------+         v
                                                                                      pairs
 
-CoGroupFirst: candidates meet the contents of their first rows. Group, in ScoreJoined: those of
-their second rows, which are in other partitions.
+What meets, and why no other shuffle can carry it:
+  CoGroupFirst: candidates and the contents of their first rows; who is a candidate is known only
+    after the search.
+  Group, in ScoreJoined: candidates and the contents of their second rows, in other partitions.
 """
 
 import dataclasses

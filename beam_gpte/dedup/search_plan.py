@@ -4,8 +4,10 @@ vectors --> GroupByKey: Sample --> FitSpace --> MakePlan --> plan
    |                                               |
    +--> near to the sample --> GroupByKey: AllDistances   (for a recall that is asked for)
 
-Sample: the number of all rows and the smallest of all keys meet. AllDistances: the distances of all
-near pairs, of which a share is wanted.
+What meets, and why no other shuffle can carry it:
+  Sample: the number of all rows and the smallest of all keys; routing any row needs the plan.
+  AllDistances: the distances of all pairs near to the sample, of which a share is wanted; they are
+    measured in the space that is fitted to the sample.
 """
 
 import dataclasses
