@@ -4,12 +4,15 @@
 
 Next to it: the same with Beam's own functions instead of those of `beam_gpte/_quick_beam.py`
 (`PLAIN_BEAM=1`, which only this benchmark reads), and the imports of what all of it stands on.
+All modules have their bytecode, as after an installation: the uncounted first round writes it to a
+temporary folder.
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -69,7 +72,9 @@ def main() -> None:
         ),
         "deduplication of ten vectors": lambda: run(__file__, "--child"),
     }
-    print_ratios(measure(variants, options.rounds, children_seconds), IMPORTS, VECTORS)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+        print_ratios(measure(variants, options.rounds, children_seconds), IMPORTS, VECTORS)
 
 
 if __name__ == "__main__":

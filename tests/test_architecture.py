@@ -152,6 +152,32 @@ def test_importing_loads_neither_torch_nor_transformers() -> None:
     assert printed(code) == "[]"
 
 
+def test_deduplicating_vectors_loads_nothing_that_it_does_not_need() -> None:
+    """What Beam, Polars and DuckDB themselves load stands before."""
+    heavy = (
+        "torch",
+        "transformers",
+        "apache_beam.ml",
+        "scipy",
+        "sklearn",
+        "jinja2",
+        "numpy.testing",
+        "google.cloud",
+    )
+    code = (
+        "import sys, apache_beam as beam, polars, duckdb\n"
+        f"heavy = [m for m in {heavy} if m not in sys.modules]\n"
+        "import pyarrow as pa\n"
+        "from beam_gpte import Block, DeduplicateSemantic\n"
+        "vectors = pa.array([[1.0, 0.0], [0.8, 0.6], [1.0, 0.0]], pa.list_(pa.float32(), 2))\n"
+        "block = Block.from_pydict({'id': ['a', 'b', 'c'], 'embedding': vectors})\n"
+        "with beam.Pipeline('FnApiRunner') as p:\n"
+        "    p | beam.Create([block]) | DeduplicateSemantic()\n"
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    assert printed(code) == "[]"
+
+
 def test_a_pipeline_is_built_on_a_machine_that_has_neither() -> None:
     code = (
         "import sys\n"

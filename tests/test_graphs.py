@@ -10,17 +10,17 @@ DEFAULT = {
     "embed_to_parquet": (12, 2),
     "deduplicate_semantic": (55, 11),
     "deduplicate_three_steps": (108, 22),
-    "mine_bitext": (101, 18),
-    "mine_unmatched": (216, 38),
-    "mine_hard_negatives": (97, 17),
+    "mine_bitext": (54, 10),
+    "mine_unmatched": (90, 16),
+    "mine_hard_negatives": (59, 10),
 }
 ALL = {
     "embed_to_parquet": (15, 2),
     "deduplicate_semantic": (56, 11),
     "deduplicate_three_steps": (109, 22),
-    "mine_bitext": (125, 21),
-    "mine_unmatched": (242, 41),
-    "mine_hard_negatives": (101, 17),
+    "mine_bitext": (58, 10),
+    "mine_unmatched": (94, 16),
+    "mine_hard_negatives": (59, 10),
 }
 BOUNDS = {"default": DEFAULT, "same": DEFAULT, "all": ALL}
 

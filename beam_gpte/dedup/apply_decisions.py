@@ -3,6 +3,10 @@
 A decision is a row of a block: the removed row's id in the id column, `duplicate_of` and `score`.
 
 rows, decisions, removed, rejects --> ApplyDecisions --> kept, removed, rejects, figures
+
+What meets, and why no other shuffle can carry it: a decision is by id, and known after all others.
+  ById: all that concerns an id: its row, the decision on it, those that name it, rows removed
+    earlier that name it, whether it was rejected.
 """
 
 import dataclasses

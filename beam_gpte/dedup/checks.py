@@ -3,6 +3,10 @@
 rows ------> Check ---------+--> (Spill) --> RejectDuplicateIds --+--> rows
                             |                                     |
 reference -> CheckReference +                                     +--> reference rows
+
+What meets, and why no other shuffle can carry it (`shuffle.unique_ids` has that of the ids):
+  Sum_rows, Sum_kept, Sum_removed, Sum_rejects: a number for each block of one collection; they
+    check the result, and programs alone ask for them.
 """
 
 import dataclasses

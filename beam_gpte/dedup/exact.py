@@ -2,7 +2,8 @@
 
 rows --> ByKey --> GroupByKey --> KeepFirst --> pairs --> decisions
 
-What meets: the ids of rows with one key, hashed into 16 partitions.
+What meets, and why no other shuffle can carry it:
+  Group: the ids of rows with one key, in 16 partitions of the keys; all others are by id.
 """
 
 import dataclasses

@@ -9,9 +9,12 @@ semdedup     pairs --> NearestFirst ----> one worker: FollowNearest -+--> (id, d
 equal pairs ---------- by first id ------------+
                                                +--> distinct pairs, decisions, figures
 
-What meets: all pairs, reduced to a forest, or to the nearest of each second row, on one worker,
-since a group may reach anywhere; then each removed row and its pairs, for the score, and the rows
-with an equal vector.
+What meets, and why no other shuffle can carry it (`leader` has those of its rule):
+  SpanningForest: all pairs, reduced to a forest, on one worker; a group may reach anywhere.
+  GroupBySecond: the pairs of a second row, of which only the nearest goes on to one worker.
+  OneWorker: the nearest pair of every second row; a chain of them may reach anywhere.
+  Decisions: a removed row, its pairs, for the score, and the rows with an equal vector; a row is
+    known to be removed only after the groups before.
 """
 
 import dataclasses

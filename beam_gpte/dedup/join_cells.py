@@ -8,10 +8,13 @@ vectors, plan --> Route --> GroupByKey: Tiles --> JoinTile --> equal pairs, expe
                             edges <------------------+               v
                               +-------- ScoreJoined <-- GroupByKey <-+
 
-Tiles: the rows of a tile come together with those that visit it; those near to a sample form a
-tile of their own, whose pairs measure the recall. ScoreJoined: a candidate is joined with the
-vector of its row at home in another tile, which only the tiles know. A pair found in two tiles is
-in the edges twice: the next group, by its first row, makes it one.
+What meets, and why no other shuffle can carry it:
+  Tiles: the rows of a tile and those that visit it; those near to a sample form a tile of their
+    own, whose pairs measure the recall. Tiles are by vector, all others by id.
+  ScoreJoined: a candidate and the vector of its row at home in another tile; only the tiles know
+    the candidates. Of a plan with one tile nothing comes here.
+
+A pair found in two tiles is in the edges twice: the next group, by its first row, makes it one.
 
 Vectors on a disk (`spill`) are read where they are compared: then no vector is shuffled, and none
 is joined by its id.
@@ -132,7 +135,7 @@ class JoinCells(beam.PTransform):
         """Route vectors to tiles, join each, and score the pairs of rows of two tiles."""
         vectors, plan = inputs
         settings = self.settings
-        join = beam.FlatMap(_JoinTile(settings)).with_output_types(
+        join = beam.ParDo(_JoinTile(settings), AsSingleton(plan)).with_output_types(
             Block,
             equal_pairs=Block,
             expected=Block,
@@ -242,14 +245,14 @@ def _each(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return which, np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-@dataclasses.dataclass(frozen=True)
-class _JoinTile:
+class _JoinTile(beam.DoFn):
     """Join one tile; blocks of rows at home have `CELL`, those of visitors have not."""
 
-    settings: JoinSettings
+    def __init__(self, settings: JoinSettings) -> None:
+        self._settings = settings
 
-    def __call__(self, element: tuple[int, Iterable[Block]]) -> Iterator[Any]:
-        settings = self.settings
+    def process(self, element: tuple[int, Iterable[Block]], plan: Plan) -> Iterator[Any]:
+        settings = self._settings
         if element[0] == AUDIT_TILE:
             expected = expect_pairs(element[1], settings.order, settings.id_column)
             yield TaggedOutput("expected", expected)
@@ -287,7 +290,8 @@ class _JoinTile:
             yield from self._near_from_files(candidates, Block.concat(places), len(here.frame))
         else:
             vectors = [Block(block.batch.select([settings.id_column, VECTOR])) for block in home]
-            yield from self._near_in_memory(candidates, Block.concat(vectors))
+            is_only = int(plan.tiles.sum()) == 1
+            yield from self._near_in_memory(candidates, Block.concat(vectors), is_only)
 
     def _near_from_files(
         self, candidates: pl.DataFrame, places: Block, rows_home: int
@@ -295,7 +299,7 @@ class _JoinTile:
         first_home, second_home = (pl.col(name) < rows_home for name in (FIRST_ROW, SECOND_ROW))
         both_home = first_home & second_home
         candidates = candidates.filter(first_home | second_home)
-        near = score_from_files(candidates, places, self.settings.threshold)
+        near = score_from_files(candidates, places, self._settings.threshold)
         both = near.filter(both_home).drop(FIRST_ROW, SECOND_ROW)
         if len(both):
             yield block_of(both)
@@ -303,13 +307,16 @@ class _JoinTile:
             one_home = near.filter(~both_home).drop(FIRST_ROW, SECOND_ROW)
             yield TaggedOutput("one_home", block_of(one_home))
 
-    def _near_in_memory(self, candidates: pl.DataFrame, vectors: Block) -> Iterator[Any]:
-        for keyed in split_by_id(vectors, self.settings.id_column, PARTITIONS):
+    def _near_in_memory(
+        self, candidates: pl.DataFrame, vectors: Block, is_only: bool
+    ) -> Iterator[Any]:
+        # no other tile has candidates that need a vector of the only one
+        for keyed in () if is_only else split_by_id(vectors, self._settings.id_column, PARTITIONS):
             yield TaggedOutput("away", keyed)
         first_home, second_home = (pl.col(name) < len(vectors) for name in (FIRST_ROW, SECOND_ROW))
         both_home = first_home & second_home
         near = score_in_memory(
-            candidates.filter(both_home), vectors.column(VECTOR), self.settings.threshold
+            candidates.filter(both_home), vectors.column(VECTOR), self._settings.threshold
         )
         if len(near):
             yield block_of(near)

@@ -21,9 +21,13 @@ pairs ------------------> ByFirst --+
                                 +--> GroupByKey: Decisions --> Decide --> decisions, figures
   equal pairs, by first row ----+
 
-Each group needs the answer of the one before it for all rows. In the last one the pairs of kept
-rows come together by second row, and the nearest decides; rows with an equal vector share its
-decision.
+What meets, and why no other shuffle can carry it: each needs the answer of the one before it.
+  Firsts: the pairs of a first row, and the mark that it is second somewhere.
+  Nearest: the pairs of kept rows by second row, with the other pairs by first row.
+  Undecided: the pairs of an undecided row, and the mark that it is second to another.
+  OneWorker: the pairs that two rounds leave undecided, whose chains may reach anywhere.
+  Decisions: the pairs of kept rows by second row, of all rounds, of which the nearest decides, and
+    the rows with an equal vector, which share its decision.
 """
 
 import dataclasses

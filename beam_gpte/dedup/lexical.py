@@ -6,7 +6,8 @@ rows --> Describe --> normalized texts --> Bands --> GroupByKey: Buckets --> Pai
                                                         |
                                                         +--> pairs --> GroupPairs --> decisions
 
-Buckets: the rows that agree in a band meet.
+What meets, and why no other shuffle can carry it:
+  Buckets: rows that agree in a band; a row is in a bucket of each band, under no id.
 """
 
 import dataclasses

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from beam_gpte.core.columns import AT, FILE, FIRST_ID, SECOND_ID, VECTOR, VECTOR_KEY
 from beam_gpte.core.dedup.keep_order import KeepOrder
@@ -19,8 +20,9 @@ from beam_gpte.core.dedup.recall import (
     near_sample,
     recall_interval,
 )
+from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.dedup.figures import StepFigures
-from beam_gpte.dedup.search_plan import Plan, sample_frame
+from beam_gpte.dedup.search_plan import Plan, scopes_of
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
@@ -40,12 +42,15 @@ def rows_near_sample(
       threshold: minimum cosine.
       plan: holds the sample.
     """
-    sample, sampled = sample_frame(plan.audited)
-    frame = frame_of([block.without_columns([VECTOR, FILE, AT])])
-    row, at = near_sample(frame, vectors, sample, sampled, threshold)
+    audited = plan.audited
+    row, at = near_sample(
+        vectors, vector_matrix(audited.column(VECTOR)), threshold, scopes_of(block, audited)
+    )
     if not len(row):
         return None
-    return block_of(frame[row].with_columns(sample[VECTOR_KEY].gather(at).alias(SAMPLE_KEY)))
+    rows = Block(block.without_columns([VECTOR, FILE, AT]).batch.take(pa.array(row)))
+    sampled = audited.column(VECTOR_KEY).take(pa.array(at))
+    return rows.with_column(pa.field(SAMPLE_KEY, sampled.type), sampled)
 
 
 class NearRows:

@@ -4,7 +4,8 @@ figures of all steps --> GroupByKey: Add --> figures and ids --> TextsOf these i
                                                                       ^
 rows -----------------------------------------------------------------+
 
-All parts of the figures of a step come together, to be added up.
+What meets, and why no other shuffle can carry it:
+  Add: all parts of the figures of each step, which the last group of every step adds to.
 """
 
 import dataclasses

@@ -6,8 +6,10 @@ contents, by id ----------+                                                  |  
       +----------------------------------------------------------------------+         v
                                                                                      pairs
 
-CoGroupFirst: candidates meet the contents of their first rows. Group, in ScoreJoined: those of
-their second rows, which are in other partitions.
+What meets, and why no other shuffle can carry it:
+  CoGroupFirst: candidates and the contents of their first rows; who is a candidate is known only
+    after the search.
+  Group, in ScoreJoined: candidates and the contents of their second rows, in other partitions.
 """
 
 import dataclasses
@@ -32,6 +34,7 @@ from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, 
 from beam_gpte.shuffle.unique_ids import id_array
 
 PAIRS_AT_ONCE = 8192  # 12 MB of vectors on either side
+ROWS_READ = 512  # normalized at once: their float64 copies of 384 dimensions fit the cache
 PAIRS_READ = 1 << 15  # whose vectors are read from files at once: 100 MB of 384 dimensions at most
 
 # of the contents of pairs: given the distinct contents, and int64 positions among them of the first
@@ -197,7 +200,13 @@ def score_from_files(pairs: pl.DataFrame, light: Block, threshold: float) -> pl.
     for part in pairs.iter_slices(PAIRS_READ):
         both = np.concatenate([part[name].to_numpy() for name in (FIRST_ROW, SECOND_ROW)])
         rows, at = np.unique(both, return_inverse=True)
-        vectors = vectors_to_arrow(unit_vectors_of(Block(light.batch.take(pa.array(rows)))))
+        vectors = vectors_to_arrow(_read_vectors(Block(light.batch.take(pa.array(rows)))))
         scores = pl.Series(SCORE, cosine_similarity(vectors, at[: len(part)], at[len(part) :]))
         near.append(part.with_columns(scores).filter(scores.to_numpy() >= np.float32(threshold)))
     return pl.concat(near)
+
+
+def _read_vectors(light: Block) -> np.ndarray:
+    """Read the unit vectors of light rows, float32 (n, dim)."""
+    starts = range(0, len(light), ROWS_READ)
+    return np.concatenate([unit_vectors_of(light.slice(start, ROWS_READ)) for start in starts])

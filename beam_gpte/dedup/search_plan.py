@@ -4,8 +4,10 @@ vectors --> GroupByKey: Sample --> FitSpace --> MakePlan --> plan
    |                                               |
    +--> near to the sample --> GroupByKey: AllDistances   (for a recall that is asked for)
 
-Sample: the number of all rows and the smallest of all keys meet. AllDistances: the distances of all
-near pairs, of which a share is wanted.
+What meets, and why no other shuffle can carry it:
+  Sample: the number of all rows and the smallest of all keys; routing any row needs the plan.
+  AllDistances: the distances of all pairs near to the sample, of which a share is wanted; they are
+    measured in the space that is fitted to the sample.
 """
 
 import dataclasses
@@ -31,10 +33,10 @@ from beam_gpte.core.dedup.space import (
 )
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.similarity import vector_matrix
+from beam_gpte.dedup.score_pairs import ROWS_READ
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.embedding.ensure_vectors import MODEL, in_memory, unit_vectors_of
-from beam_gpte.shuffle.group_by_id import frame_of
 
 SAMPLE = 16_384  # vectors that the space is fitted to: 25 MB of 384 dimensions
 AUDITED = 1000  # of the sample, whose near rows are searched among all: an n x 1000 product
@@ -46,7 +48,8 @@ MIN_GROUPS = 8  # minimum number of tasks, from 80,000 rows on
 CELLS_TILE_ROWS = 160_000  # of a group, in memory at once, whatever the size of the group
 MAX_DISTANCES = 1 << 20  # that are kept of all pairs, spread evenly
 
-Sampled = tuple[int, list[Block]]  # rows, parts of the sample
+# The number of rows, parts of the sample, and, once it was full, the largest of its keys.
+Sampled = tuple[int, list[Block], int | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,41 +107,60 @@ class SampleVectors(beam.CombineFn):
 
     def create_accumulator(self) -> Sampled:
         """Start without rows."""
-        return 0, []
+        return 0, [], None
 
     def add_input(self, accumulator: Sampled, block: Block) -> Sampled:
-        """Add the vectors of a block."""
-        rows, parts = accumulator
+        """Add the vectors of a block; those on a disk stay there until the sample is known."""
+        rows, parts, largest = accumulator
         read = (VECTOR_KEY, SCOPE, VECTOR, FILE, AT)
         part = Block(block.batch.select([name for name in read if name in block.schema.names]))
-        if parts and len(parts[0]) >= SAMPLE:
-            part = part.filter(pc.less(part.column(VECTOR_KEY), parts[0].column(VECTOR_KEY)[-1]))
-        parts = [*parts, in_memory(part)] if part else parts
-        return rows + len(block), _trim(parts) if sum(map(len, parts)) > 2 * SAMPLE else parts
+        if largest is not None:
+            part = part.filter(pc.less(part.column(VECTOR_KEY), pa.scalar(largest, pa.uint64())))
+        parts = [*parts, part] if part else parts
+        if sum(map(len, parts)) > 2 * SAMPLE:
+            parts, largest = _smallest(parts)
+        return rows + len(block), parts, largest
 
     def merge_accumulators(self, accumulators: Iterable[Sampled]) -> Sampled:
         """Merge the samples of several workers."""
         samples = list(accumulators)
-        parts = [part for _, parts in samples for part in parts]
-        return sum(rows for rows, _ in samples), _trim(parts)
+        parts = [part for _, parts, _ in samples for part in parts]
+        return sum(rows for rows, _, _ in samples), _merged(parts), None
 
     def compact(self, accumulator: Sampled) -> Sampled:
-        """Trim the sample to its size."""
-        return accumulator[0], _trim(accumulator[1])
+        """Trim the sample to its size, and load its vectors."""
+        return accumulator[0], _merged(accumulator[1]), None
 
     def extract_output(self, accumulator: Sampled) -> VectorSample:
         """Give the sample, which may be empty."""
-        rows, parts = accumulator
+        rows, parts, _ = accumulator
         keys, vectors = pa.array([], pa.uint64()), pa.array([], pa.list_(pa.float32(), 1))
         empty = Block.from_pydict({VECTOR_KEY: keys, VECTOR: vectors})
         return VectorSample(rows, parts[0] if parts else empty)
 
 
-def _trim(parts: list[Block]) -> list[Block]:
-    """Merge parts into one, of the smallest keys, each once."""
+def _smallest(parts: list[Block]) -> tuple[list[Block], int | None]:
+    """Keep the rows of the smallest keys, each once; give the largest of these if all are there."""
+    keys = np.concatenate([part.column(VECTOR_KEY).to_numpy() for part in parts])
+    smallest, first = np.unique(keys, return_index=True)
+    chosen = np.zeros(len(keys), bool)
+    chosen[first[:SAMPLE]] = True
+    masks = np.split(chosen, np.cumsum([len(part) for part in parts])[:-1])
+    kept = (part.filter(pa.array(mask)) for part, mask in zip(parts, masks, strict=True))
+    largest = int(smallest[SAMPLE - 1]) if len(smallest) >= SAMPLE else None
+    return [part for part in kept if part], largest
+
+
+def _merged(parts: list[Block]) -> list[Block]:
+    """Merge parts into one with vectors, of the smallest keys, each once."""
     if not parts:
         return []
-    fields = [part.schema.field(VECTOR) for part in parts]
+    loaded = [
+        in_memory(part.slice(start, ROWS_READ))
+        for part in _smallest(parts)[0]
+        for start in range(0, len(part), ROWS_READ)
+    ]
+    fields = [part.schema.field(VECTOR) for part in loaded]
     dims = sorted({field.type.list_size for field in fields})
     if len(dims) > 1:
         raise InputError(
@@ -152,9 +174,8 @@ def _trim(parts: list[Block]) -> list[Block]:
             "embed all with the same model"
         )
     known = next((field for field in fields if field.metadata), fields[0])
-    merged = Block.concat(part.with_column(known, part.column(VECTOR)) for part in parts)
-    _, first = np.unique(merged.column(VECTOR_KEY).to_numpy(), return_index=True)
-    return [Block(merged.batch.take(pa.array(first[:SAMPLE])))]
+    merged = Block.concat(part.with_column(known, part.column(VECTOR)) for part in loaded)
+    return [Block(merged.batch.take(pa.array(np.argsort(merged.column(VECTOR_KEY).to_numpy()))))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,12 +274,10 @@ def _min_distances(
     calibrated = sample.sample.slice(AUDITED, CALIBRATED)
     if not calibrated:
         return
-    frame, chosen = (
-        frame_of([part.without_columns([VECTOR, FILE, AT])]) for part in (block, calibrated)
-    )
     vectors, sampled = unit_vectors_of(block), unit_vectors_of(calibrated)
-    row, at = near_sample(frame, vectors, chosen, sampled, threshold)
-    other = (frame[VECTOR_KEY].gather(row) != chosen[VECTOR_KEY].gather(at)).to_numpy()
+    row, at = near_sample(vectors, sampled, threshold, scopes_of(block, calibrated))
+    keys, chosen = (part.column(VECTOR_KEY).to_numpy() for part in (block, calibrated))
+    other = keys[row] != chosen[at]
     yield space.min_bisector_distance(vectors[row[other]], sampled[at[other]])
 
 
@@ -303,6 +322,9 @@ def _make_plan(
     return Plan(space, group, tiles, far, mode.probes, sample.sample.slice(0, AUDITED))
 
 
-def sample_frame(sample: Block) -> tuple[pl.DataFrame, np.ndarray]:
-    """Give the keys and scopes of a sample, and its vectors, float32 (m, dim)."""
-    return frame_of([sample.without_columns([VECTOR])]), vector_matrix(sample.column(VECTOR))
+def scopes_of(rows: Block, sample: Block) -> tuple[pl.Series, pl.Series] | None:
+    """Give the scopes of rows and of those of a sample; None if there are none."""
+    if SCOPE not in rows.schema.names:
+        return None
+    first, second = (pl.Series(SCOPE, part.column(SCOPE)) for part in (rows, sample))
+    return first, second

@@ -25,6 +25,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import AT, FILE
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.memory import keep_freed_memory
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 
 BYTES_PER_FILE = 32 << 20
@@ -72,17 +73,22 @@ class _Spill(beam.DoFn):
         self._folder = folder
         self._columns = columns
 
+    def setup(self) -> None:
+        keep_freed_memory()
+
     def start_bundle(self) -> None:
         self._waiting: dict[bytes, list[Block]] = {}  # by schema
+        self._bytes: dict[bytes, int] = {}
 
     def process(self, block: Block) -> Iterator[Block]:
         if not block:
             return
         rows = whole_rows(block)
         key = rows.schema.serialize().to_pybytes()
-        waiting = self._waiting.setdefault(key, [])
-        waiting.append(rows)
-        if sum(rows.batch.nbytes for rows in waiting) >= BYTES_PER_FILE:
+        self._waiting.setdefault(key, []).append(rows)
+        self._bytes[key] = self._bytes.get(key, 0) + rows.batch.nbytes
+        if self._bytes[key] >= BYTES_PER_FILE:
+            del self._bytes[key]
             yield from self._write(self._waiting.pop(key))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:

@@ -16,12 +16,10 @@ Only the first rule leaves every removed row near to a kept one, and no two kept
 other. The others are those of SemDeDup and of MinHash pipelines, for comparable results.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from scipy.sparse import coo_array  # type: ignore[import-untyped]
-from scipy.sparse.csgraph import connected_components, minimum_spanning_tree  # type: ignore[import-untyped]
 
 from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, ID, ORDER_VALUE, SCORE, SECOND_ID
 from beam_gpte.core.dedup.keep_order import KeepOrder
@@ -137,9 +135,7 @@ def group_members(pairs: pl.DataFrame, descending: bool = False) -> pl.DataFrame
     Returns `id` and `duplicate_of` of all removed rows.
     """
     ids, firsts, seconds = _numbered(pairs[FIRST_ID], pairs[SECOND_ID])
-    _, group = connected_components(
-        _graph(np.ones(len(firsts)), firsts, seconds, len(ids)), directed=False
-    )
+    _, group = _connected(firsts, seconds, len(ids))
     rows = pl.DataFrame({ID: ids, _GROUP: group})
     order = KeepOrder()
     if FIRST_ORDER in pairs.columns:
@@ -167,6 +163,8 @@ def spanning_forest(pairs: pl.DataFrame, by_score: bool = False) -> pl.DataFrame
       by_score: keep further pairs, again fewer than there are rows, so that the pairs from any
         score on have the same groups too.
     """
+    from scipy.sparse.csgraph import minimum_spanning_tree  # type: ignore[import-untyped]
+
     ids, firsts, seconds = _numbered(pairs[FIRST_ID], pairs[SECOND_ID])
     key, at = np.unique(firsts * len(ids) + seconds, return_index=True)
     firsts, seconds = firsts[at], seconds[at]
@@ -192,8 +190,7 @@ def count_members(pairs: pl.DataFrame, threshold: float) -> int:
     """
     near = pairs.filter(pl.col(SCORE) >= pl.lit(threshold, pl.Float32))
     ids, firsts, seconds = _numbered(near[FIRST_ID], near[SECOND_ID])
-    graph = _graph(np.ones(len(firsts)), firsts, seconds, len(ids))
-    return len(ids) - int(connected_components(graph, directed=False)[0]) if len(ids) else 0
+    return len(ids) - _connected(firsts, seconds, len(ids))[0] if len(ids) else 0
 
 
 def with_scores(removed: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
@@ -215,7 +212,19 @@ def _numbered(first: pl.Series, second: pl.Series) -> tuple[pl.Series, np.ndarra
     return ids, firsts, seconds
 
 
-def _graph(weights: np.ndarray, firsts: np.ndarray, seconds: np.ndarray, rows: int) -> coo_array:
+def _connected(firsts: np.ndarray, seconds: np.ndarray, rows: int) -> tuple[int, np.ndarray]:
+    """Count the connected groups of rows, and give each row's, int32 (rows,)."""
+    from scipy.sparse.csgraph import connected_components
+
+    graph = _graph(np.ones(len(firsts)), firsts, seconds, rows)
+    count, group = connected_components(graph, directed=False)
+    return int(count), group
+
+
+def _graph(weights: np.ndarray, firsts: np.ndarray, seconds: np.ndarray, rows: int) -> Any:
+    """Make a sparse array; scipy takes 0.2 s to import, and only `components` needs it."""
+    from scipy.sparse import coo_array  # type: ignore[import-untyped]
+
     # int32: before scipy 1.17 its graph functions take no other positions
     positions = firsts.astype(np.int32), seconds.astype(np.int32)
     return coo_array((weights, positions), shape=(rows, rows))

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from beam_gpte.core.columns import FIRST_ID, REFERENCE, SCOPE, SECOND_ID, VECTOR_KEY
+from beam_gpte.core.columns import FIRST_ID, REFERENCE, SECOND_ID, VECTOR_KEY
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.vectors.similarity import cosines
 
@@ -14,29 +14,27 @@ Z = 1.96  # of a 95 % interval
 
 
 def near_sample(
-    frame: pl.DataFrame,
     vectors: np.ndarray,
-    sample: pl.DataFrame,
     sampled: np.ndarray,
     threshold: float,
+    scopes: tuple[pl.Series, pl.Series] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the pairs of a row and a row of the sample that are near and of one scope.
 
     Args:
-      frame: the rows, with `VECTOR_KEY`, and `SCOPE` if there are scopes.
-      vectors: their unit vectors, float32 (n, dim).
-      sample: the sample, with the same columns.
-      sampled: its unit vectors, float32 (m, dim).
+      vectors: the rows' unit vectors, float32 (n, dim).
+      sampled: those of the sample, float32 (m, dim).
       threshold: minimum cosine.
+      scopes: of the rows, and of the sample; None if there are none.
 
     Returns:
-      Row numbers in `frame` and in `sample`, int64.
+      Row numbers among `vectors` and `sampled`, int64.
     """
     near = vectors @ sampled.T >= threshold - PRODUCT_SLACK
     row, at = np.divmod(np.flatnonzero(near), len(sampled))
     exact = cosines(vectors[row], sampled[at]) >= np.float32(threshold)
-    if SCOPE in frame.columns:
-        exact &= (frame[SCOPE].gather(row) == sample[SCOPE].gather(at)).to_numpy()
+    if scopes is not None:
+        exact &= (scopes[0].gather(row) == scopes[1].gather(at)).to_numpy()
     return row[exact], at[exact]
 
 
