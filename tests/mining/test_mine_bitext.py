@@ -196,6 +196,24 @@ def test_the_preset_of_laser_gives_the_pairs_of_the_reference(
     assert report["warnings"] == []
 
 
+@pytest.mark.parametrize(("sources", "targets"), [(2, 10), (300, 10), (10, 300), (1, 1)])
+def test_few_sentences_on_a_side_meet_no_empty_partition(
+    new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch, sources: int, targets: int
+) -> None:
+    """A partition may have neighbors of one direction only."""
+    monkeypatch.setattr("beam_gpte.mining.plan.ROWS_PER_PARTITION", 1)
+    monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", 40)
+    source, target = (vectors[:rows] for vectors, rows in zip(sides(), (sources, targets), strict=True))
+    laser = MineBitext.laser(0, output=BitextOutput(emit="candidates"))
+    rows = blocks(source, "de"), blocks(target, "en")
+    found = mine(new_pipeline, "in memory", *rows, laser).pairs
+    wanted = np.zeros((sources, targets), bool)
+    product = source @ target.T
+    np.put_along_axis(wanted, np.argsort(-product, axis=1)[:, :4], True, 1)
+    np.put_along_axis(wanted, np.argsort(-product, axis=0)[:4], True, 0)
+    assert numbers(found).keys() == set(zip(*map(np.ndarray.tolist, np.nonzero(wanted)), strict=True))
+
+
 def trigram_vectors(texts: list[str]) -> np.ndarray:
     """Counts of hashed character trigrams, in place of a model."""
     vectors = np.zeros((len(texts), 256), np.float32)

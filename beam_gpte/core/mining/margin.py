@@ -40,6 +40,7 @@ from beam_gpte.core.columns import (
     BEST_BACKWARD,
     BEST_FORWARD,
     COSINE,
+    DECOY,
     FORWARD_MEAN,
     FORWARD_RANK,
     MARGIN,
@@ -50,6 +51,8 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.neighbors import Neighbors
 
 _PAIR = [SOURCE_ID, TARGET_ID]
+_NEAR = (*_PAIR, COSINE)
+_FOUND = (FORWARD_RANK, FORWARD_MEAN, BACKWARD_RANK, BACKWARD_MEAN)
 
 Margin = Literal["ratio", "distance", "absolute"]
 Retrieval = Literal["forward", "backward", "intersection", "max", "union"]
@@ -145,7 +148,8 @@ def nearest_sources(backward: pl.DataFrame, forward: pl.DataFrame | None, k: int
             for name, kind in ((FORWARD_RANK, pl.Int32), (FORWARD_MEAN, pl.Float32))
         )
         both = backward.drop(BACKWARD_MEAN).with_columns(none)
-    return both.join(means, on=TARGET_ID, how="left")
+    columns = (*_NEAR, *([DECOY] if DECOY in both.columns else []), *_FOUND)
+    return both.join(means, on=TARGET_ID, how="left").select(columns)
 
 
 def with_margins(candidates: pl.DataFrame, margin: Margin) -> pl.DataFrame:
