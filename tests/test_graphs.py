@@ -1,5 +1,8 @@
 """Pipelines stay as small as they are: no step and no shuffle more."""
 
+import ast
+from pathlib import Path
+
 import apache_beam as beam
 import pytest
 
@@ -50,3 +53,22 @@ def test_each_node_without_parts_counts_once_and_sources_apart() -> None:
         (("Sum",), Size(4, 1, 4)),
         (("Once",), Size(1, 0, 0)),
     ]
+
+
+SHUFFLES = (
+    "beam.GroupByKey()",
+    "CoGroupById({",
+    "CombineGlobally(",
+    "CombinePerKey(",
+    "Reshuffle(",
+)
+
+
+def test_a_module_that_shuffles_says_what_meets() -> None:
+    silent = []
+    for path in sorted(Path("beam_gpte").rglob("*.py")):
+        source = path.read_text("utf-8")
+        docstring = ast.get_docstring(ast.parse(source)) or ""
+        if any(shuffle in source for shuffle in SHUFFLES) and "What meets" not in docstring:
+            silent.append(str(path))
+    assert silent == []

@@ -3,6 +3,8 @@
 options --> checks --> a local or remote run --> metrics --> summary and page
 
 A user's error is printed in one line.
+
+What meets in `count_rows`: the numbers of rows in all files that a sink wrote, known only then.
 """
 
 import argparse

@@ -3,6 +3,9 @@
 sentences --> vectors --> SurveySides --> plan (means, cost of skipping)
                 |                          |
                 +--> by document ----------+--> Align --> beads of n:m sentences
+
+What meets by document: the sentences of both sides of a document. The rows come as they were read,
+so there is no shuffle before it to ride on.
 """
 
 import dataclasses

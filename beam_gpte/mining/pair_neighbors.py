@@ -1,4 +1,13 @@
-"""Plan the search of queries, find their nearest documents, and score pairs, shard by shard."""
+"""Plan the search of queries, find their nearest documents, and score pairs, shard by shard.
+
+pairs --> by query --> counts --> the largest --+
+                                                v
+vectors of both sides, pairs --> (two shards) --> neighbors, scored pairs
+
+What meets by query: its pairs, counted. How many neighbors are searched depends on the largest
+count, which all counts meet for, so neither can ride on the shuffle to the shards.
+What meets in two shards: the vectors of both, and the pairs of their rows.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator

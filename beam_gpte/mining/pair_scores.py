@@ -2,6 +2,12 @@
 
 `NameKept` names the row that represents a duplicate; `JoinSide` adds what the neighbors of that row
 give: its mean cosine, and the rank of the other row among them.
+
+pairs, duplicates, rejects ----> by source; by target --> NameKept --> pairs with the rows kept
+pairs, neighbors, vectors -----> by source; by target --> JoinSide --> pairs with scores
+
+What meets in NameKept: a pair and what became of a row it names. A kept row is another key, so its
+neighbors and its vector meet the pair in JoinSide. A pair names two rows: each twice.
 """
 
 import dataclasses

@@ -1,6 +1,9 @@
 """Sample rows of a corpus for a report after the run: `blocks | WriteSample(path, ids, ...)`.
 
 blocks --> the rows whose ids have the smallest hashes --> one Parquet file --> take_sample
+
+What meets: the rows of each bundle with the smallest hashes, some hundred; only where pages are
+asked for.
 """
 
 import dataclasses
