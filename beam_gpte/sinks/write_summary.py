@@ -3,6 +3,9 @@
 rows ----> (name, reason), rows -> sums --+
                                           +--> one object --> the file
 reports -> (name, report) ----------------+
+
+What meets in Sums: the counts of all collections by name and reason, known only after the last
+step, so that no other shuffle carries them.
 """
 
 import dataclasses
