@@ -95,7 +95,7 @@ def _survey(block: Block) -> SideSurvey:
     )
 
 
-def _merge_surveys(side: str, surveys: Iterable[SideSurvey]) -> SideSurvey:
+def _merge_surveys(side: str, surveys: Iterable[SideSurvey], sampled: int) -> SideSurvey:
     """Merge surveys of a side, whose vectors must be of one kind."""
     parts = [part for part in surveys if part.total is not None]
     if not parts:
@@ -115,18 +115,24 @@ def _merge_surveys(side: str, surveys: Iterable[SideSurvey]) -> SideSurvey:
         sum(part.checksum for part in parts) % (1 << 64),
         known[0] if known else None,
         sum(part.decoys for part in parts),
-        _trim(sample) if sum(len(hashes) for hashes, _ in sample) > 2 * SAMPLE else sample,
+        _trim(sample, sampled) if _rows_of(sample) > 2 * sampled else sample,
     )
 
 
-def _trim(
-    parts: tuple[tuple[np.ndarray, np.ndarray], ...],
-) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+Sample = tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
+def _rows_of(sample: Sample) -> int:
+    return sum(len(hashes) for hashes, _ in sample)
+
+
+def _trim(sample: Sample, rows: int) -> Sample:
     """Merge the parts of a sample into one, of the smallest hashes, each once."""
-    if not parts:
+    if not sample:
         return ()
-    hashes, first = np.unique(np.concatenate([hashes for hashes, _ in parts]), return_index=True)
-    return ((hashes[:SAMPLE], np.concatenate([vectors for _, vectors in parts])[first[:SAMPLE]]),)
+    hashes, first = np.unique(np.concatenate([hashes for hashes, _ in sample]), return_index=True)
+    vectors = np.concatenate([vectors for _, vectors in sample])
+    return ((hashes[:rows], vectors[first[:rows]]),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +180,9 @@ class MiningPlan:
 class _SurveyBoth(beam.CombineFn):
     """Survey blocks with `VECTOR` of both sides; the result does not depend on their order."""
 
-    def __init__(self, names: tuple[str, str]) -> None:
+    def __init__(self, names: tuple[str, str], sampled: int) -> None:
         self._names = names
+        self._sampled = sampled
 
     def create_accumulator(self) -> Surveys:
         return SideSurvey(), SideSurvey()
@@ -186,7 +193,7 @@ class _SurveyBoth(beam.CombineFn):
         first = sample[0][0] if sample else np.zeros(0, np.uint64)
         part = _survey(block)
         ((hashes, vectors),) = part.sample
-        if len(first) >= SAMPLE:
+        if len(first) >= self._sampled:
             small = hashes <= first.max()
             sample = ((hashes[small], vectors[small]),) if small.any() else ()
             part = dataclasses.replace(part, sample=sample)
@@ -199,7 +206,8 @@ class _SurveyBoth(beam.CombineFn):
 
     def compact(self, accumulator: Surveys) -> Surveys:
         source, target = (
-            dataclasses.replace(survey, sample=_trim(survey.sample)) for survey in accumulator
+            dataclasses.replace(survey, sample=_trim(survey.sample, self._sampled))
+            for survey in accumulator
         )
         return source, target
 
@@ -207,7 +215,10 @@ class _SurveyBoth(beam.CombineFn):
         return self.compact(accumulator)
 
     def _merge(self, sides: Iterable[Iterable[SideSurvey]]) -> Surveys:
-        source, target = map(_merge_surveys, self._names, sides)
+        source, target = (
+            _merge_surveys(name, surveys, self._sampled)
+            for name, surveys in zip(self._names, sides, strict=True)
+        )
         return source, target
 
 
@@ -217,14 +228,18 @@ class SurveySides(beam.PTransform):
 
     Attributes:
       names: of the sides, for messages.
+      sampled: how many vectors of a side are kept; `CHANCE` where no cells are fitted to them.
     """
 
     names: tuple[str, str] = SIDES
+    sampled: int = SAMPLE
 
     @named_collections
     def expand(self, vectors: beam.PCollection[Block]) -> AsSingleton:
         """Combine all blocks."""
-        surveys = vectors | beam.CombineGlobally(_SurveyBoth(self.names)).without_defaults()
+        surveys = (
+            vectors | beam.CombineGlobally(_SurveyBoth(self.names, self.sampled)).without_defaults()
+        )
         return AsSingleton(surveys, default_value=(SideSurvey(), SideSurvey()))
 
 
