@@ -74,6 +74,7 @@ from beam_gpte.shuffle.spill import is_light
 from beam_gpte.shuffle.unique_ids import split_by_id
 
 AUDIT_TILE = -1  # of the rows near to the sample
+_ONLY_TILE = {b"beam_gpte.tiles": b"1"}  # metadata of the column `CELL`, if there is one tile
 
 
 class JoinedCells(NamedTuple):
@@ -135,7 +136,7 @@ class JoinCells(beam.PTransform):
         """Route vectors to tiles, join each, and score the pairs of rows of two tiles."""
         vectors, plan = inputs
         settings = self.settings
-        join = beam.ParDo(_JoinTile(settings), AsSingleton(plan)).with_output_types(
+        join = beam.FlatMap(_JoinTile(settings)).with_output_types(
             Block,
             equal_pairs=Block,
             expected=Block,
@@ -202,7 +203,8 @@ class _Route(CutByKey):
         tiles = groups << 20 | np.concatenate([tile, number[other], far_number])
         sketches = vectors_to_arrow(plan.space.sketch(vectors))
         sketched = block.with_column(pa.field(SKETCH, sketches.type), sketches)
-        sketched = sketched.with_column(pa.field(CELL, pa.int16()), pa.array(home.astype(np.int16)))
+        cell = pa.field(CELL, pa.int16(), metadata=_ONLY_TILE if plan.tiles.sum() == 1 else None)
+        sketched = sketched.with_column(cell, pa.array(home.astype(np.int16)))
         item = sketched.batch, visits, at, lists, tiles
         yield from self.wait(item, block.batch.nbytes + len(at) * 2 * plan.space.sketch_dims)
 
@@ -245,14 +247,14 @@ def _each(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return which, np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-class _JoinTile(beam.DoFn):
+@dataclasses.dataclass(frozen=True)
+class _JoinTile:
     """Join one tile; blocks of rows at home have `CELL`, those of visitors have not."""
 
-    def __init__(self, settings: JoinSettings) -> None:
-        self._settings = settings
+    settings: JoinSettings
 
-    def process(self, element: tuple[int, Iterable[Block]], plan: Plan) -> Iterator[Any]:
-        settings = self._settings
+    def __call__(self, element: tuple[int, Iterable[Block]]) -> Iterator[Any]:
+        settings = self.settings
         if element[0] == AUDIT_TILE:
             expected = expect_pairs(element[1], settings.order, settings.id_column)
             yield TaggedOutput("expected", expected)
@@ -290,7 +292,7 @@ class _JoinTile(beam.DoFn):
             yield from self._near_from_files(candidates, Block.concat(places), len(here.frame))
         else:
             vectors = [Block(block.batch.select([settings.id_column, VECTOR])) for block in home]
-            is_only = int(plan.tiles.sum()) == 1
+            is_only = home[0].schema.field(CELL).metadata == _ONLY_TILE
             yield from self._near_in_memory(candidates, Block.concat(vectors), is_only)
 
     def _near_from_files(
@@ -299,7 +301,7 @@ class _JoinTile(beam.DoFn):
         first_home, second_home = (pl.col(name) < rows_home for name in (FIRST_ROW, SECOND_ROW))
         both_home = first_home & second_home
         candidates = candidates.filter(first_home | second_home)
-        near = score_from_files(candidates, places, self._settings.threshold)
+        near = score_from_files(candidates, places, self.settings.threshold)
         both = near.filter(both_home).drop(FIRST_ROW, SECOND_ROW)
         if len(both):
             yield block_of(both)
@@ -311,12 +313,12 @@ class _JoinTile(beam.DoFn):
         self, candidates: pl.DataFrame, vectors: Block, is_only: bool
     ) -> Iterator[Any]:
         # no other tile has candidates that need a vector of the only one
-        for keyed in () if is_only else split_by_id(vectors, self._settings.id_column, PARTITIONS):
+        for keyed in () if is_only else split_by_id(vectors, self.settings.id_column, PARTITIONS):
             yield TaggedOutput("away", keyed)
         first_home, second_home = (pl.col(name) < len(vectors) for name in (FIRST_ROW, SECOND_ROW))
         both_home = first_home & second_home
         near = score_in_memory(
-            candidates.filter(both_home), vectors.column(VECTOR), self._settings.threshold
+            candidates.filter(both_home), vectors.column(VECTOR), self.settings.threshold
         )
         if len(near):
             yield block_of(near)
