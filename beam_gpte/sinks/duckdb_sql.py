@@ -1,6 +1,7 @@
 """Connect to DuckDB, query its catalog, run transactions and quote SQL, whatever the table."""
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ def connect(
     deadline = time.monotonic() + lock_timeout
     while True:
         try:
-            connection = duckdb.connect(database, read_only=read_only)
+            # absolute, since DuckDB takes ~, :memory: and md: at the beginning for something else
+            connection = duckdb.connect(os.path.abspath(database), read_only=read_only)
             break
         except duckdb.Error as error:
             reason = first_line(error)

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -31,9 +32,10 @@ from beam_gpte.files.folders import (
     remove_files,
 )
 from beam_gpte.sinks.commit import is_whole, stage_and_commit
+from beam_gpte.sinks.duckdb_ledger import LEDGER, find_commit
 from beam_gpte.sinks.duckdb_search import create_indexes, load_vss
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, connect
-from beam_gpte.sinks.duckdb_table import MODES, Table, find_commit, load_files
+from beam_gpte.sinks.duckdb_table import MODES, Table, load_files
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile, remove_leftovers
 from beam_gpte.sinks.parquet_files import ParquetFileWriter, conform_files, unify_staged_schemas
 from beam_gpte.sinks.staging import StagedFile, StageFiles
@@ -112,6 +114,8 @@ class WriteVectorsToDuckDB(beam.PTransform):
                 raise InputError(f"{name} is empty; give the {name.replace('_', ' ')} to write to")
         if self.path.endswith("/"):
             raise InputError(f"path {self.path!r} names a folder; name the database file")
+        if self.table.lower() == LEDGER:
+            raise InputError(f"table {LEDGER!r} lists the runs of a database; name another")
         if self.mode not in MODES:
             raise InputError(
                 f"mode {self.mode!r} is unknown; use {', '.join(MODES[:-1])} or {MODES[-1]}"
@@ -236,15 +240,19 @@ def _local_database(path: str, destination: Destination) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _local_copies(staged: list[StagedFile]) -> Iterator[list[str]]:
-    """Give local paths of the staged files, copied if they are remote."""
+    """Give local paths of the staged files, copied if they are remote.
+
+    Local ones get a link, as DuckDB takes paths as patterns, and has no way to escape a backslash.
+    """
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for file in staged:
-            path = file.path
-            if is_remote(path):
-                path = str(Path(folder, file_name(path)))
-                copy_file(file.path, path)
-            paths.append(path)
+            path = Path(folder, file_name(file.path))
+            if is_remote(file.path):
+                copy_file(file.path, str(path))
+            else:
+                path.symlink_to(os.path.abspath(file.path))
+            paths.append(str(path))
         yield paths
 
 

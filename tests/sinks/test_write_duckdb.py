@@ -177,7 +177,7 @@ def test_an_error_within_the_transaction_rolls_it_back(tmp_path: Path) -> None:
         connection.execute(
             "CREATE TABLE vectors (id VARCHAR, embedding FLOAT[3], x BIGINT CHECK (x < 5))"
         )
-        connection.execute("INSERT INTO vectors VALUES ('n0', [1, 2, 3], 1)")
+    commit(path, embedded(0, 1, x=pa.array([1])))
     with pytest.raises(duckdb.ConstraintException):
         commit(path, embedded(0, 2, x=pa.array([2, 9])))
     assert query(path, "SELECT id, x FROM vectors") == [("n0", 1)]
