@@ -138,7 +138,8 @@ class WriteVectorsToDuckDB(beam.PTransform):
         folder = self.options.staging or _folder(self.path)
         destination = Destination.new(folder, f"duckdb-{target}", self.run)
         table = Table(self.path, self.table, self.id_column, self.mode, self.options.index)
-        stage = StageFiles(destination.temporary, ParquetFileWriter)
+        writer = functools.partial(ParquetFileWriter, id_column=self.id_column)
+        stage = StageFiles(destination.temporary, writer)
         commit = functools.partial(commit_duckdb, destination=destination, table=table)
         return stage_and_commit(blocks, stage, commit, self.commit_after)
 
