@@ -17,7 +17,7 @@ from beam_gpte.sinks.duckdb_search import create_macros
 from beam_gpte.sinks.duckdb_sql import catalog_entries, literal, quote, transaction
 from beam_gpte.sinks.final_names import Destination, Pane
 
-MODES = ("upsert", "insert", "replace")
+MODES = ("upsert", "insert", "replace", "mirror")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Table:
       name: of the table.
       id_column: its ids are unique.
       mode: how to treat rows whose ids are in the table: "upsert" replaces them, "insert" refuses
-        them, "replace" removes all rows of the table first.
+        them, "replace" and "mirror" remove all rows of the table first.
       index: create an HNSW index where the vss extension can be loaded.
     """
 
@@ -71,7 +71,7 @@ def load_files(
         if table_exists(connection, table.name):
             if files:
                 _check_table(connection, table, schema, columns, source)
-            if table.mode == "replace":
+            if table.mode in ("replace", "mirror"):
                 connection.execute(f"DELETE FROM {target}")
             elif table.mode == "upsert":
                 connection.execute(

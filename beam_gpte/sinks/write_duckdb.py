@@ -31,12 +31,17 @@ from beam_gpte.files.folders import (
     list_files,
     remove_files,
 )
-from beam_gpte.sinks.commit import is_whole, stage_and_commit
+from beam_gpte.sinks.commit import is_whole, stage_and_commit, warn_of_no_rows
 from beam_gpte.sinks.duckdb_ledger import LEDGER, find_commit
 from beam_gpte.sinks.duckdb_search import create_indexes, load_vss
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, connect
 from beam_gpte.sinks.duckdb_table import MODES, Table, load_files
-from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile, remove_leftovers
+from beam_gpte.sinks.final_names import (
+    Destination,
+    Pane,
+    WrittenFile,
+    remove_leftovers,
+)
 from beam_gpte.sinks.parquet_files import ParquetFileWriter, conform_files, unify_staged_schemas
 from beam_gpte.sinks.staging import StagedFile, StageFiles
 
@@ -88,7 +93,8 @@ class WriteVectorsToDuckDB(beam.PTransform):
       table: its name, in the database's default schema.
       id_column: the column of ids, which are unique.
       mode: "upsert" replaces rows of the table with the same ids; "insert" refuses such rows;
-        "replace" makes the table exactly this collection, which cannot be a stream.
+        "replace" makes the table exactly this collection, which cannot be a stream; without a
+        single row it is left as it is, and emptied by "mirror".
       run: names the run: whatever a run of this name has committed is never loaded again, so a
         killed run can be repeated. It has to have the same rows, in the same panes. By default
         every run has a unique name.
@@ -129,7 +135,7 @@ class WriteVectorsToDuckDB(beam.PTransform):
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""
-        if self.mode == "replace" and not is_whole(blocks):
+        if self.mode in ("replace", "mirror") and not is_whole(blocks):
             raise InputError(
                 "a stream or windowed collection cannot replace a whole table; "
                 'pass mode="upsert" or mode="insert"'
@@ -168,7 +174,9 @@ def commit_duckdb(
       pane.
     """
     written = []
-    if staged or table.mode == "replace":
+    if not staged and table.mode == "replace":
+        warn_of_no_rows(f"table {table.name!r} of {table.path}")
+    if staged or table.mode == "mirror":
         written = _commit(staged, pane, destination, table, lock_timeout)
     waiting = set(list_files(destination.temporary))
     remove_files([file.path for file in staged if file_name(file.path) in waiting])

@@ -417,7 +417,9 @@ def test_insert_refuses_known_ids_and_replace_leaves_only_the_new_rows(tmp_path:
     with pytest.raises(InputError, match="4 and 3 dimensions"):
         commit(path, embedded(0, 1, dataclasses.replace(MINILM, dim=4)), mode="replace")
     assert query(path, "SELECT count(*) FROM vectors") == [(3,)]
-    commit(path, mode="replace")  # the collection is empty, so is the table
+    commit(path, mode="replace")
+    assert query(path, "SELECT count(*) FROM vectors") == [(3,)]
+    commit(path, mode="mirror")  # the collection is empty, so is the table
     assert query(path, "SELECT count(*) FROM vectors") == [(0,)]
 
 
