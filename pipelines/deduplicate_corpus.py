@@ -36,7 +36,7 @@ from beam_gpte import (
     WriteRejects,
     WriteVectorsToParquet,
 )
-from beam_gpte.cli.any_rows import any_read, check_usable, total_rows
+from beam_gpte.cli.any_rows import any_read, check_usable, first_columns, total_rows
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -58,7 +58,6 @@ from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import deduplication_page
 from beam_gpte.reports.sample import WriteSample, take_sample
 from beam_gpte.sinks import write_parquet
-from beam_gpte.sources.corpus_files import match_files, read_schema
 from beam_gpte.sources.output_columns import committed_files
 
 # isort: split
@@ -189,8 +188,7 @@ def check(options: DeduplicateCorpusOptions) -> None:
       InputError: one of them does not.
     """
     steps_of(options, None)
-    first = match_files(options.input)[0].path
-    present = read_schema(first, text_column=options.text_column)
+    first, present = first_columns(options.input, options.text_column, "input")
     required = [options.text_column, options.id_column, options.scope]
     if "semantic" in options.by.split(",") and options.model is None:
         if options.embedding_column not in present:

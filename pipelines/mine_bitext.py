@@ -31,7 +31,7 @@ from beam_gpte import (
     WriteRejects,
     WriteVectorsToParquet,
 )
-from beam_gpte.cli.any_rows import any_read, check_usable, total_rows
+from beam_gpte.cli.any_rows import any_read, check_usable, first_columns, total_rows
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -51,7 +51,6 @@ from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import bitext_page
 from beam_gpte.reports.sample import WriteSample, take_sample
 from beam_gpte.sinks import write_parquet
-from beam_gpte.sources.corpus_files import match_files, read_schema
 from beam_gpte.sources.output_columns import committed_files
 
 # isort: split
@@ -153,8 +152,8 @@ def transform_of(options: MineBitextOptions) -> MineBitext:
 
 def check(options: MineBitextOptions) -> None:
     """Check before the job starts what can be checked on this machine."""
-    for patterns in (options.source, options.target):
-        check_columns(options, match_files(patterns)[0].path)
+    for side in SIDES:
+        check_columns(options, side)
     for language in (options.source_lang, options.target_lang):
         check_language(options, language)
     if options.model is None and options.prompt_name is not None:
@@ -166,8 +165,8 @@ def check(options: MineBitextOptions) -> None:
         check_report(options.report)
 
 
-def check_columns(options: MineBitextOptions, file: str) -> None:
-    present = read_schema(file, text_column=options.text_column)
+def check_columns(options: MineBitextOptions, side: str) -> None:
+    file, present = first_columns(getattr(options, side), options.text_column, side)
     if options.model is None and options.embedding_column not in present:
         raise InputError(
             f"no column {options.embedding_column!r} in {file}; give --model to make the vectors"
@@ -247,7 +246,7 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
 
 def with_report(rejected: int, report: dict[str, Any]) -> dict[str, Any]:
     for side in SIDES:
-        check_usable(report[f"{side}_rows"], rejected)
+        check_usable(report[f"{side}_rows"], rejected, f"{side} ")
     return {**report, "rejected": rejected}
 
 

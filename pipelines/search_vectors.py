@@ -23,7 +23,8 @@ from beam_gpte.sinks.duckdb_sql import catalog_entries, connect
 from beam_gpte.sinks.duckdb_table import stored_metadata
 
 NEAREST = """
-    SELECT array_cosine_similarity(v.embedding::FLOAT[{dim}], ?::FLOAT[{dim}]) AS found, v.id, v.text
+    SELECT array_cosine_similarity(v.embedding::FLOAT[{dim}], ?::FLOAT[{dim}]) AS found,
+    v.id, v.text
     FROM vectors AS v ORDER BY isnan(found) NULLS LAST, found DESC, v.id LIMIT ?
 """
 SAMPLE = """

@@ -25,6 +25,7 @@ import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
+from beam_gpte.cli.any_rows import first_columns
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.core.errors import InputError, NoRowsError
@@ -34,7 +35,6 @@ from beam_gpte.reports.page import Run
 from beam_gpte.reports.sample import SAMPLE_FILE
 from beam_gpte.sinks import write_parquet
 from beam_gpte.sinks.final_names import WrittenFile
-from beam_gpte.sources.corpus_files import match_files, read_schema
 from beam_gpte.sources.output_columns import committed_files
 
 # Beam's in-process runner; DirectRunner would first try to download another
@@ -103,9 +103,9 @@ def check_inputs(
 
     Raises:
       InputError: a pattern matches no file, the first file lacks a column, or the model is missing.
+      NoRowsError: all files are empty.
     """
-    first = match_files(patterns)[0].path
-    present = read_schema(first, text_column=text_column)
+    first, present = first_columns(patterns, text_column, "input")
     for column in (text_column, id_column):
         if column is not None and column not in present:
             raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
