@@ -14,6 +14,21 @@ LOCK_SECONDS = 60  # how long a commit or a reader waits for another process to 
 POLL_SECONDS = 0.2
 
 
+def check_database_path(path: str) -> None:
+    """Check that DuckDB opens the local file of this path, and no other.
+
+    Raises:
+      InputError: it has a backslash, which DuckDB takes for a slash, or a question mark, before
+        which it puts the name of its log.
+    """
+    for sign in ("\\", "?"):
+        if sign in os.path.abspath(path):
+            raise InputError(
+                f"{path}: DuckDB opens another file for a path with {sign!r}; "
+                "name a file and a folder without it"
+            )
+
+
 @contextlib.contextmanager
 def connect(
     database: str, path: str, lock_timeout: float = 0, read_only: bool = False
@@ -27,8 +42,9 @@ def connect(
       read_only: open it for reading only.
 
     Raises:
-      InputError: it is locked, cannot be opened for writing, or is not a database.
+      InputError: DuckDB would open another file, or it is locked, cannot be opened for writing, or is not a database.
     """
+    check_database_path(database)
     deadline = time.monotonic() + lock_timeout
     while True:
         try:

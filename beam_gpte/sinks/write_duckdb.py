@@ -34,7 +34,7 @@ from beam_gpte.files.folders import (
 from beam_gpte.sinks.commit import is_whole, stage_and_commit, warn_of_no_rows
 from beam_gpte.sinks.duckdb_ledger import LEDGER, find_commit
 from beam_gpte.sinks.duckdb_search import create_indexes, load_vss
-from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, connect
+from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, check_database_path, connect
 from beam_gpte.sinks.duckdb_table import MODES, Table, load_files
 from beam_gpte.sinks.final_names import (
     Destination,
@@ -120,6 +120,8 @@ class WriteVectorsToDuckDB(beam.PTransform):
                 raise InputError(f"{name} is empty; give the {name.replace('_', ' ')} to write to")
         if self.path.endswith("/"):
             raise InputError(f"path {self.path!r} names a folder; name the database file")
+        if not is_remote(self.path):
+            check_database_path(self.path)
         if self.table.lower() == LEDGER:
             raise InputError(f"table {LEDGER!r} lists the runs of a database; name another")
         if self.mode not in MODES:

@@ -3,13 +3,13 @@
 import datetime
 import decimal
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
+from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 from tests.sinks.test_write_duckdb import commit, query
 
 MOMENT = datetime.datetime(2026, 11, 28, 7, 8, 9, 123456)
@@ -90,17 +90,26 @@ def test_values_that_would_change_are_refused(tmp_path: Path, name: str) -> None
     assert query(path, "SELECT count(*) FROM duckdb_tables()") == [(0,)]
 
 
-@pytest.mark.parametrize("ids", [[1, 2], [2**63, 2**64 - 1], ["1", "02"], [b"a", b"\xff"]])
-def test_ids_keep_their_type_and_are_found_again(tmp_path: Path, ids: list[Any]) -> None:
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([1, 2]),
+        pa.array([2**63, 2**64 - 1], pa.uint64()),
+        pa.array(["02", "1"]),
+        pa.array([b"a", b"\xff"]),
+        pa.array([1, 2], pa.duration("s")),
+    ],
+)
+def test_ids_keep_their_type_and_are_found_again(tmp_path: Path, ids: pa.Array) -> None:
     path = tmp_path / "corpus.duckdb"
     for note in ("old", "new"):
-        commit(path, Block.from_pydict({"id": pa.array(ids), "note": [note] * 2}))
-    assert query(path, "SELECT id, note FROM vectors ORDER BY id") == [(i, "new") for i in ids]
+        commit(path, Block.from_pydict({"id": ids, "note": [note] * 2}))
+    assert query(path, "SELECT id, note FROM vectors ORDER BY id") == [
+        (i, "new") for i in ids.to_pylist()
+    ]
 
 
-@pytest.mark.parametrize(
-    "folder", ["lang=de", "year=2024", "a=b/id=c", "part[1]", "x*", "what?", "back\\slash", "~"]
-)
+@pytest.mark.parametrize("folder", ["lang=de", "year=2024", "a=b/id=c", "part[1]", "x*", "~"])
 def test_a_folder_gives_no_column_and_is_no_pattern(
     tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,3 +120,9 @@ def test_a_folder_gives_no_column_and_is_no_pattern(
     commit(path, rows)
     everything = "SELECT * FROM vectors ORDER BY id"
     assert query(path.absolute(), everything) == [("a", "de", "f"), ("b", "en", "g")]
+
+
+@pytest.mark.parametrize("name", ["what?/corpus.duckdb", "back\\slash.duckdb"])
+def test_a_path_that_duckdb_takes_for_another_is_refused_at_once(name: str) -> None:
+    with pytest.raises(InputError, match="DuckDB opens another file for a path with"):
+        WriteVectorsToDuckDB(name)
