@@ -42,7 +42,8 @@ def connect(
       read_only: open it for reading only.
 
     Raises:
-      InputError: DuckDB would open another file, or it is locked, cannot be opened for writing, or is not a database.
+      InputError: DuckDB would open another file, or it is locked, cannot be opened for writing, or
+        is not a database.
     """
     check_database_path(database)
     deadline = time.monotonic() + lock_timeout
