@@ -8,11 +8,13 @@ Writes Parquet to `<output>/kept/`, `<output>/removed/` (with `duplicate_of`, `s
 and `<output>/pairs/`, rejected rows with their reasons to `<output>/rejects/`,
 `<output>/saved_index.npz`, and `<output>/summary.json` with each step's report; with
 `--report page.html` also a report page. Nothing is written unless kept, removed and rejected rows
-add up to the rows read. Flags that --help does not list go to Beam.
+add up to the rows read, and if no row is read, or all are rejected: then the previous output stays
+and the exit code is 3. Flags that --help does not list go to Beam.
 """
 
 import argparse
 import contextlib
+import glob
 import json
 import shutil
 import tempfile
@@ -34,6 +36,7 @@ from beam_gpte import (
     WriteRejects,
     WriteVectorsToParquet,
 )
+from beam_gpte.cli.any_rows import any_read, check_usable, first_columns, total_rows
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -54,7 +57,8 @@ from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import deduplication_page
 from beam_gpte.reports.sample import WriteSample, take_sample
-from beam_gpte.sources.corpus_files import match_files, read_schema
+from beam_gpte.sinks import write_parquet
+from beam_gpte.sources.output_columns import committed_files
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
@@ -168,13 +172,13 @@ def reference_of(options: DeduplicateCorpusOptions) -> tuple[str | None, bytes |
     if options.reference is None:
         return None, None
     folder = options.reference.rstrip("/")
-    if not FileSystems.match([f"{folder}/kept/*.parquet"])[0].metadata_list:
+    if not committed_files(f"{folder}/kept", write_parquet):
         return options.reference, None
-    saved_index = f"{folder}/saved_index.npz"
+    kept, saved_index = f"{glob.escape(folder)}/kept/*.parquet", f"{folder}/saved_index.npz"
     if not FileSystems.exists(saved_index):
-        return f"{folder}/kept/*.parquet", None
+        return kept, None
     with FileSystems.open(saved_index) as file:
-        return f"{folder}/kept/*.parquet", file.read()
+        return kept, file.read()
 
 
 def check(options: DeduplicateCorpusOptions) -> None:
@@ -184,8 +188,7 @@ def check(options: DeduplicateCorpusOptions) -> None:
       InputError: one of them does not.
     """
     steps_of(options, None)
-    first = match_files(options.input)[0].path
-    present = read_schema(first, text_column=options.text_column)
+    first, present = first_columns(options.input, options.text_column, "input")
     required = [options.text_column, options.id_column, options.scope]
     if "semantic" in options.by.split(",") and options.model is None:
         if options.embedding_column not in present:
@@ -242,17 +245,25 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
         without = beam.Map(Block.without_columns, (options.embedding_column,))
         removed = removed | "WithoutVectors" >> without.with_output_types(Block)
     rejects = (unreadable, result.rejects) | "Rejects" >> beam.Flatten()
-    within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects)
+    some_read = any_read(pipeline, input=total_rows((rows, unreadable), "read"))
+    within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects, some_read)
     results = RowsAndResults(rows, result.kept, result.removed, result.rejects)
-    totals = results | CheckNothingLost(count_rows(within_limit))
+    totals = results | CheckNothingLost(count_rows(within_limit)) | beam.Map(check_totals)
     for name, blocks in (("kept", result.kept), ("removed", removed), ("pairs", result.pairs)):
-        blocks | f"Write_{name}" >> WriteVectorsToParquet(f"{output}/{name}", commit_after=totals)
+        write = WriteVectorsToParquet(f"{output}/{name}", "mirror", commit_after=totals)
+        blocks | f"Write_{name}" >> write
     if result.saved_index is not None:
-        write_index = beam.Map(write_bytes, f"{output}/saved_index.npz")
+        after = beam.pvalue.AsIter(totals)
+        write_index = beam.Map(write_bytes, f"{output}/saved_index.npz", after)
         result.saved_index | "WriteSavedIndex" >> write_index
     reports = beam.pvalue.AsList(result.report)
     summary = totals | beam.Map(with_steps, options.by.split(","), reports)
     summary | "WriteSummary" >> beam.Map(write_summary, f"{output}/summary.json")
+
+
+def check_totals(totals: dict[str, int]) -> dict[str, int]:
+    check_usable(totals["kept"] + totals["removed"], totals["rejected"])
+    return totals
 
 
 def with_steps(totals: dict[str, int], order: list[str], reports: list[dict]) -> dict[str, Any]:
@@ -263,7 +274,7 @@ def write_summary(summary: dict[str, Any], path: str) -> None:
     write_json(path, summary)
 
 
-def write_bytes(content: bytes, path: str) -> None:
+def write_bytes(content: bytes, path: str, *barrier: Any) -> None:
     with FileSystems.create(
         path, "application/octet-stream", compression_type="uncompressed"
     ) as file:

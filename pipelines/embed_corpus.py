@@ -5,7 +5,8 @@ r"""Embed a corpus: read files of texts, write Parquet files (and a DuckDB table
 
 Writes `<output>/*.parquet` with every column of the input and the vector in `embedding`, rejected
 rows with their reasons to `<output>/rejects/`, and `<output>/summary.json`; with `--report
-page.html` also a report page. Flags that --help does not list, such as --runner, go to Beam.
+page.html` also a report page. If no row is read, or all are rejected, the previous vectors stay and
+the exit code is 3. Flags that --help does not list, such as --runner, go to Beam.
 """
 
 import argparse
@@ -21,12 +22,14 @@ from beam_gpte import (
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
 )
+from beam_gpte.cli.any_rows import any_read, any_usable, total_rows
 from beam_gpte.cli.progress import ProgressFiles, ReportProgress, progress_bar
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
     check_inputs,
     count_files,
+    count_rows,
     counters,
     local_options,
     print_summary,
@@ -122,12 +125,13 @@ def build(
         vectors | "WriteSample" >> WriteSample(sample_file(options.output), *columns)
     rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
     rejects_folder = f"{options.output.rstrip('/')}/rejects"
-    within_limit = rejects | WriteRejects(rejects_folder, options.max_rejects)
-    vectors | WriteVectorsToParquet(options.output, commit_after=within_limit)
+    usable = total_rows((vectors,), "usable")
+    some_read = any_read(pipeline, input=total_rows((vectors, rejects), "read"))
+    within_limit = rejects | WriteRejects(rejects_folder, options.max_rejects, some_read)
+    some = any_usable(pipeline, usable, count_rows(within_limit))
+    vectors | WriteVectorsToParquet(options.output, commit_after=some)
     if options.duckdb:
-        vectors | WriteVectorsToDuckDB(
-            options.duckdb, id_column=id_column, commit_after=within_limit
-        )
+        vectors | WriteVectorsToDuckDB(options.duckdb, id_column=id_column, commit_after=some)
 
 
 def main(argv: list[str]) -> None:
@@ -188,7 +192,7 @@ def summary_of(
             for name, n in sorted(count.items())
             if name.startswith("rejects: ")
         },
-        "files": count_files(f"{options.output.rstrip('/')}/*.parquet"),
+        "files": count_files(options.output),
         "output": options.output,
         "duckdb": options.duckdb,
     }

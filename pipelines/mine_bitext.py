@@ -6,7 +6,8 @@ r"""Find the sentences of two corpora that translate one another, with or withou
 Writes pairs as Parquet to `<output>/bitext/`, with `--tsv` also to `<output>/bitext.tsv` (margin,
 source, target, the largest margin first, as LASER does), rejected rows with their reasons to
 `<output>/rejects/`, and `<output>/summary.json`. With `--gold`, a file of `source_id` and
-`target_id`, precision and recall are printed; `--report page.html` writes a report page. Flags that
+`target_id`, precision and recall are printed; `--report page.html` writes a report page. If no row
+of a side is read, or all are rejected, the previous pairs stay and the exit code is 3. Flags that
 --help does not list go to Beam.
 """
 
@@ -30,6 +31,7 @@ from beam_gpte import (
     WriteRejects,
     WriteVectorsToParquet,
 )
+from beam_gpte.cli.any_rows import any_read, check_usable, first_columns, total_rows
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -48,7 +50,8 @@ from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import bitext_page
 from beam_gpte.reports.sample import WriteSample, take_sample
-from beam_gpte.sources.corpus_files import match_files, read_schema
+from beam_gpte.sinks import write_parquet
+from beam_gpte.sources.output_columns import committed_files
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
@@ -149,8 +152,8 @@ def transform_of(options: MineBitextOptions) -> MineBitext:
 
 def check(options: MineBitextOptions) -> None:
     """Check before the job starts what can be checked on this machine."""
-    for patterns in (options.source, options.target):
-        check_columns(options, match_files(patterns)[0].path)
+    for side in SIDES:
+        check_columns(options, side)
     for language in (options.source_lang, options.target_lang):
         check_language(options, language)
     if options.model is None and options.prompt_name is not None:
@@ -162,8 +165,8 @@ def check(options: MineBitextOptions) -> None:
         check_report(options.report)
 
 
-def check_columns(options: MineBitextOptions, file: str) -> None:
-    present = read_schema(file, text_column=options.text_column)
+def check_columns(options: MineBitextOptions, side: str) -> None:
+    file, present = first_columns(getattr(options, side), options.text_column, side)
     if options.model is None and options.embedding_column not in present:
         raise InputError(
             f"no column {options.embedding_column!r} in {file}; give --model to make the vectors"
@@ -216,7 +219,10 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
     mine = transform_of(options).with_exception_handling()
     result = {"source": source.rows, "target": target.rows} | mine
     rejects = (*source.rejects, *target.rejects, result.rejects) | "Rejects" >> beam.Flatten()
-    within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects)
+    sides = {"source": source, "target": target}
+    totals = {name: total_rows((side.rows, *side.rejects), name) for name, side in sides.items()}
+    some_read = any_read(pipeline, **totals)
+    within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects, some_read)
     pairs = result.pairs
     if options.report is not None:  # a sample of the pairs keeps its vectors, for a map
         vectors = tuple(f"{side}_{options.embedding_column}" for side in SIDES)
@@ -226,24 +232,28 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
         pairs | "WriteSample" >> sample
         drop = beam.Map(lambda block: block.without_columns(vectors)).with_output_types(Block)
         pairs = pairs | "WithoutVectors" >> drop
-    pairs | "WritePairs" >> WriteVectorsToParquet(f"{output}/bitext", commit_after=within_limit)
     make = FromSideInputs(
         dict, with_report, count_rows(within_limit), beam.pvalue.AsSingleton(result.report)
     )
     summary = pipeline | "Summary" >> make
+    pairs | "WritePairs" >> WriteVectorsToParquet(
+        f"{output}/bitext", "mirror", commit_after=summary
+    )
     summary | "WriteSummary" >> beam.Map(
         lambda summary: write_json(f"{output}/summary.json", summary)
     )
 
 
 def with_report(rejected: int, report: dict[str, Any]) -> dict[str, Any]:
+    for side in SIDES:
+        check_usable(report[f"{side}_rows"], rejected, f"{side} ")
     return {**report, "rejected": rejected}
 
 
 def read_pairs(output: str) -> pl.DataFrame:
     frames = []
-    for found in FileSystems.match([f"{output}/bitext/*.parquet"])[0].metadata_list:
-        with FileSystems.open(found.path, compression_type="uncompressed") as file:
+    for path in committed_files(f"{output}/bitext", write_parquet):
+        with FileSystems.open(path, compression_type="uncompressed") as file:
             frames.append(pl.read_parquet(file.read()))
     schema = {
         **dict.fromkeys((*PAIR, "source_text", "target_text"), pl.String),

@@ -7,6 +7,7 @@ With `--report page.html` also a report page: the hits, and where they are in a 
 
 import argparse
 import json
+import math
 
 import duckdb
 import numpy as np
@@ -18,10 +19,13 @@ from beam_gpte.reports.output_pages import Answer, answer_page
 from beam_gpte.reports.page import Run, check_report, write_page
 from beam_gpte.reports.sample import SAMPLE_ROWS
 from beam_gpte.reports.sections import unit_vectors
+from beam_gpte.sinks.duckdb_sql import catalog_entries, connect
+from beam_gpte.sinks.duckdb_table import stored_metadata
 
 NEAREST = """
-    SELECT array_cosine_similarity(embedding::FLOAT[{dim}], ?::FLOAT[{dim}]) AS cosine, id, text
-    FROM vectors ORDER BY cosine DESC, id LIMIT ?
+    SELECT array_cosine_similarity(v.embedding::FLOAT[{dim}], ?::FLOAT[{dim}]) AS found,
+    v.id, v.text
+    FROM vectors AS v ORDER BY isnan(found) NULLS LAST, found DESC, v.id LIMIT ?
 """
 SAMPLE = """
     SELECT id, text, embedding::FLOAT[{dim}] AS embedding FROM vectors ORDER BY hash(id), id LIMIT ?
@@ -32,10 +36,6 @@ STORED_TEXTS = """
 """
 # at the best of STORED_TEXTS: vectors of two models have nothing in common, and cosines near 0
 MIN_COSINE = 0.4
-METADATA = """
-    SELECT comment FROM duckdb_columns()
-    WHERE table_name = 'vectors' AND column_name = 'embedding'
-"""
 
 
 def ask(path: str, question: str, config: EncoderConfig, k: int, sample_rows: int = 0) -> Answer:
@@ -44,11 +44,7 @@ def ask(path: str, question: str, config: EncoderConfig, k: int, sample_rows: in
     Raises:
       InputError: the file cannot be read, or another model made its vectors.
     """
-    try:
-        connection = duckdb.connect(path, read_only=True)
-    except duckdb.Error as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
-    with connection:
+    with connect(path, path, read_only=True) as connection:
         metadata = _read_metadata(path, connection)
         encoder = TextEncoder.load(config)
         if metadata.dim != encoder.dim:
@@ -58,19 +54,22 @@ def ask(path: str, question: str, config: EncoderConfig, k: int, sample_rows: in
             )
         _check_model(path, connection, encoder, metadata)
         vector = encoder.encode([question])[0]
-        hits = connection.execute(NEAREST.format(dim=encoder.dim), [vector.tolist(), k]).fetchall()
+        nearest = connection.execute(NEAREST.format(dim=encoder.dim), [vector.tolist(), k])
+        # of a zero vector there is no cosine
+        hits = [hit for hit in nearest.fetchall() if hit[0] is not None and not math.isnan(hit[0])]
         (rows,) = connection.execute("SELECT count(*) FROM vectors").fetchone() or (0,)
         sample = _sample(connection, encoder.dim, sample_rows) if sample_rows else pl.DataFrame()
         return Answer(hits, vector, rows, sample)
 
 
 def _read_metadata(path: str, connection: duckdb.DuckDBPyConnection) -> VectorMetadata:
-    stored = connection.execute(METADATA).fetchone()
-    if stored is None or stored[0] is None:
+    columns = "column_name, comment"
+    comments = dict(catalog_entries(connection, "duckdb_columns", columns, "table_name", "vectors"))
+    metadata = stored_metadata(comments.get("embedding"))
+    if metadata is None:
         raise InputError(
             f"{path}: no table `vectors` with embeddings; write one with embed_corpus.py --duckdb"
         )
-    metadata = VectorMetadata.from_json(stored[0])
     if metadata.quantization == "binary" or metadata.postprocess:
         kind = metadata.postprocess or "binary"
         raise InputError(f"{path}: {kind} vectors; search them with SQL as the README shows")

@@ -24,19 +24,20 @@ from types import FrameType
 from typing import Any, cast
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
+from beam_gpte.cli.any_rows import first_columns
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, NoRowsError
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
 from beam_gpte.reports.page import Run
 from beam_gpte.reports.sample import SAMPLE_FILE
+from beam_gpte.sinks import write_parquet
 from beam_gpte.sinks.final_names import WrittenFile
-from beam_gpte.sources.corpus_files import match_files, read_schema
+from beam_gpte.sources.output_columns import committed_files
 
 # Beam's in-process runner; DirectRunner would first try to download another
 LOCAL_RUNNER = "FnApiRunner"
@@ -46,7 +47,7 @@ LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # the one with processing-time 
 def run_program(main: Callable[[list[str]], None]) -> None:
     """Run `main` on the arguments of the command line.
 
-    An `InputError` becomes one line on standard error and exit code 2.
+    An `InputError` becomes one line on standard error and exit code 2, a `NoRowsError` code 3.
     """
     try:
         main(sys.argv[1:])
@@ -55,7 +56,7 @@ def run_program(main: Callable[[list[str]], None]) -> None:
         if line is None:
             raise
         print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(3 if NoRowsError.__name__ in f"{type(error).__name__} {error}" else 2)
 
 
 def local_options(options: PipelineOptions) -> bool:
@@ -104,9 +105,9 @@ def check_inputs(
 
     Raises:
       InputError: a pattern matches no file, the first file lacks a column, or the model is missing.
+      NoRowsError: all files are empty.
     """
-    first = match_files(patterns)[0].path
-    present = read_schema(first, text_column=text_column)
+    first, present = first_columns(patterns, text_column, "input")
     for column in (text_column, id_column):
         if column is not None and column not in present:
             raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
@@ -124,7 +125,7 @@ def check_model_exists(config: EncoderConfig) -> None:
 def run_pipeline(pipeline: beam.Pipeline, local: bool) -> Any:
     """Run a pipeline to its end and return its result.
 
-    Beam's in-process workers print a traceback of every error; it is dropped for an `InputError`.
+    Beam's in-process workers print a traceback of every error; that of an `InputError` is dropped.
     """
     printed = io.StringIO()
     try:
@@ -271,9 +272,9 @@ def distributions(result: Any) -> dict[str, Spread]:
     return found
 
 
-def count_files(pattern: str) -> int:
-    """Count the files that match a glob."""
-    return len(FileSystems.match([pattern])[0].metadata_list)
+def count_files(folder: str) -> int:
+    """Count the Parquet files that `WriteVectorsToParquet` has written to a folder."""
+    return len(committed_files(folder, write_parquet))
 
 
 class Stopwatch:
@@ -292,7 +293,7 @@ def _input_error(error: Exception) -> str | None:
     if isinstance(error, InputError):
         message = str(error)
     else:
-        found = re.findall(r"InputError: (.*)", str(error))
+        found = re.findall(r"(?:InputError|NoRowsError): (.*)", str(error))
         if not found:
             return None
         message = found[-1]

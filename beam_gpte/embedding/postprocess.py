@@ -30,6 +30,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs
 from beam_gpte.elements.rows import columns_as_blocks, over_blocks
 from beam_gpte.elements.vectors import replace_vectors, vectors_with_defects
+from beam_gpte.files.folders import remove_files
 
 
 @dataclasses.dataclass(eq=False)
@@ -138,7 +139,7 @@ def save_postprocess(postprocess: Postprocess, path: str) -> Postprocess:
     with FileSystems.create(partial, compression_type="uncompressed") as file:
         file.write(postprocess.to_bytes())
     if FileSystems.exists(path):
-        FileSystems.delete([path])
+        remove_files([path])
     FileSystems.rename([partial], [path])
     return postprocess
 

@@ -1,6 +1,7 @@
 """List, copy and remove files in folders, local or on any Beam file system."""
 
 import contextlib
+import glob
 import shutil
 import tempfile
 import uuid
@@ -29,7 +30,7 @@ def file_name(path: str) -> str:
 def list_files(folder: str) -> list[str]:
     """List the names of the files directly in `folder`, sorted; none if there is no such folder."""
     if is_remote(folder):
-        found = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
+        found = FileSystems.match([FileSystems.join(glob.escape(folder), "*")])[0].metadata_list
         return sorted(file_name(file.path) for file in found)
     if not Path(folder).is_dir():
         return []
@@ -44,7 +45,8 @@ def list_partitioned(folder: str) -> list[str]:
     """
     if is_remote(folder):
         start = FileSystems.join(folder, "")
-        found = FileSystems.match([FileSystems.join(folder, "*"), FileSystems.join(folder, "**")])
+        there = glob.escape(folder)
+        found = FileSystems.match([FileSystems.join(there, "*"), FileSystems.join(there, "**")])
         paths = sorted(
             {file.path.removeprefix(start) for match in found for file in match.metadata_list}
         )
@@ -61,9 +63,9 @@ def remove_files(paths: list[str]) -> None:
     """Delete files, and partitions that are then empty; a missing local file is fine."""
     for path in paths:
         if is_remote(path):
-            FileSystems.delete([path])
+            FileSystems.delete([glob.escape(path)])  # Beam deletes what a pattern matches
             continue
-        file = Path(path)  # Beam's local delete reads a bracket in a folder's name as a pattern
+        file = Path(path)
         file.unlink(missing_ok=True)
         for parent in file.parents:
             if "=" not in parent.name or not parent.is_dir() or any(parent.iterdir()):
@@ -112,7 +114,7 @@ def check_writable(folder: str) -> None:
         if is_remote(folder):
             trial = FileSystems.join(folder, f"{TEMPORARY}trial-{uuid.uuid4().hex}")
             FileSystems.create(trial).close()
-            FileSystems.delete([trial])
+            remove_files([trial])
         else:
             Path(folder).mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder or ".").close()

@@ -5,6 +5,8 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
+from beam_gpte.files.folders import remove_files
+
 
 def write_json(path: str, value: dict[str, Any]) -> None:
     """Write `value` for people and machines; the file appears complete or not at all."""
@@ -12,5 +14,5 @@ def write_json(path: str, value: dict[str, Any]) -> None:
     with FileSystems.create(partial, "application/json", compression_type="uncompressed") as file:
         file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
     if FileSystems.exists(path):
-        FileSystems.delete([path])
+        remove_files([path])
     FileSystems.rename([partial], [path])

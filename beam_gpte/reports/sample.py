@@ -21,6 +21,7 @@ from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.vectors import vectors_with_defects
+from beam_gpte.files.folders import remove_files
 from beam_gpte.shuffle.group_by_id import frame_of
 from beam_gpte.sources.read_vectors import read_vectors
 
@@ -65,7 +66,7 @@ def take_sample(path: str) -> pl.DataFrame:
     """Read the sample that a run wrote to `path` and delete the file; no columns if no rows."""
     with FileSystems.open(path, compression_type="uncompressed") as file:
         content = file.read()
-    FileSystems.delete([path])
+    remove_files([path])
     return pl.read_parquet(content) if content else pl.DataFrame()
 
 

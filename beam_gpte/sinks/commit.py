@@ -16,6 +16,7 @@ elements on the local streaming runner of Beam 2.77.
 """
 
 import datetime
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -165,6 +166,13 @@ def _name_pane(
     pane: Any = beam.DoFn.PaneInfoParam,
 ) -> tuple[int, PaneFiles]:
     return 0, (Pane(window_name(window), pane.index), list(group[1]))
+
+
+def warn_of_no_rows(place: str) -> None:
+    """Log that an empty collection does not replace what is in `place`."""
+    logging.getLogger(__name__).warning(
+        '%s: no rows arrived, so what is there stays; mode="mirror" would empty it', place
+    )
 
 
 def window_name(window: Any) -> str:

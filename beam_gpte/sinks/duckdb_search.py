@@ -3,14 +3,17 @@
 vss is DuckDB's extension for vector similarity search.
 """
 
+import json
 import logging
 
 import duckdb
 import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.metadata import vector_fields
-from beam_gpte.sinks.duckdb_sql import catalog_entries, first_line, quote
+from beam_gpte.core.metadata import VectorMetadata, vector_fields
+from beam_gpte.sinks.duckdb_sql import catalog_entries, first_line, literal, quote
+
+OWNER = "beam_gpte"  # in the comment of a macro of ours
 
 
 def create_macros(
@@ -18,25 +21,91 @@ def create_macros(
 ) -> None:
     """Create ``nearest_<table>(vector, k := 10)``, which gives the rows nearest to a vector.
 
-    With several columns of vectors there is one macro per column, ``nearest_<table>_<column>``. An
-    existing macro of that name is left alone.
+    With several columns of vectors there is one macro per column, ``nearest_<table>_<column>``. Its
+    comment names the table, so that macros of dropped tables can be removed, and one of another
+    dimension be replaced. Any other macro of that name is left alone.
     """
+    _drop_orphans(connection)
     vectors = vector_fields(schema)
-    for name, metadata in vectors.items():
-        macro = f"nearest_{table}" if len(vectors) == 1 else f"nearest_{table}_{name}"
-        if catalog_entries(connection, "duckdb_functions", "function_name", "function_name", macro):
+    for column, metadata in vectors.items():
+        macro = f"nearest_{table}" if len(vectors) == 1 else f"nearest_{table}_{column}"
+        query = _nearest(table, id_column, column, metadata, schema.names)
+        comment = json.dumps({OWNER: {"table": table, "query": query}}, ensure_ascii=False)
+        there = _macros(connection, macro)
+        if [text for _, text in there] == [comment]:
             continue
-        if metadata.quantization == "binary":
-            measure, order = f"bit_count(xor({quote(name)}, vector::BIT)) AS distance", "distance"
-        else:
-            kind = f"FLOAT[{metadata.dim}]"
-            measure = f"array_cosine_similarity({quote(name)}::{kind}, vector::{kind}) AS cosine"
-            order = "cosine DESC"
+        owners = {_owner(text) for _, text in there}
+        if owners - {table}:
+            if owners != {None}:
+                logging.getLogger(__name__).warning(
+                    "macro %r searches another table; column %r of %r gets none",
+                    macro,
+                    column,
+                    table,
+                )
+            continue
         connection.execute(
-            f"CREATE MACRO {quote(macro)}(vector, k := 10) AS TABLE "
-            f"SELECT * EXCLUDE ({quote(name)}), {measure} "
-            f"FROM {quote(table)} ORDER BY {order}, {quote(id_column)} LIMIT k"
+            f"CREATE OR REPLACE MACRO {quote(macro)}(vector, k := 10) AS TABLE {query}"
         )
+        connection.execute(f"COMMENT ON MACRO TABLE {quote(macro)} IS {literal(comment)}")
+
+
+def _nearest(
+    table: str, id_column: str, column: str, metadata: VectorMetadata, names: list[str]
+) -> str:
+    """Write the query of a macro.
+
+    DuckDB puts the arguments in place of every bare name `vector` and `k`, so columns are
+    qualified; and the vector is computed before there is a column that it could mean. Rows of zero
+    vectors have no cosine, and are left out.
+    """
+    is_binary = metadata.quantization == "binary"
+    kind = "BIT" if is_binary else f"FLOAT[{metadata.dim}]"
+    ours, order = ("distance", "") if is_binary else ("cosine", "DESC")
+    taken = {name.lower() for name in names}
+    while ours in taken:
+        ours += "_"
+    measure, key, stored = quote(ours), quote(id_column), f"nearest_row.{quote(column)}"
+    if is_binary:
+        expression, valid = f"bit_count(xor({stored}, nearest_to.query))", f"{measure} IS NOT NULL"
+    else:
+        expression = f"array_cosine_similarity({stored}::{kind}, nearest_to.query)"
+        valid = f"NOT isnan({measure})"
+    in_order = f"{measure} {order} NULLS LAST"
+    nearest = (
+        f"SELECT nearest_row.* EXCLUDE ({quote(column)}), {expression} AS {measure} "
+        f"FROM (SELECT vector::{kind} AS query) AS nearest_to, {quote(table)} AS nearest_row "
+        f"ORDER BY {valid} DESC NULLS LAST, {in_order}, nearest_row.{key} LIMIT k"
+    )
+    return f"SELECT * FROM ({nearest}) WHERE {valid} ORDER BY {in_order}, {key}"
+
+
+def _macros(connection: duckdb.DuckDBPyConnection, name: str) -> list[tuple[str, str | None]]:
+    return catalog_entries(
+        connection, "duckdb_functions", "function_type, comment", "function_name", name
+    )
+
+
+def _owner(comment: str | None) -> str | None:
+    """Return the table in the comment of a macro of ours; None for any other macro."""
+    try:
+        return str(json.loads(comment or "")[OWNER]["table"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _drop_orphans(connection: duckdb.DuckDBPyConnection) -> None:
+    """Drop the macros of ours whose tables are gone."""
+    macros = connection.execute(
+        "SELECT function_name, comment FROM duckdb_functions() WHERE function_type = 'table_macro' "
+        "AND schema_name = current_schema() AND database_name = current_database()"
+    ).fetchall()
+    for macro, comment in macros:
+        table = _owner(comment)
+        if table is not None and not catalog_entries(
+            connection, "duckdb_tables", "1", "table_name", table
+        ):
+            connection.execute(f"DROP MACRO TABLE {quote(macro)}")
 
 
 def load_vss(connection: duckdb.DuckDBPyConnection, path: str, table: str, index: bool) -> bool:

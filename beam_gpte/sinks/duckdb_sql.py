@@ -1,6 +1,7 @@
 """Connect to DuckDB, query its catalog, run transactions and quote SQL, whatever the table."""
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -11,6 +12,21 @@ from beam_gpte.core.errors import InputError
 
 LOCK_SECONDS = 60  # how long a commit or a reader waits for another process to close the database
 POLL_SECONDS = 0.2
+
+
+def check_database_path(path: str) -> None:
+    """Check that DuckDB opens the local file of this path, and no other.
+
+    Raises:
+      InputError: it has a backslash, which DuckDB takes for a slash, or a question mark, before
+        which it puts the name of its log.
+    """
+    for sign in ("\\", "?"):
+        if sign in os.path.abspath(path):
+            raise InputError(
+                f"{path}: DuckDB opens another file for a path with {sign!r}; "
+                "name a file and a folder without it"
+            )
 
 
 @contextlib.contextmanager
@@ -26,12 +42,15 @@ def connect(
       read_only: open it for reading only.
 
     Raises:
-      InputError: it is locked, cannot be opened for writing, or is not a database.
+      InputError: DuckDB would open another file, or it is locked, cannot be opened for writing, or
+        is not a database.
     """
+    check_database_path(database)
     deadline = time.monotonic() + lock_timeout
     while True:
         try:
-            connection = duckdb.connect(database, read_only=read_only)
+            # absolute, since DuckDB takes ~, :memory: and md: at the beginning for something else
+            connection = duckdb.connect(os.path.abspath(database), read_only=read_only)
             break
         except duckdb.Error as error:
             reason = first_line(error)

@@ -1,11 +1,6 @@
-"""Load rows of Parquet files into one DuckDB table, in one transaction with the ledger.
-
-The ledger, the table ``beam_gpte_commits``, lists the runs and panes that are committed. Whatever
-it lists is never loaded again.
-"""
+"""Load rows of Parquet files into one DuckDB table, in one transaction with the ledger."""
 
 import dataclasses
-import glob
 
 import duckdb
 import pyarrow as pa
@@ -15,14 +10,14 @@ from beam_gpte.core.metadata import (
     VectorMetadata,
     check_same_vectors,
     vector_fields,
-    vector_metadata,
 )
+from beam_gpte.sinks.duckdb_columns import Column, plan_columns, select
+from beam_gpte.sinks.duckdb_ledger import forget_table, has_rows, record_commit, table_exists
 from beam_gpte.sinks.duckdb_search import create_macros
 from beam_gpte.sinks.duckdb_sql import catalog_entries, literal, quote, transaction
 from beam_gpte.sinks.final_names import Destination, Pane
 
-LEDGER = "beam_gpte_commits"
-MODES = ("upsert", "insert", "replace")
+MODES = ("upsert", "insert", "replace", "mirror")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +29,7 @@ class Table:
       name: of the table.
       id_column: its ids are unique.
       mode: how to treat rows whose ids are in the table: "upsert" replaces them, "insert" refuses
-        them, "replace" removes all rows of the table first.
+        them, "replace" and "mirror" remove all rows of the table first.
       index: create an HNSW index where the vss extension can be loaded.
     """
 
@@ -69,102 +64,30 @@ def load_files(
     Raises:
       InputError: see `WriteVectorsToDuckDB`; the database is unchanged.
     """
-    columns = _columns(connection, files, schema) if files else []
-    source, target, key = _read_parquet(files), quote(table.name), quote(table.id_column)
+    columns = plan_columns(connection, files, schema) if files else []
+    source, target, key = select(files, columns), quote(table.name), quote(table.id_column)
     rows = _check_ids(connection, source, schema, table.id_column) if files else 0
     with transaction(connection, table.path):
-        if _exists(connection, table.name):
+        if table_exists(connection, table.name):
             if files:
                 _check_table(connection, table, schema, columns, source)
-            if table.mode == "replace":
+            if table.mode in ("replace", "mirror"):
                 connection.execute(f"DELETE FROM {target}")
             elif table.mode == "upsert":
                 connection.execute(
                     f"DELETE FROM {target} WHERE {key} IN (SELECT {key} FROM {source})"
                 )
-        elif files:
-            _create(connection, table.name, schema, columns)
+        else:
+            forget_table(connection, table.name)
+            if files:
+                _create(connection, table.name, columns)
         if files:
             names = ", ".join(quote(column.name) for column in columns)
-            values = ", ".join(column.expression for column in columns)
-            connection.execute(f"INSERT INTO {target} ({names}) SELECT {values} FROM {source}")
-            create_macros(connection, table.name, table.id_column, schema)
+            connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {source}")
+            _describe_vectors(connection, table.name, schema)
+        create_macros(connection, table.name, table.id_column, schema)
         record_commit(connection, table.name, destination, pane, rows)
     return rows
-
-
-def find_commit(
-    connection: duckdb.DuckDBPyConnection, table: str, destination: Destination, pane: Pane
-) -> tuple[int, str] | None:
-    """Look up the rows and the owner of a pane in the ledger; None if it is not committed."""
-    if not _exists(connection, LEDGER):
-        return None
-    return connection.execute(
-        f"SELECT rows, owner FROM {LEDGER} "
-        'WHERE run = ? AND "table" = lower(?) AND "window" = ? AND pane = ?',
-        [destination.run, table, pane.window, pane.index],
-    ).fetchone()
-
-
-def record_commit(
-    connection: duckdb.DuckDBPyConnection,
-    table: str,
-    destination: Destination,
-    pane: Pane,
-    rows: int,
-) -> None:
-    """Record a pane in the ledger."""
-    connection.execute(
-        f'CREATE TABLE IF NOT EXISTS {LEDGER} (run VARCHAR, "table" VARCHAR, "window" VARCHAR, '
-        "pane BIGINT, rows BIGINT, owner VARCHAR, committed_at TIMESTAMP, "
-        'PRIMARY KEY (run, "table", "window", pane))'
-    )
-    entry = [destination.run, table, pane.window, pane.index, rows, destination.owner]
-    connection.execute(
-        f"INSERT INTO {LEDGER} SELECT ?, lower(?), ?, ?, ?, ?, now()::TIMESTAMP", entry
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Column:
-    name: str
-    type: str  # in DuckDB
-    expression: str  # reads it from Parquet
-
-
-def _columns(
-    connection: duckdb.DuckDBPyConnection, files: list[str], schema: pa.Schema
-) -> list[_Column]:
-    """Plan how DuckDB stores the columns of `files`.
-
-    Parquet has lists, not vectors, so those are cast, and binary codes become bits. A column of
-    nulls becomes text if the table has to be created.
-    """
-    described = connection.execute(f"DESCRIBE SELECT * FROM {_read_parquet(files[:1])}").fetchall()
-    columns = []
-    for field, (name, kind, *_) in zip(schema, described, strict=True):
-        if name != field.name:
-            raise InputError(
-                f"column {field.name!r} differs from another only in case, which DuckDB ignores; "
-                "rename it"
-            )
-        expression = quote(name)
-        metadata = vector_metadata(field)
-        if metadata is not None and metadata.quantization == "binary":
-            kind, expression = "BIT", _bits(expression)
-        elif pa.types.is_fixed_size_list(field.type):
-            kind = f"{kind.removesuffix('[]')}[{field.type.list_size}]"
-            expression += f"::{kind}"
-        elif pa.types.is_null(field.type):
-            kind, expression = "VARCHAR", "NULL"
-        columns.append(_Column(name, kind, expression))
-    return columns
-
-
-def _bits(column: str) -> str:
-    """Convert lists of bytes to BIT, eight digits a byte, highest bit first; 12 us for 384 bits."""
-    digits = f"list_transform({column}, lambda byte: right(bin(byte + 256), 8))"
-    return f"array_to_string({digits}, '')::BIT"
 
 
 def _check_ids(
@@ -197,19 +120,29 @@ def _check_ids(
     return rows
 
 
-def _create(
-    connection: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema, columns: list[_Column]
-) -> None:
+def _create(connection: duckdb.DuckDBPyConnection, table: str, columns: list[Column]) -> None:
     body = ", ".join(f"{quote(column.name)} {column.type}" for column in columns)
     connection.execute(f"CREATE TABLE {quote(table)} ({body})")
+
+
+def _describe_vectors(connection: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema) -> None:
+    """Write the metadata of vectors to the comments of columns that have none."""
+    comments = _comments(connection, table)
     for name, metadata in vector_fields(schema).items():
-        connection.execute(
-            f"COMMENT ON COLUMN {quote(table)}.{quote(name)} IS {literal(metadata.to_json())}"
-        )
+        if comments[name] is None:
+            connection.execute(_comment(table, name, metadata))
 
 
-def _exists(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
-    return bool(catalog_entries(connection, "duckdb_tables", "table_name", "table_name", table))
+def _comment(table: str, column: str, metadata: VectorMetadata) -> str:
+    text = literal(metadata.to_json())
+    return f"COMMENT ON COLUMN {quote(table)}.{quote(column)} IS {text}"
+
+
+def _comments(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str | None]:
+    entries = catalog_entries(
+        connection, "duckdb_columns", "column_name, comment", "table_name", table
+    )
+    return dict(entries)
 
 
 def stored_metadata(comment: str | None) -> VectorMetadata | None:
@@ -224,18 +157,15 @@ def _check_table(
     connection: duckdb.DuckDBPyConnection,
     table: Table,
     schema: pa.Schema,
-    columns: list[_Column],
+    columns: list[Column],
     source: str,
 ) -> None:
     """Refuse rows that differ from the table's; vectors first, whose message is most helpful."""
+    _check_vectors(connection, table, schema)
     entries = catalog_entries(
-        connection, "duckdb_columns", "column_name, data_type, comment", "table_name", table.name
+        connection, "duckdb_columns", "column_name, data_type", "table_name", table.name
     )
-    existing = {name: (kind, comment) for name, kind, comment in entries}
-    for name, metadata in vector_fields(schema).items():
-        stored = stored_metadata(existing.get(name, ("", None))[1])
-        if stored is not None:
-            check_same_vectors(metadata, stored, f"column {name!r} of table {table.name!r}")
+    existing = dict(entries)
     missing = sorted(existing.keys() - set(schema.names))
     extra = sorted(set(schema.names) - existing.keys())
     if missing or extra:
@@ -244,7 +174,7 @@ def _check_table(
             f"{extra or 'none'} only in the new rows; write the same columns, or another table"
         )
     for column in columns:
-        kind = existing[column.name][0]
+        kind = existing[column.name]
         if kind != column.type and column.expression != "NULL":
             raise InputError(
                 f"column {column.name!r} is {kind} in table {table.name!r} "
@@ -252,6 +182,30 @@ def _check_table(
             )
     if table.mode == "insert":
         _check_new_ids(connection, table, source)
+
+
+def _check_vectors(connection: duckdb.DuckDBPyConnection, table: Table, schema: pa.Schema) -> None:
+    """Refuse vectors unless the table's comments say that its own are of the same kind.
+
+    A table that was made by hand, or by CREATE TABLE AS or IMPORT DATABASE, has no comments.
+    """
+    vectors = vector_fields(schema)
+    for name, comment in _comments(connection, table.name).items():
+        here, there = vectors.get(name), stored_metadata(comment)
+        if here is not None and there is not None:
+            check_same_vectors(here, there, f"column {name!r} of table {table.name!r}")
+        elif there is not None and name in schema.names:
+            raise InputError(
+                f"column {name!r} of table {table.name!r} has vectors of {there.model!r}, and the "
+                "new rows do not say what made theirs; write blocks or tables of EmbedText, "
+                "or write to another table"
+            )
+        elif here is not None and (comment is not None or has_rows(connection, table.name)):
+            raise InputError(
+                f"column {name!r} of table {table.name!r} does not say what made its vectors; "
+                "write to another table or, if they are of the same model and settings, run this "
+                f"in {table.path}: {_comment(table.name, name, here)}"
+            )
 
 
 def _check_new_ids(connection: duckdb.DuckDBPyConnection, table: Table, source: str) -> None:
@@ -265,8 +219,3 @@ def _check_new_ids(connection: duckdb.DuckDBPyConnection, table: Table, source: 
             f"{count} ids are already in table {table.name!r}, such as {value!r}; "
             'drop these rows, or replace the existing ones with mode="upsert"'
         )
-
-
-def _read_parquet(files: list[str]) -> str:
-    # DuckDB takes every path as a pattern, also in lists.
-    return f"read_parquet([{', '.join(literal(glob.escape(file)) for file in files)}])"

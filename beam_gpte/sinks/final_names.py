@@ -10,6 +10,7 @@ other file is needed.
 import contextlib
 import dataclasses
 import fcntl
+import glob
 import hashlib
 import os
 import re
@@ -280,7 +281,8 @@ def _is_running(process: int) -> bool:
 def _temporary_folders(destination: Destination) -> list[str]:
     folder, start = destination.folder, f"{TEMPORARY}{destination.sink}-"
     if is_remote(folder):
-        found = FileSystems.match([FileSystems.join(folder, f"{start}*", "*")])[0].metadata_list
+        pattern = FileSystems.join(glob.escape(folder), f"{start}*", "*")
+        found = FileSystems.match([pattern])[0].metadata_list
         return sorted({file_name(FileSystems.split(file.path)[0]) for file in found})
     if not Path(folder).is_dir():
         return []

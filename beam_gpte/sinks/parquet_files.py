@@ -17,6 +17,7 @@ from beam_gpte.core.metadata import METADATA_KEY, check_same_vectors, vector_fie
 from beam_gpte.files.folders import file_name, list_files
 from beam_gpte.sinks.final_names import Destination
 from beam_gpte.sinks.staging import STAGED, StagedFile
+from beam_gpte.sinks.vector_checks import check_values
 
 
 class ParquetFileWriter:
@@ -29,13 +30,13 @@ class ParquetFileWriter:
     in the dictionary.
     """
 
-    def __init__(self, stream: BinaryIO, schema: pa.Schema) -> None:
+    def __init__(self, stream: BinaryIO, schema: pa.Schema, id_column: str = "id") -> None:
+        self._id_column = id_column
         vectors = {
             name: dataclasses.asdict(metadata) for name, metadata in vector_fields(schema).items()
         }
         metadata = json.dumps(vectors, sort_keys=True, ensure_ascii=False)
         floats, dictionary = _encodings(schema)
-        self._vectors = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
         self._writer = pq.ParquetWriter(
             stream,
             schema.with_metadata({METADATA_KEY: metadata} if vectors else None),
@@ -48,16 +49,17 @@ class ParquetFileWriter:
         """Append the rows of a table.
 
         Raises:
-          InputError: a vector is null; pyarrow writes such a file, but cannot read it
-            (apache/arrow#35692).
+          InputError: a vector is null or not finite, or Parquet cannot hold a value.
         """
-        for name in self._vectors:
-            if table.column(name).null_count:
-                raise InputError(
-                    f"column {name!r}: a row has no vector; "
-                    "embed every row, or drop such rows before writing"
-                )
-        self._writer.write_table(table, row_group_size=row_group_size)
+        for name in table.column_names:
+            check_values(table, name, self._id_column)
+        try:
+            self._writer.write_table(table, row_group_size=row_group_size)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(
+                f"Parquet cannot hold these rows ({str(error).splitlines()[0]}); "
+                "cast or drop the column before writing"
+            ) from error
 
     def close(self) -> None:
         """Write the footer."""
@@ -181,10 +183,13 @@ def _encodings(schema: pa.Schema) -> tuple[list[str], list[str]]:
 
     An empty file shows their paths.
     """
+    for field in schema:
+        if pa.types.is_fixed_size_list(field.type) and not field.type.list_size:
+            raise InputError(f"column {field.name!r} has vectors of no dimension; drop it")
     empty = io.BytesIO()
     try:
         pq.write_table(schema.empty_table(), empty)
-    except pa.ArrowNotImplementedError as error:
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"Parquet cannot hold these columns ({error}); drop or cast the column before writing"
         ) from error

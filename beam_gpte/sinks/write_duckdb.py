@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -30,11 +31,17 @@ from beam_gpte.files.folders import (
     list_files,
     remove_files,
 )
-from beam_gpte.sinks.commit import is_whole, stage_and_commit
+from beam_gpte.sinks.commit import is_whole, stage_and_commit, warn_of_no_rows
+from beam_gpte.sinks.duckdb_ledger import LEDGER, find_commit
 from beam_gpte.sinks.duckdb_search import create_indexes, load_vss
-from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, connect
-from beam_gpte.sinks.duckdb_table import MODES, Table, find_commit, load_files
-from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile, remove_leftovers
+from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, check_database_path, connect
+from beam_gpte.sinks.duckdb_table import MODES, Table, load_files
+from beam_gpte.sinks.final_names import (
+    Destination,
+    Pane,
+    WrittenFile,
+    remove_leftovers,
+)
 from beam_gpte.sinks.parquet_files import ParquetFileWriter, conform_files, unify_staged_schemas
 from beam_gpte.sinks.staging import StagedFile, StageFiles
 
@@ -86,7 +93,8 @@ class WriteVectorsToDuckDB(beam.PTransform):
       table: its name, in the database's default schema.
       id_column: the column of ids, which are unique.
       mode: "upsert" replaces rows of the table with the same ids; "insert" refuses such rows;
-        "replace" makes the table exactly this collection, which cannot be a stream.
+        "replace" makes the table exactly this collection, which cannot be a stream; without a
+        single row it is left as it is, and emptied by "mirror".
       run: names the run: whatever a run of this name has committed is never loaded again, so a
         killed run can be repeated. It has to have the same rows, in the same panes. By default
         every run has a unique name.
@@ -112,6 +120,10 @@ class WriteVectorsToDuckDB(beam.PTransform):
                 raise InputError(f"{name} is empty; give the {name.replace('_', ' ')} to write to")
         if self.path.endswith("/"):
             raise InputError(f"path {self.path!r} names a folder; name the database file")
+        if not is_remote(self.path):
+            check_database_path(self.path)
+        if self.table.lower() == LEDGER:
+            raise InputError(f"table {LEDGER!r} lists the runs of a database; name another")
         if self.mode not in MODES:
             raise InputError(
                 f"mode {self.mode!r} is unknown; use {', '.join(MODES[:-1])} or {MODES[-1]}"
@@ -125,7 +137,7 @@ class WriteVectorsToDuckDB(beam.PTransform):
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""
-        if self.mode == "replace" and not is_whole(blocks):
+        if self.mode in ("replace", "mirror") and not is_whole(blocks):
             raise InputError(
                 "a stream or windowed collection cannot replace a whole table; "
                 'pass mode="upsert" or mode="insert"'
@@ -134,7 +146,8 @@ class WriteVectorsToDuckDB(beam.PTransform):
         folder = self.options.staging or _folder(self.path)
         destination = Destination.new(folder, f"duckdb-{target}", self.run)
         table = Table(self.path, self.table, self.id_column, self.mode, self.options.index)
-        stage = StageFiles(destination.temporary, ParquetFileWriter)
+        writer = functools.partial(ParquetFileWriter, id_column=self.id_column)
+        stage = StageFiles(destination.temporary, writer)
         commit = functools.partial(commit_duckdb, destination=destination, table=table)
         return stage_and_commit(blocks, stage, commit, self.commit_after)
 
@@ -163,7 +176,9 @@ def commit_duckdb(
       pane.
     """
     written = []
-    if staged or table.mode == "replace":
+    if not staged and table.mode == "replace":
+        warn_of_no_rows(f"table {table.name!r} of {table.path}")
+    if staged or table.mode == "mirror":
         written = _commit(staged, pane, destination, table, lock_timeout)
     waiting = set(list_files(destination.temporary))
     remove_files([file.path for file in staged if file_name(file.path) in waiting])
@@ -236,15 +251,19 @@ def _local_database(path: str, destination: Destination) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _local_copies(staged: list[StagedFile]) -> Iterator[list[str]]:
-    """Give local paths of the staged files, copied if they are remote."""
+    """Give local paths of the staged files, copied if they are remote.
+
+    Local ones get a link, as DuckDB takes paths as patterns, and has no way to escape a backslash.
+    """
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for file in staged:
-            path = file.path
-            if is_remote(path):
-                path = str(Path(folder, file_name(path)))
-                copy_file(file.path, path)
-            paths.append(path)
+            path = Path(folder, file_name(file.path))
+            if is_remote(file.path):
+                copy_file(file.path, str(path))
+            else:
+                path.symlink_to(os.path.abspath(file.path))
+            paths.append(str(path))
         yield paths
 
 

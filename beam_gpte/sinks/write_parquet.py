@@ -23,7 +23,7 @@ from beam_gpte.core.metadata import check_same_vectors, vector_fields
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.files.folders import list_files
-from beam_gpte.sinks.commit import is_whole, stage_and_commit
+from beam_gpte.sinks.commit import is_whole, stage_and_commit, warn_of_no_rows
 from beam_gpte.sinks.final_names import (
     Destination,
     Pane,
@@ -33,13 +33,14 @@ from beam_gpte.sinks.final_names import (
     partition_names,
     publish,
     published_sets,
+    remove_leftovers,
     run_of,
 )
 from beam_gpte.sinks.parquet_files import ParquetFileWriter, conform_files, unify_staged_schemas
 from beam_gpte.sinks.staging import MAX_BYTES_PER_FILE, StagedFile, StageFiles
 
 PREFIX, EXTENSION = "part", ".parquet"
-MODES = ("replace", "append")
+MODES = ("replace", "mirror", "append")
 
 
 @dataclasses.dataclass(eq=False)
@@ -53,7 +54,9 @@ class WriteVectorsToParquet(beam.PTransform):
     are dropped.
 
     With ``mode="replace"`` the folder's ``part-*`` files become exactly this collection; other
-    files stay. With ``"append"`` the existing files stay, and the collection may be a stream or
+    files stay. Without a single row nothing is replaced, as the input may have been missing, or all
+    of it rejected; with ``"mirror"`` the folder is then empty, as is right where all rows may have
+    been removed. With ``"append"`` the existing files stay, and the collection may be a stream or
     windowed: each pane becomes a set of files when it fires, ``part-<run>-<window>-<pane>-*``,
     including rows that arrive up to 30 days after their window. A pane that is sent again changes
     nothing. Let one run at a time write to a folder; on a local file system several runs may
@@ -61,7 +64,7 @@ class WriteVectorsToParquet(beam.PTransform):
 
     Attributes:
       path: the folder, local or on any Beam file system.
-      mode: "replace" or "append".
+      mode: "replace", "mirror" or "append".
       run: names the run: whatever a run of this name has committed is never written again, so a
         killed run can be repeated. It has to have the same rows, in the same panes. By default
         every run has a unique name.
@@ -93,7 +96,8 @@ class WriteVectorsToParquet(beam.PTransform):
         if not self.path:
             raise InputError("path is empty; name the folder to write to")
         if self.mode not in MODES:
-            raise InputError(f"mode {self.mode!r} is unknown; use {' or '.join(MODES)}")
+            known = f"{', '.join(MODES[:-1])} or {MODES[-1]}"
+            raise InputError(f"mode {self.mode!r} is unknown; use {known}")
         if self.run == "":
             raise InputError("run is empty; name the run, or omit it")
         if self.num_shards is not None and self.num_shards < 1:
@@ -115,7 +119,7 @@ class WriteVectorsToParquet(beam.PTransform):
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""
-        if self.mode == "replace" and not is_whole(blocks):
+        if self.mode != "append" and not is_whole(blocks):
             raise InputError(
                 'a stream or windowed collection cannot replace a whole folder; pass mode="append"'
             )
@@ -142,7 +146,11 @@ def commit_parquet(
     partition_by: tuple[str, ...] = (),
 ) -> list[WrittenFile]:
     """Give the staged files of a pane one schema and their final names; may be repeated."""
-    replace = mode == "replace"
+    replace = mode != "append"
+    if mode == "replace" and not staged:
+        warn_of_no_rows(destination.folder)
+        remove_leftovers(destination, finished=True, exclusive=True)
+        return []
     with one_at_a_time(destination.folder):
         if staged:
             schema = unify_staged_schemas(staged)

@@ -1,0 +1,89 @@
+"""Leave the previous output of a program as it is where a run has nothing to put in its place.
+
+    rows, rejects --> AnyRead ---> write the rejects ---> AnyUsable --> write the rows
+                        |                                    |
+                   no row was read                   all were rejected: `NoRowsError`, exit code 3
+
+An empty result of rows that were read and not rejected, such as duplicates of a reference, is
+written: then the output is empty.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import apache_beam as beam
+
+from beam_gpte.core.errors import NoRowsError
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.sources.corpus_files import match_files, read_schema
+
+UNCHANGED = "the previous output is unchanged"
+
+
+def first_columns(
+    patterns: str | Sequence[str], text_column: str, option: str
+) -> tuple[str, list[str]]:
+    """Find the first file that has columns; the path and their names.
+
+    Args:
+      patterns: of files.
+      text_column: the name of a text file's column.
+      option: names the patterns in a message.
+
+    Raises:
+      InputError: a pattern matches no file, or a file cannot be read.
+      NoRowsError: all files are empty.
+    """
+    for file in match_files(patterns):
+        if names := read_schema(file.path, text_column=text_column):
+            return file.path, names
+    raise _no_row(option)
+
+
+def total_rows(parts: Iterable[beam.PCollection[Block]], label: str) -> beam.pvalue.AsSingleton:
+    """Count the rows of several collections of blocks, as a side input."""
+    blocks = tuple(parts) | f"Flatten_{label}" >> beam.Flatten()
+    lengths = blocks | f"Rows_{label}" >> beam.Map(len).with_output_types(int)
+    return lengths | f"Sum_{label}" >> beam.CombineGlobally(sum).as_singleton_view()
+
+
+def any_read(pipeline: beam.Pipeline, **totals: beam.pvalue.AsSingleton) -> beam.PCollection[int]:
+    """Give one element for the `commit_after` of rejects; fail if one of the totals is 0.
+
+    Args:
+      pipeline: of the totals.
+      **totals: rows and rejects by the input that they are of.
+    """
+    return pipeline | "AnyRead" >> FromSideInputs(int, _check_read, tuple(totals), *totals.values())
+
+
+def any_usable(
+    pipeline: beam.Pipeline, usable: beam.pvalue.AsSingleton, rejected: beam.pvalue.AsSingleton
+) -> beam.PCollection[int]:
+    """Give one element for the `commit_after` of rows; fail if no row is usable."""
+    return pipeline | "AnyUsable" >> FromSideInputs(int, check_usable, usable, rejected)
+
+
+def check_usable(usable: int, rejected: int, kind: str = "") -> int:
+    """Return the number of usable rows; `kind` says of which input they are.
+
+    Raises:
+      NoRowsError: there is none.
+    """
+    if not usable:
+        raise NoRowsError(
+            f"no {kind}row is usable: {rejected} were rejected, see their reasons in rejects "
+            f"({UNCHANGED})"
+        )
+    return usable
+
+
+def _check_read(names: tuple[str, ...], *totals: int) -> int:
+    for name, total in zip(names, totals, strict=True):
+        if not total:
+            raise _no_row(name)
+    return sum(totals)
+
+
+def _no_row(option: str) -> NoRowsError:
+    return NoRowsError(f"no row in --{option}; name files that have rows ({UNCHANGED})")
