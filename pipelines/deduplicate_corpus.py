@@ -54,7 +54,8 @@ from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import deduplication_page
 from beam_gpte.reports.sample import WriteSample, take_sample
-from beam_gpte.sources.corpus_files import match_files, read_schema
+from beam_gpte.sources.corpus_files import read_schema
+from beam_gpte.sources.match_files import match_files
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning

@@ -34,7 +34,8 @@ from beam_gpte.files.remote_model import check_remote_model, is_remote_model
 from beam_gpte.reports.page import Run
 from beam_gpte.reports.sample import SAMPLE_FILE
 from beam_gpte.sinks.final_names import WrittenFile
-from beam_gpte.sources.corpus_files import match_files, read_schema
+from beam_gpte.sources.corpus_files import read_schema
+from beam_gpte.sources.match_files import match_files
 
 # Beam's in-process runner; DirectRunner would first try to download another
 LOCAL_RUNNER = "FnApiRunner"

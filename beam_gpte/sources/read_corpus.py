@@ -31,9 +31,10 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.rejects import REJECTS, GoodAndRejects, RejectingTransform
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, SplitById, split_outputs
-from beam_gpte.sources.corpus_files import common_folder, match_files, pattern_list
+from beam_gpte.sources.corpus_files import common_folder
 from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import ColumnSelection
+from beam_gpte.sources.match_files import match_files, pattern_list
 from beam_gpte.sources.read_files import FileReading, ReadFiles
 from beam_gpte.sources.schemas import SCHEMAS, conform, unify_schemas
 from beam_gpte.sources.spread_parts import SpreadParts

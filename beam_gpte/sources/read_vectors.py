@@ -31,7 +31,8 @@ from beam_gpte.sinks.duckdb_table import stored_metadata
 from beam_gpte.sinks.final_names import is_complete, published_sets
 from beam_gpte.sinks.staging import HIVE_NULL
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
-from beam_gpte.sources.corpus_files import match_files, open_file, reading
+from beam_gpte.sources.corpus_files import open_file, reading
+from beam_gpte.sources.match_files import WILDCARDS, is_hidden_name, match_files
 from beam_gpte.sources.schemas import conform, schema_from_ipc, schema_to_ipc, unify_schemas
 from beam_gpte.sources.spread_parts import SpreadParts, read_parts
 
@@ -122,12 +123,13 @@ def read_vectors(
 def vector_files(path: str) -> list[tuple[str, str]]:
     """List the Parquet files of a folder, file or glob, each with its partition, sorted.
 
-    Files of an incomplete set are left out.
+    Files of an incomplete set, and hidden ones, are left out.
 
     Raises:
       InputError: there is none.
     """
-    if "*" in path or path.endswith(EXTENSION):
+    is_pattern = WILDCARDS.search(path) or path.endswith(EXTENSION)
+    if is_pattern and not Path(path).is_dir():
         return [(file.path, "") for file in match_files(path)]
     folder = path.rstrip("/")
     sets = published_sets(folder, PREFIX, EXTENSION).values()
@@ -135,7 +137,9 @@ def vector_files(path: str) -> list[tuple[str, str]]:
     found = [
         name
         for name in list_partitioned(folder)
-        if name.endswith(EXTENSION) and name not in partial
+        if name.endswith(EXTENSION)
+        and name not in partial
+        and not any(is_hidden_name(part) for part in name.split("/"))
     ]
     if not found:
         raise InputError(

@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -23,7 +22,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsDict, TaggedOutput
 from apache_beam.transforms.userstate import BagStateSpec
@@ -38,10 +36,11 @@ from beam_gpte.elements.rejects import (
     reject_outputs,
     split_rejects,
 )
-from beam_gpte.sources.corpus_files import common_folder, pattern_list
+from beam_gpte.sources.corpus_files import common_folder
 from beam_gpte.sources.declared_columns import fit
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.local_clock import Ticks
+from beam_gpte.sources.match_files import find_files, pattern_list
 from beam_gpte.sources.read_corpus import check_settings
 from beam_gpte.sources.read_files import FileReading, parsed_block, read_file, unreadable_block
 from beam_gpte.sources.row_ranges import RowRanges
@@ -173,10 +172,8 @@ class _NewFiles(beam.DoFn):
 
     def process(self, _: tuple[bytes, bytes], seen: Any = _SEEN) -> Iterator[str]:
         try:
-            found = [
-                file for match in FileSystems.match(self._patterns) for file in match.metadata_list
-            ]
-        except (BeamIOError, OSError) as error:
+            found = [file for pattern in self._patterns for file in find_files(pattern)]
+        except (BeamIOError, ValueError, OSError) as error:
             # a service that does not answer now may do so at the next tick
             Metrics.counter(NAMESPACE, "listings_failed").inc()
             logging.getLogger(__name__).warning("cannot look for %s: %s", self._patterns, error)
@@ -185,7 +182,7 @@ class _NewFiles(beam.DoFn):
         for file in sorted(found, key=lambda file: (file.last_updated_in_seconds or 0, file.path)):
             name = file.path.encode(errors="surrogateescape")
             digest = hashlib.blake2b(name, digest_size=16).digest()
-            if digest not in known and not Path(file.path).is_dir():  # which Beam lists as a file
+            if digest not in known:
                 known.add(digest)
                 seen.add(digest)
                 yield file.path

@@ -21,11 +21,10 @@ from beam_gpte import Block, InputError, ReadCorpus, VectorMetadata
 from beam_gpte.sources.corpus_files import (
     common_folder,
     file_format,
-    match_files,
-    pattern_list,
     read_schema,
 )
 from beam_gpte.sources.formats.rows import ColumnSelection
+from beam_gpte.sources.match_files import match_files, pattern_list
 from beam_gpte.sources.read_files import read_file
 from tests.conftest import MODES
 
