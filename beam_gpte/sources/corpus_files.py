@@ -1,7 +1,6 @@
 """Open the files of a corpus: formats and compression, on any Beam file system."""
 
 import contextlib
-import csv
 import dataclasses
 import io
 import itertools
@@ -131,7 +130,6 @@ def reading(path: str) -> Iterator[ReadPosition]:
         ValueError,
         pa.ArrowException,
         lzma.LZMAError,
-        csv.Error,
         *missing_object(),
     ) as error:
         where = f" past row {position.row}" if position.row else ""

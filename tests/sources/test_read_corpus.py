@@ -1,7 +1,9 @@
 """Read files of every kind as one corpus; bad rows are named and cost no other row."""
 
 import bz2
+import csv
 import gzip
+import io
 import json
 import lzma
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -124,12 +127,49 @@ def test_csv_is_strings_empty_is_null_and_quoted_empty_is_a_text(write: Write, r
     read(ReadCorpus(path), expected)
 
 
-def test_tsv_reads_as_csv_does(write: Write, read: Read) -> None:
-    path = write("a.tsv", 'id\ttext\n01\ta, b\n02\t"c\td"\n')
+def test_tsv_has_tabs_and_no_quotes(write: Write, read: Read) -> None:
+    cells = ['"I see', 'he said "bye"', '"Hello," he said.', '""', '"a, b"', "c\rd", " x ", ""]
+    path = write("a.tsv", '"id"\ttext\n' + "".join(f"0{i}\t{c}\n" for i, c in enumerate(cells)))
+    expected = [{'"id"': f"0{i}", "text": cell or None} for i, cell in enumerate(cells)]
+    read(ReadCorpus(path, id_column='"id"'), expected)
+
+
+def test_a_tsv_row_with_a_tab_or_newline_too_many_is_rejected(write: Write, read: Read) -> None:
+    path = write("a.tsv", 'text\tn\r\n"c\td"\t1\r\n\r\nb\t2\r\n"x\r\n')
+    rejects = [
+        (1, "wrong number of fields: 3 instead of 2"),
+        (3, "wrong number of fields: 1 instead of 2"),
+    ]
+    read(ReadCorpus(path), [{"id": "a.tsv:2", "text": "b", "n": "2"}], rejects)
+
+
+def test_a_lone_quote_does_not_join_rows_of_csv(write: Write, read: Read) -> None:
+    path = write("a.csv", 'text,n\n5" disk,1\n"I see,2\nok,3\n"Hello,"" he,4\nlast,5\n')
+    content = '"I see,2\nok,3\n"Hello,"" he,4\n'
+    parts = list(read_file(path, ColumnSelection(None, None, "text"), None, 9))
+    assert [(e.row, e.content) for part in parts for e in part.errors] == [(2, content)]
     read(
-        ReadCorpus(path, id_column="id"),
-        [{"id": "01", "text": "a, b"}, {"id": "02", "text": "c\td"}],
+        ReadCorpus(path),
+        [
+            {"id": "a.csv:1", "text": '5" disk', "n": "1"},
+            {"id": "a.csv:3", "text": "last", "n": "5"},
+        ],
+        [(2, "text after a closing quote: double the quotes within a field")],
     )
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_csv_is_read_as_pythons_csv_reads_it(write: Write, end: str) -> None:
+    random = np.random.default_rng(len(end))
+    cells = ["", "x", '"', '""', ",", end, 'a"b', f'"{end}"', "é", " ", "NA", "null", "true", "007"]
+    table = [["text", "b", "c"], *random.choice(cells, (300, 3)).tolist()]
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator=end, quoting=csv.QUOTE_ALL).writerows(table)
+    path = write("a.csv", file.getvalue())
+    parts = list(read_file(path, ColumnSelection(None, None, "text"), None, 64))
+    assert not any(part.errors for part in parts)
+    found = [list(row.values()) for part in parts for row in part.batch.to_pylist()]
+    assert found == table[1:]
 
 
 def test_a_csv_row_with_the_wrong_fields_or_bytes_is_rejected_alone(
