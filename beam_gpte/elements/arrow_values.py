@@ -14,8 +14,7 @@ from beam_gpte.core.errors import InputError
 MISFITS = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
-# levels of lists and structs; Arrow's IPC takes 64 of them, and a list counts twice in Parquet
-MAX_NESTING = 30
+MAX_NESTING = 60  # levels of lists and structs; Arrow's IPC refuses 64
 
 
 def compact_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -63,6 +62,9 @@ def decoded_type(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if pa.types.is_binary_view(kind):
         return pa.binary()
+    if pa.types.is_map(kind):
+        item = kind.item_field.with_type(decoded_type(kind.item_type))
+        return pa.map_(decoded_type(kind.key_type), item, kind.keys_sorted)
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(decoded_type(field.type)) for field in kind])
     for is_kind, make in _LISTS.items():
@@ -102,6 +104,50 @@ def decoded_array(column: pa.Array) -> pa.Array:
     """Convert values to plain ones: `plain_array`, without a dictionary."""
     plain = plain_array(column)
     return plain.dictionary_decode() if pa.types.is_dictionary(plain.type) else plain
+
+
+def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """Find the type that values of both types fit; `cast_exactly` then casts each value.
+
+    Dictionaries of different types are decoded. A value may still be too large: an integer from
+    2^53 on beside floats, or a negative one beside uint64, which stands for hashes.
+
+    Raises:
+      pa.ArrowException: there is none.
+    """
+    if one == other:
+        return one
+    if pa.types.is_null(one) or pa.types.is_null(other):
+        return plain_type(other if pa.types.is_null(one) else one)
+    kinds = decoded_type(one), decoded_type(other)
+    if pa.uint64() in kinds and all(map(pa.types.is_integer, kinds)):
+        return pa.uint64()
+    if any(map(is_string, kinds)) and not all(map(is_string, kinds)):
+        raise pa.ArrowTypeError(f"{kinds[0]} and {kinds[1]}")  # Arrow makes strings binary
+    schemas = [pa.schema([("", kind)]) for kind in kinds]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
+def cast_exactly(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Cast values to another type, without a change of any.
+
+    Raises:
+      pa.ArrowException: a value does not fit the type.
+    """
+    if values.type == kind:
+        return values
+    plain = plain_array(values) if pa.types.is_dictionary(kind) else decoded_array(values)
+    cast = plain.cast(kind)
+    is_lossy = pa.types.is_decimal(plain.type) and pa.types.is_floating(kind)
+    if is_lossy and not cast.cast(plain.type).equals(plain):
+        raise pa.ArrowInvalid(f"decimals have more digits than {kind} holds")
+    return cast
+
+
+def type_nesting(kind: pa.DataType) -> int:
+    """Count the levels of lists and structs in a type."""
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return 1 + max(map(type_nesting, inner)) if inner else 0
 
 
 def nesting(value: Any) -> int:

@@ -82,13 +82,49 @@ def open_file(path: str) -> Iterator[BinaryIO]:
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
         plain: Any = raw
         if codec == "xz":
-            plain = lzma.LZMAFile(raw)  # noqa: SIM115  # Arrow has no xz
+            plain = _XzFile(raw)  # Arrow has no xz
         elif codec is not None:
             plain = pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec)
         file = cast(BinaryIO, io.BufferedReader(plain, BUFFER))
         if file.peek(3)[:3] == BYTE_ORDER_MARK:  # type: ignore[attr-defined]
             file.read(3)
         yield file
+
+
+class _XzFile(io.RawIOBase):
+    """Decompress an xz file; `lzma.LZMAFile` takes a damaged second stream for the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._stream = lzma.LZMADecompressor()
+        self._unread = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._stream.eof or self._next_stream():
+            data, self._unread = self._unread, b""
+            if not data and self._stream.needs_input:
+                data = self._file.read(BUFFER)
+                if not data:
+                    raise EOFError("it ends before its end-of-stream marker")
+            plain = self._stream.decompress(data, len(buffer))
+            if plain:
+                buffer[: len(plain)] = plain
+                return len(plain)
+        return 0
+
+    def _next_stream(self) -> bool:
+        """Begin the next stream; False at the end of the file, after padding."""
+        data = self._stream.unused_data.lstrip(b"\0")
+        while not data:
+            read = self._file.read(BUFFER)
+            if not read:
+                return False
+            data = read.lstrip(b"\0")
+        self._stream, self._unread = lzma.LZMADecompressor(), data
+        return True
 
 
 def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -> list[str]:  # noqa: A002  # named as the transforms' argument

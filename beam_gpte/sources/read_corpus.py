@@ -23,20 +23,29 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import AsIter, DoOutputsTuple
+import pyarrow.compute as pc
+from apache_beam.pvalue import AsIter, DoOutputsTuple, TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import ID, TEXT
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
-from beam_gpte.elements.rejects import REJECTS, GoodAndRejects, RejectingTransform
+from beam_gpte.elements.rejects import (
+    REJECTS,
+    GoodAndRejects,
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, SplitById, split_outputs
 from beam_gpte.sources.corpus_files import common_folder
+from beam_gpte.sources.declared_columns import fit
 from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import ColumnSelection
 from beam_gpte.sources.match_files import match_files, pattern_list
 from beam_gpte.sources.read_files import FileReading, ReadFiles
-from beam_gpte.sources.schemas import SCHEMAS, conform, unify_schemas
+from beam_gpte.sources.schemas import SCHEMAS, unify_schemas
 from beam_gpte.sources.spread_parts import SpreadParts
 
 
@@ -121,16 +130,23 @@ class ReadCorpus(RejectingTransform):
         return read.with_outputs(REJECTS, SCHEMAS, main="blocks")
 
     def _spread(self, files: DoOutputsTuple) -> Any:
-        cast = beam.ParDo(Conform(), AsIter(files.schemas)).with_output_types(Block)
-        corpus = files.blocks | "SpreadBlocks" >> beam.Reshuffle() | "Conform" >> cast
-        return GoodAndRejects(corpus, files.rejects) if self._isolate else corpus
+        cast = beam.ParDo(self._conform(), AsIter(files.schemas))
+        spread = files.blocks | "SpreadBlocks" >> beam.Reshuffle()
+        corpus, misfits = spread | "Conform" >> reject_outputs(cast)
+        if not self._isolate:
+            return corpus
+        return GoodAndRejects(corpus, merge_rejects([files.rejects, misfits]))
+
+    def _conform(self) -> "Conform":
+        return Conform(self.step, self._isolate, self.id_column or ID)
 
     def _unique(self, files: DoOutputsTuple) -> Any:
         unique = RejectDuplicateIds(str(self.id_column), rows_per_block=self.rows_per_block)
         unique = unique.as_part_of(self.step)
         if self._isolate:
             unique = unique.with_exception_handling()
-        split = beam.ParDo(_ConformById(unique.split()), AsIter(files.schemas))
+        conform_by_id = _ConformById(self._conform(), unique.split())
+        split = beam.ParDo(conform_by_id, AsIter(files.schemas))
         pieces, null_ids = files.blocks | "ConformById" >> split_outputs(split)
         return unique.keep(pieces, [files.rejects, null_ids])
 
@@ -142,23 +158,39 @@ def _paths(patterns: list[str]) -> list[str]:
 class Conform(beam.DoFn):
     """Cast the rows of files to the schema of all files; drop blocks without rows."""
 
-    def __init__(self) -> None:
-        self._schema: pa.Schema | None = None
+    def __init__(self, step: str, isolate: bool, id_column: str) -> None:
+        """Configure the step.
 
-    def process(self, block: Block, files: Iterable[tuple[str, bytes]]) -> Iterator[Block]:
+        Args:
+          step: the transform that errors and rejects name.
+          isolate: False raises for the first row that does not fit.
+          id_column: names the row.
+        """
+        self._schema: pa.Schema | None = None
+        self._names = step, isolate, id_column
+
+    def process(self, block: Block, files: Iterable[tuple[str, bytes]]) -> Iterator[Any]:
         """Cast a block; `files` are the paths and schemas of all files."""
         if self._schema is None:  # in each worker once: it is the same in all of them
             self._schema = unify_schemas(files)
-        rows = conform(block, self._schema)
-        if rows:
-            yield rows
+        if not block:
+            return
+        fitted, reasons = fit(block, self._schema)
+        if not any(reasons):
+            yield fitted
+            return
+        bad = pa.array([reason is not None for reason in reasons])
+        if good := fitted.filter(pc.invert(bad)):
+            yield good
+        why = pa.array([reason for reason in reasons if reason is not None], pa.string())
+        yield from split_rejects(block.filter(bad), why, *self._names)
 
 
 class _ConformById(beam.DoFn):
     """Apply `Conform`, and cut what it gives by id."""
 
-    def __init__(self, split: SplitById) -> None:
-        self._conform = Conform()
+    def __init__(self, conform: Conform, split: SplitById) -> None:
+        self._conform = conform
         self._split = split
 
     def start_bundle(self) -> None:
@@ -172,7 +204,10 @@ class _ConformById(beam.DoFn):
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
         for rows in self._conform.process(block, files):
-            yield from self._split.process(rows, timestamp, window)
+            if isinstance(rows, TaggedOutput):
+                yield rows
+            else:
+                yield from self._split.process(rows, timestamp, window)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         return self._split.finish_bundle()

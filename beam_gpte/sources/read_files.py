@@ -15,7 +15,12 @@ from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import ID, UNREADABLE
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.arrow_values import is_string, lenient_array
+from beam_gpte.elements.arrow_values import (
+    decoded_array,
+    decoded_type,
+    is_string,
+    lenient_array,
+)
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.sources.corpus_files import file_format, open_file, reading
@@ -138,7 +143,7 @@ def read_file(
     with reading(path) as position, open_file(path) as file:
         for rows in read(file, selection, rows_per_block):
             _check_types(rows.batch.schema, selection)
-            yield rows
+            yield dataclasses.replace(rows, batch=_with_plain_ids(rows.batch, selection.id_column))
             position.row = max(
                 [position.row, *rows.numbers[-1:], *(error.row for error in rows.errors)]
             )
@@ -153,11 +158,18 @@ def with_ids(rows: FileRows, name: str | None) -> pa.RecordBatch:
     return batch.add_column(0, pa.field(ID, pa.string()), ids)
 
 
+def _with_plain_ids(batch: pa.RecordBatch, id_column: str | None) -> pa.RecordBatch:
+    """Decode ids that are a dictionary: later steps compare ids across blocks."""
+    place = -1 if id_column is None else batch.schema.get_field_index(id_column)
+    if place < 0 or not pa.types.is_dictionary(batch.schema.field(place).type):
+        return batch
+    ids = decoded_array(batch.column(place))
+    return batch.set_column(place, batch.schema.field(place).with_type(ids.type), ids)
+
+
 def _check_types(schema: pa.Schema, selection: ColumnSelection) -> None:
     for name in selection.required:
-        kind = schema.field(name).type if name in schema.names else pa.null()
-        if name == selection.text_column and pa.types.is_dictionary(kind):
-            kind = kind.value_type
+        kind = decoded_type(schema.field(name).type) if name in schema.names else pa.null()
         integer_id = name == selection.id_column and pa.types.is_integer(kind)
         if not (is_string(kind) or integer_id or pa.types.is_null(kind)):
             need = "strings" if name == selection.text_column else "strings or integers"

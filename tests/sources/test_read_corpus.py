@@ -809,3 +809,89 @@ def test_a_block_is_typed_so_that_transforms_know_it(
     good, bad = new_pipeline() | ReadCorpus(write("a.txt", "a")).with_exception_handling()
     assert good.element_type is Block
     assert bad.element_type is Block
+
+
+def test_json_that_is_deep_or_mixed_costs_single_rows(write: Write, read: Read) -> None:
+    deep: Any = 1
+    for _ in range(70):
+        deep = {"reply": deep}
+    shallow = deep
+    for _ in range(10):
+        shallow = shallow["reply"]
+    rows = [
+        {"text": "a", "thread": deep},
+        {"text": "b", "thread": shallow},
+        {"text": "c", "n": 2**53 + 1},
+        {"text": "d", "n": 2**53},
+        {"text": "e", "n": 1.5},
+    ]
+    path = write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    read(
+        ReadCorpus(path, rows_per_block=1),
+        [
+            {"id": "a.jsonl:2", "text": "b", "thread": shallow, "n": None},
+            {"id": "a.jsonl:4", "text": "d", "thread": None, "n": 2.0**53},
+            {"id": "a.jsonl:5", "text": "e", "thread": None, "n": 1.5},
+        ],
+        [
+            ("a.jsonl:1", "value nested deeper than 60 levels: thread"),
+            (
+                "a.jsonl:3",
+                "value does not fit its column: n is 9007199254740993, the column double",
+            ),
+        ],
+    )
+    write("a.jsonl", json.dumps(rows[2]) + "\n" + json.dumps(rows[4]) + "\n")
+    message = r"row with id 'a\.jsonl:1': value does not fit its column: n is 9007199254740993"
+    with pytest.raises(Exception, match=message), beam.Pipeline("FnApiRunner") as pipeline:
+        pipeline | ReadCorpus(path, rows_per_block=1)
+
+
+@pytest.mark.parametrize("rows_per_block", [1, 9])
+def test_integers_up_to_2_to_the_64th_keep_their_value(
+    write: Write, read: Read, rows_per_block: int
+) -> None:
+    ids = [5, 2**63, 2**64 - 1, 2**63 - 1]
+    lines = "".join(f'{{"key": {n}, "text": "x"}}\n' for n in ids)
+    path = write("a.jsonl", lines)
+    expected = [{"key": n, "text": "x"} for n in ids]
+    read(ReadCorpus(path, id_column="key", rows_per_block=rows_per_block), expected)
+
+
+def test_strings_of_any_type_are_one_column(tmp_path: Path, read: Read) -> None:
+    words = pa.array(["de"]).dictionary_encode()
+    categorical = pa.DictionaryArray.from_arrays(
+        words.indices.cast(pa.uint32()), words.dictionary.cast(pa.large_string())
+    )
+    columns = [
+        words.dictionary,
+        pa.array(["de"], pa.string_view()),
+        pa.array(["de"], pa.large_string()),
+        categorical,
+        words,
+        pa.nulls(1),
+    ]
+    for i, column in enumerate(columns):
+        ids = pa.array([f"k{i}"], [pa.string(), pa.string_view(), pa.large_string()][i % 3])
+        if i == 3:
+            ids = ids.dictionary_encode()
+        table = pa.table({"key": ids, "text": ["x"], "lang": column})
+        pq.write_table(table, tmp_path / f"{i}.parquet")
+        lang = column.to_pylist()[0]
+        one = ReadCorpus(str(tmp_path / f"{i}.parquet"), id_column="key")
+        read(one, [{"key": f"k{i}", "text": "x", "lang": lang}])
+    expected = [
+        {"key": f"k{i}", "text": "x", "lang": column.to_pylist()[0]}
+        for i, column in enumerate(columns)
+    ]
+    read(ReadCorpus(str(tmp_path / "*.parquet"), id_column="key"), expected)
+
+
+def test_an_xz_file_of_several_streams(write: Write) -> None:
+    one, two = (lzma.compress(f"{text}\n".encode() * 3000) for text in ("eins", "zwei"))
+    whole = ["eins"] * 3000 + ["zwei"] * 3000
+    for padding in (b"", bytes(4), bytes(2 << 20)):
+        assert texts(write("a.txt.xz", one + padding + two + padding)) == whole
+    for damaged in (one + b"\1" + two[1:], one + two[:-9], one + two + b"x", one[:-9], b"x", b""):
+        with pytest.raises(InputError, match=r"a\.txt\.xz: cannot be read"):
+            texts(write("a.txt.xz", damaged))

@@ -13,7 +13,13 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_gpte.elements.arrow_values import compact_dictionaries, plain_columns
+from beam_gpte.core.errors import InputError
+from beam_gpte.elements.arrow_values import (
+    MAX_NESTING,
+    compact_dictionaries,
+    plain_columns,
+    type_nesting,
+)
 from beam_gpte.sources.formats.delimited import read_csv, read_header, read_tsv
 from beam_gpte.sources.formats.lines import PEEKED_LINES, parse_object, read_jsonl, read_text
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, valid_rows
@@ -43,7 +49,13 @@ def read_parquet(file: BinaryIO, selection: ColumnSelection, rows: int) -> Itera
     parquet = pq.ParquetFile(file, buffer_size=PARQUET_BUFFER)
     names = selection.of(parquet.schema_arrow.names)
     schema = pa.schema([parquet.schema_arrow.field(name) for name in names])
-    none = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+    for field in schema:
+        if type_nesting(field.type) > MAX_NESTING:
+            raise InputError(
+                f"column {field.name!r} is nested deeper than {MAX_NESTING} levels; "
+                "leave it out by columns"
+            )
+    none = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
     yield FileRows(plain_columns(none), [], [])
     row = 1
     for batch in parquet.iter_batches(rows, columns=names):
