@@ -46,7 +46,7 @@ def _check_no_numbers(column: pa.Array, name: str) -> None:
     example = numbers[0].as_py()
     raise InputError(
         f"column {name!r} holds numbers as text, such as {example!r}, and text orders 10 before 9; "
-        f"convert it to numbers (in a CSV file: ReadCorpus(columns={{{name!r}: pa.float64()}}))"
+        f"convert it to numbers (in a CSV file: ReadCorpus(types={{{name!r}: pa.float64()}}))"
     )
 
 

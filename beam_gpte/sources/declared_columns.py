@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
@@ -27,6 +28,18 @@ def typed_columns(names: Sequence[str]) -> dict[str, pa.DataType]:
                 "of Arrow's types"
             ) from error
     return columns
+
+
+def split_fitting(block: Block, schema: pa.Schema) -> tuple[Block, np.ndarray, pa.Array]:
+    """Cast the rows to `schema`.
+
+    Returns:
+      The rows that fit, cast; bool (n,), which of all rows do not; and why each of these does not.
+    """
+    fitted, reasons = fit(block, schema)
+    bad = np.array([reason is not None for reason in reasons], bool)
+    why = pa.array([reason for reason in reasons if reason is not None], pa.string())
+    return fitted.filter(pa.array(~bad)) if bad.any() else fitted, bad, why
 
 
 def fit(block: Block, schema: pa.Schema) -> tuple[Block, list[str | None]]:

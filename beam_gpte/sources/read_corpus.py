@@ -18,12 +18,11 @@ thousand times that to embed on a core, so splitting files would gain nothing.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.pvalue import AsIter, DoOutputsTuple, TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -40,7 +39,7 @@ from beam_gpte.elements.rejects import (
 )
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, SplitById, split_outputs
 from beam_gpte.sources.corpus_files import common_folder
-from beam_gpte.sources.declared_columns import fit
+from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import ColumnSelection
 from beam_gpte.sources.match_files import match_files, pattern_list
@@ -61,13 +60,27 @@ def check_settings(text_column: str, id_column: str | None, format_: str | None)
         raise InputError(f"format {format_!r} is unknown; use one of {', '.join(READERS)}, or None")
 
 
+def check_types(types: Any, name: str) -> None:
+    """Check a mapping of columns to types.
+
+    Raises:
+      InputError: it is something else.
+    """
+    is_mapping = types is None or isinstance(types, Mapping)
+    if not is_mapping or not all(isinstance(kind, pa.DataType) for kind in (types or {}).values()):
+        raise InputError(
+            f"{name} is {types!r}; give a mapping of names to types, as {{'stars': pa.int64()}}"
+        )
+
+
 @dataclasses.dataclass(eq=False)
 class ReadCorpus(RejectingTransform):
     """Read a corpus from Parquet, JSON Lines, CSV, TSV or text files, compressed or not.
 
     Reads from any Beam file system. Returns blocks of one schema: columns in the order of the first
     file by path, types as wide as any file needs, null where a file lacks a column. CSV columns are
-    strings. Texts are not changed: `EmbedText` rejects null and empty ones.
+    strings, unless `types` names others. Texts are not changed: `EmbedText` rejects null and empty
+    ones.
 
     A row that cannot be read fails the job with its file and row, or is collected by
     `with_exception_handling()`: parsed rows (a text that is not a string, a value that does not fit
@@ -84,6 +97,8 @@ class ReadCorpus(RejectingTransform):
       text_column: must be there; a text file's only column.
       format: parquet, jsonl, csv, tsv or text; None goes by the extension.
       rows_per_block: maximum number of rows in a block.
+      types: to cast columns to, by name, as ``{"stars": pa.int64()}``; of CSV all are strings
+        otherwise. Every file has to have them. A value that does not fit is a bad row.
     """
 
     pattern: str | Sequence[str]
@@ -92,6 +107,7 @@ class ReadCorpus(RejectingTransform):
     text_column: str = TEXT
     format: str | None = None
     rows_per_block: int = ROWS_PER_BLOCK
+    types: Mapping[str, pa.DataType] | None = None
 
     def __post_init__(self) -> None:
         pattern_list(self.pattern)
@@ -100,6 +116,7 @@ class ReadCorpus(RejectingTransform):
         check_settings(self.text_column, self.id_column, self.format)
         if self.rows_per_block < 1:
             raise InputError(f"rows_per_block is {self.rows_per_block}; use 1 or more")
+        check_types(self.types, "types")
 
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         """Return blocks, or `(good, rejects)`."""
@@ -112,13 +129,17 @@ class ReadCorpus(RejectingTransform):
         )
         return self._spread(files) if self.id_column is None else self._unique(files)
 
+    @property
+    def selection(self) -> ColumnSelection:
+        """The columns to read."""
+        columns = None if self.columns is None else tuple(self.columns)
+        return ColumnSelection(columns, self.id_column, self.text_column, self.types or {})
+
     def _read_files(self, patterns: list[str]) -> beam.PTransform:
         """Make a ParDo with the outputs `blocks`, `rejects` and `schemas`."""
-        columns = None if self.columns is None else tuple(self.columns)
-        selection = ColumnSelection(columns, self.id_column, self.text_column)
         settings = FileReading(
             common_folder(patterns),
-            selection,
+            self.selection,
             self.format,
             self.rows_per_block,
             self.step,
@@ -175,15 +196,11 @@ class Conform(beam.DoFn):
             self._schema = unify_schemas(files)
         if not block:
             return
-        fitted, reasons = fit(block, self._schema)
-        if not any(reasons):
+        fitted, bad, reasons = split_fitting(block, self._schema)
+        if fitted:
             yield fitted
-            return
-        bad = pa.array([reason is not None for reason in reasons])
-        if good := fitted.filter(pc.invert(bad)):
-            yield good
-        why = pa.array([reason for reason in reasons if reason is not None], pa.string())
-        yield from split_rejects(block.filter(bad), why, *self._names)
+        if bad.any():
+            yield from split_rejects(block.filter(pa.array(bad)), reasons, *self._names)
 
 
 class _ConformById(beam.DoFn):

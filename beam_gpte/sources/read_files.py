@@ -24,6 +24,7 @@ from beam_gpte.elements.arrow_values import (
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.sources.corpus_files import file_format, open_file, reading
+from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.schemas import SCHEMAS, FileSchemas, schema_to_ipc, unify_schemas
@@ -77,11 +78,26 @@ class ReadFiles(ReadParts):
             yield from self._rejects(path, name, rows.errors)
             batch = with_ids(rows, name)
             if batch.num_columns:
-                schemas[batch.schema] = None
-                yield Block(batch)
+                block, *misfits = self._typed(path, rows.numbers, Block(batch))
+                schemas[block.schema] = None
+                yield block
+                yield from misfits
         Metrics.counter(NAMESPACE, "files_read").inc()
         of_blocks = ((path, schema_to_ipc(schema)) for schema in schemas)
         self._schemas.add(path, schema_to_ipc(unify_schemas(of_blocks)))
+
+    def _typed(self, path: str, numbers: list[int], block: Block) -> Iterator[Any]:
+        """Cast the columns with a declared type; yield what fits, even no row, then rejects."""
+        settings, types = self._settings, self._settings.selection.types
+        fields = [field.with_type(types.get(field.name, field.type)) for field in block.schema]
+        fitted, bad, reasons = split_fitting(block, pa.schema(fields))
+        yield fitted
+        if bad.any() and not settings.isolate:
+            first = int(bad.argmax())
+            raise _bad_row(settings.step, path, numbers[first], reasons[0].as_py())
+        if bad.any():
+            rows = block.filter(pa.array(bad))
+            yield from split_rejects(rows, reasons, settings.step, True, None)
 
     def finish_bundle(self) -> Iterator[TaggedOutput]:
         """Yield the schemas."""
@@ -91,16 +107,20 @@ class ReadFiles(ReadParts):
         step = self._settings.step
         if errors and not self._settings.isolate:
             first = min(errors, key=lambda error: error.row)
-            raise InputError(
-                f"{step}: {path} row {first.row}: {first.reason}; "
-                "fix the row, or collect such rows with .with_exception_handling()"
-            )
+            raise _bad_row(step, path, first.row, first.reason)
         for parsed in (False, True):
             some = [error for error in errors if (error.columns is not None) == parsed]
             if some:
                 block = parsed_block(name, some) if parsed else unreadable_block(path, some)
                 reasons = pa.array([error.reason for error in some], pa.string())
                 yield from split_rejects(block, reasons, step, True, None)
+
+
+def _bad_row(step: str, path: str, row: int, reason: str) -> InputError:
+    return InputError(
+        f"{step}: {path} row {row}: {reason}; "
+        "fix the row, or collect such rows with .with_exception_handling()"
+    )
 
 
 def unreadable_block(path: str, errors: list[RowError]) -> Block:

@@ -18,7 +18,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsDict, TaggedOutput
 
@@ -33,13 +32,13 @@ from beam_gpte.elements.rejects import (
     split_rejects,
 )
 from beam_gpte.sources.corpus_files import common_folder
-from beam_gpte.sources.declared_columns import fit
+from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.file_versions import FileVersions, current_version
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.local_clock import Ticks
 from beam_gpte.sources.match_files import pattern_list
 from beam_gpte.sources.new_files import NewFiles
-from beam_gpte.sources.read_corpus import check_settings
+from beam_gpte.sources.read_corpus import check_settings, check_types
 from beam_gpte.sources.read_files import FileReading, parsed_block, read_file, unreadable_block
 from beam_gpte.sources.row_ranges import RowRanges
 
@@ -118,11 +117,7 @@ class WatchCorpus(RejectingTransform):
 
     def __post_init__(self) -> None:
         pattern_list(self.pattern)
-        if self.columns is not None and not isinstance(self.columns, Mapping):
-            raise InputError(
-                f"columns is {self.columns!r}; "
-                "give a mapping of names to types, as {'stars': pa.int64()}"
-            )
+        check_types(self.columns, "columns")
         check_settings(self.text_column, self.id_column, self.format)
 
     def expand(self, root: beam.pvalue.PBegin) -> Any:
@@ -246,12 +241,10 @@ class _ReadFile(beam.DoFn):
         if self._schema is None:
             yield block, [None] * len(block)
             return
-        fitted, reasons = fit(block, self._schema)
-        bad = pa.array([reason is not None for reason in reasons])
-        good = fitted.filter(pc.invert(bad))
+        good, bad, reasons = split_fitting(block, self._schema)
         yield good, [None] * len(good)
-        if len(good) < len(block):
-            yield block.filter(bad), [reason for reason in reasons if reason is not None]
+        if bad.any():
+            yield block.filter(pa.array(bad)), reasons.to_pylist()
 
     def _with_origin(self, path: str, numbers: list[int], block: Block) -> Block:
         """Put the file and row that each row comes from into the first column."""

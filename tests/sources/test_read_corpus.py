@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import datetime
 import gzip
 import io
 import json
@@ -895,3 +896,26 @@ def test_an_xz_file_of_several_streams(write: Write) -> None:
     for damaged in (one + b"\1" + two[1:], one + two[:-9], one + two + b"x", one[:-9], b"x", b""):
         with pytest.raises(InputError, match=r"a\.txt\.xz: cannot be read"):
             texts(write("a.txt.xz", damaged))
+
+
+def test_csv_columns_have_the_types_that_are_declared(write: Write, read: Read) -> None:
+    cells = "key,text,stars,day\n07,a,9,2024-02-29\n08,b,,\n09,c,9.5,2024-02-30\n10,d,10,\n"
+    path = write("a.csv", cells)
+    kinds = {"stars": pa.int64(), "day": pa.date32()}
+    leap = datetime.date(2024, 2, 29)
+    read(
+        ReadCorpus(path, id_column="key", types=kinds),
+        [
+            {"key": "07", "text": "a", "stars": 9, "day": leap},
+            {"key": "08", "text": "b", "stars": None, "day": None},
+            {"key": "10", "text": "d", "stars": 10, "day": None},
+        ],
+        [(None, "value does not fit its column: stars is 9.5, the column int64")],
+    )
+    with pytest.raises(Exception, match=r"ReadCorpus: .*a\.csv row 3: value does not fit its"):
+        read(ReadCorpus(path, id_column="key", types=kinds), [])
+    with pytest.raises(Exception, match=r"a\.csv: no column 'strs' among key, text, stars, day"):
+        read(ReadCorpus(path, types={"strs": pa.int64()}), [])
+    for types in ("stars", ["stars"], {"stars": "int64"}):
+        with pytest.raises(InputError, match="types is .*; give a mapping of names to types"):
+            ReadCorpus(path, types=types)  # type: ignore[arg-type]

@@ -49,12 +49,7 @@ def read_parquet(file: BinaryIO, selection: ColumnSelection, rows: int) -> Itera
     parquet = pq.ParquetFile(file, buffer_size=PARQUET_BUFFER)
     names = selection.of(parquet.schema_arrow.names)
     schema = pa.schema([parquet.schema_arrow.field(name) for name in names])
-    for field in schema:
-        if type_nesting(field.type) > MAX_NESTING:
-            raise InputError(
-                f"column {field.name!r} is nested deeper than {MAX_NESTING} levels; "
-                "leave it out by columns"
-            )
+    check_nesting(schema)
     none = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
     yield FileRows(plain_columns(none), [], [])
     row = 1
@@ -62,6 +57,20 @@ def read_parquet(file: BinaryIO, selection: ColumnSelection, rows: int) -> Itera
         plain = compact_dictionaries(plain_columns(batch))
         yield valid_rows(plain, list(range(row, row + batch.num_rows)), ", ")
         row += batch.num_rows
+
+
+def check_nesting(schema: pa.Schema) -> None:
+    """Check that blocks of a schema can be sent to another worker.
+
+    Raises:
+      InputError: a column has too many levels of lists and structs.
+    """
+    for field in schema:
+        if type_nesting(field.type) > MAX_NESTING:
+            raise InputError(
+                f"column {field.name!r} is nested deeper than {MAX_NESTING} levels; "
+                "leave it out by columns, or store it as JSON"
+            )
 
 
 READERS: dict[str, Callable[[BinaryIO, ColumnSelection, int], Iterator[FileRows]]] = {
