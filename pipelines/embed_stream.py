@@ -146,7 +146,7 @@ def build(
         columns=typed_columns(options.columns),
         time_column=SEEN_AT if options.horizon else None,
         committed=all_of(committed, output.rejected_or_removed()),
-        polling=Polling(options.interval, stop),
+        polling=Polling(options.interval, stop, output.versions),
     )
     corpus, unreadable = pipeline | watch.with_exception_handling()
     embed = EmbedText(model, text_column=text_column, id_column=id_column)

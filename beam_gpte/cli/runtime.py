@@ -28,6 +28,7 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
 from beam_gpte.cli.any_rows import first_columns
+from beam_gpte.cli.stream_counters import count_all_bundles
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.core.errors import InputError, NoRowsError
@@ -93,9 +94,11 @@ def local_stream_options(options: PipelineOptions) -> bool:
     """
     standard = options.view_as(StandardOptions)
     standard.runner, standard.streaming = standard.runner or LOCAL_STREAM_RUNNER, True
-    if standard.runner == LOCAL_STREAM_RUNNER:
-        _silence_beam()
-    return standard.runner == LOCAL_STREAM_RUNNER
+    if standard.runner != LOCAL_STREAM_RUNNER:
+        return False
+    _silence_beam()
+    count_all_bundles()
+    return True
 
 
 def check_inputs(

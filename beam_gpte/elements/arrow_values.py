@@ -5,21 +5,158 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_gpte.core.columns import EMBEDDING
 from beam_gpte.core.errors import InputError
 
-# what pa.array raises for a value of another type
+# what `pa.array` raises for a value of another type
 MISFITS = (pa.ArrowException, OverflowError, TypeError, ValueError)
+
+
+MAX_NESTING = 60  # levels of lists and structs; Arrow's IPC refuses 64
 
 
 def compact_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Drop unused values from dictionaries; IPC would write all of them with each block."""
     for i, field in enumerate(batch.schema):
         if pa.types.is_dictionary(field.type):
-            column = batch.column(i).dictionary_decode().dictionary_encode().cast(field.type)
-            batch = batch.set_column(i, field, column)
+            batch = batch.set_column(i, field, _compact(batch.column(i)))
     return batch
+
+
+def _compact(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Keep the order of the values, which has a meaning where they are ordered (an Enum)."""
+    indices = column.indices
+    used = pc.unique(indices).drop_null()
+    used = used.take(pc.sort_indices(used))
+    places = pc.index_in(indices, used).cast(indices.type)
+    values = column.dictionary.take(used)
+    return pa.DictionaryArray.from_arrays(places, values, ordered=column.type.ordered)
+
+
+def plain_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Convert to the types that all of Arrow's functions take; see `plain_type`."""
+    for i, field in enumerate(batch.schema):
+        kind = plain_type(field.type)
+        if kind != field.type:
+            batch = batch.set_column(i, field.with_type(kind), plain_array(batch.column(i)))
+    return batch
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the same values without views, run ends, or dictionaries in lists.
+
+    A dictionary that is the column's own type stays one.
+    """
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, decoded_type(kind.value_type), kind.ordered)
+    return decoded_type(kind)
+
+
+def decoded_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the same values without dictionaries, run ends and views."""
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return decoded_type(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_map(kind):
+        item = kind.item_field.with_type(decoded_type(kind.item_type))
+        return pa.map_(decoded_type(kind.key_type), item, kind.keys_sorted)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(decoded_type(field.type)) for field in kind])
+    for is_kind, make in _LISTS.items():
+        if is_kind(kind):
+            return make(kind.value_field.with_type(decoded_type(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        inner = kind.value_field.with_type(decoded_type(kind.value_type))
+        return pa.list_(inner, kind.list_size)
+    return kind
+
+
+_LISTS = {
+    pa.types.is_list: pa.list_,
+    pa.types.is_list_view: pa.list_,
+    pa.types.is_large_list: pa.large_list,
+    pa.types.is_large_list_view: pa.large_list,
+}
+
+
+def plain_array(column: pa.Array) -> pa.Array:
+    """Convert values to `plain_type`."""
+    kind = plain_type(column.type)
+    if kind == column.type:
+        return column
+    if pa.types.is_dictionary(kind):
+        values = plain_array(column.dictionary)
+        return pa.DictionaryArray.from_arrays(column.indices, values, ordered=kind.ordered)
+    if pa.types.is_run_end_encoded(column.type):
+        return plain_array(pc.run_end_decode(column))
+    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+        return column.cast(kind)
+    # Arrow 25 has no cast of list views, and none of dictionaries in lists
+    return pa.array(column.to_pylist(), kind)
+
+
+def decoded_array(column: pa.Array) -> pa.Array:
+    """Convert values to plain ones: `plain_array`, without a dictionary."""
+    plain = plain_array(column)
+    return plain.dictionary_decode() if pa.types.is_dictionary(plain.type) else plain
+
+
+def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """Find the type that values of both types fit; `cast_exactly` then casts each value.
+
+    Dictionaries of different types are decoded. A value may still be too large: an integer from
+    2^53 on beside floats, or a negative one beside uint64, which stands for hashes.
+
+    Raises:
+      pa.ArrowException: there is none.
+    """
+    if one == other:
+        return one
+    if pa.types.is_null(one) or pa.types.is_null(other):
+        return plain_type(other if pa.types.is_null(one) else one)
+    kinds = decoded_type(one), decoded_type(other)
+    if pa.uint64() in kinds and all(map(pa.types.is_integer, kinds)):
+        return pa.uint64()
+    if any(map(is_string, kinds)) and not all(map(is_string, kinds)):
+        raise pa.ArrowTypeError(f"{kinds[0]} and {kinds[1]}")  # Arrow makes strings binary
+    schemas = [pa.schema([("", kind)]) for kind in kinds]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
+def cast_exactly(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Cast values to another type, without a change of any.
+
+    Raises:
+      pa.ArrowException: a value does not fit the type.
+    """
+    if values.type == kind:
+        return values
+    plain = plain_array(values) if pa.types.is_dictionary(kind) else decoded_array(values)
+    cast = plain.cast(kind)
+    is_lossy = pa.types.is_decimal(plain.type) and pa.types.is_floating(kind)
+    if is_lossy and not cast.cast(plain.type).equals(plain):
+        raise pa.ArrowInvalid(f"decimals have more digits than {kind} holds")
+    return cast
+
+
+def type_nesting(kind: pa.DataType) -> int:
+    """Count the levels of lists and structs in a type."""
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return 1 + max(map(type_nesting, inner)) if inner else 0
+
+
+def nesting(value: Any) -> int:
+    """Count the levels of lists and mappings in a value, up to `MAX_NESTING` + 1."""
+    level, found = [value], 0
+    while (level := [v for v in level if isinstance(v, list | dict)]) and found <= MAX_NESTING:
+        found += 1
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
+    return found
 
 
 def column_array(name: str, values: list) -> pa.Array:

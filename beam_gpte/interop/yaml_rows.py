@@ -30,8 +30,7 @@ from beam_gpte.core.vectors.postprocess import Postprocess
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import column_values, row_fields
 from beam_gpte.sinks.write_rejects import json_value
-from beam_gpte.sources.corpus_files import match_files
-from beam_gpte.sources.formats.rows import ColumnSelection
+from beam_gpte.sources.match_files import match_files
 from beam_gpte.sources.read_corpus import ReadCorpus
 from beam_gpte.sources.read_files import read_file, with_ids
 from beam_gpte.sources.read_vectors import ReadVectors, read_vectors
@@ -235,16 +234,16 @@ def corpus_fields(read: ReadCorpus) -> Fields:
     Raises:
       InputError: no file matches, or one cannot be read.
     """
-    columns = None if read.columns is None else tuple(read.columns)
-    selection = ColumnSelection(columns, read.id_column, read.text_column)
     named = None if read.id_column is not None else ""
     found: list[Fields] = []
     for file in match_files(read.pattern)[:SCHEMA_FILES]:
-        first = next(iter(read_file(file.path, selection, read.format, read.rows_per_block)), None)
+        first = next(
+            iter(read_file(file.path, read.selection, read.format, read.rows_per_block)), None
+        )
         if first is not None:
-            found.append(
-                {field.name: arrow_type(field.type) for field in with_ids(first, named).schema}
-            )
+            fields = [(field.name, field.type) for field in with_ids(first, named).schema]
+            kinds = {name: read.selection.types.get(name, kind) for name, kind in fields}
+            found.append({name: arrow_type(kind) for name, kind in kinds.items()})
     return merged(found)
 
 

@@ -121,6 +121,11 @@ class StreamOutput:
         """The folder of removed rows."""
         return f"{self.base}/removed"
 
+    @property
+    def versions(self) -> str:
+        """The folder that keeps which version of each file was read."""
+        return f"{self.base}/.files-read"
+
     def parquet_rows(self) -> Committed:
         """Find the rows in the folder, if there is one."""
         return rows_in_parquet(self.folder, self.column) if self.folder else {}

@@ -1,25 +1,23 @@
-"""Find and open the files of a corpus: globs, formats, compression, on any Beam file system."""
+"""Open the files of a corpus: formats and compression, on any Beam file system."""
 
 import contextlib
-import csv
 import dataclasses
 import io
 import itertools
 import lzma
-import os
-import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.columns import TEXT
 from beam_gpte.core.errors import InputError
-from beam_gpte.files.cloud import check_bucket, missing_object
+from beam_gpte.files.cloud import missing_object
 from beam_gpte.sources.formats.readers import READERS, column_names
+from beam_gpte.sources.match_files import WILDCARDS
 
 EXTENSIONS = {
     ".parquet": "parquet",
@@ -35,55 +33,12 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BUFFER = 1 << 20  # bytes read at a time, of a file that may be on a network
 
 
-def match_files(patterns: str | Sequence[str]) -> list[FileMetadata]:
-    """Find the files that `patterns` match, each once, sorted by path.
-
-    Raises:
-      InputError: a pattern matches no file, or a bucket cannot be used.
-    """
-    found: dict[str, FileMetadata] = {}
-    for pattern in pattern_list(patterns):
-        check_bucket(pattern)
-        try:
-            matches = FileSystems.match([pattern])[0].metadata_list
-        except (BeamIOError, ValueError, OSError) as error:
-            raise InputError(f"cannot look for {pattern!r}: {error}; check the path") from error
-        if not matches:
-            raise InputError(f"no file matches {pattern!r}; check the path")
-        if Path(pattern).is_dir():  # which Beam matches as a file
-            raise InputError(
-                f"{pattern!r} is a folder; name the files in it, such as {pattern}/*.parquet"
-            )
-        found.update((match.path, match) for match in matches)
-    return [found[path] for path in sorted(found)]
-
-
-def pattern_list(patterns: str | Sequence[str]) -> list[str]:
-    """Return all patterns, local ones absolute.
-
-    So a worker in another working directory finds the same files.
-
-    Raises:
-      InputError: there is none.
-    """
-    given = [patterns] if isinstance(patterns, str) else list(patterns)
-    if not given or not all(isinstance(pattern, str) and pattern for pattern in given):
-        raise InputError(f"no file pattern in {patterns!r}; give a path or glob, or a list of them")
-    return [
-        pattern if FileSystems.get_scheme(pattern) else _from_root(pattern) for pattern in given
-    ]
-
-
-def _from_root(path: str) -> str:
-    return os.path.abspath(path)  # Path.resolve() would follow links, to files without an extension
-
-
 def common_folder(patterns: Sequence[str]) -> str:
     """Return the deepest folder, with its slash, that contains every file `patterns` can match.
 
     It depends on the patterns alone, not on the files that are there.
     """
-    folders = [re.split(r"[*?\[]", pattern)[0].split("/")[:-1] for pattern in patterns]
+    folders = [WILDCARDS.split(pattern)[0].split("/")[:-1] for pattern in patterns]
     levels = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))
     return "".join(f"{names[0]}/" for names in levels)
 
@@ -127,13 +82,49 @@ def open_file(path: str) -> Iterator[BinaryIO]:
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
         plain: Any = raw
         if codec == "xz":
-            plain = lzma.LZMAFile(raw)  # noqa: SIM115  # Arrow has no xz
+            plain = _XzFile(raw)  # Arrow has no xz
         elif codec is not None:
             plain = pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec)
         file = cast(BinaryIO, io.BufferedReader(plain, BUFFER))
         if file.peek(3)[:3] == BYTE_ORDER_MARK:  # type: ignore[attr-defined]
             file.read(3)
         yield file
+
+
+class _XzFile(io.RawIOBase):
+    """Decompress an xz file; `lzma.LZMAFile` takes a damaged second stream for the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._stream = lzma.LZMADecompressor()
+        self._unread = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._stream.eof or self._next_stream():
+            data, self._unread = self._unread, b""
+            if not data and self._stream.needs_input:
+                data = self._file.read(BUFFER)
+                if not data:
+                    raise EOFError("it ends before its end-of-stream marker")
+            plain = self._stream.decompress(data, len(buffer))
+            if plain:
+                buffer[: len(plain)] = plain
+                return len(plain)
+        return 0
+
+    def _next_stream(self) -> bool:
+        """Begin the next stream; False at the end of the file, after padding."""
+        data = self._stream.unused_data.lstrip(b"\0")
+        while not data:
+            read = self._file.read(BUFFER)
+            if not read:
+                return False
+            data = read.lstrip(b"\0")
+        self._stream, self._unread = lzma.LZMADecompressor(), data
+        return True
 
 
 def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -> list[str]:  # noqa: A002  # named as the transforms' argument
@@ -175,7 +166,6 @@ def reading(path: str) -> Iterator[ReadPosition]:
         ValueError,
         pa.ArrowException,
         lzma.LZMAError,
-        csv.Error,
         *missing_object(),
     ) as error:
         where = f" past row {position.row}" if position.row else ""

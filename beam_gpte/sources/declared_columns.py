@@ -1,13 +1,14 @@
-"""Cast rows to the column types that a stream declares, and report the values that do not fit."""
+"""Cast rows to the types that are declared, or that files share; report what does not fit."""
 
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.arrow_values import MISFITS
+from beam_gpte.elements.arrow_values import cast_exactly
 from beam_gpte.elements.block import Block
+from beam_gpte.sources.formats.rows import MAX_DETAIL_CHARS
 
 
 def typed_columns(names: Sequence[str]) -> dict[str, pa.DataType]:
@@ -29,6 +30,18 @@ def typed_columns(names: Sequence[str]) -> dict[str, pa.DataType]:
     return columns
 
 
+def split_fitting(block: Block, schema: pa.Schema) -> tuple[Block, np.ndarray, pa.Array]:
+    """Cast the rows to `schema`.
+
+    Returns:
+      The rows that fit, cast; bool (n,), which of all rows do not; and why each of these does not.
+    """
+    fitted, reasons = fit(block, schema)
+    bad = np.array([reason is not None for reason in reasons], bool)
+    why = pa.array([reason for reason in reasons if reason is not None], pa.string())
+    return fitted.filter(pa.array(~bad)) if bad.any() else fitted, bad, why
+
+
 def fit(block: Block, schema: pa.Schema) -> tuple[Block, list[str | None]]:
     """Cast the rows to `schema`, with null for a value that does not fit.
 
@@ -43,22 +56,30 @@ def fit(block: Block, schema: pa.Schema) -> tuple[Block, list[str | None]]:
             continue
         values = block.column(field.name)
         try:
-            columns.append(values.cast(field.type))
+            columns.append(cast_exactly(values, field.type))
         except pa.ArrowException:
             columns.append(_cast_each(values, field, reasons))
     return Block(pa.RecordBatch.from_arrays(columns, schema=schema)), reasons
 
 
 def _cast_each(values: pa.Array, field: pa.Field, reasons: list[str | None]) -> pa.Array:
-    fitted: list[Any] = []
+    fitted: list[pa.Array] = []
     for i in range(len(values)):
+        value = values.slice(i, 1)
         try:
-            fitted.append(values.slice(i, 1).cast(field.type)[0].as_py())
-        except (*MISFITS, pa.ArrowException):
-            fitted.append(None)
-            shown = str(values[i].as_py())[:100]
+            fitted.append(cast_exactly(value, field.type))
+        except pa.ArrowException:
+            fitted.append(pa.nulls(1, field.type))
             reason = (
-                f"value does not fit its column: {field.name} is {shown}, the column {field.type}"
+                f"value does not fit its column: {field.name} is {_shown(value)}, "
+                f"the column {field.type}"
             )
             reasons[i] = reasons[i] or reason
-    return pa.array(fitted, field.type)
+    return pa.concat_arrays(fitted)
+
+
+def _shown(value: pa.Array) -> str:
+    try:
+        return str(value[0].as_py())[:MAX_DETAIL_CHARS]
+    except ValueError:  # Python's times have microseconds, and end in the year 9999
+        return str(value.cast(pa.string())[0].as_py())

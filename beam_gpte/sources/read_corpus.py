@@ -18,24 +18,33 @@ thousand times that to embed on a core, so splitting files would gain nothing.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import AsIter, DoOutputsTuple
+from apache_beam.pvalue import AsIter, DoOutputsTuple, TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import ID, TEXT
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
-from beam_gpte.elements.rejects import REJECTS, GoodAndRejects, RejectingTransform
+from beam_gpte.elements.rejects import (
+    REJECTS,
+    GoodAndRejects,
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, SplitById, split_outputs
-from beam_gpte.sources.corpus_files import common_folder, match_files, pattern_list
+from beam_gpte.sources.corpus_files import common_folder
+from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import ColumnSelection
+from beam_gpte.sources.match_files import match_files, pattern_list
 from beam_gpte.sources.read_files import FileReading, ReadFiles
-from beam_gpte.sources.schemas import SCHEMAS, conform, unify_schemas
+from beam_gpte.sources.schemas import SCHEMAS, unify_schemas
 from beam_gpte.sources.spread_parts import SpreadParts
 
 
@@ -51,13 +60,27 @@ def check_settings(text_column: str, id_column: str | None, format_: str | None)
         raise InputError(f"format {format_!r} is unknown; use one of {', '.join(READERS)}, or None")
 
 
+def check_types(types: Any, name: str) -> None:
+    """Check a mapping of columns to types.
+
+    Raises:
+      InputError: it is something else.
+    """
+    is_mapping = types is None or isinstance(types, Mapping)
+    if not is_mapping or not all(isinstance(kind, pa.DataType) for kind in (types or {}).values()):
+        raise InputError(
+            f"{name} is {types!r}; give a mapping of names to types, as {{'stars': pa.int64()}}"
+        )
+
+
 @dataclasses.dataclass(eq=False)
 class ReadCorpus(RejectingTransform):
     """Read a corpus from Parquet, JSON Lines, CSV, TSV or text files, compressed or not.
 
     Reads from any Beam file system. Returns blocks of one schema: columns in the order of the first
     file by path, types as wide as any file needs, null where a file lacks a column. CSV columns are
-    strings. Texts are not changed: `EmbedText` rejects null and empty ones.
+    strings, unless `types` names others. Texts are not changed: `EmbedText` rejects null and empty
+    ones.
 
     A row that cannot be read fails the job with its file and row, or is collected by
     `with_exception_handling()`: parsed rows (a text that is not a string, a value that does not fit
@@ -74,6 +97,8 @@ class ReadCorpus(RejectingTransform):
       text_column: must be there; a text file's only column.
       format: parquet, jsonl, csv, tsv or text; None goes by the extension.
       rows_per_block: maximum number of rows in a block.
+      types: to cast columns to, by name, as ``{"stars": pa.int64()}``; of CSV all are strings
+        otherwise. Every file has to have them. A value that does not fit is a bad row.
     """
 
     pattern: str | Sequence[str]
@@ -82,6 +107,7 @@ class ReadCorpus(RejectingTransform):
     text_column: str = TEXT
     format: str | None = None
     rows_per_block: int = ROWS_PER_BLOCK
+    types: Mapping[str, pa.DataType] | None = None
 
     def __post_init__(self) -> None:
         pattern_list(self.pattern)
@@ -90,6 +116,7 @@ class ReadCorpus(RejectingTransform):
         check_settings(self.text_column, self.id_column, self.format)
         if self.rows_per_block < 1:
             raise InputError(f"rows_per_block is {self.rows_per_block}; use 1 or more")
+        check_types(self.types, "types")
 
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         """Return blocks, or `(good, rejects)`."""
@@ -102,13 +129,17 @@ class ReadCorpus(RejectingTransform):
         )
         return self._spread(files) if self.id_column is None else self._unique(files)
 
+    @property
+    def selection(self) -> ColumnSelection:
+        """The columns to read."""
+        columns = None if self.columns is None else tuple(self.columns)
+        return ColumnSelection(columns, self.id_column, self.text_column, self.types or {})
+
     def _read_files(self, patterns: list[str]) -> beam.PTransform:
         """Make a ParDo with the outputs `blocks`, `rejects` and `schemas`."""
-        columns = None if self.columns is None else tuple(self.columns)
-        selection = ColumnSelection(columns, self.id_column, self.text_column)
         settings = FileReading(
             common_folder(patterns),
-            selection,
+            self.selection,
             self.format,
             self.rows_per_block,
             self.step,
@@ -120,16 +151,23 @@ class ReadCorpus(RejectingTransform):
         return read.with_outputs(REJECTS, SCHEMAS, main="blocks")
 
     def _spread(self, files: DoOutputsTuple) -> Any:
-        cast = beam.ParDo(Conform(), AsIter(files.schemas)).with_output_types(Block)
-        corpus = files.blocks | "SpreadBlocks" >> beam.Reshuffle() | "Conform" >> cast
-        return GoodAndRejects(corpus, files.rejects) if self._isolate else corpus
+        cast = beam.ParDo(self._conform(), AsIter(files.schemas))
+        spread = files.blocks | "SpreadBlocks" >> beam.Reshuffle()
+        corpus, misfits = spread | "Conform" >> reject_outputs(cast)
+        if not self._isolate:
+            return corpus
+        return GoodAndRejects(corpus, merge_rejects([files.rejects, misfits]))
+
+    def _conform(self) -> "Conform":
+        return Conform(self.step, self._isolate, self.id_column or ID)
 
     def _unique(self, files: DoOutputsTuple) -> Any:
         unique = RejectDuplicateIds(str(self.id_column), rows_per_block=self.rows_per_block)
         unique = unique.as_part_of(self.step)
         if self._isolate:
             unique = unique.with_exception_handling()
-        split = beam.ParDo(_ConformById(unique.split()), AsIter(files.schemas))
+        conform_by_id = _ConformById(self._conform(), unique.split())
+        split = beam.ParDo(conform_by_id, AsIter(files.schemas))
         pieces, null_ids = files.blocks | "ConformById" >> split_outputs(split)
         return unique.keep(pieces, [files.rejects, null_ids])
 
@@ -141,23 +179,35 @@ def _paths(patterns: list[str]) -> list[str]:
 class Conform(beam.DoFn):
     """Cast the rows of files to the schema of all files; drop blocks without rows."""
 
-    def __init__(self) -> None:
-        self._schema: pa.Schema | None = None
+    def __init__(self, step: str, isolate: bool, id_column: str) -> None:
+        """Configure the step.
 
-    def process(self, block: Block, files: Iterable[tuple[str, bytes]]) -> Iterator[Block]:
+        Args:
+          step: the transform that errors and rejects name.
+          isolate: False raises for the first row that does not fit.
+          id_column: names the row.
+        """
+        self._schema: pa.Schema | None = None
+        self._names = step, isolate, id_column
+
+    def process(self, block: Block, files: Iterable[tuple[str, bytes]]) -> Iterator[Any]:
         """Cast a block; `files` are the paths and schemas of all files."""
         if self._schema is None:  # in each worker once: it is the same in all of them
             self._schema = unify_schemas(files)
-        rows = conform(block, self._schema)
-        if rows:
-            yield rows
+        if not block:
+            return
+        fitted, bad, reasons = split_fitting(block, self._schema)
+        if fitted:
+            yield fitted
+        if bad.any():
+            yield from split_rejects(block.filter(pa.array(bad)), reasons, *self._names)
 
 
 class _ConformById(beam.DoFn):
     """Apply `Conform`, and cut what it gives by id."""
 
-    def __init__(self, split: SplitById) -> None:
-        self._conform = Conform()
+    def __init__(self, conform: Conform, split: SplitById) -> None:
+        self._conform = conform
         self._split = split
 
     def start_bundle(self) -> None:
@@ -171,7 +221,10 @@ class _ConformById(beam.DoFn):
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
         for rows in self._conform.process(block, files):
-            yield from self._split.process(rows, timestamp, window)
+            if isinstance(rows, TaggedOutput):
+                yield rows
+            else:
+                yield from self._split.process(rows, timestamp, window)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         return self._split.finish_bundle()

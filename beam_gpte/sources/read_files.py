@@ -15,10 +15,16 @@ from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import ID, UNREADABLE
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.arrow_values import is_string, lenient_array
+from beam_gpte.elements.arrow_values import (
+    decoded_array,
+    decoded_type,
+    is_string,
+    lenient_array,
+)
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.sources.corpus_files import file_format, open_file, reading
+from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.schemas import SCHEMAS, FileSchemas, schema_to_ipc, unify_schemas
@@ -72,11 +78,26 @@ class ReadFiles(ReadParts):
             yield from self._rejects(path, name, rows.errors)
             batch = with_ids(rows, name)
             if batch.num_columns:
-                schemas[batch.schema] = None
-                yield Block(batch)
+                block, *misfits = self._typed(path, rows.numbers, Block(batch))
+                schemas[block.schema] = None
+                yield block
+                yield from misfits
         Metrics.counter(NAMESPACE, "files_read").inc()
         of_blocks = ((path, schema_to_ipc(schema)) for schema in schemas)
         self._schemas.add(path, schema_to_ipc(unify_schemas(of_blocks)))
+
+    def _typed(self, path: str, numbers: list[int], block: Block) -> Iterator[Any]:
+        """Cast the columns with a declared type; yield what fits, even no row, then rejects."""
+        settings, types = self._settings, self._settings.selection.types
+        fields = [field.with_type(types.get(field.name, field.type)) for field in block.schema]
+        fitted, bad, reasons = split_fitting(block, pa.schema(fields))
+        yield fitted
+        if bad.any() and not settings.isolate:
+            first = int(bad.argmax())
+            raise _bad_row(settings.step, path, numbers[first], reasons[0].as_py())
+        if bad.any():
+            rows = block.filter(pa.array(bad))
+            yield from split_rejects(rows, reasons, settings.step, True, None)
 
     def finish_bundle(self) -> Iterator[TaggedOutput]:
         """Yield the schemas."""
@@ -86,16 +107,20 @@ class ReadFiles(ReadParts):
         step = self._settings.step
         if errors and not self._settings.isolate:
             first = min(errors, key=lambda error: error.row)
-            raise InputError(
-                f"{step}: {path} row {first.row}: {first.reason}; "
-                "fix the row, or collect such rows with .with_exception_handling()"
-            )
+            raise _bad_row(step, path, first.row, first.reason)
         for parsed in (False, True):
             some = [error for error in errors if (error.columns is not None) == parsed]
             if some:
                 block = parsed_block(name, some) if parsed else unreadable_block(path, some)
                 reasons = pa.array([error.reason for error in some], pa.string())
                 yield from split_rejects(block, reasons, step, True, None)
+
+
+def _bad_row(step: str, path: str, row: int, reason: str) -> InputError:
+    return InputError(
+        f"{step}: {path} row {row}: {reason}; "
+        "fix the row, or collect such rows with .with_exception_handling()"
+    )
 
 
 def unreadable_block(path: str, errors: list[RowError]) -> Block:
@@ -138,7 +163,7 @@ def read_file(
     with reading(path) as position, open_file(path) as file:
         for rows in read(file, selection, rows_per_block):
             _check_types(rows.batch.schema, selection)
-            yield rows
+            yield dataclasses.replace(rows, batch=_with_plain_ids(rows.batch, selection.id_column))
             position.row = max(
                 [position.row, *rows.numbers[-1:], *(error.row for error in rows.errors)]
             )
@@ -153,11 +178,18 @@ def with_ids(rows: FileRows, name: str | None) -> pa.RecordBatch:
     return batch.add_column(0, pa.field(ID, pa.string()), ids)
 
 
+def _with_plain_ids(batch: pa.RecordBatch, id_column: str | None) -> pa.RecordBatch:
+    """Decode ids that are a dictionary: later steps compare ids across blocks."""
+    place = -1 if id_column is None else batch.schema.get_field_index(id_column)
+    if place < 0 or not pa.types.is_dictionary(batch.schema.field(place).type):
+        return batch
+    ids = decoded_array(batch.column(place))
+    return batch.set_column(place, batch.schema.field(place).with_type(ids.type), ids)
+
+
 def _check_types(schema: pa.Schema, selection: ColumnSelection) -> None:
     for name in selection.required:
-        kind = schema.field(name).type if name in schema.names else pa.null()
-        if name == selection.text_column and pa.types.is_dictionary(kind):
-            kind = kind.value_type
+        kind = decoded_type(schema.field(name).type) if name in schema.names else pa.null()
         integer_id = name == selection.id_column and pa.types.is_integer(kind)
         if not (is_string(kind) or integer_id or pa.types.is_null(kind)):
             need = "strings" if name == selection.text_column else "strings or integers"

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import STORED_TYPES, VectorMetadata, vector_metadata
+from beam_gpte.elements.arrow_values import compact_dictionaries, plain_columns, plain_type
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.files.folders import copied_here, is_remote, list_partitioned
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, catalog_entries, connect, first_line, quote
@@ -31,7 +32,9 @@ from beam_gpte.sinks.duckdb_table import stored_metadata
 from beam_gpte.sinks.final_names import is_complete, published_sets
 from beam_gpte.sinks.staging import HIVE_NULL
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
-from beam_gpte.sources.corpus_files import match_files, open_file, reading
+from beam_gpte.sources.corpus_files import open_file, reading
+from beam_gpte.sources.formats.readers import check_nesting
+from beam_gpte.sources.match_files import WILDCARDS, is_hidden_name, match_files
 from beam_gpte.sources.schemas import conform, schema_from_ipc, schema_to_ipc, unify_schemas
 from beam_gpte.sources.spread_parts import SpreadParts, read_parts
 
@@ -122,12 +125,13 @@ def read_vectors(
 def vector_files(path: str) -> list[tuple[str, str]]:
     """List the Parquet files of a folder, file or glob, each with its partition, sorted.
 
-    Files of an incomplete set are left out.
+    Files of an incomplete set, and hidden ones, are left out.
 
     Raises:
       InputError: there is none.
     """
-    if "*" in path or path.endswith(EXTENSION):
+    is_pattern = WILDCARDS.search(path) or path.endswith(EXTENSION)
+    if is_pattern and not Path(path).is_dir():
         return [(file.path, "") for file in match_files(path)]
     folder = path.rstrip("/")
     sets = published_sets(folder, PREFIX, EXTENSION).values()
@@ -135,7 +139,9 @@ def vector_files(path: str) -> list[tuple[str, str]]:
     found = [
         name
         for name in list_partitioned(folder)
-        if name.endswith(EXTENSION) and name not in partial
+        if name.endswith(EXTENSION)
+        and name not in partial
+        and not any(is_hidden_name(part) for part in name.split("/"))
     ]
     if not found:
         raise InputError(
@@ -153,6 +159,7 @@ def row_groups(path: str) -> Iterator[RowGroup]:
     for name, partition in files:
         with reading(name), open_file(name) as file:
             parquet = pq.ParquetFile(file)
+            check_nesting(parquet.schema_arrow)
             schema = _with_partitions(parquet.schema_arrow, partitions)
             found.append((name, partition, schema_to_ipc(schema), parquet.num_row_groups))
     unified = schema_to_ipc(unify_schemas((name, schema) for name, _, schema, _ in found))
@@ -171,13 +178,15 @@ def _with_partitions(schema: pa.Schema, partitions: pa.Schema) -> pa.Schema:
 
 
 def _as_written(field: pa.Field) -> pa.Field:
-    """Restore the type of vectors.
+    """Restore the type of vectors, and give other columns plain types.
 
     Parquet calls the values of a list `element`, Arrow `item`; as part of the type that would make
     two schemas.
     """
     metadata = vector_metadata(field)
-    return field if metadata is None else metadata.field(field.name)
+    if metadata is not None:
+        return metadata.field(field.name)
+    return field.with_type(plain_type(field.type))
 
 
 def read_row_group(group: RowGroup, rows_per_block: int) -> Iterator[Block]:
@@ -187,7 +196,8 @@ def read_row_group(group: RowGroup, rows_per_block: int) -> Iterator[Block]:
     with reading(group.path), open_file(group.path) as file:
         parquet = pq.ParquetFile(file)
         for batch in parquet.iter_batches(rows_per_block, row_groups=[group.number]):
-            block = Block(batch.replace_schema_metadata(None))
+            plain = compact_dictionaries(plain_columns(batch))
+            block = Block(plain.replace_schema_metadata(None))
             for column, value in values.items():
                 field = schema.field(column)
                 array = pa.array([value] * len(block), pa.string()).cast(field.type)

@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
+from beam_gpte.elements.arrow_values import cast_exactly, common_type
 from beam_gpte.elements.block import Block
 
 SCHEMAS = "schemas"  # the tag of what `FileSchemas` keeps of the files of a bundle
@@ -59,13 +60,16 @@ def _unify(schema: pa.Schema, other: pa.Schema, path: str) -> pa.Schema:
         )
     for field in other:
         if field.name in schema.names:
-            _check_unifiable(schema.field(field.name), field, path)
-    return pa.unify_schemas([schema, other], promote_options="permissive")
+            place = schema.get_field_index(field.name)
+            kind = _common_type(schema.field(place), field, path)
+            schema = schema.set(place, schema.field(place).with_type(kind))
+            other = other.set(other.get_field_index(field.name), field.with_type(kind))
+    return pa.unify_schemas([schema, other])
 
 
-def _check_unifiable(known: pa.Field, field: pa.Field, path: str) -> None:
+def _common_type(known: pa.Field, field: pa.Field, path: str) -> pa.DataType:
     try:
-        pa.unify_schemas([pa.schema([known]), pa.schema([field])], promote_options="permissive")
+        return common_type(known.type, field.type)
     except pa.ArrowException as error:
         raise InputError(
             f"column {field.name!r} is {known.type} in the first files and {field.type} in {path}; "
@@ -87,7 +91,7 @@ def conform(block: Block, target: pa.Schema) -> Block:
             columns.append(pa.nulls(len(block), field.type))
             continue
         try:
-            columns.append(block.column(field.name).cast(field.type))
+            columns.append(cast_exactly(block.column(field.name), field.type))
         except pa.ArrowException as error:
             raise InputError(
                 f"column {field.name!r} cannot be {field.type} in all files: {error}; "

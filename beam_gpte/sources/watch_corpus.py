@@ -12,21 +12,14 @@ there (Beam 2.77).
 """
 
 import dataclasses
-import hashlib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsDict, TaggedOutput
-from apache_beam.transforms.userstate import BagStateSpec
 
 from beam_gpte.core.columns import ID, SOURCE, TEXT, UNREADABLE
 from beam_gpte.core.errors import InputError
@@ -38,11 +31,14 @@ from beam_gpte.elements.rejects import (
     reject_outputs,
     split_rejects,
 )
-from beam_gpte.sources.corpus_files import common_folder, pattern_list
-from beam_gpte.sources.declared_columns import fit
+from beam_gpte.sources.corpus_files import common_folder
+from beam_gpte.sources.declared_columns import split_fitting
+from beam_gpte.sources.file_versions import FileVersions, current_version
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.local_clock import Ticks
-from beam_gpte.sources.read_corpus import check_settings
+from beam_gpte.sources.match_files import pattern_list
+from beam_gpte.sources.new_files import NewFiles
+from beam_gpte.sources.read_corpus import check_settings, check_types
 from beam_gpte.sources.read_files import FileReading, parsed_block, read_file, unreadable_block
 from beam_gpte.sources.row_ranges import RowRanges
 
@@ -54,16 +50,20 @@ Checked = tuple[Block, list[str | None]]  # rows, and why each is rejected, if i
 
 @dataclasses.dataclass(frozen=True)
 class Polling:
-    """Configure how often `WatchCorpus` scans for files, and what ends it.
+    """Configure how often `WatchCorpus` scans for files, what it remembers, and what ends it.
 
     Attributes:
       interval: seconds between two scans.
       stop: path of a file; the stream ends once it exists. Local runner only; elsewhere, drain the
         job.
+      versions: a folder, on any Beam file system, that keeps which version of each file was read.
+        After a restart a file of which rows are `committed`, and which was written anew since, is
+        rejected; without the folder its rows from there on would be those of the new version.
     """
 
     interval: float = 10.0
     stop: str | None = None
+    versions: str | None = None
 
     def __post_init__(self) -> None:
         if not self.interval > 0:
@@ -81,13 +81,13 @@ class WatchCorpus(RejectingTransform):
 
     A file has to be complete when its name appears: write it under a name that the pattern does not
     match, or in another folder of the file system, and rename it (an object of Cloud Storage
-    appears complete by itself). A name is read once; what is changed or appended under it later is
-    not seen.
+    appears complete by itself). A name is read once: what is changed or appended under it later is
+    not read, and the file is one reject.
 
     Rows that cannot be read, or do not fit `columns`, fail the job or are collected by
     `with_exception_handling()`. So are files: one that is truncated, has vanished since it was
     listed or lacks the text column is one reject with null as `row`, after the rows before the
-    damage; the next file is read.
+    damage; the next file is read. So is one that changes while it is read, or later.
 
     Needs a runner for streams: locally `beam.Pipeline("BundleBasedDirectRunner")` with the option
     `--streaming`. That one has a single thread and keeps its state in memory, so pass `committed`
@@ -117,11 +117,7 @@ class WatchCorpus(RejectingTransform):
 
     def __post_init__(self) -> None:
         pattern_list(self.pattern)
-        if self.columns is not None and not isinstance(self.columns, Mapping):
-            raise InputError(
-                f"columns is {self.columns!r}; "
-                "give a mapping of names to types, as {'stars': pa.int64()}"
-            )
+        check_types(self.columns, "columns")
         check_settings(self.text_column, self.id_column, self.format)
 
     def expand(self, root: beam.pvalue.PBegin) -> Any:
@@ -135,7 +131,7 @@ class WatchCorpus(RejectingTransform):
         good, rejects = (
             root
             | "Ticks" >> Ticks(self.polling.interval, self.polling.stop)
-            | "NewFiles" >> beam.ParDo(_NewFiles(patterns)).with_output_types(str)
+            | "NewFiles" >> beam.ParDo(NewFiles(patterns)).with_output_types(tuple[str, bool])
             | "SpreadFiles" >> beam.Reshuffle()
             | "ReadFiles" >> reject_outputs(read)
         )
@@ -152,7 +148,8 @@ class WatchCorpus(RejectingTransform):
             self.step,
             self._isolate,
         )
-        return _ReadFile(reading, self._schema(), self.time_column)
+        versions = FileVersions(self.polling.versions)
+        return _ReadFile(reading, self._schema(), self.time_column, versions)
 
     def _schema(self) -> pa.Schema | None:
         if self.columns is None:
@@ -163,50 +160,31 @@ class WatchCorpus(RejectingTransform):
         return pa.schema([*((name, pa.string()) for name in strings), *self.columns.items()])
 
 
-class _NewFiles(beam.DoFn):
-    """List files at each tick, and yield the paths that were never listed before."""
-
-    _SEEN = beam.DoFn.StateParam(BagStateSpec("seen", beam.coders.BytesCoder()))
-
-    def __init__(self, patterns: list[str]) -> None:
-        self._patterns = patterns
-
-    def process(self, _: tuple[bytes, bytes], seen: Any = _SEEN) -> Iterator[str]:
-        try:
-            found = [
-                file for match in FileSystems.match(self._patterns) for file in match.metadata_list
-            ]
-        except (BeamIOError, OSError) as error:
-            # a service that does not answer now may do so at the next tick
-            Metrics.counter(NAMESPACE, "listings_failed").inc()
-            logging.getLogger(__name__).warning("cannot look for %s: %s", self._patterns, error)
-            return
-        known = set(seen.read())
-        for file in sorted(found, key=lambda file: (file.last_updated_in_seconds or 0, file.path)):
-            name = file.path.encode(errors="surrogateescape")
-            digest = hashlib.blake2b(name, digest_size=16).digest()
-            if digest not in known and not Path(file.path).is_dir():  # which Beam lists as a file
-                known.add(digest)
-                seen.add(digest)
-                yield file.path
-
-
 class _ReadFile(beam.DoFn):
     """Read one file, without the rows that are committed; separate the rows that do not fit."""
 
     def __init__(
-        self, reading: FileReading, schema: pa.Schema | None, time_column: str | None
+        self,
+        reading: FileReading,
+        schema: pa.Schema | None,
+        time_column: str | None,
+        versions: FileVersions,
     ) -> None:
         self._reading = reading
         self._schema = schema
         self._time_column = time_column
+        self._versions = versions
         self._origin = ID if reading.selection.id_column is None else SOURCE
 
     def process(
-        self, path: str, committed: Mapping[str, bytes], now: Any = beam.DoFn.TimestampParam
+        self,
+        file: tuple[str, bool],
+        committed: Mapping[str, bytes],
+        now: Any = beam.DoFn.TimestampParam,
     ) -> Iterator[Any]:
+        path, changed = file
         known = RowRanges.from_bytes(committed.get(self._name(path), b""))
-        for block, reasons in self._checked(path, known):
+        for block, reasons in self._checked(path, changed, known):
             if self._time_column is not None:
                 times = pa.array([now.micros] * len(block), TIME)
                 block = block.with_column(pa.field(self._time_column, TIME), times)
@@ -215,27 +193,37 @@ class _ReadFile(beam.DoFn):
             for part in split_rejects(block, why, step, isolate, self._origin):
                 if isinstance(part, TaggedOutput) or part:
                     yield part
-        Metrics.counter(NAMESPACE, "files_read").inc()
 
-    def _checked(self, path: str, committed: RowRanges) -> Iterator[Checked]:
+    def _checked(self, path: str, changed: bool, committed: RowRanges) -> Iterator[Checked]:
         """Yield the rows of a file, and why each is rejected."""
         try:
-            reading = self._reading
-            selection, size = reading.selection, reading.rows_per_block
-            for rows in read_file(path, selection, reading.format, size):
-                Metrics.counter(NAMESPACE, "blank_lines").inc(rows.blank)
-                new = _without(rows, committed)
-                Metrics.counter(NAMESPACE, "rows_read").inc(len(new.numbers) + len(new.errors))
-                yield from self._rejected(path, new.errors)
-                if new.numbers:
-                    block = Block(new.batch.replace_schema_metadata(None))
-                    yield from self._fitted(self._with_origin(path, new.numbers, block))
+            version = current_version(path)
+            rows = committed - RowRanges.of([WHOLE_FILE])
+            if changed or (len(rows) and self._versions.differs(self._name(path), version)):
+                yield from self._rejected(path, [_changed("after it was read")])
+                return
+            self._versions.keep(self._name(path), version)
+            yield from self._rows(path, committed)
+            if current_version(path) != version:
+                yield from self._rejected(path, [_changed("while it was read")])
         except InputError as error:
             if not self._reading.isolate:
                 raise
             detail = str(error).removeprefix(f"{path}: ").removeprefix("cannot be read: ")
             whole = RowError(WHOLE_FILE, f"file cannot be read: {detail}", "")
             yield from self._rejected(path, _new_errors([whole], committed))
+        Metrics.counter(NAMESPACE, "files_read").inc()
+
+    def _rows(self, path: str, committed: RowRanges) -> Iterator[Checked]:
+        selection, size = self._reading.selection, self._reading.rows_per_block
+        for rows in read_file(path, selection, self._reading.format, size):
+            Metrics.counter(NAMESPACE, "blank_lines").inc(rows.blank)
+            new = _without(rows, committed)
+            Metrics.counter(NAMESPACE, "rows_read").inc(len(new.numbers) + len(new.errors))
+            yield from self._rejected(path, new.errors)
+            if new.numbers:
+                block = Block(new.batch.replace_schema_metadata(None))
+                yield from self._fitted(self._with_origin(path, new.numbers, block))
 
     def _rejected(self, path: str, errors: list[RowError]) -> Iterator[Checked]:
         for parsed in (False, True):
@@ -253,12 +241,10 @@ class _ReadFile(beam.DoFn):
         if self._schema is None:
             yield block, [None] * len(block)
             return
-        fitted, reasons = fit(block, self._schema)
-        bad = pa.array([reason is not None for reason in reasons])
-        good = fitted.filter(pc.invert(bad))
+        good, bad, reasons = split_fitting(block, self._schema)
         yield good, [None] * len(good)
-        if len(good) < len(block):
-            yield block.filter(bad), [reason for reason in reasons if reason is not None]
+        if bad.any():
+            yield block.filter(pa.array(bad)), reasons.to_pylist()
 
     def _with_origin(self, path: str, numbers: list[int], block: Block) -> Block:
         """Put the file and row that each row comes from into the first column."""
@@ -268,6 +254,11 @@ class _ReadFile(beam.DoFn):
 
     def _name(self, path: str) -> str:
         return path.removeprefix(self._reading.folder)
+
+
+def _changed(when: str) -> RowError:
+    reason = f"file was changed: {when}; write what is new under a new name"
+    return RowError(WHOLE_FILE, reason, "")
 
 
 def _without(rows: FileRows, committed: RowRanges) -> FileRows:

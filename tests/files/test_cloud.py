@@ -35,7 +35,7 @@ from beam_gpte.files.cloud import check_bucket
 from beam_gpte.files.folders import check_writable
 from beam_gpte.files.remote_model import check_remote_model
 from beam_gpte.sources.committed_rows import rows_in_duckdb, rows_in_parquet
-from beam_gpte.sources.corpus_files import match_files
+from beam_gpte.sources.match_files import match_files
 from tests.examples import WordEncoder
 
 storage = pytest.importorskip("google.cloud.storage")

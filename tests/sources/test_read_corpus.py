@@ -1,7 +1,10 @@
 """Read files of every kind as one corpus; bad rows are named and cost no other row."""
 
 import bz2
+import csv
+import datetime
 import gzip
+import io
 import json
 import lzma
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,11 +25,10 @@ from beam_gpte import Block, InputError, ReadCorpus, VectorMetadata
 from beam_gpte.sources.corpus_files import (
     common_folder,
     file_format,
-    match_files,
-    pattern_list,
     read_schema,
 )
 from beam_gpte.sources.formats.rows import ColumnSelection
+from beam_gpte.sources.match_files import match_files, pattern_list
 from beam_gpte.sources.read_files import read_file
 from tests.conftest import MODES
 
@@ -125,12 +128,49 @@ def test_csv_is_strings_empty_is_null_and_quoted_empty_is_a_text(write: Write, r
     read(ReadCorpus(path), expected)
 
 
-def test_tsv_reads_as_csv_does(write: Write, read: Read) -> None:
-    path = write("a.tsv", 'id\ttext\n01\ta, b\n02\t"c\td"\n')
+def test_tsv_has_tabs_and_no_quotes(write: Write, read: Read) -> None:
+    cells = ['"I see', 'he said "bye"', '"Hello," he said.', '""', '"a, b"', "c\rd", " x ", ""]
+    path = write("a.tsv", '"id"\ttext\n' + "".join(f"0{i}\t{c}\n" for i, c in enumerate(cells)))
+    expected = [{'"id"': f"0{i}", "text": cell or None} for i, cell in enumerate(cells)]
+    read(ReadCorpus(path, id_column='"id"'), expected)
+
+
+def test_a_tsv_row_with_a_tab_or_newline_too_many_is_rejected(write: Write, read: Read) -> None:
+    path = write("a.tsv", 'text\tn\r\n"c\td"\t1\r\n\r\nb\t2\r\n"x\r\n')
+    rejects = [
+        (1, "wrong number of fields: 3 instead of 2"),
+        (3, "wrong number of fields: 1 instead of 2"),
+    ]
+    read(ReadCorpus(path), [{"id": "a.tsv:2", "text": "b", "n": "2"}], rejects)
+
+
+def test_a_lone_quote_does_not_join_rows_of_csv(write: Write, read: Read) -> None:
+    path = write("a.csv", 'text,n\n5" disk,1\n"I see,2\nok,3\n"Hello,"" he,4\nlast,5\n')
+    content = '"I see,2\nok,3\n"Hello,"" he,4\n'
+    parts = list(read_file(path, ColumnSelection(None, None, "text"), None, 9))
+    assert [(e.row, e.content) for part in parts for e in part.errors] == [(2, content)]
     read(
-        ReadCorpus(path, id_column="id"),
-        [{"id": "01", "text": "a, b"}, {"id": "02", "text": "c\td"}],
+        ReadCorpus(path),
+        [
+            {"id": "a.csv:1", "text": '5" disk', "n": "1"},
+            {"id": "a.csv:3", "text": "last", "n": "5"},
+        ],
+        [(2, "text after a closing quote: double the quotes within a field")],
     )
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_csv_is_read_as_pythons_csv_reads_it(write: Write, end: str) -> None:
+    random = np.random.default_rng(len(end))
+    cells = ["", "x", '"', '""', ",", end, 'a"b', f'"{end}"', "é", " ", "NA", "null", "true", "007"]
+    table = [["text", "b", "c"], *random.choice(cells, (300, 3)).tolist()]
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator=end, quoting=csv.QUOTE_ALL).writerows(table)
+    path = write("a.csv", file.getvalue())
+    parts = list(read_file(path, ColumnSelection(None, None, "text"), None, 64))
+    assert not any(part.errors for part in parts)
+    found = [list(row.values()) for part in parts for row in part.batch.to_pylist()]
+    assert found == table[1:]
 
 
 def test_a_csv_row_with_the_wrong_fields_or_bytes_is_rejected_alone(
@@ -770,3 +810,112 @@ def test_a_block_is_typed_so_that_transforms_know_it(
     good, bad = new_pipeline() | ReadCorpus(write("a.txt", "a")).with_exception_handling()
     assert good.element_type is Block
     assert bad.element_type is Block
+
+
+def test_json_that_is_deep_or_mixed_costs_single_rows(write: Write, read: Read) -> None:
+    deep: Any = 1
+    for _ in range(70):
+        deep = {"reply": deep}
+    shallow = deep
+    for _ in range(10):
+        shallow = shallow["reply"]
+    rows = [
+        {"text": "a", "thread": deep},
+        {"text": "b", "thread": shallow},
+        {"text": "c", "n": 2**53 + 1},
+        {"text": "d", "n": 2**53},
+        {"text": "e", "n": 1.5},
+    ]
+    path = write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    read(
+        ReadCorpus(path, rows_per_block=1),
+        [
+            {"id": "a.jsonl:2", "text": "b", "thread": shallow, "n": None},
+            {"id": "a.jsonl:4", "text": "d", "thread": None, "n": 2.0**53},
+            {"id": "a.jsonl:5", "text": "e", "thread": None, "n": 1.5},
+        ],
+        [
+            ("a.jsonl:1", "value nested deeper than 60 levels: thread"),
+            (
+                "a.jsonl:3",
+                "value does not fit its column: n is 9007199254740993, the column double",
+            ),
+        ],
+    )
+    write("a.jsonl", json.dumps(rows[2]) + "\n" + json.dumps(rows[4]) + "\n")
+    message = r"row with id 'a\.jsonl:1': value does not fit its column: n is 9007199254740993"
+    with pytest.raises(Exception, match=message), beam.Pipeline("FnApiRunner") as pipeline:
+        pipeline | ReadCorpus(path, rows_per_block=1)
+
+
+@pytest.mark.parametrize("rows_per_block", [1, 9])
+def test_integers_up_to_2_to_the_64th_keep_their_value(
+    write: Write, read: Read, rows_per_block: int
+) -> None:
+    ids = [5, 2**63, 2**64 - 1, 2**63 - 1]
+    lines = "".join(f'{{"key": {n}, "text": "x"}}\n' for n in ids)
+    path = write("a.jsonl", lines)
+    expected = [{"key": n, "text": "x"} for n in ids]
+    read(ReadCorpus(path, id_column="key", rows_per_block=rows_per_block), expected)
+
+
+def test_strings_of_any_type_are_one_column(tmp_path: Path, read: Read) -> None:
+    words = pa.array(["de"]).dictionary_encode()
+    categorical = pa.DictionaryArray.from_arrays(
+        words.indices.cast(pa.uint32()), words.dictionary.cast(pa.large_string())
+    )
+    columns = [
+        words.dictionary,
+        pa.array(["de"], pa.string_view()),
+        pa.array(["de"], pa.large_string()),
+        categorical,
+        words,
+        pa.nulls(1),
+    ]
+    for i, column in enumerate(columns):
+        ids = pa.array([f"k{i}"], [pa.string(), pa.string_view(), pa.large_string()][i % 3])
+        if i == 3:
+            ids = ids.dictionary_encode()
+        table = pa.table({"key": ids, "text": ["x"], "lang": column})
+        pq.write_table(table, tmp_path / f"{i}.parquet")
+        lang = column.to_pylist()[0]
+        one = ReadCorpus(str(tmp_path / f"{i}.parquet"), id_column="key")
+        read(one, [{"key": f"k{i}", "text": "x", "lang": lang}])
+    expected = [
+        {"key": f"k{i}", "text": "x", "lang": column.to_pylist()[0]}
+        for i, column in enumerate(columns)
+    ]
+    read(ReadCorpus(str(tmp_path / "*.parquet"), id_column="key"), expected)
+
+
+def test_an_xz_file_of_several_streams(write: Write) -> None:
+    one, two = (lzma.compress(f"{text}\n".encode() * 3000) for text in ("eins", "zwei"))
+    whole = ["eins"] * 3000 + ["zwei"] * 3000
+    for padding in (b"", bytes(4), bytes(2 << 20)):
+        assert texts(write("a.txt.xz", one + padding + two + padding)) == whole
+    for damaged in (one + b"\1" + two[1:], one + two[:-9], one + two + b"x", one[:-9], b"x", b""):
+        with pytest.raises(InputError, match=r"a\.txt\.xz: cannot be read"):
+            texts(write("a.txt.xz", damaged))
+
+
+def test_csv_columns_have_the_types_that_are_declared(write: Write, read: Read) -> None:
+    cells = "key,text,stars,day\n07,a,9,2024-02-29\n08,b,,\n09,c,9.5,2024-02-30\n10,d,10,\n"
+    path = write("a.csv", cells)
+    kinds = {"stars": pa.int64(), "day": pa.date32()}
+    leap = datetime.date(2024, 2, 29)
+    read(
+        ReadCorpus(path, id_column="key", types=kinds),
+        [
+            {"key": "07", "text": "a", "stars": 9, "day": leap},
+            {"key": "08", "text": "b", "stars": None, "day": None},
+            {"key": "10", "text": "d", "stars": 10, "day": None},
+        ],
+        [(None, "value does not fit its column: stars is 9.5, the column int64")],
+    )
+    with pytest.raises(Exception, match=r"ReadCorpus: .*a\.csv row 3: value does not fit its"):
+        read(ReadCorpus(path, id_column="key", types=kinds), [])
+    with pytest.raises(Exception, match=r"a\.csv: no column 'strs' among key, text, stars, day"):
+        read(ReadCorpus(path, types={"strs": pa.int64()}), [])
+    for types in ("stars", ["stars"], {"stars": "int64"}):
+        with pytest.raises(InputError, match="types is .*; give a mapping of names to types"):
+            ReadCorpus(path, types=types)  # type: ignore[arg-type]

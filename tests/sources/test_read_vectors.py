@@ -169,3 +169,28 @@ def test_a_survey_counts_what_a_person_can_count() -> None:
         seen["nulls"],
     ) == (1, 1, 2, 1, 0)
     assert json.loads(json.dumps(found)) == found
+
+
+def test_files_of_a_person_have_strings_of_any_type(tmp_path: Path) -> None:
+    words = pa.array(["de", "fr"]).dictionary_encode()
+    columns = [
+        pa.array(["a", None], pa.string_view()),
+        pa.DictionaryArray.from_arrays(words.indices.cast(pa.uint32()), words.dictionary),
+        pa.array(["x", "y"], pa.large_string()),
+    ]
+    hashes = pa.array([2**64 - 1, 5], pa.uint64())
+    for i, column in enumerate(columns):
+        table = pa.table({"id": hashes, "lang": column})
+        pq.write_table(table, tmp_path / f"{i}.parquet")
+    blocks = list(read_vectors(str(tmp_path)))
+    assert len({block.schema for block in blocks}) == 1
+    found = [value for block in blocks for value in block.column("lang").to_pylist()]
+    assert found == ["a", None, "de", "fr", "x", "y"]
+    assert blocks[0].column("id").to_pylist() == [2**64 - 1, 5]
+
+
+def test_a_value_that_the_common_type_cannot_hold_names_the_file(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a"], "n": [2**53 + 1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"id": ["b"], "n": [1.5]}), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet: column 'n' cannot be double in all files"):
+        list(read_vectors(str(tmp_path)))

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from beam_gpte import InputError
+from beam_gpte.elements.arrow_values import common_type
 from beam_gpte.elements.block import Block
 from beam_gpte.sources.schemas import FileSchemas, conform, schema_to_ipc, unify_schemas
 
@@ -25,14 +26,15 @@ File = tuple[str, pa.Schema]
 
 
 def of_all(files: list[File]) -> pa.Schema | None:
-    """Unify the schemas of all files by path, one after the other; None if Arrow cannot."""
-    unified = pa.schema([])
+    """Unify the schemas of all files by path, one after the other; None if types do not."""
+    kinds: dict[str, pa.DataType] = {}
     for _, schema in sorted(files, key=lambda file: file[0]):
-        try:
-            unified = pa.unify_schemas([unified, schema], promote_options="permissive")
-        except pa.ArrowException:
-            return None
-    return unified
+        for field in schema:
+            try:
+                kinds[field.name] = common_type(kinds.get(field.name, field.type), field.type)
+            except pa.ArrowException:
+                return None
+    return pa.schema(list(kinds.items()))
 
 
 def in_bundles(files: list[File], chance: random.Random) -> list[tuple[str, bytes]]:

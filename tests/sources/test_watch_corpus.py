@@ -55,7 +55,7 @@ def watch(inbox: Path, polling: Polling, tmp_path: Path) -> Watch:
     def run(pattern: str = "*", isolate: bool = True, **arguments: Any) -> list[Rows]:
         (tmp_path / "stop").touch()
         p = stream()
-        corpus = WatchCorpus(f"{inbox}/{pattern}", polling=polling, **arguments)
+        corpus = WatchCorpus(f"{inbox}/{pattern}", **{"polling": polling, **arguments})
         good, bad = p | corpus.with_exception_handling() if isolate else (p | corpus, None)
         good | "Good" >> beam.Map(keep, str(tmp_path), "good")
         if isolate:
@@ -123,6 +123,9 @@ def test_each_file_is_read_once_while_others_appear(
             time.sleep(0.02)
         with (inbox / "a.jsonl").open("a") as file:
             file.write(lines({"text": "too late"}))
+        while not kept(str(tmp_path), "bad") and time.monotonic() < until:
+            time.sleep(0.02)
+        put(inbox / "a.jsonl", lines({"text": "later still"}))
         (inbox / "c.tmp").write_text(lines({"text": "third"}))
         (inbox / "c.tmp").rename(inbox / "c.jsonl")
         while len(kept(str(tmp_path), "good")) < 3 and time.monotonic() < until:
@@ -131,9 +134,11 @@ def test_each_file_is_read_once_while_others_appear(
 
     put(inbox / "a.jsonl", lines({"text": "first"}))
     p = stream()
-    corpus = p | WatchCorpus(f"{inbox}/*.jsonl", polling=polling)
+    watch_corpus = WatchCorpus(f"{inbox}/*.jsonl", polling=polling)
+    corpus, rejects = p | watch_corpus.with_exception_handling()
     assert not corpus.is_bounded
-    corpus | beam.Map(keep, str(tmp_path), "good")
+    corpus | "Good" >> beam.Map(keep, str(tmp_path), "good")
+    rejects | "Bad" >> beam.Map(keep, str(tmp_path), "bad")
     threading.Thread(target=act, daemon=True).start()
     p.run().wait_until_finish()
     found = [row for block in kept(str(tmp_path), "good") for row in block.batch.to_pylist()]
@@ -142,6 +147,42 @@ def test_each_file_is_read_once_while_others_appear(
         ("b.jsonl:1", "second"),
         ("c.jsonl:1", "third"),
     ]
+    (changed,) = kept(str(tmp_path), "bad")
+    assert reasons(changed.batch.to_pylist()) == [("a.jsonl:0", "file was changed")]
+
+
+def test_a_file_written_anew_before_a_restart_is_not_mixed_with_its_old_rows(
+    watch: Watch, inbox: Path, tmp_path: Path
+) -> None:
+    polling = Polling(0.1, str(tmp_path / "stop"), str(tmp_path / "versions"))
+    put(inbox / "a.jsonl", lines({"text": "old one"}))
+    put(inbox / "b.jsonl", lines({"text": "b one"}, {"text": "b two"}))
+    put(inbox / "c.jsonl", lines({"text": "never committed"}))
+    good, bad = watch(polling=polling)
+    assert (len(good), bad) == (4, [])
+    put(inbox / "a.jsonl", lines({"text": "new one"}, {"text": "new two"}))
+    put(inbox / "c.jsonl", lines({"text": "c anew"}))
+    committed = {"a.jsonl": RowRanges.of([1]), "b.jsonl": RowRanges.of([1])}
+    good, bad = watch(polling=polling, committed=committed)
+    assert [row["text"] for row in good[4:]] == ["b two", "c anew"]
+    assert reasons(bad) == [("a.jsonl:0", "file was changed")]
+    message = (
+        r"'a\.jsonl:0': file was changed: after it was read; write what is new under a new name"
+    )
+    with pytest.raises(Exception, match=message):
+        watch(polling=polling, committed=committed, isolate=False)
+
+
+def test_a_file_that_changes_while_it_is_read_is_reported(
+    watch: Watch, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = iter(["1", "2"])
+    monkeypatch.setattr(
+        "beam_gpte.sources.watch_corpus.current_version", lambda path: next(versions)
+    )
+    put(inbox / "a.jsonl", lines({"text": "one"}))
+    good, bad = watch()
+    assert (len(good), reasons(bad)) == (1, [("a.jsonl:0", "file was changed")])
 
 
 def test_windows_of_event_time_end_while_the_stream_runs(

@@ -1,13 +1,19 @@
-"""Read CSV and TSV files."""
+"""Read CSV and TSV files: a header, then rows of as many fields; every value is a string.
 
-import csv
-import io
+lines --> records (fields, or why there are none) --> batches of the selected columns
+
+CSV is that of RFC 4180, with any line ends: quotes stand around a whole field, and are doubled
+within. Where a lone quote would join rows, the record is refused. TSV is IANA's: a tab separates, a
+newline ends a row, and a quote is a character like any other.
+"""
+
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.arrow_values import is_utf8
@@ -20,144 +26,177 @@ from beam_gpte.sources.formats.rows import (
     valid_rows,
 )
 
-# Arrow's CSV reader parses blocks of this size, and a row has to fit into one
-MAX_CSV_ROW_BYTES = 16 << 20
-MAX_HEADER_BYTES = 1 << 20
-DELIMITERS = {"csv": ",", "tsv": "\t"}
+MAX_ROW_BYTES = 16 << 20  # a quote that is still open then is taken for one that is never closed
+BATCH_BYTES = 16 << 20  # a batch of long rows ends early
+_CLOSING = re.compile(rb'[^"]*+(?:""[^"]*+)*+"')
+_UNQUOTED = re.compile(rb"[^,\r\n]*")
+
+Fields = list[bytes | None]  # null if empty, b"" if quoted
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """Hold a row: its fields, or why it has none."""
+
+    content: bytes
+    fields: Fields
+    reason: str | None = None
 
 
 def read_csv(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterator[FileRows]:
-    """Read a CSV file with a header; all columns are strings."""
-    return _read_delimited(file, selection, rows, DELIMITERS["csv"])
+    """Read a CSV file; a field is null if empty, "" if quoted."""
+    return _read_records(_csv_records(file), selection, rows, ",")
 
 
 def read_tsv(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterator[FileRows]:
-    """Read a tab-separated file with a header, quoted as CSV is; all columns are strings."""
-    return _read_delimited(file, selection, rows, DELIMITERS["tsv"])
+    """Read a TSV file; a field is null if empty."""
+    return _read_records(_tsv_records(file), selection, rows, "\t")
 
 
-def _read_delimited(
-    file: BinaryIO, selection: ColumnSelection, rows: int, delimiter: str
-) -> Iterator[FileRows]:
-    """Read all columns as strings, since CSV has no types and ids keep their zeros.
+def read_header(file: BinaryIO, kind: str) -> list[str]:
+    """Read the names of the columns of a CSV or TSV file; none if the file is empty.
 
-    A field is null if empty, "" if quoted. The file passes through Arrow's reader as Latin-1, which
-    accepts any byte, and becomes UTF-8 again row by row: as UTF-8, one wrong byte would cost the
-    file.
+    Raises:
+      InputError: a name is not valid UTF-8, or the row is no header.
     """
-    stream = _Ends(file)
-    names = read_header(stream.head, delimiter)
+    return _header(_csv_records(file) if kind == "csv" else _tsv_records(file))
+
+
+def _header(records: Iterator[_Record | None]) -> list[str]:
+    first = next((record for record in records if record is not None), None)
+    if first is None:
+        return []
+    if first.reason is not None:
+        raise InputError(f"the header cannot be read: {first.reason}; correct it")
+    for name in first.fields:
+        if name is not None and not is_utf8(name):
+            shown = name.decode(errors="surrogateescape")
+            raise InputError(f"column name {shown!a} is not UTF-8; convert the file")
+    return [(name or b"").decode() for name in first.fields]
+
+
+def _read_records(
+    records: Iterator[_Record | None], selection: ColumnSelection, rows: int, separator: str
+) -> Iterator[FileRows]:
+    names = _header(records)
     if not names:
         return  # the file is empty and has not even a header
     schema = pa.schema([(name, pa.string()) for name in selection.of(names)])
-    no_rows = pa.RecordBatch.from_pylist([], schema)
-    yield FileRows(no_rows, [], [])
-    refused = _RefusedRows()
-    number, last = 0, ""  # row 0 is the header
-    for batch in _arrow_csv(stream, names, delimiter, refused.add):
-        for part in (batch.slice(start, rows) for start in range(0, batch.num_rows, rows)):
-            numbers = refused.skip(number, part.num_rows)
-            number, last = numbers[-1] + 1, part.column(len(names) - 1)[-1].as_py() or ""
-            if numbers[0] == 0:
-                numbers, part = numbers[1:], part.slice(1)
-            columns = [_from_latin1(part.column(name)) for name in schema.names]
-            yield valid_rows(pa.RecordBatch.from_arrays(columns, schema=schema), numbers, delimiter)
-        yield FileRows(no_rows, [], refused.take_errors())
-        refused.forget_before(number)
-    yield FileRows(no_rows, [], refused.take_errors())
-    is_open = "\n" in last and not stream.tail.rstrip(b"\r\n").endswith(b'"')
-    row, is_open = max([(number - 1, is_open), *refused.is_open.items()])
-    if is_open:  # Arrow closes it silently, and all rows after it would be one text
-        raise InputError(
-            f"the quote opened in row {row} is never closed; "
-            "close it, or double the quotes of a text"
-        )
+    places = [names.index(name) for name in schema.names]
+    yield FileRows(pa.RecordBatch.from_pylist([], schema), [], [])
+    row = 1
+    for batch in _batches(records, rows):
+        found = [record for record in batch if record is not None]
+        numbers, good, errors = [], [], []
+        for number, record in enumerate(found, row):
+            reason = record.reason or _wrong_number(len(record.fields), len(names))
+            if reason is None:
+                numbers.append(number)
+                good.append(record.fields)
+            else:
+                content = readable(record.content)[:MAX_CONTENT_CHARS]
+                errors.append(RowError(number, reason, content))
+        row += len(found)
+        columns = [
+            pa.array([fields[place] for fields in good], pa.binary()).view(pa.string())
+            for place in places
+        ]
+        read = valid_rows(pa.RecordBatch.from_arrays(columns, schema=schema), numbers, separator)
+        yield dataclasses.replace(read, errors=errors + read.errors, blank=len(batch) - len(found))
 
 
-class _RefusedRows:
-    """Collect the rows that Arrow's reader refuses, and number the others."""
-
-    def __init__(self) -> None:
-        self.is_open: dict[int, bool] = {}  # by row: whether it ends within quotes
-        self._errors: list[RowError] = []
-
-    def add(self, row: pacsv.InvalidRow) -> str:
-        """Handle a row with a wrong number of fields."""
-        number, text = row.number - 1, row.text
-        self.is_open[number] = "\n" in text and text.count('"') % 2 == 1
-        reason = f"wrong number of fields: {row.actual_columns} instead of {row.expected_columns}"
-        content = readable(text.encode("latin-1"))[:MAX_CONTENT_CHARS]
-        self._errors.append(RowError(number, reason, content))
-        return "skip"
-
-    def skip(self, start: int, count: int) -> list[int]:
-        """Return the numbers of the next `count` rows from `start` on that were not refused."""
-        numbers = (number for number in itertools.count(start) if number not in self.is_open)
-        return list(itertools.islice(numbers, count))
-
-    def take_errors(self) -> list[RowError]:
-        """Return the errors since the last call."""
-        errors, self._errors = self._errors, []
-        return errors
-
-    def forget_before(self, number: int) -> None:
-        """Forget refused rows that all later ones come after."""
-        self.is_open = {row: is_open for row, is_open in self.is_open.items() if row >= number}
+def _batches(records: Iterator[_Record | None], rows: int) -> Iterator[list[_Record | None]]:
+    batch: list[_Record | None] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += 0 if record is None else len(record.content)
+        if len(batch) == rows or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def _arrow_csv(
-    stream: Any, names: list[str], delimiter: str, refuse: Callable[[pacsv.InvalidRow], str]
-) -> Any:
-    return pacsv.open_csv(
-        pa.PythonFile(stream, "r"),
-        # in one thread, so that a refused row knows its number
-        pacsv.ReadOptions(
-            use_threads=False, block_size=MAX_CSV_ROW_BYTES, column_names=names, encoding="latin-1"
-        ),
-        pacsv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=refuse
-        ),
-        pacsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
-    )
+def _wrong_number(found: int, expected: int) -> str | None:
+    if found == expected:
+        return None
+    return f"wrong number of fields: {found} instead of {expected}"
 
 
-class _Ends:
-    """Read a file once, keeping its first and last bytes."""
-
-    closed = False
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.head = file.read(MAX_HEADER_BYTES)
-        self._again = io.BytesIO(self.head)
-        self.tail = b""
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._again.read(size) or self._file.read(size)
-        self.tail = (self.tail + data[-8:])[-8:]
-        return data
+def _tsv_records(file: BinaryIO) -> Iterator[_Record | None]:
+    """Yield the rows, None for an empty line."""
+    for line in _lines(file):
+        content = line.removesuffix(b"\n").removesuffix(b"\r")
+        yield _Record(content, _split(content, b"\t")) if content else None
 
 
-def read_header(head: bytes, delimiter: str) -> list[str]:
-    """Read the names of the columns from the first bytes of a file.
+def _csv_records(file: BinaryIO) -> Iterator[_Record | None]:
+    """Yield the rows, None for an empty line.
 
     Raises:
-      InputError: a name is not valid UTF-8.
+      InputError: a quote is never closed.
     """
-    text = head.decode(errors="surrogateescape")
-    names = next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), [])
-    for name in names:
-        if not is_utf8(name.encode(errors="surrogateescape")):
-            raise InputError(f"column name {name!a} is not UTF-8; convert the file")
-    return names
+    lines = itertools.chain.from_iterable(
+        line.splitlines(keepends=True) if b"\r" in line else (line,) for line in _lines(file)
+    )
+    row = 0  # the header
+    for line in lines:
+        content = line.rstrip(b"\r\n")
+        if not content:
+            yield None
+            continue
+        quoted = b'"' in content
+        yield _quoted(line, lines, row) if quoted else _Record(content, _split(content, b","))
+        row += 1
 
 
-def _from_latin1(column: pa.Array) -> pa.Array:
-    """Return the bytes of the file, as strings that are not checked yet."""
-    values = [None if value is None else value.encode("latin-1") for value in column.to_pylist()]
-    return pa.array(values, pa.binary()).view(pa.string())
+def _split(content: bytes, delimiter: bytes) -> Fields:
+    return [field or None for field in content.split(delimiter)]
+
+
+def _quoted(line: bytes, lines: Iterator[bytes], row: int) -> _Record:
+    """Split a row that has quotes; it may go on in further lines."""
+    fields: Fields = []
+    read = [line]
+    position, size = 0, len(line)
+    while True:
+        if line.startswith(b'"', position):
+            position += 1
+            start = len(read) - 1, position
+            while (closing := _CLOSING.match(line, position)) is None:
+                line, position = next(lines, b""), 0
+                read.append(line)
+                size += len(line)
+                if not line or size > MAX_ROW_BYTES:
+                    raise InputError(
+                        f"the quote opened in row {row} is never closed; "
+                        "close it, or double the quotes of a text"
+                    )
+            position = closing.end()
+            fields.append(_unquoted(read, start, position))
+            if line[position : position + 1] not in (b",", b"\r", b"\n", b""):
+                reason = "text after a closing quote: double the quotes within a field"
+                return _Record(b"".join(read), [], reason)
+        else:
+            plain = _UNQUOTED.match(line, position)
+            fields.append((plain and plain.group()) or None)
+            position = plain.end() if plain else position
+        if not line.startswith(b",", position):
+            return _Record(b"".join(read).rstrip(b"\r\n"), fields)
+        position += 1
+
+
+def _unquoted(read: list[bytes], start: tuple[int, int], end: int) -> bytes:
+    first, position = start
+    pieces = read[first:]
+    pieces[-1] = pieces[-1][: end - 1]
+    pieces[0] = pieces[0][position:]
+    return b"".join(pieces).replace(b'""', b'"')
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(MAX_ROW_BYTES + 1):
+        if len(line) > MAX_ROW_BYTES:
+            raise InputError(f"a line is longer than {MAX_ROW_BYTES >> 20} MiB; shorten its fields")
+        yield line

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from beam_gpte.core.columns import ID
-from beam_gpte.elements.arrow_values import MISFITS, json_text
+from beam_gpte.elements.arrow_values import MAX_NESTING, MISFITS, common_type, json_text, nesting
 from beam_gpte.sources.formats.rows import (
     MAX_CONTENT_CHARS,
     ColumnSelection,
@@ -128,9 +128,10 @@ def _misfit(parsed: Parsed, names: list[str], reasons: dict[str, str]) -> RowErr
 
 
 def _not_allowed(values: list[Any], name: str, selection: ColumnSelection) -> dict[int, str]:
-    """Return why a value cannot be a text or an id, by its index."""
+    """Return why a value cannot be in its column, whatever the others are, by its index."""
     if name not in selection.required:
-        return {}
+        too_deep = f"value nested deeper than {MAX_NESTING} levels: {name}"
+        return {i: too_deep for i, value in enumerate(values) if nesting(value) > MAX_NESTING}
     is_text = name == selection.text_column
     allowed, kind = ((str,), "a string") if is_text else ((str, int), "a string or integer")
     return {
@@ -143,7 +144,7 @@ def _not_allowed(values: list[Any], name: str, selection: ColumnSelection) -> di
 def _common_type(values: list[Any], known: pa.DataType) -> tuple[pa.DataType, set[int]]:
     """Find a type no narrower than `known` that fits most values, and the indices of the others."""
     try:
-        common = _wider(known, pa.array(values).type)
+        common = common_type(known, pa.array(values).type)
         pa.array(values, common)
         return common, set()
     except MISFITS:
@@ -152,7 +153,7 @@ def _common_type(values: list[Any], known: pa.DataType) -> tuple[pa.DataType, se
     common = known
     for candidate, _ in Counter(kind for kind in kinds if kind is not None).most_common():
         try:
-            common = _wider(common, candidate)
+            common = common_type(common, candidate)
         except pa.ArrowException:
             continue
     return common, {
@@ -160,12 +161,9 @@ def _common_type(values: list[Any], known: pa.DataType) -> tuple[pa.DataType, se
     }
 
 
-def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    schemas = [pa.schema([("", one)]), pa.schema([("", other)])]
-    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-
-
 def _type_of(value: Any) -> pa.DataType | None:
+    if type(value) is int and 1 << 63 <= value < 1 << 64:
+        return pa.uint64()  # which Arrow does not infer
     try:
         return pa.array([value]).type
     except MISFITS:
@@ -175,7 +173,7 @@ def _type_of(value: Any) -> pa.DataType | None:
 def _fits(value: Any, kind: pa.DataType, column: pa.DataType) -> bool:
     try:
         pa.array([value], column)
-        return _wider(column, kind) == column
+        return common_type(column, kind) == column
     except MISFITS:
         return False
 

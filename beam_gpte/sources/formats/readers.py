@@ -13,14 +13,14 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_gpte.elements.arrow_values import compact_dictionaries
-from beam_gpte.sources.formats.delimited import (
-    DELIMITERS,
-    MAX_HEADER_BYTES,
-    read_csv,
-    read_header,
-    read_tsv,
+from beam_gpte.core.errors import InputError
+from beam_gpte.elements.arrow_values import (
+    MAX_NESTING,
+    compact_dictionaries,
+    plain_columns,
+    type_nesting,
 )
+from beam_gpte.sources.formats.delimited import read_csv, read_header, read_tsv
 from beam_gpte.sources.formats.lines import PEEKED_LINES, parse_object, read_jsonl, read_text
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, valid_rows
 
@@ -33,8 +33,8 @@ def column_names(file: BinaryIO, kind: str, text_column: str) -> list[str]:
         return list(pq.ParquetFile(file).schema_arrow.names)
     if kind == "text":
         return [text_column]
-    if kind in DELIMITERS:
-        return read_header(file.read(MAX_HEADER_BYTES), DELIMITERS[kind])
+    if kind in ("csv", "tsv"):
+        return read_header(file, kind)
     keys: dict[str, None] = {}
     for line in itertools.islice(file, PEEKED_LINES):
         try:
@@ -49,11 +49,28 @@ def read_parquet(file: BinaryIO, selection: ColumnSelection, rows: int) -> Itera
     parquet = pq.ParquetFile(file, buffer_size=PARQUET_BUFFER)
     names = selection.of(parquet.schema_arrow.names)
     schema = pa.schema([parquet.schema_arrow.field(name) for name in names])
-    yield FileRows(pa.RecordBatch.from_pylist([], schema), [], [])
+    check_nesting(schema)
+    none = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
+    yield FileRows(plain_columns(none), [], [])
     row = 1
     for batch in parquet.iter_batches(rows, columns=names):
-        yield valid_rows(compact_dictionaries(batch), list(range(row, row + batch.num_rows)), ", ")
+        plain = compact_dictionaries(plain_columns(batch))
+        yield valid_rows(plain, list(range(row, row + batch.num_rows)), ", ")
         row += batch.num_rows
+
+
+def check_nesting(schema: pa.Schema) -> None:
+    """Check that blocks of a schema can be sent to another worker.
+
+    Raises:
+      InputError: a column has too many levels of lists and structs.
+    """
+    for field in schema:
+        if type_nesting(field.type) > MAX_NESTING:
+            raise InputError(
+                f"column {field.name!r} is nested deeper than {MAX_NESTING} levels; "
+                "leave it out by columns, or store it as JSON"
+            )
 
 
 READERS: dict[str, Callable[[BinaryIO, ColumnSelection, int], Iterator[FileRows]]] = {

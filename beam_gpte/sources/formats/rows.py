@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -57,11 +58,13 @@ class ColumnSelection:
       columns: further columns; None for all.
       id_column: None generates ids.
       text_column: of the texts.
+      types: that columns are cast to, by name; a file has to have these columns.
     """
 
     columns: tuple[str, ...] | None
     id_column: str | None
     text_column: str
+    types: Mapping[str, pa.DataType] = dataclasses.field(default_factory=dict)
 
     def of(self, present: list[str]) -> list[str]:
         """Return the selected ones of the columns `present`, in their order.
@@ -76,7 +79,7 @@ class ColumnSelection:
             raise InputError(
                 f"there is a column {ID!r} already; pass id_column={ID!r} to use it, or rename it"
             )
-        for name in (*self.required, *(self.columns or ())):
+        for name in (*self.required, *(self.columns or ()), *self.types):
             if name not in present:
                 raise InputError(
                     f"no column {name!r} among {', '.join(present)}; name one of these"
@@ -90,7 +93,7 @@ class ColumnSelection:
 
     def includes(self, name: str) -> bool:
         """Check whether a column is selected."""
-        return self.columns is None or name in self.columns or name in self.required
+        return self.columns is None or name in (*self.columns, *self.required, *self.types)
 
 
 def valid_rows(batch: pa.RecordBatch, numbers: list[int], separator: str) -> FileRows:
