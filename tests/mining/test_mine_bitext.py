@@ -203,7 +203,9 @@ def test_few_sentences_on_a_side_meet_no_empty_partition(
     """A partition may have neighbors of one direction only."""
     monkeypatch.setattr("beam_gpte.mining.plan.ROWS_PER_PARTITION", 1)
     monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", 40)
-    source, target = (vectors[:rows] for vectors, rows in zip(sides(), (sources, targets), strict=True))
+    source, target = (
+        vectors[:rows] for vectors, rows in zip(sides(), (sources, targets), strict=True)
+    )
     laser = MineBitext.laser(0, output=BitextOutput(emit="candidates"))
     rows = blocks(source, "de"), blocks(target, "en")
     found = mine(new_pipeline, "in memory", *rows, laser).pairs
@@ -211,7 +213,9 @@ def test_few_sentences_on_a_side_meet_no_empty_partition(
     product = source @ target.T
     np.put_along_axis(wanted, np.argsort(-product, axis=1)[:, :4], True, 1)
     np.put_along_axis(wanted, np.argsort(-product, axis=0)[:4], True, 0)
-    assert numbers(found).keys() == set(zip(*map(np.ndarray.tolist, np.nonzero(wanted)), strict=True))
+    assert numbers(found).keys() == set(
+        zip(*map(np.ndarray.tolist, np.nonzero(wanted)), strict=True)
+    )
 
 
 def trigram_vectors(texts: list[str]) -> np.ndarray:

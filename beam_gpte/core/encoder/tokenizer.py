@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from beam_gpte.core.encoder.model_folder import ModelFolder
-from beam_gpte.core.encoder.pretrained import load_tokenizer
+from beam_gpte.core.encoder.pretrained import load_tokenizer, named_failure
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.model_files import damage, read_settings
 
@@ -81,7 +81,10 @@ class Tokenizer:
         pretrained = load_tokenizer(folder, trust_remote_code)
         if getattr(pretrained, "backend_tokenizer", None) is None:
             raise InputError(f"model folder {folder.root}: no fast tokenizer; add a tokenizer.json")
-        tokenizer = cls(pretrained, max_tokens, folder.lower_case)
+        path = folder.transformer / "tokenizer_config.json"
+        with named_failure(path, "names special tokens that the vocabulary lacks"):
+            tokenizer = cls(pretrained, max_tokens, folder.lower_case)
+            tokenizer.count("\U00010cfa")  # an Old Hungarian number, which no vocabulary has
         tokenizer._check_vocabulary(folder)
         return tokenizer
 
