@@ -1,5 +1,7 @@
 """Adapt a user's encoder to the interface of `TextEncoder`."""
 
+import logging
+
 import numpy as np
 
 from beam_gpte.core import canaries
@@ -7,6 +9,8 @@ from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, fail_not_fini
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.visible_text import EMPTY, check_texts, is_visible
+
+_log = logging.getLogger(__name__)
 
 
 class CustomEncoder:
@@ -19,7 +23,7 @@ class CustomEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         name = type(encoder).__qualname__
-        probe = self._encode(canaries.TEXTS)
+        probe, seen = self._try_canaries()
         self.metadata = VectorMetadata(
             model=name,
             fingerprint=str(getattr(encoder, "fingerprint", f"unknown {name}")),
@@ -27,7 +31,7 @@ class CustomEncoder:
             prompt="",
             dim=probe.shape[1],
             normalized=bool((abs(np.linalg.norm(probe, axis=1) - 1) < 1e-5).all()),
-            canaries=canaries.sketch(probe, "unknown"),
+            canaries=seen,
         )
 
     def encode_with_counts(self, texts: list[str]) -> Encoding:
@@ -59,6 +63,17 @@ class CustomEncoder:
             retries=0,
             failed=failed | fail_not_finite(vectors, text_of, failed),
         )
+
+    def _try_canaries(self) -> tuple[np.ndarray, str]:
+        """Embed the fixed texts of `core.canaries`, or a plain word where it does not take them."""
+        try:
+            vectors = self._encode(canaries.TEXTS)
+        except InputError:
+            raise
+        except Exception as error:  # of any kind: that of a word is raised
+            _log.info("without canaries: %r", error)
+            return self._encode(["dimension"]), ""
+        return vectors, canaries.sketch(vectors, "unknown")
 
     def _check_dim(self, vectors: np.ndarray) -> None:
         if vectors.shape[1] != self.metadata.dim:

@@ -61,3 +61,14 @@ def test_two_encoders_of_one_name_are_distinguished_by_what_they_make() -> None:
     with pytest.raises(InputError, match="'Lengths' and 'Lengths' make different ones"):
         check_same_vectors(here, there, "table t")
     check_same_vectors(here, CustomEncoder(Lengths()).metadata, "table t")
+
+
+def test_an_encoder_that_takes_plain_words_only_has_no_canaries() -> None:
+    class Plain(Lengths):
+        def encode(self, texts: list[str]) -> np.ndarray:
+            if not all(text.isascii() for text in texts):
+                raise UnicodeError("ASCII only")
+            return super().encode(texts)
+
+    metadata = CustomEncoder(Plain()).metadata
+    assert (metadata.dim, metadata.canaries) == (2, "")
