@@ -58,10 +58,16 @@ def describe_vectors(blocks: Iterable[Block], id_column: str = "id") -> dict[str
         "nulls": {name: count for name, count in nulls.items() if count},
         "repeated_ids": _repeated(ids) if ids else None,
         "vectors": {
-            name: {**dataclasses.asdict(metadata[name]), **_figures(seen)}
-            for name, seen in columns.items()
+            name: {**_described(metadata[name]), **_figures(seen)} for name, seen in columns.items()
         },
     }
+
+
+def _described(metadata: VectorMetadata) -> dict[str, Any]:
+    """Return the fields that a person reads."""
+    fields = dataclasses.asdict(metadata)
+    del fields["canaries"]
+    return fields
 
 
 def _measure(seen: _Column, column: pa.FixedSizeListArray, quantization: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from beam_gpte.core import canaries
 from beam_gpte.core.errors import InputError
 
 # The key of the JSON in a field's metadata.
@@ -53,6 +54,8 @@ class VectorMetadata:
       postprocess: the steps applied to the model's vectors, in order; informational, never
         compared.
       engine: precision, and whether texts ran unpadded or why not; informational, never compared.
+      canaries: what the model made of a few fixed texts, before `quantization` and `postprocess`,
+        see `core.canaries`; compared within a tolerance. Empty in data of earlier versions.
     """
 
     model: str
@@ -65,6 +68,12 @@ class VectorMetadata:
     int8_limit: float | None = None
     postprocess: str = ""
     engine: str = ""
+    canaries: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Return the fingerprint and the canaries, for `different_models`."""
+        return f"{self.fingerprint} {self.canaries}"
 
     def to_json(self) -> str:
         """Return all fields as JSON with sorted keys."""
@@ -117,7 +126,8 @@ def check_same_vectors(here: VectorMetadata, there: VectorMetadata, place: str) 
       place: names, for the message, where both would be combined.
 
     Raises:
-      InputError: the dimension or the fingerprint differs.
+      InputError: the dimension or the fingerprint differs, or canaries differ by more than their
+        tolerance.
     """
     if here.dim != there.dim:
         raise InputError(
@@ -136,3 +146,38 @@ def check_same_vectors(here: VectorMetadata, there: VectorMetadata, place: str) 
             f"({difference}); embed both with the same model and settings, "
             "or write to another place"
         )
+    if canaries.differ(here.canaries, there.canaries):
+        raise InputError(f"{place}: {changed_model(here, there)}, or write to another place")
+
+
+def made_alike(here: VectorMetadata, there: VectorMetadata) -> bool:
+    """Decide whether one model and one setting made both: by fingerprint, then by canaries."""
+    return here.fingerprint == there.fingerprint and not canaries.differ(
+        here.canaries, there.canaries
+    )
+
+
+def changed_model(here: VectorMetadata, there: VectorMetadata) -> str:
+    """Describe vectors of one fingerprint whose canaries differ."""
+    found = canaries.distance(here.canaries, there.canaries)
+    return (
+        f"vectors of one fingerprint, {here.fingerprint}, but {here.model!r} and {there.model!r} "
+        f"make different ones of the same text (cosine {1 - found:.6f}, "
+        f"{1 - canaries.tolerance(here.canaries)} is allowed): a library or the model's code has "
+        "changed; embed both with the same versions"
+    )
+
+
+def different_models(identities: set[str]) -> str:
+    """Describe how vectors of one collection were not made alike; empty if they were.
+
+    Args:
+      identities: `VectorMetadata.identity` of each part.
+    """
+    known = sorted(identity.rpartition(" ")[::2] for identity in identities)
+    for fingerprint, seen in known[1:]:
+        if fingerprint != known[0][0]:
+            return f"fingerprints {known[0][0]} and {fingerprint}"
+        if canaries.differ(known[0][1], seen):
+            return f"both of fingerprint {fingerprint}, which differ on the same text"
+    return ""

@@ -32,6 +32,7 @@ from beam_gpte.core.dedup.space import (
     fit_space,
 )
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.metadata import different_models
 from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.dedup.score_pairs import ROWS_READ
 from beam_gpte.elements.block import Block
@@ -167,11 +168,10 @@ def _merged(parts: list[Block]) -> list[Block]:
             f"vectors of {dims[0]} and {dims[1]} dimensions in one collection; embed all with the "
             "same model"
         )
-    models = sorted({(field.metadata or {}).get(MODEL, b"").decode() for field in fields} - {""})
-    if len(models) > 1:
+    models = {(field.metadata or {}).get(MODEL, b"").decode() for field in fields} - {""}
+    if difference := different_models(models):
         raise InputError(
-            f"vectors of two models in one collection, fingerprints {models[0]} and {models[1]}; "
-            "embed all with the same model"
+            f"vectors of two models in one collection, {difference}; embed all with the same model"
         )
     known = next((field for field in fields if field.metadata), fields[0])
     merged = Block.concat(part.with_column(known, part.column(VECTOR)) for part in loaded)

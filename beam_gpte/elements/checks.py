@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from beam_gpte.core.columns import DEFECT, ROW, TEXT
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.visible_text import VISIBLE
 from beam_gpte.elements.arrow_values import is_string, is_utf8
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import split_rejects
@@ -69,7 +70,10 @@ class CheckTexts(beam.DoFn):
 
 
 def text_defects(column: pa.Array, name: str = TEXT) -> pa.Array:
-    """Return why each value cannot be embedded: a string array, null where it can."""
+    """Return why each value is not a text to embed or to compare: strings, null where it is one.
+
+    White space, control and format characters alone are no text; see `core.visible_text`.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_null(column.type):
@@ -83,18 +87,23 @@ def text_defects(column: pa.Array, name: str = TEXT) -> pa.Array:
         return pc.if_else(pc.is_null(column), f"{name} is null", f"{name} is not a string: {kind}")
     valid = _valid_utf8(binary)
     text = pc.if_else(valid, binary, pa.scalar(b"-", binary.type)).cast(pa.large_string())
+    visible = pc.match_substring_regex(text, VISIBLE)
+    if pc.all(pc.and_(visible, valid), min_count=0, skip_nulls=False).as_py():
+        return pa.nulls(len(column), pa.string())
     return pc.case_when(
         pc.make_struct(
             pc.is_null(column),
             pc.invert(valid),
+            visible,
             pc.equal(text, ""),
             pc.equal(pc.utf8_trim_whitespace(text), ""),
         ),
         f"{name} is null",
         f"{name} is not valid UTF-8",
+        pa.scalar(None, pa.string()),
         f"{name} is empty",
         f"{name} is blank",
-        pa.scalar(None, pa.string()),
+        f"{name} is empty: it has no visible character",
     )
 
 
@@ -135,7 +144,7 @@ def check_text(block: Block, column: str, step: str | None = None) -> pa.Array:
     kind = values.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise step_error(step, f"column {column!r} is {kind}, not text; convert it to strings")
-    return pc.if_else(pc.is_null(values), f"{column} is null", pa.scalar(None, pa.string()))
+    return text_defects(values, column)
 
 
 def check_columns(block: Block, columns: tuple[str, ...], step: str | None = None) -> None:

@@ -82,7 +82,7 @@ def split_rejects(
     rejected, why = block.filter(bad), reasons.filter(bad)
     if not isolate:
         raise InputError(
-            f"{step}: {_row_name(rejected, id_column)}: {why[0]}; "
+            f"{step}: {row_name(rejected, id_column)}: {why[0]}; "
             "fix the row, or collect such rows with .with_exception_handling()"
         )
     for entry in pc.value_counts(why).to_pylist():
@@ -123,7 +123,8 @@ def merge_rejects(parts: Iterable[beam.PCollection[Block]]) -> beam.PCollection[
     return tuple(parts) | "MergeRejects" >> beam.Flatten()
 
 
-def _row_name(rows: Block, id_column: str | None) -> str:
+def row_name(rows: Block, id_column: str | None) -> str:
+    """Name the first of `rows` in a message."""
     if id_column is not None and id_column in rows.schema.names:
         return f"row with {id_column} {rows.column(id_column)[0].as_py()!r}"
     return "a row"

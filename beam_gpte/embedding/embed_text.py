@@ -35,9 +35,9 @@ class EmbedText(RejectingTransform):
 
     All other columns pass through untouched. Takes blocks, pyarrow tables or record batches,
     mappings, Beam Rows, NamedTuples, `EmbeddableItem`s or strings, and returns the same kind
-    (see `elements.rows`). Rows without a usable text (null, empty, blank, not a string, not valid
-    Unicode), with a null id, or that the model cannot take fail the job, or are collected by
-    `with_exception_handling()`.
+    (see `elements.rows`). Rows without a usable text (null, empty, blank or invisible, not a
+    string, not valid Unicode), with a null id, or of which the model makes no vector of finite
+    numbers fail the job, or are collected by `with_exception_handling()`.
 
     Ids are not checked for duplicates: use `RejectDuplicateIds`; `ReadCorpus` has already done it.
 
@@ -51,8 +51,8 @@ class EmbedText(RejectingTransform):
       token_columns: add `tokens` and `tokens_dropped`: the tokens that went into each vector, and
         those that went into none.
       reuse: Parquet files of a previous run (folder or glob): texts in it are not embedded again,
-        provided that the fingerprint of its vectors matches this model and its settings. Batch
-        only.
+        provided that fingerprint and canaries of its vectors match this model and its settings.
+        Batch only.
       runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
     """
 
@@ -115,4 +115,5 @@ class EmbedText(RejectingTransform):
             self.token_columns,
             dataclasses.replace(self.runtime, watch_model_pattern=None),  # RunInference watches
         )
+        handler.step = self.step
         return handler.with_no_batching()  # a block is a batch

@@ -20,7 +20,8 @@ from beam_gpte.embedding.embed_text import EmbedText
 from beam_gpte.shuffle.spill import field_of, has_column, is_light, read_rows
 from beam_gpte.shuffle.unique_ids import id_array
 
-MODEL = b"beam_gpte.model"  # metadata of the column `VECTOR`: the fingerprint of the model
+# Metadata of the column `VECTOR`: fingerprint and canaries of the model, a space between them.
+MODEL = b"beam_gpte.model"
 # Metadata of the column `FILE`, which replaces `VECTOR` in light rows: the embedding column there.
 _COLUMN = b"beam_gpte.column"
 
@@ -52,23 +53,13 @@ class VectorDefects:
         id_array(block, self.id_column, self.step)
         if self.text_column is not None and self.embedding_column not in block.schema.names:
             check_columns(block, self.columns, self.step)
-            return _text_defects(block, self.text_column, self.step)
+            return check_text(block, self.text_column, self.step)
         vectors, defects = vectors_with_defects(block, self.embedding_column, self.step)
         check_columns(block, self.columns, self.step)
         zero = pa.array(_lengths(vectors) == 0)
         return pc.coalesce(
             defects, pc.if_else(zero, f"{self.embedding_column} is zero and has no direction", None)
         )
-
-
-def _text_defects(block: Block, text_column: str, step: str | None) -> pa.Array:
-    defects = check_text(block, text_column, step)
-    texts = block.column(text_column)
-    if pa.types.is_null(texts.type):
-        return defects
-    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
-    reason = pc.if_else(blank, f"{text_column} is blank", pa.scalar(None, pa.string()))
-    return pc.coalesce(defects, reason)
 
 
 def unit_vectors(block: Block, embedding_column: str) -> np.ndarray:
@@ -93,7 +84,7 @@ def with_unit_vectors(
       embedding_column: of `rows`.
     """
     known = vector_metadata(field_of(rows, embedding_column))
-    metadata = {} if known is None else {MODEL: known.fingerprint.encode()}
+    metadata = {} if known is None else {MODEL: known.identity.encode()}
     if not is_light(rows):
         array = vectors_to_arrow(unit)
         return described.with_column(pa.field(VECTOR, array.type, metadata=metadata or None), array)

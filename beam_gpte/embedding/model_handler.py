@@ -21,10 +21,11 @@ from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.custom_encoder import CustomEncoder
 from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder, as_model
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.metadata import vector_metadata
+from beam_gpte.core.metadata import made_alike, vector_metadata
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
-from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.elements.rejects import NAMESPACE, row_name
 from beam_gpte.files.remote_model import fetch_model
 
 set_thread_policy()
@@ -58,6 +59,8 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     """
 
     __module__ = "beam_gpte"  # see `beam_gpte.export`
+
+    step: str | None = None  # the transform that errors name
 
     def __init__(
         self,
@@ -116,6 +119,8 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
                     "give blocks"
                 )
             encoding = self._encode(list(batch), model, isolate=False)
+            for position, reason in encoding.failed.items():
+                raise InputError(f"{batch[position][:80]!r}: {reason}")
             names = model.metadata.model
             return (
                 PredictionResult(text, vector, names)
@@ -132,6 +137,8 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             new_rows = block.column(self._text_column).filter(pa.array(~known))
             texts = new_rows.cast(pa.string()).to_pylist()
             encoding = self._encode(texts, model, self._isolate_failures)
+            if encoding.failed and not self._isolate_failures:
+                raise self._failure(block, known, texts, encoding.failed)
             if self._splits(model):
                 block = chunk_rows(
                     block, encoding.text, encoding.chars, texts, self._text_column, self._id_column
@@ -165,11 +172,20 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             if not isolate or len(texts) == 1:
                 raise
             encoding = _encode_one_by_one(texts, model, error)
-        if encoding.failed and not isolate:
-            position, reason = next(iter(encoding.failed.items()))
-            raise InputError(f"{texts[position][:80]!r}: {reason}")
         _count(encoding, time.monotonic() - began)
         return encoding
+
+    def _failure(
+        self, block: Block, known: np.ndarray, texts: list[str], failed: dict[int, str]
+    ) -> InputError:
+        """Make the error for the first text that failed; it names the row."""
+        position, reason = next(iter(failed.items()))
+        row = row_name(block.slice(int(np.flatnonzero(~known)[position]), 1), self._id_column)
+        return step_error(
+            self.step,
+            f"{row}: {texts[position][:80]!r}: {reason}; fix the row, or collect such rows with "
+            ".with_exception_handling()",
+        )
 
     def get_num_bytes(self, batch: Batch) -> int:
         """Count the bytes of a batch, for Beam's metrics."""
@@ -198,7 +214,7 @@ def previous_rows(block: Block, model: Model) -> np.ndarray:
     if PREVIOUS_VECTOR not in block.schema.names:
         return np.zeros(len(block), bool)
     previous = vector_metadata(block.schema.field(PREVIOUS_VECTOR))
-    if previous is None or previous.fingerprint != model.metadata.fingerprint:
+    if previous is None or not made_alike(previous, model.metadata):
         return np.zeros(len(block), bool)
     return block.column(PREVIOUS_VECTOR).is_valid().to_numpy(zero_copy_only=False)
 

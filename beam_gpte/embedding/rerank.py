@@ -44,8 +44,9 @@ class Rerank(RejectingTransform):
     it. A pair that is too long for the model loses tokens of its longer text first (counters
     `pairs_truncated`, `tokens_dropped`).
 
-    Rows without two usable texts (null, empty, blank, not a string, not valid Unicode), and pairs
-    that do not fit in memory, fail the job or are collected by `with_exception_handling()`.
+    Rows without two usable texts (null, empty, blank or invisible, not a string, not valid
+    Unicode), and pairs that do not fit in memory or whose score is not finite, fail the job or are
+    collected by `with_exception_handling()`.
 
     Attributes:
       model: a hub name, a folder, a URI such as gs://bucket/model, or an `EncoderConfig` with
@@ -125,6 +126,7 @@ class Rerank(RejectingTransform):
         handler = RerankModelHandler(
             self._config, self._text_columns, self.score_column, self._isolate, self.runtime
         )
+        handler.step = self.step
         return handler.with_no_batching()  # a block is a batch
 
 

@@ -34,6 +34,8 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
       runtime: threads and memory of the workers; see `TextEmbeddingModelHandler`.
     """
 
+    step = "Rerank"  # the transform that errors name
+
     def __init__(
         self,
         config: EncoderConfig,
@@ -74,7 +76,10 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
         began = time.monotonic()
         scoring = model.score_with_counts(list(zip(first, second, strict=True)))
         for position, reason in scoring.failed.items() if not self._isolate_failures else ():
-            raise InputError(f"{first[position][:80]!r} with {second[position][:80]!r}: {reason}")
+            raise InputError(
+                f"{self.step}: {first[position][:80]!r} with {second[position][:80]!r}: {reason}; "
+                "fix the row, or collect such rows with .with_exception_handling()"
+            )
         _count(scoring, time.monotonic() - began)
         scores = pa.array(scoring.scores, from_pandas=True)  # NaN is null
         block = block.with_column(pa.field(self._score_column, pa.float32()), scores)

@@ -181,6 +181,47 @@ def test_a_text_that_the_model_cannot_take_is_one_reject(
         )
 
 
+class _Bag:
+    """Count two words; not a number for a third, and no vector for a fourth."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        rows = [[text.count("cat"), text.count("dog")] for text in texts]
+        odd = {"nan": np.nan, "inf": -np.inf}
+        return np.array([[odd.get(t, row[0]), row[1]] for t, row in zip(texts, rows, strict=True)])
+
+
+def test_vectors_that_are_no_numbers_are_rejects(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    texts = ["a cat", "nan", "a dog", "inf", "\u200b", "\ufeff\u00ad"]
+    block = Block.from_pydict({"id": [1, 2, 3, 4, 5, 6], "text": texts})
+    with new_pipeline() as p:
+        good, bad = p | beam.Create([block]) | EmbedText(_Bag()).with_exception_handling()
+        vectors = good | beam.Map(lambda b: b.column("embedding").to_pylist())
+        assert_that(vectors, equal_to([[[1, 0], [0, 1]]]), "good")
+        reasons = bad | beam.FlatMap(
+            lambda b: zip(
+                b.column("id").to_pylist(), b.column("reject_reason").to_pylist(), strict=True
+            )
+        )
+        not_finite = "the model gave a vector that is not finite"
+        empty = "text is empty: it has no visible character"
+        assert_that(
+            reasons,
+            equal_to([(2, not_finite), (4, not_finite), (5, empty), (6, empty)]),
+            "bad",
+        )
+
+
+def test_a_vector_that_is_no_number_fails_the_job_by_its_row(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    block = Block.from_pydict({"id": ["x", "y"], "text": ["a cat", "nan"]})
+    message = "EmbedText: row with id 'y': 'nan': the model gave a vector that is not finite; fix"
+    with pytest.raises(Exception, match=message), new_pipeline() as p:
+        p | beam.Create([block]) | EmbedText(_Bag())
+
+
 def test_an_encoder_that_fails_on_everything_fails_the_job(
     new_pipeline: Callable[..., beam.Pipeline],
 ) -> None:

@@ -165,6 +165,23 @@ def test_every_fit_has_another_fingerprint() -> None:
     assert len({one.fingerprint for one in fits}) == 6
 
 
+def test_what_is_no_number_is_neither_fitted_nor_corrected() -> None:
+    vectors = cone()
+    fitted = fit(moments_of(vectors), "center")
+    vectors[3, 2] = np.nan
+    with pytest.raises(InputError, match="a vector has a value that is not finite"):
+        fit(moments_of(vectors), "center")
+    with pytest.raises(InputError, match="vector 3 has a value that is not finite"):
+        fitted.apply(vectors)
+
+
+def test_large_vectors_are_corrected_as_small_ones_are() -> None:
+    """Squares of values above 1e19 overflow float32."""
+    small, large = (np.array([[1.0, 0.0], [0.0, 1.0]], np.float32) * size for size in (1, 1e25))
+    found = [fit(moments_of(each), "center").apply(each) for each in (small, large)]
+    assert np.abs(found[0] - found[1]).max() < 1e-6
+
+
 def test_what_cannot_be_fitted_is_refused_with_a_repair() -> None:
     few = moments_of(cone(6))
     with pytest.raises(

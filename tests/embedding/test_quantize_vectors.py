@@ -72,6 +72,13 @@ def test_codes_worked_out_by_hand() -> None:
     assert quantize(np.zeros((1, 3), np.float32), "int8").tolist() == [[0, 0, 0]]
 
 
+@pytest.mark.parametrize("to", ["float16", "int8", "binary"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_has_no_code(to: str, value: float) -> None:
+    with pytest.raises(InputError, match="vector 1 has a value that is not finite"):
+        quantize(np.array([[1.0, 0.0], [0.5, value]], np.float32), to)
+
+
 def test_codes_are_converted_back_to_vectors() -> None:
     vectors = unit_vectors(50, 37)
     assert np.abs(dequantize(quantize(vectors, "float16")) - vectors).max() < 2**-11

@@ -263,3 +263,30 @@ def test_columns_are_checked_by_name() -> None:
     bad = Block.from_pydict({"query": ["a", ""], "document": ["b", "c"], "id": [1, 2]})
     with pytest.raises(InputError, match="Rerank: row with id 2: query is empty"):
         list(_check_pairs(bad, ("query", "document"), "score", "Rerank", False, "id"))
+
+
+def test_a_score_that_is_no_number_fails_its_pair(folder: str) -> None:
+    model = CrossEncoder.load(EncoderConfig(folder, device="cpu"))
+    run = model._runner.run
+
+    def damaged(pieces: list) -> object:
+        result = run(pieces)
+        result.vectors[0] = result.vectors[0] * np.nan
+        return result
+
+    model._runner.run = damaged  # type: ignore[method-assign]
+    scoring = model.score_with_counts([("w1", "w2"), ("w3", "w4")])
+    assert scoring.failed == {0: "the model gave a score that is not finite"}
+    with pytest.raises(InputError, match="pair 0: the model gave a score that is not finite"):
+        model.score([("w1", "w2")])
+
+
+def test_only_pairs_of_texts_are_scored(bert: CrossEncoder) -> None:
+    for wrong, message in (
+        (["ab"], "pair 0 is 'ab', not two texts"),
+        ([("w1", None)], "text 1 is None"),
+        ([("w1", "w2"), ("w1", "\u200b")], "pair 1: text is empty"),
+        ([("w1", "\ud83d")], "text 1 is not valid Unicode"),
+    ):
+        with pytest.raises(InputError, match=message):
+            bert.score(wrong)  # type: ignore[arg-type]

@@ -21,11 +21,13 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.heads import make_activation
 from beam_gpte.core.encoder.inputs import Piece
 from beam_gpte.core.encoder.linear_layers import pack_linears
-from beam_gpte.core.encoder.model_folder import find_model, read_json, read_model_folder
+from beam_gpte.core.encoder.model_folder import find_model, read_model_folder
 from beam_gpte.core.encoder.pretrained import load_pretrained, position_limit
 from beam_gpte.core.encoder.tokenizer import PairTokens, Tokenizer
 from beam_gpte.core.encoder.unpadded import to_device
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.model_files import read_settings
+from beam_gpte.core.visible_text import EMPTY, check_texts, is_visible
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +132,7 @@ class CrossEncoder:
                 f"model {config.model!r} has {model.config.num_labels} labels, but a cross-encoder "
                 "has one; use a model that was made for reranking"
             )
-        settings = read_json(folder.root / "config_sentence_transformers.json", {})
+        settings = read_settings(folder.root / "config_sentence_transformers.json", {})
         activation = _activation(model.config, settings)
         samples = tokenizer.encode_pairs(_SAMPLES)
         body = getattr(model, model.base_model_prefix)
@@ -162,7 +164,13 @@ class CrossEncoder:
         return scoring.scores
 
     def score_with_counts(self, pairs: list[tuple[str, str]]) -> Scoring:
-        """Score pairs, each distinct input once, and count the work; see `Scoring`."""
+        """Score pairs, each distinct input once, and count the work; see `Scoring`.
+
+        Raises:
+          InputError: `pairs` is not a list of pairs of strings.
+        """
+        _check_pairs(pairs)
+        empty = {i: EMPTY for i, pair in enumerate(pairs) if not all(map(is_visible, pair))}
         tokens = self._tokenizer.encode_pairs(pairs)
         pieces = _pieces(tokens)
         inputs = {piece.key: piece for piece in pieces}
@@ -170,6 +178,9 @@ class CrossEncoder:
         score_of = dict(zip(inputs, run.vectors, strict=True))
         found = [score_of[piece.key] for piece in pieces]
         scores = [np.nan if score is None else score[0, 0] for score in found]
+        failed = {i: run.too_large for i, score in enumerate(found) if score is None} | empty
+        for i in np.flatnonzero(~np.isfinite(scores)).tolist():
+            failed.setdefault(i, "the model gave a score that is not finite")
         return Scoring(
             scores=np.array(scores, np.float32),
             tokens=tokens.lengths,
@@ -177,7 +188,7 @@ class CrossEncoder:
             needed=sum(len(piece.ids) for piece in inputs.values()),
             computed=run.computed,
             retries=run.retries,
-            failed={i: run.too_large for i, score in enumerate(found) if score is None},
+            failed=failed,
         )
 
 
@@ -280,6 +291,13 @@ def _run_alone(model: Any, piece: Piece) -> Any:
     if piece.types is not None and "token_type_ids" in inspect.signature(model.forward).parameters:
         inputs["token_type_ids"] = piece.types
     return model(**{name: torch.from_numpy(values).unsqueeze(0) for name, values in inputs.items()})
+
+
+def _check_pairs(pairs: list[tuple[str, str]]) -> None:
+    for position, pair in enumerate(pairs):
+        if isinstance(pair, str) or len(pair) != 2:
+            raise InputError(f"pair {position} is {pair!r}, not two texts; call score([(a, b)])")
+    check_texts([text for pair in pairs for text in pair], "score")
 
 
 def _pieces(tokens: PairTokens) -> list[Piece]:

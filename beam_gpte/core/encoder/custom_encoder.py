@@ -1,10 +1,16 @@
 """Adapt a user's encoder to the interface of `TextEncoder`."""
 
+import logging
+
 import numpy as np
 
-from beam_gpte.core.encoder.text_encoder import Encoder, Encoding
+from beam_gpte.core import canaries
+from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, fail_not_finite
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata
+from beam_gpte.core.visible_text import EMPTY, check_texts, is_visible
+
+_log = logging.getLogger(__name__)
 
 
 class CustomEncoder:
@@ -17,28 +23,37 @@ class CustomEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         name = type(encoder).__qualname__
-        probe = self._encode(["dimension"])
+        probe, seen = self._try_canaries()
         self.metadata = VectorMetadata(
             model=name,
             fingerprint=str(getattr(encoder, "fingerprint", f"unknown {name}")),
             pooling="",
             prompt="",
             dim=probe.shape[1],
-            normalized=bool(abs(np.linalg.norm(probe) - 1) < 1e-5),
+            normalized=bool((abs(np.linalg.norm(probe, axis=1) - 1) < 1e-5).all()),
+            canaries=seen,
         )
 
     def encode_with_counts(self, texts: list[str]) -> Encoding:
-        """Embed each distinct text once, one vector per text; see `Encoding`."""
+        """Embed each distinct text once, one vector per text; see `Encoding`.
+
+        Raises:
+          InputError: `texts` is not a list of strings, or the encoder returns another shape.
+        """
+        check_texts(texts, "encode")
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         rows = np.array([distinct[text] for text in texts], dtype=np.int64)
         if distinct:
             vectors = self._encode(list(distinct))
+            self._check_dim(vectors)
         else:
             vectors = np.empty((0, self.metadata.dim), np.float32)
         unknown = np.zeros(len(rows), dtype=np.int64)
+        vectors, text_of = vectors[rows], np.arange(len(texts))
+        failed = {i: EMPTY for i, text in enumerate(texts) if not is_visible(text)}
         return Encoding(
-            vectors=vectors[rows],
-            text=np.arange(len(texts)),
+            vectors=vectors,
+            text=text_of,
             chars=np.array([[0, len(text)] for text in texts], np.int64).reshape(-1, 2),
             tokens=unknown,
             dropped=unknown,
@@ -46,14 +61,41 @@ class CustomEncoder:
             needed=0,
             computed=0,
             retries=0,
-            failed={},
+            failed=failed | fail_not_finite(vectors, text_of, failed),
         )
 
+    def _try_canaries(self) -> tuple[np.ndarray, str]:
+        """Embed the fixed texts of `core.canaries`, or a plain word where it does not take them."""
+        try:
+            vectors = self._encode(canaries.TEXTS)
+        except InputError:
+            raise
+        except Exception as error:  # of any kind: that of a word is raised
+            _log.info("without canaries: %r", error)
+            return self._encode(["dimension"]), ""
+        return vectors, canaries.sketch(vectors, "unknown")
+
+    def _check_dim(self, vectors: np.ndarray) -> None:
+        if vectors.shape[1] != self.metadata.dim:
+            raise InputError(
+                f"{self.metadata.model}.encode returned {vectors.shape[1]} dimensions, and "
+                f"{self.metadata.dim} before; return vectors of one length"
+            )
+
     def _encode(self, texts: list[str]) -> np.ndarray:
-        vectors = np.ascontiguousarray(self._encoder.encode(texts), dtype=np.float32)
+        name = type(self._encoder).__qualname__
+        given = self._encoder.encode(list(texts))
+        kind = getattr(given, "dtype", None)
+        if isinstance(given, np.ma.MaskedArray) or getattr(kind, "kind", "f") not in "fiubOV":
+            raise InputError(
+                f"{name}.encode returned {type(given).__qualname__} of {kind}; "
+                "return an array of floats"
+            )
+        with np.errstate(over="ignore"):  # overflow becomes infinity, which is found
+            vectors = np.ascontiguousarray(given, dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise InputError(
-                f"{type(self._encoder).__qualname__}.encode returned shape {vectors.shape} "
+                f"{name}.encode returned shape {vectors.shape} "
                 f"for {len(texts)} texts; return ({len(texts)}, dim)"
             )
         return vectors

@@ -6,7 +6,9 @@ These are Dense, LayerNorm and Normalize.
 from typing import TYPE_CHECKING, Any
 
 from beam_gpte.core.encoder.model_folder import Module
+from beam_gpte.core.encoder.pretrained import named_failure
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.model_files import check_weight_files, damage
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +34,8 @@ def _dense(module: Module) -> "torch.nn.Module":
             f"model folder {module.folder}: a Dense module with a residual or a token input "
             "is not supported yet; use another model"
         )
-    linear = torch.nn.Linear(
-        config["in_features"], config["out_features"], bias=config.get("bias", True)
-    )
+    shape = (_size(module, "in_features"), _size(module, "out_features"))
+    linear = torch.nn.Linear(*shape, bias=config.get("bias", True))
     _load_weights(linear, module, prefix="linear.")
     path = config.get("activation_function") or "torch.nn.Tanh"
     return torch.nn.Sequential(linear, make_activation(path, f"model folder {module.folder}"))
@@ -64,7 +65,7 @@ def make_activation(path: str, owner: str) -> "torch.nn.Module":
 def _layer_norm(module: Module) -> "torch.nn.Module":
     import torch
 
-    norm = torch.nn.LayerNorm(module.config["dimension"])
+    norm = torch.nn.LayerNorm(_size(module, "dimension"))
     _load_weights(norm, module, prefix="norm.")
     return norm
 
@@ -79,6 +80,13 @@ def _normalize(module: Module) -> "torch.nn.Module":
     return Normalize()
 
 
+def _size(module: Module, name: str) -> int:
+    size = module.config.get(name)
+    if not isinstance(size, int) or size < 1:
+        raise damage(module.folder / "config.json", f"has {name} {size!r}")
+    return size
+
+
 def _load_weights(target: "torch.nn.Module", module: Module, prefix: str) -> None:
     import safetensors.torch
 
@@ -88,11 +96,13 @@ def _load_weights(target: "torch.nn.Module", module: Module, prefix: str) -> Non
             f"model folder {module.folder}: no model.safetensors; "
             "convert the weights to safetensors"
         )
-    weights = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in safetensors.torch.load_file(path).items()
-    }
-    target.load_state_dict(weights)
+    check_weight_files(module.folder)
+    with named_failure(path, "does not agree with config.json"):
+        weights = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in safetensors.torch.load_file(path).items()
+        }
+        target.load_state_dict(weights)
     target.float()
 
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.tokenizer import Tokenizer
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.visible_text import is_visible
 
 SLOT = "{text}"
 
@@ -56,6 +58,9 @@ class Prepared:
     dropped: int
 
 
+_NOTHING = Prepared([], 0)
+
+
 class Preparer:
     """Turn texts into pieces as configured."""
 
@@ -73,11 +78,22 @@ class Preparer:
         excluded = prompt and not pool_prompt
         self._skip = tokenizer.prefix_length + len(self._before) if excluded else 0
         self._max_tokens = tokenizer.max_content_tokens - len(self._before)
+        if self._max_tokens - sum(map(tokenizer.count, filter(None, self._parts[1:]))) <= 0:
+            raise InputError(
+                f"the prompt or template alone takes all {tokenizer.max_tokens} tokens of an "
+                "input; shorten it, or raise max_tokens"
+            )
         self._size = min(config.chunk_tokens or self._max_tokens, self._max_tokens)
         self._overlap = config.overlap_tokens
 
     def prepare(self, texts: list[str]) -> list[Prepared]:
-        """Return the pieces of each text; none for a text without tokens."""
+        """Return the pieces of each text; none for an invisible text, or one without tokens."""
+        prepared = self._prepare(texts)
+        return [
+            one if is_visible(text) else _NOTHING for one, text in zip(prepared, texts, strict=True)
+        ]
+
+    def _prepare(self, texts: list[str]) -> list[Prepared]:
         if self._mode == "truncate":
             return self._prepare_whole(texts)
         contents = self._tokenizer.content_ids_with_offsets(texts)
@@ -89,8 +105,11 @@ class Preparer:
         if len(self._parts) == 2 and not self._parts[1] and not self._text_only:
             # a prompt, or nothing: the fast way
             tokens = self._tokenizer.encode([self._parts[0] + text for text in texts])
+            alone = self._tokenizer.max_tokens - self._max_tokens  # tokens of an empty text
             return [
-                Prepared([self._whole_piece(ids, len(text))] if len(ids) else [], int(dropped))
+                Prepared([self._whole_piece(ids, len(text))], int(dropped))
+                if len(ids) > alone or self._tokenizer.count(text)
+                else _NOTHING
                 for ids, dropped, text in zip(tokens.ids, tokens.dropped, texts, strict=True)
             ]
         filled = [text.join(self._parts) for text in texts]
@@ -117,6 +136,8 @@ class Preparer:
             inside = np.flatnonzero((chars[:, 1] > at) & (chars[:, 0] < at + len(text)))
             places.append((int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0))
             at += len(text)
+        if places[-1][0] == places[-1][1]:  # no token of the text
+            return _NOTHING
         limit = self._tokenizer.max_content_tokens
         excess = max(0, len(ids) - limit)
         cut = min(-(-excess // len(places)), min(stop - start for start, stop in places))
@@ -133,7 +154,7 @@ class Preparer:
         piece = Piece(
             wrapped, np.array([span]), np.array([[0, len(text)]]), np.array([len(wrapped)])
         )
-        return Prepared([piece] if len(wrapped) else [], cut)
+        return Prepared([piece], cut)
 
     def _split(self, ids: np.ndarray, chars: np.ndarray) -> list[Piece]:
         """Return one piece per window or chunk."""

@@ -6,13 +6,19 @@ pooling, no further modules.
 """
 
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.model_files import (
+    check_transformer_files,
+    check_weight_files,
+    damage,
+    hash_files,
+    read_json,
+    read_settings,
+)
 
 MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
 
@@ -26,19 +32,42 @@ _POOLING_KEYS = {
     "pooling_mode_weightedmean_tokens": "weighted_mean",
     "pooling_mode_lasttoken": "last",
 }
+# The modes as later versions name them.
 _POOLING_NAMES = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
     "mean_sqrt_len_tokens": "mean_sqrt_len",
     "weightedmean": "weighted_mean",
     "lasttoken": "last",
 }
 
+# Arguments that sentence_bert_config.json may give to transformers and that change no vector here:
+# weights are read in fp32, attention is ours, batches are not padded to a side.
+_NO_EFFECT = (
+    "add_pooling_layer",
+    "attn_implementation",
+    "dtype",
+    "model_max_length",
+    "padding_side",
+    "torch_dtype",
+    "trust_remote_code",
+    "unpad_inputs",
+    "use_memory_efficient_attention",
+    "use_safetensors",
+)
+_ARGUMENTS = (
+    "config_args",
+    "config_kwargs",
+    "model_args",
+    "model_kwargs",
+    "processor_kwargs",
+    "tokenizer_args",
+)
+
 # Everything a model needs, without second formats of its weights and formats that run code.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py", "*.jinja"]
 _HUB_IGNORED = ["onnx/*", "openvino/*", "*.onnx", "*.bin", "*.h5", "*.msgpack", "*.ot"]
-
-# Files that can change a vector; prompts and limits enter the fingerprint as they are used.
-_HASHED_SUFFIXES = (".safetensors", ".model")
-_HASHED_NAMES = ("config.json", "tokenizer.json", "vocab.txt", "merges.txt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +86,8 @@ class ModelFolder:
     Attributes:
       root: the model's folder.
       transformer: the folder with config.json, weights and tokenizer.
-      pooling: the model's pooling modes, concatenated in this order.
+      pooling: the model's pooling modes, concatenated in this order; none in a model of modules
+        without a Pooling, such as a cross-encoder.
       pool_prompt: whether the tokens of a prompt are pooled.
       modules: the modules after the pooling.
       prompts: prompt texts by name.
@@ -78,6 +108,29 @@ class ModelFolder:
     max_tokens: int | None
     lower_case: bool
     has_chat_template: bool
+
+    def hash(self, config: EncoderConfig) -> str:
+        """Hash all that its files and modules say about vectors, wherever the folder is."""
+        places = (self.transformer, *(module.folder for module in self.modules))
+        files = hash_files(self.root, places, code=config.trust_remote_code)
+        kinds = [module.kind for module in self.modules]
+        while config.normalize and kinds and kinds[-1] == "Normalize":
+            kinds.pop()  # what `config.normalize` does anyway
+        return "; ".join([files, *kinds, "lower case" if self.lower_case else ""])
+
+    def pooling_modes(self, config: EncoderConfig) -> tuple[str, ...]:
+        """Return the modes to pool in, those of the model unless another is configured.
+
+        Raises:
+          InputError: neither names one.
+        """
+        if config.pooling != "auto":
+            return (config.pooling,)
+        if not self.pooling:
+            raise damage(
+                self.root / "modules.json", "names no Pooling", "give pooling, such as 'mean'"
+            )
+        return self.pooling
 
     def prompt(self, config: EncoderConfig) -> str:
         """Return the text to put before every input.
@@ -160,38 +213,33 @@ def _download(config: EncoderConfig, weights: bool) -> Path:
 
 
 def read_model_folder(root: Path) -> ModelFolder:
-    """Read the layout of a model.
+    """Read the layout of a model, whose files but the weights are checked.
 
     Raises:
-      InputError: a module is of an unsupported kind, or a file is missing.
+      InputError: a module is of an unsupported kind, or a file is missing or damaged; the message
+        names the file.
     """
-    entries = read_json(root / "modules.json") if (root / "modules.json").exists() else None
-    if entries:
-        modules = [_module(root, entry) for entry in entries]
-    else:
-        modules = [Module("Transformer", {}, root)]
-    kinds = [module.kind for module in modules]
-    if kinds[0] != "Transformer" or kinds.count("Transformer") > 1 or kinds.count("Pooling") > 1:
-        raise InputError(
-            f"model folder {root}: modules {kinds} are not supported; "
-            "use a model of one Transformer, first, and at most one Pooling"
-        )
+    modules = _read_modules(root)
     transformer = modules[0].folder
+    check_transformer_files(transformer)
     settings = _transformer_settings(transformer)
-    pooling = next((module.config for module in modules if module.kind == "Pooling"), {})
-    saved = read_json(root / "config_sentence_transformers.json", {})
-    prompts = (saved.get("prompts") or {}).items()
+    pooling = [module for module in modules if module.kind == "Pooling"]
+    prompts, default = _prompts(root / "config_sentence_transformers.json")
+    if pooling:
+        modes = _pooling_modes(pooling[0])
+    else:
+        modes = () if (root / "modules.json").exists() else ("mean",)
     return ModelFolder(
         root=root,
         transformer=transformer,
-        pooling=_pooling_modes(pooling),
-        pool_prompt=pooling.get("include_prompt", True),
+        pooling=modes,
+        pool_prompt=pooling[0].config.get("include_prompt", True) if pooling else True,
         modules=tuple(module for module in modules[1:] if module.kind != "Pooling"),
-        prompts={name: text for name, text in prompts if text is not None},
-        default_prompt_name=saved.get("default_prompt_name"),
+        prompts=prompts,
+        default_prompt_name=default,
         max_tokens=settings.get("max_seq_length"),
         lower_case=bool(settings.get("do_lower_case", False)),
-        has_chat_template="message" in settings.get("modality_config", {}),
+        has_chat_template="message" in (settings.get("modality_config") or {}),
     )
 
 
@@ -204,6 +252,7 @@ def check_model(config: EncoderConfig) -> None:
     """
     folder = read_model_folder(find_model(config, weights=False))
     folder.prompt(config)
+    folder.pooling_modes(config)
     check_weights(folder, config)
 
 
@@ -211,67 +260,99 @@ def check_weights(folder: ModelFolder, config: EncoderConfig) -> None:
     """Refuse a local folder without safetensors; a hub's snapshot may not have its weights yet.
 
     Raises:
-      InputError: the folder has weights in other formats only, or none.
+      InputError: the folder has weights in other formats only, none, or damaged ones.
     """
-    is_local = Path(config.model).expanduser().is_dir()
-    if is_local and not list(folder.transformer.glob("*.safetensors")):
+    if not Path(config.model).expanduser().is_dir():
+        return
+    if not list(folder.transformer.glob("*.safetensors")):
         raise InputError(
             f"model {config.model!r}: no safetensors weights; other formats can run code when "
             "loaded: convert the model"
         )
+    check_weight_files(folder.transformer)
 
 
-def hash_files(folder: ModelFolder) -> str:
-    """Return the sha256 of weights, tokenizer and configuration files, wherever the folder is."""
-    digest = hashlib.sha256()
-    places = {folder.transformer, *(module.folder for module in folder.modules)}
-    for place in sorted(places, key=lambda p: p.relative_to(folder.root).as_posix()):
-        for path in sorted(path for path in place.glob("*") if _affects_vectors(path)):
-            digest.update(f"{path.relative_to(folder.root).as_posix()}\n".encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def _read_modules(root: Path) -> list[Module]:
+    path = root / "modules.json"
+    if not path.exists():
+        for pooling in sorted(root.glob("[0-9]_Pooling")):
+            raise damage(path, f"is missing, but {pooling.name} is there")
+        return [Module("Transformer", {}, root)]
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries:
+        raise damage(path, "lists no modules")
+    modules = [_module(path, entry) for entry in entries]
+    kinds = [module.kind for module in modules]
+    if kinds[0] != "Transformer" or kinds.count("Transformer") > 1 or "Pooling" in kinds[2:]:
+        raise InputError(
+            f"model folder {root}: modules {kinds} of {path.name} are not supported; "
+            "use a model of one Transformer, first, and at most one Pooling, second"
+        )
+    return modules
 
 
-def _affects_vectors(path: Path) -> bool:
-    return path.suffix in _HASHED_SUFFIXES or path.name in _HASHED_NAMES
-
-
-def _module(root: Path, entry: dict[str, Any]) -> Module:
-    path, kind = root / entry["path"], entry["type"].rsplit(".", 1)[-1]
+def _module(listing: Path, entry: Any) -> Module:
+    if not isinstance(entry, dict) or not {"path", "type"} <= entry.keys():
+        raise damage(listing, f"has an entry without path or type: {entry!r}")
+    folder, kind = listing.parent / entry["path"], entry["type"].rsplit(".", 1)[-1]
     if kind not in MODULES or not entry["type"].startswith("sentence_transformers."):
         raise InputError(
-            f"model folder {root}: module {entry['type']!r} is not supported; "
-            f"use a model of {', '.join(MODULES)}"
+            f"model folder {listing.parent}: module {entry['type']!r} of {listing.name} is not "
+            f"supported; use a model of {', '.join(MODULES)}"
         )
-    return Module(kind, read_json(path / "config.json", {}) if kind != "Transformer" else {}, path)
+    if kind == "Transformer":
+        return Module(kind, {}, folder)
+    # a Normalize has no settings, and git keeps no empty folder
+    settings = read_settings(folder / "config.json", {} if kind == "Normalize" else None)
+    return Module(kind, settings, folder)
 
 
 def _transformer_settings(folder: Path) -> dict[str, Any]:
     """Read sentence_bert_config.json or a historical name (sentence_roberta_config.json, ...)."""
     for path in sorted(folder.glob("sentence_*_config.json")):
-        return read_json(path)
+        settings = read_settings(path)
+        limit = settings.get("max_seq_length")
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise damage(path, f"has max_seq_length {limit!r}", "give a positive whole number")
+        for name in _ARGUMENTS:
+            unknown = sorted(set(settings.get(name) or {}) - set(_NO_EFFECT))
+            if unknown:
+                raise damage(
+                    path, f"sets {unknown[0]!r} in {name}, which is not supported", "remove it"
+                )
+        return settings
     return {}
 
 
-def _pooling_modes(config: dict[str, Any]) -> tuple[str, ...]:
-    modes = config.get("pooling_mode")
-    if modes is None:
-        return tuple(mode for key, mode in _POOLING_KEYS.items() if config.get(key)) or ("mean",)
-    listed = [modes] if isinstance(modes, str) else modes
-    return tuple(_POOLING_NAMES.get(mode, mode) for mode in listed)
+def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
+    """Read the prompts of a model, and the name of the default one."""
+    saved = read_settings(path, {})
+    prompts, default = saved.get("prompts") or {}, saved.get("default_prompt_name")
+    if not isinstance(prompts, dict):
+        raise damage(path, "has prompts that are not texts by name")
+    if default is not None and default not in prompts:
+        raise damage(path, f"has default_prompt_name {default!r}, but no such prompt")
+    return {name: text for name, text in prompts.items() if text is not None}, default
 
 
-def read_json(path: Path, default: Any = None) -> Any:
-    """Read a JSON file of a model; `default` where there is no such file.
+def _pooling_modes(module: Module) -> tuple[str, ...]:
+    """Return the modes of a Pooling module.
 
     Raises:
-      InputError: the file is missing and there is no default.
+      InputError: it names none, or one that is not known.
     """
-    if not path.exists():
-        if default is None:
-            raise InputError(
-                f"model folder {path.parent}: {path.name} is missing; get a complete model"
-            )
-        return default
-    return json.loads(path.read_text(encoding="utf-8"))
+    config, path = module.config, module.folder / "config.json"
+    named = config.get("pooling_mode")
+    if named is None:
+        keys = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+        unknown = [key for key in keys if key not in _POOLING_KEYS]
+        modes = tuple(mode for key, mode in _POOLING_KEYS.items() if config.get(key))
+    else:
+        listed = named if isinstance(named, list) else [named]
+        unknown = [mode for mode in listed if mode not in _POOLING_NAMES]
+        modes = tuple(_POOLING_NAMES[mode] for mode in listed if mode in _POOLING_NAMES)
+    if unknown:
+        raise damage(path, f"names the pooling mode {unknown[0]!r}, which is not known here")
+    if not modes:
+        raise damage(path, "turns no pooling mode on")
+    return modes

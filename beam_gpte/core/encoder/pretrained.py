@@ -1,12 +1,16 @@
 """Load pretrained transformers models in fp32, and find out how much text they take."""
 
 import contextlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from beam_gpte.core.encoder.batching import is_out_of_memory
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import ModelFolder, check_weights
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.model_files import check_weight_files, damage
 
 # Position embeddings of these count from pad_token_id + 1, so the positions before are never used.
 _OFFSET_POSITIONS = (
@@ -32,35 +36,30 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
       classifier: load the head of a sequence classifier too.
 
     Raises:
-      InputError: it has no safetensors, lacks weights, or brings code that is not trusted.
+      InputError: it has no safetensors, lacks weights, has some for which the configuration has no
+        place, or brings code that is not trusted.
     """
     import torch
     import transformers
 
     check_weights(folder, config)
-    options = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
-    try:
-        settings = transformers.AutoConfig.from_pretrained(folder.transformer, **options)
-    except ValueError as error:
-        if "trust_remote_code" in str(error):
-            raise InputError(
-                f"model {config.model!r} comes with its own code; "
-                "set trust_remote_code=True to run it"
-            ) from error
-        raise
+    check_weight_files(folder.transformer)
+    settings = _load_settings(folder, config)
     if classifier:
         auto = transformers.AutoModelForSequenceClassification
     elif settings.is_encoder_decoder:
         auto = transformers.AutoModelForTextEncoding  # the encoder alone
     else:
         auto = transformers.AutoModel
-    with _quiet_loading(transformers.utils.logging):
+    agree = named_failure(folder.transformer / "config.json", "does not agree with the weights")
+    with _quiet_loading(transformers.utils.logging), agree:
         model, report = auto.from_pretrained(
             folder.transformer,
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
-            **options,
+            local_files_only=True,
+            trust_remote_code=config.trust_remote_code,
         )
     # without a classifier the pooler is not run
     missing = [name for name in report["missing_keys"] if classifier or "pooler" not in name]
@@ -69,7 +68,74 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
             f"model {config.model!r}: {len(missing)} weights are missing, {min(missing)!r} first; "
             "random ones would be run in their place: get a complete checkpoint"
         )
+    extra = _without_place(model, report["unexpected_keys"])
+    if extra:
+        raise damage(
+            folder.transformer / "config.json",
+            f"has no place for {len(extra)} weights of the checkpoint, {min(extra)!r} first",
+            "get the configuration that belongs to the weights",
+        )
     return model
+
+
+def _without_place(model: Any, unexpected: list[str]) -> list[str]:
+    """Find weights that were not read and belong into the part of the model that runs.
+
+    They are of a further layer, or of a module that has other weights, such as an adapter. Heads
+    and whole other parts, as the decoder of a T5, are not run.
+    """
+    if not unexpected:
+        return []
+    prefix = f"{model.base_model_prefix}."
+    names = (name.removeprefix(prefix) for name, _ in model.named_parameters())
+    forms = {re.sub(r"\d+", "#", name) for name in names}
+    owners = {form.rpartition(".")[0] for form in forms} - {""}
+    extra = []
+    for name in unexpected:
+        form = re.sub(r"\d+", "#", name.removeprefix(prefix))
+        parts = form.split(".")
+        parents = {".".join(parts[:i]) for i in range(1, len(parts))}
+        if form in forms or parents & owners:
+            extra.append(name)
+    return extra
+
+
+def _load_settings(folder: ModelFolder, config: EncoderConfig) -> Any:
+    """Read config.json by its model type.
+
+    Raises:
+      InputError: it cannot be read, or names code that is not trusted.
+    """
+    import transformers
+
+    with named_failure(folder.transformer / "config.json", "is not the configuration of a model"):
+        try:
+            return transformers.AutoConfig.from_pretrained(
+                folder.transformer,
+                local_files_only=True,
+                trust_remote_code=config.trust_remote_code,
+            )
+        except ValueError as error:
+            if "trust_remote_code" in str(error):
+                raise InputError(
+                    f"model {config.model!r} comes with its own code; "
+                    "set trust_remote_code=True to run it"
+                ) from error
+            raise
+
+
+@contextlib.contextmanager
+def named_failure(path: Path, problem: str) -> Iterator[None]:
+    """Turn what loading raises into an `InputError` that names the file."""
+    try:
+        yield
+    except (InputError, MemoryError, ImportError):
+        raise
+    except Exception as error:  # libraries raise any kind for a damaged file
+        if is_out_of_memory(error):
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise damage(path, f"{problem} ({lines[0][:200]})") from error
 
 
 def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
@@ -82,11 +148,7 @@ def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
     Raises:
       InputError: `config.max_tokens` is more than the model has positions.
     """
-    import transformers
-
-    settings = transformers.AutoConfig.from_pretrained(
-        folder.transformer, local_files_only=True, trust_remote_code=config.trust_remote_code
-    )
+    settings = _load_settings(folder, config)
     positions = getattr(settings.get_text_config(), "max_position_embeddings", None)
     if positions is None or positions <= 0:  # relative positions: T5, XLNet (-1)
         positions = _UNLIMITED
@@ -101,13 +163,28 @@ def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
         return config.max_tokens
     if folder.max_tokens is not None:
         return min(folder.max_tokens, positions)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        folder.transformer, local_files_only=True, trust_remote_code=config.trust_remote_code
-    )
+    tokenizer = load_tokenizer(folder, config.trust_remote_code)
     limit = min(tokenizer.model_max_length, positions)
     if limit >= _UNLIMITED:
         raise InputError(f"model {config.model!r} sets no maximum input length; give max_tokens")
     return int(limit)
+
+
+def load_tokenizer(folder: ModelFolder, trust_remote_code: bool) -> Any:
+    """Load the tokenizer of a model.
+
+    Raises:
+      InputError: its files cannot be read.
+    """
+    import transformers
+
+    path = folder.transformer / "tokenizer.json"
+    if not path.exists():
+        path = path.with_name("tokenizer_config.json")
+    with named_failure(path, "and the files beside it give no tokenizer"):
+        return transformers.AutoTokenizer.from_pretrained(
+            folder.transformer, local_files_only=True, trust_remote_code=trust_remote_code
+        )
 
 
 def first_position(settings: Any) -> int:

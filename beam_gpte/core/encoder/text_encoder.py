@@ -11,27 +11,26 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from beam_gpte.core import canaries
 from beam_gpte.core.encoder.backbone import Backbone, import_torch
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig, hash_settings
 from beam_gpte.core.encoder.heads import load_head
 from beam_gpte.core.encoder.inputs import Prepared, Preparer
-from beam_gpte.core.encoder.model_folder import (
-    ModelFolder,
-    find_model,
-    hash_files,
-    read_model_folder,
-)
-from beam_gpte.core.encoder.pretrained import position_limit
+from beam_gpte.core.encoder.model_folder import ModelFolder, find_model, read_model_folder
+from beam_gpte.core.encoder.pretrained import named_failure, position_limit
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata
+from beam_gpte.core.visible_text import EMPTY, check_texts, is_visible
 
 if TYPE_CHECKING:
     import torch
 
 # Texts that are tokenized at once and sorted by length together.
 TEXTS_AHEAD = 8192
+
+NOT_FINITE = "the model gave a vector that is not finite"
 
 # Texts of several lengths, two of them of one length, to test whether packed texts stay separate.
 _SAMPLES = [
@@ -127,11 +126,12 @@ class TextEncoder:
         self.config = config
         self._tokenizer = tokenizer
         self._prompt = "" if config.template else folder.prompt(config)
-        modes = folder.pooling if config.pooling == "auto" else (config.pooling,)
+        modes = folder.pooling_modes(config)
         pooling = tuple("mean" if mode == TAIL_MEAN else mode for mode in modes)
         self._runner = BatchRunner(backbone, head, pooling, config)
         self._preparer = Preparer(tokenizer, config, self._prompt, folder.pool_prompt)
-        self.metadata = self._make_metadata(hash_files(folder), modes, folder.pool_prompt)
+        self.metadata = self._make_metadata(folder, modes)
+        self.metadata = dataclasses.replace(self.metadata, canaries=self._encode_canaries())
 
     @classmethod
     def load(cls, config: EncoderConfig | str, root: Path | None = None) -> "TextEncoder":
@@ -144,12 +144,14 @@ class TextEncoder:
           root: the local folder that holds the model where `config.model` names a remote place.
 
         Raises:
-          InputError: the model does not exist, has no safetensors, or has unsupported modules.
+          InputError: the model does not exist, has no safetensors, is incomplete or damaged, or has
+            unsupported modules.
         """
         config = EncoderConfig(config) if isinstance(config, str) else config
         import_torch()
         folder = read_model_folder(root or find_model(config))
         folder.prompt(config)
+        folder.pooling_modes(config)
         tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
         samples = [ids for ids in tokenizer.encode(_SAMPLES).ids if len(ids)]
         backbone = Backbone.load(folder, config, tokenizer.pad_id, samples)
@@ -177,8 +179,9 @@ class TextEncoder:
           float32 (n, dim), in the order of the texts.
 
         Raises:
-          InputError: a text cannot be embedded (the message names its position), or one vector per
-            chunk is configured (`encode_with_counts` returns the text of each).
+          InputError: `texts` is not a list of strings, a text cannot be embedded (the message names
+            its position), or one vector per chunk is configured (`encode_with_counts` returns the
+            text of each).
         """
         if self.config.long_text in ("chunks", "late_chunks"):
             raise InputError(
@@ -191,7 +194,12 @@ class TextEncoder:
         return encoding.vectors
 
     def encode_with_counts(self, texts: list[str]) -> Encoding:
-        """Embed `texts`, each distinct input once, and count the work; see `Encoding`."""
+        """Embed `texts`, each distinct input once, and count the work; see `Encoding`.
+
+        Raises:
+          InputError: `texts` is not a list of strings.
+        """
+        check_texts(texts, "encode")
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         prepared: list[Prepared] = []
         vectors_of: dict[bytes, np.ndarray | None] = {}
@@ -210,17 +218,19 @@ class TextEncoder:
         for position, text in enumerate(texts):
             part = self._gather(prepared[distinct[text]], vectors_of)
             if part is None:
-                has_pieces = prepared[distinct[text]].pieces
                 too_large = max(run.too_large for run in runs)
-                failed[position] = too_large if has_pieces else "text has no tokens"
+                has_pieces = bool(prepared[distinct[text]].pieces)
+                failed[position] = too_large if has_pieces else _why_empty(text)
                 part = _TextVectors(self._no_vector, np.array([[0, len(text)]]), np.array([0]))
             parts.append(part)
         # without texts, shapes and types of the results remain
         empty = _TextVectors(self._no_vector[:0], np.empty((0, 2), int), np.empty(0, int))
         joined = _TextVectors(*map(np.concatenate, zip(empty, *parts, strict=True)))
+        text_of = np.repeat(np.arange(len(texts)), [len(part.vectors) for part in parts])
+        failed |= fail_not_finite(joined.vectors, text_of, failed)
         return Encoding(
             vectors=joined.vectors,
-            text=np.repeat(np.arange(len(texts)), [len(part.vectors) for part in parts]),
+            text=text_of,
             chars=joined.chars,
             tokens=joined.tokens,
             dropped=np.array([prepared[distinct[text]].dropped for text in texts], np.int64),
@@ -271,21 +281,26 @@ class TextEncoder:
         whole = np.array([[chars[0, 0], chars[-1, 1]]])
         return _TextVectors(mean, whole, tokens.sum(keepdims=True))
 
-    def _make_metadata(
-        self, files_hash: str, modes: tuple[str, ...], pool_prompt: bool
-    ) -> VectorMetadata:
+    def _encode_canaries(self) -> str:
+        """Embed the fixed texts of `core.canaries`: the mean where a text gives several vectors."""
+        encoding = self.encode_with_counts(canaries.TEXTS)
+        means = [encoding.vectors[encoding.text == i].mean(0) for i in range(len(canaries.TEXTS))]
+        return canaries.sketch(np.stack(means), self.config.precision)
+
+    def _make_metadata(self, folder: ModelFolder, modes: tuple[str, ...]) -> VectorMetadata:
         """Measure the output on a probe and hash everything that can change a vector."""
         config = self.config
-        full, unit = self._runner.full_dim(self._tokenizer.encode(["dimension"]).ids[0])
+        with named_failure(folder.root / "modules.json", "names modules that do not fit together"):
+            full, unit = self._runner.full_dim(self._tokenizer.encode(["dimension"]).ids[0])
         if config.truncate_dim is not None and config.truncate_dim > full:
             raise InputError(
                 f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full} "
                 "dimensions; give at most that"
             )
         resolved = {
-            "files": files_hash,
+            "files": folder.hash(config),
             "pooling": modes,
-            "pool_prompt": pool_prompt or not self._prompt,
+            "pool_prompt": folder.pool_prompt or not self._prompt,
             "prompt": self._prompt,
             "max_tokens": self._tokenizer.max_tokens,
         }
@@ -298,3 +313,26 @@ class TextEncoder:
             normalized=config.normalize or (unit and config.truncate_dim is None),
             engine=f"{config.precision} {self._runner.backbone.attention}",
         )
+
+
+def fail_not_finite(
+    vectors: np.ndarray, text: np.ndarray, failed: dict[int, str]
+) -> dict[int, str]:
+    """Find texts with a vector that is NaN or infinite.
+
+    Args:
+      vectors: float32 (m, dim).
+      text: int64 (m,), the text of each vector.
+      failed: texts that are known to have no vector.
+
+    Returns:
+      The reason by text, of those that are not in `failed`.
+    """
+    if np.isfinite(vectors).all():
+        return {}
+    bad = text[~np.isfinite(vectors).all(axis=1)]
+    return {int(i): NOT_FINITE for i in bad if int(i) not in failed}
+
+
+def _why_empty(text: str) -> str:
+    return "text is empty: the model has no token for it" if is_visible(text) else EMPTY

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from beam_gpte.core.encoder.model_folder import ModelFolder
+from beam_gpte.core.encoder.pretrained import load_tokenizer, named_failure
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.model_files import damage, read_settings
+
+# Below this share of the rows that the model has for tokens, a vocabulary is cut: embeddings are
+# padded by less. Vocabularies of a few hundred tokens are of tests.
+_MIN_SHARE = 0.75
+_SMALL_VOCABULARY = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,16 +76,41 @@ class Tokenizer:
         """Load the tokenizer of a model folder.
 
         Raises:
-          InputError: the folder has no fast tokenizer.
+          InputError: the folder has no fast tokenizer, or one that is not the model's.
         """
-        import transformers
-
-        pretrained = transformers.AutoTokenizer.from_pretrained(
-            folder.transformer, local_files_only=True, trust_remote_code=trust_remote_code
-        )
+        pretrained = load_tokenizer(folder, trust_remote_code)
         if getattr(pretrained, "backend_tokenizer", None) is None:
             raise InputError(f"model folder {folder.root}: no fast tokenizer; add a tokenizer.json")
-        return cls(pretrained, max_tokens, folder.lower_case)
+        path = folder.transformer / "tokenizer_config.json"
+        with named_failure(path, "names special tokens that the vocabulary lacks"):
+            tokenizer = cls(pretrained, max_tokens, folder.lower_case)
+            tokenizer.count("\U00010cfa")  # an Old Hungarian number, which no vocabulary has
+        tokenizer._check_vocabulary(folder)
+        return tokenizer
+
+    def _check_vocabulary(self, folder: ModelFolder) -> None:
+        """Refuse a vocabulary that is empty, cut, or larger than the model's."""
+        path = folder.transformer / "tokenizer.json"
+        size = self._backend.get_vocab_size(with_added_tokens=False)
+        added = self._backend.get_added_tokens_decoder()
+        if size <= sum(token < size for token in added):
+            raise damage(path, "or another file of the vocabulary is missing: it has no words")
+        rows = read_settings(folder.transformer / "config.json").get("vocab_size")
+        if not isinstance(rows, int):
+            return
+        whole = self._backend.get_vocab_size(with_added_tokens=True)
+        largest = max(size - 1, *self._prefix, *self._suffix, 0)
+        if largest >= rows:
+            raise damage(
+                path,
+                f"has token {largest}, but config.json has vocab_size {rows}",
+                "get tokenizer and weights of one model",
+            )
+        if rows > _SMALL_VOCABULARY and whole < _MIN_SHARE * rows:
+            raise damage(
+                path,
+                f"or vocab.txt is cut: {whole:,} tokens, but config.json has vocab_size {rows:,}",
+            )
 
     @property
     def max_content_tokens(self) -> int:

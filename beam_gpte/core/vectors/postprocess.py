@@ -134,17 +134,20 @@ class Postprocess:
           has no direction, and for one of a group that was not fitted (`knows` distinguishes them).
 
         Raises:
-          InputError: the dimensions differ from those fitted, or groups are given for a corpus
-            fitted without, or missing for one fitted by group.
+          InputError: a value is not finite, the dimensions differ from those fitted, or groups are
+            given for a corpus fitted without, or missing for one fitted by group.
         """
         if vectors.shape[1] != self.means.shape[1]:
             raise InputError(
                 f"vectors of {vectors.shape[1]} dimensions, but the corpus was fitted with "
                 f"{self.means.shape[1]}; embed with the same model, or fit again"
             )
+        if not np.isfinite(vectors).all():
+            (row,) = np.flatnonzero(~np.isfinite(vectors).all(axis=1))[:1]
+            raise InputError(f"vector {row} has a value that is not finite; leave it out")
         place = self._places(len(vectors), groups)
         results = vectors.astype(np.float64) - self.means[place]
-        before = np.linalg.norm(vectors, axis=1, keepdims=True)
+        before = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         near_mean = np.linalg.norm(results, axis=1, keepdims=True) <= MIN_LENGTH * before
         if self.matrix is not None:
             results = results @ self.matrix
@@ -242,6 +245,8 @@ def fit(moments: Moments, method: str, components: int | None = None) -> Postpro
     names = sorted(moments.counts, key=str)
     counts = np.array([moments.counts[name] for name in names])
     means = np.stack([moments.sums[name] for name in names]) / counts[:, None]
+    if not np.isfinite(means).all():
+        raise InputError("a vector has a value that is not finite; leave it out, and fit again")
     groups = None if names == [None] else tuple(map(str, names))
     centered = Postprocess(method, 0, groups, tuple(counts.tolist()), means, None)
     if method == "center":

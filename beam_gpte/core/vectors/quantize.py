@@ -49,8 +49,14 @@ def quantize(vectors: np.ndarray, to: str, int8_limit: float | None = None) -> n
 
     Returns:
       float16 or int8 (n, dim), or uint8 (n, ceil(dim / 8)).
+
+    Raises:
+      InputError: a vector has a value that is not finite.
     """
     check_quantization(to, int8_limit)
+    if not np.isfinite(vectors).all():
+        (row,) = np.flatnonzero(~np.isfinite(vectors).all(axis=1))[:1]
+        raise InputError(f"vector {row} has a value that is not finite; leave it out")
     if to == "float16":
         with np.errstate(over="ignore"):  # overflow becomes infinity, which the caller can see
             return vectors.astype(np.float16)

@@ -64,8 +64,10 @@ def test_many_texts_are_tokenized_some_at_a_time(
     expected = encoder.encode_with_counts(texts)
     monkeypatch.setattr("beam_gpte.core.encoder.text_encoder.TEXTS_AHEAD", 7)
     found = encoder.encode_with_counts(texts)
+    assert expected.failed == {40: "text is empty: it has no visible character"}
     for field in dataclasses.fields(expected):
-        assert np.array_equal(getattr(found, field.name), getattr(expected, field.name)), field.name
+        pair = getattr(found, field.name), getattr(expected, field.name)
+        assert np.array_equal(*pair, equal_nan=field.name == "vectors"), field.name
 
 
 def test_fp16_is_refused_on_a_cpu(minilm: str) -> None:
@@ -75,6 +77,54 @@ def test_fp16_is_refused_on_a_cpu(minilm: str) -> None:
 
 def test_no_texts_give_no_vectors(encoder: TextEncoder) -> None:
     assert encoder.encode([]).shape == (0, 384)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("a cat", "'a cat' is one text, not a list of texts"),
+        (["a", None], "text 1 is None"),
+        (["a\ud83d"], "text 0 is not valid Unicode"),
+        ([("a", "cat")], "text 0 is of type tuple"),
+        (["a", ""], "text 1: text is empty"),
+        (["\u200b"], "text 0: text is empty: it has no visible character"),
+        (["\U000f0000"], "text 0: text is empty: the model has no token for it"),  # private use
+    ],
+)
+def test_only_lists_of_texts_with_tokens_are_encoded(
+    minilm: str, encoder: TextEncoder, texts: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        encoder.encode(texts)
+    with pytest.raises(InputError, match=message):
+        TextEncoder.load(EncoderConfig(minilm, prompt="query: ")).encode(texts)
+
+
+@pytest.mark.parametrize("settings", [{"prompt": "a "}, {"template": "a {text} b"}])
+def test_a_prompt_that_leaves_no_place_for_a_text_is_refused(
+    minilm: str, settings: dict[str, str]
+) -> None:
+    longer = {name: text.replace("a ", "a " * 7) for name, text in settings.items()}
+    with pytest.raises(InputError, match="prompt or template alone takes all 9 tokens"):
+        TextEncoder.load(EncoderConfig(minilm, max_tokens=9, **longer))
+    assert TextEncoder.load(EncoderConfig(minilm, max_tokens=9, **settings)).dim == 384
+
+
+def test_a_vector_that_is_not_finite_fails_its_text_and_no_other(minilm: str) -> None:
+    encoder = TextEncoder.load(minilm)
+    run = encoder._runner.run
+
+    def damaged(pieces: list) -> Any:
+        result = run(pieces)
+        result.vectors[1] = result.vectors[1] * np.inf
+        return result
+
+    encoder._runner.run = damaged
+    encoding = encoder.encode_with_counts(["one", "two", "three", "two"])
+    reason = "the model gave a vector that is not finite"
+    assert encoding.failed == {1: reason, 3: reason}
+    with pytest.raises(InputError, match=f"text 1: {reason}"):
+        encoder.encode(["one", "two"])
 
 
 def test_tokens_and_truncation_are_counted(encoder: TextEncoder) -> None:
