@@ -22,6 +22,7 @@ from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, FOUND_BY, SCORE, SECOND_ID
 from beam_gpte.dedup.figures import StepFigures, group_figures
+from beam_gpte.elements.arrow_values import of_one_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import (
     NAMESPACE,
@@ -29,8 +30,8 @@ from beam_gpte.elements.rejects import (
     split_rejects,
 )
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.shuffle.group_by_id import CoGroupById, Named, block_of
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.shuffle.group_by_id import CoGroupById, Named, block_of, frame_of
+from beam_gpte.shuffle.unique_ids import find_ids, id_array, like_ids
 
 REMOVED = "removed"
 
@@ -40,13 +41,16 @@ def _split_rows(
 ) -> Iterator[Block | TaggedOutput]:
     kept = block
     if decisions is not None:
-        position = pc.index_in(id_array(block, id_column), id_array(decisions, id_column))
+        position = find_ids(id_array(block, id_column), id_array(decisions, id_column), id_column)
         removed, kept = block.filter(position.is_valid()), block.filter(position.is_null())
         if removed:
             Metrics.counter(NAMESPACE, "removed").inc(len(removed))
-            for name in (DUPLICATE_OF, SCORE):
-                values = decisions.column(name).take(position.drop_null())
-                removed = removed.with_column(decisions.schema.field(name), values)
+            at = position.drop_null()
+            kind = block.schema.field(id_column).type
+            of = like_ids(decisions.column(DUPLICATE_OF).take(at), kind)
+            removed = removed.with_column(pa.field(DUPLICATE_OF, of.type), of)
+            scores = decisions.column(SCORE).take(at)
+            removed = removed.with_column(decisions.schema.field(SCORE), scores)
             yield TaggedOutput(REMOVED, with_found_by(removed, step))
     if kept:
         yield kept
@@ -136,9 +140,9 @@ def _apply(element: tuple[int, Iterable[Named]], id_column: str, step: str) -> I
         if kind in held:
             held[kind].append(block)
     decisions, members, rejects = held.values()
-    later = Block.concat(decisions) if decisions else None
+    later = block_of(frame_of(decisions)) if decisions else None
     rejected = [id_array(part, id_column) for part in rejects]
-    lost = pa.concat_arrays(rejected) if rejected else None
+    lost = pa.concat_arrays(of_one_type(id_column, rejected)) if rejected else None
     count = 0
     for kind, block in element[1]:
         if kind == "rows":
@@ -188,7 +192,7 @@ def _repoint_rows(
         block = _repointed(block, later, id_column)
     reasons = pa.nulls(len(block), pa.string())
     if rejected is not None:
-        lost = pc.is_in(id_array(block, DUPLICATE_OF), rejected)
+        lost = find_ids(id_array(block, DUPLICATE_OF), rejected, DUPLICATE_OF).is_valid()
         reasons = pc.if_else(lost, "the row it duplicates was rejected", reasons)
     for part in split_rejects(block, reasons, "Deduplicate", True, id_column):
         if isinstance(part, TaggedOutput):
@@ -197,11 +201,12 @@ def _repoint_rows(
 
 
 def _repointed(block: Block, later: Block, id_column: str) -> Block:
-    named = block.column(DUPLICATE_OF)
-    position = pc.index_in(id_array(block, DUPLICATE_OF), id_array(later, id_column))
-    moved = pc.coalesce(later.column(DUPLICATE_OF).take(position), named)
+    kind, named = block.schema.field(DUPLICATE_OF).type, id_array(block, DUPLICATE_OF)
+    position = find_ids(named, id_array(later, id_column), DUPLICATE_OF)
+    other, named = of_one_type(DUPLICATE_OF, [later.column(DUPLICATE_OF).take(position), named])
+    moved = like_ids(pc.coalesce(other, named), kind)
     scores = pc.if_else(position.is_valid(), pa.scalar(None, pa.float32()), block.column(SCORE))
-    block = block.with_column(pa.field(DUPLICATE_OF, named.type), moved)
+    block = block.with_column(pa.field(DUPLICATE_OF, moved.type), moved)
     return block.with_column(pa.field(SCORE, pa.float32()), scores)
 
 

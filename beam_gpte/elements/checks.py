@@ -132,8 +132,8 @@ def check_text(block: Block, column: str, step: str | None = None) -> pa.Array:
     """
     check_columns(block, (column,), step)
     values = block.column(column)
-    kind = values.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if not (is_string(kind) or pa.types.is_null(kind)):
         raise step_error(step, f"column {column!r} is {kind}, not text; convert it to strings")
     return pc.if_else(pc.is_null(values), f"{column} is null", pa.scalar(None, pa.string()))
 

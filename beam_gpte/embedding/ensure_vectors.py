@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from beam_gpte.core.columns import AT, FILE, VECTOR
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
+from beam_gpte.elements.arrow_values import plain
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns, check_text
 from beam_gpte.elements.vectors import vectors_with_defects
@@ -63,7 +64,7 @@ class VectorDefects:
 
 def _text_defects(block: Block, text_column: str, step: str | None) -> pa.Array:
     defects = check_text(block, text_column, step)
-    texts = block.column(text_column)
+    texts = plain(block.column(text_column))
     if pa.types.is_null(texts.type):
         return defects
     blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)

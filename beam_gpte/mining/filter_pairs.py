@@ -20,7 +20,7 @@ from beam_gpte.core.mining.hard_negatives import RANK, RIVAL, with_consistency
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.pair_search import SearchesPairs, near_frame, pair_frames
+from beam_gpte.mining.pair_search import SearchesPairs, near_frame, pair_frames, with_near
 from beam_gpte.shuffle.group_by_id import CoGroup, Named, block_of
 
 # float32: the pair's score less that of the query's nearest document that is in no pair with it
@@ -110,7 +110,8 @@ def _decide(
     if not blocks:
         return
     rows, named = pair_frames(blocks)
-    known = with_consistency(near_frame(group["near"]), named, depth)
+    near, named = with_near(near_frame(group["near"]), named)
+    known = with_consistency(near, named, depth)
     margin = (pl.col(SCORE) - pl.col(RIVAL)).alias(MARGIN)
     reason = _reasons(k, min_margin, min_score, depth).alias(REJECT_REASON)
     found = known.select(PAIR, SCORE, RANK, margin, reason)

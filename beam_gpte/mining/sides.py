@@ -29,6 +29,7 @@ from beam_gpte.core.columns import (
     Columns,
 )
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.arrow_values import of_one_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.rejects import (
@@ -50,7 +51,7 @@ from beam_gpte.shuffle.marked_rows import (
     with_key,
     with_mark,
 )
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.shuffle.unique_ids import find_ids, id_array
 
 _DECOYS = MARKS[2]
 
@@ -299,7 +300,8 @@ class _Unpaired:
                 left = block
                 if paired:
                     ids = id_array(block, id_column)
-                    left = block.filter(pc.invert(pc.is_in(ids, pa.concat_arrays(paired))))
+                    found = find_ids(ids, pa.concat_arrays(of_one_type(id_column, paired)))
+                    left = block.filter(found.is_null())
                 if left:
                     yield self._counted(left, mark)
 
