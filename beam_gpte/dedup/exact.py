@@ -55,6 +55,8 @@ class DeduplicateExact(DeduplicationStep):
       scope: compare only rows with the same value in this column.
       reference: rows of another corpus; rows that equal one of them are removed.
       columns: of the ids and the texts.
+      rename: names for the columns of `removed` that rows have already, as in
+        ``{"score": "similarity"}``.
     """
 
     name: ClassVar[str] = "exact"
@@ -74,6 +76,7 @@ class DeduplicateExact(DeduplicationStep):
         if self.form not in get_args(Form):
             raise InputError(f"form is {self.form!r}; use {', '.join(get_args(Form))}")
         self.order()
+        self.added()
 
     def settings(self) -> dict[str, Any]:
         """Give the settings that the report shows."""

@@ -81,6 +81,8 @@ class DeduplicateLexical(DeduplicationStep):
       reference: rows of another corpus; rows near to one of them are removed.
       minhash: size of the n-grams and of the signatures.
       columns: of the ids and the texts.
+      rename: names for the columns of `removed` that rows have already, as in
+        ``{"score": "similarity"}``.
     """
 
     name: ClassVar[str] = "lexical"
@@ -99,6 +101,7 @@ class DeduplicateLexical(DeduplicationStep):
             )
         self._bands()
         self.order()
+        self.added()
 
     def _bands(self) -> int:
         num_perm = self.minhash.num_perm

@@ -125,6 +125,8 @@ class DeduplicateSemantic(DeduplicationStep):
         of them are removed.
       options: of the search and the report.
       columns: of the ids, the vectors and the texts.
+      rename: names for the columns of `removed` that rows have already, as in
+        ``{"score": "similarity"}``.
     """
 
     name: ClassVar[str] = "semantic"
@@ -144,6 +146,7 @@ class DeduplicateSemantic(DeduplicationStep):
             raise InputError(f"threshold is {self.threshold}; use a cosine above 0 and at most 1")
         SearchMode.parse(self.mode)
         self.order()
+        self.added()
         self.options.thresholds(self.threshold)
         if self.grouping not in get_args(Rule):
             raise InputError(f"grouping is {self.grouping!r}; use {', '.join(get_args(Rule))}")

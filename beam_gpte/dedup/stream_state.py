@@ -26,6 +26,7 @@ from beam_gpte.core.dedup.grouping import KEPT, REMOVED, UNDECIDED, removed_by_l
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
+from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.arrow_values import is_string
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, BlockCoder
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
@@ -54,6 +55,7 @@ class StreamSettings:
       threshold: minimum cosine of duplicates.
       horizon: microseconds.
       isolate: collect bad rows, instead of failing.
+      added: names of `duplicate_of` and `score`.
     """
 
     step: str
@@ -61,6 +63,7 @@ class StreamSettings:
     threshold: float
     horizon: int
     isolate: bool
+    added: AddedColumns = dataclasses.field(default_factory=AddedColumns)
 
 
 class DecideRows(beam.DoFn):
@@ -141,8 +144,8 @@ class DecideRows(beam.DoFn):
         Metrics.counter(NAMESPACE, "duplicates").inc(int((~decisions.new).sum()))
         kind = block.schema.field(self._settings.columns.id).type
         of = like_ids(decisions.duplicate_of, kind)
-        block = block.with_column(pa.field(DUPLICATE_OF, of.type), of)
-        return block.with_column(pa.field(SCORE, pa.float32()), decisions.score)
+        added = self._settings.added
+        return added.add(added.add(block, DUPLICATE_OF, of), SCORE, decisions.score)
 
     def _reject(self, block: Block, before: Block) -> Iterator[Any]:
         settings = self._settings

@@ -12,9 +12,16 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import CHUNK_INDEX, DEFECT, REJECT_REASON, ROW, TIMESTAMP, is_hidden
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.arrow_values import column_array, lenient_column
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
-from beam_gpte.elements.row_kinds import column_values, read_row, row_fields, write_row
+from beam_gpte.elements.row_kinds import (
+    column_values,
+    read_row,
+    row_fields,
+    row_names,
+    write_row,
+)
 
 KIND = b"beam_gpte.kind"  # schema metadata of a block made of a table or a record batch
 
@@ -70,17 +77,21 @@ class RowsToBlocks(_Batching):
         id_column: str | None,
         columns: tuple[str, ...],
         texts: tuple[str, ...] = (),
+        added: AddedColumns | None = None,
     ) -> None:
         self._text_column = text_column
         self._id_column = id_column
         self._columns = columns
         self._texts = texts
+        self._added = added
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
         rows = [
             read_row(element, self._text_column, self._id_column, self._columns, self._texts)
             for element in elements
         ]
+        if self._added is not None:
+            self._added.check({name for element in elements for name in row_names(element)})
         columns: dict[str, Any] = {}
         if self._id_column is not None:
             columns[self._id_column] = id_column_of([row.id for row in rows])
@@ -135,7 +146,9 @@ class BlocksToRows(beam.DoFn):
         read: tuple[str, ...],
         replaced: tuple[str, ...],
         texts: tuple[str, ...],
+        added: AddedColumns | None = None,
     ) -> None:
+        self._chunk_index = CHUNK_INDEX if added is None else added[CHUNK_INDEX]
         self._text_column = text_column
         self._read = read
         self._replaced = replaced
@@ -169,6 +182,6 @@ class BlocksToRows(beam.DoFn):
         if REJECT_REASON in written and self._text_column is not None:
             # the text made safe: a lone surrogate fails in Beam's own coder
             written += [self._text_column, *self._texts]
-        if CHUNK_INDEX in written:  # a chunk has its own id and text
+        if self._chunk_index in written:  # a chunk has its own id and text
             written += [name for name in self._read if name in names and name not in written]
         return written

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -74,6 +74,22 @@ def row_fields(element: Any) -> dict[str, Any]:
     if _is_row(element):
         return element._asdict()
     raise InputError(_NOT_A_ROW.format(type(element).__qualname__))
+
+
+def row_names(element: Any) -> Iterable[str]:
+    """Name the fields of a row that have a value; of a NamedTuple, None is filled in."""
+    if isinstance(element, str | bytes) or element is None:
+        return ()
+    if isinstance(element, Mapping):
+        return element
+    if _is_item(element):
+        vector = () if element.embedding is None else (EMBEDDING,)
+        return (*element.metadata, *vector)
+    if isinstance(element, beam.Row):
+        return element.as_dict()
+    if _is_row(element):
+        return [name for name, value in element._asdict().items() if value is not None]
+    return ()
 
 
 def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:

@@ -22,6 +22,7 @@ from beam_gpte.core.encoder.custom_encoder import CustomEncoder
 from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder, as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
+from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE
@@ -58,6 +59,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     """
 
     __module__ = "beam_gpte"  # see `beam_gpte.export`
+    added = AddedColumns()  # names of the columns besides the vectors; `EmbedText` sets it
 
     def __init__(
         self,
@@ -134,10 +136,16 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             encoding = self._encode(texts, model, self._isolate_failures)
             if self._splits(model):
                 block = chunk_rows(
-                    block, encoding.text, encoding.chars, texts, self._text_column, self._id_column
+                    block,
+                    encoding.text,
+                    encoding.chars,
+                    texts,
+                    self._text_column,
+                    self._id_column,
+                    self.added,
                 )
             if self._token_columns:
-                block = with_token_columns(block, encoding)
+                block = with_token_columns(block, encoding, self.added)
             vectors = encoding_to_arrow(encoding)
             if known.any():
                 Metrics.counter(NAMESPACE, "texts_reused").inc(int(known.sum()))

@@ -43,6 +43,7 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
 from beam_gpte.elements.arrow_values import is_string, of_one_type, plain
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns
@@ -149,7 +150,12 @@ class SearchesPairs(RejectingTransform):
                 )
 
     def search(
-        self, inputs: Mapping[str, beam.PCollection], third: str, depth: int, texts: bool = False
+        self,
+        inputs: Mapping[str, beam.PCollection],
+        third: str,
+        depth: int,
+        texts: bool = False,
+        added: AddedColumns | None = None,
     ) -> PairSearch:
         """Search each query for `depth` neighbors that belong to no pair, and for those that do.
 
@@ -158,6 +164,7 @@ class SearchesPairs(RejectingTransform):
           third: that name.
           depth: how many neighbors.
           texts: add the texts of both rows to the pairs, as `PAIR_TEXTS`.
+          added: names of columns that pairs get; None if they get none.
         """
         check_sides(inputs, ("queries", "documents", third), self.step)
         settings = SideSettings(
@@ -175,7 +182,9 @@ class SearchesPairs(RejectingTransform):
         vectors = sides.rows | "Vectors" >> beam.Map(select).with_output_types(Block)
         plan = vectors | "Survey" >> PlanSearch(self.step)
         id_columns, step = (self.pairs.query_id, self.pairs.document_id), f"{self.step} {third}"
-        check = beam.FlatMap(_check_pairs, id_columns, step, self._isolate)
+        check = beam.FlatMap(_check_pairs, id_columns, step, self._isolate, added)
+        if added is not None:
+            added.check(fields_of_type(inputs[third].element_type))
         pairs, bad_pairs = as_blocks(inputs[third]) | "CheckPairs" >> reject_outputs(check)
         named = sides.duplicates  # what other names than its id a row has, and its text
         if texts:
@@ -227,8 +236,14 @@ def with_near(near: pl.DataFrame, named: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def _check_pairs(
-    block: Block, id_columns: tuple[str, str], step: str, isolate: bool
+    block: Block,
+    id_columns: tuple[str, str],
+    step: str,
+    isolate: bool,
+    added: AddedColumns | None,
 ) -> Iterator[Any]:
+    if added is not None:
+        added.check(block.schema.names)
     check_columns(block, id_columns, step)
     reasons = []
     for name, hidden in zip(id_columns, (QUERY, DOCUMENT), strict=True):
