@@ -5,7 +5,7 @@ give: its mean cosine, and the rank of the other row among them.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -54,7 +54,20 @@ from beam_gpte.shuffle.unique_ids import concat_by_id, find_ids, id_array
 
 KEPT = tuple(f"{HIDDEN}kept_{side}" for side in SIDES)  # ids of the rows that represent the pair's
 WHY = tuple(f"{HIDDEN}why_{side}" for side in SIDES)
+OWN = f"{HIDDEN}own_"  # before the names of the user's columns that have ours
 RANKS, MEANS = (FORWARD_RANK, BACKWARD_RANK), (FORWARD_MEAN, BACKWARD_MEAN)
+
+
+def renamed(block: Block, names: Mapping[str, str]) -> Block:
+    """Rename those columns that a block has."""
+    return Block(block.batch.rename_columns([names.get(name, name) for name in block.schema.names]))
+
+
+def with_own(block: Block) -> Block:
+    """Give the user's columns that were set apart their names back."""
+    return renamed(
+        block, {name: name.removeprefix(OWN) for name in block.schema.names if name.startswith(OWN)}
+    )
 
 
 class PairsAndOthers(NamedTuple):
@@ -213,8 +226,9 @@ def _join(
         reasons = _reasons(piece, at, side)
         for part in split_rejects(piece, reasons, settings.step, settings.isolate, name):
             if isinstance(part, TaggedOutput):
-                hidden = [column for column in part.value.schema.names if is_hidden(column)]
-                yield TaggedOutput(part.tag, part.value.without_columns([*hidden, *MEANS, *RANKS]))
+                rejects = with_own(part.value.without_columns([*MEANS, *RANKS]))
+                hidden = [column for column in rejects.schema.names if is_hidden(column)]
+                yield TaggedOutput(part.tag, rejects.without_columns(hidden))
             else:
                 assert vectors is not None
                 rows = vectors.column(VECTOR).take(at.drop_null())
