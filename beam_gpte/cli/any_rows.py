@@ -15,7 +15,8 @@ import apache_beam as beam
 from beam_gpte.core.errors import NoRowsError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.sources.corpus_files import match_files, read_schema
+from beam_gpte.sources.corpus_files import read_schema
+from beam_gpte.sources.match_files import match_files
 
 UNCHANGED = "the previous output is unchanged"
 

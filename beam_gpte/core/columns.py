@@ -98,6 +98,7 @@ SIDE = HIDDEN + "side"  # int8: 0 for the source
 MARKS = tuple(HIDDEN + name for name in (*SIDES, "decoys"))
 REPRESENTATIVE = HIDDEN + "representative"  # the id of the row that represents a duplicate
 DUPLICATES = HIDDEN + "duplicates"  # list of ids: the rows that a row represents; null for none
+OWN_ID = HIDDEN + "own_id"  # the id in its own type, where it is compared as another
 PLACE = HIDDEN + "place"  # int: the sentence's row among those of its documents
 QUERY = HIDDEN + "query"  # the id of the query that represents the pair's; smallest of equal texts
 DOCUMENT = HIDDEN + "document"

@@ -22,6 +22,8 @@ from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, FOUND_BY, SCORE, SECOND_ID
 from beam_gpte.dedup.figures import StepFigures, group_figures
+from beam_gpte.elements.added_columns import AddedColumns
+from beam_gpte.elements.arrow_values import of_one_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import (
     NAMESPACE,
@@ -29,25 +31,27 @@ from beam_gpte.elements.rejects import (
     split_rejects,
 )
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.shuffle.group_by_id import CoGroupById, Named, block_of
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.shuffle.group_by_id import CoGroupById, Named, block_of, frame_of
+from beam_gpte.shuffle.unique_ids import find_ids, id_array, like_ids
 
 REMOVED = "removed"
+REMOVED_COLUMNS = (DUPLICATE_OF, SCORE, FOUND_BY)
 
 
 def _split_rows(
-    block: Block, decisions: Block | None, id_column: str, step: str
+    block: Block, decisions: Block | None, settings: "ApplyDecisions"
 ) -> Iterator[Block | TaggedOutput]:
-    kept = block
+    kept, id_column, added = block, settings.id_column, settings.added
     if decisions is not None:
-        position = pc.index_in(id_array(block, id_column), id_array(decisions, id_column))
+        position = find_ids(id_array(block, id_column), id_array(decisions, id_column), id_column)
         removed, kept = block.filter(position.is_valid()), block.filter(position.is_null())
         if removed:
             Metrics.counter(NAMESPACE, "removed").inc(len(removed))
-            for name in (DUPLICATE_OF, SCORE):
-                values = decisions.column(name).take(position.drop_null())
-                removed = removed.with_column(decisions.schema.field(name), values)
-            yield TaggedOutput(REMOVED, with_found_by(removed, step))
+            at, kind = position.drop_null(), block.schema.field(id_column).type
+            named = like_ids(decisions.column(DUPLICATE_OF).take(at), kind)
+            removed = added.add(removed, DUPLICATE_OF, named)
+            removed = added.add(removed, SCORE, decisions.column(SCORE).take(at))
+            yield TaggedOutput(REMOVED, with_found_by(removed, settings.step, added[FOUND_BY]))
     if kept:
         yield kept
 
@@ -101,10 +105,12 @@ class ApplyDecisions(beam.PTransform):
     Attributes:
       id_column: of the rows and the decisions.
       step: for `found_by`.
+      added: names of `duplicate_of`, `score` and `found_by` in removed rows.
     """
 
     id_column: str
     step: str
+    added: AddedColumns = dataclasses.field(default_factory=AddedColumns)
 
     @named_collections
     def expand(self, inputs: RowsToDecide) -> AppliedDecisions:
@@ -115,11 +121,11 @@ class ApplyDecisions(beam.PTransform):
             (collections["removed"],) = removed
         if removed and rejects:
             (collections["rejects"],) = rejects
-        columns = {
-            name: DUPLICATE_OF if name in ("members", "removed") else self.id_column
-            for name in collections
-        }
-        apply = beam.FlatMap(_apply, self.id_column, self.step).with_output_types(
+        columns = dict.fromkeys(collections, self.id_column)
+        columns["members"] = DUPLICATE_OF
+        if removed:
+            columns["removed"] = self.added[DUPLICATE_OF]
+        apply = beam.FlatMap(_apply, self).with_output_types(
             Block, removed=Block, rejects=Block, figures=StepFigures
         )
         parts = (
@@ -130,22 +136,23 @@ class ApplyDecisions(beam.PTransform):
         return AppliedDecisions(parts.kept, parts.removed, parts.rejects, parts.figures)
 
 
-def _apply(element: tuple[int, Iterable[Named]], id_column: str, step: str) -> Iterator[Any]:
+def _apply(element: tuple[int, Iterable[Named]], settings: ApplyDecisions) -> Iterator[Any]:
+    id_column = settings.id_column
     held: dict[str, list[Block]] = {"decisions": [], "members": [], "rejects": []}
     for kind, block in element[1]:
         if kind in held:
             held[kind].append(block)
     decisions, members, rejects = held.values()
-    later = Block.concat(decisions) if decisions else None
+    later = block_of(frame_of(decisions)) if decisions else None
     rejected = [id_array(part, id_column) for part in rejects]
-    lost = pa.concat_arrays(rejected) if rejected else None
+    lost = pa.concat_arrays(of_one_type(id_column, rejected)) if rejected else None
     count = 0
     for kind, block in element[1]:
         if kind == "rows":
             count += len(block)
-            yield from _split_rows(block, later, id_column, step)
+            yield from _split_rows(block, later, settings)
         elif kind == REMOVED:
-            for part in _repoint_rows(block, later, lost, id_column):
+            for part in _repoint_rows(block, later, lost, settings):
                 yield part if isinstance(part, TaggedOutput) else TaggedOutput(REMOVED, part)
     groups = group_figures(members, id_column) if members else StepFigures()
     yield TaggedOutput("figures", dataclasses.replace(groups, rows=count))
@@ -182,30 +189,34 @@ def with_inherited(
 
 
 def _repoint_rows(
-    block: Block, later: Block | None, rejected: pa.Array | None, id_column: str
+    block: Block, later: Block | None, rejected: pa.Array | None, settings: ApplyDecisions
 ) -> Iterator[Block | TaggedOutput]:
+    added, id_column = settings.added, settings.id_column
     if later is not None:
-        block = _repointed(block, later, id_column)
+        block = _repointed(block, later, id_column, added)
     reasons = pa.nulls(len(block), pa.string())
     if rejected is not None:
-        lost = pc.is_in(id_array(block, DUPLICATE_OF), rejected)
+        named = id_array(block, added[DUPLICATE_OF])
+        lost = find_ids(named, rejected, id_column).is_valid()
         reasons = pc.if_else(lost, "the row it duplicates was rejected", reasons)
     for part in split_rejects(block, reasons, "Deduplicate", True, id_column):
         if isinstance(part, TaggedOutput):
-            part.value = part.value.without_columns([DUPLICATE_OF, SCORE, FOUND_BY])
+            part.value = part.value.without_columns([added[name] for name in REMOVED_COLUMNS])
         yield part
 
 
-def _repointed(block: Block, later: Block, id_column: str) -> Block:
-    named = block.column(DUPLICATE_OF)
-    position = pc.index_in(id_array(block, DUPLICATE_OF), id_array(later, id_column))
-    moved = pc.coalesce(later.column(DUPLICATE_OF).take(position), named)
-    scores = pc.if_else(position.is_valid(), pa.scalar(None, pa.float32()), block.column(SCORE))
-    block = block.with_column(pa.field(DUPLICATE_OF, named.type), moved)
-    return block.with_column(pa.field(SCORE, pa.float32()), scores)
+def _repointed(block: Block, later: Block, id_column: str, added: AddedColumns) -> Block:
+    column, score = added[DUPLICATE_OF], added[SCORE]
+    kind, named = block.schema.field(column).type, id_array(block, column)
+    position = find_ids(named, id_array(later, id_column), id_column)
+    moved = later.column(DUPLICATE_OF).take(position)
+    moved = like_ids(pc.coalesce(*of_one_type(id_column, [moved, named])), kind)
+    scores = pc.if_else(position.is_valid(), pa.scalar(None, pa.float32()), block.column(score))
+    block = block.with_column(pa.field(column, moved.type), moved)
+    return block.with_column(pa.field(score, pa.float32()), scores)
 
 
-def with_found_by(block: Block, step: str) -> Block:
-    """Add the column `found_by`, the name of the step."""
+def with_found_by(block: Block, step: str, column: str) -> Block:
+    """Add a column of the name of the step."""
     names = pa.array([step] * len(block), pa.string())
-    return block.with_column(pa.field(FOUND_BY, pa.string()), names)
+    return block.with_column(pa.field(column, pa.string()), names)

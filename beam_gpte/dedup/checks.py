@@ -21,6 +21,7 @@ from apache_beam.pvalue import TaggedOutput
 from beam_gpte.core.columns import DEFECT, REFERENCE, REJECT_STEP
 from beam_gpte.core.errors import InputError
 from beam_gpte.dedup.figures import StepFigures
+from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns, check_text
 from beam_gpte.elements.from_side_inputs import FromSideInputs
@@ -76,12 +77,14 @@ class RowChecks:
       defects: of each of its steps, by the name of the step's transform.
       id_column: strings or integers.
       isolate: collect bad rows, instead of failing.
+      added: names of the columns that removed rows get; rows of the corpus must not have them.
     """
 
     step: str
     defects: tuple[tuple[str, Defects], ...]
     id_column: str
     isolate: bool
+    added: AddedColumns
 
 
 def check_rows(
@@ -118,6 +121,8 @@ def check_rows(
 
 
 def _check(block: Block, checks: RowChecks) -> Iterator[Any]:
+    if REFERENCE not in block.schema.names:
+        checks.added.check(block.schema.names)
     good = block
     for name, defects in checks.defects:
         found = _found(name, defects, good)

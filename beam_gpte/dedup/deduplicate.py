@@ -16,10 +16,11 @@ from typing import Any, ClassVar, NamedTuple
 import apache_beam as beam
 from apache_beam.pvalue import AsList, TaggedOutput
 
-from beam_gpte.core.columns import REFERENCE, Columns
+from beam_gpte.core.columns import FOUND_BY, REFERENCE, Columns
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
 from beam_gpte.dedup.apply_decisions import (
+    REMOVED_COLUMNS,
     ApplyDecisions,
     RowsToDecide,
     with_found_by,
@@ -37,6 +38,7 @@ from beam_gpte.dedup.checks import (
 from beam_gpte.dedup.figures import StepFigures, pair_figures
 from beam_gpte.dedup.recall_audit import count_found
 from beam_gpte.dedup.report import Deduplication, FiguresOfSteps, StepSummary, SummarizeSteps
+from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.elements.rows import back_to_rows, columns_as_blocks, to_blocks
@@ -52,11 +54,13 @@ class StepContext:
       has_reference: whether reference rows, marked by `REFERENCE`, are among the rows.
       isolate: collect rows that fail, instead of failing the job.
       spill: writes rows to a disk once a step has added large columns; None keeps them in memory.
+      added: names of the columns that removed rows get.
     """
 
     has_reference: bool = False
     isolate: bool = False
     spill: SpillRows | None = None
+    added: AddedColumns = dataclasses.field(default_factory=AddedColumns)
 
 
 class StepResult(NamedTuple):
@@ -83,7 +87,7 @@ class StepResult(NamedTuple):
     saved_index: beam.PCollection[bytes] | None = None
 
 
-class DeduplicationStep(RejectingTransform):
+class DeduplicationStep(AddsColumns, RejectingTransform):
     """Deduplicate by one criterion: a subclass names its columns, and decides."""
 
     name: ClassVar[str]  # in `found_by` and the report
@@ -119,6 +123,10 @@ class DeduplicationStep(RejectingTransform):
         """Give the larger thresholds that it counts the removed rows at."""
         return ()
 
+    def adds(self) -> tuple[str, ...]:
+        """Name what removed rows get."""
+        return REMOVED_COLUMNS
+
     def order(self) -> KeepOrder:
         """Give the order of keeping."""
         return KeepOrder.parse(self.keep, self.columns.text)
@@ -129,7 +137,7 @@ class DeduplicationStep(RejectingTransform):
 
 
 @dataclasses.dataclass(eq=False)
-class Deduplicate(RejectingTransform):
+class Deduplicate(AddsColumns, RejectingTransform):
     """Remove duplicates in several steps, each among the rows that the steps before it kept.
 
         corpus | Deduplicate((DeduplicateExact(), DeduplicateSemantic(model=MODEL)))
@@ -138,13 +146,15 @@ class Deduplicate(RejectingTransform):
     first: rows they remove are not embedded. Rows that any step cannot compare are rejected first.
 
     Attributes:
-      steps: with the same id and text columns, and without a `reference`.
+      steps: with the same id and text columns, and without a `reference` or `rename`.
       reference: rows of another corpus; rows near to one of them are removed, they themselves are
         not.
       scratch: a folder, on a disk that all workers share, for rows while their ids and sketches are
         shuffled. For runners that keep shuffles in memory, as Beam's local one does: with it a
         million vectors of 384 dimensions fit there. A run creates its own folder in it and leaves
         that there; delete it when the job has ended.
+      rename: names for the columns of `removed` that rows have already, as in
+        ``{"score": "similarity"}``.
     """
 
     steps: tuple[DeduplicationStep, ...]
@@ -163,10 +173,17 @@ class Deduplicate(RejectingTransform):
                 raise InputError(
                     f"{step.step} has a reference; give it to Deduplicate, for all steps"
                 )
+            if step.rename:
+                raise InputError(f"{step.step} has a rename; give it to Deduplicate, for all steps")
             for column in ("id", "text"):
                 one, other = getattr(first, column), getattr(step.columns, column)
                 if one != other:
                     raise InputError(f"steps with {column} columns {one!r} and {other!r}; use one")
+        self.added()
+
+    def adds(self) -> tuple[str, ...]:
+        """Name what removed rows get."""
+        return REMOVED_COLUMNS
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Run the steps one after the other; gives a `Deduplication`."""
@@ -181,7 +198,7 @@ def _deduplicate(
     steps: Steps,
     reference: beam.PCollection | None,
     scratch: str | None,
-    transform: RejectingTransform,
+    transform: "DeduplicationStep | Deduplicate",
 ) -> Deduplication:
     """Check the rows, run the steps, and give rows of the kind of `pcoll` back."""
     if not (pcoll.is_bounded and pcoll.windowing.is_default()):
@@ -195,9 +212,10 @@ def _deduplicate(
         light = {id_column, REFERENCE}.union(*(step.light_columns() for step in steps))
         spill = SpillRows(new_spill_folder(scratch), tuple(sorted(light)))
     defects = tuple((step.step, step.defects()) for step in steps)
-    checks = RowChecks(transform.step, defects, id_column, transform._isolate)
-    context = StepContext(reference is not None, transform._isolate, spill)
-    rows = to_blocks(pcoll, text_column, id_column, columns)
+    added = transform.added()
+    checks = RowChecks(transform.step, defects, id_column, transform._isolate, added)
+    context = StepContext(reference is not None, transform._isolate, spill, added)
+    rows = to_blocks(pcoll, text_column, id_column, columns, added=added)
     known = None
     if reference is not None:
         known = columns_as_blocks(reference, columns, text_column, id_column)
@@ -284,7 +302,8 @@ class _RunStep(beam.PTransform):
             corpus, counted = found.rows | "OwnRows" >> own.with_outputs("figures", main="own")
             figures += (counted,)
         to_decide = RowsToDecide(corpus, found.decisions, earlier, found.rejects)
-        applied = to_decide | "ApplyDecisions" >> ApplyDecisions(step.columns.id, step.name)
+        apply = ApplyDecisions(step.columns.id, step.name, self.context.added)
+        applied = to_decide | "ApplyDecisions" >> apply
         expected = tuple(map(AsList, found.expected))
         name = beam.FlatMap(_name_pairs, step.name, step.settings()["threshold"], *expected)
         pairs, counted = found.pairs | "NamePairs" >> name.with_output_types(
@@ -301,6 +320,6 @@ def _name_pairs(
     pairs: Block, step: str, threshold: float, expected: Iterable[Block] = ()
 ) -> Iterator[Any]:
     """Name the step that found pairs, and count them."""
-    yield with_found_by(pairs, step)
+    yield with_found_by(pairs, step, FOUND_BY)
     found = count_found(pairs, list(expected))
     yield TaggedOutput("figures", dataclasses.replace(pair_figures(pairs, threshold), found=found))

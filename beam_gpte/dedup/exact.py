@@ -8,7 +8,7 @@ What meets, and why no other shuffle can carry it:
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import apache_beam as beam
 import polars as pl
@@ -25,7 +25,7 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.text.normalize import key_hashes
+from beam_gpte.core.text.normalize import Form, key_hashes
 from beam_gpte.dedup.checks import Blocks, TextDefects
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.elements.block import Block
@@ -37,9 +37,9 @@ from beam_gpte.shuffle.unique_ids import id_array
 class DeduplicateExact(DeduplicationStep):
     """Remove rows whose text, or whose key columns, equal those of a kept row.
 
-    Gives a `Deduplication` with scores of 1. Texts are equal after Unicode NFKC, lower case and
-    single blanks (`core.text.normalize`). The result does not depend on the order, blocks or
-    workers of the collection. `pairs` holds each removed row with its kept one.
+    Gives a `Deduplication` with scores of 1. Texts are equal if they differ in case and white space
+    at most, after Unicode NFC (`core.text.normalize`). The result does not depend on the order,
+    blocks or workers of the collection. `pairs` holds each removed row with its kept one.
 
     Rows whose text is null, and rows whose id is null or taken, fail the job or are collected by
     `with_exception_handling()`. A worker holds the ids and hashes of one of 16 partitions, never
@@ -48,16 +48,21 @@ class DeduplicateExact(DeduplicationStep):
     Attributes:
       key_columns: compare the values of these columns, as they are, instead of the text; null
         equals null.
+      form: of texts before they are compared; ``NFKC`` takes width, ligatures, superscripts and
+        fractions for the same too: 10² for 102.
       keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or
-        ``"COLUMN desc"``; ties by id, nulls last.
+        ``"COLUMN desc"``; ties by id, null and NaN last.
       scope: compare only rows with the same value in this column.
       reference: rows of another corpus; rows that equal one of them are removed.
       columns: of the ids and the texts.
+      rename: names for the columns of `removed` that rows have already, as in
+        ``{"score": "similarity"}``.
     """
 
     name: ClassVar[str] = "exact"
 
     key_columns: tuple[str, ...] = ()
+    form: Form = "NFC"
     keep: str = "first"
     scope: str | None = None
     reference: beam.PCollection | None = None
@@ -68,19 +73,21 @@ class DeduplicateExact(DeduplicationStep):
             raise InputError(
                 f"key_columns is {self.key_columns!r}; use a tuple: ({self.key_columns!r},)"
             )
+        if self.form not in get_args(Form):
+            raise InputError(f"form is {self.form!r}; use {', '.join(get_args(Form))}")
         self.order()
+        self.added()
 
     def settings(self) -> dict[str, Any]:
         """Give the settings that the report shows."""
         keys = {"key_columns": list(self.key_columns)} if self.key_columns else {}
-        return {"threshold": 1.0, "scope": self.scope, **keys}
+        form = {} if self.key_columns else {"form": self.form}
+        return {"threshold": 1.0, "scope": self.scope, **form, **keys}
 
     def read_columns(self) -> tuple[str, ...]:
         """Name the columns of the order, the keys and the scope."""
-        return (*self.order().columns, *self.key_columns, *self._scopes())
-
-    def _scopes(self) -> tuple[str, ...]:
-        return () if self.scope is None else (self.scope,)
+        scopes = () if self.scope is None else (self.scope,)
+        return (*self.order().columns, *self.key_columns, *scopes)
 
     def reads_text(self) -> bool:
         """Return whether texts are compared."""
@@ -92,9 +99,10 @@ class DeduplicateExact(DeduplicationStep):
 
     def decide(self, rows: Blocks, context: StepContext) -> StepResult:
         """Group rows by a hash of what is compared, and keep the first of each group."""
-        compared = (*(self.key_columns or (self.columns.text,)), *self._scopes())
         order, id_column = self.order(), self.columns.id
-        keys = _Keys(compared, self.reads_text(), id_column, order, context.has_reference)
+        compared = self.key_columns or (self.columns.text,)
+        form = self.form if self.reads_text() else None
+        keys = _Keys(compared, form, self.scope, id_column, order, context.has_reference)
         keep_first = beam.FlatMap(_keep_first, id_column, order)
         pairs = (
             rows
@@ -113,8 +121,9 @@ class _Keys(KeyById):
     reference).
 
     Args:
-      columns: whose values are hashed; if `texts`, the first is of texts, which are normalized.
-      texts: whether texts are compared.
+      columns: whose values are hashed.
+      form: that the first is normalized to; None if it is not of texts.
+      scope: as of `DeduplicateExact`.
       id_column: of the ids.
       order: of keeping.
       has_reference: whether reference rows are among the rows.
@@ -123,29 +132,32 @@ class _Keys(KeyById):
     def __init__(
         self,
         columns: tuple[str, ...],
-        texts: bool,
+        form: Form | None,
+        scope: str | None,
         id_column: str,
         order: KeepOrder,
         has_reference: bool,
     ) -> None:
         super().__init__(TEXT_KEY)
         self._columns = columns
-        self._texts = texts
+        self._form: Form | None = form
+        self._scope = scope
         self._id_column = id_column
         self._order = order
         self._has_reference = has_reference
 
     def read(self, block: Block) -> Iterator[Block]:
-        names = {self._id_column, *self._columns, *self._order.columns, REFERENCE}
+        compared = (*self._columns, self._scope)
+        names = {self._id_column, *compared, *self._order.columns, REFERENCE}
         yield Block(block.batch.select([name for name in block.schema.names if name in names]))
 
     def make(self, rows: Block) -> Block:
         frame = frame_of([rows])
         result: dict[str, Any] = {
             self._id_column: id_array(rows, self._id_column),
-            TEXT_KEY: key_hashes(frame, self._columns, self._texts),
+            TEXT_KEY: key_hashes(frame, self._columns, self._form, self._scope),
         }
-        for series in frame.select(self._order.value()):
+        for series in self._order.values(rows.batch):
             result[series.name] = series.to_arrow()
         if self._has_reference:
             result[REFERENCE] = pa.array([REFERENCE in rows.schema.names] * len(rows))

@@ -68,6 +68,7 @@ from beam_gpte.shuffle.group_by_id import (
     Keyed,
     block_of,
     frame_of,
+    of_one_schema,
     partition_frame,
 )
 from beam_gpte.shuffle.spill import is_light
@@ -265,7 +266,7 @@ class _JoinTile:
         if not home:
             return
         others = [block for block in blocks if CELL not in block.schema.names]
-        here, there = _rows(home), _rows(others or [home[0].slice(0, 0).without_columns([CELL])])
+        here, there = _both(home, others or [home[0].slice(0, 0).without_columns([CELL])])
         found = join_tile(
             here,
             there,
@@ -332,8 +333,14 @@ class _JoinTile:
                 yield TaggedOutput("away", (partition, needed))
 
 
-def _rows(blocks: list[Block]) -> TileRows:
-    sketches = np.concatenate([vector_matrix(block.column(SKETCH)) for block in blocks])
-    return TileRows(
-        frame_of([block.without_columns([SKETCH, VECTOR, FILE, AT]) for block in blocks]), sketches
+def _both(home: list[Block], others: list[Block]) -> list[TileRows]:
+    """Read the rows at home and the others, whose columns get one type."""
+    frames = of_one_schema(
+        frame_of([block.without_columns([SKETCH, VECTOR, FILE, AT]) for block in blocks])
+        for blocks in (home, others)
     )
+    sketches = [
+        np.concatenate([vector_matrix(block.column(SKETCH)) for block in blocks])
+        for blocks in (home, others)
+    ]
+    return [TileRows(*rows) for rows in zip(frames, sketches, strict=True)]

@@ -35,7 +35,7 @@ from beam_gpte.core.text.minhash import (
     signatures,
     slices,
 )
-from beam_gpte.core.text.normalize import normalize
+from beam_gpte.core.text.normalize import normalize, scope_keys
 from beam_gpte.dedup.checks import Blocks, TextDefects
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.dedup.group_pairs import GroupPairs
@@ -43,7 +43,7 @@ from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.dedup.score_pairs import CandidatesAndContents, ScorePairs
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
-from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
+from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, concat_frames, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 BUCKET_PARTITIONS = 64  # of the buckets: a worker holds one partition's
@@ -57,7 +57,8 @@ CHARACTERS_AT_ONCE = 1 << 21  # shingled in memory: about 100 bytes each
 class DeduplicateLexical(DeduplicationStep):
     """Remove rows whose text shares most of its character n-grams with a kept row's.
 
-    Gives a `Deduplication`. Texts are compared after `core.text.normalize`, by the Jaccard
+    Gives a `Deduplication`. Texts are compared after Unicode NFKC, which also unites width,
+    ligatures and superscripts, lower case and single blanks (`core.text.normalize`), by the Jaccard
     similarity of their sets of n-grams. Candidates come from MinHash signatures cut into bands, so
     that 99 % of the pairs at the threshold are found, and more above it; each one is verified with
     its texts, so that no pair is below. In the order of keeping, every row is kept that is near to
@@ -75,11 +76,13 @@ class DeduplicateLexical(DeduplicationStep):
     Attributes:
       threshold: minimum Jaccard similarity of duplicates, above 0 and at most 1.
       keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or
-        ``"COLUMN desc"``; ties by id, nulls last.
+        ``"COLUMN desc"``; ties by id, null and NaN last.
       scope: compare only rows with the same value in this column.
       reference: rows of another corpus; rows near to one of them are removed.
       minhash: size of the n-grams and of the signatures.
       columns: of the ids and the texts.
+      rename: names for the columns of `removed` that rows have already, as in
+        ``{"score": "similarity"}``.
     """
 
     name: ClassVar[str] = "lexical"
@@ -98,6 +101,7 @@ class DeduplicateLexical(DeduplicationStep):
             )
         self._bands()
         self.order()
+        self.added()
 
     def _bands(self) -> int:
         num_perm = self.minhash.num_perm
@@ -156,11 +160,10 @@ class _Describe:
     has_reference: bool
 
     def __call__(self, block: Block) -> Block:
-        read = list(dict.fromkeys((self.columns.text, *self.order.columns)))
-        frame = frame_of([Block(block.batch.select(read))])
-        text = normalize(pl.col(self.columns.text).cast(pl.String)).alias(NORMAL)
+        frame = frame_of([Block(block.batch.select([self.columns.text]))])
+        text = frame.select(normalize(pl.col(self.columns.text)).alias(NORMAL))
         described: dict[str, Any] = {self.columns.id: id_array(block, self.columns.id)}
-        for series in frame.select(text, *self.order.value()):
+        for series in (text[NORMAL], *self.order.values(block.batch)):
             described[series.name] = series.to_arrow()
         if self.scope is not None:
             described[SCOPE] = scope_hashes(block.column(self.scope))
@@ -170,13 +173,10 @@ class _Describe:
 
 
 def scope_hashes(values: pa.Array) -> pa.Array:
-    """Hash scopes, uint64; different ones get one hash with a probability of 5e-20.
-
-    Null is a value like others.
-    """
-    encoded = values.dictionary_encode(null_encoding="encode")
+    """Hash scopes, uint64; different ones get one hash with a probability of 5e-20."""
+    encoded = scope_keys(values).dictionary_encode()
     hashes = [
-        hashlib.blake2b(repr(value).encode(), digest_size=8).digest()
+        hashlib.blake2b(value.encode(), digest_size=8).digest()
         for value in encoded.dictionary.to_pylist()
     ]
     return pa.array(np.frombuffer(b"".join(hashes), np.uint64)[encoded.indices.to_numpy()])
@@ -210,8 +210,7 @@ class _Bands(CutByKey):
         yield from self.wait(rows, int(rows.estimated_size()))
 
     def cut(self, waiting: list[pl.DataFrame]) -> Iterator[Keyed]:
-        # relaxed: an order value is of type null in a block where all are null
-        rows = pl.concat(waiting, how="vertical_relaxed")
+        rows = concat_frames(waiting)
         rows = rows.with_columns(part=pl.col(BUCKET) % BUCKET_PARTITIONS)
         parts = rows.partition_by("part", as_dict=True, include_key=False)
         for (partition,), part in parts.items():

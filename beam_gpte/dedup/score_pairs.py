@@ -31,7 +31,7 @@ from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import unit_vectors_of
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.shuffle.unique_ids import concat_by_id, find_ids, id_array
 
 PAIRS_AT_ONCE = 8192  # 12 MB of vectors on either side
 ROWS_READ = 512  # normalized at once: their float64 copies of 384 dimensions fit the cache
@@ -121,7 +121,7 @@ def _attach_first(
     ids = id_array(contents, id_column)
     for partition, piece in partition_frame(pairs, SECOND_ID):
         yield partition, piece
-        named = pc.index_in(pc.unique(id_array(piece, FIRST_ID)), ids)
+        named = find_ids(pc.unique(id_array(piece, FIRST_ID)), ids, id_column)
         yield partition, Block(contents.batch.take(named))
 
 
@@ -149,12 +149,15 @@ def _score(
 def _select(blocks: Iterable[Block], id_column: str, wanted: pl.Series) -> Block:
     """Give the rows of `blocks` whose id is wanted."""
     ids = _comparable(wanted.unique())
-    parts = [block.filter(pc.is_in(id_array(block, id_column), ids)) for block in blocks]
-    return Block.concat([part for part in parts if part] or parts[:1])
+    parts = [
+        block.filter(find_ids(id_array(block, id_column), ids, id_column).is_valid())
+        for block in blocks
+    ]
+    return concat_by_id([part for part in parts if part] or parts[:1], id_column)
 
 
 def _positions(ids: pl.Series, rows: Block, id_column: str) -> np.ndarray:
-    found = pc.index_in(_comparable(ids), id_array(rows, id_column))
+    found = find_ids(_comparable(ids), id_array(rows, id_column), id_column)
     return found.to_numpy(zero_copy_only=False).astype(np.int64)
 
 

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, get_args
 
 import apache_beam as beam
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from beam_gpte.core.columns import REFERENCE, SCOPE, VECTOR_KEY, Columns
@@ -24,6 +23,7 @@ from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.levels import MAX_THRESHOLDS
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.text.normalize import scope_keys
 from beam_gpte.dedup.checks import Blocks
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.dedup.group_pairs import GroupPairs
@@ -111,7 +111,7 @@ class DeduplicateSemantic(DeduplicationStep):
       threshold: minimum cosine of duplicates, above 0 and at most 1.
       model: embed the texts of the rows that have no embedding column first, as `EmbedText` does.
       keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or
-        ``"COLUMN desc"``; ties by id, nulls last.
+        ``"COLUMN desc"``; ties by id, null and NaN last.
       scope: compare only rows with the same value in this column.
       mode: ``exact``; ``recall=0.99``: at least this share of the pairs, by a sample that measures
         how far to search, and faster below 0.9; ``probes=4``: search the 4 nearest cells. The
@@ -125,6 +125,8 @@ class DeduplicateSemantic(DeduplicationStep):
         of them are removed.
       options: of the search and the report.
       columns: of the ids, the vectors and the texts.
+      rename: names for the columns of `removed` that rows have already, as in
+        ``{"score": "similarity"}``.
     """
 
     name: ClassVar[str] = "semantic"
@@ -144,6 +146,7 @@ class DeduplicateSemantic(DeduplicationStep):
             raise InputError(f"threshold is {self.threshold}; use a cosine above 0 and at most 1")
         SearchMode.parse(self.mode)
         self.order()
+        self.added()
         self.options.thresholds(self.threshold)
         if self.grouping not in get_args(Rule):
             raise InputError(f"grouping is {self.grouping!r}; use {', '.join(get_args(Rule))}")
@@ -236,12 +239,10 @@ class _Describe:
         embedding = self.columns.embedding
         unit = unit_vectors(with_columns(block, [embedding]), embedding)
         described: dict[str, Any] = {self.columns.id: id_array(block, self.columns.id)}
-        if self.order.column is not None:
-            frame = pl.DataFrame({self.order.column: block.column(self.order.column)})
-            described |= {s.name: s.to_arrow() for s in frame.select(self.order.value())}
+        described |= {s.name: s.to_arrow() for s in self.order.values(block.batch)}
         scopes = [b""] * len(block)
         if self.scope is not None:
-            described[SCOPE] = block.column(self.scope).cast(pa.large_string()).fill_null("")
+            described[SCOPE] = scope_keys(block.column(self.scope))
             scopes = [value.encode() for value in described[SCOPE].to_pylist()]
         if self.has_reference:
             described[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))

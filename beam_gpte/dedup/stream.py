@@ -21,6 +21,7 @@ from apache_beam.transforms.window import GlobalWindows
 from beam_gpte.core.columns import DEFECT, DUPLICATE_OF, HOME, SCORE, TIMESTAMP, Columns
 from beam_gpte.core.errors import InputError
 from beam_gpte.dedup.stream_state import DecideRows, StreamSettings
+from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.rejects import (
@@ -65,7 +66,7 @@ class StreamCells:
 
 
 @dataclasses.dataclass(eq=False)
-class DeduplicateStream(RejectingTransform):
+class DeduplicateStream(AddsColumns, RejectingTransform):
     """Mark each row of a stream that is near to a new row of the last `horizon` seconds.
 
     Takes rows or blocks, unbounded or bounded, in the global window, and gives the same kind back:
@@ -106,6 +107,7 @@ class DeduplicateStream(RejectingTransform):
         `sources.committed_rows.RecentRows`. Hashable; every worker process calls it once.
       cells: to decide rows in parallel.
       columns: of the ids and the vectors.
+      rename: names for added columns that rows have already, as in ``{"score": "similarity"}``.
     """
 
     threshold: float = 0.9
@@ -121,6 +123,11 @@ class DeduplicateStream(RejectingTransform):
             raise InputError(
                 f"horizon is {self.horizon}; use seconds, above 0 and at most {MAX_HORIZON}"
             )
+        self.added()
+
+    def adds(self) -> tuple[str, ...]:
+        """Name the decision on a row."""
+        return DUPLICATE_OF, SCORE
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Give all rows; with exception handling, a tuple of the good ones and the rejects."""
@@ -130,11 +137,17 @@ class DeduplicateStream(RejectingTransform):
                 "beam.WindowInto(GlobalWindows()) before it"
             )
         columns = self.columns
-        return over_blocks(pcoll, self._decide, None, columns.id, columns=(columns.embedding,))
+        read = (columns.embedding,)
+        return over_blocks(pcoll, self._decide, None, columns.id, columns=read, added=self.added())
 
     def _decide(self, blocks: beam.PCollection[Block]) -> Any:
         settings = StreamSettings(
-            self.step, self.columns, self.threshold, round(self.horizon * 1e6), self._isolate
+            self.step,
+            self.columns,
+            self.threshold,
+            round(self.horizon * 1e6),
+            self._isolate,
+            self.added(),
         )
         route = beam.ParDo(_Route(settings, self.cells)).with_output_types(
             tuple[int, Block], rejects=Block
@@ -156,6 +169,7 @@ class _Route(beam.DoFn):
 
     def process(self, block: Block) -> Iterator[Any]:
         step, columns, isolate = self._settings.step, self._settings.columns, self._settings.isolate
+        self._settings.added.check(block.schema.names)
         for part in _split_by_length(block, columns.embedding):
             try:
                 defects = self._defects(part)

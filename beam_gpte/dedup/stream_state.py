@@ -26,10 +26,12 @@ from beam_gpte.core.dedup.grouping import KEPT, REMOVED, UNDECIDED, removed_by_l
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
+from beam_gpte.elements.added_columns import AddedColumns
+from beam_gpte.elements.arrow_values import is_string
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, BlockCoder
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.embedding.ensure_vectors import unit_vectors
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.shuffle.unique_ids import concat_by_id, id_array, like_ids
 
 # Microseconds, 73,000 years: differences of times within it fit int64, Beam's bounds do not.
 MAX_MICROS = 1 << 61
@@ -53,6 +55,7 @@ class StreamSettings:
       threshold: minimum cosine of duplicates.
       horizon: microseconds.
       isolate: collect bad rows, instead of failing.
+      added: names of `duplicate_of` and `score`.
     """
 
     step: str
@@ -60,6 +63,7 @@ class StreamSettings:
     threshold: float
     horizon: int
     isolate: bool
+    added: AddedColumns = dataclasses.field(default_factory=AddedColumns)
 
 
 class DecideRows(beam.DoFn):
@@ -138,9 +142,10 @@ class DecideRows(beam.DoFn):
     def _decided(self, block: Block, decisions: "Decisions") -> Block:
         Metrics.counter(NAMESPACE, "new").inc(int(decisions.new.sum()))
         Metrics.counter(NAMESPACE, "duplicates").inc(int((~decisions.new).sum()))
-        kind = pa.field(DUPLICATE_OF, block.schema.field(self._settings.columns.id).type)
-        block = block.with_column(kind, decisions.duplicate_of.cast(kind.type, safe=False))
-        return block.with_column(pa.field(SCORE, pa.float32()), decisions.score)
+        kind = block.schema.field(self._settings.columns.id).type
+        of = like_ids(decisions.duplicate_of, kind)
+        added = self._settings.added
+        return added.add(added.add(block, DUPLICATE_OF, of), SCORE, decisions.score)
 
     def _reject(self, block: Block, before: Block) -> Iterator[Any]:
         settings = self._settings
@@ -238,7 +243,7 @@ def pack(pieces: list[Block]) -> list[Block]:
     """Put the rows into few blocks."""
     if not pieces:
         return []
-    rows = Block.concat(pieces)
+    rows = concat_by_id(pieces, ID)
     return [rows.slice(start, STORED_ROWS) for start in range(0, len(rows), STORED_ROWS)]
 
 
@@ -256,7 +261,7 @@ def _near(
     Gives a frame of `row`, `other`, the other's id and time, and the score; None if there are no
     candidates. Within one block the other stands before its row.
     """
-    if rows.schema.field(ID).type != piece.schema.field(ID).type:
+    if len({is_string(part.schema.field(ID).type) for part in (rows, piece)}) > 1:
         raise InputError(
             "DeduplicateStream: ids are strings in some blocks and integers in others; convert "
             "them to one type"

@@ -1,4 +1,4 @@
-"""Convert Python values to Arrow arrays, check types, and shrink dictionaries."""
+"""Convert Python values to Arrow arrays, unify types, and shrink dictionaries."""
 
 import json
 from typing import Any
@@ -219,3 +219,70 @@ def is_utf8(value: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def without_views(kind: pa.DataType) -> pa.DataType:
+    """Return a type with string_view and binary_view replaced; Arrow cannot take rows of these."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(without_views(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(without_views(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(without_views(field.type)) for field in kind])
+    return kind
+
+
+def plain(column: pa.Array) -> pa.Array:
+    """Decode a dictionary, and give strings as large_string; return other columns unchanged."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(pa.large_string()) if is_string(column.type) else column
+
+
+def of_one_type(name: str, columns: list[pa.Array]) -> list[pa.Array]:
+    """Convert the values of one column in several blocks to one type, without changing a value.
+
+    Dictionaries are decoded; strings, integers and floats of any width go together, and integers
+    with floats; a block without values goes with all.
+
+    Raises:
+      InputError: there is no such type; names the column.
+    """
+    columns = [plain(column) for column in columns]
+    kinds = {column.type for column in columns if not pa.types.is_null(column.type)}
+    if len(kinds) > 1:
+        kind = _common_type(name, kinds, columns)
+    else:
+        kind = next(iter(kinds), pa.null())
+    try:
+        return [column if column.type == kind else column.cast(kind) for column in columns]
+    except pa.ArrowInvalid as error:
+        raise _two_types(name, columns) from error
+
+
+def _common_type(name: str, kinds: set[pa.DataType], columns: list[pa.Array]) -> pa.DataType:
+    if all(map(pa.types.is_integer, kinds)):
+        return pa.uint64() if pa.uint64() in kinds else pa.int64()
+    if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
+        return pa.float64()
+    raise _two_types(name, columns)
+
+
+def _two_types(name: str, columns: list[pa.Array]) -> InputError:
+    kinds = list(dict.fromkeys(column.type for column in columns))
+    kinds = [kind for kind in kinds if not pa.types.is_null(kind)]
+    if all(map(pa.types.is_fixed_size_list, kinds)):
+        first, second = sorted(kind.list_size for kind in kinds)[:2]
+        if first != second:
+            return InputError(
+                f"vectors of {first} and {second} dimensions in one collection; "
+                "embed all with the same model"
+            )
+    return InputError(
+        f"column {name!r} is {kinds[0]} in one block and {kinds[1]} in another; "
+        "convert it to one type"
+    )

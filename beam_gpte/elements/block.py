@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import apache_beam as beam
 import pyarrow as pa
 
+from beam_gpte.elements.arrow_values import without_views
+
 # 400 KB of float32[384]; blocks pay off from 16 rows on, and progress is reported by block
 ROWS_PER_BLOCK = 256
 
@@ -19,11 +21,16 @@ class Block:
 
     The columns are the user's and, after embedding, a `FixedSizeList<float32>[dim]`. Nothing else
     is added: which column holds the ids and which the texts is an argument of each transform.
+    Columns of string_view and binary_view become large_string and large_binary.
     """
 
     __slots__ = ("batch",)
 
     def __init__(self, batch: pa.RecordBatch) -> None:
+        for i, kind in enumerate(batch.schema.types):
+            if (known := without_views(kind)) != kind:
+                field = batch.schema.field(i).with_type(known)
+                batch = batch.set_column(i, field, _without_views(batch.column(i), known))
         self.batch = batch
 
     @classmethod
@@ -112,6 +119,13 @@ class Block:
     def __repr__(self) -> str:
         columns = ", ".join(f"{field.name}: {field.type}" for field in self.schema)
         return f"Block({len(self)} rows; {columns})"
+
+
+def _without_views(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    try:
+        return column.cast(kind)
+    except pa.ArrowNotImplementedError:  # nested ones
+        return pa.array(column.to_pylist(), kind)
 
 
 class BlockCoder(beam.coders.Coder):

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from beam_gpte.core.columns import DEFECT, ROW, TEXT
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.visible_text import VISIBLE
+from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.arrow_values import is_string, is_utf8
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import split_rejects
@@ -24,7 +25,7 @@ class CheckTexts(beam.DoFn):
         text_column: str,
         id_column: str | None,
         isolate: bool,
-        absent: str | None = None,
+        added: AddedColumns | None = None,
     ) -> None:
         """Configure the check.
 
@@ -33,13 +34,13 @@ class CheckTexts(beam.DoFn):
           text_column: has to be there.
           id_column: has to have no nulls, if a block has it; None for no ids.
           isolate: False raises for the first bad row.
-          absent: the embedding column to be added; must not be there.
+          added: names of the columns to be added, which must not be there; None for none.
         """
         self._step = step
         self._text_column = text_column
         self._id_column = id_column
         self._isolate = isolate
-        self._absent = absent
+        self._added = added
 
     def process(self, block: Block) -> Iterator[Any]:
         """Yield good rows, then, tagged, bad ones.
@@ -48,11 +49,8 @@ class CheckTexts(beam.DoFn):
           InputError: the text column is missing, or the column to be added is there.
         """
         check_columns(block, (self._text_column,), self._step)
-        if self._absent in block.schema.names:
-            raise InputError(
-                f"{self._step}: a column {self._absent!r} is there already; "
-                "name another by embedding_column"
-            )
+        if self._added is not None:
+            self._added.check(block.schema.names)
         defects = self._defects(block)
         rows = block.without_columns([DEFECT])
         for part in split_rejects(rows, defects, self._step, self._isolate, self._id_column):
@@ -141,8 +139,8 @@ def check_text(block: Block, column: str, step: str | None = None) -> pa.Array:
     """
     check_columns(block, (column,), step)
     values = block.column(column)
-    kind = values.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if not (is_string(kind) or pa.types.is_null(kind)):
         raise step_error(step, f"column {column!r} is {kind}, not text; convert it to strings")
     return text_defects(values, column)
 

@@ -17,7 +17,10 @@ from beam_gpte.core.columns import (
     TOKENS_DROPPED,
 )
 from beam_gpte.core.encoder.text_encoder import Encoding
+from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import Block
+
+CHUNK_COLUMNS = (PARENT_ID, CHUNK_INDEX, CHUNK_START, CHUNK_END)
 
 
 def chunk_rows(
@@ -27,6 +30,7 @@ def chunk_rows(
     texts: list[str],
     text_column: str,
     id_column: str | None,
+    added: AddedColumns,
 ) -> Block:
     """Repeat each row of `block` once per chunk of its text, with the chunk's id and text.
 
@@ -37,6 +41,7 @@ def chunk_rows(
       texts: of all rows.
       text_column: receives the chunks.
       id_column: receives the ids of the chunks, if `block` has it.
+      added: names of the other columns.
     """
     numbers = np.arange(len(parents)) - np.searchsorted(parents, parents)
     rows = Block(block.batch.take(pa.array(parents, pa.int64())))
@@ -47,19 +52,19 @@ def chunk_rows(
     ]
     rows = rows.with_column(pa.field(text_column, pa.string()), pa.array(chunks, pa.string()))
     if id_column is not None and id_column in block.schema.names:
-        field, ids = block.schema.field(id_column), rows.column(id_column)
+        ids = rows.column(id_column)
         pairs = zip(ids.to_pylist(), numbers.tolist(), strict=True)
         named = [None if id_ is None else f"{id_}#{number}" for id_, number in pairs]
         rows = rows.with_column(pa.field(id_column, pa.string()), pa.array(named, pa.string()))
-        rows = rows.with_column(pa.field(PARENT_ID, field.type), ids)
-    added = {CHUNK_INDEX: numbers, CHUNK_START: chars[:, 0], CHUNK_END: chars[:, 1]}
-    for name, values in added.items():
-        rows = rows.with_column(pa.field(name, pa.int64()), pa.array(values, pa.int64()))
+        rows = added.add(rows, PARENT_ID, ids)
+    places = {CHUNK_INDEX: numbers, CHUNK_START: chars[:, 0], CHUNK_END: chars[:, 1]}
+    for name, values in places.items():
+        rows = added.add(rows, name, pa.array(values, pa.int64()))
     return rows
 
 
-def with_token_columns(block: Block, encoding: Encoding) -> Block:
+def with_token_columns(block: Block, encoding: Encoding, added: AddedColumns) -> Block:
     """Add how many tokens each vector has, and how many of the whole text none has."""
     dropped = encoding.dropped[encoding.text]
-    block = block.with_column(pa.field(TOKENS, pa.int64()), pa.array(encoding.tokens))
-    return block.with_column(pa.field(TOKENS_DROPPED, pa.int64()), pa.array(dropped))
+    block = added.add(block, TOKENS, pa.array(encoding.tokens, pa.int64()))
+    return added.add(block, TOKENS_DROPPED, pa.array(dropped, pa.int64()))

@@ -85,6 +85,12 @@ def split_rejects(
             f"{step}: {row_name(rejected, id_column)}: {why[0]}; "
             "fix the row, or collect such rows with .with_exception_handling()"
         )
+    for name in (REJECT_STEP, REJECT_REASON):
+        if name in block.schema.names:
+            raise InputError(
+                f"{step}: a column {name!r} is there already, which rejects get; "
+                "rename or drop it before"
+            )
     for entry in pc.value_counts(why).to_pylist():
         count_reject(entry["values"], entry["counts"])
     good = block.filter(pc.invert(bad))

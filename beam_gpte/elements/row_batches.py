@@ -11,9 +11,17 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import CHUNK_INDEX, DEFECT, REJECT_REASON, ROW, TIMESTAMP, is_hidden
+from beam_gpte.core.errors import InputError
+from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.arrow_values import column_array, lenient_column
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
-from beam_gpte.elements.row_kinds import column_values, read_row, row_fields, write_row
+from beam_gpte.elements.row_kinds import (
+    column_values,
+    read_row,
+    row_fields,
+    row_names,
+    write_row,
+)
 
 KIND = b"beam_gpte.kind"  # schema metadata of a block made of a table or a record batch
 
@@ -69,24 +77,28 @@ class RowsToBlocks(_Batching):
         id_column: str | None,
         columns: tuple[str, ...],
         texts: tuple[str, ...] = (),
+        added: AddedColumns | None = None,
     ) -> None:
         self._text_column = text_column
         self._id_column = id_column
         self._columns = columns
         self._texts = texts
+        self._added = added
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
         rows = [
             read_row(element, self._text_column, self._id_column, self._columns, self._texts)
             for element in elements
         ]
+        if self._added is not None:
+            self._added.check({name for element in elements for name in row_names(element)})
         columns: dict[str, Any] = {}
         if self._id_column is not None:
-            columns[self._id_column] = pa.array([row.id for row in rows], pa.string())
+            columns[self._id_column] = id_column_of([row.id for row in rows])
         if self._text_column is not None:
             columns[self._text_column] = pa.array([row.text for row in rows], pa.string())
         for i, name in enumerate(self._columns):
-            columns[name] = pa.array([row.values[i] for row in rows])
+            columns[name] = column_array(name, [row.values[i] for row in rows])
         for i, name in enumerate(self._texts):
             columns[name] = pa.array([row.texts[i] for row in rows], pa.string())
         columns[ROW] = pa.array(
@@ -95,6 +107,20 @@ class RowsToBlocks(_Batching):
         columns[TIMESTAMP] = pa.array([timestamp.micros for timestamp in timestamps], pa.int64())
         columns[DEFECT] = pa.array([row.defect for row in rows], pa.string())
         return Block.from_pydict(columns)
+
+
+def id_column_of(ids: list[str | int | None]) -> pa.Array:
+    """Make a column of ids: int64, uint64 if one is too large for that, or strings if one is."""
+    known = [value for value in ids if isinstance(value, int)]
+    if len(known) + ids.count(None) < len(ids) or not known:
+        return pa.array([None if value is None else str(value) for value in ids], pa.string())
+    try:
+        return pa.array(ids, pa.uint64() if max(known) >= 1 << 63 else pa.int64())
+    except (OverflowError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"ids from {min(known)} to {max(known)} fit no type of integers; convert them to "
+            "strings"
+        ) from error
 
 
 class FieldsToBlocks(_Batching):
@@ -120,7 +146,9 @@ class BlocksToRows(beam.DoFn):
         read: tuple[str, ...],
         replaced: tuple[str, ...],
         texts: tuple[str, ...],
+        added: AddedColumns | None = None,
     ) -> None:
+        self._chunk_index = CHUNK_INDEX if added is None else added[CHUNK_INDEX]
         self._text_column = text_column
         self._read = read
         self._replaced = replaced
@@ -154,6 +182,6 @@ class BlocksToRows(beam.DoFn):
         if REJECT_REASON in written and self._text_column is not None:
             # the text made safe: a lone surrogate fails in Beam's own coder
             written += [self._text_column, *self._texts]
-        if CHUNK_INDEX in written:  # a chunk has its own id and text
+        if self._chunk_index in written:  # a chunk has its own id and text
             written += [name for name in self._read if name in names and name not in written]
         return written

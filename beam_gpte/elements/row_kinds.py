@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -21,7 +21,7 @@ _NOT_A_ROW = (
 class RowValues:
     """Hold what a transform reads from one row, made safe for Arrow, and its defect if any."""
 
-    id: str | None
+    id: str | int | None
     text: str | None
     values: tuple
     texts: tuple
@@ -76,6 +76,22 @@ def row_fields(element: Any) -> dict[str, Any]:
     raise InputError(_NOT_A_ROW.format(type(element).__qualname__))
 
 
+def row_names(element: Any) -> Iterable[str]:
+    """Name the fields of a row that have a value; of a NamedTuple, None is filled in."""
+    if isinstance(element, str | bytes) or element is None:
+        return ()
+    if isinstance(element, Mapping):
+        return element
+    if _is_item(element):
+        vector = () if element.embedding is None else (EMBEDDING,)
+        return (*element.metadata, *vector)
+    if isinstance(element, beam.Row):
+        return element.as_dict()
+    if _is_row(element):
+        return [name for name, value in element._asdict().items() if value is not None]
+    return ()
+
+
 def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
     if isinstance(element, str | bytes) or element is None:
         return lambda name: element if name == text_column else None
@@ -126,15 +142,16 @@ def _safe_text(value: Any) -> tuple[str | None, str | None]:
     return safe, None if safe == value else "text is not valid Unicode: it has a lone surrogate"
 
 
-def _safe_id(value: Any) -> tuple[str | None, str | None]:
-    """Convert an id to text, so that 7 and '7' are one id on every worker."""
+def _safe_id(value: Any) -> tuple[str | int | None, str | None]:
+    """Convert an id to what Arrow can hold; also return what was wrong with it."""
     if value is None:
         return None, None
-    shown = _safe(str(value))
-    if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__index__")):
-        return shown, f"id is neither string nor integer: {type(value).__name__}"
-    intact = shown == str(value)
-    return shown, None if intact else "id is not valid Unicode: it has a lone surrogate"
+    if not isinstance(value, str) and (isinstance(value, bool) or not hasattr(value, "__index__")):
+        return None, f"id is neither string nor integer: {type(value).__name__}"
+    if not isinstance(value, str):
+        return value.__index__(), None
+    shown = _safe(value)
+    return shown, None if shown == value else "id is not valid Unicode: it has a lone surrogate"
 
 
 def _safe(text: str) -> str:

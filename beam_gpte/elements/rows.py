@@ -21,6 +21,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from beam_gpte.core.columns import ROW, TIMESTAMP
+from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_batches import BlocksToRows, FieldsToBlocks, RowsToBlocks
 from beam_gpte.elements.row_kinds import item_class
@@ -39,6 +40,7 @@ class RowBlocks:
       read: id, text and further columns that were read; results do not write them back.
       replaced: columns that were read and are written back, except into rejects.
       texts: further columns of texts.
+      added: names of columns that are added; None if there are none.
     """
 
     blocks: beam.PCollection[Block]
@@ -47,6 +49,7 @@ class RowBlocks:
     read: tuple[str, ...]
     replaced: tuple[str, ...]
     texts: tuple[str, ...]
+    added: AddedColumns | None = None
 
 
 def to_blocks(
@@ -56,6 +59,7 @@ def to_blocks(
     columns: tuple[str, ...] = (),
     replaced: tuple[str, ...] = (),
     texts: tuple[str, ...] = (),
+    added: AddedColumns | None = None,
 ) -> RowBlocks:
     """Convert a collection of any kind to blocks; `back_to_rows` converts results back.
 
@@ -67,16 +71,23 @@ def to_blocks(
       columns: further columns of rows to read.
       replaced: columns to read that get new values; rejects keep the previous ones.
       texts: further columns of texts, made safe as that of `text_column` is.
+      added: names of the columns that the transform adds; None if it adds none. Rows that have one
+        are refused; blocks are not looked at.
 
     Returns:
       The blocks of `pcoll` (itself, if it holds blocks), and how their rows come back.
+
+    Raises:
+      InputError: the type of the rows has one of the columns that are added.
     """
+    if added is not None:
+        added.check(fields_of_type(pcoll.element_type))
     read = tuple(name for name in (id_column, text_column, *columns, *texts) if name is not None)
     blocks = pcoll
     if pcoll.element_type is not Block:
-        convert = RowsToBlocks(text_column, id_column, (*columns, *replaced), texts)
+        convert = RowsToBlocks(text_column, id_column, (*columns, *replaced), texts, added)
         blocks = pcoll | "ToBlocks" >> beam.ParDo(convert).with_output_types(Block)
-    return RowBlocks(blocks, pcoll.element_type, text_column, read, replaced, texts)
+    return RowBlocks(blocks, pcoll.element_type, text_column, read, replaced, texts, added)
 
 
 def back_to_rows(rows: RowBlocks, results: Results) -> Results:
@@ -99,7 +110,7 @@ def back_to_rows(rows: RowBlocks, results: Results) -> Results:
     kind = rows.element_type if rows.element_type in kinds else Any
 
     def back(blocks: beam.PCollection[Block], label: str) -> beam.PCollection:
-        convert = BlocksToRows(rows.text_column, rows.read, rows.replaced, rows.texts)
+        convert = BlocksToRows(rows.text_column, rows.read, rows.replaced, rows.texts, rows.added)
         return blocks | label >> beam.ParDo(convert).with_output_types(kind)
 
     if not isinstance(results, tuple):
@@ -116,6 +127,7 @@ def over_blocks(
     columns: tuple[str, ...] = (),
     replaced: tuple[str, ...] = (),
     texts: tuple[str, ...] = (),
+    added: AddedColumns | None = None,
 ) -> Results:
     """Run `stage`, which maps blocks to blocks, over any kind of collection; return the same kind.
 
@@ -127,8 +139,9 @@ def over_blocks(
       columns: further columns of rows that the stage reads.
       replaced: columns that it reads and gives new values.
       texts: further columns of texts that it reads.
+      added: names of the columns that it adds.
     """
-    rows = to_blocks(pcoll, text_column, id_column, columns, replaced, texts)
+    rows = to_blocks(pcoll, text_column, id_column, columns, replaced, texts, added)
     return back_to_rows(rows, stage(rows.blocks))
 
 

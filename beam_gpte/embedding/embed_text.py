@@ -13,12 +13,14 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_gpte.core.columns import EMBEDDING, ID, TEXT
+from beam_gpte.core.columns import EMBEDDING, ID, TEXT, TOKENS, TOKENS_DROPPED
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.text_encoder import Encoder, as_model
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import CheckTexts
+from beam_gpte.elements.chunk_rows import CHUNK_COLUMNS
 from beam_gpte.elements.rejects import (
     RejectingTransform,
     merge_rejects,
@@ -30,7 +32,7 @@ from beam_gpte.embedding.reuse import AttachPreviousVectors
 
 
 @dataclasses.dataclass(eq=False)
-class EmbedText(RejectingTransform):
+class EmbedText(AddsColumns, RejectingTransform):
     """Embed the text of every row: add a column `FixedSizeList<float32>[dim]`.
 
     All other columns pass through untouched. Takes blocks, pyarrow tables or record batches,
@@ -54,6 +56,7 @@ class EmbedText(RejectingTransform):
         provided that fingerprint and canaries of its vectors match this model and its settings.
         Batch only.
       runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
+      rename: names for added columns that rows have already, as in ``{"tokens": "n_tokens"}``.
     """
 
     model: str | EncoderConfig | Encoder
@@ -69,17 +72,29 @@ class EmbedText(RejectingTransform):
             raise InputError(
                 f"embedding_column {self.embedding_column!r} is the text or id column; name another"
             )
-        model = as_model(self.model)
-        splits = isinstance(model, EncoderConfig) and model.long_text in ("chunks", "late_chunks")
-        if self.reuse is not None and (splits or self.token_columns):
+        self.added()
+        if self.reuse is not None and (self._splits() or self.token_columns):
             raise InputError(
                 "reuse with chunks or token_columns: a previous run does not store what these "
                 "need; leave reuse out"
             )
 
+    def _splits(self) -> bool:
+        model = as_model(self.model)
+        return isinstance(model, EncoderConfig) and model.long_text in ("chunks", "late_chunks")
+
+    def adds(self) -> tuple[str, ...]:
+        """Name the vectors, and on demand the tokens and the chunks."""
+        tokens = (TOKENS, TOKENS_DROPPED) if self.token_columns else ()
+        return (self.embedding_column, *tokens, *(CHUNK_COLUMNS if self._splits() else ()))
+
+    @property
+    def _vectors(self) -> str:
+        return self.added()[self.embedding_column]
+
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Return rows with vectors; with exception handling, a tuple of them and the rejects."""
-        return over_blocks(pcoll, self._embed, self.text_column, self.id_column)
+        return over_blocks(pcoll, self._embed, self.text_column, self.id_column, added=self.added())
 
     def _embed(self, blocks: beam.PCollection[Block]) -> Any:
         # imported late: Beam's ml package loads torch where it is installed
@@ -88,7 +103,7 @@ class EmbedText(RejectingTransform):
         texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(self._check()))
         if self.reuse is not None:
             texts = texts | "Reuse" >> AttachPreviousVectors(
-                self.reuse, self.text_column, self.embedding_column
+                self.reuse, self.text_column, self._vectors
             )
         infer = RunInference(self._handler(), watch_model_pattern=self.runtime.watch_model_pattern)
         vectors = texts | "Infer" >> infer.with_output_types(Block)
@@ -99,9 +114,7 @@ class EmbedText(RejectingTransform):
         return vectors, merge_rejects([bad_texts, bad_vectors])
 
     def _check(self) -> CheckTexts:
-        return CheckTexts(
-            self.step, self.text_column, self.id_column, self._isolate, absent=self.embedding_column
-        )
+        return CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())
 
     def _handler(self) -> Any:
         from beam_gpte.embedding.model_handler import TextEmbeddingModelHandler
@@ -109,11 +122,12 @@ class EmbedText(RejectingTransform):
         handler = TextEmbeddingModelHandler(
             self.model,
             self.text_column,
-            self.embedding_column,
+            self._vectors,
             self._isolate,
             self.id_column,
             self.token_columns,
             dataclasses.replace(self.runtime, watch_model_pattern=None),  # RunInference watches
         )
         handler.step = self.step
+        handler.added = self.added()
         return handler.with_no_batching()  # a block is a batch

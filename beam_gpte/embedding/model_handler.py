@@ -22,6 +22,7 @@ from beam_gpte.core.encoder.custom_encoder import CustomEncoder
 from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder, as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import made_alike, vector_metadata
+from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
@@ -59,6 +60,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     """
 
     __module__ = "beam_gpte"  # see `beam_gpte.export`
+    added = AddedColumns()  # names of the columns besides the vectors; `EmbedText` sets it
 
     step: str | None = None  # the transform that errors name
 
@@ -141,10 +143,16 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
                 raise self._failure(block, known, texts, encoding.failed)
             if self._splits(model):
                 block = chunk_rows(
-                    block, encoding.text, encoding.chars, texts, self._text_column, self._id_column
+                    block,
+                    encoding.text,
+                    encoding.chars,
+                    texts,
+                    self._text_column,
+                    self._id_column,
+                    self.added,
                 )
             if self._token_columns:
-                block = with_token_columns(block, encoding)
+                block = with_token_columns(block, encoding, self.added)
             vectors = encoding_to_arrow(encoding)
             if known.any():
                 Metrics.counter(NAMESPACE, "texts_reused").inc(int(known.sum()))

@@ -19,6 +19,7 @@ from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.cross_encoder import check_scorer_config
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import text_defects
 from beam_gpte.elements.rejects import (
@@ -34,7 +35,7 @@ RERANK_SCORE = "rerank_score"  # float32
 
 
 @dataclasses.dataclass(eq=False)
-class Rerank(RejectingTransform):
+class Rerank(AddsColumns, RejectingTransform):
     """Score every pair of texts by a cross-encoder, which reads both at once.
 
     Takes rows of any kind with two columns of texts, such as the pairs of `MineBitext` or the
@@ -55,6 +56,7 @@ class Rerank(RejectingTransform):
       score_column: where the scores go.
       id_column: names rows in messages; None if there is none.
       runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
+      rename: another name for the scores, as in ``{"rerank_score": "relevance"}``.
     """
 
     model: str | EncoderConfig
@@ -77,6 +79,16 @@ class Rerank(RejectingTransform):
                 f"score_column {self.score_column!r} is another column; name a new one"
             )
 
+        self.added()
+
+    def adds(self) -> tuple[str, ...]:
+        """Name the scores."""
+        return (self.score_column,)
+
+    @property
+    def _scores(self) -> str:
+        return self.added()[self.score_column]
+
     @property
     def _config(self) -> EncoderConfig:
         return EncoderConfig(self.model) if isinstance(self.model, str) else self.model
@@ -88,7 +100,12 @@ class Rerank(RejectingTransform):
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Return rows with scores; with exception handling, a tuple of them and the rejects."""
         return over_blocks(
-            pcoll, self._score, self.query_column, self.id_column, texts=(self.document_column,)
+            pcoll,
+            self._score,
+            self.query_column,
+            self.id_column,
+            texts=(self.document_column,),
+            added=self.added(),
         )
 
     def _score(self, blocks: beam.PCollection[Block]) -> Any:
@@ -108,7 +125,7 @@ class Rerank(RejectingTransform):
             beam.FlatMap(
                 _check_pairs,
                 self._text_columns,
-                self.score_column,
+                self.added(),
                 self.step,
                 self._isolate,
                 self.id_column,
@@ -116,15 +133,13 @@ class Rerank(RejectingTransform):
         )
 
     def _check_scores(self) -> Any:
-        return reject_outputs(
-            beam.FlatMap(_check_scores, self.score_column, self.step, self.id_column)
-        )
+        return reject_outputs(beam.FlatMap(_check_scores, self._scores, self.step, self.id_column))
 
     def _handler(self) -> Any:
         from beam_gpte.embedding.rerank_handler import RerankModelHandler
 
         handler = RerankModelHandler(
-            self._config, self._text_columns, self.score_column, self._isolate, self.runtime
+            self._config, self._text_columns, self._scores, self._isolate, self.runtime
         )
         handler.step = self.step
         return handler.with_no_batching()  # a block is a batch
@@ -133,7 +148,7 @@ class Rerank(RejectingTransform):
 def _check_pairs(
     block: Block,
     columns: tuple[str, str],
-    score_column: str,
+    added: AddedColumns,
     step: str,
     isolate: bool,
     id_column: str | None,
@@ -146,10 +161,7 @@ def _check_pairs(
                 f"{step}: no column {name!r} among {', '.join(names)}; "
                 "name one by query_column or document_column"
             )
-    if score_column in names:
-        raise InputError(
-            f"{step}: a column {score_column!r} is there already; name another by score_column"
-        )
+    added.check(names)
     defects = pc.coalesce(*(text_defects(block.column(name), name) for name in columns))
     if DEFECT in names:
         defects = pc.coalesce(block.column(DEFECT), defects)

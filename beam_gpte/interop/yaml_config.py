@@ -48,6 +48,7 @@ _SHARED = {
 }
 _MODELS = ("model", "query_model")  # a settings object, whatever their annotation
 _ARROW_TYPES = Mapping[str, pa.DataType]
+_NEW_NAMES = Mapping[str, str]  # of `rename`
 _NAMES = {
     str: "a string",
     int: "an integer",
@@ -203,7 +204,7 @@ def _yaml_kinds(field: dataclasses.Field) -> tuple[Any, ...]:
 
 
 def _in_yaml(kind: Any) -> bool:
-    if kind in _NAMES or kind == _ARROW_TYPES or _is_settings_object(kind):
+    if kind in _NAMES or kind in (_ARROW_TYPES, _NEW_NAMES) or _is_settings_object(kind):
         return True
     return typing.get_origin(kind) in (tuple, collections.abc.Sequence)
 
@@ -223,7 +224,7 @@ def _is_steps(kind: Any) -> bool:
 
 def _has_type(value: Any, kind: Any) -> bool:
     """Check whether a value from YAML has a type."""
-    if kind == _ARROW_TYPES:
+    if kind in (_ARROW_TYPES, _NEW_NAMES):
         return isinstance(value, Mapping) and all(isinstance(one, str) for one in value.values())
     if _is_settings_object(kind):
         return isinstance(value, Mapping)

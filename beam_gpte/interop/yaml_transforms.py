@@ -70,22 +70,30 @@ def _same(transform: Any, rows: Inputs) -> dict[str, Fields]:
     return {GOOD: rows.input}
 
 
+def _added(transform: Any, fields: Fields) -> Fields:
+    """Give the added ones of fields the names that `rename` wants."""
+    names = transform.added()
+    return {names[name]: kind for name, kind in fields.items()}
+
+
 def _embedded(transform: Any, rows: Inputs) -> dict[str, Fields]:
-    added: Fields = {transform.embedding_column: VECTOR}
+    added = _added(transform, {transform.embedding_column: VECTOR})
     if isinstance(transform.model, EncoderConfig) and transform.model.long_text in (
         "chunks",
         "late_chunks",
     ):
         added = _chunk_fields(transform, rows) | added
     if transform.token_columns:
-        added |= {TOKENS: np.int64, TOKENS_DROPPED: np.int64}
+        added |= _added(transform, {TOKENS: np.int64, TOKENS_DROPPED: np.int64})
     return {GOOD: {**rows.input, **added}}
 
 
 def _chunk_fields(transform: Any, rows: Inputs) -> Fields:
     name = transform.id_column
-    ids = {name: str, PARENT_ID: rows[name]} if name in rows.input else {}
-    return {**ids, CHUNK_INDEX: np.int64, CHUNK_START: np.int64, CHUNK_END: np.int64}
+    ids = {name: str} if name in rows.input else {}
+    parents = {PARENT_ID: rows[name]} if ids else {}
+    places = dict.fromkeys((CHUNK_INDEX, CHUNK_START, CHUNK_END), np.int64)
+    return {**ids, **_added(transform, {**parents, **places})}
 
 
 def _chunks(transform: Any, rows: Inputs) -> dict[str, Fields]:
@@ -107,7 +115,11 @@ def _deduplication(transform: Any, rows: Inputs) -> dict[str, Fields]:
     }
     return {
         "kept": {**new, **rows.input},
-        "removed": {**optional(new), **rows.input, DUPLICATE_OF: id_type, **score, FOUND_BY: str},
+        "removed": {
+            **optional(new),
+            **rows.input,
+            **_added(transform, {DUPLICATE_OF: id_type, **score, FOUND_BY: str}),
+        },
         "pairs": {FIRST_ID: id_type, SECOND_ID: id_type, **score, FOUND_BY: str},
         "report": REPORT,
     }
@@ -115,7 +127,7 @@ def _deduplication(transform: Any, rows: Inputs) -> dict[str, Fields]:
 
 def _decided(transform: Any, rows: Inputs) -> dict[str, Fields]:
     decision = optional({DUPLICATE_OF: rows[transform.columns.id], SCORE: np.float32})
-    return {GOOD: {**rows.input, **decision}}
+    return {GOOD: {**rows.input, **_added(transform, decision)}}
 
 
 def _bitext(transform: Any, rows: Inputs) -> dict[str, Fields]:
@@ -149,14 +161,15 @@ def _side_fields(transform: Any, rows: Inputs, keep_vectors: bool = False) -> Fi
 
 
 def _scored_bitext(transform: Any, rows: Inputs) -> dict[str, Fields]:
+    scores = _added(transform, PAIR_SCORES)
     if "pairs" in rows.all:
         sides = _side_fields(transform, rows)
-        return {"pairs": {**rows.pairs, **sides, **PAIR_SCORES}, "report": REPORT}
+        return {"pairs": {**rows.pairs, **sides, **scores}, "report": REPORT}
     columns = transform.columns
     used = (columns.id, *(f"{side}_{columns.embedding}" for side in SIDES))
     pairs = {name: kind for name, kind in rows.input.items() if name not in used}
     ids = dict.fromkeys((f"{side}_id" for side in SIDES), rows[columns.id])
-    return {"pairs": {**ids, **pairs, **PAIR_SCORES}, "report": REPORT}
+    return {"pairs": {**ids, **pairs, **scores}, "report": REPORT}
 
 
 def _triplets(transform: Any, rows: Inputs) -> dict[str, Fields]:
@@ -171,8 +184,9 @@ def _triplets(transform: Any, rows: Inputs) -> dict[str, Fields]:
 
 
 def _filtered(transform: Any, rows: Inputs) -> dict[str, Fields]:
-    kept = {**rows.pairs, **optional({SCORE: np.float32, "rank": np.int64, MARGIN: np.float32})}
-    return {"kept": kept, "removed": {**kept, REJECT_REASON: str}}
+    scores = optional({SCORE: np.float32, "rank": np.int64, MARGIN: np.float32})
+    kept = {**rows.pairs, **_added(transform, scores)}
+    return {"kept": kept, "removed": {**kept, **_added(transform, {REJECT_REASON: str})}}
 
 
 def _beads(transform: Any, rows: Inputs) -> dict[str, Fields]:
@@ -234,7 +248,10 @@ DeduplicateStream = in_yaml(beam_gpte.DeduplicateStream, _decided)
 IdentifyLanguage = in_yaml(
     beam_gpte.IdentifyLanguage,
     lambda transform, rows: {
-        GOOD: {**rows.input, **optional({"language": str, "language_score": np.float32})}
+        GOOD: {
+            **rows.input,
+            **_added(transform, optional({"language": str, "language_score": np.float32})),
+        }
     },
 )
 MineBitext = in_yaml(beam_gpte.MineBitext, _bitext, SIDES, optional_sides=("decoys",))
@@ -246,7 +263,9 @@ MineHardNegatives = in_yaml(
 FilterPairs = in_yaml(beam_gpte.FilterPairs, _filtered, ("queries", "documents", "pairs"))
 Rerank = in_yaml(
     beam_gpte.Rerank,
-    lambda transform, rows: {GOOD: {**rows.input, transform.score_column: np.float32}},
+    lambda transform, rows: {
+        GOOD: {**rows.input, **_added(transform, {transform.score_column: np.float32})}
+    },
 )
 WriteVectorsToParquet = in_yaml(beam_gpte.WriteVectorsToParquet, _written)
 WriteVectorsToDuckDB = in_yaml(beam_gpte.WriteVectorsToDuckDB, _written)

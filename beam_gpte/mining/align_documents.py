@@ -11,7 +11,7 @@ so there is no shuffle before it to ride on.
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -21,20 +21,28 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import MARKS, PLACE, SIDE, SIDES, VECTOR, Columns
+from beam_gpte.core.dedup.keep_order import order_values
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.align import align, skip_cost, span_vectors
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
+from beam_gpte.elements.arrow_values import plain
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import check_text
+from beam_gpte.elements.checks import check_text, step_error
 from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.elements.rejects import reject_outputs, split_rejects
+from beam_gpte.elements.rejects import (
+    GoodAndRejects,
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_rejects,
+)
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
 from beam_gpte.mining.plan import CHANCE, MiningPlan, SurveySides, make_plan
 from beam_gpte.mining.sides import check_sides
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
-from beam_gpte.shuffle.marked_rows import marked
+from beam_gpte.shuffle.marked_rows import marked, with_mark
 from beam_gpte.shuffle.packing import split_rows
 
 STEP = "AlignDocuments"
@@ -42,7 +50,7 @@ DOCUMENTS = 64  # partitions of them, by hash
 
 
 @dataclasses.dataclass(eq=False)
-class AlignDocuments(beam.PTransform):
+class AlignDocuments(RejectingTransform):
     """Align the sentences of documents with those of their translations, n:m, in order.
 
     See `core.mining.align`. Takes a dict of two collections of any kind of rows, ``source`` and
@@ -54,8 +62,9 @@ class AlignDocuments(beam.PTransform):
     both sides have is in one bead; a document that only one side has gives none. A smaller
     `skip_percentile` skips more.
 
-    Rows without a vector (or, with a `model`, text), and rows without a document or place in it,
-    fail the job.
+    Places are numbers, text that is all numbers, dates, or other text. Rows without a vector (or,
+    with a `model`, text), and rows without an id, a document or a place in it, fail the job; after
+    `with_exception_handling()` the result is `(beads, rejects)`.
 
     Memory of a worker: one of 64 partitions of the documents, with their vectors `max_span` times;
     one byte for each pair of sentences of one document.
@@ -92,63 +101,115 @@ class AlignDocuments(beam.PTransform):
             )
 
     @named_collections
-    def expand(self, inputs: Mapping[str, beam.PCollection]) -> beam.PCollection[Block]:
-        """Return the beads."""
-        check_sides(inputs, SIDES, STEP)
-        sides = (
-            inputs["source"] | "Prepare_source" >> _SideVectors(self, 0),
-            inputs["target"] | "Prepare_target" >> _SideVectors(self, 1),
+    def expand(
+        self, inputs: Mapping[str, beam.PCollection]
+    ) -> beam.PCollection[Block] | GoodAndRejects:
+        """Return the beads; with exception handling, a tuple of them and the rejects."""
+        check_sides(inputs, SIDES, self.step)
+        source, target = (
+            inputs[name] | f"Prepare_{name}" >> _SideVectors(self, side)
+            for side, name in enumerate(SIDES)
         )
-        both = sides | "BothSides" >> beam.Flatten()
+        both = (source.good, target.good) | "BothSides" >> beam.Flatten()
         surveys = both | "Survey" >> SurveySides(sampled=CHANCE)
         plan = both.pipeline | "Plan" >> FromSideInputs(
             MiningPlan, make_plan, True, "exact", surveys
         )
-        return (
+        names = _Names(self.document, self.order, self.columns)
+        align = beam.FlatMap(
+            _align, names, self.max_span, self.skip_percentile, AsSingleton(plan)
+        ).with_output_types(Block)
+        beads = (
             both
             | "ByDocument" >> beam.ParDo(_ByDocument(self.document)).with_output_types(Keyed)
             | "Documents" >> beam.GroupByKey()
-            | "Align" >> beam.FlatMap(_align, self, AsSingleton(plan)).with_output_types(Block)
+            | "Align" >> align
         )
+        if not self._isolate:
+            return beads
+        return GoodAndRejects(beads, merge_rejects([source.rejects, target.rejects]))
+
+
+class _SideRows(NamedTuple):
+    """Hold the rows of a side, and its bad rows."""
+
+    good: beam.PCollection[Block]
+    rejects: beam.PCollection[Block]
 
 
 @dataclasses.dataclass(eq=False)
 class _SideVectors(beam.PTransform):
-    """Reduce rows of one side to id, text, document, what orders it, `VECTOR` and `SIDE`."""
+    """Reduce rows of one side to id, text, document, places and `VECTOR`, marked."""
 
     settings: AlignDocuments
     side: int
 
-    def expand(self, rows: beam.PCollection) -> beam.PCollection[Block]:
+    @named_collections
+    def expand(self, rows: beam.PCollection) -> _SideRows:
         settings, columns = self.settings, self.settings.columns
-        places = (settings.document, *settings.order)
+        names = _Names(settings.document, settings.order, columns)
         embedded = columns.text if settings.model else None
-        step = f"{STEP} {SIDES[self.side]}"
+        step, isolate = f"{settings.step} {SIDES[self.side]}", settings._isolate
+        places = (settings.document, *settings.order)
         defects = VectorDefects(columns.embedding, places, embedded, columns.id, step)
-        check = beam.FlatMap(_check, defects, columns.text, step)
-        good = (as_blocks(rows) | "Check" >> reject_outputs(check)).good
+        check = beam.FlatMap(_check, defects, names, step, isolate)
+        good, rejects = as_blocks(rows) | "Check" >> reject_outputs(check)
         if settings.model is not None:
-            names = columns.text, columns.id, columns.embedding
-            embed = EmbedWhereMissing(settings.model, *names, isolate=False, step=step)
-            good = (good | "Embed" >> embed).rows
-        kept = (columns.id, columns.text, *places)
-        vectors = beam.Map(_vectors, kept, columns.embedding, self.side)
-        return good | "Vectors" >> vectors.with_output_types(Block)
+            read = columns.text, columns.id, columns.embedding
+            good, failed = good | "Embed" >> EmbedWhereMissing(settings.model, *read, isolate, step)
+            if failed is not None:
+                rejects = (rejects, failed) | "AllRejects" >> beam.Flatten()
+        vectors = beam.Map(_vectors, names, self.side).with_output_types(Block)
+        return _SideRows(good | "Vectors" >> vectors, rejects)
 
 
-def _check(block: Block, defects: VectorDefects, text_column: str, step: str) -> Iterator[Any]:
-    reasons = [defects(block), check_text(block, text_column, step)]
-    for name in (defects.id_column, *defects.columns):
-        null = pc.is_null(block.column(name))
-        reasons.append(pc.if_else(null, f"{name} is null", pa.scalar(None, pa.string())))
-    yield from split_rejects(block, pc.coalesce(*reasons), step, False, defects.id_column)
+@dataclasses.dataclass(frozen=True)
+class _Names:
+    """Name the columns that are read."""
+
+    document: str
+    order: tuple[str, ...]
+    columns: Columns
+
+    def places(self) -> list[str]:
+        """Name what the order becomes."""
+        return [f"{PLACE}{i}" for i in range(len(self.order))]
 
 
-def _vectors(block: Block, names: tuple[str, ...], embedding_column: str, side: int) -> Block:
-    array = vectors_to_arrow(unit_vectors(block, embedding_column))
-    field = pa.field(VECTOR, array.type, metadata=block.schema.field(embedding_column).metadata)
-    bare = Block(block.batch.select(list(dict.fromkeys(names)))).with_column(field, array)
-    sided = bare.with_column(pa.field(SIDE, pa.int8()), pa.array([side] * len(block), pa.int8()))
+def _check(
+    block: Block, defects: VectorDefects, names: _Names, step: str, isolate: bool
+) -> Iterator[Any]:
+    columns = names.columns
+    reasons = [defects(block), check_text(block, columns.text, step)]
+    for name in (columns.id, names.document, *names.order):
+        reasons.append(_if(pc.is_null(block.column(name)), f"{name} is null"))
+    for name in names.order:  # NaN and blank text are no places either
+        missing = pc.is_null(_places(block, name, step).to_arrow())
+        reasons.append(_if(missing, f"{name} is not a place"))
+    yield from split_rejects(block, pc.coalesce(*reasons), step, isolate, columns.id)
+
+
+def _if(mask: pa.Array, reason: str) -> pa.Array:
+    return pc.if_else(mask, reason, pa.scalar(None, pa.string()))
+
+
+def _places(block: Block, name: str, step: str) -> pl.Series:
+    try:
+        return order_values(block.column(name), name)
+    except InputError as error:
+        raise step_error(step, str(error)) from error
+
+
+def _vectors(block: Block, names: _Names, side: int) -> Block:
+    columns = names.columns
+    array = vectors_to_arrow(unit_vectors(block, columns.embedding))
+    metadata = block.schema.field(columns.embedding).metadata
+    read = {name: plain(block.column(name)) for name in (columns.id, columns.text, names.document)}
+    for place, name in zip(names.places(), names.order, strict=True):
+        read[place] = order_values(block.column(name), name).to_arrow()
+    rows = Block.from_pydict(read)
+    rows = rows.with_column(pa.field(VECTOR, array.type, metadata=metadata), array)
+    sided = rows.with_column(pa.field(SIDE, pa.int8()), pa.array([side] * len(block), pa.int8()))
     return marked(sided, MARKS[side])
 
 
@@ -175,53 +236,81 @@ def _stable_hash(value: Any) -> int:
 
 
 def _align(
-    element: tuple[int, Iterable[Block]], settings: AlignDocuments, plan: MiningPlan
+    element: tuple[int, Iterable[Block]],
+    names: _Names,
+    max_span: int,
+    skip_percentile: float,
+    plan: MiningPlan,
 ) -> Iterator[Block]:
-    if plan.samples is None:
+    blocks = list(element[1])
+    sides = [list(with_mark(blocks, mark)) for mark in MARKS[:2]]
+    if plan.samples is None or not all(sides):
         return
-    blocks, columns = list(element[1]), settings.columns
-    frame = frame_of([block.without_columns([VECTOR, *MARKS]) for block in blocks])
-    frame = frame.with_row_index(PLACE)
-    vectors = np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks])
-    skip = skip_cost(
-        plan.samples[0], plan.samples[1], plan.means[0], plan.means[1], settings.skip_percentile
-    )
-    frame = frame.sort(settings.document, SIDE, *settings.order, columns.id)
-    documents = frame.partition_by(settings.document, as_dict=True, maintain_order=True)
-    beads = []
-    for (document,), rows in documents.items():
-        sides = [rows.filter(pl.col(SIDE) == side) for side in (0, 1)]
-        if all(map(len, sides)):
-            beads += [
-                {settings.document: document, **bead}
-                for bead in _beads(sides, vectors, settings, plan, skip)
-            ]
+    source, target = (_DocumentsOfSide(rows, names, max_span) for rows in sides)
+    if source.kind.is_numeric() != target.kind.is_numeric():
+        raise InputError(
+            f"{STEP}: column {names.document!r} is {source.kind} on the source side and "
+            f"{target.kind} on the target side; convert it to one type"
+        )
+    means = plan.means[0], plan.means[1]
+    skip = skip_cost(plan.samples[0], plan.samples[1], *means, skip_percentile)
+    beads = [
+        {names.document: document, **bead}
+        for document, rows in source.rows.items()
+        if document in target.rows
+        for bead in _beads(source.read(rows), target.read(target.rows[document]), means, skip)
+    ]
     if beads:
-        ids = pl.List(frame.schema[columns.id])
-        kinds = {"source_ids": ids, "target_ids": ids}
-        yield block_of(pl.DataFrame(beads, schema_overrides=kinds, infer_schema_length=None))
+        ids = {"source_ids": pl.List(source.ids), "target_ids": pl.List(target.ids)}
+        schema = {names.document: source.kind, **ids}
+        yield block_of(pl.DataFrame(beads, schema_overrides=schema, infer_schema_length=None))
+
+
+class _Sentences(NamedTuple):
+    """Hold the sentences of a document in order, and the vectors of their spans."""
+
+    ids: list[Any]
+    texts: list[str]
+    spans: np.ndarray
+
+
+class _DocumentsOfSide:
+    """Order the rows of a side by document and place.
+
+    Attributes:
+      rows: by document.
+      kind: the type of the documents.
+      ids: the type of the ids.
+    """
+
+    def __init__(self, blocks: list[Block], names: _Names, max_span: int) -> None:
+        self._names, self._max_span = names, max_span
+        frame = frame_of([block.without_columns([VECTOR, SIDE, *MARKS]) for block in blocks])
+        frame = frame.with_row_index(PLACE)
+        self._vectors = np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks])
+        self.kind, self.ids = frame.schema[names.document], frame.schema[names.columns.id]
+        frame = frame.sort(names.document, *names.places(), names.columns.id)
+        parts = frame.partition_by(names.document, as_dict=True, maintain_order=True)
+        self.rows = {document: rows for (document,), rows in parts.items()}
+
+    def read(self, rows: pl.DataFrame) -> _Sentences:
+        """Read the sentences of a document."""
+        texts = rows[self._names.columns.text]
+        lengths = np.maximum(1, texts.str.len_chars().to_numpy())
+        spans = span_vectors(self._vectors[rows[PLACE].to_numpy()], lengths, self._max_span)
+        return _Sentences(rows[self._names.columns.id].to_list(), texts.to_list(), spans)
 
 
 def _beads(
-    sides: list[pl.DataFrame],
-    vectors: np.ndarray,
-    settings: AlignDocuments,
-    plan: MiningPlan,
-    skip: float,
+    source: _Sentences, target: _Sentences, means: tuple[np.ndarray, np.ndarray], skip: float
 ) -> Iterator[dict[str, Any]]:
-    spans, columns = [], settings.columns
-    for rows in sides:
-        lengths = np.maximum(1, rows[columns.text].str.len_chars().to_numpy())
-        spans.append(span_vectors(vectors[rows[PLACE].to_numpy()], lengths, settings.max_span))
-    ids = [rows[columns.id].to_list() for rows in sides]
-    texts = [rows[columns.text].to_list() for rows in sides]
-    for bead in align(spans[0], spans[1], plan.means[0], plan.means[1], skip):
-        source = slice(bead.source_start, bead.source_stop)
-        target = slice(bead.target_start, bead.target_stop)
+    for bead in align(source.spans, target.spans, *means, skip):
+        sources = slice(bead.source_start, bead.source_stop)
+        targets = slice(bead.target_start, bead.target_stop)
         yield {
-            "source_ids": ids[0][source],
-            "target_ids": ids[1][target],
-            "source_text": " ".join(texts[0][source]),
-            "target_text": " ".join(texts[1][target]),
+            "source_ids": source.ids[sources],
+            "target_ids": target.ids[targets],
+            "source_text": " ".join(source.texts[sources]),
+            "target_text": " ".join(target.texts[targets]),
             **bead._asdict(),
         }

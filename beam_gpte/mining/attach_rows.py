@@ -16,12 +16,12 @@ from typing import NamedTuple
 import apache_beam as beam
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import (
     DUPLICATES,
     MARKS,
+    OWN_ID,
     REPRESENTATIVE,
     SIDE_IDS,
     SIDES,
@@ -30,17 +30,20 @@ from beam_gpte.core.columns import (
     TEXT,
     Columns,
 )
+from beam_gpte.elements.arrow_values import plain
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.group_by_id import (
     CoGroup,
     Named,
     block_of,
+    concat_frames,
     frame_of,
     key_by_id,
+    of_one_schema,
 )
 from beam_gpte.shuffle.marked_rows import with_mark
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.shuffle.unique_ids import find_ids, id_array
 
 
 class RowsOfSide:
@@ -96,30 +99,34 @@ def attach_side(
     side_id, listed = SIDE_IDS[side], f"{SIDES[side]}_duplicates"
     if not len(pairs):
         return pairs
-    wanted = pa.array(pairs[side_id].unique().to_arrow())
+    wanted = pairs[side_id].unique().to_arrow()
     frames = [_named(block, wanted, side, columns) for block in rows]
-    found = pl.concat([frame for frame in frames if len(frame)], how="diagonal_relaxed")
+    found = concat_frames(frame for frame in frames if len(frame))
     if duplicates:
-        ids = pl.List(pairs.schema[side_id])
+        ids = pl.List(found.schema[OWN_ID])
         lists = pl.col(DUPLICATES) if DUPLICATES in found.columns else pl.lit(None)
         found = found.with_columns(lists.cast(ids).fill_null([]).alias(listed)).select(
             pl.exclude(DUPLICATES, listed), listed
         )
     replaced = [name for name in found.columns if name in pairs.columns and name != side_id]
-    return pairs.drop(replaced).join(found, on=side_id, how="left")
+    pairs, found = of_one_schema([pairs.drop(replaced), found])
+    joined = pairs.join(found, on=side_id, how="left")
+    own = joined[OWN_ID]
+    return joined.with_columns(own.alias(side_id) if not own.null_count() else side_id).drop(OWN_ID)
 
 
 def _named(block: Block, wanted: pa.Array, side: int, columns: Columns) -> pl.DataFrame:
     """Select the wanted rows of a side, with its name before those of their columns."""
     ids = id_array(block, columns.id)
-    kept = pc.is_in(ids, wanted.cast(ids.type))
+    kept = find_ids(ids, wanted, columns.id).is_valid()
     frame = frame_of([block.filter(kept).without_columns([columns.id])])
     names = {
         name: f"{SIDES[side]}_{TEXT if name == columns.text else name}"
         for name in frame.columns
         if name != DUPLICATES
     }
-    return frame.rename(names).with_columns(pl.Series(SIDE_IDS[side], ids.filter(kept)))
+    own = pl.Series(OWN_ID, plain(block.column(columns.id)).filter(kept))
+    return frame.rename(names).with_columns(own, pl.Series(SIDE_IDS[side], ids.filter(kept)))
 
 
 class PairsAndRows(NamedTuple):

@@ -17,10 +17,11 @@ from apache_beam.pvalue import TaggedOutput
 from beam_gpte.core.columns import PAIR, REJECT_REASON, SCORE
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.hard_negatives import RANK, RIVAL, with_consistency
+from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.pair_search import SearchesPairs, near_frame, pair_frames
+from beam_gpte.mining.pair_search import SearchesPairs, near_frame, pair_frames, with_near
 from beam_gpte.shuffle.group_by_id import CoGroup, Named, block_of
 
 # float32: the pair's score less that of the query's nearest document that is in no pair with it
@@ -33,7 +34,7 @@ class FilteredPairs(NamedTuple):
     Attributes:
       kept: blocks of the pairs with all their columns and `score` (float32, cosine), `rank` (int32,
         of the document among the query's neighbors, from 1; null beyond `depth`) and `margin`
-        (float32; null where there is no other document), in place of columns of these names.
+        (float32; null where there is no other document).
       removed: the other pairs, with `reject_reason` too.
       rejects: bad rows of the three inputs, with step and reason; empty unless
         `with_exception_handling()` was called.
@@ -45,7 +46,7 @@ class FilteredPairs(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class FilterPairs(SearchesPairs):
+class FilterPairs(AddsColumns, SearchesPairs):
     """Keep the pairs whose document is among the `k` nearest of its query in the whole collection.
 
     Gives a `FilteredPairs`. This is the consistency filter of E5 (Wang et al., arXiv 2212.03533,
@@ -67,6 +68,7 @@ class FilterPairs(SearchesPairs):
       model: embed the texts of rows that have no vectors first, as `EmbedText` does.
       pairs: how pairs name their rows, and how these are prepared; see `PairOptions`.
       columns: of the queries and the documents; see `Columns`.
+      rename: names for added columns that pairs have already, as in ``{"score": "cosine"}``.
     """
 
     k: int | None = 2
@@ -84,12 +86,18 @@ class FilterPairs(SearchesPairs):
             raise InputError(
                 "k, min_margin and min_score are None; give one, or every pair is kept"
             )
+        self.added()
+
+    def adds(self) -> tuple[str, ...]:
+        """Name what pairs get."""
+        return SCORE, RANK, MARGIN, REJECT_REASON
 
     @named_collections
     def expand(self, inputs: Mapping[str, beam.PCollection]) -> FilteredPairs:
         """Return kept and removed pairs."""
-        found = self.search(inputs, "pairs", self.depth)
-        decide = beam.FlatMap(_decide, self.k, self.min_margin, self.min_score, self.depth)
+        added = self.added()
+        found = self.search(inputs, "pairs", self.depth, added=added)
+        decide = beam.FlatMap(_decide, self.k, self.min_margin, self.min_score, self.depth, added)
         # in this order: types given after with_outputs are forgotten, and blocks would be pickled
         decided = decide.with_output_types(Block, removed=Block).with_outputs(
             "removed", main="kept"
@@ -104,24 +112,25 @@ def _decide(
     min_margin: float | None,
     min_score: float | None,
     depth: int,
+    added: AddedColumns,
 ) -> Iterator[Any]:
     group = CoGroup(element)
     blocks = list(group["pairs"])
     if not blocks:
         return
     rows, named = pair_frames(blocks)
-    known = with_consistency(near_frame(group["near"]), named, depth)
-    margin = (pl.col(SCORE) - pl.col(RIVAL)).alias(MARGIN)
-    reason = _reasons(k, min_margin, min_score, depth).alias(REJECT_REASON)
-    found = known.select(PAIR, SCORE, RANK, margin, reason)
-    replaced = (SCORE, RANK, MARGIN, REJECT_REASON)
-    bare = rows.select(name for name in rows.columns if name not in replaced)
-    decided = bare.join(found, on=PAIR, how="left", maintain_order="left").drop(PAIR)
-    good = decided[REJECT_REASON].is_null()
+    near, named = with_near(near_frame(group["near"]), named)
+    known = with_consistency(near, named, depth)
+    margin = (pl.col(SCORE) - pl.col(RIVAL)).alias(added[MARGIN])
+    reason = _reasons(k, min_margin, min_score, depth).alias(added[REJECT_REASON])
+    rank = pl.col(RANK).alias(added[RANK])
+    found = known.select(PAIR, pl.col(SCORE).alias(added[SCORE]), rank, margin, reason)
+    decided = rows.join(found, on=PAIR, how="left", maintain_order="left").drop(PAIR)
+    good = decided[added[REJECT_REASON]].is_null()
     for name, number in (("pairs_kept", good.sum()), ("pairs_removed", (~good).sum())):
         Metrics.counter(NAMESPACE, name).inc(int(number))
     if good.any():
-        yield block_of(decided.filter(good).drop(REJECT_REASON))
+        yield block_of(decided.filter(good).drop(added[REJECT_REASON]))
     if not good.all():
         yield TaggedOutput("removed", block_of(decided.filter(~good)))
 

@@ -14,13 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import apache_beam as beam
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import (
     COSINE,
     ID,
+    OWN_ID,
     PAIR,
     PAIR_TEXTS,
     SCORE,
@@ -39,8 +38,17 @@ from beam_gpte.mining.pair_search import (
     SearchesPairs,
     near_frame,
     pair_frames,
+    with_near,
 )
-from beam_gpte.shuffle.group_by_id import CoGroup, Named, block_of, frame_of, key_by_id
+from beam_gpte.shuffle.group_by_id import (
+    CoGroup,
+    Named,
+    block_of,
+    frame_of,
+    key_by_id,
+    of_one_schema,
+)
+from beam_gpte.shuffle.unique_ids import find_ids
 
 POSITIVE_ID = "positive_id"
 NEGATIVE_ID = "negative_id"
@@ -158,6 +166,7 @@ def _choose(
     ).drop(PAIR)
     # of pairs that are the same once duplicates are represented, that of the smallest ids
     pairs = named.sort(pl.all()).unique([SOURCE_ID, TARGET_ID], keep="first", maintain_order=True)
+    near, pairs = with_near(near, pairs)
     _count("positives", len(pairs))
     _count("positives_repeated", len(named) - len(pairs))
     without = near.join(pairs, on=SOURCE_ID, how="anti")
@@ -186,14 +195,16 @@ def _with_negatives(element: tuple[int, Iterable[Named]]) -> Iterator[Block]:
     if not pieces:
         return
     triplets = frame_of(pieces)
-    wanted = pa.array(triplets[NEGATIVE_ID].unique().to_arrow())
+    wanted = triplets[NEGATIVE_ID].unique().to_arrow()
     kept = [
-        block.filter(pc.is_in(block.column(ID), wanted.cast(block.column(ID).type)))
+        block.filter(find_ids(block.column(ID), wanted, NEGATIVE_ID).is_valid())
         for block in group["documents"]
     ]
     texts = frame_of([block for block in kept if block])
-    texts = texts.select(pl.col(ID).alias(NEGATIVE_ID), pl.col(TEXT).alias(NEGATIVE))
-    whole = triplets.join(texts, on=NEGATIVE_ID, how="left").select(COLUMNS)
+    texts = texts.select(pl.col(ID).alias(NEGATIVE_ID), OWN_ID, pl.col(TEXT).alias(NEGATIVE))
+    triplets, texts = of_one_schema([triplets, texts])
+    joined = triplets.join(texts, on=NEGATIVE_ID, how="left")
+    whole = joined.with_columns(pl.col(OWN_ID).alias(NEGATIVE_ID)).select(COLUMNS)
     yield block_of(whole.sort(QUERY_ID, POSITIVE_ID, RANK))
 
 

@@ -33,6 +33,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
+from beam_gpte.elements.arrow_values import is_string, of_one_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import REJECTS, split_rejects
@@ -42,6 +43,7 @@ from beam_gpte.mining.plan import MiningPlan, Surveys, SurveySides
 from beam_gpte.mining.shards import RouteSides, search_shards, shard_hashes
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, frame_of, key_by_id
 from beam_gpte.shuffle.packing import split_rows
+from beam_gpte.shuffle.unique_ids import find_ids
 
 
 @dataclasses.dataclass(eq=False)
@@ -211,7 +213,8 @@ def _ids_and_vectors(rows: list[Block], name: str) -> _Rows | None:
     blocks = [block for block in rows if name in block.schema.names]
     if not blocks:
         return None
-    ids = pa.chunked_array([block.column(name) for block in blocks]).combine_chunks()
+    columns = of_one_type(name, [block.column(name) for block in blocks])
+    ids = pa.chunked_array(columns).combine_chunks()
     return _Rows(ids, np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks]))
 
 
@@ -228,12 +231,14 @@ def _score(
     sides = (("queries", queries, QUERY), ("documents", documents, DOCUMENT))
     for id_column, (name, known, column) in zip(id_columns, sides, strict=True):
         ids = block.column(column)
-        if known is not None and known.ids.type != ids.type:
+        if known is not None and is_string(known.ids.type) != is_string(ids.type):
             raise InputError(
                 f"{step}: {id_column} is {ids.type}, the ids of the {name} are {known.ids.type}; "
                 "convert one"
             )
-        place = pa.nulls(len(ids), pa.int32()) if known is None else pc.index_in(ids, known.ids)
+        place = pa.nulls(len(ids), pa.int32())
+        if known is not None:
+            place = find_ids(ids, known.ids, id_column)
         shown = pc.binary_join_element_wise(
             f"{id_column} is not among the {name}", ids.cast(pa.string()), ": "
         )

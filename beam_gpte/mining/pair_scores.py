@@ -11,7 +11,7 @@ neighbors and its vector meet the pair in JoinSide. A pair names two rows: each 
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -42,6 +42,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.margin import Margin, k_nearest, margins
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
+from beam_gpte.elements.arrow_values import is_string, of_one_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import GoodAndRejects, reject_outputs, split_rejects
 from beam_gpte.elements.wiring import named_collections
@@ -52,13 +53,27 @@ from beam_gpte.shuffle.group_by_id import (
     block_of,
     frame_of,
     key_by_id,
+    of_one_schema,
 )
 from beam_gpte.shuffle.marked_rows import WithMark
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.shuffle.unique_ids import concat_by_id, find_ids, id_array
 
 KEPT = tuple(f"{HIDDEN}kept_{side}" for side in SIDES)  # ids of the rows that represent the pair's
 WHY = tuple(f"{HIDDEN}why_{side}" for side in SIDES)
+OWN = f"{HIDDEN}own_"  # before the names of the user's columns that have ours
 RANKS, MEANS = (FORWARD_RANK, BACKWARD_RANK), (FORWARD_MEAN, BACKWARD_MEAN)
+
+
+def renamed(block: Block, names: Mapping[str, str]) -> Block:
+    """Rename those columns that a block has."""
+    return Block(block.batch.rename_columns([names.get(name, name) for name in block.schema.names]))
+
+
+def with_own(block: Block) -> Block:
+    """Give the user's columns that were set apart their names back."""
+    return renamed(
+        block, {name: name.removeprefix(OWN) for name in block.schema.names if name.startswith(OWN)}
+    )
 
 
 class PairsAndOthers(NamedTuple):
@@ -124,25 +139,25 @@ def _with_kept(element: tuple[int, Iterable[Named]], side: int, id_column: str) 
         ids = block.column(SIDE_IDS[side])
         kept, reasons = ids, pa.nulls(len(block), pa.string())
         for part in duplicates:
-            at = pc.index_in(ids, _like(id_array(part, id_column), ids, side))
-            kept = pc.coalesce(_like(part.column(REPRESENTATIVE), ids, side).take(at), kept)
+            at = _find(ids, id_array(part, id_column), side)
+            name = SIDE_IDS[side]
+            kept = pc.coalesce(*of_one_type(name, [part.column(REPRESENTATIVE).take(at), kept]))
         for part in refused:
-            at = pc.index_in(ids, _like(id_array(part, id_column), ids, side))
+            at = _find(ids, id_array(part, id_column), side)
             reasons = pc.coalesce(reasons, part.column(REJECT_REASON).take(at))
         block = block.with_column(pa.field(KEPT[side], kept.type), kept)
         yield block.with_column(pa.field(WHY[side], pa.string()), reasons)
 
 
-def _like(ids: pa.Array, others: pa.Array, side: int) -> pa.Array:
-    """Check that `ids` of a side can be compared with those of the pairs."""
-    if pa.types.is_null(ids.type) or pa.types.is_null(others.type):
-        return ids.cast(others.type)
-    if ids.type != others.type:
+def _find(ids: pa.Array, among: pa.Array, side: int, among_pairs: bool = False) -> pa.Array:
+    """Find ids of the pairs among those of a side, or vice versa; null where they are not there."""
+    kinds = (among.type, ids.type) if among_pairs else (ids.type, among.type)
+    if len({is_string(kind) for kind in kinds if not pa.types.is_null(kind)}) > 1:
         raise InputError(
-            f"{SIDE_IDS[side]} of the pairs is {others.type} and the ids of the {SIDES[side]} side "
-            f"are {ids.type}; convert them to one type"
+            f"{SIDE_IDS[side]} of the pairs is {kinds[0]} and the ids of the {SIDES[side]} side "
+            f"are {kinds[1]}; convert them to one type"
         )
-    return ids
+    return find_ids(ids, among, SIDE_IDS[side])
 
 
 class PairsAndSide(NamedTuple):
@@ -204,20 +219,22 @@ def _join(
     pieces = list(group["pairs"])
     if not pieces:
         return
-    wanted = pc.unique(pa.concat_arrays([piece.column(kept) for piece in pieces]))
+    columns = of_one_type(name, [piece.column(kept) for piece in pieces])
+    wanted = pc.unique(pa.concat_arrays(columns))
     known = _wanted(group["vectors"], wanted, side)
     near = _wanted(group["nearest"], wanted, side)
     nearest = _nearest(near, settings) if near else None
-    vectors = Block.concat(known) if known else None
+    vectors = concat_by_id(known, name) if known else None
     for piece in pieces:
         at = pa.nulls(len(piece), pa.int32())
         if vectors is not None:
-            at = pc.index_in(piece.column(kept), vectors.column(name))
+            at = _find(piece.column(kept), vectors.column(name), side)
         reasons = _reasons(piece, at, side)
         for part in split_rejects(piece, reasons, settings.step, settings.isolate, name):
             if isinstance(part, TaggedOutput):
-                hidden = [column for column in part.value.schema.names if is_hidden(column)]
-                yield TaggedOutput(part.tag, part.value.without_columns([*hidden, *MEANS, *RANKS]))
+                rejects = with_own(part.value.without_columns([*MEANS, *RANKS]))
+                hidden = [column for column in rejects.schema.names if is_hidden(column)]
+                yield TaggedOutput(part.tag, rejects.without_columns(hidden))
             else:
                 assert vectors is not None
                 rows = vectors.column(VECTOR).take(at.drop_null())
@@ -228,7 +245,7 @@ def _join(
 def _wanted(blocks: Iterable[Block], wanted: pa.Array, side: int) -> list[Block]:
     """Select the rows of `blocks` whose id on a side is wanted."""
     chosen = (
-        block.filter(pc.is_in(_like(block.column(SIDE_IDS[side]), wanted, side), wanted))
+        block.filter(_find(block.column(SIDE_IDS[side]), wanted, side, True).is_valid())
         for block in blocks
     )
     return [block for block in chosen if block]
@@ -281,5 +298,6 @@ def _with_ranks(pairs: pl.DataFrame, nearest: pl.DataFrame | None, side: int) ->
     kept = {SIDE_IDS[side]: KEPT[side], SIDE_IDS[1 - side]: KEPT[1 - side]}
     ranks = nearest.select(*SIDE_IDS, rank).rename(kept)
     means = nearest.select(SIDE_IDS[side], mean).unique().rename({SIDE_IDS[side]: KEPT[side]})
+    pairs, ranks, means = of_one_schema([pairs, ranks, means])
     pairs = pairs.join(ranks, on=list(KEPT), how="left", maintain_order="left")
     return pairs.join(means, on=KEPT[side], how="left", maintain_order="left")

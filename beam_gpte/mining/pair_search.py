@@ -29,6 +29,7 @@ from beam_gpte.core.columns import (
     DOCUMENT,
     ID,
     MARKS,
+    OWN_ID,
     PAIR,
     PAIR_SCORE,
     PAIR_TEXTS,
@@ -42,6 +43,8 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
+from beam_gpte.elements.arrow_values import is_string, of_one_type, plain
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns
 from beam_gpte.elements.rejects import (
@@ -59,9 +62,17 @@ from beam_gpte.mining.sides import (
     SideSettings,
     check_sides,
 )
-from beam_gpte.shuffle.group_by_id import CoGroup, CoGroupById, Named, frame_of, key_by_id
+from beam_gpte.shuffle.group_by_id import (
+    CoGroup,
+    CoGroupById,
+    Named,
+    concat_frames,
+    frame_of,
+    key_by_id,
+    of_one_schema,
+)
 from beam_gpte.shuffle.marked_rows import has_mark
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.shuffle.unique_ids import find_ids, id_array
 
 QUERY_ID = "query_id"
 DOCUMENT_ID = "document_id"
@@ -139,7 +150,12 @@ class SearchesPairs(RejectingTransform):
                 )
 
     def search(
-        self, inputs: Mapping[str, beam.PCollection], third: str, depth: int, texts: bool = False
+        self,
+        inputs: Mapping[str, beam.PCollection],
+        third: str,
+        depth: int,
+        texts: bool = False,
+        added: AddedColumns | None = None,
     ) -> PairSearch:
         """Search each query for `depth` neighbors that belong to no pair, and for those that do.
 
@@ -148,6 +164,7 @@ class SearchesPairs(RejectingTransform):
           third: that name.
           depth: how many neighbors.
           texts: add the texts of both rows to the pairs, as `PAIR_TEXTS`.
+          added: names of columns that pairs get; None if they get none.
         """
         check_sides(inputs, ("queries", "documents", third), self.step)
         settings = SideSettings(
@@ -165,7 +182,9 @@ class SearchesPairs(RejectingTransform):
         vectors = sides.rows | "Vectors" >> beam.Map(select).with_output_types(Block)
         plan = vectors | "Survey" >> PlanSearch(self.step)
         id_columns, step = (self.pairs.query_id, self.pairs.document_id), f"{self.step} {third}"
-        check = beam.FlatMap(_check_pairs, id_columns, step, self._isolate)
+        check = beam.FlatMap(_check_pairs, id_columns, step, self._isolate, added)
+        if added is not None:
+            added.check(fields_of_type(inputs[third].element_type))
         pairs, bad_pairs = as_blocks(inputs[third]) | "CheckPairs" >> reject_outputs(check)
         named = sides.duplicates  # what other names than its id a row has, and its text
         if texts:
@@ -192,7 +211,7 @@ def pair_frames(blocks: Iterable[Block]) -> tuple[pl.DataFrame, pl.DataFrame]:
       The columns of the pairs, and `source_id`, `target_id`, `score` as
       `core.mining.hard_negatives` reads them; both with the row's number in `PAIR`.
     """
-    rows = pl.concat([frame_of([block]) for block in blocks], how="diagonal_relaxed")
+    rows = concat_frames(frame_of([block]) for block in blocks)
     rows = rows.sort(QUERY, DOCUMENT, maintain_order=True).with_row_index(PAIR)
     named = rows.select(
         PAIR,
@@ -208,12 +227,23 @@ def near_frame(blocks: Iterable[Block]) -> pl.DataFrame:
     blocks = list(blocks)
     if blocks:
         return frame_of(blocks).select(SOURCE_ID, TARGET_ID, COSINE)
-    return pl.DataFrame(schema={SOURCE_ID: pl.String, TARGET_ID: pl.String, COSINE: pl.Float32})
+    return pl.DataFrame(schema={SOURCE_ID: pl.Null, TARGET_ID: pl.Null, COSINE: pl.Float32})
+
+
+def with_near(near: pl.DataFrame, named: pl.DataFrame) -> list[pl.DataFrame]:
+    """Return neighbors and pairs of a group with ids of one type."""
+    return of_one_schema([near, named])
 
 
 def _check_pairs(
-    block: Block, id_columns: tuple[str, str], step: str, isolate: bool
+    block: Block,
+    id_columns: tuple[str, str],
+    step: str,
+    isolate: bool,
+    added: AddedColumns | None,
 ) -> Iterator[Any]:
+    if added is not None:
+        added.check(block.schema.names)
     check_columns(block, id_columns, step)
     reasons = []
     for name, hidden in zip(id_columns, (QUERY, DOCUMENT), strict=True):
@@ -250,9 +280,10 @@ class RowNames:
         ids = id_array(block, self._columns.id)
         is_duplicate = REPRESENTATIVE in block.schema.names
         named = {ID: ids, REPRESENTATIVE: block.column(REPRESENTATIVE) if is_duplicate else ids}
+        named[OWN_ID] = plain(block.column(self._columns.id))
         if self._texts:
             check_columns(block, (self._columns.text,), self._step)
-            named[TEXT] = block.column(self._columns.text).cast(pa.large_string())
+            named[TEXT] = plain(block.column(self._columns.text)).cast(pa.large_string())
         yield Block.from_pydict(named)
 
 
@@ -284,17 +315,26 @@ class _NameRows(beam.PTransform):
         return grouped | "Name" >> name
 
 
+def _columns(batches: list[pa.RecordBatch]) -> dict[str, pa.ChunkedArray]:
+    return {
+        name: pa.chunked_array(of_one_type(name, [batch.column(name) for batch in batches]))
+        for name in batches[0].schema.names
+    }
+
+
 def _name_rows(element: tuple[int, Iterable[Named]], side: int, texts: bool) -> Iterator[Block]:
     group = CoGroup(element)
     parts = [block.batch for block in group["rows"]]
-    rows = pa.Table.from_batches(parts).combine_chunks() if parts else None
+    rows = pa.table(_columns(parts)).combine_chunks() if parts else None
     for block in group["pairs"]:
         ids = block.column(_ID[side])
         at = pa.nulls(len(ids), pa.int32())
-        if rows is not None and ids.type == rows[ID].type:  # other types are reported by the search
-            at = pc.index_in(ids, rows[ID])
-            named = pc.coalesce(rows[REPRESENTATIVE].take(at).combine_chunks(), ids)
-            block = block.with_column(pa.field(_ID[side], ids.type), named)
+        # other types are reported by the search
+        if rows is not None and is_string(ids.type) == is_string(rows[ID].type):
+            known_ids, names = (rows[name].combine_chunks() for name in (ID, REPRESENTATIVE))
+            at = find_ids(ids, known_ids, _ID[side])
+            named = pc.coalesce(*of_one_type(_ID[side], [names.take(at), ids]))
+            block = block.with_column(pa.field(_ID[side], named.type), named)
         if texts:
             known = pa.nulls(len(ids), pa.large_string())
             if rows is not None:

@@ -29,6 +29,7 @@ from beam_gpte.core.columns import (
     Columns,
 )
 from beam_gpte.core.mining.margin import Margin
+from beam_gpte.elements.added_columns import AddedColumns, AddsColumns, fields_of_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
@@ -45,11 +46,14 @@ from beam_gpte.mining.pair_checks import (
 )
 from beam_gpte.mining.pair_scores import (
     MEANS,
+    OWN,
     RANKS,
     JoinSide,
     NameKept,
     PairsAndOthers,
     PairsAndSide,
+    renamed,
+    with_own,
 )
 from beam_gpte.mining.plan import (
     MiningPlan,
@@ -79,7 +83,7 @@ ADDED = (*MEANS, *RANKS, COSINE, MARGIN, POSTERIOR, LENGTH_RATIO, SAME_NUMBERS, 
 
 
 @dataclasses.dataclass(eq=False)
-class ScoreBitext(RejectingTransform):
+class ScoreBitext(AddsColumns, RejectingTransform):
     """Score given pairs, such as a corpus from elsewhere, and filter nothing. Gives a `Bitext`.
 
     Takes one of two:
@@ -108,6 +112,7 @@ class ScoreBitext(RejectingTransform):
       model: embeds texts without vectors, as `EmbedText` does.
       comparison: how sentences are compared; see `Comparison`.
       columns: of the ids, texts and vectors; see `Columns`.
+      rename: names for added columns that pairs have already, as in ``{"margin": "new_margin"}``.
     """
 
     k: int = 4
@@ -119,6 +124,11 @@ class ScoreBitext(RejectingTransform):
     def __post_init__(self) -> None:
         check_choice("margin", self.margin, Margin)
         check_k(self.k)
+        self.added()
+
+    def adds(self) -> tuple[str, ...]:
+        """Name what pairs get."""
+        return ADDED
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that change scores, for reports and metadata."""
@@ -150,7 +160,7 @@ class ScoreBitext(RejectingTransform):
             | "DescribeTexts" >> FilterLengths(None)
         )
         settings, known = self.settings(), AsSingleton(plan)
-        describe = beam.Map(with_metadata, settings, known).with_output_types(Block)
+        describe = beam.Map(_described, settings, known, self.added()).with_output_types(Block)
         report = FromSideInputs(dict, _report, known, settings, fitted, described.ratios)
         bad_rows = sides.rejects if given.rejects is None else given.rejects
         return Bitext(
@@ -173,8 +183,10 @@ class ScoreBitext(RejectingTransform):
         self, pairs: beam.PCollection, sides: Sides, searched: VectorsAndPlan
     ) -> "ScoredPairs":
         found = searched | "Find" >> FindNeighbors(self.k)
-        bare = beam.Map(_without_added, f"{self.step} pairs").with_output_types(Block)
-        blocks = as_blocks(pairs) | "OwnColumns" >> bare
+        added = self.added()
+        added.check(fields_of_type(pairs.element_type))
+        own = beam.Map(_own_columns, f"{self.step} pairs", added).with_output_types(Block)
+        blocks = as_blocks(pairs) | "OwnColumns" >> own
         for i, side in enumerate(SIDES):
             others = PairsAndOthers(blocks, sides.duplicates, sides.rejects)
             name = NameKept(self.step, i, self.columns.id)
@@ -257,12 +269,21 @@ def _side_rows(block: Block, side: str, columns: Columns) -> Block:
     return Block(block.batch.select(present).rename_columns([names[name] for name in present]))
 
 
-def _without_added(block: Block, step: str) -> Block:
-    """Drop the columns that scoring adds, and unify the types of ids."""
+def _own_columns(block: Block, step: str, added: AddedColumns) -> Block:
+    """Set the user's columns of our names apart, and unify the types of ids."""
+    added.check(block.schema.names)
     for name in SIDE_IDS:
         ids = id_array(block, name, step)
         block = block.with_column(pa.field(name, ids.type), ids)
-    return block.without_columns(ADDED)
+    return renamed(block, {name: f"{OWN}{name}" for name in ADDED})
+
+
+def _described(
+    block: Block, settings: dict[str, Any], plan: MiningPlan, added: AddedColumns
+) -> Block:
+    """Add metadata, and name the columns as the user wants."""
+    block = renamed(with_metadata(block, settings, plan), {name: added[name] for name in ADDED})
+    return with_own(block)
 
 
 def _with_posterior(block: Block, fitted: FittedThreshold) -> Block:

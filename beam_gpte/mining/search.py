@@ -54,7 +54,15 @@ from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.attach_rows import RowsOfSide, attach_side
 from beam_gpte.mining.plan import MiningPlan, Search, check_choice
 from beam_gpte.mining.shards import RouteScopes, RouteSides, centered, search_shards
-from beam_gpte.shuffle.group_by_id import CoGroup, Keyed, Named, block_of, frame_of, key_by_id
+from beam_gpte.shuffle.group_by_id import (
+    CoGroup,
+    Keyed,
+    Named,
+    block_of,
+    concat_frames,
+    frame_of,
+    key_by_id,
+)
 
 _PAIR = [SOURCE_ID, TARGET_ID]
 _EVERY = pl.col(SOURCE_ID).is_not_null()  # candidate, of each row
@@ -301,7 +309,7 @@ def _best_sources(element: tuple[int, Iterable[Named]], rule: PairRule) -> Itera
     frames = [frame_of([block]) for block in group["candidates"]]
     if not frames:
         return
-    candidates = pl.concat(frames, how="diagonal_relaxed")
+    candidates = concat_frames(frames)
     yield from _choose(candidates, group["rows"], rule)
 
 
@@ -334,4 +342,4 @@ def _search_scopes(
     candidates = nearest_sources(frame_of(backward), near, rule.k)
     sources, targets = (rule.rows_of(side).of(rows) for side in (0, 1))
     parts = _attach_sources(with_margins(candidates, rule.margin), sources, rule)
-    yield from _choose(pl.concat(parts, how="diagonal_relaxed"), targets, rule)
+    yield from _choose(concat_frames(parts), targets, rule)

@@ -29,6 +29,7 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.core.mining.margin import backward_candidates, forward_candidates
 from beam_gpte.core.mining.neighbors import nearest_neighbors
+from beam_gpte.core.text.normalize import scope_keys
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block
 from beam_gpte.embedding.ensure_vectors import unit_vectors
@@ -60,8 +61,7 @@ class SearchColumns:
         columns: dict[str, Any] = {SIDE_IDS[side]: id_array(block, names.id)}
         if self._scoped:
             assert self._settings.scope is not None
-            scopes = block.column(self._settings.scope)
-            columns[SCOPE] = scopes.cast(pa.large_string()).fill_null("")
+            columns[SCOPE] = scope_keys(block.column(self._settings.scope))
         if self._has_decoys and side == 0:
             columns[DECOY] = pa.array([has_mark(block, MARKS[2])] * len(block))
         array = vectors_to_arrow(unit_vectors(block, names.embedding))
@@ -113,7 +113,7 @@ class RouteScopes(CutByKey):
             by_schema.setdefault(block.schema.serialize().to_pybytes(), []).append(block)
         for blocks in by_schema.values():
             rows = Block.concat(blocks)
-            scopes = rows.column(self._scope).cast(pa.large_string()).fill_null("")
+            scopes = scope_keys(rows.column(self._scope))
             yield from split_rows(rows, shard_hashes(scopes) % self._partitions)
 
 

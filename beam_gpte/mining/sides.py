@@ -29,8 +29,9 @@ from beam_gpte.core.columns import (
     Columns,
 )
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.arrow_values import of_one_type
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import check_text
+from beam_gpte.elements.checks import check_text, step_error
 from beam_gpte.elements.rejects import (
     NAMESPACE,
     REJECTS,
@@ -50,7 +51,7 @@ from beam_gpte.shuffle.marked_rows import (
     with_key,
     with_mark,
 )
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.shuffle.unique_ids import find_ids, id_array
 
 _DECOYS = MARKS[2]
 
@@ -224,6 +225,7 @@ class _Check:
 
     def __call__(self, block: Block) -> Iterator[Any]:
         settings, id_column = self._settings, self._settings.columns.id
+        _check_names(block, settings.columns, self._step)
         reasons = [self._defects(block)]
         if settings.deduplicate:
             reasons.append(check_text(block, settings.columns.text, self._step))
@@ -233,6 +235,25 @@ class _Check:
             block, pc.coalesce(*reasons), self._step, settings.isolate, id_column
         ):
             yield part if isinstance(part, beam.pvalue.TaggedOutput) else marked(part, self._mark)
+
+
+def _check_names(block: Block, columns: Columns, step: str) -> None:
+    """Refuse columns whose names in pairs, as `source_text`, are those of other columns there.
+
+    Raises:
+      InputError: there is one; names it.
+    """
+    taken = {"id": columns.id, "text": columns.text, "duplicates": None}
+    for name, own in taken.items():
+        if name in block.schema.names and name != own:
+            raise step_error(
+                step,
+                f"a column {name!r} besides {own!r} would be another column of the pairs; "
+                "rename or drop it before"
+                if own is not None
+                else f"a column {name!r} would be another column of the pairs; rename or drop it "
+                "before",
+            )
 
 
 class RowsAndPairs(NamedTuple):
@@ -299,7 +320,8 @@ class _Unpaired:
                 left = block
                 if paired:
                     ids = id_array(block, id_column)
-                    left = block.filter(pc.invert(pc.is_in(ids, pa.concat_arrays(paired))))
+                    found = find_ids(ids, pa.concat_arrays(of_one_type(id_column, paired)))
+                    left = block.filter(found.is_null())
                 if left:
                     yield self._counted(left, mark)
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.memory import keep_freed_memory
+from beam_gpte.elements.arrow_values import of_one_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.unique_ids import split_by_id
@@ -37,35 +37,44 @@ def block_of(frame: pl.DataFrame) -> Block:
 
 
 def frame_of(blocks: Iterable[Block]) -> pl.DataFrame:
-    """Convert the rows of `blocks` to one frame.
+    """Convert the rows of `blocks` to one frame, dictionaries decoded.
 
-    A column that has no value in a block may be of type null there.
+    A column may be of different types in two blocks as far as `of_one_type` can unify them.
 
     Raises:
       InputError: a column is of different types in two blocks.
     """
-    blocks = list(blocks)
-    if all(block.schema == blocks[0].schema for block in blocks):
-        return pl.from_arrow(pa.Table.from_batches([block.batch for block in blocks]))  # type: ignore[return-value]
-    for block in blocks:
-        _check_same_columns(blocks[0].schema, block.schema)
-    return pl.concat([frame_of([block]) for block in blocks], how="vertical_relaxed")
+    batches = [block.batch for block in blocks]
+    schema = batches[0].schema
+    is_plain = not any(map(pa.types.is_dictionary, schema.types))
+    if is_plain and all(batch.schema == schema for batch in batches):
+        return pl.from_arrow(pa.Table.from_batches(batches))  # type: ignore[return-value]
+    columns = {
+        name: pa.chunked_array(of_one_type(name, [batch.column(name) for batch in batches]))
+        for name in schema.names
+    }
+    return pl.from_arrow(pa.table(columns))  # type: ignore[return-value]
 
 
-def _check_same_columns(here: pa.Schema, there: pa.Schema) -> None:
-    for a, b in zip(here, there, strict=True):
-        if a.type == b.type or pa.types.is_null(a.type) or pa.types.is_null(b.type):
-            continue
-        if pa.types.is_fixed_size_list(a.type) and pa.types.is_fixed_size_list(b.type):
-            first, second = sorted((a.type.list_size, b.type.list_size))
-            raise InputError(
-                f"vectors of {first} and {second} dimensions in one collection; "
-                "embed all with the same model"
-            )
-        raise InputError(
-            f"column {a.name!r} is {a.type} in one block and {b.type} in another; "
-            "convert it to one type"
-        )
+def concat_frames(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Concatenate frames as `frame_of` does blocks; a column that one lacks is null there."""
+    return pl.concat(of_one_schema(frames), how="diagonal_relaxed")
+
+
+def of_one_schema(frames: Iterable[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Convert the columns that frames share to one type each, without changing a value.
+
+    Raises:
+      InputError: there is no such type.
+    """
+    frames = list(frames)
+    for name in dict.fromkeys(name for frame in frames for name in frame.columns):
+        having = [i for i, frame in enumerate(frames) if name in frame.columns]
+        if len({frames[i].schema[name] for i in having}) > 1:
+            arrays = of_one_type(name, [frames[i][name].to_arrow() for i in having])
+            for i, array in zip(having, arrays, strict=True):
+                frames[i] = frames[i].with_columns(pl.Series(name, array))
+    return frames
 
 
 class CutByKey(beam.DoFn):

@@ -21,8 +21,8 @@ from beam_gpte.core.text.normalize import key_hashes
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.shuffle.group_by_id import Keyed, frame_of
-from beam_gpte.shuffle.unique_ids import duplicate_rows, id_array
+from beam_gpte.shuffle.group_by_id import Keyed, concat_frames, frame_of
+from beam_gpte.shuffle.unique_ids import duplicate_rows, find_ids, id_array
 
 _REMOVED = "duplicates"  # the tag of removed rows
 
@@ -54,9 +54,14 @@ class WithMark:
 
 
 def with_key(block: Block, compared: tuple[str, ...]) -> Block:
-    """Add `TEXT_KEY`, which rows share whose columns are equal; the first is of texts."""
-    columns = list(dict.fromkeys(compared))
-    hashes = key_hashes(frame_of([Block(block.batch.select(columns))]), compared, texts=True)
+    """Add `TEXT_KEY`, which rows share that `DeduplicateExact` takes for the same.
+
+    Args:
+      block: the rows.
+      compared: the column of texts, and that of the scope, if there is one.
+    """
+    rows = frame_of([Block(block.batch.select(list(dict.fromkeys(compared))))])
+    hashes = key_hashes(rows, compared[:1], "NFC", next(iter(compared[1:]), None))
     return block.with_column(pa.field(TEXT_KEY, hashes.type), hashes)
 
 
@@ -152,7 +157,7 @@ def _one_per_text(element: tuple[int, Iterable[Block]], id_column: str) -> Itera
         frames = [_compared(block, id_column) for block in with_mark(element[1], mark)]
         if not frames:
             continue
-        rows = pl.concat(frames, how="diagonal_relaxed")
+        rows = concat_frames(frames)
         first = pl.col(id_column).min().over(TEXT_KEY).alias(REPRESENTATIVE)
         rows = rows.with_columns(first)
         removed = rows.filter(pl.col(id_column) != pl.col(REPRESENTATIVE))
@@ -184,7 +189,7 @@ def _split_by_text(
     block: Block, removed: pl.DataFrame, lists: pl.DataFrame, id_column: str
 ) -> Iterator[Any]:
     ids = id_array(block, id_column)
-    position = pc.index_in(ids, removed[id_column].to_arrow().cast(ids.type))
+    position = find_ids(ids, removed[id_column].to_arrow(), id_column)
     if position.null_count < len(position):
         of = removed[REPRESENTATIVE].to_arrow().take(position.drop_null())
         rows = block.filter(position.is_valid())
@@ -193,8 +198,6 @@ def _split_by_text(
         yield beam.pvalue.TaggedOutput(_REMOVED, rows)
     kept = block.filter(position.is_null())
     if kept:
-        represented = lists[REPRESENTATIVE].to_arrow().cast(ids.type)
-        values = (
-            lists[DUPLICATES].to_arrow().take(pc.index_in(id_array(kept, id_column), represented))
-        )
+        at = find_ids(id_array(kept, id_column), lists[REPRESENTATIVE].to_arrow(), id_column)
+        values = lists[DUPLICATES].to_arrow().take(at)
         yield kept.with_column(pa.field(DUPLICATES, values.type), values)

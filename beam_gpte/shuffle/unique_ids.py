@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_gpte.core.columns import ID, REFERENCE
+from beam_gpte.core.columns import DEFECT, ID, REFERENCE
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.arrow_values import is_string
+from beam_gpte.elements.arrow_values import is_string, of_one_type, plain
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.checks import check_columns, step_error
 from beam_gpte.elements.rejects import (
@@ -124,13 +124,13 @@ class _IdCheck:
 
     def null_ids(self, block: Block) -> Iterator[Block | TaggedOutput]:
         null = pc.is_null(id_array(block, self.id_column, self.step))
-        return self._split(block, null, f"{self.id_column} is null")
+        reasons = pc.if_else(null, f"{self.id_column} is null", pa.scalar(None, pa.string()))
+        if DEFECT in block.schema.names:  # says why the id of a row could not be read
+            reasons = pc.coalesce(pc.if_else(null, block.column(DEFECT), None), reasons)
+        return split_rejects(block, reasons, self.step, self.isolate, self.id_column)
 
     def duplicates(self, block: Block, mask: np.ndarray) -> Iterator[Block | TaggedOutput]:
-        return self._split(block, pa.array(mask), "duplicate id")
-
-    def _split(self, block: Block, mask: pa.Array, reason: str) -> Iterator[Block | TaggedOutput]:
-        reasons = pc.if_else(mask, reason, pa.scalar(None, pa.string()))
+        reasons = pc.if_else(pa.array(mask), "duplicate id", pa.scalar(None, pa.string()))
         return split_rejects(block, reasons, self.step, self.isolate, self.id_column)
 
 
@@ -205,7 +205,7 @@ class _KeepOne(beam.DoFn):
 
 
 def id_array(block: Block, id_column: str, step: str | None = None) -> pa.Array:
-    """Return the ids as int64 or large_string, so that they compare across blocks.
+    """Return the ids as int64, uint64 or large_string, so that they compare across blocks.
 
     Args:
       block: the rows.
@@ -216,16 +216,48 @@ def id_array(block: Block, id_column: str, step: str | None = None) -> pa.Array:
       InputError: there is no such column, or it holds neither strings nor integers.
     """
     check_columns(block, (id_column,), step)
-    ids = block.column(id_column)
-    if pa.types.is_null(ids.type):
+    ids = plain(block.column(id_column))
+    if pa.types.is_null(ids.type) or ids.type in (pa.uint64(), pa.large_string()):
         return ids
     if pa.types.is_integer(ids.type):
-        return ids.cast(pa.int64(), safe=False)  # large uint64 wrap around, and stay distinct
-    if is_string(ids.type):
-        return ids.cast(pa.large_string())
+        return ids.cast(pa.int64())
     raise step_error(
         step, f"column {id_column!r} is {ids.type}; convert the ids to strings or integers"
     )
+
+
+def find_ids(ids: pa.Array, among: pa.Array, name: str = ID) -> pa.Array:
+    """Find the position of each id among others, null where it is not there.
+
+    Args:
+      ids: what `id_array` gives.
+      among: of another collection.
+      name: of the column, for the error.
+
+    Raises:
+      InputError: one are strings, the others integers.
+    """
+    ids, among = of_one_type(name, [ids, among])
+    return pc.index_in(ids, value_set=among)
+
+
+def concat_by_id(blocks: list[Block], id_column: str) -> Block:
+    """Concatenate blocks of one schema, except that their ids may be integers of several types."""
+    columns = of_one_type(id_column, [block.column(id_column) for block in blocks])
+    return Block.concat(
+        block.with_column(pa.field(id_column, ids.type), ids)
+        for block, ids in zip(blocks, columns, strict=True)
+    )
+
+
+def like_ids(ids: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Give ids in the type of a column of the user, where that holds all of them."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    try:
+        return ids.cast(kind)
+    except pa.ArrowInvalid:
+        return ids
 
 
 def split_by_id(block: Block, id_column: str, partitions: int) -> Iterator[tuple[int, Block]]:
@@ -283,13 +315,13 @@ def duplicate_rows(pieces: Iterable[Piece], id_column: str, step: str | None = N
       InputError: ids are strings in one block and integers in another.
     """
     ids = [id_array(piece, id_column, step) for piece, _ in pieces]
-    if len({column.type for column in ids}) > 1:
+    if len({is_string(column.type) for column in ids if not pa.types.is_null(column.type)}) > 1:
         raise step_error(
             step,
             f"column {id_column!r} has strings in some blocks and integers in others; "
             "convert these",
         )
-    encoded = pa.chunked_array(ids).dictionary_encode()
+    encoded = pa.chunked_array(of_one_type(id_column, ids)).dictionary_encode()
     codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
     shared = np.bincount(codes)[codes] > 1
     if not shared.any():

@@ -24,9 +24,11 @@ from beam_gpte.core.text.chunking_markdown import markdown_parts
 from beam_gpte.core.text.chunking_tokens import TokenRuler
 from beam_gpte.core.text.sentences import LANGUAGES as SENTENCE_LANGUAGES
 from beam_gpte.core.text.sentences import check_language, split_sentences
+from beam_gpte.elements.added_columns import AddsColumns
+from beam_gpte.elements.arrow_values import plain
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import CheckTexts, check_columns
-from beam_gpte.elements.chunk_rows import chunk_rows
+from beam_gpte.elements.chunk_rows import CHUNK_COLUMNS, chunk_rows
 from beam_gpte.elements.rejects import (
     NAMESPACE,
     GoodAndRejects,
@@ -55,7 +57,7 @@ class FromColumn:
 
 
 @dataclasses.dataclass(eq=False)
-class ChunkText(RejectingTransform):
+class ChunkText(AddsColumns, RejectingTransform):
     """Cut each text into chunks, one row per chunk, with all columns of its text.
 
     Takes any kind of rows and returns the same kind. The text becomes the chunk, without
@@ -88,6 +90,7 @@ class ChunkText(RejectingTransform):
         ``FromColumn("lang")`` takes the language of each row from its column ``lang``.
       text_column: of the texts.
       id_column: of the ids; None if there is none.
+      rename: names for added columns that rows have already, as in ``{"parent_id": "page"}``.
     """
 
     by: By
@@ -108,6 +111,11 @@ class ChunkText(RejectingTransform):
             raise InputError(f"by {self.by!r} without a model; {choices}")
         check_limits(self.overlap + 1 if self.size is None else self.size, self.overlap)
         self._check_language()
+        self.added()
+
+    def adds(self) -> tuple[str, ...]:
+        """Name where a chunk comes from."""
+        return CHUNK_COLUMNS
 
     def _check_language(self) -> None:
         if isinstance(self.language, FromColumn):
@@ -125,10 +133,12 @@ class ChunkText(RejectingTransform):
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Return rows of chunks; with exception handling, `GoodAndRejects`."""
         columns = (self.language.name,) if isinstance(self.language, FromColumn) else ()
-        return over_blocks(pcoll, self._chunk, self.text_column, self.id_column, columns)
+        return over_blocks(
+            pcoll, self._chunk, self.text_column, self.id_column, columns, added=self.added()
+        )
 
     def _chunk(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block] | GoodAndRejects:
-        check = CheckTexts(self.step, self.text_column, self.id_column, self._isolate)
+        check = CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())
         texts, refused = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(check))
         cut = beam.FlatMap(_chunk, _Settings(self))
         chunks, unsupported = texts | "Chunk" >> reject_outputs(cut)
@@ -151,6 +161,7 @@ class _Settings:
         self.language = transform.language or DEFAULT_LANGUAGE
         self.text_column = transform.text_column
         self.id_column = transform.id_column
+        self.added = transform.added()
 
     def languages(self, block: Block) -> list[str | None]:
         """Return each row's language by its canonical name; None where it is not supported."""
@@ -204,9 +215,7 @@ def _chunk(block: Block, settings: _Settings) -> Iterator[Any]:
 
 
 def _chunks(block: Block, settings: _Settings, languages: list[str]) -> Block:
-    column = block.column(settings.text_column)
-    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    texts = column.cast(pa.large_string()).to_pylist()
+    texts = plain(block.column(settings.text_column)).cast(pa.large_string()).to_pylist()
     sizes, limit = settings.measure(texts)
     check_limits(limit, settings.overlap)
     spans = []
@@ -217,4 +226,5 @@ def _chunks(block: Block, settings: _Settings, languages: list[str]) -> Block:
     parents = np.repeat(np.arange(len(texts)), [len(found) for found in spans])
     chars = np.array([span for found in spans for span in found], np.int64).reshape(-1, 2)
     Metrics.counter(NAMESPACE, "chunks").inc(len(parents))
-    return chunk_rows(block, parents, chars, texts, settings.text_column, settings.id_column)
+    names = settings.text_column, settings.id_column
+    return chunk_rows(block, parents, chars, texts, *names, settings.added)

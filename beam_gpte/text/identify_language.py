@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from beam_gpte.core.columns import ID, TEXT
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.rejects import (
@@ -27,15 +28,15 @@ from beam_gpte.elements.rejects import (
 )
 from beam_gpte.elements.rows import over_blocks
 
-LANGUAGE = "language"  # string: ISO 639 code, "zxx" for text without a language
+LANGUAGE = "language"  # string: ISO 639 code, null for text without letters
 # float32: the probability of the language; the model treats bytes as independent, so it is often
 # 0 or 1
 LANGUAGE_SCORE = "language_score"
 
 
 @dataclasses.dataclass(eq=False)
-class IdentifyLanguage(RejectingTransform):
-    """Add `language` and `language_score` to each row, both null where the text is null.
+class IdentifyLanguage(AddsColumns, RejectingTransform):
+    """Add `language` and `language_score` to each row, null where the text has no letters.
 
     All other columns pass through unchanged. Takes any kind of rows and returns the same kind.
     Languages are identified by py3langid, naive Bayes over byte n-grams (Lui and Baldwin, ACL
@@ -47,6 +48,7 @@ class IdentifyLanguage(RejectingTransform):
         `with_exception_handling()`. None keeps all.
       text_column: of the texts.
       id_column: of the ids; None if there is none.
+      rename: names for added columns that rows have already, as in ``{"language": "identified"}``.
     """
 
     languages: tuple[str, ...] | None = None
@@ -66,10 +68,17 @@ class IdentifyLanguage(RejectingTransform):
                         f"{name} has {', '.join(unknown) or 'nothing'}; "
                         "use ISO 639 codes such as de, en, zh"
                     )
+        self.added()
+
+    def adds(self) -> tuple[str, ...]:
+        """Name the language and its probability."""
+        return LANGUAGE, LANGUAGE_SCORE
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Return rows with their language; with exception handling, `GoodAndRejects`."""
-        return over_blocks(pcoll, self._identify, self.text_column, self.id_column)
+        return over_blocks(
+            pcoll, self._identify, self.text_column, self.id_column, added=self.added()
+        )
 
     def _identify(
         self, blocks: beam.PCollection[Block]
@@ -89,6 +98,7 @@ class _Settings:
         self.keep = transform.keep
         self.text_column = transform.text_column
         self.id_column = transform.id_column
+        self.added = transform.added()
 
 
 @functools.cache
@@ -101,17 +111,22 @@ def _identifier(languages: tuple[str, ...] | None) -> Any:
 
 
 def _identify(block: Block, settings: _Settings) -> Iterator[Any]:
+    added = settings.added
+    added.check(block.schema.names)
     check_text(block, settings.text_column, settings.step)
     classify = _identifier(settings.languages).classify
     texts = block.column(settings.text_column).to_pylist()
-    results = [(None, None) if text is None else classify(text) for text in texts]
+    results = [classify(text) if has_letters(text) else (None, None) for text in texts]
     languages = pa.array([language for language, _ in results], pa.string())
     scores = pa.array([score for _, score in results], pa.float32())
-    rows = block.without_columns([LANGUAGE, LANGUAGE_SCORE])
-    rows = rows.with_column(pa.field(LANGUAGE, pa.string()), languages)
-    rows = rows.with_column(pa.field(LANGUAGE_SCORE, pa.float32()), scores)
+    rows = added.add(added.add(block, LANGUAGE, languages), LANGUAGE_SCORE, scores)
     reasons = _reasons(languages, settings.keep)
     yield from split_rejects(rows, reasons, settings.step, settings.isolate, settings.id_column)
+
+
+def has_letters(text: str | None) -> bool:
+    """Check for a letter of any script; "123" and emoji are in no language."""
+    return text is not None and any(map(str.isalpha, text))
 
 
 def _reasons(languages: pa.Array, keep: tuple[str, ...] | None) -> pa.Array:

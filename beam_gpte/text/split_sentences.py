@@ -15,9 +15,11 @@ from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import ID, TEXT
 from beam_gpte.core.text.sentences import check_language, split_sentences
+from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
+from beam_gpte.elements.arrow_values import plain
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import CheckTexts
-from beam_gpte.elements.chunk_rows import chunk_rows
+from beam_gpte.elements.chunk_rows import CHUNK_COLUMNS, chunk_rows
 from beam_gpte.elements.rejects import (
     NAMESPACE,
     GoodAndRejects,
@@ -29,7 +31,7 @@ from beam_gpte.elements.rows import over_blocks
 
 
 @dataclasses.dataclass(eq=False)
-class SplitSentences(RejectingTransform):
+class SplitSentences(AddsColumns, RejectingTransform):
     """Split each text into sentences, one row per sentence, with all columns of its text.
 
     Takes any kind of rows and returns the same kind. The text becomes the sentence, without
@@ -46,6 +48,7 @@ class SplitSentences(RejectingTransform):
         and separates languages.
       text_column: of the texts.
       id_column: of the ids; None if there is none.
+      rename: names for added columns that rows have already, as in ``{"parent_id": "page"}``.
     """
 
     language: str
@@ -54,25 +57,31 @@ class SplitSentences(RejectingTransform):
 
     def __post_init__(self) -> None:
         check_language(self.language)
+        self.added()
+
+    def adds(self) -> tuple[str, ...]:
+        """Name where a sentence comes from."""
+        return CHUNK_COLUMNS
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Return rows of sentences; with exception handling, `GoodAndRejects`."""
-        return over_blocks(pcoll, self._split, self.text_column, self.id_column)
+        return over_blocks(pcoll, self._split, self.text_column, self.id_column, added=self.added())
 
     def _split(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block] | GoodAndRejects:
-        check = CheckTexts(self.step, self.text_column, self.id_column, self._isolate)
+        names, added = (self.text_column, self.id_column), self.added()
+        check = CheckTexts(self.step, *names, self._isolate, added)
         texts, rejects = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(check))
-        split = beam.Map(_sentences, self.language, self.text_column, self.id_column)
+        split = beam.Map(_sentences, self.language, *names, added)
         sentences = texts | "Split" >> split.with_output_types(Block)
         return GoodAndRejects(sentences, merge_rejects([rejects])) if self._isolate else sentences
 
 
-def _sentences(block: Block, language: str, text_column: str, id_column: str | None) -> Block:
-    column = block.column(text_column)
-    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    texts = column.cast(pa.large_string()).to_pylist()
+def _sentences(
+    block: Block, language: str, text_column: str, id_column: str | None, added: AddedColumns
+) -> Block:
+    texts = plain(block.column(text_column)).cast(pa.large_string()).to_pylist()
     spans = [split_sentences(text, language) for text in texts]
     parents = np.repeat(np.arange(len(texts)), [len(found) for found in spans])
     chars = np.array([span for found in spans for span in found], np.int64).reshape(-1, 2)
     Metrics.counter(NAMESPACE, "sentences").inc(len(parents))
-    return chunk_rows(block, parents, chars, texts, text_column, id_column)
+    return chunk_rows(block, parents, chars, texts, text_column, id_column, added)

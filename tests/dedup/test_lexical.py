@@ -131,7 +131,7 @@ def test_rows_come_back_as_they_were_and_bad_ones_apart(
         removed = result.removed | beam.Map(lambda row: {**row, "score": round(row["score"] * 40)})
         assert_that(
             removed,
-            equal_to([{**rows[1], "duplicate_of": "2", "score": 39, "found_by": "lexical"}]),
+            equal_to([{**rows[1], "duplicate_of": 2, "score": 39, "found_by": "lexical"}]),
             "Removed",
         )
         reasons = result.rejects | "Why" >> beam.Map(lambda row: (row["id"], row["reject_reason"]))

@@ -121,8 +121,13 @@ def test_pairs_of_two_corpora_get_what_mining_would_give(
         "target": rows("t", target, [("doppel", 8)]),
     }
     found, report, rejects = scored(
-        new_pipeline, "two processes", given, ScoreBitext().with_exception_handling()
+        new_pipeline,
+        "two processes",
+        given,
+        ScoreBitext(rename={"cosine": "new"}).with_exception_handling(),
     )
+    assert {row["cosine"] for row in found} == {"old"}
+    found = [{**row, "cosine": row.pop("new")} for row in found]
     assert sorted(row["n"] for row in found) == list(range(len(named)))
     for row in found:
         i, j, source_id, target_id = named[row["n"]]
