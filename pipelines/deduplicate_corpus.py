@@ -53,6 +53,7 @@ from beam_gpte.dedup.checks import CheckNothingLost, RowsAndResults
 from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.report import report_text
 from beam_gpte.elements.added_columns import AddedColumns
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.files.folders import check_writable, is_remote
 from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.page import check_report, write_page
@@ -286,7 +287,8 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
         write_index = beam.Map(write_bytes, f"{output}/saved_index.npz", after)
         result.saved_index | "WriteSavedIndex" >> write_index
     reports = beam.pvalue.AsList(result.report)
-    summary = totals | beam.Map(with_steps, options.by.split(","), reports)
+    arguments = beam.pvalue.AsSingleton(totals), options.by.split(","), reports
+    summary = pipeline | "Summary" >> FromSideInputs(dict, with_steps, *arguments)
     summary | "WriteSummary" >> beam.Map(write_summary, f"{output}/summary.json")
 
 

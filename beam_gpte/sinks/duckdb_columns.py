@@ -13,7 +13,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.sinks.duckdb_sql import literal, quote
 
-# DuckDB adds columns by a file's path and may match columns by name, unless told otherwise.
+# By default DuckDB adds columns that the path of a file names, and may match columns by name.
 NO_GUESSES = "hive_partitioning = false, union_by_name = false, filename = false"
 
 MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}

@@ -264,7 +264,7 @@ def test_a_rerun_replaces_all_previous_parts_and_nothing_else(tmp_path: Path) ->
         "part-00000.parquet",
     ]
     assert len(parts(tmp_path)) == 3
-    write([], WriteVectorsToParquet(str(tmp_path)))
+    write([], WriteVectorsToParquet(str(tmp_path), "mirror"))
     assert parts(tmp_path) == ["notes.txt", "part-00000.parquet"]
 
 
