@@ -45,13 +45,13 @@ def match_files(patterns: str | Sequence[str]) -> list[FileMetadata]:
 
 
 def find_files(pattern: str) -> list[FileMetadata]:
-    """Find the files that one absolute path or glob matches now; none is no error.
+    """Find the files that one absolute path or glob matches now, which may be none.
 
     A file of exactly this name is the only one that matches, whatever wildcards the name has. Else
     ``*``, ``?`` and ``[...]`` match within a name, ``**`` across folders, and ``**/`` any number of
-    folders; where files match with ``[`` as it is, it is no wildcard. A folder or file whose name
-    begins with a period or an underscore matches only a name in the pattern that does so too;
-    ``_key=value`` is a partition.
+    folders; where files match with ``[`` as it is, it stands for itself. The name of a file or
+    folder that begins with a period or an underscore matches only a name in the pattern that does
+    so too; ``_key=value`` is a partition.
 
     Raises:
       BeamIOError, ValueError or OSError: the file system does not answer.

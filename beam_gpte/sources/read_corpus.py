@@ -89,7 +89,9 @@ class ReadCorpus(RejectingTransform):
     are missing.
 
     Attributes:
-      pattern: a path or glob, or several; a file that two of them match is read once.
+      pattern: a path or glob, or several; a file that two of them match is read once. ``**/`` is
+        any number of folders, and ``*`` no name that begins with a period or an underscore. A file
+        of exactly this name comes first.
       columns: what to read besides id and text; None for all columns.
       id_column: unique strings or integers; a null or repeated id is rejected. None generates a
         column `id` that is the same in every run: the path below the patterns' common folder, a

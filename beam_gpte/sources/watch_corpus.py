@@ -94,7 +94,7 @@ class WatchCorpus(RejectingTransform):
     after a restart.
 
     Attributes:
-      pattern: a path or glob, or several.
+      pattern: a path or glob, or several, as for `ReadCorpus`.
       id_column: the user's ids, not compared with one another; a column `source` (file, colon, row)
         is added. None generates a column `id` of file and row.
       text_column: must be there; a text file's only column.

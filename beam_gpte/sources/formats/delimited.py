@@ -57,7 +57,7 @@ def read_header(file: BinaryIO, kind: str) -> list[str]:
     """Read the names of the columns of a CSV or TSV file; none if the file is empty.
 
     Raises:
-      InputError: a name is not valid UTF-8, or the row is no header.
+      InputError: a name is not valid UTF-8, or the row cannot be split.
     """
     return _header(_csv_records(file) if kind == "csv" else _tsv_records(file))
 
