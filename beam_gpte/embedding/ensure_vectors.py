@@ -69,7 +69,9 @@ def unit_vectors(block: Block, embedding_column: str) -> np.ndarray:
       float32 (n, dim) of length 1. Equal vectors have equal bytes.
     """
     vectors, _ = vectors_with_defects(block, embedding_column)
-    return (vectors / _lengths(vectors)[:, None] + 0.0).astype(np.float32)  # no -0.0
+    unit = vectors / _lengths(vectors)[:, None]
+    unit += 0.0  # no -0.0
+    return unit.astype(np.float32)
 
 
 def with_unit_vectors(
@@ -115,7 +117,9 @@ def in_memory(described: Block) -> Block:
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(vectors.astype(np.float64), axis=1)
+    squares = vectors.astype(np.float64)
+    squares *= squares
+    return np.sqrt(squares.sum(axis=1))
 
 
 class Embedded(NamedTuple):

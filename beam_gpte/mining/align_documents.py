@@ -39,7 +39,7 @@ from beam_gpte.elements.rejects import (
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
-from beam_gpte.mining.plan import CHANCE, MiningPlan, SurveySides, make_plan
+from beam_gpte.mining.plan import MiningPlan, SurveySides, make_plan
 from beam_gpte.mining.sides import check_sides
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
 from beam_gpte.shuffle.marked_rows import marked, with_mark
@@ -111,7 +111,7 @@ class AlignDocuments(RejectingTransform):
             for side, name in enumerate(SIDES)
         )
         both = (source.good, target.good) | "BothSides" >> beam.Flatten()
-        surveys = both | "Survey" >> SurveySides(sampled=CHANCE)
+        surveys = both | "Survey" >> SurveySides()
         plan = both.pipeline | "Plan" >> FromSideInputs(
             MiningPlan, make_plan, True, "exact", surveys
         )

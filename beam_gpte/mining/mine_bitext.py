@@ -39,7 +39,6 @@ from beam_gpte.mining.bitext_report import (
 )
 from beam_gpte.mining.pair_checks import FilterLengths
 from beam_gpte.mining.plan import (
-    CHANCE,
     CountSides,
     MiningPlan,
     Search,
@@ -200,9 +199,8 @@ class MineBitext(RejectingTransform):
         select = SearchColumns(settings, self.scope is not None, has_decoys)
         vectors = rows | "Vectors" >> beam.Map(select).with_output_types(Block)
         search: Search = "exact" if self.scope is not None else self.comparison.search
-        only_exact = search == "exact" and not self.mine_unmatched
-        survey = SurveySides(sampled=CHANCE) if only_exact else SurveySides()
-        surveys = vectors | "Survey" >> survey
+        sampled: Search = self.comparison.search if self.mine_unmatched else search
+        surveys = vectors | "Survey" >> SurveySides(search=sampled)
         plan = self._plan(rows.pipeline, "Plan", search, surveys)
         inputs_of_search = SearchInputs(rows, vectors, plan)
         mined = inputs_of_search | "Mine" >> _MinePairs(self, select)

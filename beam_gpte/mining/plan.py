@@ -19,7 +19,7 @@ from apache_beam.pvalue import AsSingleton
 from beam_gpte.core.columns import DECOY, SIDES, VECTOR
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_metadata
-from beam_gpte.core.mining.cells import MiningCells, exact_pays, fit_cells
+from beam_gpte.core.mining.cells import MiningCells, exact_pays, fit_cells, min_rows
 from beam_gpte.core.vectors.similarity import row_hashes, vector_matrix
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
@@ -30,6 +30,7 @@ _LOGGER = logging.getLogger(__name__)
 
 SAMPLE = 8192  # vectors of a side that cells are fitted to: 13 MB at 384 dimensions
 CHANCE = 100  # of the sample of either side, all pairs of which estimate similarity by chance
+SPARE = 4  # times the sample that is expected, so that it is never too small
 SHARD_ROWS = 65_536  # of either side, searched at once: 100 MB at 384 dimensions
 ROWS_PER_PARTITION = 2048  # of candidates, at least, unless there is only one
 # Sums of whole numbers are the same in any order; room for 2 billion unit vectors.
@@ -95,7 +96,7 @@ def _survey(block: Block) -> SideSurvey:
     )
 
 
-def _merge_surveys(side: str, surveys: Iterable[SideSurvey], sampled: int) -> SideSurvey:
+def _merge_surveys(side: str, surveys: Iterable[SideSurvey], search: Search) -> SideSurvey:
     """Merge surveys of a side, whose vectors must be of one kind."""
     parts = [part for part in surveys if part.total is not None]
     if not parts:
@@ -115,7 +116,7 @@ def _merge_surveys(side: str, surveys: Iterable[SideSurvey], sampled: int) -> Si
         sum(part.checksum for part in parts) % (1 << 64),
         known[0] if known else None,
         sum(part.decoys for part in parts),
-        _trim(sample, sampled) if _rows_of(sample) > 2 * sampled else sample,
+        _trim(sample, search) if _rows_of(sample) > 2 * SAMPLE else sample,
     )
 
 
@@ -126,13 +127,29 @@ def _rows_of(sample: Sample) -> int:
     return sum(len(hashes) for hashes, _ in sample)
 
 
-def _trim(sample: Sample, rows: int) -> Sample:
-    """Merge the parts of a sample into one, of the smallest hashes, each once."""
+def _trim(sample: Sample, search: Search) -> Sample:
+    """Merge the parts of a sample into one, of the smallest hashes that are needed, each once."""
     if not sample:
         return ()
     hashes, first = np.unique(np.concatenate([hashes for hashes, _ in sample]), return_index=True)
     vectors = np.concatenate([vectors for _, vectors in sample])
+    rows = _needed(hashes, vectors.shape[1], search)
     return ((hashes[:rows], vectors[first[:rows]]),)
+
+
+def _needed(hashes: np.ndarray, dim: int, search: Search) -> int:
+    """Return how many of the sorted `hashes` a sample may need.
+
+    `SAMPLE` where cells are fitted to it, else `CHANCE`. With ``auto`` that is not known before all
+    rows are; but so many rows as ask for cells have `SPARE` samples below a share of all hashes.
+    """
+    if search == "exact":
+        return CHANCE
+    if search == "cells":
+        return SAMPLE
+    share = min(1, SPARE * SAMPLE / min_rows(dim))
+    below = np.searchsorted(hashes, np.uint64(int(share * (1 << 53)) * ((1 << 11) - 1)))
+    return min(SAMPLE, max(CHANCE, int(below)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,9 +197,9 @@ class MiningPlan:
 class _SurveyBoth(beam.CombineFn):
     """Survey blocks with `VECTOR` of both sides; the result does not depend on their order."""
 
-    def __init__(self, names: tuple[str, str], sampled: int) -> None:
+    def __init__(self, names: tuple[str, str], search: Search) -> None:
         self._names = names
-        self._sampled = sampled
+        self._search = search
 
     def create_accumulator(self) -> Surveys:
         return SideSurvey(), SideSurvey()
@@ -192,8 +209,9 @@ class _SurveyBoth(beam.CombineFn):
         sample = accumulator[side].sample
         first = sample[0][0] if sample else np.zeros(0, np.uint64)
         part = _survey(block)
-        ((hashes, vectors),) = part.sample
-        if len(first) >= self._sampled:
+        part = dataclasses.replace(part, sample=_trim(part.sample, self._search))
+        if len(first) >= SAMPLE:
+            ((hashes, vectors),) = part.sample
             small = hashes <= first.max()
             sample = ((hashes[small], vectors[small]),) if small.any() else ()
             part = dataclasses.replace(part, sample=sample)
@@ -206,7 +224,7 @@ class _SurveyBoth(beam.CombineFn):
 
     def compact(self, accumulator: Surveys) -> Surveys:
         source, target = (
-            dataclasses.replace(survey, sample=_trim(survey.sample, self._sampled))
+            dataclasses.replace(survey, sample=_trim(survey.sample, self._search))
             for survey in accumulator
         )
         return source, target
@@ -216,7 +234,7 @@ class _SurveyBoth(beam.CombineFn):
 
     def _merge(self, sides: Iterable[Iterable[SideSurvey]]) -> Surveys:
         source, target = (
-            _merge_surveys(name, surveys, self._sampled)
+            _merge_surveys(name, surveys, self._search)
             for name, surveys in zip(self._names, sides, strict=True)
         )
         return source, target
@@ -228,17 +246,17 @@ class SurveySides(beam.PTransform):
 
     Attributes:
       names: of the sides, for messages.
-      sampled: how many vectors of a side are kept; `CHANCE` where no cells are fitted to them.
+      search: for which vectors are sampled.
     """
 
     names: tuple[str, str] = SIDES
-    sampled: int = SAMPLE
+    search: Search = "exact"
 
     @named_collections
     def expand(self, vectors: beam.PCollection[Block]) -> AsSingleton:
         """Combine all blocks."""
         surveys = (
-            vectors | beam.CombineGlobally(_SurveyBoth(self.names, self.sampled)).without_defaults()
+            vectors | beam.CombineGlobally(_SurveyBoth(self.names, self.search)).without_defaults()
         )
         return AsSingleton(surveys, default_value=(SideSurvey(), SideSurvey()))
 

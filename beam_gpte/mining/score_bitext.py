@@ -142,7 +142,7 @@ class ScoreBitext(AddsColumns, RejectingTransform):
         sides = {"source": given.source, "target": given.target} | "Prepare" >> prepare
         select = SearchColumns(self._side_settings(), scoped=False)
         vectors = sides.rows | "Vectors" >> beam.Map(select).with_output_types(Block)
-        surveys = vectors | "Survey" >> SurveySides()
+        surveys = vectors | "Survey" >> SurveySides(search=self.comparison.search)
         make = FromSideInputs(
             MiningPlan, make_plan, self.comparison.center, self.comparison.search, surveys
         )

@@ -45,6 +45,11 @@ def exact_pays(sources: int, targets: int, dim: int) -> bool:
     return exact_seconds(sources, targets, dim) <= (sources + targets) * EMBED_SECONDS
 
 
+def min_rows(dim: int) -> float:
+    """Return the number of rows of a side below which exact search pays whatever the other side."""
+    return EMBED_SECONDS * PRODUCTS_PER_SECOND / dim
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class MiningCells:
     """Route the rows of two sides to cells.
