@@ -13,12 +13,10 @@ import numpy as np
 
 # Case, accents, scripts, numbers, a tokenizer's own names, blanks: what settings change first.
 TEXTS = [
-    "The cat sat on the mat.",
-    "Größe, ÀÉ: naïve CAFÉ",
-    "東京の天気は晴れ。 Привет, мир! مرحبا",
-    "E = mc² costs $1,234.50 (50% off)",
-    "<s> [CLS] <mask> [MASK] </s> [SEP] 🙂👍🏽",
-    "  two  blanks\nand\ta tab ",
+    "The  cat sat\ton the mat.",
+    "Größe, ÀÉ naïve",
+    "東京 Привет",
+    "x² = $1,234.5 <s> [MASK] 🙂",
 ]
 
 # Raise it when `TEXTS` or the sketch change: canaries of two versions are not compared.

@@ -68,7 +68,7 @@ class CheckTexts(beam.DoFn):
 
 
 def text_defects(column: pa.Array, name: str = TEXT) -> pa.Array:
-    """Return why each value is not a text to embed or to compare: strings, null where it is one.
+    """Return why each value cannot be embedded: a string array, null where it can.
 
     White space, control and format characters alone are no text; see `core.visible_text`.
     """
@@ -142,7 +142,13 @@ def check_text(block: Block, column: str, step: str | None = None) -> pa.Array:
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if not (is_string(kind) or pa.types.is_null(kind)):
         raise step_error(step, f"column {column!r} is {kind}, not text; convert it to strings")
-    return text_defects(values, column)
+    return pc.if_else(pc.is_null(values), f"{column} is null", pa.scalar(None, pa.string()))
+
+
+def check_visible_text(block: Block, column: str, step: str | None = None) -> pa.Array:
+    """Return why each row has no text to embed; see `check_text` and `text_defects`."""
+    check_text(block, column, step)
+    return text_defects(block.column(column), column)
 
 
 def check_columns(block: Block, columns: tuple[str, ...], step: str | None = None) -> None:

@@ -13,7 +13,7 @@ from beam_gpte.core.columns import AT, FILE, VECTOR
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import check_columns, check_text
+from beam_gpte.elements.checks import check_columns, check_visible_text
 from beam_gpte.elements.vectors import vectors_with_defects
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.embed_text import EmbedText
@@ -53,7 +53,7 @@ class VectorDefects:
         id_array(block, self.id_column, self.step)
         if self.text_column is not None and self.embedding_column not in block.schema.names:
             check_columns(block, self.columns, self.step)
-            return check_text(block, self.text_column, self.step)
+            return check_visible_text(block, self.text_column, self.step)
         vectors, defects = vectors_with_defects(block, self.embedding_column, self.step)
         check_columns(block, self.columns, self.step)
         zero = pa.array(_lengths(vectors) == 0)

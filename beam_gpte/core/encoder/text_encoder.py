@@ -131,7 +131,6 @@ class TextEncoder:
         self._runner = BatchRunner(backbone, head, pooling, config)
         self._preparer = Preparer(tokenizer, config, self._prompt, folder.pool_prompt)
         self.metadata = self._make_metadata(folder, modes)
-        self.metadata = dataclasses.replace(self.metadata, canaries=self._encode_canaries())
 
     @classmethod
     def load(cls, config: EncoderConfig | str, root: Path | None = None) -> "TextEncoder":
@@ -281,22 +280,31 @@ class TextEncoder:
         whole = np.array([[chars[0, 0], chars[-1, 1]]])
         return _TextVectors(mean, whole, tokens.sum(keepdims=True))
 
-    def _encode_canaries(self) -> str:
-        """Embed the fixed texts of `core.canaries`: the mean where a text gives several vectors."""
-        encoding = self.encode_with_counts(canaries.TEXTS)
-        means = [encoding.vectors[encoding.text == i].mean(0) for i in range(len(canaries.TEXTS))]
-        return canaries.sketch(np.stack(means), self.config.precision)
+    def _encode_canaries(self) -> list[np.ndarray | None]:
+        """Embed the fixed texts of `core.canaries`: the mean where a text gives several vectors.
+
+        None stands for a text without tokens.
+        """
+        prepared = self._preparer.prepare(canaries.TEXTS)
+        run = self._runner.run([piece for one in prepared for piece in one.pieces])
+        vectors = iter(run.vectors)
+        found = [[next(vectors) for _ in one.pieces] for one in prepared]
+        parts = [[part for part in some if part is not None] for some in found]
+        return [np.concatenate(some).mean(0) if some else None for some in parts]
 
     def _make_metadata(self, folder: ModelFolder, modes: tuple[str, ...]) -> VectorMetadata:
         """Measure the output on a probe and hash everything that can change a vector."""
         config = self.config
         with named_failure(folder.root / "modules.json", "names modules that do not fit together"):
-            full, unit = self._runner.full_dim(self._tokenizer.encode(["dimension"]).ids[0])
+            seen = self._encode_canaries()
+            full, unit = self._full_dim(seen)
         if config.truncate_dim is not None and config.truncate_dim > full:
             raise InputError(
                 f"truncate_dim {config.truncate_dim}: model {config.model!r} has {full} "
                 "dimensions; give at most that"
             )
+        dim = min(config.truncate_dim or full, full)
+        vectors = [np.zeros(dim) if one is None else one for one in seen]
         resolved = {
             "files": folder.hash(config),
             "pooling": modes,
@@ -309,10 +317,18 @@ class TextEncoder:
             fingerprint=hash_settings(config, resolved),
             pooling="+".join(modes),
             prompt=config.template or self._prompt,
-            dim=min(config.truncate_dim or full, full),
+            dim=dim,
             normalized=config.normalize or (unit and config.truncate_dim is None),
             engine=f"{config.precision} {self._runner.backbone.attention}",
+            canaries=canaries.sketch(np.stack(vectors), config.precision),
         )
+
+    def _full_dim(self, seen: list[np.ndarray | None]) -> tuple[int, bool]:
+        """Return the dimensions before truncation, and whether the model gives length 1."""
+        first = next((one for one in seen if one is not None), None)
+        if first is not None and self.config.normalize and self.config.truncate_dim is None:
+            return len(first), True
+        return self._runner.full_dim(self._tokenizer.encode(["dimension"]).ids[0])
 
 
 def fail_not_finite(
