@@ -70,6 +70,7 @@ from beam_gpte.shuffle.group_by_id import (
     frame_of,
     of_one_schema,
     partition_frame,
+    table_of,
 )
 from beam_gpte.shuffle.spill import is_light
 from beam_gpte.shuffle.unique_ids import split_by_id
@@ -208,7 +209,7 @@ class _Route(CutByKey):
         yield from self.wait(item, block.batch.nbytes + len(at) * 2 * plan.space.sketch_dims)
 
     def cut(self, waiting: list[Any]) -> Iterator[Keyed]:
-        rows = pa.Table.from_batches([batch for batch, *_ in waiting]).combine_chunks()
+        rows = table_of([batch for batch, *_ in waiting]).combine_chunks()
         visiting = rows.drop_columns([name for name in (VECTOR, CELL) if name in rows.column_names])
         visits = pa.concat_arrays([visits for _, visits, *_ in waiting])
         row_starts = np.cumsum([0, *(len(batch) for batch, *_ in waiting)])
