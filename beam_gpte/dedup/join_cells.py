@@ -73,7 +73,7 @@ from beam_gpte.shuffle.group_by_id import (
     table_of,
 )
 from beam_gpte.shuffle.spill import is_light
-from beam_gpte.shuffle.unique_ids import split_by_id
+from beam_gpte.shuffle.unique_ids import concat_by_id, split_by_id
 
 AUDIT_TILE = -1  # of the rows near to the sample
 
@@ -293,7 +293,8 @@ class _JoinTile(beam.DoFn):
         else:
             vectors = [Block(block.batch.select([settings.id_column, VECTOR])) for block in home]
             is_only = int(plan.tiles.sum()) == 1
-            yield from self._near_in_memory(candidates, Block.concat(vectors), is_only)
+            rows = concat_by_id(vectors, settings.id_column)
+            yield from self._near_in_memory(candidates, rows, is_only)
 
     def _near_from_files(
         self, candidates: pl.DataFrame, places: Block, rows_home: int
