@@ -16,7 +16,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,20 +192,27 @@ def reference_of(options: DeduplicateCorpusOptions) -> tuple[str | None, bytes |
         return f"{folder}/kept/*.parquet", file.read()
 
 
+def check_added(options: DeduplicateCorpusOptions, first: str, present: Iterable[str]) -> None:
+    added = Deduplicate(steps_of(options, None), rename=renamed(options)).added()
+    for ours, name in added.names:
+        if name in present:
+            raise InputError(
+                f"{first} has a column {name!r}; name the added one by --rename {ours}=NAME"
+            )
+    if options.report is not None and added[DUPLICATE_OF] != DUPLICATE_OF:
+        raise InputError("--report reads duplicate_of; leave it out of --rename")
+
+
 def check(options: DeduplicateCorpusOptions) -> None:
     """Check before the job starts that steps, files, columns and model exist.
 
     Raises:
       InputError: one of them does not.
     """
-    added = Deduplicate(steps_of(options, None), rename=renamed(options)).added()
+    steps_of(options, None)
     first = match_files(options.input)[0].path
     present = read_schema(first, text_column=options.text_column)
-    for ours, name in added.names:
-        if name in present:
-            raise InputError(
-                f"{first} has a column {name!r}; name the added one by --rename {ours}=NAME"
-            )
+    check_added(options, first, present)
     required = [options.text_column, options.id_column, options.scope]
     if "semantic" in options.by.split(",") and options.model is None:
         if options.embedding_column not in present:
@@ -223,8 +230,6 @@ def check(options: DeduplicateCorpusOptions) -> None:
         check_writable(f"{options.output.rstrip('/')}/{name}")
     if options.report is not None:
         check_report(options.report)
-        if added[DUPLICATE_OF] != DUPLICATE_OF:
-            raise InputError("--report reads duplicate_of; leave it out of --rename")
 
 
 @contextlib.contextmanager

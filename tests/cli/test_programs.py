@@ -387,7 +387,7 @@ def test_a_corpus_is_deduplicated_without_a_model_and_keeps_its_own_columns(
     run("deduplicate_corpus.py", *arguments, "--rename", "score=similarity")
     (path,) = (tmp_path / "o/removed").glob("*.parquet")
     (removed,) = pq.read_table(path).to_pylist()
-    assert (removed["id"], removed["score"], removed["similarity"]) == ("1", 1, 1.0)
+    assert (removed["id"], removed["score"], removed["similarity"]) == (1, 1, 1.0)
 
 
 def bitext_sides(folder: Path) -> tuple[Path, Path]:
