@@ -52,7 +52,6 @@ from beam_gpte.core.columns import DUPLICATE_OF
 from beam_gpte.dedup.checks import CheckNothingLost, RowsAndResults
 from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.report import report_text
-from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.files.folders import check_writable, is_remote
 from beam_gpte.files.json_values import write_json
@@ -198,13 +197,15 @@ def reference_of(options: DeduplicateCorpusOptions) -> tuple[str | None, bytes |
         return kept, file.read()
 
 
-def check_added(added: AddedColumns, first: str, present: Iterable[str]) -> None:
-    """Refuse columns of the first input that a step would add."""
+def check_added(options: DeduplicateCorpusOptions, first: str, present: Iterable[str]) -> None:
+    added = Deduplicate(steps_of(options, None), rename=renamed(options)).added()
     for ours, name in added.names:
         if name in present:
             raise InputError(
                 f"{first} has a column {name!r}; name the added one by --rename {ours}=NAME"
             )
+    if options.report is not None and added[DUPLICATE_OF] != DUPLICATE_OF:
+        raise InputError("--report reads duplicate_of; leave it out of --rename")
 
 
 def check(options: DeduplicateCorpusOptions) -> None:
@@ -213,9 +214,9 @@ def check(options: DeduplicateCorpusOptions) -> None:
     Raises:
       InputError: one of them does not.
     """
-    added = Deduplicate(steps_of(options, None), rename=renamed(options)).added()
+    steps_of(options, None)
     first, present = first_columns(options.input, options.text_column, "input")
-    check_added(added, first, present)
+    check_added(options, first, present)
     required = [options.text_column, options.id_column, options.scope]
     if "semantic" in options.by.split(",") and options.model is None:
         if options.embedding_column not in present:
@@ -233,8 +234,6 @@ def check(options: DeduplicateCorpusOptions) -> None:
         check_writable(f"{options.output.rstrip('/')}/{name}")
     if options.report is not None:
         check_report(options.report)
-        if added[DUPLICATE_OF] != DUPLICATE_OF:
-            raise InputError("--report reads duplicate_of; leave it out of --rename")
 
 
 @contextlib.contextmanager

@@ -70,9 +70,10 @@ from beam_gpte.shuffle.group_by_id import (
     frame_of,
     of_one_schema,
     partition_frame,
+    table_of,
 )
 from beam_gpte.shuffle.spill import is_light
-from beam_gpte.shuffle.unique_ids import split_by_id
+from beam_gpte.shuffle.unique_ids import concat_by_id, split_by_id
 
 AUDIT_TILE = -1  # of the rows near to the sample
 _ONLY_TILE = {b"beam_gpte.tiles": b"1"}  # metadata of the column `CELL`, if there is one tile
@@ -210,7 +211,7 @@ class _Route(CutByKey):
         yield from self.wait(item, block.batch.nbytes + len(at) * 2 * plan.space.sketch_dims)
 
     def cut(self, waiting: list[Any]) -> Iterator[Keyed]:
-        rows = pa.Table.from_batches([batch for batch, *_ in waiting]).combine_chunks()
+        rows = table_of([batch for batch, *_ in waiting]).combine_chunks()
         visiting = rows.drop_columns([name for name in (VECTOR, CELL) if name in rows.column_names])
         visits = pa.concat_arrays([visits for _, visits, *_ in waiting])
         row_starts = np.cumsum([0, *(len(batch) for batch, *_ in waiting)])
@@ -294,7 +295,8 @@ class _JoinTile:
         else:
             vectors = [Block(block.batch.select([settings.id_column, VECTOR])) for block in home]
             is_only = home[0].schema.field(CELL).metadata == _ONLY_TILE
-            yield from self._near_in_memory(candidates, Block.concat(vectors), is_only)
+            rows = concat_by_id(vectors, settings.id_column)
+            yield from self._near_in_memory(candidates, rows, is_only)
 
     def _near_from_files(
         self, candidates: pl.DataFrame, places: Block, rows_home: int

@@ -45,6 +45,8 @@ from beam_gpte.shuffle.group_by_id import (
 from beam_gpte.shuffle.marked_rows import with_mark
 from beam_gpte.shuffle.unique_ids import find_ids, id_array
 
+_OWN = tuple(f"{OWN_ID}_{side}" for side in SIDES)
+
 
 class RowsOfSide:
     """Choose the rows of a side, with the columns that pairs get.
@@ -110,9 +112,16 @@ def attach_side(
         )
     replaced = [name for name in found.columns if name in pairs.columns and name != side_id]
     pairs, found = of_one_schema([pairs.drop(replaced), found])
-    joined = pairs.join(found, on=side_id, how="left")
-    own = joined[OWN_ID]
-    return joined.with_columns(own.alias(side_id) if not own.null_count() else side_id).drop(OWN_ID)
+    return pairs.join(found.rename({OWN_ID: _OWN[side]}), on=side_id, how="left")
+
+
+def with_own_ids(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Give the ids of pairs the types that they have in the rows attached."""
+    for side_id, own in zip(SIDE_IDS, _OWN, strict=True):
+        if own in pairs.columns:
+            known = pairs[own].null_count() == 0
+            pairs = pairs.with_columns(pl.col(own if known else side_id).alias(side_id)).drop(own)
+    return pairs
 
 
 def _named(block: Block, wanted: pa.Array, side: int, columns: Columns) -> pl.DataFrame:
@@ -172,4 +181,4 @@ def _attach(element: tuple[int, Iterable[Named]], side: int, columns: Columns) -
     pieces = list(group["pairs"])
     if pieces:
         whole = attach_side(frame_of(pieces), group["rows"], side, columns, duplicates=False)
-        yield block_of(whole.sort(SOURCE_ID, TARGET_ID))
+        yield block_of(with_own_ids(whole).sort(SOURCE_ID, TARGET_ID))

@@ -51,7 +51,7 @@ from beam_gpte.core.mining.margin import (
 )
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.attach_rows import RowsOfSide, attach_side
+from beam_gpte.mining.attach_rows import RowsOfSide, attach_side, with_own_ids
 from beam_gpte.mining.plan import MiningPlan, Search, check_choice
 from beam_gpte.mining.shards import RouteScopes, RouteSides, centered, search_shards
 from beam_gpte.shuffle.group_by_id import (
@@ -322,7 +322,7 @@ def _choose(candidates: pl.DataFrame, targets: Iterable[Block], rule: PairRule) 
             yield block_of(decoys.select(*CANDIDATE, DECOY).sort(_PAIR))
         marked = marked.filter(~pl.col(DECOY)).drop(DECOY)
     if len(marked):
-        yield block_of(attach_side(marked, targets, 1, rule.columns).sort(_PAIR))
+        yield block_of(with_own_ids(attach_side(marked, targets, 1, rule.columns)).sort(_PAIR))
 
 
 def _search_scopes(

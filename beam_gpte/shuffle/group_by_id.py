@@ -56,6 +56,24 @@ def frame_of(blocks: Iterable[Block]) -> pl.DataFrame:
     return pl.from_arrow(pa.table(columns))  # type: ignore[return-value]
 
 
+def table_of(batches: list[pa.RecordBatch]) -> pa.Table:
+    """Put batches into one table, with the metadata of the first; types as by `frame_of`."""
+    schema = batches[0].schema
+    if all(batch.schema == schema for batch in batches):
+        return pa.Table.from_batches(batches)
+    for i, name in enumerate(schema.names):
+        columns = [batch.column(name) for batch in batches]
+        if len({column.type for column in columns}) > 1:
+            columns = of_one_type(name, columns)
+            field = schema.field(i).with_type(columns[0].type)
+            schema = schema.set(i, field)
+            batches = [
+                batch.set_column(i, field, column)
+                for batch, column in zip(batches, columns, strict=True)
+            ]
+    return pa.Table.from_batches(batches, schema)
+
+
 def concat_frames(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
     """Concatenate frames as `frame_of` does blocks; a column that one lacks is null there."""
     return pl.concat(of_one_schema(frames), how="diagonal_relaxed")

@@ -375,6 +375,21 @@ def test_errors_in_deduplicating_are_one_line(
     assert one_line(done.stderr)
 
 
+@pytest.mark.parametrize("by", ["exact", "lexical", "exact,lexical"])
+def test_a_corpus_is_deduplicated_without_a_model_and_keeps_its_own_columns(
+    tmp_path: Path, jsonl: Callable[[list[dict]], str], by: str
+) -> None:
+    texts = ("a b c d e f", "A b  c d e f")
+    rows = jsonl([{"id": i, "text": text, "score": i} for i, text in enumerate(texts)])
+    arguments = flags(input=rows, id_column="id", output=tmp_path / "o", by=by)
+    refused = run("deduplicate_corpus.py", *arguments, expect=2)
+    assert "has a column 'score'; name the added one by --rename score=NAME" in refused.stderr
+    run("deduplicate_corpus.py", *arguments, "--rename", "score=similarity")
+    (path,) = (tmp_path / "o/removed").glob("*.parquet")
+    (removed,) = pq.read_table(path).to_pylist()
+    assert (removed["id"], removed["score"], removed["similarity"]) == (1, 1, 1.0)
+
+
 def bitext_sides(folder: Path) -> tuple[Path, Path]:
     """Write Parquet files of 60 sentences per side, 40 of them translations in another order.
 

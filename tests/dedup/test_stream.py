@@ -321,7 +321,7 @@ def test_rows_come_back_as_they_were_with_the_two_columns_and_bad_ones_are_colle
         )
         added = [
             {"duplicate_of": None, "score": None},
-            {"duplicate_of": "1", "score": 1.0},
+            {"duplicate_of": 1, "score": 1.0},
             {"duplicate_of": None, "score": None},
         ]
         rounded = decided | beam.Map(

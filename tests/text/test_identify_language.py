@@ -98,3 +98,13 @@ def test_nine_in_ten_sentences_of_tatoeba_are_identified(
             correct,
             lambda found: found[0] > 0.9 * len(rows) or pytest.fail(f"{found[0]} of {len(rows)}"),
         )
+
+
+@pytest.mark.parametrize("text", ["123", "3.5 %", "🎉", "!?", " ", "", None])
+def test_a_text_without_letters_has_no_language(
+    new_pipeline: Callable[..., beam.Pipeline], text: str | None
+) -> None:
+    with new_pipeline() as p:
+        found = p | beam.Create([{"id": 1, "text": text}]) | IdentifyLanguage()
+        read = found | beam.Map(lambda row: (row["language"], row["language_score"]))
+        assert_that(read, equal_to([(None, None)]))
