@@ -50,6 +50,7 @@ from beam_gpte.cli.runtime import (
     run_program,
     stop_file,
 )
+from beam_gpte.cli.stream_counters import count_all_bundles
 from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
 from beam_gpte.dedup.stream import split_duplicates
 from beam_gpte.files.folders import check_writable
@@ -197,6 +198,8 @@ def main(argv: list[str]) -> None:
     output = StreamOutput(options.output, options.duckdb, id_column)
     check(options, config, output)
     with output.alone(), stop_file() as stop:
+        if local:
+            count_all_bundles()
         pipeline = beam.Pipeline(options=beam_options)
         build(pipeline, options, config, output, stop if local else None)
         inputs = " ".join(options.input)

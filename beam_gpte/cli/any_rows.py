@@ -6,6 +6,8 @@
 
 An empty result of rows that were read and not rejected, such as duplicates of a reference, is
 written: then the output is empty.
+
+What meets: the numbers of rows read and rejected, since writing waits for all of them.
 """
 
 from collections.abc import Iterable, Sequence

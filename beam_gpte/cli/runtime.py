@@ -27,8 +27,8 @@ import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
+from beam_gpte._quiet import drop_messages
 from beam_gpte.cli.any_rows import first_columns
-from beam_gpte.cli.stream_counters import count_all_bundles
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.core.errors import InputError, NoRowsError
@@ -82,8 +82,7 @@ def _silence_beam() -> None:
     # errors are in the exception; Beam's workers log each two or three times more
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     # Beam 2.77 warns of its memory metric, once per thread, on Linux too, and of BigQuery
-    noise = ("Resource module is not available", "apitools not found")
-    logging.getLogger().addFilter(lambda record: not any(text in str(record.msg) for text in noise))
+    drop_messages(("Resource module is not available", "apitools not found"))
 
 
 def local_stream_options(options: PipelineOptions) -> bool:
@@ -97,7 +96,6 @@ def local_stream_options(options: PipelineOptions) -> bool:
     if standard.runner != LOCAL_STREAM_RUNNER:
         return False
     _silence_beam()
-    count_all_bundles()
     return True
 
 

@@ -98,7 +98,7 @@ class RowsToBlocks(_Batching):
         if self._text_column is not None:
             columns[self._text_column] = pa.array([row.text for row in rows], pa.string())
         for i, name in enumerate(self._columns):
-            columns[name] = column_array(name, [row.values[i] for row in rows])
+            columns[name] = _values_array(name, [row.values[i] for row in rows])
         for i, name in enumerate(self._texts):
             columns[name] = pa.array([row.texts[i] for row in rows], pa.string())
         columns[ROW] = pa.array(
@@ -107,6 +107,14 @@ class RowsToBlocks(_Batching):
         columns[TIMESTAMP] = pa.array([timestamp.micros for timestamp in timestamps], pa.int64())
         columns[DEFECT] = pa.array([row.defect for row in rows], pa.string())
         return Block.from_pydict(columns)
+
+
+def _values_array(name: str, values: list) -> pa.Array:
+    """Convert values that are checked row by row later: vectors of two lengths are lists."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        return column_array(name, values)
 
 
 def id_column_of(ids: list[str | int | None]) -> pa.Array:

@@ -393,8 +393,8 @@ def test_chunks_of_mappings_are_mappings(
             )
         )
         expected = [
-            ("7#0", "one two three", "7", 0, {1}, 384),
-            ("7#1", "four five", "7", 1, {1}, 384),
+            ("7#0", "one two three", 7, 0, {1}, 384),
+            ("7#1", "four five", 7, 1, {1}, 384),
         ]
         assert_that(rows, equal_to(expected))
 

@@ -251,18 +251,24 @@ def test_mistakes_are_reported_before_the_job(make_it: Callable[[], Rerank], mes
 
 
 def test_columns_are_checked_by_name() -> None:
+    from beam_gpte.elements.added_columns import AddedColumns
     from beam_gpte.embedding.rerank import _check_pairs
+
+    def added(name: str) -> AddedColumns:
+        return AddedColumns("Rerank", ((name, name),), False)
 
     block = Block.from_pydict(
         {"query": ["a"], "document": ["b"], "rerank_score": pa.array([0.5], pa.float32())}
     )
     with pytest.raises(InputError, match="Rerank: a column 'rerank_score' is there already"):
-        list(_check_pairs(block, ("query", "document"), "rerank_score", "Rerank", False, None))
+        list(
+            _check_pairs(block, ("query", "document"), added("rerank_score"), "Rerank", False, None)
+        )
     with pytest.raises(InputError, match="Rerank: no column 'passage' among query, document"):
-        list(_check_pairs(block, ("query", "passage"), "score", "Rerank", False, None))
+        list(_check_pairs(block, ("query", "passage"), added("score"), "Rerank", False, None))
     bad = Block.from_pydict({"query": ["a", ""], "document": ["b", "c"], "id": [1, 2]})
     with pytest.raises(InputError, match="Rerank: row with id 2: query is empty"):
-        list(_check_pairs(bad, ("query", "document"), "score", "Rerank", False, "id"))
+        list(_check_pairs(bad, ("query", "document"), added("score"), "Rerank", False, "id"))
 
 
 def test_a_score_that_is_no_number_fails_its_pair(folder: str) -> None:

@@ -384,7 +384,9 @@ def test_consistent_pairs_are_kept_and_others_leave_with_their_rank(
     )
     pairs = [{**pair, "note": f"n{i}", "score": "mine"} for i, pair in enumerate(pairs)]
     rows = blocks("q", queries, 2), [*blocks("d", documents, 3), duplicates_of(documents)], pairs
-    found = run(new_pipeline, FilterPairs(k=2, depth=20), "pairs", *rows)
+    found = run(
+        new_pipeline, FilterPairs(k=2, depth=20, rename={"score": "cosine"}), "pairs", *rows
+    )
     assert found["rejects"] == []
     assert min(len(found["kept"]), len(found["removed"])) > 20
     notes = {
@@ -397,7 +399,7 @@ def test_consistent_pairs_are_kept_and_others_leave_with_their_rank(
             document = int(row["document_id"][1:])
             scores = [cosine(queries[int(row["query_id"][1:])], other) for other in documents]
             rank = 1 + sum((-s, d) < (-scores[document], document) for d, s in enumerate(scores))
-            assert row["score"] == scores[document]
+            assert (row["score"], row["cosine"]) == ("mine", scores[document])
             assert (name == "kept") == (rank <= 2)
             assert row["rank"] == (rank if rank <= 20 else None)
             assert (
