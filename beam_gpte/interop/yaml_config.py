@@ -114,7 +114,7 @@ def settings_of(configured: type) -> Mapping[str, Setting]:
         name: param.description or "" for param in params for name in param.arg_name.split(", ")
     }
     settings = {}
-    for field in sorted(dataclasses.fields(configured), key=lambda field: field.kw_only):
+    for field in sorted(dataclasses.fields(configured), key=lambda field: field.kw_only is True):
         kinds = _yaml_kinds(field)
         if set(kinds) - {types.NoneType}:
             default = None if field.default is dataclasses.MISSING else field.default
