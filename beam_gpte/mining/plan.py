@@ -98,7 +98,7 @@ def _survey(block: Block) -> SideSurvey:
 
 def _merge_surveys(side: str, surveys: Iterable[SideSurvey], search: Search) -> SideSurvey:
     """Merge surveys of a side, whose vectors must be of one kind."""
-    parts = [part for part in surveys if part.total is not None]
+    parts = [part for part in surveys if part.rows]  # a block may have no row
     if not parts:
         return SideSurvey()
     dims = sorted({len(part.total) for part in parts if part.total is not None})
