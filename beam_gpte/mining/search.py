@@ -23,8 +23,9 @@ None can ride on another, since each needs what the one before has found.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apache_beam as beam
 import polars as pl
@@ -199,8 +200,10 @@ class SearchBitext(beam.PTransform):
         rule, rows, plan = self.rule, inputs.rows, AsSingleton(inputs.plan)
         found = VectorsAndPlan(inputs.vectors, inputs.plan) | "Find" >> FindNeighbors(rule.k)
 
-        def step(column: str, function: _Function, name: str | None = None) -> beam.ParDo:
-            return key_by_id(column, _Step(function, rule), name, plan)
+        def step(
+            column: str, function: Callable[..., Iterator[Block]], name: str | None = None
+        ) -> beam.ParDo:
+            return key_by_id(column, functools.partial(function, rule=rule), name, plan)
 
         forward = (
             found.forward
@@ -248,20 +251,6 @@ class SearchScopes(beam.PTransform):
             | "Scopes" >> beam.GroupByKey()
             | "SearchScopes" >> search.with_output_types(Block)
         )
-
-
-_Function = Callable[[Any, PairRule], Iterator[Block]]
-
-
-class _Step:
-    """Call a function with an element and the rule."""
-
-    def __init__(self, function: _Function, rule: PairRule) -> None:
-        self._function = function
-        self._rule = rule
-
-    def __call__(self, element: Any) -> Iterator[Block]:
-        return self._function(element, self._rule)
 
 
 def _nearest_targets(element: tuple[int, Iterable[Block]], rule: PairRule) -> Iterator[Block]:

@@ -35,7 +35,14 @@ from beam_gpte.elements.block import Block
 from beam_gpte.embedding.ensure_vectors import unit_vectors
 from beam_gpte.mining.plan import MiningPlan
 from beam_gpte.mining.sides import SideSettings, side_of
-from beam_gpte.shuffle.group_by_id import PARTITIONS, CutByKey, Keyed, block_of, frame_of
+from beam_gpte.shuffle.group_by_id import (
+    PARTITIONS,
+    CutByKey,
+    Keyed,
+    block_of,
+    concat_by_schema,
+    frame_of,
+)
 from beam_gpte.shuffle.marked_rows import has_mark, marked
 from beam_gpte.shuffle.packing import split_rows
 from beam_gpte.shuffle.unique_ids import id_array, id_hashes
@@ -108,11 +115,7 @@ class RouteScopes(CutByKey):
 
     def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
         """Gather the rows of each partition."""
-        by_schema: dict[bytes, list[Block]] = {}
-        for block in waiting:
-            by_schema.setdefault(block.schema.serialize().to_pybytes(), []).append(block)
-        for blocks in by_schema.values():
-            rows = Block.concat(blocks)
+        for rows in concat_by_schema(waiting):
             scopes = scope_keys(rows.column(self._scope))
             yield from split_rows(rows, shard_hashes(scopes) % self._partitions)
 

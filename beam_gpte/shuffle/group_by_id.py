@@ -95,6 +95,14 @@ def of_one_schema(frames: Iterable[pl.DataFrame]) -> list[pl.DataFrame]:
     return frames
 
 
+def concat_by_schema(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Make one block of all blocks with the same schema and metadata."""
+    by_schema: dict[bytes, list[Block]] = {}
+    for block in blocks:
+        by_schema.setdefault(block.schema.serialize().to_pybytes(), []).append(block)
+    return map(Block.concat, by_schema.values())
+
+
 class CutByKey(beam.DoFn):
     """Yield (key, rows) of many blocks at once.
 
@@ -164,11 +172,8 @@ class KeyById(CutByKey):
 
     def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
         """Cut rows by the partition of their id."""
-        by_schema: dict[bytes, list[Block]] = {}
-        for block in waiting:
-            by_schema.setdefault(block.schema.serialize().to_pybytes(), []).append(block)
-        for blocks in by_schema.values():
-            yield from _partition(self.make(Block.concat(blocks)), self._column, self._partitions)
+        for rows in concat_by_schema(waiting):
+            yield from _partition(self.make(rows), self._column, self._partitions)
 
 
 class _KeyMade(KeyById):
