@@ -34,6 +34,13 @@ class Block:
         self.batch = batch
 
     @classmethod
+    def _of(cls, batch: pa.RecordBatch) -> "Block":
+        """Make a block of what is left of another, whose types are known."""
+        block = cls.__new__(cls)
+        block.batch = batch
+        return block
+
+    @classmethod
     def from_pydict(
         cls, columns: dict[str, list | pa.Array], schema: pa.Schema | None = None
     ) -> "Block":
@@ -77,11 +84,11 @@ class Block:
 
     def slice(self, start: int, length: int | None = None) -> "Block":
         """Return the rows from `start` on, without a copy."""
-        return Block(self.batch.slice(start, length))
+        return Block._of(self.batch.slice(start, length))
 
     def filter(self, mask: pa.Array) -> "Block":
         """Return the rows where `mask`, booleans, is true."""
-        return Block(self.batch.filter(mask))
+        return Block._of(self.batch.filter(mask))
 
     def with_column(self, field: pa.Field, values: pa.Array) -> "Block":
         """Return this block with one more column, or the column of that name replaced in place."""
@@ -93,7 +100,7 @@ class Block:
     def without_columns(self, names: Iterable[str]) -> "Block":
         """Return this block without those of `names` that it has."""
         present = [name for name in names if name in self.schema.names]
-        return Block(self.batch.drop_columns(present)) if present else self
+        return Block._of(self.batch.drop_columns(present)) if present else self
 
     def to_ipc(self) -> bytes:
         """Write an Arrow IPC stream: the schema with metadata, then one batch, cut to the slice."""
@@ -106,7 +113,7 @@ class Block:
     def from_ipc(cls, data: bytes) -> "Block":
         """Read what `to_ipc` wrote."""
         with pa.ipc.open_stream(data) as reader:
-            return cls(reader.read_next_batch())
+            return cls._of(reader.read_next_batch())
 
     def __reduce__(self) -> tuple:
         return Block.from_ipc, (self.to_ipc(),)
