@@ -16,6 +16,7 @@ import apache_beam as beam
 
 from beam_gpte.core.errors import NoRowsError
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.count_rows import CountRows
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.sources.corpus_files import read_schema
 from beam_gpte.sources.match_files import match_files
@@ -45,9 +46,7 @@ def first_columns(
 
 def total_rows(parts: Iterable[beam.PCollection[Block]], label: str) -> beam.pvalue.AsSingleton:
     """Count the rows of several collections of blocks, as a side input."""
-    blocks = tuple(parts) | f"Flatten_{label}" >> beam.Flatten()
-    lengths = blocks | f"Rows_{label}" >> beam.Map(len).with_output_types(int)
-    return lengths | f"Sum_{label}" >> beam.CombineGlobally(sum).as_singleton_view()
+    return tuple(parts) | f"Flatten_{label}" >> beam.Flatten() | f"Count_{label}" >> CountRows()
 
 
 def any_read(pipeline: beam.Pipeline, **totals: beam.pvalue.AsSingleton) -> beam.PCollection[int]:

@@ -5,8 +5,8 @@ rows ------> Check ---------+--> (Spill) --> RejectDuplicateIds --+--> rows
 reference -> CheckReference +                                     +--> reference rows
 
 What meets, and why no other shuffle can carry it (`shuffle.unique_ids` has that of the ids):
-  Sum_rows, Sum_kept, Sum_removed, Sum_rejects: a number for each block of one collection; they
-    check the result, and programs alone ask for them.
+  in each `CountRows`: a number for each block of one collection; they check the result, and
+    programs alone ask for them.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns, check_text
+from beam_gpte.elements.count_rows import CountRows
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import reject_outputs, split_rejects
 from beam_gpte.elements.wiring import named_collections
@@ -206,12 +207,8 @@ class CheckNothingLost(beam.PTransform):
         """Give one dict: `{"rows", "kept", "removed", "rejected"}`."""
         own_rejects = beam.Filter(_is_of_corpus).with_output_types(Block)
         counted = inputs._replace(rejects=inputs.rejects | "OwnRejects" >> own_rejects)
-        count_rows = beam.Map(len).with_output_types(int)
         totals = [
-            blocks
-            | f"Rows_{name}" >> count_rows
-            | f"Sum_{name}" >> beam.CombineGlobally(sum).as_singleton_view()
-            for name, blocks in counted._asdict().items()
+            blocks | f"Count_{name}" >> CountRows() for name, blocks in counted._asdict().items()
         ]
         return inputs.rows.pipeline | "AddUp" >> FromSideInputs(
             dict, _add_up, self.rejected, *totals
