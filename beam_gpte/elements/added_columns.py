@@ -13,9 +13,10 @@ from typing import Any, get_args, get_type_hints
 import pyarrow as pa
 from apache_beam.typehints.row_type import RowTypeConstraint
 
-from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP, is_hidden
+from beam_gpte.core.columns import is_hidden
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.rejects import check_reject_columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +52,8 @@ class AddedColumns:
                 f"{self.step}: a column {columns} is there already; name the added one by "
                 f"rename={{{repair}}}"
             )
-        for name in (REJECT_STEP, REJECT_REASON) if self.isolate else ():
-            if name in present:
-                raise InputError(
-                    f"{self.step}: a column {name!r} is there already, which rejects get; "
-                    "rename or drop it before"
-                )
+        if self.isolate:
+            check_reject_columns(present, self.step)
 
     def add(self, block: Block, ours: str, values: pa.Array) -> Block:
         """Add a column under its wanted name."""

@@ -85,12 +85,7 @@ def split_rejects(
             f"{step}: {row_name(rejected, id_column)}: {why[0]}; "
             "fix the row, or collect such rows with .with_exception_handling()"
         )
-    for name in (REJECT_STEP, REJECT_REASON):
-        if name in block.schema.names:
-            raise InputError(
-                f"{step}: a column {name!r} is there already, which rejects get; "
-                "rename or drop it before"
-            )
+    check_reject_columns(block.schema.names, step)
     for entry in pc.value_counts(why).to_pylist():
         count_reject(entry["values"], entry["counts"])
     good = block.filter(pc.invert(bad))
@@ -101,6 +96,20 @@ def split_rejects(
     yield beam.pvalue.TaggedOutput(
         REJECTS, rejected.with_column(pa.field(REJECT_REASON, pa.string()), why)
     )
+
+
+def check_reject_columns(present: Iterable[str], step: str) -> None:
+    """Refuse rows that have a column of rejects already.
+
+    Raises:
+      InputError: they have; names it.
+    """
+    for name in (REJECT_STEP, REJECT_REASON):
+        if name in present:
+            raise InputError(
+                f"{step}: a column {name!r} is there already, which rejects get; "
+                "rename or drop it before"
+            )
 
 
 def split_defects(block: Block, step: str, id_column: str | None) -> Iterator[Any]:

@@ -246,13 +246,11 @@ def _check_names(block: Block, columns: Columns, step: str) -> None:
     taken = {"id": columns.id, "text": columns.text, "duplicates": None}
     for name, own in taken.items():
         if name in block.schema.names and name != own:
+            besides = "" if own is None else f" besides {own!r}"
             raise step_error(
                 step,
-                f"a column {name!r} besides {own!r} would be another column of the pairs; "
-                "rename or drop it before"
-                if own is not None
-                else f"a column {name!r} would be another column of the pairs; rename or drop it "
-                "before",
+                f"a column {name!r}{besides} would be another column of the pairs; rename or drop "
+                "it before",
             )
 
 
