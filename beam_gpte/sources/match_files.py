@@ -93,8 +93,11 @@ def _visible(pattern: str) -> tuple[list[FileMetadata], list[FileMetadata]]:
         if not file.path.endswith("/")  # a folder of Cloud Storage, as its console creates them
     ]
     found = _matching(below, pattern, brackets=False) or _matching(below, pattern, brackets=True)
-    hidden = [file for file in found if _is_hidden(file.path, pattern)]
-    return [file for file in found if file not in hidden], hidden
+    visible: list[FileMetadata] = []
+    hidden: list[FileMetadata] = []
+    for file in found:
+        (hidden if _is_hidden(file.path, pattern) else visible).append(file)
+    return visible, hidden
 
 
 def _matching(files: list[FileMetadata], pattern: str, brackets: bool) -> list[FileMetadata]:
