@@ -21,7 +21,7 @@ from beam_gpte.core.columns import REFERENCE, SCOPE, VECTOR_KEY, Columns
 from beam_gpte.core.dedup.grouping import Rule
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.levels import MAX_THRESHOLDS
-from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.text.normalize import scope_keys
 from beam_gpte.dedup.checks import Blocks
@@ -152,11 +152,7 @@ class DeduplicateSemantic(DeduplicationStep):
             raise InputError(f"grouping is {self.grouping!r}; use {', '.join(get_args(Rule))}")
         if self.grouping == "components" and self.reference is not None:
             raise InputError('grouping "components" with a reference; use leader or semdedup')
-        long_text = self.model.long_text if isinstance(self.model, EncoderConfig) else ""
-        if long_text in ("chunks", "late_chunks"):
-            raise InputError(
-                f"long_text {long_text!r} makes several rows of one; use truncate or windows"
-            )
+        check_one_row(self.model)
 
     def settings(self) -> dict[str, Any]:
         """Give the settings that the report shows."""

@@ -81,7 +81,7 @@ class EmbedText(AddsColumns, RejectingTransform):
 
     def _splits(self) -> bool:
         model = as_model(self.model)
-        return isinstance(model, EncoderConfig) and model.long_text in ("chunks", "late_chunks")
+        return isinstance(model, EncoderConfig) and model.splits
 
     def adds(self) -> tuple[str, ...]:
         """Name the vectors, and on demand the tokens and the chunks."""

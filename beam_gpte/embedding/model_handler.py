@@ -167,10 +167,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             yield block.without_columns([PREVIOUS_VECTOR])
 
     def _splits(self, model: Model) -> bool:
-        return isinstance(model, TextEncoder) and model.config.long_text in (
-            "chunks",
-            "late_chunks",
-        )
+        return isinstance(model, TextEncoder) and model.config.splits
 
     def _encode(self, texts: list[str], model: Model, isolate: bool) -> Encoding:
         began = time.monotonic()

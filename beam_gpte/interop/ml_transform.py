@@ -15,7 +15,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
+from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime, check_one_row
 from beam_gpte.core.encoder.text_encoder import Encoder, as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.row_kinds import row_fields
@@ -94,10 +94,7 @@ class GpteTextEmbeddings(EmbeddingsManager):
 
 def _checked_model(model: Any) -> Any:
     made = as_model(model)
-    if isinstance(made, EncoderConfig) and made.long_text in ("chunks", "late_chunks"):
-        raise InputError(
-            f"long_text {made.long_text!r} makes several rows of one; use truncate or windows"
-        )
+    check_one_row(made)
     return made
 
 

@@ -78,10 +78,7 @@ def _added(transform: Any, fields: Fields) -> Fields:
 
 def _embedded(transform: Any, rows: Inputs) -> dict[str, Fields]:
     added = _added(transform, {transform.embedding_column: VECTOR})
-    if isinstance(transform.model, EncoderConfig) and transform.model.long_text in (
-        "chunks",
-        "late_chunks",
-    ):
+    if isinstance(transform.model, EncoderConfig) and transform.model.splits:
         added = _chunk_fields(transform, rows) | added
     if transform.token_columns:
         added |= _added(transform, {TOKENS: np.int64, TOKENS_DROPPED: np.int64})

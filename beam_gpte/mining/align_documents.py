@@ -22,6 +22,7 @@ from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import MARKS, PLACE, SIDE, SIDES, VECTOR, Columns
 from beam_gpte.core.dedup.keep_order import order_values
+from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.align import align, skip_cost, span_vectors
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
@@ -99,6 +100,7 @@ class AlignDocuments(RejectingTransform):
             raise InputError(
                 f"skip_percentile is {self.skip_percentile}; use a number from 0 to 100"
             )
+        check_one_row(self.model)
 
     @named_collections
     def expand(

@@ -22,7 +22,7 @@ import apache_beam as beam
 from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import SIDES, Columns
-from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.margin import Margin, Retrieval
 from beam_gpte.elements.block import Block
@@ -141,11 +141,7 @@ class MineBitext(RejectingTransform):
             )
         if self.mine_unmatched and self.output.emit != "pairs":
             raise InputError("mine_unmatched excludes the rows that are in pairs; use emit='pairs'")
-        long_text = self.model.long_text if isinstance(self.model, EncoderConfig) else None
-        if long_text in ("chunks", "late_chunks"):
-            raise InputError(
-                f"long_text {long_text!r} makes several rows of one; use truncate or windows"
-            )
+        check_one_row(self.model)
 
     @classmethod
     def laser(cls, threshold: float, **others: Any) -> "MineBitext":

@@ -41,6 +41,7 @@ from beam_gpte.core.columns import (
     TEXT,
     Columns,
 )
+from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
@@ -141,13 +142,8 @@ class SearchesPairs(RejectingTransform):
         if self.pairs.query_model is not None and self.model is None:
             raise InputError("query_model without model; give the documents' model too")
         for model in (self.model, self.pairs.query_model):
-            if model is not None and getattr(as_model(model), "long_text", None) in (
-                "chunks",
-                "late_chunks",
-            ):
-                raise InputError(
-                    f"model {model!r} makes several rows of one; use long_text truncate or windows"
-                )
+            if model is not None:
+                check_one_row(as_model(model))
 
     def search(
         self,

@@ -28,6 +28,7 @@ from beam_gpte.core.columns import (
     TEXT,
     Columns,
 )
+from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.mining.margin import Margin
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns, fields_of_type
 from beam_gpte.elements.block import Block
@@ -125,6 +126,7 @@ class ScoreBitext(AddsColumns, RejectingTransform):
         check_choice("margin", self.margin, Margin)
         check_k(self.k)
         self.added()
+        check_one_row(self.model)
 
     def adds(self) -> tuple[str, ...]:
         """Name what pairs get."""

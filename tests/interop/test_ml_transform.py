@@ -215,8 +215,6 @@ def test_wrong_arguments_are_refused_before_anything_runs() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             GpteTextEmbeddings("m", **arguments)
-    with pytest.raises(InputError, match="makes several rows of one"):
-        GpteTextEmbeddings(EncoderConfig("m", long_text="chunks"))
     for config in (ParquetVectorWriterConfig, DuckDBVectorWriterConfig):
         with pytest.raises(ValueError, match="path is empty"):
             config("")

@@ -105,6 +105,11 @@ class EncoderConfig:
     device: str = "auto"
     trust_remote_code: bool = False
 
+    @property
+    def splits(self) -> bool:
+        """Return whether a long text gets several vectors, one per chunk."""
+        return self.long_text in ("chunks", "late_chunks")
+
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():
             raise InputError(f"model {self.model!r}: give a hub name or a folder")
@@ -181,3 +186,15 @@ def hash_settings(config: EncoderConfig, resolved: dict[str, Any]) -> str:
     settings = {name: getattr(config, name) for name in _FINGERPRINTED}
     content = json.dumps({**settings, "engine": ENGINE, **resolved}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def check_one_row(model: object) -> None:
+    """Refuse a model, of any kind, that makes several rows of one.
+
+    Raises:
+      InputError: it is a configuration with chunks.
+    """
+    if isinstance(model, EncoderConfig) and model.splits:
+        raise InputError(
+            f"long_text {model.long_text!r} makes several rows of one; use truncate or windows"
+        )

@@ -182,7 +182,7 @@ class TextEncoder:
             its position), or one vector per chunk is configured (`encode_with_counts` returns the
             text of each).
         """
-        if self.config.long_text in ("chunks", "late_chunks"):
+        if self.config.splits:
             raise InputError(
                 f"long_text {self.config.long_text!r} gives several vectors per text; "
                 "call encode_with_counts"
