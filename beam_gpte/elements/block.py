@@ -104,6 +104,9 @@ class Block:
 
     def to_ipc(self) -> bytes:
         """Write an Arrow IPC stream: the schema with metadata, then one batch, cut to the slice."""
+        if not any(_has_dictionary(kind) for kind in self.schema.types):
+            # what a writer writes, at half the cost
+            return b"".join((self.schema.serialize(), self.batch.serialize(), _END_OF_STREAM))
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.schema) as writer:
             writer.write_batch(self.batch)
@@ -128,6 +131,16 @@ class Block:
         return f"Block({len(self)} rows; {columns})"
 
 
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    """Return whether values of a type need messages of their own in an IPC stream."""
+    if pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
+        return True
+    return any(_has_dictionary(kind.field(i).type) for i in range(kind.num_fields))
+
+
 def _without_views(column: pa.Array, kind: pa.DataType) -> pa.Array:
     try:
         return column.cast(kind)
@@ -148,6 +161,10 @@ class BlockCoder(beam.coders.Coder):
     def decode(self, encoded: bytes) -> Block:
         """Read a block."""
         return Block.from_ipc(encoded)
+
+    def estimate_size(self, value: Block) -> int:
+        """Return about the number of encoded bytes, which Beam asks of a sample of blocks."""
+        return int(value.batch.nbytes)
 
     def is_deterministic(self) -> bool:
         """Return True: equal blocks have equal bytes."""

@@ -26,7 +26,8 @@ def vectors_with_defects(
       step: the transform that errors name; None for none.
 
     Returns:
-      float32 (n, dim), zero for a row without a vector; a string array, null for a row with one.
+      float32 (n, dim), zero for a row without a vector, a view of the block where it can be; a
+      string array, null for a row with one.
 
     Raises:
       InputError: there is no such column, or it does not hold vectors of floats of one length.
@@ -40,12 +41,14 @@ def vectors_with_defects(
             f"column {column!r} is {known.quantization}; use the vectors before quantization",
         )
     missing = ~values.is_valid().to_numpy(zero_copy_only=False)
-    vectors = np.zeros((len(values), _dim(values, column, step)), np.float32)
-    if not missing.all():
-        flat = values.drop_null().flatten().to_numpy(zero_copy_only=False)
-        vectors[~missing] = flat.reshape(-1, vectors.shape[1])
+    shape = len(values), _dim(values, column, step)
+    vectors = np.zeros(shape, np.float32) if missing.any() else _flat(values).reshape(shape)
+    if missing.any() and not missing.all():
+        vectors[~missing] = _flat(values.drop_null()).reshape(-1, shape[1])
     not_finite = ~np.isfinite(vectors).all(axis=1)
-    vectors[not_finite] = 0
+    if not_finite.any():
+        vectors = vectors.copy()
+        vectors[not_finite] = 0
     defects = pc.case_when(
         pc.make_struct(pa.array(missing), pa.array(not_finite)),
         f"{column} is null",
@@ -88,6 +91,11 @@ def replace_vectors(
         else:
             flat = pa.array(good.reshape(-1))
             yield part.with_column(field, pa.FixedSizeListArray.from_arrays(flat, type=field.type))
+
+
+def _flat(values: pa.Array) -> np.ndarray:
+    """Return the numbers of a column without nulls, float32."""
+    return values.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
 
 
 def _dim(values: pa.Array, column: str, step: str | None) -> int:

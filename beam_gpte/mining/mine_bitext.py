@@ -193,12 +193,13 @@ class MineBitext(RejectingTransform):
         settings = self._side_settings()
         rows, _, rejects = inputs | "Prepare" >> PrepareSides(settings, (*SIDES, "decoys"))
         select = SearchColumns(settings, self.scope is not None, has_decoys)
-        vectors = rows | "Vectors" >> beam.Map(select).with_output_types(Block)
+        keeps = self.scope is not None or self.output.keep_vectors
+        vectors, searched = select.separate(rows, keeps)
         search: Search = "exact" if self.scope is not None else self.comparison.search
         sampled: Search = self.comparison.search if self.mine_unmatched else search
         surveys = vectors | "Survey" >> SurveySides(search=sampled)
         plan = self._plan(rows.pipeline, "Plan", search, surveys)
-        inputs_of_search = SearchInputs(rows, vectors, plan)
+        inputs_of_search = SearchInputs(searched, vectors, plan)
         mined = inputs_of_search | "Mine" >> _MinePairs(self, select)
         if self.mine_unmatched:
             inputs_of_search = self._unmatched(rows, mined.pairs, surveys, has_decoys)

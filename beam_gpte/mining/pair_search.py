@@ -114,7 +114,7 @@ class PairSearch(NamedTuple):
       groups: partitions of the queries, a `CoGroup` of "near" and "pairs": `source_id`,
         `target_id`, `cosine` of the nearest documents of each query, and the rows of the pairs with
         `QUERY`, `DOCUMENT` and `PAIR_SCORE`.
-      rows: marked blocks of both sides, one row for each text.
+      rows: marked blocks of both sides, one row for each text, without vectors.
       rejects: bad rows of all three inputs.
     """
 
@@ -175,7 +175,7 @@ class SearchesPairs(RejectingTransform):
         prepare = PrepareSides(settings, _SIDES)
         sides = {name: inputs[name] for name in _SIDES} | "Prepare" >> prepare
         select = SearchColumns(settings, scoped=False)
-        vectors = sides.rows | "Vectors" >> beam.Map(select).with_output_types(Block)
+        vectors, rows = select.separate(sides.rows)
         plan = vectors | "Survey" >> PlanSearch(self.step)
         id_columns, step = (self.pairs.query_id, self.pairs.document_id), f"{self.step} {third}"
         check = beam.FlatMap(_check_pairs, id_columns, step, self._isolate, added)
@@ -184,7 +184,7 @@ class SearchesPairs(RejectingTransform):
         pairs, bad_pairs = as_blocks(inputs[third]) | "CheckPairs" >> reject_outputs(check)
         named = sides.duplicates  # what other names than its id a row has, and its text
         if texts:
-            named = (sides.rows, sides.duplicates) | "AllRows" >> beam.Flatten()
+            named = (rows, sides.duplicates) | "AllRows" >> beam.Flatten()
         if texts or self.pairs.deduplicate:
             for side, name in enumerate(_SIDES):
                 join = _NameRows(side, self.columns, texts, f"{self.step} {name}")
@@ -197,7 +197,7 @@ class SearchesPairs(RejectingTransform):
             {"near": SOURCE_ID, "pairs": QUERY}
         )
         rejects = merge_rejects([sides.rejects, bad_pairs, found.rejects])
-        return PairSearch(groups, sides.rows, rejects)
+        return PairSearch(groups, rows, rejects)
 
 
 def pair_frames(blocks: Iterable[Block]) -> tuple[pl.DataFrame, pl.DataFrame]:

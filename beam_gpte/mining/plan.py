@@ -32,7 +32,7 @@ SAMPLE = 8192  # vectors of a side that cells are fitted to: 13 MB at 384 dimens
 CHANCE = 100  # of the sample of either side, all pairs of which estimate similarity by chance
 SPARE = 4  # times the sample that is expected, so that it is never too small
 SHARD_ROWS = 65_536  # of either side, searched at once: 100 MB at 384 dimensions
-ROWS_PER_PARTITION = 2048  # of candidates, at least, unless there is only one
+ROWS_PER_PARTITION = 8192  # of candidates, at least, unless there is only one
 # Sums of whole numbers are the same in any order; room for 2 billion unit vectors.
 FIXED_POINT = 2.0**32
 

@@ -143,7 +143,7 @@ class ScoreBitext(AddsColumns, RejectingTransform):
         prepare = PrepareSides(self._side_settings(), SIDES)
         sides = {"source": given.source, "target": given.target} | "Prepare" >> prepare
         select = SearchColumns(self._side_settings(), scoped=False)
-        vectors = sides.rows | "Vectors" >> beam.Map(select).with_output_types(Block)
+        vectors, rows = select.separate(sides.rows)
         surveys = vectors | "Survey" >> SurveySides(search=self.comparison.search)
         make = FromSideInputs(
             MiningPlan, make_plan, self.comparison.center, self.comparison.search, surveys
@@ -156,7 +156,7 @@ class ScoreBitext(AddsColumns, RejectingTransform):
         described = (
             PairsAndRows(
                 scored.good | "Posterior" >> posterior,
-                (sides.rows, sides.duplicates) | "AllRows" >> beam.Flatten(),
+                (rows, sides.duplicates) | "AllRows" >> beam.Flatten(),
             )
             | "AttachRows" >> AttachRows(self.columns)
             | "DescribeTexts" >> FilterLengths(None)

@@ -1,6 +1,6 @@
 """Route the rows of two sides to shards or scopes, and find the neighbors within each.
 
-rows of both sides -----> SearchColumns -> vectors of both sides
+rows of both sides -----> SearchColumns -> vectors of both sides, rows without vectors
 vectors of both sides --> RouteSides ----> (two shards; centered vectors)
 rows of both sides -----> RouteScopes ---> (partition of the scopes; rows)
 (key, vectors of both sides) --> search_shards --> neighbors of sources, neighbors of targets
@@ -8,8 +8,9 @@ rows of both sides -----> RouteScopes ---> (partition of the scopes; rows)
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import apache_beam as beam
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -50,6 +51,18 @@ from beam_gpte.shuffle.unique_ids import id_array, id_hashes
 SCOPE_PARTITIONS = 64  # of the scopes, by hash, at most
 
 
+class Separated(NamedTuple):
+    """Hold the rows of both sides in two parts, so that who needs one part does not read both.
+
+    Attributes:
+      vectors: what rows are searched by, see `SearchColumns`.
+      rows: the rows, as marked blocks.
+    """
+
+    vectors: beam.PCollection[Block]
+    rows: beam.PCollection[Block]
+
+
 class SearchColumns:
     """Select what a row is searched by: id under its side's name, unit vector, scope, decoy.
 
@@ -76,6 +89,19 @@ class SearchColumns:
         field = pa.field(VECTOR, array.type, metadata=metadata)
         return marked(Block.from_pydict(columns).with_column(field, array), MARKS[side])
 
+    def separate(self, rows: beam.PCollection[Block], keep_vectors: bool = False) -> Separated:
+        """Separate these columns from marked rows, which lose their vectors unless kept."""
+        left_out = [] if keep_vectors else [self._settings.columns.embedding]
+        # in this order: types given after with_outputs are forgotten, and blocks would be pickled
+        separate = beam.FlatMap(_separate, self, left_out).with_output_types(Block, rows=Block)
+        parts = rows | "Vectors" >> separate.with_outputs("rows", main="vectors")
+        return Separated(parts.vectors, parts.rows)
+
+
+def _separate(block: Block, select: SearchColumns, left_out: list[str]) -> Iterator[Any]:
+    yield select(block)
+    yield TaggedOutput("rows", block.without_columns(left_out))
+
 
 class RouteSides(CutByKey):
     """Key the centered vectors of both sides by two shards, within a cell if there are any."""
@@ -84,6 +110,9 @@ class RouteSides(CutByKey):
         """Center the vectors, and keep the rows until there are enough to cut."""
         side = side_of(block)
         block = centered(block, plan)
+        if plan.cells is None and plan.shards == (1, 1):
+            yield 0, block
+            return
         vectors = vector_matrix(block.column(VECTOR))
         at, keys = _shards(vectors, block.column(SIDE_IDS[side]), side, plan)
         yield from self.wait((block, at, keys), block.batch.nbytes)
@@ -130,8 +159,6 @@ def _shards(
     vectors: np.ndarray, ids: pa.Array, side: int, plan: MiningPlan
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give the places of rows, and the key of each pair of shards that they go to."""
-    if plan.cells is None and plan.shards == (1, 1):
-        return np.arange(len(ids)), np.zeros(len(ids), np.int64)
     hashes = shard_hashes(ids)
     if plan.cells is not None:
         return plan.cells.route(vectors, hashes, side)

@@ -60,3 +60,39 @@ def test_an_empty_block_survives_too() -> None:
     empty = vectors(3).slice(0, 0)
     assert not empty
     assert BlockCoder().decode(BlockCoder().encode(empty)) == empty
+
+
+def stream_of(block: Block) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, block.schema) as writer:
+        writer.write_batch(block.batch)
+    return sink.getvalue().to_pybytes()
+
+
+WORDS = pa.array(["a", "b", None, "a"]).dictionary_encode()
+COLUMNS = {
+    "dictionary": WORDS,
+    "list of dictionaries": pa.ListArray.from_arrays([0, 1, 2, 3, 4], WORDS),
+    "struct with a dictionary": pa.StructArray.from_arrays([WORDS], ["word"]),
+    "struct": pa.array([{"x": 1, "y": "a"}] * 4),
+    "map": pa.array([[("a", 1)], [], None, [("b", 2)]], pa.map_(pa.string(), pa.int32())),
+    "vectors": pa.FixedSizeListArray.from_arrays(pa.array([0.5] * 8, pa.float32()), 2),
+    "time": pa.array([1, 2, 3, None], pa.timestamp("ns", "UTC")),
+    "null": pa.nulls(4),
+    "extension": pa.ExtensionArray.from_storage(pa.json_(), pa.array(["1", "2", None, "3"])),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_bytes_are_those_of_an_arrow_stream(name: str) -> None:
+    columns = {"id": pa.array([1, 2, 3, 4]), name: COLUMNS[name]}
+    block = Block.from_pydict(columns)
+    for part in (block, block.slice(1, 2), block.slice(4)):
+        assert part.to_ipc() == stream_of(part)
+        assert Block.from_ipc(part.to_ipc()) == part
+
+
+def test_the_size_that_is_estimated_is_about_that_of_the_bytes() -> None:
+    for block in (vectors(1), vectors(300), vectors(300).slice(100, 50)):
+        size = BlockCoder().estimate_size(block)
+        assert size <= len(BlockCoder().encode(block)) <= size + 1000

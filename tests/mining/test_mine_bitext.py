@@ -154,7 +154,7 @@ def numbers(pairs: list[dict]) -> dict[tuple[int, int], float]:
 
 def test_few_rows_meet_in_few_partitions() -> None:
     means = np.zeros((2, 1), np.float32)
-    sizes = {1: 1, 1024: 1, 1025: 2, 10_000: 10, 10**7: 16}
+    sizes = {1: 1, 4096: 1, 4097: 2, 20_000: 5, 10**7: 16}
     for rows, partitions in sizes.items():
         assert MiningPlan((rows, rows), means, (1, 1), None, 0).partitions == partitions
 

@@ -119,7 +119,8 @@ class _Side:
 
     def __init__(self, vectors: np.ndarray, ids: np.ndarray, k: int) -> None:
         by_id = np.argsort(ids)
-        rows = np.ascontiguousarray(vectors[by_id], np.float32)
+        in_order = vectors if (ids[1:] > ids[:-1]).all() else vectors[by_id]
+        rows = np.ascontiguousarray(in_order, np.float32)
         if not np.isfinite(rows).all():
             bad = ids[by_id][~np.isfinite(rows).all(axis=1)][0]
             raise InputError(
