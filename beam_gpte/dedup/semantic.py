@@ -236,17 +236,15 @@ class _Describe:
         unit = unit_vectors(with_columns(block, [embedding]), embedding)
         described: dict[str, Any] = {self.columns.id: id_array(block, self.columns.id)}
         described |= {s.name: s.to_arrow() for s in self.order.values(block.batch)}
-        scopes = [b""] * len(block)
+        hashes = [hashlib.blake2b(vector, digest_size=8) for vector in unit]
         if self.scope is not None:
             described[SCOPE] = scope_keys(block.column(self.scope))
-            scopes = [value.encode() for value in described[SCOPE].to_pylist()]
+            for key, scope in zip(hashes, described[SCOPE].to_pylist(), strict=True):
+                key.update(scope.encode())
         if self.has_reference:
             described[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
-        keys = [
-            hashlib.blake2b(vector.tobytes() + scope, digest_size=8).digest()
-            for vector, scope in zip(unit, scopes, strict=True)
-        ]
-        described[VECTOR_KEY] = np.frombuffer(b"".join(keys), np.uint64)
+        digests = b"".join(key.digest() for key in hashes)
+        described[VECTOR_KEY] = np.frombuffer(digests, np.uint64)
         return with_unit_vectors(Block.from_pydict(described), unit, block, embedding)
 
 

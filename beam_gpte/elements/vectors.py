@@ -42,7 +42,7 @@ def vectors_with_defects(
         )
     missing = ~values.is_valid().to_numpy(zero_copy_only=False)
     shape = len(values), _dim(values, column, step)
-    vectors = np.zeros(shape, np.float32) if missing.any() else _flat(values).reshape(shape)
+    vectors = np.zeros(shape, np.float32) if missing.any() else vectors_of(block, column)
     if missing.any() and not missing.all():
         vectors[~missing] = _flat(values.drop_null()).reshape(-1, shape[1])
     not_finite = ~np.isfinite(vectors).all(axis=1)
@@ -58,6 +58,12 @@ def vectors_with_defects(
     if DEFECT in block.schema.names:
         defects = pc.coalesce(block.column(DEFECT), defects)
     return vectors, defects
+
+
+def vectors_of(block: Block, column: str) -> np.ndarray:
+    """Return the vectors of a block whose rows all have one: float32 (n, dim)."""
+    values = block.column(column)
+    return _flat(values).reshape(len(values), _dim(values, column, None))
 
 
 def replace_vectors(

@@ -14,7 +14,7 @@ from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns, check_visible_text
-from beam_gpte.elements.vectors import vectors_with_defects
+from beam_gpte.elements.vectors import vectors_of, vectors_with_defects
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.embed_text import EmbedText
 from beam_gpte.shuffle.spill import field_of, has_column, is_light, read_rows
@@ -63,12 +63,12 @@ class VectorDefects:
 
 
 def unit_vectors(block: Block, embedding_column: str) -> np.ndarray:
-    """Normalize the vectors of a block, none of which may be zero.
+    """Normalize the vectors of a block, whose rows `VectorDefects` has found good.
 
     Returns:
       float32 (n, dim) of length 1. Equal vectors have equal bytes.
     """
-    vectors, _ = vectors_with_defects(block, embedding_column)
+    vectors = vectors_of(block, embedding_column)
     unit = vectors / _lengths(vectors)[:, None]
     unit += 0.0  # no -0.0
     return unit.astype(np.float32)
