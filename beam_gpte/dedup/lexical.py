@@ -24,7 +24,7 @@ from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import BUCKET, FIRST_ID, NORMAL, REFERENCE, SCOPE, SECOND_ID, Columns
 from beam_gpte.core.dedup.keep_order import KeepOrder
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.text.minhash import (
     MinHash,
     bands,
@@ -134,7 +134,8 @@ class DeduplicateLexical(DeduplicationStep):
         """Find candidates by the bands of signatures, verify and group them."""
         order, id_column = self.order(), self.columns.id
         describe = _Describe(self.columns, order, self.scope, context.has_reference)
-        texts = rows | "Describe" >> beam.Map(describe).with_output_types(Block)
+        named = beam.Map(InStep(self.step, describe)).with_output_types(Block)
+        texts = rows | "Describe" >> named
         pair_buckets = beam.FlatMap(_pair_buckets, id_column, order).with_output_types(Block)
         candidates = (
             texts

@@ -19,11 +19,10 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.columns import DEFECT, DUPLICATE_OF, HOME, SCORE, TIMESTAMP, Columns
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.dedup.stream_state import DecideRows, StreamSettings
 from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.rejects import (
     REJECTS,
     GoodAndRejects,
@@ -171,10 +170,8 @@ class _Route(beam.DoFn):
         step, columns, isolate = self._settings.step, self._settings.columns, self._settings.isolate
         self._settings.added.check(block.schema.names)
         for part in _split_by_length(block, columns.embedding):
-            try:
+            with naming(step):
                 defects = self._defects(part)
-            except InputError as error:
-                raise step_error(step, str(error)) from error
             rows = part.without_columns([DEFECT])
             for good in split_rejects(rows, defects, step, isolate, columns.id):
                 if isinstance(good, TaggedOutput):

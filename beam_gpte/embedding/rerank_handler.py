@@ -12,7 +12,7 @@ from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.backbone import set_thread_policy
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.cross_encoder import CrossEncoder, Scoring
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.embedding.model_handler import watched_model
@@ -53,7 +53,8 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
 
     def load_model(self) -> CrossEncoder:
         """Load the model, downloaded first if it is remote."""
-        model = CrossEncoder.load(self._config, root=fetch_model(self._config.model))
+        with naming(self.step):
+            model = CrossEncoder.load(self._config, root=fetch_model(self._config.model))
         import torch
 
         torch.set_num_threads(self._threads)

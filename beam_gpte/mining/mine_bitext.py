@@ -23,7 +23,7 @@ from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import SIDES, Columns
 from beam_gpte.core.encoder.config import check_one_row
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.mining.margin import Margin, Retrieval
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
@@ -196,7 +196,7 @@ class MineBitext(RejectingTransform):
         vectors = rows | "Vectors" >> beam.Map(select).with_output_types(Block)
         search: Search = "exact" if self.scope is not None else self.comparison.search
         sampled: Search = self.comparison.search if self.mine_unmatched else search
-        surveys = vectors | "Survey" >> SurveySides(search=sampled)
+        surveys = vectors | "Survey" >> SurveySides(self.step, search=sampled)
         plan = self._plan(rows.pipeline, "Plan", search, surveys)
         inputs_of_search = SearchInputs(rows, vectors, plan)
         mined = inputs_of_search | "Mine" >> _MinePairs(self, select)
@@ -221,7 +221,9 @@ class MineBitext(RejectingTransform):
     def _plan(
         self, pipeline: beam.Pipeline, label: str, search: Search, *known: AsSingleton
     ) -> beam.PCollection[MiningPlan]:
-        make = FromSideInputs(MiningPlan, make_plan, self.comparison.center, search, *known)
+        make = FromSideInputs(
+            MiningPlan, InStep(self.step, make_plan), self.comparison.center, search, *known
+        )
         return pipeline | label >> make
 
     def _unmatched(
@@ -260,7 +262,7 @@ class _MinePairs(beam.PTransform):
         only_pairs = output.emit == "pairs"
         found = inputs | "Search" >> self._search(scope)
         chosen = found | "Choose" >> ChoosePairs(settings.retrieval, only_pairs)
-        fit = FitThreshold(settings.threshold, settings.thresholding)
+        fit = FitThreshold(settings.step, settings.threshold, settings.thresholding)
         fitted = AsSingleton(ChosenPairs(chosen, plan) | "FitThreshold" >> fit)
         emitted = chosen if only_pairs else found
         above = emitted | "Cut" >> beam.FlatMap(cut, fitted, output.emit).with_output_types(Block)

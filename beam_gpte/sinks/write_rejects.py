@@ -61,12 +61,12 @@ class WriteRejects(beam.PTransform):
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""
-        destination = Destination.new(self.path, "rejects")
-        stage = StageFiles(destination.temporary, JsonLinesWriter)
+        step, destination = type(self).__name__, Destination.new(self.path, "rejects")
+        stage = StageFiles(step, destination.temporary, JsonLinesWriter)
         commit = functools.partial(
             commit_jsonl, destination=destination, max_rejects=self.max_rejects
         )
-        return stage_and_commit(blocks, stage, commit, self.commit_after)
+        return stage_and_commit(step, blocks, stage, commit, self.commit_after)
 
 
 def commit_jsonl(
