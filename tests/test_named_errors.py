@@ -24,7 +24,6 @@ from beam_gpte import (
     DeduplicateExact,
     DeduplicateLexical,
     DeduplicateSemantic,
-    DeduplicateStream,
     EmbedText,
     FilterPairs,
     FitPostprocess,
@@ -53,6 +52,7 @@ Tables = list[pa.Table]
 Faults = dict[str, Tables]
 
 N = 4
+SIDES, QUERIES = ("source", "target"), ("queries", "documents")
 VECTORS = pa.list_(pa.float32())
 
 
@@ -194,19 +194,18 @@ def of_pairs(transform: Any, names: tuple[str, str], pairs: str, ids: tuple) -> 
 
 
 def as_pairs(*tables: pa.Table) -> Tables:
-    """Pairs with texts and vectors on both sides."""
-    sides = ("source", "target")
-    return [
-        pa.table(
-            {f"{s}_{name}": t[name] for s in sides for name in ("text", "embedding")}
-            | {"id": t["id"] for _ in sides if "id" in t.schema.names}
+    """Pairs with texts and vectors on both sides, and the ids of the tables."""
+    made = []
+    for rows in tables:
+        names = [f"{side}_{name}" for side in SIDES for name in ("text", "embedding")]
+        columns = {name: rows[name.split("_")[1]] for name in names}
+        made.append(
+            pa.table({**columns, **{k: rows[k] for k in ("id",) if k in rows.schema.names}})
         )
-        for t in tables
-    ]
+    return made
 
 
 ENCODER = LengthEncoder()
-SIDES, QUERIES = ("source", "target"), ("queries", "documents")
 PAIRS = {"pairs": [pa.table({"source_id": [0, 1], "target_id": [0, 1]})]}
 NAMED = pa.table({"query_id": [0, 1], "document_id": [0, 1]})
 WITHOUT_VECTORS = {
@@ -285,6 +284,8 @@ def test_an_error_names_the_transform_that_the_user_wrote(
     new_pipeline: NewPipeline, fault: Fault
 ) -> None:
     said = message(lambda: applied(fault, new_pipeline()))
+    if "with_exception_handling()" in said:
+        assert hasattr(fault.transform, "with_exception_handling")
     names = "|".join(fault.steps)
     inputs = "|".join(fault.inputs) if isinstance(fault.inputs, dict) else ""
     assert re.match(rf"(InputError: )?({names})( ({inputs}))?: ", said), said
@@ -337,3 +338,14 @@ def test_a_program_prints_one_line_that_names_the_transform(tmp_path: Path) -> N
     done = programs.run("deduplicate_corpus.py", *arguments, expect=2)
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("deduplicate_corpus.py: DeduplicateExact: column 'stars' has ")
+
+
+def test_ml_transform_says_what_it_can_do_itself(tmp_path: Path) -> None:
+    def run() -> None:
+        embed = beam_gpte.GpteTextEmbeddings(ENCODER, columns=["text"])
+        with beam.Pipeline(runner="FnApiRunner") as p:
+            rows = p | beam.Create([{"text": " "}])
+            rows | MLTransform(write_artifact_location=str(tmp_path)).with_transform(embed)
+
+    said = message(run)
+    assert "a text is ' '; leave such rows out, or use EmbedText, which can collect them" in said

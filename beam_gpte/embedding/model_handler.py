@@ -190,7 +190,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         return step_error(
             self.step,
             f"{row}: {texts[position][:80]!r}: {reason}; fix the row, or collect such rows with "
-            ".with_exception_handling()",
+            ".with_exception_handling() (error_handling in YAML)",
         )
 
     def get_num_bytes(self, batch: Batch) -> int:

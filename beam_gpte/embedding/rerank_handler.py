@@ -79,7 +79,8 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
         for position, reason in scoring.failed.items() if not self._isolate_failures else ():
             raise InputError(
                 f"{self.step}: {first[position][:80]!r} with {second[position][:80]!r}: {reason}; "
-                "fix the row, or collect such rows with .with_exception_handling()"
+                "fix the row, or collect such rows with .with_exception_handling() "
+                "(error_handling in YAML)"
             )
         _count(scoring, time.monotonic() - began)
         scores = pa.array(scoring.scores, from_pandas=True)  # NaN is null

@@ -123,7 +123,8 @@ class ReadFiles(ReadParts):
 def _bad_row(step: str, path: str, row: int, reason: str) -> InputError:
     return InputError(
         f"{step}: {path} row {row}: {reason}; "
-        "fix the row, or collect such rows with .with_exception_handling()"
+        "fix the row, or collect such rows with .with_exception_handling() "
+        "(error_handling in YAML)"
     )
 
 

@@ -858,3 +858,33 @@ def test_a_stream_is_embedded_until_it_is_stopped_as_by_the_program(
         found = connection.execute("SELECT id, text, n, len(embedding) FROM vectors").fetchall()
     assert found == [("a.jsonl:1", "a cat", 1, 384)]
     assert {row["reject_step"] for row in read_rejects(tmp_path)} == {"WatchCorpus", "EmbedText"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "said"),
+    [
+        (
+            "DeduplicateExact",
+            "keep: stars desc",
+            "DeduplicateExact: row with id 1: text is null; fix ",
+        ),
+        (
+            "DeduplicateSemantic",
+            "threshold: 0.9",
+            "DeduplicateSemantic: row with id 1: embedding is ",
+        ),
+        ("ChunkText", "{by: sentences, size: 9}", "ChunkText: row with id 1: text is null; fix "),
+        ("QuantizeVectors", "to: int8", "QuantizeVectors: row with id 1: embedding is null; "),
+    ],
+)
+def test_an_error_names_the_type_of_the_yaml_step(kind: str, config: str, said: str) -> None:
+    rows = '{id: 1, text: null}, {id: 2, text: "b"}'
+    steps = (
+        f"- {{type: Create, config: {{elements: [{rows}]}}}}\n"
+        f"- {{type: {kind}, input: Create, config: {{{config.strip('{}')}}}}}"
+    )
+    with pytest.raises(Exception, match=re.escape(said)) as failed:
+        run_steps(steps)
+    assert "collect such rows with .with_exception_handling() (error_handling in YAML)" in str(
+        failed.value
+    )
