@@ -39,7 +39,8 @@ class DeduplicateExact(DeduplicationStep):
 
     Gives a `Deduplication` with scores of 1. Texts are equal if they differ in case and white space
     at most, after Unicode NFC (`core.text.normalize`). The result does not depend on the order,
-    blocks or workers of the collection. `pairs` holds each removed row with its kept one.
+    blocks or workers of the collection. `pairs` holds each removed row with its kept one. Blank
+    texts are equal to one another; a text of invisible characters, such as U+200B, only to itself.
 
     Rows whose text is null, and rows whose id is null or taken, fail the job or are collected by
     `with_exception_handling()`. A worker holds the ids and hashes of one of 16 partitions, never

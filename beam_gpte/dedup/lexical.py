@@ -63,7 +63,8 @@ class DeduplicateLexical(DeduplicationStep):
     that 99 % of the pairs at the threshold are found, and more above it; each one is verified with
     its texts, so that no pair is below. In the order of keeping, every row is kept that is near to
     no row kept before it. The result does not depend on the order, blocks or workers of the
-    collection.
+    collection. A text of fewer characters than an n-gram is near only to an equal one, so that
+    blank texts are duplicates of one another and of no other text.
 
     In a bucket, which holds rows that agree in a band, each row is compared with the first 1,000
     only; the pairs left out are counted as `pairs_cut`. Many duplicates of one text make such
