@@ -88,8 +88,8 @@ class MineBitext(RejectingTransform):
     `core.mining.margin`. `MineBitext.laser(1.06)` is the setting of published work.
 
     Rows whose vector (or, with a `model`, text) is null, not finite or zero, rows whose id is null
-    or a duplicate, and decoys with the id of a source, fail the job or are collected by `with_exception_handling()`. Vectors of
-    two dimensions or models, and two equal sides, fail it.
+    or a duplicate, and decoys with the id of a source, fail the job or are collected by
+    `with_exception_handling()`. Vectors of two dimensions or models, and two equal sides, fail it.
 
     Memory of a worker: two shards of 65,536 vectors, or the rows of one of 64 partitions of the
     scopes, in fp32 twice, and 16 MB of products; or one of 16 partitions of the candidates, n (2 k)
