@@ -811,6 +811,38 @@ def test_a_corpus_loses_its_duplicates_as_by_the_program(
     ]
 
 
+def test_yaml_keeps_the_previous_output_unless_rows_were_read_and_all_removed(
+    tmp_path: Path, jsonl: Callable[[list[dict]], str]
+) -> None:
+    out, by = tmp_path / "clean", ["exact"]
+    named = {"output": str(out), "model": "none", "id_column": "id", "by": by}
+    program = ROOT / "pipelines/deduplicate_corpus.yaml"
+    good = [{"id": f"r{i}", "text": text, "embedding": [0.5]} for i, text in enumerate("aab")]
+
+    def ids() -> tuple[set, set]:
+        kept, removed = (
+            {row["id"] for file in (out / name).glob("*.parquet") for row in read(file)}
+            for name in ("kept", "removed")
+        )
+        return kept, removed
+
+    def read(file: Path) -> list[dict]:
+        return pq.read_table(file).to_pylist()
+
+    run_file(program, input=jsonl(good), **named)
+    assert ids() == ({"r0", "r2"}, {"r1"})
+    bad = jsonl([{**row, "text": None} for row in good])
+    with pytest.raises(Exception, match="no row is usable: 3 were rejected, see their reasons"):
+        run_file(program, input=bad, **named)
+    assert ids() == ({"r0", "r2"}, {"r1"})
+    assert {row["reject_reason"] for row in read_rejects(out)} == {"text is null"}
+
+    known = tmp_path / "known.parquet"
+    pq.write_table(pa.table({"id": ["k0", "k1"], "text": ["a", "b"]}), known)
+    run_file(program, input=jsonl(good), reference=str(known), **named)
+    assert ids() == (set(), {"r0", "r1", "r2"})
+
+
 def test_a_bitext_is_mined_as_by_the_program(tmp_path: Path) -> None:
     from tests.cli.test_programs import bitext_sides
 
