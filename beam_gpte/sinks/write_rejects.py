@@ -2,7 +2,7 @@
 
     blocks --> StageFiles --> staged JSON Lines --> publish: rename, remove the previous files
       |                                                |
-    usable --> AnyRead: any row at all? then publish   +--> AnyUsable: any row that is no reject?
+    usable --> AnyRead: any row at all? then publish   +--> AnyUsable: any row besides?
 
 Blocks may have different columns; each file holds one set of columns. What meets in the counts:
 the numbers of usable and of rejected rows, only if they are asked for.
