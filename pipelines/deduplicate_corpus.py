@@ -18,7 +18,7 @@ import glob
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,15 @@ from beam_gpte import (
     WriteVectorsToParquet,
 )
 from beam_gpte.cli.any_rows import any_read, check_usable, first_columns, total_rows
+from beam_gpte.cli.corpus_options import (
+    add_rename_option,
+    add_types_option,
+    check_added,
+    check_renames,
+    check_types,
+    renamed,
+    types_of,
+)
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -129,13 +138,8 @@ class DeduplicateCorpusOptions(PipelineOptions):
         add("--id_column", help="ids, unique in the corpus; default: generated from file and row")
         add("--text_column", default="text", help="texts (default: text)")
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
-        add(
-            "--rename",
-            nargs="+",
-            default=[],
-            metavar="OURS=NAME",
-            help="names for duplicate_of, score or found_by, where the input has these columns",
-        )
+        add_types_option(parser)
+        add_rename_option(parser, "duplicate_of, score or found_by")
         add(
             "--max_rejects",
             type=int,
@@ -175,14 +179,6 @@ def steps_of(
     return tuple(steps[name]() for name in names)
 
 
-def renamed(options: DeduplicateCorpusOptions) -> dict[str, str]:
-    pairs = [entry.partition("=") for entry in options.rename]
-    for ours, sign, name in pairs:
-        if not sign or not name:
-            raise InputError(f"--rename has {ours!r}; use score=NAME")
-    return {ours: name for ours, _, name in pairs}
-
-
 def reference_of(options: DeduplicateCorpusOptions) -> tuple[str | None, bytes | None]:
     """Find the Parquet files of the reference, and the saved index of the run that wrote them."""
     if options.reference is None:
@@ -197,13 +193,12 @@ def reference_of(options: DeduplicateCorpusOptions) -> tuple[str | None, bytes |
         return kept, file.read()
 
 
-def check_added(options: DeduplicateCorpusOptions, first: str, present: Iterable[str]) -> None:
-    added = Deduplicate(steps_of(options, None), rename=renamed(options)).added()
-    for ours, name in added.names:
-        if name in present:
-            raise InputError(
-                f"{first} has a column {name!r}; name the added one by --rename {ours}=NAME"
-            )
+def check_columns(options: DeduplicateCorpusOptions, first: str, present: list[str]) -> None:
+    check_types(options.types, first, present)
+    deduplicate = Deduplicate(steps_of(options, None))
+    check_renames([deduplicate], options.rename)
+    check_added([deduplicate], options.rename, first, present)
+    added = renamed(deduplicate, options.rename).added()
     if options.report is not None and added[DUPLICATE_OF] != DUPLICATE_OF:
         raise InputError("--report reads duplicate_of; leave it out of --rename")
 
@@ -216,7 +211,7 @@ def check(options: DeduplicateCorpusOptions) -> None:
     """
     steps_of(options, None)
     first, present = first_columns(options.input, options.text_column, "input")
-    check_added(options, first, present)
+    check_columns(options, first, present)
     required = [options.text_column, options.id_column, options.scope]
     if "semantic" in options.by.split(",") and options.model is None:
         if options.embedding_column not in present:
@@ -258,12 +253,11 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
     output = options.output.rstrip("/")
     files, saved_index = reference_of(options)
     names = {"id_column": options.id_column, "text_column": options.text_column}
-    read = ReadCorpus(options.input, **names).with_exception_handling()
-    rows, unreadable = pipeline | "ReadCorpus" >> read
+    read = ReadCorpus(options.input, **names, types=types_of(options.types))
+    rows, unreadable = pipeline | "ReadCorpus" >> read.with_exception_handling()
     reference = None if files is None else pipeline | "ReadReference" >> ReadCorpus(files, **names)
-    steps, rename = steps_of(options, saved_index), renamed(options)
-    deduplicate = Deduplicate(steps, reference, scratch, rename=rename)
-    result = rows | deduplicate.with_exception_handling()
+    deduplicate = Deduplicate(steps_of(options, saved_index), reference, scratch)
+    result = rows | renamed(deduplicate, options.rename).with_exception_handling()
     if options.report:
         columns = columns_of(options)
         sampled = (columns.id,), (columns.text,), (columns.embedding,), (DUPLICATE_OF,)

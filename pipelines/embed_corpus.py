@@ -23,6 +23,15 @@ from beam_gpte import (
     WriteVectorsToParquet,
 )
 from beam_gpte.cli.any_rows import any_read, any_usable, total_rows
+from beam_gpte.cli.corpus_options import (
+    add_rename_option,
+    add_types_option,
+    check_added,
+    check_renames,
+    check_types,
+    renamed,
+    types_of,
+)
 from beam_gpte.cli.progress import ProgressFiles, ReportProgress, progress_bar
 from beam_gpte.cli.runtime import (
     Stopwatch,
@@ -94,12 +103,23 @@ class EmbedCorpusOptions(PipelineOptions):
             "--reuse",
             help="Parquet files of a previous run, e.g. <output>: its texts are not embedded again",
         )
+        add_types_option(parser)
+        add_rename_option(parser, "the vectors (embedding) and the columns of chunks")
         add(
             "--max_rejects",
             type=int,
             help="fail and write no vectors if more rows are rejected (default: no limit)",
         )
         add_report_option(parser)
+
+
+def embed_of(options: EmbedCorpusOptions, config: EncoderConfig) -> EmbedText:
+    return EmbedText(config, options.text_column, options.id_column or "id", reuse=options.reuse)
+
+
+def vectors_of(options: EmbedCorpusOptions, config: EncoderConfig) -> str:
+    """Name the column of the vectors."""
+    return renamed(embed_of(options, config), options.rename).added()[EMBEDDING]
 
 
 def build(
@@ -109,19 +129,27 @@ def build(
     files: ProgressFiles | None,
 ) -> None:
     id_column, text_column = options.id_column or "id", options.text_column
-    read = ReadCorpus(options.input, id_column=options.id_column, text_column=text_column)
+    read = ReadCorpus(
+        options.input,
+        id_column=options.id_column,
+        text_column=text_column,
+        types=types_of(options.types),
+    )
     corpus, unreadable = pipeline | read.with_exception_handling()
     if files:
         corpus = corpus | "RowsRead" >> ReportProgress(files.read)
-    embed = EmbedText(config, text_column=text_column, id_column=id_column, reuse=options.reuse)
+    embed, embedding = (
+        renamed(embed_of(options, config), options.rename),
+        vectors_of(options, config),
+    )
     vectors, refused = corpus | embed.with_exception_handling()
     if files:
         vectors = vectors | "RowsDone" >> ReportProgress(files.done)
     if options.quantize:
         limit = "fit" if options.quantize == "int8" else None
-        vectors = vectors | QuantizeVectors(options.quantize, limit, id_column=id_column)
+        vectors = vectors | QuantizeVectors(options.quantize, limit, embedding, id_column)
     if options.report:
-        columns = (id_column,), (text_column,), (EMBEDDING,)
+        columns = (id_column,), (text_column,), (embedding,)
         vectors | "WriteSample" >> WriteSample(sample_file(options.output), *columns)
     rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
     rejects_folder = f"{options.output.rstrip('/')}/rejects"
@@ -159,14 +187,19 @@ def main(argv: list[str]) -> None:
     if options.report:
         run = run_of("embed_corpus.py", options, result, seconds)
         sample = take_sample(sample_file(options.output))
-        page = embedding_page(run, summary, sample, options.text_column, EMBEDDING)
+        vectors = vectors_of(options, config)
+        page = embedding_page(run, summary, sample, options.text_column, vectors)
         write_page(options.report, page)
         print(f"{'report':>16}  {options.report}")
 
 
 def check(options: EmbedCorpusOptions, config: EncoderConfig) -> None:
     """Check before the job starts what can be checked on this machine."""
-    check_inputs(options.input, options.text_column, options.id_column, config)
+    columns = options.text_column, options.id_column
+    first, present = check_inputs(options.input, *columns, config)
+    check_types(options.types, first, present)
+    check_renames([embed_of(options, config)], options.rename)
+    check_added([embed_of(options, config)], options.rename, first, present)
     check_writable(options.output)
     if options.duckdb:
         check_database(options.duckdb)

@@ -39,6 +39,13 @@ from beam_gpte import (
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
 )
+from beam_gpte.cli.corpus_options import (
+    add_rename_option,
+    check_added,
+    check_renames,
+    renamed,
+    renames,
+)
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -53,6 +60,7 @@ from beam_gpte.cli.runtime import (
 from beam_gpte.cli.stream_counters import count_all_bundles
 from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
 from beam_gpte.dedup.stream import split_duplicates
+from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.files.folders import check_writable
 from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.output_pages import StreamSample, stream_page
@@ -101,6 +109,7 @@ class EmbedStreamOptions(PipelineOptions):
             help="ids (default: generated from file and row); adds a column `source`: file and row",
         )
         add("--text_column", default="text", help="texts to embed (default: text)")
+        add_rename_option(parser, "embedding, duplicate_of or score")
         add("--prompt_name", help="a prompt that the model defines, e.g. query")
         add("--prompt", help="text put before every input")
         add("--truncate_dim", type=int, help="keep the first n dimensions (Matryoshka)")
@@ -130,6 +139,16 @@ class EmbedStreamOptions(PipelineOptions):
         add_report_option(parser)
 
 
+def embed_of(options: EmbedStreamOptions, model: EncoderConfig | Encoder) -> EmbedText:
+    embed = EmbedText(model, options.text_column, options.id_column or ID)
+    return renamed(embed, options.rename)
+
+
+def vectors_of(options: EmbedStreamOptions) -> str:
+    """Name the column of the vectors."""
+    return embed_of(options, EncoderConfig(options.model)).added()[EMBEDDING]
+
+
 def build(
     pipeline: beam.Pipeline,
     options: EmbedStreamOptions,
@@ -150,17 +169,17 @@ def build(
         polling=Polling(options.interval, stop, output.versions),
     )
     corpus, unreadable = pipeline | watch.with_exception_handling()
-    embed = EmbedText(model, text_column=text_column, id_column=id_column)
-    vectors, refused = corpus | embed.with_exception_handling()
+    vectors, refused = corpus | embed_of(options, model).with_exception_handling()
     rejects = [unreadable, refused]
     if options.horizon:
-        since, columns = time.time() - options.horizon, (id_column, EMBEDDING, SEEN_AT)
+        since, embedding = time.time() - options.horizon, vectors_of(options)
+        columns = id_column, embedding, SEEN_AT
         history = RecentRows.of(output, since, columns, without=only_in(in_parquet, committed))
-        deduplicate = DeduplicateStream(
-            options.threshold, options.horizon, history, columns=Columns(id=id_column)
-        )
+        read = Columns(id=id_column, embedding=embedding)
+        deduplicate = DeduplicateStream(options.threshold, options.horizon, history, columns=read)
+        deduplicate = renamed(deduplicate, options.rename)
         decided, unusable = vectors | deduplicate.with_exception_handling()
-        vectors, removed = split_duplicates(decided)
+        vectors, removed = split_duplicates(decided, deduplicate.added())
         rejects.append(unusable)
         removed_panes = removed | "RemovedPanes" >> panes(options.every)
         removed_panes | "Removed" >> WriteVectorsToParquet(output.removed, mode="append")
@@ -218,6 +237,7 @@ def main(argv: list[str]) -> None:
 
 def check(options: EmbedStreamOptions, config: EncoderConfig, output: StreamOutput) -> None:
     """Check before the stream starts what can be checked on this machine."""
+    check_columns(options, config)
     check_model_exists(config)
     check_writable(output.base)
     if options.duckdb:
@@ -226,23 +246,37 @@ def check(options: EmbedStreamOptions, config: EncoderConfig, output: StreamOutp
         check_report(options.report)
 
 
+def check_columns(options: EmbedStreamOptions, config: EncoderConfig) -> None:
+    adding: list[AddsColumns] = [EmbedText(config, options.text_column, options.id_column or ID)]
+    if options.horizon:
+        adding.append(DeduplicateStream(options.threshold, options.horizon))
+    check_renames(adding, options.rename)
+    check_added(adding, options.rename, "--columns", typed_columns(options.columns))
+    if options.report and renames(options.rename).keys() & {DUPLICATE_OF, SCORE}:
+        raise InputError("--report reads duplicate_of and score; leave these out of --rename")
+
+
 def sample_of(options: EmbedStreamOptions, output: StreamOutput) -> StreamSample:
     """Sample the whole output; removed rows so that they are beside the rows they duplicate."""
-    ids, texts = (options.id_column or ID,), (options.text_column,)
+    ids, texts, vectors = (options.id_column or ID,), (options.text_column,), vectors_of(options)
     return StreamSample(
-        kept=rows_of(options.output or options.duckdb, ids, texts),
-        removed=rows_of(output.removed, (DUPLICATE_OF,), texts, (*ids, SCORE)),
+        kept=rows_of(options.output or options.duckdb, vectors, ids, texts),
+        removed=rows_of(output.removed, vectors, (DUPLICATE_OF,), texts, (*ids, SCORE)),
         id_column=ids[0],
         text_column=texts[0],
-        embedding_column=EMBEDDING,
+        embedding_column=vectors,
     )
 
 
 def rows_of(
-    path: str, ids: tuple[str, ...], texts: tuple[str, ...], others: tuple[str, ...] = ()
+    path: str,
+    vectors: str,
+    ids: tuple[str, ...],
+    texts: tuple[str, ...],
+    others: tuple[str, ...] = (),
 ) -> pl.DataFrame:
     try:
-        return sample_vectors(path, ids, texts, (EMBEDDING,), others)
+        return sample_vectors(path, ids, texts, (vectors,), others)
     except InputError:  # nothing has been written yet
         return pl.DataFrame()
 

@@ -32,6 +32,15 @@ from beam_gpte import (
     WriteVectorsToParquet,
 )
 from beam_gpte.cli.any_rows import any_read, check_usable, first_columns, total_rows
+from beam_gpte.cli.corpus_options import (
+    add_rename_option,
+    add_types_option,
+    check_added,
+    check_renames,
+    check_types,
+    renamed,
+    types_of,
+)
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -111,6 +120,8 @@ class MineBitextOptions(PipelineOptions):
         add("--id_column", help="ids, unique on a side (default: generated from file and row)")
         add("--text_column", default="text", help="texts (default: text)")
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
+        add_types_option(parser)
+        add_rename_option(parser, "the columns of --split_sentences and of the languages")
         add("--tsv", action="store_true", help="write bitext.tsv too")
         add("--gold", help="JSON Lines of source_id and target_id to compare with")
         add(
@@ -152,10 +163,12 @@ def transform_of(options: MineBitextOptions) -> MineBitext:
 
 def check(options: MineBitextOptions) -> None:
     """Check before the job starts what can be checked on this machine."""
-    for side in SIDES:
-        check_columns(options, side)
     for language in (options.source_lang, options.target_lang):
         check_language(options, language)
+    of_sides = [transform for side in SIDES for transform in added_by(options, side)]
+    check_renames(of_sides, options.rename)
+    for side in SIDES:
+        check_columns(options, side)
     if options.model is None and options.prompt_name is not None:
         raise InputError("--prompt_name is for --model; leave it out, or give --model")
     if options.model is not None:
@@ -174,6 +187,8 @@ def check_columns(options: MineBitextOptions, side: str) -> None:
     for column in (options.text_column, options.id_column, options.scope):
         if column is not None and column not in present:
             raise InputError(f"no column {column!r} in {file}; it has {', '.join(present)}")
+    check_types(options.types, file, present)
+    check_added(added_by(options, side), options.rename, file, present)
 
 
 def check_language(options: MineBitextOptions, language: str | None) -> None:
@@ -189,6 +204,16 @@ def check_language(options: MineBitextOptions, language: str | None) -> None:
         raise InputError("--split_sentences makes new texts without vectors; give --model")
 
 
+def added_by(options: MineBitextOptions, side: str) -> list[SplitSentences | IdentifyLanguage]:
+    """Make the transforms that add columns to the rows of a side."""
+    language, text_column = getattr(options, f"{side}_lang"), options.text_column
+    if language is None:
+        return []
+    split = SplitSentences(language, text_column, options.id_column or "id")
+    identify = IdentifyLanguage(keep=(language,), text_column=text_column)
+    return [split, identify] if options.split_sentences else [identify]
+
+
 class Sentences(NamedTuple):
     """Hold the sentences of a side, and what was rejected on the way."""
 
@@ -197,18 +222,17 @@ class Sentences(NamedTuple):
 
 
 def read_side(pipeline: beam.Pipeline, options: MineBitextOptions, side: str) -> Sentences:
-    patterns, language = getattr(options, side), getattr(options, f"{side}_lang")
-    id_column, text_column = options.id_column, options.text_column
-    read = ReadCorpus(patterns, id_column=id_column, text_column=text_column)
+    read = ReadCorpus(
+        getattr(options, side),
+        id_column=options.id_column,
+        text_column=options.text_column,
+        types=types_of(options.types),
+    )
     rows, unreadable = pipeline | f"Read_{side}" >> read.with_exception_handling()
     rejects = [unreadable]
-    if options.split_sentences:
-        split = SplitSentences(language, text_column, id_column or "id")
-        rows, unsplit = rows | f"Split_{side}" >> split.with_exception_handling()
-        rejects.append(unsplit)
-    if language is not None:
-        identify = IdentifyLanguage(keep=(language,), text_column=text_column)
-        rows, others = rows | f"Language_{side}" >> identify.with_exception_handling()
+    for transform in added_by(options, side):
+        named = renamed(transform, options.rename).with_exception_handling()
+        rows, others = rows | f"{transform.step}_{side}" >> named
         rejects.append(others)
     return Sentences(rows, rejects)
 

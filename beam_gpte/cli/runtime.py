@@ -101,8 +101,11 @@ def local_stream_options(options: PipelineOptions) -> bool:
 
 def check_inputs(
     patterns: list[str], text_column: str, id_column: str | None, config: EncoderConfig
-) -> None:
+) -> tuple[str, list[str]]:
     """Check before the job starts that files, columns and model exist.
+
+    Returns:
+      The first file that has columns, and their names.
 
     Raises:
       InputError: a pattern matches no file, the first file lacks a column, or the model is missing.
@@ -113,6 +116,7 @@ def check_inputs(
         if column is not None and column not in present:
             raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
     check_model_exists(config)
+    return first, present
 
 
 def check_model_exists(config: EncoderConfig) -> None:

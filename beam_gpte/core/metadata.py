@@ -117,23 +117,26 @@ def vector_fields(schema: pa.Schema) -> dict[str, VectorMetadata]:
     return {name: metadata for name, metadata in found if metadata is not None}
 
 
-def check_same_vectors(here: VectorMetadata, there: VectorMetadata, place: str) -> None:
+def check_same_vectors(
+    here: VectorMetadata, there: VectorMetadata, place: str, or_else: str = ""
+) -> None:
     """Refuse to mix two kinds of vectors.
 
     Args:
       here: of the vectors that arrive.
       there: of the vectors that they would join.
       place: names, for the message, where both would be combined.
+      or_else: another repair than to embed again, as in "write to another place".
 
     Raises:
       InputError: the dimension or the fingerprint differs, or canaries differ by more than their
         tolerance.
     """
+    also = or_else and f", or {or_else}"
     if here.dim != there.dim:
         raise InputError(
             f"{place}: vectors of {here.dim} and {there.dim} dimensions; "
-            f"embed both with the same model ({here.model!r} and {there.model!r} now) "
-            "or write to another place"
+            f"embed both with the same model ({here.model!r} and {there.model!r} now){also}"
         )
     if here.fingerprint != there.fingerprint:
         names = [name for name in _COMPARED if getattr(here, name) != getattr(there, name)]
@@ -143,11 +146,10 @@ def check_same_vectors(here: VectorMetadata, there: VectorMetadata, place: str) 
         )
         raise InputError(
             f"{place}: vectors of fingerprints {here.fingerprint} and {there.fingerprint} "
-            f"({difference}); embed both with the same model and settings, "
-            "or write to another place"
+            f"({difference}); embed both with the same model and settings{also}"
         )
     if canaries.differ(here.canaries, there.canaries):
-        raise InputError(f"{place}: {changed_model(here, there)}, or write to another place")
+        raise InputError(f"{place}: {changed_model(here, there)}{also}")
 
 
 def made_alike(here: VectorMetadata, there: VectorMetadata) -> bool:

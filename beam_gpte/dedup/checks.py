@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import DEFECT, REFERENCE, REJECT_STEP
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import naming
 from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import Block
@@ -126,7 +126,8 @@ def _check(block: Block, checks: RowChecks) -> Iterator[Any]:
         checks.added.check(block.schema.names)
     good = block
     for name, defects in checks.defects:
-        found = _found(name, defects, good)
+        with naming(name):
+            found = defects(good)
         if DEFECT in good.schema.names:
             found = pc.coalesce(good.column(DEFECT), found)
         rows = good.without_columns([DEFECT])
@@ -139,13 +140,6 @@ def _check(block: Block, checks: RowChecks) -> Iterator[Any]:
         if not good:
             return
     yield good
-
-
-def _found(name: str, defects: Defects, block: Block) -> pa.Array:
-    try:
-        return defects(block)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
 
 
 def _mark(block: Block) -> Block:

@@ -24,7 +24,7 @@ from beam_gpte.core.columns import (
     Columns,
 )
 from beam_gpte.core.dedup.keep_order import KeepOrder
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.text.normalize import Form, key_hashes
 from beam_gpte.dedup.checks import Blocks, TextDefects
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
@@ -39,7 +39,8 @@ class DeduplicateExact(DeduplicationStep):
 
     Gives a `Deduplication` with scores of 1. Texts are equal if they differ in case and white space
     at most, after Unicode NFC (`core.text.normalize`). The result does not depend on the order,
-    blocks or workers of the collection. `pairs` holds each removed row with its kept one.
+    blocks or workers of the collection. `pairs` holds each removed row with its kept one. Blank
+    texts are equal to one another; a text of invisible characters, such as U+200B, only to itself.
 
     Rows whose text is null, and rows whose id is null or taken, fail the job or are collected by
     `with_exception_handling()`. A worker holds the ids and hashes of one of 16 partitions, never
@@ -102,7 +103,8 @@ class DeduplicateExact(DeduplicationStep):
         order, id_column = self.order(), self.columns.id
         compared = self.key_columns or (self.columns.text,)
         form = self.form if self.reads_text() else None
-        keys = _Keys(compared, form, self.scope, id_column, order, context.has_reference)
+        settings = compared, form, self.scope, id_column, order, context.has_reference
+        keys = _Keys(self.step, *settings)
         keep_first = beam.FlatMap(_keep_first, id_column, order)
         pairs = (
             rows
@@ -121,6 +123,7 @@ class _Keys(KeyById):
     reference).
 
     Args:
+      step: the transform that the user wrote.
       columns: whose values are hashed.
       form: that the first is normalized to; None if it is not of texts.
       scope: as of `DeduplicateExact`.
@@ -131,6 +134,7 @@ class _Keys(KeyById):
 
     def __init__(
         self,
+        step: str,
         columns: tuple[str, ...],
         form: Form | None,
         scope: str | None,
@@ -139,6 +143,7 @@ class _Keys(KeyById):
         has_reference: bool,
     ) -> None:
         super().__init__(TEXT_KEY)
+        self._step = step
         self._columns = columns
         self._form: Form | None = form
         self._scope = scope
@@ -157,8 +162,9 @@ class _Keys(KeyById):
             self._id_column: id_array(rows, self._id_column),
             TEXT_KEY: key_hashes(frame, self._columns, self._form, self._scope),
         }
-        for series in self._order.values(rows.batch):
-            result[series.name] = series.to_arrow()
+        with naming(self._step):
+            order = self._order.values(rows.batch)
+        result |= {series.name: series.to_arrow() for series in order}
         if self._has_reference:
             result[REFERENCE] = pa.array([REFERENCE in rows.schema.names] * len(rows))
         return Block.from_pydict(result)

@@ -24,7 +24,7 @@ from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import BUCKET, FIRST_ID, NORMAL, REFERENCE, SCOPE, SECOND_ID, Columns
 from beam_gpte.core.dedup.keep_order import KeepOrder
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.text.minhash import (
     MinHash,
     bands,
@@ -63,7 +63,8 @@ class DeduplicateLexical(DeduplicationStep):
     that 99 % of the pairs at the threshold are found, and more above it; each one is verified with
     its texts, so that no pair is below. In the order of keeping, every row is kept that is near to
     no row kept before it. The result does not depend on the order, blocks or workers of the
-    collection.
+    collection. A text of fewer characters than an n-gram is near only to an equal one, so that
+    blank texts are duplicates of one another and of no other text.
 
     In a bucket, which holds rows that agree in a band, each row is compared with the first 1,000
     only; the pairs left out are counted as `pairs_cut`. Many duplicates of one text make such
@@ -134,7 +135,8 @@ class DeduplicateLexical(DeduplicationStep):
         """Find candidates by the bands of signatures, verify and group them."""
         order, id_column = self.order(), self.columns.id
         describe = _Describe(self.columns, order, self.scope, context.has_reference)
-        texts = rows | "Describe" >> beam.Map(describe).with_output_types(Block)
+        named = beam.Map(InStep(self.step, describe)).with_output_types(Block)
+        texts = rows | "Describe" >> named
         pair_buckets = beam.FlatMap(_pair_buckets, id_column, order).with_output_types(Block)
         candidates = (
             texts

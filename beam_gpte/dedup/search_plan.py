@@ -31,7 +31,7 @@ from beam_gpte.core.dedup.space import (
     cells_for,
     fit_space,
 )
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.metadata import different_models
 from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.dedup.score_pairs import ROWS_READ
@@ -106,6 +106,10 @@ class SampleVectors(beam.CombineFn):
     Keys are hashes, so the sample is the same in whatever order.
     """
 
+    def __init__(self, step: str) -> None:
+        """Configure the transform that errors name."""
+        self._step = step
+
     def create_accumulator(self) -> Sampled:
         """Start without rows."""
         return 0, [], None
@@ -126,11 +130,11 @@ class SampleVectors(beam.CombineFn):
         """Merge the samples of several workers."""
         samples = list(accumulators)
         parts = [part for _, parts, _ in samples for part in parts]
-        return sum(rows for rows, _, _ in samples), _merged(parts), None
+        return sum(rows for rows, _, _ in samples), self._merged(parts), None
 
     def compact(self, accumulator: Sampled) -> Sampled:
         """Trim the sample to its size, and load its vectors."""
-        return accumulator[0], _merged(accumulator[1]), None
+        return accumulator[0], self._merged(accumulator[1]), None
 
     def extract_output(self, accumulator: Sampled) -> VectorSample:
         """Give the sample, which may be empty."""
@@ -138,6 +142,10 @@ class SampleVectors(beam.CombineFn):
         keys, vectors = pa.array([], pa.uint64()), pa.array([], pa.list_(pa.float32(), 1))
         empty = Block.from_pydict({VECTOR_KEY: keys, VECTOR: vectors})
         return VectorSample(rows, parts[0] if parts else empty)
+
+    def _merged(self, parts: list[Block]) -> list[Block]:
+        with naming(self._step):
+            return _merged(parts)
 
 
 def _smallest(parts: list[Block]) -> tuple[list[Block], int | None]:
@@ -218,24 +226,28 @@ class PlanSearch(beam.PTransform):
     """Make a `Plan` from described vectors.
 
     Attributes:
+      step: the transform that the user wrote.
       threshold: minimum cosine of the pairs to find.
       mode: how much to search.
       saved_index: the space of a previous run, as bytes; None fits one.
     """
 
+    step: str
     threshold: float
     mode: SearchMode
     saved_index: bytes | None
 
     def expand(self, vectors: beam.PCollection[Block]) -> beam.PCollection[Plan]:
         """Sample the vectors, fit a space, and measure distances if a recall is asked for."""
-        sample_all = beam.CombineGlobally(SampleVectors())
+        sample_all = beam.CombineGlobally(SampleVectors(self.step))
         sample = vectors | "Sample" >> sample_all.as_singleton_view()
         settings = self.threshold, self.mode
         if self.mode.recall is None:
-            make = FromSideInputs(Plan, _fit_and_plan, sample, *settings, self.saved_index)
+            make = FromSideInputs(
+                Plan, InStep(self.step, _fit_and_plan), sample, *settings, self.saved_index
+            )
             return vectors.pipeline | "MakePlan" >> make
-        fit = FromSideInputs(Space, _fit, sample, *settings, self.saved_index)
+        fit = FromSideInputs(Space, InStep(self.step, _fit), sample, *settings, self.saved_index)
         space = AsSingleton(vectors.pipeline | "FitSpace" >> fit)
         measure = beam.FlatMap(_min_distances, self.threshold, sample, space)
         merge = beam.CombineGlobally(_AllDistances()).without_defaults()

@@ -22,7 +22,7 @@ from beam_gpte.core.dedup.grouping import Rule
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.levels import MAX_THRESHOLDS
 from beam_gpte.core.encoder.config import check_one_row
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.text.normalize import scope_keys
 from beam_gpte.dedup.checks import Blocks
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
@@ -193,9 +193,10 @@ class DeduplicateSemantic(DeduplicationStep):
             if context.spill is not None:
                 rows = rows | "SpillVectors" >> context.spill
         describe = _Describe(self.columns, self.order(), self.scope, context.has_reference)
-        vectors = rows | "Describe" >> beam.Map(describe).with_output_types(Block)
+        named = beam.Map(InStep(self.step, describe)).with_output_types(Block)
+        vectors = rows | "Describe" >> named
         mode, saved_index = SearchMode.parse(self.mode), self.options.saved_index
-        plan = vectors | "Plan" >> PlanSearch(self.threshold, mode, saved_index)
+        plan = vectors | "Plan" >> PlanSearch(self.step, self.threshold, mode, saved_index)
         joined = self._join(VectorsAndPlan(vectors, plan))
         descending, thresholds = self.order().descending, self.report_thresholds()
         group = GroupPairs(self.grouping, self.columns.id, descending, thresholds)

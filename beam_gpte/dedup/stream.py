@@ -19,11 +19,10 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.columns import DEFECT, DUPLICATE_OF, HOME, SCORE, TIMESTAMP, Columns
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.dedup.stream_state import DecideRows, StreamSettings
-from beam_gpte.elements.added_columns import AddsColumns
+from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.rejects import (
     REJECTS,
     GoodAndRejects,
@@ -171,10 +170,8 @@ class _Route(beam.DoFn):
         step, columns, isolate = self._settings.step, self._settings.columns, self._settings.isolate
         self._settings.added.check(block.schema.names)
         for part in _split_by_length(block, columns.embedding):
-            try:
+            with naming(step):
                 defects = self._defects(part)
-            except InputError as error:
-                raise step_error(step, str(error)) from error
             rows = part.without_columns([DEFECT])
             for good in split_rejects(rows, defects, step, isolate, columns.id):
                 if isinstance(good, TaggedOutput):
@@ -249,16 +246,22 @@ class NewAndRemoved(NamedTuple):
     removed: beam.PCollection[Block]
 
 
-def split_duplicates(decided: beam.PCollection[Block]) -> NewAndRemoved:
-    """Split the blocks that `DeduplicateStream` gives into new rows and duplicates."""
-    split = beam.FlatMap(_new_or_not).with_output_types(Block, removed=Block)
+def split_duplicates(decided: beam.PCollection[Block], added: AddedColumns) -> NewAndRemoved:
+    """Split the blocks that a `DeduplicateStream` gives into new rows and duplicates.
+
+    Args:
+      decided: the blocks.
+      added: the names of its columns.
+    """
+    names = added[DUPLICATE_OF], added[SCORE]
+    split = beam.FlatMap(_new_or_not, names).with_output_types(Block, removed=Block)
     parts = decided | "Split" >> split.with_outputs("removed", main="new")
     return NewAndRemoved(parts.new, parts.removed)
 
 
-def _new_or_not(block: Block) -> Iterator[Any]:
-    new = pc.is_null(block.column(DUPLICATE_OF))
-    kept = block.filter(new).without_columns([DUPLICATE_OF, SCORE])
+def _new_or_not(block: Block, names: tuple[str, str]) -> Iterator[Any]:
+    new = pc.is_null(block.column(names[0]))
+    kept = block.filter(new).without_columns(names)
     removed = block.filter(pc.invert(new))
     if kept:
         yield kept

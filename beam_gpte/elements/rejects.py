@@ -83,7 +83,8 @@ def split_rejects(
     if not isolate:
         raise InputError(
             f"{step}: {row_name(rejected, id_column)}: {why[0]}; "
-            "fix the row, or collect such rows with .with_exception_handling()"
+            "fix the row, or collect such rows with .with_exception_handling() "
+            "(error_handling in YAML)"
         )
     check_reject_columns(block.schema.names, step)
     for entry in pc.value_counts(why).to_pylist():

@@ -20,7 +20,7 @@ from beam_gpte.core.encoder.backbone import set_thread_policy
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.custom_encoder import CustomEncoder
 from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder, as_model
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.metadata import made_alike, vector_metadata
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
@@ -95,7 +95,8 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         """Load the model, downloaded first if it is remote."""
         if not isinstance(self._model, EncoderConfig):
             return CustomEncoder(self._model)
-        encoder = TextEncoder.load(self._model, root=fetch_model(self._model.model))
+        with naming(self.step):
+            encoder = TextEncoder.load(self._model, root=fetch_model(self._model.model))
         import torch
 
         torch.set_num_threads(self._threads)
@@ -189,7 +190,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         return step_error(
             self.step,
             f"{row}: {texts[position][:80]!r}: {reason}; fix the row, or collect such rows with "
-            ".with_exception_handling()",
+            ".with_exception_handling() (error_handling in YAML)",
         )
 
     def get_num_bytes(self, batch: Batch) -> int:

@@ -23,7 +23,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import EMBEDDING, ID
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.metadata import VectorMetadata, vector_metadata
 from beam_gpte.core.vectors.postprocess import Moments, Postprocess, check_method, fit
 from beam_gpte.elements.block import Block
@@ -173,19 +173,21 @@ class _Fit(beam.CombineFn):
         vectors, defects = vectors_with_defects(block, self._column, "FitPostprocess")
         groups = None
         if self._group_column is not None:
-            names = read_groups(block, self._group_column)
+            names = read_groups(block, self._group_column, "FitPostprocess")
             defects = pc.coalesce(defects, pc.if_else(pc.is_null(names), "no group", None))
             groups = names.filter(pc.is_null(defects)).to_pylist()
         Metrics.counter(NAMESPACE, "vectors_not_fitted").inc(len(defects) - defects.null_count)
         vectors = vectors[defects.is_null().to_numpy(zero_copy_only=False)]
         if len(vectors):
-            moments.add(vectors, groups, second=self._method != "center")
+            with naming("FitPostprocess"):
+                moments.add(vectors, groups, second=self._method != "center")
         return moments
 
     def merge_accumulators(self, accumulators: Iterable[Moments]) -> Moments:
         merged = Moments()
         for moments in accumulators:
-            merged.merge(moments)
+            with naming("FitPostprocess"):
+                merged.merge(moments)
         return merged
 
     def extract_output(self, moments: Moments) -> Postprocess:
@@ -194,7 +196,8 @@ class _Fit(beam.CombineFn):
                 f"FitPostprocess: no row has a vector in column {self._column!r}; "
                 "embed the corpus first"
             )
-        return fit(moments, self._method, self._components)
+        with naming("FitPostprocess"):
+            return fit(moments, self._method, self._components)
 
 
 class _Apply(beam.DoFn):
@@ -210,7 +213,8 @@ class _Apply(beam.DoFn):
 
     def setup(self) -> None:
         if isinstance(self._known, str):
-            self._known = load_postprocess(self._known)
+            with naming(self._step):
+                self._known = load_postprocess(self._known)
 
     def process(self, block: Block, fitted: Iterable[Postprocess] = ()) -> Iterator[Any]:
         postprocess = next(iter(fitted), self._known)
@@ -223,10 +227,11 @@ class _Apply(beam.DoFn):
             vectors = np.zeros((len(block), postprocess.means.shape[1]), np.float32)
         groups = None
         if self._group_column is not None:
-            names = read_groups(block, self._group_column)
+            names = read_groups(block, self._group_column, self._step)
             groups = names.to_pylist()
             defects = pc.coalesce(defects, _group_defects(names, postprocess, self._group_column))
-        results = postprocess.apply(vectors, groups)
+        with naming(self._step):
+            results = postprocess.apply(vectors, groups)
         flat = pc.if_else(
             pa.array(~results.any(axis=1)),
             f"{self._column} is the mean of the corpus and has no direction",
@@ -256,11 +261,12 @@ def postprocessed(metadata: VectorMetadata, postprocess: Postprocess) -> VectorM
     )
 
 
-def read_groups(block: Block, column: str) -> pa.Array:
+def read_groups(block: Block, column: str, step: str) -> pa.Array:
     """Read the group of each row as a string."""
     if column not in block.schema.names:
         raise InputError(
-            f"no column {column!r} among {', '.join(block.schema.names)}; name one by group_column"
+            f"{step}: no column {column!r} among {', '.join(block.schema.names)}; "
+            "name one by group_column"
         )
     values = block.column(column)
     if pa.types.is_dictionary(values.type):

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import EMBEDDING, ID
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.core.vectors.quantize import check_quantization, quantize, quantized
 from beam_gpte.elements.block import Block
@@ -78,7 +78,9 @@ class QuantizeVectors(RejectingTransform):
     def _quantize(self, blocks: beam.PCollection[Block]) -> Any:
         limit: Any = self.int8_limit
         if limit == FIT:
-            largest = beam.Map(largest_value, self.embedding_column).with_output_types(float)
+            largest = beam.Map(
+                InStep(self.step, largest_value), self.embedding_column
+            ).with_output_types(float)
             limits = blocks | "Largest" >> largest
             limit = limits | "LargestOfAll" >> beam.CombineGlobally(_largest).as_singleton_view()
         codes = _Quantize(self)
@@ -119,7 +121,8 @@ class _Quantize(beam.DoFn):
             defects = pc.coalesce(defects, too_large)
         metadata = vector_metadata(block.schema.field(self._column))
         if metadata is not None:
-            metadata = quantized(metadata, self._to, limit)
+            with naming(self._step):
+                metadata = quantized(metadata, self._to, limit)
         yield from replace_vectors(
             block,
             self._column,

@@ -12,7 +12,7 @@ from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.backbone import set_thread_policy
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.cross_encoder import CrossEncoder, Scoring
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.embedding.model_handler import watched_model
@@ -53,7 +53,8 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
 
     def load_model(self) -> CrossEncoder:
         """Load the model, downloaded first if it is remote."""
-        model = CrossEncoder.load(self._config, root=fetch_model(self._config.model))
+        with naming(self.step):
+            model = CrossEncoder.load(self._config, root=fetch_model(self._config.model))
         import torch
 
         torch.set_num_threads(self._threads)
@@ -78,7 +79,8 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
         for position, reason in scoring.failed.items() if not self._isolate_failures else ():
             raise InputError(
                 f"{self.step}: {first[position][:80]!r} with {second[position][:80]!r}: {reason}; "
-                "fix the row, or collect such rows with .with_exception_handling()"
+                "fix the row, or collect such rows with .with_exception_handling() "
+                "(error_handling in YAML)"
             )
         _count(scoring, time.monotonic() - began)
         scores = pa.array(scoring.scores, from_pandas=True)  # NaN is null

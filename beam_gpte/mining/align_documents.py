@@ -23,12 +23,12 @@ from apache_beam.pvalue import AsSingleton
 from beam_gpte.core.columns import MARKS, PLACE, SIDE, SIDES, VECTOR, Columns
 from beam_gpte.core.dedup.keep_order import order_values
 from beam_gpte.core.encoder.config import check_one_row
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.mining.align import align, skip_cost, span_vectors
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.elements.arrow_values import plain
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import check_text, step_error
+from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import (
     GoodAndRejects,
@@ -113,13 +113,17 @@ class AlignDocuments(RejectingTransform):
             for side, name in enumerate(SIDES)
         )
         both = (source.good, target.good) | "BothSides" >> beam.Flatten()
-        surveys = both | "Survey" >> SurveySides()
+        surveys = both | "Survey" >> SurveySides(self.step)
         plan = both.pipeline | "Plan" >> FromSideInputs(
-            MiningPlan, make_plan, True, "exact", surveys
+            MiningPlan, InStep(self.step, make_plan), True, "exact", surveys
         )
         names = _Names(self.document, self.order, self.columns)
         align = beam.FlatMap(
-            _align, names, self.max_span, self.skip_percentile, AsSingleton(plan)
+            InStep(self.step, _align).__call__,
+            names,
+            self.max_span,
+            self.skip_percentile,
+            AsSingleton(plan),
         ).with_output_types(Block)
         beads = (
             both
@@ -186,20 +190,14 @@ def _check(
     for name in (columns.id, names.document, *names.order):
         reasons.append(_if(pc.is_null(block.column(name)), f"{name} is null"))
     for name in names.order:  # NaN and blank text are no places either
-        missing = pc.is_null(_places(block, name, step).to_arrow())
+        with naming(step):
+            missing = pc.is_null(order_values(block.column(name), name).to_arrow())
         reasons.append(_if(missing, f"{name} is not a place"))
     yield from split_rejects(block, pc.coalesce(*reasons), step, isolate, columns.id)
 
 
 def _if(mask: pa.Array, reason: str) -> pa.Array:
     return pc.if_else(mask, reason, pa.scalar(None, pa.string()))
-
-
-def _places(block: Block, name: str, step: str) -> pl.Series:
-    try:
-        return order_values(block.column(name), name)
-    except InputError as error:
-        raise step_error(step, str(error)) from error
 
 
 def _vectors(block: Block, names: _Names, side: int) -> Block:
@@ -251,7 +249,7 @@ def _align(
     source, target = (_DocumentsOfSide(rows, names, max_span) for rows in sides)
     if source.kind.is_numeric() != target.kind.is_numeric():
         raise InputError(
-            f"{STEP}: column {names.document!r} is {source.kind} on the source side and "
+            f"column {names.document!r} is {source.kind} on the source side and "
             f"{target.kind} on the target side; convert it to one type"
         )
     means = plan.means[0], plan.means[1]

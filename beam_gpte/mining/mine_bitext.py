@@ -23,7 +23,7 @@ from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import SIDES, Columns
 from beam_gpte.core.encoder.config import check_one_row
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.mining.margin import Margin, Retrieval
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
@@ -87,9 +87,9 @@ class MineBitext(RejectingTransform):
     many models and languages; margins, retrievals and their names are those of
     `core.mining.margin`. `MineBitext.laser(1.06)` is the setting of published work.
 
-    Rows whose vector (or, with a `model`, text) is null, not finite or zero, and rows whose id is
-    null or a duplicate, fail the job or are collected by `with_exception_handling()`. Vectors of
-    two dimensions or models, and two equal sides, fail it.
+    Rows whose vector (or, with a `model`, text) is null, not finite or zero, rows whose id is null
+    or a duplicate, and decoys with the id of a source, fail the job or are collected by
+    `with_exception_handling()`. Vectors of two dimensions or models, and two equal sides, fail it.
 
     Memory of a worker: two shards of 65,536 vectors, or the rows of one of 64 partitions of the
     scopes, in fp32 twice, and 16 MB of products; or one of 16 partitions of the candidates, n (2 k)
@@ -197,7 +197,7 @@ class MineBitext(RejectingTransform):
         vectors, searched = select.separate(rows, keeps)
         search: Search = "exact" if self.scope is not None else self.comparison.search
         sampled: Search = self.comparison.search if self.mine_unmatched else search
-        surveys = vectors | "Survey" >> SurveySides(search=sampled)
+        surveys = vectors | "Survey" >> SurveySides(self.step, search=sampled)
         plan = self._plan(rows.pipeline, "Plan", search, surveys)
         inputs_of_search = SearchInputs(searched, vectors, plan)
         mined = inputs_of_search | "Mine" >> _MinePairs(self, select)
@@ -222,7 +222,9 @@ class MineBitext(RejectingTransform):
     def _plan(
         self, pipeline: beam.Pipeline, label: str, search: Search, *known: AsSingleton
     ) -> beam.PCollection[MiningPlan]:
-        make = FromSideInputs(MiningPlan, make_plan, self.comparison.center, search, *known)
+        make = FromSideInputs(
+            MiningPlan, InStep(self.step, make_plan), self.comparison.center, search, *known
+        )
         return pipeline | label >> make
 
     def _unmatched(
@@ -261,7 +263,7 @@ class _MinePairs(beam.PTransform):
         only_pairs = output.emit == "pairs"
         found = inputs | "Search" >> self._search(scope)
         chosen = found | "Choose" >> ChoosePairs(settings.retrieval, only_pairs)
-        fit = FitThreshold(settings.threshold, settings.thresholding)
+        fit = FitThreshold(settings.step, settings.threshold, settings.thresholding)
         fitted = AsSingleton(ChosenPairs(chosen, plan) | "FitThreshold" >> fit)
         emitted = chosen if only_pairs else found
         above = emitted | "Cut" >> beam.FlatMap(cut, fitted, output.emit).with_output_types(Block)

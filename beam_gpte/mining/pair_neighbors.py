@@ -54,8 +54,7 @@ class PlanSearch(beam.PTransform):
 
     def expand(self, vectors: beam.PCollection[Block]) -> beam.PCollection[MiningPlan]:
         """Return the plan of queries (the sources) and documents (the targets), once."""
-        names = (f"{self.step} queries", f"{self.step} documents")
-        surveys = vectors | "Survey" >> SurveySides(names)
+        surveys = vectors | "Survey" >> SurveySides(self.step, ("queries", "documents"))
         make = FromSideInputs(MiningPlan, _make_plan, surveys, self.step)
         return vectors.pipeline | "MakePlan" >> make
 

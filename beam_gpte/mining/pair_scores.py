@@ -38,7 +38,7 @@ from beam_gpte.core.columns import (
     VECTOR,
     is_hidden,
 )
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.mining.margin import Margin, k_nearest, margins
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
@@ -109,7 +109,9 @@ class NameKept(beam.PTransform):
             inputs.duplicates | "Duplicates" >> key_by_id(self.id_column, others, "duplicates"),
             inputs.rejects | "Rejects" >> key_by_id(self.id_column, others, "refused"),
         )
-        name = beam.FlatMap(_with_kept, self.side, self.id_column).with_output_types(Block)
+        name = beam.FlatMap(
+            InStep(self.step, _with_kept).__call__, self.side, self.id_column
+        ).with_output_types(Block)
         return (
             keyed
             | "PairsAndOthers" >> beam.Flatten()
@@ -206,7 +208,7 @@ class JoinSide(beam.PTransform):
             inputs.vectors | "Vectors" >> key_by_id(side_id, WithMark(MARKS[self.side]), "vectors"),
         )
         grouped = keyed | "PairsAndSide" >> beam.Flatten() | "ById" >> beam.GroupByKey()
-        join = beam.FlatMap(_join, self, AsSingleton(inputs.plan))
+        join = beam.FlatMap(InStep(self.step, _join).__call__, self, AsSingleton(inputs.plan))
         good, rejects = grouped | "Join" >> reject_outputs(join)
         return GoodAndRejects(good, rejects)
 

@@ -1,4 +1,4 @@
-"""Survey two sides and plan their search: `vectors | SurveySides()`, `make_plan(...)`.
+"""Survey two sides and plan their search: `vectors | SurveySides(step)`, `make_plan(...)`.
 
 vectors of both sides --> SurveySides --> surveys --> make_plan --> MiningPlan
                                                       (one model, two sides; exact or in cells)
@@ -245,19 +245,20 @@ class SurveySides(beam.PTransform):
     """Survey the blocks with `VECTOR` of both sides; a side input of two `SideSurvey`.
 
     Attributes:
+      step: the transform that the user wrote.
       names: of the sides, for messages.
       search: for which vectors are sampled.
     """
 
+    step: str
     names: tuple[str, str] = SIDES
     search: Search = "exact"
 
     @named_collections
     def expand(self, vectors: beam.PCollection[Block]) -> AsSingleton:
         """Combine all blocks."""
-        surveys = (
-            vectors | beam.CombineGlobally(_SurveyBoth(self.names, self.search)).without_defaults()
-        )
+        names = f"{self.step} {self.names[0]}", f"{self.step} {self.names[1]}"
+        surveys = vectors | beam.CombineGlobally(_SurveyBoth(names, self.search)).without_defaults()
         return AsSingleton(surveys, default_value=(SideSurvey(), SideSurvey()))
 
 

@@ -29,9 +29,11 @@ from beam_gpte.core.columns import (
     Columns,
 )
 from beam_gpte.core.encoder.config import check_one_row
+from beam_gpte.core.errors import InStep
 from beam_gpte.core.mining.margin import Margin
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns, fields_of_type
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import check_columns
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.elements.rows import as_blocks
@@ -144,13 +146,17 @@ class ScoreBitext(AddsColumns, RejectingTransform):
         sides = {"source": given.source, "target": given.target} | "Prepare" >> prepare
         select = SearchColumns(self._side_settings(), scoped=False)
         vectors, rows = select.separate(sides.rows)
-        surveys = vectors | "Survey" >> SurveySides(search=self.comparison.search)
+        surveys = vectors | "Survey" >> SurveySides(self.step, search=self.comparison.search)
         make = FromSideInputs(
-            MiningPlan, make_plan, self.comparison.center, self.comparison.search, surveys
+            MiningPlan,
+            InStep(self.step, make_plan),
+            self.comparison.center,
+            self.comparison.search,
+            surveys,
         )
         plan = vectors.pipeline | "Plan" >> make
         scored = self._score(given.pairs, sides, VectorsAndPlan(vectors, plan))
-        fit = FitThreshold(-math.inf, Thresholding(min_posterior=0.5))
+        fit = FitThreshold(self.step, -math.inf, Thresholding(min_posterior=0.5))
         fitted = AsSingleton(ChosenPairs(scored.good, plan) | "FitMixture" >> fit)
         posterior = beam.Map(_with_posterior, fitted).with_output_types(Block)
         described = (
@@ -173,7 +179,9 @@ class ScoreBitext(AddsColumns, RejectingTransform):
 
     def _given(self, inputs: Any) -> "PairsOfIds":
         if not isinstance(inputs, Mapping):
-            return inputs | "Part" >> _PartPairs(self.columns, self.step, self._isolate)
+            needs_text = self.comparison.deduplicate, self.model is not None
+            part = _PartPairs(self.columns, self.step, self._isolate, *needs_text)
+            return inputs | "Part" >> part
         check_sides(inputs, ("pairs", *SIDES), self.step)
         return PairsOfIds(inputs["pairs"], inputs["source"], inputs["target"], None)
 
@@ -233,6 +241,8 @@ class _PartPairs(beam.PTransform):
     columns: Columns
     step: str
     isolate: bool
+    deduplicate: bool
+    embed: bool
 
     @named_collections
     def expand(self, rows: beam.PCollection) -> PairsOfIds:
@@ -246,8 +256,7 @@ class _PartPairs(beam.PTransform):
             blocks = blocks | unique
         pair = beam.Map(_pair_of_ids, self.columns).with_output_types(Block)
         source, target = (
-            blocks
-            | f"Rows_{side}" >> beam.Map(_side_rows, side, self.columns).with_output_types(Block)
+            blocks | f"Rows_{side}" >> beam.Map(_side_rows, side, self).with_output_types(Block)
             for side in SIDES
         )
         return PairsOfIds(blocks | "Ids" >> pair, source, target, rejects)
@@ -261,12 +270,12 @@ def _pair_of_ids(block: Block, columns: Columns) -> Block:
     return block.without_columns([columns.id, *vectors])
 
 
-def _side_rows(block: Block, side: str, columns: Columns) -> Block:
-    names = {
-        columns.id: columns.id,
-        f"{side}_{TEXT}": columns.text,
-        f"{side}_{columns.embedding}": columns.embedding,
-    }
+def _side_rows(block: Block, side: str, settings: _PartPairs) -> Block:
+    columns = settings.columns
+    text, embedding = f"{side}_{TEXT}", f"{side}_{columns.embedding}"
+    names = {columns.id: columns.id, text: columns.text, embedding: columns.embedding}
+    needed = text if settings.embed and embedding not in block.schema.names else embedding
+    check_columns(block, (needed, *((text,) if settings.deduplicate else ())), settings.step)
     present = [name for name in names if name in block.schema.names]
     return Block(block.batch.select(present).rename_columns([names[name] for name in present]))
 

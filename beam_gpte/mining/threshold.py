@@ -28,7 +28,7 @@ from beam_gpte.core.columns import (
     SOURCE_ID,
     TARGET_ID,
 )
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.mining.margin import Retrieval, chosen, greedy_one_to_one
 from beam_gpte.core.mining.posterior import (
     Histogram,
@@ -151,6 +151,7 @@ class FitThreshold(beam.PTransform):
         threshold has the target precision.
     """
 
+    step: str
     threshold: float | str
     settings: Thresholding
 
@@ -162,7 +163,12 @@ class FitThreshold(beam.PTransform):
         )
         known = AsSingleton(histograms, default_value=_NO_MARGINS)
         fit = FromSideInputs(
-            FittedThreshold, _fit, AsSingleton(inputs.plan), self.threshold, self.settings, known
+            FittedThreshold,
+            InStep(self.step, _fit),
+            AsSingleton(inputs.plan),
+            self.threshold,
+            self.settings,
+            known,
         )
         return inputs.plan.pipeline | "Cut" >> fit
 

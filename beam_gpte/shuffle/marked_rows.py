@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DUPLICATES, MARKS, REPRESENTATIVE, TEXT_KEY
+from beam_gpte.core.errors import naming
 from beam_gpte.core.text.normalize import key_hashes
+from beam_gpte.elements.arrow_values import of_one_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.elements.wiring import named_collections
@@ -68,6 +70,8 @@ def with_key(block: Block, compared: tuple[str, ...]) -> Block:
 class OnePerId:
     """Yield one row for each id of an input, and the others as rejects.
 
+    Decoys are searched as sources are, so a decoy with the id of a source is rejected too.
+
     A worker holds the ids of one partition, not its rows.
 
     Args:
@@ -92,12 +96,23 @@ class OnePerId:
             if not pieces:
                 continue
             duplicate, start = duplicate_rows(pieces, self._id_column, step), 0
+            sources = self._ids(element[1], MARKS[0]) if mark == MARKS[2] else None
             for piece, _ in pieces:
                 mask = pa.array(duplicate[start : start + len(piece)])
                 start += len(piece)
                 reasons = pc.if_else(mask, "duplicate id", pa.scalar(None, pa.string()))
+                if sources is not None:
+                    with naming(step):
+                        ids = id_array(piece, self._id_column)
+                        known = find_ids(ids, sources, self._id_column).is_valid()
+                    reasons = pc.if_else(known, "id is that of a source", reasons)
                 parts = split_rejects(piece, reasons, step, self._isolate, self._id_column)
                 yield from (self._good(part, mark) for part in parts)
+
+    def _ids(self, blocks: Iterable[Block], mark: str) -> pa.Array | None:
+        """Return the ids of an input's rows; None if there are none."""
+        ids = [id_array(block, self._id_column) for block in with_mark(blocks, mark)]
+        return pa.concat_arrays(of_one_type(self._id_column, ids)) if ids else None
 
     def _good(self, part: Any, mark: str) -> Any:
         if isinstance(part, beam.pvalue.TaggedOutput):

@@ -41,7 +41,7 @@ from apache_beam.transforms.window import (
 )
 from apache_beam.utils.timestamp import Timestamp
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.sinks.final_names import Pane, WrittenFile
@@ -60,6 +60,7 @@ def is_whole(blocks: beam.PCollection) -> bool:
 
 
 def stage_and_commit(
+    step: str,
     blocks: beam.PCollection[Block],
     stage: StageFiles,
     commit: Commit,
@@ -69,6 +70,7 @@ def stage_and_commit(
     """Stage all blocks, then commit all files at once, or, of a stream or windows, pane by pane.
 
     Args:
+      step: the transform that the user wrote, for errors.
       blocks: the rows to write.
       stage: writes blocks to files in a temporary folder.
       commit: repeatable; it gets the files sorted, so the same set of files gives the same call.
@@ -79,7 +81,9 @@ def stage_and_commit(
     Raises:
       InputError: a stream is in the global window without a trigger, or `commit_after` is a stream.
     """
-    barrier = [] if commit_after is None else [_barrier(commit_after)]
+    with naming(step):
+        barrier = [] if commit_after is None else [_barrier(commit_after)]
+    named_commit = InStep(step, commit)
     if is_whole(blocks):
         staged = _stage(blocks, stage, num_shards)
         return (
@@ -87,10 +91,12 @@ def stage_and_commit(
             | "Once" >> beam.Impulse()
             | "Commit"
             >> beam.ParDo(
-                _CommitWhole(commit), beam.pvalue.AsIter(staged), *barrier
+                _CommitWhole(named_commit), beam.pvalue.AsIter(staged), *barrier
             ).with_output_types(WrittenFile)
         )
-    with_late = blocks | "KeepLate" >> _keep_late(blocks.windowing, blocks.is_bounded)
+    with naming(step):
+        keep_late = _keep_late(blocks.windowing, blocks.is_bounded)
+    with_late = blocks | "KeepLate" >> keep_late
     firing_at_once = beam.WindowInto(
         GlobalWindows(), Repeatedly(AfterCount(1)), AccumulationMode.DISCARDING
     )
@@ -98,10 +104,11 @@ def stage_and_commit(
         _stage(with_late, stage, num_shards)
         | "Key" >> beam.Map(_add_key).with_output_types(tuple[int, StagedFile])
         | "Panes" >> beam.GroupByKey()
-        | "NamePane" >> beam.Map(_name_pane).with_output_types(tuple[int, PaneFiles])
+        | "NamePane" >> beam.ParDo(_NamePane(step)).with_output_types(tuple[int, PaneFiles])
         | "AtOnce" >> firing_at_once
         | "Stable" >> beam.GroupByKey()
-        | "Commit" >> beam.ParDo(_CommitPanes(commit), *barrier).with_output_types(WrittenFile)
+        | "Commit"
+        >> beam.ParDo(_CommitPanes(named_commit), *barrier).with_output_types(WrittenFile)
     )
 
 
@@ -160,12 +167,19 @@ def _add_key(staged: StagedFile) -> tuple[int, StagedFile]:
     return 0, staged
 
 
-def _name_pane(
-    group: tuple[int, Iterable[StagedFile]],
-    window: Any = beam.DoFn.WindowParam,
-    pane: Any = beam.DoFn.PaneInfoParam,
-) -> tuple[int, PaneFiles]:
-    return 0, (Pane(window_name(window), pane.index), list(group[1]))
+class _NamePane(beam.DoFn):
+    def __init__(self, step: str) -> None:
+        self._step = step
+
+    def process(
+        self,
+        group: tuple[int, Iterable[StagedFile]],
+        window: Any = beam.DoFn.WindowParam,
+        pane: Any = beam.DoFn.PaneInfoParam,
+    ) -> Iterator[tuple[int, PaneFiles]]:
+        with naming(self._step):
+            name = window_name(window)
+        yield 0, (Pane(name, pane.index), list(group[1]))
 
 
 def warn_of_no_rows(place: str) -> None:

@@ -193,7 +193,9 @@ def _check_vectors(connection: duckdb.DuckDBPyConnection, table: Table, schema: 
     for name, comment in _comments(connection, table.name).items():
         here, there = vectors.get(name), stored_metadata(comment)
         if here is not None and there is not None:
-            check_same_vectors(here, there, f"column {name!r} of table {table.name!r}")
+            check_same_vectors(
+                here, there, f"column {name!r} of table {table.name!r}", "write to another table"
+            )
         elif there is not None and name in schema.names:
             raise InputError(
                 f"column {name!r} of table {table.name!r} has vectors of {there.model!r}, and the "

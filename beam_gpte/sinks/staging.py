@@ -21,7 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import is_hidden
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.packing import split_rows
 
@@ -80,11 +80,13 @@ class StageFiles(beam.DoFn):
 
     def __init__(
         self,
+        step: str,
         folder: str,
         open_writer: OpenWriter,
         max_bytes_per_file: int = MAX_BYTES_PER_FILE,
         partition_by: tuple[str, ...] = (),
     ) -> None:
+        self._step = step  # the transform that the user wrote
         self._folder = folder
         self._open_writer = open_writer
         self._max_bytes = max_bytes_per_file
@@ -107,8 +109,9 @@ class StageFiles(beam.DoFn):
         visible = block.without_columns(filter(is_hidden, block.schema.names))
         # Metadata of the schema (pandas, Hugging Face) describe the file it was read from.
         rows = Block(visible.batch.replace_schema_metadata(None))
-        for partition, part in split_partitions(rows, self._partition_by):
-            yield from self._add(part.batch, partition, window, timestamp)
+        with naming(self._step):
+            for partition, part in split_partitions(rows, self._partition_by):
+                yield from self._add(part.batch, partition, window, timestamp)
 
     def _add(
         self, batch: pa.RecordBatch, partition: str, window: Any, timestamp: Any
@@ -131,8 +134,9 @@ class StageFiles(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Give the files that are still open."""
         files, self._files = self._files, {}
-        for file in files.values():
-            yield file.close()
+        with naming(self._step):
+            for file in files.values():
+                yield file.close()
 
 
 class SpreadBlocks(beam.DoFn):

@@ -137,9 +137,10 @@ class WriteVectorsToDuckDB(beam.PTransform):
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""
+        step = type(self).__name__
         if self.mode in ("replace", "mirror") and not is_whole(blocks):
             raise InputError(
-                "a stream or windowed collection cannot replace a whole table; "
+                f"{step}: a stream or windowed collection cannot replace a whole table; "
                 'pass mode="upsert" or mode="insert"'
             )
         target = hashlib.sha256(f"{self.path}\n{self.table}".encode()).hexdigest()[:8]
@@ -147,9 +148,9 @@ class WriteVectorsToDuckDB(beam.PTransform):
         destination = Destination.new(folder, f"duckdb-{target}", self.run)
         table = Table(self.path, self.table, self.id_column, self.mode, self.options.index)
         writer = functools.partial(ParquetFileWriter, id_column=self.id_column)
-        stage = StageFiles(destination.temporary, writer)
+        stage = StageFiles(step, destination.temporary, writer)
         commit = functools.partial(commit_duckdb, destination=destination, table=table)
-        return stage_and_commit(blocks, stage, commit, self.commit_after)
+        return stage_and_commit(step, blocks, stage, commit, self.commit_after)
 
 
 def commit_duckdb(

@@ -119,19 +119,21 @@ class WriteVectorsToParquet(beam.PTransform):
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""
+        step = type(self).__name__
         if self.mode != "append" and not is_whole(blocks):
             raise InputError(
-                'a stream or windowed collection cannot replace a whole folder; pass mode="append"'
+                f"{step}: a stream or windowed collection cannot replace a whole folder; "
+                'pass mode="append"'
             )
         destination = Destination.new(self.path, "parquet", self.run)
         columns = self._partition_columns()
         stage = StageFiles(
-            destination.temporary, ParquetFileWriter, self.max_bytes_per_file, columns
+            step, destination.temporary, ParquetFileWriter, self.max_bytes_per_file, columns
         )
         commit = functools.partial(
             commit_parquet, destination=destination, mode=self.mode, partition_by=columns
         )
-        return stage_and_commit(blocks, stage, commit, self.commit_after, self.num_shards)
+        return stage_and_commit(step, blocks, stage, commit, self.commit_after, self.num_shards)
 
     def _partition_columns(self) -> tuple[str, ...]:
         columns = self.partition_by
@@ -190,7 +192,10 @@ def check_folder(folder: str, schema: pa.Schema) -> None:
         theirs = vector_fields(there)
         for name in sorted(vectors.keys() & theirs.keys()):
             check_same_vectors(
-                vectors[name], theirs[name], f"column {name!r}, to be written next to {path}"
+                vectors[name],
+                theirs[name],
+                f"column {name!r}, to be written next to {path}",
+                "write to another place",
             )
 
 

@@ -1,23 +1,29 @@
 """Write rejected rows of any columns to JSON Lines that a person can read.
 
     blocks --> StageFiles --> staged JSON Lines --> publish: rename, remove the previous files
+      |                                                |
+    usable --> AnyRead: any row at all? then publish   +--> AnyUsable: any row besides?
 
-Blocks may have different columns; each file holds one set of columns.
+Blocks may have different columns; each file holds one set of columns. What meets in the counts:
+the numbers of usable and of rejected rows, only if they are asked for.
 """
 
 import dataclasses
 import functools
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.pvalue import AsIter, AsSingleton
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep, NoRowsError
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rows import as_blocks
-from beam_gpte.sinks.commit import stage_and_commit
+from beam_gpte.sinks.commit import is_whole, stage_and_commit
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile, one_at_a_time, publish
 from beam_gpte.sinks.staging import StagedFile, StageFiles
 
@@ -41,11 +47,16 @@ class WriteRejects(beam.PTransform):
         `commit_after` then writes nothing.
       commit_after: nothing appears under its final name before this collection is complete, or if
         computing it fails.
+      usable: the rows that were not rejected, on the way to sinks with this transform's output as
+        their `commit_after`. If there are none, the job fails after the rejects are written, or,
+        without rejects, before, so that the previous output stays as it is. The sinks can then
+        have the mode "mirror", which writes an empty result too.
     """
 
     path: str
     max_rejects: int | None = None
     commit_after: beam.PCollection | None = dataclasses.field(default=None, repr=False)
+    usable: beam.PCollection | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -61,12 +72,41 @@ class WriteRejects(beam.PTransform):
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""
-        destination = Destination.new(self.path, "rejects")
-        stage = StageFiles(destination.temporary, JsonLinesWriter)
+        if self.usable is None:
+            return self._write(blocks, self.commit_after)
+        usable = self._total(self.usable, "Usable")
+        rejected = self._total(blocks, "Rejected")
+        after = () if self.commit_after is None else (AsIter(self.commit_after),)
+        some_read = blocks.pipeline | "AnyRead" >> FromSideInputs(
+            int, InStep(type(self).__name__, check_read), usable, rejected, *after
+        )
+        written = self._write(blocks, some_read)
+        check = beam.FlatMap(_check_usable, AsIter(written), usable, rejected)
+        return (
+            blocks.pipeline
+            | "AfterRejects" >> beam.Impulse()
+            | "AnyUsable" >> check.with_output_types(WrittenFile)
+        )
+
+    def _total(self, rows: beam.PCollection, label: str) -> AsSingleton:
+        """Count the rows of a bounded collection, as a side input."""
+        if not is_whole(rows):
+            raise InputError(
+                f"{type(self).__name__}: usable is for whole collections, not for a stream or "
+                "windows; leave it out"
+            )
+        sizes = rows | f"Count_{label}" >> beam.Map(_rows_in).with_output_types(int)
+        return AsSingleton(sizes | f"Sum_{label}" >> beam.CombineGlobally(sum))
+
+    def _write(
+        self, blocks: beam.PCollection[Block], commit_after: beam.PCollection | None
+    ) -> beam.PCollection[WrittenFile]:
+        step, destination = type(self).__name__, Destination.new(self.path, "rejects")
+        stage = StageFiles(step, destination.temporary, JsonLinesWriter)
         commit = functools.partial(
             commit_jsonl, destination=destination, max_rejects=self.max_rejects
         )
-        return stage_and_commit(blocks, stage, commit, self.commit_after)
+        return stage_and_commit(step, blocks, stage, commit, commit_after)
 
 
 def commit_jsonl(
@@ -86,6 +126,33 @@ def commit_jsonl(
             f"see their reasons in {destination.folder}"
         )
     return written
+
+
+def _rows_in(element: Any) -> int:
+    return len(element) if isinstance(element, Block) else 1
+
+
+def check_read(usable: int, rejected: int, *barrier: Any) -> int:
+    """Return the number of rows that were read.
+
+    Raises:
+      NoRowsError: there is none.
+    """
+    if not usable + rejected:
+        raise NoRowsError("no row was read, usable or not; the previous output is unchanged")
+    return usable + rejected
+
+
+def _check_usable(
+    _: bytes, written: Iterable[WrittenFile], usable: int, rejected: int
+) -> list[WrittenFile]:
+    files = list(written)  # first, since a limit may be exceeded
+    if not usable:
+        raise NoRowsError(
+            f"WriteRejects: no row is usable: {rejected} were rejected, see their reasons in "
+            "rejects; the previous output is unchanged"
+        )
+    return files
 
 
 class JsonLinesWriter:

@@ -27,7 +27,7 @@ from apache_beam.pvalue import AsIter, DoOutputsTuple, TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import ID, TEXT
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.rejects import (
     REJECTS,
@@ -123,7 +123,7 @@ class ReadCorpus(RejectingTransform):
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         """Return blocks, or `(good, rejects)`."""
         patterns = pattern_list(self.pattern)
-        paths = functools.partial(_paths, patterns)
+        paths = InStep(self.step, functools.partial(_paths, patterns))
         files = (
             root
             | "SpreadFiles" >> SpreadParts(paths, str)
@@ -195,7 +195,8 @@ class Conform(beam.DoFn):
     def process(self, block: Block, files: Iterable[tuple[str, bytes]]) -> Iterator[Any]:
         """Cast a block; `files` are the paths and schemas of all files."""
         if self._schema is None:  # in each worker once: it is the same in all of them
-            self._schema = unify_schemas(files)
+            with naming(self._names[0]):
+                self._schema = unify_schemas(files)
         if not block:
             return
         fitted, bad, reasons = split_fitting(block, self._schema)

@@ -14,7 +14,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import ID, UNREADABLE
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.arrow_values import (
     decoded_array,
     decoded_type,
@@ -68,6 +68,10 @@ class ReadFiles(ReadParts):
 
     def read(self, path: str) -> Iterator[Any]:
         """Yield the blocks of a file, and its rejects."""
+        with naming(self._settings.step):
+            yield from self._read(path)
+
+    def _read(self, path: str) -> Iterator[Any]:
         settings = self._settings
         selection, size = settings.selection, settings.rows_per_block
         name = path.removeprefix(settings.folder) if selection.id_column is None else None
@@ -119,7 +123,8 @@ class ReadFiles(ReadParts):
 def _bad_row(step: str, path: str, row: int, reason: str) -> InputError:
     return InputError(
         f"{step}: {path} row {row}: {reason}; "
-        "fix the row, or collect such rows with .with_exception_handling()"
+        "fix the row, or collect such rows with .with_exception_handling() "
+        "(error_handling in YAML)"
     )
 
 

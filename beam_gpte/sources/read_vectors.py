@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.metadata import STORED_TYPES, VectorMetadata, vector_metadata
 from beam_gpte.elements.arrow_values import compact_dictionaries, plain_columns, plain_type
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
@@ -89,13 +89,16 @@ class ReadVectors(beam.PTransform):
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[Block]:
         """Read the table, or plan the row groups and read each."""
+        step = type(self).__name__
         if is_database(self.path):
             parts = root | beam.Create([self.path])
-            read: beam.ParDo = beam.FlatMap(read_table, self.table, self.rows_per_block)
+            read: beam.ParDo = beam.FlatMap(
+                InStep(step, read_table).__call__, self.table, self.rows_per_block
+            )
         else:
-            groups = functools.partial(row_groups, self.path)
+            groups = InStep(step, functools.partial(row_groups, self.path))
             parts = root | "Groups" >> SpreadParts(groups, RowGroup)
-            read = read_parts(read_row_group, self.rows_per_block)
+            read = read_parts(InStep(step, read_row_group), self.rows_per_block)
         blocks = parts | "Read" >> read.with_output_types(Block)
         return blocks | "SpreadBlocks" >> beam.Reshuffle()
 

@@ -56,7 +56,10 @@ def _unify(schema: pa.Schema, other: pa.Schema, path: str) -> pa.Schema:
     vectors, others = vector_fields(schema), vector_fields(other)
     for name in vectors.keys() & others.keys():
         check_same_vectors(
-            vectors[name], others[name], f"column {name!r} of {path} and of files before it"
+            vectors[name],
+            others[name],
+            f"column {name!r} of {path} and of files before it",
+            "leave it out by columns",
         )
     for field in other:
         if field.name in schema.names:

@@ -22,7 +22,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsDict, TaggedOutput
 
 from beam_gpte.core.columns import ID, SOURCE, TEXT, UNREADABLE
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.rejects import (
     NAMESPACE,
@@ -184,12 +184,12 @@ class _ReadFile(beam.DoFn):
     ) -> Iterator[Any]:
         path, changed = file
         known = RowRanges.from_bytes(committed.get(self._name(path), b""))
-        for block, reasons in self._checked(path, changed, known):
+        step, isolate = self._reading.step, self._reading.isolate
+        for block, reasons in InStep(step, self._checked)(path, changed, known):
             if self._time_column is not None:
                 times = pa.array([now.micros] * len(block), TIME)
                 block = block.with_column(pa.field(self._time_column, TIME), times)
             why = pa.array(reasons, pa.string())
-            step, isolate = self._reading.step, self._reading.isolate
             for part in split_rejects(block, why, step, isolate, self._origin):
                 if isinstance(part, TaggedOutput) or part:
                     yield part

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import apache_beam as beam
 import polars as pl
 import pytest
-from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import Block, DeduplicateExact, InputError
 from beam_gpte.core.text.normalize import normalize
@@ -158,3 +158,16 @@ def shows(**figures: int) -> Callable[[list], None]:
         assert {name: found[0][name] for name in figures} == figures
 
     return compare
+
+
+def test_blank_texts_are_equal_and_invisible_ones_only_to_themselves(
+    new_pipeline: NewPipeline,
+) -> None:
+    texts = ["", " ", "\t\u00a0\n", "\u200b", "\u200b\u200b", "\ufeff", "\u200b ", "-"]
+    block = Block.from_pydict({"id": list(range(len(texts))), "text": texts})
+    with new_pipeline() as p:
+        result = p | beam.Create([block]).with_output_types(Block) | DeduplicateExact()
+        removed = result.removed | beam.FlatMap(
+            lambda block: [(row["id"], row["duplicate_of"]) for row in block.batch.to_pylist()]
+        )
+        assert_that(removed, equal_to([(1, 0), (2, 0), (6, 3)]))

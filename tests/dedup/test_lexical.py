@@ -190,3 +190,16 @@ def test_a_crowded_bucket_is_cut_to_the_first_rows(monkeypatch: pytest.MonkeyPat
 def test_wrong_arguments_raise_at_construction(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DeduplicateLexical(**settings)
+
+
+def test_texts_without_an_n_gram_are_near_to_equal_ones_alone(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    texts = ["", " \n", "\u200b", "\u200b\ufeff", "a", "A", "ab", "no", "-", "abcde", "abcdef"]
+    block = Block.from_pydict({"id": list(range(len(texts))), "text": texts})
+    with new_pipeline() as p:
+        rows = p | beam.Create([block]).with_output_types(Block)
+        removed = (rows | DeduplicateLexical(threshold=0.6)).removed | beam.FlatMap(
+            lambda block: [(row["id"], row["duplicate_of"]) for row in block.batch.to_pylist()]
+        )
+        assert_that(removed, equal_to([(1, 0), (5, 4)]))

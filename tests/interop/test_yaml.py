@@ -811,6 +811,38 @@ def test_a_corpus_loses_its_duplicates_as_by_the_program(
     ]
 
 
+def test_yaml_keeps_the_previous_output_unless_rows_were_read_and_all_removed(
+    tmp_path: Path, jsonl: Callable[[list[dict]], str]
+) -> None:
+    out, by = tmp_path / "clean", ["exact"]
+    named = {"output": str(out), "model": "none", "id_column": "id", "by": by}
+    program = ROOT / "pipelines/deduplicate_corpus.yaml"
+    good = [{"id": f"r{i}", "text": text, "embedding": [0.5]} for i, text in enumerate("aab")]
+
+    def ids() -> tuple[set, set]:
+        kept, removed = (
+            {row["id"] for file in (out / name).glob("*.parquet") for row in read(file)}
+            for name in ("kept", "removed")
+        )
+        return kept, removed
+
+    def read(file: Path) -> list[dict]:
+        return pq.read_table(file).to_pylist()
+
+    run_file(program, input=jsonl(good), **named)
+    assert ids() == ({"r0", "r2"}, {"r1"})
+    bad = jsonl([{**row, "text": None} for row in good])
+    with pytest.raises(Exception, match="no row is usable: 3 were rejected, see their reasons"):
+        run_file(program, input=bad, **named)
+    assert ids() == ({"r0", "r2"}, {"r1"})
+    assert {row["reject_reason"] for row in read_rejects(out)} == {"text is null"}
+
+    known = tmp_path / "known.parquet"
+    pq.write_table(pa.table({"id": ["k0", "k1"], "text": ["a", "b"]}), known)
+    run_file(program, input=jsonl(good), reference=str(known), **named)
+    assert ids() == (set(), {"r0", "r1", "r2"})
+
+
 def test_a_bitext_is_mined_as_by_the_program(tmp_path: Path) -> None:
     from tests.cli.test_programs import bitext_sides
 
@@ -858,3 +890,33 @@ def test_a_stream_is_embedded_until_it_is_stopped_as_by_the_program(
         found = connection.execute("SELECT id, text, n, len(embedding) FROM vectors").fetchall()
     assert found == [("a.jsonl:1", "a cat", 1, 384)]
     assert {row["reject_step"] for row in read_rejects(tmp_path)} == {"WatchCorpus", "EmbedText"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "said"),
+    [
+        (
+            "DeduplicateExact",
+            "keep: stars desc",
+            "DeduplicateExact: row with id 1: text is null; fix ",
+        ),
+        (
+            "DeduplicateSemantic",
+            "threshold: 0.9",
+            "DeduplicateSemantic: row with id 1: embedding is ",
+        ),
+        ("ChunkText", "{by: sentences, size: 9}", "ChunkText: row with id 1: text is null; fix "),
+        ("QuantizeVectors", "to: int8", "QuantizeVectors: row with id 1: embedding is null; "),
+    ],
+)
+def test_an_error_names_the_type_of_the_yaml_step(kind: str, config: str, said: str) -> None:
+    rows = '{id: 1, text: null}, {id: 2, text: "b"}'
+    steps = (
+        f"- {{type: Create, config: {{elements: [{rows}]}}}}\n"
+        f"- {{type: {kind}, input: Create, config: {{{config.strip('{}')}}}}}"
+    )
+    with pytest.raises(Exception, match=re.escape(said)) as failed:
+        run_steps(steps)
+    assert "collect such rows with .with_exception_handling() (error_handling in YAML)" in str(
+        failed.value
+    )

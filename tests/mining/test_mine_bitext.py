@@ -427,6 +427,30 @@ def test_decoys_estimate_a_precision(new_pipeline: NewPipeline) -> None:
     assert len(right) >= 0.9 * PAIRS
 
 
+def test_a_decoy_with_the_id_of_a_source_is_rejected_not_merged_with_it(
+    new_pipeline: NewPipeline,
+) -> None:
+    source, target = sides()
+    mean = source.mean(axis=0)
+    random = np.random.default_rng(9).normal(size=(300, DIM))
+    decoys = unit(random + 4 * mean / np.linalg.norm(mean))
+    rows = blocks(source, "de"), blocks(target, "en")
+
+    def precise() -> MineBitext:
+        return MineBitext(thresholding=Thresholding(target_precision=0.9))
+
+    with pytest.raises(Exception, match="MineBitext decoys: row with id 'de000': id is that of a "):
+        mine(new_pipeline, "in memory", *rows, precise(), decoys=blocks(decoys[:1], "de"))
+
+    apart = mine(new_pipeline, "in memory", *rows, precise(), decoys=blocks(decoys, "xx"))
+    both = blocks(decoys, "xx") + blocks(decoys[:1], "de")
+    found = mine(new_pipeline, "in memory", *rows, precise().with_exception_handling(), decoys=both)
+    assert numbers(found.pairs) == numbers(apart.pairs)
+    assert [(row["id"], row["reject_step"], row["reject_reason"]) for row in found.rejects] == [
+        ("de000", "MineBitext decoys", "id is that of a source")
+    ]
+
+
 def test_a_scope_is_searched_by_itself(new_pipeline: NewPipeline) -> None:
     source, target = sides()
     document = [str(i // 10) for i in range(PAIRS + ALONE)]

@@ -76,7 +76,9 @@ def stage(
     destination = Destination.new(str(folder), sink, run)
     staged: list[StagedFile] = []
     for blocks in bundles:
-        worker = StageFiles(destination.temporary, ParquetFileWriter, **options)
+        worker = StageFiles(
+            "WriteVectorsToParquet", destination.temporary, ParquetFileWriter, **options
+        )
         worker.start_bundle()
         for block in blocks:
             staged += [

@@ -5,6 +5,7 @@ import decimal
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
+from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
 from beam_gpte.sinks.write_rejects import WriteRejects
 from tests.sinks.test_write_parquet import parts, run, write
 
@@ -122,3 +124,39 @@ def test_more_rejects_than_allowed_fail_when_they_are_written(tmp_path: Path) ->
     assert sorted(row["id"] for row in lines(tmp_path)) == [1, 2]
     with pytest.raises(InputError, match="max_rejects is -1"):
         WriteRejects(str(tmp_path), max_rejects=-1)
+
+
+def write_beside(
+    new_pipeline: Callable[..., beam.Pipeline], folder: Path, good: list[Any], bad: list[Block]
+) -> None:
+    """Write good rows by a sink that mirrors them, once the bad ones are written."""
+    with new_pipeline() as p:
+        usable = p | "good" >> beam.Create(good)
+        rejects = p | "bad" >> beam.Create(bad).with_output_types(Block)
+        written = rejects | WriteRejects(str(folder / "rejects"), usable=usable)
+        usable | WriteVectorsToParquet(str(folder / "rows"), "mirror", commit_after=written)
+
+
+def test_without_a_usable_row_the_previous_output_stays(
+    tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
+    row, name = {"id": 7, "text": "good"}, "no row is usable: 2 were rejected, see their reasons"
+    write_beside(new_pipeline, tmp_path, [row], [reject(1, "a")])
+    before = parts(tmp_path / "rows"), lines(tmp_path / "rejects")
+    with pytest.raises(Exception, match="no row was read, usable or not; the previous output"):
+        write_beside(new_pipeline, tmp_path, [], [])
+    assert (parts(tmp_path / "rows"), lines(tmp_path / "rejects")) == before
+    with pytest.raises(Exception, match=f"WriteRejects: {name}"):
+        write_beside(new_pipeline, tmp_path, [], [reject(2, "b"), reject(3, "b")])
+    assert parts(tmp_path / "rows") == before[0]
+    assert sorted(line["id"] for line in lines(tmp_path / "rejects")) == [2, 3]
+    write_beside(new_pipeline, tmp_path, [{"id": 8, "text": "better"}], [])
+    assert lines(tmp_path / "rejects") == []
+
+
+def test_a_stream_has_no_number_of_usable_rows(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+    pipeline = new_pipeline()
+    rows = pipeline | beam.Create([1]) | beam.WindowInto(beam.window.FixedWindows(60))
+    rejects = pipeline | "bad" >> beam.Create([reject(1, "a")]).with_output_types(Block)
+    with pytest.raises(InputError, match="WriteRejects: usable is for whole collections, not for"):
+        rejects | WriteRejects("rejects", usable=rows)
