@@ -225,11 +225,14 @@ def read_table(path: str, table: str, rows_per_block: int) -> Iterator[Block]:
         connect(database, path, LOCK_SECONDS, read_only=True) as connection,
     ):
         metadata = _columns(connection, path, table)
-        selected = ", ".join(_selected(name, about) for name, about in metadata.items())
         try:
+            durations = _durations(connection, table)
+            selected = ", ".join(
+                _selected(name, about, durations) for name, about in metadata.items()
+            )
             query = connection.sql(f"SELECT {selected} FROM {quote(table)}")
             for batch in query.to_arrow_reader(rows_per_block):
-                yield _restored(batch, metadata)
+                yield _restored(_with_durations(batch, durations), metadata)
         except duckdb.Error as error:
             raise InputError(
                 f"{path}: table {table!r} cannot be read ({first_line(error)})"
@@ -251,9 +254,34 @@ def _columns(
     return {name: stored_metadata(comment) for name, comment, _ in ordered}
 
 
-def _selected(name: str, metadata: VectorMetadata | None) -> str:
-    binary = metadata is not None and metadata.quantization == "binary"
-    return f"{quote(name)}::VARCHAR AS {quote(name)}" if binary else quote(name)
+def _durations(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
+    """List the intervals that are durations: no value counts months, whose length differs."""
+    columns = catalog_entries(
+        connection, "duckdb_columns", "column_name, data_type", "table_name", table
+    )
+    names = [name for name, kind in columns if kind == "INTERVAL"]
+    has_months = ", ".join(
+        f"bool_or(datepart('year', {quote(name)}) != 0 OR datepart('month', {quote(name)}) != 0)"
+        for name in names
+    )
+    if not names:
+        return []
+    found = connection.execute(f"SELECT {has_months} FROM {quote(table)}").fetchall()[0]
+    return [name for name, months in zip(names, found, strict=True) if not months]
+
+
+def _selected(name: str, metadata: VectorMetadata | None, durations: list[str]) -> str:
+    if metadata is not None and metadata.quantization == "binary":
+        return f"{quote(name)}::VARCHAR AS {quote(name)}"
+    return f"epoch_us({quote(name)}) AS {quote(name)}" if name in durations else quote(name)
+
+
+def _with_durations(batch: pa.RecordBatch, durations: list[str]) -> pa.RecordBatch:
+    for name in durations:
+        place = batch.schema.get_field_index(name)
+        field = pa.field(name, pa.duration("us"))
+        batch = batch.set_column(place, field, batch.column(place).cast(field.type))
+    return batch
 
 
 def _restored(batch: pa.RecordBatch, metadata: dict[str, VectorMetadata | None]) -> Block:
