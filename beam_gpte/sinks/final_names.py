@@ -20,7 +20,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -191,11 +190,6 @@ def published_sets(folder: str, prefix: str, extension: str) -> dict[str, list[s
 def run_of(path: str) -> str:
     """Return the hash of the run that published a file, which is part of its name."""
     return _match(path)["run"]
-
-
-def partition_names(path: str) -> tuple[str, ...]:
-    """Return the columns in the folders of a path: ("language",) for language=de/part-..."""
-    return tuple(unquote(part.split("=")[0]) for part in path.split("/")[:-1])
 
 
 def is_complete(files: list[str]) -> bool:

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
 
 import apache_beam as beam
 import duckdb
@@ -30,7 +29,7 @@ from beam_gpte.files.folders import copied_here, is_remote, list_partitioned
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, catalog_entries, connect, first_line, quote
 from beam_gpte.sinks.duckdb_table import stored_metadata
 from beam_gpte.sinks.final_names import is_complete, published_sets
-from beam_gpte.sinks.staging import HIVE_NULL
+from beam_gpte.sinks.partitions import partition_types, partition_values
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
 from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.formats.readers import check_nesting
@@ -63,8 +62,9 @@ class ReadVectors(beam.PTransform):
     """Read a folder of `WriteVectorsToParquet` or a table of `WriteVectorsToDuckDB` as blocks.
 
     Embedding columns are `FixedSizeList` again, with the metadata they were written with. Columns
-    that became folders come back, as integers where all values are. Parquet files are read in
-    parallel, one row group at a time; a table by one worker, which sees one state of it.
+    that became folders come back in the type they had; those of others, which files do not tell,
+    are strings. Parquet files are read in parallel, one row group at a time; a table by one worker,
+    which sees one state of it. Its intervals without months are durations.
 
     Attributes:
       path: a folder, a Parquet file or glob, or a DuckDB file (``.duckdb``, ``.ddb``, ``.db``), on
@@ -153,26 +153,50 @@ def vector_files(path: str) -> list[tuple[str, str]]:
 
 def row_groups(path: str) -> Iterator[RowGroup]:
     """Plan the row groups of all files; reads the footer of each file."""
-    files = vector_files(path)
-    partitions = pa.schema(list(_partition_types([part for _, part in files]).items()))
     found = []
-    for name, partition in files:
+    for name, folders in vector_files(path):
         with reading(name), open_file(name) as file:
             parquet = pq.ParquetFile(file)
             check_nesting(parquet.schema_arrow)
-            schema = _with_partitions(parquet.schema_arrow, partitions)
-            found.append((name, partition, schema_to_ipc(schema), parquet.num_row_groups))
+            partition = _partition(name, folders, parquet.schema_arrow)
+            schema = schema_to_ipc(_with_partition(parquet.schema_arrow, partition))
+            found.append((name, partition, schema, parquet.num_row_groups))
     unified = schema_to_ipc(unify_schemas((name, schema) for name, _, schema, _ in found))
     for name, partition, _, groups in found:
         yield from (RowGroup(name, number, partition, unified) for number in range(groups))
 
 
-def _with_partitions(schema: pa.Schema, partitions: pa.Schema) -> pa.Schema:
-    """Return the schema of a file's rows with the columns that its folders hold, at the end."""
+def _partition(path: str, folders: str, schema: pa.Schema) -> str:
+    """Return the folders that hold columns: those that the sink made, whatever path was named.
+
+    Raises:
+      InputError: a file of the sink's is in other folders now.
+    """
+    columns = list(partition_types(schema))
+    if not columns:
+        return folders
+    around = "/".join(path.split("/")[-1 - len(columns) : -1]) + "/"
+    if any("=" not in part for part in around.split("/")[:-1]) or (
+        list(partition_values(around)) != columns
+    ):
+        raise InputError(
+            f"the values of {', '.join(map(repr, columns))} were the names of its folders, and it "
+            f"is in {around!r} now; move it back"
+        )
+    return around
+
+
+def _with_partition(schema: pa.Schema, partition: str) -> pa.Schema:
+    """Return the schema of a file's rows with the columns that its folders alone hold, at the end.
+
+    They are strings where the file does not say what they were.
+    """
+    kinds = partition_types(schema)
+    names = [name for name in partition_values(partition) if name not in schema.names]
     return pa.schema(
         [
-            *(_as_written(field) for field in schema if field.name not in partitions.names),
-            *partitions,
+            *map(_as_written, schema),
+            *(pa.field(name, kinds.get(name, pa.string())) for name in names),
         ]
     )
 
@@ -192,16 +216,17 @@ def _as_written(field: pa.Field) -> pa.Field:
 def read_row_group(group: RowGroup, rows_per_block: int) -> Iterator[Block]:
     """Read one row group under the schema of all files, with the columns of its partition."""
     schema = schema_from_ipc(group.schema)
-    values = _partition_values(group.partition)
+    values = partition_values(group.partition)
     with reading(group.path), open_file(group.path) as file:
         parquet = pq.ParquetFile(file)
         for batch in parquet.iter_batches(rows_per_block, row_groups=[group.number]):
             plain = compact_dictionaries(plain_columns(batch))
             block = Block(plain.replace_schema_metadata(None))
             for column, value in values.items():
-                field = schema.field(column)
-                array = pa.array([value] * len(block), pa.string()).cast(field.type)
-                block = block.with_column(field, array)
+                if column not in block.schema.names:
+                    field = schema.field(column)
+                    array = pa.array([value] * len(block), pa.string()).cast(field.type)
+                    block = block.with_column(field, array)
             yield conform(block, schema)
 
 
@@ -302,27 +327,3 @@ def _restored(batch: pa.RecordBatch, metadata: dict[str, VectorMetadata | None])
         vectors = pa.FixedSizeListArray.from_arrays(flat, type=field.type, mask=mask)
         block = block.with_column(field, vectors)
     return block
-
-
-def _partition_values(partition: str) -> dict[str, str | None]:
-    pairs = [part.split("=", 1) for part in partition.split("/") if part]
-    return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in pairs}
-
-
-def _partition_types(partitions: list[str]) -> dict[str, pa.DataType]:
-    """Choose int64 where all values of a column are whole numbers, else string."""
-    values: dict[str, set[str]] = {}
-    for partition in set(partitions):
-        for name, value in _partition_values(partition).items():
-            values.setdefault(name, set()).update([] if value is None else [value])
-    return {
-        name: pa.int64() if found and all(map(_is_integer, found)) else pa.string()
-        for name, found in values.items()
-    }
-
-
-def _is_integer(text: str) -> bool:
-    try:
-        return str(int(text)) == text and abs(int(text)) < 1 << 63
-    except ValueError:
-        return False
