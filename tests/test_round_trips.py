@@ -172,7 +172,7 @@ def _random(text: str) -> np.ndarray:
     return (np.frombuffer(digest, np.uint32) / 2**31 - 1).astype(np.float32)
 
 
-# What DuckDB has no type for, it refuses; see below.
+# What is left out is refused at times; see below.
 IN_BOTH = [
     (kind, values) for kind, values in nasty_rows.IN_PARQUET if not pa.types.is_decimal256(kind)
 ]

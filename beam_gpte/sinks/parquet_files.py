@@ -14,6 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import METADATA_KEY, check_same_vectors, vector_fields
+from beam_gpte.elements.arrow_values import check_field_names
 from beam_gpte.files.folders import file_name, list_files
 from beam_gpte.sinks.final_names import Destination
 from beam_gpte.sinks.partitions import partition_metadata, partition_types
@@ -194,6 +195,7 @@ def _encodings(schema: pa.Schema) -> tuple[list[str], list[str]]:
     An empty file shows their paths.
     """
     for field in schema:
+        check_field_names(field.type, field.name)
         if pa.types.is_fixed_size_list(field.type) and not field.type.list_size:
             raise InputError(f"column {field.name!r} has vectors of no dimension; drop it")
     empty = io.BytesIO()

@@ -32,7 +32,7 @@ from beam_gpte.sinks.final_names import is_complete, published_sets
 from beam_gpte.sinks.partitions import partition_types, partition_values
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
 from beam_gpte.sources.corpus_files import open_file, reading
-from beam_gpte.sources.formats.readers import check_nesting
+from beam_gpte.sources.formats.readers import check_columns
 from beam_gpte.sources.match_files import WILDCARDS, is_hidden_name, match_files
 from beam_gpte.sources.schemas import conform, schema_from_ipc, schema_to_ipc, unify_schemas
 from beam_gpte.sources.spread_parts import SpreadParts, read_parts
@@ -157,7 +157,7 @@ def row_groups(path: str) -> Iterator[RowGroup]:
     for name, folders in vector_files(path):
         with reading(name), open_file(name) as file:
             parquet = pq.ParquetFile(file)
-            check_nesting(parquet.schema_arrow)
+            check_columns(parquet.schema_arrow)
             partition = _partition(name, folders, parquet.schema_arrow)
             schema = schema_to_ipc(_with_partition(parquet.schema_arrow, partition))
             found.append((name, partition, schema, parquet.num_row_groups))

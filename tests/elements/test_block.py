@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block, BlockCoder
 
 
@@ -60,3 +61,9 @@ def test_an_empty_block_survives_too() -> None:
     empty = vectors(3).slice(0, 0)
     assert not empty
     assert BlockCoder().decode(BlockCoder().encode(empty)) == empty
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    batch = pa.RecordBatch.from_arrays([pa.array([1]), pa.array([2])], names=["n", "n"])
+    with pytest.raises(InputError, match="column 'n' is there 2 times; rename one"):
+        Block(batch)

@@ -1,6 +1,7 @@
 """Read back what was written: rows, vectors and the metadata of vectors."""
 
 import dataclasses
+import datetime
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -267,3 +268,33 @@ def test_a_value_that_the_common_type_cannot_hold_names_the_file(tmp_path: Path)
     pq.write_table(pa.table({"id": ["b"], "n": [1.5]}), tmp_path / "b.parquet")
     with pytest.raises(InputError, match=r"a\.parquet: column 'n' cannot be double in all files"):
         list(read_vectors(str(tmp_path)))
+
+
+def test_columns_and_fields_of_one_name_are_refused(tmp_path: Path) -> None:
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["n", "n"])
+    fields = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    for table, message in (
+        (twice, r"a\.parquet: column 'n' is there 2 times; rename one"),
+        (
+            pa.table({"s": fields}),
+            r"a\.parquet: column 's': field 'a' is there 2 times; rename one",
+        ),
+    ):
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(InputError, match=message):
+            list(read_vectors(str(tmp_path)))
+    with pytest.raises(InputError, match="column 's': field 'a' is there 2 times"):
+        write([Block.from_pydict({"s": fields})], WriteVectorsToParquet(str(tmp_path / "b")))
+
+
+def test_intervals_are_durations_unless_one_has_months(tmp_path: Path) -> None:
+    path = tmp_path / "a.duckdb"
+    spans = pa.array([-7, None, 10**15], pa.duration("us"))
+    block = Block.from_pydict({"id": [1, 2, 3], "a": spans, "b": spans})
+    write([block], WriteVectorsToDuckDB(str(path)))
+    assert together(read_vectors(str(path))).equals(pa.Table.from_batches([block.batch]))
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("INSERT INTO vectors VALUES (4, INTERVAL 1 MONTH, INTERVAL 1 DAY)")
+    found = together(read_vectors(str(path)))
+    assert found["a"].to_pylist()[3].months == 1
+    assert found["b"].to_pylist()[3] == datetime.timedelta(days=1)
