@@ -144,8 +144,9 @@ def vector_files(path: str) -> list[tuple[str, str]]:
         and not any(is_hidden_name(part) for part in name.split("/"))
     ]
     if not found:
+        besides = f" besides {len(partial)} of incomplete sets" if partial else ""
         raise InputError(
-            f"no file matches {folder + '/*.parquet'!r}; "
+            f"no file matches {folder + '/*.parquet'!r}{besides}; "
             f"check the path (a DuckDB file ends in {' or '.join(DATABASES)})"
         )
     return [(f"{folder}/{name}", name.removesuffix(name.split("/")[-1])) for name in found]

@@ -96,6 +96,10 @@ def test_a_set_that_is_incomplete_is_not_read(tmp_path: Path) -> None:
     name = destination.set_name("part", Pane("w", 0))
     Path(staged[0].path).rename(tmp_path / f"{name}-00000-of-00002.parquet")  # killed here
     assert together(read_vectors(str(tmp_path)))["id"].to_pylist() == ["n0", "n1"]
+    for pattern in ("*.parquet", "**/*.parquet", "**"):
+        assert together(read_vectors(f"{tmp_path}/{pattern}"))["id"].to_pylist() == ["n0", "n1"]
+    with pytest.raises(InputError, match="00000-of-00002.parquet: 1 files are of incomplete sets"):
+        list(read_vectors(f"{tmp_path}/{name}-00000-of-00002.parquet"))
 
 
 FOLDERS = pa.table(
