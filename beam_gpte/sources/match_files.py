@@ -58,8 +58,8 @@ def _finished(pattern: str, matches: list[FileMetadata]) -> list[FileMetadata]:
     if not partial:
         return matches
     problem = (
-        f"{pattern}: {len(partial)} files are of incomplete sets, as a killed run leaves them, such "
-        f"as {min(partial)}"
+        f"{pattern}: {len(partial)} files are of incomplete sets, as a killed run leaves them, "
+        f"such as {min(partial)}"
     )
     if len(partial) == len(matches):
         raise InputError(
