@@ -126,7 +126,7 @@ FILES = st.fixed_dictionaries(
 )
 
 
-@examples(25)
+@examples(12)
 @given(FILES, st.integers(1, 5))
 def test_a_file_of_any_format_is_read_as_it_was_written(
     files: dict[str, pa.Table], rows_per_block: int
@@ -200,7 +200,7 @@ def only(rows: dict[int, dict], *names: str) -> dict[int, dict]:
     return {number: {name: row.pop(name) for name in names} for number, row in rows.items()}
 
 
-@examples(6)
+@examples(4)
 @given(tables(IN_BOTH, max_rows=20), tables(IN_BOTH, max_rows=20), st.data())
 def test_no_row_is_lost_or_changed_from_file_to_sink(
     source: pa.Table, target: pa.Table, data: st.DataObject
@@ -293,7 +293,7 @@ def check_pairs(found: dict[str, list[pa.Table]], kept: dict[str, dict[int, dict
     assert len(numbers[0]) == len(pairs) == len(scored)
 
 
-@examples(60)
+@examples(30)
 @given(
     tables(nasty_rows.IN_PARQUET, names=[*nasty_rows.NAMES, *nasty_rows.ODD], max_rows=6),
     st.integers(1, 6),
