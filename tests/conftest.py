@@ -9,6 +9,7 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from hypothesis import settings
 
 from beam_gpte import TextEncoder
 from tests import graphs, programs
@@ -21,6 +22,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # every option: with them set, building a pipeline takes about an eighth less
 os.environ.update(COLUMNS="120", LINES="40", LANGUAGE="C")
 graphs.check_all()
+
+# for `pytest --hypothesis-profile=long`: other rows in every run, and 20 times as many
+settings.register_profile("long", max_examples=2000)
 
 # the test data is next to the project or missing; a test that needs it then skips
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -94,9 +94,9 @@ class DeduplicateStream(AddsColumns, RejectingTransform):
     horizons; it is read for every block that comes, so give it blocks rather than rows. A bounded
     collection has no watermark to forget by: all rows are held, and the result is right.
 
-    Rows whose vector is null, not finite, zero or of another dimension than those before, and rows
-    whose id is null, fail the job or are collected by `with_exception_handling()`. A row that is
-    delivered twice is a duplicate of itself.
+    Rows whose vector is null, not finite, zero, or of another dimension or model than those before
+    in their cell, and rows whose id is null, fail the job or are collected by
+    `with_exception_handling()`. A row that is delivered twice is a duplicate of itself.
 
     Attributes:
       threshold: minimum cosine of duplicates, above 0 and at most 1.

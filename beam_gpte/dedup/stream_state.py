@@ -24,13 +24,14 @@ from apache_beam.utils.timestamp import Timestamp
 from beam_gpte.core.columns import DUPLICATE_OF, HOME, ID, SCORE, TIMESTAMP, VECTOR, Columns
 from beam_gpte.core.dedup.grouping import KEPT, REMOVED, UNDECIDED, removed_by_leaders
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
+from beam_gpte.core.metadata import different_models
+from beam_gpte.core.vectors.similarity import cosines, vector_matrix
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.arrow_values import is_string
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, BlockCoder
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
-from beam_gpte.embedding.ensure_vectors import unit_vectors
+from beam_gpte.embedding.ensure_vectors import MODEL, unit_vectors, with_unit_vectors
 from beam_gpte.shuffle.unique_ids import concat_by_id, id_array, like_ids
 
 # Microseconds, 73,000 years: differences of times within it fit int64, Beam's bounds do not.
@@ -98,8 +99,8 @@ class DecideRows(beam.DoFn):
             block = element[1].slice(start, ROWS_PER_BLOCK)
             rows = describe(block, settings.columns, timestamp.micros)
             before = [*self._remembered(rows), *pieces]
-            if before and before[0].schema.field(VECTOR).type != rows.schema.field(VECTOR).type:
-                yield from self._reject(block, before[0])
+            if before and (difference := unlike(rows, before)):
+                yield from self._reject(block, difference)
                 continue
             decisions = decide(rows, before, settings.threshold, settings.horizon)
             if HOME not in block.schema.names:
@@ -135,7 +136,7 @@ class DecideRows(beam.DoFn):
     def _remembered(self, rows: Block) -> list[Block]:
         if self._history is None:
             return []
-        pieces = _described(self._history, self._settings.columns)
+        pieces = _described(self._history, self._settings.columns, self._settings.step)
         first = _earliest([rows])
         return [piece for piece in pieces if _latest(piece) + self._settings.horizon > first]
 
@@ -147,11 +148,9 @@ class DecideRows(beam.DoFn):
         added = self._settings.added
         return added.add(added.add(block, DUPLICATE_OF, of), SCORE, decisions.score)
 
-    def _reject(self, block: Block, before: Block) -> Iterator[Any]:
+    def _reject(self, block: Block, difference: str) -> Iterator[Any]:
         settings = self._settings
-        dims = f"{before.schema.field(VECTOR).type.list_size} dimensions"
-        name = settings.columns.embedding
-        reason = f"{name} is of another dimension: the rows before have {dims}"
+        reason = f"{settings.columns.embedding} is of {difference}"
         reasons = pa.array([reason] * len(block), pa.string())
         if HOME not in block.schema.names:
             step, id_column = settings.step, settings.columns.id
@@ -160,12 +159,33 @@ class DecideRows(beam.DoFn):
 
 
 @functools.lru_cache(maxsize=2)  # by process: a local runner makes a DoFn anew for every bundle
-def _described(history: History, columns: Columns) -> list[Block]:
-    return pack([describe(block, columns, 0) for block in history()])
+def _described(history: History, columns: Columns, step: str) -> list[Block]:
+    pieces = [describe(block, columns, 0) for block in history()]
+    for piece in pieces:
+        if difference := unlike(piece, pieces):
+            raise InputError(
+                f"{step}: in history, {columns.embedding} is of {difference}; give it rows that "
+                "were embedded with one model"
+            )
+    return pack(pieces)
+
+
+def unlike(rows: Block, before: list[Block]) -> str:
+    """Say how vectors were not made as those before, as `describe` gives both; empty if alike."""
+    kind = before[0].schema.field(VECTOR).type
+    if kind != rows.schema.field(VECTOR).type:
+        return f"another dimension: the rows before have {kind.list_size} dimensions"
+    known, here = next(filter(None, map(_model, before)), ""), _model(rows)
+    difference = different_models({known, here}) if known and here else ""
+    return f"another model than the rows before: {difference}" if difference else ""
+
+
+def _model(piece: Block) -> str:
+    return (piece.schema.field(VECTOR).metadata or {}).get(MODEL, b"").decode()
 
 
 def describe(block: Block, columns: Columns, micros: int) -> Block:
-    """Reduce rows to the columns to remember: `ID`, `VECTOR`, `TIMESTAMP`, `HOME`.
+    """Reduce rows to the columns to remember: `ID`, `TIMESTAMP`, `HOME`, `VECTOR` with its model.
 
     Args:
       block: rows; replicas have a column `HOME`.
@@ -175,14 +195,15 @@ def describe(block: Block, columns: Columns, micros: int) -> Block:
     times = np.full(len(block), micros, np.int64)
     if TIMESTAMP in block.schema.names:
         times = block.column(TIMESTAMP).to_numpy()
-    return Block.from_pydict(
+    described = Block.from_pydict(
         {
             ID: id_array(block, columns.id),
-            VECTOR: vectors_to_arrow(unit_vectors(block, columns.embedding)),
             TIMESTAMP: pa.array(times.clip(-MAX_MICROS, MAX_MICROS)),
             HOME: pa.array([HOME not in block.schema.names] * len(block)),
         }
     )
+    unit = unit_vectors(block, columns.embedding)
+    return with_unit_vectors(described, unit, block, columns.embedding)
 
 
 class Decisions(NamedTuple):
@@ -243,7 +264,10 @@ def pack(pieces: list[Block]) -> list[Block]:
     """Put the rows into few blocks."""
     if not pieces:
         return []
+    fields = [piece.schema.field(VECTOR) for piece in pieces]
+    known = next((field for field in fields if field.metadata), fields[0])
     rows = concat_by_id(pieces, ID)
+    rows = rows.with_column(known, rows.column(VECTOR))
     return [rows.slice(start, STORED_ROWS) for start in range(0, len(rows), STORED_ROWS)]
 
 

@@ -1,6 +1,7 @@
 """Convert Python values to Arrow arrays, unify types, and shrink dictionaries."""
 
 import json
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,26 @@ def cast_exactly(values: pa.Array, kind: pa.DataType) -> pa.Array:
     if is_lossy and not cast.cast(plain.type).equals(plain):
         raise pa.ArrowInvalid(f"decimals have more digits than {kind} holds")
     return cast
+
+
+def check_names(names: list[str], what: str = "column") -> None:
+    """Check that no two columns, or no two fields of a struct, have one name.
+
+    Raises:
+      InputError: two have; names them.
+    """
+    if len(set(names)) < len(names):
+        name, times = Counter(names).most_common(1)[0]
+        raise InputError(f"{what} {name!r} is there {times} times; rename one")
+
+
+def check_field_names(kind: pa.DataType, column: str) -> None:
+    """Check the names in all structs of a type; see `check_names`."""
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    if pa.types.is_struct(kind):
+        check_names([field.name for field in fields], f"column {column!r}: field")
+    for field in fields:
+        check_field_names(field.type, column)
 
 
 def type_nesting(kind: pa.DataType) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import apache_beam as beam
 import pyarrow as pa
 
-from beam_gpte.elements.arrow_values import without_views
+from beam_gpte.elements.arrow_values import check_names, without_views
 
 # 400 KB of float32[384]; blocks pay off from 16 rows on, and progress is reported by block
 ROWS_PER_BLOCK = 256
@@ -22,11 +22,15 @@ class Block:
     The columns are the user's and, after embedding, a `FixedSizeList<float32>[dim]`. Nothing else
     is added: which column holds the ids and which the texts is an argument of each transform.
     Columns of string_view and binary_view become large_string and large_binary.
+
+    Raises:
+      InputError: two columns have one name.
     """
 
     __slots__ = ("batch",)
 
     def __init__(self, batch: pa.RecordBatch) -> None:
+        check_names(batch.schema.names)
         for i, kind in enumerate(batch.schema.types):
             if (known := without_views(kind)) != kind:
                 field = batch.schema.field(i).with_type(known)

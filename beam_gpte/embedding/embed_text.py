@@ -39,7 +39,9 @@ class EmbedText(AddsColumns, RejectingTransform):
     mappings, Beam Rows, NamedTuples, `EmbeddableItem`s or strings, and returns the same kind
     (see `elements.rows`). Rows without a usable text (null, empty, blank or invisible, not a
     string, not valid Unicode), with a null id, or of which the model makes no vector of finite
-    numbers fail the job, or are collected by `with_exception_handling()`.
+    numbers fail the job, or are collected by `with_exception_handling()`. A zero vector is one of
+    finite numbers, without a direction: it is written, searches leave it out, and deduplication and
+    mining reject it.
 
     Ids are not checked for duplicates: use `RejectDuplicateIds`; `ReadCorpus` has already done it.
 

@@ -51,8 +51,8 @@ def plan_columns(
     become bits. A column of nulls becomes text if the table has to be created.
 
     Raises:
-      InputError: a name differs from another only in case, or DuckDB would store values of a column
-        as others.
+      InputError: a name differs from another only in case or has a NUL character, or DuckDB would
+        store values of a column as others.
     """
     found = connection.sql(f"SELECT * FROM {_read_parquet(files[:1])}")
     arrow = connection.sql(f"SELECT * FROM {_read_parquet(files[:1])} LIMIT 0").to_arrow_table()
@@ -71,6 +71,11 @@ def _plan(field: pa.Field, name: str, kind: str, stored: pa.DataType) -> Column:
         raise InputError(
             f"column {field.name!r} differs from another only in case, which DuckDB ignores; "
             "rename it"
+        )
+    if "\0" in kind:
+        raise InputError(
+            f"column {name!r} has a field with a NUL character in its name, at which DuckDB ends "
+            "names; rename it"
         )
     column = quote(name)
     metadata = vector_metadata(field)

@@ -118,7 +118,13 @@ def first_line(error: Exception) -> str:
 
 
 def quote(name: str) -> str:
-    """Quote an SQL identifier."""
+    """Quote an SQL identifier.
+
+    Raises:
+      InputError: it has a NUL character, at which DuckDB would end it.
+    """
+    if "\0" in name:
+        raise InputError(f"{name!r} has a NUL character, at which DuckDB ends names; rename it")
     return '"' + name.replace('"', '""') + '"'
 
 

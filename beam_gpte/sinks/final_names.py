@@ -20,7 +20,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -188,14 +187,37 @@ def published_sets(folder: str, prefix: str, extension: str) -> dict[str, list[s
     return dict(sets)
 
 
+def incomplete_files(paths: list[str]) -> set[str]:
+    """Return those of `paths` that belong to sets which a run has not finished, or a person cut.
+
+    A set spans the partitions of a folder, so the folder is listed where `paths` have only a part.
+    """
+    sets: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for path in paths:
+        match = PUBLISHED.fullmatch(file_name(path))
+        if match:
+            sets[_partitioned_folder(path), match["prefix"], match["end"], match["set"]].append(
+                path
+            )
+    found: set[str] = set()
+    for (folder, prefix, end, name), files in sets.items():
+        if not is_complete(files):
+            whole = published_sets(folder, prefix, end).get(name, [])
+            found.update(files if not is_complete(whole) else [])
+    return found
+
+
+def _partitioned_folder(path: str) -> str:
+    """Return the folder that a sink wrote to, above its partitions."""
+    folders = path.split("/")[:-1]
+    while folders and "=" in folders[-1]:
+        folders.pop()
+    return "/".join(folders) or "/"
+
+
 def run_of(path: str) -> str:
     """Return the hash of the run that published a file, which is part of its name."""
     return _match(path)["run"]
-
-
-def partition_names(path: str) -> tuple[str, ...]:
-    """Return the columns in the folders of a path: ("language",) for language=de/part-..."""
-    return tuple(unquote(part.split("=")[0]) for part in path.split("/")[:-1])
 
 
 def is_complete(files: list[str]) -> bool:

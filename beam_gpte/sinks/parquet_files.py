@@ -14,8 +14,10 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import METADATA_KEY, check_same_vectors, vector_fields
+from beam_gpte.elements.arrow_values import check_field_names
 from beam_gpte.files.folders import file_name, list_files
 from beam_gpte.sinks.final_names import Destination
+from beam_gpte.sinks.partitions import partition_metadata, partition_types
 from beam_gpte.sinks.staging import STAGED, StagedFile
 from beam_gpte.sinks.vector_checks import check_values
 
@@ -39,7 +41,9 @@ class ParquetFileWriter:
         floats, dictionary = _encodings(schema)
         self._writer = pq.ParquetWriter(
             stream,
-            schema.with_metadata({METADATA_KEY: metadata} if vectors else None),
+            schema.with_metadata(
+                {**(schema.metadata or {}), **({METADATA_KEY: metadata} if vectors else {})} or None
+            ),
             compression="zstd",
             use_dictionary=dictionary,
             use_byte_stream_split=floats,
@@ -86,15 +90,20 @@ def unify_staged_schemas(staged: list[StagedFile]) -> pa.Schema:
     if len(schemas) == 1:
         return schemas[0]
     fields: dict[str, pa.Field] = {}
+    folders: dict[str, pa.Field] = {}
     for schema in schemas:
         _check_vectors(schemas[0], schema)
         for field in schema:
             fields[field.name] = _promote(fields.get(field.name, field), field)
+        for name, kind in partition_types(schema).items():
+            field = pa.field(name, kind)
+            folders[name] = _promote(folders.get(name, field), field)
     return pa.schema(
         [
             field if _in_all(field, schemas) else field.with_nullable(True)
             for field in fields.values()
-        ]
+        ],
+        partition_metadata({name: field.type for name, field in folders.items()}),
     )
 
 
@@ -107,7 +116,9 @@ def conform_files(staged: list[StagedFile], schema: pa.Schema, destination: Dest
     # A file that is missing was cast and moved by a previous attempt.
     waiting = set(list_files(destination.temporary))
     for file in staged:
-        if file_name(file.path) in waiting and not file.arrow_schema().equals(schema):
+        known = file.arrow_schema()
+        is_same = known.equals(schema) and partition_types(known) == partition_types(schema)
+        if file_name(file.path) in waiting and not is_same:
             _rewrite(file.path, schema)
 
 
@@ -184,6 +195,7 @@ def _encodings(schema: pa.Schema) -> tuple[list[str], list[str]]:
     An empty file shows their paths.
     """
     for field in schema:
+        check_field_names(field.type, field.name)
         if pa.types.is_fixed_size_list(field.type) and not field.type.list_size:
             raise InputError(f"column {field.name!r} has vectors of no dimension; drop it")
     empty = io.BytesIO()

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
-from urllib.parse import quote
 
 import apache_beam as beam
 import pyarrow as pa
@@ -23,12 +22,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_gpte.core.columns import is_hidden
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.block import Block
-from beam_gpte.shuffle.packing import split_rows
+from beam_gpte.sinks.partitions import split_partitions
 
 STAGED = ".staged"  # not .parquet: Polars and DuckDB follow `**/*.parquet` into hidden folders
 MAX_BYTES_PER_FILE = 512 << 20
 ROW_GROUP_BYTES = 64 << 20  # a worker holds this much before it writes: 43,000 rows of float32[384]
-HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 MAX_PARTITIONS = 128  # open at once in a worker
 MAX_OPEN_FILES = 8  # one per schema: a column may be null in some blocks and string in others
 
@@ -241,43 +239,3 @@ class _OpenFile:
             self._stream.close()
         if FileSystems.get_scheme(self._path) is None:
             Path(self._path).unlink(missing_ok=True)
-
-
-def split_partitions(block: Block, columns: tuple[str, ...]) -> Iterator[tuple[str, Block]]:
-    """Split a block by the values of `columns`, which are dropped from it.
-
-    Gives ("language=de/year=2026/", rows), the folder named as Hive does.
-
-    Raises:
-      InputError: a column is missing, or its values are neither strings nor integers.
-    """
-    if not columns:
-        yield "", block
-        return
-    for name in columns:
-        _check_partition_column(block, name)
-    values = list(zip(*(block.column(name).to_pylist() for name in columns), strict=True))
-    numbers = {value: i for i, value in enumerate(dict.fromkeys(values))}
-    folders = [
-        "".join(f"{_escape(n)}={_escape(v)}/" for n, v in zip(columns, value, strict=True))
-        for value in numbers
-    ]
-    for number, part in split_rows(block, [numbers[value] for value in values]):
-        yield folders[number], part.without_columns(columns)
-
-
-def _check_partition_column(block: Block, name: str) -> None:
-    if name not in block.schema.names:
-        raise InputError(
-            f"partition_by: no column {name!r}; the columns are {', '.join(block.schema.names)}"
-        )
-    kind = block.schema.field(name).type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if not (is_text or pa.types.is_integer(kind)):
-        raise InputError(
-            f"partition_by: column {name!r} is {kind}; use a column of strings or integers"
-        )
-
-
-def _escape(value: str | int | None) -> str:
-    return HIVE_NULL if value is None else quote(str(value), safe=" ")

@@ -30,13 +30,13 @@ from beam_gpte.sinks.final_names import (
     WrittenFile,
     is_complete,
     one_at_a_time,
-    partition_names,
     publish,
     published_sets,
     remove_leftovers,
     run_of,
 )
 from beam_gpte.sinks.parquet_files import ParquetFileWriter, conform_files, unify_staged_schemas
+from beam_gpte.sinks.partitions import partition_metadata, partition_types, partition_values
 from beam_gpte.sinks.staging import MAX_BYTES_PER_FILE, StagedFile, StageFiles
 
 PREFIX, EXTENSION = "part", ".parquet"
@@ -209,15 +209,18 @@ def match_folder(folder: str, schema: pa.Schema, partition_by: tuple[str, ...]) 
         and a file that shows it.
     """
     _check_partitions(folder, partition_by)
+    kinds = partition_types(schema)
     for path, there in existing_schemas(folder).items():
         _check_columns(schema, there, path)
-        schema = pa.schema(list(there))
+        schema = pa.schema(list(there), partition_metadata(kinds))
+        for name, kind in partition_types(there).items():
+            _check_type(name, kinds[name], kind, path)
     return schema
 
 
 def _check_partitions(folder: str, partition_by: tuple[str, ...]) -> None:
     for files in published_sets(folder, PREFIX, EXTENSION).values():
-        columns = partition_names(files[0])
+        columns = tuple(partition_values(files[0]))
         if columns != partition_by:
             raise InputError(
                 f"{folder} is partitioned by {list(columns) or 'no column'}, the new rows by "
@@ -241,12 +244,15 @@ def _check_columns(schema: pa.Schema, there: pa.Schema, path: str) -> None:
         which = "new rows, not" if name in ours else "files, not in the new rows:"
         raise InputError(f"column {name!r} is an embedding in the {which} {path}; {repair}")
     for field in there:
-        here = schema.field(field.name).type
-        if not pa.types.is_null(here) and _stored_type(here) != _stored_type(field.type):
-            raise InputError(
-                f"column {field.name!r} is {field.type} in {path} and {here} in the new rows; "
-                'cast it, choose another folder, or pass mode="replace"'
-            )
+        _check_type(field.name, schema.field(field.name).type, field.type, path)
+
+
+def _check_type(name: str, here: pa.DataType, there: pa.DataType, path: str) -> None:
+    if not pa.types.is_null(here) and _stored_type(here) != _stored_type(there):
+        raise InputError(
+            f"column {name!r} is {there} in {path} and {here} in the new rows; "
+            'cast it, choose another folder, or pass mode="replace"'
+        )
 
 
 def _stored_type(kind: pa.DataType) -> pa.DataType:

@@ -3,6 +3,7 @@
 pattern --> a file of exactly this name, or: all files below its folder --> matching --> not hidden
 """
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.files.cloud import check_bucket
+from beam_gpte.sinks.final_names import incomplete_files
 
 WILDCARDS = re.compile(r"[*?\[]")
 # of copies, temporary files and markers: ._x.jsonl, .x.jsonl.swp, _temporary/, _SUCCESS
@@ -23,8 +25,10 @@ _ANY_FOLDERS = re.compile(r"(?<=/)\*\*/")
 def match_files(patterns: str | Sequence[str]) -> list[FileMetadata]:
     """Find the files that `patterns` match, each once, sorted by path; see `find_files`.
 
+    Files of sinks whose set is incomplete are left out, with a warning.
+
     Raises:
-      InputError: a pattern matches no file, or a bucket cannot be used.
+      InputError: a pattern matches no file, or none that counts, or a bucket cannot be used.
     """
     found: dict[str, FileMetadata] = {}
     for pattern in pattern_list(patterns):
@@ -40,8 +44,29 @@ def match_files(patterns: str | Sequence[str]) -> list[FileMetadata]:
             raise InputError(f"cannot look for {pattern!r}: {error}; check the path") from error
         if not matches:
             raise InputError(f"no file matches {pattern!r}; {_repair(hidden)}")
-        found.update((match.path, match) for match in matches)
+        found.update((match.path, match) for match in _finished(pattern, matches))
     return [found[path] for path in sorted(found)]
+
+
+def _finished(pattern: str, matches: list[FileMetadata]) -> list[FileMetadata]:
+    """Leave out files of sets that a killed run left incomplete, or that appear now.
+
+    Raises:
+      InputError: there are no others.
+    """
+    partial = incomplete_files([match.path for match in matches])
+    if not partial:
+        return matches
+    problem = (
+        f"{pattern}: {len(partial)} files are of incomplete sets, as a killed run leaves them, "
+        f"such as {min(partial)}"
+    )
+    if len(partial) == len(matches):
+        raise InputError(
+            f"{problem}; repeat that run, or rename the files to read them as they are"
+        )
+    logging.getLogger(__name__).warning("%s; they are left out", problem)
+    return [match for match in matches if match.path not in partial]
 
 
 def find_files(pattern: str) -> list[FileMetadata]:

@@ -10,12 +10,15 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.metadata import METADATA_KEY
 from beam_gpte.files.folders import copied_here
-from beam_gpte.sinks.duckdb_sql import connect, quote
+from beam_gpte.sinks.duckdb_sql import catalog_entries, connect, quote
+from beam_gpte.sinks.duckdb_table import stored_metadata
 from beam_gpte.sinks.final_names import is_complete, published_sets
 from beam_gpte.sources.corpus_files import open_file, reading
 
 ROWS_AT_ONCE = 1 << 16
+_COMMENTS = ("column_name, comment", "table_name")
 TABLE = "vectors"  # the default of `WriteVectorsToDuckDB`
 
 
@@ -78,5 +81,13 @@ def table_batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
             )
         if present:
             query = f"SELECT {', '.join(map(quote, columns))} FROM {quote(TABLE)}"
+            comments = dict(catalog_entries(connection, "duckdb_columns", *_COMMENTS, TABLE))
             rows: Any = connection.sql(query).to_arrow_reader(ROWS_AT_ONCE)
-            yield from rows
+            schema = pa.schema([_with_model(field, comments[field.name]) for field in rows.schema])
+            for batch in rows:
+                yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+
+
+def _with_model(field: pa.Field, comment: str | None) -> pa.Field:
+    about = stored_metadata(comment)
+    return field if about is None else field.with_metadata({METADATA_KEY: about.to_json()})

@@ -80,7 +80,7 @@ class ReadCorpus(RejectingTransform):
     Reads from any Beam file system. Returns blocks of one schema: columns in the order of the first
     file by path, types as wide as any file needs, null where a file lacks a column. CSV columns are
     strings, unless `types` names others. Texts are not changed: `EmbedText` rejects null and empty
-    ones.
+    ones. Names of folders are not columns: `ReadVectors` restores those of `partition_by`.
 
     A row that cannot be read fails the job with its file and row, or is collected by
     `with_exception_handling()`: parsed rows (a text that is not a string, a value that does not fit

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
 
 import apache_beam as beam
 import duckdb
@@ -30,10 +29,10 @@ from beam_gpte.files.folders import copied_here, is_remote, list_partitioned
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, catalog_entries, connect, first_line, quote
 from beam_gpte.sinks.duckdb_table import stored_metadata
 from beam_gpte.sinks.final_names import is_complete, published_sets
-from beam_gpte.sinks.staging import HIVE_NULL
+from beam_gpte.sinks.partitions import partition_types, partition_values
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
 from beam_gpte.sources.corpus_files import open_file, reading
-from beam_gpte.sources.formats.readers import check_nesting
+from beam_gpte.sources.formats.readers import check_columns
 from beam_gpte.sources.match_files import WILDCARDS, is_hidden_name, match_files
 from beam_gpte.sources.schemas import conform, schema_from_ipc, schema_to_ipc, unify_schemas
 from beam_gpte.sources.spread_parts import SpreadParts, read_parts
@@ -63,8 +62,9 @@ class ReadVectors(beam.PTransform):
     """Read a folder of `WriteVectorsToParquet` or a table of `WriteVectorsToDuckDB` as blocks.
 
     Embedding columns are `FixedSizeList` again, with the metadata they were written with. Columns
-    that became folders come back, as integers where all values are. Parquet files are read in
-    parallel, one row group at a time; a table by one worker, which sees one state of it.
+    that became folders come back in the type they had; those of others, which files do not tell,
+    are strings. Parquet files are read in parallel, one row group at a time; a table by one worker,
+    which sees one state of it. Its intervals without months are durations.
 
     Attributes:
       path: a folder, a Parquet file or glob, or a DuckDB file (``.duckdb``, ``.ddb``, ``.db``), on
@@ -147,8 +147,9 @@ def vector_files(path: str) -> list[tuple[str, str]]:
         and not any(is_hidden_name(part) for part in name.split("/"))
     ]
     if not found:
+        besides = f" besides {len(partial)} of incomplete sets" if partial else ""
         raise InputError(
-            f"no file matches {folder + '/*.parquet'!r}; "
+            f"no file matches {folder + '/*.parquet'!r}{besides}; "
             f"check the path (a DuckDB file ends in {' or '.join(DATABASES)})"
         )
     return [(f"{folder}/{name}", name.removesuffix(name.split("/")[-1])) for name in found]
@@ -156,26 +157,50 @@ def vector_files(path: str) -> list[tuple[str, str]]:
 
 def row_groups(path: str) -> Iterator[RowGroup]:
     """Plan the row groups of all files; reads the footer of each file."""
-    files = vector_files(path)
-    partitions = pa.schema(list(_partition_types([part for _, part in files]).items()))
     found = []
-    for name, partition in files:
+    for name, folders in vector_files(path):
         with reading(name), open_file(name) as file:
             parquet = pq.ParquetFile(file)
-            check_nesting(parquet.schema_arrow)
-            schema = _with_partitions(parquet.schema_arrow, partitions)
-            found.append((name, partition, schema_to_ipc(schema), parquet.num_row_groups))
+            check_columns(parquet.schema_arrow)
+            partition = _partition(name, folders, parquet.schema_arrow)
+            schema = schema_to_ipc(_with_partition(parquet.schema_arrow, partition))
+            found.append((name, partition, schema, parquet.num_row_groups))
     unified = schema_to_ipc(unify_schemas((name, schema) for name, _, schema, _ in found))
     for name, partition, _, groups in found:
         yield from (RowGroup(name, number, partition, unified) for number in range(groups))
 
 
-def _with_partitions(schema: pa.Schema, partitions: pa.Schema) -> pa.Schema:
-    """Return the schema of a file's rows with the columns that its folders hold, at the end."""
+def _partition(path: str, folders: str, schema: pa.Schema) -> str:
+    """Return the folders that hold columns: those that the sink made, whatever path was named.
+
+    Raises:
+      InputError: a file of the sink's is in other folders now.
+    """
+    columns = list(partition_types(schema))
+    if not columns:
+        return folders
+    around = "/".join(path.split("/")[-1 - len(columns) : -1]) + "/"
+    if any("=" not in part for part in around.split("/")[:-1]) or (
+        list(partition_values(around)) != columns
+    ):
+        raise InputError(
+            f"the values of {', '.join(map(repr, columns))} were the names of its folders, and it "
+            f"is in {around!r} now; move it back"
+        )
+    return around
+
+
+def _with_partition(schema: pa.Schema, partition: str) -> pa.Schema:
+    """Return the schema of a file's rows with the columns that its folders alone hold, at the end.
+
+    They are strings where the file does not say what they were.
+    """
+    kinds = partition_types(schema)
+    names = [name for name in partition_values(partition) if name not in schema.names]
     return pa.schema(
         [
-            *(_as_written(field) for field in schema if field.name not in partitions.names),
-            *partitions,
+            *map(_as_written, schema),
+            *(pa.field(name, kinds.get(name, pa.string())) for name in names),
         ]
     )
 
@@ -195,16 +220,17 @@ def _as_written(field: pa.Field) -> pa.Field:
 def read_row_group(group: RowGroup, rows_per_block: int) -> Iterator[Block]:
     """Read one row group under the schema of all files, with the columns of its partition."""
     schema = schema_from_ipc(group.schema)
-    values = _partition_values(group.partition)
+    values = partition_values(group.partition)
     with reading(group.path), open_file(group.path) as file:
         parquet = pq.ParquetFile(file)
         for batch in parquet.iter_batches(rows_per_block, row_groups=[group.number]):
             plain = compact_dictionaries(plain_columns(batch))
             block = Block(plain.replace_schema_metadata(None))
             for column, value in values.items():
-                field = schema.field(column)
-                array = pa.array([value] * len(block), pa.string()).cast(field.type)
-                block = block.with_column(field, array)
+                if column not in block.schema.names:
+                    field = schema.field(column)
+                    array = pa.array([value] * len(block), pa.string()).cast(field.type)
+                    block = block.with_column(field, array)
             yield conform(block, schema)
 
 
@@ -228,11 +254,14 @@ def read_table(path: str, table: str, rows_per_block: int) -> Iterator[Block]:
         connect(database, path, LOCK_SECONDS, read_only=True) as connection,
     ):
         metadata = _columns(connection, path, table)
-        selected = ", ".join(_selected(name, about) for name, about in metadata.items())
         try:
+            durations = _durations(connection, table)
+            selected = ", ".join(
+                _selected(name, about, durations) for name, about in metadata.items()
+            )
             query = connection.sql(f"SELECT {selected} FROM {quote(table)}")
             for batch in query.to_arrow_reader(rows_per_block):
-                yield _restored(batch, metadata)
+                yield _restored(_with_durations(batch, durations), metadata)
         except duckdb.Error as error:
             raise InputError(
                 f"{path}: table {table!r} cannot be read ({first_line(error)})"
@@ -254,9 +283,34 @@ def _columns(
     return {name: stored_metadata(comment) for name, comment, _ in ordered}
 
 
-def _selected(name: str, metadata: VectorMetadata | None) -> str:
-    binary = metadata is not None and metadata.quantization == "binary"
-    return f"{quote(name)}::VARCHAR AS {quote(name)}" if binary else quote(name)
+def _durations(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
+    """List the intervals that are durations: no value counts months, whose length differs."""
+    columns = catalog_entries(
+        connection, "duckdb_columns", "column_name, data_type", "table_name", table
+    )
+    names = [name for name, kind in columns if kind == "INTERVAL"]
+    has_months = ", ".join(
+        f"bool_or(datepart('year', {quote(name)}) != 0 OR datepart('month', {quote(name)}) != 0)"
+        for name in names
+    )
+    if not names:
+        return []
+    found = connection.execute(f"SELECT {has_months} FROM {quote(table)}").fetchall()[0]
+    return [name for name, months in zip(names, found, strict=True) if not months]
+
+
+def _selected(name: str, metadata: VectorMetadata | None, durations: list[str]) -> str:
+    if metadata is not None and metadata.quantization == "binary":
+        return f"{quote(name)}::VARCHAR AS {quote(name)}"
+    return f"epoch_us({quote(name)}) AS {quote(name)}" if name in durations else quote(name)
+
+
+def _with_durations(batch: pa.RecordBatch, durations: list[str]) -> pa.RecordBatch:
+    for name in durations:
+        place = batch.schema.get_field_index(name)
+        field = pa.field(name, pa.duration("us"))
+        batch = batch.set_column(place, field, batch.column(place).cast(field.type))
+    return batch
 
 
 def _restored(batch: pa.RecordBatch, metadata: dict[str, VectorMetadata | None]) -> Block:
@@ -277,27 +331,3 @@ def _restored(batch: pa.RecordBatch, metadata: dict[str, VectorMetadata | None])
         vectors = pa.FixedSizeListArray.from_arrays(flat, type=field.type, mask=mask)
         block = block.with_column(field, vectors)
     return block
-
-
-def _partition_values(partition: str) -> dict[str, str | None]:
-    pairs = [part.split("=", 1) for part in partition.split("/") if part]
-    return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in pairs}
-
-
-def _partition_types(partitions: list[str]) -> dict[str, pa.DataType]:
-    """Choose int64 where all values of a column are whole numbers, else string."""
-    values: dict[str, set[str]] = {}
-    for partition in set(partitions):
-        for name, value in _partition_values(partition).items():
-            values.setdefault(name, set()).update([] if value is None else [value])
-    return {
-        name: pa.int64() if found and all(map(_is_integer, found)) else pa.string()
-        for name, found in values.items()
-    }
-
-
-def _is_integer(text: str) -> bool:
-    try:
-        return str(int(text)) == text and abs(int(text)) < 1 << 63
-    except ValueError:
-        return False

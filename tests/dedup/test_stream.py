@@ -1,5 +1,6 @@
 """Deduplicate streams: the first of near rows is new for a horizon, and all rows come back."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_gpte import Block, Columns, DeduplicateStream, InputError, StreamCells
+from beam_gpte.core.canaries import sketch
+from beam_gpte.core.columns import TIMESTAMP
 from beam_gpte.dedup.stream import cells_of
 from beam_gpte.dedup.stream_state import (
     STORED_PIECES,
@@ -26,6 +29,7 @@ from beam_gpte.dedup.stream_state import (
     decide,
     describe,
 )
+from tests.sinks.test_write_parquet import MINILM
 
 SECOND = 1_000_000
 # direction in steps of 20 degrees, second of event time
@@ -403,3 +407,77 @@ def test_wrong_arguments_raise_at_construction(arguments: dict[str, float], mess
 def test_wrong_cells_raise_at_construction(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         StreamCells(**arguments)
+
+
+def of_model(id_: str, fingerprint: str | None, canaries: str = "") -> Block:
+    """A row with the vector (1, 0), of a model; None if it does not tell its model."""
+    about = dataclasses.replace(MINILM, dim=2, fingerprint=fingerprint or "", canaries=canaries)
+    field = about.field("embedding") if fingerprint else pa.field("embedding", about.field("").type)
+    vector = pa.array([[1.0, 0.0]], field.type)
+    return Block(pa.record_batch([[id_], vector], schema=pa.schema([("id", pa.string()), field])))
+
+
+CANARIES = [sketch(np.eye(4, 8, shift), "fp32") for shift in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (of_model("d", "bbbb"), "fingerprints aaaa and bbbb"),
+        (
+            of_model("d", "aaaa", CANARIES[1]),
+            "both of fingerprint aaaa, which differ on the same text",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_history", [False, True])
+def test_rows_of_two_models_are_not_compared(
+    new_pipeline: Callable[..., beam.Pipeline], other: Block, difference: str, is_history: bool
+) -> None:
+    rows = [of_model("a", "aaaa", CANARIES[0]), of_model("b", None), of_model("c", "aaaa"), other]
+    history = History((rows[1], rows[0])) if is_history else None
+    stream = DeduplicateStream(horizon=60, history=history)
+
+    def run(stream: DeduplicateStream, expect: Callable) -> None:
+        with new_pipeline() as p:
+            given = rows[2:] if is_history else rows
+            expect(p | beam.Create([given]) | beam.FlatMap(lambda blocks: blocks) | stream)
+
+    reason = f"embedding is of another model than the rows before: {difference}"
+
+    def collected(parts: Any) -> None:
+        good, bad = parts
+        known = [("c", "a")] if is_history else [("a", None), ("b", "a"), ("c", "a")]
+        assert_that(good | "G" >> beam.FlatMap(decisions), equal_to(known), "good")
+        why = bad | beam.FlatMap(
+            lambda block: [(row["id"], row["reject_reason"]) for row in block.batch.to_pylist()]
+        )
+        assert_that(why, equal_to([("d", reason)]), "bad")
+
+    run(stream.with_exception_handling(), collected)
+    with pytest.raises(InputError, match=f"DeduplicateStream: row with id 'd': {reason}"):
+        run(stream, lambda rows: None)
+
+
+def test_a_history_of_two_models_is_refused(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+    history = History((of_model("a", "aaaa"), of_model("b", "bbbb")))
+    with pytest.raises(InputError, match="in history, embedding is of another model than the rows"):
+        with new_pipeline() as p:
+            _ = p | beam.Create([of_model("c", "aaaa")]) | DeduplicateStream(history=history)
+
+
+class History:
+    """Give blocks as those of a previous run; their event times are those of the stream."""
+
+    def __init__(self, blocks: tuple[Block, ...]) -> None:
+        self.blocks = blocks
+
+    def __call__(self) -> Iterator[Block]:
+        times = pa.array([MIN_TIMESTAMP.micros])
+        return (block.with_column(pa.field(TIMESTAMP, times.type), times) for block in self.blocks)
+
+    def __hash__(self) -> int:
+        return hash(tuple(block.to_ipc() for block in self.blocks))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, History) and self.blocks == other.blocks

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block, BlockCoder
 
 
@@ -96,3 +97,9 @@ def test_the_size_that_is_estimated_is_about_that_of_the_bytes() -> None:
     for block in (vectors(1), vectors(300), vectors(300).slice(100, 50)):
         size = BlockCoder().estimate_size(block)
         assert size <= len(BlockCoder().encode(block)) <= size + 1000
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    batch = pa.RecordBatch.from_arrays([pa.array([1]), pa.array([2])], names=["n", "n"])
+    with pytest.raises(InputError, match="column 'n' is there 2 times; rename one"):
+        Block(batch)

@@ -91,6 +91,20 @@ def test_values_that_would_change_are_refused(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"x\0y": [1]}, r"'x\\x00y' has a NUL character, at which DuckDB ends names; rename it"),
+        ({"c": [{"x\0y": 1}]}, "column 'c' has a field with a NUL character in its name"),
+    ],
+)
+def test_a_name_that_duckdb_would_cut_is_refused(tmp_path: Path, block: dict, message: str) -> None:
+    path = tmp_path / "corpus.duckdb"
+    with pytest.raises(InputError, match=message):
+        commit(path, Block.from_pydict({"id": [1], **block}))
+    assert query(path, "SELECT count(*) FROM duckdb_tables()") == [(0,)]
+
+
+@pytest.mark.parametrize(
     "ids",
     [
         pa.array([1, 2]),

@@ -111,3 +111,34 @@ def test_vectors_beside_hidden_files(tmp_path: Path) -> None:
     (folder / "._x.parquet").write_bytes(b"Mac OS X")
     for path in (folder, folder / "*.parquet", folder / "x.parquet"):
         assert [block.column("id").to_pylist() for block in read_vectors(str(path))] == [["a"]]
+
+
+def test_a_set_of_a_sink_that_is_incomplete_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def touch(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+
+    def found(pattern: str) -> list[str]:
+        return [
+            match.path.removeprefix(f"{tmp_path}/")
+            for match in match_files(f"{tmp_path}/{pattern}")
+        ]
+
+    whole, cut = "part-0123456789ab", "part-ba9876543210"
+    touch(f"{whole}-00000-of-00002.parquet", f"{whole}-00001-of-00002.parquet", "mine.parquet")
+    touch(f"{cut}-00001-of-00002.parquet", f".beam-gpte-tmp-parquet-{cut}/0.staged")
+    files = ["mine.parquet", f"{whole}-00000-of-00002.parquet", f"{whole}-00001-of-00002.parquet"]
+    assert found("*.parquet") == files
+    assert "1 files are of incomplete sets, as a killed run leaves them, such as" in caplog.text
+    assert found("*-00001-*") == files[2:]  # of a complete set, files may be chosen
+    with pytest.raises(InputError, match="1 files are of incomplete sets.*; repeat that run"):
+        found("part-b*")
+    # a set spans the partitions of a folder
+    touch(*(f"b/lang={lang}/{whole}-0000{i}-of-00002.jsonl" for i, lang in enumerate(("de", "en"))))
+    assert found("b/lang=de/*") == [f"b/lang=de/{whole}-00000-of-00002.jsonl"]
+    (tmp_path / f"b/lang=en/{whole}-00001-of-00002.jsonl").unlink()
+    with pytest.raises(InputError, match="1 files are of incomplete sets"):
+        found("b/lang=de/*")

@@ -234,6 +234,32 @@ def test_broken_json_lines_cost_themselves_only(write: Write, read: Read) -> Non
     assert counters["rows_read"] == 8
 
 
+def test_a_json_key_that_repeats_costs_its_row(write: Write, read: Read) -> None:
+    path = write(
+        "a.jsonl",
+        '{"text": "one", "n": {"a": 1, "b": 1}}\n'
+        '{"text": "first", "n": null, "text": "last"}\n'
+        '{"text": "x", "t\\u0065xt": "x"}\n'
+        '{"text": "y", "n": {"a": 1, "a": 1}}\n'
+        '{"text": "Text", "Text": "another column", "n": [{"a": 1}, {"a": 2}]}\n',
+    )
+    rejects = [
+        (2, 'repeated key: "text"'),
+        (3, 'repeated key: "text"'),
+        (4, 'repeated key: "a"'),
+        (
+            "a.jsonl:5",
+            'value of another type than its column: n is [{"a": 1}, {"a": 2}], '
+            "the column struct<a: int64, b: int64>",
+        ),
+    ]
+    read(
+        ReadCorpus(path),
+        [{"id": "a.jsonl:1", "text": "one", "n": {"a": 1, "b": 1}, "Text": None}],
+        rejects,
+    )
+
+
 def test_rejects_keep_the_original_content(
     write: Write, new_pipeline: Callable[..., beam.Pipeline]
 ) -> None:
@@ -592,6 +618,9 @@ def test_vectors_of_two_models_are_refused(tmp_path: Path, read: Read) -> None:
         ("a.csv", "text,n\na,1\n", {"columns": ("m",)}, r"a\.csv: no column 'm' among text, n"),
         ("a.csv", "text,n\na,1\n", {"id_column": "key"}, r"a\.csv: no column 'key' among text, n"),
         ("a.csv", "text,n,n\na,1,2\n", {}, r"a\.csv: column 'n' is there 2 times; rename one"),
+        ("a.csv", '"text",text\na,a\n', {}, r"a\.csv: column 'text' is there 2 times"),
+        ("a.csv", 'text,,""\na,,\n', {}, r"a\.csv: column '' is there 2 times; rename one"),
+        ("a.tsv", "text\tn\tn\na\t1\t1\n", {}, r"a\.tsv: column 'n' is there 2 times"),
         (
             "a.csv",
             "id,text\n1,a\n",

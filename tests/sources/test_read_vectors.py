@@ -1,6 +1,7 @@
 """Read back what was written: rows, vectors and the metadata of vectors."""
 
 import dataclasses
+import datetime
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,19 +96,96 @@ def test_a_set_that_is_incomplete_is_not_read(tmp_path: Path) -> None:
     name = destination.set_name("part", Pane("w", 0))
     Path(staged[0].path).rename(tmp_path / f"{name}-00000-of-00002.parquet")  # killed here
     assert together(read_vectors(str(tmp_path)))["id"].to_pylist() == ["n0", "n1"]
+    for pattern in ("*.parquet", "**/*.parquet", "**"):
+        assert together(read_vectors(f"{tmp_path}/{pattern}"))["id"].to_pylist() == ["n0", "n1"]
+    with pytest.raises(InputError, match="00000-of-00002.parquet: 1 files are of incomplete sets"):
+        list(read_vectors(f"{tmp_path}/{name}-00000-of-00002.parquet"))
 
 
-def test_values_of_folders_are_numbers_where_all_are(tmp_path: Path) -> None:
-    block = Block.from_pydict(
-        {"id": [0, 1, 2], "year": [2025, 2026, None], "zip": ["01", "02", "02"]}
-    )
-    write([block], WriteVectorsToParquet(str(tmp_path), partition_by=("year", "zip")))
-    found = together(read_vectors(str(tmp_path)))
-    assert found.to_pydict() == {
-        "id": [0, 1, 2],
-        "year": [2025, 2026, None],
-        "zip": ["01", "02", "02"],
+FOLDERS = pa.table(
+    {
+        "id": [0, 1, 2, 3],
+        "zip": ["01", "02", None, "02"],
+        "year": ["2024", "2025", "2024", "-1"],
+        "word": pa.array(["__HIVE_DEFAULT_PARTITION__", "", None, "a/b=c%41"], pa.large_string()),
+        "count": pa.array([2024, None, -5, 0], pa.int32()),
+        "hash": pa.array([2**64 - 1, 5, None, 2**63], pa.uint64()),
+        ".hidden": ["..", ".", " ", "_"],
+        "none": pa.array([None] * 4, pa.string()),
     }
+)
+
+
+@pytest.mark.parametrize(
+    "columns", [[name] for name in FOLDERS.column_names[1:]] + [["zip", "hash", "word"]]
+)
+def test_values_of_folders_come_back_in_the_type_they_had(
+    tmp_path: Path, columns: list[str]
+) -> None:
+    blocks = [Block.from_table(FOLDERS.slice(i, 1)) for i in range(4)]
+    write(blocks, WriteVectorsToParquet(str(tmp_path), partition_by=columns))
+    assert together(read_vectors(str(tmp_path))).select(FOLDERS.column_names).equals(FOLDERS)
+    # whatever path is named
+    stars = "/".join("*" * len(columns))
+    if columns != [".hidden"]:  # DuckDB's and Polars' globs, too, leave it out
+        glob = f"{tmp_path}/{stars}/*.parquet"
+        assert together(read_vectors(glob)).select(FOLDERS.column_names).equals(FOLDERS)
+    files = [str(path) for path in tmp_path.rglob("part-*.parquet")]
+    one_by_one = [block for path in files for block in read_vectors(path)]
+    assert together(one_by_one).select(FOLDERS.column_names).equals(FOLDERS)
+
+
+def test_types_of_folders_are_those_that_all_blocks_fit(tmp_path: Path) -> None:
+    blocks = [
+        Block.from_pydict({"id": [i], "n": pa.array([i], kind)})
+        for i, kind in enumerate((pa.int8(), pa.int64(), pa.int32()))
+    ]
+    write(blocks, WriteVectorsToParquet(str(tmp_path), partition_by="n"))
+    assert together(read_vectors(str(tmp_path)))["n"].combine_chunks() == pa.array([0, 1, 2])
+    words = Block.from_pydict({"id": [3], "n": ["3"]})
+    with pytest.raises(
+        InputError,
+        match="column 'n' is int64 in some rows and string in others|"
+        "column 'n' is string in some rows and int64 in others",
+    ):
+        write([*blocks, words], WriteVectorsToParquet(str(tmp_path / "b"), partition_by="n"))
+    with pytest.raises(InputError, match=r"column 'n' is int64 in .*n=0/part-.* and string in the"):
+        write([words], WriteVectorsToParquet(str(tmp_path), mode="append", partition_by="n"))
+    more = Block.from_pydict({"id": [9], "n": [9]})
+    write([more], WriteVectorsToParquet(str(tmp_path), mode="append", partition_by="n"))
+    assert together(read_vectors(str(tmp_path)))["n"].to_pylist() == [0, 1, 2, 9]
+
+
+def test_folders_of_others_are_strings_and_their_files_come_first(tmp_path: Path) -> None:
+    for year in ("2024", "2025"):
+        folder = tmp_path / f"year={year}" / "lang=de"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"id": [int(year)], "lang": ["de-CH"]}), folder / "a.parquet")
+    assert together(read_vectors(str(tmp_path))).to_pylist() == [
+        {"id": 2024, "lang": "de-CH", "year": "2024"},
+        {"id": 2025, "lang": "de-CH", "year": "2025"},
+    ]
+
+
+def test_a_file_that_was_moved_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    write(
+        [Block.from_table(FOLDERS)], WriteVectorsToParquet(str(tmp_path / "a"), partition_by="zip")
+    )
+    one = next((tmp_path / "a" / "zip=01").iterdir())
+    one.rename(tmp_path / "moved.parquet")
+    with pytest.raises(
+        InputError, match="moved.parquet: the values of 'zip' were the names of its"
+    ):
+        list(read_vectors(str(tmp_path / "moved.parquet")))
+
+
+def test_a_value_too_long_for_a_folder_is_refused_before_a_file_is_written(tmp_path: Path) -> None:
+    block = Block.from_pydict({"id": [1], "word": ["\u00e9" * 42]})
+    with pytest.raises(
+        InputError, match=r"word '\u00e9+'... makes the name of a folder longer than 255"
+    ):
+        write([block], WriteVectorsToParquet(str(tmp_path), partition_by="word"))
+    assert list(tmp_path.rglob("part-*")) == []
 
 
 def test_rows_that_a_person_inserted_without_a_vector_stay_null(tmp_path: Path) -> None:
@@ -194,3 +272,33 @@ def test_a_value_that_the_common_type_cannot_hold_names_the_file(tmp_path: Path)
     pq.write_table(pa.table({"id": ["b"], "n": [1.5]}), tmp_path / "b.parquet")
     with pytest.raises(InputError, match=r"a\.parquet: column 'n' cannot be double in all files"):
         list(read_vectors(str(tmp_path)))
+
+
+def test_columns_and_fields_of_one_name_are_refused(tmp_path: Path) -> None:
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["n", "n"])
+    fields = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    for table, message in (
+        (twice, r"a\.parquet: column 'n' is there 2 times; rename one"),
+        (
+            pa.table({"s": fields}),
+            r"a\.parquet: column 's': field 'a' is there 2 times; rename one",
+        ),
+    ):
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(InputError, match=message):
+            list(read_vectors(str(tmp_path)))
+    with pytest.raises(InputError, match="column 's': field 'a' is there 2 times"):
+        write([Block.from_pydict({"s": fields})], WriteVectorsToParquet(str(tmp_path / "b")))
+
+
+def test_intervals_are_durations_unless_one_has_months(tmp_path: Path) -> None:
+    path = tmp_path / "a.duckdb"
+    spans = pa.array([-7, None, 10**15], pa.duration("us"))
+    block = Block.from_pydict({"id": [1, 2, 3], "a": spans, "b": spans})
+    write([block], WriteVectorsToDuckDB(str(path)))
+    assert together(read_vectors(str(path))).equals(pa.Table.from_batches([block.batch]))
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("INSERT INTO vectors VALUES (4, INTERVAL 1 MONTH, INTERVAL 1 DAY)")
+    found = together(read_vectors(str(path)))
+    assert found["a"].to_pylist()[3].months == 1
+    assert found["b"].to_pylist()[3] == datetime.timedelta(days=1)

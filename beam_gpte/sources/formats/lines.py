@@ -69,7 +69,9 @@ def parse_object(line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"invalid UTF-8: byte {error.start + 1} of the line") from None
     try:
-        value = json.loads(text)
+        value = _DECODER.decode(text)
+    except _RepeatedKeyError as error:
+        raise ValueError(f"repeated key: {brief(error.args[0])}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"broken JSON: {error}") from None
     if not isinstance(value, dict):
@@ -80,6 +82,22 @@ def parse_object(line: bytes) -> dict[str, Any]:
         except UnicodeEncodeError:
             raise ValueError("lone surrogate: half of a \\u pair") from None
     return value
+
+
+class _RepeatedKeyError(ValueError):
+    """An object has two values of one name."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; Python would keep the last value of a repeated key."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise _RepeatedKeyError(repeated)
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _typed_rows(

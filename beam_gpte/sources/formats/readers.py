@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.arrow_values import (
     MAX_NESTING,
+    check_field_names,
+    check_names,
     compact_dictionaries,
     plain_columns,
     type_nesting,
@@ -49,7 +51,7 @@ def read_parquet(file: BinaryIO, selection: ColumnSelection, rows: int) -> Itera
     parquet = pq.ParquetFile(file, buffer_size=PARQUET_BUFFER)
     names = selection.of(parquet.schema_arrow.names)
     schema = pa.schema([parquet.schema_arrow.field(name) for name in names])
-    check_nesting(schema)
+    check_columns(schema)
     none = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
     yield FileRows(plain_columns(none), [], [])
     row = 1
@@ -59,13 +61,15 @@ def read_parquet(file: BinaryIO, selection: ColumnSelection, rows: int) -> Itera
         row += batch.num_rows
 
 
-def check_nesting(schema: pa.Schema) -> None:
-    """Check that blocks of a schema can be sent to another worker.
+def check_columns(schema: pa.Schema) -> None:
+    """Check that blocks of a schema can be sent to another worker, and that names are unique.
 
     Raises:
-      InputError: a column has too many levels of lists and structs.
+      InputError: a column has too many levels of lists and structs, or two have one name.
     """
+    check_names(schema.names)
     for field in schema:
+        check_field_names(field.type, field.name)
         if type_nesting(field.type) > MAX_NESTING:
             raise InputError(
                 f"column {field.name!r} is nested deeper than {MAX_NESTING} levels; "

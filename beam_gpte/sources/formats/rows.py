@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import pyarrow as pa
 
 from beam_gpte.core.columns import ID
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.arrow_values import is_string, is_utf8
+from beam_gpte.elements.arrow_values import check_names, is_string, is_utf8
 
 MAX_CONTENT_CHARS = 1000  # characters of an unreadable row that are kept
 MAX_DETAIL_CHARS = 100  # characters of a value in a reason
@@ -72,9 +71,7 @@ class ColumnSelection:
         Raises:
           InputError: one is missing or occurs twice, or a column has the name of generated ids.
         """
-        for name, times in Counter(present).items():
-            if times > 1:
-                raise InputError(f"column {name!r} is there {times} times; rename one")
+        check_names(present)
         if self.id_column is None and ID in present:
             raise InputError(
                 f"there is a column {ID!r} already; pass id_column={ID!r} to use it, or rename it"
