@@ -206,7 +206,7 @@ def _deduplicate(
             f"{transform.step}: a corpus is deduplicated as a whole; for a stream use "
             "DeduplicateStream"
         )
-    id_column, text_column, columns = _read_columns(steps)
+    id_column, text_column, columns, vectors = _read_columns(steps)
     spill = None
     if scratch is not None:
         light = {id_column, REFERENCE}.union(*(step.light_columns() for step in steps))
@@ -215,21 +215,24 @@ def _deduplicate(
     added = transform.added()
     checks = RowChecks(transform.step, defects, id_column, transform._isolate, added)
     context = StepContext(reference is not None, transform._isolate, spill, added)
-    rows = to_blocks(pcoll, text_column, id_column, columns, added=added)
+    rows = to_blocks(pcoll, text_column, id_column, columns, added=added, optional=vectors)
     known = None
     if reference is not None:
-        known = columns_as_blocks(reference, columns, text_column, id_column)
+        known = columns_as_blocks(reference, columns, text_column, id_column, vectors)
     result = _run_steps(check_rows(rows.blocks, known, checks, spill), steps, context)
     parts = restore_rows(RowResults(result.kept, result.removed, result.rejects), spill)
     return result._replace(**back_to_rows(rows, parts)._asdict())
 
 
-def _read_columns(steps: Steps) -> tuple[str, str | None, tuple[str, ...]]:
-    """Name the id column, the text column if a step reads it, and the further columns."""
+def _read_columns(
+    steps: Steps,
+) -> tuple[str, str | None, tuple[str, ...], tuple[str, ...]]:
+    """Name the id column, the text column if a step reads it, further ones, and the vectors."""
     columns = steps[0].columns
     text = columns.text if any(step.reads_text() for step in steps) else None
     others = dict.fromkeys(name for step in steps for name in step.read_columns() if name != text)
-    return columns.id, text, tuple(others)
+    vectors = tuple(name for name in others if name == columns.embedding)
+    return columns.id, text, tuple(name for name in others if name not in vectors), vectors
 
 
 def _run_steps(checked: CheckedRows, steps: Steps, context: StepContext) -> Deduplication:

@@ -137,7 +137,7 @@ class DeduplicateStream(AddsColumns, RejectingTransform):
             )
         columns = self.columns
         read = (columns.embedding,)
-        return over_blocks(pcoll, self._decide, None, columns.id, columns=read, added=self.added())
+        return over_blocks(pcoll, self._decide, None, columns.id, added=self.added(), optional=read)
 
     def _decide(self, blocks: beam.PCollection[Block]) -> Any:
         settings = StreamSettings(

@@ -78,18 +78,18 @@ class RowsToBlocks(_Batching):
         columns: tuple[str, ...],
         texts: tuple[str, ...] = (),
         added: AddedColumns | None = None,
+        optional: tuple[str, ...] = (),
     ) -> None:
         self._text_column = text_column
         self._id_column = id_column
         self._columns = columns
+        self._optional = optional
         self._texts = texts
         self._added = added
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
-        rows = [
-            read_row(element, self._text_column, self._id_column, self._columns, self._texts)
-            for element in elements
-        ]
+        names = self._text_column, self._id_column, self._columns, self._texts, self._optional
+        rows = [read_row(element, *names) for element in elements]
         if self._added is not None:
             self._added.check({name for element in elements for name in row_names(element)})
         columns: dict[str, Any] = {}
@@ -97,7 +97,7 @@ class RowsToBlocks(_Batching):
             columns[self._id_column] = id_column_of([row.id for row in rows])
         if self._text_column is not None:
             columns[self._text_column] = pa.array([row.text for row in rows], pa.string())
-        for i, name in enumerate(self._columns):
+        for i, name in enumerate((*self._columns, *self._optional)):
             columns[name] = _values_array(name, [row.values[i] for row in rows])
         for i, name in enumerate(self._texts):
             columns[name] = pa.array([row.texts[i] for row in rows], pa.string())

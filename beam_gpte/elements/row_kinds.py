@@ -34,6 +34,7 @@ def read_row(
     id_column: str | None,
     columns: tuple[str, ...],
     texts: tuple[str, ...],
+    optional: tuple[str, ...] = (),
 ) -> RowValues:
     """Read id, text and further columns of a row of any kind.
 
@@ -41,8 +42,9 @@ def read_row(
       element: the row.
       text_column: of its text; None to read none.
       id_column: of its id; None to read none.
-      columns: to read as they are; None where the row lacks one.
+      columns: to read as they are; None, and a defect, where the row lacks one.
       texts: to read and make safe, as the text is.
+      optional: further columns to read as they are; None where the row lacks one.
 
     Raises:
       InputError: `element` is not a row.
@@ -53,11 +55,11 @@ def read_row(
     if key is None and id_column is not None and key_defect is None and _has(element, id_column):
         key_defect = f"{id_column} is null"
     others = [_safe_text(get(name)) for name in texts]
-    found = next((found for _, found in others if found), None)
-    values = tuple(get(name) for name in columns)
-    return RowValues(
-        key, text, values, tuple(other for other, _ in others), key_defect or defect or found
-    )
+    defects = [key_defect, defect, *(found for _, found in others)]
+    defects += [f"no column {name!r}" for name in columns if not _has(element, name)]
+    values = tuple(get(name) for name in (*columns, *optional))
+    found = next(filter(None, defects), None)
+    return RowValues(key, text, values, tuple(other for other, _ in others), found)
 
 
 def row_fields(element: Any) -> dict[str, Any]:
@@ -111,6 +113,8 @@ def _has(element: Any, column: str) -> bool:
     """Check for a field; a row without an id is fine, one whose id is None is not."""
     if isinstance(element, Mapping):
         return column in element
+    if _is_item(element):
+        return column in element.metadata
     return _is_row(element) and hasattr(element, column)
 
 

@@ -60,6 +60,7 @@ def to_blocks(
     replaced: tuple[str, ...] = (),
     texts: tuple[str, ...] = (),
     added: AddedColumns | None = None,
+    optional: tuple[str, ...] = (),
 ) -> RowBlocks:
     """Convert a collection of any kind to blocks; `back_to_rows` converts results back.
 
@@ -68,11 +69,12 @@ def to_blocks(
         `EmbeddableItem`s or strings.
       text_column: of the texts; None to read none.
       id_column: of the ids; None to read none.
-      columns: further columns of rows to read.
+      columns: further columns to read; a row without one is a bad row.
       replaced: columns to read that get new values; rejects keep the previous ones.
       texts: further columns of texts, made safe as that of `text_column` is.
       added: names of the columns that the transform adds; None if it adds none. Rows that have one
         are refused; blocks are not looked at.
+      optional: further columns to read; null where a row lacks one.
 
     Returns:
       The blocks of `pcoll` (itself, if it holds blocks), and how their rows come back.
@@ -82,10 +84,13 @@ def to_blocks(
     """
     if added is not None:
         added.check(fields_of_type(pcoll.element_type))
-    read = tuple(name for name in (id_column, text_column, *columns, *texts) if name is not None)
+    read = tuple(
+        name for name in (id_column, text_column, *columns, *texts, *optional) if name is not None
+    )
     blocks = pcoll
     if pcoll.element_type is not Block:
-        convert = RowsToBlocks(text_column, id_column, (*columns, *replaced), texts, added)
+        others = (*replaced, *optional)
+        convert = RowsToBlocks(text_column, id_column, columns, texts, added, others)
         blocks = pcoll | "ToBlocks" >> beam.ParDo(convert).with_output_types(Block)
     return RowBlocks(blocks, pcoll.element_type, text_column, read, replaced, texts, added)
 
@@ -128,6 +133,7 @@ def over_blocks(
     replaced: tuple[str, ...] = (),
     texts: tuple[str, ...] = (),
     added: AddedColumns | None = None,
+    optional: tuple[str, ...] = (),
 ) -> Results:
     """Run `stage`, which maps blocks to blocks, over any kind of collection; return the same kind.
 
@@ -136,12 +142,13 @@ def over_blocks(
       stage: returns what `back_to_rows` takes as results.
       text_column: None for a stage that reads no texts.
       id_column: None for a stage that reads no ids.
-      columns: further columns of rows that the stage reads.
+      columns: further columns that the stage reads and all rows must have.
       replaced: columns that it reads and gives new values.
       texts: further columns of texts that it reads.
       added: names of the columns that it adds.
+      optional: further columns that it reads.
     """
-    rows = to_blocks(pcoll, text_column, id_column, columns, replaced, texts, added)
+    rows = to_blocks(pcoll, text_column, id_column, columns, replaced, texts, added, optional)
     return back_to_rows(rows, stage(rows.blocks))
 
 
@@ -150,11 +157,13 @@ def columns_as_blocks(
     columns: tuple[str, ...],
     text_column: str | None = None,
     id_column: str | None = None,
+    optional: tuple[str, ...] = (),
 ) -> beam.PCollection[Block]:
-    """Convert a collection of any kind to blocks with `columns`, for results that are not rows."""
+    """Convert a collection of any kind to blocks with these columns, for results without rows."""
     if pcoll.element_type is Block:
         return pcoll
-    read = beam.ParDo(RowsToBlocks(text_column, id_column, columns)).with_output_types(Block)
+    convert = RowsToBlocks(text_column, id_column, columns, optional=optional)
+    read = beam.ParDo(convert).with_output_types(Block)
     return (
         pcoll
         | "ColumnsToBlocks" >> read

@@ -72,7 +72,7 @@ class FitPostprocess(beam.PTransform):
                 "ApplyPostprocess"
             )
         groups = (self.group_column,) if self.group_column else ()
-        blocks = columns_as_blocks(pcoll, (self.embedding_column, *groups))
+        blocks = columns_as_blocks(pcoll, groups, optional=(self.embedding_column,))
         fit_all = beam.CombineGlobally(_Fit(self)).without_defaults()
         fitted = blocks | "Fit" >> fit_all.with_output_types(Postprocess)
         if self.path is None:

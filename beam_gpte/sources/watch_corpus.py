@@ -119,6 +119,15 @@ class WatchCorpus(RejectingTransform):
         pattern_list(self.pattern)
         check_types(self.columns, "columns")
         check_settings(self.text_column, self.id_column, self.format)
+        columns = {self.text_column, self.id_column, *(self.columns or ())}
+        for name in self._added():
+            if name in columns:
+                raise InputError(f"a column {name!r} is added; read it under another name")
+
+    def _added(self) -> tuple[str, ...]:
+        """Name the columns that rows get: where they come from, and when they were seen."""
+        origin = ID if self.id_column is None else SOURCE
+        return (origin,) if self.time_column is None else (origin, self.time_column)
 
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         """Return blocks, or `(good, rejects)`."""
@@ -149,14 +158,17 @@ class WatchCorpus(RejectingTransform):
             self._isolate,
         )
         versions = FileVersions(self.polling.versions)
-        return _ReadFile(reading, self._schema(), self.time_column, versions)
+        return _ReadFile(reading, self._schema(), self._added(), versions)
 
     def _schema(self) -> pa.Schema | None:
         if self.columns is None:
             return None
-        origin = ID if self.id_column is None else SOURCE
         # ids are strings: one file's may be integers and the next one's not
-        strings = [origin, *([] if self.id_column is None else [self.id_column]), self.text_column]
+        strings = [
+            self._added()[0],
+            *([] if self.id_column is None else [self.id_column]),
+            self.text_column,
+        ]
         return pa.schema([*((name, pa.string()) for name in strings), *self.columns.items()])
 
 
@@ -167,14 +179,13 @@ class _ReadFile(beam.DoFn):
         self,
         reading: FileReading,
         schema: pa.Schema | None,
-        time_column: str | None,
+        added: tuple[str, ...],
         versions: FileVersions,
     ) -> None:
         self._reading = reading
         self._schema = schema
-        self._time_column = time_column
+        self._origin, *self._times = added
         self._versions = versions
-        self._origin = ID if reading.selection.id_column is None else SOURCE
 
     def process(
         self,
@@ -186,9 +197,9 @@ class _ReadFile(beam.DoFn):
         known = RowRanges.from_bytes(committed.get(self._name(path), b""))
         step, isolate = self._reading.step, self._reading.isolate
         for block, reasons in InStep(step, self._checked)(path, changed, known):
-            if self._time_column is not None:
+            for name in self._times:
                 times = pa.array([now.micros] * len(block), TIME)
-                block = block.with_column(pa.field(self._time_column, TIME), times)
+                block = block.with_column(pa.field(name, TIME), times)
             why = pa.array(reasons, pa.string())
             for part in split_rejects(block, why, step, isolate, self._origin):
                 if isinstance(part, TaggedOutput) or part:
@@ -222,8 +233,18 @@ class _ReadFile(beam.DoFn):
             Metrics.counter(NAMESPACE, "rows_read").inc(len(new.numbers) + len(new.errors))
             yield from self._rejected(path, new.errors)
             if new.numbers:
-                block = Block(new.batch.replace_schema_metadata(None))
+                block = self._without_added(Block(new.batch.replace_schema_metadata(None)))
                 yield from self._fitted(self._with_origin(path, new.numbers, block))
+
+    def _without_added(self, block: Block) -> Block:
+        """Leave out columns that are not asked for, and refuse others of the names of ours."""
+        added = [name for name in (self._origin, *self._times) if name in block.schema.names]
+        if added and self._schema is None:
+            raise InputError(
+                f"a column {added[0]!r} is there already, which rows get; rename it, or read "
+                "others only, by columns"
+            )
+        return block.without_columns(added)
 
     def _rejected(self, path: str, errors: list[RowError]) -> Iterator[Checked]:
         for parsed in (False, True):

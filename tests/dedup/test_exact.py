@@ -3,6 +3,7 @@
 import random
 import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 import apache_beam as beam
 import polars as pl
@@ -171,3 +172,18 @@ def test_blank_texts_are_equal_and_invisible_ones_only_to_themselves(
             lambda block: [(row["id"], row["duplicate_of"]) for row in block.batch.to_pylist()]
         )
         assert_that(removed, equal_to([(1, 0), (2, 0), (6, 3)]))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"keep": "stars desc"}, {"scope": "stars"}, {"key_columns": ("stars",)}]
+)
+def test_a_row_without_a_column_that_decides_is_a_bad_row(
+    new_pipeline: NewPipeline, settings: dict[str, Any]
+) -> None:
+    rows = [{"id": 1, "text": "a"}, {"id": 2, "text": "b", "stars": None}]
+    rows += [{"id": 3, "text": "c", "stars": 5}]
+    with new_pipeline() as p:
+        result = p | beam.Create(rows) | DeduplicateExact(**settings).with_exception_handling()
+        assert_that(result.kept, equal_to(rows[1:]), "Kept")
+        why = result.rejects | beam.Map(lambda row: (row["id"], row["reject_reason"]))
+        assert_that(why, equal_to([(1, "no column 'stars'")]), "Rejects")

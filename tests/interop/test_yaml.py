@@ -898,7 +898,7 @@ def test_a_stream_is_embedded_until_it_is_stopped_as_by_the_program(
         (
             "DeduplicateExact",
             "keep: stars desc",
-            "DeduplicateExact: row with id 1: text is null; fix ",
+            "DeduplicateExact: row with id 1: no column 'stars'; fix ",
         ),
         (
             "DeduplicateSemantic",

@@ -287,8 +287,26 @@ def test_a_time_column_holds_when_a_file_was_seen(watch: Watch, inbox: Path) -> 
 
 
 @pytest.mark.parametrize(
+    "arguments", [{"id_column": "key"}, {"id_column": "key", "time_column": "seen_at"}]
+)
+def test_columns_of_files_are_not_overwritten(
+    watch: Watch, inbox: Path, arguments: dict[str, Any]
+) -> None:
+    name = arguments.get("time_column", "source")
+    put(inbox / "a.jsonl", lines({"key": "k", "text": "x", name: "mine"}))
+    good, (row,) = watch(**arguments)
+    assert good == []
+    assert f"a column '{name}' is there already" in row["reject_reason"]
+    (row,), bad = watch(columns={}, **arguments)
+    assert (row["source"], bad) == ("a.jsonl:1", [])
+    assert row[name] != "mine"
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"time_column": "id"}, "a column 'id' is added"),
+        ({"columns": {"source": pa.string()}, "id_column": "k"}, "a column 'source' is added"),
         ({"pattern": ""}, "no file pattern in ''"),
         ({"columns": ["n"]}, r"columns is \['n'\]; give a mapping of names to types"),
         ({"id_column": "text"}, "'text' is both text and id column"),
