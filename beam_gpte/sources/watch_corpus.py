@@ -164,11 +164,8 @@ class WatchCorpus(RejectingTransform):
         if self.columns is None:
             return None
         # ids are strings: one file's may be integers and the next one's not
-        strings = [
-            self._added()[0],
-            *([] if self.id_column is None else [self.id_column]),
-            self.text_column,
-        ]
+        names = (self._added()[0], self.id_column, self.text_column)
+        strings = [name for name in names if name is not None]
         return pa.schema([*((name, pa.string()) for name in strings), *self.columns.items()])
 
 
