@@ -119,9 +119,9 @@ class WatchCorpus(RejectingTransform):
         pattern_list(self.pattern)
         check_types(self.columns, "columns")
         check_settings(self.text_column, self.id_column, self.format)
-        columns = {self.text_column, self.id_column, *(self.columns or ())}
+        columns = [self.text_column, self.id_column, *(self.columns or ()), *self._added()]
         for name in self._added():
-            if name in columns:
+            if columns.count(name) > 1:
                 raise InputError(f"a column {name!r} is added; read it under another name")
 
     def _added(self) -> tuple[str, ...]:
