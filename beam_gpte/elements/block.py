@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import apache_beam as beam
 import pyarrow as pa
 
-from beam_gpte.elements.arrow_values import without_views
+from beam_gpte.elements.plain_types import held_array, held_type
 
 # 400 KB of float32[384]; blocks pay off from 16 rows on, and progress is reported by block
 ROWS_PER_BLOCK = 256
@@ -21,16 +21,17 @@ class Block:
 
     The columns are the user's and, after embedding, a `FixedSizeList<float32>[dim]`. Nothing else
     is added: which column holds the ids and which the texts is an argument of each transform.
-    Columns of string_view and binary_view become large_string and large_binary.
+    Columns of string_view and binary_view become large_string and large_binary, and run ends are
+    decoded.
     """
 
     __slots__ = ("batch",)
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         for i, kind in enumerate(batch.schema.types):
-            if (known := without_views(kind)) != kind:
-                field = batch.schema.field(i).with_type(known)
-                batch = batch.set_column(i, field, _without_views(batch.column(i), known))
+            if (held := held_type(kind)) != kind:
+                field = batch.schema.field(i).with_type(held)
+                batch = batch.set_column(i, field, held_array(batch.column(i)))
         self.batch = batch
 
     @classmethod
@@ -126,13 +127,6 @@ class Block:
     def __repr__(self) -> str:
         columns = ", ".join(f"{field.name}: {field.type}" for field in self.schema)
         return f"Block({len(self)} rows; {columns})"
-
-
-def _without_views(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    try:
-        return column.cast(kind)
-    except pa.ArrowNotImplementedError:  # nested ones
-        return pa.array(column.to_pylist(), kind)
 
 
 class BlockCoder(beam.coders.Coder):

@@ -26,10 +26,10 @@ from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining.align import align, skip_cost, span_vectors
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
-from beam_gpte.elements.arrow_values import plain
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text, step_error
 from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.elements.plain_types import comparable
 from beam_gpte.elements.rejects import (
     GoodAndRejects,
     RejectingTransform,
@@ -206,7 +206,9 @@ def _vectors(block: Block, names: _Names, side: int) -> Block:
     columns = names.columns
     array = vectors_to_arrow(unit_vectors(block, columns.embedding))
     metadata = block.schema.field(columns.embedding).metadata
-    read = {name: plain(block.column(name)) for name in (columns.id, columns.text, names.document)}
+    read = {
+        name: comparable(block.column(name)) for name in (columns.id, columns.text, names.document)
+    }
     for place, name in zip(names.places(), names.order, strict=True):
         read[place] = order_values(block.column(name), name).to_arrow()
     rows = Block.from_pydict(read)

@@ -18,8 +18,8 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.memory import keep_freed_memory
-from beam_gpte.elements.arrow_values import of_one_type
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.plain_types import of_one_type
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.unique_ids import split_by_id
 
