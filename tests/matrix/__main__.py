@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="transforms with this in their name")
     parser.add_argument("--role", default="", help="only of columns of this role")
     parser.add_argument("--pairs", type=int, default=8, help="pairs of types per role")
+    parser.add_argument("--sample", type=int, help="of the types alone and families, per transform")
     arguments = parser.parse_args()
     total: Counter[str] = Counter()
     for case in CASES:

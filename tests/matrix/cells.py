@@ -5,7 +5,7 @@ import logging
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -64,7 +64,7 @@ class Outcome:
     detail: str = ""
 
 
-class Wrong(Exception):
+class WrongResultError(Exception):
     """Say what is wrong with a result."""
 
 
@@ -83,7 +83,7 @@ def run_cell(case: Case, cell: Cell) -> Outcome:
         logging.disable(logging.NOTSET)
     try:
         rejected = check(case, cell, inputs, results)
-    except Wrong as error:
+    except WrongResultError as error:
         return Outcome(FAULT, str(error))
     return Outcome(REFUSED, rejected) if rejected else Outcome(RIGHT)
 
@@ -124,7 +124,7 @@ def _table(element: Any) -> pa.Table:
     return element if isinstance(element, pa.Table) else pa.Table.from_pylist([element])
 
 
-def _refusal(error: Exception, cell: Cell) -> Outcome:
+def _refusal(error: BaseException, cell: Cell) -> Outcome:
     """Accept a message of one line that names the column."""
     message = re.sub(r" \[while running .*", "", str(error), flags=re.DOTALL)
     if not isinstance(error, InputError):
@@ -164,15 +164,15 @@ class Lookup:
         """Compare a column with that of the input.
 
         Raises:
-          Wrong: a value, or the type, is another.
+          WrongResultError: a value, or the type, is another.
         """
         for n, text in zip(numbers, shown(found), strict=True):
             table, i = self._rows[n]
             known = table[name]
             if (expected := shown(known.slice(i, 1))[0]) != text:
-                raise Wrong(f"column {name!r} of row {n} is {text}, not {expected}")
+                raise WrongResultError(f"column {name!r} of row {n} is {text}, not {expected}")
             if exact and found.type != as_held(known.type):
-                raise Wrong(f"column {name!r} became {found.type} from {known.type}")
+                raise WrongResultError(f"column {name!r} became {found.type} from {known.type}")
 
 
 def check(case: Case, cell: Cell, inputs: Inputs, results: Results) -> str:
@@ -182,14 +182,14 @@ def check(case: Case, cell: Cell, inputs: Inputs, results: Results) -> str:
       Why rows were rejected; empty if none were.
 
     Raises:
-      Wrong: anything is not as with plain types.
+      WrongResultError: anything is not as with plain types.
     """
-    rejected = _rejected(case, results.get("rejects", []))
+    rejected = _rejected(case, inputs, results.get("rejects", []))
     for name, found in results.items():
         for table in found:
             _check_values(case, cell, inputs, name, table)
     if case.rows:
-        _check_rows(case, results)
+        _check_rows(case, rejected, results)
     found, dropped = decisions(case, cell, inputs, results), frozenset(rejected)
     plain = expected(case, cell)
     if dropped == plain.rejected:
@@ -197,19 +197,28 @@ def check(case: Case, cell: Cell, inputs: Inputs, results: Results) -> str:
         return ""
     for reason in rejected.values():
         if not _names_column(reason, cell):
-            raise Wrong(f"a reason without the column: {reason}")
+            raise WrongResultError(f"a reason without the column: {reason}")
     if len(dropped) < ROWS or case.sides:
         _compare(found, expected(case, cell, dropped).decisions)
     return next(iter(rejected.values()))
 
 
-def _rejected(case: Case, found: list[pa.Table]) -> dict[Row, str]:
+def _rejected(case: Case, inputs: Inputs, found: list[pa.Table]) -> dict[Row, str]:
     rejected = {}
     for row in (row for table in found for row in table.to_pylist()):
         if not row["reject_reason"]:
-            raise Wrong(f"row {row['n']} was rejected without a reason")
-        rejected[_side(case, row["reject_step"]), row["n"]] = row["reject_reason"]
+            raise WrongResultError(f"row {row} was rejected without a reason")
+        side = _side(case, row["reject_step"])
+        rejected |= {(side, n): row["reject_reason"] for n in _numbers_of_reject(inputs, row)}
     return rejected
+
+
+def _numbers_of_reject(inputs: Inputs, row: dict[str, Any]) -> list[int]:
+    """Return the number of a row, or those of the rows of a file."""
+    if "n" in row:
+        return [row["n"]]
+    (file,) = re.findall(r"part-(\d+)\.parquet", row["file"])
+    return inputs["rows"][int(file)]["n"].to_pylist()
 
 
 def _side(case: Case, step: str) -> str | None:
@@ -230,7 +239,7 @@ def _check_values(case: Case, cell: Cell, inputs: Inputs, output: str, table: pa
                 exact = not (case.stored or prefix or case.pairs or mixed)
                 lookup.check(name, numbers, table[full], exact)
             elif not prefix and not skipped and not case.sides and not case.read:
-                raise Wrong(f"{output} has no column {name!r}")
+                raise WrongResultError(f"{output} has no column {name!r}")
 
 
 def _origins(
@@ -250,15 +259,15 @@ def _origins(
         yield from ((f"{side}_", inputs[side]) for side in SIDES if f"{side}_n" in names)
 
 
-def _check_rows(case: Case, results: Results) -> None:
+def _check_rows(case: Case, rejected: Iterable[Row], results: Results) -> None:
     """Check that each row is in one output, once."""
     last = GROUPS if case.halves else ROWS
-    found = Counter(n for name in case.rows for t in results[name] for n in t["n"].to_pylist())
-    wrong = {
-        n: found[n] for n in range(last) if not found[n] or (found[n] > 1 and not case.repeats)
-    }
-    if wrong or set(found) - set(range(last)):
-        raise Wrong(f"rows come other than once: {wrong or found}")
+    outputs = [table for name in case.rows if name != "rejects" for table in results[name]]
+    found = Counter(n for table in outputs for n in table["n"].to_pylist())
+    found.update(n for _, n in rejected)
+    once = {n for n in range(last) if found[n] == 1 or (found[n] and case.repeats)}
+    if once != set(range(last)) or set(found) - once:
+        raise WrongResultError(f"rows come other than once: {found}")
 
 
 Decisions = Counter[tuple[str, tuple[tuple[str, str], ...]]]
@@ -283,7 +292,7 @@ def expected(case: Case, cell: Cell, dropped: frozenset[Row] = frozenset()) -> E
     if key not in _KNOWN:
         inputs = make_inputs(case, cell, True, dropped)
         results = run(case, inputs)
-        rejected = frozenset(_rejected(case, results.get("rejects", [])))
+        rejected = frozenset(_rejected(case, inputs, results.get("rejects", [])))
         _KNOWN[key] = Expected(decisions(case, cell, inputs, results), rejected)
     return _KNOWN[key]
 
@@ -362,7 +371,7 @@ def _numbers(inputs: list[pa.Table], name: str) -> dict[str, str]:
 
 def _known(known: dict[str, str], text: str, name: str) -> str:
     if text != "None" and text not in known:
-        raise Wrong(f"column {name!r} has {text}, which is in no row")
+        raise WrongResultError(f"column {name!r} has {text}, which is in no row")
     return known.get(text, text)
 
 
@@ -375,4 +384,4 @@ def _rounded(value: Any) -> Any:
 def _compare(found: Decisions, expected: Decisions) -> None:
     if found != expected:
         more, fewer = list((found - expected).items()), list((expected - found).items())
-        raise Wrong(f"decided {more[:2]}, not {fewer[:2]}")
+        raise WrongResultError(f"decided {more[:2]}, not {fewer[:2]}")

@@ -15,7 +15,7 @@ SIDES = ("source", "target")
 
 # Rows n and n + GROUPS are duplicates, half of these of one scope.
 GROUPS = ROWS // 2
-SCOPES = (0, 0, 1, 1, None, None, 0, 1, 1, 0, None, 0)
+SCOPES = (1, 1, 8, 8, None, None, 1, 8, 8, 1, None, 1)
 WORDS = (
     "the quick brown fox jumps over it",
     "nothing of this sentence is like another",
@@ -74,13 +74,14 @@ def number(role: str, n: int) -> int | None:
 def meaning(cell: Cell, role: str, n: int, side: str | None = None) -> int | None:
     """Return the number of the plain value that means what a row's value does.
 
-    Scopes of two families differ, unless both are numbers.
+    Scopes of two families differ, unless both are numbers or texts.
     """
     kind = cell.kind(role, n, side)
     known = rank(kind, number(role, n))
     if role != SCOPE or known is None or FAMILY[kind] in NUMERIC:
         return known
-    return known + 100 * (1 + list(FAMILIES).index(FAMILY[kind]))
+    family = {"binary": "string"}.get(FAMILY[kind], FAMILY[kind])  # bytes are compared as text
+    return known + 100 * (1 + list(FAMILIES).index(family))
 
 
 Row = tuple[str | None, int]  # of an input: the side, None where there is one input, and number

@@ -50,3 +50,8 @@ def _each(case: Case, role: str, cells: list[Cell]) -> Iterator[Tried]:
             yield from ((cell, Outcome(RIGHT)) for cell in cells)
             return
     yield from ((cell, run_cell(case, cell)) for cell in cells)
+
+
+def all_cells(case: Case) -> list[Cell]:
+    """Make the cells of a case that do not depend on others."""
+    return [cell for role in case.roles for cell in (*single_cells(role), *family_cells(role))]

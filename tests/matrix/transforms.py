@@ -11,7 +11,6 @@ from typing import Any
 import apache_beam as beam
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import beam_gpte as bg
@@ -79,9 +78,11 @@ def _deduplicated(make: Callable[..., Any], reference: bool = False) -> Apply:
     def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
         tables, given = inputs["rows"], {}
         if reference:
-            others = [table.filter(pc.field("n") >= GROUPS) for table in tables]
+            firsts = [sum(n < GROUPS for n in table["n"].to_pylist()) for table in tables]
+            split = list(zip(tables, firsts, strict=True))
+            others = [table.slice(first) for table, first in split if first < len(table)]
             given = {"reference": create(p, others, "reference")}
-            tables = [table.filter(pc.field("n") < GROUPS) for table in tables]
+            tables = [table.slice(0, first) for table, first in split if first]
         found = create(p, tables) | make(**given).with_exception_handling()
         return {name: getattr(found, name) for name in ("kept", "removed", "pairs", "rejects")}
 

@@ -78,7 +78,7 @@ def rank(name: str, number: int | None) -> int | None:
 
 
 def texts_array(name: str, texts: Sequence[str]) -> pa.Array:
-    """Make a column of texts; of a type that has none, of numbers that are equal for equal texts."""
+    """Make a column of texts; or of numbers, where the type has none."""
     kind = KINDS[name]
     inner = kind.value_type if _is_encoded(kind) else kind
     if FAMILY[name] == "string":
@@ -108,7 +108,9 @@ def decoded(column: pa.Array) -> pa.Array:
 
 
 def as_held(kind: pa.DataType) -> pa.DataType:
-    """Return the type that a `Block` holds, which has no views."""
+    """Return the type that a `Block` holds, which has no views and run ends."""
+    if pa.types.is_run_end_encoded(kind):
+        return kind.value_type
     if pa.types.is_string_view(kind):
         return pa.large_string()
     if pa.types.is_binary_view(kind):
@@ -154,11 +156,16 @@ def _array(kind: pa.DataType, numbers: list[int | None]) -> pa.Array:
 
 
 def _union(kind: pa.DataType, numbers: list[int | None]) -> pa.Array:
-    even, odd = numbers[::2], numbers[1::2]
-    children = [_array(field.type, part) for field, part in zip(kind, (even, odd), strict=True)]
-    types = pa.array([i % 2 for i in range(len(numbers))], pa.int8())
-    offsets = pa.array([i // 2 for i in range(len(numbers))], pa.int32())
-    return pa.UnionArray.from_dense(types, offsets, children, [field.name for field in kind])
+    """Make integers of even numbers, and strings of odd ones."""
+    types = [(n or 0) % 2 for n in numbers]
+    children = [
+        _array(field.type, [n for n, child in zip(numbers, types, strict=True) if child == i])
+        for i, field in enumerate(kind)
+    ]
+    offsets = [types[:at].count(child) for at, child in enumerate(types)]
+    names = [field.name for field in kind]
+    places = pa.array(types, pa.int8()), pa.array(offsets, pa.int32())
+    return pa.UnionArray.from_dense(*places, children, names)
 
 
 def _value(kind: pa.DataType, n: int) -> Any:
