@@ -20,7 +20,7 @@ from apache_beam.transforms.window import GlobalWindows
 from beam_gpte.core.frames import frame_of_table
 from beam_gpte.core.memory import keep_freed_memory
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.plain_types import of_one_type
+from beam_gpte.elements.plain_types import decoded_type, of_one_type
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.unique_ids import split_by_id
 
@@ -47,7 +47,7 @@ def frame_of(blocks: Iterable[Block]) -> pl.DataFrame:
     """
     batches = [block.batch for block in blocks]
     schema = batches[0].schema
-    is_plain = not any(map(pa.types.is_dictionary, schema.types))
+    is_plain = all(decoded_type(kind) == kind for kind in schema.types)
     if is_plain and all(batch.schema == schema for batch in batches):
         return frame_of_table(pa.Table.from_batches(batches))
     columns = {

@@ -137,7 +137,7 @@ def _refusal(error: BaseException, cell: Cell) -> Outcome:
 
 
 def _names_column(message: str, cell: Cell) -> bool:
-    return any(re.search(rf"\b{name}\b", message) for name in column_names(cell))
+    return any(re.search(rf"\b(source_|target_)?{name}\b", message) for name in column_names(cell))
 
 
 def column_names(cell: Cell) -> list[str]:
