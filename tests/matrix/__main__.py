@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 from tests.matrix.cells import FAULT, REFUSED, RIGHT
-from tests.matrix.plan import run_group
+from tests.matrix.plan import run_group, run_sample
 from tests.matrix.transforms import CASES
 
 
@@ -18,15 +18,20 @@ def main() -> int:
     parser.add_argument("--only", default="", help="transforms with this in their name")
     parser.add_argument("--role", default="", help="only of columns of this role")
     parser.add_argument("--pairs", type=int, default=8, help="pairs of types per role")
-    parser.add_argument("--sample", type=int, help="of the types alone and families, per transform")
+    parser.add_argument(
+        "--sample", type=int, help="only so many of the types alone and families, per role"
+    )
     arguments = parser.parse_args()
     total: Counter[str] = Counter()
     for case in CASES:
         for role in case.roles if arguments.only in str(case) else ():
             if arguments.role in role:
                 rng = random.Random(f"{arguments.seed} {case} {role}")
+                tried = run_group(case, role, arguments.pairs, rng)
+                if arguments.sample:
+                    tried = run_sample(case, role, arguments.sample, rng)
                 began, counts = time.monotonic(), Counter()
-                for cell, outcome in run_group(case, role, arguments.pairs, rng):
+                for cell, outcome in tried:
                     counts[outcome.kind] += 1
                     if outcome.kind == FAULT:
                         print(f"  FAULT {case}: {cell}: {outcome.detail}", flush=True)

@@ -29,6 +29,12 @@ def pair_cells(role: str, names: list[str], count: int, random: random.Random) -
     return [Cell(role, pair) for pair in random.sample(pairs, min(count, len(pairs)))]
 
 
+def run_sample(case: Case, role: str, count: int, rng: random.Random) -> Iterator[Tried]:
+    """Try some of the types alone and the families."""
+    cells = [*single_cells(role), *family_cells(role)]
+    return ((cell, run_cell(case, cell)) for cell in rng.sample(cells, min(count, len(cells))))
+
+
 def run_group(case: Case, role: str, pairs: int, rng: random.Random) -> Iterator[Tried]:
     """Try each type alone, families, and some pairs of types that are right alone.
 
