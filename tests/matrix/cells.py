@@ -28,7 +28,7 @@ from tests.matrix.inputs import (
     pair_tables,
     tables,
 )
-from tests.matrix.transforms import Case, Inputs
+from tests.matrix.transforms import Case, Inputs, NoInputError
 from tests.matrix.types import ROWS, as_held, shown
 
 RIGHT, REFUSED, FAULT = "right", "refused", "fault"
@@ -264,7 +264,7 @@ def _check_rows(case: Case, rejected: Iterable[Row], results: Results) -> None:
     last = GROUPS if case.halves else ROWS
     outputs = [table for name in case.rows if name != "rejects" for table in results[name]]
     found = Counter(n for table in outputs for n in table["n"].to_pylist())
-    found.update(n for _, n in rejected)
+    found.update(n for _, n in rejected if n < last)  # not of the reference
     once = {n for n in range(last) if found[n] == 1 or (found[n] and case.repeats)}
     if once != set(range(last)) or set(found) - once:
         raise WrongResultError(f"rows come other than once: {found}")
@@ -288,7 +288,7 @@ def expected(case: Case, cell: Cell, dropped: frozenset[Row] = frozenset()) -> E
     sides = SIDES if case.sides else (None,)
     read = cell.role not in (PAYLOAD, TEXT)
     means = [meaning(cell, cell.role, n, side) for side in sides for n in range(ROWS) if read]
-    key = (case, cell.role, tuple(means), dropped)
+    key = (case, cell.role, len(cell.kinds), tuple(means), dropped)
     if key not in _KNOWN:
         inputs = make_inputs(case, cell, True, dropped)
         results = run(case, inputs)
@@ -325,7 +325,9 @@ class _Terms:
                     self._scopes[text] = repr(meaning(cell, ROLES["lang"], n, side))
         extras = cell.extra_columns(0, None)
         self._own = {
-            f"{prefix}{name}" for prefix in ("", "source_", "target_") for name in (*ROLES, *extras)
+            f"{prefix}{name}"
+            for prefix in ("", "source_", "target_")
+            for name in (*ROLES, "other", *extras)
         }
 
     def rows(self, table: pa.Table) -> list[list[tuple[str, str]]]:
@@ -344,7 +346,7 @@ class _Terms:
     def _texts(self, name: str, column: pa.ChunkedArray) -> list[str]:
         if name in NAMES:
             known = self._ids[NAMES[name]]
-            if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            if name.endswith(("_ids", "_duplicates")):
                 return [repr([_known(known, t, name) for t in _items(v)]) for v in _each(column)]
             return [_known(known, text, name) for text in shown(column)]
         if name == "lang":

@@ -115,7 +115,9 @@ def pair_tables(cell: Cell, names: tuple[str, str], plain: bool = False) -> list
     """Make rows that name the rows of one number of both sides."""
     role = PAIR_ID if cell.role == PAIR_ID else ID
     made = []
-    for run in _runs(cell, None, frozenset()):
+    # of types of several widths, the smallest and the largest integer differ
+    ends = frozenset({(None, 0), (None, ROWS - 1)}) if role == PAIR_ID else frozenset()
+    for run in _runs(cell, None, ends):
         ids = {
             name: _values(cell, role, run, None if role == PAIR_ID else side, plain)
             for name, side in zip(names, SIDES, strict=True)

@@ -157,10 +157,21 @@ def _summary(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
     return {"summary": rows | bg.WriteSummary(f"{folder}/summary.json")}
 
 
+class NoInputError(Exception):
+    """Say why there is no file of such columns."""
+
+
+def _write(inputs: Inputs, folder: str) -> None:
+    for i, table in enumerate(inputs["rows"]):
+        try:
+            pq.write_table(table, f"{folder}/part-{i}.parquet")
+        except pa.ArrowException as error:
+            raise NoInputError(str(error)) from error
+
+
 def _from_files(make: Callable[[str], Any]) -> Apply:
     def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
-        for i, table in enumerate(inputs["rows"]):
-            pq.write_table(table, f"{folder}/part-{i}.parquet")
+        _write(inputs, folder)
         good, rejects = p | make(f"{folder}/part-*.parquet")
         return {"good": good, "rejects": rejects}
 
@@ -168,8 +179,7 @@ def _from_files(make: Callable[[str], Any]) -> Apply:
 
 
 def _read_vectors(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
-    for i, table in enumerate(inputs["rows"]):
-        pq.write_table(table, f"{folder}/part-{i}.parquet")
+    _write(inputs, folder)
     return {"good": p | bg.ReadVectors(f"{folder}/*.parquet")}
 
 
