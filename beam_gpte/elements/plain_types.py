@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_gpte.core.columns import ORDER_VALUE
 from beam_gpte.core.errors import InputError
 
 Convert = Callable[[pa.DataType], pa.DataType]
@@ -236,7 +237,7 @@ def _two_types(name: str, kinds: list[pa.DataType]) -> InputError:
                 f"vectors of {first} and {second} dimensions in one collection; "
                 "embed all with the same model"
             )
+    shown = "the column of keep" if name == ORDER_VALUE else f"column {name!r}"
     return InputError(
-        f"column {name!r} is {kinds[0]} in one block and {kinds[1]} in another; "
-        "convert it to one type"
+        f"{shown} is {kinds[0]} in one block and {kinds[1]} in another; convert it to one type"
     )

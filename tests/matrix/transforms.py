@@ -11,6 +11,7 @@ from typing import Any
 import apache_beam as beam
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import beam_gpte as bg
@@ -161,8 +162,17 @@ class NoInputError(Exception):
     """Say why there is no file of such columns."""
 
 
+def decoded_run_ends(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decode run ends, and leave other columns."""
+    if not pa.types.is_run_end_encoded(column.type):
+        return column
+    return pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks])
+
+
 def _write(inputs: Inputs, folder: str) -> None:
     for i, table in enumerate(inputs["rows"]):
+        columns = [decoded_run_ends(column) for column in table.columns]  # no file has run ends
+        table = pa.table(columns, table.column_names)
         try:
             pq.write_table(table, f"{folder}/part-{i}.parquet")
         except pa.ArrowException as error:

@@ -127,6 +127,8 @@ def _shown(column: pa.Array) -> list[str]:
             None if v is None else (v.months, v.days, v.nanoseconds) for v in column.to_pylist()
         ]
         return [repr(v[2]) if v and v[:2] == (0, 0) else repr(v) for v in spans]
+    if pa.types.is_decimal(column.type):
+        return [repr(v if v is None else f"{v.normalize():f}") for v in column.to_pylist()]
     if not unit:
         return [repr(value) for value in column.to_pylist()]
     ticks = column.cast(pa.int32() if pa.types.is_time32(column.type) else pa.int64())
