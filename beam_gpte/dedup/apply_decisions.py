@@ -23,8 +23,8 @@ from apache_beam.pvalue import TaggedOutput
 from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, FOUND_BY, SCORE, SECOND_ID
 from beam_gpte.dedup.figures import StepFigures, group_figures
 from beam_gpte.elements.added_columns import AddedColumns
-from beam_gpte.elements.arrow_values import of_one_type
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.plain_types import of_one_type
 from beam_gpte.elements.rejects import (
     NAMESPACE,
     REJECTS,

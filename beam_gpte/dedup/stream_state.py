@@ -28,8 +28,8 @@ from beam_gpte.core.metadata import different_models
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
 from beam_gpte.elements.added_columns import AddedColumns
-from beam_gpte.elements.arrow_values import is_string
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, BlockCoder
+from beam_gpte.elements.plain_types import is_string
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.embedding.ensure_vectors import MODEL, unit_vectors, with_unit_vectors
 from beam_gpte.shuffle.unique_ids import concat_by_id, id_array, like_ids

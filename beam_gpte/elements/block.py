@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import apache_beam as beam
 import pyarrow as pa
 
-from beam_gpte.elements.arrow_values import check_names, without_views
+from beam_gpte.elements.arrow_values import check_names
+from beam_gpte.elements.plain_types import held_array, held_type
 
 # 400 KB of float32[384]; blocks pay off from 16 rows on, and progress is reported by block
 ROWS_PER_BLOCK = 256
@@ -21,7 +22,8 @@ class Block:
 
     The columns are the user's and, after embedding, a `FixedSizeList<float32>[dim]`. Nothing else
     is added: which column holds the ids and which the texts is an argument of each transform.
-    Columns of string_view and binary_view become large_string and large_binary.
+    Columns of string_view and binary_view become large_string and large_binary, and run ends are
+    decoded.
 
     Raises:
       InputError: two columns have one name.
@@ -32,9 +34,9 @@ class Block:
     def __init__(self, batch: pa.RecordBatch) -> None:
         check_names(batch.schema.names)
         for i, kind in enumerate(batch.schema.types):
-            if (known := without_views(kind)) != kind:
-                field = batch.schema.field(i).with_type(known)
-                batch = batch.set_column(i, field, _without_views(batch.column(i), known))
+            if (held := held_type(kind)) != kind:
+                field = batch.schema.field(i).with_type(held)
+                batch = batch.set_column(i, field, held_array(batch.column(i)))
         self.batch = batch
 
     @classmethod
@@ -143,13 +145,6 @@ def _has_dictionary(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
         return True
     return any(_has_dictionary(kind.field(i).type) for i in range(kind.num_fields))
-
-
-def _without_views(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    try:
-        return column.cast(kind)
-    except pa.ArrowNotImplementedError:  # nested ones
-        return pa.array(column.to_pylist(), kind)
 
 
 class BlockCoder(beam.coders.Coder):

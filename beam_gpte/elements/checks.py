@@ -11,8 +11,9 @@ from beam_gpte.core.columns import DEFECT, ROW, TEXT
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.visible_text import VISIBLE
 from beam_gpte.elements.added_columns import AddedColumns
-from beam_gpte.elements.arrow_values import is_string, is_utf8
+from beam_gpte.elements.arrow_values import is_utf8
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.plain_types import is_string
 from beam_gpte.elements.rejects import split_rejects
 
 

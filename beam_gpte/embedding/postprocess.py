@@ -25,6 +25,7 @@ from apache_beam.metrics import Metrics
 from beam_gpte.core.columns import EMBEDDING, ID
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.metadata import VectorMetadata, vector_metadata
+from beam_gpte.core.text.normalize import value_texts
 from beam_gpte.core.vectors.postprocess import Moments, Postprocess, check_method, fit
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs
@@ -192,8 +193,9 @@ class _Fit(beam.CombineFn):
 
     def extract_output(self, moments: Moments) -> Postprocess:
         if not moments.counts:
+            group = "" if self._group_column is None else f" and a group in {self._group_column!r}"
             raise InputError(
-                f"FitPostprocess: no row has a vector in column {self._column!r}; "
+                f"FitPostprocess: no row has a vector in column {self._column!r}{group}; "
                 "embed the corpus first"
             )
         with naming("FitPostprocess"):
@@ -268,10 +270,7 @@ def read_groups(block: Block, column: str, step: str) -> pa.Array:
             f"{step}: no column {column!r} among {', '.join(block.schema.names)}; "
             "name one by group_column"
         )
-    values = block.column(column)
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    return values.cast(pa.string())
+    return value_texts(block.column(column)).cast(pa.string())
 
 
 def _group_defects(names: pa.Array, postprocess: Postprocess, column: str) -> pa.Array:

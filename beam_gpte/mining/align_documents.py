@@ -20,16 +20,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.core.columns import MARKS, PLACE, SIDE, SIDES, VECTOR, Columns
+from beam_gpte.core.columns import DOCUMENT, MARKS, PLACE, SIDE, SIDES, VECTOR, Columns
 from beam_gpte.core.dedup.keep_order import order_values
 from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.mining.align import align, skip_cost, span_vectors
+from beam_gpte.core.text.normalize import value_texts
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
-from beam_gpte.elements.arrow_values import plain
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.elements.plain_types import comparable
 from beam_gpte.elements.rejects import (
     GoodAndRejects,
     RejectingTransform,
@@ -188,7 +189,9 @@ def _check(
     columns = names.columns
     reasons = [defects(block), check_text(block, columns.text, step)]
     for name in (columns.id, names.document, *names.order):
-        reasons.append(_if(pc.is_null(block.column(name)), f"{name} is null"))
+        column = block.column(name)
+        known = value_texts(column) if pa.types.is_union(column.type) else column
+        reasons.append(_if(pc.is_null(known), f"{name} is null"))  # unions never call a value null
     for name in names.order:  # NaN and blank text are no places either
         with naming(step):
             missing = pc.is_null(order_values(block.column(name), name).to_arrow())
@@ -204,7 +207,9 @@ def _vectors(block: Block, names: _Names, side: int) -> Block:
     columns = names.columns
     array = vectors_to_arrow(unit_vectors(block, columns.embedding))
     metadata = block.schema.field(columns.embedding).metadata
-    read = {name: plain(block.column(name)) for name in (columns.id, columns.text, names.document)}
+    read = {
+        name: comparable(block.column(name)) for name in (columns.id, columns.text, names.document)
+    }
     for place, name in zip(names.places(), names.order, strict=True):
         read[place] = order_values(block.column(name), name).to_arrow()
     rows = Block.from_pydict(read)
@@ -224,15 +229,15 @@ class _ByDocument(CutByKey):
 
     def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
         for block in waiting:
-            documents = block.column(self._document).to_pylist()
+            documents = value_texts(block.column(self._document)).to_pylist()
             yield from split_rows(
                 block, [_stable_hash(document) % DOCUMENTS for document in documents]
             )
 
 
-def _stable_hash(value: Any) -> int:
-    """Hash a value to 48 bits, the same in every process and release."""
-    return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=6).digest(), "little")
+def _stable_hash(text: str) -> int:
+    """Hash a text to 48 bits, the same in every process and release."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "little")
 
 
 def _align(
@@ -255,7 +260,7 @@ def _align(
     means = plan.means[0], plan.means[1]
     skip = skip_cost(plan.samples[0], plan.samples[1], *means, skip_percentile)
     beads = [
-        {names.document: document, **bead}
+        {names.document: rows[names.document][0], **bead}
         for document, rows in source.rows.items()
         if document in target.rows
         for bead in _beads(source.read(rows), target.read(target.rows[document]), means, skip)
@@ -278,7 +283,7 @@ class _DocumentsOfSide:
     """Order the rows of a side by document and place.
 
     Attributes:
-      rows: by document.
+      rows: by the text of their document.
       kind: the type of the documents.
       ids: the type of the ids.
     """
@@ -289,8 +294,10 @@ class _DocumentsOfSide:
         frame = frame.with_row_index(PLACE)
         self._vectors = np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks])
         self.kind, self.ids = frame.schema[names.document], frame.schema[names.columns.id]
+        documents = value_texts(frame[names.document].to_arrow())
+        frame = frame.with_columns(pl.Series(DOCUMENT, documents))
         frame = frame.sort(names.document, *names.places(), names.columns.id)
-        parts = frame.partition_by(names.document, as_dict=True, maintain_order=True)
+        parts = frame.partition_by(DOCUMENT, as_dict=True, maintain_order=True)
         self.rows = {document: rows for (document,), rows in parts.items()}
 
     def read(self, rows: pl.DataFrame) -> _Sentences:

@@ -30,8 +30,8 @@ from beam_gpte.core.columns import (
     TEXT,
     Columns,
 )
-from beam_gpte.elements.arrow_values import plain
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.plain_types import comparable
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.group_by_id import (
     CoGroup,
@@ -134,7 +134,7 @@ def _named(block: Block, wanted: pa.Array, side: int, columns: Columns) -> pl.Da
         for name in frame.columns
         if name != DUPLICATES
     }
-    own = pl.Series(OWN_ID, plain(block.column(columns.id)).filter(kept))
+    own = pl.Series(OWN_ID, comparable(block.column(columns.id)).filter(kept))
     return frame.rename(names).with_columns(own, pl.Series(SIDE_IDS[side], ids.filter(kept)))
 
 

@@ -33,9 +33,9 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
-from beam_gpte.elements.arrow_values import is_string, of_one_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.elements.plain_types import is_string, of_one_type
 from beam_gpte.elements.rejects import REJECTS, split_rejects
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining import plan as mining_plan

@@ -45,9 +45,9 @@ from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
-from beam_gpte.elements.arrow_values import is_string, of_one_type, plain
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns
+from beam_gpte.elements.plain_types import comparable, is_string, of_one_type
 from beam_gpte.elements.rejects import (
     RejectingTransform,
     merge_rejects,
@@ -276,10 +276,10 @@ class RowNames:
         ids = id_array(block, self._columns.id)
         is_duplicate = REPRESENTATIVE in block.schema.names
         named = {ID: ids, REPRESENTATIVE: block.column(REPRESENTATIVE) if is_duplicate else ids}
-        named[OWN_ID] = plain(block.column(self._columns.id))
+        named[OWN_ID] = comparable(block.column(self._columns.id))
         if self._texts:
             check_columns(block, (self._columns.text,), self._step)
-            named[TEXT] = plain(block.column(self._columns.text)).cast(pa.large_string())
+            named[TEXT] = comparable(block.column(self._columns.text)).cast(pa.large_string())
         yield Block.from_pydict(named)
 
 

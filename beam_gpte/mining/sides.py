@@ -29,9 +29,9 @@ from beam_gpte.core.columns import (
     Columns,
 )
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.arrow_values import of_one_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text, step_error
+from beam_gpte.elements.plain_types import of_one_type
 from beam_gpte.elements.rejects import (
     NAMESPACE,
     REJECTS,

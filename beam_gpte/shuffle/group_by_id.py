@@ -17,9 +17,10 @@ import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
+from beam_gpte.core.frames import frame_of_table
 from beam_gpte.core.memory import keep_freed_memory
-from beam_gpte.elements.arrow_values import of_one_type
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.plain_types import decoded_type, of_one_type
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.unique_ids import split_by_id
 
@@ -42,18 +43,18 @@ def frame_of(blocks: Iterable[Block]) -> pl.DataFrame:
     A column may be of different types in two blocks as far as `of_one_type` can unify them.
 
     Raises:
-      InputError: a column is of different types in two blocks.
+      InputError: a column is of different types in two blocks, or Polars lacks its type.
     """
     batches = [block.batch for block in blocks]
     schema = batches[0].schema
-    is_plain = not any(map(pa.types.is_dictionary, schema.types))
+    is_plain = all(decoded_type(kind) == kind for kind in schema.types)
     if is_plain and all(batch.schema == schema for batch in batches):
-        return pl.from_arrow(pa.Table.from_batches(batches))  # type: ignore[return-value]
+        return frame_of_table(pa.Table.from_batches(batches))
     columns = {
         name: pa.chunked_array(of_one_type(name, [batch.column(name) for batch in batches]))
         for name in schema.names
     }
-    return pl.from_arrow(pa.table(columns))  # type: ignore[return-value]
+    return frame_of_table(pa.table(columns))
 
 
 def table_of(batches: list[pa.RecordBatch]) -> pa.Table:

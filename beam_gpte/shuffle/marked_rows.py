@@ -19,8 +19,8 @@ from apache_beam.metrics import Metrics
 from beam_gpte.core.columns import DUPLICATES, MARKS, REPRESENTATIVE, TEXT_KEY
 from beam_gpte.core.errors import naming
 from beam_gpte.core.text.normalize import key_hashes
-from beam_gpte.elements.arrow_values import of_one_type
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.plain_types import of_one_type
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.group_by_id import Keyed, concat_frames, frame_of

@@ -22,9 +22,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import DEFECT, ID, REFERENCE
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.arrow_values import is_string, of_one_type, plain
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.checks import check_columns, step_error
+from beam_gpte.elements.plain_types import comparable, is_string, of_one_type
 from beam_gpte.elements.rejects import (
     REJECTS,
     GoodAndRejects,
@@ -216,7 +216,7 @@ def id_array(block: Block, id_column: str, step: str | None = None) -> pa.Array:
       InputError: there is no such column, or it holds neither strings nor integers.
     """
     check_columns(block, (id_column,), step)
-    ids = plain(block.column(id_column))
+    ids = comparable(block.column(id_column))
     if pa.types.is_null(ids.type) or ids.type in (pa.uint64(), pa.large_string()):
         return ids
     if pa.types.is_integer(ids.type):

@@ -15,6 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import METADATA_KEY, check_same_vectors, vector_fields
 from beam_gpte.elements.arrow_values import check_field_names
+from beam_gpte.elements.plain_types import common_type
 from beam_gpte.files.folders import file_name, list_files
 from beam_gpte.sinks.final_names import Destination
 from beam_gpte.sinks.partitions import partition_metadata, partition_types
@@ -138,6 +139,7 @@ def _promote(here: pa.Field, there: pa.Field) -> pa.Field:
     try:
         if vectors and here.type != there.type:  # Arrow would make variable-size lists of them
             raise pa.ArrowTypeError("vectors")
+        common_type(here.type, there.type)  # refuses what Arrow would change, as strings to bytes
         return pa.unify_schemas(
             [pa.schema([here]), pa.schema([there])], promote_options="permissive"
         ).field(0)
@@ -189,6 +191,17 @@ def _cast(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
         ) from error
 
 
+_UNSTORABLE = (pa.ArrowNotImplementedError, pa.ArrowInvalid, OSError)
+
+
+def _is_storable(field: pa.Field) -> bool:
+    try:
+        pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
+    except _UNSTORABLE:
+        return False
+    return True
+
+
 def _encodings(schema: pa.Schema) -> tuple[list[str], list[str]]:
     """List the Parquet leaves to byte-stream-split, and those to give dictionaries.
 
@@ -201,9 +214,10 @@ def _encodings(schema: pa.Schema) -> tuple[list[str], list[str]]:
     empty = io.BytesIO()
     try:
         pq.write_table(schema.empty_table(), empty)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, OSError) as error:
+    except _UNSTORABLE as error:
+        names = ", ".join(repr(field.name) for field in schema if not _is_storable(field))
         raise InputError(
-            f"Parquet cannot hold these columns ({error}); drop or cast the column before writing"
+            f"Parquet cannot hold column {names} ({error}); drop or cast the column before writing"
         ) from error
     paths = [column.path for column in pq.ParquetFile(empty).schema]
     values = {

@@ -13,8 +13,8 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.arrow_values import is_string
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.plain_types import is_string
 from beam_gpte.shuffle.packing import split_rows
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsList
 
 from beam_gpte.core.columns import REJECT_REASON
@@ -87,7 +88,7 @@ class WriteSummary(beam.PTransform):
 
 
 def _count(element: Any, name: str) -> Iterator[Counted]:
-    if not isinstance(element, Block):
+    if not isinstance(element, Block | pa.Table | pa.RecordBatch):
         fields = vars(element) if dataclasses.is_dataclass(element) else row_fields(element)
         reasons = [fields.get(REJECT_REASON)]
     elif REJECT_REASON in element.schema.names:

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.arrow_values import cast_exactly
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.plain_types import cast_exactly
 from beam_gpte.sources.formats.rows import MAX_DETAIL_CHARS
 
 

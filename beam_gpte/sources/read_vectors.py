@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 
 from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.metadata import STORED_TYPES, VectorMetadata, vector_metadata
-from beam_gpte.elements.arrow_values import compact_dictionaries, plain_columns, plain_type
+from beam_gpte.elements.arrow_values import compact_dictionaries
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.plain_types import plain_columns, plain_type
 from beam_gpte.files.folders import copied_here, is_remote, list_partitioned
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, catalog_entries, connect, first_line, quote
 from beam_gpte.sinks.duckdb_table import stored_metadata

@@ -6,8 +6,8 @@ import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
-from beam_gpte.elements.arrow_values import cast_exactly, common_type
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.plain_types import cast_exactly, common_type
 
 SCHEMAS = "schemas"  # the tag of what `FileSchemas` keeps of the files of a bundle
 

@@ -25,10 +25,10 @@ from beam_gpte.core.text.chunking_tokens import TokenRuler
 from beam_gpte.core.text.sentences import LANGUAGES as SENTENCE_LANGUAGES
 from beam_gpte.core.text.sentences import check_language, split_sentences
 from beam_gpte.elements.added_columns import AddsColumns
-from beam_gpte.elements.arrow_values import plain
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import CheckTexts, check_columns
 from beam_gpte.elements.chunk_rows import CHUNK_COLUMNS, chunk_rows
+from beam_gpte.elements.plain_types import comparable
 from beam_gpte.elements.rejects import (
     NAMESPACE,
     GoodAndRejects,
@@ -215,7 +215,7 @@ def _chunk(block: Block, settings: _Settings) -> Iterator[Any]:
 
 
 def _chunks(block: Block, settings: _Settings, languages: list[str]) -> Block:
-    texts = plain(block.column(settings.text_column)).cast(pa.large_string()).to_pylist()
+    texts = comparable(block.column(settings.text_column)).cast(pa.large_string()).to_pylist()
     sizes, limit = settings.measure(texts)
     check_limits(limit, settings.overlap)
     spans = []

@@ -16,10 +16,10 @@ from apache_beam.metrics import Metrics
 from beam_gpte.core.columns import ID, TEXT
 from beam_gpte.core.text.sentences import check_language, split_sentences
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
-from beam_gpte.elements.arrow_values import plain
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import CheckTexts
 from beam_gpte.elements.chunk_rows import CHUNK_COLUMNS, chunk_rows
+from beam_gpte.elements.plain_types import comparable
 from beam_gpte.elements.rejects import (
     NAMESPACE,
     GoodAndRejects,
@@ -79,7 +79,7 @@ class SplitSentences(AddsColumns, RejectingTransform):
 def _sentences(
     block: Block, language: str, text_column: str, id_column: str | None, added: AddedColumns
 ) -> Block:
-    texts = plain(block.column(text_column)).cast(pa.large_string()).to_pylist()
+    texts = comparable(block.column(text_column)).cast(pa.large_string()).to_pylist()
     spans = [split_sentences(text, language) for text in texts]
     parents = np.repeat(np.arange(len(texts)), [len(found) for found in spans])
     chars = np.array([span for found in spans for span in found], np.int64).reshape(-1, 2)

@@ -5,14 +5,8 @@ import decimal
 import pyarrow as pa
 import pytest
 
-from beam_gpte.elements.arrow_values import (
-    cast_exactly,
-    common_type,
-    compact_dictionaries,
-    nesting,
-    plain_columns,
-    type_nesting,
-)
+from beam_gpte.elements.arrow_values import compact_dictionaries, nesting, type_nesting
+from beam_gpte.elements.plain_types import cast_exactly, common_type, plain_columns
 
 WORDS = pa.dictionary(pa.uint32(), pa.large_string())
 VIEWS = pa.struct([("a", pa.list_(pa.string_view())), ("b", pa.binary_view())])

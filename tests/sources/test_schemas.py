@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from beam_gpte import InputError
-from beam_gpte.elements.arrow_values import common_type
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.plain_types import common_type
 from beam_gpte.sources.schemas import FileSchemas, conform, schema_to_ipc, unify_schemas
 
 KINDS = [

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from beam_gpte.core.columns import ORDER_VALUE, REFERENCE
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.frames import series_of
 
 _LENGTHS = {"longest": "desc", "shortest": "asc"}
 _MISSING = r"(?i)^\s*(nan)?\s*$"
@@ -62,7 +63,7 @@ class KeepOrder:
             return []
         column = rows.column(self.column)
         if self.lengths:
-            texts = pl.Series(ORDER_VALUE, column).cast(pl.String)
+            texts = series_of(self.column, column).alias(ORDER_VALUE).cast(pl.String)
             return [texts.str.len_chars()]
         return [order_values(column, self.column).alias(ORDER_VALUE)]
 
@@ -88,7 +89,7 @@ def order_values(column: pa.Array, name: str) -> pl.Series:
     Raises:
       InputError: some strings are numbers and others are not, or the type has no order.
     """
-    values = pl.Series(name, column)
+    values = series_of(name, column)
     if isinstance(values.dtype, pl.Categorical | pl.Enum):
         values = values.cast(pl.String)
     if values.dtype == pl.String:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Form = Literal["NFC", "NFKC"]
 
@@ -28,19 +29,50 @@ def normalize(texts: pl.Expr, form: Form = "NFKC") -> pl.Expr:
 def scope_keys(column: pa.Array) -> pa.Array:
     """Name the scopes of rows: large_string without nulls, equal where rows are compared.
 
-    Values are compared as text, so that 7 is the scope '7' of a CSV file; null is a scope of its
-    own.
+    See `value_texts`; null is a scope of its own.
     """
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+    texts = value_texts(column).to_pylist()
+    return pa.array([_NO_SCOPE if v is None else f"={v}" for v in texts], pa.large_string())
+
+
+def value_texts(column: pa.Array) -> pa.Array:
+    """Write values as text, so that 7 is the 7 of a CSV file: large_string, null where they are.
+
+    Equal values have equal texts whatever the type's width, unit or scale.
+    """
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return value_texts(column.dictionary_decode())
+    if pa.types.is_duration(kind):
+        ticks = column.cast(pa.int64()).to_pylist()
+        scale = _NANOSECONDS[kind.unit]
+        return _text_array([None if n is None else f"{n * scale} ns" for n in ticks])
+    if pa.types.is_fixed_size_binary(kind):
+        return value_texts(column.cast(pa.binary()))
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        values = column.to_pylist()
+        return _text_array(
+            [None if v is None else v.decode(errors="backslashreplace") for v in values]
+        )
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        column = column.cast(pa.timestamp(kind.unit, "UTC"))
     try:
         texts = column.cast(pa.large_string())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # binary, lists and structs
-        values = column.to_pylist()
-        texts = pa.array([None if v is None else repr(v) for v in values], pa.large_string())
-    return pa.array([_NO_SCOPE if v is None else f"={v}" for v in texts.to_pylist()], texts.type)
+    except pa.ArrowNotImplementedError:  # lists and structs
+        return _text_array([None if v is None else repr(v) for v in column.to_pylist()])
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_decimal(kind):
+        for pattern, rest in _TRAILING_ZEROS:
+            texts = pc.replace_substring_regex(texts, pattern, rest)
+    return texts
 
 
+def _text_array(texts: list[str | None]) -> pa.Array:
+    return pa.array(texts, pa.large_string())
+
+
+_NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+# of a fraction, and then its point
+_TRAILING_ZEROS = ((r"(\.\d*?)0+(Z?)$", r"\1\2"), (r"\.(Z?)$", r"\1"))
 _NO_SCOPE = "null"
 
 

@@ -19,9 +19,9 @@ from beam_gpte.elements.arrow_values import (
     check_field_names,
     check_names,
     compact_dictionaries,
-    plain_columns,
     type_nesting,
 )
+from beam_gpte.elements.plain_types import plain_columns
 from beam_gpte.sources.formats.delimited import read_csv, read_header, read_tsv
 from beam_gpte.sources.formats.lines import PEEKED_LINES, parse_object, read_jsonl, read_text
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, valid_rows

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from beam_gpte.core.columns import ID
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.arrow_values import check_names, is_string, is_utf8
+from beam_gpte.elements.arrow_values import check_names, is_utf8
+from beam_gpte.elements.plain_types import is_string
 
 MAX_CONTENT_CHARS = 1000  # characters of an unreadable row that are kept
 MAX_DETAIL_CHARS = 100  # characters of a value in a reason

@@ -1,0 +1,60 @@
+"""Hand columns of Arrow to Polars, which lacks some types."""
+
+import functools
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from beam_gpte.core.errors import InputError
+
+
+def series_of(name: str, column: pa.Array) -> pl.Series:
+    """Convert a column.
+
+    Raises:
+      InputError: Polars has no such type.
+    """
+    check_type(name, column.type)
+    return pl.Series(name, as_dates(column))
+
+
+def frame_of_table(table: pa.Table) -> pl.DataFrame:
+    """Convert a table.
+
+    Raises:
+      InputError: Polars lacks the type of a column.
+    """
+    for i, field in enumerate(table.schema):
+        check_type(field.name, field.type)
+        if pa.types.is_date64(field.type):
+            table = table.set_column(i, field.name, as_dates(table.column(i)))
+    return pl.from_arrow(table)  # type: ignore[return-value]
+
+
+def as_dates(column: Any) -> Any:
+    """Convert date64, which Polars takes for times."""
+    return column.cast(pa.date32()) if pa.types.is_date64(column.type) else column
+
+
+def check_type(name: str, kind: pa.DataType) -> None:
+    """Refuse types that Polars lacks, some of which end its process.
+
+    Raises:
+      InputError: this is one; names the column.
+    """
+    if _is_unknown(kind):
+        raise InputError(
+            f"column {name!r} is {kind}, which cannot be compared or joined; convert it, or leave "
+            "it out"
+        )
+
+
+@functools.lru_cache(1024)
+def _is_unknown(kind: pa.DataType) -> bool:
+    of = pa.types
+    if of.is_decimal256(kind) or of.is_interval(kind) or of.is_union(kind):
+        return True
+    inner = kind.value_type if of.is_dictionary(kind) else None
+    fields = [kind.field(i).type for i in range(kind.num_fields)]
+    return any(map(_is_unknown, [*fields, *([inner] if inner is not None else [])]))

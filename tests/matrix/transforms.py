@@ -1,0 +1,331 @@
+"""List how each public transform is applied to the inputs of a cell, and what its outputs are."""
+
+import dataclasses
+import functools
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import beam_gpte as bg
+from beam_gpte.sources.read_vectors import read_vectors
+from tests.examples import WordEncoder
+from tests.matrix.inputs import GROUPS, ID, ORDER, PAIR_ID, PAYLOAD, SCOPE, SIDES, TEXT
+
+Inputs = Mapping[str, list[pa.Table]]
+Outputs = dict[str, beam.PCollection]
+Apply = Callable[[beam.Pipeline, Inputs, str], Outputs]  # the last is a folder for files
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Say how a transform is applied.
+
+    Attributes:
+      transform: its public name.
+      apply: makes the outputs of the inputs.
+      roles: of the columns that it reads, or passes through.
+      rows: outputs in one of which each row of the input comes once; none if they are not rows.
+      repeats: whether a row may come more often.
+      pairs: columns of a third input that name rows of both sides; none if there is one input.
+      name_of_pairs: the name of that input.
+      sides: whether there are two sides; True with `pairs`.
+      changed: columns of rows that get new values.
+      read: reads files after the run: the name of an output, and its rows.
+      stored: files hold the values, maybe as another type.
+      halves: only the first half of the rows are in the outputs.
+      variant: tells the cases of one transform apart.
+    """
+
+    transform: str
+    apply: Apply
+    roles: tuple[str, ...]
+    rows: tuple[str, ...] = ("good", "rejects")
+    repeats: bool = False
+    pairs: tuple[str, ...] = ()
+    name_of_pairs: str = "pairs"
+    sides: bool = False
+    changed: tuple[str, ...] = ()
+    read: Callable[[str], dict[str, list[pa.Table]]] | None = None
+    stored: bool = False
+    halves: bool = False
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.transform} {self.variant}".strip()
+
+
+def create(p: beam.Pipeline, tables: list[pa.Table], label: str = "rows") -> beam.PCollection:
+    """Make a collection of tables."""
+    return p | label >> beam.Create(tables, reshuffle=False).with_output_types(pa.Table)
+
+
+def _of_rows(make: Callable[[], Any]) -> Apply:
+    def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+        good, rejects = create(p, inputs["rows"]) | make().with_exception_handling()
+        return {"good": good, "rejects": rejects}
+
+    return apply
+
+
+def _deduplicated(make: Callable[..., Any], reference: bool = False) -> Apply:
+    def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+        tables, given = inputs["rows"], {}
+        if reference:
+            firsts = [sum(n < GROUPS for n in table["n"].to_pylist()) for table in tables]
+            split = list(zip(tables, firsts, strict=True))
+            others = [table.slice(first) for table, first in split if first < len(table)]
+            given = {"reference": create(p, others, "reference")}
+            tables = [table.slice(0, first) for table, first in split if first]
+        found = create(p, tables) | make(**given).with_exception_handling()
+        return {name: getattr(found, name) for name in ("kept", "removed", "pairs", "rejects")}
+
+    return apply
+
+
+def _of_sides(make: Callable[[], Any], names: tuple[str, ...], *inputs_named: str) -> Apply:
+    def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+        collections = {
+            name: create(p, tables, name)
+            for name, tables in zip(inputs_named or SIDES, inputs.values(), strict=True)
+        }
+        found = collections | make().with_exception_handling()
+        found = found._asdict()
+        return {name: found[name] for name in names}
+
+    return apply
+
+
+def _fit_and_apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    rows = create(p, inputs["rows"])
+    fitted = rows | bg.FitPostprocess("center", group_column="lang")
+    apply = bg.ApplyPostprocess(fitted, group_column="lang").with_exception_handling()
+    good, rejects = rows | apply
+    return {"good": good, "rejects": rejects}
+
+
+def _rerank(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    rerank = bg.Rerank(_scorer(), "text", "other", id_column="id").with_exception_handling()
+    tables = [table.append_column("other", table["text"]) for table in inputs["rows"]]
+    good, rejects = create(p, tables) | rerank
+    return {"good": good, "rejects": rejects}
+
+
+@functools.cache
+def _scorer() -> str:
+    from tests.embedding.test_rerank import save
+
+    return save(Path(tempfile.mkdtemp()), "bert")
+
+
+def _stored(make: Callable[[str], beam.PTransform]) -> Apply:
+    def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+        _ = create(p, inputs["rows"]) | make(folder)
+        return {}
+
+    return apply
+
+
+def _parquet(folder: str) -> dict[str, list[pa.Table]]:
+    return {"good": [pq.read_table(f"{folder}/out")], "read": _vectors(f"{folder}/out")}
+
+
+def _duckdb(folder: str) -> dict[str, list[pa.Table]]:
+    path = f"{folder}/out.duckdb"
+    with duckdb.connect(path) as connection:
+        good = connection.sql("SELECT * FROM vectors").to_arrow_table()
+    return {"good": [good], "read": _vectors(path)}
+
+
+def _vectors(path: str) -> list[pa.Table]:
+    return [pa.Table.from_batches([block.batch]) for block in read_vectors(path)]
+
+
+def _json_lines(folder: str) -> dict[str, list[pa.Table]]:
+    lines = [line for path in Path(folder, "out").glob("*.jsonl") for line in path.open()]
+    return {"good": [pa.Table.from_pylist([{"n": json.loads(line)["n"]}]) for line in lines]}
+
+
+def _summary(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    rows = {"rows": create(p, inputs["rows"]) | bg.RejectDuplicateIds()}
+    return {"summary": rows | bg.WriteSummary(f"{folder}/summary.json")}
+
+
+class NoInputError(Exception):
+    """Say why there is no file of such columns."""
+
+
+def decoded_run_ends(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decode run ends, and leave other columns."""
+    if not pa.types.is_run_end_encoded(column.type):
+        return column
+    return pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks])
+
+
+def _write(inputs: Inputs, folder: str) -> None:
+    for i, table in enumerate(inputs["rows"]):
+        columns = [decoded_run_ends(column) for column in table.columns]  # no file has run ends
+        table = pa.table(columns, table.column_names)
+        try:
+            pq.write_table(table, f"{folder}/part-{i}.parquet")
+        except pa.ArrowException as error:
+            raise NoInputError(str(error)) from error
+
+
+def _from_files(make: Callable[[str], Any]) -> Apply:
+    def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+        _write(inputs, folder)
+        good, rejects = p | make(f"{folder}/part-*.parquet")
+        return {"good": good, "rejects": rejects}
+
+    return apply
+
+
+def _read_vectors(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    _write(inputs, folder)
+    return {"good": p | bg.ReadVectors(f"{folder}/*.parquet")}
+
+
+def _watch(pattern: str) -> Any:
+    stop = Path(pattern).parent / "stop"
+    stop.touch()
+    polling = bg.Polling(0.1, str(stop))
+    return bg.WatchCorpus(pattern, "id", polling=polling).with_exception_handling()
+
+
+def _steps(**settings: Any) -> Any:
+    return bg.Deduplicate((bg.DeduplicateExact(scope="lang"), bg.DeduplicateSemantic(scope="lang")))
+
+
+DEDUP = ("kept", "removed", "rejects")
+ROW = (ID, TEXT, PAYLOAD)
+SCOPED = (*ROW, SCOPE)
+PAIR_SIDES = ("queries", "documents")
+
+CASES = (
+    Case("EmbedText", _of_rows(lambda: bg.EmbedText(WordEncoder(), embedding_column="v")), ROW),
+    Case(
+        "QuantizeVectors",
+        _of_rows(lambda: bg.QuantizeVectors("int8")),
+        (ID, PAYLOAD),
+        changed=("embedding",),
+    ),
+    Case("FitPostprocess", _fit_and_apply, (ID, SCOPE, PAYLOAD), changed=("embedding",)),
+    Case("ApplyPostprocess", _fit_and_apply, (SCOPE,), changed=("embedding",)),
+    Case("Rerank", _rerank, ROW),
+    Case("RejectDuplicateIds", _of_rows(bg.RejectDuplicateIds), (ID, PAYLOAD)),
+    Case("IdentifyLanguage", _of_rows(bg.IdentifyLanguage), ROW),
+    Case(
+        "SplitSentences",
+        _of_rows(lambda: bg.SplitSentences("en")),
+        ROW,
+        repeats=True,
+        changed=("id", "text"),
+    ),
+    Case(
+        "ChunkText",
+        _of_rows(lambda: bg.ChunkText("sentences", 20)),
+        ROW,
+        repeats=True,
+        changed=("id", "text"),
+    ),
+    *(
+        Case(
+            make.__name__,
+            _deduplicated(functools.partial(make, scope="lang", keep="stars desc"), reference),
+            (*SCOPED, ORDER),
+            DEDUP,
+            halves=reference,
+            variant="reference" if reference else "",
+        )
+        for make in (bg.DeduplicateExact, bg.DeduplicateLexical, bg.DeduplicateSemantic)
+        for reference in (False, True)
+    ),
+    Case(
+        "DeduplicateExact",
+        _deduplicated(functools.partial(bg.DeduplicateExact, ("text", "lang"))),
+        (ID, SCOPE),
+        DEDUP,
+        variant="keys",
+    ),
+    Case("Deduplicate", _deduplicated(_steps), SCOPED, DEDUP),
+    Case("DeduplicateStream", _of_rows(bg.DeduplicateStream), (ID, PAYLOAD)),
+    Case(
+        "MineBitext",
+        _of_sides(lambda: bg.MineBitext(threshold=-2.0, scope="lang"), ("pairs", "rejects")),
+        SCOPED,
+        (),
+        sides=True,
+    ),
+    Case(
+        "AlignDocuments",
+        _of_sides(lambda: bg.AlignDocuments("lang", ("stars",)), ("good", "rejects")),
+        (ID, TEXT, SCOPE, ORDER),
+        (),
+        sides=True,
+    ),
+    Case(
+        "ScoreBitext",
+        _of_sides(bg.ScoreBitext, ("pairs", "rejects"), *SIDES, "pairs"),
+        (*ROW, PAIR_ID),
+        (),
+        pairs=("source_id", "target_id"),
+        sides=True,
+    ),
+    Case(
+        "MineHardNegatives",
+        _of_sides(bg.MineHardNegatives, ("good", "rejects"), *PAIR_SIDES, "positives"),
+        (*ROW, PAIR_ID),
+        (),
+        pairs=("query_id", "document_id"),
+        sides=True,
+    ),
+    Case(
+        "FilterPairs",
+        _of_sides(bg.FilterPairs, ("kept", "removed", "rejects"), *PAIR_SIDES, "pairs"),
+        (*ROW, PAIR_ID),
+        (),
+        pairs=("query_id", "document_id"),
+        sides=True,
+    ),
+    Case(
+        "WriteVectorsToParquet",
+        _stored(lambda at: bg.WriteVectorsToParquet(f"{at}/out")),
+        (ID, PAYLOAD),
+        ("good",),
+        read=_parquet,
+        stored=True,
+    ),
+    Case(
+        "WriteVectorsToDuckDB",
+        _stored(lambda at: bg.WriteVectorsToDuckDB(f"{at}/out.duckdb")),
+        (ID, PAYLOAD),
+        ("good",),
+        read=_duckdb,
+        stored=True,
+    ),
+    Case(
+        "WriteRejects",
+        _stored(lambda at: bg.WriteRejects(f"{at}/out")),
+        (ID, PAYLOAD),
+        ("good",),
+        read=_json_lines,
+        stored=True,
+    ),
+    Case("WriteSummary", _summary, (ID, PAYLOAD), ()),
+    Case(
+        "ReadCorpus",
+        _from_files(lambda p: bg.ReadCorpus(p, id_column="id").with_exception_handling()),
+        ROW,
+        stored=True,
+    ),
+    Case("WatchCorpus", _from_files(_watch), ROW, stored=True),
+    Case("ReadVectors", _read_vectors, (ID, PAYLOAD), ("good",), stored=True),
+)
