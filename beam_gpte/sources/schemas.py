@@ -59,7 +59,7 @@ def _unify(schema: pa.Schema, other: pa.Schema, path: str) -> pa.Schema:
             vectors[name],
             others[name],
             f"column {name!r} of {path} and of files before it",
-            "leave it out by columns",
+            "leave it out by columns of ReadCorpus",
         )
     for field in other:
         if field.name in schema.names:
@@ -76,7 +76,7 @@ def _common_type(known: pa.Field, field: pa.Field, path: str) -> pa.DataType:
     except pa.ArrowException as error:
         raise InputError(
             f"column {field.name!r} is {known.type} in the first files and {field.type} in {path}; "
-            "convert one, or leave the column out by columns"
+            "convert one, or leave the column out by columns of ReadCorpus"
         ) from error
 
 
@@ -98,7 +98,7 @@ def conform(block: Block, target: pa.Schema) -> Block:
         except pa.ArrowException as error:
             raise InputError(
                 f"column {field.name!r} cannot be {field.type} in all files: {error}; "
-                "convert it in one file, or leave it out by columns"
+                "convert it in one file, or leave it out by columns of ReadCorpus"
             ) from error
     return Block(pa.RecordBatch.from_arrays(columns, schema=target))
 
