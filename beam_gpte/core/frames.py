@@ -53,7 +53,14 @@ def check_type(name: str, kind: pa.DataType) -> None:
 @functools.lru_cache(1024)
 def _is_unknown(kind: pa.DataType) -> bool:
     of = pa.types
-    if of.is_decimal256(kind) or of.is_interval(kind) or of.is_union(kind):
+    lacking = (
+        of.is_decimal256,
+        of.is_interval,
+        of.is_union,
+        of.is_list_view,
+        of.is_large_list_view,
+    )
+    if any(is_kind(kind) for is_kind in lacking):
         return True
     inner = kind.value_type if of.is_dictionary(kind) else None
     fields = [kind.field(i).type for i in range(kind.num_fields)]
