@@ -115,6 +115,20 @@ def attach_side(
     return pairs.join(found.rename({OWN_ID: _OWN[side]}), on=side_id, how="left")
 
 
+def types_of_side(rows: Iterable[Block], side: int, columns: Columns) -> list[pa.Schema]:
+    """Give the types of the columns that `attach_side` adds of each block."""
+    return [
+        pa.schema(
+            [(_name_in_pairs(field.name, side, columns), field.type) for field in block.schema]
+        )
+        for block in (part.without_columns([columns.id, DUPLICATES]) for part in rows)
+    ]
+
+
+def _name_in_pairs(name: str, side: int, columns: Columns) -> str:
+    return f"{SIDES[side]}_{TEXT if name == columns.text else name}"
+
+
 def with_own_ids(pairs: pl.DataFrame) -> pl.DataFrame:
     """Give the ids of pairs the types that they have in the rows attached."""
     for side_id, own in zip(SIDE_IDS, _OWN, strict=True):
@@ -130,9 +144,7 @@ def _named(block: Block, wanted: pa.Array, side: int, columns: Columns) -> pl.Da
     kept = find_ids(ids, wanted, columns.id).is_valid()
     frame = frame_of([block.filter(kept).without_columns([columns.id])])
     names = {
-        name: f"{SIDES[side]}_{TEXT if name == columns.text else name}"
-        for name in frame.columns
-        if name != DUPLICATES
+        name: _name_in_pairs(name, side, columns) for name in frame.columns if name != DUPLICATES
     }
     own = pl.Series(OWN_ID, comparable(block.column(columns.id)).filter(kept))
     return frame.rename(names).with_columns(own, pl.Series(SIDE_IDS[side], ids.filter(kept)))
@@ -181,4 +193,6 @@ def _attach(element: tuple[int, Iterable[Named]], side: int, columns: Columns) -
     pieces = list(group["pairs"])
     if pieces:
         whole = attach_side(frame_of(pieces), group["rows"], side, columns, duplicates=False)
-        yield block_of(with_own_ids(whole).sort(SOURCE_ID, TARGET_ID))
+        like = [piece.schema for piece in pieces]
+        like += types_of_side(group["rows"], side, columns)
+        yield block_of(with_own_ids(whole).sort(SOURCE_ID, TARGET_ID), like)

@@ -129,10 +129,11 @@ def _decide(
     good = decided[added[REJECT_REASON]].is_null()
     for name, number in (("pairs_kept", good.sum()), ("pairs_removed", (~good).sum())):
         Metrics.counter(NAMESPACE, name).inc(int(number))
+    like = [block.schema for block in blocks]
     if good.any():
-        yield block_of(decided.filter(good).drop(added[REJECT_REASON]))
+        yield block_of(decided.filter(good).drop(added[REJECT_REASON]), like)
     if not good.all():
-        yield TaggedOutput("removed", block_of(decided.filter(~good)))
+        yield TaggedOutput("removed", block_of(decided.filter(~good), like))
 
 
 def _reasons(

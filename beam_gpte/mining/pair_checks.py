@@ -183,7 +183,7 @@ def _describe(block: Block, known: LengthRatios, limit: float | None) -> Iterato
         )
         same = (source.list.sort() == target.list.sort()).alias(SAME_NUMBERS)
         overlaps = pl.Series(CHAR_OVERLAP, _overlaps(frame), pl.Float32)
-        yield block_of(frame.with_columns(same, overlaps))
+        yield block_of(frame.with_columns(same, overlaps), [block.schema])
 
 
 def _overlaps(frame: pl.DataFrame) -> list[float]:

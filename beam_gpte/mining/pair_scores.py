@@ -280,15 +280,15 @@ def _with_scores(
     frame = _with_ranks(frame_of([pairs.without_columns([VECTOR])]), nearest, side)
     if side == 0:
         array = vectors_to_arrow(vectors)
-        return block_of(frame).with_column(pa.field(VECTOR, array.type), array)
+        rows = block_of(frame, [pairs.schema])
+        return rows.with_column(pa.field(VECTOR, array.type), array)
     others = vector_matrix(pairs.column(VECTOR))
     parts = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(vectors), PAIRS_AT_ONCE)]
     cosine = np.concatenate([cosines(others[part], vectors[part]) for part in parts])
     forward, backward = (frame[name].cast(pl.Float32).to_numpy() for name in MEANS)
     scores = pl.Series(MARGIN, margins(cosine, forward, backward, margin))
-    return block_of(
-        frame.with_columns(pl.Series(COSINE, cosine), scores.fill_nan(None)).drop(*KEPT, *WHY)
-    )
+    scored = frame.with_columns(pl.Series(COSINE, cosine), scores.fill_nan(None))
+    return block_of(scored.drop(*KEPT, *WHY), [pairs.schema])
 
 
 def _with_ranks(pairs: pl.DataFrame, nearest: pl.DataFrame | None, side: int) -> pl.DataFrame:

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 import polars as pl
+import pyarrow as pa
 from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import (
@@ -52,7 +53,7 @@ from beam_gpte.core.mining.margin import (
 )
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.attach_rows import RowsOfSide, attach_side, with_own_ids
+from beam_gpte.mining.attach_rows import RowsOfSide, attach_side, types_of_side, with_own_ids
 from beam_gpte.mining.plan import MiningPlan, Search, check_choice
 from beam_gpte.mining.shards import RouteScopes, RouteSides, centered, search_shards
 from beam_gpte.shuffle.group_by_id import (
@@ -271,9 +272,10 @@ def _best_targets(element: tuple[int, Iterable[Named]], rule: PairRule) -> Itera
     if not pieces:
         return
     candidates = with_margins(frame_of(pieces), rule.margin)
+    like = types_of_side(group["rows"], 0, rule.columns)
     for part in _attach_sources(candidates, group["rows"], rule):
         if len(part):
-            yield block_of(part)
+            yield block_of(part, like)
 
 
 def _attach_sources(
@@ -295,15 +297,26 @@ def _attach_sources(
 def _best_sources(element: tuple[int, Iterable[Named]], rule: PairRule) -> Iterator[Block]:
     """Choose candidates, and attach the targets' rows to them."""
     group = CoGroup(element)
-    frames = [frame_of([block]) for block in group["candidates"]]
-    if not frames:
+    pieces = list(group["candidates"])
+    if not pieces:
         return
-    candidates = concat_frames(frames)
-    yield from _choose(candidates, group["rows"], rule)
+    candidates = concat_frames(frame_of([block]) for block in pieces)
+    like = [block.schema for block in pieces]
+    like += types_of_side(group["rows"], 1, rule.columns)
+    yield from _choose(candidates, group["rows"], rule, like)
 
 
-def _choose(candidates: pl.DataFrame, targets: Iterable[Block], rule: PairRule) -> Iterator[Block]:
-    """Mark the best of each target, choose, and attach the targets' rows to what is chosen."""
+def _choose(
+    candidates: pl.DataFrame, targets: Iterable[Block], rule: PairRule, like: list[pa.Schema]
+) -> Iterator[Block]:
+    """Mark the best of each target, choose, and attach the targets' rows to what is chosen.
+
+    Args:
+      candidates: of whole targets.
+      targets: their rows.
+      rule: for what is chosen.
+      like: types of the columns of both sides, see `block_of`.
+    """
     marked = mark_backward(candidates).filter(rule.chooses())
     if DECOY in marked.columns:
         decoys = marked.filter(pl.col(DECOY))
@@ -311,7 +324,8 @@ def _choose(candidates: pl.DataFrame, targets: Iterable[Block], rule: PairRule) 
             yield block_of(decoys.select(*CANDIDATE, DECOY).sort(_PAIR))
         marked = marked.filter(~pl.col(DECOY)).drop(DECOY)
     if len(marked):
-        yield block_of(with_own_ids(attach_side(marked, targets, 1, rule.columns)).sort(_PAIR))
+        whole = with_own_ids(attach_side(marked, targets, 1, rule.columns)).sort(_PAIR)
+        yield block_of(whole, like)
 
 
 def _search_scopes(
@@ -329,6 +343,7 @@ def _search_scopes(
         return
     near = nearest_targets(frame_of(forward), rule.k)
     candidates = nearest_sources(frame_of(backward), near, rule.k)
-    sources, targets = (rule.rows_of(side).of(rows) for side in (0, 1))
+    sources, targets = (list(rule.rows_of(side).of(rows)) for side in (0, 1))
     parts = _attach_sources(with_margins(candidates, rule.margin), sources, rule)
-    yield from _choose(concat_frames(parts), targets, rule)
+    like = types_of_side(sources, 0, rule.columns) + types_of_side(targets, 1, rule.columns)
+    yield from _choose(concat_frames(parts), targets, rule, like)

@@ -249,4 +249,4 @@ def cut(block: Block, fitted: FittedThreshold, emit: str) -> Iterator[Block]:
         )
         frame = frame.with_columns(pl.Series(POSTERIOR, posterior, pl.Float64))
         first = [name for name in (*CANDIDATE, POSTERIOR) if name in frame.columns]
-        yield block_of(frame.select(*first, pl.exclude(first)))
+        yield block_of(frame.select(*first, pl.exclude(first)), [block.schema])

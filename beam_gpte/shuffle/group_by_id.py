@@ -32,9 +32,23 @@ Keyed = tuple[int, Block]  # partition and rows
 Named = tuple[str, Block]  # the kind of rows, and the rows
 
 
-def block_of(frame: pl.DataFrame) -> Block:
-    """Convert a frame to a block."""
-    return Block.from_table(frame.to_arrow())
+def block_of(frame: pl.DataFrame, like: Iterable[pa.Schema] = ()) -> Block:
+    """Convert a frame to a block.
+
+    Args:
+      frame: the rows.
+      like: schemas of the blocks that its columns are from: a type that Polars has widened, such as
+        seconds to milliseconds, is as it was if these agree.
+    """
+    table, schemas = frame.to_arrow(), list(like)
+    for i, field in enumerate(table.schema):
+        kinds = {schema.field(field.name).type for schema in schemas if field.name in schema.names}
+        if len(kinds) == 1 and (kind := kinds.pop()) != field.type and decoded_type(kind) == kind:
+            try:
+                table = table.set_column(i, field.with_type(kind), table.column(i).cast(kind))
+            except pa.ArrowInvalid:  # more than 2 GB of strings
+                continue
+    return Block.from_table(table)
 
 
 def frame_of(blocks: Iterable[Block]) -> pl.DataFrame:

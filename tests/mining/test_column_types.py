@@ -262,3 +262,45 @@ def test_two_corpora_of_a_few_sentences_are_mined(new_pipeline: NewPipeline) -> 
 def test_an_order_is_a_tuple() -> None:
     with pytest.raises(InputError, match="use a tuple of columns"):
         AlignDocuments("doc", order="n")  # type: ignore[arg-type]
+
+
+PAYLOAD = {
+    "string": pa.array(["x"] * ROWS),
+    "time": pa.array(range(ROWS), pa.time32("s")),
+    "date": pa.array([86_400_000] * ROWS, pa.date64()),
+    "seconds": pa.array(range(ROWS), pa.timestamp("s", "UTC")),
+    "lasting": pa.array(range(ROWS), pa.duration("s")),
+    "bytes": pa.array([b"ab"] * ROWS, pa.binary(2)),
+    "list": pa.array([[i] for i in range(ROWS)], pa.list_(pa.int8())),
+    "struct": pa.array([{"a": ["b"]}] * ROWS),
+    "half": pa.array(np.arange(ROWS, dtype=np.float16)),
+}
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        MineBitext(threshold=-9.0, comparison=Comparison(center=False)),
+        MineBitext(threshold=-9.0, scope="string", comparison=Comparison(center=False)),
+        ScoreBitext(comparison=Comparison(center=False)),
+    ],
+    ids=["mined", "mined in scopes", "scored"],
+)
+def test_columns_of_pairs_have_the_types_that_they_have_in_rows(
+    new_pipeline: NewPipeline, transform: Any
+) -> None:
+    sides = {name: side(pa.string(), name, **PAYLOAD) for name in ("source", "target")}
+    pairs = pa.table({"source_id": ids_of(pa.string()), "target_id": ids_of(pa.string())})
+    given = {**sides, "pairs": pairs} if isinstance(transform, ScoreBitext) else sides
+
+    def check(found: list) -> None:
+        table = pa.concat_tables([pa.Table.from_batches([block.batch]) for block in found])
+        assert len(table) == ROWS
+        for name in PAYLOAD:
+            for prefix in sides:
+                column = table.sort_by("source_id")[f"{prefix}_{name}"].combine_chunks()
+                assert column.equals(PAYLOAD[name]), (prefix, name, column.type)
+
+    with new_pipeline() as p:
+        inputs = {name: p | name >> beam.Create([rows]) for name, rows in given.items()}
+        assert_that((inputs | transform).pairs, check)
