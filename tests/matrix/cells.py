@@ -305,8 +305,11 @@ _KNOWN: dict[tuple, Expected] = {}
 def expected(case: Case, cell: Cell, dropped: frozenset[Row] = frozenset()) -> Expected:
     """Return what a transform does to plain values that mean the same; each found once."""
     sides = SIDES if case.sides else (None,)
-    read = cell.role not in (PAYLOAD, TEXT)
-    means = [meaning(cell, cell.role, n, side) for side in sides for n in range(ROWS) if read]
+    rows = [(n, side) for side in sides for n in range(ROWS) if cell.role != PAYLOAD]
+    means = [
+        cell.kind(TEXT, *row) == "null" if cell.role == TEXT else meaning(cell, cell.role, *row)
+        for row in rows
+    ]
     key = (case, cell.role, len(cell.kinds), tuple(means), dropped)
     if key not in _KNOWN:
         inputs = make_inputs(case, cell, True, dropped)

@@ -145,7 +145,8 @@ def _extras(cell: Cell, run: list[int], side: str | None, plain: bool) -> dict[s
 def _values(cell: Cell, role: str, run: list[int], side: str | None, plain: bool) -> pa.Array:
     kind = cell.kind(role, run[0], side)
     if role == TEXT:
-        return texts_array("string" if plain else kind, [text(n, side) for n in run])
+        texts = [None if kind == "null" else text(n, side) for n in run]
+        return texts_array("string" if plain else kind, texts)
     if plain:
         return array("int64", [meaning(cell, role, n, side) for n in run])
     return array(kind, [number(role, n) for n in run])

@@ -77,7 +77,7 @@ def rank(name: str, number: int | None) -> int | None:
     return int(number >= ROWS // 2) if family == "bool" else number
 
 
-def texts_array(name: str, texts: Sequence[str]) -> pa.Array:
+def texts_array(name: str, texts: Sequence[Any]) -> pa.Array:
     """Make a column of texts; or of numbers, where the type has none."""
     kind = KINDS[name]
     inner = kind.value_type if _is_encoded(kind) else kind
