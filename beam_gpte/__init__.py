@@ -6,7 +6,8 @@ import typing
 import beam_gpte._quiet  # first
 
 # isort: split
-import beam_gpte._quick_beam  # noqa: F401  # before anything is built
+import beam_gpte._quick_beam  # before anything is built
+import beam_gpte._whole_elements  # noqa: F401
 from beam_gpte.core.columns import Columns as Columns
 from beam_gpte.core.encoder.config import EncoderConfig as EncoderConfig
 from beam_gpte.core.encoder.config import ModelRuntime as ModelRuntime
