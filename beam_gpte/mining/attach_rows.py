@@ -115,6 +115,14 @@ def attach_side(
     return pairs.join(found.rename({OWN_ID: _OWN[side]}), on=side_id, how="left")
 
 
+def types_of_pairs(pairs: Iterable[Block]) -> list[pa.Schema]:
+    """Give the types of the columns of each block, but not of ids: they get those of rows."""
+    return [
+        pa.schema([field for field in block.schema if field.name not in SIDE_IDS])
+        for block in pairs
+    ]
+
+
 def types_of_side(rows: Iterable[Block], side: int, columns: Columns) -> list[pa.Schema]:
     """Give the types of the columns that `attach_side` adds of each block."""
     return [
@@ -193,6 +201,5 @@ def _attach(element: tuple[int, Iterable[Named]], side: int, columns: Columns) -
     pieces = list(group["pairs"])
     if pieces:
         whole = attach_side(frame_of(pieces), group["rows"], side, columns, duplicates=False)
-        like = [piece.schema for piece in pieces]
-        like += types_of_side(group["rows"], side, columns)
+        like = types_of_pairs(pieces) + types_of_side(group["rows"], side, columns)
         yield block_of(with_own_ids(whole).sort(SOURCE_ID, TARGET_ID), like)

@@ -53,7 +53,13 @@ from beam_gpte.core.mining.margin import (
 )
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.attach_rows import RowsOfSide, attach_side, types_of_side, with_own_ids
+from beam_gpte.mining.attach_rows import (
+    RowsOfSide,
+    attach_side,
+    types_of_pairs,
+    types_of_side,
+    with_own_ids,
+)
 from beam_gpte.mining.plan import MiningPlan, Search, check_choice
 from beam_gpte.mining.shards import RouteScopes, RouteSides, centered, search_shards
 from beam_gpte.shuffle.group_by_id import (
@@ -301,8 +307,7 @@ def _best_sources(element: tuple[int, Iterable[Named]], rule: PairRule) -> Itera
     if not pieces:
         return
     candidates = concat_frames(frame_of([block]) for block in pieces)
-    like = [block.schema for block in pieces]
-    like += types_of_side(group["rows"], 1, rule.columns)
+    like = types_of_pairs(pieces) + types_of_side(group["rows"], 1, rule.columns)
     yield from _choose(candidates, group["rows"], rule, like)
 
 
