@@ -225,7 +225,8 @@ def _rejected(case: Case, inputs: Inputs, found: list[pa.Table]) -> dict[Row, st
         if not row["reject_reason"]:
             raise WrongResultError(f"row {row} was rejected without a reason")
         side = _side(case, row["reject_step"])
-        rejected |= {(side, n): row["reject_reason"] for n in _numbers_of_reject(inputs, row)}
+        reason = f"{row['reject_reason']} {row.get('file', '')}"  # of a file that is rejected whole
+        rejected |= {(side, n): reason for n in _numbers_of_reject(inputs, row)}
     return rejected
 
 
