@@ -182,6 +182,12 @@ class _Names:
         """Name what the order becomes."""
         return [f"{PLACE}{i}" for i in range(len(self.order))]
 
+    def shown(self, message: str) -> str:
+        """Name the columns that places are read from in a message."""
+        for place, name in zip(self.places(), self.order, strict=True):
+            message = message.replace(repr(place), repr(name))
+        return message
+
 
 def _check(
     block: Block, defects: VectorDefects, names: _Names, step: str, isolate: bool
@@ -290,8 +296,11 @@ class _DocumentsOfSide:
 
     def __init__(self, blocks: list[Block], names: _Names, max_span: int) -> None:
         self._names, self._max_span = names, max_span
-        frame = frame_of([block.without_columns([VECTOR, SIDE, *MARKS]) for block in blocks])
-        frame = frame.with_row_index(PLACE)
+        rows = [block.without_columns([VECTOR, SIDE, *MARKS]) for block in blocks]
+        try:
+            frame = frame_of(rows).with_row_index(PLACE)
+        except InputError as error:
+            raise InputError(names.shown(str(error))) from error
         self._vectors = np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks])
         self.kind, self.ids = frame.schema[names.document], frame.schema[names.columns.id]
         documents = value_texts(frame[names.document].to_arrow())
