@@ -6,7 +6,7 @@ A check that several transforms share does not know which of them the user wrote
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -37,6 +37,23 @@ def naming(step: str | None) -> Iterator[None]:
         if step is None or str(error).startswith(step):
             raise
         raise type(error)(f"{step}: {error}") from error
+
+
+@contextlib.contextmanager
+def naming_columns(hidden: Iterable[str], names: Iterable[str]) -> Iterator[None]:
+    """Replace `hidden` columns in the message of an `InputError` by the user's they are read from.
+
+    Args:
+      hidden: their names.
+      names: those of the user's columns, in the same order.
+    """
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        for column, name in zip(hidden, names, strict=True):
+            message = message.replace(repr(column), repr(name))
+        raise type(error)(message) from error
 
 
 @dataclasses.dataclass(frozen=True)

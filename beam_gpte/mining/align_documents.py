@@ -23,7 +23,7 @@ from apache_beam.pvalue import AsSingleton
 from beam_gpte.core.columns import DOCUMENT, MARKS, PLACE, SIDE, SIDES, VECTOR, Columns
 from beam_gpte.core.dedup.keep_order import order_values
 from beam_gpte.core.encoder.config import check_one_row
-from beam_gpte.core.errors import InputError, InStep, naming
+from beam_gpte.core.errors import InputError, InStep, naming, naming_columns
 from beam_gpte.core.mining.align import align, skip_cost, span_vectors
 from beam_gpte.core.text.normalize import value_texts
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
@@ -182,12 +182,6 @@ class _Names:
         """Name what the order becomes."""
         return [f"{PLACE}{i}" for i in range(len(self.order))]
 
-    def shown(self, message: str) -> str:
-        """Name the columns that places are read from in a message."""
-        for place, name in zip(self.places(), self.order, strict=True):
-            message = message.replace(repr(place), repr(name))
-        return message
-
 
 def _check(
     block: Block, defects: VectorDefects, names: _Names, step: str, isolate: bool
@@ -297,10 +291,8 @@ class _DocumentsOfSide:
     def __init__(self, blocks: list[Block], names: _Names, max_span: int) -> None:
         self._names, self._max_span = names, max_span
         rows = [block.without_columns([VECTOR, SIDE, *MARKS]) for block in blocks]
-        try:
+        with naming_columns(names.places(), names.order):
             frame = frame_of(rows).with_row_index(PLACE)
-        except InputError as error:
-            raise InputError(names.shown(str(error))) from error
         self._vectors = np.concatenate([vector_matrix(block.column(VECTOR)) for block in blocks])
         self.kind, self.ids = frame.schema[names.document], frame.schema[names.columns.id]
         documents = value_texts(frame[names.document].to_arrow())

@@ -38,7 +38,7 @@ from beam_gpte.core.columns import (
     VECTOR,
     is_hidden,
 )
-from beam_gpte.core.errors import InputError, InStep
+from beam_gpte.core.errors import InputError, InStep, naming_columns
 from beam_gpte.core.mining.margin import Margin, k_nearest, margins
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
@@ -300,12 +300,7 @@ def _with_ranks(pairs: pl.DataFrame, nearest: pl.DataFrame | None, side: int) ->
     kept = {SIDE_IDS[side]: KEPT[side], SIDE_IDS[1 - side]: KEPT[1 - side]}
     ranks = nearest.select(*SIDE_IDS, rank).rename(kept)
     means = nearest.select(SIDE_IDS[side], mean).unique().rename({SIDE_IDS[side]: KEPT[side]})
-    try:
+    with naming_columns(KEPT, SIDE_IDS):
         pairs, ranks, means = of_one_schema([pairs, ranks, means])
-    except InputError as error:
-        message = str(error)
-        for hidden, name in zip(KEPT, SIDE_IDS, strict=True):
-            message = message.replace(repr(hidden), repr(name))
-        raise InputError(message) from error
     pairs = pairs.join(ranks, on=list(KEPT), how="left", maintain_order="left")
     return pairs.join(means, on=KEPT[side], how="left", maintain_order="left")
