@@ -15,7 +15,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import PAIR, REJECT_REASON, SCORE
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.mining.hard_negatives import RANK, RIVAL, with_consistency
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
 from beam_gpte.elements.block import Block
@@ -97,7 +97,15 @@ class FilterPairs(AddsColumns, SearchesPairs):
         """Return kept and removed pairs."""
         added = self.added()
         found = self.search(inputs, "pairs", self.depth, added=added)
-        decide = beam.FlatMap(_decide, self.k, self.min_margin, self.min_score, self.depth, added)
+        decide = beam.FlatMap(
+            InStep(f"{self.step} pairs", _decide).__call__,
+            (self.pairs.query_id, self.pairs.document_id),
+            self.k,
+            self.min_margin,
+            self.min_score,
+            self.depth,
+            added,
+        )
         # in this order: types given after with_outputs are forgotten, and blocks would be pickled
         decided = decide.with_output_types(Block, removed=Block).with_outputs(
             "removed", main="kept"
@@ -108,6 +116,7 @@ class FilterPairs(AddsColumns, SearchesPairs):
 
 def _decide(
     element: tuple[int, Iterable[Named]],
+    id_columns: tuple[str, str],
     k: int | None,
     min_margin: float | None,
     min_score: float | None,
@@ -118,7 +127,7 @@ def _decide(
     blocks = list(group["pairs"])
     if not blocks:
         return
-    rows, named = pair_frames(blocks)
+    rows, named = pair_frames(blocks, id_columns)
     near, named = with_near(near_frame(group["near"]), named)
     known = with_consistency(near, named, depth)
     margin = (pl.col(SCORE) - pl.col(RIVAL)).alias(added[MARGIN])

@@ -27,7 +27,7 @@ from beam_gpte.core.columns import (
     TARGET_ID,
     TEXT,
 )
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.mining.hard_negatives import RANK, NegativeRule, choose_negatives
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, GoodAndRejects
@@ -52,6 +52,7 @@ from beam_gpte.shuffle.unique_ids import find_ids
 
 POSITIVE_ID = "positive_id"
 NEGATIVE_ID = "negative_id"
+IDS = QUERY_ID, POSITIVE_ID  # of a positive
 POSITIVE_SCORE = "positive_score"  # float32: the cosine of query and positive
 NEGATIVE_SCORE = "negative_score"
 NEGATIVE = "negative"
@@ -133,8 +134,9 @@ class MineHardNegatives(SearchesPairs):
     ) -> beam.PCollection[Block] | GoodAndRejects:
         """Return the triplets; with exception handling, a tuple of them and the rejects."""
         found = self.search(inputs, "positives", self.ranks[1], texts=True)
+        id_columns = self.pairs.query_id, self.pairs.document_id
         choose = beam.FlatMap(
-            _choose, self._rule(), self.pairs.query_id, self.pairs.document_id
+            InStep(f"{self.step} positives", _choose).__call__, self._rule(), id_columns
         ).with_output_types(Block)
         triplets = found.groups | "Choose" >> choose
         names = RowNames(1, self.columns, texts=True, step=f"{self.step} documents")
@@ -152,18 +154,17 @@ class MineHardNegatives(SearchesPairs):
 
 
 def _choose(
-    element: tuple[int, Iterable[Named]], rule: NegativeRule, query_id: str, document_id: str
+    element: tuple[int, Iterable[Named]], rule: NegativeRule, id_columns: tuple[str, str]
 ) -> Iterator[Block]:
     group = CoGroup(element)
     near, blocks = near_frame(group["near"]), list(group["pairs"])
     if not blocks:
         _count("queries_without_positives", near[SOURCE_ID].n_unique())
         return
-    rows, named = pair_frames(blocks)
+    rows, named = pair_frames(blocks, id_columns)
     texts = (rows[hidden].alias(name) for hidden, name in zip(PAIR_TEXTS, TEXTS, strict=False))
-    named = named.with_columns(
-        rows[query_id].alias(QUERY_ID), rows[document_id].alias(POSITIVE_ID), *texts
-    ).drop(PAIR)
+    ids = (rows[name].alias(new) for name, new in zip(id_columns, IDS, strict=True))
+    named = named.with_columns(*ids, *texts).drop(PAIR)
     # of pairs that are the same once duplicates are represented, that of the smallest ids
     pairs = named.sort(pl.all()).unique([SOURCE_ID, TARGET_ID], keep="first", maintain_order=True)
     near, pairs = with_near(near, pairs)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton, TaggedOutput
@@ -29,7 +28,7 @@ from beam_gpte.core.columns import (
     TARGET_ID,
     VECTOR,
 )
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep, naming_columns
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
@@ -41,7 +40,7 @@ from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining import plan as mining_plan
 from beam_gpte.mining.plan import MiningPlan, Surveys, SurveySides
 from beam_gpte.mining.shards import RouteSides, search_shards, shard_hashes
-from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, frame_of, key_by_id
+from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, concat_frames, frame_of, key_by_id
 from beam_gpte.shuffle.packing import split_rows
 from beam_gpte.shuffle.unique_ids import find_ids
 
@@ -134,11 +133,12 @@ class SearchPairs(beam.PTransform):
     def expand(self, inputs: PairSearchInputs) -> SearchedPairs:
         """Return neighbors and scored pairs."""
         plan = AsSingleton(inputs.plan)
+        count = beam.Map(InStep(self.step, _max_pairs).__call__, self.id_columns)
         max_pairs = (
             inputs.pairs
             | "PairsOfQueries" >> key_by_id(QUERY)
             | "GroupPairs" >> beam.GroupByKey()
-            | "CountPairs" >> beam.Map(_max_pairs).with_output_types(int)
+            | "CountPairs" >> count.with_output_types(int)
             | "MostPairs" >> beam.CombineGlobally(_largest).as_singleton_view()
         )
         routed = inputs.vectors | "Route" >> beam.ParDo(RouteSides(), plan).with_output_types(Keyed)
@@ -159,10 +159,9 @@ class SearchPairs(beam.PTransform):
         return SearchedPairs(found["near"], found["pairs"], found[REJECTS])
 
 
-def _max_pairs(element: tuple[int, Iterable[Block]]) -> int:
-    ids = pl.concat(
-        [frame_of([block]).select(QUERY, DOCUMENT) for block in element[1]], how="vertical_relaxed"
-    )
+def _max_pairs(element: tuple[int, Iterable[Block]], id_columns: tuple[str, str]) -> int:
+    with naming_columns((QUERY, DOCUMENT), id_columns):
+        ids = concat_frames(frame_of([block]).select(QUERY, DOCUMENT) for block in element[1])
     return int(ids.unique().group_by(QUERY).len()["len"].max() or 0)  # type: ignore[arg-type]
 
 

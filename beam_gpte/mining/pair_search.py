@@ -43,7 +43,7 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.encoder.text_encoder import as_model
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep, naming_columns
 from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns
@@ -187,7 +187,7 @@ class SearchesPairs(RejectingTransform):
             named = (rows, sides.duplicates) | "AllRows" >> beam.Flatten()
         if texts or self.pairs.deduplicate:
             for side, name in enumerate(_SIDES):
-                join = _NameRows(side, self.columns, texts, f"{self.step} {name}")
+                join = _NameRows(side, self.columns, texts, self.step, step, id_columns[side])
                 both = PairsAndRows(pairs, named)
                 pairs = both | f"Name_{name}" >> join
         found = PairSearchInputs(vectors, pairs, plan) | "Search" >> SearchPairs(
@@ -200,14 +200,21 @@ class SearchesPairs(RejectingTransform):
         return PairSearch(groups, rows, rejects)
 
 
-def pair_frames(blocks: Iterable[Block]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def pair_frames(
+    blocks: Iterable[Block], id_columns: tuple[str, str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Make two frames of the pairs of a group, ordered by their ids.
+
+    Args:
+      blocks: of the pairs.
+      id_columns: the user's, which an error names.
 
     Returns:
       The columns of the pairs, and `source_id`, `target_id`, `score` as
       `core.mining.hard_negatives` reads them; both with the row's number in `PAIR`.
     """
-    rows = concat_frames(frame_of([block]) for block in blocks)
+    with naming_columns((QUERY, DOCUMENT), id_columns):
+        rows = concat_frames(frame_of([block]) for block in blocks)
     rows = rows.sort(QUERY, DOCUMENT, maintain_order=True).with_row_index(PAIR)
     named = rows.select(
         PAIR,
@@ -298,15 +305,20 @@ class _NameRows(beam.PTransform):
     columns: Columns
     texts: bool
     step: str
+    pairs_step: str
+    id_column: str
 
     @named_collections
     def expand(self, inputs: PairsAndRows) -> beam.PCollection[Block]:
-        names = RowNames(self.side, self.columns, self.texts, self.step)
+        rows_step = f"{self.step} {_SIDES[self.side]}"
+        names = RowNames(self.side, self.columns, self.texts, rows_step)
         keyed = (
             inputs.pairs | "Pairs" >> key_by_id(_ID[self.side], name="pairs"),
             inputs.rows | "Rows" >> key_by_id(ID, names, "rows"),
         )
-        name = beam.FlatMap(_name_rows, self.side, self.texts).with_output_types(Block)
+        name = beam.FlatMap(
+            InStep(self.pairs_step, _name_rows).__call__, self.side, self.texts, self.id_column
+        ).with_output_types(Block)
         grouped = keyed | "PairsAndRows" >> beam.Flatten() | "ById" >> beam.GroupByKey()
         return grouped | "Name" >> name
 
@@ -318,7 +330,9 @@ def _columns(batches: list[pa.RecordBatch]) -> dict[str, pa.ChunkedArray]:
     }
 
 
-def _name_rows(element: tuple[int, Iterable[Named]], side: int, texts: bool) -> Iterator[Block]:
+def _name_rows(
+    element: tuple[int, Iterable[Named]], side: int, texts: bool, id_column: str
+) -> Iterator[Block]:
     group = CoGroup(element)
     parts = [block.batch for block in group["rows"]]
     rows = pa.table(_columns(parts)).combine_chunks() if parts else None
@@ -328,8 +342,8 @@ def _name_rows(element: tuple[int, Iterable[Named]], side: int, texts: bool) -> 
         # other types are reported by the search
         if rows is not None and is_string(ids.type) == is_string(rows[ID].type):
             known_ids, names = (rows[name].combine_chunks() for name in (ID, REPRESENTATIVE))
-            at = find_ids(ids, known_ids, _ID[side])
-            named = pc.coalesce(*of_one_type(_ID[side], [names.take(at), ids]))
+            at = find_ids(ids, known_ids, id_column)
+            named = pc.coalesce(*of_one_type(id_column, [names.take(at), ids]))
             block = block.with_column(pa.field(_ID[side], named.type), named)
         if texts:
             known = pa.nulls(len(ids), pa.large_string())
