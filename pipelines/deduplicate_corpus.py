@@ -20,7 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from beam_gpte import (
     Block,
@@ -179,18 +179,27 @@ def steps_of(
     return tuple(steps[name]() for name in names)
 
 
-def reference_of(options: DeduplicateCorpusOptions) -> tuple[str | None, bytes | None]:
-    """Find the Parquet files of the reference, and the saved index of the run that wrote them."""
+class Reference(NamedTuple):
+    """Name the files of the reference, and their ids; hold the saved index of a run."""
+
+    files: str
+    id_column: str | None
+    saved_index: bytes | None = None
+
+
+def reference_of(options: DeduplicateCorpusOptions) -> Reference | None:
+    """Find the files of the reference, and the saved index if it is a previous run's output."""
     if options.reference is None:
-        return None, None
+        return None
     folder = options.reference.rstrip("/")
     if not committed_files(f"{folder}/kept", write_parquet):
-        return options.reference, None
+        return Reference(options.reference, options.id_column)
     kept, saved_index = f"{glob.escape(folder)}/kept/*.parquet", f"{folder}/saved_index.npz"
+    found = Reference(kept, options.id_column or "id")
     if not FileSystems.exists(saved_index):
-        return kept, None
+        return found
     with FileSystems.open(saved_index) as file:
-        return kept, file.read()
+        return found._replace(saved_index=file.read())
 
 
 def check_columns(options: DeduplicateCorpusOptions, first: str, present: list[str]) -> None:
@@ -251,11 +260,14 @@ def scratch_folder(options: DeduplicateCorpusOptions, local: bool) -> Iterator[s
 
 def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: str | None) -> None:
     output = options.output.rstrip("/")
-    files, saved_index = reference_of(options)
+    known, reference, saved_index = reference_of(options), None, None
     names = {"id_column": options.id_column, "text_column": options.text_column}
     read = ReadCorpus(options.input, **names, types=types_of(options.types))
     rows, unreadable = pipeline | "ReadCorpus" >> read.with_exception_handling()
-    reference = None if files is None else pipeline | "ReadReference" >> ReadCorpus(files, **names)
+    if known is not None:
+        files, id_column, saved_index = known
+        read_known = ReadCorpus(files, id_column=id_column, text_column=options.text_column)
+        reference = pipeline | "ReadReference" >> read_known
     deduplicate = Deduplicate(steps_of(options, saved_index), reference, scratch)
     result = rows | renamed(deduplicate, options.rename).with_exception_handling()
     if options.report:

@@ -11,8 +11,8 @@ from benchmarks.graphs import PIPELINES, Size, applied, count, parts
 # steps and GroupByKeys at most, as `python benchmarks/graphs.py` counts them
 DEFAULT = {
     "embed_to_parquet": (12, 2),
-    "deduplicate_semantic": (55, 11),
-    "deduplicate_three_steps": (108, 22),
+    "deduplicate_semantic": (54, 11),
+    "deduplicate_three_steps": (107, 22),
     "mine_bitext": (54, 10),
     "mine_unmatched": (90, 16),
     "mine_hard_negatives": (59, 10),

@@ -80,6 +80,7 @@ PREVIOUS_VECTOR = HIDDEN + "previous"
 # Rows under deduplication.
 ORDER_VALUE = HIDDEN + "order"  # orders rows before their ids do; absent where ids alone decide
 REFERENCE = HIDDEN + "reference"  # bool: rows of another corpus, ordered first and never removed
+CORPUS_ID = HIDDEN + "corpus_id"  # string: names rows where there is a reference
 SCOPE = HIDDEN + "scope"  # rows are compared only within one; in mining too
 TEXT_KEY = HIDDEN + "key"  # string: a hash of what duplicates share
 NORMAL = HIDDEN + "normal"  # string: the text as it is compared

@@ -20,6 +20,7 @@ from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import DEFECT, REFERENCE, REJECT_STEP
 from beam_gpte.core.errors import naming
+from beam_gpte.dedup.corpus_ids import with_corpus_ids, with_own_ids
 from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import Block
@@ -59,8 +60,9 @@ class CheckedRows(NamedTuple):
     """Hold the rows that every step can compare.
 
     Attributes:
-      rows: no two of which, nor of the reference, have one id.
-      reference: marked by `REFERENCE`; None where there is none.
+      rows: no two of which have one id.
+      reference: marked by `REFERENCE`, no two of which have one id; None where there is none. If
+        there is one, both have a `CORPUS_ID`.
       rejects: of each check.
     """
 
@@ -116,8 +118,9 @@ def check_rows(
         good = good | unique
     if reference is None:
         return CheckedRows(good, None, tuple(rejects))
-    split = beam.FlatMap(_split_reference).with_output_types(Block, reference=Block)
-    parts = good | "SplitReference" >> split.with_outputs("reference", main="rows")
+    split = beam.FlatMap(_split_reference, checks.id_column)
+    typed = split.with_output_types(Block, reference=Block)
+    parts = good | "SplitReference" >> typed.with_outputs("reference", main="rows")
     return CheckedRows(parts.rows, parts.reference, tuple(rejects))
 
 
@@ -146,8 +149,9 @@ def _mark(block: Block) -> Block:
     return block.with_column(pa.field(REFERENCE, pa.bool_()), pa.array([True] * len(block)))
 
 
-def _split_reference(block: Block) -> Iterator[Any]:
-    yield TaggedOutput("reference", block) if REFERENCE in block.schema.names else block
+def _split_reference(block: Block, id_column: str) -> Iterator[Any]:
+    named = with_corpus_ids(block, id_column)
+    yield TaggedOutput("reference", named) if REFERENCE in block.schema.names else named
 
 
 class RowResults(NamedTuple):
@@ -158,18 +162,16 @@ class RowResults(NamedTuple):
     rejects: Blocks
 
 
-def restore_rows(results: RowResults, spill: SpillRows | None) -> RowResults:
-    """Undo `check_rows`: name the reference in the step of its rejects, read spilled rows back."""
-    name = beam.Map(_name_reference).with_output_types(Block)
-    results = results._replace(rejects=results.rejects | "NameReference" >> name)
-    if spill is None:
-        return results
-    whole = beam.Map(whole_rows).with_output_types(Block)
+def restore_rows(results: RowResults, checks: RowChecks) -> RowResults:
+    """Undo `check_rows`: spilled rows, own ids, and the reference in the step of its rejects."""
+    restore = beam.Map(_restored, checks.id_column, checks.added).with_output_types(Block)
     labels = ("Kept", "WholeRemoved", "Rejects")
-    return RowResults(*(rows | label >> whole for rows, label in zip(results, labels, strict=True)))
+    parts = zip(results, labels, strict=True)
+    return RowResults(*(rows | label >> restore for rows, label in parts))
 
 
-def _name_reference(block: Block) -> Block:
+def _restored(block: Block, id_column: str, added: AddedColumns) -> Block:
+    block = with_own_ids(whole_rows(block), id_column, added)
     if REFERENCE not in block.schema.names:
         return block
     steps = pc.binary_join_element_wise(block.column(REJECT_STEP), "reference", ": ")

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import apache_beam as beam
 from apache_beam.pvalue import AsList, TaggedOutput
 
-from beam_gpte.core.columns import FOUND_BY, REFERENCE, Columns
+from beam_gpte.core.columns import CORPUS_ID, FOUND_BY, ID, REFERENCE, Columns
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError
 from beam_gpte.dedup.apply_decisions import (
@@ -35,6 +35,7 @@ from beam_gpte.dedup.checks import (
     restore_rows,
     separate_reference,
 )
+from beam_gpte.dedup.corpus_ids import with_own_pair_ids
 from beam_gpte.dedup.figures import StepFigures, pair_figures
 from beam_gpte.dedup.recall_audit import count_found
 from beam_gpte.dedup.report import Deduplication, FiguresOfSteps, StepSummary, SummarizeSteps
@@ -52,12 +53,14 @@ class StepContext:
 
     Attributes:
       has_reference: whether reference rows, marked by `REFERENCE`, are among the rows.
+      id_column: names each row of both.
       isolate: collect rows that fail, instead of failing the job.
       spill: writes rows to a disk once a step has added large columns; None keeps them in memory.
       added: names of the columns that removed rows get.
     """
 
     has_reference: bool = False
+    id_column: str = ID
     isolate: bool = False
     spill: SpillRows | None = None
     added: AddedColumns = dataclasses.field(default_factory=AddedColumns)
@@ -69,8 +72,8 @@ class StepResult(NamedTuple):
     Attributes:
       rows: those it was given, reference rows too, perhaps with more columns.
       pairs: blocks of `first_id`, `second_id`, `score`.
-      decisions: blocks of the removed row's id in the id column, `duplicate_of`, `score`; one per
-        removed row.
+      decisions: blocks of the removed row's id in the context's id column, `duplicate_of`, `score`;
+        one per removed row.
       figures: for the report.
       expected: pairs that a search without loss finds, with a vector of a sample; none or one
         collection.
@@ -148,7 +151,7 @@ class Deduplicate(AddsColumns, RejectingTransform):
     Attributes:
       steps: with the same id and text columns, and without a `reference` or `rename`.
       reference: rows of another corpus; rows near to one of them are removed, they themselves are
-        not.
+        not. Ids may be the same in both; those that results name do not say of which.
       scratch: a folder, on a disk that all workers share, for rows while their ids and sketches are
         shuffled. For runners that keep shuffles in memory, as Beam's local one does: with it a
         million vectors of 384 dimensions fit there. A run creates its own folder in it and leaves
@@ -209,18 +212,21 @@ def _deduplicate(
     id_column, text_column, columns, vectors = _read_columns(steps)
     spill = None
     if scratch is not None:
-        light = {id_column, REFERENCE}.union(*(step.light_columns() for step in steps))
+        light = {id_column, REFERENCE, CORPUS_ID}.union(*(step.light_columns() for step in steps))
         spill = SpillRows(new_spill_folder(scratch), tuple(sorted(light)))
     defects = tuple((step.step, step.defects()) for step in steps)
     added = transform.added()
     checks = RowChecks(transform.step, defects, id_column, transform._isolate, added)
-    context = StepContext(reference is not None, transform._isolate, spill, added)
+    ids = id_column if reference is None else CORPUS_ID
+    context = StepContext(reference is not None, ids, transform._isolate, spill, added)
     rows = to_blocks(pcoll, text_column, id_column, columns, added=added, optional=vectors)
     known = None
     if reference is not None:
         known = columns_as_blocks(reference, columns, text_column, id_column, vectors)
     result = _run_steps(check_rows(rows.blocks, known, checks, spill), steps, context)
-    parts = restore_rows(RowResults(result.kept, result.removed, result.rejects), spill)
+    parts = RowResults(result.kept, result.removed, result.rejects)
+    if spill is not None or reference is not None:
+        parts = restore_rows(parts, checks)
     return result._replace(**back_to_rows(rows, parts)._asdict())
 
 
@@ -249,8 +255,8 @@ def _run_steps(checked: CheckedRows, steps: Steps, context: StepContext) -> Dedu
         rejects += found.rejects
         rows, removed = found.kept, (found.removed,)
         done.append(found)
-    columns = steps[0].columns
-    summarize = SummarizeSteps(tuple(map(_summary_of, steps)), columns.id, columns.text)
+    summaries, text_column = tuple(map(_summary_of, steps)), steps[0].columns.text
+    summarize = SummarizeSteps(summaries, context.id_column, text_column)
     figures = FiguresOfSteps(all_rows, tuple(found.figures for found in done))
     indexes = [found.saved_index for found in done if found.saved_index is not None]
     return Deduplication(
@@ -305,10 +311,12 @@ class _RunStep(beam.PTransform):
             corpus, counted = found.rows | "OwnRows" >> own.with_outputs("figures", main="own")
             figures += (counted,)
         to_decide = RowsToDecide(corpus, found.decisions, earlier, found.rejects)
-        apply = ApplyDecisions(step.columns.id, step.name, self.context.added)
+        apply = ApplyDecisions(self.context.id_column, step.name, self.context.added)
         applied = to_decide | "ApplyDecisions" >> apply
         expected = tuple(map(AsList, found.expected))
-        name = beam.FlatMap(_name_pairs, step.name, step.settings()["threshold"], *expected)
+        name = beam.FlatMap(
+            _name_pairs, self.context.id_column, step.name, step.settings()["threshold"], *expected
+        )
         pairs, counted = found.pairs | "NamePairs" >> name.with_output_types(
             Block, figures=StepFigures
         ).with_outputs("figures", main="pairs")
@@ -320,9 +328,9 @@ class _RunStep(beam.PTransform):
 
 
 def _name_pairs(
-    pairs: Block, step: str, threshold: float, expected: Iterable[Block] = ()
+    pairs: Block, id_column: str, step: str, threshold: float, expected: Iterable[Block] = ()
 ) -> Iterator[Any]:
     """Name the step that found pairs, and count them."""
-    yield with_found_by(pairs, step, FOUND_BY)
+    yield with_found_by(with_own_pair_ids(pairs, id_column), step, FOUND_BY)
     found = count_found(pairs, list(expected))
     yield TaggedOutput("figures", dataclasses.replace(pair_figures(pairs, threshold), found=found))

@@ -100,7 +100,7 @@ class DeduplicateExact(DeduplicationStep):
 
     def decide(self, rows: Blocks, context: StepContext) -> StepResult:
         """Group rows by a hash of what is compared, and keep the first of each group."""
-        order, id_column = self.order(), self.columns.id
+        order, id_column = self.order(), context.id_column
         compared = self.key_columns or (self.columns.text,)
         form = self.form if self.reads_text() else None
         settings = compared, form, self.scope, id_column, order, context.has_reference

@@ -133,8 +133,8 @@ class DeduplicateLexical(DeduplicationStep):
 
     def decide(self, rows: Blocks, context: StepContext) -> StepResult:
         """Find candidates by the bands of signatures, verify and group them."""
-        order, id_column = self.order(), self.columns.id
-        describe = _Describe(self.columns, order, self.scope, context.has_reference)
+        order, id_column = self.order(), context.id_column
+        describe = _Describe(self.columns, id_column, order, self.scope, context.has_reference)
         named = beam.Map(InStep(self.step, describe)).with_output_types(Block)
         texts = rows | "Describe" >> named
         pair_buckets = beam.FlatMap(_pair_buckets, id_column, order).with_output_types(Block)
@@ -157,6 +157,7 @@ class _Describe:
     """Reduce rows to id, normalized text, order value, scope and reference mark."""
 
     columns: Columns
+    id_column: str
     order: KeepOrder
     scope: str | None
     has_reference: bool
@@ -164,7 +165,7 @@ class _Describe:
     def __call__(self, block: Block) -> Block:
         frame = frame_of([Block(block.batch.select([self.columns.text]))])
         text = frame.select(normalize(pl.col(self.columns.text)).alias(NORMAL))
-        described: dict[str, Any] = {self.columns.id: id_array(block, self.columns.id)}
+        described: dict[str, Any] = {self.id_column: id_array(block, self.id_column)}
         for series in (text[NORMAL], *self.order.values(block.batch)):
             described[series.name] = series.to_arrow()
         if self.scope is not None:

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 from apache_beam.pvalue import AsList, AsSingleton
 
-from beam_gpte.core.columns import AT, FILE, FIRST_ID, SCORE, SECOND_ID
+from beam_gpte.core.columns import AT, CORPUS_ID, FILE, FIRST_ID, SCORE, SECOND_ID
+from beam_gpte.dedup.corpus_ids import own_ids
 from beam_gpte.dedup.figures import BINS, REMOVED, AddFigures, StepFigures
 from beam_gpte.dedup.recall_audit import recall_figures
 from beam_gpte.elements.block import Block
@@ -66,7 +68,7 @@ class SummarizeSteps(beam.PTransform):
 
     Attributes:
       steps: in their order.
-      id_column: of the rows and decisions.
+      id_column: of the rows and decisions; `CORPUS_ID` where there is a reference.
       text_column: which the rows need not have.
     """
 
@@ -97,7 +99,8 @@ class SummarizeSteps(beam.PTransform):
             | "Texts" >> select
             | "TextsOf" >> beam.FlatMap(_texts_of, self.id_column, self.text_column, summaries)
         )
-        add_texts = beam.FlatMap(_with_texts, summaries, AsList(texts)).with_output_types(dict)
+        arguments = self.id_column, summaries, AsList(texts)
+        add_texts = beam.FlatMap(_with_texts, *arguments).with_output_types(dict)
         return pipeline | "Once" >> beam.Impulse() | "AddTexts" >> add_texts
 
 
@@ -180,13 +183,13 @@ def _rows_shown(summary: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, 
 
 
 def _with_texts(
-    _: bytes, summaries: list[dict[str, Any]], texts: list[tuple[Any, str]]
+    _: bytes, id_column: str, summaries: list[dict[str, Any]], texts: list[tuple[Any, str]]
 ) -> Iterator[dict[str, Any]]:
     text_of = dict(texts)
-    return (_with_text(summary, text_of) for summary in summaries)
+    return (_with_text(summary, id_column, text_of) for summary in summaries)
 
 
-def _with_text(summary: dict[str, Any], text_of: dict[Any, str]) -> dict[str, Any]:
+def _with_text(summary: dict[str, Any], id_column: str, text_of: dict[Any, str]) -> dict[str, Any]:
     groups = [
         {**group, "members": [dict(member) for member in group["members"]]}
         for group in summary["largest_groups"]
@@ -196,6 +199,8 @@ def _with_text(summary: dict[str, Any], text_of: dict[Any, str]) -> dict[str, An
     for part, name, text in list(_rows_shown(copied)):
         if part[name] in text_of:
             part[text] = text_of[part[name]]
+        if id_column == CORPUS_ID:
+            part[name] = own_ids(pa.array([part[name]], pa.large_string()))[0].as_py()
     return copied
 
 

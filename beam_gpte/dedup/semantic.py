@@ -192,14 +192,16 @@ class DeduplicateSemantic(DeduplicationStep):
             rejects = () if failed is None else (failed,)
             if context.spill is not None:
                 rows = rows | "SpillVectors" >> context.spill
-        describe = _Describe(self.columns, self.order(), self.scope, context.has_reference)
+        order, id_column = self.order(), context.id_column
+        embedding = self.columns.embedding
+        describe = _Describe(embedding, id_column, order, self.scope, context.has_reference)
         named = beam.Map(InStep(self.step, describe)).with_output_types(Block)
         vectors = rows | "Describe" >> named
         mode, saved_index = SearchMode.parse(self.mode), self.options.saved_index
         plan = vectors | "Plan" >> PlanSearch(self.step, self.threshold, mode, saved_index)
-        joined = self._join(VectorsAndPlan(vectors, plan))
-        descending, thresholds = self.order().descending, self.report_thresholds()
-        group = GroupPairs(self.grouping, self.columns.id, descending, thresholds)
+        joined = self._join(VectorsAndPlan(vectors, plan), id_column)
+        thresholds = self.report_thresholds()
+        group = GroupPairs(self.grouping, id_column, order.descending, thresholds)
         grouped = NearPairs(joined.edges, (joined.equal_pairs,)) | "GroupPairs" >> group
         pairs = (grouped.pairs, joined.equal_pairs) | "Pairs" >> beam.Flatten()
         index = plan | "SavedIndex" >> beam.Map(_saved_index).with_output_types(bytes)
@@ -215,8 +217,8 @@ class DeduplicateSemantic(DeduplicationStep):
         """Return whether the grouping needs the order values of both rows of a pair."""
         return self.grouping == "components" and self.order().column is not None
 
-    def _join(self, vectors: VectorsAndPlan) -> JoinedCells:
-        id_column, max_neighbors = self.columns.id, self.options.max_neighbors
+    def _join(self, vectors: VectorsAndPlan, id_column: str) -> JoinedCells:
+        max_neighbors = self.options.max_neighbors
         settings = JoinSettings(
             self.threshold, self.order(), id_column, max_neighbors, self._orders_pairs()
         )
@@ -227,15 +229,15 @@ class DeduplicateSemantic(DeduplicationStep):
 class _Describe:
     """Reduce rows to id, order value, scope, reference mark, key and unit vector."""
 
-    columns: Columns
+    embedding: str
+    id_column: str
     order: KeepOrder
     scope: str | None
     has_reference: bool
 
     def __call__(self, block: Block) -> Block:
-        embedding = self.columns.embedding
-        unit = unit_vectors(with_columns(block, [embedding]), embedding)
-        described: dict[str, Any] = {self.columns.id: id_array(block, self.columns.id)}
+        unit = unit_vectors(with_columns(block, [self.embedding]), self.embedding)
+        described: dict[str, Any] = {self.id_column: id_array(block, self.id_column)}
         described |= {s.name: s.to_arrow() for s in self.order.values(block.batch)}
         hashes = [hashlib.blake2b(vector, digest_size=8) for vector in unit]
         if self.scope is not None:
@@ -246,7 +248,7 @@ class _Describe:
             described[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
         digests = b"".join(key.digest() for key in hashes)
         described[VECTOR_KEY] = np.frombuffer(digests, np.uint64)
-        return with_unit_vectors(Block.from_pydict(described), unit, block, embedding)
+        return with_unit_vectors(Block.from_pydict(described), unit, block, self.embedding)
 
 
 def _saved_index(plan: Plan) -> bytes:

@@ -301,7 +301,7 @@ def _hash_texts(texts: pa.Array) -> np.ndarray:
 
 
 def duplicate_rows(pieces: Iterable[Piece], id_column: str, step: str | None = None) -> np.ndarray:
-    """Mark the rows to reject because another row keeps their id.
+    """Mark the rows to reject because another row, of the same corpus, keeps their id.
 
     Args:
       pieces: (block, event time in microseconds); iterated twice, in the same order.
@@ -323,15 +323,17 @@ def duplicate_rows(pieces: Iterable[Piece], id_column: str, step: str | None = N
         )
     encoded = pa.chunked_array(of_one_type(id_column, ids)).dictionary_encode()
     codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    is_reference = [REFERENCE in piece.schema.names for piece, _ in pieces]
+    codes = 2 * codes.astype(np.int64) + np.repeat(is_reference, list(map(len, ids)))
     shared = np.bincount(codes)[codes] > 1
     if not shared.any():
         return shared
-    kept: dict[int, tuple[bool, str, int, int]] = {}
+    kept: dict[int, tuple[str, int, int]] = {}
     start = 0
     for piece, micros in pieces:
         for i in np.flatnonzero(shared[start : start + len(piece)]):
             row = int(start + i)
-            candidate = (REFERENCE not in piece.schema.names, _digest(piece, int(i)), micros, row)
+            candidate = _digest(piece, int(i)), micros, row
             kept[codes[row]] = min(candidate, kept.get(codes[row], candidate))
         start += len(piece)
     shared[[row for *_, row in kept.values()]] = False

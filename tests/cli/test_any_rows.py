@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.test_programs import flags, one_line, write_jsonl
@@ -69,6 +70,28 @@ def test_rows_that_were_all_removed_are_an_empty_result(tmp_path: Path) -> None:
     assert list(output.glob("removed/*.parquet"))
     summary = json.loads((output / "summary.json").read_text())
     assert (summary["kept"], summary["removed"]) == (0, 4)
+
+
+def test_a_previous_output_is_a_reference_as_it_is_though_its_ids_were_generated(
+    tmp_path: Path,
+) -> None:
+    """The ids of both runs are those of a file of one name: `rows.jsonl:1`."""
+    for name, texts in (("old", ["a", "b"]), ("new", ["c", "b", "c"])):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "rows.jsonl", [{"text": text} for text in texts])
+        again = () if name == "old" else ("--reference", tmp_path / "clean of old")
+        arguments = ("--input", tmp_path / name / "rows.jsonl", "--by", "exact", *again)
+        run("deduplicate_corpus.py", *arguments, "--output", tmp_path / f"clean of {name}")
+    kept, removed = (
+        pq.read_table(tmp_path / "clean of new" / name) for name in ("kept", "removed")
+    )
+    assert kept["text"].to_pylist() == ["c"]
+    assert sorted(
+        zip(removed["id"].to_pylist(), removed["duplicate_of"].to_pylist(), strict=True)
+    ) == [
+        ("rows.jsonl:2", "rows.jsonl:2"),
+        ("rows.jsonl:3", "rows.jsonl:1"),
+    ]
 
 
 def test_an_empty_first_file_does_not_stop_a_run(tmp_path: Path) -> None:
