@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, cast
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
@@ -66,6 +67,7 @@ def local_options(options: PipelineOptions) -> bool:
     Returns:
       Whether the run is local.
     """
+    FileSystems.set_options(options)  # for checks before the run: keys of stores are flags too
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
     if standard.runner is None:
         standard.runner = LOCAL_RUNNER

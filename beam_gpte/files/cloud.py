@@ -1,7 +1,8 @@
-"""Report what is wrong with a Cloud Storage bucket or its credentials, in one line and at once.
+"""Report what is wrong with a bucket or its credentials, in one line and at once.
 
-Beam and Google's client retry for minutes before they report a missing key or a mistyped bucket.
-One request, which is not retried, comes first. Everything else goes through Beam's file systems.
+Beam and the stores' clients retry for minutes before they report a missing key or a mistyped
+bucket. One request, which is not retried, comes first. Everything else goes through Beam's file
+systems.
 """
 
 import functools
@@ -13,22 +14,26 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from beam_gpte.core.errors import InputError
+from beam_gpte.files.s3 import check_s3_bucket
 
 SECONDS = 30  # for the answer to that request
 _PREFIX = "gs://"
 
 
 def check_bucket(path: str) -> None:
-    """Check that the bucket of a gs:// path exists and can be listed; any other path is fine.
+    """Check that the bucket of a gs:// or s3:// path exists and can be listed.
+
+    Any other path is fine.
 
     Asks once per process.
 
     Raises:
-      InputError: Google's packages are missing, there are no credentials or they are refused, or
+      InputError: the store's package is missing, there are no credentials or they are refused, or
         there is no such bucket.
     """
-    if path.startswith(_PREFIX):
-        _check(path.removeprefix(_PREFIX).split("/")[0])
+    for prefix, check in ((_PREFIX, _check), ("s3://", _check_s3)):
+        if path.startswith(prefix):
+            check(path.removeprefix(prefix).split("/")[0])
 
 
 def missing_object() -> tuple[type[Exception], ...]:
@@ -38,6 +43,18 @@ def missing_object() -> tuple[type[Exception], ...]:
 
 
 @functools.cache  # of successes; an exception is not remembered
+def _check_s3(bucket: str) -> None:
+    options = _options()
+    FileSystems.set_options(options)  # Beam 2.77 opens no S3 without, and has none before a run
+    check_s3_bucket(bucket, options, SECONDS)
+
+
+def _options() -> PipelineOptions:
+    """Return the options that Beam's own file systems read."""
+    return FileSystems._pipeline_options or PipelineOptions()
+
+
+@functools.cache
 def _check(bucket: str) -> None:
     where = f"{_PREFIX}{bucket}"
     try:
@@ -50,8 +67,7 @@ def _check(bucket: str) -> None:
             f"{where}: needs Google's packages ({error}); pip install 'beam-gpte[gcp]'"
         ) from error
 
-    # as Beam's own file system reads them
-    options = FileSystems._pipeline_options or PipelineOptions()
+    options = _options()
     missing = _missing_credentials(options)
     if missing and os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
         raise _no_credentials(where, missing)

@@ -29,6 +29,7 @@ def file_name(path: str) -> str:
 
 def list_files(folder: str) -> list[str]:
     """List the names of the files directly in `folder`, sorted; none if there is no such folder."""
+    check_bucket(folder)
     if is_remote(folder):
         found = FileSystems.match([FileSystems.join(glob.escape(folder), "*")])[0].metadata_list
         return sorted(file_name(file.path) for file in found)
@@ -43,6 +44,7 @@ def list_partitioned(folder: str) -> list[str]:
     Returns:
       Paths within `folder`, sorted.
     """
+    check_bucket(folder)
     if is_remote(folder):
         start = FileSystems.join(folder, "")
         there = glob.escape(folder)
@@ -63,7 +65,8 @@ def remove_files(paths: list[str]) -> None:
     """Delete files, and partitions that are then empty; a missing local file is fine."""
     for path in paths:
         if is_remote(path):
-            FileSystems.delete([glob.escape(path)])  # Beam deletes what a pattern matches
+            # of Cloud Storage alone, Beam deletes what a pattern matches
+            FileSystems.delete([glob.escape(path) if path.startswith("gs://") else path])
             continue
         file = Path(path)
         file.unlink(missing_ok=True)
@@ -113,7 +116,8 @@ def check_writable(folder: str) -> None:
     try:
         if is_remote(folder):
             trial = FileSystems.join(folder, f"{TEMPORARY}trial-{uuid.uuid4().hex}")
-            FileSystems.create(trial).close()
+            with FileSystems.create(trial) as file:
+                file.write(b"\n")  # Beam 2.77 cannot write an empty object to S3
             remove_files([trial])
         else:
             Path(folder).mkdir(parents=True, exist_ok=True)

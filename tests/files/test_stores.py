@@ -1,0 +1,172 @@
+"""Test that everything may be in an object store; emulators run as server processes."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_gpte import (
+    EmbedText,
+    Polling,
+    ReadCorpus,
+    TextEncoder,
+    WatchCorpus,
+    WriteRejects,
+    WriteVectorsToDuckDB,
+    WriteVectorsToParquet,
+)
+from beam_gpte.sources.committed_rows import rows_in_duckdb, rows_in_parquet
+from tests.examples import WordEncoder
+from tests.files import stores
+from tests.files.stores import Store
+
+
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
+    if request.param == "s3":
+        with stores.s3() as found:
+            yield found
+    else:
+        token_uri = f"{request.getfixturevalue('token_server')}/token"
+        with stores.cloud_storage(tmp_path_factory.mktemp("cloud"), token_uri) as found:
+            yield found
+
+
+def upload_corpus(store: Store, folder: str) -> None:
+    store.upload(
+        f"{folder}/a.jsonl", b'{"text": "one cat", "n": 1}\n{"text": "two dogs", "n": 2}\n'
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["three birds"], "n": [3]}), sink)
+    store.upload(f"{folder}/b.parquet", sink.getvalue().to_pybytes())
+
+
+def query(store: Store, name: str, path: Path, sql: str) -> list[tuple]:
+    """Query a DuckDB database in the store."""
+    path.write_bytes(store.download(name))
+    with duckdb.connect(str(path), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_corpus_model_and_vectors_may_all_be_in_the_cloud(
+    new_pipeline: Callable[..., beam.Pipeline],
+    store: Store,
+    minilm: str,
+    encoder: TextEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the model is copied to
+    upload_corpus(store, "in")
+    for path in Path(minilm).rglob("*"):
+        if path.is_file():
+            store.upload(f"model/{path.relative_to(minilm)}", path.read_bytes())
+    with new_pipeline() as p:
+        vectors = p | ReadCorpus(f"{store.url}/in/*") | EmbedText(f"{store.url}/model")
+        vectors | WriteVectorsToParquet(f"{store.url}/out")
+        vectors | WriteVectorsToDuckDB(f"{store.url}/vectors.duckdb")
+    texts = ["one cat", "two dogs", "three birds"]
+    expected = dict(zip(texts, encoder.encode(texts).tolist(), strict=True))
+    (name,) = store.names("out/part-")
+    (tmp_path / "out.parquet").write_bytes(store.download(name))
+    for rows in (
+        duckdb.sql(
+            f"SELECT id, text, n, embedding FROM '{tmp_path}/out.parquet' ORDER BY n"
+        ).fetchall(),
+        query(
+            store,
+            "vectors.duckdb",
+            tmp_path / "db",
+            "SELECT id, text, n, embedding FROM vectors ORDER BY n",
+        ),
+    ):
+        assert [row[:3] for row in rows] == [
+            ("a.jsonl:1", "one cat", 1),
+            ("a.jsonl:2", "two dogs", 2),
+            ("b.parquet:1", "three birds", 3),
+        ]
+        assert all(
+            list(vector) == pytest.approx(expected[text], abs=1e-6) for _, text, _, vector in rows
+        )
+    assert not [name for name in store.names() if "tmp" in name]
+
+
+def test_a_run_in_another_process_replaces_what_was_there_and_adds_its_rejects(
+    new_pipeline: Callable[..., beam.Pipeline], store: Store
+) -> None:
+    upload_corpus(store, "again")
+    store.upload("again/c.jsonl", b'{"text": "four"}\nno JSON\n')
+    for mode in ("in memory", "two processes"):
+        with new_pipeline(mode) as p:
+            corpus, rejects = p | ReadCorpus(f"{store.url}/again/*").with_exception_handling()
+            corpus | EmbedText(WordEncoder()) | WriteVectorsToParquet(f"{store.url}/replaced")
+            rejects | WriteRejects(f"{store.url}/replaced/rejects")
+    found = rows_in_parquet(f"{store.url}/replaced", "id")
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "a.jsonl": 2,
+        "b.parquet": 1,
+        "c.jsonl": 1,
+    }
+    (lines,) = store.names("replaced/rejects/")
+    assert b"no JSON" in store.download(lines)
+
+
+def test_a_bucket_is_watched_and_a_stream_goes_on_where_it_was(
+    store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "stop").touch()
+    upload_corpus(store, "inbox")
+    for more in ({}, {"inbox/c.jsonl": b'{"text": "five"}\n'}):
+        for name, data in more.items():
+            store.upload(name, data)
+        committed = rows_in_parquet(f"{store.url}/stream", "id")
+        assert committed.keys() == rows_in_duckdb(f"{store.url}/stream.duckdb", "id").keys()
+        p = beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(["--streaming"]))
+        texts = p | WatchCorpus(
+            f"{store.url}/inbox/*",
+            columns={},
+            committed=committed,
+            polling=Polling(1, str(tmp_path / "stop")),
+        )
+        vectors = texts | EmbedText(WordEncoder()) | beam.WindowInto(beam.window.FixedWindows(3600))
+        vectors | WriteVectorsToParquet(f"{store.url}/stream", mode="append")
+        vectors | WriteVectorsToDuckDB(f"{store.url}/stream.duckdb", mode="insert")
+        p.run().wait_until_finish()
+    rows = query(
+        store, "stream.duckdb", tmp_path / "stream", "SELECT text FROM vectors ORDER BY text"
+    )
+    assert rows == [("five",), ("one cat",), ("three birds",), ("two dogs",)]
+    assert {
+        name: len(rows) for name, rows in rows_in_parquet(f"{store.url}/stream", "id").items()
+    } == {
+        "a.jsonl": 2,
+        "b.parquet": 1,
+        "c.jsonl": 1,
+    }
+
+
+def test_a_run_that_is_killed_before_any_request_changes_nothing_and_is_repeated(
+    store: Store,
+) -> None:
+    """The process ends before each request that would change the store, one run for each."""
+    command = [sys.executable, "-m", "tests.files.killed_runs", store.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    runs = [json.loads(line) for line in done.stdout.splitlines()]
+    kills = {kind: sum(run["kind"] == kind for run in runs) for kind in ("parquet", "duckdb")}
+    assert min(kills.values()) >= 4
+    for run in runs:
+        # a set of several files is shown one by one, and the old one removed after it
+        assert run["killed"] in (["old"] * 3, ["new"] * 3, ["new"] * 3 + ["old"] * 3, None), run
+        assert run["again"] == ["new"] * 3, run
+        assert run["leftovers"] == [], run
