@@ -16,7 +16,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,8 +31,11 @@ from beam_gpte.cli.any_rows import first_columns
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.core.errors import InputError, NoRowsError
+from beam_gpte.core.machine import cores
+from beam_gpte.core.process import claim_process
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
+from beam_gpte.files.scratch import temporary_folder
 from beam_gpte.reports.page import Run
 from beam_gpte.reports.sample import SAMPLE_FILE
 from beam_gpte.sinks import write_parquet
@@ -50,6 +52,7 @@ def run_program(main: Callable[[list[str]], None]) -> None:
 
     An `InputError` becomes one line on standard error and exit code 2, a `NoRowsError` code 3.
     """
+    claim_process()
     try:
         main(sys.argv[1:])
     except Exception as error:
@@ -71,7 +74,7 @@ def local_options(options: PipelineOptions) -> bool:
         standard.runner = LOCAL_RUNNER
         if direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1:
             direct.direct_running_mode = "multi_threading"
-            direct.direct_num_workers = os.cpu_count() or 1
+            direct.direct_num_workers = cores()
     local = standard.runner in (LOCAL_RUNNER, "DirectRunner")
     if local:
         _silence_beam()
@@ -151,7 +154,7 @@ def stop_file() -> Iterator[str]:
 
     A second Ctrl-C ends the program at once.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = Path(folder, "stop")
 
         def stop(number: int, _: FrameType | None) -> None:
