@@ -97,8 +97,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         if not isinstance(self._model, EncoderConfig):
             return CustomEncoder(self._model)
         with naming(self.step):
-            encoder = TextEncoder.load(self._model, root=fetch_model(self._model.model))
-        return encoder
+            return TextEncoder.load(self._model, root=fetch_model(self._model.model))
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Switch to the model at `model_path`, its folder or one of its files."""
