@@ -53,8 +53,8 @@ def make_activation(path: str, owner: str) -> "torch.nn.Module":
     """
     import torch
 
-    name = path.rsplit(".", 1)[-1]
-    if not path.startswith("torch.nn.") or name not in ACTIVATIONS:
+    name = str(path).rsplit(".", 1)[-1]
+    if not str(path).startswith("torch.nn.") or name not in ACTIVATIONS:
         raise InputError(
             f"{owner}: activation {path!r} is not one of {', '.join(ACTIVATIONS)}; "
             "name one of them in the model's files"
