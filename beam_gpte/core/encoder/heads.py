@@ -35,7 +35,8 @@ def _dense(module: Module) -> "torch.nn.Module":
             "is not supported yet; use another model"
         )
     shape = (_size(module, "in_features"), _size(module, "out_features"))
-    linear = torch.nn.Linear(*shape, bias=config.get("bias", True))
+    # random weights would advance the random generator of the process
+    linear = torch.nn.utils.skip_init(torch.nn.Linear, *shape, bias=config.get("bias", True))
     _load_weights(linear, module, prefix="linear.")
     path = config.get("activation_function") or "torch.nn.Tanh"
     return torch.nn.Sequential(linear, make_activation(path, f"model folder {module.folder}"))

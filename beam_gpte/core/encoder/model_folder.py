@@ -6,6 +6,7 @@ pooling, no further modules.
 """
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,22 @@ def find_model(config: EncoderConfig, weights: bool = True) -> Path:
     if folder.is_absolute() or config.model.startswith(".") or config.model.count("/") > 1:
         raise InputError(f"model {config.model!r}: no such folder; give a hub name or a folder")
     return _download(config, weights)
+
+
+def public_name(model: str) -> str:
+    """Name a model for whoever reads its vectors: of a local folder not where it is.
+
+    Returns:
+      A hub name, also for a folder of the hub's cache, the URI of a remote folder, or the name of a
+      local folder.
+    """
+    if "://" in model and not model.startswith("file://"):
+        return model
+    path = Path(model.removeprefix("file://")).expanduser()
+    if not path.is_dir() and not path.is_absolute():
+        return model
+    in_cache = re.search(r"/models--([^/]+)/snapshots/[^/]+$", str(path.absolute()))
+    return in_cache[1].replace("--", "/", 1) if in_cache else path.resolve().name
 
 
 def _download(config: EncoderConfig, weights: bool) -> Path:
