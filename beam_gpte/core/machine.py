@@ -39,7 +39,7 @@ def usable_memory(root: str = "/") -> int:
     Args:
       root: where ``proc`` and ``sys`` are, for tests.
     """
-    limits = [_installed_memory()]
+    limits = [installed_memory()]
     for kind, folder in _groups(Path(root), "memory"):
         names = ("memory.max", "memory.high") if kind == _V2 else ("memory.limit_in_bytes",)
         words = [word for name in names for word in _words(folder / name)]
@@ -59,7 +59,8 @@ def _affinity() -> int:
     return os.cpu_count() or 1
 
 
-def _installed_memory() -> int:
+def installed_memory() -> int:
+    """Return how many bytes of memory the machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -102,7 +103,8 @@ def _mounts(root: Path) -> Iterator[tuple[set[str], str, str]]:
         if len(fields) < 5 or not about[0].startswith("cgroup"):
             continue
         kind = {_V2} if about[0] == "cgroup2" else set(about[-1].split(","))
-        yield kind, *(field.replace("\\040", " ") for field in fields[3:5])
+        group, place = (field.replace("\\040", " ") for field in fields[3:5])
+        yield kind, group, place
 
 
 def _lines(path: Path) -> list[str]:

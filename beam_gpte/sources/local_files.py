@@ -55,7 +55,9 @@ class BadFile:
 Listed = FileMetadata | BadFile
 
 
-def list_below(folder: str, parts: list[str], matches: Callable[[str, str], bool]) -> Iterator[Listed]:
+def list_below(
+    folder: str, parts: list[str], matches: Callable[[str, str], bool]
+) -> Iterator[Listed]:
     """Yield the files that can match below a folder; links to folders are not followed.
 
     Args:
@@ -105,9 +107,9 @@ def look_at(path: str) -> Listed | None:
         path.encode()
     except UnicodeEncodeError:
         return BadFile(path, "its name is not valid UTF-8; rename it")
-    problem = why_not_regular(about)
-    if problem is not None:
-        return BadFile(path, problem)
+    odd = why_not_regular(about)
+    if odd is not None:
+        return BadFile(path, odd)
     return FileMetadata(path, about.st_size, about.st_mtime)
 
 

@@ -43,13 +43,12 @@ class NewFiles(beam.DoFn):
             logging.getLogger(__name__).warning("cannot look for %s: %s", self._patterns, error)
             return
         known = set(seen.read())
-        bad = [file for file in found if isinstance(file, BadFile)]
-        for file in bad:
-            digest = _digest(file.path, file.reason)
+        for bad in [file for file in found if isinstance(file, BadFile)]:
+            digest = _digest(bad.path, bad.reason)
             if digest not in known:
                 known.add(digest)
                 seen.add(digest)
-                yield file.to_text(), False
+                yield bad.to_text(), False
         files = [file for file in found if not isinstance(file, BadFile)]
         for file in sorted(files, key=lambda file: (file.last_updated_in_seconds or 0, file.path)):
             name, version = _digest(file.path), _digest(file.path, version_of(file))

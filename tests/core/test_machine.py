@@ -21,7 +21,7 @@ NO_LIMIT = str((1 << 63) - 4096)  # of version 1
 def _large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    monkeypatch.setattr(machine, "_installed_memory", lambda: 256 * GB)
+    monkeypatch.setattr(machine, "installed_memory", lambda: 256 * GB)
 
 
 def tree(root: Path, groups: str, mounts: list[str], files: dict[str, str]) -> str:

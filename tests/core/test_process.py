@@ -121,7 +121,9 @@ def test_a_users_process_stays_as_it_is(model: Path, steps: str, arguments: list
     before, after = json.loads(run(code, model, *arguments))
     if steps == PIPELINE:
         del before["random"]  # Beam draws from it
-    different = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    different = {
+        name: (before[name], after[name]) for name in before if before[name] != after[name]
+    }
     assert different == {}
 
 

@@ -357,8 +357,7 @@ def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
     saved = read_settings(path, {})
     prompts, default = saved.get("prompts") or {}, saved.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(
-        text is None or isinstance(text, str)
-        for text in prompts.values()
+        text is None or isinstance(text, str) for text in prompts.values()
     ):
         raise damage(path, "has prompts that are not texts by name")
     if default is not None and default not in prompts:
