@@ -1,4 +1,4 @@
-"""Print what comes from anywhere, such as texts and names of columns, so that no terminal obeys it."""
+"""Print texts and names, which come from anywhere, so that no terminal obeys them."""
 
 import re
 from typing import Any, TextIO

@@ -114,7 +114,7 @@ def look_at(path: str) -> Listed | None:
 
 
 def why_not_regular(about: os.stat_result) -> str | None:
-    """Say what is wrong with something that is no regular file; opening it may wait forever."""
+    """Say what is wrong with something that is not a regular file; opening it may wait forever."""
     if stat.S_ISREG(about.st_mode):
         return None
     kind = _KINDS.get(stat.S_IFMT(about.st_mode), "something else")

@@ -23,7 +23,7 @@ def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def holder(folder: Path, ending: str) -> subprocess.Popen:
-    """Start a process that makes a folder with a file and says so, then does as it is told."""
+    """Start a process that makes a folder with a file and says so, then ends as given."""
     code = (
         "import os, sys; from beam_gpte.files.scratch import ScratchFolder\n"
         f"folder = ScratchFolder({str(folder)!r}); (folder.path / 'rows').write_text('secret')\n"

@@ -218,7 +218,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "a module of a foreign class": (module(3, type="evil.Normalize"), "'evil.Normalize'.* is not"),
     "a module of a foreign package": (module(3, type="os.system"), "'os.system' of modules.json"),
-    "a module whose class is no text": (module(3, type=["evil"]), "of modules.json is not"),
+    "a module whose class is not a text": (module(3, type=["evil"]), "of modules.json is not"),
     "an activation that is code": (
         set_in("2_Dense/config.json", activation_function="evil.Evil"),
         "activation 'evil.Evil' is not one of",
@@ -227,7 +227,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         set_in("2_Dense/config.json", activation_function="torch.nn.utils.evil"),
         "is not one of",
     ),
-    "an activation that is no text": (
+    "an activation that is not a text": (
         set_in("2_Dense/config.json", activation_function=["os.system"]),
         "is not one of",
     ),
@@ -239,7 +239,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a transformer above": (module(0, path="../outside"), LEADS_OUT),
     "a module with a backslash": (module(2, path="..\\outside"), LEADS_OUT),
     "a module with a NUL": (module(2, path="2_Dense\0"), LEADS_OUT),
-    "a module whose path is no text": (module(2, path=7), LEADS_OUT),
+    "a module whose path is not a text": (module(2, path=7), LEADS_OUT),
     "another configuration": (
         both(config(configuration_files=["config.4.0.0.json"]), put("config.4.0.0.json", "{}")),
         "leads to settings in place of config.json",
@@ -331,7 +331,7 @@ def test_a_job_does_not_start_with_a_hostile_model(model: Path) -> None:
 
 
 def test_a_model_from_elsewhere_needs_safetensors_too(model: Path) -> None:
-    """As one that was fetched: its name is no folder of this machine."""
+    """As one that was fetched: no folder of this machine has its name."""
     for path in model.glob("model*.safetensors*"):
         path.unlink()
     torch.save({}, model / "pytorch_model.bin")
