@@ -1,12 +1,23 @@
-"""Import Beam first of all, without its warning that the gcp extra is not installed."""
+"""Import Beam first of all, without its warning that the gcp extra is not installed, and Polars.
 
+Polars sets a variable for its allocator, which has read it when the import ends; it is removed, as
+importing this package changes nothing in a process.
+"""
+
+import importlib
 import logging
+import os
 
 _previous = logging.root.manager.disable
 logging.disable(logging.WARNING)
 import apache_beam  # noqa: E402, F401  # after logging is off
 
 logging.disable(_previous)
+
+_variables = dict(os.environ)
+importlib.import_module("polars")
+for _name in os.environ.keys() - _variables.keys():
+    del os.environ[_name]
 
 
 def drop_messages(texts: tuple[str, ...]) -> None:

@@ -16,10 +16,7 @@ import argparse
 import contextlib
 import glob
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from beam_gpte import (
@@ -64,6 +61,7 @@ from beam_gpte.dedup.report import report_text
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.files.folders import check_writable, is_remote
 from beam_gpte.files.json_values import write_json
+from beam_gpte.files.scratch import ScratchFolder
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import deduplication_page
 from beam_gpte.reports.sample import WriteSample, take_sample
@@ -250,12 +248,8 @@ def scratch_folder(options: DeduplicateCorpusOptions, local: bool) -> Iterator[s
     if options.scratch is not None or not local or is_remote(output):
         yield options.scratch
         return
-    for leftover in Path(output).glob(f"{SCRATCH}*"):  # of a run that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(
-        prefix=SCRATCH, dir=output, ignore_cleanup_errors=True
-    ) as folder:
-        yield folder
+    with contextlib.closing(ScratchFolder(output, SCRATCH)) as folder:
+        yield str(folder.path)
 
 
 def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: str | None) -> None:

@@ -48,6 +48,7 @@ from beam_gpte.cli.runtime import (
     sample_file,
 )
 from beam_gpte.core.columns import EMBEDDING
+from beam_gpte.core.encoder.model_folder import public_name
 from beam_gpte.files.folders import check_writable
 from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.page import check_report, write_page
@@ -211,7 +212,7 @@ def summary_of(
     count: dict[str, int], seconds: float, options: EmbedCorpusOptions
 ) -> dict[str, Any]:
     return {
-        "model": options.model,
+        "model": public_name(options.model),
         "texts": count.get("texts", 0) + count.get("texts_reused", 0),
         "tokens": count.get("tokens", 0),
         "seconds": round(seconds, 2),

@@ -59,6 +59,7 @@ from beam_gpte.cli.runtime import (
 )
 from beam_gpte.cli.stream_counters import count_all_bundles
 from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
+from beam_gpte.core.encoder.model_folder import public_name
 from beam_gpte.dedup.stream import split_duplicates
 from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.files.folders import check_writable
@@ -285,7 +286,7 @@ def summary_of(
     count: dict[str, int], seconds: float, options: EmbedStreamOptions
 ) -> dict[str, Any]:
     return {
-        "model": options.model,
+        "model": public_name(options.model),
         "files_read": count.get("files_read", 0),
         "rows_read": count.get("rows_read", 0),
         "texts": count.get("texts", 0),

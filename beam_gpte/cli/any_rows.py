@@ -38,7 +38,7 @@ def first_columns(
       InputError: a pattern matches no file, or a file cannot be read.
       NoRowsError: all files are empty.
     """
-    for file in match_files(patterns):
+    for file in match_files(patterns, []):
         if names := read_schema(file.path, text_column=text_column):
             return file.path, names
     raise _no_row(option)

@@ -12,7 +12,6 @@ import dataclasses
 import shutil
 import struct
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import apache_beam as beam
 import tqdm
 
 from beam_gpte.elements.block import Block
+from beam_gpte.files.scratch import temporary_folder
 
 _REFRESH_SECONDS = 0.5
 
@@ -64,7 +64,7 @@ def progress_bar(shown: bool) -> Iterator[ProgressFiles | None]:
     if not shown:
         yield None
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         files = ProgressFiles(f"{folder}/read", f"{folder}/done")
         stop = threading.Event()
         watcher = threading.Thread(target=_watch, args=(files, stop, sys.stderr), daemon=True)

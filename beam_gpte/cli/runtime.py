@@ -16,12 +16,11 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
@@ -30,12 +29,16 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 
 from beam_gpte._quiet import drop_messages
 from beam_gpte.cli.any_rows import first_columns
+from beam_gpte.cli.escaped_output import EscapedOutput, printable
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.core.errors import InputError, NoRowsError
+from beam_gpte.core.machine import cores
+from beam_gpte.core.process import claim_process
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
-from beam_gpte.reports.page import Run
+from beam_gpte.files.scratch import temporary_folder
+from beam_gpte.reports.page import NOT_SHOWN, Run
 from beam_gpte.reports.sample import SAMPLE_FILE
 from beam_gpte.sinks import write_parquet
 from beam_gpte.sinks.final_names import WrittenFile
@@ -43,6 +46,24 @@ from beam_gpte.sources.output_columns import committed_files
 
 # Beam's in-process runner; DirectRunner would first try to download another
 LOCAL_RUNNER = "FnApiRunner"
+# Beam's options whose values a page shows; of those unknown here a value may be a secret
+HARMLESS_OPTIONS = (
+    "autoscaling_algorithm",
+    "direct_num_workers",
+    "direct_running_mode",
+    "disk_size_gb",
+    "environment_type",
+    "job_name",
+    "machine_type",
+    "max_num_workers",
+    "num_workers",
+    "number_of_worker_harness_threads",
+    "parallelism",
+    "region",
+    "runner",
+    "sdk_worker_parallelism",
+    "streaming",
+)
 LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # the one with processing-time timers
 
 
@@ -51,13 +72,15 @@ def run_program(main: Callable[[list[str]], None]) -> None:
 
     An `InputError` becomes one line on standard error and exit code 2, a `NoRowsError` code 3.
     """
+    claim_process()
     try:
-        main(sys.argv[1:])
+        with contextlib.redirect_stdout(cast(TextIO, EscapedOutput(sys.stdout))):
+            main(sys.argv[1:])
     except Exception as error:
         line = _input_error(error)
         if line is None:
             raise
-        print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
+        print(f"{os.path.basename(sys.argv[0])}: {printable(line)}", file=sys.stderr)
         sys.exit(3 if NoRowsError.__name__ in f"{type(error).__name__} {error}" else 2)
 
 
@@ -73,7 +96,7 @@ def local_options(options: PipelineOptions) -> bool:
         standard.runner = LOCAL_RUNNER
         if direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1:
             direct.direct_running_mode = "multi_threading"
-            direct.direct_num_workers = os.cpu_count() or 1
+            direct.direct_num_workers = cores()
     local = standard.runner in (LOCAL_RUNNER, "DirectRunner")
     if local:
         _silence_beam()
@@ -153,7 +176,7 @@ def stop_file() -> Iterator[str]:
 
     A second Ctrl-C ends the program at once.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = Path(folder, "stop")
 
         def stop(number: int, _: FrameType | None) -> None:
@@ -218,7 +241,8 @@ def run_of(program: str, options: PipelineOptions, result: Any, seconds: float) 
 
     Args:
       program: its file name.
-      options: of the program; Beam's options are shown only where they were given.
+      options: of the program; Beam's options are shown only where they were given, and their
+        values only if they are `HARMLESS_OPTIONS`: others may be keys and passwords.
       result: of the pipeline.
       seconds: that the run took.
     """
@@ -226,7 +250,11 @@ def run_of(program: str, options: PipelineOptions, result: Any, seconds: float) 
     cast(Any, type(options))._add_argparse_args(parser)
     shown = {action.dest: getattr(options, action.dest) for action in parser._actions}
     given = options.get_all_options(drop_default=True)
-    beam_options = {name: given[name] for name in sorted(given) if name not in shown}
+    beam_options = {
+        name: given[name] if name in HARMLESS_OPTIONS else NOT_SHOWN
+        for name in sorted(given)
+        if name not in shown
+    }
     return Run(program, {**shown, **beam_options}, speed(result, seconds))
 
 

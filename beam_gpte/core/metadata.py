@@ -42,7 +42,8 @@ class VectorMetadata:
     """Describe how the vectors of one column were made.
 
     Attributes:
-      model: the name or folder that the user gave; informational, never compared.
+      model: the name that the user gave, of a local folder without its path; informational, never
+        compared.
       fingerprint: hash of the weights, the tokenizer and all settings that change a vector; equal
         fingerprints mean comparable vectors.
       pooling: e.g. ``mean``, ``cls``, ``last``.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.model_references import check_references, check_regular_files, check_shard
 
 # Files that settings of the tokenizer and the model come from; small, read whole.
 _SETTINGS = (
@@ -37,6 +38,7 @@ _INFORMATION = (
 _INDEX = "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs.github.com/spec"
 _POINTER_BYTES = 1024  # more than any pointer has
+_MIN_LAYERS = 1000  # more than any model has
 _REPAIR = "get a complete model"
 
 
@@ -58,7 +60,7 @@ def read_json(path: Path, default: Any = None) -> Any:
     check_file(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON, or of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON, or of UTF-8; nested too deep
         raise damage(path, f"is not whole JSON ({error})") from error
 
 
@@ -80,15 +82,17 @@ def check_file(path: Path) -> None:
 
 
 def check_transformer_files(folder: Path) -> None:
-    """Refuse a folder whose settings or vocabulary are damaged, or that needs an adapter.
+    """Refuse a folder whose settings or vocabulary are damaged, or lead elsewhere.
 
     Raises:
       InputError: names the file.
     """
+    check_regular_files(folder)
     for path in _affecting_files(folder):
         check_file(path)
     for name in _SETTINGS:
-        read_settings(folder / name, None if name == "config.json" else {})
+        settings = read_settings(folder / name, None if name == "config.json" else {})
+        check_references(folder / name, settings)
     for path in sorted(folder.glob("adapter_*")):
         raise damage(
             path,
@@ -114,26 +118,40 @@ def _check_vocabulary(folder: Path) -> None:
 
 
 def check_weight_files(folder: Path) -> None:
-    """Refuse weights that are cut, and an index that names others; no weights at all are fine."""
+    """Refuse weights that are cut, and an index that names others; no weights at all are fine.
+
+    Of the settings, the number of layers has to suit: millions would be made before one is missed.
+    """
     tensors: dict[str, set[str]] = {
         path.name: _tensor_names(path) for path in sorted(folder.glob("*.safetensors"))
     }
+    if tensors:
+        _check_layers(folder / "config.json", sum(map(len, tensors.values())))
     index = folder / _INDEX
     if not index.exists():
         shards = [name for name in tensors if "-of-" in name]
         if shards and "model.safetensors" not in tensors:
             raise damage(index, f"is missing, which names what {shards[0]} and the others hold")
         return
-    if not tensors:  # not downloaded, or of another format: their absence has its own message
-        return
     placed = read_settings(index).get("weight_map")
     if not isinstance(placed, dict) or not placed:
         raise damage(index, "has no weight_map")
+    for name in placed.values():
+        check_shard(index, name)
+    if not tensors:  # not downloaded, or of another format: their absence has its own message
+        return
     for tensor, name in placed.items():
         if name not in tensors:
             raise damage(folder / str(name), f"is missing, which {index.name} names")
         if tensor not in tensors[name]:
             raise damage(folder / name, f"lacks {tensor!r}, which {index.name} places there")
+
+
+def _check_layers(path: Path, tensors: int) -> None:
+    for key, value in read_settings(path, {}).items():
+        is_number = key.endswith(("layer", "layers")) and isinstance(value, int)
+        if is_number and value > _MIN_LAYERS and value > tensors:
+            raise damage(path, f"has {key} {value:,}, but the weights are {tensors:,} tensors")
 
 
 def _tensor_names(path: Path) -> set[str]:
@@ -152,7 +170,7 @@ def _tensor_names(path: Path) -> set[str]:
             header = json.loads(file.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
             raise damage(path, "is not a safetensors file") from error
     if 8 + length + end != size:
         raise damage(path, f"has {size:,} bytes in place of {8 + length + end:,}")

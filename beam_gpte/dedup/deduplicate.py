@@ -154,8 +154,9 @@ class Deduplicate(AddsColumns, RejectingTransform):
         not. Ids may be the same in both; those that results name do not say of which.
       scratch: a folder, on a disk that all workers share, for rows while their ids and sketches are
         shuffled. For runners that keep shuffles in memory, as Beam's local one does: with it a
-        million vectors of 384 dimensions fit there. A run creates its own folder in it and leaves
-        that there; delete it when the job has ended.
+        million vectors of 384 dimensions fit there. A run creates its own folder in it, for its
+        user alone. On the local runner it is removed with the pipeline, or by the next run of this
+        user if the process was killed; elsewhere delete it when the job has ended.
       rename: names for the columns of `removed` that rows have already, as in
         ``{"score": "similarity"}``.
     """
@@ -213,7 +214,7 @@ def _deduplicate(
     spill = None
     if scratch is not None:
         light = {id_column, REFERENCE, CORPUS_ID}.union(*(step.light_columns() for step in steps))
-        spill = SpillRows(new_spill_folder(scratch), tuple(sorted(light)))
+        spill = SpillRows(new_spill_folder(scratch, pcoll.pipeline), tuple(sorted(light)))
     defects = tuple((step.step, step.defects()) for step in steps)
     added = transform.added()
     checks = RowChecks(transform.step, defects, id_column, transform._isolate, added)

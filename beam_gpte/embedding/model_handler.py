@@ -5,6 +5,7 @@
 vectors, and works inside `KeyedModelHandler` and with `watch_model_pattern`.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,12 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DEFECT, EMBEDDING, PREVIOUS_VECTOR, TEXT
-from beam_gpte.core.encoder.backbone import set_thread_policy
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.custom_encoder import CustomEncoder
 from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder, as_model
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.metadata import made_alike, vector_metadata
+from beam_gpte.core.process import torch_threads, tune_process
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.checks import step_error
@@ -29,7 +30,7 @@ from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
 from beam_gpte.files.remote_model import fetch_model
 
-set_thread_policy()
+tune_process()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
 
 Model = TextEncoder | CustomEncoder
@@ -96,11 +97,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         if not isinstance(self._model, EncoderConfig):
             return CustomEncoder(self._model)
         with naming(self.step):
-            encoder = TextEncoder.load(self._model, root=fetch_model(self._model.model))
-        import torch
-
-        torch.set_num_threads(self._threads)
-        return encoder
+            return TextEncoder.load(self._model, root=fetch_model(self._model.model))
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Switch to the model at `model_path`, its folder or one of its files."""
@@ -173,13 +170,20 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     def _encode(self, texts: list[str], model: Model, isolate: bool) -> Encoding:
         began = time.monotonic()
         try:
-            encoding = model.encode_with_counts(texts)
+            with self._running(model):
+                encoding = model.encode_with_counts(texts)
         except Exception as error:
             if not isolate or len(texts) == 1:
                 raise
-            encoding = _encode_one_by_one(texts, model, error)
+            with self._running(model):
+                encoding = _encode_one_by_one(texts, model, error)
         _count(encoding, time.monotonic() - began)
         return encoding
+
+    def _running(self, model: Model) -> contextlib.AbstractContextManager[None]:
+        """Use the number of threads of the runtime; a custom encoder has its own way."""
+        own = isinstance(model, TextEncoder)
+        return torch_threads(self._threads) if own else contextlib.nullcontext()
 
     def _failure(
         self, block: Block, known: np.ndarray, texts: list[str], failed: dict[int, str]

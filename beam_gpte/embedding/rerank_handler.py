@@ -9,16 +9,16 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DEFECT
-from beam_gpte.core.encoder.backbone import set_thread_policy
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.cross_encoder import CrossEncoder, Scoring
 from beam_gpte.core.errors import InputError, naming
+from beam_gpte.core.process import torch_threads, tune_process
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.embedding.model_handler import watched_model
 from beam_gpte.files.remote_model import fetch_model
 
-set_thread_policy()
+tune_process()
 from apache_beam.ml.inference.base import ModelHandler  # noqa: E402  # loads torch
 
 
@@ -54,11 +54,7 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
     def load_model(self) -> CrossEncoder:
         """Load the model, downloaded first if it is remote."""
         with naming(self.step):
-            model = CrossEncoder.load(self._config, root=fetch_model(self._config.model))
-        import torch
-
-        torch.set_num_threads(self._threads)
-        return model
+            return CrossEncoder.load(self._config, root=fetch_model(self._config.model))
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Switch to the model at `model_path`; see `TextEmbeddingModelHandler`."""
@@ -75,7 +71,8 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
             block.column(name).cast(pa.large_string()).to_pylist() for name in self._columns
         )
         began = time.monotonic()
-        scoring = model.score_with_counts(list(zip(first, second, strict=True)))
+        with torch_threads(self._threads):
+            scoring = model.score_with_counts(list(zip(first, second, strict=True)))
         for position, reason in scoring.failed.items() if not self._isolate_failures else ():
             raise InputError(
                 f"{self.step}: {first[position][:80]!r} with {second[position][:80]!r}: {reason}; "

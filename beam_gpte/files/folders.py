@@ -13,6 +13,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.files.cloud import check_bucket
+from beam_gpte.files.scratch import temporary_folder
 
 TEMPORARY = ".beam-gpte-tmp-"
 
@@ -82,7 +83,7 @@ def copied_here(path: str) -> Iterator[str]:
     if not is_remote(path):
         yield path
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         local = str(Path(folder, file_name(path)))
         copy_file(path, local)
         yield local

@@ -236,7 +236,7 @@ def corpus_fields(read: ReadCorpus) -> Fields:
     """
     named = None if read.id_column is not None else ""
     found: list[Fields] = []
-    for file in match_files(read.pattern)[:SCHEMA_FILES]:
+    for file in match_files(read.pattern, [])[:SCHEMA_FILES]:
         first = next(
             iter(read_file(file.path, read.selection, read.format, read.rows_per_block)), None
         )

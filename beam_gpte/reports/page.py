@@ -7,6 +7,7 @@ Needs the extra `report`.
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.files.folders import check_writable
 
 TEMPLATE = "page.html"
+
+NOT_SHOWN = "(not shown)"
+_SECRETS = "secret|passw(?:or)?d|passphrase|credentials?|(?:api|access|private|account)_?key|token"
+_SECRET_NAME = re.compile(rf"(?:^|[_-])(?:{_SECRETS}|key|sig(?:nature)?)$", re.IGNORECASE)
+# https://user:password@host, and in what follows a question mark or an ampersand
+_USER = re.compile(r"//[^/@\s]+@")
+_SECRET_FIELD = re.compile(
+    rf"([?&;][\w-]*(?:{_SECRETS}|key|sig(?:nature)?)=)[^&;\s]+", re.IGNORECASE
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,11 +158,18 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def _without_secrets(name: str, value: str) -> str:
+    """Hide the value of an option that is named like a secret, and secrets in addresses."""
+    if _SECRET_NAME.search(name) and value != _shown(None):
+        return NOT_SHOWN
+    return _SECRET_FIELD.sub(rf"\1{NOT_SHOWN}", _USER.sub(f"//{NOT_SHOWN}@", value))
+
+
 def _speed(run: Run) -> Section:
     rows = [(name.replace("_", " "), value) for name, value in run.speed.items()]
     return Section("Throughput and padding", table=rows, header=("figure", "value"))
 
 
 def _parameters(run: Run) -> Section:
-    rows = [(name, _shown(value)) for name, value in run.parameters.items()]
+    rows = [(name, _without_secrets(name, _shown(value))) for name, value in run.parameters.items()]
     return Section("Parameters", table=rows, header=("option", "value"))

@@ -18,7 +18,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.frames import frame_of_table
-from beam_gpte.core.memory import keep_freed_memory
+from beam_gpte.core.process import tune_process
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.plain_types import decoded_type, of_one_type
 from beam_gpte.elements.wiring import named_collections
@@ -126,7 +126,7 @@ class CutByKey(beam.DoFn):
 
     def setup(self) -> None:
         """Keep freed memory for the next bundle."""
-        keep_freed_memory()
+        tune_process()
 
     def start_bundle(self) -> None:
         """Start with nothing waiting."""

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import itertools
 import uuid
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,17 +26,30 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import AT, FILE
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.memory import keep_freed_memory
+from beam_gpte.core.process import tune_process
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.files.scratch import ScratchFolder
 
 BYTES_PER_FILE = 32 << 20
 FILES_OPEN = 16  # of one process, mapped into memory
 
+# Runners whose `run` returns when the job has ended, on this machine.
+_LOCAL_RUNNERS = (
+    "BundleBasedDirectRunner",
+    "DirectRunner",
+    "FnApiRunner",
+    "SwitchingDirectRunner",
+)
+
 _FOLDER, _SCHEMA = b"beam_gpte.folder", b"beam_gpte.schema"
 
 
-def new_spill_folder(scratch: str) -> str:
-    """Name the folder of one run within `scratch`; it is made when the first row is written.
+def new_spill_folder(scratch: str, pipeline: beam.Pipeline) -> str:
+    """Name the folder of one run within `scratch`, for its user alone.
+
+    Where the pipeline runs on this machine the folder vanishes with it, or with its process.
+    Elsewhere the first worker that writes a row makes it, and this process cannot know when the job
+    ends.
 
     Raises:
       InputError: it is not on a disk.
@@ -44,7 +58,12 @@ def new_spill_folder(scratch: str) -> str:
         raise InputError(
             f"scratch is {scratch!r}; rows are read from it one by one: name a folder on a disk"
         )
-    return str(Path(scratch, f"beam-gpte-spill-{uuid.uuid4().hex}"))
+    if type(pipeline.runner).__name__ not in _LOCAL_RUNNERS:
+        return str(Path(scratch, f"beam-gpte-spill-{uuid.uuid4().hex}"))
+    Path(scratch).mkdir(parents=True, exist_ok=True)
+    folder = ScratchFolder(scratch)
+    weakref.finalize(pipeline, folder.close)
+    return str(folder.path)
 
 
 @dataclasses.dataclass(eq=False)
@@ -52,8 +71,8 @@ class SpillRows(beam.PTransform):
     """Write rows to files of `folder`; return light rows: some columns, `FILE` and `AT`.
 
     Light rows may be spilled again, with columns that were added since: then the new files have
-    all. A worker holds 32 MB of rows. The files remain; whoever named the folder deletes it after
-    the job.
+    all. A worker holds 32 MB of rows. The files remain until the folder is removed, see
+    `new_spill_folder`.
 
     Attributes:
       folder: on a disk that all workers share.
@@ -74,7 +93,7 @@ class _Spill(beam.DoFn):
         self._columns = columns
 
     def setup(self) -> None:
-        keep_freed_memory()
+        tune_process()
 
     def start_bundle(self) -> None:
         self._waiting: dict[bytes, list[Block]] = {}  # by schema
@@ -100,7 +119,7 @@ class _Spill(beam.DoFn):
         rows = Block.concat(blocks)
         number = uuid.uuid4().int >> 65  # fits int64
         path = _path(self._folder, number)
-        Path(self._folder).mkdir(parents=True, exist_ok=True)
+        Path(self._folder).mkdir(0o700, parents=True, exist_ok=True)
         with pa.ipc.new_file(path, rows.schema) as writer:
             writer.write_batch(rows.batch)
         light = self._light(rows, number)

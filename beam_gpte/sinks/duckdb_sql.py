@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import duckdb
 
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.machine import cores, installed_memory, usable_memory
 
 LOCK_SECONDS = 60  # how long a commit or a reader waits for another process to close the database
 POLL_SECONDS = 0.2
@@ -47,13 +48,19 @@ def connect(
     """
     check_database_path(database)
     deadline = time.monotonic() + lock_timeout
+    limits = machine_limits()
     while True:
         try:
             # absolute, since DuckDB takes ~, :memory: and md: at the beginning for something else
-            connection = duckdb.connect(os.path.abspath(database), read_only=read_only)
+            connection = duckdb.connect(
+                os.path.abspath(database), read_only=read_only, config=limits
+            )
             break
         except duckdb.Error as error:
             reason = first_line(error)
+            if limits and "different configuration" in reason:
+                limits = {}  # this process has it open, with settings of its own
+                continue
             if "Could not set lock" not in reason:
                 problem = f"DuckDB cannot open this file ({reason})"
                 if "not a valid DuckDB" in reason:
@@ -68,6 +75,20 @@ def connect(
         time.sleep(POLL_SECONDS)
     with contextlib.closing(connection):
         yield connection
+
+
+def machine_limits() -> dict[str, str | bool | int | float | list[str]]:
+    """Return DuckDB's settings for a share of a machine, which it does not see itself.
+
+    It starts a thread per core of the machine, and takes four fifths of its memory.
+    """
+    limits: dict[str, str | bool | int | float | list[str]] = {}
+    if cores() < (os.cpu_count() or 1):
+        limits["threads"] = str(cores())
+    memory = usable_memory()
+    if memory < installed_memory():
+        limits["memory_limit"] = f"{memory * 4 // 5} B"
+    return limits
 
 
 @contextlib.contextmanager

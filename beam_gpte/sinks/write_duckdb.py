@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from beam_gpte.files.folders import (
     list_files,
     remove_files,
 )
+from beam_gpte.files.scratch import temporary_folder
 from beam_gpte.sinks.commit import is_whole, stage_and_commit, warn_of_no_rows
 from beam_gpte.sinks.duckdb_ledger import LEDGER, find_commit
 from beam_gpte.sinks.duckdb_search import create_indexes, load_vss
@@ -238,7 +238,7 @@ def _local_database(path: str, destination: Destination) -> Iterator[str]:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         yield path
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         local = str(Path(folder, "database"))
         if FileSystems.exists(path):
             copy_file(path, local)
@@ -256,7 +256,7 @@ def _local_copies(staged: list[StagedFile]) -> Iterator[list[str]]:
 
     Local ones get a link, as DuckDB takes paths as patterns, and has no way to escape a backslash.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         paths = []
         for file in staged:
             path = Path(folder, file_name(file.path))

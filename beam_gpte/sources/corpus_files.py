@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import lzma
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, BinaryIO, cast
@@ -17,6 +18,7 @@ from beam_gpte.core.columns import TEXT
 from beam_gpte.core.errors import InputError
 from beam_gpte.files.cloud import missing_object
 from beam_gpte.sources.formats.readers import READERS, column_names
+from beam_gpte.sources.local_files import why_not_regular
 from beam_gpte.sources.match_files import WILDCARDS
 
 EXTENSIONS = {
@@ -79,7 +81,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
     returns half of the rows and no error); Arrow and lzma raise.
     """
     codec = CODECS.get(PurePath(path.lower()).suffix)
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
+    with _open_bytes(path) as raw:
         plain: Any = raw
         if codec == "xz":
             plain = _XzFile(raw)  # Arrow has no xz
@@ -89,6 +91,26 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         if file.peek(3)[:3] == BYTE_ORDER_MARK:  # type: ignore[attr-defined]
             file.read(3)
         yield file
+
+
+def _open_bytes(path: str) -> Any:
+    """Open the bytes of a file; a local one only if it is a file, for a FIFO would wait forever."""
+    if FileSystems.get_scheme(path) is not None:
+        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    _check_regular(os.stat(path))
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(handle))  # it may have been replaced
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _check_regular(about: os.stat_result) -> None:
+    problem = why_not_regular(about)
+    if problem is not None:
+        raise InputError(problem)
 
 
 class _XzFile(io.RawIOBase):

@@ -7,12 +7,15 @@ What meets: two ticks, of which one has waited and held the watermark; no other 
 """
 
 import dataclasses
+import logging
+import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 from apache_beam.transforms.timeutil import TimeDomain
@@ -22,6 +25,7 @@ from apache_beam.transforms.window import GlobalWindows, TimestampCombiner, Time
 from apache_beam.utils.timestamp import Timestamp
 
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.rejects import NAMESPACE
 
 # seconds; the local runner drops elements that are later than this
 MAX_LATENESS = 10 * 365 * 86_400
@@ -30,6 +34,10 @@ MAX_LATENESS = 10 * 365 * 86_400
 LOCAL_RUNNERS = ("BundleBasedDirectRunner", "SwitchingDirectRunner")
 
 POLL_SLEEP_SECONDS = 0.05  # the local runner has one thread and fires timers without a pause
+# a timer of this time is due whatever the machine's clock says
+_DUE = Timestamp(0)
+SET_BACK_SECONDS = 1.0  # less is not reported
+
 BUSY_SECONDS = 0.5  # after a tick; no sleep meanwhile, for other steps have work then
 
 
@@ -105,6 +113,36 @@ class _LocalTicks(beam.PTransform):
         return ticks
 
 
+class SteadyClock:
+    """Tell the time of day, which never goes back.
+
+    Where the machine's clock is set back, time goes on from where it was: event times are ahead of
+    the machine's clock then, until the process ends or that clock has caught up.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = -math.inf  # of the clock that counts from the start of the machine
+        self._behind = 0.0  # the largest distance that was reported
+
+    def now(self) -> Timestamp:
+        """Return the time of day."""
+        steady, wall = time.monotonic(), time.time()
+        self._ahead = max(self._ahead, wall - steady)
+        behind = self._ahead - (wall - steady)
+        if behind > self._behind + SET_BACK_SECONDS:
+            self._behind = behind
+            Metrics.counter(NAMESPACE, "clock_set_back").inc()
+            logging.getLogger(__name__).warning(
+                "the clock of this machine was set back, by %.0f seconds in all; "
+                "the stream goes on, with event times that are ahead of it",
+                behind,
+            )
+        return Timestamp(micros=round((steady + self._ahead) * 1e6))
+
+
+_clock = SteadyClock()  # of this process, which runs all of the local runner
+
+
 class Clock(beam.DoFn):
     """Yield (group, microseconds), as `_LocalTicks` needs them.
 
@@ -125,15 +163,15 @@ class Clock(beam.DoFn):
         self, _: tuple[bytes, bytes], wake: Any = _WAKE, last: Any = _LAST
     ) -> Iterator[Any]:
         """Start the clock."""
-        now = Timestamp.now()
+        now = _clock.now()
         last.add(2 * (now.micros - self._interval))  # the first tick is due
         yield TimestampedValue((0, now.micros), now)
-        wake.set(now)
+        wake.set(_DUE)
 
     @on_timer(WAKE)
     def wake(self, wake: Any = _WAKE, last: Any = _LAST) -> Iterator[Any]:
         """Tick if it is time to, sleep otherwise."""
-        now = Timestamp.now()
+        now = _clock.now()
         micros, group = divmod(next(iter(last.read())), 2)
         stopped = self._stop is not None and Path(self._stop).exists()
         if stopped or now.micros - micros >= self._interval:
@@ -145,7 +183,7 @@ class Clock(beam.DoFn):
                 yield TimestampedValue((1 - group, now.micros), now)
                 last.clear()
                 last.add(2 * now.micros + 1 - group)
-            wake.set(now)
+            wake.set(_DUE)
 
 
 def _at_its_time(group: tuple[int, Iterable[int]]) -> TimestampedValue:

@@ -17,6 +17,7 @@ from apache_beam.transforms.userstate import BagStateSpec
 
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.sources.file_versions import version_of
+from beam_gpte.sources.local_files import BadFile
 from beam_gpte.sources.match_files import find_files
 
 
@@ -24,7 +25,7 @@ class NewFiles(beam.DoFn):
     """List files at each tick.
 
     Yields the path of a file that was never listed before, and False; or True, once, if it has
-    changed since.
+    changed since. In place of a path, once, what `BadFile.from_text` reads.
     """
 
     _SEEN = beam.DoFn.StateParam(BagStateSpec("seen", beam.coders.BytesCoder()))
@@ -42,7 +43,14 @@ class NewFiles(beam.DoFn):
             logging.getLogger(__name__).warning("cannot look for %s: %s", self._patterns, error)
             return
         known = set(seen.read())
-        for file in sorted(found, key=lambda file: (file.last_updated_in_seconds or 0, file.path)):
+        for bad in [file for file in found if isinstance(file, BadFile)]:
+            digest = _digest(bad.path, bad.reason)
+            if digest not in known:
+                known.add(digest)
+                seen.add(digest)
+                yield bad.to_text(), False
+        files = [file for file in found if not isinstance(file, BadFile)]
+        for file in sorted(files, key=lambda file: (file.last_updated_in_seconds or 0, file.path)):
             name, version = _digest(file.path), _digest(file.path, version_of(file))
             is_new, changed = name not in known, _digest(file.path, "changed")
             if not is_new and (version in known or changed in known):

@@ -42,6 +42,7 @@ from beam_gpte.sources.corpus_files import common_folder
 from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import ColumnSelection
+from beam_gpte.sources.local_files import BadFile
 from beam_gpte.sources.match_files import match_files, pattern_list
 from beam_gpte.sources.read_files import FileReading, ReadFiles
 from beam_gpte.sources.schemas import SCHEMAS, unify_schemas
@@ -86,7 +87,8 @@ class ReadCorpus(RejectingTransform):
     `with_exception_handling()`: parsed rows (a text that is not a string, a value that does not fit
     its column) with all their columns, others as `columns.UNREADABLE`. A file that cannot be read
     as a whole, such as a truncated one, always fails the job: no reject could say which of its rows
-    are missing.
+    are missing. What matches and is never opened is a bad row without a number: a FIFO, a socket, a
+    device, a link to nothing, a name that is not UTF-8, a folder that may not be listed.
 
     Attributes:
       pattern: a path or glob, or several; a file that two of them match is read once. ``**/`` is
@@ -123,7 +125,7 @@ class ReadCorpus(RejectingTransform):
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         """Return blocks, or `(good, rejects)`."""
         patterns = pattern_list(self.pattern)
-        paths = InStep(self.step, functools.partial(_paths, patterns))
+        paths = InStep(self.step, functools.partial(_paths, patterns, self._isolate))
         files = (
             root
             | "SpreadFiles" >> SpreadParts(paths, str)
@@ -174,8 +176,11 @@ class ReadCorpus(RejectingTransform):
         return unique.keep(pieces, [files.rejects, null_ids])
 
 
-def _paths(patterns: list[str]) -> list[str]:
-    return [file.path for file in match_files(patterns)]
+def _paths(patterns: list[str], isolate: bool) -> list[str]:
+    """List the paths of files, and with `isolate` what `BadFile.from_text` reads."""
+    bad: list[BadFile] = []
+    files = match_files(patterns, bad if isolate else None)
+    return [file.path for file in files] + [file.to_text() for file in bad]
 
 
 class Conform(beam.DoFn):

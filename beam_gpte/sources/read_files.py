@@ -23,8 +23,11 @@ from beam_gpte.sources.corpus_files import file_format, open_file, reading
 from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
+from beam_gpte.sources.local_files import BadFile
 from beam_gpte.sources.schemas import SCHEMAS, FileSchemas, schema_to_ipc, unify_schemas
 from beam_gpte.sources.spread_parts import ReadParts, from_source
+
+WHOLE_FILE = 0  # the row number of a reject that represents the rest of a file; rows count from 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,11 @@ class ReadFiles(ReadParts):
 
     def read(self, path: str) -> Iterator[Any]:
         """Yield the blocks of a file, and its rejects."""
+        bad = BadFile.from_text(path)
+        if bad is not None:
+            reason = f"file cannot be read: {bad.reason}"
+            yield from self._rejects(bad.path, None, [RowError(WHOLE_FILE, reason, "")])
+            return
         with naming(self._settings.step):
             yield from self._read(path)
 
@@ -125,8 +133,11 @@ def _bad_row(step: str, path: str, row: int, reason: str) -> InputError:
 
 
 def unreadable_block(path: str, errors: list[RowError]) -> Block:
-    """Make rows of `UNREADABLE`, of those of a file that could not be parsed."""
-    rows = [{"file": path, "row": error.row, "content": error.content} for error in errors]
+    """Make rows of `UNREADABLE`, of those of a file that could not be parsed.
+
+    The number of a row that stands for the file, `WHOLE_FILE`, is null.
+    """
+    rows = [{"file": path, "row": error.row or None, "content": error.content} for error in errors]
     return Block(pa.RecordBatch.from_pylist(rows, UNREADABLE))
 
 

@@ -20,6 +20,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.metadata import STORED_TYPES, VectorMetadata, vector_metadata
@@ -34,6 +35,7 @@ from beam_gpte.sinks.partitions import partition_types, partition_values
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
 from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.formats.readers import check_columns
+from beam_gpte.sources.local_files import BadFile, list_below
 from beam_gpte.sources.match_files import WILDCARDS, is_hidden_name, match_files
 from beam_gpte.sources.schemas import conform, schema_from_ipc, schema_to_ipc, unify_schemas
 from beam_gpte.sources.spread_parts import SpreadParts, read_parts
@@ -105,8 +107,8 @@ class ReadVectors(beam.PTransform):
 
 
 def is_database(path: str) -> bool:
-    """Check for the extension of a DuckDB file."""
-    return path.endswith(DATABASES)
+    """Check for the extension of a DuckDB file; a local folder may have it too."""
+    return path.endswith(DATABASES) and not Path(path).is_dir()
 
 
 def read_vectors(
@@ -132,12 +134,14 @@ def vector_files(path: str) -> list[tuple[str, str]]:
     Files of an incomplete set, and hidden ones, are left out.
 
     Raises:
-      InputError: there is none.
+      InputError: there is none, or one that cannot be read.
     """
-    is_pattern = WILDCARDS.search(path) or path.endswith(EXTENSION)
-    if is_pattern and not Path(path).is_dir():
-        return [(file.path, "") for file in match_files(path)]
     folder = path.rstrip("/")
+    is_pattern = WILDCARDS.search(path) or path.endswith(EXTENSION)
+    if is_pattern and not _is_folder(folder):
+        return [(file.path, "") for file in match_files(path)]
+    if not is_remote(folder):
+        _check_entries(folder)
     sets = published_sets(folder, PREFIX, EXTENSION).values()
     partial = {name for files in sets if not is_complete(files) for name in files}
     found = [
@@ -154,6 +158,29 @@ def vector_files(path: str) -> list[tuple[str, str]]:
             f"check the path (a DuckDB file ends in {' or '.join(DATABASES)})"
         )
     return [(f"{folder}/{name}", name.removesuffix(name.split("/")[-1])) for name in found]
+
+
+def _is_folder(path: str) -> bool:
+    """Check for a folder, whose name may be like a file's or a pattern."""
+    if not is_remote(path):
+        return Path(path).is_dir()
+    return not FileSystems.exists(path) and any(
+        name.endswith(EXTENSION) for name in list_partitioned(path)
+    )
+
+
+def _check_entries(folder: str) -> None:
+    """Refuse what has the name of a file of vectors, but cannot be read; else it would be missed.
+
+    Raises:
+      InputError: there is one, or a folder that cannot be listed.
+    """
+    for file in list_below(f"{folder}/", ["**"], lambda *_: True):
+        names = file.path.removeprefix(f"{folder}/").rstrip("/").split("/")
+        inside = not any(map(is_hidden_name, names)) and all("=" in name for name in names[:-1])
+        is_part = file.path.endswith(EXTENSION) or (file.path.endswith("/") and "=" in names[-1])
+        if isinstance(file, BadFile) and (file.path == f"{folder}/" or (inside and is_part)):
+            raise InputError(f"{file.shown}: {file.reason}")
 
 
 def row_groups(path: str) -> Iterator[RowGroup]:

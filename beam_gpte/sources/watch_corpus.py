@@ -21,7 +21,7 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsDict, TaggedOutput
 
-from beam_gpte.core.columns import ID, SOURCE, TEXT, UNREADABLE
+from beam_gpte.core.columns import ID, SOURCE, TEXT
 from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.rejects import (
@@ -36,13 +36,19 @@ from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.file_versions import FileVersions, current_version
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.local_clock import Ticks
+from beam_gpte.sources.local_files import BadFile
 from beam_gpte.sources.match_files import pattern_list
 from beam_gpte.sources.new_files import NewFiles
 from beam_gpte.sources.read_corpus import check_settings, check_types
-from beam_gpte.sources.read_files import FileReading, parsed_block, read_file, unreadable_block
+from beam_gpte.sources.read_files import (
+    WHOLE_FILE,
+    FileReading,
+    parsed_block,
+    read_file,
+    unreadable_block,
+)
 from beam_gpte.sources.row_ranges import RowRanges
 
-WHOLE_FILE = 0  # the row number of a reject that represents the rest of a file; rows count from 1
 TIME = pa.timestamp("us", "UTC")
 
 Checked = tuple[Block, list[str | None]]  # rows, and why each is rejected, if it is
@@ -191,9 +197,11 @@ class _ReadFile(beam.DoFn):
         now: Any = beam.DoFn.TimestampParam,
     ) -> Iterator[Any]:
         path, changed = file
+        bad = BadFile.from_text(path)
+        path, problem = (path, None) if bad is None else (bad.path, bad.reason)
         known = RowRanges.from_bytes(committed.get(self._name(path), b""))
         step, isolate = self._reading.step, self._reading.isolate
-        for block, reasons in InStep(step, self._checked)(path, changed, known):
+        for block, reasons in InStep(step, self._checked)(path, changed, known, problem):
             for name in self._times:
                 times = pa.array([now.micros] * len(block), TIME)
                 block = block.with_column(pa.field(name, TIME), times)
@@ -202,9 +210,13 @@ class _ReadFile(beam.DoFn):
                 if isinstance(part, TaggedOutput) or part:
                     yield part
 
-    def _checked(self, path: str, changed: bool, committed: RowRanges) -> Iterator[Checked]:
-        """Yield the rows of a file, and why each is rejected."""
+    def _checked(
+        self, path: str, changed: bool, committed: RowRanges, problem: str | None
+    ) -> Iterator[Checked]:
+        """Yield the rows of a file, and why each is rejected; a file with a problem has none."""
         try:
+            if problem is not None:
+                raise InputError(f"{path}: {problem}")
             version = current_version(path)
             rows = committed - RowRanges.of([WHOLE_FILE])
             if changed or (len(rows) and self._versions.differs(self._name(path), version)):
@@ -248,9 +260,6 @@ class _ReadFile(beam.DoFn):
             some = [error for error in errors if (error.columns is not None) == parsed]
             if some:
                 block = parsed_block(None, some) if parsed else unreadable_block(path, some)
-                if not parsed:
-                    rows = pa.array([error.row or None for error in some], pa.int64())
-                    block = block.with_column(UNREADABLE.field("row"), rows)
                 numbers = [error.row for error in some]
                 yield self._with_origin(path, numbers, block), [error.reason for error in some]
 

@@ -1,5 +1,6 @@
 """Deduplicate rows that wait on a disk: the results are those of rows in memory."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from beam_gpte import (
     Deduplication,
     InputError,
 )
+from beam_gpte.files.scratch import ScratchFolder
 from beam_gpte.shuffle.spill import SpillRows, is_light, read_rows, whole_rows
 from tests.examples import LengthEncoder, keep, kept
 
@@ -125,13 +127,24 @@ def test_rows_on_a_disk_are_decided_like_rows_in_memory(
         monkeypatch.setattr("beam_gpte.dedup.search_plan.GROUP_ROWS", 100)
         monkeypatch.setattr("beam_gpte.shuffle.spill.BYTES_PER_FILE", 4096)
     scratch, several = tmp_path / "scratch", case == "three steps"
+    spilled: list[Path] = []
+    close = ScratchFolder.close
+
+    def closing(folder: ScratchFolder) -> None:
+        spilled.extend(folder.path.glob("*.arrow"))
+        close(folder)
+
+    monkeypatch.setattr(ScratchFolder, "close", closing)
     spilling = CASES[case]()
     spilling.scratch = str(scratch)
     found = found_by(new_pipeline(mode), spilling, several, tmp_path / "spilling")
     assert found == found_by(new_pipeline(), CASES[case](), several, tmp_path / "plain")
     assert sum(row.startswith("removed") for row in found) > 20
     assert sum(row.startswith("rejects") for row in found) == 2
-    assert list(scratch.glob("*/*.arrow"))
+    del spilling  # its reference is a collection of the pipeline
+    gc.collect()
+    assert spilled
+    assert not list(scratch.iterdir())  # it went with the pipeline
 
 
 def test_a_model_embeds_rows_that_lie_on_a_disk(new_pipeline: NewPipeline, tmp_path: Path) -> None:

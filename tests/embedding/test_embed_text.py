@@ -1,5 +1,6 @@
 """EmbedText: real vectors in a pipeline, a bad row costs one row, and everything is counted."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -305,7 +306,7 @@ def test_a_model_on_a_beam_file_system_is_fetched(
 
     # a folder in place of gs://
     monkeypatch.setattr(remote_model, "is_remote_model", lambda model: True)
-    monkeypatch.setattr(remote_model.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = remote_model.fetch_model(minilm)
     assert folder.is_relative_to(tmp_path)
     assert remote_model.fetch_model(minilm) == folder

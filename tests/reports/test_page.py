@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -21,7 +22,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.reports.charts import histogram, log_histogram, principal_axes
 from beam_gpte.reports.differences import mark_differences, mark_untranslated, merge_differences
 from beam_gpte.reports.output_pages import StreamSample, stream_page
-from beam_gpte.reports.page import Run, check_report
+from beam_gpte.reports.page import Run, check_report, render_page
 from beam_gpte.reports.sample import (
     LENGTH,
     SAMPLE_CHARACTERS,
@@ -221,3 +222,53 @@ def test_options_are_shown_with_their_defaults_and_those_of_beam_only_if_given(
     assert run.parameters["job_name"] == "j"
     assert "temp_location" not in run.parameters
     assert run.speed == {"seconds": 2.0}
+
+
+def test_a_secret_among_beams_options_is_not_on_the_page(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    """Of an option that is not known to be harmless only the name is shown."""
+    with new_pipeline() as pipeline:
+        pipeline | beam.Create([1], reshuffle=False)
+    secrets = {
+        "s3_secret_access_key": "TOPSECRET1",
+        "s3_session_token": "TOPSECRET2",
+        "azure_connection_string": "AccountKey=TOPSECRET3",
+        "environment_config": '{"password": "TOPSECRET4"}',
+        "temp_location": "gs://TOPSECRET5/x",
+        "labels": "TOPSECRET6=1",
+    }
+    flags = [f"--{name}={value}" for name, value in secrets.items()]
+    options = PipelineOptions(["--job_name=j", *flags]).view_as(DirectOptions)
+    run = run_of("program.py", options, pipeline.result, 2.0)
+    page = Elements(render_page("t", run, {}, [])).text
+    assert "TOPSECRET" not in page
+    assert "TOPSECRET" not in repr(run)
+    for name in secrets:
+        assert run.parameters[name] == "(not shown)"
+    assert run.parameters["job_name"] == "j"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("model", "https://me:hunter2@host/m", "https://(not shown)@host/m"),
+        ("input", ["gs://b/x?", "s3://key:hunter2@b/*"], "gs://b/x? s3://(not shown)@b/*"),
+        ("input", "https://h/x?X-Sig=hunter2&b=1", "https://h/x?X-Sig=(not shown)&b=1"),
+        ("input", "md:x?motherduck_token=hunter2", "md:x?motherduck_token=(not shown)"),
+        ("input", "AccountName=a;AccountKey=hunter2", "AccountName=a;AccountKey=(not shown)"),
+        ("api_key", "hunter2", "(not shown)"),
+        ("db_password", "hunter2", "(not shown)"),
+        ("hf_token", "hunter2", "(not shown)"),
+        ("api_key", None, "–"),
+        ("max_tokens", 512, "512"),
+        ("token_budget", 4096, "4,096"),
+        ("key_columns", ["id"], "id"),
+        ("input", "data/202?-*.jsonl", "data/202?-*.jsonl"),
+        ("keep", "stars desc", "stars desc"),
+    ],
+)
+def test_a_secret_of_a_programs_own_is_not_on_the_page(name: str, value: Any, shown: str) -> None:
+    page = Elements(render_page("t", Run("p", {name: value}, {}), {}, [])).text
+    assert "hunter2" not in page
+    assert shown in page

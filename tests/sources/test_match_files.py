@@ -1,7 +1,11 @@
 """Which files a path or glob names: one rule for all readers and file systems."""
 
 import json
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -10,6 +14,7 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import InputError, ReadCorpus
+from beam_gpte.sources.corpus_files import read_schema
 from beam_gpte.sources.match_files import find_files, match_files
 from beam_gpte.sources.read_vectors import read_vectors
 
@@ -69,6 +74,13 @@ def folder(tmp_path: Path) -> Path:
         ("_temp*/**/*.jsonl", "_temporary/0/part.jsonl"),
         (".c*/*", ".cache/part.jsonl"),
         ("**/part.jsonl", "_day=1/part.jsonl"),
+        ("[]ab]*.jsonl", "a*.jsonl ab.jsonl"),
+        ("[!]a-u]*.jsonl", "v1.jsonl v[1].jsonl"),
+        ("[]", ""),
+        ("[!]", ""),
+        ("[!]*.jsonl", ""),
+        ("sub?deep.jsonl", ""),
+        ("sub[!x]deep.jsonl", ""),
         ("none*", ""),
         ("none[1].jsonl", ""),
     ],
@@ -76,6 +88,137 @@ def folder(tmp_path: Path) -> Path:
 def test_a_pattern_names_these_files(folder: Path, pattern: str, names: str) -> None:
     found = sorted(file.path for file in find_files(f"{folder}/{pattern}"))
     assert found == sorted(f"{folder}/{name}" for name in names.split())
+
+
+def test_a_pattern_that_means_nothing_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"'\[z-a\]\*' is not a pattern \(bad character range"):
+        match_files(f"{folder}/[z-a]*")
+
+
+def test_a_backslash_stands_for_itself(tmp_path: Path) -> None:
+    names = ["a\\b.jsonl", "c\\d/e.jsonl", "a.jsonl"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(pattern: str) -> list[str]:
+        paths = [file.path for file in match_files(f"{tmp_path}/{pattern}")]
+        return [path.removeprefix(f"{tmp_path}/") for path in paths]
+
+    assert found("*.jsonl") == ["a.jsonl", "a\\b.jsonl"]
+    assert found("a\\*.jsonl") == ["a\\b.jsonl"]
+    assert found("*\\d/*") == ["c\\d/e.jsonl"]
+    assert found("c\\d/*.jsonl") == ["c\\d/e.jsonl"]
+    assert found("**/*.jsonl") == sorted(names)
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[Path]:
+    """A good file, and what nobody should open."""
+    (tmp_path / "good.jsonl").write_text('{"text": "good"}\n')
+    (tmp_path / os.fsdecode(b"name\xff.jsonl")).write_text('{"text": "bad"}\n')
+    os.mkfifo(tmp_path / "fifo.jsonl")
+    (tmp_path / "nothing.jsonl").symlink_to("nowhere")
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "folder.jsonl").symlink_to(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.getcwd()
+        os.chdir(tmp_path)  # a socket's path is short
+        server.bind("socket.jsonl")
+        os.chdir(here)
+        yield tmp_path
+
+
+BAD = {
+    "fifo": "it is a FIFO, not a file; move it elsewhere",
+    "loop": "it is a link to itself; remove it",
+    "name\\xff": "its name is not valid UTF-8; rename it",
+    "nothing": "it is a link to nothing; remove it",
+    "socket": "it is a socket, not a file; move it elsewhere",
+    "zero": "it is a device, not a file; move it elsewhere",
+}
+
+
+def test_what_is_never_opened_is_one_reject_each(odd: Path) -> None:
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        corpus = ReadCorpus(f"{odd}/*.jsonl").with_exception_handling()
+        good, bad = pipeline | corpus
+        rows = good | beam.FlatMap(lambda block: block.column("text").to_pylist())
+        columns = ["file", "row", "reject_reason"]
+        reasons = bad | "Bad" >> beam.FlatMap(
+            lambda block: [tuple(row[name] for name in columns) for row in block.batch.to_pylist()]
+        )
+        expected = [
+            (f"{odd}/{name}.jsonl", None, f"file cannot be read: {reason}")
+            for name, reason in BAD.items()
+        ]
+        assert_that(rows, equal_to(["good"]), label="good")
+        assert_that(reasons, equal_to(expected), label="bad")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_never_opened_is_named_without_exception_handling(odd: Path, name: str) -> None:
+    path = os.fsdecode(f"{odd}/{name}.jsonl".encode().replace(b"\\xff", b"\xff"))
+    for pattern in (path, f"{odd}/{name[:4]}*"):
+        with pytest.raises(InputError) as error:
+            match_files(pattern)
+        assert str(error.value).startswith(f"{odd}/{name}.jsonl: {BAD[name]}, or collect such")
+
+
+def test_a_file_that_becomes_a_fifo_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "late.jsonl")
+    with pytest.raises(InputError, match="late.jsonl: it is a FIFO, not a file; move it"):
+        read_schema(str(tmp_path / "late.jsonl"))
+
+
+def test_a_folder_that_may_not_be_listed_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("/sub/"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert match_files(f"{folder}/*.jsonl")  # which has no need of it
+    assert match_files(f"{folder}/k*/*.jsonl")
+    message = "/sub/: the folder cannot be listed: Permission denied; change its permissions"
+    for pattern in ("**/*.jsonl", "*/*.jsonl", "s*/*.jsonl"):
+        with pytest.raises(InputError, match=message):
+            match_files(f"{folder}/{pattern}")
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "a*b", "v[1]", "q?", "b\\c", "**", "x.db"])
+def test_a_folder_that_a_sink_wrote_is_read_whatever_its_name(tmp_path: Path, name: str) -> None:
+    for folder in (name, "axb", "v1", "qq"):  # of which the name must not be a pattern
+        path = tmp_path / folder
+        path.mkdir()
+        pq.write_table(pa.table({"id": [folder], "text": ["t"]}), path / "y.parquet")
+    of_vectors = [f"{tmp_path}/{name}", f"{tmp_path}/{name}/", f"{tmp_path}/{name}/*.parquet"]
+    for pattern in of_vectors:
+        (block,) = read_vectors(pattern)
+        assert block.column("id").to_pylist() == [name]
+    of_corpus = of_vectors[2:] if name != "x.parquet" else of_vectors
+    for pattern in of_corpus:
+        with beam.Pipeline("FnApiRunner") as pipeline:
+            blocks = pipeline | ReadCorpus(pattern, id_column="id")
+            ids = blocks | beam.FlatMap(lambda block: block.column("id").to_pylist())
+            assert_that(ids, equal_to([name]))
+
+
+def test_vectors_that_cannot_be_read_are_not_missed(tmp_path: Path) -> None:
+    (tmp_path / "day=1").mkdir()
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "x.parquet")
+    (tmp_path / "._y.parquet").symlink_to("nowhere")  # a hidden name
+    (tmp_path / "z.txt").symlink_to("nowhere")
+    assert len(list(read_vectors(str(tmp_path)))) == 1
+    (tmp_path / "day=1" / "y.parquet").symlink_to("nowhere")
+    for path in (tmp_path, tmp_path / "**/*.parquet"):
+        with pytest.raises(InputError, match=r"day=1/y\.parquet: it is a link to nothing"):
+            list(read_vectors(str(path)))
 
 
 def test_folders_above_a_pattern_may_be_hidden(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows
 
 from beam_gpte import Block, InputError, Polling, ReadCorpus, WatchCorpus
+from beam_gpte.sources import local_clock
 from beam_gpte.sources.declared_columns import typed_columns
 from beam_gpte.sources.row_ranges import RowRanges
 from tests.examples import keep, kept
@@ -209,6 +213,124 @@ def test_windows_of_event_time_end_while_the_stream_runs(
     ((count, start),) = kept(str(tmp_path), "counts")
     assert count == 2
     assert began - 1 <= start <= time.time()
+
+
+@pytest.mark.parametrize("hours", [1, 24 * 365])
+def test_a_clock_that_is_set_back_does_not_stop_the_stream(
+    inbox: Path,
+    polling: Polling,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hours: int,
+) -> None:
+    """A file that appears afterwards is read, its window of event time ends, and it is logged."""
+    clock, began = time.time, time.monotonic()
+    monkeypatch.setattr(local_clock, "_clock", local_clock.SteadyClock())
+
+    def act() -> None:
+        until = began + 60
+        while not kept(str(tmp_path), "counts") and time.monotonic() < until:
+            time.sleep(0.02)
+        monkeypatch.setattr(time, "time", lambda: clock() - hours * 3600)
+        put(inbox / "b.jsonl", lines({"text": "second"}))
+        while len(kept(str(tmp_path), "counts")) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+        (tmp_path / "stop").touch()
+
+    put(inbox / "a.jsonl", lines({"text": "first"}))
+    p = stream()
+    counts = (
+        p
+        | WatchCorpus(f"{inbox}/*", polling=polling, time_column="seen")
+        | beam.FlatMap(lambda block: block.column("seen").to_pylist())
+        | beam.Map(lambda seen: ("rows", seen.timestamp())).with_output_types(tuple[str, float])
+        | beam.WindowInto(FixedWindows(0.5))
+        | beam.CombinePerKey(max)
+    )
+    counts | beam.Map(keep, str(tmp_path), "counts")
+    thread = threading.Thread(target=act)
+    thread.start()
+    with caplog.at_level("WARNING"):
+        p.run().wait_until_finish()
+    thread.join()
+    (_, first), (_, second) = kept(str(tmp_path), "counts")
+    assert 0 < second - first < 60
+    assert time.monotonic() - began < 60
+    assert f"was set back, by {hours * 3600} seconds in all" in caplog.text
+
+
+def test_what_is_never_opened_is_one_reject_each(watch: Watch, inbox: Path) -> None:
+    put(inbox / "a.jsonl", lines({"text": "good"}))
+    put(inbox / "b\\c.jsonl", lines({"text": "backslash"}))
+    (inbox / os.fsdecode(b"b\xff.jsonl")).write_text(lines({"text": "not UTF-8"}))
+    os.mkfifo(inbox / "f.jsonl")
+    (inbox / "l.jsonl").symlink_to("nowhere")
+    (inbox / "loop.jsonl").symlink_to("loop.jsonl")
+    good, bad = watch("*.jsonl")
+    assert sorted(row["id"] for row in good) == ["a.jsonl:1", "b\\c.jsonl:1"]
+    assert sorted((row["id"], row["row"], row["reject_reason"]) for row in bad) == [
+        ("b\\xff.jsonl:0", None, "file cannot be read: its name is not valid UTF-8; rename it"),
+        ("f.jsonl:0", None, "file cannot be read: it is a FIFO, not a file; move it elsewhere"),
+        ("l.jsonl:0", None, "file cannot be read: it is a link to nothing; remove it"),
+        ("loop.jsonl:0", None, "file cannot be read: it is a link to itself; remove it"),
+    ]
+    rejected = {row["id"].removesuffix(":0"): RowRanges.of([0]) for row in bad}
+    assert watch("*.jsonl", committed=rejected)[1] == bad  # once, not again after a restart
+
+
+def test_a_file_whose_name_is_not_utf_8_is_named_without_exception_handling(
+    watch: Watch, inbox: Path
+) -> None:
+    (inbox / os.fsdecode(b"b\xff.jsonl")).write_text(lines({"text": "not UTF-8"}))
+    message = r"WatchCorpus: .*/b\\xff\.jsonl: its name is not valid UTF-8; rename it"
+    with pytest.raises(InputError, match=message):
+        watch(isolate=False)
+
+
+def test_a_fifo_in_the_inbox_is_not_waited_for(inbox: Path, tmp_path: Path) -> None:
+    """The program ends by SIGTERM, and has read the other file."""
+    os.mkfifo(inbox / "a.jsonl")
+    put(inbox / "b.jsonl", lines({"text": "good"}))
+    code = (
+        "import sys; import apache_beam as beam; from beam_gpte import Polling, WatchCorpus\n"
+        "from apache_beam.options.pipeline_options import PipelineOptions\n"
+        "from beam_gpte.cli.runtime import stop_file\n"
+        "with stop_file() as stop:\n"
+        "    options = PipelineOptions(['--streaming'])\n"
+        "    p = beam.Pipeline('BundleBasedDirectRunner', options=options)\n"
+        "    watch = WatchCorpus(sys.argv[1], polling=Polling(0.1, stop))\n"
+        "    good, bad = p | watch.with_exception_handling()\n"
+        "    good | beam.Map(lambda block: print('read', len(block), flush=True))\n"
+        "    p.run().wait_until_finish()\n"
+    )
+    command = [sys.executable, "-c", code, f"{inbox}/*.jsonl"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"read 1\n"
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_a_folder_that_may_not_be_listed_stops_no_other(
+    watch: Watch, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (inbox / "closed").mkdir()
+    put(inbox / "a.jsonl", lines({"text": "good"}))
+    scan = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("/closed/"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    good, bad = watch("**/*.jsonl")
+    assert [row["id"] for row in good] == ["a.jsonl:1"]
+    reason = "the folder cannot be listed: Permission denied; change its permissions"
+    assert [(row["id"], row["reject_reason"]) for row in bad] == [
+        ("closed/:0", f"file cannot be read: {reason}")
+    ]
 
 
 def test_damaged_and_unknown_files_are_one_reject_each(watch: Watch, inbox: Path) -> None:

@@ -6,19 +6,18 @@ torch and transformers are imported only when a model is loaded.
 import contextlib
 import inspect
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from beam_gpte.core.encoder.attention import register
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.linear_layers import limit_kernel_caches, pack_linears
+from beam_gpte.core.encoder.linear_layers import pack_linears
 from beam_gpte.core.encoder.model_folder import ModelFolder
 from beam_gpte.core.encoder.pretrained import first_position, load_pretrained
 from beam_gpte.core.encoder.unpadded import Unpadded, probe, to_device
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.memory import keep_freed_memory
+from beam_gpte.core.process import tune_process
 
 if TYPE_CHECKING:
     import torch
@@ -30,18 +29,9 @@ _log = logging.getLogger(__name__)
 HALF_TOLERANCE = 2e-2
 
 
-def set_thread_policy() -> None:
-    """Ask for threads that suit a worker among others; call it before torch is imported.
-
-    Threads that wait must not spin: active waiting on a busy worker was 3.2 times slower.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
 def import_torch() -> Any:
-    """Import torch after setting the thread policy, which torch reads on import."""
-    set_thread_policy()
+    """Import torch after tuning a process of ours: torch reads variables on import."""
+    tune_process()
     import torch
 
     return torch
@@ -91,8 +81,6 @@ class Backbone:
         cls, model: Any, config: EncoderConfig, pad_id: int, samples: list[np.ndarray]
     ) -> "Backbone":
         """Find out how a loaded model can run, as `load` does; the model is changed in place."""
-        limit_kernel_caches()
-        keep_freed_memory()
         torch = import_torch()
         register()
         device = config.device

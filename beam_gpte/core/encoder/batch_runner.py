@@ -17,6 +17,7 @@ from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig
 from beam_gpte.core.encoder.inputs import Piece
 from beam_gpte.core.encoder.pooling import pool
 from beam_gpte.core.encoder.unpadded import to_device
+from beam_gpte.core.process import torch_threads
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +81,8 @@ class BatchRunner:
         while pending:
             batch = pending.pop()
             try:
-                vectors, computed = self.start([pieces[i] for i in batch])
+                with torch_threads():
+                    vectors, computed = self.start([pieces[i] for i in batch])
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise

@@ -313,9 +313,10 @@ def _activation(config: Any, settings: dict[str, Any]) -> "torch.nn.Module":
 
     Files name it under one of several historical keys.
     """
+    about = getattr(config, "sentence_transformers", None)
     named = (
         settings.get("activation_fn")
-        or (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
+        or (about.get("activation_fn") if isinstance(about, dict) else None)
         or getattr(config, "sbert_ce_default_activation_function", None)
         or "torch.nn.Sigmoid"
     )

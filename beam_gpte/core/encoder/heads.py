@@ -35,7 +35,8 @@ def _dense(module: Module) -> "torch.nn.Module":
             "is not supported yet; use another model"
         )
     shape = (_size(module, "in_features"), _size(module, "out_features"))
-    linear = torch.nn.Linear(*shape, bias=config.get("bias", True))
+    # random weights would advance the random generator of the process
+    linear = torch.nn.utils.skip_init(torch.nn.Linear, *shape, bias=config.get("bias", True))
     _load_weights(linear, module, prefix="linear.")
     path = config.get("activation_function") or "torch.nn.Tanh"
     return torch.nn.Sequential(linear, make_activation(path, f"model folder {module.folder}"))
@@ -53,8 +54,8 @@ def make_activation(path: str, owner: str) -> "torch.nn.Module":
     """
     import torch
 
-    name = path.rsplit(".", 1)[-1]
-    if not path.startswith("torch.nn.") or name not in ACTIVATIONS:
+    name = str(path).rsplit(".", 1)[-1]
+    if not str(path).startswith("torch.nn.") or name not in ACTIVATIONS:
         raise InputError(
             f"{owner}: activation {path!r} is not one of {', '.join(ACTIVATIONS)}; "
             "name one of them in the model's files"

@@ -17,7 +17,6 @@ in every cycle. `bf16_speedup` measures it.
 
 import functools
 import logging
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger(__name__)
-
-# Kernels that oneDNN keeps.
-KERNELS = 16
 
 # Rows that the weight's layout is chosen for: a full micro-batch.
 ROWS = 4096
@@ -80,16 +76,6 @@ def _replace_linears(model: Any, make: Any) -> int:
                 count += 1
         _fuse_gelu(parent)
     return count
-
-
-def limit_kernel_caches() -> None:
-    """Limit oneDNN's kernels, made for every number of rows; call it before a model is loaded.
-
-    Batches without padding keep having new sizes. With the 1,024 kernels that PyTorch and oneDNN
-    keep by default, MiniLM grew from 0.67 to 1.27 GB over 400 batches, and would have grown on.
-    """
-    for variable in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
-        os.environ.setdefault(variable, str(KERNELS))
 
 
 def _fuse_gelu(parent: Any) -> None:

@@ -6,6 +6,7 @@ pooling, no further modules.
 """
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from beam_gpte.core.model_files import (
     read_json,
     read_settings,
 )
+from beam_gpte.core.model_references import check_inside, check_regular_files
 
 MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
 
@@ -182,6 +184,22 @@ def find_model(config: EncoderConfig, weights: bool = True) -> Path:
     return _download(config, weights)
 
 
+def public_name(model: str) -> str:
+    """Name a model for whoever reads its vectors: of a local folder not where it is.
+
+    Returns:
+      A hub name, also for a folder of the hub's cache, the URI of a remote folder, or the name of a
+      local folder.
+    """
+    if "://" in model and not model.startswith("file://"):
+        return model
+    path = Path(model.removeprefix("file://")).expanduser()
+    if not path.is_dir() and not path.is_absolute():
+        return model
+    in_cache = re.search(r"/models--([^/]+)/snapshots/[^/]+$", str(path.absolute()))
+    return in_cache[1].replace("--", "/", 1) if in_cache else path.resolve().name
+
+
 def _download(config: EncoderConfig, weights: bool) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
@@ -219,6 +237,7 @@ def read_model_folder(root: Path) -> ModelFolder:
       InputError: a module is of an unsupported kind, or a file is missing or damaged; the message
         names the file.
     """
+    check_regular_files(root)
     modules = _read_modules(root)
     transformer = modules[0].folder
     check_transformer_files(transformer)
@@ -262,8 +281,16 @@ def check_weights(folder: ModelFolder, config: EncoderConfig) -> None:
     Raises:
       InputError: the folder has weights in other formats only, none, or damaged ones.
     """
-    if not Path(config.model).expanduser().is_dir():
-        return
+    if Path(config.model).expanduser().is_dir():
+        require_weights(folder, config)
+
+
+def require_weights(folder: ModelFolder, config: EncoderConfig) -> None:
+    """Refuse a folder that has no safetensors, or damaged ones.
+
+    Raises:
+      InputError: the folder has weights in other formats only, none, or damaged ones.
+    """
     if not list(folder.transformer.glob("*.safetensors")):
         raise InputError(
             f"model {config.model!r}: no safetensors weights; other formats can run code when "
@@ -294,8 +321,9 @@ def _read_modules(root: Path) -> list[Module]:
 def _module(listing: Path, entry: Any) -> Module:
     if not isinstance(entry, dict) or not {"path", "type"} <= entry.keys():
         raise damage(listing, f"has an entry without path or type: {entry!r}")
-    folder, kind = listing.parent / entry["path"], entry["type"].rsplit(".", 1)[-1]
-    if kind not in MODULES or not entry["type"].startswith("sentence_transformers."):
+    check_inside(listing, entry["path"])
+    folder, kind = listing.parent / entry["path"], str(entry["type"]).rsplit(".", 1)[-1]
+    if kind not in MODULES or not str(entry["type"]).startswith("sentence_transformers."):
         raise InputError(
             f"model folder {listing.parent}: module {entry['type']!r} of {listing.name} is not "
             f"supported; use a model of {', '.join(MODULES)}"
@@ -328,7 +356,9 @@ def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
     """Read the prompts of a model, and the name of the default one."""
     saved = read_settings(path, {})
     prompts, default = saved.get("prompts") or {}, saved.get("default_prompt_name")
-    if not isinstance(prompts, dict):
+    if not isinstance(prompts, dict) or not all(
+        text is None or isinstance(text, str) for text in prompts.values()
+    ):
         raise damage(path, "has prompts that are not texts by name")
     if default is not None and default not in prompts:
         raise damage(path, f"has default_prompt_name {default!r}, but no such prompt")

@@ -8,9 +8,10 @@ from typing import Any
 
 from beam_gpte.core.encoder.batching import is_out_of_memory
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.model_folder import ModelFolder, check_weights
+from beam_gpte.core.encoder.model_folder import ModelFolder, require_weights
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.model_files import check_weight_files, damage
+from beam_gpte.core.model_files import damage, read_settings
+from beam_gpte.core.model_references import names_flash_attention
 
 # Position embeddings of these count from pad_token_id + 1, so the positions before are never used.
 _OFFSET_POSITIONS = (
@@ -42,8 +43,7 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
     import torch
     import transformers
 
-    check_weights(folder, config)
-    check_weight_files(folder.transformer)
+    require_weights(folder, config)
     settings = _load_settings(folder, config)
     if classifier:
         auto = transformers.AutoModelForSequenceClassification
@@ -55,6 +55,7 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
     with _quiet_loading(transformers.utils.logging), agree:
         model, report = auto.from_pretrained(
             folder.transformer,
+            config=settings,
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
@@ -110,11 +111,13 @@ def _load_settings(folder: ModelFolder, config: EncoderConfig) -> Any:
 
     with named_failure(folder.transformer / "config.json", "is not the configuration of a model"):
         try:
-            return transformers.AutoConfig.from_pretrained(
+            settings = transformers.AutoConfig.from_pretrained(
                 folder.transformer,
                 local_files_only=True,
                 trust_remote_code=config.trust_remote_code,
             )
+            if names_flash_attention(read_settings(folder.transformer / "config.json")):
+                settings._attn_implementation = None  # of parts too: attention is ours
         except ValueError as error:
             if "trust_remote_code" in str(error):
                 raise InputError(
@@ -122,6 +125,7 @@ def _load_settings(folder: ModelFolder, config: EncoderConfig) -> Any:
                     "set trust_remote_code=True to run it"
                 ) from error
             raise
+    return settings
 
 
 @contextlib.contextmanager
@@ -134,8 +138,15 @@ def named_failure(path: Path, problem: str) -> Iterator[None]:
     except Exception as error:  # libraries raise any kind for a damaged file
         if is_out_of_memory(error):
             raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise damage(path, f"{problem} ({lines[0][:200]})") from error
+        raise damage(path, f"{problem} ({_first_line(error)})") from error
+    except BaseException as error:  # tokenizers is written in Rust, whose panics are of no kind
+        if type(error).__name__ != "PanicException":
+            raise
+        raise damage(path, f"{problem} ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:

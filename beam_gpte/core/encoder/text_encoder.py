@@ -17,7 +17,12 @@ from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig, hash_settings
 from beam_gpte.core.encoder.heads import load_head
 from beam_gpte.core.encoder.inputs import Prepared, Preparer
-from beam_gpte.core.encoder.model_folder import ModelFolder, find_model, read_model_folder
+from beam_gpte.core.encoder.model_folder import (
+    ModelFolder,
+    find_model,
+    public_name,
+    read_model_folder,
+)
 from beam_gpte.core.encoder.pretrained import named_failure, position_limit
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.errors import InputError
@@ -313,7 +318,7 @@ class TextEncoder:
             "max_tokens": self._tokenizer.max_tokens,
         }
         return VectorMetadata(
-            model=config.model,
+            model=public_name(config.model),
             fingerprint=hash_settings(config, resolved),
             pooling="+".join(modes),
             prompt=config.template or self._prompt,

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
+from beam_gpte.core.encoder.model_folder import public_name
 
 LONG = "word " * 600
 
@@ -170,3 +171,22 @@ def test_the_fingerprint_changes_with_what_changes_vectors_and_with_nothing_else
     changes = ({"pooling": "cls"}, {"prompt": "q: "}, {"truncate_dim": 64}, {"max_tokens": 9})
     other = [fingerprint(**settings) for settings in changes]
     assert len({*same, *other}) == 5
+
+
+def test_a_model_is_named_without_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "models--org--some-model" / "snapshots" / ("0" * 40)
+    for folder in (tmp_path / "minilm", snapshot):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "minilm")
+    names = {
+        str(tmp_path / "minilm"): "minilm",
+        f"{tmp_path}/minilm/": "minilm",
+        f"file://{tmp_path}/minilm": "minilm",
+        "../minilm": "minilm",
+        ".": "minilm",
+        "/no/such/folder": "folder",
+        str(snapshot): "org/some-model",
+        "sentence-transformers/all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2",
+        "gs://bucket/models/minilm": "gs://bucket/models/minilm",
+    }
+    assert {name: public_name(name) for name in names} == names
