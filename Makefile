@@ -1,5 +1,6 @@
 # make demo: from nothing to answered questions, a corpus without duplicates, a bitext, and a page to look at for each.  make test: all that CI runs.
 # make matrix: every public transform with every Arrow type, of which make test runs a sample.
+# make fuzz: hostile inputs, for as long as you like; make test has a sample of these too.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
