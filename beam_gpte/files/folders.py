@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import os
 import shutil
 import tempfile
 import uuid
@@ -51,11 +52,18 @@ def list_partitioned(folder: str) -> list[str]:
             {file.path.removeprefix(start) for match in found for file in match.metadata_list}
         )
         return [path for path in paths if all("=" in part for part in path.split("/")[:-1])]
+    return _list_below(folder, frozenset())
+
+
+def _list_below(folder: str, above: frozenset[str]) -> list[str]:
     names = list_files(folder)
-    if Path(folder).is_dir():
+    here = os.path.realpath(folder)
+    if Path(folder).is_dir() and here not in above:  # a link may lead back up
         for entry in sorted(Path(folder).iterdir()):
             if "=" in entry.name and entry.is_dir():
-                names += [f"{entry.name}/{path}" for path in list_partitioned(str(entry))]
+                names += [
+                    f"{entry.name}/{path}" for path in _list_below(str(entry), above | {here})
+                ]
     return names
 
 

@@ -373,8 +373,9 @@ def test_a_commit_that_stopped_halfway_is_completed_by_the_next_attempt(tmp_path
     bundles = [[embedded(0, 2)], [embedded(2, 3, note=pa.nulls(1))], [embedded(3, 5)]]
     commit(*stage(tmp_path, "parquet", [[embedded(90, 91)]]))
     staged, destination = stage(tmp_path, "parquet", bundles)
-    conform_files(staged, unify_staged_schemas(staged), destination)
-    Path(staged[0].path).rename(tmp_path / f"part-{destination.run_hash}-00000-of-00003.parquet")
+    conform_files(staged, unify_staged_schemas(staged))
+    name = destination.set_name("part", WHOLE, [file.path for file in staged])
+    Path(staged[0].path).rename(tmp_path / f"{name}-00000-of-00003.parquet")
     # the crash: one of three is moved, the previous file and the temporary folder are still there
     assert len(parts(tmp_path)) == 3
 
