@@ -24,10 +24,12 @@ from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.block import Block
 from beam_gpte.files.folders import list_files, remove_files
 from beam_gpte.sinks.partitions import split_partitions
+from beam_gpte.sinks.runs.launch import Stager
 from beam_gpte.sinks.runs.processes import at_work
 
 STAGED = ".staged"  # not .parquet: Polars and DuckDB follow `**/*.parquet` into hidden folders
-STAGER_DIGITS = 16  # of a staged file's name are those of the worker's instance
+# a staged file's name: so many digits of the launch, as many of the worker's instance, and its own
+STAGER_DIGITS = 8
 CREATE_ATTEMPTS = 5
 MAX_BYTES_PER_FILE = 512 << 20
 ROW_GROUP_BYTES = 64 << 20  # a worker holds this much before it writes: 43,000 rows of float32[384]
@@ -95,14 +97,14 @@ class StageFiles(beam.DoFn):
         self._partition_by = partition_by
         self._max_open = MAX_PARTITIONS if partition_by else MAX_OPEN_FILES
 
-        self._stager = ""  # begins the names of this instance's files
+        self._stager, self._instance = Stager(), ""
         self._files: dict[Any, _OpenFile] = {}
         self._closed: list[str] = []
 
     def start_bundle(self) -> None:
         """Start without open files."""
         self._discard()
-        self._stager = self._stager or uuid.uuid4().hex[:STAGER_DIGITS]
+        self._instance = self._instance or uuid.uuid4().hex[:STAGER_DIGITS]
 
     def teardown(self) -> None:
         """Delete what a failed bundle wrote."""
@@ -142,7 +144,8 @@ class StageFiles(beam.DoFn):
         if key not in self._files:
             if len(self._files) == self._max_open:
                 yield self._close(self._files.pop(next(iter(self._files))))
-            name = f"{self._stager}{uuid.uuid4().hex[STAGER_DIGITS:]}{STAGED}"
+            stager = f"{self._stager.token[:STAGER_DIGITS]}{self._instance}"
+            name = f"{stager}{uuid.uuid4().hex[2 * STAGER_DIGITS :]}{STAGED}"
             path = FileSystems.join(at_work(self._folder), name)
             self._files[key] = _OpenFile(
                 path, partition, batch.schema, self._open_writer, window, timestamp

@@ -70,15 +70,18 @@ def run(pipeline: beam.Pipeline) -> None:
 
 
 def stage(
-    folder: Path, sink: str, bundles: list[list[Block]], run: str | None = None, **options: Any
+    folder: Path,
+    sink: str,
+    bundles: list[list[Block]],
+    run: str | None = None,
+    writer: Any = ParquetFileWriter,
+    **options: Any,
 ) -> tuple[list, Destination]:
     """Do what workers do before the commit: each bundle stages its blocks."""
     destination = Destination.new(str(folder), sink, run)
     staged: list[StagedFile] = []
     for blocks in bundles:
-        worker = StageFiles(
-            "WriteVectorsToParquet", destination.temporary, ParquetFileWriter, **options
-        )
+        worker = StageFiles("WriteVectorsToParquet", destination.temporary, writer, **options)
         worker.start_bundle()
         for block in blocks:
             staged += [

@@ -8,6 +8,7 @@ retries the step or restarts the job.
 """
 
 import uuid
+from typing import Any
 
 
 class Launch:
@@ -16,6 +17,21 @@ class Launch:
     def __init__(self, token: str = "") -> None:
         self.token = token or uuid.uuid4().hex
 
-    def __reduce__(self) -> tuple[type["Launch"], tuple[str]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as another launch."""
         return Launch, (uuid.uuid4().hex,)
+
+
+class Stager(Launch):
+    """Hold a token that is drawn anew when a pipeline is submitted, and kept from then on.
+
+    A runner that pickles a step again for each of its bundles keeps it, too.
+    """
+
+    def __init__(self, token: str = "", submitted: bool = False) -> None:
+        super().__init__(token)
+        self._submitted = submitted
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as another launch, unless this one was pickled before."""
+        return Stager, (self.token if self._submitted else uuid.uuid4().hex, True)

@@ -44,12 +44,15 @@ def remove_staged(staged: list[StagedFile], destination: Destination, finished: 
     stagers: dict[str, set[str]] = defaultdict(set)
     committed = {file_name(file.path) for file in staged}
     for file in staged:
-        stagers[FileSystems.split(file.path)[0]].add(file_name(file.path)[:STAGER_DIGITS])
+        folder = FileSystems.split(file.path)[0]
+        # of a process that is known, all with this token are of this launch; a template has others
+        digits = STAGER_DIGITS if folder == destination.temporary else 2 * STAGER_DIGITS
+        stagers[folder].add(file_name(file.path)[:digits])
     for folder, known in stagers.items():
         done = [
             name
             for name in list_files(folder)
-            if name in committed or (finished and name[:STAGER_DIGITS] in known)
+            if name in committed or (finished and name.startswith(tuple(known)))
         ]
         remove_files([FileSystems.join(folder, name) for name in done])
     for folder in {destination.temporary, *stagers}:
