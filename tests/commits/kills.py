@@ -1,7 +1,7 @@
 """Kill commits before every step that they do in the file system or the database, and go on.
 
-    a committed set; a commit of other rows, in a process that ends before step n --> what readers
-    see: the old rows or the new ones --> the commit again, or the job again --> the new rows, once
+a committed set; a commit of other rows, in a process that ends before step n --> what readers
+see: the old rows or the new ones --> the commit again, or the job again --> the new rows, once
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from typing import Any
 
 from beam_gpte import Block
 from beam_gpte.sinks import duckdb_sql
-from beam_gpte.sinks.final_names import Destination, Pane
 from beam_gpte.sinks.duckdb_table import Table
+from beam_gpte.sinks.final_names import Destination, Pane
 from beam_gpte.sinks.staging import StagedFile
 from beam_gpte.sinks.write_duckdb import commit_duckdb
 from beam_gpte.sinks.write_parquet import commit_parquet
@@ -152,7 +152,9 @@ def _commit(
     kill: Kill, staged: list[StagedFile], destination: Destination, out: Path, pane: Pane
 ) -> None:
     if kill.sink == "duckdb":
-        commit_duckdb(staged, pane, destination, Table(f"{out}/x.duckdb", "vectors", "id", kill.mode))
+        commit_duckdb(
+            staged, pane, destination, Table(f"{out}/x.duckdb", "vectors", "id", kill.mode)
+        )
     elif kill.sink == "rejects":
         commit_jsonl(staged, pane, destination)
     else:
