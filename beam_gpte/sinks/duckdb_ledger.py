@@ -41,7 +41,7 @@ class Commit:
     digest: str | None
 
     def has(self, other: "Commit") -> bool:
-        """Return whether the rows of another are the same, as far as can be told."""
+        """Return whether the rows of another are the same, as far as is known."""
         version = f"{duckdb.__version__} "
         is_comparable = self.digest is not None and self.digest.startswith(version)
         return self.rows == other.rows and (not is_comparable or self.digest == other.digest)

@@ -4,8 +4,8 @@
                               discarding, 30 days of lateness      the rest at the window's end,
                                                                    each late file by itself
 
-The windows stay as they are and only what Beam is told about them changes, in words that every
-runner knows: a `WindowFn` of our own would run on none but Python's.
+The windows stay as they are and only what Beam knows about them changes, in words that every
+runner has: a `WindowFn` of our own would run on none but Python's.
 """
 
 import datetime

@@ -49,16 +49,17 @@ def check_outputs(pipeline: beam.Pipeline, output: Output) -> None:
     for other, written in _outputs(pipeline):
         if other.key != output.key:
             continue
-        repair = "beam.Flatten() the collections before one sink"
         if output.run is not None and output.run == other.run:
             raise InputError(
                 f"another sink of this pipeline writes to {output.place} with run "
-                f"{output.run!r}, and the rows of one would be lost; name another run, or {repair}"
+                f"{output.run!r}, and the rows of one would be lost; name another run, or "
+                "beam.Flatten() the collections before one sink"
             )
         if output.replaces or (other.replaces and not _waits(output.commit_after, written)):
             raise InputError(
                 f"another sink of this pipeline writes to {output.place}, and one of them "
-                f"removes the rows of the other; write to two places, or {repair}"
+                "removes the rows of the other; write to two places, or beam.Flatten() the "
+                "collections before one sink"
             )
 
 
