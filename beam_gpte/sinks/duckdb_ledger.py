@@ -4,10 +4,14 @@ Whatever it lists is never loaded again, as long as the table has rows: of a tab
 or emptied nothing is left that a repeated run could double.
 """
 
+import dataclasses
+
 import duckdb
 
 from beam_gpte.sinks.duckdb_sql import catalog_entries, quote
 from beam_gpte.sinks.final_names import Destination, Pane
+from beam_gpte.sinks.runs.same_rows import sum_of_hashes
+from beam_gpte.sinks.staging import StagedFile
 
 LEDGER = "beam_gpte_commits"
 
@@ -22,18 +26,82 @@ def has_rows(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
     return bool(connection.execute(f"SELECT 1 FROM {quote(table)} LIMIT 1").fetchall())
 
 
+@dataclasses.dataclass(frozen=True)
+class Commit:
+    """Describe a pane in the ledger.
+
+    Attributes:
+      rows: how many it has.
+      owner: identifies the staged files, and so the try that committed them.
+      digest: of the rows, comparable within one version of DuckDB; None of earlier versions.
+    """
+
+    rows: int
+    owner: str
+    digest: str | None
+
+    def has(self, other: "Commit") -> bool:
+        """Return whether the rows of another are the same, as far as is known."""
+        version = f"{duckdb.__version__} "
+        is_comparable = self.digest is not None and self.digest.startswith(version)
+        return self.rows == other.rows and (not is_comparable or self.digest == other.digest)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """Describe one try to commit a pane.
+
+    Attributes:
+      destination: the run.
+      pane: the part of the run.
+      owner: identifies the staged files.
+      known: what the run, or this try, has committed of this pane before.
+    """
+
+    destination: Destination
+    pane: Pane
+    owner: str
+    known: Commit | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether this very commit was there before, as when it is retried."""
+        return self.known is not None and self.known.owner == self.owner
+
+    @property
+    def known_rows(self) -> int:
+        """How many rows are known to be committed."""
+        return 0 if self.known is None else self.known.rows
+
+
 def find_commit(
-    connection: duckdb.DuckDBPyConnection, table: str, destination: Destination, pane: Pane
-) -> tuple[int, str] | None:
-    """Look up the rows and the owner of a pane in the ledger; None if the table lacks its rows."""
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    destination: Destination,
+    pane: Pane,
+    staged: list[StagedFile],
+) -> Attempt:
+    """Begin to commit a pane: look it up in the ledger, unless the table lacks its rows."""
+    owner = destination.files_hash([file.path for file in staged])
+    attempt = Attempt(destination, pane, owner)
     if not (table_exists(connection, LEDGER) and table_exists(connection, table)):
-        return None
+        return attempt
+    connection.execute(f"ALTER TABLE {LEDGER} ADD COLUMN IF NOT EXISTS digest VARCHAR")
     found = connection.execute(
-        f"SELECT rows, owner FROM {LEDGER} "
-        'WHERE run = ? AND "table" = lower(?) AND "window" = ? AND pane = ?',
-        [destination.run, table, pane.window, pane.index],
+        f"SELECT rows, owner, digest FROM {LEDGER} "
+        'WHERE "table" = lower(?) AND "window" = ? AND pane = ? AND (run = ? OR owner = ?) '
+        "ORDER BY owner = ? DESC",
+        [table, pane.window, pane.index, destination.run_name, owner, owner],
     ).fetchone()
-    return None if found and found[0] and not has_rows(connection, table) else found
+    if found is None or (found[0] and not has_rows(connection, table)):
+        return attempt
+    return dataclasses.replace(attempt, known=Commit(*found))
+
+
+def digest_rows(connection: duckdb.DuckDBPyConnection, source: str, names: list[str]) -> str:
+    """Digest the rows of a subquery by these columns, for the ledger."""
+    total = connection.execute(f"SELECT {sum_of_hashes(names)} FROM {source}").fetchall()[0][0]
+    return f"{duckdb.__version__} {total}"
 
 
 def forget_table(connection: duckdb.DuckDBPyConnection, table: str) -> None:
@@ -45,17 +113,19 @@ def forget_table(connection: duckdb.DuckDBPyConnection, table: str) -> None:
 def record_commit(
     connection: duckdb.DuckDBPyConnection,
     table: str,
-    destination: Destination,
-    pane: Pane,
-    rows: int,
+    attempt: Attempt,
+    commit: Commit,
 ) -> None:
     """Record a pane in the ledger."""
     connection.execute(
         f'CREATE TABLE IF NOT EXISTS {LEDGER} (run VARCHAR, "table" VARCHAR, "window" VARCHAR, '
-        "pane BIGINT, rows BIGINT, owner VARCHAR, committed_at TIMESTAMP, "
+        "pane BIGINT, rows BIGINT, owner VARCHAR, committed_at TIMESTAMP, digest VARCHAR, "
         'PRIMARY KEY (run, "table", "window", pane))'
     )
-    entry = [destination.run, table, pane.window, pane.index, rows, destination.owner]
+    connection.execute(f"ALTER TABLE {LEDGER} ADD COLUMN IF NOT EXISTS digest VARCHAR")
+    run, pane = attempt.destination.run_name, attempt.pane
+    entry = [run, table, pane.window, pane.index, *dataclasses.astuple(commit)]
     connection.execute(
-        f"INSERT OR REPLACE INTO {LEDGER} SELECT ?, lower(?), ?, ?, ?, ?, now()::TIMESTAMP", entry
+        f"INSERT OR REPLACE INTO {LEDGER} SELECT ?, lower(?), ?, ?, ?, ?, now()::TIMESTAMP, ?",
+        entry,
     )

@@ -19,15 +19,20 @@ def check_database_path(path: str) -> None:
     """Check that DuckDB opens the local file of this path, and no other.
 
     Raises:
-      InputError: it has a backslash, which DuckDB takes for a slash, or a question mark, before
-        which it puts the name of its log.
+      InputError: it means a database in memory, has a backslash, which DuckDB takes for a slash, or
+        a question mark, before which it puts the name of its log, or it is a folder, a device or a
+        pipe.
     """
+    if os.path.basename(path).startswith(":memory:"):
+        raise InputError(f"{path}: a database in memory ends with the process; name a file")
     for sign in ("\\", "?"):
         if sign in os.path.abspath(path):
             raise InputError(
                 f"{path}: DuckDB opens another file for a path with {sign!r}; "
                 "name a file and a folder without it"
             )
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path}: this is not a file, and cannot be a database; name a file")
 
 
 @contextlib.contextmanager
@@ -47,13 +52,15 @@ def connect(
         is not a database.
     """
     check_database_path(database)
+    check_database_path(os.path.realpath(database))
     deadline = time.monotonic() + lock_timeout
     limits = machine_limits()
     while True:
         try:
-            # absolute, since DuckDB takes ~, :memory: and md: at the beginning for something else
+            # absolute, since DuckDB takes ~ and md: at the beginning for something else; and not
+            # through a link, beside which DuckDB would put a log that the file itself lacks
             connection = duckdb.connect(
-                os.path.abspath(database), read_only=read_only, config=limits
+                os.path.realpath(database), read_only=read_only, config=limits
             )
             break
         except duckdb.Error as error:

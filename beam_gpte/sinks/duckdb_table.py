@@ -12,12 +12,22 @@ from beam_gpte.core.metadata import (
     vector_fields,
 )
 from beam_gpte.sinks.duckdb_columns import Column, plan_columns, select
-from beam_gpte.sinks.duckdb_ledger import forget_table, has_rows, record_commit, table_exists
+from beam_gpte.sinks.duckdb_ledger import (
+    Attempt,
+    Commit,
+    digest_rows,
+    forget_table,
+    has_rows,
+    record_commit,
+    table_exists,
+)
 from beam_gpte.sinks.duckdb_search import create_macros
 from beam_gpte.sinks.duckdb_sql import catalog_entries, literal, quote, transaction
-from beam_gpte.sinks.final_names import Destination, Pane
+from beam_gpte.sinks.runs.publish import REPEATED, count_commit, other_rows
+from beam_gpte.sinks.runs.same_rows import exact_columns
 
-MODES = ("upsert", "insert", "replace", "mirror")
+REPLACING = ("replace", "mirror")
+MODES = ("upsert", "insert", *REPLACING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +55,8 @@ def load_files(
     files: list[str],
     schema: pa.Schema,
     table: Table,
-    destination: Destination,
-    pane: Pane,
-) -> int:
+    attempt: Attempt,
+) -> int | None:
     """Load the rows of `files` and record the pane in the ledger, in one transaction.
 
     Args:
@@ -55,11 +64,10 @@ def load_files(
       files: local Parquet files; none empties a table that is to be replaced.
       schema: the schema of all files.
       table: where to load them.
-      destination: the run that wrote the files.
-      pane: the part of the run that they hold.
+      attempt: the run and pane, and what was committed of it before.
 
     Returns:
-      The number of rows.
+      The number of rows; None if the run has committed the same before.
 
     Raises:
       InputError: see `WriteVectorsToDuckDB`; the database is unchanged.
@@ -67,11 +75,15 @@ def load_files(
     columns = plan_columns(connection, files, schema) if files else []
     source, target, key = select(files, columns), quote(table.name), quote(table.id_column)
     rows = _check_ids(connection, source, schema, table.id_column) if files else 0
+    digest = digest_rows(connection, source, exact_columns(schema)) if files else ""
+    commit = Commit(rows, attempt.owner, digest)
+    if _is_repeated(commit, attempt, table):
+        return None
     with transaction(connection, table.path):
         if table_exists(connection, table.name):
             if files:
                 _check_table(connection, table, schema, columns, source)
-            if table.mode in ("replace", "mirror"):
+            if table.mode in REPLACING:
                 connection.execute(f"DELETE FROM {target}")
             elif table.mode == "upsert":
                 connection.execute(
@@ -86,8 +98,24 @@ def load_files(
             connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {source}")
             _describe_vectors(connection, table.name, schema)
         create_macros(connection, table.name, table.id_column, schema)
-        record_commit(connection, table.name, destination, pane, rows)
+        record_commit(connection, table.name, attempt, commit)
     return rows
+
+
+def _is_repeated(commit: Commit, attempt: Attempt, table: Table) -> bool:
+    """Return whether a commit has the rows of an earlier one of the run.
+
+    Raises:
+      InputError: the run has a name, and has committed other rows.
+    """
+    known, run = attempt.known, attempt.destination.run
+    if known is not None and known.has(commit):
+        count_commit(REPEATED)
+        return True
+    if known is not None and run is not None:
+        place = f"table {table.name!r} of {table.path}"
+        raise other_rows(run, place, known.rows, commit.rows)
+    return False
 
 
 def _check_ids(

@@ -16,10 +16,10 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import METADATA_KEY, check_same_vectors, vector_fields
 from beam_gpte.elements.arrow_values import check_field_names
 from beam_gpte.elements.plain_types import common_type
-from beam_gpte.files.folders import file_name, list_files
-from beam_gpte.sinks.final_names import Destination
-from beam_gpte.sinks.partitions import partition_metadata, partition_types
-from beam_gpte.sinks.staging import STAGED, StagedFile
+from beam_gpte.files.folders import file_name
+from beam_gpte.sinks.final_names import match_name
+from beam_gpte.sinks.partitions import partition_columns, partition_metadata, partition_types
+from beam_gpte.sinks.staging import STAGED, StagedFile, waiting_files
 from beam_gpte.sinks.vector_checks import check_values
 
 
@@ -108,19 +108,43 @@ def unify_staged_schemas(staged: list[StagedFile]) -> pa.Schema:
     )
 
 
-def conform_files(staged: list[StagedFile], schema: pa.Schema, destination: Destination) -> None:
+def conform_files(staged: list[StagedFile], schema: pa.Schema) -> None:
     """Cast the staged files of another schema in place, one row group at a time; may be repeated.
 
     Raises:
       InputError: a value does not fit its column's new type.
     """
     # A file that is missing was cast and moved by a previous attempt.
-    waiting = set(list_files(destination.temporary))
+    waiting = waiting_files(staged)
     for file in staged:
         known = file.arrow_schema()
         is_same = known.equals(schema) and partition_types(known) == partition_types(schema)
         if file_name(file.path) in waiting and not is_same:
             _rewrite(file.path, schema)
+
+
+def is_of_folder(folder: str, path: str) -> bool:
+    """Return whether a file is of the data set of a folder, not of another data set below it.
+
+    A file in partitions says in its metadata which columns they are.
+
+    Raises:
+      InputError: a file of version 0.1.0 in partitions, which does not say.
+    """
+    if "/" not in path:
+        return True
+    place = FileSystems.join(folder, path)
+    with FileSystems.open(place, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        try:
+            known = partition_types(pq.read_schema(stream))
+        except pa.ArrowInvalid:  # a file of the user's
+            return False
+    if not known and match_name(path)["commit"] is None:
+        raise InputError(
+            f"{place} is in partitions and does not say of which folder, as those of version 0.1.0;"
+            " move it away, or write to another folder"
+        )
+    return list(known) == partition_columns(path)
 
 
 def _check_vectors(here: pa.Schema, there: pa.Schema) -> None:

@@ -71,6 +71,11 @@ def partition_values(path: str) -> dict[str, str | None]:
     return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in pairs}
 
 
+def partition_columns(path: str) -> list[str]:
+    """Read the columns of folders, also one that occurs twice."""
+    return [unquote(part.split("=", 1)[0]) for part in path.split("/")[:-1]]
+
+
 def _partition_type(block: Block, name: str) -> pa.DataType:
     if name not in block.schema.names:
         raise InputError(

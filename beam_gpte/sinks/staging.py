@@ -22,9 +22,15 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_gpte.core.columns import is_hidden
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.block import Block
+from beam_gpte.files.folders import list_files, remove_files
 from beam_gpte.sinks.partitions import split_partitions
+from beam_gpte.sinks.runs.launch import Stager
+from beam_gpte.sinks.runs.processes import at_work
 
 STAGED = ".staged"  # not .parquet: Polars and DuckDB follow `**/*.parquet` into hidden folders
+# a staged file's name: so many digits of the launch, as many of the worker's instance, and its own
+STAGER_DIGITS = 8
+CREATE_ATTEMPTS = 5
 MAX_BYTES_PER_FILE = 512 << 20
 ROW_GROUP_BYTES = 64 << 20  # a worker holds this much before it writes: 43,000 rows of float32[384]
 MAX_PARTITIONS = 128  # open at once in a worker
@@ -91,9 +97,26 @@ class StageFiles(beam.DoFn):
         self._partition_by = partition_by
         self._max_open = MAX_PARTITIONS if partition_by else MAX_OPEN_FILES
 
+        self._stager, self._instance = Stager(), ""
+        self._files: dict[Any, _OpenFile] = {}
+        self._closed: list[str] = []
+
     def start_bundle(self) -> None:
         """Start without open files."""
-        self._files: dict[Any, _OpenFile] = {}
+        self._discard()
+        self._instance = self._instance or uuid.uuid4().hex[:STAGER_DIGITS]
+
+    def teardown(self) -> None:
+        """Delete what a failed bundle wrote."""
+        self._discard()
+
+    def _discard(self) -> None:
+        """Delete the files of a bundle that did not end."""
+        for file in self._files.values():
+            file.abandon()
+        with contextlib.suppress(OSError):
+            remove_files([path for path in self._closed if FileSystems.exists(path)])
+        self._files, self._closed = {}, []
 
     def process(
         self,
@@ -117,11 +140,13 @@ class StageFiles(beam.DoFn):
         key, nbytes = (window, partition, batch.schema.serialize().to_pybytes()), batch.nbytes
         file = self._files.get(key)
         if file is not None and file.bytes + nbytes > self._max_bytes:
-            yield self._files.pop(key).close()
+            yield self._close(self._files.pop(key))
         if key not in self._files:
             if len(self._files) == self._max_open:
-                yield self._files.pop(next(iter(self._files))).close()
-            path = FileSystems.join(self._folder, uuid.uuid4().hex + STAGED)
+                yield self._close(self._files.pop(next(iter(self._files))))
+            stager = f"{self._stager.token[:STAGER_DIGITS]}{self._instance}"
+            name = f"{stager}{uuid.uuid4().hex[2 * STAGER_DIGITS :]}{STAGED}"
+            path = FileSystems.join(at_work(self._folder), name)
             self._files[key] = _OpenFile(
                 path, partition, batch.schema, self._open_writer, window, timestamp
             )
@@ -131,10 +156,20 @@ class StageFiles(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Give the files that are still open."""
-        files, self._files = self._files, {}
         with naming(self._step):
-            for file in files.values():
-                yield file.close()
+            while self._files:
+                yield self._close(self._files.pop(next(iter(self._files))))
+        self._closed = []
+
+    def _close(self, file: "_OpenFile") -> WindowedValue:
+        self._closed.append(file.path)
+        return file.close()
+
+
+def waiting_files(staged: list[StagedFile]) -> set[str]:
+    """List the names in the temporary folders of staged files: those that no commit has moved."""
+    folders = {FileSystems.split(file.path)[0] for file in staged}
+    return {name for folder in folders for name in list_files(folder)}
 
 
 class SpreadBlocks(beam.DoFn):
@@ -171,6 +206,18 @@ class StageShards(beam.DoFn):
             yield from self._stage.process(block, window, timestamp)
         yield from self._stage.finish_bundle()
 
+    def teardown(self) -> None:
+        """Delete what a failed bundle wrote."""
+        self._stage.teardown()
+
+
+def _create(path: str) -> BinaryIO:
+    """Create a file and its folder, which the commit of a pane may remove at the same moment."""
+    for _ in range(CREATE_ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    return FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
 
 class _OpenFile:
     """Write one staged file."""
@@ -184,11 +231,11 @@ class _OpenFile:
         window: Any,
         timestamp: Any,
     ) -> None:
-        self._path = path
+        self.path = path
         self._partition = partition
         self._time_and_windows = (timestamp, (window,))
         self._schema = schema
-        self._stream = FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        self._stream = _create(path)
         with self._writing():
             self._writer = open_writer(self._stream, schema)
         self._waiting: list[pa.RecordBatch] = []
@@ -217,7 +264,7 @@ class _OpenFile:
             self._writer.close()
             self._stream.close()
         schema = self._schema.serialize().to_pybytes()
-        file = StagedFile(self._path, self._partition, self.rows, self.bytes, schema)
+        file = StagedFile(self.path, self._partition, self.rows, self.bytes, schema)
         return WindowedValue(file, *self._time_and_windows)
 
     @contextlib.contextmanager
@@ -225,17 +272,17 @@ class _OpenFile:
         try:
             yield
         except OSError as error:
-            self._abandon()
-            folder = FileSystems.split(FileSystems.split(self._path)[0])[0]
+            self.abandon()
+            folder = FileSystems.split(FileSystems.split(self.path)[0])[0]
             reason = error.strerror or str(error)
             raise InputError(
                 f"{folder}: cannot write to this folder ({reason}); "
                 "nothing in it was changed, run again"
             ) from error
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
         """Free the space of an incomplete file, as the disk may be full."""
         with contextlib.suppress(OSError):
             self._stream.close()
-        if FileSystems.get_scheme(self._path) is None:
-            Path(self._path).unlink(missing_ok=True)
+        if FileSystems.get_scheme(self.path) is None:
+            Path(self.path).unlink(missing_ok=True)

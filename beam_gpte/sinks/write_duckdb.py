@@ -27,23 +27,19 @@ from beam_gpte.files.folders import (
     copy_file,
     file_name,
     is_remote,
-    list_files,
-    remove_files,
 )
 from beam_gpte.files.scratch import temporary_folder
-from beam_gpte.sinks.commit import is_whole, stage_and_commit, warn_of_no_rows
+from beam_gpte.sinks.commit import stage_and_commit, warn_of_no_rows
 from beam_gpte.sinks.duckdb_ledger import LEDGER, find_commit
 from beam_gpte.sinks.duckdb_search import create_indexes, load_vss
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, check_database_path, connect
-from beam_gpte.sinks.duckdb_table import MODES, Table, load_files
-from beam_gpte.sinks.final_names import (
-    Destination,
-    Pane,
-    WrittenFile,
-    remove_leftovers,
-)
+from beam_gpte.sinks.duckdb_table import MODES, REPLACING, Table, load_files
+from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
+from beam_gpte.sinks.panes import is_whole
 from beam_gpte.sinks.parquet_files import ParquetFileWriter, conform_files, unify_staged_schemas
-from beam_gpte.sinks.staging import StagedFile, StageFiles
+from beam_gpte.sinks.runs.leftovers import remove_leftovers, remove_staged
+from beam_gpte.sinks.runs.outputs import Output, place_key
+from beam_gpte.sinks.staging import StagedFile, StageFiles, waiting_files
 
 # DuckDB lets several threads of a process write at a time, and refuses what conflicts.
 _COMMIT_LOCK = threading.Lock()
@@ -138,19 +134,22 @@ class WriteVectorsToDuckDB(beam.PTransform):
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""
         step = type(self).__name__
-        if self.mode in ("replace", "mirror") and not is_whole(blocks):
+        if self.mode in REPLACING and not is_whole(blocks):
             raise InputError(
                 f"{step}: a stream or windowed collection cannot replace a whole table; "
                 'pass mode="upsert" or mode="insert"'
             )
-        target = hashlib.sha256(f"{self.path}\n{self.table}".encode()).hexdigest()[:8]
+        key = place_key("duckdb", self.path, self.table.lower())
+        target = hashlib.sha256("\n".join(key).encode()).hexdigest()[:8]
         folder = self.options.staging or _folder(self.path)
         destination = Destination.new(folder, f"duckdb-{target}", self.run)
         table = Table(self.path, self.table, self.id_column, self.mode, self.options.index)
         writer = functools.partial(ParquetFileWriter, id_column=self.id_column)
         stage = StageFiles(step, destination.temporary, writer)
         commit = functools.partial(commit_duckdb, destination=destination, table=table)
-        return stage_and_commit(step, blocks, stage, commit, self.commit_after)
+        place, replaces = f"table {self.table!r} of {self.path}", self.mode in REPLACING
+        output = Output(place, key, self.run, replaces, self.commit_after)
+        return stage_and_commit(step, blocks, stage, commit, output)
 
 
 def commit_duckdb(
@@ -181,9 +180,8 @@ def commit_duckdb(
         warn_of_no_rows(f"table {table.name!r} of {table.path}")
     if staged or table.mode == "mirror":
         written = _commit(staged, pane, destination, table, lock_timeout)
-    waiting = set(list_files(destination.temporary))
-    remove_files([file.path for file in staged if file_name(file.path) in waiting])
-    remove_leftovers(destination, finished=pane.is_whole, exclusive=False)
+    remove_staged(staged, destination, finished=pane.is_whole)
+    remove_leftovers(destination, exclusive=False)
     return written
 
 
@@ -199,20 +197,21 @@ def _commit(
         _local_database(table.path, destination) as database,
         connect(database, table.path, lock_timeout) as connection,
     ):
-        known = find_commit(connection, table.name, destination, pane)
-        if known is not None:
-            rows, owner = known
-            return [WrittenFile(table.path, rows)] if owner == destination.owner else []
-        if not {file_name(file.path) for file in staged} <= set(list_files(destination.temporary)):
+        attempt = find_commit(connection, table.name, destination, pane, staged)
+        if attempt.is_done:
+            return [WrittenFile(table.path, attempt.known_rows)]
+        if not {file_name(file.path) for file in staged} <= waiting_files(staged):
             raise InputError(
                 f"{destination.temporary}: staged files are missing; let only one run at a time "
                 f"write to table {table.name!r} of {table.path}, and run again"
             )
         can_index = load_vss(connection, table.path, table.name, table.index)
         schema = unify_staged_schemas(staged) if staged else pa.schema([])
-        conform_files(staged, schema, destination)
+        conform_files(staged, schema)
         with _local_copies(staged) as files:
-            rows = load_files(connection, files, schema, table, destination, pane)
+            rows = load_files(connection, files, schema, table, attempt)
+        if rows is None:
+            return [] if destination.run else [WrittenFile(table.path, attempt.known_rows)]
         if can_index:
             create_indexes(connection, table.name, schema)
         return [WrittenFile(table.path, rows)]
@@ -247,7 +246,7 @@ def _local_database(path: str, destination: Destination) -> Iterator[str]:
         uploaded = FileSystems.join(uploads.temporary, "database")
         copy_file(local, uploaded)
         FileSystems.rename([uploaded], [path])
-        remove_leftovers(uploads, finished=False, exclusive=True)
+        remove_leftovers(uploads, exclusive=True)
 
 
 @contextlib.contextmanager

@@ -23,23 +23,32 @@ from beam_gpte.core.metadata import check_same_vectors, vector_fields
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.files.folders import list_files
-from beam_gpte.sinks.commit import is_whole, stage_and_commit, warn_of_no_rows
+from beam_gpte.sinks.commit import stage_and_commit, warn_of_no_rows
 from beam_gpte.sinks.final_names import (
     Destination,
     Pane,
     WrittenFile,
-    is_complete,
-    one_at_a_time,
-    publish,
+    current_sets,
     published_sets,
-    remove_leftovers,
     run_of,
+    sets_among,
 )
-from beam_gpte.sinks.parquet_files import ParquetFileWriter, conform_files, unify_staged_schemas
+from beam_gpte.sinks.panes import is_whole
+from beam_gpte.sinks.parquet_files import (
+    ParquetFileWriter,
+    conform_files,
+    is_of_folder,
+    unify_staged_schemas,
+)
 from beam_gpte.sinks.partitions import partition_metadata, partition_types, partition_values
+from beam_gpte.sinks.runs.leftovers import remove_leftovers, remove_staged
+from beam_gpte.sinks.runs.outputs import Output, place_key
+from beam_gpte.sinks.runs.publish import Layout, one_at_a_time, publish
+from beam_gpte.sinks.runs.same_rows import digest_parquet
 from beam_gpte.sinks.staging import MAX_BYTES_PER_FILE, StagedFile, StageFiles
 
 PREFIX, EXTENSION = "part", ".parquet"
+LAYOUT = Layout(PREFIX, EXTENSION, is_of_folder, digest_parquet)
 MODES = ("replace", "mirror", "append")
 
 
@@ -133,7 +142,9 @@ class WriteVectorsToParquet(beam.PTransform):
         commit = functools.partial(
             commit_parquet, destination=destination, mode=self.mode, partition_by=columns
         )
-        return stage_and_commit(step, blocks, stage, commit, self.commit_after, self.num_shards)
+        place = f"folder {self.path}", place_key(PREFIX, self.path)
+        output = Output(*place, self.run, self.mode != "append", self.commit_after)
+        return stage_and_commit(step, blocks, stage, commit, output, self.num_shards)
 
     def _partition_columns(self) -> tuple[str, ...]:
         columns = self.partition_by
@@ -151,7 +162,8 @@ def commit_parquet(
     replace = mode != "append"
     if mode == "replace" and not staged:
         warn_of_no_rows(destination.folder)
-        remove_leftovers(destination, finished=True, exclusive=True)
+        remove_staged(staged, destination, finished=True)
+        remove_leftovers(destination, exclusive=True)
         return []
     with one_at_a_time(destination.folder):
         if staged:
@@ -159,17 +171,18 @@ def commit_parquet(
             check_folder(destination.folder, schema)
             if not replace:
                 schema = match_folder(destination.folder, schema, partition_by)
-            conform_files(staged, schema, destination)
-        return publish(staged, destination, pane, PREFIX, EXTENSION, replace)
+            conform_files(staged, schema)
+        return publish(staged, destination, pane, LAYOUT, replace)
 
 
 def existing_schemas(folder: str) -> dict[str, pa.Schema]:
     """Read the schemas of the Parquet files in `folder`, by path; one file represents its run."""
-    sets = published_sets(folder, PREFIX, EXTENSION)
-    published = {path for files in sets.values() for path in files}
-    runs = {run_of(files[0]): files[0] for files in sets.values() if is_complete(files)}
+    counting = current_sets(folder, PREFIX, EXTENSION).values()
+    runs = {run_of(files[0]): files[0] for files in counting}
+    names = list_files(folder)
+    published = {path for files in sets_among(names, PREFIX, EXTENSION).values() for path in files}
     found = {}
-    for name in sorted({*runs.values(), *(set(list_files(folder)) - published)}):
+    for name in sorted({*runs.values(), *(set(names) - published)}):
         if name.endswith(EXTENSION):
             path = FileSystems.join(folder, name)
             with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
@@ -221,7 +234,7 @@ def match_folder(folder: str, schema: pa.Schema, partition_by: tuple[str, ...]) 
 def _check_partitions(folder: str, partition_by: tuple[str, ...]) -> None:
     for files in published_sets(folder, PREFIX, EXTENSION).values():
         columns = tuple(partition_values(files[0]))
-        if columns != partition_by:
+        if columns != partition_by and is_of_folder(folder, files[0]):
             raise InputError(
                 f"{folder} is partitioned by {list(columns) or 'no column'}, the new rows by "
                 f"{list(partition_by) or 'none'}; "

@@ -23,11 +23,23 @@ from beam_gpte.core.errors import InputError, InStep, NoRowsError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rows import as_blocks
-from beam_gpte.sinks.commit import is_whole, stage_and_commit
-from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile, one_at_a_time, publish
+from beam_gpte.sinks.commit import stage_and_commit
+from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
+from beam_gpte.sinks.panes import is_whole
+from beam_gpte.sinks.runs.outputs import Output, place_key
+from beam_gpte.sinks.runs.publish import Layout, one_at_a_time, publish
+from beam_gpte.sinks.runs.same_rows import digest_lines
 from beam_gpte.sinks.staging import StagedFile, StageFiles
 
 PREFIX, EXTENSION = "rejects", ".jsonl"
+
+
+def _is_of_folder(folder: str, path: str) -> bool:
+    """Return whether a file is of the rejects of a folder, which have no partitions."""
+    return "/" not in path
+
+
+LAYOUT = Layout(PREFIX, EXTENSION, _is_of_folder, digest_lines)
 
 
 @dataclasses.dataclass(eq=False)
@@ -106,7 +118,9 @@ class WriteRejects(beam.PTransform):
         commit = functools.partial(
             commit_jsonl, destination=destination, max_rejects=self.max_rejects
         )
-        return stage_and_commit(step, blocks, stage, commit, commit_after)
+        place = f"folder {self.path}", place_key(PREFIX, self.path)
+        output = Output(*place, None, is_whole(blocks), commit_after)
+        return stage_and_commit(step, blocks, stage, commit, output)
 
 
 def commit_jsonl(
@@ -118,7 +132,7 @@ def commit_jsonl(
       InputError: they have more than `max_rejects` rows; they are published nevertheless.
     """
     with one_at_a_time(destination.folder):
-        written = publish(staged, destination, pane, PREFIX, EXTENSION, replace=pane.is_whole)
+        written = publish(staged, destination, pane, LAYOUT, replace=pane.is_whole)
     count = sum(file.rows for file in written)
     if max_rejects is not None and count > max_rejects:
         raise InputError(

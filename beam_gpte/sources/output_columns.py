@@ -14,7 +14,7 @@ from beam_gpte.core.metadata import METADATA_KEY
 from beam_gpte.files.folders import copied_here
 from beam_gpte.sinks.duckdb_sql import catalog_entries, connect, quote
 from beam_gpte.sinks.duckdb_table import stored_metadata
-from beam_gpte.sinks.final_names import is_complete, published_sets
+from beam_gpte.sinks.final_names import current_sets
 from beam_gpte.sources.corpus_files import open_file, reading
 
 ROWS_AT_ONCE = 1 << 16
@@ -29,13 +29,8 @@ def committed_files(folder: str, sink: ModuleType) -> list[str]:
       folder: that the sink wrote to.
       sink: its module, with `PREFIX` and `EXTENSION`.
     """
-    sets = published_sets(folder, sink.PREFIX, sink.EXTENSION)
-    return [
-        FileSystems.join(folder, path)
-        for files in sets.values()
-        if is_complete(files)
-        for path in files
-    ]
+    sets = current_sets(folder, sink.PREFIX, sink.EXTENSION)
+    return [FileSystems.join(folder, path) for files in sets.values() for path in files]
 
 
 def parquet_batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:

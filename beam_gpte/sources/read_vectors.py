@@ -30,7 +30,7 @@ from beam_gpte.elements.plain_types import plain_columns, plain_type
 from beam_gpte.files.folders import copied_here, is_remote, list_partitioned
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, catalog_entries, connect, first_line, quote
 from beam_gpte.sinks.duckdb_table import stored_metadata
-from beam_gpte.sinks.final_names import is_complete, published_sets
+from beam_gpte.sinks.final_names import unfinished_files
 from beam_gpte.sinks.partitions import partition_types, partition_values
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
 from beam_gpte.sources.corpus_files import open_file, reading
@@ -142,8 +142,7 @@ def vector_files(path: str) -> list[tuple[str, str]]:
         return [(file.path, "") for file in match_files(path)]
     if not is_remote(folder):
         _check_entries(folder)
-    sets = published_sets(folder, PREFIX, EXTENSION).values()
-    partial = {name for files in sets if not is_complete(files) for name in files}
+    partial = unfinished_files(folder, PREFIX, EXTENSION)
     found = [
         name
         for name in list_partitioned(folder)

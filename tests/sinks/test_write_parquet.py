@@ -70,15 +70,18 @@ def run(pipeline: beam.Pipeline) -> None:
 
 
 def stage(
-    folder: Path, sink: str, bundles: list[list[Block]], run: str | None = None, **options: Any
+    folder: Path,
+    sink: str,
+    bundles: list[list[Block]],
+    run: str | None = None,
+    writer: Any = ParquetFileWriter,
+    **options: Any,
 ) -> tuple[list, Destination]:
     """Do what workers do before the commit: each bundle stages its blocks."""
     destination = Destination.new(str(folder), sink, run)
     staged: list[StagedFile] = []
     for blocks in bundles:
-        worker = StageFiles(
-            "WriteVectorsToParquet", destination.temporary, ParquetFileWriter, **options
-        )
+        worker = StageFiles("WriteVectorsToParquet", destination.temporary, writer, **options)
         worker.start_bundle()
         for block in blocks:
             staged += [
@@ -373,8 +376,9 @@ def test_a_commit_that_stopped_halfway_is_completed_by_the_next_attempt(tmp_path
     bundles = [[embedded(0, 2)], [embedded(2, 3, note=pa.nulls(1))], [embedded(3, 5)]]
     commit(*stage(tmp_path, "parquet", [[embedded(90, 91)]]))
     staged, destination = stage(tmp_path, "parquet", bundles)
-    conform_files(staged, unify_staged_schemas(staged), destination)
-    Path(staged[0].path).rename(tmp_path / f"part-{destination.run_hash}-00000-of-00003.parquet")
+    conform_files(staged, unify_staged_schemas(staged))
+    name = destination.set_name("part", WHOLE, [file.path for file in staged])
+    Path(staged[0].path).rename(tmp_path / f"{name}-00000-of-00003.parquet")
     # the crash: one of three is moved, the previous file and the temporary folder are still there
     assert len(parts(tmp_path)) == 3
 

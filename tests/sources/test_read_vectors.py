@@ -93,7 +93,7 @@ def test_vectors_that_were_read_can_be_written_again(
 def test_a_set_that_is_incomplete_is_not_read(tmp_path: Path) -> None:
     commit(*stage(tmp_path, "parquet", [[embedded(0, 2)]]), mode="append")
     staged, destination = stage(tmp_path, "parquet", [[embedded(2, 3)], [embedded(3, 4)]])
-    name = destination.set_name("part", Pane("w", 0))
+    name = destination.set_name("part", Pane("w", 0), [file.path for file in staged])
     Path(staged[0].path).rename(tmp_path / f"{name}-00000-of-00002.parquet")  # killed here
     assert together(read_vectors(str(tmp_path)))["id"].to_pylist() == ["n0", "n1"]
     for pattern in ("*.parquet", "**/*.parquet", "**"):

@@ -1,0 +1,115 @@
+"""Keep the temporary folders of runs: who owns one, which are left over, and how they go.
+
+    <folder>/.beam-gpte-tmp-<sink>-<run>-<machine>-<process>-<token>/<stager><file>.staged
+
+The process is the one that built the pipeline, as long as the workers are below it: then the job
+ends with it. Else (a cluster, a template) nothing is known of the job's end, and the folder stays
+until it is old.
+"""
+
+import contextlib
+import glob
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from apache_beam.io.filesystems import FileSystems
+
+from beam_gpte.files.folders import (
+    TEMPORARY,
+    file_name,
+    is_remote,
+    list_files,
+    remove_files,
+    remove_folder,
+)
+from beam_gpte.sinks.final_names import Destination
+from beam_gpte.sinks.runs.processes import is_running, machine
+from beam_gpte.sinks.staging import STAGER_DIGITS, StagedFile
+
+# A temporary folder of an unknown process is removed when nothing has changed in it for so long.
+ABANDONED_SECONDS = 7 * 86400
+
+
+def remove_staged(staged: list[StagedFile], destination: Destination, finished: bool) -> None:
+    """Delete the staged files of a commit, and their folders if these are then empty.
+
+    Args:
+      staged: the files; those that were moved are fine.
+      destination: of this run.
+      finished: all files of the run are in place: also delete what failed bundles of its stagers
+        left.
+    """
+    stagers: dict[str, set[str]] = defaultdict(set)
+    committed = {file_name(file.path) for file in staged}
+    for file in staged:
+        folder = FileSystems.split(file.path)[0]
+        # of a process that is known, all with this token are of this launch; a template has others
+        digits = STAGER_DIGITS if folder == destination.temporary else 2 * STAGER_DIGITS
+        stagers[folder].add(file_name(file.path)[:digits])
+    for folder, known in stagers.items():
+        done = [
+            name
+            for name in list_files(folder)
+            if name in committed or (finished and name.startswith(tuple(known)))
+        ]
+        remove_files([FileSystems.join(folder, name) for name in done])
+    for folder in {destination.temporary, *stagers}:
+        if not is_remote(folder):
+            with contextlib.suppress(OSError):  # it has files, or is gone
+                Path(folder).rmdir()
+
+
+def remove_leftovers(destination: Destination, exclusive: bool) -> None:
+    """Delete what killed runs of this sink left in temporary folders.
+
+    Args:
+      destination: of this run.
+      exclusive: no other run of this process writes here, so its temporary folders are leftovers.
+    """
+    for name, changed in _temporary_folders(destination).items():
+        if _token(name) != destination.token and not _may_be_alive(name, changed, exclusive):
+            remove_folder(FileSystems.join(destination.folder, name))
+
+
+def live_runs(destination: Destination) -> set[str]:
+    """List the runs that may be working in this folder, by the hash in their files' names."""
+    alive = [
+        name
+        for name, changed in _temporary_folders(destination).items()
+        if _may_be_alive(name, changed, exclusive=False)
+    ]
+    return {destination.run_hash, *(name.split("-")[-4] for name in alive if name.count("-") >= 4)}
+
+
+def _may_be_alive(name: str, changed: float, exclusive: bool) -> bool:
+    """Return whether the run that made a temporary folder may still be working.
+
+    On this machine, its process shows that; with `exclusive`, a run of this process is over.
+    """
+    where, process = ["", *name.split("-")][-3:-1]
+    if where == machine() and process.isdigit():
+        return not exclusive if int(process) == os.getpid() else is_running(int(process))
+    return time.time() - changed < ABANDONED_SECONDS
+
+
+def _token(name: str) -> str:
+    return name.rpartition("-")[2]
+
+
+def _temporary_folders(destination: Destination) -> dict[str, float]:
+    """List the temporary folders of this sink, with the time of the last change."""
+    folder, start = destination.folder, f"{TEMPORARY}{destination.sink}-"
+    found: dict[str, float] = {}
+    if is_remote(folder):
+        pattern = FileSystems.join(glob.escape(folder), f"{start}*", "*")
+        for file in FileSystems.match([pattern])[0].metadata_list:
+            name = file_name(FileSystems.split(file.path)[0])
+            found[name] = max(found.get(name, 0), file.last_updated_in_seconds or 0)
+    elif Path(folder).is_dir():
+        for entry in sorted(Path(folder).iterdir()):
+            if entry.name.startswith(start) and not entry.is_symlink():
+                with contextlib.suppress(FileNotFoundError):
+                    found[entry.name] = entry.stat().st_mtime
+    return found

@@ -1,0 +1,68 @@
+"""Tell whether the process that owns a temporary folder is still running.
+
+A number names a process within one boot of one machine and one process namespace: two containers
+of the same host name both have a process 7. Of a process elsewhere nothing is known.
+"""
+
+import hashlib
+import os
+import socket
+import sys
+import uuid
+from functools import cache
+from pathlib import Path
+
+ELSEWHERE = "0" * 8  # the machine of an owner of which nothing can be known
+
+
+@cache
+def machine() -> str:
+    """Return a hash of what process numbers are unique in: host, boot and process namespace."""
+    parts = [socket.gethostname()]
+    if sys.platform == "linux":
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+            parts += [boot, str(os.stat("/proc/self/ns/pid").st_ino)]
+        except OSError:  # no /proc of its own: this process cannot tell others apart
+            parts.append(uuid.uuid4().hex)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process of this machine is running."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def is_above(process: int) -> bool:
+    """Return whether a process is this one or started it, directly or through others."""
+    current = os.getpid()
+    while current > 1:
+        if current == process:
+            return True
+        current = _parent(current)
+    return current == process
+
+
+@cache
+def at_work(folder: str) -> str:
+    """Return the temporary folder to use in this process: of its owner, if that started it."""
+    start, *owner, token = folder.rsplit("-", 3)
+    if owner[0] == machine() and is_above(int(owner[1])):
+        return folder
+    return "-".join([start, ELSEWHERE, owner[1], token])
+
+
+def _parent(process: int) -> int:
+    if process == os.getpid():
+        return os.getppid()
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text("utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
