@@ -22,7 +22,7 @@ from beam_gpte.core.columns import DEFECT, REFERENCE, REJECT_STEP
 from beam_gpte.core.errors import naming
 from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.elements.added_columns import AddedColumns
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.checks import check_columns, check_text
 from beam_gpte.elements.count_rows import CountRows
 from beam_gpte.elements.from_side_inputs import FromSideInputs
@@ -143,7 +143,7 @@ def _check(block: Block, checks: RowChecks) -> Iterator[Any]:
 
 
 def _mark(block: Block) -> Block:
-    return block.with_column(pa.field(REFERENCE, pa.bool_()), pa.array([True] * len(block)))
+    return with_hidden(block, pa.field(REFERENCE, pa.bool_()), pa.array([True] * len(block)))
 
 
 def _split_reference(block: Block) -> Iterator[Any]:

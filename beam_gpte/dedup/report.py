@@ -152,7 +152,7 @@ def _step_figures(step: StepSummary, figures: StepFigures) -> dict[str, Any]:
 def _select(block: Block, names: tuple[str, ...]) -> Iterator[Block]:
     if all(has_column(block, name) for name in names):
         kept = dict.fromkeys((*names, FILE, AT))
-        yield Block(block.batch.select([name for name in kept if name in block.schema.names]))
+        yield block.select([name for name in kept if name in block.schema.names])
 
 
 def _texts_of(
@@ -161,7 +161,7 @@ def _texts_of(
     wanted = {part[name] for summary in summaries for part, name, _ in _rows_shown(summary)}
     if not wanted:
         return
-    is_wanted = frame_of([Block(block.batch.select([id_column]))])[id_column].is_in(sorted(wanted))
+    is_wanted = frame_of([block.select([id_column])])[id_column].is_in(sorted(wanted))
     found = with_columns(block.filter(is_wanted.to_arrow()), [text_column])
     columns = (found.column(name).to_pylist() for name in (id_column, text_column))
     for id_, text in zip(*columns, strict=True):

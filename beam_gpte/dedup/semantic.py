@@ -30,7 +30,7 @@ from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.dedup.join_cells import JoinCells, JoinedCells, JoinSettings
 from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.dedup.search_plan import Plan, PlanSearch, SearchMode, VectorsAndPlan
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block
 from beam_gpte.embedding.ensure_vectors import (
     EmbedWhereMissing,
     VectorDefects,
@@ -246,7 +246,7 @@ class _Describe:
             described[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
         digests = b"".join(key.digest() for key in hashes)
         described[VECTOR_KEY] = np.frombuffer(digests, np.uint64)
-        return with_unit_vectors(Block.from_pydict(described), unit, block, embedding)
+        return with_unit_vectors(hidden_block(described), unit, block, embedding)
 
 
 def _saved_index(plan: Plan) -> bytes:

@@ -10,11 +10,20 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_gpte.core.columns import CHUNK_INDEX, DEFECT, REJECT_REASON, ROW, TIMESTAMP, is_hidden
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.columns import (
+    CHUNK_INDEX,
+    DEFECT,
+    KIND,
+    REJECT_REASON,
+    ROW,
+    ROW_TIME,
+    check_visible,
+    is_hidden,
+)
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.arrow_values import column_array, lenient_column
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, hidden_block
 from beam_gpte.elements.row_kinds import (
     column_values,
     read_row,
@@ -23,11 +32,16 @@ from beam_gpte.elements.row_kinds import (
     write_row,
 )
 
-KIND = b"beam_gpte.kind"  # schema metadata of a block made of a table or a record batch
-
 
 class _Batching(beam.DoFn):
-    """Batch the rows of a bundle and window; holds none past its bundle, to add no latency."""
+    """Batch the rows of a bundle and window; holds none past its bundle, to add no latency.
+
+    Args:
+      step: the transform that errors name; None for none.
+    """
+
+    def __init__(self, step: str | None) -> None:
+        self._step = step
 
     def start_bundle(self) -> None:
         self._rows: dict[Any, list[tuple[Any, Timestamp]]] = {}
@@ -41,9 +55,9 @@ class _Batching(beam.DoFn):
         if isinstance(element, Block):
             yield element
         elif isinstance(element, pa.Table):
-            yield Block.from_table(_with_kind(element, b"table"))
+            yield self._of_arrow(element, b"table")
         elif isinstance(element, pa.RecordBatch):
-            yield Block(_with_kind(element, b"batch"))
+            yield self._of_arrow(element, b"batch")
         else:
             waiting = self._rows.setdefault(window, [])
             waiting.append((element, timestamp))
@@ -56,16 +70,18 @@ class _Batching(beam.DoFn):
 
     def _windowed(self, waiting: list[tuple[Any, Timestamp]], window: Any) -> WindowedValue:
         earliest = min(timestamp for _, timestamp in waiting)
-        return WindowedValue(
-            self._block([e for e, _ in waiting], [t for _, t in waiting]), earliest, (window,)
-        )
+        with naming(self._step):
+            block = self._block([e for e, _ in waiting], [t for _, t in waiting])
+        return WindowedValue(block, earliest, (window,))
+
+    def _of_arrow(self, rows: Any, kind: bytes) -> Block:
+        with naming(self._step):
+            check_visible(rows.schema.names)
+            metadata = {**(rows.schema.metadata or {}), KIND: kind}
+            return hidden_block(rows.replace_schema_metadata(metadata))
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
         raise NotImplementedError
-
-
-def _with_kind(rows: Any, kind: bytes) -> Any:
-    return rows.replace_schema_metadata({**(rows.schema.metadata or {}), KIND: kind})
 
 
 class RowsToBlocks(_Batching):
@@ -79,7 +95,9 @@ class RowsToBlocks(_Batching):
         texts: tuple[str, ...] = (),
         added: AddedColumns | None = None,
         optional: tuple[str, ...] = (),
+        step: str | None = None,
     ) -> None:
+        super().__init__(step)
         self._text_column = text_column
         self._id_column = id_column
         self._columns = columns
@@ -90,8 +108,10 @@ class RowsToBlocks(_Batching):
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
         names = self._text_column, self._id_column, self._columns, self._texts, self._optional
         rows = [read_row(element, *names) for element in elements]
+        present = {name for element in elements for name in row_names(element)}
+        check_visible(present)
         if self._added is not None:
-            self._added.check({name for element in elements for name in row_names(element)})
+            self._added.check(present)
         columns: dict[str, Any] = {}
         if self._id_column is not None:
             columns[self._id_column] = id_column_of([row.id for row in rows])
@@ -104,9 +124,9 @@ class RowsToBlocks(_Batching):
         columns[ROW] = pa.array(
             [pickle.dumps(element, protocol=5) for element in elements], pa.binary()
         )
-        columns[TIMESTAMP] = pa.array([timestamp.micros for timestamp in timestamps], pa.int64())
+        columns[ROW_TIME] = pa.array([timestamp.micros for timestamp in timestamps], pa.int64())
         columns[DEFECT] = pa.array([row.defect for row in rows], pa.string())
-        return Block.from_pydict(columns)
+        return hidden_block(columns)
 
 
 def _values_array(name: str, values: list) -> pa.Array:
@@ -134,7 +154,8 @@ def id_column_of(ids: list[str | int | None]) -> pa.Array:
 class FieldsToBlocks(_Batching):
     """Read all fields of the rows as columns."""
 
-    def __init__(self, lenient: bool) -> None:
+    def __init__(self, lenient: bool, step: str | None = None) -> None:
+        super().__init__(step)
         self._array = lenient_column if lenient else column_array
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
@@ -177,7 +198,7 @@ class BlocksToRows(beam.DoFn):
     def _rows(self, block: Block) -> Iterator[TimestampedValue]:
         written = self._written(block.schema.names)
         values = [column_values(block.column(name)) for name in written]
-        pickled, micros = block.column(ROW).to_pylist(), block.column(TIMESTAMP).to_pylist()
+        pickled, micros = block.column(ROW).to_pylist(), block.column(ROW_TIME).to_pylist()
         for i in range(len(block)):
             fields = {name: column[i] for name, column in zip(written, values, strict=True)}
             row = write_row(pickle.loads(pickled[i]), fields, self._text_column)

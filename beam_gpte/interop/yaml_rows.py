@@ -24,7 +24,7 @@ import pyarrow as pa
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 
-from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP, UNREADABLE, is_hidden
+from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP, UNREADABLE
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.postprocess import Postprocess
 from beam_gpte.elements.block import Block
@@ -164,7 +164,7 @@ def _row(values: dict[str, Any], kinds: dict[str, str | None]) -> beam.Row:
 
 def _all_fields(element: Any) -> Iterator[dict[str, Any]]:
     if isinstance(element, Block):
-        names = [name for name in element.schema.names if not is_hidden(name)]
+        names = element.schema.names
         columns = [column_values(element.column(name)) for name in names]
         yield from (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
     elif dataclasses.is_dataclass(element):

@@ -22,7 +22,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import DEFECT, ID, REFERENCE
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import check_columns, step_error
 from beam_gpte.elements.plain_types import comparable, is_string, of_one_type
 from beam_gpte.elements.rejects import (
@@ -69,7 +69,7 @@ class RejectDuplicateIds(RejectingTransform):
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Return the rows with unique ids, or `(good, rejects)`."""
-        return over_blocks(pcoll, self._reject, text_column=None, id_column=self.id_column)
+        return over_blocks(pcoll, self._reject, None, self.id_column, step=self.step)
 
     def _reject(self, blocks: beam.PCollection[Block]) -> Any:
         if not blocks.is_bounded and blocks.windowing.is_default():
@@ -245,7 +245,7 @@ def concat_by_id(blocks: list[Block], id_column: str) -> Block:
     """Concatenate blocks of one schema, except that their ids may be integers of several types."""
     columns = of_one_type(id_column, [block.column(id_column) for block in blocks])
     return Block.concat(
-        block.with_column(pa.field(id_column, ids.type), ids)
+        with_hidden(block, pa.field(id_column, ids.type), ids)
         for block, ids in zip(blocks, columns, strict=True)
     )
 

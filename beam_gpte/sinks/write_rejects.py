@@ -68,7 +68,7 @@ class WriteRejects(beam.PTransform):
 
     def expand(self, rejects: beam.PCollection) -> beam.PCollection[WrittenFile]:
         """Write rows or blocks, also those that cannot be converted without loss."""
-        return self.write_blocks(as_blocks(rejects, lenient=True))
+        return self.write_blocks(as_blocks(rejects, True, type(self).__name__))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""
