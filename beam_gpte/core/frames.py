@@ -43,7 +43,7 @@ def check_type(name: str, kind: pa.DataType) -> None:
     Raises:
       InputError: this is one; names the column.
     """
-    if _is_unknown(kind):
+    if _is_unknown(kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind):
         raise InputError(
             f"column {name!r} is {kind}, which cannot be compared or joined; convert it, or leave "
             "it out"

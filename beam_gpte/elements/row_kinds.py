@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from beam_gpte.core.columns import EMBEDDING, ID, TEXT
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.python_values import python_values
 
 _NOT_A_ROW = (
     "a value of type {} is not a row; give blocks, pyarrow tables or record batches, mappings, "
@@ -165,7 +166,7 @@ def _safe(text: str) -> str:
 def column_values(column: pa.Array) -> list:
     """Convert a column to Python values; a vector to a numpy array."""
     if not pa.types.is_fixed_size_list(column.type):
-        return column.to_pylist()
+        return python_values(column)
     width = column.type.list_size
     flat = column.values.to_numpy(zero_copy_only=False)
     vectors = flat[column.offset * width :].reshape(-1, width)[: len(column)]

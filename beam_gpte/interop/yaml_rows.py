@@ -28,8 +28,8 @@ from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP, UNREADABLE
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.postprocess import Postprocess
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.python_values import json_value
 from beam_gpte.elements.row_kinds import column_values, row_fields
-from beam_gpte.sinks.write_rejects import json_value
 from beam_gpte.sources.match_files import match_files
 from beam_gpte.sources.read_corpus import ReadCorpus
 from beam_gpte.sources.read_files import read_file, with_ids

@@ -25,6 +25,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import check_columns, step_error
 from beam_gpte.elements.plain_types import comparable, is_string, of_one_type
+from beam_gpte.elements.python_values import python_values
 from beam_gpte.elements.rejects import (
     REJECTS,
     GoodAndRejects,
@@ -340,5 +341,6 @@ def duplicate_rows(pieces: Iterable[Piece], id_column: str, step: str | None = N
 
 def _digest(block: Block, i: int) -> str:
     """Hash a row's values; its Arrow bytes depend on adjacent rows and on what is under nulls."""
-    row = whole_rows(block.slice(i, 1)).batch.to_pylist()[0]
+    batch = whole_rows(block.slice(i, 1)).batch
+    row = {name: python_values(batch.column(name))[0] for name in batch.schema.names}
     return hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()

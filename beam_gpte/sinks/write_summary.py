@@ -21,9 +21,9 @@ from apache_beam.pvalue import AsIter, AsList
 from beam_gpte.core.columns import REJECT_REASON
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.python_values import json_value
 from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.files.json_values import write_json
-from beam_gpte.sinks.write_rejects import json_value
 
 REASONS = "reasons"  # rejected rows by reason, beside the collections' own names
 REPORT = "report"  # the field of a report that was converted to a row
