@@ -157,10 +157,9 @@ class _Keys(KeyById):
         yield block.select([name for name in block.schema.names if name in names])
 
     def make(self, rows: Block) -> Block:
-        frame = frame_of([rows])
         result: dict[str, Any] = {
             self._id_column: id_array(rows, self._id_column),
-            TEXT_KEY: key_hashes(frame, self._columns, self._form, self._scope),
+            TEXT_KEY: key_hashes(rows.batch, self._columns, self._form, self._scope),
         }
         with naming(self._step):
             order = self._order.values(rows.batch)

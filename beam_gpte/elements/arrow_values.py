@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from beam_gpte.core.columns import EMBEDDING
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.python_values import json_text
+from beam_gpte.core.python_values import json_text
 
 # what `pa.array` raises for a value of another type
 MISFITS = (pa.ArrowException, OverflowError, TypeError, ValueError)

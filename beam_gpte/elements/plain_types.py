@@ -26,7 +26,7 @@ def is_string(kind: pa.DataType) -> bool:
 
 
 def held_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of the same values without run ends, and views of strings and bytes.
+    """Return the type without run ends, views of strings and bytes, and dictionaries of structs.
 
     Arrow can not take rows of these.
     """
@@ -52,7 +52,10 @@ def _held(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_run_end_encoded(kind):
         return _held(kind.value_type)
     if pa.types.is_dictionary(kind):
-        return pa.dictionary(kind.index_type, _held(kind.value_type), kind.ordered)
+        values = _held(kind.value_type)
+        if pa.types.is_nested(values) or pa.types.is_null(values):
+            return values  # Arrow concatenates no dictionaries of these
+        return pa.dictionary(kind.index_type, values, kind.ordered)
     return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(
         kind, kind
     )

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from beam_gpte.core.columns import EMBEDDING, ID, TEXT
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.python_values import python_values
+from beam_gpte.core.python_values import python_values
 
 _NOT_A_ROW = (
     "a value of type {} is not a row; give blocks, pyarrow tables or record batches, mappings, "

@@ -26,9 +26,9 @@ from apache_beam.typehints.schemas import named_fields_from_element_type
 
 from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP, UNREADABLE
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.python_values import json_value
 from beam_gpte.core.vectors.postprocess import Postprocess
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.python_values import json_value
 from beam_gpte.elements.row_kinds import column_values, row_fields
 from beam_gpte.sources.match_files import match_files
 from beam_gpte.sources.read_corpus import ReadCorpus

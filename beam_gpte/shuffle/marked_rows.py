@@ -62,8 +62,7 @@ def with_key(block: Block, compared: tuple[str, ...]) -> Block:
       block: the rows.
       compared: the column of texts, and that of the scope, if there is one.
     """
-    rows = frame_of([block.select(dict.fromkeys(compared))])
-    hashes = key_hashes(rows, compared[:1], "NFC", next(iter(compared[1:]), None))
+    hashes = key_hashes(block.batch, compared[:1], "NFC", next(iter(compared[1:]), None))
     return with_hidden(block, pa.field(TEXT_KEY, hashes.type), hashes)
 
 

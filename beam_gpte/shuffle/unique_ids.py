@@ -22,10 +22,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import DEFECT, ID, REFERENCE
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.python_values import python_values
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
-from beam_gpte.elements.checks import check_columns, step_error
+from beam_gpte.elements.checks import check_columns, step_error, utf8_defects
 from beam_gpte.elements.plain_types import comparable, is_string, of_one_type
-from beam_gpte.elements.python_values import python_values
 from beam_gpte.elements.rejects import (
     REJECTS,
     GoodAndRejects,
@@ -126,6 +126,7 @@ class _IdCheck:
     def null_ids(self, block: Block) -> Iterator[Block | TaggedOutput]:
         null = pc.is_null(id_array(block, self.id_column, self.step))
         reasons = pc.if_else(null, f"{self.id_column} is null", pa.scalar(None, pa.string()))
+        reasons = pc.coalesce(reasons, utf8_defects(block.column(self.id_column), self.id_column))
         if DEFECT in block.schema.names:  # says why the id of a row could not be read
             reasons = pc.coalesce(pc.if_else(null, block.column(DEFECT), None), reasons)
         return split_rejects(block, reasons, self.step, self.isolate, self.id_column)

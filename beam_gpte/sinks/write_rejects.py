@@ -19,9 +19,9 @@ import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton
 
 from beam_gpte.core.errors import InputError, InStep, NoRowsError
+from beam_gpte.core.python_values import json_value, python_values
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.elements.python_values import json_value, python_values
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.sinks.commit import is_whole, stage_and_commit
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile, one_at_a_time, publish

@@ -20,8 +20,8 @@ from apache_beam.pvalue import AsIter, AsList
 
 from beam_gpte.core.columns import REJECT_REASON
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.python_values import json_value
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.python_values import json_value
 from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.files.json_values import write_json
 

@@ -7,13 +7,16 @@ Arrow holds what Python lacks: bytes that are not UTF-8 in columns of strings, d
 import contextlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 _UNREADABLE = (ValueError, OverflowError, TypeError, KeyError, pa.ArrowException)
 _DAY = {"s": 86_400, "ms": 86_400 * 10**3, "us": 86_400 * 10**6, "ns": 86_400 * 10**9}
+_NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+_DATES = {pa.date32(): 86_400 * 10**9, pa.date64(): 10**6}  # nanoseconds of a tick
 _UNITS = {pa.date32(): "days", pa.date64(): "ms"}
 
 
@@ -25,26 +28,75 @@ def python_values(column: pa.Array) -> list[Any]:
     return [_python_value(scalar) for scalar in column]
 
 
+def exact_values(column: pa.Array) -> list[Any]:
+    """Convert a column such that no value loses a digit, and equal ones are equal in any unit.
+
+    Moments and spans become numbers of nanoseconds, bytes that are not UTF-8 stay bytes.
+    """
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return exact_values(column.storage)
+    if pa.types.is_dictionary(kind):
+        return exact_values(column.dictionary.take(column.indices))
+    if _is_temporal(kind):
+        ticks = column.cast(pa.int32() if kind.bit_width == 32 else pa.int64()).to_pylist()
+        return [None if tick is None else _exact_ticks(tick, kind) for tick in ticks]
+    if not any(map(_is_temporal, _inner_types(kind))):
+        with contextlib.suppress(UnicodeDecodeError):
+            return column.to_pylist()
+    return [_exact_value(scalar) for scalar in column]
+
+
+def _exact_value(scalar: pa.Scalar) -> Any:
+    if _is_temporal(scalar.type):
+        return _exact_ticks(scalar.value, scalar.type) if scalar.is_valid else None
+    if pa.types.is_nested(scalar.type) or _is_wrapped(scalar.type):
+        return _python_value(scalar, _exact_value)
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return scalar.as_buffer().to_pybytes()
+
+
+def _exact_ticks(ticks: int, kind: pa.DataType) -> tuple[str, int]:
+    """Name the kind of moment or span; of a time zone, only whether there is one."""
+    name = re.sub(r"[\d\[].*", "", str(kind)) + ("Z" if getattr(kind, "tz", None) else "")
+    per_tick = _NANOSECONDS[kind.unit] if hasattr(kind, "unit") else _DATES[kind]
+    return name, ticks * per_tick
+
+
+def _is_temporal(kind: pa.DataType) -> bool:
+    return pa.types.is_temporal(kind) and not pa.types.is_interval(kind)
+
+
+def _inner_types(kind: pa.DataType) -> Iterator[pa.DataType]:
+    """Yield all types inside a type."""
+    inner = [kind.value_type] if pa.types.is_dictionary(kind) else []
+    if isinstance(kind, pa.BaseExtensionType):
+        inner = [kind.storage_type]
+    for other in (*inner, *(kind.field(i).type for i in range(kind.num_fields))):
+        yield other
+        yield from _inner_types(other)
+
+
 def _has_times(kind: pa.DataType) -> bool:
     """Check for times of day, of which Arrow takes 25:00 for 01:00."""
-    inner = [kind.field(i).type for i in range(kind.num_fields)]
-    if pa.types.is_dictionary(kind):
-        inner = [kind.value_type]
-    return pa.types.is_time(kind) or any(map(_has_times, inner))
+    return any(map(pa.types.is_time, (kind, *_inner_types(kind))))
 
 
-def _python_value(scalar: pa.Scalar) -> Any:
-    kind = scalar.type
-    if isinstance(kind, pa.BaseExtensionType) or _is_wrapped(kind):
-        return None if scalar.value is None else _python_value(scalar.value)
+def _python_value(scalar: pa.Scalar, convert: Callable[[pa.Scalar], Any] | None = None) -> Any:
+    """Convert a value, those inside it by another function; None for this one."""
+    kind, convert = scalar.type, convert or _python_value
+    if _is_wrapped(kind):
+        return None if scalar.value is None else convert(scalar.value)
     if not scalar.is_valid:
         return None
     if pa.types.is_struct(kind):
-        return {field.name: _python_value(scalar[i]) for i, field in enumerate(kind)}
+        return {field.name: convert(scalar[i]) for i, field in enumerate(kind)}
     if pa.types.is_map(kind):
-        return [(_python_value(pair[0]), _python_value(pair[1])) for pair in scalar.values]
+        return [(convert(pair[0]), convert(pair[1])) for pair in scalar.values]
     if pa.types.is_nested(kind):
-        return [_python_value(value) for value in scalar.values]
+        return [convert(value) for value in scalar.values]
     if not pa.types.is_time(kind) or 0 <= scalar.value < _DAY[kind.unit]:
         with contextlib.suppress(*_UNREADABLE):
             return scalar.as_py()
@@ -53,6 +105,8 @@ def _python_value(scalar: pa.Scalar) -> Any:
 
 def _is_wrapped(kind: pa.DataType) -> bool:
     of = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return True
     return of.is_dictionary(kind) or of.is_run_end_encoded(kind) or of.is_union(kind)
 
 
