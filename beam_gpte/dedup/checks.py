@@ -143,7 +143,9 @@ def _check(block: Block, checks: RowChecks) -> Iterator[Any]:
 
 
 def _mark(block: Block) -> Block:
-    return with_hidden(block, pa.field(REFERENCE, pa.bool_()), pa.array([True] * len(block)))
+    return with_hidden(
+        block, pa.field(REFERENCE, pa.bool_()), pa.array([True] * len(block), pa.bool_())
+    )
 
 
 def _split_reference(block: Block) -> Iterator[Any]:

@@ -165,7 +165,7 @@ class _Keys(KeyById):
             order = self._order.values(rows.batch)
         result |= {series.name: series.to_arrow() for series in order}
         if self._has_reference:
-            result[REFERENCE] = pa.array([REFERENCE in rows.schema.names] * len(rows))
+            result[REFERENCE] = pa.array([REFERENCE in rows.schema.names] * len(rows), pa.bool_())
         return hidden_block(result)
 
 

@@ -170,7 +170,9 @@ class _Describe:
         if self.scope is not None:
             described[SCOPE] = scope_hashes(block.column(self.scope))
         if self.has_reference:
-            described[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
+            described[REFERENCE] = pa.array(
+                [REFERENCE in block.schema.names] * len(block), pa.bool_()
+            )
         return hidden_block(described)
 
 

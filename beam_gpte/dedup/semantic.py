@@ -243,7 +243,9 @@ class _Describe:
             for key, scope in zip(hashes, described[SCOPE].to_pylist(), strict=True):
                 key.update(scope.encode())
         if self.has_reference:
-            described[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
+            described[REFERENCE] = pa.array(
+                [REFERENCE in block.schema.names] * len(block), pa.bool_()
+            )
         digests = b"".join(key.digest() for key in hashes)
         described[VECTOR_KEY] = np.frombuffer(digests, np.uint64)
         return with_unit_vectors(hidden_block(described), unit, block, embedding)

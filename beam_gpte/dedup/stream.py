@@ -201,7 +201,7 @@ class _Route(beam.DoFn):
         yield from split_rows(block, cells[:, 0].tolist())
         names = [columns.id, columns.embedding, ROW_TIME]
         replicas = block.select([name for name in names if name in block.schema.names])
-        away = pa.array([False] * len(block))
+        away = pa.array([False] * len(block), pa.bool_())
         replicas = with_hidden(replicas, pa.field(HOME, pa.bool_()), away)
         for i in range(1, cells.shape[1]):
             yield from split_rows(replicas, cells[:, i].tolist())

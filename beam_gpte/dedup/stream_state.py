@@ -209,7 +209,7 @@ def describe(block: Block, columns: Columns, micros: int, time_column: str = ROW
         {
             ID: id_array(block, columns.id),
             TIMESTAMP: pa.array(times.clip(-MAX_MICROS, MAX_MICROS)),
-            HOME: pa.array([HOME not in block.schema.names] * len(block)),
+            HOME: pa.array([HOME not in block.schema.names] * len(block), pa.bool_()),
         }
     )
     unit = unit_vectors(block, columns.embedding)
