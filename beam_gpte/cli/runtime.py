@@ -31,7 +31,7 @@ from beam_gpte._quiet import drop_messages
 from beam_gpte.cli.any_rows import first_columns
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
-from beam_gpte.core.errors import InputError, NoRowsError
+from beam_gpte.core.errors import InputError, NoRowsError, printable
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
 from beam_gpte.reports.page import Run
@@ -56,7 +56,7 @@ def run_program(main: Callable[[list[str]], None]) -> None:
         line = _input_error(error)
         if line is None:
             raise
-        print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
+        print(f"{os.path.basename(sys.argv[0])}: {printable(line)}", file=sys.stderr)
         sys.exit(3 if NoRowsError.__name__ in f"{type(error).__name__} {error}" else 2)
 
 
@@ -182,9 +182,9 @@ def print_summary(summary: dict[str, Any]) -> None:
             continue
         if isinstance(value, dict):
             for reason, count in value.items():
-                print(f"{'':>14}  {count:,} x {reason}")
+                print(f"{'':>14}  {count:,} x {printable(str(reason))}")
         else:
-            shown = f"{value:,}" if isinstance(value, int | float) else value
+            shown = f"{value:,}" if isinstance(value, int | float) else printable(str(value))
             print(f"{name.replace('_', ' '):>16}  {shown}")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from apache_beam.pvalue import AsList, AsSingleton
 
 from beam_gpte.core.columns import AT, FILE, FIRST_ID, SCORE, SECOND_ID
+from beam_gpte.core.errors import MAX_SHOWN, printable
 from beam_gpte.dedup.figures import BINS, REMOVED, AddFigures, StepFigures
 from beam_gpte.dedup.recall_audit import recall_figures
 from beam_gpte.elements.block import Block
@@ -262,7 +263,8 @@ def _score(score: float | None) -> str:
 
 
 def _shown(id_: Any, text: str | None) -> str:
-    return str(id_) if text is None else f"{id_}: {' '.join(text.split())[:90]}"
+    shown = printable(str(id_)[:MAX_SHOWN])
+    return shown if text is None else f"{shown}: {printable(' '.join(text.split())[:90])}"
 
 
 class Deduplication(NamedTuple):

@@ -102,7 +102,7 @@ def column_array(name: str, values: list) -> pa.Array:
             vectors = [None if v is None else np.asarray(v, kind) for v in values]
             return pa.array(vectors, pa.list_(pa.from_numpy_dtype(kind), len(first)))
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except MISFITS as error:
         raise InputError(
             f"column {name!r}: its values have no common type that can be stored ({error}); "
             "convert them to one type"

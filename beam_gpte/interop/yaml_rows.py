@@ -25,7 +25,7 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 
 from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP, UNREADABLE
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.python_values import json_value
 from beam_gpte.core.vectors.postprocess import Postprocess
 from beam_gpte.elements.block import Block
@@ -190,7 +190,7 @@ def _field_value(value: Any, kind: str | None, name: str) -> Any:
         except (TypeError, ValueError):
             pass
         raise InputError(
-            f"column {name!r} holds {value!r}, and integers in the first rows; "
+            f"column {name!r} holds {shown(value)}, and integers in the first rows; "
             "convert it to one type"
         )
     return value.tolist() if isinstance(value, np.ndarray) else value

@@ -196,7 +196,9 @@ def _check(
         with naming(step):
             missing = pc.is_null(order_values(block.column(name), name).to_arrow())
         reasons.append(_if(missing, f"{name} is not a place"))
-    yield from split_rejects(block, pc.coalesce(*reasons), step, isolate, columns.id)
+    for part in split_rejects(block, pc.coalesce(*reasons), step, isolate, columns.id):
+        if isinstance(part, beam.pvalue.TaggedOutput) or part:  # the vectors of no row have no type
+            yield part
 
 
 def _if(mask: pa.Array, reason: str) -> pa.Array:

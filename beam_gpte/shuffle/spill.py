@@ -100,7 +100,7 @@ class _Spill(beam.DoFn):
         rows = Block.concat(blocks)
         number = uuid.uuid4().int >> 65  # fits int64
         path = _path(self._folder, number)
-        Path(self._folder).mkdir(parents=True, exist_ok=True)
+        Path(self._folder).mkdir(0o700, parents=True, exist_ok=True)  # rows are nobody else's
         with pa.ipc.new_file(path, rows.schema) as writer:
             writer.write_batch(rows.batch)
         light = self._light(rows, number)
