@@ -79,6 +79,40 @@ def _inner_types(kind: pa.DataType) -> Iterator[pa.DataType]:
         yield from _inner_types(other)
 
 
+def texts_are_valid(column: pa.Array) -> list[bool]:
+    """Check whether all strings inside each value are valid UTF-8."""
+    if not any(map(_is_string, _inner_types(column.type))):
+        return [True] * len(column)
+    with contextlib.suppress(pa.ArrowInvalid):
+        column.validate(full=True)
+        return [True] * len(column)
+    return [all(map(_is_valid_text, _leaves(scalar))) for scalar in column]
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    of = pa.types
+    return of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind)
+
+
+def _leaves(scalar: pa.Scalar) -> list[pa.Scalar]:
+    """List the values inside a value that hold no others."""
+    found: list[pa.Scalar] = []
+    if pa.types.is_nested(scalar.type) or _is_wrapped(scalar.type):
+        _python_value(scalar, lambda inner: found.extend(_leaves(inner)))
+        return found
+    return [scalar]
+
+
+def _is_valid_text(scalar: pa.Scalar) -> bool:
+    if not _is_string(scalar.type) or not scalar.is_valid:
+        return True
+    try:
+        scalar.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _has_times(kind: pa.DataType) -> bool:
     """Check for times of day, of which Arrow takes 25:00 for 01:00."""
     return any(map(pa.types.is_time, (kind, *_inner_types(kind))))
