@@ -3,13 +3,9 @@
 import re
 from typing import Any, TextIO
 
-# Control characters but for tab and newline, and halves of characters, which have no UTF-8.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+from beam_gpte.core.errors import printable
 
-
-def printable(text: str) -> str:
-    """Escape what a terminal obeys, or cannot show, as JSON does."""
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+_LAYOUT = re.compile("([\t\n])")  # of what a program prints itself
 
 
 class EscapedOutput:
@@ -20,7 +16,8 @@ class EscapedOutput:
 
     def write(self, text: str) -> int:
         """Write a text."""
-        return self._stream.write(printable(text))
+        parts = _LAYOUT.split(text)
+        return self._stream.write("".join(p if p in "\t\n" else printable(p) for p in parts))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

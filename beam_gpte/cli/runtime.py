@@ -29,10 +29,10 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 
 from beam_gpte._quiet import drop_messages
 from beam_gpte.cli.any_rows import first_columns
-from beam_gpte.cli.escaped_output import EscapedOutput, printable
+from beam_gpte.cli.escaped_output import EscapedOutput
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
-from beam_gpte.core.errors import InputError, NoRowsError
+from beam_gpte.core.errors import InputError, NoRowsError, printable
 from beam_gpte.core.machine import cores
 from beam_gpte.core.process import claim_process
 from beam_gpte.elements.rejects import NAMESPACE
@@ -207,9 +207,9 @@ def print_summary(summary: dict[str, Any]) -> None:
             continue
         if isinstance(value, dict):
             for reason, count in value.items():
-                print(f"{'':>14}  {count:,} x {reason}")
+                print(f"{'':>14}  {count:,} x {printable(str(reason))}")
         else:
-            shown = f"{value:,}" if isinstance(value, int | float) else value
+            shown = f"{value:,}" if isinstance(value, int | float) else printable(str(value))
             print(f"{name.replace('_', ' '):>16}  {shown}")
 
 

@@ -1,12 +1,17 @@
 """Name the columns of all results and the hidden columns that travel inside pipelines.
 
 The names of results are the on-disk contract. Rejects keep all columns of their row and gain
-`REJECT_STEP` and `REJECT_REASON`. Names that begin with `HIDDEN` never reach a user or a file.
+`REJECT_STEP` and `REJECT_REASON`. Names that begin with `HIDDEN` never reach a user or a file, and
+none comes from there: `check_visible` refuses them.
 """
 
 import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pyarrow as pa
+
+from beam_gpte.core.errors import InputError
 
 ID = "id"
 TEXT = "text"
@@ -57,6 +62,9 @@ CANDIDATE = (
     BEST_BACKWARD,
 )
 
+# In the `history` of DeduplicateStream.
+TIMESTAMP = "event_time_micros"  # int64
+
 # Added by WatchCorpus where users bring their ids: file and row, as in generated ids.
 SOURCE = "source"
 
@@ -66,8 +74,9 @@ REJECT_REASON = "reject_reason"
 HIDDEN = "__gpte_"
 
 # Rows of the user inside blocks; see `elements.rows`.
+KIND = b"beam_gpte.kind"  # schema metadata of a block made of a table or a record batch
 ROW = HIDDEN + "row"  # binary: the user's row, pickled
-TIMESTAMP = HIDDEN + "timestamp"  # int64: the row's event time in microseconds
+ROW_TIME = HIDDEN + "timestamp"  # int64: the row's event time in microseconds
 DEFECT = HIDDEN + "defect"  # string: why the row could not be read, null where it could
 
 # Rows spilled to a disk; see `shuffle.spill`.
@@ -129,3 +138,26 @@ class Columns:
 def is_hidden(name: str) -> bool:
     """Return whether a column travels inside pipelines only."""
     return name.startswith(HIDDEN)
+
+
+def check_visible(names: Iterable[Any], metadata: Mapping[bytes, bytes] | None = None) -> None:
+    """Refuse columns that would reach into a transform.
+
+    Args:
+      names: of the columns of a user.
+      metadata: of their schema.
+
+    Raises:
+      InputError: one has a hidden name, or the metadata a hidden key; names it.
+    """
+    for name in names:
+        if isinstance(name, str) and name.startswith(HIDDEN):
+            raise InputError(
+                f"a column is named {name!r}; names that begin with {HIDDEN} are those of "
+                "columns inside transforms: rename it"
+            )
+    if metadata and KIND in metadata:
+        raise InputError(
+            f"the schema has metadata {KIND.decode()!r}, which tables inside transforms "
+            "have: drop it with replace_schema_metadata"
+        )

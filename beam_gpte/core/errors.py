@@ -6,15 +6,51 @@ A check that several transforms share does not know which of them the user wrote
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+MAX_SHOWN = 200  # characters of an id or a value in a message
+MAX_MESSAGE = 2000  # characters of a message, and of a reject's reason
+
+# what a terminal obeys instead of showing it, and half characters: control characters, line and
+# paragraph separators, changes of direction, surrogates
+_OBEYED = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Escape what a terminal would obey, such as ``\x1b``: one line of visible characters."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def shown(value: Any) -> str:
+    """Write a value for a message: a string in quotes, escaped, at most `MAX_SHOWN` characters."""
+    if isinstance(value, str | bytes):
+        return repr(value[:MAX_SHOWN]) + ("..." if len(value) > MAX_SHOWN else "")
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def brief_message(text: str) -> str:
+    """Cut the middle out of a message that is too long; the repair is at its end."""
+    if len(text) <= MAX_MESSAGE:
+        return text
+    return f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 4 :]}"
 
 
 class InputError(ValueError):
     """Report input that cannot be used; the message says how to fix it.
 
-    Programs print the message as one line and exit with code 2.
+    The message is one line of visible characters, whatever names and values are in it. Programs
+    print it and exit with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(brief_message(printable(" ".join(message.splitlines()))))
 
 
 class NoRowsError(InputError):

@@ -34,7 +34,7 @@ def frame_of_table(table: pa.Table) -> pl.DataFrame:
 
 def as_dates(column: Any) -> Any:
     """Convert date64, which Polars takes for times."""
-    return column.cast(pa.date32()) if pa.types.is_date64(column.type) else column
+    return column.cast(pa.date32(), safe=False) if pa.types.is_date64(column.type) else column
 
 
 def check_type(name: str, kind: pa.DataType) -> None:
@@ -43,7 +43,11 @@ def check_type(name: str, kind: pa.DataType) -> None:
     Raises:
       InputError: this is one; names the column.
     """
-    if _is_unknown(kind):
+    try:
+        is_unknown = _is_unknown(kind)
+    except TypeError:  # an extension type that has no hash
+        is_unknown = True
+    if is_unknown:
         raise InputError(
             f"column {name!r} is {kind}, which cannot be compared or joined; convert it, or leave "
             "it out"
@@ -62,6 +66,17 @@ def _is_unknown(kind: pa.DataType) -> bool:
     )
     if any(is_kind(kind) for is_kind in lacking):
         return True
+    if getattr(kind, "tz", None) and not _is_zone(kind.tz):
+        return True
     inner = kind.value_type if of.is_dictionary(kind) else None
     fields = [kind.field(i).type for i in range(kind.num_fields)]
     return any(map(_is_unknown, [*fields, *([inner] if inner is not None else [])]))
+
+
+def _is_zone(name: str) -> bool:
+    """Check for a time zone, one with a name or an offset such as +02:00."""
+    try:
+        pl.Series([0], dtype=pl.Datetime("us", name))
+    except pl.exceptions.PolarsError:
+        return False
+    return True

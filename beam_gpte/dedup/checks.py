@@ -23,7 +23,7 @@ from beam_gpte.core.errors import naming
 from beam_gpte.dedup.corpus_ids import with_corpus_ids, with_own_ids
 from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.elements.added_columns import AddedColumns
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.checks import check_columns, check_text
 from beam_gpte.elements.count_rows import CountRows
 from beam_gpte.elements.from_side_inputs import FromSideInputs
@@ -146,7 +146,9 @@ def _check(block: Block, checks: RowChecks) -> Iterator[Any]:
 
 
 def _mark(block: Block) -> Block:
-    return block.with_column(pa.field(REFERENCE, pa.bool_()), pa.array([True] * len(block)))
+    return with_hidden(
+        block, pa.field(REFERENCE, pa.bool_()), pa.array([True] * len(block), pa.bool_())
+    )
 
 
 def _split_reference(block: Block, id_column: str) -> Iterator[Any]:

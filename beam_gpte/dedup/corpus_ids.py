@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from beam_gpte.core.columns import CORPUS_ID, DUPLICATE_OF, FIRST_ID, REFERENCE, SECOND_ID
 from beam_gpte.elements.added_columns import AddedColumns
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.plain_types import is_string
 from beam_gpte.shuffle.unique_ids import id_array, like_ids
 
@@ -27,7 +27,7 @@ def with_corpus_ids(block: Block, id_column: str) -> Block:
     ids = id_array(block, id_column)
     corpus = _REFERENCE if REFERENCE in block.schema.names else _CORPUS
     named = _joined(corpus + _STRING, ids) if is_string(ids.type) else _sortable(corpus, ids)
-    return block.with_column(pa.field(CORPUS_ID, named.type), named)
+    return with_hidden(block, pa.field(CORPUS_ID, named.type), named)
 
 
 def own_ids(named: pa.Array) -> pa.Array:
@@ -48,7 +48,7 @@ def with_own_ids(block: Block, id_column: str, added: AddedColumns) -> Block:
     name = added[DUPLICATE_OF]
     if name in block.schema.names:
         ids = like_ids(own_ids(block.column(name)), block.schema.field(id_column).type)
-        block = block.with_column(pa.field(name, ids.type), ids)
+        block = with_hidden(block, pa.field(name, ids.type), ids)
     return block.without_columns([CORPUS_ID])
 
 
@@ -58,7 +58,7 @@ def with_own_pair_ids(pairs: Block, id_column: str) -> Block:
         return pairs
     for name in (FIRST_ID, SECOND_ID):
         ids = own_ids(pairs.column(name))
-        pairs = pairs.with_column(pa.field(name, ids.type), ids)
+        pairs = with_hidden(pairs, pa.field(name, ids.type), ids)
     return pairs
 
 

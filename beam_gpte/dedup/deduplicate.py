@@ -223,7 +223,8 @@ def _deduplicate(
     rows = to_blocks(pcoll, text_column, id_column, columns, added=added, optional=vectors)
     known = None
     if reference is not None:
-        known = columns_as_blocks(reference, columns, text_column, id_column, vectors)
+        names = columns, text_column, id_column, vectors
+        known = columns_as_blocks(reference, *names, f"{transform.step} reference")
     result = _run_steps(check_rows(rows.blocks, known, checks, spill), steps, context)
     parts = RowResults(result.kept, result.removed, result.rejects)
     if spill is not None or reference is not None:

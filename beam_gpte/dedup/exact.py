@@ -28,7 +28,7 @@ from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.text.normalize import Form, key_hashes
 from beam_gpte.dedup.checks import Blocks, TextDefects
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block
 from beam_gpte.shuffle.group_by_id import KeyById, Keyed, block_of, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
@@ -154,20 +154,19 @@ class _Keys(KeyById):
     def read(self, block: Block) -> Iterator[Block]:
         compared = (*self._columns, self._scope)
         names = {self._id_column, *compared, *self._order.columns, REFERENCE}
-        yield Block(block.batch.select([name for name in block.schema.names if name in names]))
+        yield block.select([name for name in block.schema.names if name in names])
 
     def make(self, rows: Block) -> Block:
-        frame = frame_of([rows])
         result: dict[str, Any] = {
             self._id_column: id_array(rows, self._id_column),
-            TEXT_KEY: key_hashes(frame, self._columns, self._form, self._scope),
+            TEXT_KEY: key_hashes(rows.batch, self._columns, self._form, self._scope),
         }
         with naming(self._step):
             order = self._order.values(rows.batch)
         result |= {series.name: series.to_arrow() for series in order}
         if self._has_reference:
-            result[REFERENCE] = pa.array([REFERENCE in rows.schema.names] * len(rows))
-        return Block.from_pydict(result)
+            result[REFERENCE] = pa.array([REFERENCE in rows.schema.names] * len(rows), pa.bool_())
+        return hidden_block(result)
 
 
 def _keep_first(
@@ -186,4 +185,5 @@ def _keep_first(
 
 def _as_decisions(pairs: Block, id_column: str) -> Block:
     names = {FIRST_ID: DUPLICATE_OF, SECOND_ID: id_column}
-    return Block(pairs.batch.rename_columns([names.get(name, name) for name in pairs.schema.names]))
+    renamed = [names.get(name, name) for name in pairs.schema.names]
+    return hidden_block(pairs.batch.rename_columns(renamed))

@@ -42,7 +42,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.dedup.apply_decisions import with_inherited
 from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.dedup.leader import GroupedPairs, LeaderDecisions, NearPairs, Thresholds
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
 
@@ -192,15 +192,15 @@ class SpanningForest(beam.CombineFn):
 def _forest_columns(block: Block) -> Iterator[Keyed]:
     if block:
         orders = (name for name in (FIRST_ORDER, SECOND_ORDER) if name in block.schema.names)
-        yield 0, Block(block.batch.select([FIRST_ID, SECOND_ID, SCORE, *orders]))
+        yield 0, block.select([FIRST_ID, SECOND_ID, SCORE, *orders])
 
 
 def _without_orders(block: Block) -> Iterator[Block]:
-    yield Block(block.batch.select([FIRST_ID, SECOND_ID, SCORE]))
+    yield block.select([FIRST_ID, SECOND_ID, SCORE])
 
 
 def _mark_equal(block: Block) -> Iterator[Block]:
-    yield Block(block.batch.rename_columns([_EQUAL_OF, SECOND_ID, SCORE]))
+    yield hidden_block(block.batch.rename_columns([_EQUAL_OF, SECOND_ID, SCORE]))
 
 
 def _members(element: Keyed, descending: bool, thresholds: Thresholds) -> Iterator[Any]:

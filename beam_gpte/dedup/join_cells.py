@@ -59,7 +59,7 @@ from beam_gpte.dedup.score_pairs import (
     score_in_memory,
 )
 from beam_gpte.dedup.search_plan import Plan, VectorsAndPlan
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import unit_vectors_of
 from beam_gpte.shuffle.group_by_id import (
@@ -204,9 +204,9 @@ class _Route(CutByKey):
         groups = np.concatenate([group, group[inside[other]], outer_group[far]])
         tiles = groups << 20 | np.concatenate([tile, number[other], far_number])
         sketches = vectors_to_arrow(plan.space.sketch(vectors))
-        sketched = block.with_column(pa.field(SKETCH, sketches.type), sketches)
+        sketched = with_hidden(block, pa.field(SKETCH, sketches.type), sketches)
         cell = pa.field(CELL, pa.int16(), metadata=_ONLY_TILE if plan.tiles.sum() == 1 else None)
-        sketched = sketched.with_column(cell, pa.array(home.astype(np.int16)))
+        sketched = with_hidden(sketched, cell, pa.array(home.astype(np.int16)))
         item = sketched.batch, visits, at, lists, tiles
         yield from self.wait(item, block.batch.nbytes + len(at) * 2 * plan.space.sketch_dims)
 
@@ -228,7 +228,7 @@ class _Route(CutByKey):
                 if len(chosen):
                     column = visits.take(pa.array(lists[chosen]))
                     taken = table.take(pa.array(at[chosen])).append_column(VISITS, column)
-                    yield tile, Block.from_table(taken)
+                    yield tile, hidden_block(taken)
 
 
 def _shifted(parts: list[np.ndarray], starts: np.ndarray) -> np.ndarray:
@@ -290,10 +290,10 @@ class _JoinTile:
                 values.gather(candidates[SECOND_ROW]).alias(SECOND_ORDER),
             )
         if is_light(home[0]):
-            places = [Block(block.batch.select([FILE, AT])) for block in (*home, *others)]
+            places = [block.select([FILE, AT]) for block in (*home, *others)]
             yield from self._near_from_files(candidates, Block.concat(places), len(here.frame))
         else:
-            vectors = [Block(block.batch.select([settings.id_column, VECTOR])) for block in home]
+            vectors = [block.select([settings.id_column, VECTOR]) for block in home]
             is_only = home[0].schema.field(CELL).metadata == _ONLY_TILE
             rows = concat_by_id(vectors, settings.id_column)
             yield from self._near_in_memory(candidates, rows, is_only)
@@ -331,7 +331,7 @@ class _JoinTile:
             for partition, piece in partition_frame(one_home, away_id):
                 pairs = piece.without_columns([FIRST_ROW, SECOND_ROW])
                 yield TaggedOutput("away", (partition, pairs))
-                needed = Block(vectors.batch.take(pc.unique(piece.column(home_row))))
+                needed = vectors.take(pc.unique(piece.column(home_row)))
                 yield TaggedOutput("away", (partition, needed))
 
 

@@ -168,7 +168,7 @@ class _ByFirst(CutByKey):
 
     def process(self, block: Block) -> Iterator[Keyed]:
         if block:
-            part = Block(block.batch.select([FIRST_ID, SECOND_ID, SCORE]))
+            part = block.select([FIRST_ID, SECOND_ID, SCORE])
             yield from self.wait(part, part.batch.nbytes)
 
     def cut(self, waiting: list[Block]) -> Iterator[Keyed]:

@@ -41,7 +41,7 @@ from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResu
 from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.dedup.score_pairs import CandidatesAndContents, ScorePairs
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, concat_frames, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
@@ -163,7 +163,7 @@ class _Describe:
     has_reference: bool
 
     def __call__(self, block: Block) -> Block:
-        frame = frame_of([Block(block.batch.select([self.columns.text]))])
+        frame = frame_of([block.select([self.columns.text])])
         text = frame.select(normalize(pl.col(self.columns.text)).alias(NORMAL))
         described: dict[str, Any] = {self.id_column: id_array(block, self.id_column)}
         for series in (text[NORMAL], *self.order.values(block.batch)):
@@ -171,8 +171,10 @@ class _Describe:
         if self.scope is not None:
             described[SCOPE] = scope_hashes(block.column(self.scope))
         if self.has_reference:
-            described[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
-        return Block.from_pydict(described)
+            described[REFERENCE] = pa.array(
+                [REFERENCE in block.schema.names] * len(block), pa.bool_()
+            )
+        return hidden_block(described)
 
 
 def scope_hashes(values: pa.Array) -> pa.Array:
@@ -186,7 +188,7 @@ def scope_hashes(values: pa.Array) -> pa.Array:
 
 
 def _contents(block: Block, id_column: str) -> Block:
-    return Block(block.batch.select([id_column, NORMAL]))
+    return block.select([id_column, NORMAL])
 
 
 class _Bands(CutByKey):

@@ -23,7 +23,7 @@ from beam_gpte.core.dedup.recall import (
 from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.dedup.search_plan import Plan, scopes_of
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
 ROWS_WAITING = 1 << 17  # near to the sample, before they are reduced
@@ -48,9 +48,9 @@ def rows_near_sample(
     )
     if not len(row):
         return None
-    rows = Block(block.without_columns([VECTOR, FILE, AT]).batch.take(pa.array(row)))
+    rows = block.without_columns([VECTOR, FILE, AT]).take(row)
     sampled = audited.column(VECTOR_KEY).take(pa.array(at))
-    return rows.with_column(pa.field(SAMPLE_KEY, sampled.type), sampled)
+    return with_hidden(rows, pa.field(SAMPLE_KEY, sampled.type), sampled)
 
 
 class NearRows:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsList, AsSingleton
 
 from beam_gpte.core.columns import AT, CORPUS_ID, FILE, FIRST_ID, SCORE, SECOND_ID
+from beam_gpte.core.errors import MAX_SHOWN, printable
 from beam_gpte.dedup.corpus_ids import own_ids
 from beam_gpte.dedup.figures import BINS, REMOVED, AddFigures, StepFigures
 from beam_gpte.dedup.recall_audit import recall_figures
@@ -155,7 +156,7 @@ def _step_figures(step: StepSummary, figures: StepFigures) -> dict[str, Any]:
 def _select(block: Block, names: tuple[str, ...]) -> Iterator[Block]:
     if all(has_column(block, name) for name in names):
         kept = dict.fromkeys((*names, FILE, AT))
-        yield Block(block.batch.select([name for name in kept if name in block.schema.names]))
+        yield block.select([name for name in kept if name in block.schema.names])
 
 
 def _texts_of(
@@ -164,7 +165,7 @@ def _texts_of(
     wanted = {part[name] for summary in summaries for part, name, _ in _rows_shown(summary)}
     if not wanted:
         return
-    is_wanted = frame_of([Block(block.batch.select([id_column]))])[id_column].is_in(sorted(wanted))
+    is_wanted = frame_of([block.select([id_column])])[id_column].is_in(sorted(wanted))
     found = with_columns(block.filter(is_wanted.to_arrow()), [text_column])
     columns = (found.column(name).to_pylist() for name in (id_column, text_column))
     for id_, text in zip(*columns, strict=True):
@@ -267,7 +268,8 @@ def _score(score: float | None) -> str:
 
 
 def _shown(id_: Any, text: str | None) -> str:
-    return str(id_) if text is None else f"{id_}: {' '.join(text.split())[:90]}"
+    shown = printable(str(id_)[:MAX_SHOWN])
+    return shown if text is None else f"{shown}: {printable(' '.join(text.split())[:90])}"
 
 
 class Deduplication(NamedTuple):

@@ -122,7 +122,7 @@ def _attach_first(
     for partition, piece in partition_frame(pairs, SECOND_ID):
         yield partition, piece
         named = find_ids(pc.unique(id_array(piece, FIRST_ID)), ids, id_column)
-        yield partition, Block(contents.batch.take(named))
+        yield partition, contents.take(named)
 
 
 def _score(
@@ -203,7 +203,7 @@ def score_from_files(pairs: pl.DataFrame, light: Block, threshold: float) -> pl.
     for part in pairs.iter_slices(PAIRS_READ):
         both = np.concatenate([part[name].to_numpy() for name in (FIRST_ROW, SECOND_ROW)])
         rows, at = np.unique(both, return_inverse=True)
-        vectors = vectors_to_arrow(_read_vectors(Block(light.batch.take(pa.array(rows)))))
+        vectors = vectors_to_arrow(_read_vectors(light.take(rows)))
         scores = pl.Series(SCORE, cosine_similarity(vectors, at[: len(part)], at[len(part) :]))
         near.append(part.with_columns(scores).filter(scores.to_numpy() >= np.float32(threshold)))
     return pl.concat(near)

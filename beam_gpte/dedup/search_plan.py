@@ -35,7 +35,7 @@ from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.metadata import different_models
 from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.dedup.score_pairs import ROWS_READ
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.embedding.ensure_vectors import MODEL, in_memory, unit_vectors_of
 
@@ -118,7 +118,7 @@ class SampleVectors(beam.CombineFn):
         """Add the vectors of a block; those on a disk stay there until the sample is known."""
         rows, parts, largest = accumulator
         read = (VECTOR_KEY, SCOPE, VECTOR, FILE, AT)
-        part = Block(block.batch.select([name for name in read if name in block.schema.names]))
+        part = block.select([name for name in read if name in block.schema.names])
         if largest is not None:
             part = part.filter(pc.less(part.column(VECTOR_KEY), pa.scalar(largest, pa.uint64())))
         parts = [*parts, part] if part else parts
@@ -140,7 +140,7 @@ class SampleVectors(beam.CombineFn):
         """Give the sample, which may be empty."""
         rows, parts, _ = accumulator
         keys, vectors = pa.array([], pa.uint64()), pa.array([], pa.list_(pa.float32(), 1))
-        empty = Block.from_pydict({VECTOR_KEY: keys, VECTOR: vectors})
+        empty = hidden_block({VECTOR_KEY: keys, VECTOR: vectors})
         return VectorSample(rows, parts[0] if parts else empty)
 
     def _merged(self, parts: list[Block]) -> list[Block]:
@@ -182,8 +182,8 @@ def _merged(parts: list[Block]) -> list[Block]:
             f"vectors of two models in one collection, {difference}; embed all with the same model"
         )
     known = next((field for field in fields if field.metadata), fields[0])
-    merged = Block.concat(part.with_column(known, part.column(VECTOR)) for part in loaded)
-    return [Block(merged.batch.take(pa.array(np.argsort(merged.column(VECTOR_KEY).to_numpy()))))]
+    merged = Block.concat(with_hidden(part, known, part.column(VECTOR)) for part in loaded)
+    return [merged.take(np.argsort(merged.column(VECTOR_KEY).to_numpy()))]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.dedup.join_cells import JoinCells, JoinedCells, JoinSettings
 from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.dedup.search_plan import Plan, PlanSearch, SearchMode, VectorsAndPlan
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block
 from beam_gpte.embedding.ensure_vectors import (
     EmbedWhereMissing,
     VectorDefects,
@@ -245,10 +245,12 @@ class _Describe:
             for key, scope in zip(hashes, described[SCOPE].to_pylist(), strict=True):
                 key.update(scope.encode())
         if self.has_reference:
-            described[REFERENCE] = pa.array([REFERENCE in block.schema.names] * len(block))
+            described[REFERENCE] = pa.array(
+                [REFERENCE in block.schema.names] * len(block), pa.bool_()
+            )
         digests = b"".join(key.digest() for key in hashes)
         described[VECTOR_KEY] = np.frombuffer(digests, np.uint64)
-        return with_unit_vectors(Block.from_pydict(described), unit, block, self.embedding)
+        return with_unit_vectors(hidden_block(described), unit, block, self.embedding)
 
 
 def _saved_index(plan: Plan) -> bytes:

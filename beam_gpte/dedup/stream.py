@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from beam_gpte.core.columns import DEFECT, DUPLICATE_OF, HOME, SCORE, TIMESTAMP, Columns
+from beam_gpte.core.columns import DEFECT, DUPLICATE_OF, HOME, ROW_TIME, SCORE, Columns
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.dedup.stream_state import DecideRows, StreamSettings
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.rejects import (
     REJECTS,
     GoodAndRejects,
@@ -199,10 +199,10 @@ class _Route(beam.DoFn):
         vectors = unit_vectors(block, columns.embedding)
         cells = cells_of(vectors, settings.cells, settings.probes, settings.seed)
         yield from split_rows(block, cells[:, 0].tolist())
-        names = [columns.id, columns.embedding, TIMESTAMP]
-        replicas = Block(block.batch.select([name for name in names if name in block.schema.names]))
-        away = pa.array([False] * len(block))
-        replicas = replicas.with_column(pa.field(HOME, pa.bool_()), away)
+        names = [columns.id, columns.embedding, ROW_TIME]
+        replicas = block.select([name for name in names if name in block.schema.names])
+        away = pa.array([False] * len(block), pa.bool_())
+        replicas = with_hidden(replicas, pa.field(HOME, pa.bool_()), away)
         for i in range(1, cells.shape[1]):
             yield from split_rows(replicas, cells[:, i].tolist())
 

@@ -21,14 +21,23 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
 
-from beam_gpte.core.columns import DUPLICATE_OF, HOME, ID, SCORE, TIMESTAMP, VECTOR, Columns
+from beam_gpte.core.columns import (
+    DUPLICATE_OF,
+    HOME,
+    ID,
+    ROW_TIME,
+    SCORE,
+    TIMESTAMP,
+    VECTOR,
+    Columns,
+)
 from beam_gpte.core.dedup.grouping import KEPT, REMOVED, UNDECIDED, removed_by_leaders
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import different_models
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
 from beam_gpte.elements.added_columns import AddedColumns
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, BlockCoder
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, BlockCoder, hidden_block, with_hidden
 from beam_gpte.elements.plain_types import is_string
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.embedding.ensure_vectors import MODEL, unit_vectors, with_unit_vectors
@@ -160,7 +169,7 @@ class DecideRows(beam.DoFn):
 
 @functools.lru_cache(maxsize=2)  # by process: a local runner makes a DoFn anew for every bundle
 def _described(history: History, columns: Columns, step: str) -> list[Block]:
-    pieces = [describe(block, columns, 0) for block in history()]
+    pieces = [describe(block, columns, 0, TIMESTAMP) for block in history()]
     for piece in pieces:
         if difference := unlike(piece, pieces):
             raise InputError(
@@ -184,22 +193,23 @@ def _model(piece: Block) -> str:
     return (piece.schema.field(VECTOR).metadata or {}).get(MODEL, b"").decode()
 
 
-def describe(block: Block, columns: Columns, micros: int) -> Block:
+def describe(block: Block, columns: Columns, micros: int, time_column: str = ROW_TIME) -> Block:
     """Reduce rows to the columns to remember: `ID`, `TIMESTAMP`, `HOME`, `VECTOR` with its model.
 
     Args:
       block: rows; replicas have a column `HOME`.
       columns: of the ids and the vectors.
-      micros: event time of rows without a column `TIMESTAMP`, in microseconds.
+      micros: event time of rows without a column of their own, in microseconds.
+      time_column: of the event times, if rows have one each.
     """
     times = np.full(len(block), micros, np.int64)
-    if TIMESTAMP in block.schema.names:
-        times = block.column(TIMESTAMP).to_numpy()
-    described = Block.from_pydict(
+    if time_column in block.schema.names:
+        times = block.column(time_column).to_numpy()
+    described = hidden_block(
         {
             ID: id_array(block, columns.id),
             TIMESTAMP: pa.array(times.clip(-MAX_MICROS, MAX_MICROS)),
-            HOME: pa.array([HOME not in block.schema.names] * len(block)),
+            HOME: pa.array([HOME not in block.schema.names] * len(block), pa.bool_()),
         }
     )
     unit = unit_vectors(block, columns.embedding)
@@ -267,7 +277,7 @@ def pack(pieces: list[Block]) -> list[Block]:
     fields = [piece.schema.field(VECTOR) for piece in pieces]
     known = next((field for field in fields if field.metadata), fields[0])
     rows = concat_by_id(pieces, ID)
-    rows = rows.with_column(known, rows.column(VECTOR))
+    rows = with_hidden(rows, known, rows.column(VECTOR))
     return [rows.slice(start, STORED_ROWS) for start in range(0, len(rows), STORED_ROWS)]
 
 

@@ -1,6 +1,6 @@
 """Convert Python values to Arrow arrays, and shrink dictionaries."""
 
-import json
+import contextlib
 from collections import Counter
 from typing import Any
 
@@ -10,12 +10,14 @@ import pyarrow.compute as pc
 
 from beam_gpte.core.columns import EMBEDDING
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.python_values import json_text
 
 # what `pa.array` raises for a value of another type
 MISFITS = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
 MAX_NESTING = 60  # levels of lists and structs; Arrow's IPC refuses 64
+_NESTED = (list, tuple, dict)
 
 
 def compact_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -65,10 +67,19 @@ def type_nesting(kind: pa.DataType) -> int:
 def nesting(value: Any) -> int:
     """Count the levels of lists and mappings in a value, up to `MAX_NESTING` + 1."""
     level, found = [value], 0
-    while (level := [v for v in level if isinstance(v, list | dict)]) and found <= MAX_NESTING:
+    while (level := [v for v in level if isinstance(v, _NESTED)]) and found <= MAX_NESTING:
         found += 1
         level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
     return found
+
+
+def is_too_deep(value: Any) -> bool:
+    """Check whether a value is nested deeper than blocks can hold; a list of numbers is flat."""
+    if not isinstance(value, _NESTED) or not value:
+        return False
+    if not isinstance(value, dict) and isinstance(value[0], int | float | str):
+        return False
+    return nesting(value) > MAX_NESTING
 
 
 def column_array(name: str, values: list) -> pa.Array:
@@ -77,8 +88,12 @@ def column_array(name: str, values: list) -> pa.Array:
     Vectors of one length become float32, or the numpy type of quantized ones.
 
     Raises:
-      InputError: the values have no common type; names the column.
+      InputError: the values have no common type, or are nested too deep; names the column.
     """
+    if any(map(is_too_deep, values)):
+        raise InputError(
+            f"column {name!r}: a value is nested deeper than {MAX_NESTING} levels; store it as text"
+        )
     first = next((value for value in values if value is not None), None)
     try:
         if isinstance(first, np.ndarray) or (name == EMBEDDING and isinstance(first, list | tuple)):
@@ -87,7 +102,7 @@ def column_array(name: str, values: list) -> pa.Array:
             vectors = [None if v is None else np.asarray(v, kind) for v in values]
             return pa.array(vectors, pa.list_(pa.from_numpy_dtype(kind), len(first)))
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except MISFITS as error:
         raise InputError(
             f"column {name!r}: its values have no common type that can be stored ({error}); "
             "convert them to one type"
@@ -103,18 +118,11 @@ def lenient_column(name: str, values: list) -> pa.Array:
 
 
 def lenient_array(values: list[Any]) -> pa.Array:
-    """Convert the values of a column of rejects; to JSON if they have no common type."""
-    try:
-        return pa.array(values)
-    except MISFITS:
-        return pa.array([json_text(value) for value in values], pa.string())
-
-
-def json_text(value: Any) -> str | None:
-    """Write a value as JSON; a string and None stay as they are."""
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    """Convert the values of a column of rejects; to JSON if no type of Arrow has them all."""
+    if not any(map(is_too_deep, values)):
+        with contextlib.suppress(*MISFITS):
+            return pa.array(values)
+    return pa.array([json_text(value) for value in values], pa.string())
 
 
 def is_utf8(value: bytes) -> bool:

@@ -3,13 +3,21 @@
 A class around `pyarrow.RecordBatch` exists for two reasons only: Beam attaches a coder to a class
 (Arrow IPC, see `BlockCoder`), and a pickled slice of a record batch would carry its whole parent
 along (1.6 MB for one row of 1,024), so pickling has to go through IPC too.
+
+Between its own steps a transform keeps what it needs in hidden columns (`core.columns.HIDDEN`), and
+trusts them. So there is no way from input to a hidden column: everything public that makes a block
+refuses their names. `hidden_block` and `with_hidden` do not, and are for our own steps alone; what
+they made is all that another worker can be sent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 
+from beam_gpte.core.columns import check_visible
 from beam_gpte.elements.arrow_values import check_names
 from beam_gpte.elements.plain_types import held_array, held_type
 
@@ -26,24 +34,25 @@ class Block:
     decoded.
 
     Raises:
-      InputError: two columns have one name.
+      InputError: two columns have one name, or one has a hidden name.
     """
 
-    __slots__ = ("batch",)
+    __slots__ = ("_batch",)
 
     def __init__(self, batch: pa.RecordBatch) -> None:
-        check_names(batch.schema.names)
-        for i, kind in enumerate(batch.schema.types):
-            if (held := held_type(kind)) != kind:
-                field = batch.schema.field(i).with_type(held)
-                batch = batch.set_column(i, field, held_array(batch.column(i)))
-        self.batch = batch
+        check_visible(batch.schema.names, batch.schema.metadata)
+        self._batch = _held(batch)
+
+    @property
+    def batch(self) -> pa.RecordBatch:
+        """The rows."""
+        return self._batch
 
     @classmethod
     def _of(cls, batch: pa.RecordBatch) -> "Block":
-        """Make a block of what is left of another, whose types are known."""
+        """Make a block of what is left of another, whose names and types are known."""
         block = cls.__new__(cls)
-        block.batch = batch
+        block._batch = batch
         return block
 
     @classmethod
@@ -60,18 +69,13 @@ class Block:
         Raises:
           ValueError: a column is too large for one Arrow array (2 GiB of text).
         """
-        batches = table.combine_chunks().to_batches()
-        if len(batches) > 1:
-            raise ValueError(
-                f"a table of {table.num_rows} rows and {table.nbytes} bytes is too large "
-                "for one block; split it"
-            )
-        return cls(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema))
+        return cls(_one_batch(table))
 
     @classmethod
     def concat(cls, blocks: Iterable["Block"]) -> "Block":
         """Make one block of all rows of `blocks`, in order; the schemas must agree."""
-        return cls.from_table(pa.Table.from_batches([block.batch for block in blocks]))
+        table = pa.Table.from_batches([block.batch for block in blocks])
+        return cls._of(_one_batch(table))
 
     @property
     def schema(self) -> pa.Schema:
@@ -96,17 +100,33 @@ class Block:
         """Return the rows where `mask`, booleans, is true."""
         return Block._of(self.batch.filter(mask))
 
+    def take(self, rows: Sequence[int] | np.ndarray | pa.Array) -> "Block":
+        """Return the rows at these positions."""
+        return Block._of(self.batch.take(rows if isinstance(rows, pa.Array) else pa.array(rows)))
+
+    def select(self, names: Iterable[str]) -> "Block":
+        """Return the columns of `names`, in this order."""
+        chosen = list(names)
+        check_names(chosen)
+        return Block._of(self.batch.select(chosen))
+
     def with_column(self, field: pa.Field, values: pa.Array) -> "Block":
-        """Return this block with one more column, or the column of that name replaced in place."""
-        position = self.schema.get_field_index(field.name)
-        if position < 0:
-            return Block(self.batch.append_column(field, values))
-        return Block(self.batch.set_column(position, field, values))
+        """Return this block with one more column, or the column of that name replaced in place.
+
+        Raises:
+          InputError: it has a hidden name.
+        """
+        check_visible((field.name,))
+        return with_hidden(self, field, values)
 
     def without_columns(self, names: Iterable[str]) -> "Block":
         """Return this block without those of `names` that it has."""
         present = [name for name in names if name in self.schema.names]
         return Block._of(self.batch.drop_columns(present)) if present else self
+
+    def without_metadata(self) -> "Block":
+        """Return this block without the metadata of its schema; those of columns stay."""
+        return Block._of(self.batch.replace_schema_metadata(None))
 
     def to_ipc(self) -> bytes:
         """Write an Arrow IPC stream: the schema with metadata, then one batch, cut to the slice."""
@@ -121,11 +141,10 @@ class Block:
     @classmethod
     def from_ipc(cls, data: bytes) -> "Block":
         """Read what `to_ipc` wrote."""
-        with pa.ipc.open_stream(data) as reader:
-            return cls._of(reader.read_next_batch())
+        return cls(_read_block(data).batch)
 
     def __reduce__(self) -> tuple:
-        return Block.from_ipc, (self.to_ipc(),)
+        return _read_block, (self.to_ipc(),)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Block) and self.batch.equals(other.batch, check_metadata=True)
@@ -135,6 +154,56 @@ class Block:
     def __repr__(self) -> str:
         columns = ", ".join(f"{field.name}: {field.type}" for field in self.schema)
         return f"Block({len(self)} rows; {columns})"
+
+
+def hidden_block(rows: pa.RecordBatch | pa.Table | Mapping[str, Any]) -> Block:
+    """Make a block that may have hidden columns, of what our own steps computed.
+
+    Args:
+      rows: a batch, a table, or columns by name; visible columns are those of blocks.
+
+    Raises:
+      InputError: two columns have one name.
+    """
+    if isinstance(rows, Mapping):
+        rows = pa.RecordBatch.from_pydict(rows)
+    return Block._of(_held(_one_batch(rows) if isinstance(rows, pa.Table) else rows))
+
+
+def with_hidden(block: Block, field: pa.Field, values: pa.Array) -> Block:
+    """Return a block with one more column, hidden or not, or that of the name replaced in place."""
+    if (kind := held_type(field.type)) != field.type:
+        field, values = field.with_type(kind), held_array(values)
+    position = block.schema.get_field_index(field.name)
+    if position < 0:
+        return Block._of(block.batch.append_column(field, values))
+    return Block._of(block.batch.set_column(position, field, values))
+
+
+def _held(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Convert columns to types that a block holds; check that no two have one name."""
+    check_names(batch.schema.names)
+    for i, kind in enumerate(batch.schema.types):
+        if (held := held_type(kind)) != kind:
+            field = batch.schema.field(i).with_type(held)
+            batch = batch.set_column(i, field, held_array(batch.column(i)))
+    return batch
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches()
+    if len(batches) > 1:
+        raise ValueError(
+            f"a table of {table.num_rows} rows and {table.nbytes} bytes is too large "
+            "for one block; split it"
+        )
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+def _read_block(data: bytes) -> Block:
+    """Read a block of another worker, or pickled."""
+    with pa.ipc.open_stream(data) as reader:
+        return Block._of(reader.read_next_batch())
 
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -159,7 +228,7 @@ class BlockCoder(beam.coders.Coder):
 
     def decode(self, encoded: bytes) -> Block:
         """Read a block."""
-        return Block.from_ipc(encoded)
+        return _read_block(encoded)
 
     def estimate_size(self, value: Block) -> int:
         """Return about the number of encoded bytes, which Beam asks of a sample of blocks."""

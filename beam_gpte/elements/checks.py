@@ -143,7 +143,18 @@ def check_text(block: Block, column: str, step: str | None = None) -> pa.Array:
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if not (is_string(kind) or pa.types.is_null(kind)):
         raise step_error(step, f"column {column!r} is {kind}, not text; convert it to strings")
-    return pc.if_else(pc.is_null(values), f"{column} is null", pa.scalar(None, pa.string()))
+    missing = pc.if_else(pc.is_null(values), f"{column} is null", pa.scalar(None, pa.string()))
+    return pc.coalesce(missing, utf8_defects(values, column))
+
+
+def utf8_defects(values: pa.Array, column: str) -> pa.Array:
+    """Return why each string cannot be read: a string array, null where it is valid UTF-8."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if not is_string(values.type):
+        return pa.nulls(len(values), pa.string())
+    valid = _valid_utf8(values.cast(pa.large_binary()))
+    return pc.if_else(valid, pa.scalar(None, pa.string()), f"{column} is not valid UTF-8")
 
 
 def check_visible_text(block: Block, column: str, step: str | None = None) -> pa.Array:

@@ -44,7 +44,7 @@ def chunk_rows(
       added: names of the other columns.
     """
     numbers = np.arange(len(parents)) - np.searchsorted(parents, parents)
-    rows = Block(block.batch.take(pa.array(parents, pa.int64())))
+    rows = block.take(pa.array(parents, pa.int64()))
     starts, ends = chars[:, 0].tolist(), chars[:, 1].tolist()
     chunks = [
         texts[parent][start:end]

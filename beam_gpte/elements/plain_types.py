@@ -26,7 +26,7 @@ def is_string(kind: pa.DataType) -> bool:
 
 
 def held_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of the same values without run ends, and views of strings and bytes.
+    """Return the type without run ends, views of strings and bytes, and dictionaries of structs.
 
     Arrow can not take rows of these.
     """
@@ -52,7 +52,10 @@ def _held(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_run_end_encoded(kind):
         return _held(kind.value_type)
     if pa.types.is_dictionary(kind):
-        return pa.dictionary(kind.index_type, _held(kind.value_type), kind.ordered)
+        values = _held(kind.value_type)
+        if pa.types.is_nested(values) or pa.types.is_null(values):
+            return values  # Arrow concatenates no dictionaries of these
+        return pa.dictionary(kind.index_type, values, kind.ordered)
     return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(
         kind, kind
     )
@@ -77,7 +80,9 @@ _LISTS = {
 
 
 def _rebuilt(kind: pa.DataType, convert: Convert) -> pa.DataType:
-    """Convert a type, and the types inside it."""
+    """Convert a type, and the types inside it; an extension type stays what it is."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind
     kind = convert(kind)
     if pa.types.is_map(kind):
         item = kind.item_field.with_type(_rebuilt(kind.item_type, convert))
@@ -152,8 +157,13 @@ def _nested(column: pa.Array, kind: pa.DataType) -> pa.Array:
         start, size = column.offset * kind.list_size, len(column) * kind.list_size
         values = _converted(column.values.slice(start, size), kind.value_type)
         return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=null)
-    if pa.types.is_map(kind):  # Arrow has no functions of these
-        return pa.array(column.to_pylist(), kind)
+    if pa.types.is_map(kind):
+        keys, items = (
+            _converted(column.keys, kind.key_type),
+            _converted(column.items, kind.item_type),
+        )
+        starts = pa.array(column.offsets.to_numpy())
+        return pa.MapArray.from_arrays(starts, keys, items, type=kind, mask=null)
     ends = np.append(0, np.cumsum(pc.list_value_length(column).fill_null(0).to_numpy()))
     missing = np.append(null.to_numpy(zero_copy_only=False), False)
     values = _converted(column.flatten(), kind.value_type)  # without what is under nulls

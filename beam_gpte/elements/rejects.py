@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DEFECT, REJECT_REASON, REJECT_STEP
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import MAX_MESSAGE, InputError, brief_message, shown
+from beam_gpte.core.python_values import python_values
 from beam_gpte.elements.block import Block
 
 NAMESPACE = "beam_gpte"  # of every counter and distribution
@@ -79,7 +80,7 @@ def split_rejects(
     if reasons.null_count == len(reasons):
         yield block
         return
-    rejected, why = block.filter(bad), reasons.filter(bad)
+    rejected, why = block.filter(bad), _brief(reasons.filter(bad))
     if not isolate:
         raise InputError(
             f"{step}: {row_name(rejected, id_column)}: {why[0]}; "
@@ -97,6 +98,13 @@ def split_rejects(
     yield beam.pvalue.TaggedOutput(
         REJECTS, rejected.with_column(pa.field(REJECT_REASON, pa.string()), why)
     )
+
+
+def _brief(reasons: pa.Array) -> pa.Array:
+    """Cut reasons that hold a long value."""
+    if pc.max(pc.utf8_length(reasons)).as_py() <= MAX_MESSAGE:
+        return reasons
+    return pa.array([brief_message(reason) for reason in reasons.to_pylist()], reasons.type)
 
 
 def check_reject_columns(present: Iterable[str], step: str) -> None:
@@ -142,5 +150,5 @@ def merge_rejects(parts: Iterable[beam.PCollection[Block]]) -> beam.PCollection[
 def row_name(rows: Block, id_column: str | None) -> str:
     """Name the first of `rows` in a message."""
     if id_column is not None and id_column in rows.schema.names:
-        return f"row with {id_column} {rows.column(id_column)[0].as_py()!r}"
+        return f"row with {id_column} {shown(python_values(rows.column(id_column)[:1])[0])}"
     return "a row"

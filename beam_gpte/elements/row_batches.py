@@ -1,5 +1,6 @@
 """Batch rows into blocks, and write the columns of blocks back into rows."""
 
+import contextlib
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +11,27 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_gpte.core.columns import CHUNK_INDEX, DEFECT, REJECT_REASON, ROW, TIMESTAMP, is_hidden
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.columns import (
+    CHUNK_INDEX,
+    DEFECT,
+    KIND,
+    REJECT_REASON,
+    ROW,
+    ROW_TIME,
+    check_visible,
+    is_hidden,
+)
+from beam_gpte.core.errors import InputError, naming, shown
+from beam_gpte.core.python_values import json_text, safe_text
 from beam_gpte.elements.added_columns import AddedColumns
-from beam_gpte.elements.arrow_values import column_array, lenient_column
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.arrow_values import (
+    MAX_NESTING,
+    MISFITS,
+    column_array,
+    is_too_deep,
+    lenient_column,
+)
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, hidden_block
 from beam_gpte.elements.row_kinds import (
     column_values,
     read_row,
@@ -23,11 +40,16 @@ from beam_gpte.elements.row_kinds import (
     write_row,
 )
 
-KIND = b"beam_gpte.kind"  # schema metadata of a block made of a table or a record batch
-
 
 class _Batching(beam.DoFn):
-    """Batch the rows of a bundle and window; holds none past its bundle, to add no latency."""
+    """Batch the rows of a bundle and window; holds none past its bundle, to add no latency.
+
+    Args:
+      step: the transform that errors name; None for none.
+    """
+
+    def __init__(self, step: str | None) -> None:
+        self._step = step
 
     def start_bundle(self) -> None:
         self._rows: dict[Any, list[tuple[Any, Timestamp]]] = {}
@@ -41,9 +63,9 @@ class _Batching(beam.DoFn):
         if isinstance(element, Block):
             yield element
         elif isinstance(element, pa.Table):
-            yield Block.from_table(_with_kind(element, b"table"))
+            yield self._of_arrow(element, b"table")
         elif isinstance(element, pa.RecordBatch):
-            yield Block(_with_kind(element, b"batch"))
+            yield self._of_arrow(element, b"batch")
         else:
             waiting = self._rows.setdefault(window, [])
             waiting.append((element, timestamp))
@@ -56,16 +78,18 @@ class _Batching(beam.DoFn):
 
     def _windowed(self, waiting: list[tuple[Any, Timestamp]], window: Any) -> WindowedValue:
         earliest = min(timestamp for _, timestamp in waiting)
-        return WindowedValue(
-            self._block([e for e, _ in waiting], [t for _, t in waiting]), earliest, (window,)
-        )
+        with naming(self._step):
+            block = self._block([e for e, _ in waiting], [t for _, t in waiting])
+        return WindowedValue(block, earliest, (window,))
+
+    def _of_arrow(self, rows: Any, kind: bytes) -> Block:
+        with naming(self._step):
+            check_visible(rows.schema.names)
+            metadata = {**(rows.schema.metadata or {}), KIND: kind}
+            return hidden_block(rows.replace_schema_metadata(metadata))
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
         raise NotImplementedError
-
-
-def _with_kind(rows: Any, kind: bytes) -> Any:
-    return rows.replace_schema_metadata({**(rows.schema.metadata or {}), KIND: kind})
 
 
 class RowsToBlocks(_Batching):
@@ -79,7 +103,9 @@ class RowsToBlocks(_Batching):
         texts: tuple[str, ...] = (),
         added: AddedColumns | None = None,
         optional: tuple[str, ...] = (),
+        step: str | None = None,
     ) -> None:
+        super().__init__(step)
         self._text_column = text_column
         self._id_column = id_column
         self._columns = columns
@@ -90,31 +116,68 @@ class RowsToBlocks(_Batching):
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
         names = self._text_column, self._id_column, self._columns, self._texts, self._optional
         rows = [read_row(element, *names) for element in elements]
+        present = {name for element in elements for name in row_names(element)}
+        check_visible(present)
         if self._added is not None:
-            self._added.check({name for element in elements for name in row_names(element)})
+            self._added.check(present)
         columns: dict[str, Any] = {}
+        defects = [row.defect for row in rows]
         if self._id_column is not None:
             columns[self._id_column] = id_column_of([row.id for row in rows])
         if self._text_column is not None:
             columns[self._text_column] = pa.array([row.text for row in rows], pa.string())
         for i, name in enumerate((*self._columns, *self._optional)):
-            columns[name] = _values_array(name, [row.values[i] for row in rows])
+            columns[name], misfits = _values_array(name, [row.values[i] for row in rows])
+            defects = [known or misfits.get(at) for at, known in enumerate(defects)]
         for i, name in enumerate(self._texts):
             columns[name] = pa.array([row.texts[i] for row in rows], pa.string())
-        columns[ROW] = pa.array(
-            [pickle.dumps(element, protocol=5) for element in elements], pa.binary()
-        )
-        columns[TIMESTAMP] = pa.array([timestamp.micros for timestamp in timestamps], pa.int64())
-        columns[DEFECT] = pa.array([row.defect for row in rows], pa.string())
-        return Block.from_pydict(columns)
+        columns[ROW], misfits = _pickled_rows(elements)
+        defects = [known or misfits.get(at) for at, known in enumerate(defects)]
+        columns[ROW_TIME] = pa.array([timestamp.micros for timestamp in timestamps], pa.int64())
+        columns[DEFECT] = pa.array(defects, pa.string())
+        return hidden_block(columns)
 
 
-def _values_array(name: str, values: list) -> pa.Array:
+Misfits = dict[int, str]  # why values cannot be stored, by their position
+
+
+def _values_array(name: str, values: list) -> tuple[pa.Array, Misfits]:
     """Convert values that are checked row by row later: vectors of two lengths are lists."""
+    if not any(map(is_too_deep, values)):
+        with contextlib.suppress(*MISFITS):
+            return pa.array(values), {}
+    reasons = {at: _misfit(name, value) for at, value in enumerate(values)}
+    misfits = {at: reason for at, reason in reasons.items() if reason is not None}
+    fitting = [None if at in misfits else value for at, value in enumerate(values)]
+    return column_array(name, fitting), misfits
+
+
+def _misfit(name: str, value: Any) -> str | None:
+    """Say why no column can hold a value; None if one can."""
+    if is_too_deep(value):
+        return f"value nested deeper than {MAX_NESTING} levels: {name}"
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        return column_array(name, values)
+        pa.array([value])
+    except UnicodeEncodeError:
+        return f"{name} is not valid Unicode: it has a lone surrogate"
+    except MISFITS:
+        return f"{name} has a value that cannot be stored: {type(value).__name__}"
+    return None
+
+
+def _pickled_rows(rows: list) -> tuple[pa.Array, Misfits]:
+    """Pickle rows; of those that are nested too deep for that, a mapping with JSON."""
+    pickled, misfits = [], {}
+    for at, row in enumerate(rows):
+        try:
+            pickled.append(pickle.dumps(row, protocol=5))
+        except RecursionError:
+            fields = row_fields(row)
+            deep = [name for name, value in fields.items() if is_too_deep(value)]
+            flat = {name: json_text(fields[name]) for name in deep}
+            pickled.append(pickle.dumps({**fields, **flat}, protocol=5))
+            misfits[at] = f"value nested deeper than {MAX_NESTING} levels: {', '.join(deep)}"
+    return pa.array(pickled, pa.binary()), misfits
 
 
 def id_column_of(ids: list[str | int | None]) -> pa.Array:
@@ -134,15 +197,27 @@ def id_column_of(ids: list[str | int | None]) -> pa.Array:
 class FieldsToBlocks(_Batching):
     """Read all fields of the rows as columns."""
 
-    def __init__(self, lenient: bool) -> None:
+    def __init__(self, lenient: bool, step: str | None = None) -> None:
+        super().__init__(step)
+        self._lenient = lenient
         self._array = lenient_column if lenient else column_array
 
     def _block(self, elements: list, timestamps: list[Timestamp]) -> Block:
-        rows = [row_fields(element) for element in elements]
+        rows = [self._fields(element) for element in elements]
         names = list(dict.fromkeys(name for row in rows for name in row))
         return Block.from_pydict(
             {name: self._array(name, [row.get(name) for row in rows]) for name in names}
         )
+
+    def _fields(self, element: Any) -> dict[str, Any]:
+        fields = row_fields(element)
+        if all(isinstance(name, str) and name.isascii() for name in fields):
+            return fields
+        safe = {safe_text(str(name)): value for name, value in fields.items()}
+        if not self._lenient and list(safe) != list(fields):
+            odd = next(name for name in fields if name not in safe)
+            raise InputError(f"a column is named {shown(odd)}; use names that are valid Unicode")
+        return safe
 
 
 class BlocksToRows(beam.DoFn):
@@ -177,7 +252,7 @@ class BlocksToRows(beam.DoFn):
     def _rows(self, block: Block) -> Iterator[TimestampedValue]:
         written = self._written(block.schema.names)
         values = [column_values(block.column(name)) for name in written]
-        pickled, micros = block.column(ROW).to_pylist(), block.column(TIMESTAMP).to_pylist()
+        pickled, micros = block.column(ROW).to_pylist(), block.column(ROW_TIME).to_pylist()
         for i in range(len(block)):
             fields = {name: column[i] for name, column in zip(written, values, strict=True)}
             row = write_row(pickle.loads(pickled[i]), fields, self._text_column)

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from beam_gpte.core.columns import EMBEDDING, ID, TEXT
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.python_values import json_text, python_values, safe_text
 
 _NOT_A_ROW = (
     "a value of type {} is not a row; give blocks, pyarrow tables or record batches, mappings, "
@@ -141,8 +142,8 @@ def _safe_text(value: Any) -> tuple[str | None, str | None]:
         except UnicodeDecodeError:
             return value.decode(errors="backslashreplace"), "text is not valid UTF-8"
     if not isinstance(value, str):
-        return _safe(str(value)), f"text is not a string: {type(value).__name__}"
-    safe = _safe(value)
+        return safe_text(_written(value)), f"text is not a string: {type(value).__name__}"
+    safe = safe_text(value)
     return safe, None if safe == value else "text is not valid Unicode: it has a lone surrogate"
 
 
@@ -153,19 +154,24 @@ def _safe_id(value: Any) -> tuple[str | int | None, str | None]:
     if not isinstance(value, str) and (isinstance(value, bool) or not hasattr(value, "__index__")):
         return None, f"id is neither string nor integer: {type(value).__name__}"
     if not isinstance(value, str):
-        return value.__index__(), None
-    shown = _safe(value)
+        number = value.__index__()
+        fits = -(1 << 63) <= number < 1 << 64
+        return (number, None) if fits else (None, "id does not fit 64 bits; write it as a string")
+    shown = safe_text(value)
     return shown, None if shown == value else "id is not valid Unicode: it has a lone surrogate"
 
 
-def _safe(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
+def _written(value: Any) -> str:
+    try:
+        return str(value)
+    except RecursionError:
+        return str(json_text(value))
 
 
 def column_values(column: pa.Array) -> list:
     """Convert a column to Python values; a vector to a numpy array."""
     if not pa.types.is_fixed_size_list(column.type):
-        return column.to_pylist()
+        return python_values(column)
     width = column.type.list_size
     flat = column.values.to_numpy(zero_copy_only=False)
     vectors = flat[column.offset * width :].reshape(-1, width)[: len(column)]

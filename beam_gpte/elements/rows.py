@@ -20,7 +20,8 @@ from typing import Any, TypeVar, cast
 import apache_beam as beam
 import pyarrow as pa
 
-from beam_gpte.core.columns import ROW, TIMESTAMP
+from beam_gpte.core.columns import ROW, ROW_TIME, check_visible
+from beam_gpte.core.errors import naming
 from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_batches import BlocksToRows, FieldsToBlocks, RowsToBlocks
@@ -61,6 +62,7 @@ def to_blocks(
     texts: tuple[str, ...] = (),
     added: AddedColumns | None = None,
     optional: tuple[str, ...] = (),
+    step: str | None = None,
 ) -> RowBlocks:
     """Convert a collection of any kind to blocks; `back_to_rows` converts results back.
 
@@ -75,22 +77,25 @@ def to_blocks(
       added: names of the columns that the transform adds; None if it adds none. Rows that have one
         are refused; blocks are not looked at.
       optional: further columns to read; null where a row lacks one.
+      step: the transform that errors name; None for that of `added`.
 
     Returns:
       The blocks of `pcoll` (itself, if it holds blocks), and how their rows come back.
 
     Raises:
-      InputError: the type of the rows has one of the columns that are added.
+      InputError: the type of the rows has one of the columns that are added, or a hidden one.
     """
     if added is not None:
+        step = added.step
         added.check(fields_of_type(pcoll.element_type))
+    _check_type(pcoll, step)
     read = tuple(
         name for name in (id_column, text_column, *columns, *texts, *optional) if name is not None
     )
     blocks = pcoll
     if pcoll.element_type is not Block:
         others = (*replaced, *optional)
-        convert = RowsToBlocks(text_column, id_column, columns, texts, added, others)
+        convert = RowsToBlocks(text_column, id_column, columns, texts, added, others, step)
         blocks = pcoll | "ToBlocks" >> beam.ParDo(convert).with_output_types(Block)
     return RowBlocks(blocks, pcoll.element_type, text_column, read, replaced, texts, added)
 
@@ -134,6 +139,7 @@ def over_blocks(
     texts: tuple[str, ...] = (),
     added: AddedColumns | None = None,
     optional: tuple[str, ...] = (),
+    step: str | None = None,
 ) -> Results:
     """Run `stage`, which maps blocks to blocks, over any kind of collection; return the same kind.
 
@@ -147,8 +153,10 @@ def over_blocks(
       texts: further columns of texts that it reads.
       added: names of the columns that it adds.
       optional: further columns that it reads.
+      step: the transform that errors name; None for that of `added`.
     """
-    rows = to_blocks(pcoll, text_column, id_column, columns, replaced, texts, added, optional)
+    names = text_column, id_column, columns, replaced, texts
+    rows = to_blocks(pcoll, *names, added, optional, step)
     return back_to_rows(rows, stage(rows.blocks))
 
 
@@ -158,11 +166,13 @@ def columns_as_blocks(
     text_column: str | None = None,
     id_column: str | None = None,
     optional: tuple[str, ...] = (),
+    step: str | None = None,
 ) -> beam.PCollection[Block]:
     """Convert a collection of any kind to blocks with these columns, for results without rows."""
     if pcoll.element_type is Block:
         return pcoll
-    convert = RowsToBlocks(text_column, id_column, columns, optional=optional)
+    _check_type(pcoll, step)
+    convert = RowsToBlocks(text_column, id_column, columns, optional=optional, step=step)
     read = beam.ParDo(convert).with_output_types(Block)
     return (
         pcoll
@@ -172,17 +182,26 @@ def columns_as_blocks(
 
 
 def _without_rows(block: Block) -> Block:
-    return block.without_columns([ROW, TIMESTAMP])
+    return block.without_columns([ROW, ROW_TIME])
 
 
-def as_blocks(pcoll: beam.PCollection, lenient: bool = False) -> beam.PCollection[Block]:
+def _check_type(pcoll: beam.PCollection, step: str | None) -> None:
+    with naming(step):
+        check_visible(fields_of_type(pcoll.element_type))
+
+
+def as_blocks(
+    pcoll: beam.PCollection, lenient: bool = False, step: str | None = None
+) -> beam.PCollection[Block]:
     """Convert a collection of any kind to blocks with all columns, for sinks.
 
     A numpy vector, and a list of numbers in a field `embedding`, becomes a
     `FixedSizeList<float32>`; the columns are all fields of a block's rows, null where a row lacks
     one. Vectors in rows carry no metadata. Values of several types in a column fail, or become JSON
-    if `lenient`.
+    if `lenient`. Errors name `step`, the transform that the user wrote.
     """
     if pcoll.element_type is Block:
         return pcoll
-    return pcoll | "AsBlocks" >> beam.ParDo(FieldsToBlocks(lenient)).with_output_types(Block)
+    _check_type(pcoll, step)
+    read = beam.ParDo(FieldsToBlocks(lenient, step))
+    return pcoll | "AsBlocks" >> read.with_output_types(Block)

@@ -101,6 +101,8 @@ def replace_vectors(
 
 def _flat(values: pa.Array) -> np.ndarray:
     """Return the numbers of a column without nulls, float32."""
+    if pa.types.is_null(values.type):  # no row, so nothing says what it holds
+        return np.zeros(0, np.float32)
     return values.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from beam_gpte.core.columns import AT, FILE, VECTOR
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.checks import check_columns, check_visible_text
 from beam_gpte.elements.vectors import vectors_of, vectors_with_defects
 from beam_gpte.elements.wiring import named_collections
@@ -89,12 +89,12 @@ def with_unit_vectors(
     metadata = {} if known is None else {MODEL: known.identity.encode()}
     if not is_light(rows):
         array = vectors_to_arrow(unit)
-        return described.with_column(pa.field(VECTOR, array.type, metadata=metadata or None), array)
+        field = pa.field(VECTOR, array.type, metadata=metadata or None)
+        return with_hidden(described, field, array)
     field = rows.schema.field(FILE)
     field = field.with_metadata({**field.metadata, **metadata, _COLUMN: embedding_column.encode()})
-    return described.with_column(field, rows.column(FILE)).with_column(
-        rows.schema.field(AT), rows.column(AT)
-    )
+    light = with_hidden(described, field, rows.column(FILE))
+    return with_hidden(light, rows.schema.field(AT), rows.column(AT))
 
 
 def unit_vectors_of(described: Block) -> np.ndarray:
@@ -113,7 +113,7 @@ def in_memory(described: Block) -> Block:
     metadata = described.schema.field(FILE).metadata
     model = {MODEL: metadata[MODEL]} if MODEL in metadata else None
     field = pa.field(VECTOR, array.type, metadata=model)
-    return described.without_columns([FILE, AT]).with_column(field, array)
+    return with_hidden(described.without_columns([FILE, AT]), field, array)
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.metadata import made_alike, vector_metadata
 from beam_gpte.core.process import torch_threads, tune_process
 from beam_gpte.elements.added_columns import AddedColumns
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
@@ -159,8 +159,8 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             if encoding.failed:
                 of_new = iter([encoding.failed.get(i) for i in encoding.text.tolist()])
                 reasons = [None if reused else next(of_new) for reused in known]
-                block = block.with_column(
-                    pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string())
+                block = with_hidden(
+                    block, pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string())
                 )
             yield block.without_columns([PREVIOUS_VECTOR])
 

@@ -72,8 +72,11 @@ class FitPostprocess(beam.PTransform):
                 "allow; fit a sample in a batch job with path, and give that path to "
                 "ApplyPostprocess"
             )
-        groups = (self.group_column,) if self.group_column else ()
-        blocks = columns_as_blocks(pcoll, groups, optional=(self.embedding_column,))
+        groups, vectors = (
+            (self.group_column,) if self.group_column else (),
+            (self.embedding_column,),
+        )
+        blocks = columns_as_blocks(pcoll, groups, optional=vectors, step="FitPostprocess")
         fit_all = beam.CombineGlobally(_Fit(self)).without_defaults()
         fitted = blocks | "Fit" >> fit_all.with_output_types(Postprocess)
         if self.path is None:
@@ -123,7 +126,13 @@ class ApplyPostprocess(RejectingTransform):
         """Return corrected rows; with exception handling, a tuple of them and the rejects."""
         groups = (self.group_column,) if self.group_column else ()
         return over_blocks(
-            pcoll, self._apply, None, self.id_column, groups, replaced=(self.embedding_column,)
+            pcoll,
+            self._apply,
+            None,
+            self.id_column,
+            groups,
+            replaced=(self.embedding_column,),
+            step=self.step,
         )
 
     def _apply(self, blocks: beam.PCollection[Block]) -> Any:

@@ -72,7 +72,12 @@ class QuantizeVectors(RejectingTransform):
                 "column), or leave it out"
             )
         return over_blocks(
-            pcoll, self._quantize, None, self.id_column, replaced=(self.embedding_column,)
+            pcoll,
+            self._quantize,
+            None,
+            self.id_column,
+            replaced=(self.embedding_column,),
+            step=self.step,
         )
 
     def _quantize(self, blocks: beam.PCollection[Block]) -> Any:

@@ -13,7 +13,7 @@ from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.cross_encoder import CrossEncoder, Scoring
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.process import torch_threads, tune_process
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.embedding.model_handler import watched_model
 from beam_gpte.files.remote_model import fetch_model
@@ -84,7 +84,8 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
         block = block.with_column(pa.field(self._score_column, pa.float32()), scores)
         if scoring.failed:
             reasons = [scoring.failed.get(i) for i in range(len(block))]
-            block = block.with_column(pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string()))
+            why = pa.array(reasons, pa.string())
+            block = with_hidden(block, pa.field(DEFECT, pa.string()), why)
         yield block
 
     def get_num_bytes(self, block: Block) -> int:  # type: ignore[override]

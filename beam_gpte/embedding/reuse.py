@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from beam_gpte.core.columns import PREVIOUS_VECTOR
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.shuffle.packing import Packer, Piece, split_rows, unpack
 from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.read_vectors import vector_files
@@ -174,7 +174,7 @@ def attach(block: Block, previous: list[Block], text_column: str, embedding_colu
     vectors = table.column(embedding_column).combine_chunks()
     taken = vectors.take(pa.array([row or 0 for row in rows])).values
     values = pa.FixedSizeListArray.from_arrays(taken, field.type.list_size, mask=pa.array(missing))
-    return block.with_column(field, values)
+    return with_hidden(block, field, values)
 
 
 def _paths(path: str) -> list[str]:

@@ -17,7 +17,7 @@ import apache_beam as beam
 
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime, check_one_row
 from beam_gpte.core.encoder.text_encoder import Encoder, as_model
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, shown
 from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.embedding.model_handler import Model, TextEmbeddingModelHandler
 
@@ -143,7 +143,7 @@ class _VectorHandler(TextEmbeddingModelHandler):
     ) -> Any:
         for text in batch:
             if not isinstance(text, str):
-                raise InputError(f"{text!r} is not a text; {_REPAIR}")
+                raise InputError(f"{shown(text)} is not a text; {_REPAIR}")
             if not text.strip():
                 raise InputError(f"a text is {text!r}; {_REPAIR}")
         return self._encode(list(batch), model, isolate=False).vectors

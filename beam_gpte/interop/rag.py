@@ -14,7 +14,7 @@ from apache_beam.ml.rag.ingestion.base import VectorDatabaseWriteConfig
 from apache_beam.ml.rag.types import EmbeddableItem
 
 from beam_gpte.core.columns import EMBEDDING, ID, TEXT
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, shown
 from beam_gpte.sinks.staging import MAX_BYTES_PER_FILE
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
@@ -93,7 +93,7 @@ def item_row(item: EmbeddableItem) -> dict[str, Any]:
     """
     if item.dense_embedding is None:
         raise InputError(
-            f"item {item.id!r} has no dense embedding; embed all items before writing them"
+            f"item {shown(item.id)} has no dense embedding; embed all items before writing them"
         )
     row: dict[str, Any] = {
         ID: item.id,
@@ -107,7 +107,7 @@ def item_row(item: EmbeddableItem) -> dict[str, Any]:
     taken = sorted(row.keys() & item.metadata.keys())
     if taken:
         raise InputError(
-            f"item {item.id!r} has metadata named {', '.join(taken)}, columns of every item; "
+            f"item {shown(item.id)} has metadata named {', '.join(taken)}, columns of every item; "
             "rename it"
         )
     return {**row, **item.metadata}

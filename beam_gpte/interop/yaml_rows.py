@@ -24,12 +24,12 @@ import pyarrow as pa
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 
-from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP, UNREADABLE, is_hidden
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP, UNREADABLE
+from beam_gpte.core.errors import InputError, shown
+from beam_gpte.core.python_values import json_value
 from beam_gpte.core.vectors.postprocess import Postprocess
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import column_values, row_fields
-from beam_gpte.sinks.write_rejects import json_value
 from beam_gpte.sources.match_files import match_files
 from beam_gpte.sources.read_corpus import ReadCorpus
 from beam_gpte.sources.read_files import read_file, with_ids
@@ -164,7 +164,7 @@ def _row(values: dict[str, Any], kinds: dict[str, str | None]) -> beam.Row:
 
 def _all_fields(element: Any) -> Iterator[dict[str, Any]]:
     if isinstance(element, Block):
-        names = [name for name in element.schema.names if not is_hidden(name)]
+        names = element.schema.names
         columns = [column_values(element.column(name)) for name in names]
         yield from (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
     elif dataclasses.is_dataclass(element):
@@ -190,7 +190,7 @@ def _field_value(value: Any, kind: str | None, name: str) -> Any:
         except (TypeError, ValueError):
             pass
         raise InputError(
-            f"column {name!r} holds {value!r}, and integers in the first rows; "
+            f"column {name!r} holds {shown(value)}, and integers in the first rows; "
             "convert it to one type"
         )
     return value.tolist() if isinstance(value, np.ndarray) else value

@@ -27,7 +27,7 @@ from beam_gpte.core.errors import InputError, InStep, naming, naming_columns
 from beam_gpte.core.mining.align import align, skip_cost, span_vectors
 from beam_gpte.core.text.normalize import value_texts
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.checks import check_text
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.plain_types import comparable
@@ -160,7 +160,7 @@ class _SideVectors(beam.PTransform):
         places = (settings.document, *settings.order)
         defects = VectorDefects(columns.embedding, places, embedded, columns.id, step)
         check = beam.FlatMap(_check, defects, names, step, isolate)
-        good, rejects = as_blocks(rows) | "Check" >> reject_outputs(check)
+        good, rejects = as_blocks(rows, step=step) | "Check" >> reject_outputs(check)
         if settings.model is not None:
             read = columns.text, columns.id, columns.embedding
             good, failed = good | "Embed" >> EmbedWhereMissing(settings.model, *read, isolate, step)
@@ -196,7 +196,9 @@ def _check(
         with naming(step):
             missing = pc.is_null(order_values(block.column(name), name).to_arrow())
         reasons.append(_if(missing, f"{name} is not a place"))
-    yield from split_rejects(block, pc.coalesce(*reasons), step, isolate, columns.id)
+    for part in split_rejects(block, pc.coalesce(*reasons), step, isolate, columns.id):
+        if isinstance(part, beam.pvalue.TaggedOutput) or part:  # the vectors of no row have no type
+            yield part
 
 
 def _if(mask: pa.Array, reason: str) -> pa.Array:
@@ -212,10 +214,9 @@ def _vectors(block: Block, names: _Names, side: int) -> Block:
     }
     for place, name in zip(names.places(), names.order, strict=True):
         read[place] = order_values(block.column(name), name).to_arrow()
-    rows = Block.from_pydict(read)
-    rows = rows.with_column(pa.field(VECTOR, array.type, metadata=metadata), array)
-    sided = rows.with_column(pa.field(SIDE, pa.int8()), pa.array([side] * len(block), pa.int8()))
-    return marked(sided, MARKS[side])
+    rows = with_hidden(hidden_block(read), pa.field(VECTOR, array.type, metadata=metadata), array)
+    sides = pa.array([side] * len(block), pa.int8())
+    return marked(with_hidden(rows, pa.field(SIDE, pa.int8()), sides), MARKS[side])
 
 
 class _ByDocument(CutByKey):

@@ -106,7 +106,7 @@ def with_metadata(block: Block, settings: dict[str, Any], plan: MiningPlan) -> B
     )
     block = block.without_columns([MARGIN]).with_column(margin, block.column(MARGIN))
     others = (name for name in block.schema.names if name not in names)
-    return Block(block.batch.select([*names, *others]))
+    return block.select([*names, *others])
 
 
 def model_of(metadata: VectorMetadata | None) -> dict[str, Any]:

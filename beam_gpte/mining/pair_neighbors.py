@@ -32,7 +32,7 @@ from beam_gpte.core.errors import InputError, InStep, naming_columns
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.plain_types import is_string, of_one_type
 from beam_gpte.elements.rejects import REJECTS, split_rejects
@@ -256,7 +256,7 @@ def _score(
             assert documents is not None
             scores = pa.array(_cosines(queries.vectors, documents.vectors, at[0], at[1]))
             field = pa.field(PAIR_SCORE, pa.float32())
-            yield TaggedOutput("pairs", part.with_column(field, scores))
+            yield TaggedOutput("pairs", with_hidden(part, field, scores))
 
 
 def _cosines(

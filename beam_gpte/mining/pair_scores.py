@@ -42,7 +42,7 @@ from beam_gpte.core.errors import InputError, InStep, naming_columns
 from beam_gpte.core.mining.margin import Margin, k_nearest, margins
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.plain_types import is_string, of_one_type
 from beam_gpte.elements.rejects import GoodAndRejects, reject_outputs, split_rejects
 from beam_gpte.elements.wiring import named_collections
@@ -66,7 +66,8 @@ RANKS, MEANS = (FORWARD_RANK, BACKWARD_RANK), (FORWARD_MEAN, BACKWARD_MEAN)
 
 def renamed(block: Block, names: Mapping[str, str]) -> Block:
     """Rename those columns that a block has."""
-    return Block(block.batch.rename_columns([names.get(name, name) for name in block.schema.names]))
+    renamed_columns = [names.get(name, name) for name in block.schema.names]
+    return hidden_block(block.batch.rename_columns(renamed_columns))
 
 
 def with_own(block: Block) -> Block:
@@ -147,8 +148,8 @@ def _with_kept(element: tuple[int, Iterable[Named]], side: int, id_column: str) 
         for part in refused:
             at = _find(ids, id_array(part, id_column), side)
             reasons = pc.coalesce(reasons, part.column(REJECT_REASON).take(at))
-        block = block.with_column(pa.field(KEPT[side], kept.type), kept)
-        yield block.with_column(pa.field(WHY[side], pa.string()), reasons)
+        block = with_hidden(block, pa.field(KEPT[side], kept.type), kept)
+        yield with_hidden(block, pa.field(WHY[side], pa.string()), reasons)
 
 
 def _find(ids: pa.Array, among: pa.Array, side: int, among_pairs: bool = False) -> pa.Array:
@@ -281,7 +282,7 @@ def _with_scores(
     if side == 0:
         array = vectors_to_arrow(vectors)
         rows = block_of(frame, [pairs.schema])
-        return rows.with_column(pa.field(VECTOR, array.type), array)
+        return with_hidden(rows, pa.field(VECTOR, array.type), array)
     others = vector_matrix(pairs.column(VECTOR))
     parts = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(vectors), PAIRS_AT_ONCE)]
     cosine = np.concatenate([cosines(others[part], vectors[part]) for part in parts])

@@ -45,7 +45,7 @@ from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError, InStep, naming_columns
 from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.checks import check_columns
 from beam_gpte.elements.plain_types import comparable, is_string, of_one_type
 from beam_gpte.elements.rejects import (
@@ -181,7 +181,8 @@ class SearchesPairs(RejectingTransform):
         check = beam.FlatMap(_check_pairs, id_columns, step, self._isolate, added)
         if added is not None:
             added.check(fields_of_type(inputs[third].element_type))
-        pairs, bad_pairs = as_blocks(inputs[third]) | "CheckPairs" >> reject_outputs(check)
+        blocks = as_blocks(inputs[third], step=step)
+        pairs, bad_pairs = blocks | "CheckPairs" >> reject_outputs(check)
         named = sides.duplicates  # what other names than its id a row has, and its text
         if texts:
             named = (rows, sides.duplicates) | "AllRows" >> beam.Flatten()
@@ -253,7 +254,7 @@ def _check_pairs(
         null = pc.is_null(block.column(name))
         reasons.append(pc.if_else(null, f"{name} is null", pa.scalar(None, pa.string())))
         ids = id_array(block, name, step)
-        block = block.with_column(pa.field(hidden, ids.type), ids)
+        block = with_hidden(block, pa.field(hidden, ids.type), ids)
     for part in split_rejects(block, pc.coalesce(*reasons), step, isolate, id_columns[0]):
         if isinstance(part, TaggedOutput):
             part.value = part.value.without_columns([QUERY, DOCUMENT])
@@ -287,7 +288,7 @@ class RowNames:
         if self._texts:
             check_columns(block, (self._columns.text,), self._step)
             named[TEXT] = comparable(block.column(self._columns.text)).cast(pa.large_string())
-        yield Block.from_pydict(named)
+        yield hidden_block(named)
 
 
 class PairsAndRows(NamedTuple):
@@ -344,10 +345,10 @@ def _name_rows(
             known_ids, names = (rows[name].combine_chunks() for name in (ID, REPRESENTATIVE))
             at = find_ids(ids, known_ids, id_column)
             named = pc.coalesce(*of_one_type(id_column, [names.take(at), ids]))
-            block = block.with_column(pa.field(_ID[side], named.type), named)
+            block = with_hidden(block, pa.field(_ID[side], named.type), named)
         if texts:
             known = pa.nulls(len(ids), pa.large_string())
             if rows is not None:
                 known = rows[TEXT].take(at).combine_chunks()
-            block = block.with_column(pa.field(PAIR_TEXTS[side], known.type), known)
+            block = with_hidden(block, pa.field(PAIR_TEXTS[side], known.type), known)
         yield block

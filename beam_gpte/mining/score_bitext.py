@@ -196,7 +196,7 @@ class ScoreBitext(AddsColumns, RejectingTransform):
         added = self.added()
         added.check(fields_of_type(pairs.element_type))
         own = beam.Map(_own_columns, f"{self.step} pairs", added).with_output_types(Block)
-        blocks = as_blocks(pairs) | "OwnColumns" >> own
+        blocks = as_blocks(pairs, step=f"{self.step} pairs") | "OwnColumns" >> own
         for i, side in enumerate(SIDES):
             others = PairsAndOthers(blocks, sides.duplicates, sides.rejects)
             name = NameKept(self.step, i, self.columns.id)
@@ -247,7 +247,7 @@ class _PartPairs(beam.PTransform):
     @named_collections
     def expand(self, rows: beam.PCollection) -> PairsOfIds:
         unique: Any = RejectDuplicateIds(self.columns.id).as_part_of(self.step)
-        blocks = as_blocks(rows)
+        blocks = as_blocks(rows, step=f"{self.step} pairs")
         none = beam.FlatMap(lambda block: ()).with_output_types(Block)
         rejects = blocks | "NoRejects" >> none
         if self.isolate:

@@ -32,7 +32,7 @@ from beam_gpte.core.mining.margin import backward_candidates, forward_candidates
 from beam_gpte.core.mining.neighbors import nearest_neighbors
 from beam_gpte.core.text.normalize import scope_keys
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.embedding.ensure_vectors import unit_vectors
 from beam_gpte.mining.plan import MiningPlan
 from beam_gpte.mining.sides import SideSettings, side_of
@@ -87,7 +87,7 @@ class SearchColumns:
         array = vectors_to_arrow(unit_vectors(block, names.embedding))
         metadata = block.schema.field(names.embedding).metadata
         field = pa.field(VECTOR, array.type, metadata=metadata)
-        return marked(Block.from_pydict(columns).with_column(field, array), MARKS[side])
+        return marked(with_hidden(hidden_block(columns), field, array), MARKS[side])
 
     def separate(self, rows: beam.PCollection[Block], keep_vectors: bool = False) -> Separated:
         """Separate these columns from marked rows, which lose their vectors unless kept."""
@@ -152,7 +152,7 @@ class RouteScopes(CutByKey):
 def centered(block: Block, plan: MiningPlan) -> Block:
     """Subtract the mean of their side from the vectors of a block, and normalize them."""
     array = vectors_to_arrow(plan.centered(vector_matrix(block.column(VECTOR)), side_of(block)))
-    return block.with_column(pa.field(VECTOR, array.type), array)
+    return with_hidden(block, pa.field(VECTOR, array.type), array)
 
 
 def _shards(
@@ -180,7 +180,7 @@ def _cut(parts: list[tuple[Block, np.ndarray, np.ndarray]]) -> Iterator[Keyed]:
     order = np.argsort(keys, kind="stable")
     edges = np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
     for start, stop in itertools.pairwise(edges):
-        yield int(keys[order[start]]), Block(rows.batch.take(pa.array(at[order[start:stop]])))
+        yield int(keys[order[start]]), rows.take(at[order[start:stop]])
 
 
 def shard_hashes(ids: pa.Array) -> np.ndarray:

@@ -204,7 +204,7 @@ class _CheckSide(beam.PTransform):
         settings = self.settings
         check = _Check(settings, f"{settings.step} {self.name}", self.mark)
         key = key_by_id(settings.columns.id, check, rejects=Block)
-        return as_blocks(rows) | key.with_outputs(REJECTS, main="keyed")
+        return as_blocks(rows, step=check.step) | key.with_outputs(REJECTS, main="keyed")
 
 
 class _Check:
@@ -212,7 +212,7 @@ class _Check:
 
     def __init__(self, settings: SideSettings, step: str, mark: str) -> None:
         self._settings = settings
-        self._step = step
+        self.step = self._step = step
         self._mark = mark
         columns = settings.columns
         self._defects = VectorDefects(

@@ -115,7 +115,7 @@ def _greedy(element: tuple[int, Iterable[Block]]) -> Iterator[Block]:
 
 
 def _ids_and_margins(block: Block) -> pl.DataFrame:
-    return frame_of([Block(block.batch.select([SOURCE_ID, TARGET_ID, MARGIN]))])
+    return frame_of([block.select([SOURCE_ID, TARGET_ID, MARGIN])])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,7 +113,7 @@ class _Sample(beam.CombineFn):
         if not block:
             return accumulator
         # concatenated as strings: an id has one hash whatever the exact type of its column
-        hashes = frame_of([Block(block.batch.select(list(self._ids)))]).select(
+        hashes = frame_of([block.select(list(self._ids))]).select(
             pl.concat_str(pl.col(*self._ids).cast(pl.String), separator="\0").hash().alias(_HASH)
         )[_HASH]
         near = np.argsort(hashes.to_numpy(), kind="stable")[:SAMPLE_ROWS]
@@ -121,7 +121,7 @@ class _Sample(beam.CombineFn):
             near = near[hashes.to_numpy()[near] < accumulator[_HASH].max()]
         if not len(near):
             return accumulator
-        chosen = Block(block.batch.take(pa.array(near)))
+        chosen = block.take(near)
         return _smallest([accumulator, self._frame(chosen).with_columns(hashes[near])])
 
     def merge_accumulators(self, accumulators: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -139,9 +139,7 @@ class _Sample(beam.CombineFn):
         wanted = dict.fromkeys((*self._ids, *self._texts, *self._others))
         plain = [name for name in wanted if name in present]
         texts = [name for name in self._texts if name in present]
-        frame = frame_of([Block(block.batch.select(plain))]).with_columns(
-            pl.col(*texts).cast(pl.String)
-        )
+        frame = frame_of([block.select(plain)]).with_columns(pl.col(*texts).cast(pl.String))
         vectors = [name for name in self._vectors if name in present]
         return frame.with_columns(
             *(pl.col(name).str.len_chars().cast(pl.Int64).alias(name + LENGTH) for name in texts),

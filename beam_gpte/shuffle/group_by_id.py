@@ -19,7 +19,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.frames import frame_of_table
 from beam_gpte.core.process import tune_process
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block
 from beam_gpte.elements.plain_types import decoded_type, of_one_type
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.unique_ids import split_by_id
@@ -48,7 +48,7 @@ def block_of(frame: pl.DataFrame, like: Iterable[pa.Schema] = ()) -> Block:
                 table = table.set_column(i, field.with_type(kind), table.column(i).cast(kind))
             except pa.ArrowInvalid:  # more than 2 GB of strings
                 continue
-    return Block.from_table(table)
+    return hidden_block(table)
 
 
 def frame_of(blocks: Iterable[Block]) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from apache_beam.metrics import Metrics
 from beam_gpte.core.columns import DUPLICATES, MARKS, REPRESENTATIVE, TEXT_KEY
 from beam_gpte.core.errors import naming
 from beam_gpte.core.text.normalize import key_hashes
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.plain_types import of_one_type
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.elements.wiring import named_collections
@@ -31,7 +31,7 @@ _REMOVED = "duplicates"  # the tag of removed rows
 
 def marked(block: Block, mark: str) -> Block:
     """Mark the rows of a block as those of an input, by one of `MARKS`."""
-    return block.with_column(pa.field(mark, pa.null()), pa.nulls(len(block)))
+    return with_hidden(block, pa.field(mark, pa.null()), pa.nulls(len(block)))
 
 
 def has_mark(block: Block, mark: str) -> bool:
@@ -62,9 +62,8 @@ def with_key(block: Block, compared: tuple[str, ...]) -> Block:
       block: the rows.
       compared: the column of texts, and that of the scope, if there is one.
     """
-    rows = frame_of([Block(block.batch.select(list(dict.fromkeys(compared))))])
-    hashes = key_hashes(rows, compared[:1], "NFC", next(iter(compared[1:]), None))
-    return block.with_column(pa.field(TEXT_KEY, hashes.type), hashes)
+    hashes = key_hashes(block.batch, compared[:1], "NFC", next(iter(compared[1:]), None))
+    return with_hidden(block, pa.field(TEXT_KEY, hashes.type), hashes)
 
 
 class OnePerId:
@@ -188,7 +187,7 @@ def _one_per_text(element: tuple[int, Iterable[Block]], id_column: str) -> Itera
 def _compared(block: Block, id_column: str) -> pl.DataFrame:
     names = [name for name in (TEXT_KEY, DUPLICATES) if name in block.schema.names]
     columns = {name: block.column(name) for name in names}
-    return frame_of([Block.from_pydict({id_column: id_array(block, id_column), **columns})])
+    return frame_of([hidden_block({id_column: id_array(block, id_column), **columns})])
 
 
 def _lists(rows: pl.DataFrame, removed: pl.DataFrame, id_column: str) -> pl.DataFrame:
@@ -209,10 +208,10 @@ def _split_by_text(
         of = removed[REPRESENTATIVE].to_arrow().take(position.drop_null())
         rows = block.filter(position.is_valid())
         Metrics.counter(NAMESPACE, "removed").inc(len(rows))
-        rows = rows.with_column(pa.field(REPRESENTATIVE, of.type), of)
+        rows = with_hidden(rows, pa.field(REPRESENTATIVE, of.type), of)
         yield beam.pvalue.TaggedOutput(_REMOVED, rows)
     kept = block.filter(position.is_null())
     if kept:
         at = find_ids(id_array(kept, id_column), lists[REPRESENTATIVE].to_arrow(), id_column)
         values = lists[DUPLICATES].to_arrow().take(at)
-        yield kept.with_column(pa.field(DUPLICATES, values.type), values)
+        yield with_hidden(kept, pa.field(DUPLICATES, values.type), values)

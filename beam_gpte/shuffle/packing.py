@@ -13,7 +13,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.elements.arrow_values import compact_dictionaries
-from beam_gpte.elements.block import Block
+from beam_gpte.elements.block import Block, hidden_block
 
 MAX_WAITING = 64  # places with less than a full block of rows each, in memory
 MAX_BYTES = 32 << 20  # of one block
@@ -29,7 +29,7 @@ def split_rows(block: Block, partitions: Sequence[int] | np.ndarray) -> Iterator
     rows = block.batch.take(pa.array(order))
     starts = np.flatnonzero(np.diff(partition[order], prepend=-1))
     for start, stop in itertools.pairwise([*starts, len(partition)]):
-        piece = Block(compact_dictionaries(rows.slice(start, stop - start)))
+        piece = hidden_block(compact_dictionaries(rows.slice(start, stop - start)))
         yield int(partition[order[start]]), piece
 
 

@@ -27,7 +27,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_gpte.core.columns import AT, FILE
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.process import tune_process
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, hidden_block, with_hidden
 from beam_gpte.files.scratch import ScratchFolder
 
 BYTES_PER_FILE = 32 << 20
@@ -119,7 +119,7 @@ class _Spill(beam.DoFn):
         rows = Block.concat(blocks)
         number = uuid.uuid4().int >> 65  # fits int64
         path = _path(self._folder, number)
-        Path(self._folder).mkdir(0o700, parents=True, exist_ok=True)
+        Path(self._folder).mkdir(0o700, parents=True, exist_ok=True)  # rows are nobody else's
         with pa.ipc.new_file(path, rows.schema) as writer:
             writer.write_batch(rows.batch)
         light = self._light(rows, number)
@@ -131,9 +131,9 @@ class _Spill(beam.DoFn):
         where = {_FOLDER: self._folder.encode(), _SCHEMA: rows.schema.serialize().to_pybytes()}
         kept = [name for name in rows.schema.names if name in self._columns]
         file = pa.array(np.full(len(rows), number, np.int64))
-        light = Block(rows.batch.select(kept))
-        light = light.with_column(pa.field(FILE, pa.int64(), metadata=where), file)
-        return light.with_column(pa.field(AT, pa.int64()), pa.array(np.arange(len(rows))))
+        light = rows.select(kept)
+        light = with_hidden(light, pa.field(FILE, pa.int64(), metadata=where), file)
+        return with_hidden(light, pa.field(AT, pa.int64()), pa.array(np.arange(len(rows))))
 
 
 def is_light(block: Block) -> bool:
@@ -157,7 +157,7 @@ def with_columns(block: Block, names: Sequence[str]) -> Block:
     if missing:
         found = read_rows(block, missing)
         for name in missing:
-            block = block.with_column(found.schema.field(name), found.column(name))
+            block = with_hidden(block, found.schema.field(name), found.column(name))
     return block
 
 
@@ -168,7 +168,7 @@ def whole_rows(block: Block) -> Block:
     rows = read_rows(block)
     for name in block.schema.names:
         if name not in (*rows.schema.names, FILE, AT):
-            rows = rows.with_column(block.schema.field(name), block.column(name))
+            rows = with_hidden(rows, block.schema.field(name), block.column(name))
     return rows
 
 
@@ -193,17 +193,17 @@ def read_rows(light: Block, columns: Sequence[str] | None = None) -> Block:
     if not parts:
         schema = _spilled_schema(light)
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        return Block.from_table(wanted.empty_table())
+        return hidden_block(wanted.empty_table())
     back = np.empty(len(order), np.int64)
     back[order] = np.arange(len(order))
-    return Block(Block.concat(parts).batch.take(pa.array(back)))
+    return Block.concat(parts).take(back)
 
 
 def _take(batch: pa.RecordBatch, rows: np.ndarray) -> Block:
     """Return rows of a batch; consecutive ones without a copy."""
     if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-        return Block(batch.slice(rows[0], len(rows)))
-    return Block(batch.take(pa.array(rows)))
+        return hidden_block(batch.slice(rows[0], len(rows)))
+    return hidden_block(batch.take(pa.array(rows)))
 
 
 def _spilled_schema(light: Block) -> pa.Schema:

@@ -22,8 +22,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import DEFECT, ID, REFERENCE
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
-from beam_gpte.elements.checks import check_columns, step_error
+from beam_gpte.core.python_values import python_values
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
+from beam_gpte.elements.checks import check_columns, step_error, utf8_defects
 from beam_gpte.elements.plain_types import comparable, is_string, of_one_type
 from beam_gpte.elements.rejects import (
     REJECTS,
@@ -69,7 +70,7 @@ class RejectDuplicateIds(RejectingTransform):
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Return the rows with unique ids, or `(good, rejects)`."""
-        return over_blocks(pcoll, self._reject, text_column=None, id_column=self.id_column)
+        return over_blocks(pcoll, self._reject, None, self.id_column, step=self.step)
 
     def _reject(self, blocks: beam.PCollection[Block]) -> Any:
         if not blocks.is_bounded and blocks.windowing.is_default():
@@ -125,6 +126,7 @@ class _IdCheck:
     def null_ids(self, block: Block) -> Iterator[Block | TaggedOutput]:
         null = pc.is_null(id_array(block, self.id_column, self.step))
         reasons = pc.if_else(null, f"{self.id_column} is null", pa.scalar(None, pa.string()))
+        reasons = pc.coalesce(reasons, utf8_defects(block.column(self.id_column), self.id_column))
         if DEFECT in block.schema.names:  # says why the id of a row could not be read
             reasons = pc.coalesce(pc.if_else(null, block.column(DEFECT), None), reasons)
         return split_rejects(block, reasons, self.step, self.isolate, self.id_column)
@@ -245,7 +247,7 @@ def concat_by_id(blocks: list[Block], id_column: str) -> Block:
     """Concatenate blocks of one schema, except that their ids may be integers of several types."""
     columns = of_one_type(id_column, [block.column(id_column) for block in blocks])
     return Block.concat(
-        block.with_column(pa.field(id_column, ids.type), ids)
+        with_hidden(block, pa.field(id_column, ids.type), ids)
         for block, ids in zip(blocks, columns, strict=True)
     )
 
@@ -342,5 +344,6 @@ def duplicate_rows(pieces: Iterable[Piece], id_column: str, step: str | None = N
 
 def _digest(block: Block, i: int) -> str:
     """Hash a row's values; its Arrow bytes depend on adjacent rows and on what is under nulls."""
-    row = whole_rows(block.slice(i, 1)).batch.to_pylist()[0]
+    batch = whole_rows(block.slice(i, 1)).batch
+    row = {name: python_values(batch.column(name))[0] for name in batch.schema.names}
     return hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()

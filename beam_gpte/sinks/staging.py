@@ -19,7 +19,7 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_gpte.core.columns import is_hidden
+from beam_gpte.core.columns import check_visible
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.block import Block
 from beam_gpte.files.folders import list_files, remove_files
@@ -127,10 +127,10 @@ class StageFiles(beam.DoFn):
         """Write a block; give the files that it fills."""
         if not block:
             return
-        visible = block.without_columns(filter(is_hidden, block.schema.names))
         # Metadata of the schema (pandas, Hugging Face) describe the file it was read from.
-        rows = Block(visible.batch.replace_schema_metadata(None))
+        rows = block.without_metadata()
         with naming(self._step):
+            check_visible(rows.schema.names)
             for partition, part in split_partitions(rows, self._partition_by):
                 yield from self._add(part.batch, partition, window, timestamp)
 

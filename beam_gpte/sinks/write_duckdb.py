@@ -129,7 +129,7 @@ class WriteVectorsToDuckDB(beam.PTransform):
 
     def expand(self, corpus: beam.PCollection) -> beam.PCollection[WrittenFile]:
         """Write rows or blocks."""
-        return self.write_blocks(as_blocks(corpus))
+        return self.write_blocks(as_blocks(corpus, step=type(self).__name__))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""

@@ -11,7 +11,6 @@ the numbers of usable and of rejected rows, only if they are asked for.
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
@@ -20,6 +19,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton
 
 from beam_gpte.core.errors import InputError, InStep, NoRowsError
+from beam_gpte.core.python_values import json_value, python_values
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rows import as_blocks
@@ -80,7 +80,7 @@ class WriteRejects(beam.PTransform):
 
     def expand(self, rejects: beam.PCollection) -> beam.PCollection[WrittenFile]:
         """Write rows or blocks, also those that cannot be converted without loss."""
-        return self.write_blocks(as_blocks(rejects, lenient=True))
+        return self.write_blocks(as_blocks(rejects, True, type(self).__name__))
 
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""
@@ -194,23 +194,8 @@ def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     for name, values in zip(batch.schema.names, batch.columns, strict=True):
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             values = values.cast(pa.large_binary())  # a rejected text may be invalid UTF-8
-        elif pa.types.is_timestamp(values.type):
+        elif pa.types.is_timestamp(values.type) and values.type.unit == "ns":
             micros = pa.timestamp("us", values.type.tz)  # all that Python's datetime can hold
             values = values.cast(micros, safe=False)
-        columns[name] = values.to_pylist()
+        columns[name] = python_values(values)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def json_value(value: Any) -> Any:
-    """Convert a value to the types of JSON."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return value.decode(errors="backslashreplace")
-    if isinstance(value, dict):
-        return {str(key): json_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)

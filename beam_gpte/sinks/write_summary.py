@@ -18,12 +18,12 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsList
 
-from beam_gpte.core.columns import REJECT_REASON
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.columns import REJECT_REASON, check_visible
+from beam_gpte.core.errors import InputError, naming
+from beam_gpte.core.python_values import json_value
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.files.json_values import write_json
-from beam_gpte.sinks.write_rejects import json_value
 
 REASONS = "reasons"  # rejected rows by reason, beside the collections' own names
 REPORT = "report"  # the field of a report that was converted to a row
@@ -88,8 +88,11 @@ class WriteSummary(beam.PTransform):
 
 
 def _count(element: Any, name: str) -> Iterator[Counted]:
-    if not isinstance(element, Block | pa.Table | pa.RecordBatch):
-        fields = vars(element) if dataclasses.is_dataclass(element) else row_fields(element)
+    is_arrow = isinstance(element, Block | pa.Table | pa.RecordBatch)
+    with naming(WriteSummary.__name__):
+        check_visible(element.schema.names if is_arrow else _fields(element))
+    if not is_arrow:
+        fields = _fields(element)
         reasons = [fields.get(REJECT_REASON)]
     elif REJECT_REASON in element.schema.names:
         reasons = element.column(REJECT_REASON).to_pylist()
@@ -99,6 +102,10 @@ def _count(element: Any, name: str) -> Iterator[Counted]:
     shortened = (None if reason is None else str(reason).split(":")[0] for reason in reasons)
     for reason, rows in Counter(shortened).items():
         yield (name, reason), rows
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    return vars(row) if dataclasses.is_dataclass(row) else row_fields(row)
 
 
 def _report(element: Any, name: str) -> Report:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from beam_gpte.core.columns import ID, UNREADABLE
+from beam_gpte.core.columns import ID, UNREADABLE, check_visible
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.arrow_values import lenient_array
 from beam_gpte.elements.block import Block
@@ -174,6 +174,7 @@ def read_file(
     read = READERS[file_format(path, kind)]
     with reading(path) as position, open_file(path) as file:
         for rows in read(file, selection, rows_per_block):
+            check_visible(rows.batch.schema.names)
             _check_types(rows.batch.schema, selection)
             yield dataclasses.replace(rows, batch=_with_plain_ids(rows.batch, selection.id_column))
             position.row = max(

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.core.errors import InputError, InStep
+from beam_gpte.core.columns import check_visible
+from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.metadata import STORED_TYPES, VectorMetadata, vector_metadata
 from beam_gpte.elements.arrow_values import compact_dictionaries
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
@@ -190,8 +191,9 @@ def row_groups(path: str) -> Iterator[RowGroup]:
             parquet = pq.ParquetFile(file)
             check_columns(parquet.schema_arrow)
             partition = _partition(name, folders, parquet.schema_arrow)
-            schema = schema_to_ipc(_with_partition(parquet.schema_arrow, partition))
-            found.append((name, partition, schema, parquet.num_row_groups))
+            schema = _with_partition(parquet.schema_arrow, partition)
+            check_visible(schema.names)
+            found.append((name, partition, schema_to_ipc(schema), parquet.num_row_groups))
     unified = schema_to_ipc(unify_schemas((name, schema) for name, _, schema, _ in found))
     for name, partition, _, groups in found:
         yield from (RowGroup(name, number, partition, unified) for number in range(groups))
@@ -281,6 +283,8 @@ def read_table(path: str, table: str, rows_per_block: int) -> Iterator[Block]:
         connect(database, path, LOCK_SECONDS, read_only=True) as connection,
     ):
         metadata = _columns(connection, path, table)
+        with naming(path):
+            check_visible(metadata)
         try:
             durations = _durations(connection, table)
             selected = ", ".join(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from beam_gpte import Block, InputError
 from beam_gpte.core.columns import DUPLICATES, MARKS, REPRESENTATIVE, TEXT_KEY
+from beam_gpte.elements.block import hidden_block
 from beam_gpte.shuffle.marked_rows import OnePerId, _one_per_text, has_mark, marked, with_key
 
 Rows = list[tuple[str, str]]  # ids and texts
@@ -17,7 +18,7 @@ Rows = list[tuple[str, str]]  # ids and texts
 
 def block(rows: Rows, mark: str, **lists: Any) -> Block:
     columns = {"id": [id_ for id_, _ in rows], "text": [text for _, text in rows], **lists}
-    return marked(Block.from_pydict(columns), mark)
+    return marked(hidden_block(columns), mark)
 
 
 def one_per_id(blocks: list[Block], isolate: bool = True) -> list[Any]:

@@ -225,7 +225,6 @@ def test_rows_without_vectors_and_of_many_types_are_written_too(tmp_path: Path) 
         "color": pa.array(["red", "blue"]).dictionary_encode(),
         "when": pa.array([0, 1], pa.timestamp("us", "UTC")),
         "half": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(4, dtype=np.float16)), 2),
-        "__gpte_row": pa.array([b"hidden", b"hidden"]),
     }
     other = {
         **columns,

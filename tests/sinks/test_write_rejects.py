@@ -67,7 +67,6 @@ def test_no_value_is_too_odd_for_a_line(tmp_path: Path) -> None:
         "tags": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())),
         "nothing": pa.nulls(1),
         "nested": pa.array([{"at": datetime.datetime(2026, 1, 2, 3)}]),
-        "__gpte_row": pa.array([b"hidden"]),
     }
     write([Block.from_pydict(columns)], WriteRejects(str(tmp_path)))
     assert lines(tmp_path) == [

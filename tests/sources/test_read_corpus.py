@@ -31,6 +31,7 @@ from beam_gpte.sources.formats.rows import ColumnSelection
 from beam_gpte.sources.match_files import match_files, pattern_list
 from beam_gpte.sources.read_files import read_file
 from tests.conftest import MODES
+from tests.examples import keep, kept
 
 Write = Callable[[str, str | bytes], str]
 Read = Callable[..., dict[str, int]]
@@ -948,3 +949,23 @@ def test_csv_columns_have_the_types_that_are_declared(write: Write, read: Read) 
     for types in ("stars", ["stars"], {"stars": "int64"}):
         with pytest.raises(InputError, match="types is .*; give a mapping of names to types"):
             ReadCorpus(path, types=types)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("around", ["list", "struct", "map"])
+def test_invalid_utf8_inside_a_value_of_parquet_costs_its_row(around: str, tmp_path: Path) -> None:
+    broken, starts = pa.array([b"ok", b"a\xff"]).view(pa.string()), pa.array([0, 1, 2], pa.int32())
+    column = {
+        "list": pa.ListArray.from_arrays(starts, broken),
+        "struct": pa.StructArray.from_arrays([broken], ["field"]),
+        "map": pa.MapArray.from_arrays(starts, pa.array(["k", "k"]), broken),
+    }[around]
+    pq.write_table(pa.table({"text": ["one", "two"], "tags": column}), tmp_path / "a.parquet")
+    read = ReadCorpus(str(tmp_path / "a.parquet")).with_exception_handling()
+    with beam.Pipeline() as p:
+        good, bad = p | read
+        good | "KeepGood" >> beam.Map(keep, str(tmp_path), "good")
+        bad | "KeepBad" >> beam.Map(keep, str(tmp_path), "bad")
+    assert [b.column("text").to_pylist() for b in kept(str(tmp_path), "good")] == [["one"]]
+    (rejected,) = kept(str(tmp_path), "bad")
+    assert rejected.column("reject_reason").to_pylist() == ["invalid UTF-8"]
+    assert "xff" in rejected.column("content")[0].as_py()

@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 
 from beam_gpte.core.columns import ORDER_VALUE, REFERENCE
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.frames import series_of
 
 _LENGTHS = {"longest": "desc", "shortest": "asc"}
@@ -116,8 +116,9 @@ def _numbers_of(texts: pl.Series) -> pl.Series:
     if not is_number.all():
         number, other = known.filter(like_number)[0], known.filter(~is_number)[0]
         raise InputError(
-            f"column {texts.name!r} has numbers as text, such as {number!r}, beside {other!r}; "
-            "convert it to numbers, null where there is none, or order by another column"
+            f"column {texts.name!r} has numbers as text, such as {shown(number)}, beside "
+            f"{shown(other)}; convert it to numbers, null where there is none, or order by another "
+            "column"
         )
     texts = texts.str.strip_chars()
     whole = texts.cast(pl.Int64, strict=False)

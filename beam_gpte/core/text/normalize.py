@@ -1,11 +1,14 @@
 """Normalize texts and values for comparison: what counts as equal becomes the same string."""
 
 import hashlib
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from beam_gpte.core.frames import series_of
+from beam_gpte.core.python_values import exact_values, python_values
 
 Form = Literal["NFC", "NFKC"]
 
@@ -58,8 +61,11 @@ def value_texts(column: pa.Array) -> pa.Array:
         column = column.cast(pa.timestamp(kind.unit, "UTC"))
     try:
         texts = column.cast(pa.large_string())
+        texts.validate(full=True)
     except pa.ArrowNotImplementedError:  # lists and structs
-        return _text_array([None if v is None else repr(v) for v in column.to_pylist()])
+        return _text_array([None if v is None else repr(v) for v in python_values(column)])
+    except pa.ArrowInvalid:  # not UTF-8, or a moment too far away for a text
+        return _text_array([None if v is None else str(v) for v in python_values(column)])
     if pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_decimal(kind):
         for pattern, rest in _TRAILING_ZEROS:
             texts = pc.replace_substring_regex(texts, pattern, rest)
@@ -77,12 +83,12 @@ _NO_SCOPE = "null"
 
 
 def key_hashes(
-    rows: pl.DataFrame, columns: tuple[str, ...], texts: Form | None, scope: str | None = None
+    rows: pa.RecordBatch, columns: tuple[str, ...], texts: Form | None, scope: str | None = None
 ) -> pa.Array:
     """Hash what duplicates share.
 
     Args:
-      rows: a frame of them.
+      rows: a batch of them.
       columns: whose values are hashed.
       texts: the form that the first column is normalized to; None if it is not of texts.
       scope: of rows that are compared; None for all.
@@ -90,24 +96,15 @@ def key_hashes(
     Returns:
       large_string (n,).
     """
-    compared: list[Any] = [value for name in columns for value in _exact(rows, name)]
-    if texts is not None:
-        compared = [normalize(pl.col(columns[0]), texts), *columns[1:]]
+    if texts is None:
+        compared = [exact_values(rows.column(name)) for name in columns]
+    else:
+        frame = pl.DataFrame([series_of(columns[0], rows.column(columns[0]))])
+        compared = [frame.select(normalize(pl.first(), texts)).to_series().to_list()]
     if scope is not None:
-        compared.append(pl.Series("scope of rows", scope_keys(rows[scope].to_arrow())))
+        compared.append(scope_keys(rows.column(scope)).to_pylist())
     hashes = [
         hashlib.blake2b(repr(row).encode(), digest_size=16).hexdigest()
-        for row in rows.select(*compared).iter_rows()
+        for row in zip(*compared, strict=True)
     ]
     return pa.array(hashes, pa.large_string())
-
-
-def _exact(rows: pl.DataFrame, name: str) -> list[pl.Expr]:
-    """Select a column such that its values as Python objects lose nothing."""
-    kind = rows.schema[name]
-    if isinstance(kind, pl.Array):  # its values are Series, whose text leaves out the middle
-        return [pl.col(name).arr.to_list()]
-    if isinstance(kind, pl.Datetime | pl.Duration):  # Python's end at microseconds
-        below = pl.col(name).to_physical() % 1000 if kind.time_unit == "ns" else pl.lit(0)
-        return [pl.col(name), below.alias(f"{name} below a microsecond")]
-    return [pl.col(name)]

@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from beam_gpte.core.columns import ID
-from beam_gpte.elements.arrow_values import MAX_NESTING, MISFITS, json_text, nesting
+from beam_gpte.core.python_values import json_text
+from beam_gpte.elements.arrow_values import MAX_NESTING, MISFITS, nesting
 from beam_gpte.elements.plain_types import common_type
 from beam_gpte.sources.formats.rows import (
     MAX_CONTENT_CHARS,

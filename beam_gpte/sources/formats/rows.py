@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from beam_gpte.core.columns import ID
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.python_values import python_values, texts_are_valid
 from beam_gpte.elements.arrow_values import check_names, is_utf8
 from beam_gpte.elements.plain_types import is_string
 
@@ -112,6 +113,8 @@ def valid_rows(batch: pa.RecordBatch, numbers: list[int], separator: str) -> Fil
 
 def _not_utf8(column: pa.Array) -> set[int]:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_nested(kind):
+        return {at for at, valid in enumerate(texts_are_valid(column)) if not valid}
     if not is_string(kind):
         return set()
     try:
@@ -130,7 +133,7 @@ def _bytes(column: pa.Array) -> list[bytes | None]:
 def row_content(batch: pa.RecordBatch, i: int, separator: str) -> str:
     """Write a row in one line, for people to read."""
     cells = [
-        _bytes(column)[0] if _not_utf8(column) else column[0].as_py()
+        _bytes(column)[0] if is_string(column.type) else python_values(column)[0]
         for column in batch.slice(i, 1).columns
     ]
     line = separator.join("" if cell is None else readable(cell) for cell in cells)
