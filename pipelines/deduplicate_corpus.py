@@ -38,6 +38,7 @@ from beam_gpte import (
 )
 from beam_gpte.cli.any_rows import any_read, check_usable, first_columns, total_rows
 from beam_gpte.cli.corpus_options import (
+    add_max_row_bytes_option,
     add_rename_option,
     add_types_option,
     check_added,
@@ -139,6 +140,7 @@ class DeduplicateCorpusOptions(PipelineOptions):
         add("--text_column", default="text", help="texts (default: text)")
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
         add_types_option(parser)
+        add_max_row_bytes_option(parser)
         add_rename_option(parser, "duplicate_of, score or found_by")
         add(
             "--max_rejects",
@@ -253,6 +255,7 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
     output = options.output.rstrip("/")
     files, saved_index = reference_of(options)
     names = {"id_column": options.id_column, "text_column": options.text_column}
+    names |= {"max_row_bytes": options.max_row_bytes}
     read = ReadCorpus(options.input, **names, types=types_of(options.types))
     rows, unreadable = pipeline | "ReadCorpus" >> read.with_exception_handling()
     reference = None if files is None else pipeline | "ReadReference" >> ReadCorpus(files, **names)

@@ -24,6 +24,7 @@ from beam_gpte import (
 )
 from beam_gpte.cli.any_rows import any_read, any_usable, total_rows
 from beam_gpte.cli.corpus_options import (
+    add_max_row_bytes_option,
     add_rename_option,
     add_types_option,
     check_added,
@@ -104,6 +105,7 @@ class EmbedCorpusOptions(PipelineOptions):
             help="Parquet files of a previous run, e.g. <output>: its texts are not embedded again",
         )
         add_types_option(parser)
+        add_max_row_bytes_option(parser)
         add_rename_option(parser, "the vectors (embedding) and the columns of chunks")
         add(
             "--max_rejects",
@@ -134,6 +136,7 @@ def build(
         id_column=options.id_column,
         text_column=text_column,
         types=types_of(options.types),
+        max_row_bytes=options.max_row_bytes,
     )
     corpus, unreadable = pipeline | read.with_exception_handling()
     if files:

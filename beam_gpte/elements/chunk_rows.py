@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from beam_gpte.core.columns import (
     CHUNK_END,
@@ -29,8 +28,8 @@ from beam_gpte.core.columns import (
 from beam_gpte.core.encoder.text_encoder import Encoding
 from beam_gpte.core.text.minhash import slices
 from beam_gpte.elements.added_columns import AddedColumns
+from beam_gpte.elements.arrow_values import row_bytes
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.plain_types import is_string
 from beam_gpte.elements.row_kinds import is_item, write_row
 
 CHUNK_COLUMNS = (PARENT_ID, CHUNK_INDEX, CHUNK_START, CHUNK_END)
@@ -63,7 +62,7 @@ def chunk_rows(
     """
     numbers = np.arange(len(parents)) - np.searchsorted(parents, parents)
     bare = _without_texts(block, np.bincount(parents, minlength=len(block)), texts, text_column)
-    sizes = _row_bytes(bare)[parents] + 4 * (chars[:, 1] - chars[:, 0]) + ROW_BYTES
+    sizes = row_bytes(bare.batch)[parents] + 4 * (chars[:, 1] - chars[:, 0]) + ROW_BYTES
     for part in slices(sizes, BLOCK_BYTES) if len(parents) else [slice(0, 0)]:
         rows = Block(bare.batch.take(pa.array(parents[part], pa.int64())))
         starts, ends = chars[part].T.tolist()
@@ -106,20 +105,6 @@ def _bare_row(row: Any, text_column: str) -> Any:
     if is_item(row):
         return row  # it keeps its content beside the chunk
     return write_row(row, {text_column: ""}, text_column)
-
-
-def _row_bytes(block: Block) -> np.ndarray:
-    """Measure the bytes of each row, int64 (n,)."""
-    return sum((_value_bytes(column) for column in block.batch.columns), np.zeros(len(block)))
-
-
-def _value_bytes(column: pa.Array) -> np.ndarray:
-    if is_string(column.type) or column.type in (pa.binary(), pa.large_binary()):
-        return pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
-    if column.type.num_fields and not pa.types.is_fixed_size_list(column.type):
-        return np.array([column.slice(i, 1).nbytes for i in range(len(column))], np.int64)
-    indices = column.indices if pa.types.is_dictionary(column.type) else column
-    return np.full(len(column), indices.nbytes / max(1, len(column)))
 
 
 def with_token_columns(
