@@ -218,7 +218,13 @@ class DeduplicateSemantic(DeduplicationStep):
     def _join(self, vectors: VectorsAndPlan) -> JoinedCells:
         id_column, max_neighbors = self.columns.id, self.options.max_neighbors
         settings = JoinSettings(
-            self.threshold, self.order(), id_column, max_neighbors, self._orders_pairs()
+            self.threshold,
+            self.order(),
+            id_column,
+            max_neighbors,
+            self._orders_pairs(),
+            self.grouping,
+            self.report_thresholds(),
         )
         return vectors | "Join" >> JoinCells(settings)
 
