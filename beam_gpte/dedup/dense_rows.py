@@ -176,12 +176,16 @@ def _decide(
     at = pa.array(rows["at"].to_numpy().astype(np.int64))
     contents = pa.chunked_array([block.column(content) for block in blocks]).take(at)
     near = _neighbors(rows, contents.combine_chunks(), settings)
-    count = 0
+    count, left_out = 0, _among(rows, list(expected), settings.id_column)
     for firsts, seconds, scores in _pairs(rows, near, settings):
         if len(firsts):
             count += len(firsts)
-            yield _pair_block(rows, (firsts, seconds, scores), settings)
-    found = _found(rows, list(expected), settings.id_column)
+            pairs = _pair_block(rows, (firsts, seconds, scores), settings)
+            yield pairs
+            if left_out is not None:
+                listed = frame_of([pairs]).select(FIRST_ID, SECOND_ID)
+                left_out = left_out.join(listed, on=[FIRST_ID, SECOND_ID], how="anti")
+    found = {} if left_out is None else dict(left_out.group_by(SAMPLE_KEY).len().rows())
     yield TaggedOutput("figures", StepFigures(costs={"pairs_cut": -count}, found=found))
 
 
@@ -210,13 +214,13 @@ def _pair_block(rows: pl.DataFrame, pairs: Pairs, settings: DenseSettings) -> Bl
     return block_of(pl.DataFrame({**columns, SCORE: pl.Series(scores, dtype=pl.Float32)}))
 
 
-def _found(rows: pl.DataFrame, expected: list[Block], id_column: str) -> dict[int, int]:
-    """Count the expected pairs of dense rows, which are all taken into account."""
+def _among(rows: pl.DataFrame, expected: list[Block], id_column: str) -> pl.DataFrame | None:
+    """Select the expected pairs of dense rows, which are all taken into account."""
     if not expected:
-        return {}
+        return None
     ids = rows[id_column].unique().implode()
     both = pl.col(FIRST_ID).is_in(ids) & pl.col(SECOND_ID).is_in(ids)
-    return dict(frame_of(expected).filter(both).group_by(SAMPLE_KEY).len().rows())
+    return frame_of(expected).filter(both)
 
 
 def _allowed(rows: pl.DataFrame) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

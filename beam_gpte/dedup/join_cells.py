@@ -58,7 +58,13 @@ from beam_gpte.dedup.dense_rows import (
     open_rows,
 )
 from beam_gpte.dedup.figures import StepFigures
-from beam_gpte.dedup.recall_audit import NearRows, count_expected, expect_pairs, rows_near_sample
+from beam_gpte.dedup.recall_audit import (
+    ROWS_COMPARED,
+    NearRows,
+    count_expected,
+    expect_pairs,
+    rows_near_sample,
+)
 from beam_gpte.dedup.score_pairs import (
     ROWS_READ,
     ScoreJoined,
@@ -211,9 +217,11 @@ class _Route(CutByKey):
 
     def process(self, block: Block, plan: Plan) -> Iterator[Keyed]:
         vectors = unit_vectors_of(block)
-        near = rows_near_sample(block, vectors, self._settings.threshold, plan)
-        if near is not None:
-            self._near.add(near)
+        for start in range(0, len(block), ROWS_COMPARED):
+            some = block.slice(start, ROWS_COMPARED), vectors[start : start + ROWS_COMPARED]
+            near = rows_near_sample(*some, self._settings.threshold, plan, self._near)
+            if near is not None:
+                self._near.add(near)
         home, rows, cells = plan.route(vectors)
         every, group, to = np.arange(len(home)), plan.group[home], plan.group[cells]
         keys = block.column(VECTOR_KEY).to_numpy()
