@@ -28,7 +28,7 @@ from beam_gpte.dedup.search_plan import Plan, scopes_of
 from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
-ROWS_WAITING = 1 << 16  # near to the sample, before they are reduced
+ROWS_WAITING = 1 << 15  # near to the sample, before they are reduced
 ROWS_COMPARED = 128  # with the sample, before those that are not wanted are known anew
 
 
@@ -92,9 +92,9 @@ class NearRows:
         if not blocks:
             return []
         remaining = first_of_each(frame_of(blocks), self._order, self._id_column)
-        counted = remaining.group_by(SAMPLE_KEY).agg(pl.col(VECTOR_KEY).max(), n=pl.len())
-        enough = counted.filter(pl.col("n") > MAX_NEAR).select(SAMPLE_KEY, VECTOR_KEY)
-        self._largest = dict(enough.rows())
+        enough = remaining.filter(pl.len().over(SAMPLE_KEY) >= MAX_NEAR)
+        largest = pl.col(VECTOR_KEY).sort().get(MAX_NEAR - 1)
+        self._largest = dict(enough.group_by(SAMPLE_KEY).agg(largest).rows())
         return [block_of(remaining)]
 
 
