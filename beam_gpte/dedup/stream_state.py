@@ -301,8 +301,9 @@ def _near(
         return None
     parts = (slice(i, i + PAIRS_AT_ONCE) for i in range(0, len(at), PAIRS_AT_ONCE))
     scores = np.concatenate([cosines(a[at[part]], b[other[part]]) for part in parts])
-    before = pl.DataFrame(piece.batch.take(pa.array(other)))
-    now = pl.DataFrame(rows.batch.take(pa.array(at)))
+    names = [ID, TIMESTAMP, HOME]  # not the vectors, once for each pair
+    before = pl.DataFrame(piece.batch.select(names).take(pa.array(other)))
+    now = pl.DataFrame(rows.batch.select(names).take(pa.array(at)))
     score = pl.Series(SCORE, np.minimum(scores, 1))
     pairs = pl.DataFrame({"row": at, "other": other})
     pairs = pairs.with_columns(before[ID], before[TIMESTAMP], score)
