@@ -74,8 +74,8 @@ class DeduplicateLexical(DeduplicationStep):
     blank texts are duplicates of one another and of no other text.
 
     In a bucket, which holds rows that agree in a band, each row is compared with the first 1,000
-    only; the pairs left out are counted as `pairs_cut`. Many duplicates of one text make such
-    buckets: remove them first, with `DeduplicateExact`.
+    only. Of rows in buckets of more than 32 `pairs` holds those that decide; the others are counted
+    as `pairs_cut`. One worker holds the texts of all such rows. See `dedup.dense_rows`.
 
     Rows whose text is null, and rows whose id is null or taken, fail the job or are collected by
     `with_exception_handling()`. A worker holds the bands of one of 64 partitions, about

@@ -72,7 +72,7 @@ class _Decided:
         surely = reached & ~self.unknown[firsts]
         np.logical_or.at(self.removed, seconds, surely)
         np.logical_or.at(self.unknown, seconds, reached & ~surely)
-        return reached.any(axis=1)
+        return np.asarray(reached.any(axis=1))
 
 
 def leader_pairs(is_open: np.ndarray, thresholds: np.ndarray, rows: Neighbors) -> Iterator[Pairs]:
