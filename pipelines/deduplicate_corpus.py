@@ -32,6 +32,7 @@ from beam_gpte import (
     EncoderConfig,
     InputError,
     ReadCorpus,
+    ReadLimits,
     SemanticOptions,
     WriteRejects,
     WriteVectorsToParquet,
@@ -255,7 +256,7 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
     output = options.output.rstrip("/")
     files, saved_index = reference_of(options)
     names = {"id_column": options.id_column, "text_column": options.text_column}
-    names |= {"max_row_bytes": options.max_row_bytes}
+    names |= {"limits": ReadLimits(options.max_row_bytes)}
     read = ReadCorpus(options.input, **names, types=types_of(options.types))
     rows, unreadable = pipeline | "ReadCorpus" >> read.with_exception_handling()
     reference = None if files is None else pipeline | "ReadReference" >> ReadCorpus(files, **names)

@@ -18,6 +18,7 @@ from beam_gpte import (
     EncoderConfig,
     QuantizeVectors,
     ReadCorpus,
+    ReadLimits,
     WriteRejects,
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
@@ -136,7 +137,7 @@ def build(
         id_column=options.id_column,
         text_column=text_column,
         types=types_of(options.types),
-        max_row_bytes=options.max_row_bytes,
+        limits=ReadLimits(options.max_row_bytes),
     )
     corpus, unreadable = pipeline | read.with_exception_handling()
     if files:

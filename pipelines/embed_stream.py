@@ -34,6 +34,7 @@ from beam_gpte import (
     EncoderConfig,
     InputError,
     Polling,
+    ReadLimits,
     WatchCorpus,
     WriteRejects,
     WriteVectorsToDuckDB,
@@ -169,7 +170,7 @@ def build(
         time_column=SEEN_AT if options.horizon else None,
         committed=all_of(committed, output.rejected_or_removed()),
         polling=Polling(options.interval, stop, output.versions),
-        max_row_bytes=options.max_row_bytes,
+        limits=ReadLimits(options.max_row_bytes),
     )
     corpus, unreadable = pipeline | watch.with_exception_handling()
     vectors, refused = corpus | embed_of(options, model).with_exception_handling()

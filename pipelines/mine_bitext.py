@@ -27,6 +27,7 @@ from beam_gpte import (
     InputError,
     MineBitext,
     ReadCorpus,
+    ReadLimits,
     SplitSentences,
     WriteRejects,
     WriteVectorsToParquet,
@@ -229,7 +230,7 @@ def read_side(pipeline: beam.Pipeline, options: MineBitextOptions, side: str) ->
         id_column=options.id_column,
         text_column=options.text_column,
         types=types_of(options.types),
-        max_row_bytes=options.max_row_bytes,
+        limits=ReadLimits(options.max_row_bytes),
     )
     rows, unreadable = pipeline | f"Read_{side}" >> read.with_exception_handling()
     rejects = [unreadable]

@@ -50,7 +50,7 @@ from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW, TileRows, join_tile
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
-from beam_gpte.dedup.dense_rows import (
+from beam_gpte.dedup.dense.rows import (
     DENSE_FROM,
     DecideDense,
     DenseSettings,

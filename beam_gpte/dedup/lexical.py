@@ -39,9 +39,9 @@ from beam_gpte.core.text.minhash import (
 from beam_gpte.core.text.normalize import normalize, scope_keys
 from beam_gpte.dedup.checks import Blocks, TextDefects
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
-from beam_gpte.dedup.dense_rows import (
+from beam_gpte.dedup.dense.neighbors import MAX_NEIGHBORS
+from beam_gpte.dedup.dense.rows import (
     DENSE_FROM,
-    MAX_NEIGHBORS,
     DecideDense,
     DenseSettings,
     named_rows,
@@ -75,7 +75,7 @@ class DeduplicateLexical(DeduplicationStep):
 
     In a bucket, which holds rows that agree in a band, each row is compared with the first 1,000
     only. Of rows in buckets of more than 32 `pairs` holds those that decide; the others are counted
-    as `pairs_cut`. One worker holds the texts of all such rows. See `dedup.dense_rows`.
+    as `pairs_cut`. One worker holds the texts of all such rows. See `dedup.dense`.
 
     Rows whose text is null, and rows whose id is null or taken, fail the job or are collected by
     `with_exception_handling()`. A worker holds the bands of one of 64 partitions, about

@@ -27,7 +27,8 @@ from apache_beam.pvalue import TaggedOutput
 from beam_gpte.core.columns import FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
-from beam_gpte.dedup.dense_rows import PAIRS_AT_ONCE, Parts, Similarity, dense_block
+from beam_gpte.dedup.dense.neighbors import PAIRS_AT_ONCE, Similarity
+from beam_gpte.dedup.dense.rows import Parts, dense_block
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.elements.wiring import named_collections
@@ -45,7 +46,7 @@ class CandidatesAndContents(NamedTuple):
     Attributes:
       candidates: blocks of `first_id`, `second_id`; a pair may come twice.
       contents: blocks of an id and one other column, whose values are compared.
-      dense: rows that are named dense, see `dense_rows`; none or one collection.
+      dense: rows that are named dense, see `dedup.dense`; none or one collection.
     """
 
     candidates: beam.PCollection[Block]

@@ -26,7 +26,7 @@ from beam_gpte.core.dedup.grouping import KEPT, REMOVED, UNDECIDED, removed_by_l
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import different_models
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
-from beam_gpte.dedup.dense_rows import PAIRS_AT_ONCE
+from beam_gpte.dedup.dense.neighbors import PAIRS_AT_ONCE
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, BlockCoder
 from beam_gpte.elements.plain_types import is_string

@@ -60,14 +60,20 @@ def check_settings(text_column: str, id_column: str | None, format_: str | None)
         raise InputError(f"format {format_!r} is unknown; use one of {', '.join(READERS)}, or None")
 
 
-def check_max_row_bytes(max_row_bytes: int) -> None:
-    """Check the size of the longest row.
+@dataclasses.dataclass(frozen=True)
+class ReadLimits:
+    """Bound what is read of a file at once.
 
-    Raises:
-      InputError: it is below 1.
+    Attributes:
+      max_row_bytes: of a line, or of a row of CSV or Parquet. A longer one is a bad row, and is not
+        held in memory.
     """
-    if max_row_bytes < 1:
-        raise InputError(f"max_row_bytes is {max_row_bytes}; use 1 or more")
+
+    max_row_bytes: int = MAX_ROW_BYTES
+
+    def __post_init__(self) -> None:
+        if self.max_row_bytes < 1:
+            raise InputError(f"max_row_bytes is {self.max_row_bytes}; use 1 or more")
 
 
 def check_types(types: Any, name: str) -> None:
@@ -111,8 +117,7 @@ class ReadCorpus(RejectingTransform):
       rows_per_block: maximum number of rows in a block.
       types: to cast columns to, by name, as ``{"stars": pa.int64()}``; of CSV all are strings
         otherwise. Every file has to have them. A value that does not fit is a bad row.
-      max_row_bytes: of a line, or of a row of CSV or Parquet. A longer one is a bad row, and is not
-        held in memory.
+      limits: of rows.
     """
 
     pattern: str | Sequence[str]
@@ -122,7 +127,7 @@ class ReadCorpus(RejectingTransform):
     format: str | None = None
     rows_per_block: int = ROWS_PER_BLOCK
     types: Mapping[str, pa.DataType] | None = None
-    max_row_bytes: int = MAX_ROW_BYTES
+    limits: ReadLimits = dataclasses.field(default_factory=ReadLimits)
 
     def __post_init__(self) -> None:
         pattern_list(self.pattern)
@@ -132,7 +137,6 @@ class ReadCorpus(RejectingTransform):
         if self.rows_per_block < 1:
             raise InputError(f"rows_per_block is {self.rows_per_block}; use 1 or more")
         check_types(self.types, "types")
-        check_max_row_bytes(self.max_row_bytes)
 
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         """Return blocks, or `(good, rejects)`."""
@@ -150,7 +154,7 @@ class ReadCorpus(RejectingTransform):
         """The columns to read."""
         columns = None if self.columns is None else tuple(self.columns)
         names = self.id_column, self.text_column
-        return ColumnSelection(columns, *names, self.types or {}, self.max_row_bytes)
+        return ColumnSelection(columns, *names, self.types or {}, self.limits.max_row_bytes)
 
     def _read_files(self, patterns: list[str]) -> beam.PTransform:
         """Make a ParDo with the outputs `blocks`, `rejects` and `schemas`."""

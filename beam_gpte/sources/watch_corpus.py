@@ -34,11 +34,11 @@ from beam_gpte.elements.rejects import (
 from beam_gpte.sources.corpus_files import common_folder
 from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.file_versions import FileVersions, current_version
-from beam_gpte.sources.formats.rows import MAX_ROW_BYTES, ColumnSelection, FileRows, RowError
+from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.local_clock import Ticks
 from beam_gpte.sources.match_files import pattern_list
 from beam_gpte.sources.new_files import NewFiles
-from beam_gpte.sources.read_corpus import check_max_row_bytes, check_settings, check_types
+from beam_gpte.sources.read_corpus import ReadLimits, check_settings, check_types
 from beam_gpte.sources.read_files import FileReading, parsed_block, read_file, unreadable_block
 from beam_gpte.sources.row_ranges import RowRanges
 
@@ -104,7 +104,7 @@ class WatchCorpus(RejectingTransform):
       time_column: add a column of this name with the event time.
       committed: rows by file that are not read again, see `sources.committed_rows`.
       polling: how often to scan, and what ends the stream.
-      max_row_bytes: as for `ReadCorpus`.
+      limits: of rows.
     """
 
     pattern: str | Sequence[str]
@@ -115,12 +115,11 @@ class WatchCorpus(RejectingTransform):
     time_column: str | None = None
     committed: Mapping[str, RowRanges] | None = dataclasses.field(default=None, repr=False)
     polling: Polling = Polling()
-    max_row_bytes: int = MAX_ROW_BYTES
+    limits: ReadLimits = dataclasses.field(default_factory=ReadLimits)
 
     def __post_init__(self) -> None:
         pattern_list(self.pattern)
         check_types(self.columns, "columns")
-        check_max_row_bytes(self.max_row_bytes)
         check_settings(self.text_column, self.id_column, self.format)
         columns = [self.text_column, self.id_column, *(self.columns or ()), *self._added()]
         for name in self._added():
@@ -152,7 +151,7 @@ class WatchCorpus(RejectingTransform):
 
     def _reader(self, patterns: list[str]) -> "_ReadFile":
         names = self.id_column, self.text_column
-        selection = ColumnSelection(None, *names, max_row_bytes=self.max_row_bytes)
+        selection = ColumnSelection(None, *names, max_row_bytes=self.limits.max_row_bytes)
         reading = FileReading(
             common_folder(patterns),
             selection,

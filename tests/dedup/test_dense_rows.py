@@ -13,7 +13,8 @@ import pytest
 from apache_beam.testing.util import assert_that
 
 from beam_gpte import Deduplicate, DeduplicateLexical, DeduplicateSemantic
-from beam_gpte.dedup import dense_rows, join_cells, lexical, search_plan
+from beam_gpte.dedup import join_cells, lexical, search_plan
+from beam_gpte.dedup.dense import rows as dense_rows
 
 NewPipeline = Callable[..., beam.Pipeline]
 ALL = 10**9  # near rows before a row, so that none is dense

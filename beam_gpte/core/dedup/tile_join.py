@@ -239,10 +239,10 @@ class _Tile:
         if self._dense_from < len(named):
             counts = np.bincount(seconds, minlength=len(named))
             named |= counts > self._dense_from
-        most = MAX_NAMED * int(named.sum())
+        limit = MAX_NAMED * int(named.sum())
         for _ in range(MAX_STEPS_BEFORE):
             before = np.unique(firsts[named[seconds] & ~named[firsts]])
-            if not len(before) or named.sum() + len(before) > most:
+            if not len(before) or named.sum() + len(before) > limit:
                 break
             named[before] = True
         listed = ~(named[firsts] & named[seconds])

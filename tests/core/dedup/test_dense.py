@@ -28,8 +28,8 @@ class Scores:
     def near(self, firsts: np.ndarray, seconds: np.ndarray, min_scores: np.ndarray) -> Pairs:
         self.compared += len(firsts) * len(seconds)
         i, j = (part.reshape(-1) for part in np.meshgrid(firsts, seconds, indexing="ij"))
-        least = np.repeat(min_scores, len(seconds))
-        near = (i < j) & (self.scores[i, j] >= least)
+        min_score = np.repeat(min_scores, len(seconds))
+        near = (i < j) & (self.scores[i, j] >= min_score)
         return i[near], j[near], self.scores[i, j][near]
 
     def best(self, seconds: np.ndarray, min_score: np.float32) -> Pairs:
