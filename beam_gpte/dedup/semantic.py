@@ -90,9 +90,9 @@ class DeduplicateSemantic(DeduplicationStep):
     In mode ``exact`` no pair with a cosine of at least `threshold` is missed, unless a
     `max_neighbors` of 32 or less cuts it (`core.dedup.space` has the proof). It pays from 0.9 on;
     below 0.87 every row is compared with every other one. With the grouping ``leader`` every row is
-    kept, in the order of keeping, that is near to no row kept before it: each removed row is within the
-    threshold of its `duplicate_of`, no two kept rows are. The result does not depend on the order,
-    blocks or workers of the collection.
+    kept, in the order of keeping, that is near to no row kept before it: each removed row is within
+    the threshold of its `duplicate_of`, no two kept rows are. The result does not depend on the
+    order, blocks or workers of the collection.
 
     `pairs` holds each pair of distinct vectors once; rows with equal vectors are each paired with
     the first of them, and their other pairs follow from these. Of rows with more than 32 near rows
