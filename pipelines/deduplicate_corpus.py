@@ -29,12 +29,14 @@ from beam_gpte import (
     EncoderConfig,
     InputError,
     ReadCorpus,
+    ReadLimits,
     SemanticOptions,
     WriteRejects,
     WriteVectorsToParquet,
 )
 from beam_gpte.cli.any_rows import any_read, check_usable, first_columns, total_rows
 from beam_gpte.cli.corpus_options import (
+    add_max_row_bytes_option,
     add_rename_option,
     add_types_option,
     check_added,
@@ -137,6 +139,7 @@ class DeduplicateCorpusOptions(PipelineOptions):
         add("--text_column", default="text", help="texts (default: text)")
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
         add_types_option(parser)
+        add_max_row_bytes_option(parser)
         add_rename_option(parser, "duplicate_of, score or found_by")
         add(
             "--max_rejects",
@@ -256,6 +259,7 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
     output = options.output.rstrip("/")
     known, reference, saved_index = reference_of(options), None, None
     names = {"id_column": options.id_column, "text_column": options.text_column}
+    names |= {"limits": ReadLimits(options.max_row_bytes)}
     read = ReadCorpus(options.input, **names, types=types_of(options.types))
     rows, unreadable = pipeline | "ReadCorpus" >> read.with_exception_handling()
     if known is not None:

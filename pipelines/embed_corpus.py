@@ -18,12 +18,14 @@ from beam_gpte import (
     EncoderConfig,
     QuantizeVectors,
     ReadCorpus,
+    ReadLimits,
     WriteRejects,
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
 )
 from beam_gpte.cli.any_rows import any_read, any_usable, total_rows
 from beam_gpte.cli.corpus_options import (
+    add_max_row_bytes_option,
     add_rename_option,
     add_types_option,
     check_added,
@@ -105,6 +107,7 @@ class EmbedCorpusOptions(PipelineOptions):
             help="Parquet files of a previous run, e.g. <output>: its texts are not embedded again",
         )
         add_types_option(parser)
+        add_max_row_bytes_option(parser)
         add_rename_option(parser, "the vectors (embedding) and the columns of chunks")
         add(
             "--max_rejects",
@@ -135,6 +138,7 @@ def build(
         id_column=options.id_column,
         text_column=text_column,
         types=types_of(options.types),
+        limits=ReadLimits(options.max_row_bytes),
     )
     corpus, unreadable = pipeline | read.with_exception_handling()
     if files:

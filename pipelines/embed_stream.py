@@ -34,12 +34,14 @@ from beam_gpte import (
     EncoderConfig,
     InputError,
     Polling,
+    ReadLimits,
     WatchCorpus,
     WriteRejects,
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
 )
 from beam_gpte.cli.corpus_options import (
+    add_max_row_bytes_option,
     add_rename_option,
     check_added,
     check_renames,
@@ -111,6 +113,7 @@ class EmbedStreamOptions(PipelineOptions):
         )
         add("--text_column", default="text", help="texts to embed (default: text)")
         add_rename_option(parser, "embedding, duplicate_of or score")
+        add_max_row_bytes_option(parser)
         add("--prompt_name", help="a prompt that the model defines, e.g. query")
         add("--prompt", help="text put before every input")
         add("--truncate_dim", type=int, help="keep the first n dimensions (Matryoshka)")
@@ -168,6 +171,7 @@ def build(
         time_column=SEEN_AT if options.horizon else None,
         committed=all_of(committed, output.rejected_or_removed()),
         polling=Polling(options.interval, stop, output.versions),
+        limits=ReadLimits(options.max_row_bytes),
     )
     corpus, unreadable = pipeline | watch.with_exception_handling()
     vectors, refused = corpus | embed_of(options, model).with_exception_handling()

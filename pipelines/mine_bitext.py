@@ -27,12 +27,14 @@ from beam_gpte import (
     InputError,
     MineBitext,
     ReadCorpus,
+    ReadLimits,
     SplitSentences,
     WriteRejects,
     WriteVectorsToParquet,
 )
 from beam_gpte.cli.any_rows import any_read, check_usable, first_columns, total_rows
 from beam_gpte.cli.corpus_options import (
+    add_max_row_bytes_option,
     add_rename_option,
     add_types_option,
     check_added,
@@ -121,6 +123,7 @@ class MineBitextOptions(PipelineOptions):
         add("--text_column", default="text", help="texts (default: text)")
         add("--embedding_column", default="embedding", help="vectors (default: embedding)")
         add_types_option(parser)
+        add_max_row_bytes_option(parser)
         add_rename_option(parser, "the columns of --split_sentences and of the languages")
         add("--tsv", action="store_true", help="write bitext.tsv too")
         add("--gold", help="JSON Lines of source_id and target_id to compare with")
@@ -227,6 +230,7 @@ def read_side(pipeline: beam.Pipeline, options: MineBitextOptions, side: str) ->
         id_column=options.id_column,
         text_column=options.text_column,
         types=types_of(options.types),
+        limits=ReadLimits(options.max_row_bytes),
     )
     rows, unreadable = pipeline | f"Read_{side}" >> read.with_exception_handling()
     rejects = [unreadable]

@@ -1,4 +1,4 @@
-"""Share the options `--types` and `--rename` of programs that read a corpus and add columns to it.
+"""Share the options of programs that read a corpus and add columns to it.
 
 A program refuses a name that the input has before the run, with the flag that helps; see
 `elements.added_columns` for what transforms do.
@@ -14,6 +14,7 @@ import pyarrow as pa
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.sources.declared_columns import typed_columns
+from beam_gpte.sources.formats.rows import MAX_ROW_BYTES
 
 T = TypeVar("T", bound=AddsColumns)
 
@@ -26,6 +27,17 @@ def add_types_option(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="COLUMN:TYPE",
         help="to cast columns to, e.g. stars:int64 day:date32; of CSV all are strings otherwise",
+    )
+
+
+def add_max_row_bytes_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--max-row-bytes`."""
+    parser.add_argument(
+        "--max-row-bytes",
+        type=int,
+        default=MAX_ROW_BYTES,
+        metavar="N",
+        help="longer lines and rows are rejected (default: %(default)s)",
     )
 
 

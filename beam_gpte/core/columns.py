@@ -99,6 +99,8 @@ VECTOR_KEY = HIDDEN + "vector_key"  # uint64, equal for equal vectors of one sco
 CELL = HIDDEN + "cell"  # int16: the row's home cell
 SKETCH = HIDDEN + "sketch"  # FixedSizeList<float16>[s + 1]
 VISITS = HIDDEN + "visits"  # list of int16: further cells of a tile that a row is compared in
+DENSE = HIDDEN + "dense"  # bool: marks the rows that are named dense
+OPEN = HIDDEN + "open"  # bool: rows that others may remove by pairs that are listed
 HOME = HIDDEN + "home"  # bool: whether a row is in its home cell, or a replica
 
 # Rows and pairs under mining.

@@ -50,9 +50,23 @@ from beam_gpte.core.dedup.grouping import FIRST_ORDER, SECOND_ORDER
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW, TileRows, join_tile
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
+from beam_gpte.dedup.dense.rows import (
+    DENSE_FROM,
+    DecideDense,
+    DenseSettings,
+    named_rows,
+    open_rows,
+)
 from beam_gpte.dedup.figures import StepFigures
-from beam_gpte.dedup.recall_audit import NearRows, count_expected, expect_pairs, rows_near_sample
+from beam_gpte.dedup.recall_audit import (
+    ROWS_COMPARED,
+    NearRows,
+    count_expected,
+    expect_pairs,
+    rows_near_sample,
+)
 from beam_gpte.dedup.score_pairs import (
+    ROWS_READ,
     ScoreJoined,
     cosine_similarity,
     score_from_files,
@@ -107,6 +121,8 @@ class JoinSettings:
       max_neighbors: candidates of one row with rows kept before it, per tile; more are cut.
       order_values: whether pairs also have `first_order` and `second_order`, the order values of
         their rows.
+      rule: that decides on the pairs; says which pairs of dense rows it needs.
+      thresholds: larger ones, at which it decides too.
     """
 
     threshold: float
@@ -114,6 +130,23 @@ class JoinSettings:
     id_column: str
     max_neighbors: int
     order_values: bool = False
+    rule: str = "leader"
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def dense_from(self) -> int | None:
+        """Return how many candidates before a row make it dense; None where fewer are cut."""
+        return DENSE_FROM if self.max_neighbors > DENSE_FROM else None
+
+    def dense(self) -> DenseSettings:
+        """Return how pairs of dense rows are chosen."""
+        return DenseSettings(
+            self.rule,
+            (self.threshold, *self.thresholds),
+            self.order,
+            self.id_column,
+            order_values=self.order_values,
+        )
 
 
 @dataclasses.dataclass(eq=False)
@@ -156,8 +189,12 @@ class JoinCells(beam.PTransform):
         )
         score = ScoreJoined(settings.id_column, cosine_similarity, settings.threshold)
         scored = joined.away | "ScoreJoined" >> score
-        edges = (joined.edges, scored, joined.one_home) | "Edges" >> beam.Flatten()
-        return JoinedCells(edges, joined.equal_pairs, joined.expected, joined.figures)
+        decide = DecideDense(settings.dense(), (joined.expected,))
+        dense = scored.dense | "DecideDense" >> decide
+        found = (joined.edges, scored.pairs, joined.one_home, dense.pairs)
+        edges = found | "Edges" >> beam.Flatten()
+        figures = (joined.figures, dense.figures) | "Figures" >> beam.Flatten()
+        return JoinedCells(edges, joined.equal_pairs, joined.expected, figures)
 
 
 class _Route(CutByKey):
@@ -180,9 +217,11 @@ class _Route(CutByKey):
 
     def process(self, block: Block, plan: Plan) -> Iterator[Keyed]:
         vectors = unit_vectors_of(block)
-        near = rows_near_sample(block, vectors, self._settings.threshold, plan)
-        if near is not None:
-            self._near.add(near)
+        for start in range(0, len(block), ROWS_COMPARED):
+            some = block.slice(start, ROWS_COMPARED), vectors[start : start + ROWS_COMPARED]
+            near = rows_near_sample(*some, self._settings.threshold, plan, self._near)
+            if near is not None:
+                self._near.add(near)
         home, rows, cells = plan.route(vectors)
         every, group, to = np.arange(len(home)), plan.group[home], plan.group[cells]
         keys = block.column(VECTOR_KEY).to_numpy()
@@ -275,9 +314,11 @@ class _JoinTile:
             settings.order,
             settings.id_column,
             settings.max_neighbors,
+            settings.dense_from,
         )
         figures = {"tiles": 1, "replicas": len(there.frame), "comparisons": found.comparisons}
-        figures |= {"candidates": len(found.candidates), "pairs_cut": found.cut}
+        figures |= {"candidates": len(found.candidates) + found.left_out}
+        figures |= {"pairs_cut": found.cut + found.left_out}
         yield TaggedOutput("figures", StepFigures(costs=figures))
         if len(found.duplicates):
             equal_pairs = found.duplicates.with_columns(pl.lit(1, pl.Float32).alias(SCORE))
@@ -289,14 +330,57 @@ class _JoinTile:
                 values.gather(candidates[FIRST_ROW]).alias(FIRST_ORDER),
                 values.gather(candidates[SECOND_ROW]).alias(SECOND_ORDER),
             )
+        is_only = home[0].schema.field(CELL).metadata == _ONLY_TILE
+        named = _ordered((here.frame, there.frame))[found.dense]
         if is_light(home[0]):
             places = [block.select([FILE, AT]) for block in (*home, *others)]
-            yield from self._near_from_files(candidates, Block.concat(places), len(here.frame))
+            light = Block.concat(places)
+            near = self._near_from_files(candidates, light, len(here.frame))
+            yield from self._with_dense(near, named, is_only, candidates)
+            yield from self._contents_from_files(named, light, found.dense)
         else:
             vectors = [block.select([settings.id_column, VECTOR]) for block in home]
-            is_only = home[0].schema.field(CELL).metadata == _ONLY_TILE
             rows = concat_by_id(vectors, settings.id_column)
-            yield from self._near_in_memory(candidates, rows, is_only)
+            near = self._near_in_memory(candidates, rows, is_only)
+            yield from self._with_dense(near, named, is_only, candidates)
+            if is_only and len(named):
+                dense = rows.take(found.dense)
+                for keyed in split_by_id(dense, settings.id_column, PARTITIONS):
+                    yield TaggedOutput("away", keyed)
+
+    def _with_dense(
+        self,
+        near: Iterator[Any],
+        named: pl.DataFrame,
+        is_only: bool,
+        candidates: pl.DataFrame,
+    ) -> Iterator[Any]:
+        """Yield what comes of the pairs, then what dense rows need, in the partition of each id.
+
+        In another tile, rows that are second here may be dense.
+        """
+        yield from near
+        id_column = self.settings.id_column
+        if not len(candidates) and not len(named):
+            return
+        if is_only:
+            candidates = candidates.filter(candidates[SECOND_ID].is_in(named[id_column].implode()))
+        opened = open_rows(candidates[SECOND_ID], id_column)
+        for frame in (named_rows(named), opened):
+            for keyed in partition_frame(frame, id_column) if len(frame) else ():
+                yield TaggedOutput("away", keyed)
+
+    def _contents_from_files(
+        self, named: pl.DataFrame, light: Block, rows: np.ndarray
+    ) -> Iterator[TaggedOutput]:
+        id_column = self.settings.id_column
+        for start in range(0, len(rows), ROWS_READ):
+            part = slice(start, start + ROWS_READ)
+            vectors = unit_vectors_of(light.take(rows[part]))
+            ids = named[part][id_column].to_arrow()
+            dense = hidden_block({id_column: ids, VECTOR: vectors_to_arrow(vectors)})
+            for keyed in split_by_id(dense, id_column, PARTITIONS):
+                yield TaggedOutput("away", keyed)
 
     def _near_from_files(
         self, candidates: pl.DataFrame, places: Block, rows_home: int
@@ -333,6 +417,12 @@ class _JoinTile:
                 yield TaggedOutput("away", (partition, pairs))
                 needed = vectors.take(pc.unique(piece.column(home_row)))
                 yield TaggedOutput("away", (partition, needed))
+
+
+def _ordered(frames: tuple[pl.DataFrame, pl.DataFrame]) -> pl.DataFrame:
+    """Give the rows at home, then the others, with what orders and separates them."""
+    parts = [frame.drop(CELL, VISITS, VECTOR_KEY, strict=False) for frame in frames]
+    return pl.concat([parts[0], parts[1].select(parts[0].columns)])
 
 
 def _both(home: list[Block], others: list[Block]) -> list[TileRows]:

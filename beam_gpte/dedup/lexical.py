@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import BUCKET, FIRST_ID, NORMAL, REFERENCE, SCOPE, SECOND_ID, Columns
 from beam_gpte.core.dedup.keep_order import KeepOrder
@@ -38,6 +39,14 @@ from beam_gpte.core.text.minhash import (
 from beam_gpte.core.text.normalize import normalize, scope_keys
 from beam_gpte.dedup.checks import Blocks, TextDefects
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
+from beam_gpte.dedup.dense.neighbors import MAX_NEIGHBORS
+from beam_gpte.dedup.dense.rows import (
+    DENSE_FROM,
+    DecideDense,
+    DenseSettings,
+    named_rows,
+)
+from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.dedup.score_pairs import CandidatesAndContents, ScorePairs
@@ -47,8 +56,6 @@ from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, concat_fram
 from beam_gpte.shuffle.unique_ids import id_array
 
 BUCKET_PARTITIONS = 64  # of the buckets: a worker holds one partition's
-# Rows of a bucket that each other one is paired with: the first in the order of keeping.
-MAX_NEIGHBORS = 1000
 PAIRS_AT_ONCE = 1 << 20  # of buckets, in memory
 CHARACTERS_AT_ONCE = 1 << 21  # shingled in memory: about 100 bytes each
 
@@ -67,8 +74,8 @@ class DeduplicateLexical(DeduplicationStep):
     blank texts are duplicates of one another and of no other text.
 
     In a bucket, which holds rows that agree in a band, each row is compared with the first 1,000
-    only; the pairs left out are counted as `pairs_cut`. Many duplicates of one text make such
-    buckets: remove them first, with `DeduplicateExact`.
+    only. Of rows in buckets of more than 32 `pairs` holds those that decide; the others are counted
+    as `pairs_cut`. One worker holds the texts of all such rows. See `dedup.dense`.
 
     Rows whose text is null, and rows whose id is null or taken, fail the job or are collected by
     `with_exception_handling()`. A worker holds the bands of one of 64 partitions, about
@@ -137,19 +144,26 @@ class DeduplicateLexical(DeduplicationStep):
         describe = _Describe(self.columns, id_column, order, self.scope, context.has_reference)
         named = beam.Map(InStep(self.step, describe)).with_output_types(Block)
         texts = rows | "Describe" >> named
-        pair_buckets = beam.FlatMap(_pair_buckets, id_column, order).with_output_types(Block)
-        candidates = (
+        pair_buckets = beam.FlatMap(_pair_buckets, id_column, order).with_output_types(
+            Block, dense=Block, figures=StepFigures
+        )
+        found = (
             texts
             | "Bands" >> beam.ParDo(_Bands(self._bands(), self.minhash)).with_output_types(Keyed)
             | "Buckets" >> beam.GroupByKey()
-            | "PairBuckets" >> pair_buckets
+            | "PairBuckets" >> pair_buckets.with_outputs("dense", "figures", main="candidates")
         )
         contents = texts | "Texts" >> beam.Map(_contents, id_column).with_output_types(Block)
         similarity = functools.partial(text_similarity, shingle=self.minhash.shingle)
         score = ScorePairs(id_column, similarity, self.threshold)
-        pairs = CandidatesAndContents(candidates, contents) | "ScorePairs" >> score
+        to_score = CandidatesAndContents(found.candidates, contents, (found.dense,))
+        scored = to_score | "ScorePairs" >> score
+        settings = DenseSettings("leader", (self.threshold,), order, id_column, similarity)
+        dense = scored.dense | "DecideDense" >> DecideDense(settings)
+        pairs = (scored.pairs, dense.pairs) | "NearPairs" >> beam.Flatten()
         grouped = NearPairs(pairs) | "GroupPairs" >> GroupPairs("leader", id_column)
-        return StepResult(rows, grouped.pairs, grouped.decisions)
+        figures = (found.figures, dense.figures)
+        return StepResult(rows, grouped.pairs, grouped.decisions, figures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,11 +238,32 @@ class _Bands(CutByKey):
 
 def _pair_buckets(
     element: tuple[int, Iterable[Block]], id_column: str, order: KeepOrder
-) -> Iterator[Block]:
-    """Pair rows in one bucket, the one that is kept first; a pair may come from several buckets."""
+) -> Iterator[Any]:
+    """Pair rows in one bucket, the one that is kept first; a pair may come from several buckets.
+
+    Rows of a large bucket are named dense instead.
+    """
     rows = frame_of(element[1]).filter(pl.len().over(BUCKET) > 1)
     if not len(rows):
         return
+    is_large = (
+        pl.len().over(BUCKET) > DENSE_FROM + 1 if MAX_NEIGHBORS > DENSE_FROM else pl.lit(False)
+    )
+    large, rows = rows.filter(is_large), rows.filter(~is_large)
+    if len(large):
+        yield TaggedOutput("dense", block_of(named_rows(large)))
+        left_out = large.group_by(BUCKET).len()["len"]
+        yield TaggedOutput("figures", StepFigures(costs={"pairs_cut": _pairs_of(left_out)}))
+    if len(rows):
+        yield from _listed_pairs(rows, id_column, order)
+
+
+def _pairs_of(sizes: pl.Series) -> int:
+    """Count the pairs in buckets, each once for each bucket that it is in."""
+    return int((sizes.cast(pl.Int64) * (sizes.cast(pl.Int64) - 1) // 2).sum())
+
+
+def _listed_pairs(rows: pl.DataFrame, id_column: str, order: KeepOrder) -> Iterator[Block]:
     rows = order.sort(rows, id_column).sort(BUCKET, maintain_order=True)
     buckets, ids = rows[BUCKET].to_numpy(), rows[id_column]
     known = rows[REFERENCE].to_numpy() if REFERENCE in rows.columns else None

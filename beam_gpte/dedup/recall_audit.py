@@ -9,11 +9,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from beam_gpte.core.columns import AT, FILE, FIRST_ID, SECOND_ID, VECTOR, VECTOR_KEY
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.recall import (
+    MAX_NEAR,
     SAMPLE_KEY,
     expected_pairs,
     first_of_each,
@@ -26,11 +28,12 @@ from beam_gpte.dedup.search_plan import Plan, scopes_of
 from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.shuffle.group_by_id import block_of, frame_of
 
-ROWS_WAITING = 1 << 17  # near to the sample, before they are reduced
+ROWS_WAITING = 1 << 15  # near to the sample, before they are reduced
+ROWS_COMPARED = 128  # with the sample, before those that are not wanted are known anew
 
 
 def rows_near_sample(
-    block: Block, vectors: np.ndarray, threshold: float, plan: Plan
+    block: Block, vectors: np.ndarray, threshold: float, plan: Plan, known: "NearRows"
 ) -> Block | None:
     """Find the rows near to the plan's sample: without vectors, with the key of the sampled one.
 
@@ -41,11 +44,12 @@ def rows_near_sample(
       vectors: their unit vectors.
       threshold: minimum cosine.
       plan: holds the sample.
+      known: the rows found so far, with which some are not wanted.
     """
     audited = plan.audited
-    row, at = near_sample(
-        vectors, vector_matrix(audited.column(VECTOR)), threshold, scopes_of(block, audited)
-    )
+    wanted = known.wanted(*(part.column(VECTOR_KEY).to_numpy() for part in (block, audited)))
+    sampled = vector_matrix(audited.column(VECTOR))
+    row, at = near_sample(vectors, sampled, threshold, scopes_of(block, audited), wanted)
     if not len(row):
         return None
     rows = block.without_columns([VECTOR, FILE, AT]).take(row)
@@ -54,7 +58,7 @@ def rows_near_sample(
 
 
 class NearRows:
-    """Collect rows near to the sample; at most 1,000 for each of its vectors remain."""
+    """Collect rows near to the sample; at most `MAX_NEAR` for each of its vectors remain."""
 
     def __init__(self, order: KeepOrder, id_column: str) -> None:
         """Start without rows.
@@ -66,6 +70,15 @@ class NearRows:
         self._order = order
         self._id_column = id_column
         self._blocks: list[Block] = []
+        self._largest: dict[int, int] = {}  # keys of the rows of a vector that has enough
+
+    def wanted(self, keys: np.ndarray, sampled: np.ndarray) -> np.ndarray | None:
+        """Choose the rows that may remain, by their keys and those of the sample: bool (n, m)."""
+        if not self._largest:
+            return None
+        no_limit = (1 << 64) - 1
+        limits = np.array([self._largest.get(key, no_limit) for key in sampled.tolist()], np.uint64)
+        return (keys[:, None] <= limits) | (keys[:, None] == sampled)
 
     def add(self, near: Block) -> None:
         """Add rows of `rows_near_sample`."""
@@ -78,7 +91,11 @@ class NearRows:
         blocks, self._blocks = self._blocks, []
         if not blocks:
             return []
-        return [block_of(first_of_each(frame_of(blocks), self._order, self._id_column))]
+        remaining = first_of_each(frame_of(blocks), self._order, self._id_column)
+        enough = remaining.filter(pl.len().over(SAMPLE_KEY) >= MAX_NEAR)
+        largest = pl.col(VECTOR_KEY).sort().get(MAX_NEAR - 1)
+        self._largest = dict(enough.group_by(SAMPLE_KEY).agg(largest).rows())
+        return [block_of(remaining)]
 
 
 def expect_pairs(blocks: Iterable[Block], order: KeepOrder, id_column: str) -> Block:
@@ -117,7 +134,8 @@ def recall_figures(figures: StepFigures) -> dict[str, Any]:
         return {}
     keys = sorted(figures.expected)
     expected = np.array([figures.expected[key] for key in keys], np.int64)
-    found = np.array([figures.found.get(key, 0) for key in keys], np.int64)
+    # a pair of dense rows may be found twice: listed by another tile, and left out
+    found = np.array([figures.found.get(key, 0) for key in keys], np.int64).clip(max=expected)
     estimate, low, high = recall_interval(found, expected)
     rounded = {"estimate": round(estimate, 6), "low": round(low, 6), "high": round(high, 6)}
     return {"recall": {**rounded, "pairs": int(expected.sum()), "rows": len(keys)}}

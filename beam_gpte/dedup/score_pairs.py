@@ -13,8 +13,8 @@ What meets, and why no other shuffle can carry it:
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -22,10 +22,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
+from beam_gpte.dedup.dense.neighbors import PAIRS_AT_ONCE, Similarity
+from beam_gpte.dedup.dense.rows import Parts, dense_block
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.elements.wiring import named_collections
@@ -33,13 +36,8 @@ from beam_gpte.embedding.ensure_vectors import unit_vectors_of
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
 from beam_gpte.shuffle.unique_ids import concat_by_id, find_ids, id_array
 
-PAIRS_AT_ONCE = 8192  # 12 MB of vectors on either side
 ROWS_READ = 512  # normalized at once: their float64 copies of 384 dimensions fit the cache
 PAIRS_READ = 1 << 15  # whose vectors are read from files at once: 100 MB of 384 dimensions at most
-
-# of the contents of pairs: given the distinct contents, and int64 positions among them of the first
-# and the second rows
-Similarity = Callable[[pa.Array, np.ndarray, np.ndarray], np.ndarray]
 
 
 class CandidatesAndContents(NamedTuple):
@@ -48,10 +46,24 @@ class CandidatesAndContents(NamedTuple):
     Attributes:
       candidates: blocks of `first_id`, `second_id`; a pair may come twice.
       contents: blocks of an id and one other column, whose values are compared.
+      dense: rows that are named dense, see `dedup.dense`; none or one collection.
     """
 
     candidates: beam.PCollection[Block]
     contents: beam.PCollection[Block]
+    dense: tuple[beam.PCollection[Block], ...] = ()
+
+
+class ScoredPairs(NamedTuple):
+    """Hold what comes of pairs and of rows that are named dense.
+
+    Attributes:
+      pairs: near pairs, with `score`.
+      dense: (0, blocks of dense rows with their contents).
+    """
+
+    pairs: beam.PCollection[Block]
+    dense: beam.PCollection[Keyed]
 
 
 @dataclasses.dataclass(eq=False)
@@ -71,9 +83,9 @@ class ScorePairs(beam.PTransform):
     threshold: float
 
     @named_collections
-    def expand(self, inputs: CandidatesAndContents) -> beam.PCollection[Block]:
+    def expand(self, inputs: CandidatesAndContents) -> ScoredPairs:
         """Attach the contents of first rows, then co-group with those of second rows."""
-        candidates, contents = inputs
+        candidates, contents, dense = inputs
         keyed = contents | "KeyContents" >> key_by_id(self.id_column)
         by_first = candidates | "KeyByFirst" >> key_by_id(FIRST_ID)
         attached = (
@@ -81,7 +93,8 @@ class ScorePairs(beam.PTransform):
             | "CoGroupFirst" >> beam.CoGroupByKey()
             | "AttachFirst" >> beam.FlatMap(_attach_first, self.id_column).with_output_types(Keyed)
         )
-        joined = (attached, keyed) | "AllJoined" >> beam.Flatten()
+        named = tuple(rows | "KeyDense" >> key_by_id(self.id_column) for rows in dense)
+        joined = (attached, keyed, *named) | "AllJoined" >> beam.Flatten()
         return joined | "ScoreJoined" >> ScoreJoined(
             self.id_column, self.similarity, self.threshold
         )
@@ -91,7 +104,8 @@ class ScorePairs(beam.PTransform):
 class ScoreJoined(beam.PTransform):
     """Score candidates that share a partition with the contents of both their rows.
 
-    Takes (partition, block of candidates or of contents): the second half of `ScorePairs`.
+    Takes (partition, block of candidates, of contents, or of rows that are named dense): the second
+    half of `ScorePairs`.
 
     Attributes:
       id_column: of the contents.
@@ -103,10 +117,17 @@ class ScoreJoined(beam.PTransform):
     similarity: Similarity
     threshold: float
 
-    def expand(self, joined: beam.PCollection[Keyed]) -> beam.PCollection[Block]:
+    @named_collections
+    def expand(self, joined: beam.PCollection[Keyed]) -> ScoredPairs:
         """Give scored pairs."""
         score = beam.FlatMap(_score, self.id_column, self.similarity, self.threshold)
-        return joined | "Group" >> beam.GroupByKey() | "Score" >> score.with_output_types(Block)
+        scored = (
+            joined
+            | "Group" >> beam.GroupByKey()
+            | "Score"
+            >> score.with_output_types(Block, dense=Keyed).with_outputs("dense", main="pairs")
+        )
+        return ScoredPairs(scored.pairs, scored.dense)
 
 
 def _attach_first(
@@ -127,13 +148,27 @@ def _attach_first(
 
 def _score(
     element: tuple[int, Iterable[Block]], id_column: str, similarity: Similarity, threshold: float
-) -> Iterator[Block]:
-    pieces = [block for block in element[1] if FIRST_ID in block.schema.names]
-    if not pieces:
-        return
-    pairs = frame_of(pieces).sort(FIRST_ID, SECOND_ID)
-    others = (block for block in element[1] if FIRST_ID not in block.schema.names)
-    contents = _select(others, id_column, pl.concat([pairs[FIRST_ID], pairs[SECOND_ID]]))
+) -> Iterator[Any]:
+    parts = Parts.of(element[1])
+    near = _near_pairs(parts, id_column, similarity, threshold)
+    if near is not None and len(near):
+        yield block_of(near)
+    if parts.named:
+        removable = [] if near is None else [near[SECOND_ID]]
+        rows = parts.dense_rows(id_column, removable)
+        contents = _select(parts.contents, id_column, rows[id_column])
+        places = pa.array(_positions(rows[id_column], contents, id_column))
+        yield TaggedOutput("dense", (0, dense_block(rows, contents, places)))
+
+
+def _near_pairs(
+    parts: Parts, id_column: str, similarity: Similarity, threshold: float
+) -> pl.DataFrame | None:
+    if not parts.pairs:
+        return None
+    pairs = frame_of(parts.pairs).sort(FIRST_ID, SECOND_ID)
+    ids = pl.concat([pairs[FIRST_ID], pairs[SECOND_ID]])
+    contents = _select(parts.contents, id_column, ids)
     firsts, seconds = (
         _positions(pairs[name], contents, id_column) for name in (FIRST_ID, SECOND_ID)
     )
@@ -142,8 +177,7 @@ def _score(
     scored = pairs.with_columns(pl.Series(SCORE, scores, pl.Float32))
     near = scored.filter(pl.Series(scores >= np.float32(threshold)))
     Metrics.counter(NAMESPACE, "pairs").inc(len(near))
-    if len(near):
-        yield block_of(near)
+    return near
 
 
 def _select(blocks: Iterable[Block], id_column: str, wanted: pl.Series) -> Block:

@@ -50,7 +50,7 @@ class SemanticOptions:
         the threshold and 1.
       saved_index: the `saved_index` of a previous run: cells and sketches are not fitted again.
       max_neighbors: candidates of one row with rows kept before it, per tile; more are cut and
-        counted (`pairs_cut`).
+        counted (`pairs_cut`). Above 32 it cuts none of rows that have so many: see `pairs`.
     """
 
     report_thresholds: tuple[float, ...] | None = None
@@ -87,15 +87,17 @@ class SemanticOptions:
 class DeduplicateSemantic(DeduplicationStep):
     """Remove rows whose vector is near to a kept row's; gives a `Deduplication`.
 
-    In mode ``exact`` no pair with a cosine of at least `threshold` is missed, unless
-    `max_neighbors` cuts it (`core.dedup.space` has the proof). It pays from 0.9 on; below 0.87
-    every row is compared with every other one. With the grouping ``leader`` every row is kept, in
-    the order of keeping, that is near to no row kept before it: each removed row is within the
-    threshold of its `duplicate_of`, no two kept rows are. The result does not depend on the order,
-    blocks or workers of the collection.
+    In mode ``exact`` no pair with a cosine of at least `threshold` is missed, unless a
+    `max_neighbors` of 32 or less cuts it (`core.dedup.space` has the proof). It pays from 0.9 on;
+    below 0.87 every row is compared with every other one. With the grouping ``leader`` every row is
+    kept, in the order of keeping, that is near to no row kept before it: each removed row is within
+    the threshold of its `duplicate_of`, no two kept rows are. The result does not depend on the
+    order, blocks or workers of the collection.
 
     `pairs` holds each pair of distinct vectors once; rows with equal vectors are each paired with
-    the first of them, and their other pairs follow from these.
+    the first of them, and their other pairs follow from these. Of rows with more than 32 near rows
+    before them, and these, it holds the pairs that decide; the others are counted (`pairs_cut`).
+    One worker holds the vectors of all such rows. See `dedup.dense`.
 
     Memory of a worker, for n rows: the vectors and sketches of a tile, 160,000 x (4 dim + 6 s)
     bytes with s = 64 or 128, the sketches of rows that visit it, 6 s bytes each, and the products
@@ -220,7 +222,13 @@ class DeduplicateSemantic(DeduplicationStep):
     def _join(self, vectors: VectorsAndPlan, id_column: str) -> JoinedCells:
         max_neighbors = self.options.max_neighbors
         settings = JoinSettings(
-            self.threshold, self.order(), id_column, max_neighbors, self._orders_pairs()
+            self.threshold,
+            self.order(),
+            id_column,
+            max_neighbors,
+            self._orders_pairs(),
+            self.grouping,
+            self.report_thresholds(),
         )
         return vectors | "Join" >> JoinCells(settings)
 

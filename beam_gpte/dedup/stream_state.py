@@ -32,10 +32,10 @@ from beam_gpte.core.columns import (
     Columns,
 )
 from beam_gpte.core.dedup.grouping import KEPT, REMOVED, UNDECIDED, removed_by_leaders
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming_columns
 from beam_gpte.core.metadata import different_models
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
-from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
+from beam_gpte.dedup.dense.neighbors import PAIRS_AT_ONCE
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, BlockCoder, hidden_block, with_hidden
 from beam_gpte.elements.plain_types import is_string
@@ -111,7 +111,8 @@ class DecideRows(beam.DoFn):
             if before and (difference := unlike(rows, before)):
                 yield from self._reject(block, difference)
                 continue
-            decisions = decide(rows, before, settings.threshold, settings.horizon)
+            with naming_columns((ID,), (settings.columns.id,)):
+                decisions = decide(rows, before, settings.threshold, settings.horizon)
             if HOME not in block.schema.names:
                 yield self._decided(block, decisions)
             if decisions.new.any():
@@ -297,8 +298,8 @@ def _near(
     """
     if len({is_string(part.schema.field(ID).type) for part in (rows, piece)}) > 1:
         raise InputError(
-            "DeduplicateStream: ids are strings in some blocks and integers in others; convert "
-            "them to one type"
+            f"DeduplicateStream: column {ID!r} has strings in some blocks and integers in others; "
+            "convert them to one type"
         )
     a, b = vector_matrix(rows.column(VECTOR)), vector_matrix(piece.column(VECTOR))
     times, other_times = rows.column(TIMESTAMP).to_numpy(), piece.column(TIMESTAMP).to_numpy()
@@ -311,8 +312,9 @@ def _near(
         return None
     parts = (slice(i, i + PAIRS_AT_ONCE) for i in range(0, len(at), PAIRS_AT_ONCE))
     scores = np.concatenate([cosines(a[at[part]], b[other[part]]) for part in parts])
-    before = pl.DataFrame(piece.batch.take(pa.array(other)))
-    now = pl.DataFrame(rows.batch.take(pa.array(at)))
+    names = [ID, TIMESTAMP, HOME]  # not the vectors, once for each pair
+    before = pl.DataFrame(piece.batch.select(names).take(pa.array(other)))
+    now = pl.DataFrame(rows.batch.select(names).take(pa.array(at)))
     score = pl.Series(SCORE, np.minimum(scores, 1))
     pairs = pl.DataFrame({"row": at, "other": other})
     pairs = pairs.with_columns(before[ID], before[TIMESTAMP], score)

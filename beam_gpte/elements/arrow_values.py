@@ -38,6 +38,24 @@ def _compact(column: pa.DictionaryArray) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(places, values, ordered=column.type.ordered)
 
 
+def row_bytes(batch: pa.RecordBatch) -> np.ndarray:
+    """Measure the bytes of each row, float64 (n,), with dictionaries decoded."""
+    return sum((_value_bytes(column) for column in batch.columns), np.zeros(batch.num_rows))
+
+
+def _value_bytes(column: pa.Array) -> np.ndarray:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        values = np.append(_value_bytes(column.dictionary), 0)  # of null
+        return values[column.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)]
+    if kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        sizes = pc.binary_length(column).fill_null(0)
+        return sizes.to_numpy(zero_copy_only=False).astype(np.float64)
+    if kind.num_fields and not pa.types.is_fixed_size_list(kind):
+        return np.array([column.slice(i, 1).nbytes for i in range(len(column))], np.float64)
+    return np.full(len(column), column.nbytes / max(1, len(column)))
+
+
 def check_names(names: list[str], what: str = "column") -> None:
     """Check that no two columns, or no two fields of a struct, have one name.
 

@@ -69,7 +69,7 @@ def row_fields(element: Any) -> dict[str, Any]:
         return dict(element)
     if isinstance(element, str):
         return {TEXT: element}
-    if _is_item(element):
+    if is_item(element):
         vector = {} if element.embedding is None else {EMBEDDING: element.embedding.dense_embedding}
         return {ID: element.id, TEXT: element.content.text, **element.metadata, **vector}
     if isinstance(element, beam.Row):
@@ -85,7 +85,7 @@ def row_names(element: Any) -> Iterable[str]:
         return ()
     if isinstance(element, Mapping):
         return element
-    if _is_item(element):
+    if is_item(element):
         vector = () if element.embedding is None else (EMBEDDING,)
         return (*element.metadata, *vector)
     if isinstance(element, beam.Row):
@@ -100,7 +100,7 @@ def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
         return lambda name: element if name == text_column else None
     if isinstance(element, Mapping):
         return element.get
-    if _is_item(element):
+    if is_item(element):
         fields = {text_column: element.content.text, ID: element.id}
         if element.embedding is not None:
             fields[EMBEDDING] = element.embedding.dense_embedding
@@ -114,7 +114,7 @@ def _has(element: Any, column: str) -> bool:
     """Check for a field; a row without an id is fine, one whose id is None is not."""
     if isinstance(element, Mapping):
         return column in element
-    if _is_item(element):
+    if is_item(element):
         return column in element.metadata
     return _is_row(element) and hasattr(element, column)
 
@@ -124,7 +124,8 @@ def item_class() -> Any:
     return getattr(sys.modules.get("apache_beam.ml.rag.types"), "EmbeddableItem", ())
 
 
-def _is_item(element: Any) -> bool:
+def is_item(element: Any) -> bool:
+    """Return whether a row is an `EmbeddableItem`."""
     return isinstance(element, item_class())
 
 
@@ -183,7 +184,7 @@ def write_row(element: Any, fields: dict[str, Any], text_column: str | None) -> 
     """Return `element` with `fields` added, as its kind allows."""
     if isinstance(element, Mapping):
         return {**element, **fields}
-    if _is_item(element):
+    if is_item(element):
         return _fill_item(element, fields)
     if isinstance(element, str | bytes) or element is None:
         return {text_column or TEXT: element, **fields}

@@ -132,4 +132,5 @@ class EmbedText(AddsColumns, RejectingTransform):
         )
         handler.step = self.step
         handler.added = self.added()
+        handler.in_parts = True
         return handler.with_no_batching()  # a block is a batch

@@ -8,7 +8,7 @@ vectors, and works inside `KeyedModelHandler` and with `watch_model_pattern`.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     added = AddedColumns()  # names of the columns besides the vectors; `EmbedText` sets it
 
     step: str | None = None  # the transform that errors name
+    in_parts = False  # whether a block whose texts are split may become several; `EmbedText`'s may
 
     def __init__(
         self,
@@ -139,30 +140,36 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             encoding = self._encode(texts, model, self._isolate_failures)
             if encoding.failed and not self._isolate_failures:
                 raise self._failure(block, known, texts, encoding.failed)
-            if self._splits(model):
-                block = chunk_rows(
-                    block,
-                    encoding.text,
-                    encoding.chars,
-                    texts,
-                    self._text_column,
-                    self._id_column,
-                    self.added,
-                )
-            if self._token_columns:
-                block = with_token_columns(block, encoding, self.added)
             vectors = encoding_to_arrow(encoding)
             if known.any():
                 Metrics.counter(NAMESPACE, "texts_reused").inc(int(known.sum()))
                 vectors = interleave(vectors, block.column(PREVIOUS_VECTOR), known)
-            block = block.with_column(model.metadata.field(self._embedding_column), vectors)
+            reasons: list[str | None] = []
             if encoding.failed:
                 of_new = iter([encoding.failed.get(i) for i in encoding.text.tolist()])
                 reasons = [None if reused else next(of_new) for reused in known]
-                block = with_hidden(
-                    block, pa.field(DEFECT, pa.string()), pa.array(reasons, pa.string())
-                )
-            yield block.without_columns([PREVIOUS_VECTOR])
+            start = 0
+            for part in self._parts(block, texts, encoding, model):
+                rows = part
+                if self._token_columns:
+                    rows = with_token_columns(rows, encoding, self.added, start)
+                field = model.metadata.field(self._embedding_column)
+                rows = rows.with_column(field, vectors.slice(start, len(part)))
+                if reasons:
+                    defects = pa.array(reasons[start : start + len(part)], pa.string())
+                    rows = with_hidden(rows, pa.field(DEFECT, pa.string()), defects)
+                yield rows.without_columns([PREVIOUS_VECTOR])
+                start += len(part)
+
+    def _parts(
+        self, block: Block, texts: list[str], encoding: Encoding, model: Model
+    ) -> Iterable[Block]:
+        """Repeat rows for chunks, in blocks of bounded size where nothing needs one for one."""
+        if not self._splits(model):
+            return [block]
+        names = self._text_column, self._id_column
+        parts = chunk_rows(block, encoding.text, encoding.chars, texts, *names, self.added)
+        return parts if self.in_parts else [Block.concat(parts)]
 
     def _splits(self, model: Model) -> bool:
         return isinstance(model, TextEncoder) and model.config.splits

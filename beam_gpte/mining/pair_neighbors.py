@@ -31,7 +31,7 @@ from beam_gpte.core.columns import (
 from beam_gpte.core.errors import InputError, InStep, naming_columns
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
-from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
+from beam_gpte.dedup.dense.neighbors import PAIRS_AT_ONCE
 from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.plain_types import is_string, of_one_type

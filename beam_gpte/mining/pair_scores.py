@@ -41,7 +41,7 @@ from beam_gpte.core.columns import (
 from beam_gpte.core.errors import InputError, InStep, naming_columns
 from beam_gpte.core.mining.margin import Margin, k_nearest, margins
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
-from beam_gpte.dedup.score_pairs import PAIRS_AT_ONCE
+from beam_gpte.dedup.dense.neighbors import PAIRS_AT_ONCE
 from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.plain_types import is_string, of_one_type
 from beam_gpte.elements.rejects import GoodAndRejects, reject_outputs, split_rejects

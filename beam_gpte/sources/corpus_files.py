@@ -32,6 +32,7 @@ EXTENSIONS = {
 }
 CODECS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2", ".xz": "xz"}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+XZ_BYTES = 256 << 20  # that a dictionary may take; that of `xz -9` takes 65 MiB
 BUFFER = 1 << 20  # bytes read at a time, of a file that may be on a network
 
 
@@ -118,7 +119,7 @@ class _XzFile(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._stream = lzma.LZMADecompressor()
+        self._stream = lzma.LZMADecompressor(memlimit=XZ_BYTES)
         self._unread = b""
 
     def readable(self) -> bool:
@@ -139,14 +140,17 @@ class _XzFile(io.RawIOBase):
 
     def _next_stream(self) -> bool:
         """Begin the next stream; False at the end of the file, after padding."""
-        data = self._stream.unused_data.lstrip(b"\0")
-        while not data:
-            read = self._file.read(BUFFER)
-            if not read:
-                return False
-            data = read.lstrip(b"\0")
-        self._stream, self._unread = lzma.LZMADecompressor(), data
-        return True
+        data, padding = self._stream.unused_data, 0
+        while True:
+            padding += len(data) - len(data := data.lstrip(b"\0"))
+            if data or not (data := self._file.read(BUFFER)):
+                break
+        if padding % 4:
+            raise lzma.LZMAError("between its streams, or after them, are bytes of no stream")
+        if data:
+            self._stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_BYTES)
+            self._unread = data
+        return bool(data)
 
 
 def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -> list[str]:  # noqa: A002  # named as the transforms' argument

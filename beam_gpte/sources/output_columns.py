@@ -16,6 +16,7 @@ from beam_gpte.sinks.duckdb_sql import catalog_entries, connect, quote
 from beam_gpte.sinks.duckdb_table import stored_metadata
 from beam_gpte.sinks.final_names import current_sets
 from beam_gpte.sources.corpus_files import open_file, reading
+from beam_gpte.sources.formats.parquet import as_asked, bounded_batches
 
 ROWS_AT_ONCE = 1 << 16
 _COMMENTS = ("column_name, comment", "table_name")
@@ -40,14 +41,16 @@ def parquet_batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
       InputError: the file lacks one.
     """
     with reading(path), open_file(path) as file:
-        parquet = pq.ParquetFile(file)
-        missing = [name for name in columns if name not in parquet.schema_arrow.names]
+        schema = pq.ParquetFile(file).schema_arrow
+        missing = [name for name in columns if name not in schema.names]
         if missing:
             raise InputError(
                 f"no column {missing[0]!r}, so these rows are not from such a stream; "
                 "name another output folder"
             )
-        yield from parquet.iter_batches(ROWS_AT_ONCE, columns=columns)
+        chosen = pa.schema([schema.field(name) for name in schema.names if name in columns])
+        for batch in bounded_batches(file, chosen, ROWS_AT_ONCE):
+            yield from as_asked(batch, chosen)
 
 
 def reject_values(path: str, column: str) -> pa.Array:

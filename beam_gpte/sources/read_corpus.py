@@ -41,7 +41,7 @@ from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, SplitById, split_ou
 from beam_gpte.sources.corpus_files import common_folder
 from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.formats.readers import READERS
-from beam_gpte.sources.formats.rows import ColumnSelection
+from beam_gpte.sources.formats.rows import MAX_ROW_BYTES, ColumnSelection
 from beam_gpte.sources.local_files import BadFile
 from beam_gpte.sources.match_files import match_files, pattern_list
 from beam_gpte.sources.read_files import FileReading, ReadFiles
@@ -59,6 +59,22 @@ def check_settings(text_column: str, id_column: str | None, format_: str | None)
         raise InputError(f"{text_column!r} is both text and id column; name another text_column")
     if format_ is not None and format_ not in READERS:
         raise InputError(f"format {format_!r} is unknown; use one of {', '.join(READERS)}, or None")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadLimits:
+    """Bound what is read of a file at once.
+
+    Attributes:
+      max_row_bytes: of a line, or of a row of CSV or Parquet. A longer one is a bad row, and is not
+        held in memory.
+    """
+
+    max_row_bytes: int = MAX_ROW_BYTES
+
+    def __post_init__(self) -> None:
+        if self.max_row_bytes < 1:
+            raise InputError(f"max_row_bytes is {self.max_row_bytes}; use 1 or more")
 
 
 def check_types(types: Any, name: str) -> None:
@@ -103,6 +119,7 @@ class ReadCorpus(RejectingTransform):
       rows_per_block: maximum number of rows in a block.
       types: to cast columns to, by name, as ``{"stars": pa.int64()}``; of CSV all are strings
         otherwise. Every file has to have them. A value that does not fit is a bad row.
+      limits: of rows.
     """
 
     pattern: str | Sequence[str]
@@ -112,6 +129,7 @@ class ReadCorpus(RejectingTransform):
     format: str | None = None
     rows_per_block: int = ROWS_PER_BLOCK
     types: Mapping[str, pa.DataType] | None = None
+    limits: ReadLimits = dataclasses.field(default_factory=ReadLimits)
 
     def __post_init__(self) -> None:
         pattern_list(self.pattern)
@@ -137,7 +155,8 @@ class ReadCorpus(RejectingTransform):
     def selection(self) -> ColumnSelection:
         """The columns to read."""
         columns = None if self.columns is None else tuple(self.columns)
-        return ColumnSelection(columns, self.id_column, self.text_column, self.types or {})
+        names = self.id_column, self.text_column
+        return ColumnSelection(columns, *names, self.types or {}, self.limits.max_row_bytes)
 
     def _read_files(self, patterns: list[str]) -> beam.PTransform:
         """Make a ParDo with the outputs `blocks`, `rejects` and `schemas`."""

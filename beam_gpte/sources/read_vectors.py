@@ -12,6 +12,7 @@ Only complete sets of files count: what a killed run left incomplete in a folder
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,9 +26,8 @@ from apache_beam.io.filesystems import FileSystems
 from beam_gpte.core.columns import check_visible
 from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.metadata import STORED_TYPES, VectorMetadata, vector_metadata
-from beam_gpte.elements.arrow_values import compact_dictionaries
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
-from beam_gpte.elements.plain_types import plain_columns, plain_type
+from beam_gpte.elements.plain_types import plain_type
 from beam_gpte.files.folders import copied_here, is_remote, list_partitioned
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, catalog_entries, connect, first_line, quote
 from beam_gpte.sinks.duckdb_table import stored_metadata
@@ -35,7 +35,11 @@ from beam_gpte.sinks.final_names import unfinished_files
 from beam_gpte.sinks.partitions import partition_types, partition_values
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
 from beam_gpte.sources.corpus_files import open_file, reading
-from beam_gpte.sources.formats.readers import check_columns
+from beam_gpte.sources.formats.parquet import (
+    as_asked,
+    bounded_batches,
+    check_columns,
+)
 from beam_gpte.sources.local_files import BadFile, list_below
 from beam_gpte.sources.match_files import WILDCARDS, is_hidden_name, match_files
 from beam_gpte.sources.schemas import conform, schema_from_ipc, schema_to_ipc, unify_schemas
@@ -251,10 +255,10 @@ def read_row_group(group: RowGroup, rows_per_block: int) -> Iterator[Block]:
     schema = schema_from_ipc(group.schema)
     values = partition_values(group.partition)
     with reading(group.path), open_file(group.path) as file:
-        parquet = pq.ParquetFile(file)
-        for batch in parquet.iter_batches(rows_per_block, row_groups=[group.number]):
-            plain = compact_dictionaries(plain_columns(batch))
-            block = Block(plain.replace_schema_metadata(None))
+        stored = pq.ParquetFile(file).schema_arrow
+        batches = bounded_batches(file, stored, rows_per_block, [group.number])
+        for rows in itertools.chain.from_iterable(as_asked(batch, stored) for batch in batches):
+            block = Block(rows.replace_schema_metadata(None))
             for column, value in values.items():
                 if column not in block.schema.names:
                     field = schema.field(column)

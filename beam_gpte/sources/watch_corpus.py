@@ -39,7 +39,7 @@ from beam_gpte.sources.local_clock import Ticks
 from beam_gpte.sources.local_files import BadFile
 from beam_gpte.sources.match_files import pattern_list
 from beam_gpte.sources.new_files import NewFiles
-from beam_gpte.sources.read_corpus import check_settings, check_types
+from beam_gpte.sources.read_corpus import ReadLimits, check_settings, check_types
 from beam_gpte.sources.read_files import (
     WHOLE_FILE,
     FileReading,
@@ -110,6 +110,7 @@ class WatchCorpus(RejectingTransform):
       time_column: add a column of this name with the event time.
       committed: rows by file that are not read again, see `sources.committed_rows`.
       polling: how often to scan, and what ends the stream.
+      limits: of rows.
     """
 
     pattern: str | Sequence[str]
@@ -120,6 +121,7 @@ class WatchCorpus(RejectingTransform):
     time_column: str | None = None
     committed: Mapping[str, RowRanges] | None = dataclasses.field(default=None, repr=False)
     polling: Polling = Polling()
+    limits: ReadLimits = dataclasses.field(default_factory=ReadLimits)
 
     def __post_init__(self) -> None:
         pattern_list(self.pattern)
@@ -154,7 +156,8 @@ class WatchCorpus(RejectingTransform):
         return GoodAndRejects(good, rejects) if self._isolate else good
 
     def _reader(self, patterns: list[str]) -> "_ReadFile":
-        selection = ColumnSelection(None, self.id_column, self.text_column)
+        names = self.id_column, self.text_column
+        selection = ColumnSelection(None, *names, max_row_bytes=self.limits.max_row_bytes)
         reading = FileReading(
             common_folder(patterns),
             selection,

@@ -211,10 +211,10 @@ def _chunk(block: Block, settings: _Settings) -> Iterator[Any]:
         if isinstance(part, beam.pvalue.TaggedOutput):
             yield part
         else:
-            yield _chunks(part, settings, supported)
+            yield from _chunks(part, settings, supported)
 
 
-def _chunks(block: Block, settings: _Settings, languages: list[str]) -> Block:
+def _chunks(block: Block, settings: _Settings, languages: list[str]) -> Iterator[Block]:
     texts = comparable(block.column(settings.text_column)).cast(pa.large_string()).to_pylist()
     sizes, limit = settings.measure(texts)
     check_limits(limit, settings.overlap)

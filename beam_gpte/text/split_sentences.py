@@ -6,6 +6,7 @@ rows --> CheckTexts --> Split --> rows of sentences
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -71,14 +72,14 @@ class SplitSentences(AddsColumns, RejectingTransform):
         names, added = (self.text_column, self.id_column), self.added()
         check = CheckTexts(self.step, *names, self._isolate, added)
         texts, rejects = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(check))
-        split = beam.Map(_sentences, self.language, *names, added)
+        split = beam.FlatMap(_sentences, self.language, *names, added)
         sentences = texts | "Split" >> split.with_output_types(Block)
         return GoodAndRejects(sentences, merge_rejects([rejects])) if self._isolate else sentences
 
 
 def _sentences(
     block: Block, language: str, text_column: str, id_column: str | None, added: AddedColumns
-) -> Block:
+) -> Iterator[Block]:
     texts = comparable(block.column(text_column)).cast(pa.large_string()).to_pylist()
     spans = [split_sentences(text, language) for text in texts]
     parents = np.repeat(np.arange(len(texts)), [len(found) for found in spans])

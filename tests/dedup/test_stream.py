@@ -364,7 +364,7 @@ def test_ids_of_two_kinds_and_windows_are_refused(
 ) -> None:
     with pytest.raises(
         InputError,
-        match="ids are strings in some blocks and integers in others; convert them to one type",
+        match="column 'id' has strings in some blocks and integers in others; convert them",
     ):
         decide(
             describe(block(["1"], [0]), Columns(), 0),

@@ -9,7 +9,8 @@ from beam_gpte.core.vectors.similarity import cosines
 
 SAMPLE_KEY = "sample_key"  # uint64, the `VECTOR_KEY` of a vector of the sample
 PRODUCT_SLACK = 1e-5  # fp32 products of unit vectors in a GEMM
-MAX_NEAR = 1000  # rows per vector of the sample; others are dropped by their keys, which are hashes
+MAX_NEAR = 100  # rows per vector of the sample; others are dropped by their keys, which are hashes
+PAIRS_AT_ONCE = 8192  # whose vectors are compared at once
 Z = 1.96  # of a 95 % interval
 
 
@@ -18,6 +19,7 @@ def near_sample(
     sampled: np.ndarray,
     threshold: float,
     scopes: tuple[pl.Series, pl.Series] | None = None,
+    wanted: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the pairs of a row and a row of the sample that are near and of one scope.
 
@@ -26,13 +28,18 @@ def near_sample(
       sampled: those of the sample, float32 (m, dim).
       threshold: minimum cosine.
       scopes: of the rows, and of the sample; None if there are none.
+      wanted: bool (n, m), the pairs to look at; None for all.
 
     Returns:
       Row numbers among `vectors` and `sampled`, int64.
     """
     near = vectors @ sampled.T >= threshold - PRODUCT_SLACK
+    if wanted is not None:
+        near &= wanted
     row, at = np.divmod(np.flatnonzero(near), len(sampled))
-    exact = cosines(vectors[row], sampled[at]) >= np.float32(threshold)
+    parts = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(row), PAIRS_AT_ONCE)]
+    scores = [cosines(vectors[row[part]], sampled[at[part]]) for part in parts]
+    exact = np.concatenate([np.zeros(0, np.float32), *scores]) >= np.float32(threshold)
     if scopes is not None:
         exact &= (scopes[0].gather(row) == scopes[1].gather(at)).to_numpy()
     return row[exact], at[exact]

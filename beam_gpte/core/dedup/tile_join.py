@@ -13,6 +13,11 @@ from beam_gpte.core.dedup.space import SKETCH_SLACK
 CHUNK = 512  # rows compared at once with those of a cell; 8192 x 512 products are 16 MB
 PAIRS_WAITING = 1 << 22  # of a tile, before each row's pairs are limited: 64 MB
 
+# rows before dense ones are named with them, since they decide on them; others, such as those of a
+# long chain, may still do so, which costs pairs
+MAX_NAMED = 4  # times the dense rows
+MAX_STEPS_BEFORE = 20
+
 FIRST_ROW = "first_row"
 SECOND_ROW = "second_row"
 
@@ -43,12 +48,16 @@ class TilePairs:
         with the same vector, and another one.
       comparisons: number of products of sketches.
       cut: number of candidates dropped because a row had more than `max_neighbors`.
+      dense: int64, positions of the rows whose pairs with one another are left out.
+      left_out: about the number of these pairs, which are counted for each cell.
     """
 
     candidates: pl.DataFrame
     duplicates: pl.DataFrame
     comparisons: int
     cut: int
+    dense: np.ndarray
+    left_out: int
 
 
 def join_tile(
@@ -58,6 +67,7 @@ def join_tile(
     order: KeepOrder,
     id_column: str,
     max_neighbors: int,
+    dense_from: int | None = None,
 ) -> TilePairs:
     """Find candidates for cosine >= `threshold`.
 
@@ -67,6 +77,9 @@ def join_tile(
     rows different homes: then one of them is among the others here, and vice versa there. A row
     that is second in more than `max_neighbors` candidates keeps those whose first row comes first
     in the order of keeping. Reference rows are not compared with one another.
+
+    Rows with more than `dense_from` candidates before them are dense, and with them the rows before
+    them. Pairs of two of these are left out, and not held.
     """
     away = others.frame.with_columns(pl.lit(None, home.frame.schema[CELL]).alias(CELL))
     rows = pl.concat([home.frame, away.select(home.frame.columns)]).with_row_index("row")
@@ -74,11 +87,13 @@ def join_tile(
     first = ranked.unique(VECTOR_KEY, keep="first", maintain_order=True).with_row_index("rank")
     row = first["row"].to_numpy().astype(np.int64)
     sketches = np.concatenate([home.sketches, others.sketches])[row]
-    tile = _Tile(first, sketches, threshold - SKETCH_SLACK, max_neighbors)
+    tile = _Tile(first, sketches, threshold - SKETCH_SLACK, max_neighbors, dense_from)
     for members, visitors in _cells(ranked.join(first.select(VECTOR_KEY, "rank"), on=VECTOR_KEY)):
         tile.compare(members, visitors)
     ids = first[id_column]
     firsts, seconds = tile.pairs()
+    dense, listed = tile.split(firsts, seconds)
+    firsts, seconds = firsts[listed], seconds[listed]
     candidates = {
         FIRST_ID: ids[firsts],
         SECOND_ID: ids[seconds],
@@ -91,6 +106,8 @@ def join_tile(
         _duplicates(at_home, first, id_column),
         tile.comparisons,
         tile.cut,
+        row[dense],
+        tile.left_out,
     )
 
 
@@ -135,10 +152,16 @@ class _Tile:
     """
 
     def __init__(
-        self, rows: pl.DataFrame, sketches: np.ndarray, min_product: float, max_neighbors: int
+        self,
+        rows: pl.DataFrame,
+        sketches: np.ndarray,
+        min_product: float,
+        max_neighbors: int,
+        dense_from: int | None,
     ) -> None:
         self.comparisons = 0
         self.cut = 0
+        self.left_out = 0
         self._sketches = sketches.astype(np.float32)
         self._min_product = min_product
         self._max_neighbors = max_neighbors
@@ -148,6 +171,9 @@ class _Tile:
         self._near = np.empty(0, bool)
         self._found: list[tuple[np.ndarray, np.ndarray]] = []
         self._waiting = 0
+        self._dense_from = len(rows) if dense_from is None else dense_from
+        self._before = np.zeros(len(rows), np.int64)  # candidates before each row
+        self._named = np.zeros(len(rows), bool)  # dense, or before a dense row
 
     def compare(self, members: np.ndarray, visitors: np.ndarray) -> None:
         """Compare the rows of a cell, by their ranks, with one another and with its visitors."""
@@ -170,6 +196,8 @@ class _Tile:
         np.matmul(left, right.T, out=products.reshape(len(left), len(right)))
         np.greater_equal(products, self._min_product, out=near)
         self.comparisons += size
+        if np.count_nonzero(near) > self._dense_from * (len(left) + len(right)):
+            self._thin_out(near.reshape(len(left), len(right)), ranks, members)
         i, j = np.divmod(np.flatnonzero(near), len(right))
         a, b = ranks[i], members[j]
         keep = a != b
@@ -182,6 +210,44 @@ class _Tile:
         if self._waiting > PAIRS_WAITING:
             self._found = [self.pairs()]
             self._waiting = len(self._found[0][0])
+
+    def _thin_out(self, near: np.ndarray, ranks: np.ndarray, members: np.ndarray) -> None:
+        """Leave out the pairs whose second row has too many, and name their first rows.
+
+        They are counted where they are compared, which may be twice.
+        """
+        if self._scope is not None:
+            near &= self._scope[ranks][:, None] == self._scope[members]
+        if self._reference is not None:
+            near &= ~(self._reference[ranks][:, None] & self._reference[members])
+        first_left = self._listed(near & (ranks[:, None] < members), ranks, members)
+        first_right = self._listed(near.T & (members[:, None] < ranks), members, ranks)
+        np.logical_or(first_left, first_right.T, out=near)
+
+    def _listed(self, pairs: np.ndarray, firsts: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+        np.add.at(self._before, seconds, pairs.sum(axis=0))
+        is_dense = self._before[seconds] > self._dense_from
+        self._named[seconds[is_dense]] = True
+        out = pairs[:, is_dense]
+        self._named[firsts[out.any(axis=1)]] = True
+        self.left_out += int(out.sum())
+        return pairs & ~is_dense
+
+    def split(self, firsts: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Name the dense rows and those before them; tell which pairs, of `pairs`, are listed."""
+        named = self._named
+        if self._dense_from < len(named):
+            counts = np.bincount(seconds, minlength=len(named))
+            named |= counts > self._dense_from
+        limit = MAX_NAMED * int(named.sum())
+        for _ in range(MAX_STEPS_BEFORE):
+            before = np.unique(firsts[named[seconds] & ~named[firsts]])
+            if not len(before) or named.sum() + len(before) > limit:
+                break
+            named[before] = True
+        listed = ~(named[firsts] & named[seconds])
+        self.left_out += int((~listed).sum())
+        return np.flatnonzero(named), listed
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the ranks, int64, of the pairs so far, sorted by second row, then by first.

@@ -10,6 +10,7 @@ Every character that is not white space is in a chunk. A chunk has no white spac
 size is that of its text alone. Only a single character of more tokens than the limit is larger.
 """
 
+import array
 import bisect
 import dataclasses
 import itertools
@@ -113,6 +114,20 @@ def check_limits(limit: int, overlap: int) -> None:
         raise InputError(f"overlap is {overlap}; use 0 or more, and less than size, {limit}")
 
 
+class _Units:
+    """Hold the spans to pack, 16 bytes each: a text without blanks has one per character."""
+
+    def __init__(self, spans: Iterable[Span]) -> None:
+        self.starts, self.ends = array.array("q"), array.array("q")
+        for start, end in spans:
+            if start < end:
+                self.starts.append(start)
+                self.ends.append(end)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
 @dataclasses.dataclass(frozen=True)
 class Chunker:
     """Cut one text into chunks.
@@ -142,7 +157,7 @@ class Chunker:
             elif part.separate:
                 yield from self.chunks(part.children)
             else:
-                yield from self._pack([unit for unit in self._units(part) if unit[0] < unit[1]])
+                yield from self._pack(_Units(self._units(part)))
 
     def _units(self, part: Part) -> Iterator[Span]:
         """Yield the units to pack for a part: its largest descendants that fit, in order."""
@@ -178,7 +193,7 @@ class Chunker:
         starts = [start + first for first, _ in self.sentences(self.text[start:end])]
         return itertools.pairwise([start, *starts[1:], end])
 
-    def _pack(self, units: list[Span]) -> Iterator[Span]:
+    def _pack(self, units: "_Units") -> Iterator[Span]:
         first = fresh = 0  # the first unit of the chunk, and the first that is in no chunk yet
         while fresh < len(units):
             last = self._last(units, first, fresh)
@@ -186,36 +201,36 @@ class Chunker:
                 first += 1
                 continue
             last = max(last, fresh)
-            yield units[first][0], units[last][1]
+            yield units.starts[first], units.ends[last]
             fresh = last + 1
             first = self._shared(units, first + 1, fresh)
 
-    def _last(self, units: list[Span], first: int, fresh: int) -> int:
+    def _last(self, units: "_Units", first: int, fresh: int) -> int:
         """Find the last unit of the longest chunk that begins with `first`.
 
         Returns `fresh` - 1 if the chunk does not reach `fresh`. A longer span may have a few tokens
         fewer than a shorter one, so the chunk found may be slightly shorter than possible.
         """
-        start, low, high = units[first][0], fresh - 1, len(units)
+        start, low, high = units.starts[first], fresh - 1, len(units)
         while high - low > 1:  # by the estimate, which costs nothing
             middle = (low + high) // 2
-            if self.sizes.estimate(start, units[middle][1]) <= self.limit:
+            if self.sizes.estimate(start, units.ends[middle]) <= self.limit:
                 low = middle
             else:
                 high = middle
         last, step = low, 1
-        while last >= fresh and not self._fits(start, units[last][1]):
+        while last >= fresh and not self._fits(start, units.ends[last]):
             # in growing steps: a run that is one unknown token may have very many once it is cut
             last, step = last - step, 2 * step
         return max(last, fresh - 1)
 
-    def _shared(self, units: list[Span], min_first: int, fresh: int) -> int:
+    def _shared(self, units: "_Units", min_first: int, fresh: int) -> int:
         """Find the first unit, from `min_first`, such that units up to `fresh` fit the overlap."""
-        first, end = fresh, units[fresh - 1][1]
+        first, end = fresh, units.ends[fresh - 1]
         while (
             self.overlap
             and first > min_first
-            and self._within(units[first - 1][0], end, self.overlap)
+            and self._within(units.starts[first - 1], end, self.overlap)
         ):
             first -= 1
         return first

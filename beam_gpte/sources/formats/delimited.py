@@ -8,7 +8,6 @@ newline ends a row, and a quote is a character like any other.
 """
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -18,16 +17,17 @@ import pyarrow as pa
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.arrow_values import is_utf8
 from beam_gpte.sources.formats.rows import (
+    BATCH_BYTES,
     MAX_CONTENT_CHARS,
+    SKIPPED_BYTES,
     ColumnSelection,
     FileRows,
     RowError,
+    bounded_lines,
     readable,
     valid_rows,
 )
 
-MAX_ROW_BYTES = 16 << 20  # a quote that is still open then is taken for one that is never closed
-BATCH_BYTES = 16 << 20  # a batch of long rows ends early
 _CLOSING = re.compile(rb'[^"]*+(?:""[^"]*+)*+"')
 _UNQUOTED = re.compile(rb"[^,\r\n]*")
 
@@ -45,12 +45,12 @@ class _Record:
 
 def read_csv(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterator[FileRows]:
     """Read a CSV file; a field is null if empty, "" if quoted."""
-    return _read_records(_csv_records(file), selection, rows, ",")
+    return _read_records(_csv_records(file, selection), selection, rows, ",")
 
 
 def read_tsv(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterator[FileRows]:
     """Read a TSV file; a field is null if empty."""
-    return _read_records(_tsv_records(file), selection, rows, "\t")
+    return _read_records(_tsv_records(file, selection), selection, rows, "\t")
 
 
 def read_header(file: BinaryIO, kind: str) -> list[str]:
@@ -59,7 +59,9 @@ def read_header(file: BinaryIO, kind: str) -> list[str]:
     Raises:
       InputError: a name is not valid UTF-8, or the row cannot be split.
     """
-    return _header(_csv_records(file) if kind == "csv" else _tsv_records(file))
+    any_columns = ColumnSelection(None, None, "")
+    records = _csv_records if kind == "csv" else _tsv_records
+    return _header(records(file, any_columns))
 
 
 def _header(records: Iterator[_Record | None]) -> list[str]:
@@ -82,7 +84,8 @@ def _read_records(
     if not names:
         return  # the file is empty and has not even a header
     schema = pa.schema([(name, pa.string()) for name in selection.of(names)])
-    places = [names.index(name) for name in schema.names]
+    place_of = {name: place for place, name in enumerate(names)}
+    places = [place_of[name] for name in schema.names]
     yield FileRows(pa.RecordBatch.from_pylist([], schema), [], [])
     row = 1
     for batch in _batches(records, rows):
@@ -124,38 +127,65 @@ def _wrong_number(found: int, expected: int) -> str | None:
     return f"wrong number of fields: {found} instead of {expected}"
 
 
-def _tsv_records(file: BinaryIO) -> Iterator[_Record | None]:
+def _tsv_records(file: BinaryIO, selection: ColumnSelection) -> Iterator[_Record | None]:
     """Yield the rows, None for an empty line."""
-    for line in _lines(file):
-        content = line.removesuffix(b"\n").removesuffix(b"\r")
-        yield _Record(content, _split(content, b"\t")) if content else None
+    for content, too_long in bounded_lines(file, selection.max_row_bytes):
+        if too_long:
+            yield _Record(content, [], selection.too_long)
+        else:
+            yield _Record(content, _split(content, b"\t")) if content else None
 
 
-def _csv_records(file: BinaryIO) -> Iterator[_Record | None]:
+def _csv_records(file: BinaryIO, selection: ColumnSelection) -> Iterator[_Record | None]:
     """Yield the rows, None for an empty line.
 
     Raises:
       InputError: a quote is never closed.
     """
-    lines = itertools.chain.from_iterable(
-        line.splitlines(keepends=True) if b"\r" in line else (line,) for line in _lines(file)
-    )
+    lines = _lines(file, selection.max_row_bytes)
     row = 0  # the header
     for line in lines:
         content = line.rstrip(b"\r\n")
         if not content:
             yield None
             continue
-        quoted = b'"' in content
-        yield _quoted(line, lines, row) if quoted else _Record(content, _split(content, b","))
+        record = None
+        if len(content) <= selection.max_row_bytes:
+            quoted = b'"' in content
+            record = _quoted(line, lines, row, selection) if quoted else _plain(content)
+        yield record or _skipped(line, lines, row, selection)
         row += 1
+
+
+def _plain(content: bytes) -> _Record:
+    return _Record(content, _split(content, b","))
+
+
+def _skipped(line: bytes, lines: Iterator[bytes], row: int, selection: ColumnSelection) -> _Record:
+    """Skip a row that is too long: it ends with a line, and an even number of quotes."""
+    content = line[: 4 * MAX_CONTENT_CHARS]
+    quotes = line.count(b'"')
+    while quotes % 2 or not line.endswith((b"\r", b"\n")):
+        line = next(lines, b"")
+        if not line:
+            if quotes % 2:
+                raise _never_closed(row)
+            break
+        quotes += line.count(b'"')
+    return _Record(content, [], selection.too_long)
+
+
+def _never_closed(row: int) -> InputError:
+    return InputError(
+        f"the quote opened in row {row} is never closed; close it, or double the quotes of a text"
+    )
 
 
 def _split(content: bytes, delimiter: bytes) -> Fields:
     return [field or None for field in content.split(delimiter)]
 
 
-def _quoted(line: bytes, lines: Iterator[bytes], row: int) -> _Record:
+def _quoted(line: bytes, lines: Iterator[bytes], row: int, selection: ColumnSelection) -> _Record:
     """Split a row that has quotes; it may go on in further lines."""
     fields: Fields = []
     read = [line]
@@ -166,13 +196,12 @@ def _quoted(line: bytes, lines: Iterator[bytes], row: int) -> _Record:
             start = len(read) - 1, position
             while (closing := _CLOSING.match(line, position)) is None:
                 line, position = next(lines, b""), 0
+                if not line:
+                    raise _never_closed(row)
                 read.append(line)
                 size += len(line)
-                if not line or size > MAX_ROW_BYTES:
-                    raise InputError(
-                        f"the quote opened in row {row} is never closed; "
-                        "close it, or double the quotes of a text"
-                    )
+                if size > selection.max_row_bytes:
+                    return _skipped(b"".join(read), lines, row, selection)
             position = closing.end()
             fields.append(_unquoted(read, start, position))
             if line[position : position + 1] not in (b",", b"\r", b"\n", b""):
@@ -195,8 +224,18 @@ def _unquoted(read: list[bytes], start: tuple[int, int], end: int) -> bytes:
     return b"".join(pieces).replace(b'""', b'"')
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    while line := file.readline(MAX_ROW_BYTES + 1):
-        if len(line) > MAX_ROW_BYTES:
-            raise InputError(f"a line is longer than {MAX_ROW_BYTES >> 20} MiB; shorten its fields")
-        yield line
+def _lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
+    """Yield lines with their ends, and those that are too long in pieces.
+
+    Only the last piece has an end.
+    """
+    rest = b""
+    while line := rest + file.readline(max(max_bytes + 2 - len(rest), SKIPPED_BYTES)):
+        rest = b""
+        if b"\r" not in line:
+            yield line
+            continue
+        parts = line.splitlines(keepends=True)
+        if not parts[-1].endswith((b"\r", b"\n")) and len(parts) > 1:
+            rest = parts.pop()  # its end is still to come, unless the file ends here
+        yield from parts

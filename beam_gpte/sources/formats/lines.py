@@ -14,16 +14,20 @@ from beam_gpte.core.python_values import json_text
 from beam_gpte.elements.arrow_values import MAX_NESTING, MISFITS, nesting
 from beam_gpte.elements.plain_types import common_type
 from beam_gpte.sources.formats.rows import (
+    BATCH_BYTES,
+    MAX_COLUMNS,
     MAX_CONTENT_CHARS,
     ColumnSelection,
     FileRows,
     RowError,
+    bounded_lines,
     brief,
     readable,
     valid_rows,
 )
 
 PEEKED_LINES = 1000  # of JSON Lines, whose rows may lack keys
+PEEKED_NAMES = 100  # of keys that are not read, for an error
 
 
 def read_jsonl(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterator[FileRows]:
@@ -33,14 +37,16 @@ def read_jsonl(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterato
     """
     types: dict[str, pa.DataType] = {}
     seen: dict[str, None] = {}
-    for lines in _numbered_lines(file, rows):
-        parsed, errors = _parsed_lines(lines)
-        seen.update((name, None) for _, _, row in parsed for name in row)
-        if selection.id_column is None and ID in seen:
-            selection.of([*seen])  # raises
+    for lines in _numbered_lines(file, rows, selection):
+        parsed, errors = _parsed_lines(lines.lines)
+        for name in itertools.chain(*(row for _, _, row in parsed)):
+            if selection.includes(name) or name == ID or len(seen) < PEEKED_NAMES:
+                seen[name] = None
+        if (selection.id_column is None and ID in seen) or len(seen) > MAX_COLUMNS:
+            selection.of([*seen])  # raises, unless few of them are selected
         read = _typed_rows(parsed, types, selection)
-        blank = len(lines) - len(parsed) - len(errors)
-        yield dataclasses.replace(read, errors=errors + read.errors, blank=blank)
+        errors = sorted(lines.errors + errors + read.errors, key=lambda error: error.row)
+        yield dataclasses.replace(read, errors=errors, blank=lines.blank)
     if seen:
         selection.of([*seen])
 
@@ -53,8 +59,7 @@ def _parsed_lines(lines: list[tuple[int, bytes]]) -> tuple[list[Parsed], list[Ro
     errors = []
     for number, line in lines:
         try:
-            if line.strip():
-                parsed.append((number, line, parse_object(line)))
+            parsed.append((number, line, parse_object(line)))
         except ValueError as error:
             errors.append(RowError(number, str(error), readable(line)[:MAX_CONTENT_CHARS]))
     return parsed, errors
@@ -201,21 +206,41 @@ def _fits(value: Any, kind: pa.DataType, column: pa.DataType) -> bool:
 def read_text(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterator[FileRows]:
     """Read one text per line; blank lines are left out and counted, and count as rows."""
     name = selection.of([selection.text_column])[0]
-    for lines in _numbered_lines(file, rows):
-        column = pa.array([line for _, line in lines], pa.binary()).view(pa.string())
+    for lines in _numbered_lines(file, rows, selection):
+        column = pa.array([line for _, line in lines.lines], pa.binary()).view(pa.string())
         batch = pa.RecordBatch.from_arrays([column], names=[name])
-        read = valid_rows(batch, [number for number, _ in lines], "")
+        read = valid_rows(batch, [number for number, _ in lines.lines], "")
         blank = [not value.strip() for value in read.batch.column(0).to_pylist()]
         text = read.batch.filter(pa.array([not b for b in blank], pa.bool_()))
         numbers = [number for number, b in zip(read.numbers, blank, strict=True) if not b]
-        yield FileRows(text, numbers, read.errors, sum(blank))
+        errors = sorted(lines.errors + read.errors, key=lambda error: error.row)
+        yield FileRows(text, numbers, errors, lines.blank + sum(blank))
 
 
-def _numbered_lines(file: BinaryIO, rows: int) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield lines, numbered from 1, in lists of `rows`; only a newline ends a line."""
-    lines = (
-        (number, line.removesuffix(b"\n").removesuffix(b"\r"))
-        for number, line in enumerate(file, 1)
-    )
-    while chunk := list(itertools.islice(lines, rows)):
-        yield chunk
+@dataclasses.dataclass
+class _Lines:
+    """Hold lines with their numbers, from 1, those too long, and how many are blank."""
+
+    lines: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
+    errors: list[RowError] = dataclasses.field(default_factory=list)
+    blank: int = 0
+    size: int = 0
+
+
+def _numbered_lines(file: BinaryIO, rows: int, selection: ColumnSelection) -> Iterator[_Lines]:
+    """Yield up to `rows` lines at a time, and not much more than `BATCH_BYTES`."""
+    found = _Lines()
+    for number, (line, too_long) in enumerate(bounded_lines(file, selection.max_row_bytes), 1):
+        if too_long:
+            content = readable(line)[:MAX_CONTENT_CHARS]
+            found.errors.append(RowError(number, selection.too_long, content))
+        elif line.strip():
+            found.lines.append((number, line))
+            found.size += len(line)
+        else:
+            found.blank += 1
+        if len(found.lines) + len(found.errors) >= rows or found.size >= BATCH_BYTES:
+            yield found
+            found = _Lines()
+    if found != _Lines():
+        yield found

@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -13,6 +13,10 @@ from beam_gpte.core.python_values import python_values, texts_are_valid
 from beam_gpte.elements.arrow_values import check_names, is_utf8
 from beam_gpte.elements.plain_types import is_string
 
+MAX_ROW_BYTES = 64 << 20  # the default of `max_row_bytes`
+MAX_COLUMNS = 10_000  # that are read of one file: each costs about 1 KB a block
+BATCH_BYTES = 16 << 20  # a batch of long rows ends early
+SKIPPED_BYTES = 1 << 20  # read at a time of what is skipped
 MAX_CONTENT_CHARS = 1000  # characters of an unreadable row that are kept
 MAX_DETAIL_CHARS = 100  # characters of a value in a reason
 
@@ -60,18 +64,21 @@ class ColumnSelection:
       id_column: None generates ids.
       text_column: of the texts.
       types: that columns are cast to, by name; a file has to have these columns.
+      max_row_bytes: of a line, or of a row of CSV or Parquet; a longer one is an error of its row.
     """
 
     columns: tuple[str, ...] | None
     id_column: str | None
     text_column: str
     types: Mapping[str, pa.DataType] = dataclasses.field(default_factory=dict)
+    max_row_bytes: int = MAX_ROW_BYTES
 
     def of(self, present: list[str]) -> list[str]:
         """Return the selected ones of the columns `present`, in their order.
 
         Raises:
-          InputError: one is missing or occurs twice, or a column has the name of generated ids.
+          InputError: one is missing or occurs twice, a column has the name of generated ids, or
+            there are more than `MAX_COLUMNS`.
         """
         check_names(present)
         if self.id_column is None and ID in present:
@@ -83,7 +90,17 @@ class ColumnSelection:
                 raise InputError(
                     f"no column {name!r} among {', '.join(present)}; name one of these"
                 )
-        return [name for name in present if self.includes(name)]
+        selected = [name for name in present if self.includes(name)]
+        if len(selected) > MAX_COLUMNS:
+            raise InputError(
+                f"{len(selected):,} columns; read at most {MAX_COLUMNS:,} of them, by columns"
+            )
+        return selected
+
+    @property
+    def too_long(self) -> str:
+        """The reason of a row that exceeds `max_row_bytes`."""
+        return f"row exceeds max_row_bytes: {self.max_row_bytes}"
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -93,6 +110,26 @@ class ColumnSelection:
     def includes(self, name: str) -> bool:
         """Check whether a column is selected."""
         return self.columns is None or name in (*self.columns, *self.required, *self.types)
+
+
+def bounded_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes, bool]]:
+    """Yield the lines of a file; only a newline ends one, and is not part of it.
+
+    Args:
+      file: where to read.
+      max_bytes: of a line; of a longer one only the beginning is given.
+
+    Yields:
+      A line, and whether it was too long.
+    """
+    while line := file.readline(max_bytes + 2):
+        content = line.removesuffix(b"\n").removesuffix(b"\r")
+        if len(content) <= max_bytes:
+            yield content, False
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(SKIPPED_BYTES)
+        yield content[: 4 * MAX_CONTENT_CHARS], True
 
 
 def valid_rows(batch: pa.RecordBatch, numbers: list[int], separator: str) -> FileRows:

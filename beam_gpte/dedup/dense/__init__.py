@@ -1,0 +1,1 @@
+"""Decide on near-equal rows without listing their pairs."""

@@ -1,0 +1,118 @@
+"""What cutting a text costs, counted in bytes: in proportion to it, not to it times its chunks."""
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+
+from beam_gpte import Block, ChunkText, IdentifyLanguage, SplitSentences
+from beam_gpte.elements import chunk_rows as chunk_rows_module
+from beam_gpte.elements.row_batches import RowsToBlocks
+from beam_gpte.text import chunk_text, identify_language, split_sentences
+
+SENTENCE = "A sentence of about fifty characters is cut here. "
+MANY = SENTENCE * 4000  # 200 KB: repeated for each of its sentences it would be 800 MB
+
+
+def sentences(block: Block) -> Iterator[Block]:
+    return split_sentences._sentences(block, "en", "text", "id", SplitSentences("en").added())
+
+
+def chunks(block: Block, by: Any = "sentences") -> Iterator[Block]:
+    language = "python" if by == "code" else None
+    settings = chunk_text._Settings(ChunkText(by, size=50, language=language))
+    return chunk_text._chunk(block, settings)
+
+
+def languages(block: Block) -> Iterator[Block]:
+    return identify_language._identify(block, identify_language._Settings(IdentifyLanguage()))
+
+
+def block_of_rows(rows: list[Any]) -> Block:
+    """A block as `to_blocks` makes it, with the rows themselves in it."""
+    return RowsToBlocks("text", "id", ())._block(
+        rows, [beam.utils.timestamp.Timestamp(0)] * len(rows)
+    )
+
+
+def peak_bytes(cut: Callable[[Block], Iterator[Block]], block: Block) -> int:
+    """The most that Python and Arrow hold at once, if each block is dropped when the next comes."""
+    pool, before = pa.default_memory_pool(), pa.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        arrow = max((pool.bytes_allocated() - before for _ in cut(block)), default=0)
+        return arrow + tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("cut", [sentences, chunks, languages])
+@pytest.mark.parametrize("of_rows", [False, True], ids=["block", "rows"])
+def test_a_long_text_takes_a_few_times_its_bytes(
+    cut: Callable[[Block], Iterator[Block]], of_rows: bool
+) -> None:
+    row = {"id": "a", "text": MANY}
+    block = block_of_rows([row]) if of_rows else Block.from_pydict({"id": ["a"], "text": [MANY]})
+    list(cut(block.slice(0, 0)))  # loads the rules
+    assert peak_bytes(cut, block) < 30 * len(MANY)
+
+
+@pytest.mark.parametrize("by", ["sentences", "markdown", "code"])
+def test_a_text_of_one_line_without_blanks_takes_a_bounded_multiple(by: str) -> None:
+    text = "x" * 100_000
+    block = Block.from_pydict({"id": ["a"], "text": [text]})
+    assert peak_bytes(lambda rows: chunks(rows, by), block) < 100 * len(text)
+
+
+@pytest.mark.parametrize("of_rows", [False, True], ids=["block", "rows"])
+def test_other_columns_are_repeated_a_bounded_number_of_bytes_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, of_rows: bool
+) -> None:
+    monkeypatch.setattr(chunk_rows_module, "BLOCK_BYTES", 1 << 18)
+    page = ["<p>" * 10_000]  # 30 KB, and 12 MB for all 400 sentences
+    row = {"id": "a", "text": SENTENCE * 400, "page": page, "n": 1}
+    block = block_of_rows([row]) if of_rows else Block(pa.RecordBatch.from_pylist([row]))
+    found = list(sentences(block))
+    assert sum(map(len, found)) == 400
+    assert max(part.batch.nbytes for part in found) <= 1 << 18
+    assert len(found) < 100
+    starts = [start for part in found for start in part.column("chunk_start").to_pylist()]
+    assert starts == [50 * i for i in range(400)]
+    ids = [id_ for part in found for id_ in part.column("id").to_pylist()]
+    assert ids == [f"a#{i}" for i in range(400)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "a", "text": SENTENCE * 2000, "n": [1]},
+        beam.Row(id="a", text=SENTENCE * 2000, n=[1]),
+    ],
+    ids=["mapping", "Row"],
+)
+def test_rows_of_a_long_text_come_back_with_all_their_fields(
+    new_pipeline: Callable[..., beam.Pipeline], row: Any
+) -> None:
+    with new_pipeline() as p:
+        rows = p | beam.Create([row]) | SplitSentences("en") | beam.Map(_fields)
+        last = rows | beam.Filter(lambda fields: fields["chunk_index"] == 1999)
+        expected = {"id": "a#1999", "text": SENTENCE.strip(), "n": [1], "parent_id": "a"}
+        expected |= {"chunk_index": 1999, "chunk_start": 99950, "chunk_end": 99999}
+        assert_that(last, equal_to([expected]))
+
+
+def test_a_long_string_becomes_rows_of_its_sentences(
+    new_pipeline: Callable[..., beam.Pipeline],
+) -> None:
+    with new_pipeline() as p:
+        rows = p | beam.Create([SENTENCE * 2000]) | SplitSentences("en")
+        last = rows | beam.Filter(lambda fields: fields["chunk_index"] == 1999)
+        assert_that(last | beam.Map(lambda fields: fields["text"]), equal_to([SENTENCE.strip()]))
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    return row if isinstance(row, dict) else row.as_dict()
