@@ -20,7 +20,7 @@ CODE = sorted(
 PAGES = [
     *(path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts),
     *(path for folder in FOLDERS[1:3] for path in sorted((ROOT / folder).glob("*.[my][da]*"))),
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
 ]
 
 NAMES = {  # what a name was -> what it is
