@@ -26,7 +26,11 @@ def set_dense_from(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 
 def decisions(
-    new_pipeline: NewPipeline, rows: list[dict], step: Any, reference: list[dict] | None = None
+    new_pipeline: NewPipeline,
+    rows: list[dict],
+    step: Any,
+    reference: list[dict] | None = None,
+    scratch: str | None = None,
 ) -> tuple[list, dict[str, Any]]:
     """What is removed, and the report."""
     with tempfile.TemporaryDirectory() as folder:
@@ -34,7 +38,7 @@ def decisions(
             known = None
             if reference is not None:
                 known = p | "Reference" >> beam.Create(reference)
-            result = p | beam.Create(rows) | Deduplicate((step,), known)
+            result = p | beam.Create(rows) | Deduplicate((step,), known, scratch)
             removed = result.removed | "Fields" >> beam.Map(decision_of)
             for name, collection in (("removed", removed), ("report", result.report)):
                 assert_that(collection, functools.partial(keep, f"{folder}/{name}"), label=name)
@@ -108,6 +112,22 @@ def test_dense_rows_near_to_a_reference_are_removed_for_it(
         set_dense_from(monkeypatch, dense_from)
         results.append(decisions(new_pipeline, rows, DeduplicateSemantic(), reference)[0])
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("tiles", [1, 3])
+def test_dense_rows_on_a_disk_are_decided_as_those_in_memory(
+    new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiles: int
+) -> None:
+    if tiles > 1:
+        monkeypatch.setattr(search_plan, "CELLS_TILE_ROWS", 60)
+    set_dense_from(monkeypatch, 4)
+    rows = near_vectors(3, 60, 0.35)
+    step = DeduplicateSemantic()
+    removed, report = decisions(new_pipeline, rows, step, scratch=str(tmp_path))
+    in_memory, same = decisions(new_pipeline, rows, step)
+    assert removed == in_memory
+    assert report["by_threshold"] == same["by_threshold"]
+    assert report["pairs_cut"] > 0
 
 
 def texts(rows: int) -> list[dict]:
