@@ -5,6 +5,7 @@ Arrow holds what Python lacks: bytes that are not UTF-8 in columns of strings, d
 """
 
 import contextlib
+import decimal
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 _UNREADABLE = (ValueError, OverflowError, TypeError, KeyError, pa.ArrowException)
+_ALL_DIGITS = decimal.Context(prec=100)  # Arrow's decimals have at most 76
 _DAY = {"s": 86_400, "ms": 86_400 * 10**3, "us": 86_400 * 10**6, "ns": 86_400 * 10**9}
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _DATES = {pa.date32(): 86_400 * 10**9, pa.date64(): 10**6}  # nanoseconds of a tick
@@ -31,6 +33,8 @@ def python_values(column: pa.Array) -> list[Any]:
 def exact_values(column: pa.Array) -> list[Any]:
     """Convert a column such that no value loses a digit, and equal ones are equal in any unit.
 
+    They are so by their `repr`, too: decimals of any scale lose the zeros at their end.
+
     Moments and spans become numbers of nanoseconds, bytes that are not UTF-8 stay bytes.
     """
     kind = column.type
@@ -41,7 +45,7 @@ def exact_values(column: pa.Array) -> list[Any]:
     if _is_temporal(kind):
         ticks = column.cast(pa.int32() if kind.bit_width == 32 else pa.int64()).to_pylist()
         return [None if tick is None else _exact_ticks(tick, kind) for tick in ticks]
-    if not any(map(_is_temporal, _inner_types(kind))):
+    if not any(map(_has_units, (kind, *_inner_types(kind)))):
         with contextlib.suppress(UnicodeDecodeError):
             return column.to_pylist()
     return [_exact_value(scalar) for scalar in column]
@@ -50,6 +54,8 @@ def exact_values(column: pa.Array) -> list[Any]:
 def _exact_value(scalar: pa.Scalar) -> Any:
     if _is_temporal(scalar.type):
         return _exact_ticks(scalar.value, scalar.type) if scalar.is_valid else None
+    if pa.types.is_decimal(scalar.type) and scalar.is_valid:
+        return _ALL_DIGITS.normalize(scalar.as_py())
     if pa.types.is_nested(scalar.type) or _is_wrapped(scalar.type):
         return _python_value(scalar, _exact_value)
     try:
@@ -67,6 +73,10 @@ def _exact_ticks(ticks: int, kind: pa.DataType) -> tuple[str, int]:
 
 def _is_temporal(kind: pa.DataType) -> bool:
     return pa.types.is_temporal(kind) and not pa.types.is_interval(kind)
+
+
+def _has_units(kind: pa.DataType) -> bool:
+    return _is_temporal(kind) or pa.types.is_decimal(kind)
 
 
 def _inner_types(kind: pa.DataType) -> Iterator[pa.DataType]:

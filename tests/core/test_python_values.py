@@ -1,5 +1,6 @@
 """No value of Arrow or Python is too odd to be written, and no digit of a key is lost."""
 
+import decimal
 import json
 from typing import Any
 
@@ -67,6 +68,17 @@ def test_moments_are_equal_in_any_unit_and_to_the_nanosecond(seconds: int) -> No
         assert keys[0] == keys[1] == keys[2]
     one, other = exact_values(pa.array([seconds, seconds + 1], pa.timestamp("ns")))
     assert one != other
+
+
+@given(st.decimals(-(10**70), 10**70, places=3))
+def test_decimals_are_equal_at_any_scale_and_lose_no_digit(value: decimal.Decimal) -> None:
+    next_one = decimal.Context(prec=100).add(value, decimal.Decimal("0.001"))
+    columns = [pa.array([value, next_one], pa.decimal256(76, scale)) for scale in (3, 5)]
+    (one, other), again = map(exact_values, columns)
+    assert list(map(repr, again)) == [repr(one), repr(other)]
+    assert one != other
+    (inside,) = exact_values(pa.ListArray.from_arrays([0, 2], columns[1]))
+    assert repr(inside) == repr([one, other])
 
 
 JSON = st.recursive(

@@ -43,22 +43,17 @@ def value_texts(column: pa.Array) -> pa.Array:
 
     Equal values have equal texts whatever the type's width, unit or scale.
     """
+    column = _plain(column)
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        return value_texts(column.dictionary_decode())
     if pa.types.is_duration(kind):
         ticks = column.cast(pa.int64()).to_pylist()
         scale = _NANOSECONDS[kind.unit]
         return _text_array([None if n is None else f"{n * scale} ns" for n in ticks])
-    if pa.types.is_fixed_size_binary(kind):
-        return value_texts(column.cast(pa.binary()))
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         values = column.to_pylist()
         return _text_array(
             [None if v is None else v.decode(errors="backslashreplace") for v in values]
         )
-    if pa.types.is_timestamp(kind) and kind.tz is not None:
-        column = column.cast(pa.timestamp(kind.unit, "UTC"))
     try:
         texts = column.cast(pa.large_string())
         texts.validate(full=True)
@@ -70,6 +65,20 @@ def value_texts(column: pa.Array) -> pa.Array:
         for pattern, rest in _TRAILING_ZEROS:
             texts = pc.replace_substring_regex(texts, pattern, rest)
     return texts
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Convert a column to a type that Arrow writes as all others of its kind."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _plain(column.dictionary_decode())
+    if pa.types.is_fixed_size_binary(kind):
+        return column.cast(pa.binary())
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return column.cast(pa.timestamp(kind.unit, "UTC"))
+    if pa.types.is_decimal(kind) and kind.scale < 0:  # written with an exponent
+        return column.cast(pa.decimal256(76, 0))
+    return column
 
 
 def _text_array(texts: list[str | None]) -> pa.Array:

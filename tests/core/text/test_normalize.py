@@ -52,6 +52,7 @@ def test_normalizing_twice_changes_nothing(texts: list[str]) -> None:
         (pa.time32("ms"), pa.time64("ns"), "00:00:10"),
         (pa.duration("s"), pa.duration("us"), "10000000000 ns"),
         (pa.decimal128(9, 2), pa.decimal256(50, 3), "10"),
+        (pa.decimal128(9, -1), pa.decimal128(9, 0), "10"),
         (pa.float16(), pa.int64(), "10"),
     ],
 )
