@@ -1,6 +1,7 @@
 """Kill runs that write to an object store, before each of the requests that change it.
 
-    python -m tests.files.killed_runs s3://bucket
+    python -m tests.files.killed_runs s3://bucket       # before each request
+    python -m tests.files.killed_runs s3://bucket 4     # before every fourth
 
 Prints a line of JSON for each kill: what a reader finds after it, and after the same run again.
 """
@@ -96,17 +97,17 @@ def outcome(kind: str, place: str, number: int) -> tuple[int, dict[str, Any]]:
     return code, {"kind": kind, "killed": after, "again": again, "leftovers": leftovers}
 
 
-def main(url: str) -> None:
+def main(url: str, step: int) -> None:
     for kind in SINKS:
         code, number = KILLED, 0
         while code == KILLED:
             code, shown = outcome(kind, f"{url}/kills/{kind}-{number}", number)
             print(json.dumps(shown), flush=True)
-            number += 1
+            number += step
         assert code == 0
 
 
 if __name__ == "__main__":
     check_bucket(sys.argv[1])
     tempfile.tempdir = tempfile.mkdtemp()
-    main(sys.argv[1])
+    main(sys.argv[1], int((*sys.argv[2:], 1)[0]))

@@ -159,12 +159,12 @@ def test_a_bucket_is_watched_and_a_stream_goes_on_where_it_was(
 def test_a_run_that_is_killed_before_any_request_changes_nothing_and_is_repeated(
     store: Store,
 ) -> None:
-    """The process ends before each request that would change the store, one run for each."""
-    command = [sys.executable, "-m", "tests.files.killed_runs", store.url]
+    """The process ends before every fourth request that would change the store."""
+    command = [sys.executable, "-m", "tests.files.killed_runs", store.url, "4"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     runs = [json.loads(line) for line in done.stdout.splitlines()]
     kills = {kind: sum(run["kind"] == kind for run in runs) for kind in ("parquet", "duckdb")}
-    assert min(kills.values()) >= 4
+    assert min(kills.values()) >= 2
     for run in runs:
         # a set of several files is shown one by one, and the old one removed after it
         assert run["killed"] in (["old"] * 3, ["new"] * 3, ["new"] * 3 + ["old"] * 3, None), run
