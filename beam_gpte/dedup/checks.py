@@ -20,7 +20,6 @@ from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import DEFECT, REFERENCE, REJECT_STEP
 from beam_gpte.core.errors import naming
-from beam_gpte.dedup.corpus_ids import with_corpus_ids, with_own_ids
 from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import Block, with_hidden
@@ -29,6 +28,7 @@ from beam_gpte.elements.count_rows import CountRows
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import reject_outputs, split_rejects
 from beam_gpte.elements.wiring import named_collections
+from beam_gpte.shuffle.corpus_ids import with_corpus_ids, with_own_ids
 from beam_gpte.shuffle.spill import SpillRows, whole_rows
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds
 

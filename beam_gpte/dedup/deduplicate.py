@@ -35,7 +35,6 @@ from beam_gpte.dedup.checks import (
     restore_rows,
     separate_reference,
 )
-from beam_gpte.dedup.corpus_ids import with_own_pair_ids
 from beam_gpte.dedup.figures import StepFigures, pair_figures
 from beam_gpte.dedup.recall_audit import count_found
 from beam_gpte.dedup.report import Deduplication, FiguresOfSteps, StepSummary, SummarizeSteps
@@ -44,6 +43,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.elements.rows import back_to_rows, columns_as_blocks, to_blocks
 from beam_gpte.elements.wiring import named_collections
+from beam_gpte.shuffle.corpus_ids import with_own_pair_ids
 from beam_gpte.shuffle.spill import SpillRows, new_spill_folder
 
 

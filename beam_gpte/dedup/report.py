@@ -19,12 +19,12 @@ from apache_beam.pvalue import AsList, AsSingleton
 
 from beam_gpte.core.columns import AT, CORPUS_ID, FILE, FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.core.errors import MAX_SHOWN, printable
-from beam_gpte.dedup.corpus_ids import own_ids
 from beam_gpte.dedup.figures import BINS, REMOVED, AddFigures, StepFigures
 from beam_gpte.dedup.recall_audit import recall_figures
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.wiring import named_collections
+from beam_gpte.shuffle.corpus_ids import own_ids
 from beam_gpte.shuffle.group_by_id import frame_of
 from beam_gpte.shuffle.spill import has_column, with_columns
 

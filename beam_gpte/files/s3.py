@@ -18,8 +18,8 @@ def check_s3_bucket(bucket: str, options: PipelineOptions, seconds: int) -> None
       seconds: to wait for the answer.
 
     Raises:
-      InputError: AWS's package is missing, there are no credentials or they are refused, or there
-        is no such bucket.
+      InputError: AWS's package is missing, there are no credentials or they are refused, or the
+        bucket is missing.
     """
     where = f"s3://{bucket}"
     try:
@@ -42,7 +42,7 @@ def check_s3_bucket(bucket: str, options: PipelineOptions, seconds: int) -> None
         ) from error
     except aws.ClientError as error:
         raise _explained(error, where) from error
-    except (aws.BotoCoreError, ValueError) as error:  # ValueError: of an endpoint that is no URL
+    except (aws.BotoCoreError, ValueError) as error:  # ValueError: of an endpoint
         raise InputError(
             f"{where}: S3 does not answer ({_brief(error)}); check region and endpoint, "
             "or try again later"
@@ -70,7 +70,7 @@ def _explained(error: Any, where: str) -> InputError:
     if code in _REFUSED:
         return InputError(
             f"{where}: these credentials may not list the bucket ({_brief(error)}); "
-            "grant s3:ListBucket"
+            "let them list it"
         )
     return InputError(f"{where}: S3 refuses to list the bucket ({_brief(error)}); check its region")
 

@@ -186,7 +186,7 @@ def test_rows_come_back_in_any_order_and_with_what_was_added(tmp_path: Path) -> 
     light = kept(str(tmp_path), "light")
     assert all(is_light(block) and "text" not in block.schema.names for block in light)
     together = Block.concat(light)
-    shuffled = Block(together.batch.take(pa.array(np.random.default_rng(0).permutation(400))))
+    shuffled = together.take(np.random.default_rng(0).permutation(400))
     marked = shuffled.with_column(pa.field("mark", pa.int64()), pa.array(range(400)))
     back = whole_rows(marked)
     assert back.column("mark").to_pylist() == list(range(400))

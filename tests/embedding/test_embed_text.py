@@ -274,7 +274,7 @@ def test_the_column_says_how_its_vectors_were_made(
                 )
             )
         )
-        assert_that(described, equal_to([(minilm, "mean", "query: ", 64, True, "float32", 16)]))
+        assert_that(described, equal_to([("model", "mean", "query: ", 64, True, "float32", 16)]))
 
 
 def test_the_handler_stands_alone_in_run_inference(

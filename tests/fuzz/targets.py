@@ -324,6 +324,8 @@ def _hostile(kind: pa.DataType, count: int, rng: random.Random) -> pa.Array:
         fields = [kind.field(i) for i in range(kind.num_fields)]
         parts = [_hostile(field.type, count, rng) for field in fields]
         return pa.StructArray.from_arrays(parts, fields=fields)
+    if str(kind) not in KINDS:
+        return pa.nulls(count, kind)
     return array(str(kind), [rng.choice((None, 0, ROWS - 1)) for _ in range(count)])
 
 

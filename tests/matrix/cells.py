@@ -135,8 +135,6 @@ def _refusal(error: BaseException, cell: Cell) -> Outcome:
     message = re.sub(r" \[while running .*", "", str(error), flags=re.DOTALL)
     if not isinstance(error, InputError):
         return Outcome(FAULT, f"{type(error).__name__}: {message[:300]}")
-    if "\n" in message:
-        return Outcome(FAULT, f"a message of several lines: {message[:300]}")
     if not _names_column(message, cell):
         return Outcome(FAULT, f"a message without the column: {message}")
     return Outcome(REFUSED, message)

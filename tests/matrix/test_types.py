@@ -77,7 +77,6 @@ def test_a_refusal_names_the_column_and_other_errors_are_faults(
     for error in (
         ValueError("column 'id' is double"),
         beam_gpte.InputError("something is wrong"),
-        beam_gpte.InputError("column 'id' is double\nsee above"),
     ):
 
         def fail(*_: object, error: Exception = error) -> None:

@@ -18,6 +18,7 @@ from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.mining.hard_negatives import NegativeRule, choose_negatives, with_consistency
 from beam_gpte.core.mining.margin import forward_candidates
 from beam_gpte.core.mining.neighbors import nearest_neighbors
+from beam_gpte.elements.block import hidden_block
 from beam_gpte.mining.filter_pairs import _reasons
 from beam_gpte.mining.pair_neighbors import _check_one_space, _Rows, _score
 from tests.examples import keep, kept
@@ -356,7 +357,7 @@ def test_bad_pairs_fail_the_job_by_name() -> None:
             "P: query_id is int64, the ids of the queries are large_string; convert one",
         ),
     ]:
-        pair = Block.from_pydict({"query_id": query, QUERY: query, DOCUMENT: ids})
+        pair = hidden_block({"query_id": query, QUERY: query, DOCUMENT: ids})
         with pytest.raises(InputError, match=message):
             list(_score(pair, rows, rows, ("query_id", "document_id"), "P", isolate=False))
 

@@ -83,11 +83,11 @@ def _header(file: BinaryIO, at: int) -> tuple[int, int, int, int, int] | None:
         try:
             fields, length = _struct(data, 0, 0)
             inner = fields.get(5) or fields.get(8) or {}
-            kind, unpacked, packed = (fields[number] for number in (1, 2, 3))
-            return kind, max(0, unpacked), max(0, packed), inner.get(1, 0), length
+            sizes = [max(0, fields[number]) for number in (1, 2, 3)]
+            return sizes[0], sizes[1], sizes[2], max(0, inner.get(1, 0)), length
         except IndexError:  # the header goes on
             size = size * 64 if len(data) == size else _MAX_HEADER_BYTES + 1
-        except (KeyError, ValueError, AttributeError):
+        except (KeyError, ValueError, AttributeError, TypeError):  # fields of other types
             return None
     return None
 
