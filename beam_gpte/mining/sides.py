@@ -212,7 +212,7 @@ class _Check:
 
     def __init__(self, settings: SideSettings, step: str, mark: str) -> None:
         self._settings = settings
-        self.step = self._step = step
+        self.step = step
         self._mark = mark
         columns = settings.columns
         self._defects = VectorDefects(
@@ -225,14 +225,14 @@ class _Check:
 
     def __call__(self, block: Block) -> Iterator[Any]:
         settings, id_column = self._settings, self._settings.columns.id
-        _check_names(block, settings.columns, self._step)
+        _check_names(block, settings.columns, self.step)
         reasons = [self._defects(block)]
         if settings.deduplicate:
-            reasons.append(check_text(block, settings.columns.text, self._step))
-        null = pc.is_null(id_array(block, id_column, self._step))
+            reasons.append(check_text(block, settings.columns.text, self.step))
+        null = pc.is_null(id_array(block, id_column, self.step))
         reasons.append(pc.if_else(null, f"{id_column} is null", pa.scalar(None, pa.string())))
         for part in split_rejects(
-            block, pc.coalesce(*reasons), self._step, settings.isolate, id_column
+            block, pc.coalesce(*reasons), self.step, settings.isolate, id_column
         ):
             yield part if isinstance(part, beam.pvalue.TaggedOutput) else marked(part, self._mark)
 
