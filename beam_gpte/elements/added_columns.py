@@ -13,8 +13,8 @@ from typing import Any, get_args, get_type_hints
 import pyarrow as pa
 from apache_beam.typehints.row_type import RowTypeConstraint
 
-from beam_gpte.core.columns import is_hidden
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.columns import check_visible, is_hidden
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import check_reject_columns
 
@@ -82,7 +82,8 @@ class AddsColumns:
         """Return the names of the added columns.
 
         Raises:
-          InputError: `rename` names a column that is not added, or gives two one name.
+          InputError: `rename` names a column that is not added, or gives two one name; or a
+            setting gives one a hidden name.
         """
         step, ours = getattr(self, "step", type(self).__name__), self.adds()
         if not isinstance(self.rename, Mapping):
@@ -96,6 +97,8 @@ class AddsColumns:
                 raise InputError(f"rename gives {name!r} the name {wanted!r}; use another")
         names = tuple((name, self.rename.get(name, name)) for name in ours)
         wanted_names = [wanted for _, wanted in names]
+        with naming(step):
+            check_visible(wanted_names)
         for name in wanted_names:
             if wanted_names.count(name) > 1:
                 raise InputError(f"rename gives two columns the name {name!r}; use two names")

@@ -10,14 +10,15 @@ again.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 
+from beam_gpte.core.columns import check_visible
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime, check_one_row
 from beam_gpte.core.encoder.text_encoder import Encoder, as_model
-from beam_gpte.core.errors import InputError, shown
+from beam_gpte.core.errors import InputError, naming, shown
 from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.embedding.model_handler import Model, TextEmbeddingModelHandler
 
@@ -105,7 +106,13 @@ def _checked_names(columns: Sequence[str] | None) -> list[str] | None:
         raise InputError(
             f"columns is {columns!r}; give a list of names, or leave it out for EmbeddableItems"
         )
+    _check_names(columns)
     return list(columns)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    with naming(GpteTextEmbeddings.__name__):
+        check_visible(names)
 
 
 def _batch_sizes(min_size: int | None, max_size: int | None) -> tuple[int, int]:
@@ -152,15 +159,22 @@ class _VectorHandler(TextEmbeddingModelHandler):
 def _adapter(columns: list[str] | None) -> EmbeddingTypeAdapter:
     """Read texts from elements, and write vectors into new ones."""
     if columns is None:
-        return EmbeddingTypeAdapter(create_text_adapter().input_fn, _fill_items)
+        return EmbeddingTypeAdapter(_read_items, _fill_items)
     return EmbeddingTypeAdapter(
         functools.partial(_read_columns, columns), functools.partial(_fill_columns, columns)
     )
 
 
+def _read_items(items: Sequence[EmbeddableItem]) -> list[str]:
+    for item in items:
+        _check_names(item.metadata)
+    return create_text_adapter().input_fn(items)
+
+
 def _read_columns(columns: list[str], batch: Sequence[Any]) -> list[Any]:
     texts = []
     for fields in map(row_fields, batch):
+        _check_names(fields)
         missing = [name for name in columns if name not in fields]
         if missing:
             raise InputError(

@@ -183,6 +183,16 @@ def test_the_code_in_a_file_does_not_run_whatever_type_a_step_between_has(
     assert not (tmp_path / "ran").exists()
 
 
+def test_no_setting_gives_a_hidden_name() -> None:
+    for make in (
+        lambda: bg.EmbedText(WordEncoder(), embedding_column="__gpte_vector"),
+        lambda: bg.EmbedText(WordEncoder(), rename={"embedding": "__gpte_vector"}),
+        lambda: bg.IdentifyLanguage(rename={"language": "__gpte_x"}),
+    ):
+        with pytest.raises(InputError, match="__gpte_"):
+            make()
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("typed", [True, False])
 def test_rows_pass_several_transforms_with_and_without_types(

@@ -150,6 +150,10 @@ def test_several_columns_of_dicts_and_rows(
         ([{"x": "fine"}, {"x": 1}], "1 is not a text"),
         ([{"x": "fine"}, {"x": " "}], "a text is ' '"),
         ([{"y": "no x"}], "no column 'x' among y"),
+        (
+            [{"x": "fine"}, {"x": "fine", "__gpte_row": b""}],
+            "GpteTextEmbeddings: a column is named '__gpte_row'",
+        ),
     ],
 )
 def test_a_row_without_a_text_fails_with_what_it_has(
@@ -183,6 +187,17 @@ def test_bad_batches_of_items_are_collected(
         assert_that(why, equal_to([(["3"], True)]), "bad")
 
 
+def test_metadata_of_items_with_a_hidden_name_are_refused(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
+) -> None:
+    items = [ITEMS[0], EmbeddableItem(Content(text="a"), id="3", metadata={"__gpte_order": 1})]
+    manager = GpteTextEmbeddings(LengthEncoder())
+    transform = MLTransform(write_artifact_location=str(tmp_path / "a")).with_transform(manager)
+    refusal = "GpteTextEmbeddings: a column is named '__gpte_order'"
+    with pytest.raises(InputError, match=refusal), new_pipeline() as p:
+        p | beam.Create(items) | transform
+
+
 def test_an_artifact_holds_what_those_of_beam_hold(tmp_path: Path) -> None:
     managers = [
         GpteTextEmbeddings("m", columns=["x"], runtime=ModelRuntime(threads=2, large_model=True)),
@@ -209,6 +224,7 @@ def test_wrong_arguments_are_refused_before_anything_runs() -> None:
     for arguments, message in [
         ({"columns": "x"}, "columns is 'x'"),
         ({"columns": []}, r"columns is \[\]"),
+        ({"columns": ["__gpte_row"]}, "GpteTextEmbeddings: a column is named '__gpte_row'"),
         ({"min_batch_size": 9, "max_batch_size": 8}, "min_batch_size 9 and max_batch_size 8"),
         ({"max_batch_size": -1}, "use 1 or more"),
         ({"runtime": ModelRuntime(watch_model_pattern="m/*")}, "MLTransform does not watch files"),
@@ -280,6 +296,23 @@ def test_an_item_that_would_lose_something_is_refused(
             | beam.Create([item])
             | VectorDatabaseWriteTransform(ParquetVectorWriterConfig(f"{tmp_path}/v"))
         )
+
+
+@pytest.mark.parametrize("config", [ParquetVectorWriterConfig, DuckDBVectorWriterConfig])
+def test_an_item_with_hidden_metadata_is_not_written(
+    config: Any, new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
+) -> None:
+    hidden = embedded(ITEMS[1], [1.0], metadata={"__gpte_row": b"", "source": "test.txt"})
+    out = tmp_path / "out"
+    refusal = "WriteVectorsTo.*: a column is named '__gpte_row'"
+    with pytest.raises(InputError, match=refusal), new_pipeline() as p:
+        (
+            p
+            | beam.Create([embedded(ITEMS[0], [1.0]), hidden])
+            | VectorDatabaseWriteTransform(config(str(out)))
+        )
+    assert not out.is_file()
+    assert not list(tmp_path.glob("out/*.parquet"))
 
 
 @pytest.mark.parametrize("keyed", [False, True])

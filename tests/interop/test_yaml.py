@@ -920,3 +920,19 @@ def test_an_error_names_the_type_of_the_yaml_step(kind: str, config: str, said: 
     assert "collect such rows with .with_exception_handling() (error_handling in YAML)" in str(
         failed.value
     )
+
+
+@pytest.mark.parametrize("name", ["__gpte_row", "__gpte_anything"])
+def test_a_hidden_name_gets_in_by_no_step_of_yaml(name: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["1"], "text": ["a"], name: [b""]}), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "1", "text": "a", name: "x"}))
+    reads = [
+        f"type: ReadCorpus, config: {{pattern: {tmp_path}/a.{kind}, id_column: id, columns: {of}}}"
+        for kind in ("parquet", "jsonl")
+        for of in (f"[{name}]", "null")
+    ]
+    reads.append(f"type: ReadFromParquet, config: {{file_pattern: {tmp_path}/a.parquet}}")
+    reads.append(f"type: Create, config: {{elements: [{{id: 1, text: b, {name}: 3}}]}}")
+    for read in reads:
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            run_steps(f"- {{name: In, {read}}}\n- {{type: DeduplicateExact, input: In}}")

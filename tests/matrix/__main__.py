@@ -1,4 +1,7 @@
-"""Try every public transform with every Arrow type: `python -m tests.matrix`, or `make matrix`."""
+"""Try every public transform with every Arrow type: `python -m tests.matrix`, or `make matrix`.
+
+Names of columns inside transforms are tried too, in every input, as a role of their own.
+"""
 
 import argparse
 import random
@@ -7,7 +10,8 @@ import time
 from collections import Counter
 
 from tests.matrix.cells import FAULT, REFUSED, RIGHT
-from tests.matrix.plan import run_group, run_sample
+from tests.matrix.inputs import HIDDEN
+from tests.matrix.plan import run_group, run_hidden, run_sample
 from tests.matrix.transforms import CASES
 
 
@@ -24,12 +28,15 @@ def main() -> int:
     arguments = parser.parse_args()
     total: Counter[str] = Counter()
     for case in CASES:
-        for role in case.roles if arguments.only in str(case) else ():
+        for role in (*case.roles, HIDDEN) if arguments.only in str(case) else ():
             if arguments.role in role:
                 rng = random.Random(f"{arguments.seed} {case} {role}")
-                tried = run_group(case, role, arguments.pairs, rng)
-                if arguments.sample:
+                if role == HIDDEN:
+                    tried = run_hidden(case, arguments.sample, rng)
+                elif arguments.sample:
                     tried = run_sample(case, role, arguments.sample, rng)
+                else:
+                    tried = run_group(case, role, arguments.pairs, rng)
                 began, counts = time.monotonic(), Counter()
                 for cell, outcome in tried:
                     counts[outcome.kind] += 1

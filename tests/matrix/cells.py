@@ -17,6 +17,7 @@ from beam_gpte.elements.plain_types import decoded_type
 from tests.examples import keep, kept
 from tests.matrix.inputs import (
     GROUPS,
+    HIDDEN,
     ID,
     ORDER,
     PAIR_ID,
@@ -29,6 +30,7 @@ from tests.matrix.inputs import (
     meaning,
     pair_tables,
     tables,
+    with_hidden,
 )
 from tests.matrix.transforms import Case, Inputs, NoInputError
 from tests.matrix.types import ROWS, as_held, shown
@@ -84,11 +86,12 @@ def run_cell(case: Case, cell: Cell) -> Outcome:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # Polars panics by one
-        return _refusal(error, cell)
+        return _refusal(error, case, cell)
     finally:
         logging.disable(logging.NOTSET)
     try:
-        rejected = check(case, cell, inputs, results)
+        of = check_hidden if cell.role == HIDDEN else check
+        rejected = of(case, cell, inputs, results)
     except WrongResultError as error:
         return Outcome(FAULT, str(error))
     return Outcome(REFUSED, rejected) if rejected else Outcome(RIGHT)
@@ -98,12 +101,11 @@ def make_inputs(
     case: Case, cell: Cell, plain: bool = False, dropped: frozenset[Row] = frozenset()
 ) -> Inputs:
     """Make the inputs of a case."""
-    if not case.sides:
-        return {"rows": tables(cell, None, plain, dropped)}
-    inputs = {side: tables(cell, side, plain, dropped) for side in SIDES}
+    sides = {side: side for side in SIDES} if case.sides else {"rows": None}
+    inputs = {name: tables(cell, side, plain, dropped) for name, side in sides.items()}
     if case.pairs:
         inputs["pairs"] = pair_tables(cell, case.pairs, plain)
-    return inputs
+    return with_hidden(inputs, cell) if cell.role == HIDDEN else inputs
 
 
 def run(case: Case, inputs: Inputs) -> Results:
@@ -130,13 +132,15 @@ def _table(element: Any) -> pa.Table:
     return element if isinstance(element, pa.Table) else pa.Table.from_pylist([element])
 
 
-def _refusal(error: BaseException, cell: Cell) -> Outcome:
-    """Accept a message of one line that names the column."""
+def _refusal(error: BaseException, case: Case, cell: Cell) -> Outcome:
+    """Accept a message of one line that names the column, and for a hidden one the transform."""
     message = re.sub(r" \[while running .*", "", str(error), flags=re.DOTALL)
     if not isinstance(error, InputError):
         return Outcome(FAULT, f"{type(error).__name__}: {message[:300]}")
     if not _names_column(message, cell):
         return Outcome(FAULT, f"a message without the column: {message}")
+    if cell.hidden and not message.startswith(case.transform):
+        return Outcome(FAULT, f"a message without the transform: {message}")
     return Outcome(REFUSED, message)
 
 
@@ -146,6 +150,8 @@ def _names_column(message: str, cell: Cell) -> bool:
 
 def column_names(cell: Cell) -> list[str]:
     """Name the columns that have the types of a cell."""
+    if cell.hidden:
+        return [cell.hidden.name]
     own = [name for name, role in ROLES.items() if role == cell.role]
     own += [f"extra{i}" for i in range(len(cell.extras))]
     own += ["keep"] if cell.role == ORDER else []
@@ -215,6 +221,31 @@ def check(case: Case, cell: Cell, inputs: Inputs, results: Results) -> str:
             raise WrongResultError(f"a reason without the column: {reason}")
     if len(dropped) < ROWS or case.sides:
         _compare(found, expected(case, cell, dropped).decisions)
+    return next(iter(rejected.values()))
+
+
+def check_hidden(case: Case, cell: Cell, inputs: Inputs, results: Results) -> str:
+    """Check that a hidden column costs the rows that have it, and no other.
+
+    Returns:
+      Why they were rejected.
+
+    Raises:
+      WrongResultError: one was not, or another was.
+    """
+    rejected = _rejected(case, inputs, results.get("rejects", []))
+    hidden = {
+        n
+        for table in inputs["rows"]
+        for n in table["n"].to_pylist()
+        if cell.hidden and cell.hidden.name in table.column_names
+    }
+    if {n for _, n in rejected} != hidden:
+        raise WrongResultError(f"rows {sorted(hidden)} were not refused")
+    _check_rows(case, rejected, results)
+    for reason in rejected.values():
+        if not _names_column(reason, cell):
+            raise WrongResultError(f"a reason without the column: {reason}")
     return next(iter(rejected.values()))
 
 

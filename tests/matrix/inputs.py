@@ -10,8 +10,15 @@ from tests.matrix.types import FAMILIES, FAMILY, NUMERIC, ROWS, array, rank, tex
 
 # Roles of columns: "pair id" is of the pairs that name rows of two sides, "payload" is not read.
 ID, TEXT, SCOPE, ORDER, PAIR_ID, PAYLOAD = "id", "text", "scope", "order", "pair id", "payload"
+HIDDEN = "hidden"  # of one column more, which has a name of those inside transforms
 ROLES = {"id": ID, "text": TEXT, "lang": SCOPE, "stars": ORDER, "extra": PAYLOAD}
 SIDES = ("source", "target")
+
+# Names of columns inside transforms, which hold rows, defects, orders, vectors; and the beginning.
+HIDDEN_NAMES = tuple(
+    f"__gpte_{rest}"
+    for rest in ("row", "defect", "file", "reference", "order", "vector", "source", "x", "")
+)
 
 # Rows n and n + GROUPS are duplicates, half of these of one scope.
 GROUPS = ROWS // 2
@@ -27,6 +34,21 @@ WORDS = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Hidden:
+    """Name a column that no input may have.
+
+    Attributes:
+      name: of the column.
+      place: the input that has it.
+      half: the half of its rows that has it, 0 or 1.
+    """
+
+    name: str
+    place: str
+    half: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Cell:
     """Name what is tried.
 
@@ -35,11 +57,13 @@ class Cell:
       kinds: its types, each of one part of the rows; of two sides, the second has them reversed,
         and of two types each side has one.
       extras: types of further columns that are not read, each as `kinds`; all have as many.
+      hidden: the column of role `HIDDEN`, which has the first type.
     """
 
     role: str
     kinds: tuple[str, ...]
     extras: tuple[tuple[str, ...], ...] = ()
+    hidden: Hidden | None = None
 
     def kind(self, role: str, n: int, side: str | None) -> str:
         """Return the type that a row's value has."""
@@ -61,6 +85,7 @@ class Cell:
 
     def __str__(self) -> str:
         more = f" and {len(self.extras)} columns" if self.extras else ""
+        more += f" named {self.hidden.name} in {self.hidden.place}" if self.hidden else ""
         return f"{self.role} of {' and '.join(self.kinds)}{more}"
 
 
@@ -126,6 +151,28 @@ def pair_tables(cell: Cell, names: tuple[str, str], plain: bool = False) -> list
         more = _extras(cell, run, None, plain)
         made.append(pa.table({**ids, "n": pa.array(run), "extra": extra, **more}))
     return made
+
+
+def with_hidden(inputs: dict[str, list[pa.Table]], cell: Cell) -> dict[str, list[pa.Table]]:
+    """Divide each input into halves, and add the hidden column of a cell to one of them."""
+    halved = {
+        name: [pa.concat_tables(found)[:GROUPS], pa.concat_tables(found)[GROUPS:]]
+        for name, found in inputs.items()
+    }
+    if cell.hidden:
+        halves = halved[cell.hidden.place]
+        half = halves[cell.hidden.half]
+        column = array(cell.kinds[0], list(range(len(half))))
+        halves[cell.hidden.half] = half.append_column(cell.hidden.name, column)
+    return halved
+
+
+def visible(tables: list[pa.Table]) -> list[pa.Table]:
+    """Leave out hidden columns."""
+    return [
+        table.select([name for name in table.column_names if name not in HIDDEN_NAMES])
+        for table in tables
+    ]
 
 
 def _runs(cell: Cell, side: str | None, dropped: frozenset[Row]) -> list[list[int]]:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 
 from tests.matrix.cells import RIGHT, Outcome, run_cell
-from tests.matrix.inputs import PAYLOAD, Cell
+from tests.matrix.inputs import HIDDEN, HIDDEN_NAMES, PAYLOAD, SIDES, Cell, Hidden
 from tests.matrix.transforms import Case
 from tests.matrix.types import FAMILIES, KINDS
 
@@ -27,6 +27,23 @@ def pair_cells(role: str, names: list[str], count: int, random: random.Random) -
     """Make cells of two types, in blocks or on sides."""
     pairs = list(itertools.permutations(names, 2))
     return [Cell(role, pair) for pair in random.sample(pairs, min(count, len(pairs)))]
+
+
+def hidden_cells(case: Case) -> list[Cell]:
+    """Make a cell of each hidden name in each half of each input."""
+    places = SIDES if case.sides else ("rows",)
+    places += ("pairs",) if case.pairs else ()
+    ways = itertools.product(places, range(2), HIDDEN_NAMES)
+    return [Cell(HIDDEN, ("int64",), hidden=Hidden(name, at, half)) for at, half, name in ways]
+
+
+def run_hidden(
+    case: Case, count: int | None, rng: random.Random, place: str = ""
+) -> Iterator[Tried]:
+    """Try the hidden names, or some of them; of one input, if it is named."""
+    cells = [c for c in hidden_cells(case) if c.hidden and place in c.hidden.place]
+    chosen = cells if count is None else rng.sample(cells, min(count, len(cells)))
+    return ((cell, run_cell(case, cell)) for cell in chosen)
 
 
 def run_sample(case: Case, role: str, count: int, rng: random.Random) -> Iterator[Tried]:

@@ -9,9 +9,9 @@ import pytest
 
 import beam_gpte
 from tests.matrix.cells import FAULT, REFUSED, RIGHT, WrongResultError, check, run, run_cell
-from tests.matrix.inputs import ID, PAYLOAD, SCOPE, Cell, tables
-from tests.matrix.plan import all_cells
-from tests.matrix.transforms import CASES, Case
+from tests.matrix.inputs import ID, PAYLOAD, SCOPE, Cell, tables, visible
+from tests.matrix.plan import all_cells, hidden_cells, run_hidden
+from tests.matrix.transforms import CASES, Case, Inputs, Outputs
 from tests.matrix.types import KINDS, array, shown
 
 SEED = os.environ.get("MATRIX_SEED", "0")
@@ -34,6 +34,27 @@ def test_a_sample_of_cells_is_right_or_refused(case: Case) -> None:
     outcomes = {str(cell): run_cell(case, cell) for cell in sample}
     faults = {cell: found.detail for cell, found in outcomes.items() if found.kind == FAULT}
     assert faults == {}, f"with MATRIX_SEED={SEED}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_hidden_name_is_refused_in_every_input(case: Case) -> None:
+    rng = random.Random(f"{SEED} {case}")
+    tried = {
+        place: next(run_hidden(case, 1, rng, place))
+        for place in {cell.hidden.place for cell in hidden_cells(case) if cell.hidden}
+    }
+    wrong = {str(cell): found for cell, found in tried.values() if found.kind != REFUSED}
+    assert wrong == {}, f"with MATRIX_SEED={SEED}"
+
+
+def test_rows_with_a_hidden_name_that_pass_are_a_fault() -> None:
+    def passed(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+        good = p | beam.Create([visible(inputs["rows"])]) | beam.FlatMap(list)
+        return {"good": good}
+
+    case = Case("Nothing", passed, (ID,))
+    for cell in hidden_cells(case):
+        assert run_cell(case, cell).kind == FAULT
 
 
 @pytest.mark.parametrize("name", KINDS)

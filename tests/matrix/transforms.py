@@ -17,7 +17,17 @@ import pyarrow.parquet as pq
 import beam_gpte as bg
 from beam_gpte.sources.read_vectors import read_vectors
 from tests.examples import WordEncoder
-from tests.matrix.inputs import GROUPS, ID, ORDER, PAIR_ID, PAYLOAD, SCOPE, SIDES, TEXT
+from tests.matrix.inputs import (
+    GROUPS,
+    ID,
+    ORDER,
+    PAIR_ID,
+    PAYLOAD,
+    SCOPE,
+    SIDES,
+    TEXT,
+    visible,
+)
 
 Inputs = Mapping[str, list[pa.Table]]
 Outputs = dict[str, beam.PCollection]
@@ -103,12 +113,19 @@ def _of_sides(make: Callable[[], Any], names: tuple[str, ...], *inputs_named: st
     return apply
 
 
-def _fit_and_apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
-    rows = create(p, inputs["rows"])
-    fitted = rows | bg.FitPostprocess("center", group_column="lang")
-    apply = bg.ApplyPostprocess(fitted, group_column="lang").with_exception_handling()
-    good, rejects = rows | apply
-    return {"good": good, "rejects": rejects}
+def _fit_and_apply(fitted: bool) -> Apply:
+    """Give the inputs to both transforms; hidden columns to one of them."""
+
+    def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+        rows = create(p, inputs["rows"])
+        others = create(p, visible(inputs["rows"]), "visible")
+        fit = bg.FitPostprocess("center", group_column="lang")
+        params = (rows if fitted else others) | fit
+        apply = bg.ApplyPostprocess(params, group_column="lang").with_exception_handling()
+        good, rejects = (others if fitted else rows) | apply
+        return {"good": good, "rejects": rejects}
+
+    return apply
 
 
 def _rerank(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
@@ -154,8 +171,7 @@ def _json_lines(folder: str) -> dict[str, list[pa.Table]]:
 
 
 def _summary(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
-    rows = {"rows": create(p, inputs["rows"]) | bg.RejectDuplicateIds()}
-    return {"summary": rows | bg.WriteSummary(f"{folder}/summary.json")}
+    return {"summary": create(p, inputs["rows"]) | bg.WriteSummary(f"{folder}/summary.json")}
 
 
 class NoInputError(Exception):
@@ -217,8 +233,8 @@ CASES = (
         (ID, PAYLOAD),
         changed=("embedding",),
     ),
-    Case("FitPostprocess", _fit_and_apply, (ID, SCOPE, PAYLOAD), changed=("embedding",)),
-    Case("ApplyPostprocess", _fit_and_apply, (SCOPE,), changed=("embedding",)),
+    Case("FitPostprocess", _fit_and_apply(True), (ID, SCOPE, PAYLOAD), changed=("embedding",)),
+    Case("ApplyPostprocess", _fit_and_apply(False), (SCOPE,), changed=("embedding",)),
     Case("Rerank", _rerank, ROW),
     Case("RejectDuplicateIds", _of_rows(bg.RejectDuplicateIds), (ID, PAYLOAD)),
     Case("IdentifyLanguage", _of_rows(bg.IdentifyLanguage), ROW),
