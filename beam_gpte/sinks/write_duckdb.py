@@ -38,7 +38,7 @@ from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
 from beam_gpte.sinks.panes import is_whole
 from beam_gpte.sinks.parquet_files import ParquetFileWriter, conform_files, unify_staged_schemas
 from beam_gpte.sinks.runs.leftovers import remove_leftovers, remove_staged
-from beam_gpte.sinks.runs.outputs import Output, place_key
+from beam_gpte.sinks.runs.outputs import DATABASE, Output, place_key
 from beam_gpte.sinks.staging import StagedFile, StageFiles, waiting_files
 
 # DuckDB lets several threads of a process write at a time, and refuses what conflicts.
@@ -139,7 +139,7 @@ class WriteVectorsToDuckDB(beam.PTransform):
                 f"{step}: a stream or windowed collection cannot replace a whole table; "
                 'pass mode="upsert" or mode="insert"'
             )
-        key = place_key("duckdb", self.path, self.table.lower())
+        key = place_key(DATABASE, self.path, self.table.lower())
         target = hashlib.sha256("\n".join(key).encode()).hexdigest()[:8]
         folder = self.options.staging or _folder(self.path)
         destination = Destination.new(folder, f"duckdb-{target}", self.run)

@@ -24,6 +24,7 @@ from beam_gpte.core.python_values import json_value
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.files.json_values import write_json
+from beam_gpte.sinks.runs.outputs import FILE, Output, add_output, check_outputs, place_key
 
 REASONS = "reasons"  # rejected rows by reason, beside the collections' own names
 REPORT = "report"  # the field of a report that was converted to a row
@@ -64,6 +65,10 @@ class WriteSummary(beam.PTransform):
                 f"no collection {missing[0]!r}; the collections are {', '.join(collections)}"
             )
         pipeline = next(iter(collections.values())).pipeline
+        place = f"file {self.path}", place_key(FILE, self.path)
+        output = Output(*place, None, True, self.commit_after)
+        with naming(WriteSummary.__name__):
+            check_outputs(pipeline, output)
         counts = [
             rows | f"Count_{name}" >> beam.FlatMap(_count, name).with_output_types(Counted)
             for name, rows in collections.items()
@@ -80,11 +85,13 @@ class WriteSummary(beam.PTransform):
         barrier = () if self.commit_after is None else (AsIter(self.commit_after),)
         is_report = {name: name in self.reports for name in collections}
         write = beam.Map(_write, is_report, AsList(sums), AsList(reports), *barrier)
-        return (
+        written = (
             pipeline
             | "Path" >> beam.Create([self.path], reshuffle=False)
             | "Write" >> write.with_output_types(dict)
         )
+        add_output(pipeline, output, written)
+        return written
 
 
 def _count(element: Any, name: str) -> Iterator[Counted]:

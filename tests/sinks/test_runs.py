@@ -31,6 +31,7 @@ from beam_gpte.sinks.runs.same_rows import digest_parquet
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
 from beam_gpte.sinks.write_rejects import WriteRejects
+from beam_gpte.sinks.write_summary import WriteSummary
 from beam_gpte.sources.match_files import match_files
 from beam_gpte.sources.read_vectors import read_vectors
 from tests.sinks.test_write_parquet import REPOSITORY, commit, embedded, ids, parts, stage, write
@@ -116,6 +117,38 @@ def test_two_sinks_of_a_pipeline_do_not_lose_each_others_rows(tmp_path: Path) ->
     blocks | "9" >> WriteRejects(out)
     with pytest.raises(InputError, match="WriteRejects: another sink .* removes the rows"):
         blocks | "10" >> WriteRejects(out)
+
+
+def test_one_path_is_not_the_place_of_two_kinds_of_sinks(tmp_path: Path) -> None:
+    sinks = {
+        "summary": WriteSummary,
+        "database": WriteVectorsToDuckDB,
+        "folder": WriteVectorsToParquet,
+        "rejects": WriteRejects,
+    }
+    at, below = str(tmp_path / "out"), str(tmp_path / "out" / "x")
+    for first, second, inner in (
+        ("summary", "summary", False),
+        ("summary", "database", False),
+        ("summary", "folder", False),
+        ("summary", "rejects", True),
+        ("database", "summary", False),
+        ("database", "folder", True),
+        ("folder", "summary", False),
+        ("rejects", "database", False),
+    ):
+        blocks = beam.Pipeline() | beam.Create([embedded(0, 1)])
+        blocks | "1" >> sinks[first](at)
+        step = sinks[second](below if inner else at)
+        with pytest.raises(InputError, match=f"{type(step).__name__}: another sink .* two places"):
+            blocks | "2" >> step
+    blocks = beam.Pipeline() | beam.Create([embedded(0, 1)])
+    blocks | "1" >> WriteVectorsToParquet(at)
+    blocks | "2" >> WriteSummary(f"{at}/summary.json")
+    blocks | "3" >> WriteSummary(f"{at}/summary2.json")
+    blocks | "4" >> WriteRejects(f"{at}/rejects")
+    with pytest.raises(InputError, match="WriteSummary: another sink .* one of them removes"):
+        blocks | "5" >> WriteSummary(f"{at}/./summary.json")
 
 
 def test_a_data_set_below_the_folder_is_another_one(tmp_path: Path) -> None:
@@ -281,6 +314,43 @@ def test_a_database_is_a_file_whatever_link_leads_to_it(tmp_path: Path) -> None:
         assert parts(real.parent) == ["corpus.duckdb", "corpus.duckdb.wal"]
     with duckdb.connect(str(real)) as connection:
         assert connection.execute("SELECT count(*) FROM vectors").fetchall() == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "sink"), [("out", WriteVectorsToParquet), ("out.duckdb", WriteVectorsToDuckDB)]
+)
+def test_a_mirror_of_nothing_under_the_name_of_a_run_with_rows_is_refused(
+    name: str, sink: type, tmp_path: Path
+) -> None:
+    out = tmp_path / name
+    write([rows("a")], sink(str(out), mode="mirror", run="monday"))
+    words = r"run 'monday' has written 1 rows to .*, and these 0 are not the same"
+    with pytest.raises(InputError, match=words):
+        write([], sink(str(out), mode="mirror", run="monday"))
+    assert read(out) == ["a"]
+    write([], sink(str(out), mode="mirror", run="tuesday"))
+    if out.is_dir():
+        assert list(out.glob("*.parquet")) == []
+    else:
+        assert read(out) == []
+
+
+@pytest.mark.parametrize("mode", ["replace", "mirror"])
+def test_files_of_the_first_version_in_partitions_are_not_replaced(
+    mode: str, tmp_path: Path
+) -> None:
+    old = tmp_path / "lang=de" / "part-0123456789ab-00000-of-00001.parquet"
+    old.parent.mkdir()
+    pq.write_table(pa.table({"id": ["old"]}), old)
+    lang = pa.array(["de"])
+    sink = WriteVectorsToParquet(str(tmp_path), mode, partition_by="lang")
+    words = "lang=de/part-.* does not say of which folder, as those of version 0.1.0; move it away"
+    with pytest.raises(InputError, match=words):
+        write([rows("new", lang=lang)], sink)
+    assert pq.ParquetFile(old).read().to_pydict() == {"id": ["old"]}
+    old.rename(tmp_path / "old.parquet")
+    write([rows("new", lang=lang)], sink)
+    assert [path.name for path in old.parent.iterdir()] != [old.name]
 
 
 def test_a_ledger_of_an_earlier_version_still_counts(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Remember the sinks of a pipeline, and refuse two of which one would lose the other's rows.
 
 The rows of one sink are lost to another of the same place if both have the same run, or if one
-replaces what is there, unless the other waits for it.
+replaces what is there, unless the other waits for it. Nor can one path be a file and a folder, or
+two kinds of file.
 """
 
 import dataclasses
@@ -35,6 +36,9 @@ class Output:
 _ATTRIBUTE = "_beam_gpte_outputs"  # of a pipeline, with which the list goes
 
 
+DATABASE, FILE = "duckdb", "file"  # kinds of places that are one file; others are folders
+
+
 def place_key(kind: str, path: str, *parts: str) -> tuple[str, ...]:
     """Return what is the same for all names of a place: ``out``, ``./out/`` and links to it."""
     return (kind, path.rstrip("/") if is_remote(path) else os.path.realpath(path), *parts)
@@ -47,6 +51,11 @@ def check_outputs(pipeline: beam.Pipeline, output: Output) -> None:
       InputError: rows of one of them would be lost.
     """
     for other, written in _outputs(pipeline):
+        if _is_in_a_file(other.key, output.key) or _is_in_a_file(output.key, other.key):
+            raise InputError(
+                f"another sink of this pipeline writes to {other.place}, where {output.place} "
+                "cannot be; write to two places"
+            )
         if other.key != output.key:
             continue
         if output.run is not None and output.run == other.run:
@@ -61,6 +70,12 @@ def check_outputs(pipeline: beam.Pipeline, output: Output) -> None:
                 "removes the rows of the other; write to two places, or beam.Flatten() the "
                 "collections before one sink"
             )
+
+
+def _is_in_a_file(key: tuple[str, ...], file: tuple[str, ...]) -> bool:
+    """Return whether a place is at or below the path of a file of another kind."""
+    kind, path = file[:2]
+    return kind in (DATABASE, FILE) and kind != key[0] and f"{key[1]}/".startswith(f"{path}/")
 
 
 def add_output(pipeline: beam.Pipeline, output: Output, written: beam.PCollection) -> None:
