@@ -9,9 +9,9 @@ import argparse
 import json
 from typing import Any
 
+from beam_gpte.cli.escaped_output import one_line
 from beam_gpte.cli.inspect_vectors import describe_vectors
 from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
-from beam_gpte.core.errors import printable
 from beam_gpte.reports.output_pages import vectors_page
 from beam_gpte.reports.page import Run, check_report, write_page
 from beam_gpte.reports.sample import sample_vectors
@@ -68,11 +68,11 @@ def print_findings(arguments: argparse.Namespace, found: dict[str, Any]) -> None
     print(f"{arguments.path}: {found['rows']:,} rows\n")
     for name, kind in found["columns"].items():
         nulls = found["nulls"].get(name)
-        print(f"  {printable(name):<20} {kind}" + (f", {nulls:,} nulls" if nulls else ""))
+        print(f"  {one_line(name):<20} {kind}" + (f", {nulls:,} nulls" if nulls else ""))
     if repeated := found["repeated_ids"]:
         print(f"\n  {repeated:,} rows have the {arguments.id_column} of an earlier one")
     for name, about in found["vectors"].items():
-        print("\n" + "\n".join(map(printable, describe_column(name, about))))
+        print("\n" + "\n".join(map(one_line, describe_column(name, about))))
     if not found["vectors"]:
         print("\n  no column is marked as vectors by its metadata")
 

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder, VectorMetadata
+from beam_gpte.cli.escaped_output import one_line
 from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
 from beam_gpte.reports.output_pages import Answer, answer_page
 from beam_gpte.reports.page import Run, check_report, write_page
@@ -119,9 +120,10 @@ def main(argv: list[str]) -> None:
     config = EncoderConfig(arguments.model, prompt_name=arguments.prompt_name)
     sample_rows = SAMPLE_ROWS if arguments.report else 0
     answer = ask(arguments.duckdb, arguments.question, config, arguments.k, sample_rows)
-    print(f"nearest to: {arguments.question}\n")
+    print(f"nearest to: {one_line(arguments.question)}\n")
     for cosine, id_, text in answer.hits:
-        print(f"  {cosine:.3f}  {id_}\n         {json.dumps(text[:100], ensure_ascii=False)}")
+        shown = json.dumps(text[:100], ensure_ascii=False)
+        print(f"  {cosine:.3f}  {one_line(id_)}\n         {shown}")
     if arguments.report:
         run = Run("search_vectors.py", vars(arguments), {"seconds": round(watch.seconds(), 2)})
         write_page(arguments.report, answer_page(run, arguments.question, answer))

@@ -31,9 +31,9 @@ def add_types_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_max_row_bytes_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--max-row-bytes`."""
+    """Add the option `--max_row_bytes`."""
     parser.add_argument(
-        "--max-row-bytes",
+        "--max_row_bytes",
         type=int,
         default=MAX_ROW_BYTES,
         metavar="N",

@@ -1,11 +1,15 @@
-"""Print texts and names, which come from anywhere, so that no terminal obeys them."""
+"""Print texts and names, which come from anywhere, so that no terminal obeys them.
+
+All that a program prints goes through `EscapedOutput`, which leaves the program's own tabs and line
+breaks; `one_line` escapes those of a value.
+"""
 
 import re
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from beam_gpte.core.errors import printable
 
-_LAYOUT = re.compile("([\t\n])")  # of what a program prints itself
+_LAYOUT = re.compile("([\t\n])")
 
 
 class EscapedOutput:
@@ -21,3 +25,13 @@ class EscapedOutput:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def escaped(stream: TextIO) -> TextIO:
+    """Return a stream whose texts are escaped."""
+    return cast(TextIO, EscapedOutput(stream))
+
+
+def one_line(value: Any) -> str:
+    """Write a value or name that stays on its line."""
+    return str(value).replace("\t", r"\t").replace("\n", r"\n")

@@ -17,10 +17,11 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
@@ -29,10 +30,10 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 
 from beam_gpte._quiet import drop_messages
 from beam_gpte.cli.any_rows import first_columns
-from beam_gpte.cli.escaped_output import EscapedOutput
+from beam_gpte.cli.escaped_output import escaped, one_line
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
-from beam_gpte.core.errors import InputError, NoRowsError, printable
+from beam_gpte.core.errors import InputError, NoRowsError
 from beam_gpte.core.machine import cores
 from beam_gpte.core.process import claim_process
 from beam_gpte.elements.rejects import NAMESPACE
@@ -70,17 +71,19 @@ LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # the one with processing-time 
 def run_program(main: Callable[[list[str]], None]) -> None:
     """Run `main` on the arguments of the command line.
 
-    An `InputError` becomes one line on standard error and exit code 2, a `NoRowsError` code 3.
+    An `InputError` becomes one line on standard error and exit code 2, a `NoRowsError` code 3;
+    other errors are printed with their traceback, and exit code 1.
     """
     claim_process()
     try:
-        with contextlib.redirect_stdout(cast(TextIO, EscapedOutput(sys.stdout))):
+        with contextlib.redirect_stdout(escaped(sys.stdout)):
             main(sys.argv[1:])
     except Exception as error:
         line = _input_error(error)
         if line is None:
-            raise
-        print(f"{os.path.basename(sys.argv[0])}: {printable(line)}", file=sys.stderr)
+            traceback.print_exc(file=escaped(sys.stderr))
+            sys.exit(1)
+        print(f"{os.path.basename(sys.argv[0])}: {line}", file=escaped(sys.stderr))
         sys.exit(3 if NoRowsError.__name__ in f"{type(error).__name__} {error}" else 2)
 
 
@@ -164,10 +167,15 @@ def run_pipeline(pipeline: beam.Pipeline, local: bool) -> Any:
             result.wait_until_finish()
     except Exception as error:
         if _input_error(error) is None:
-            sys.stderr.write(printed.getvalue())
+            _print_again(printed)
         raise
-    sys.stderr.write(printed.getvalue())
+    _print_again(printed)
     return result
+
+
+def _print_again(printed: io.StringIO) -> None:
+    lines = printed.getvalue().replace("\r", "\n")  # of bars of libraries
+    escaped(sys.stderr).write(lines)
 
 
 @contextlib.contextmanager
@@ -207,9 +215,9 @@ def print_summary(summary: dict[str, Any]) -> None:
             continue
         if isinstance(value, dict):
             for reason, count in value.items():
-                print(f"{'':>14}  {count:,} x {printable(str(reason))}")
+                print(f"{'':>14}  {count:,} x {one_line(reason)}")
         else:
-            shown = f"{value:,}" if isinstance(value, int | float) else printable(str(value))
+            shown = f"{value:,}" if isinstance(value, int | float) else one_line(value)
             print(f"{name.replace('_', ' '):>16}  {shown}")
 
 

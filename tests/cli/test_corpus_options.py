@@ -1,5 +1,6 @@
 """`--types` and `--rename`: the same in every program, refused before the run if they are wrong."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from beam_gpte import ChunkText, DeduplicateStream, InputError
 from beam_gpte.cli.corpus_options import check_added, check_renames, renamed, types_of
-from tests.programs import run
+from tests.programs import ROOT, run
 
 SENTENCE = "Das ist ein ganzer Satz über {}."
 
@@ -96,3 +97,12 @@ def test_each_transform_gets_the_names_that_are_for_it() -> None:
         renamed(stream, ["score=s", "duplicate_of=s"])
     assert types_of([]) is None
     assert types_of(["a:int8", "b:string"]) == {"a": pa.int8(), "b": pa.string()}
+
+
+def test_flags_are_spelled_with_underscores() -> None:
+    places = [
+        path for room in ("pipelines", "beam_gpte/cli") for path in (ROOT / room).glob("*.py")
+    ]
+    flags = [flag for path in places for flag in re.findall(r'"(--\w[\w-]*)"', path.read_text())]
+    assert "--max_row_bytes" in flags
+    assert [flag for flag in flags if "-" in flag[2:]] == []

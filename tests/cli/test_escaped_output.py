@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from beam_gpte.cli.escaped_output import EscapedOutput, printable
+from beam_gpte.cli.escaped_output import EscapedOutput, escaped, one_line
 from beam_gpte.cli.runtime import print_summary, run_program
 from beam_gpte.core.errors import InputError
 
@@ -21,24 +21,34 @@ def test_texts_are_shown_as_they_are(text: str) -> None:
 
 
 def test_control_characters_are_escaped() -> None:
-    assert printable(HOSTILE) == SHOWN
     stream = io.StringIO()
-    print(HOSTILE, file=EscapedOutput(stream))  # type: ignore[arg-type]
-    assert stream.getvalue() == f"{SHOWN}\n"
+    print(HOSTILE, one_line("a\tb\nc"), file=escaped(stream))
+    assert stream.getvalue() == rf"{SHOWN} a\tb\nc" + "\n"
 
 
+@pytest.mark.parametrize(
+    ("kind", "code", "said"),
+    [(InputError, 2, "program.py: "), (ValueError, 1, "Traceback (most recent call last):\n")],
+)
 def test_a_program_prints_no_control_characters(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def main(_: list[str]) -> None:
-        print_summary({HOSTILE: {HOSTILE: 1}, "path": HOSTILE})
-        raise InputError(f"no column {HOSTILE}")
+        print_summary({HOSTILE: {HOSTILE: 1}, "path": f"{HOSTILE}\n9 rows"})
+        raise kind(f"no column {HOSTILE}")
 
     monkeypatch.setattr(sys, "argv", ["program.py"])
     monkeypatch.setattr("beam_gpte.cli.runtime.claim_process", lambda: None)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         run_program(main)
+    assert ended.value.code == code
     out, err = capsys.readouterr()
     assert out.count(SHOWN) == 2
-    assert r"program.py: no column \x1b]0;title\x07" in err
+    assert out.splitlines()[-1].endswith(r"\n9 rows")
+    assert err.startswith(said)
+    assert r"no column \x1b]0;title\x07" in err
     assert not set("\x1b\x9b\x07\r") & set(out + err)
