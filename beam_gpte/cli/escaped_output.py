@@ -4,12 +4,9 @@ All that a program prints goes through `EscapedOutput`, which leaves the program
 breaks; `one_line` escapes those of a value.
 """
 
-import re
 from typing import Any, TextIO, cast
 
-from beam_gpte.core.errors import printable
-
-_LAYOUT = re.compile("([\t\n])")
+from beam_gpte.core.errors import printable_lines
 
 
 class EscapedOutput:
@@ -20,8 +17,7 @@ class EscapedOutput:
 
     def write(self, text: str) -> int:
         """Write a text."""
-        parts = _LAYOUT.split(text)
-        return self._stream.write("".join(p if p in "\t\n" else printable(p) for p in parts))
+        return self._stream.write(printable_lines(text))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -27,6 +27,13 @@ def printable(text: str) -> str:
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def printable_lines(text: str) -> str:
+    """Escape as `printable` does, but for tabs and line breaks."""
+    return _OBEYED.sub(
+        lambda found: found[0] if found[0] in "\t\n" else ascii(found[0])[1:-1], text
+    )
+
+
 def shown(value: Any) -> str:
     """Write a value for a message: a string in quotes, escaped, at most `MAX_SHOWN` characters."""
     if isinstance(value, str | bytes):

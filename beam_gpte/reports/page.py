@@ -14,7 +14,7 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, printable_lines
 from beam_gpte.files.folders import check_writable
 
 TEMPLATE = "page.html"
@@ -127,6 +127,8 @@ def render_page(
 ) -> str:
     """Render a page; the run's speed and parameters are its last sections.
 
+    Control characters and marks of direction are shown escaped, whatever text or name has them.
+
     Args:
       title: its heading.
       run: what it reports on.
@@ -141,13 +143,14 @@ def render_page(
         loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["shown"] = _shown
-    return environment.get_template(TEMPLATE).render(
+    page = environment.get_template(TEMPLATE).render(
         title=title,
         program=run.program,
         tiles={name: value for name, value in tiles.items() if value is not None},
         warnings=warnings,
         sections=[*sections, _speed(run), _parameters(run)],
     )
+    return printable_lines(page)
 
 
 def _shown(value: Any) -> str:

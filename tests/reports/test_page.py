@@ -19,10 +19,10 @@ from beam_gpte.cli.runtime import run_of
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.quantize import dequantize, quantize
 from beam_gpte.elements.block import Block
-from beam_gpte.reports.charts import histogram, log_histogram, principal_axes
+from beam_gpte.reports.charts import Points, histogram, log_histogram, principal_axes
 from beam_gpte.reports.differences import mark_differences, mark_untranslated, merge_differences
 from beam_gpte.reports.output_pages import StreamSample, stream_page
-from beam_gpte.reports.page import Run, check_report, render_page
+from beam_gpte.reports.page import Figure, Run, Section, check_report, render_page
 from beam_gpte.reports.sample import (
     LENGTH,
     SAMPLE_CHARACTERS,
@@ -30,6 +30,7 @@ from beam_gpte.reports.sample import (
     WriteSample,
     take_sample,
 )
+from beam_gpte.reports.sections import compare_texts, map_section, reject_sections
 from tests.pages import HOSTILE, Elements
 
 # differences
@@ -208,6 +209,29 @@ def test_a_page_of_a_stream_shows_texts_and_their_duplicates() -> None:
     nothing = dataclasses.replace(sample, kept=pl.DataFrame(), removed=pl.DataFrame())
     page = Elements(stream_page(Run("p", {}, {}), {**summary, "reasons": {}}, nothing))
     assert page.count("svg") == 0
+
+
+OBEYED = [*range(9), *range(11, 32), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F]
+OBEYED += [*range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xD800, 0xDFFF]
+
+
+def test_what_a_reader_would_not_see_is_shown_escaped_wherever_it_is() -> None:
+    text = "".join(map(chr, OBEYED))
+    points = [Points(text, np.array([[0.0, 1.0], [1.0, 0.0]]), [text, text])]
+    sections = [
+        Section(text, text, table=[(text, 1)], header=(text, "rows")),
+        reject_sections({text: 2})[0],
+        Section("", figures=[Figure(text, histogram(np.array([1.0]), text, text), text)]),
+        Section("", examples=[compare_texts(text, (text, f"a {text}"), (text, f"b {text}"))]),
+        map_section(points, text, np.array([0.5, 0.5])),
+    ]
+    page = render_page(text, Run(text, {text: text}, {text: 1.0}), {text: text}, sections, [text])
+    assert not set(text) & set(page)
+    assert page.count(r"\u202e") >= 20
+    assert page.encode()
+    plain = render_page("", Run("", {}, {}), {"Größe 東京 🙂": "a\tb\nשלום\u200d"}, [])
+    assert "Größe 東京 🙂" in plain
+    assert "a\tb\nשלום\u200d" in plain
 
 
 def test_options_are_shown_with_their_defaults_and_those_of_beam_only_if_given(
