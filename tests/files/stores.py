@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,8 +55,9 @@ class S3:
 
     url = f"s3://{BUCKET}"
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, endpoint: str) -> None:
         self.client = client
+        self.endpoint = endpoint
 
     def upload(self, name: str, data: bytes) -> None:
         self.client.put_object(Bucket=BUCKET, Key=name, Body=data)
@@ -65,6 +68,32 @@ class S3:
     def names(self, start: str = "") -> list[str]:
         found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=start)
         return [item["Key"] for item in found.get("Contents", [])]
+
+    def new_user(self) -> tuple[str, str]:
+        """Make keys of a user who has no permission."""
+        import boto3
+
+        iam = boto3.session.Session().client("iam", endpoint_url=self.endpoint)
+        iam.create_user(UserName="nobody")
+        made = iam.create_access_key(UserName="nobody")["AccessKey"]
+        return made["AccessKeyId"], made["SecretAccessKey"]
+
+    @contextlib.contextmanager
+    def permissions(self) -> Iterator[None]:
+        """Refuse what a user has no permission for, until the end of the block."""
+        self._check_requests_after(0)
+        try:
+            yield
+        finally:
+            self._check_requests_after(10**9)
+
+    def _check_requests_after(self, requests: int) -> None:
+        request = urllib.request.Request(
+            f"{self.endpoint}/moto-api/reset-auth",
+            str(requests).encode(),
+            {"Content-Type": "text/plain"},
+        )
+        urllib.request.urlopen(request, timeout=60).close()
 
 
 def program(name: str) -> Path:
@@ -128,13 +157,60 @@ def s3() -> Iterator[S3]:
         pytest.MonkeyPatch.context() as patch,
         running(program("moto_server"), "-H", "127.0.0.1", "-p", port, port=port),
     ):
-        patch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+        endpoint = f"http://127.0.0.1:{port}"
+        patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_ACCESS_KEY_ID", "x")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "x")
         client = boto3.session.Session().client("s3")
         client.create_bucket(Bucket=BUCKET)
-        yield S3(client)
+        yield S3(client, endpoint)
+
+
+# Says of each bucket what is wrong with it, in environments that change one after the other.
+_CHECKS = """
+import json, os, sys
+from beam_gpte.files.cloud import check_bucket
+
+def error_of(path, changes):
+    os.environ.update({name: value for name, value in changes.items() if value is not None})
+    for name in [name for name, value in changes.items() if value is None]:
+        os.environ.pop(name, None)
+    try:
+        check_bucket(path)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+sys.modules.update(dict.fromkeys(sys.argv[2:]))
+print(json.dumps([error_of(*each) for each in json.loads(sys.argv[1])]))
+"""
+Changes = dict[str, str | None]  # of the environment; None removes a variable
+
+
+def bucket_errors(
+    cases: list[tuple[str, Changes]], environment: dict[str, str], *missing: str
+) -> list[str | None]:
+    """Check buckets in a process of its own, such that nothing of an earlier check is known.
+
+    Args:
+      cases: a path, and what changes before it is checked.
+      environment: of the process, beside that of this one.
+      missing: modules that it lacks.
+
+    Returns:
+      The errors, each of one line; None where nothing is wrong.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _CHECKS, json.dumps(cases), *missing],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=True,
+        timeout=60,
+    )
+    found: list[str | None] = json.loads(done.stdout)
+    assert not any("\n" in line for line in found if line is not None)
+    return found
 
 
 def service_account(token_uri: str) -> dict[str, str]:

@@ -1,9 +1,6 @@
 """Test what is said of a missing bucket, object or key of Google Cloud Storage."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,28 +50,7 @@ def test_other_paths_need_no_check() -> None:
     check_bucket("hdfs://host/path")
 
 
-CHECKS = """
-import json, os, sys
-from beam_gpte.files.cloud import check_bucket
-
-def error_of(bucket, **changes):
-    os.environ.update({name: value for name, value in changes.items() if value})
-    for name in [name for name, value in changes.items() if not value]:
-        os.environ.pop(name, None)
-    try:
-        check_bucket(f"gs://{bucket}/x")
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-
 KEY, HOST = "GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"
-results = [
-    error_of("texts", **{KEY: "/no/such/key.json"}),
-    error_of("texts", **{KEY: None}),
-    error_of("private", **{KEY: None, HOST: sys.argv[1]}),
-    error_of("other", **{KEY: sys.argv[2]}),
-]
-print(json.dumps(results))
-"""
 
 
 def test_credentials_that_are_missing_or_refused_are_reported_in_one_line_at_once(
@@ -83,12 +59,14 @@ def test_credentials_that_are_missing_or_refused_are_reported_in_one_line_at_onc
     key = tmp_path / "key.json"
     nobody = f"http://127.0.0.1:{stores.free_port()}/token"
     key.write_text(json.dumps(stores.service_account(nobody)))
-    environment = {**os.environ, "NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": str(tmp_path)}
-    command = [sys.executable, "-c", CHECKS, token_server, str(key)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=True, timeout=60
-    )
-    missing, public, refused, no_token = json.loads(done.stdout)
+    environment = {"NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": str(tmp_path)}
+    cases: list[tuple[str, stores.Changes]] = [
+        ("gs://texts/x", {KEY: "/no/such/key.json"}),
+        ("gs://texts/x", {KEY: None}),
+        ("gs://private/x", {HOST: token_server}),
+        ("gs://other/x", {KEY: str(key)}),
+    ]
+    missing, public, refused, no_token = stores.bucket_errors(cases, environment)
     advice = (
         "set GOOGLE_APPLICATION_CREDENTIALS to a key file, "
         "or run: gcloud auth application-default login"
@@ -97,10 +75,11 @@ def test_credentials_that_are_missing_or_refused_are_reported_in_one_line_at_onc
     reason = "File /no/such/key.json was not found"
     assert missing == f"InputError: gs://texts: {no_credentials} ({reason}); {advice}"
     assert public is None  # the emulator asks for none
+    assert refused
     assert refused.startswith(
         f"InputError: gs://private: {no_credentials} (Your default credentials were not found"
     )
     assert refused.endswith(advice)
+    assert no_token
     assert no_token.startswith("InputError: gs://other: no access token for the credentials (")
     assert no_token.endswith("; check their token_uri")
-    assert not any("\n" in line for line in (missing, refused, no_token))

@@ -1,9 +1,5 @@
 """Test what is said of a missing bucket, key or server of S3."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,51 +44,60 @@ def test_brackets_in_names_stand_for_themselves(s3: stores.S3) -> None:
     assert s3.names("a") == ["a1/x.jsonl", "a[1]/x.jsonl"]
 
 
-CHECKS = """
-import json, os, sys
-from beam_gpte.files.cloud import check_bucket
+def environment(folder: Path) -> dict[str, str]:
+    return {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": str(folder / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(folder / "credentials"),
+    }
 
-def error_of(bucket, **changes):
-    os.environ.update({name: value for name, value in changes.items() if value})
-    for name in [name for name, value in changes.items() if not value]:
-        os.environ.pop(name, None)
-    try:
-        check_bucket(f"s3://{bucket}/x")
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
 
-results = [
-    error_of("texts", AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None),
-    error_of("texts", AWS_PROFILE="none"),
-    error_of("texts", AWS_PROFILE=None, AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x"),
-    error_of("other", AWS_ENDPOINT_URL_S3=sys.argv[1]),
-    error_of("other", AWS_ENDPOINT_URL_S3="nowhere"),
-]
-sys.modules["boto3"] = None
-results.append(error_of("another"))
-print(json.dumps(results))
-"""
+def keys(key: str | None, secret: str | None) -> stores.Changes:
+    return {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
 
 
 def test_what_is_wrong_is_reported_in_one_line_at_once(s3: stores.S3, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": str(tmp_path / "config"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
-    }
-    command = [sys.executable, "-c", CHECKS, f"http://127.0.0.1:{stores.free_port()}"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=True, timeout=60
-    )
-    missing, profile, right, no_server, no_url, no_package = json.loads(done.stdout)
+    nobody = f"http://127.0.0.1:{stores.free_port()}"
+    cases: list[tuple[str, stores.Changes]] = [
+        ("s3://texts/x", keys(None, None)),
+        ("s3://texts/x", {"AWS_PROFILE": "none"}),
+        ("s3://texts/x", {"AWS_PROFILE": None, **keys("x", "x")}),
+        ("s3://other/x", {"AWS_ENDPOINT_URL_S3": nobody}),
+        ("s3://other/x", {"AWS_ENDPOINT_URL_S3": "nowhere"}),
+    ]
+    missing, profile, right, no_server, no_url = stores.bucket_errors(cases, environment(tmp_path))
     advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run: aws configure"
     for line in (missing, profile):
+        assert line
         assert line.startswith("InputError: s3://texts: no AWS credentials (")
         assert line.endswith(advice)
     assert right is None
     for line in (no_server, no_url):
+        assert line
         assert line.startswith("InputError: s3://other: S3 does not answer (")
+    (no_package,) = stores.bucket_errors([("s3://another/x", {})], {}, "boto3")
+    assert no_package
     assert no_package.startswith("InputError: s3://another: needs AWS's package (")
     assert no_package.endswith("pip install 'beam-gpte[aws]'")
-    assert not any("\n" in line for line in (missing, profile, no_server, no_url, no_package))
+
+
+def test_credentials_without_permission_are_reported_in_one_line(
+    s3: stores.S3, tmp_path: Path
+) -> None:
+    key, secret = s3.new_user()
+    cases: list[tuple[str, stores.Changes]] = [
+        ("s3://texts/x", keys(key, secret)),
+        ("s3://texts/x", keys(key, "wrong")),
+        ("s3://texts/x", keys("AKIAUNKNOWN", "wrong")),
+        ("s3://missing/x", keys(key, secret)),
+    ]
+    with s3.permissions():
+        found = stores.bucket_errors(cases, environment(tmp_path))
+    codes = ("AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied")
+    for (path, _), code, line in zip(cases, codes, found, strict=True):
+        assert line
+        bucket = path.removesuffix("/x")
+        begin = f"InputError: {bucket}: these credentials may not list the bucket (An error"
+        assert line.startswith(begin)
+        assert f"({code})" in line
+        assert line.endswith("; let them list it")
