@@ -3,9 +3,8 @@
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -173,16 +172,9 @@ def test_a_file_that_becomes_a_fifo_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_may_not_be_listed_is_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, refuse_folder: Callable[[str], None]
 ) -> None:
-    scan = os.scandir
-
-    def refusing(path: str) -> Any:
-        if str(path).endswith("/sub/"):
-            raise PermissionError(13, "Permission denied")
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
+    refuse_folder("sub")
     assert match_files(f"{folder}/*.jsonl")  # which has no need of it
     assert match_files(f"{folder}/k*/*.jsonl")
     message = "/sub/: the folder cannot be listed: Permission denied; change its permissions"

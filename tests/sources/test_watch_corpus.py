@@ -313,18 +313,11 @@ def test_a_fifo_in_the_inbox_is_not_waited_for(inbox: Path, tmp_path: Path) -> N
 
 
 def test_a_folder_that_may_not_be_listed_stops_no_other(
-    watch: Watch, inbox: Path, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, inbox: Path, refuse_folder: Callable[[str], None]
 ) -> None:
     (inbox / "closed").mkdir()
     put(inbox / "a.jsonl", lines({"text": "good"}))
-    scan = os.scandir
-
-    def refusing(path: str) -> Any:
-        if str(path).endswith("/closed/"):
-            raise PermissionError(13, "Permission denied")
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
+    refuse_folder("closed")
     good, bad = watch("**/*.jsonl")
     assert [row["id"] for row in good] == ["a.jsonl:1"]
     reason = "the folder cannot be listed: Permission denied; change its permissions"

@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from beam_gpte import EncoderConfig, InputError, TextEncoder
 from beam_gpte.core.encoder.model_folder import check_model
 from tests.core.encoder import whole_model
-from tests.core.encoder.whole_model import change, write
+from tests.core.encoder.whole_model import TEXTS, change, write
 
-TEXTS = ["The cat sat on the mat.", "two cats, w17 w18"]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 90868376\n"
 
 Change = Callable[[Path], object]
@@ -303,18 +302,6 @@ HARMLESS: dict[str, Change] = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "whole"
-    whole_model.make(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def vectors(whole: Path) -> np.ndarray:
-    return TextEncoder.load(str(whole)).encode(TEXTS)
-
-
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_model_is_refused_by_the_name_of_the_file(
     whole: Path, tmp_path: Path, name: str
@@ -330,13 +317,13 @@ def test_a_damaged_model_is_refused_by_the_name_of_the_file(
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_no_vector_needs_may_be_missing(
-    whole: Path, vectors: np.ndarray, tmp_path: Path, name: str
+    whole: Path, whole_vectors: np.ndarray, tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(whole, folder)
     HARMLESS[name](folder)
     check_model(EncoderConfig(str(folder)))
-    assert np.abs(TextEncoder.load(str(folder)).encode(TEXTS) - vectors).max() < 1e-6
+    assert np.abs(TextEncoder.load(str(folder)).encode(TEXTS) - whole_vectors).max() < 1e-6
 
 
 def test_the_launcher_refuses_what_it_can_see_without_loading(whole: Path, tmp_path: Path) -> None:
@@ -349,13 +336,13 @@ def test_the_launcher_refuses_what_it_can_see_without_loading(whole: Path, tmp_p
 
 
 def test_a_pooling_by_argument_replaces_one_that_the_model_lacks(
-    whole: Path, vectors: np.ndarray, tmp_path: Path
+    whole: Path, whole_vectors: np.ndarray, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(whole, folder)
     _modules(folder, "", "2_Dense", "3_Normalize")
     found = TextEncoder.load(EncoderConfig(str(folder), pooling="cls")).encode(TEXTS)
-    assert np.abs(found - vectors).max() < 1e-6
+    assert np.abs(found - whole_vectors).max() < 1e-6
 
 
 def test_a_real_model_without_its_parts_is_refused(minilm: str, tmp_path: Path) -> None:

@@ -65,13 +65,6 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "whole"
-    whole_model.make(folder)
-    return folder
-
-
 def canary_vectors(encoder: TextEncoder) -> np.ndarray:
     encoding = encoder.encode_with_counts(canaries.TEXTS)
     rows = [encoding.vectors[encoding.text == i].mean(0) for i in range(len(canaries.TEXTS))]

@@ -16,10 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
 from beam_gpte.core.encoder.model_folder import check_model
-from tests.core.encoder import whole_model
-from tests.core.encoder.whole_model import change, write
+from tests.core.encoder.whole_model import TEXTS, change, write
 
-TEXTS = ["The cat sat on the mat.", "two cats, w17 w18"]
 CODE = "import pathlib; pathlib.Path({mark!r}).touch()\nclass Evil: pass\n"
 # What code does that leaves the process, or that a pickle does first.
 EVENTS = (
@@ -57,18 +55,6 @@ class Payload:
 
     def __reduce__(self) -> tuple:
         return Path.touch, (self.mark,)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole") / "model"
-    whole_model.make(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def expected(whole: Path) -> np.ndarray:
-    return TextEncoder.load(str(whole)).encode(TEXTS)
 
 
 @pytest.fixture
@@ -316,12 +302,12 @@ def test_a_hostile_model_is_refused(model: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_is_not_followed_changes_no_vector(
-    model: Path, expected: np.ndarray, name: str
+    model: Path, whole_vectors: np.ndarray, name: str
 ) -> None:
     if name == "generation with code":
         write(model / "generation_config.json", {})
     HARMLESS[name](model)
-    assert np.allclose(TextEncoder.load(str(model)).encode(TEXTS), expected, atol=1e-5)
+    assert np.allclose(TextEncoder.load(str(model)).encode(TEXTS), whole_vectors, atol=1e-5)
 
 
 def test_a_job_does_not_start_with_a_hostile_model(model: Path) -> None:

@@ -14,6 +14,7 @@ LETTERS = list(
 )
 WORDS = ["the", "cat", "sat", "on", "mat", "two", "blanks", "and", "tab", "costs", "off", "mask"]
 PIECES = [f"##{letter}" for letter in LETTERS]
+TEXTS = ["The cat sat on the mat.", "two cats, w17 w18"]
 VOCABULARY = [*SPECIAL, *LETTERS, *PIECES, *WORDS, *(f"w{i}" for i in range(1000))]
 PACKAGE = "sentence_transformers.models"
 MODULES = {
