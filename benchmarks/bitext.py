@@ -42,6 +42,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from bitext_reference import mine_in_numpy
 
+from beam_gpte.core.process import claim_process
+
 K = 4
 SETTINGS = (
     "laser (ratio, max)",
@@ -281,6 +283,7 @@ def cost(options: argparse.Namespace, rows: int | None) -> None:
 
 
 def main() -> None:
+    claim_process()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from bitext import K, embedded, in_child, run_child, vectors
 
+from beam_gpte.core.process import claim_process
+
 
 def grown(path: Path, name: str, rows: int) -> np.ndarray:
     """Return the file's vectors of a side, and sums of two of them, up to `rows`."""
@@ -124,6 +126,7 @@ def growth(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    claim_process()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -36,6 +36,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from deduplication_methods import FAISS, METHODS, ORACLE, OURS, load, vectors_file
 
+from beam_gpte.core.process import claim_process
+
 
 def used() -> tuple[float, float]:
     """Measure CPU seconds, of this process and its children that have ended, and peak memory in MB.
@@ -54,6 +56,8 @@ def run_child(options: argparse.Namespace) -> None:
     """Run one method once: what it found goes to a file, its costs to a line of JSON."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    if options.child.startswith(OURS):
+        claim_process()
     method = METHODS[options.child]
     for module in method.modules:
         importlib.import_module(module)

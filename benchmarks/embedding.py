@@ -22,10 +22,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from timing import Clock, measure
+
+# isort: split
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from timing import Clock, measure
 
 from beam_gpte import EncoderConfig, TextEncoder
 from beam_gpte.core.encoder.backbone import Backbone

@@ -17,6 +17,7 @@ import apache_beam as beam
 import numpy as np
 
 from beam_gpte import Deduplicate, DeduplicateLexical, DeduplicateSemantic
+from beam_gpte.core.process import claim_process
 
 TEXT = "Dear customer, the parcel that you sent for is on its way to you; its tracking number is {}"
 DIM = 384
@@ -56,6 +57,7 @@ def run(kind: str, count: int) -> None:
 
 def main() -> None:
     """Run each n in a process."""
+    claim_process()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=["texts", "vectors"])
     parser.add_argument("rows", nargs="+", type=int)

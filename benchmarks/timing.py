@@ -1,9 +1,16 @@
-"""Time variants on a noisy machine: interleaved rounds, and medians of ratios within a round."""
+"""Time variants on a noisy machine: interleaved rounds, and medians of ratios within a round.
+
+Importing this makes the process one of ours, as programs and workers are; import it before torch.
+"""
 
 import resource
 import statistics
 import time
 from collections.abc import Callable
+
+from beam_gpte.core.process import claim_process
+
+claim_process()
 
 Clock = Callable[[], float]
 
