@@ -19,7 +19,7 @@ with beam.Pipeline("FnApiRunner") as p:
     steps = (DeduplicateExact(), DeduplicateLexical(0.7), DeduplicateSemantic(0.9, model=MODEL))
     result = p | beam.Create(ROWS) | Deduplicate(steps)
     kept = result.kept | beam.Map(lambda row: row["id"])
-    removed = result.removed | "Removed" >> beam.Map(
+    removed = result.removed | "RemovedIds" >> beam.Map(
         lambda row: (row["id"], row["duplicate_of"], row["found_by"])
     )
     assert_that(kept, equal_to(["a", "e"]), label="Kept")

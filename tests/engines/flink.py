@@ -1,0 +1,157 @@
+"""Start a Flink cluster of two hosts, with a Beam job server and a pool of workers on each host.
+
+    launcher --> job server --> job manager --> task manager of each host --> its worker pool
+
+Memory is what Flink gives by default, 1,728 MB to a task manager, written out because the script
+that would compute the sizes is not among the jars. One setting is not the default: Flink reserves
+512 of its 4,096 network buffers for each collection that a stage keeps for a later one, in every
+slot, unless the parallelism is below `sort-shuffle.min-parallelism`. Beam's stages keep up to 8.
+"""
+
+import json
+import urllib.request
+from pathlib import Path
+
+from tests.engines.fetch import jars
+from tests.engines.hosts import Host, Hosts
+from tests.engines.processes import Processes, free_port, java, wait_for_port, worker_pool
+
+HOSTS = 2
+PARALLELISM = 4
+POOL_PORT = 15000  # of each host, which has ports of its own
+MASTER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
+CONFIGURATION = """
+jobmanager.rpc.address: {launcher}
+jobmanager.rpc.port: {rpc}
+jobmanager.memory.process.size: 1600m
+rest.address: {launcher}
+rest.port: {rest}
+rest.bind-address: 0.0.0.0
+jobmanager.bind-host: 0.0.0.0
+taskmanager.bind-host: 0.0.0.0
+taskmanager.numberOfTaskSlots: {slots}
+taskmanager.cpu.cores: {slots}
+taskmanager.memory.framework.heap.size: 128m
+taskmanager.memory.task.heap.size: 384m
+taskmanager.memory.managed.size: 512m
+taskmanager.memory.framework.off-heap.size: 128m
+taskmanager.memory.task.off-heap.size: 0m
+taskmanager.memory.network.min: 128m
+taskmanager.memory.network.max: 128m
+taskmanager.network.sort-shuffle.min-parallelism: 1000
+taskmanager.memory.jvm-metaspace.size: 256m
+taskmanager.memory.jvm-overhead.min: 192m
+taskmanager.memory.jvm-overhead.max: 192m
+restart-strategy.type: fixed-delay
+restart-strategy.fixed-delay.attempts: 10
+restart-strategy.fixed-delay.delay: 2 s
+heartbeat.interval: 2000
+heartbeat.timeout: 10000
+state.checkpoints.dir: file://{folder}/checkpoints
+state.savepoints.dir: file://{folder}/savepoints
+io.tmp.dirs: {folder}/tmp
+classloader.resolve-order: parent-first
+"""
+
+
+class Flink:
+    """Run jobs on a cluster of two hosts, or of one with all slots where no more can be made."""
+
+    name = "flink"
+    streams = True
+
+    def __init__(self, folder: Path, hosts: int = HOSTS) -> None:
+        self.folder = folder
+        self.network = Hosts(hosts)
+        self.processes = Processes(folder)
+        self.rest, self._jobs = free_port(), free_port()
+        for name in ("tmp", "checkpoints", "savepoints", "artifacts", "conf"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        configuration = CONFIGURATION.format(
+            launcher=self.network.launcher,
+            rpc=free_port(),
+            rest=self.rest,
+            slots=PARALLELISM // len(self.network.hosts),
+            folder=folder,
+        )
+        (folder / "conf" / "config.yaml").write_text(configuration, encoding="utf-8")
+        try:
+            self.start_job_manager()
+            for host in self.network.hosts:
+                self.start_task_manager(host)
+                self.start_pool(host)
+            self.start_job_server()
+        except BaseException:
+            self.close()
+            raise
+
+    def start_job_manager(self) -> None:
+        """Start the process that plans jobs and restarts what failed."""
+        self._start_java("job-manager", MASTER, *self._configured(), options=["-Xmx1g"])
+        wait_for_port(self.network.launcher, self.rest, self.processes, "job-manager")
+
+    def start_task_manager(self, host: Host) -> None:
+        """Start the process of a host that runs tasks."""
+        number = self.network.hosts.index(host) + 1
+        memory = ["-Xmx512m", "-XX:MaxDirectMemorySize=256m", "-XX:MaxMetaspaceSize=256m"]
+        address = ["-D", f"taskmanager.host={host.address}"]
+        command = [*self._configured(), *address]
+        self._start_java(
+            f"task-manager-{number}", TASK_MANAGER, *command, options=memory, host=host
+        )
+
+    def start_pool(self, host: Host) -> None:
+        """Start the process of a host that starts Python workers."""
+        number = self.network.hosts.index(host) + 1
+        command, environment = worker_pool(POOL_PORT)
+        self.processes.start(f"pool-{number}", [*host.enter, *command], environment)
+
+    def start_job_server(self) -> None:
+        """Start the process that takes Beam's jobs."""
+        address = self.network.launcher
+        arguments = {
+            "flink-master": f"{address}:{self.rest}",
+            "job-host": address,
+            "job-port": self._jobs,
+            "artifact-port": 0,
+            "expansion-port": 0,
+            "artifacts-dir": self.folder / "artifacts",
+        }
+        flags = [f"--{name}={value}" for name, value in arguments.items()]
+        self._start_java("job-server", JOB_SERVER, *flags, options=["-Xmx1g"])
+        wait_for_port(address, self._jobs, self.processes, "job-server")
+
+    def _configured(self) -> list[str]:
+        return ["--configDir", str(self.folder / "conf")]
+
+    def _start_java(
+        self, name: str, main: str, *arguments: str, options: list[str], host: Host | None = None
+    ) -> None:
+        command = java(jars("flink"), main, *arguments, options=options)
+        self.processes.start(name, [*(host.enter if host else ()), *command])
+
+    def flags(self) -> list[str]:
+        """Give the flags of a program that runs its pipeline here."""
+        return [
+            "--runner=PortableRunner",
+            f"--job_endpoint={self.network.launcher}:{self._jobs}",
+            f"--parallelism={PARALLELISM}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config=localhost:{POOL_PORT}",
+        ]
+
+    def ask(self, path: str) -> dict:
+        """Ask Flink's REST API, e.g. for "jobs/overview"."""
+        with urllib.request.urlopen(f"http://{self.network.launcher}:{self.rest}/{path}") as answer:
+            return json.load(answer)
+
+    def logs(self) -> str:
+        """Return the end of what its processes printed."""
+        return self.processes.ends()
+
+    def close(self) -> None:
+        """End everything that was started."""
+        self.processes.end_all()
+        self.network.remove()
