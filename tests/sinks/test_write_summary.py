@@ -7,7 +7,6 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-
 from apache_beam.transforms.window import FixedWindows, Sessions
 
 from beam_gpte import Block, InputError, WriteRejects, WriteSummary
