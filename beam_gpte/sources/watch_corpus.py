@@ -194,9 +194,7 @@ class _ReadFile(beam.DoFn):
         self._versions = versions
         self._committed = committed
 
-    def process(
-        self, file: tuple[str, bool], now: Any = beam.DoFn.TimestampParam
-    ) -> Iterator[Any]:
+    def process(self, file: tuple[str, bool], now: Any = beam.DoFn.TimestampParam) -> Iterator[Any]:
         path, changed = file
         bad = BadFile.from_text(path)
         path, problem = (path, None) if bad is None else (bad.path, bad.reason)

@@ -83,9 +83,7 @@ def test_a_summary_waits_for_a_collection_in_windows(
     windows: beam.WindowInto, tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
 ) -> None:
     p = new_pipeline()
-    failing = (
-        p | "Fail" >> beam.Create([0]) | beam.WindowInto(windows) | beam.Map(lambda n: 1 / n)
-    )
+    failing = p | "Fail" >> beam.Create([0]) | beam.WindowInto(windows) | beam.Map(lambda n: 1 / n)
     rows = p | beam.Create([{"id": 1}])
     rows | WriteSummary(f"{tmp_path}/s.json", commit_after=failing)
     rejects = WriteRejects(f"{tmp_path}/rejects", commit_after=failing, usable=rows)
