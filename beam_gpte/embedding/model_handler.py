@@ -28,7 +28,7 @@ from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
-from beam_gpte.files.remote_model import fetch_model
+from beam_gpte.embedding.shared_models import shared_model
 
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
@@ -39,7 +39,7 @@ MODEL_FILES = (".json", ".safetensors")
 
 
 class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
-    """Embed texts with a pretrained model, loaded once per worker process.
+    """Embed texts with a pretrained model, loaded once per worker process for all handlers.
 
     Batches hold strings, each giving a `PredictionResult` with a float32 vector (dim,), or blocks,
     each giving the block with an embedding column; or, `with_no_batching()`, a block is a batch.
@@ -94,11 +94,11 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         self._threads = runtime.threads
 
     def load_model(self) -> Model:
-        """Load the model, downloaded first if it is remote."""
+        """Return the model, which all steps of this process share unless it is a custom encoder."""
         if not isinstance(self._model, EncoderConfig):
             return CustomEncoder(self._model)
         with naming(self.step):
-            return TextEncoder.load(self._model, root=fetch_model(self._model.model))
+            return shared_model(TextEncoder, self._model)
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Switch to the model at `model_path`, its folder or one of its files."""

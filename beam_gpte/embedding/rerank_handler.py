@@ -16,7 +16,7 @@ from beam_gpte.core.process import torch_threads, tune_process
 from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.embedding.model_handler import watched_model
-from beam_gpte.files.remote_model import fetch_model
+from beam_gpte.embedding.shared_models import shared_model
 
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler  # noqa: E402  # loads torch
@@ -52,9 +52,9 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
         self._threads = runtime.threads
 
     def load_model(self) -> CrossEncoder:
-        """Load the model, downloaded first if it is remote."""
+        """Return the model, which all steps of this process share."""
         with naming(self.step):
-            return CrossEncoder.load(self._config, root=fetch_model(self._config.model))
+            return shared_model(CrossEncoder, self._config)
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Switch to the model at `model_path`; see `TextEmbeddingModelHandler`."""

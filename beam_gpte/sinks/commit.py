@@ -63,16 +63,16 @@ def stage_and_commit(
     """
     with naming(step):
         check_outputs(blocks.pipeline, output)
-        barrier = [] if output.commit_after is None else [_barrier(output.commit_after)]
+        waits = [] if output.commit_after is None else [barrier(output.commit_after)]
         panes = None if is_whole(blocks) else pane_windowing(blocks.windowing, blocks.is_bounded)
     staged = _stage(blocks, stage, num_shards, panes)
     named_commit = InStep(step, commit)
     if panes is None:
         once = blocks.pipeline | "Once" >> beam.Impulse()
-        committing = beam.ParDo(_CommitWhole(named_commit), beam.pvalue.AsIter(staged), *barrier)
+        committing = beam.ParDo(_CommitWhole(named_commit), beam.pvalue.AsIter(staged), *waits)
         written = once | "Commit" >> committing.with_output_types(WrittenFile)
     else:
-        committing = beam.ParDo(_CommitPanes(named_commit), *barrier)
+        committing = beam.ParDo(_CommitPanes(named_commit), *waits)
         written = _group(step, staged) | "Commit" >> committing.with_output_types(WrittenFile)
     add_output(blocks.pipeline, output, written)
     return written
@@ -95,13 +95,17 @@ def _group(
     )
 
 
-def _barrier(commit_after: beam.PCollection) -> beam.pvalue.AsIter:
-    """Make a side input that is ready once `commit_after` is complete."""
+def barrier(commit_after: beam.PCollection, label: str = "Barrier") -> beam.pvalue.AsIter:
+    """Make a side input that is ready once `commit_after` is complete.
+
+    Raises:
+      InputError: it is a stream.
+    """
     if not commit_after.is_bounded:
         raise InputError(
             "commit_after is a stream, which never completes; give a bounded collection, or omit it"
         )
-    return beam.pvalue.AsIter(commit_after | "Barrier" >> beam.WindowInto(GlobalWindows()))
+    return beam.pvalue.AsIter(commit_after | label >> beam.WindowInto(GlobalWindows()))
 
 
 def _stage(

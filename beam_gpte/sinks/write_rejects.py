@@ -18,12 +18,12 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton
 
-from beam_gpte.core.errors import InputError, InStep, NoRowsError
+from beam_gpte.core.errors import InputError, InStep, NoRowsError, naming
 from beam_gpte.core.python_values import json_value, python_values
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rows import as_blocks
-from beam_gpte.sinks.commit import stage_and_commit
+from beam_gpte.sinks.commit import barrier, stage_and_commit
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
 from beam_gpte.sinks.panes import is_whole
 from beam_gpte.sinks.runs.outputs import Output, place_key
@@ -88,7 +88,8 @@ class WriteRejects(beam.PTransform):
             return self._write(blocks, self.commit_after)
         usable = self._total(self.usable, "Usable")
         rejected = self._total(blocks, "Rejected")
-        after = () if self.commit_after is None else (AsIter(self.commit_after),)
+        with naming(type(self).__name__):
+            after = [] if self.commit_after is None else [barrier(self.commit_after, "Previous")]
         some_read = blocks.pipeline | "AnyRead" >> FromSideInputs(
             int, InStep(type(self).__name__, check_read), usable, rejected, *after
         )

@@ -16,7 +16,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.pvalue import AsIter, AsList
+from apache_beam.pvalue import AsList
 
 from beam_gpte.core.columns import REJECT_REASON, check_visible
 from beam_gpte.core.errors import InputError, naming
@@ -24,6 +24,8 @@ from beam_gpte.core.python_values import json_value
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.files.json_values import write_json
+from beam_gpte.sinks.commit import barrier
+from beam_gpte.sinks.panes import is_whole
 from beam_gpte.sinks.runs.outputs import FILE, Output, add_output, check_outputs, place_key
 
 REASONS = "reasons"  # rejected rows by reason, beside the collections' own names
@@ -64,6 +66,7 @@ class WriteSummary(beam.PTransform):
             raise InputError(
                 f"no collection {missing[0]!r}; the collections are {', '.join(collections)}"
             )
+        _check_whole(collections)
         pipeline = next(iter(collections.values())).pipeline
         place = f"file {self.path}", place_key(FILE, self.path)
         output = Output(*place, None, True, self.commit_after)
@@ -82,9 +85,10 @@ class WriteSummary(beam.PTransform):
             counts | "Counts" >> beam.Flatten(pipeline=pipeline) | "Sums" >> beam.CombinePerKey(sum)
         )
         reports = named_reports | "Reports" >> beam.Flatten(pipeline=pipeline)
-        barrier = () if self.commit_after is None else (AsIter(self.commit_after),)
+        with naming(type(self).__name__):
+            waits = [] if self.commit_after is None else [barrier(self.commit_after)]
         is_report = {name: name in self.reports for name in collections}
-        write = beam.Map(_write, is_report, AsList(sums), AsList(reports), *barrier)
+        write = beam.Map(_write, is_report, AsList(sums), AsList(reports), *waits)
         written = (
             pipeline
             | "Path" >> beam.Create([self.path], reshuffle=False)
@@ -92,6 +96,16 @@ class WriteSummary(beam.PTransform):
         )
         add_output(pipeline, output, written)
         return written
+
+
+def _check_whole(collections: dict[str, beam.PCollection]) -> None:
+    """Refuse what is never complete, or complete only in parts: its rows would not be counted."""
+    for name, rows in collections.items():
+        if not is_whole(rows):
+            raise InputError(
+                f"{name}: WriteSummary counts whole collections, not a stream or windows; leave it "
+                "out, or, if it is bounded, put beam.WindowInto(GlobalWindows()) before"
+            )
 
 
 def _count(element: Any, name: str) -> Iterator[Counted]:

@@ -17,7 +17,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.pvalue import AsDict
 
 from beam_gpte.core.columns import TIMESTAMP
 from beam_gpte.core.errors import InputError
@@ -183,10 +182,9 @@ class DropCommitted(beam.PTransform):
         """Return the new rows; the collection itself if nothing is committed."""
         if not self.committed:
             return blocks
-        known = blocks.pipeline | beam.Create(as_pairs(self.committed)).with_output_types(
-            tuple[str, bytes]
-        )
-        return blocks | beam.FlatMap(_new_rows, self.column, AsDict(known)).with_output_types(Block)
+        # no side input: see `watch_corpus`
+        drop = beam.FlatMap(_new_rows, self.column, dict(as_pairs(self.committed)))
+        return blocks | drop.with_output_types(Block)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +235,7 @@ class RecentRows:
 
 
 def as_pairs(committed: Committed) -> list[tuple[str, bytes]]:
-    """Convert to (file, rows as bytes), for a side input."""
+    """Convert to (file, rows as bytes), by file: short, and hashable, as an argument of a step."""
     return [(name, rows.to_bytes()) for name, rows in sorted(committed.items())]
 
 

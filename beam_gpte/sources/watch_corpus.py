@@ -2,10 +2,13 @@
 
     ticks --> NewFiles --> ReadFiles --> blocks
                  ^            |  ^
-     state: names seen    rejects  committed: rows that a previous run has written
+     state: names seen    rejects  committed: rows that a previous run has written, an argument
 
 What meets in SpreadFiles: nothing, it spreads files, before there are rows for another shuffle.
 What meets in SpreadBlocks: nothing, it spreads rows, since one file may hold most of them.
+
+What is known when the pipeline is built is an argument of a step, not a side input: Flink takes no
+checkpoint of a stream whose side inputs hold anything (Beam 2.62).
 
 Ticks are Beam's `PeriodicImpulse`, except on the local runner: what that transform defers is lost
 there (Beam 2.77).
@@ -19,7 +22,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import AsDict, TaggedOutput
+from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import ID, SOURCE, TEXT
 from beam_gpte.core.errors import InputError, InStep
@@ -140,17 +143,12 @@ class WatchCorpus(RejectingTransform):
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         """Return blocks, or `(good, rejects)`."""
         patterns = pattern_list(self.pattern)
-        committed = {name: rows.to_bytes() for name, rows in (self.committed or {}).items()}
-        known = root | "Committed" >> beam.Create(sorted(committed.items())).with_output_types(
-            tuple[str, bytes]
-        )
-        read = beam.ParDo(self._reader(patterns), AsDict(known))
         good, rejects = (
             root
             | "Ticks" >> Ticks(self.polling.interval, self.polling.stop)
             | "NewFiles" >> beam.ParDo(NewFiles(patterns)).with_output_types(tuple[str, bool])
             | "SpreadFiles" >> beam.Reshuffle()
-            | "ReadFiles" >> reject_outputs(read)
+            | "ReadFiles" >> reject_outputs(beam.ParDo(self._reader(patterns)))
         )
         good = good | "SpreadBlocks" >> beam.Reshuffle()
         return GoodAndRejects(good, rejects) if self._isolate else good
@@ -167,7 +165,8 @@ class WatchCorpus(RejectingTransform):
             self._isolate,
         )
         versions = FileVersions(self.polling.versions)
-        return _ReadFile(reading, self._schema(), self._added(), versions)
+        committed = {name: rows.to_bytes() for name, rows in (self.committed or {}).items()}
+        return _ReadFile(reading, self._schema(), self._added(), versions, committed)
 
     def _schema(self) -> pa.Schema | None:
         if self.columns is None:
@@ -187,22 +186,19 @@ class _ReadFile(beam.DoFn):
         schema: pa.Schema | None,
         added: tuple[str, ...],
         versions: FileVersions,
+        committed: Mapping[str, bytes],
     ) -> None:
         self._reading = reading
         self._schema = schema
         self._origin, *self._times = added
         self._versions = versions
+        self._committed = committed
 
-    def process(
-        self,
-        file: tuple[str, bool],
-        committed: Mapping[str, bytes],
-        now: Any = beam.DoFn.TimestampParam,
-    ) -> Iterator[Any]:
+    def process(self, file: tuple[str, bool], now: Any = beam.DoFn.TimestampParam) -> Iterator[Any]:
         path, changed = file
         bad = BadFile.from_text(path)
         path, problem = (path, None) if bad is None else (bad.path, bad.reason)
-        known = RowRanges.from_bytes(committed.get(self._name(path), b""))
+        known = RowRanges.from_bytes(self._committed.get(self._name(path), b""))
         step, isolate = self._reading.step, self._reading.isolate
         for block, reasons in InStep(step, self._checked)(path, changed, known, problem):
             for name in self._times:

@@ -7,8 +7,9 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 import pytest
+from apache_beam.transforms.window import FixedWindows, Sessions
 
-from beam_gpte import Block, InputError, WriteSummary
+from beam_gpte import Block, InputError, WriteRejects, WriteSummary
 from beam_gpte.sinks.final_names import WrittenFile
 from tests.sinks.test_write_parquet import run
 
@@ -66,3 +67,27 @@ def test_mistakes_are_found_before_anything_runs(
     p = new_pipeline()
     with pytest.raises(InputError, match="no collection 'steps'; the collections are rows"):
         {"rows": p | beam.Create([1])} | WriteSummary("s.json", reports=("steps",))
+
+
+@pytest.mark.parametrize("windows", [FixedWindows(60), Sessions(60)], ids=["fixed", "sessions"])
+def test_a_collection_in_windows_is_refused_whose_rows_would_not_be_counted(
+    windows: beam.WindowInto, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
+    rows = new_pipeline() | beam.Create([{"id": 1}]) | beam.WindowInto(windows)
+    with pytest.raises(InputError, match="^kept: WriteSummary counts whole collections"):
+        _ = {"kept": rows} | WriteSummary("s.json")
+
+
+@pytest.mark.parametrize("windows", [FixedWindows(60), Sessions(60)], ids=["fixed", "sessions"])
+def test_a_summary_waits_for_a_collection_in_windows(
+    windows: beam.WindowInto, tmp_path: Path, new_pipeline: Callable[..., beam.Pipeline]
+) -> None:
+    p = new_pipeline()
+    failing = p | "Fail" >> beam.Create([0]) | beam.WindowInto(windows) | beam.Map(lambda n: 1 / n)
+    rows = p | beam.Create([{"id": 1}])
+    rows | WriteSummary(f"{tmp_path}/s.json", commit_after=failing)
+    rejects = WriteRejects(f"{tmp_path}/rejects", commit_after=failing, usable=rows)
+    rows | rejects
+    with pytest.raises(Exception, match="by zero"):
+        run(p)
+    assert not list(tmp_path.rglob("*.json*"))

@@ -26,6 +26,7 @@ from beam_gpte.core.encoder.pretrained import load_pretrained, position_limit
 from beam_gpte.core.encoder.tokenizer import PairTokens, Tokenizer
 from beam_gpte.core.encoder.unpadded import to_device
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.loading import one_at_a_time
 from beam_gpte.core.model_files import read_settings
 from beam_gpte.core.visible_text import EMPTY, check_texts, is_visible
 
@@ -108,6 +109,7 @@ class CrossEncoder:
         self._runner = runner
 
     @classmethod
+    @one_at_a_time
     def load(cls, config: EncoderConfig | str, root: Path | None = None) -> "CrossEncoder":
         """Load a model from a hub name or a folder.
 

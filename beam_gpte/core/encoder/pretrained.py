@@ -10,6 +10,7 @@ from beam_gpte.core.encoder.batching import is_out_of_memory
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import ModelFolder, require_weights
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.loading import one_at_a_time
 from beam_gpte.core.model_files import damage, read_settings
 from beam_gpte.core.model_references import names_flash_attention
 
@@ -181,6 +182,7 @@ def position_limit(folder: ModelFolder, config: EncoderConfig) -> int:
     return int(limit)
 
 
+@one_at_a_time
 def load_tokenizer(folder: ModelFolder, trust_remote_code: bool) -> Any:
     """Load the tokenizer of a model.
 

@@ -26,6 +26,7 @@ from beam_gpte.core.encoder.model_folder import (
 from beam_gpte.core.encoder.pretrained import named_failure, position_limit
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.loading import one_at_a_time
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.visible_text import EMPTY, check_texts, is_visible
 
@@ -138,6 +139,7 @@ class TextEncoder:
         self.metadata = self._make_metadata(folder, modes)
 
     @classmethod
+    @one_at_a_time
     def load(cls, config: EncoderConfig | str, root: Path | None = None) -> "TextEncoder":
         """Load a model from a hub name or a folder.
 
