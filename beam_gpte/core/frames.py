@@ -25,10 +25,10 @@ def frame_of_table(table: pa.Table) -> pl.DataFrame:
     Raises:
       InputError: Polars lacks the type of a column.
     """
-    for i, field in enumerate(table.schema):
+    for field in table.schema:
         check_type(field.name, field.type)
-        if pa.types.is_date64(field.type):
-            table = table.set_column(i, field.name, as_dates(table.column(i)))
+    if any(map(pa.types.is_date64, table.schema.types)):
+        table = pa.table([*map(as_dates, table.columns)], names=table.schema.names)
     return pl.from_arrow(table)  # type: ignore[return-value]
 
 

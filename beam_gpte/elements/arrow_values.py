@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from beam_gpte.core.columns import EMBEDDING
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.python_values import json_text
+from beam_gpte.elements.plain_types import converted_columns
 
 # what `pa.array` raises for a value of another type
 MISFITS = (pa.ArrowException, OverflowError, TypeError, ValueError)
@@ -22,14 +23,13 @@ _NESTED = (list, tuple, dict)
 
 def compact_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Drop unused values from dictionaries; IPC would write all of them with each block."""
-    for i, field in enumerate(batch.schema):
-        if pa.types.is_dictionary(field.type):
-            batch = batch.set_column(i, field, _compact(batch.column(i)))
-    return batch
+    return converted_columns(batch, _compact)
 
 
-def _compact(column: pa.DictionaryArray) -> pa.DictionaryArray:
+def _compact(column: pa.Array) -> pa.Array:
     """Keep the order of the values, which has a meaning where they are ordered (an Enum)."""
+    if not pa.types.is_dictionary(column.type):
+        return column
     indices = column.indices
     used = pc.unique(indices).drop_null()
     used = used.take(pc.sort_indices(used))

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from beam_gpte.core.columns import check_visible
 from beam_gpte.elements.arrow_values import check_names
-from beam_gpte.elements.plain_types import held_array, held_type
+from beam_gpte.elements.plain_types import converted_columns, held_array, held_type
 
 # 400 KB of float32[384]; blocks pay off from 16 rows on, and progress is reported by block
 ROWS_PER_BLOCK = 256
@@ -183,11 +183,7 @@ def with_hidden(block: Block, field: pa.Field, values: pa.Array) -> Block:
 def _held(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Convert columns to types that a block holds; check that no two have one name."""
     check_names(batch.schema.names)
-    for i, kind in enumerate(batch.schema.types):
-        if (held := held_type(kind)) != kind:
-            field = batch.schema.field(i).with_type(held)
-            batch = batch.set_column(i, field, held_array(batch.column(i)))
-    return batch
+    return converted_columns(batch, held_array)
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:

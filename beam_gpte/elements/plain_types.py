@@ -116,11 +116,23 @@ def decoded_array(column: pa.Array) -> pa.Array:
 
 def plain_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Convert all columns to `plain_type`."""
-    for i, field in enumerate(batch.schema):
-        kind = plain_type(field.type)
-        if kind != field.type:
-            batch = batch.set_column(i, field.with_type(kind), plain_array(batch.column(i)))
-    return batch
+    return converted_columns(batch, plain_array)
+
+
+def converted_columns(
+    batch: pa.RecordBatch, convert: Callable[[pa.Array], pa.Array]
+) -> pa.RecordBatch:
+    """Convert each column, all at once: to replace one takes time in proportion to all of them."""
+    columns = batch.columns
+    converted = [convert(column) for column in columns]
+    if all(one is other for one, other in zip(columns, converted, strict=True)):
+        return batch
+    fields = [
+        field if one is other else field.with_type(other.type)
+        for field, one, other in zip(batch.schema, columns, converted, strict=True)
+    ]
+    schema = pa.schema(fields, batch.schema.metadata)
+    return pa.RecordBatch.from_arrays(converted, schema=schema)
 
 
 def _converted(column: pa.Array, kind: pa.DataType) -> pa.Array:

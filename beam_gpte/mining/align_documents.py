@@ -23,7 +23,7 @@ from apache_beam.pvalue import AsSingleton
 from beam_gpte.core.columns import DOCUMENT, MARKS, PLACE, SIDE, SIDES, VECTOR, Columns
 from beam_gpte.core.dedup.keep_order import order_values
 from beam_gpte.core.encoder.config import check_one_row
-from beam_gpte.core.errors import InputError, InStep, naming, naming_columns
+from beam_gpte.core.errors import InputError, InStep, naming, naming_columns, shown
 from beam_gpte.core.mining.align import align, skip_cost, span_vectors
 from beam_gpte.core.text.normalize import value_texts
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
@@ -49,6 +49,7 @@ from beam_gpte.shuffle.packing import split_rows
 
 STEP = "AlignDocuments"
 DOCUMENTS = 64  # partitions of them, by hash
+MAX_PAIRS = 1 << 31  # of sentences of a document and its translation: one byte each
 
 
 @dataclasses.dataclass(eq=False)
@@ -69,7 +70,7 @@ class AlignDocuments(RejectingTransform):
     `with_exception_handling()` the result is `(beads, rejects)`.
 
     Memory of a worker: one of 64 partitions of the documents, with their vectors `max_span` times;
-    one byte for each pair of sentences of one document.
+    one byte for each pair of sentences of one document. One of more than 2^31 pairs fails the job.
 
     Attributes:
       document: the column that names the document, the same on both sides.
@@ -258,6 +259,8 @@ def _align(
             f"column {names.document!r} is {source.kind} on the source side and "
             f"{target.kind} on the target side; convert it to one type"
         )
+    for document, rows in source.rows.items():
+        _check_pairs(document, len(rows), len(target.rows.get(document, ())), names)
     means = plan.means[0], plan.means[1]
     skip = skip_cost(plan.samples[0], plan.samples[1], *means, skip_percentile)
     beads = [
@@ -270,6 +273,15 @@ def _align(
         ids = {"source_ids": pl.List(source.ids), "target_ids": pl.List(target.ids)}
         schema = {names.document: source.kind, **ids}
         yield block_of(pl.DataFrame(beads, schema_overrides=schema, infer_schema_length=None))
+
+
+def _check_pairs(document: str, sources: int, targets: int, names: _Names) -> None:
+    if sources * targets > MAX_PAIRS:
+        raise InputError(
+            f"{STEP}: column {names.document!r}: document {shown(document)} has {sources:,} "
+            f"sentences and {targets:,} in its translation, more than {MAX_PAIRS:,} pairs; "
+            "divide it into chapters"
+        )
 
 
 class _Sentences(NamedTuple):

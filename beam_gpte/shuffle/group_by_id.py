@@ -40,15 +40,20 @@ def block_of(frame: pl.DataFrame, like: Iterable[pa.Schema] = ()) -> Block:
       like: schemas of the blocks that its columns are from: a type that Polars has widened, such as
         seconds to milliseconds, is as it was if these agree.
     """
-    table, schemas = frame.to_arrow(), list(like)
-    for i, field in enumerate(table.schema):
-        kinds = {schema.field(field.name).type for schema in schemas if field.name in schema.names}
-        if len(kinds) == 1 and (kind := kinds.pop()) != field.type and decoded_type(kind) == kind:
+    table = frame.to_arrow()
+    kinds: dict[str, set[pa.DataType]] = {name: set() for name in table.schema.names}
+    for field in (field for schema in like for field in schema if field.name in kinds):
+        kinds[field.name].add(field.type)
+    columns, fields = table.columns, list(table.schema)
+    for i, field in enumerate(fields):
+        known = kinds[field.name]
+        if len(known) == 1 and (kind := known.pop()) != field.type and decoded_type(kind) == kind:
             try:
-                table = table.set_column(i, field.with_type(kind), table.column(i).cast(kind))
+                columns[i] = columns[i].cast(kind)
+                fields[i] = field.with_type(kind)
             except pa.ArrowInvalid:  # more than 2 GB of strings
                 continue
-    return hidden_block(table)
+    return hidden_block(pa.table(columns, pa.schema(fields, table.schema.metadata)))
 
 
 def frame_of(blocks: Iterable[Block]) -> pl.DataFrame:
@@ -76,17 +81,15 @@ def table_of(batches: list[pa.RecordBatch]) -> pa.Table:
     schema = batches[0].schema
     if all(batch.schema == schema for batch in batches):
         return pa.Table.from_batches(batches)
-    for i, name in enumerate(schema.names):
-        columns = [batch.column(name) for batch in batches]
+    fields, chunked = [], []
+    for field in schema:
+        columns = [batch.column(field.name) for batch in batches]
         if len({column.type for column in columns}) > 1:
-            columns = of_one_type(name, columns)
-            field = schema.field(i).with_type(columns[0].type)
-            schema = schema.set(i, field)
-            batches = [
-                batch.set_column(i, field, column)
-                for batch, column in zip(batches, columns, strict=True)
-            ]
-    return pa.Table.from_batches(batches, schema)
+            columns = of_one_type(field.name, columns)
+            field = field.with_type(columns[0].type)
+        fields.append(field)
+        chunked.append(pa.chunked_array(columns, field.type))
+    return pa.table(chunked, pa.schema(fields, schema.metadata))
 
 
 def concat_frames(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -101,13 +104,18 @@ def of_one_schema(frames: Iterable[pl.DataFrame]) -> list[pl.DataFrame]:
       InputError: there is no such type.
     """
     frames = list(frames)
-    for name in dict.fromkeys(name for frame in frames for name in frame.columns):
-        having = [i for i, frame in enumerate(frames) if name in frame.columns]
-        if len({frames[i].schema[name] for i in having}) > 1:
+    schemas = [frame.schema for frame in frames]
+    converted: list[list[pl.Series]] = [[] for _ in frames]
+    for name in dict.fromkeys(name for schema in schemas for name in schema):
+        having = [i for i, schema in enumerate(schemas) if name in schema]
+        if len({schemas[i][name] for i in having}) > 1:
             arrays = of_one_type(name, [frames[i][name].to_arrow() for i in having])
             for i, array in zip(having, arrays, strict=True):
-                frames[i] = frames[i].with_columns(pl.Series(name, array))
-    return frames
+                converted[i].append(pl.Series(name, array))
+    return [
+        frame.with_columns(series) if series else frame
+        for frame, series in zip(frames, converted, strict=True)
+    ]
 
 
 def concat_by_schema(blocks: Iterable[Block]) -> Iterator[Block]:

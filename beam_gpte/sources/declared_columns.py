@@ -50,8 +50,9 @@ def fit(block: Block, schema: pa.Schema) -> tuple[Block, list[str | None]]:
     """
     reasons: list[str | None] = [None] * len(block)
     columns = []
+    present = set(block.schema.names)
     for field in schema:
-        if field.name not in block.schema.names:
+        if field.name not in present:
             columns.append(pa.nulls(len(block), field.type))
             continue
         values = block.column(field.name)

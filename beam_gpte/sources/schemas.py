@@ -61,13 +61,13 @@ def _unify(schema: pa.Schema, other: pa.Schema, path: str) -> pa.Schema:
             f"column {name!r} of {path} and of files before it",
             "leave it out by columns of ReadCorpus",
         )
-    for field in other:
-        if field.name in schema.names:
-            place = schema.get_field_index(field.name)
-            kind = _common_type(schema.field(place), field, path)
-            schema = schema.set(place, schema.field(place).with_type(kind))
-            other = other.set(other.get_field_index(field.name), field.with_type(kind))
-    return pa.unify_schemas([schema, other])
+    fields = {field.name: field for field in schema}
+    added = {field.name: field for field in other}
+    for name in [name for name in added if name in fields]:
+        kind = _common_type(fields[name], added[name], path)
+        fields[name], added[name] = fields[name].with_type(kind), added[name].with_type(kind)
+    both = (fields, schema.metadata), (added, other.metadata)
+    return pa.unify_schemas([pa.schema(list(part.values()), about) for part, about in both])
 
 
 def _common_type(known: pa.Field, field: pa.Field, path: str) -> pa.DataType:
@@ -89,8 +89,9 @@ def conform(block: Block, target: pa.Schema) -> Block:
     if block.schema.equals(target, check_metadata=True):
         return block
     columns = []
+    present = set(block.schema.names)
     for field in target:
-        if field.name not in block.schema.names:
+        if field.name not in present:
             columns.append(pa.nulls(len(block), field.type))
             continue
         try:

@@ -10,6 +10,7 @@ import pytest
 
 from beam_gpte import AlignDocuments, Block, InputError
 from beam_gpte.core.vectors.similarity import vectors_to_arrow
+from beam_gpte.mining import align_documents
 from tests.examples import keep, kept
 
 NewPipeline = Callable[..., beam.Pipeline]
@@ -107,6 +108,19 @@ def test_rows_of_any_kind_and_a_document_of_one_side_alone(
     )
     assert {bead["doc"] for bead in found} == {"d0", "d1"}
     assert max(len(bead["source_ids"]) for bead in found) == 1
+
+
+def test_a_document_of_too_many_pairs_of_sentences_is_named(
+    new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = documents(3)
+    first, second = (AlignDocuments("doc", ("n",)) for _ in range(2))
+    monkeypatch.setattr(align_documents, "MAX_PAIRS", 36)
+    assert len(aligned(new_pipeline, "in memory", *sides, first)) >= 15
+    monkeypatch.setattr(align_documents, "MAX_PAIRS", 35)
+    message = "column 'doc': document 'd.' has 6 sentences and 6 in its translation, more than 35"
+    with pytest.raises(Exception, match=message):
+        aligned(new_pipeline, "in memory", *sides, second)
 
 
 def test_a_row_without_its_document_fails_the_job(

@@ -11,13 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_gpte import InputError, ReadCorpus, ReadLimits, WatchCorpus
+from beam_gpte import Block, InputError, ReadCorpus, ReadLimits, WatchCorpus
+from beam_gpte.sources.declared_columns import split_fitting
+from beam_gpte.sources.formats import lines as lines_module
 from beam_gpte.sources.formats import parquet as parquet_module
 from beam_gpte.sources.formats import rows as rows_module
 from beam_gpte.sources.formats.parquet_pages import column_pages
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows
 from beam_gpte.sources.read_files import read_file
 from beam_gpte.sources.read_vectors import read_vectors
+from beam_gpte.sources.schemas import conform
 
 MB = 1 << 20
 TOO_LONG = "row exceeds max_row_bytes: 100"
@@ -247,6 +250,52 @@ def test_too_many_columns_are_refused_and_few_of_them_read(
             read(tmp_path / name, MB)
         found = list(read_file(path, ColumnSelection(("c59",), None, "text"), None, 256))
         assert found[-1].batch.schema.names == ["text", "c59"]
+
+
+def test_a_key_costs_nothing_in_blocks_whose_rows_lack_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed, typed_column = [], lines_module._typed_column
+
+    def counted(values: list[Any], name: str, *others: Any) -> Any:
+        typed.append(name)
+        return typed_column(values, name, *others)
+
+    monkeypatch.setattr(lines_module, "_typed_column", counted)
+    path, rows = tmp_path / "a.jsonl", 1000
+    path.write_text("".join(f'{{"text": "a", "k{i}": {i}}}\n' for i in range(rows)))
+    found = read(path, rows=50)
+    assert len(typed) == rows + 20  # its own block's, and the text in each
+    last = found[-1].batch
+    assert last.num_columns == 1 + rows
+    assert last.column("k0") == pa.nulls(50, pa.int64())
+    assert last.column("k999").to_pylist() == [None] * 49 + [999]
+
+
+def test_the_columns_of_a_block_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, schema_of = [], Block.schema.fget  # type: ignore[attr-defined]
+
+    def counted(block: Block) -> pa.Schema:
+        listed.append(block)
+        return schema_of(block)
+
+    names = [f"k{i}" for i in range(200)]
+    block = Block.from_pydict({name: [1] for name in names})
+    schema = pa.schema([(name, pa.float64()) for name in [*names[1:], "other"]])
+    monkeypatch.setattr(Block, "schema", property(counted))
+    assert conform(block, schema).batch.schema == schema
+    assert split_fitting(block, schema)[0].batch.schema == schema
+    assert len(listed) <= 4
+
+
+def test_long_texts_in_views_are_errors_of_their_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    values = ["one", "y" * 5000, "two"]
+    pq.write_table(pa.table({"text": pa.array(values, pa.string_view())}), path)
+    found = read(path)
+    assert texts(found) == [(1, "one"), (3, "two")]
+    assert errors(found) == [(2, TOO_LONG, "y" * 12)]
+    assert found[-1].batch.schema.types == [pa.string()]
 
 
 def test_a_damaged_second_stream_of_xz_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import Block, ChunkText, IdentifyLanguage, SplitSentences
+from beam_gpte.core.text import chunking_markdown
 from beam_gpte.elements import chunk_rows as chunk_rows_module
 from beam_gpte.elements.row_batches import RowsToBlocks
 from beam_gpte.text import chunk_text, identify_language, split_sentences
@@ -66,6 +67,20 @@ def test_a_text_of_one_line_without_blanks_takes_a_bounded_multiple(by: str) -> 
     text = "x" * 100_000
     block = Block.from_pydict({"id": ["a"], "text": [text]})
     assert peak_bytes(lambda rows: chunks(rows, by), block) < 100 * len(text)
+
+
+def test_headings_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+
+    def counted(*values: Any) -> Any:
+        nonlocal compared
+        compared += len(values[0]) if len(values) == 1 else 0
+        return min(*values)
+
+    monkeypatch.setattr(chunking_markdown, "min", counted, raising=False)
+    text = "".join(f"{'#' * (i % 6 + 1)} a\n" for i in range(600))
+    assert len(chunking_markdown.markdown_parts(text)) == 100
+    assert 600 <= compared <= 6 * 600
 
 
 @pytest.mark.parametrize("of_rows", [False, True], ids=["block", "rows"])

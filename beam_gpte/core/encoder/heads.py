@@ -35,8 +35,8 @@ def _dense(module: Module) -> "torch.nn.Module":
             "is not supported yet; use another model"
         )
     shape = (_size(module, "in_features"), _size(module, "out_features"))
-    # random weights would advance the random generator of the process
-    linear = torch.nn.utils.skip_init(torch.nn.Linear, *shape, bias=config.get("bias", True))
+    # of no memory until they are loaded: a size in a file is only a claim
+    linear = torch.nn.Linear(*shape, bias=config.get("bias", True), device="meta")
     _load_weights(linear, module, prefix="linear.")
     path = config.get("activation_function") or "torch.nn.Tanh"
     return torch.nn.Sequential(linear, make_activation(path, f"model folder {module.folder}"))
@@ -66,7 +66,7 @@ def make_activation(path: str, owner: str) -> "torch.nn.Module":
 def _layer_norm(module: Module) -> "torch.nn.Module":
     import torch
 
-    norm = torch.nn.LayerNorm(_size(module, "dimension"))
+    norm = torch.nn.LayerNorm(_size(module, "dimension"), device="meta")
     _load_weights(norm, module, prefix="norm.")
     return norm
 
@@ -90,6 +90,7 @@ def _size(module: Module, name: str) -> int:
 
 def _load_weights(target: "torch.nn.Module", module: Module, prefix: str) -> None:
     import safetensors.torch
+    import torch
 
     path = module.folder / "model.safetensors"
     if not path.exists():
@@ -100,11 +101,10 @@ def _load_weights(target: "torch.nn.Module", module: Module, prefix: str) -> Non
     check_weight_files(module.folder)
     with named_failure(path, "does not agree with config.json"):
         weights = {
-            name.removeprefix(prefix): tensor
+            name.removeprefix(prefix): tensor.to(torch.float32, copy=True)
             for name, tensor in safetensors.torch.load_file(path).items()
         }
-        target.load_state_dict(weights)
-    target.float()
+        target.load_state_dict(weights, assign=True)
 
 
 _LOADERS: dict[str, Any] = {"Dense": _dense, "LayerNorm": _layer_norm, "Normalize": _normalize}

@@ -1,6 +1,8 @@
 """Load pretrained transformers models in fp32, and find out how much text they take."""
 
 import contextlib
+import copy
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,9 @@ _OFFSET_POSITIONS = (
 # Relative positions, and tokenizers without a limit, allow any length.
 _UNLIMITED = 1 << 30
 
+_WEIGHTS_PER_BYTE = 4  # of two bits
+_ADDED_WEIGHTS = 1 << 26  # that need not be in a checkpoint: a pooler, positions that are computed
+
 
 def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool = False) -> Any:
     """Load the model of a folder in fp32.
@@ -54,6 +59,7 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
         auto = transformers.AutoModel
     agree = named_failure(folder.transformer / "config.json", "does not agree with the weights")
     with _quiet_loading(transformers.utils.logging), agree:
+        _check_sizes(auto, settings, folder, config)
         model, report = auto.from_pretrained(
             folder.transformer,
             config=settings,
@@ -78,6 +84,27 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
             "get the configuration that belongs to the weights",
         )
     return model
+
+
+def _check_sizes(auto: Any, settings: Any, folder: ModelFolder, config: EncoderConfig) -> None:
+    """Refuse sizes in config.json that the weights do not have, before memory is taken for them.
+
+    Code that is trusted may do as it likes.
+    """
+    import torch
+
+    if config.trust_remote_code:
+        return
+    with torch.device("meta"):
+        planned = auto.from_config(copy.deepcopy(settings))
+    tensors = itertools.chain(planned.parameters(), planned.buffers())
+    wanted = sum(tensor.numel() for tensor in tensors)
+    stored = sum(path.stat().st_size for path in folder.transformer.glob("*.safetensors"))
+    if wanted > _WEIGHTS_PER_BYTE * stored + _ADDED_WEIGHTS:
+        raise damage(
+            folder.transformer / "config.json",
+            f"asks for {wanted:,} weights, but the files of weights have {stored:,} bytes",
+        )
 
 
 def _without_place(model: Any, unexpected: list[str]) -> list[str]:

@@ -84,7 +84,8 @@ def _sections(blocks: list[_Block], start: int, end: int) -> list[Part]:
     levels = [block.level for block in blocks if block.level is not None]
     if not levels:
         return [Part(start, end, tuple(block.part for block in blocks))] if blocks else []
-    heads = [i for i, block in enumerate(blocks) if block.level == min(levels)]
+    highest = min(levels)
+    heads = [i for i, block in enumerate(blocks) if block.level == highest]
     parts = _sections(blocks[: heads[0]], start, blocks[heads[0]].part.start)
     for head, next_head in itertools.pairwise([*heads, len(blocks)]):
         first = blocks[head].part.start

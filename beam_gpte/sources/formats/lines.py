@@ -116,7 +116,11 @@ def _typed_rows(
             types.setdefault(name, pa.string() if name == selection.text_column else pa.null())
     misfits: dict[int, dict[str, str]] = {}
     columns = []
+    present = {name for _, _, row in parsed for name in row}
     for name in types:
+        if name not in present:
+            columns.append(pa.nulls(len(parsed), types[name]))
+            continue
         column, refused = _typed_column(
             [row.get(name) for _, _, row in parsed], name, types, selection
         )

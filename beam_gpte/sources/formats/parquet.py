@@ -25,7 +25,12 @@ from beam_gpte.elements.arrow_values import (
     row_bytes,
     type_nesting,
 )
-from beam_gpte.elements.plain_types import decoded_array, plain_columns
+from beam_gpte.elements.plain_types import (
+    converted_columns,
+    decoded_array,
+    held_array,
+    plain_columns,
+)
 from beam_gpte.sources.formats.parquet_pages import ColumnPages, column_pages, flat_dictionaries
 from beam_gpte.sources.formats.rows import (
     BATCH_BYTES,
@@ -149,16 +154,23 @@ def in_slices(
     """Yield rows of a batch under the schema that was asked for, about `BATCH_BYTES` at once.
 
     Args:
-      batch: of `bounded_batches`.
+      batch: of `bounded_batches`, of types that a block holds: Arrow takes no rows of views.
       schema: of the columns.
       sizes: bytes of each row.
       rows: positions of the rows to yield; also none of them give one slice.
     """
     for part in slices(sizes[rows], BATCH_BYTES) if len(rows) else [slice(0, 0)]:
         taken = batch.take(pa.array(rows[part]))
-        for i, field in enumerate(schema):
-            if taken.column(i).type != field.type:
-                taken = taken.set_column(i, field, decoded_array(taken.column(i)).cast(field.type))
+        columns = [
+            column if column.type == kind else decoded_array(column).cast(kind)
+            for column, kind in zip(taken.columns, schema.types, strict=True)
+        ]
+        fields = [
+            mine if mine.type == asked.type else asked
+            for mine, asked in zip(taken.schema, schema, strict=True)
+        ]
+        typed = pa.schema(fields, taken.schema.metadata)
+        taken = pa.RecordBatch.from_arrays(columns, schema=typed)
         yield rows[part], compact_dictionaries(plain_columns(taken))
 
 
@@ -172,6 +184,7 @@ def as_asked(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatc
     if is_small(batch, schema):
         yield compact_dictionaries(plain_columns(batch))
         return
+    batch = converted_columns(batch, held_array)
     sizes, every = row_bytes(batch), np.arange(batch.num_rows)
     yield from (part for _, part in in_slices(batch, schema, sizes, every))
 
@@ -184,6 +197,7 @@ def _valid_slices(
         numbers = list(range(row, row + batch.num_rows))
         yield valid_rows(compact_dictionaries(plain_columns(batch)), numbers, ", ")
         return
+    batch = converted_columns(batch, held_array)
     sizes = row_bytes(batch)
     long = sizes > selection.max_row_bytes
     errors = [

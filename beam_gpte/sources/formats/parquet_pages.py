@@ -155,10 +155,8 @@ def _list(data: bytes, at: int, depth: int) -> int:
 def flat_dictionaries(pages: list[ColumnPages], schema: pa.Schema) -> dict[str, int]:
     """Give the largest dictionary of each column of strings or bytes that is not a dictionary."""
     sizes: dict[str, int] = {}
+    plain = {field.name for field in schema if not pa.types.is_dictionary(field.type)}
     for column in pages:
-        plain = column.name in schema.names and not pa.types.is_dictionary(
-            schema.field(column.name).type
-        )
-        if plain and column.is_bytes and column.dictionary:
+        if column.name in plain and column.is_bytes and column.dictionary:
             sizes[column.name] = max(sizes.get(column.name, 0), column.dictionary)
     return sizes

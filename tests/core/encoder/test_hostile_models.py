@@ -92,6 +92,14 @@ def tokenizer(**settings: Any) -> Change:
     return set_in("tokenizer_config.json", **settings)
 
 
+def without_layers(folder: Path) -> None:
+    weights = {name: t for part in folder.glob("model-*") for name, t in load_file(part).items()}
+    for path in list(folder.glob("model*.safetensors*")):
+        path.unlink()
+    kept = {name: tensor for name, tensor in weights.items() if "encoder." not in name}
+    save_file(kept, folder / "model.safetensors")
+
+
 def index(name: Any) -> Change:
     """Let the index place one tensor in another file."""
 
@@ -257,6 +265,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a tokenizer nested deep": (put("tokenizer.json", DEEP), "give no tokenizer"),
     "modules nested deep": (put("modules.json", DEEP), "modules.json is not whole JSON"),
     "a billion layers": (config(num_hidden_layers=10**9), "num_hidden_layers 1,000,000,000, but"),
+    "a dense module of a trillion weights": (
+        set_in("2_Dense/config.json", in_features=10**6, out_features=10**6),
+        "does not agree with config.json",
+    ),
+    "layers without weights, of gigabytes each": (
+        both(config(intermediate_size=10**9), without_layers),
+        "asks for 130,000,050,240 weights, but the files of weights have",
+    ),
     "prompts that are no texts": (
         set_in("config_sentence_transformers.json", prompts={"query": ["x"]}),
         "prompts that are not texts",
