@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 
 from beam_gpte.core.columns import DEFECT, REFERENCE, REJECT_STEP
-from beam_gpte.core.errors import naming
+from beam_gpte.core.errors import InStep, naming
 from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import Block, with_hidden
@@ -166,7 +166,8 @@ class RowResults(NamedTuple):
 
 def restore_rows(results: RowResults, checks: RowChecks) -> RowResults:
     """Undo `check_rows`: spilled rows, own ids, and the reference in the step of its rejects."""
-    restore = beam.Map(_restored, checks.id_column, checks.added).with_output_types(Block)
+    restored = InStep(checks.step, _restored).__call__
+    restore = beam.Map(restored, checks.id_column, checks.added).with_output_types(Block)
     labels = ("Kept", "WholeRemoved", "Rejects")
     parts = zip(results, labels, strict=True)
     return RowResults(*(rows | label >> restore for rows, label in parts))

@@ -18,7 +18,7 @@ from apache_beam.pvalue import AsList, TaggedOutput
 
 from beam_gpte.core.columns import CORPUS_ID, FOUND_BY, ID, REFERENCE, Columns
 from beam_gpte.core.dedup.keep_order import KeepOrder
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.dedup.apply_decisions import (
     REMOVED_COLUMNS,
     ApplyDecisions,
@@ -316,9 +316,8 @@ class _RunStep(beam.PTransform):
         apply = ApplyDecisions(self.context.id_column, step.name, self.context.added)
         applied = to_decide | "ApplyDecisions" >> apply
         expected = tuple(map(AsList, found.expected))
-        name = beam.FlatMap(
-            _name_pairs, self.context.id_column, step.name, step.settings()["threshold"], *expected
-        )
+        settings = self.context.id_column, step.name, step.settings()["threshold"]
+        name = beam.FlatMap(InStep(step.step, _name_pairs).__call__, *settings, *expected)
         pairs, counted = found.pairs | "NamePairs" >> name.with_output_types(
             Block, figures=StepFigures
         ).with_outputs("figures", main="pairs")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_gpte.core.columns import CORPUS_ID, DUPLICATE_OF, FIRST_ID, REFERENCE, SECOND_ID
+from beam_gpte.core.errors import InputError
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.plain_types import is_string
@@ -31,8 +32,14 @@ def with_corpus_ids(block: Block, id_column: str) -> Block:
 
 
 def own_ids(named: pa.Array) -> pa.Array:
-    """Return the ids in values of `CORPUS_ID`: int64, uint64 or large_string (n,)."""
-    if pc.any(pc.equal(pc.utf8_slice_codeunits(named, 1, 2), _STRING)).as_py() is not False:
+    """Return the ids in values of `CORPUS_ID`: int64, uint64 or large_string (n,).
+
+    Raises:
+      InputError: ids of one corpus are strings and those of the other integers.
+    """
+    is_text = pc.equal(pc.utf8_slice_codeunits(named, 1, 2), _STRING)
+    if pc.any(is_text).as_py() is not False:
+        _check_kinds(pc.all(is_text).as_py() is not False)
         return pc.utf8_slice_codeunits(named, _START)
     end = _START + 1 + _DIGITS
     digits = pc.utf8_slice_codeunits(named, _START + 1, end).cast(pa.uint64())
@@ -42,12 +49,18 @@ def own_ids(named: pa.Array) -> pa.Array:
 
 
 def with_own_ids(block: Block, id_column: str, added: AddedColumns) -> Block:
-    """Drop `CORPUS_ID` from rows; in removed ones, `duplicate_of` gets the type of their ids."""
+    """Drop `CORPUS_ID` from rows; in removed ones, `duplicate_of` gets the type of their ids.
+
+    Raises:
+      InputError: as `own_ids`.
+    """
     if CORPUS_ID not in block.schema.names:
         return block
     name = added[DUPLICATE_OF]
     if name in block.schema.names:
-        ids = like_ids(own_ids(block.column(name)), block.schema.field(id_column).type)
+        ids, known = own_ids(block.column(name)), id_array(block, id_column)
+        _check_kinds(is_string(ids.type) == is_string(known.type))
+        ids = like_ids(ids, block.schema.field(id_column).type)
         block = with_hidden(block, pa.field(name, ids.type), ids)
     return block.without_columns([CORPUS_ID])
 
@@ -60,6 +73,11 @@ def with_own_pair_ids(pairs: Block, id_column: str) -> Block:
         ids = own_ids(pairs.column(name))
         pairs = with_hidden(pairs, pa.field(name, ids.type), ids)
     return pairs
+
+
+def _check_kinds(are_equal: bool) -> None:
+    if not are_equal:
+        raise InputError("one corpus has strings as ids and the other integers; convert these")
 
 
 def _joined(start: str, texts: pa.Array, end: str = "") -> pa.Array:

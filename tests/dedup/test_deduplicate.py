@@ -507,3 +507,20 @@ def test_a_missing_text_column_is_named_with_its_transform(new_pipeline: NewPipe
         new_pipeline() as pipeline,
     ):
         blocks(pipeline, id=[1]) | Deduplicate((DeduplicateLexical(),))
+
+
+@pytest.mark.parametrize("kinds", [("strings", "int64"), ("int64", "strings")])
+@pytest.mark.parametrize("text", ["the same text", "nearly the same text as that"])
+def test_ids_of_two_kinds_are_refused_where_they_meet(
+    new_pipeline: NewPipeline, kinds: tuple[str, str], text: str
+) -> None:
+    """A row is named by an id in a column of the type of ids, so there is one kind."""
+    pipeline = new_pipeline()
+    parts = []
+    for label, kind, first in zip(("Own", "Reference"), kinds, (text, text[-20:]), strict=True):
+        rows = {"id": [IDS[kind](3), IDS[kind](4)], "text": [first, f"a text of {label} alone"]}
+        blocks = beam.Create([Block.from_pydict(rows)]).with_output_types(Block)
+        parts.append(pipeline | label >> blocks)
+    _ = parts[0] | Deduplicate((DeduplicateExact(), DeduplicateLexical(0.5)), parts[1])
+    with pytest.raises(Exception, match=r"Deduplicate\w*: one corpus has strings as ids and the"):
+        pipeline.run()

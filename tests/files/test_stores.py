@@ -159,8 +159,9 @@ def test_a_bucket_is_watched_and_a_stream_goes_on_where_it_was(
 def test_a_run_that_is_killed_before_any_request_changes_nothing_and_is_repeated(
     store: Store,
 ) -> None:
-    """The process ends before every fourth request that would change the store."""
-    command = [sys.executable, "-m", "tests.files.killed_runs", store.url, "4"]
+    """The process ends before every fourth request that changes the store, or sixth of S3's."""
+    step = "6" if store.url.startswith("s3") else "4"  # which takes several for each file
+    command = [sys.executable, "-m", "tests.files.killed_runs", store.url, step]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     runs = [json.loads(line) for line in done.stdout.splitlines()]
     kills = {kind: sum(run["kind"] == kind for run in runs) for kind in ("parquet", "duckdb")}
