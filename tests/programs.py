@@ -59,7 +59,10 @@ def run(program: str, *arguments: object, expect: int = 0) -> Done:
 
 
 def finish(
-    command: list[str], folder: str = ".", environment: dict[str, str] | None = None
+    command: list[str],
+    folder: str = ".",
+    environment: dict[str, str] | None = None,
+    seconds: float = TIMEOUT,
 ) -> Done:
     """Run a command to its end.
 
@@ -67,11 +70,15 @@ def finish(
       command: a program, `-m` and a module, or `-c` and code; then arguments.
       folder: the working directory.
       environment: variables to set.
+      seconds: until it is killed.
+
+    Raises:
+      TimeoutError: it was.
     """
     with tempfile.TemporaryDirectory() as outputs:
         out, err = Path(outputs, "out"), Path(outputs, "err")
         process = _fork(command, out, err, folder, environment)
-        process.join(TIMEOUT)
+        process.join(seconds)
         if process.exitcode is None:
             process.kill()
             raise TimeoutError(f"{command[0]} did not end")
