@@ -9,7 +9,7 @@ from tests.engines.engine import Engine
 from tests.engines.fetch import is_fetched, lacking
 from tests.engines.flink import Flink
 from tests.engines.prism import Prism
-from tests.engines.programs import run_program
+from tests.engines.programs import PROGRAMS, run_program, write_corpus
 from tests.engines.spark import Spark
 
 ENGINES: dict[str, type[Engine]] = {"prism": Prism, "flink": Flink, "spark": Spark}
@@ -29,13 +29,23 @@ def engine(
     started.close()
 
 
-@pytest.fixture(scope="session", params=["embed", "deduplicate", "mine"])
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    write_corpus(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=list(PROGRAMS))
 def program(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, minilm: str
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    texts: Path,
+    minilm: str,
 ) -> tuple[str, dict]:
     """Return a program's name, and what it writes on the local runner."""
-    folder: Path = tmp_path_factory.mktemp("local") / request.param
-    done, written = run_program(request.param, folder, minilm, [])
+    folder = tmp_path_factory.mktemp("local")
+    done, written = run_program(request.param, texts, folder, minilm, [])
     assert done.returncode == 0, done.stderr
     return request.param, written
 

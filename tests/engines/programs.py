@@ -18,36 +18,44 @@ LONGEST = 2000  # characters: a few long ones would take most of the time
 BAD = ['{"id": "null", "text": null}', '{"id": "empty", "text": " "}', '{"id": "broken"']
 PROGRAMS = {
     "embed": (
-        ["embed_corpus.py", "--input", "texts/*.jsonl", "--id_column", "id", "--output", "out"],
+        ["embed_corpus.py", "--input", "{texts}/*.jsonl", "--id_column", "id", "--output", "out"],
         ["--duckdb", "out/vectors.duckdb"],
     ),
     "deduplicate": (
-        ["deduplicate_corpus.py", "--input", "texts/*.jsonl", "--id_column", "id"],
+        ["deduplicate_corpus.py", "--input", "{texts}/*.jsonl", "--id_column", "id"],
         ["--output", "out", "--by", "exact", "lexical", "semantic", "--threshold", "0.8"],
     ),
     "mine": (
-        ["mine_bitext.py", "--source", "texts/a.jsonl", "--target", "texts/b.jsonl"],
+        ["mine_bitext.py", "--source", "{texts}/a.jsonl", "--target", "{texts}/b.jsonl"],
         ["--id_column", "id", "--output", "out", "--tsv"],
     ),
 }
 
 
 def write_corpus(folder: Path) -> None:
-    """Write `texts/a.jsonl` and `texts/b.jsonl`: texts, near copies of them, and bad lines."""
+    """Write `a.jsonl` and `b.jsonl`: texts, near copies of them, and bad lines."""
     extract = run_path(str(ROOT / "pipelines" / "extract_docstrings.py"))["docstrings"]
     found = extract(Path(sysconfig.get_path("stdlib")))
     rows = list(islice((row for row in found if len(row["text"]) < LONGEST), TEXTS))
-    (folder / "texts").mkdir(parents=True)
     for name, end, bad in (("a", "", BAD), ("b", " It is so.", [])):
         lines = [json.dumps({"id": f"{name}.{r['id']}", "text": r["text"] + end}) for r in rows]
-        path = folder / "texts" / f"{name}.jsonl"
-        path.write_text("\n".join([*lines, *bad]), encoding="utf-8")
+        (folder / f"{name}.jsonl").write_text("\n".join([*lines, *bad]), encoding="utf-8")
 
 
-def run_program(name: str, folder: Path, model: str, flags: list[str]) -> tuple[Done, dict]:
-    """Run a program on a corpus in a folder; return what it printed and what it wrote."""
-    write_corpus(folder)
+def run_program(
+    name: str, texts: Path, folder: Path, model: str, flags: list[str]
+) -> tuple[Done, dict]:
+    """Run a program in a folder; return what it printed and what it wrote.
+
+    Args:
+      name: of `PROGRAMS`.
+      texts: the folder of `write_corpus`, the same in all runs because rejects name their files.
+      folder: for the output.
+      model: the folder of a model.
+      flags: of the runner.
+    """
     (program, *first), second = PROGRAMS[name]
-    command = [str(ROOT / "pipelines" / program), *first, *second, "--model", model, *flags]
+    given = [part.format(texts=texts) for part in (*first, *second)]
+    command = [str(ROOT / "pipelines" / program), *given, "--model", model, *flags]
     done = finish(command, folder=str(folder), seconds=SECONDS)
     return done, contents(folder / "out") if done.returncode == 0 else {}

@@ -8,10 +8,10 @@ from tests.programs import finish
 
 
 def test_a_program_writes_what_it_writes_locally(
-    engine: Engine, program: tuple[str, dict], tmp_path: Path, minilm: str
+    engine: Engine, program: tuple[str, dict], texts: Path, tmp_path: Path, minilm: str
 ) -> None:
     name, expected = program
-    done, written = run_program(name, tmp_path, minilm, engine.flags())
+    done, written = run_program(name, texts, tmp_path, minilm, engine.flags())
     assert done.returncode == 0, done.stderr + engine.logs()
     assert written.keys() == expected.keys()
     for part, rows in expected.items():
