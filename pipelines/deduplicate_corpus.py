@@ -61,7 +61,7 @@ from beam_gpte.dedup.checks import CheckNothingLost, RowsAndResults
 from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.report import report_text
 from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.files.folders import check_writable, is_remote
+from beam_gpte.files.folders import absolute, check_writable, is_remote
 from beam_gpte.files.json_values import write_json
 from beam_gpte.files.scratch import ScratchFolder
 from beam_gpte.reports.page import check_report, write_page
@@ -287,7 +287,7 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
         blocks | f"Write_{name}" >> write
     if result.saved_index is not None:
         after = beam.pvalue.AsIter(totals)
-        write_index = beam.Map(write_bytes, f"{output}/saved_index.npz", after)
+        write_index = beam.Map(write_bytes, absolute(f"{output}/saved_index.npz"), after)
         result.saved_index | "WriteSavedIndex" >> write_index
     reports = beam.pvalue.AsList(result.report)
     arguments = beam.pvalue.AsSingleton(totals), options.by.split(","), reports

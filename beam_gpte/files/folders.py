@@ -24,6 +24,11 @@ def is_remote(path: str) -> bool:
     return FileSystems.get_scheme(path) is not None
 
 
+def absolute(path: str) -> str:
+    """Return a path that a worker in another working directory takes for the same place."""
+    return path if is_remote(path) else os.path.join(os.getcwd(), path)
+
+
 def file_name(path: str) -> str:
     """Return the last part of a path."""
     return path.rsplit("/", 1)[-1]

@@ -59,7 +59,7 @@ def new_spill_folder(scratch: str, pipeline: beam.Pipeline) -> str:
             f"scratch is {scratch!r}; rows are read from it one by one: name a folder on a disk"
         )
     if type(pipeline.runner).__name__ not in _LOCAL_RUNNERS:
-        return str(Path(scratch, f"beam-gpte-spill-{uuid.uuid4().hex}"))
+        return str(Path(scratch, f"beam-gpte-spill-{uuid.uuid4().hex}").absolute())
     Path(scratch).mkdir(parents=True, exist_ok=True)
     folder = ScratchFolder(scratch)
     weakref.finalize(pipeline, folder.close)

@@ -23,6 +23,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.files.folders import (
+    absolute,
     check_writable,
     copy_file,
     file_name,
@@ -143,7 +144,8 @@ class WriteVectorsToDuckDB(beam.PTransform):
         target = hashlib.sha256("\n".join(key).encode()).hexdigest()[:8]
         folder = self.options.staging or _folder(self.path)
         destination = Destination.new(folder, f"duckdb-{target}", self.run)
-        table = Table(self.path, self.table, self.id_column, self.mode, self.options.index)
+        settings = self.table, self.id_column, self.mode, self.options.index
+        table = Table(absolute(self.path), *settings)
         writer = functools.partial(ParquetFileWriter, id_column=self.id_column)
         stage = StageFiles(step, destination.temporary, writer)
         commit = functools.partial(commit_duckdb, destination=destination, table=table)

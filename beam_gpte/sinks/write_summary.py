@@ -23,6 +23,7 @@ from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.python_values import json_value
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import row_fields
+from beam_gpte.files.folders import absolute
 from beam_gpte.files.json_values import write_json
 from beam_gpte.sinks.commit import barrier
 from beam_gpte.sinks.panes import is_whole
@@ -91,7 +92,7 @@ class WriteSummary(beam.PTransform):
         write = beam.Map(_write, is_report, AsList(sums), AsList(reports), *waits)
         written = (
             pipeline
-            | "Path" >> beam.Create([self.path], reshuffle=False)
+            | "Path" >> beam.Create([absolute(self.path)], reshuffle=False)
             | "Write" >> write.with_output_types(dict)
         )
         add_output(pipeline, output, written)

@@ -28,7 +28,7 @@ from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.metadata import STORED_TYPES, VectorMetadata, vector_metadata
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.plain_types import plain_type
-from beam_gpte.files.folders import copied_here, is_remote, list_partitioned
+from beam_gpte.files.folders import absolute, copied_here, is_remote, list_partitioned
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, catalog_entries, connect, first_line, quote
 from beam_gpte.sinks.duckdb_table import stored_metadata
 from beam_gpte.sinks.final_names import unfinished_files
@@ -98,13 +98,14 @@ class ReadVectors(beam.PTransform):
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[Block]:
         """Read the table, or plan the row groups and read each."""
         step = type(self).__name__
-        if is_database(self.path):
-            parts = root | beam.Create([self.path])
+        path = absolute(self.path)
+        if is_database(path):
+            parts = root | beam.Create([path])
             read: beam.ParDo = beam.FlatMap(
                 InStep(step, read_table).__call__, self.table, self.rows_per_block
             )
         else:
-            groups = InStep(step, functools.partial(row_groups, self.path))
+            groups = InStep(step, functools.partial(row_groups, path))
             parts = root | "Groups" >> SpreadParts(groups, RowGroup)
             read = read_parts(InStep(step, read_row_group), self.rows_per_block)
         blocks = parts | "Read" >> read.with_output_types(Block)

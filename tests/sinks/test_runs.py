@@ -396,3 +396,29 @@ def test_a_stream_that_ends_well_leaves_no_folder(tmp_path: Path) -> None:
     assert len(parts(tmp_path)) == 2  # the other file waits
     commit(staged[1:], destination, Pane("w", 1), "append")
     assert all(name.startswith("part-") for name in parts(tmp_path))
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_relative_path_is_of_the_process_that_builds_the_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+) -> None:
+    """Workers of a cluster have other working directories."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    for folder in (here, there) if existing else ():
+        write([rows("old")], WriteVectorsToParquet(str(folder / "vectors")))
+    monkeypatch.chdir(here)
+    pipeline = beam.Pipeline("FnApiRunner")
+    known = pipeline | "Known" >> beam.Create([rows("a", "b")]).with_output_types(Block)
+    known | "Parquet" >> WriteVectorsToParquet("vectors")
+    known | "DuckDB" >> WriteVectorsToDuckDB("vectors.duckdb")
+    known | "Rejects" >> WriteRejects("rejects")
+    {"rows": known} | "Summary" >> WriteSummary("summary.json")
+    names = {"vectors", "vectors.duckdb", "rejects", "summary.json"}
+    before = set(os.listdir(there))
+    monkeypatch.chdir(there)
+    pipeline.run()
+    assert set(os.listdir(there)) == before
+    assert names <= set(os.listdir(here))
+    assert read(here / "vectors") == read(here / "vectors.duckdb") == ["a", "b"]
