@@ -256,7 +256,7 @@ def scratch_folder(options: DeduplicateCorpusOptions, local: bool) -> Iterator[s
 
 
 def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: str | None) -> None:
-    output = options.output.rstrip("/")
+    output = absolute(options.output.rstrip("/"))
     known, reference, saved_index = reference_of(options), None, None
     names = {"id_column": options.id_column, "text_column": options.text_column}
     names |= {"limits": ReadLimits(options.max_row_bytes)}
@@ -287,7 +287,7 @@ def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: s
         blocks | f"Write_{name}" >> write
     if result.saved_index is not None:
         after = beam.pvalue.AsIter(totals)
-        write_index = beam.Map(write_bytes, absolute(f"{output}/saved_index.npz"), after)
+        write_index = beam.Map(write_bytes, f"{output}/saved_index.npz", after)
         result.saved_index | "WriteSavedIndex" >> write_index
     reports = beam.pvalue.AsList(result.report)
     arguments = beam.pvalue.AsSingleton(totals), options.by.split(","), reports

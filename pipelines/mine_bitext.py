@@ -56,7 +56,7 @@ from beam_gpte.cli.runtime import (
 )
 from beam_gpte.core.columns import SIDES
 from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.files.folders import check_writable
+from beam_gpte.files.folders import absolute, check_writable
 from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import bitext_page
@@ -242,7 +242,7 @@ def read_side(pipeline: beam.Pipeline, options: MineBitextOptions, side: str) ->
 
 
 def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
-    output = options.output.rstrip("/")
+    output = absolute(options.output.rstrip("/"))
     source, target = (read_side(pipeline, options, side) for side in SIDES)
     mine = transform_of(options).with_exception_handling()
     result = {"source": source.rows, "target": target.rows} | mine
