@@ -14,7 +14,7 @@ from tests.programs import ROOT, Done, finish
 
 TEXTS = 150
 SECONDS = 900  # that a job may take beside other work
-LONGEST = 2000  # characters: a few long ones would take most of the time
+MAX_CHARACTERS = 2000  # characters: a few long ones would take most of the time
 BAD = ['{"id": "null", "text": null}', '{"id": "empty", "text": " "}', '{"id": "broken"']
 PROGRAMS = {
     "embed": (
@@ -36,7 +36,7 @@ def write_corpus(folder: Path) -> None:
     """Write `a.jsonl` and `b.jsonl`: texts, near copies of them, and bad lines."""
     extract = run_path(str(ROOT / "pipelines" / "extract_docstrings.py"))["docstrings"]
     found = extract(Path(sysconfig.get_path("stdlib")))
-    rows = list(islice((row for row in found if len(row["text"]) < LONGEST), TEXTS))
+    rows = list(islice((row for row in found if len(row["text"]) < MAX_CHARACTERS), TEXTS))
     for name, end, bad in (("a", "", BAD), ("b", " It is so.", [])):
         lines = [json.dumps({"id": f"{name}.{r['id']}", "text": r["text"] + end}) for r in rows]
         (folder / f"{name}.jsonl").write_text("\n".join([*lines, *bad]), encoding="utf-8")
