@@ -12,9 +12,10 @@ import json
 import urllib.request
 from pathlib import Path
 
+from tests.engines.engine import Engine
 from tests.engines.fetch import jars
 from tests.engines.hosts import Host, Hosts
-from tests.engines.processes import Processes, free_port, java, wait_for_port, worker_pool
+from tests.engines.processes import free_port, java, job_server_flags, wait_for_port, worker_pool
 
 HOSTS = 2
 PARALLELISM = 4
@@ -56,36 +57,34 @@ classloader.resolve-order: parent-first
 """
 
 
-class Flink:
+class Flink(Engine):
     """Run jobs on a cluster of two hosts, or of one with all slots where no more can be made."""
 
     name = "flink"
     streams = True
 
     def __init__(self, folder: Path, hosts: int = HOSTS) -> None:
-        self.folder = folder
         self.network = Hosts(hosts)
-        self.processes = Processes(folder)
         self.rest, self._jobs = free_port(), free_port()
+        super().__init__(folder)
+
+    def start(self) -> None:
+        """Start the cluster and the job server."""
         for name in ("tmp", "checkpoints", "savepoints", "artifacts", "conf"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
         configuration = CONFIGURATION.format(
             launcher=self.network.launcher,
             rpc=free_port(),
             rest=self.rest,
             slots=PARALLELISM // len(self.network.hosts),
-            folder=folder,
+            folder=self.folder,
         )
-        (folder / "conf" / "config.yaml").write_text(configuration, encoding="utf-8")
-        try:
-            self.start_job_manager()
-            for host in self.network.hosts:
-                self.start_task_manager(host)
-                self.start_pool(host)
-            self.start_job_server()
-        except BaseException:
-            self.close()
-            raise
+        (self.folder / "conf" / "config.yaml").write_text(configuration, encoding="utf-8")
+        self.start_job_manager()
+        for host in self.network.hosts:
+            self.start_task_manager(host)
+            self.start_pool(host)
+        self.start_job_server()
 
     def start_job_manager(self) -> None:
         """Start the process that plans jobs and restarts what failed."""
@@ -111,15 +110,8 @@ class Flink:
     def start_job_server(self) -> None:
         """Start the process that takes Beam's jobs."""
         address = self.network.launcher
-        arguments = {
-            "flink-master": f"{address}:{self.rest}",
-            "job-host": address,
-            "job-port": self._jobs,
-            "artifact-port": 0,
-            "expansion-port": 0,
-            "artifacts-dir": self.folder / "artifacts",
-        }
-        flags = [f"--{name}={value}" for name, value in arguments.items()]
+        flags = [f"--flink-master={address}:{self.rest}"]
+        flags += job_server_flags(address, self._jobs, self.folder)
         self._start_java("job-server", JOB_SERVER, *flags, options=["-Xmx1g"])
         wait_for_port(address, self._jobs, self.processes, "job-server")
 
@@ -147,11 +139,7 @@ class Flink:
         with urllib.request.urlopen(f"http://{self.network.launcher}:{self.rest}/{path}") as answer:
             return json.load(answer)
 
-    def logs(self) -> str:
-        """Return the end of what its processes printed."""
-        return self.processes.ends()
-
     def close(self) -> None:
-        """End everything that was started."""
-        self.processes.end_all()
+        """End everything that was started, and take the hosts away."""
+        super().close()
         self.network.remove()

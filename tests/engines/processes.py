@@ -119,6 +119,13 @@ def java(jars: Path, main: str, *arguments: str, options: Sequence[str] = ()) ->
     return ["java", *opens, quiet, *options, "-cp", f"{jars}/*", main, *arguments]
 
 
+def job_server_flags(address: str, port: int, folder: Path) -> list[str]:
+    """Give the flags that all of Beam's job servers take; see `worker_pool` for the other side."""
+    artifacts = f"--artifacts-dir={folder / 'artifacts'}"
+    where = [f"--job-host={address}", f"--job-port={port}"]
+    return [*where, "--artifact-port=0", "--expansion-port=0", artifacts]
+
+
 def worker_pool(port: int) -> tuple[list[str], dict[str, str]]:
     """Make the command that starts Beam's worker processes on a host, and its environment.
 
