@@ -24,14 +24,16 @@ def printable(text: str) -> str:
     r"""Escape what a terminal would obey, such as ``\x1b``: one line of visible characters."""
     if text.isascii() and text.isprintable():
         return text
-    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _OBEYED.sub(_escaped, text)
 
 
 def printable_lines(text: str) -> str:
     """Escape as `printable` does, but for tabs and line breaks."""
-    return _OBEYED.sub(
-        lambda found: found[0] if found[0] in "\t\n" else ascii(found[0])[1:-1], text
-    )
+    return _OBEYED.sub(lambda found: found[0] if found[0] in "\t\n" else _escaped(found), text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
 
 
 def shown(value: Any) -> str:

@@ -29,7 +29,7 @@ from beam_gpte.sources.output_columns import (
     reject_values,
     table_batches,
 )
-from beam_gpte.sources.row_ranges import RowRanges
+from beam_gpte.sources.row_ranges import RowRanges, as_bytes
 
 Committed = dict[str, RowRanges]  # by file
 
@@ -183,7 +183,7 @@ class DropCommitted(beam.PTransform):
         if not self.committed:
             return blocks
         # no side input: see `watch_corpus`
-        drop = beam.FlatMap(_new_rows, self.column, dict(as_pairs(self.committed)))
+        drop = beam.FlatMap(_new_rows, self.column, as_bytes(self.committed))
         return blocks | drop.with_output_types(Block)
 
 
@@ -195,7 +195,7 @@ class RecentRows:
       paths: of Parquet files, or of a DuckDB database.
       since: seconds; rows with later event times are read.
       columns: the names of ids, vectors, event times, and ``file:row``.
-      without: rows that are decided again, as `as_pairs` returns them.
+      without: rows that are decided again, pairs of a file and `RowRanges` as bytes.
     """
 
     paths: tuple[str, ...]
@@ -212,7 +212,7 @@ class RecentRows:
             files = committed_files(output.folder, write_parquet)
         else:
             files = [str(output.database)]
-        return cls(tuple(files), since, (*columns, output.column), tuple(as_pairs(without)))
+        return cls(tuple(files), since, (*columns, output.column), tuple(as_bytes(without).items()))
 
     def __call__(self) -> Iterator[Block]:
         """Read the rows, with event times in `TIMESTAMP`."""
@@ -232,11 +232,6 @@ class RecentRows:
         rows = rows.filter(pc.and_(pc.greater(micros, int(self.since * 1e6)), pa.array(~again)))
         if rows:
             yield rows
-
-
-def as_pairs(committed: Committed) -> list[tuple[str, bytes]]:
-    """Convert to (file, rows as bytes), by file: short, and hashable, as an argument of a step."""
-    return [(name, rows.to_bytes()) for name, rows in sorted(committed.items())]
 
 
 def _new_rows(block: Block, column: str, committed: dict[str, bytes]) -> Iterator[Block]:

@@ -1,6 +1,6 @@
 """Represent sets of rows of a file: numbers from 0, few bytes where they are consecutive."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -59,3 +59,8 @@ class RowRanges:
         found = at >= 0
         found[found] = numbers[found] < self._ranges[at[found], 1]
         return found
+
+
+def as_bytes(rows: Mapping[str, RowRanges]) -> dict[str, bytes]:
+    """Write rows by file as bytes: short, and hashable, as an argument of a step."""
+    return {name: found.to_bytes() for name, found in sorted(rows.items())}

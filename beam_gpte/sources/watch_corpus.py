@@ -50,7 +50,7 @@ from beam_gpte.sources.read_files import (
     read_file,
     unreadable_block,
 )
-from beam_gpte.sources.row_ranges import RowRanges
+from beam_gpte.sources.row_ranges import RowRanges, as_bytes
 
 TIME = pa.timestamp("us", "UTC")
 
@@ -165,7 +165,7 @@ class WatchCorpus(RejectingTransform):
             self._isolate,
         )
         versions = FileVersions(self.polling.versions)
-        committed = {name: rows.to_bytes() for name, rows in (self.committed or {}).items()}
+        committed = as_bytes(self.committed or {})
         return _ReadFile(reading, self._schema(), self._added(), versions, committed)
 
     def _schema(self) -> pa.Schema | None:
