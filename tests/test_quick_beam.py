@@ -5,12 +5,14 @@ import hashlib
 import inspect
 import runpy
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
 import pytest
+from apache_beam.io.aws.clients.s3 import boto3_client
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
@@ -26,6 +28,7 @@ REPLACED = [
     (core, "get_function_args_defaults"),
     (userstate, "get_dofn_specs"),
     (PipelineOptions, "__init__"),
+    (boto3_client.Client, "__init__"),
 ]
 FLAGS = [
     [],
@@ -231,3 +234,27 @@ def test_no_function_is_replaced_twice() -> None:
     before = [getattr(owner, name) for owner, name in REPLACED]
     runpy.run_path(_quick_beam.__file__)
     assert [getattr(owner, name) for owner, name in REPLACED] == before
+
+
+def test_clients_of_s3_are_shared_with_the_same_options_variables_and_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("boto3")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    flags = ["--s3_endpoint_url=http://localhost:1"]
+    first, second = (boto3_client.Client(PipelineOptions(flags)) for _ in range(2))
+    assert first is not second  # each has the download that it is at
+    assert first.client is second.client
+    assert (
+        boto3_client.Client({"s3_region_name": "eu-west-1"}).client.meta.region_name == "eu-west-1"
+    )
+    assert first.client.meta.endpoint_url == "http://localhost:1"
+    other = boto3_client.Client(PipelineOptions(["--s3_endpoint_url=http://localhost:2"]))
+    assert other.client.meta.endpoint_url == "http://localhost:2"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "c")
+    assert boto3_client.Client(PipelineOptions(flags)).client is not first.client
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    assert boto3_client.Client(PipelineOptions(flags)).client is not first.client

@@ -1,4 +1,4 @@
-"""Share a server that gives access tokens to everybody."""
+"""Share a server that gives access tokens to everybody, and emulators of both object stores."""
 
 import http.server
 import json
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests.files import stores
+from tests.files.stores import Store
 
 
 class TokenServer(http.server.BaseHTTPRequestHandler):
@@ -45,3 +48,17 @@ def token_server() -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
+
+
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
+    """Start an emulator in a process of its own."""
+    if request.param == "s3":
+        with stores.s3() as found:
+            yield found
+    else:
+        token_uri = f"{request.getfixturevalue('token_server')}/token"
+        with stores.cloud_storage(tmp_path_factory.mktemp("cloud"), token_uri) as found:
+            yield found

@@ -1,10 +1,7 @@
 """Test that everything may be in an object store; emulators run as server processes."""
 
-import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import apache_beam as beam
@@ -26,21 +23,7 @@ from beam_gpte import (
 )
 from beam_gpte.sources.committed_rows import rows_in_duckdb, rows_in_parquet
 from tests.examples import WordEncoder
-from tests.files import stores
 from tests.files.stores import Store
-
-
-@pytest.fixture(scope="module", params=["gs", "s3"])
-def store(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Store]:
-    if request.param == "s3":
-        with stores.s3() as found:
-            yield found
-    else:
-        token_uri = f"{request.getfixturevalue('token_server')}/token"
-        with stores.cloud_storage(tmp_path_factory.mktemp("cloud"), token_uri) as found:
-            yield found
 
 
 def upload_corpus(store: Store, folder: str) -> None:
@@ -154,20 +137,3 @@ def test_a_bucket_is_watched_and_a_stream_goes_on_where_it_was(
         "b.parquet": 1,
         "c.jsonl": 1,
     }
-
-
-def test_a_run_that_is_killed_before_any_request_changes_nothing_and_is_repeated(
-    store: Store,
-) -> None:
-    """The process ends before every fourth request that changes the store, or sixth of S3's."""
-    step = "6" if store.url.startswith("s3") else "4"  # which takes several for each file
-    command = [sys.executable, "-m", "tests.files.killed_runs", store.url, step]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-    runs = [json.loads(line) for line in done.stdout.splitlines()]
-    kills = {kind: sum(run["kind"] == kind for run in runs) for kind in ("parquet", "duckdb")}
-    assert min(kills.values()) >= 2
-    for run in runs:
-        # a set of several files is shown one by one, and the old one removed after it
-        assert run["killed"] in (["old"] * 3, ["new"] * 3, ["new"] * 3 + ["old"] * 3, None), run
-        assert run["again"] == ["new"] * 3, run
-        assert run["leftovers"] == [], run
