@@ -15,7 +15,14 @@ from pathlib import Path
 from tests.engines.engine import Engine
 from tests.engines.fetch import jars
 from tests.engines.hosts import Host, Hosts
-from tests.engines.processes import free_port, java, job_server_flags, wait_for_port, worker_pool
+from tests.engines.processes import (
+    OFFLINE,
+    free_port,
+    java,
+    job_server_flags,
+    wait_for_port,
+    worker_pool,
+)
 
 HOSTS = 2
 PARALLELISM = 4
@@ -104,8 +111,7 @@ class Flink(Engine):
     def start_pool(self, host: Host) -> None:
         """Start the process of a host that starts Python workers."""
         number = self.network.hosts.index(host) + 1
-        command, environment = worker_pool(POOL_PORT)
-        self.processes.start(f"pool-{number}", [*host.enter, *command], environment)
+        self.processes.start(f"pool-{number}", [*host.enter, *worker_pool(POOL_PORT)], OFFLINE)
 
     def start_job_server(self) -> None:
         """Start the process that takes Beam's jobs."""

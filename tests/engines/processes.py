@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 READY_SECONDS = 90  # until a process answers; Java starts slowly beside other work
+OFFLINE = {"HF_HUB_OFFLINE": "1"}  # for what starts workers: no model comes from the hub
 LOG_END = 4000  # characters of a log that are shown
 OPENED = (  # packages of the JDK that Flink, Spark and Beam reach into, closed since Java 17
     *("java.io", "java.lang", "java.lang.invoke", "java.lang.reflect", "java.net", "java.nio"),
@@ -92,10 +93,17 @@ def wait_for_port(address: str, port: int, processes: Processes, name: str) -> N
     """
     deadline = time.monotonic() + READY_SECONDS
     while processes.is_running(name) and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
+        if is_listening(address, port):
             return
         time.sleep(0.2)
     raise RuntimeError(f"{name} does not listen at {address}:{port}\n{processes.ends()}")
+
+
+def is_listening(address: str, port: int) -> bool:
+    """Return whether a process takes connections."""
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
+        return True
+    return False
 
 
 def free_port() -> int:
@@ -126,14 +134,6 @@ def job_server_flags(address: str, port: int, folder: Path) -> list[str]:
     return [*where, "--artifact-port=0", "--expansion-port=0", artifacts]
 
 
-def worker_pool(port: int) -> tuple[list[str], dict[str, str]]:
-    """Make the command that starts Beam's worker processes on a host, and its environment.
-
-    It starts `python`, so the interpreter of this process comes first on its path.
-    """
-    module = "apache_beam.runners.worker.worker_pool_main"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return (
-        [sys.executable, "-m", module, f"--service_port={port}"],
-        {"PATH": path, "HF_HUB_OFFLINE": "1"},
-    )
+def worker_pool(port: int) -> list[str]:
+    """Make the command that runs Beam's workers of a host in one process."""
+    return [sys.executable, "-m", "beam_gpte.cli.worker_pool", f"--port={port}"]

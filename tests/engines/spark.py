@@ -2,7 +2,14 @@
 
 from tests.engines.engine import Engine
 from tests.engines.fetch import jars
-from tests.engines.processes import free_port, java, job_server_flags, wait_for_port, worker_pool
+from tests.engines.processes import (
+    OFFLINE,
+    free_port,
+    java,
+    job_server_flags,
+    wait_for_port,
+    worker_pool,
+)
 
 JOB_SERVER = "org.apache.beam.runners.spark.SparkJobServerDriver"
 MASTER = "local[2]"
@@ -22,7 +29,7 @@ class Spark(Engine):
             jars("spark"), JOB_SERVER, f"--spark-master-url={MASTER}", *flags, options=["-Xmx3g"]
         )
         self.processes.start("job-server", command)
-        self.processes.start("pool", *worker_pool(self._pool))
+        self.processes.start("pool", worker_pool(self._pool), OFFLINE)
         wait_for_port("localhost", self._jobs, self.processes, "job-server")
 
     def flags(self) -> list[str]:
