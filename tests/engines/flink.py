@@ -26,6 +26,7 @@ from tests.engines.processes import (
 
 HOSTS = 2
 PARALLELISM = 4
+SILENCE = 50  # seconds, Flink's default: less, and a machine that is busy loses hosts
 POOL_PORT = 15000  # of each host, which has ports of its own
 MASTER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
@@ -56,7 +57,8 @@ restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 10
 restart-strategy.fixed-delay.delay: 2 s
 heartbeat.interval: 2000
-heartbeat.timeout: 10000
+pekko.ask.timeout: 60 s
+heartbeat.timeout: {silence}
 state.checkpoints.dir: file://{folder}/checkpoints
 state.savepoints.dir: file://{folder}/savepoints
 io.tmp.dirs: {folder}/tmp
@@ -65,13 +67,19 @@ classloader.resolve-order: parent-first
 
 
 class Flink(Engine):
-    """Run jobs on a cluster of two hosts, or of one with all slots where no more can be made."""
+    """Run jobs on a cluster of two hosts, or of one with all slots where no more can be made.
+
+    Args:
+      folder: for logs, checkpoints and what tasks keep.
+      hosts: with a task manager each.
+      silence: seconds after which a task manager that says nothing is taken for dead.
+    """
 
     name = "flink"
     streams = True
 
-    def __init__(self, folder: Path, hosts: int = HOSTS) -> None:
-        self.network = Hosts(hosts)
+    def __init__(self, folder: Path, hosts: int = HOSTS, silence: int = SILENCE) -> None:
+        self.network, self._silence = Hosts(hosts), silence
         self.rest, self._jobs = free_port(), free_port()
         super().__init__(folder)
 
@@ -84,6 +92,7 @@ class Flink(Engine):
             rpc=free_port(),
             rest=self.rest,
             slots=PARALLELISM // len(self.network.hosts),
+            silence=1000 * self._silence,
             folder=self.folder,
         )
         (self.folder / "conf" / "config.yaml").write_text(configuration, encoding="utf-8")
