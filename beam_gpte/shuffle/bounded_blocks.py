@@ -15,7 +15,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.chunk_rows import BLOCK_BYTES
 from beam_gpte.shuffle.group_by_id import block_of
 
-_FIXED = 8  # bytes of a number, a date or a truth value, at most about
+_FIXED = 8  # bytes of a number, a date or a place where a value begins, at most about
 _VARIABLE = (pl.String, pl.Binary, pl.List, pl.Array, pl.Struct)
 
 
@@ -47,7 +47,7 @@ def blocks_of(
 
 def frame_bytes(frame: pl.DataFrame) -> np.ndarray:
     """Measure about the bytes of each row, int64 (n,)."""
-    sizes = np.full(len(frame), _FIXED, np.int64)
+    sizes = np.zeros(len(frame), np.int64)
     for column in frame:
         sizes += _bytes(column)
     return sizes
@@ -57,9 +57,9 @@ def _bytes(column: pl.Series) -> np.ndarray:
     """Measure the values of a column, int64 (n,); a list holds the bytes of its values."""
     kind = column.dtype
     if kind == pl.String:
-        return _counts(column.str.len_bytes())
+        return _counts(column.str.len_bytes()) + _FIXED
     if kind == pl.Binary:
-        return _counts(column.bin.size())
+        return _counts(column.bin.size()) + _FIXED
     if isinstance(kind, pl.Struct):
         return frame_bytes(column.struct.unnest())
     if isinstance(kind, pl.Array):
@@ -69,9 +69,9 @@ def _bytes(column: pl.Series) -> np.ndarray:
     if isinstance(kind, pl.List):
         lengths = _counts(column.list.len())
         if not isinstance(kind.inner, _VARIABLE):
-            return lengths * _FIXED
+            return (lengths + 1) * _FIXED
         ends = np.append(0, np.cumsum(_bytes(column.filter(lengths > 0).explode())))
-        return np.diff(ends[np.append(0, np.cumsum(lengths))])
+        return np.diff(ends[np.append(0, np.cumsum(lengths))]) + _FIXED
     return np.full(len(column), _FIXED, np.int64)
 
 

@@ -110,8 +110,8 @@ def _parser() -> Any:
     class Blocks(ParserBlock):
         """Parse blocks with such a state."""
 
-        def parse(self, src: str, md: Any, env: Any, outTokens: list[Any]) -> Any:
-            state = State(src, md, env, outTokens)
+        def parse(self, src: str, md: Any, env: Any, out_tokens: list[Any]) -> Any:
+            state = State(src, md, env, out_tokens)
             self.tokenize(state, state.line, state.lineMax)
             return state.tokens
 
