@@ -40,8 +40,10 @@ def blocks_of(
     for part in slices(sizes, BLOCK_BYTES):
         columns: list[pl.Series] = []
         for series in frame[part]:
-            rows = named.get(series.name)
-            columns += [series] if rows is None else [column.gather(series) for column in rows]
+            if series.name in named:
+                columns += [column.gather(series) for column in named[series.name]]
+            else:
+                columns.append(series)
         yield block_of(pl.DataFrame(columns), like)
 
 
