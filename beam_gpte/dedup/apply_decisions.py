@@ -31,6 +31,7 @@ from beam_gpte.elements.rejects import (
     split_rejects,
 )
 from beam_gpte.elements.wiring import named_collections
+from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import CoGroupById, Named, block_of, frame_of
 from beam_gpte.shuffle.unique_ids import find_ids, id_array, like_ids
 
@@ -173,7 +174,7 @@ def with_inherited(
       id_column: of the decisions.
     """
     if decisions is not None and len(decisions):
-        yield block_of(decisions)
+        yield from blocks_of(decisions)
     if equal is None:
         return
     inherited = equal.select(
@@ -185,7 +186,7 @@ def with_inherited(
             pl.when(pl.col("of").is_null()).then(SCORE).otherwise("by").alias(SCORE),
             pl.coalesce("of", DUPLICATE_OF).alias(DUPLICATE_OF),
         )
-    yield block_of(inherited.select(id_column, DUPLICATE_OF, SCORE))
+    yield from blocks_of(inherited.select(id_column, DUPLICATE_OF, SCORE))
 
 
 def _repoint_rows(

@@ -29,7 +29,8 @@ from beam_gpte.core.text.normalize import Form, key_hashes
 from beam_gpte.dedup.checks import Blocks, TextDefects
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.elements.block import Block, hidden_block
-from beam_gpte.shuffle.group_by_id import KeyById, Keyed, block_of, frame_of
+from beam_gpte.shuffle.bounded_blocks import blocks_of
+from beam_gpte.shuffle.group_by_id import KeyById, Keyed, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
 
@@ -180,7 +181,7 @@ def _keep_first(
         pairs = pairs.filter(~pl.col(REFERENCE))
     if len(pairs):
         second, score = pl.col(id_column).alias(SECOND_ID), pl.lit(1, pl.Float32).alias(SCORE)
-        yield block_of(pairs.select(FIRST_ID, second, score))
+        yield from blocks_of(pairs.select(FIRST_ID, second, score))
 
 
 def _as_decisions(pairs: Block, id_column: str) -> Block:

@@ -44,6 +44,7 @@ from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.dedup.leader import GroupedPairs, LeaderDecisions, NearPairs, Thresholds
 from beam_gpte.elements.block import Block, hidden_block
 from beam_gpte.elements.wiring import named_collections
+from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
 
 # Beyond the forest, before these are merged into it: 5 MB of int64 ids.
@@ -232,7 +233,8 @@ def _decisions(
     counts = [0] * len(thresholds)
     if pairs is not None:
         pairs = pairs.unique().sort(FIRST_ID, SECOND_ID)
-        yield TaggedOutput("pairs", block_of(pairs))
+        for block in blocks_of(pairs):
+            yield TaggedOutput("pairs", block)
         if rule == "semdedup":
             levels = levels_of(pl.col(SCORE), thresholds)
             counts = count_at_levels(pairs, levels, SECOND_ID, thresholds)

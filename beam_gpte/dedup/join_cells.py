@@ -76,11 +76,11 @@ from beam_gpte.dedup.search_plan import Plan, VectorsAndPlan
 from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import unit_vectors_of
+from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import (
     PARTITIONS,
     CutByKey,
     Keyed,
-    block_of,
     frame_of,
     of_one_schema,
     partition_frame,
@@ -322,7 +322,8 @@ class _JoinTile:
         yield TaggedOutput("figures", StepFigures(costs=figures))
         if len(found.duplicates):
             equal_pairs = found.duplicates.with_columns(pl.lit(1, pl.Float32).alias(SCORE))
-            yield TaggedOutput("equal_pairs", block_of(equal_pairs))
+            for block in blocks_of(equal_pairs):
+                yield TaggedOutput("equal_pairs", block)
         candidates = found.candidates
         if settings.order_values:
             values = pl.concat([rows.frame[ORDER_VALUE] for rows in (here, there)])
@@ -391,10 +392,11 @@ class _JoinTile:
         near = score_from_files(candidates, places, self.settings.threshold)
         both = near.filter(both_home).drop(FIRST_ROW, SECOND_ROW)
         if len(both):
-            yield block_of(both)
+            yield from blocks_of(both)
         if len(both) < len(near):
             one_home = near.filter(~both_home).drop(FIRST_ROW, SECOND_ROW)
-            yield TaggedOutput("one_home", block_of(one_home))
+            for block in blocks_of(one_home):
+                yield TaggedOutput("one_home", block)
 
     def _near_in_memory(
         self, candidates: pl.DataFrame, vectors: Block, is_only: bool
@@ -408,7 +410,7 @@ class _JoinTile:
             candidates.filter(both_home), vectors.column(VECTOR), self.settings.threshold
         )
         if len(near):
-            yield block_of(near)
+            yield from blocks_of(near)
         sides = ((FIRST_ROW, SECOND_ID, first_home), (SECOND_ROW, FIRST_ID, second_home))
         for home_row, away_id, at_home in sides:
             one_home = candidates.filter(at_home & ~both_home)

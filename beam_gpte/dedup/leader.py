@@ -57,6 +57,7 @@ from beam_gpte.dedup.apply_decisions import with_inherited
 from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
+from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import (
     CutByKey,
     Keyed,
@@ -228,7 +229,8 @@ def _keep_firsts(element: Group, at: Thresholds) -> Iterator[Any]:
     if pairs is None:
         return
     pairs = pairs.unique().sort(FIRST_ID, SECOND_ID)
-    yield TaggedOutput("pairs", block_of(pairs))
+    for block in blocks_of(pairs):
+        yield TaggedOutput("pairs", block)
     near = pl.lit(0, pl.UInt64)
     if marks is not None:
         marks = marks.group_by(FIRST_ID).agg(pl.col(SCORE).max().alias("near"))

@@ -52,6 +52,7 @@ from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.dedup.score_pairs import CandidatesAndContents, ScorePairs
 from beam_gpte.elements.block import Block, hidden_block
 from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, concat_frames, frame_of
 from beam_gpte.shuffle.unique_ids import id_array
 
@@ -233,7 +234,7 @@ class _Bands(CutByKey):
         rows = rows.with_columns(part=pl.col(BUCKET) % BUCKET_PARTITIONS)
         parts = rows.partition_by("part", as_dict=True, include_key=False)
         for (partition,), part in parts.items():
-            yield int(partition), block_of(part)
+            yield from ((int(partition), block) for block in blocks_of(part))
 
 
 def _pair_buckets(
@@ -281,7 +282,8 @@ def _listed_pairs(rows: pl.DataFrame, id_column: str, order: KeepOrder) -> Itera
             # reference rows come first in a bucket: a second one has only such rows before it
             firsts, seconds = firsts[~known[seconds]], seconds[~known[seconds]]
         if len(seconds):
-            yield block_of(pl.DataFrame({FIRST_ID: ids[firsts], SECOND_ID: ids[seconds]}).unique())
+            pairs = pl.DataFrame({FIRST_ID: ids[firsts], SECOND_ID: ids[seconds]})
+            yield from blocks_of(pairs.unique())
 
 
 def text_similarity(

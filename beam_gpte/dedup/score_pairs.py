@@ -33,7 +33,8 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import unit_vectors_of
-from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of, key_by_id, partition_frame
+from beam_gpte.shuffle.bounded_blocks import blocks_of
+from beam_gpte.shuffle.group_by_id import Keyed, frame_of, key_by_id, partition_frame
 from beam_gpte.shuffle.unique_ids import concat_by_id, find_ids, id_array
 
 ROWS_READ = 512  # normalized at once: their float64 copies of 384 dimensions fit the cache
@@ -152,7 +153,7 @@ def _score(
     parts = Parts.of(element[1])
     near = _near_pairs(parts, id_column, similarity, threshold)
     if near is not None and len(near):
-        yield block_of(near)
+        yield from blocks_of(near)
     if parts.named:
         removable = [] if near is None else [near[SECOND_ID]]
         rows = parts.dense_rows(id_column, removable)

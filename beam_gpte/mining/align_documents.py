@@ -43,7 +43,8 @@ from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
 from beam_gpte.mining.plan import MiningPlan, SurveySides, make_plan
 from beam_gpte.mining.sides import check_sides
-from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, block_of, frame_of
+from beam_gpte.shuffle.bounded_blocks import blocks_of
+from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, frame_of
 from beam_gpte.shuffle.marked_rows import marked, with_mark
 from beam_gpte.shuffle.packing import split_rows
 
@@ -263,16 +264,19 @@ def _align(
         _check_pairs(document, len(rows), len(target.rows.get(document, ())), names)
     means = plan.means[0], plan.means[1]
     skip = skip_cost(plan.samples[0], plan.samples[1], *means, skip_percentile)
+    documents = [document for document in source.rows if document in target.rows]
     beads = [
-        {names.document: rows[names.document][0], **bead}
-        for document, rows in source.rows.items()
-        if document in target.rows
-        for bead in _beads(source.read(rows), target.read(target.rows[document]), means, skip)
+        {PLACE: at, **bead}
+        for at, document in enumerate(documents)
+        for bead in _beads(
+            source.read(source.rows[document]), target.read(target.rows[document]), means, skip
+        )
     ]
     if beads:
-        ids = {"source_ids": pl.List(source.ids), "target_ids": pl.List(target.ids)}
-        schema = {names.document: source.kind, **ids}
-        yield block_of(pl.DataFrame(beads, schema_overrides=schema, infer_schema_length=None))
+        types = {"source_ids": pl.List(source.ids), "target_ids": pl.List(target.ids)}
+        frame = pl.DataFrame(beads, schema_overrides=types, infer_schema_length=None)
+        first = pl.concat(source.rows[document][:1] for document in documents)
+        yield from blocks_of(frame, named={PLACE: first.select(names.document)})
 
 
 def _check_pairs(document: str, sources: int, targets: int, names: _Names) -> None:

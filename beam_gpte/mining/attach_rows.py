@@ -22,6 +22,7 @@ from beam_gpte.core.columns import (
     DUPLICATES,
     MARKS,
     OWN_ID,
+    PLACE,
     REPRESENTATIVE,
     SIDE_IDS,
     SIDES,
@@ -33,10 +34,10 @@ from beam_gpte.core.columns import (
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.plain_types import comparable
 from beam_gpte.elements.wiring import named_collections
+from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import (
     CoGroup,
     Named,
-    block_of,
     concat_frames,
     frame_of,
     key_by_id,
@@ -46,6 +47,7 @@ from beam_gpte.shuffle.marked_rows import with_mark
 from beam_gpte.shuffle.unique_ids import find_ids, id_array
 
 _OWN = tuple(f"{OWN_ID}_{side}" for side in SIDES)
+_PLACES = tuple(f"{PLACE}_{side}" for side in SIDES)
 
 
 class RowsOfSide:
@@ -84,10 +86,35 @@ class RowsOfSide:
         return key_by_id(self._columns.id, self, "rows", plan)
 
 
+class NamedRows(NamedTuple):
+    """Hold pairs, and the rows that they name, each once; see `blocks_of`.
+
+    Attributes:
+      pairs: with a column of places in each of `rows`.
+      rows: by the name of that column.
+    """
+
+    pairs: pl.DataFrame
+    rows: dict[str, pl.DataFrame]
+
+    def blocks(self, like: list[pa.Schema]) -> Iterator[Block]:
+        """Yield the pairs with the columns of their rows."""
+        return blocks_of(self.pairs, like, self.rows)
+
+    def sorted(self) -> "NamedRows":
+        """Give the ids of pairs the types that they have in the rows attached, and sort by them."""
+        pairs = self.pairs
+        for side_id, own in zip(SIDE_IDS, _OWN, strict=True):
+            if own in pairs.columns:
+                known = pairs[own].null_count() == 0
+                pairs = pairs.with_columns(pl.col(own if known else side_id).alias(side_id))
+        return NamedRows(pairs.drop(_OWN, strict=False).sort(SOURCE_ID, TARGET_ID), self.rows)
+
+
 def attach_side(
     pairs: pl.DataFrame, rows: Iterable[Block], side: int, columns: Columns, duplicates: bool = True
-) -> pl.DataFrame:
-    """Add the columns of a side's rows to pairs, as `source_text`, `target_text` and so on.
+) -> NamedRows:
+    """Find the rows of a side that pairs name, for `source_text`, `target_text` and so on.
 
     A column that a pair has already is replaced.
 
@@ -100,7 +127,7 @@ def attach_side(
     """
     side_id, listed = SIDE_IDS[side], f"{SIDES[side]}_duplicates"
     if not len(pairs):
-        return pairs
+        return NamedRows(pairs, {})
     wanted = pairs[side_id].unique().to_arrow()
     frames = [_named(block, wanted, side, columns) for block in rows]
     found = concat_frames(frame for frame in frames if len(frame))
@@ -111,8 +138,10 @@ def attach_side(
             pl.exclude(DUPLICATES, listed), listed
         )
     replaced = [name for name in found.columns if name in pairs.columns and name != side_id]
-    pairs, found = of_one_schema([pairs.drop(replaced), found])
-    return pairs.join(found.rename({OWN_ID: _OWN[side]}), on=side_id, how="left")
+    places = found.select(side_id, pl.col(OWN_ID).alias(_OWN[side])).with_row_index(_PLACES[side])
+    pairs, places = of_one_schema([pairs.drop(replaced), places])
+    pairs = pairs.join(places, on=side_id, how="left")
+    return NamedRows(pairs, {_PLACES[side]: found.drop(side_id, OWN_ID)})
 
 
 def types_of_pairs(pairs: Iterable[Block]) -> list[pa.Schema]:
@@ -135,15 +164,6 @@ def types_of_side(rows: Iterable[Block], side: int, columns: Columns) -> list[pa
 
 def _name_in_pairs(name: str, side: int, columns: Columns) -> str:
     return f"{SIDES[side]}_{TEXT if name == columns.text else name}"
-
-
-def with_own_ids(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Give the ids of pairs the types that they have in the rows attached."""
-    for side_id, own in zip(SIDE_IDS, _OWN, strict=True):
-        if own in pairs.columns:
-            known = pairs[own].null_count() == 0
-            pairs = pairs.with_columns(pl.col(own if known else side_id).alias(side_id)).drop(own)
-    return pairs
 
 
 def _named(block: Block, wanted: pa.Array, side: int, columns: Columns) -> pl.DataFrame:
@@ -200,6 +220,6 @@ def _attach(element: tuple[int, Iterable[Named]], side: int, columns: Columns) -
     group = CoGroup(element)
     pieces = list(group["pairs"])
     if pieces:
-        whole = attach_side(frame_of(pieces), group["rows"], side, columns, duplicates=False)
+        attached = attach_side(frame_of(pieces), group["rows"], side, columns, duplicates=False)
         like = types_of_pairs(pieces) + types_of_side(group["rows"], side, columns)
-        yield block_of(with_own_ids(whole).sort(SOURCE_ID, TARGET_ID), like)
+        yield from attached.sorted().blocks(like)

@@ -22,7 +22,8 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.pair_search import SearchesPairs, near_frame, pair_frames, with_near
-from beam_gpte.shuffle.group_by_id import CoGroup, Named, block_of
+from beam_gpte.shuffle.bounded_blocks import blocks_of
+from beam_gpte.shuffle.group_by_id import CoGroup, Named
 
 # float32: the pair's score less that of the query's nearest document that is in no pair with it
 MARGIN = "margin"
@@ -139,10 +140,9 @@ def _decide(
     for name, number in (("pairs_kept", good.sum()), ("pairs_removed", (~good).sum())):
         Metrics.counter(NAMESPACE, name).inc(int(number))
     like = [block.schema for block in blocks]
-    if good.any():
-        yield block_of(decided.filter(good).drop(added[REJECT_REASON]), like)
-    if not good.all():
-        yield TaggedOutput("removed", block_of(decided.filter(~good), like))
+    yield from blocks_of(decided.filter(good).drop(added[REJECT_REASON]), like)
+    for block in blocks_of(decided.filter(~good), like):
+        yield TaggedOutput("removed", block)
 
 
 def _reasons(

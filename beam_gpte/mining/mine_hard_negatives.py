@@ -40,10 +40,10 @@ from beam_gpte.mining.pair_search import (
     pair_frames,
     with_near,
 )
+from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import (
     CoGroup,
     Named,
-    block_of,
     frame_of,
     key_by_id,
     of_one_schema,
@@ -186,7 +186,7 @@ def _choose(
             pl.col(COSINE).alias(NEGATIVE_SCORE),
             RANK,
         )
-        yield block_of(renamed.sort(QUERY_ID, POSITIVE_ID, RANK))
+        yield from blocks_of(renamed.sort(QUERY_ID, POSITIVE_ID, RANK))
 
 
 def _with_negatives(element: tuple[int, Iterable[Named]]) -> Iterator[Block]:
@@ -206,7 +206,7 @@ def _with_negatives(element: tuple[int, Iterable[Named]]) -> Iterator[Block]:
     triplets, texts = of_one_schema([triplets, texts])
     joined = triplets.join(texts, on=NEGATIVE_ID, how="left")
     whole = joined.with_columns(pl.col(OWN_ID).alias(NEGATIVE_ID)).select(COLUMNS)
-    yield block_of(whole.sort(QUERY_ID, POSITIVE_ID, RANK))
+    yield from blocks_of(whole.sort(QUERY_ID, POSITIVE_ID, RANK))
 
 
 def _count(name: str, number: int) -> None:

@@ -44,9 +44,11 @@ from beam_gpte.core.columns import (
 from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError, InStep, naming_columns
+from beam_gpte.core.text.minhash import slices
 from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
 from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.checks import check_columns
+from beam_gpte.elements.chunk_rows import BLOCK_BYTES
 from beam_gpte.elements.plain_types import comparable, is_string, of_one_type
 from beam_gpte.elements.rejects import (
     RejectingTransform,
@@ -337,6 +339,7 @@ def _name_rows(
     group = CoGroup(element)
     parts = [block.batch for block in group["rows"]]
     rows = pa.table(_columns(parts)).combine_chunks() if parts else None
+    texts_of = rows[TEXT].combine_chunks() if texts and rows is not None else None
     for block in group["pairs"]:
         ids = block.column(_ID[side])
         at = pa.nulls(len(ids), pa.int32())
@@ -346,9 +349,17 @@ def _name_rows(
             at = find_ids(ids, known_ids, id_column)
             named = pc.coalesce(*of_one_type(id_column, [names.take(at), ids]))
             block = with_hidden(block, pa.field(_ID[side], named.type), named)
-        if texts:
-            known = pa.nulls(len(ids), pa.large_string())
-            if rows is not None:
-                known = rows[TEXT].take(at).combine_chunks()
-            block = with_hidden(block, pa.field(PAIR_TEXTS[side], known.type), known)
-        yield block
+        yield from _with_texts(block, texts_of, at, side) if texts else (block,)
+
+
+def _with_texts(
+    block: Block, texts: pa.LargeStringArray | None, at: pa.Array, side: int
+) -> Iterator[Block]:
+    """Add the texts of a side at the places `at`, in blocks of bounded size."""
+    if texts is None:
+        texts = pa.nulls(1, pa.large_string())
+    lengths = pc.binary_length(texts).fill_null(0).take(at.fill_null(0)).to_numpy()
+    for part in slices(lengths + block.batch.nbytes // len(block), BLOCK_BYTES):
+        rows = block.slice(part.start, part.stop - part.start)
+        field = pa.field(PAIR_TEXTS[side], pa.large_string())
+        yield with_hidden(rows, field, texts.take(at[part]))

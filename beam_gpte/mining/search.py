@@ -54,19 +54,19 @@ from beam_gpte.core.mining.margin import (
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.attach_rows import (
+    NamedRows,
     RowsOfSide,
     attach_side,
     types_of_pairs,
     types_of_side,
-    with_own_ids,
 )
 from beam_gpte.mining.plan import MiningPlan, Search, check_choice
 from beam_gpte.mining.shards import RouteScopes, RouteSides, centered, search_shards
+from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import (
     CoGroup,
     Keyed,
     Named,
-    block_of,
     concat_frames,
     frame_of,
     key_by_id,
@@ -261,14 +261,15 @@ class SearchScopes(beam.PTransform):
 
 
 def _nearest_targets(element: tuple[int, Iterable[Block]], rule: PairRule) -> Iterator[Block]:
-    yield block_of(nearest_targets(frame_of(element[1]), rule.k))
+    yield from blocks_of(nearest_targets(frame_of(element[1]), rule.k))
 
 
 def _nearest_sources(element: tuple[int, Iterable[Block]], rule: PairRule) -> Iterator[Block]:
     blocks = list(element[1])
     backward = frame_of(block for block in blocks if FORWARD_RANK not in block.schema.names)
     forward = [block for block in blocks if FORWARD_RANK in block.schema.names]
-    yield block_of(nearest_sources(backward, frame_of(forward) if forward else None, rule.k))
+    near = frame_of(forward) if forward else None
+    yield from blocks_of(nearest_sources(backward, near, rule.k))
 
 
 def _best_targets(element: tuple[int, Iterable[Named]], rule: PairRule) -> Iterator[Block]:
@@ -279,14 +280,14 @@ def _best_targets(element: tuple[int, Iterable[Named]], rule: PairRule) -> Itera
         return
     candidates = with_margins(frame_of(pieces), rule.margin)
     like = types_of_side(group["rows"], 0, rule.columns)
-    for part in _attach_sources(candidates, group["rows"], rule):
-        if len(part):
-            yield block_of(part, like)
+    attached, others = _attach_sources(candidates, group["rows"], rule)
+    yield from attached.blocks(like)
+    yield from blocks_of(others, like)
 
 
 def _attach_sources(
     candidates: pl.DataFrame, sources: Iterable[Block], rule: PairRule
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+) -> tuple[NamedRows, pl.DataFrame]:
     """Attach the sources' rows to the candidates that may be chosen.
 
     Returns:
@@ -308,11 +309,11 @@ def _best_sources(element: tuple[int, Iterable[Named]], rule: PairRule) -> Itera
         return
     candidates = concat_frames(frame_of([block]) for block in pieces)
     like = types_of_pairs(pieces) + types_of_side(group["rows"], 1, rule.columns)
-    yield from _choose(candidates, group["rows"], rule, like)
+    yield from _choose(NamedRows(candidates, {}), group["rows"], rule, like)
 
 
 def _choose(
-    candidates: pl.DataFrame, targets: Iterable[Block], rule: PairRule, like: list[pa.Schema]
+    candidates: NamedRows, targets: Iterable[Block], rule: PairRule, like: list[pa.Schema]
 ) -> Iterator[Block]:
     """Mark the best of each target, choose, and attach the targets' rows to what is chosen.
 
@@ -322,15 +323,15 @@ def _choose(
       rule: for what is chosen.
       like: types of the columns of both sides, see `block_of`.
     """
-    marked = mark_backward(candidates).filter(rule.chooses())
+    marked = mark_backward(candidates.pairs).filter(rule.chooses())
     if DECOY in marked.columns:
         decoys = marked.filter(pl.col(DECOY))
         if len(decoys):
-            yield block_of(decoys.select(*CANDIDATE, DECOY).sort(_PAIR))
+            yield from blocks_of(decoys.select(*CANDIDATE, DECOY).sort(_PAIR))
         marked = marked.filter(~pl.col(DECOY)).drop(DECOY)
     if len(marked):
-        whole = with_own_ids(attach_side(marked, targets, 1, rule.columns)).sort(_PAIR)
-        yield block_of(whole, like)
+        pairs, rows = attach_side(marked, targets, 1, rule.columns)
+        yield from NamedRows(pairs, candidates.rows | rows).sorted().blocks(like)
 
 
 def _search_scopes(
@@ -349,6 +350,7 @@ def _search_scopes(
     near = nearest_targets(frame_of(forward), rule.k)
     candidates = nearest_sources(frame_of(backward), near, rule.k)
     sources, targets = (list(rule.rows_of(side).of(rows)) for side in (0, 1))
-    parts = _attach_sources(with_margins(candidates, rule.margin), sources, rule)
+    attached, others = _attach_sources(with_margins(candidates, rule.margin), sources, rule)
     like = types_of_side(sources, 0, rule.columns) + types_of_side(targets, 1, rule.columns)
-    yield from _choose(concat_frames(parts), targets, rule, like)
+    pairs = concat_frames([attached.pairs, others])
+    yield from _choose(NamedRows(pairs, attached.rows), targets, rule, like)

@@ -36,11 +36,11 @@ from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.embedding.ensure_vectors import unit_vectors
 from beam_gpte.mining.plan import MiningPlan
 from beam_gpte.mining.sides import SideSettings, side_of
+from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import (
     PARTITIONS,
     CutByKey,
     Keyed,
-    block_of,
     concat_by_schema,
     frame_of,
 )
@@ -228,9 +228,10 @@ def _neighbors(
         k,
     )
     near = forward_candidates(np.arange(len(sources)), forward)
-    yield block_of(_named(near.drop(FORWARD_RANK), sources, targets))
+    yield from blocks_of(_named(near.drop(FORWARD_RANK), sources, targets))
     near = backward_candidates(np.arange(len(targets)), backward)
-    yield TaggedOutput("backward", block_of(_named(near.drop(BACKWARD_RANK), sources, targets)))
+    for block in blocks_of(_named(near.drop(BACKWARD_RANK), sources, targets)):
+        yield TaggedOutput("backward", block)
 
 
 def _named(pairs: pl.DataFrame, sources: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:

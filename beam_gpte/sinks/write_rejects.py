@@ -20,6 +20,8 @@ from apache_beam.pvalue import AsIter, AsSingleton
 
 from beam_gpte.core.errors import InputError, InStep, NoRowsError, naming
 from beam_gpte.core.python_values import json_value, python_values
+from beam_gpte.core.text.minhash import slices
+from beam_gpte.elements.arrow_values import row_bytes
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rows import as_blocks
@@ -32,6 +34,9 @@ from beam_gpte.sinks.runs.same_rows import digest_lines
 from beam_gpte.sinks.staging import StagedFile, StageFiles
 
 PREFIX, EXTENSION = "rejects", ".jsonl"
+# written at a time, or one row: as Python's, rows take ten times the memory of Arrow's, and a value
+# of a dictionary is there once for each row
+MAX_ROWS, MAX_BYTES = 1024, 4 << 20
 
 
 def _is_of_folder(folder: str, path: str) -> bool:
@@ -178,13 +183,16 @@ class JsonLinesWriter:
 
     def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
         """Append the rows of a table."""
-        # Python rows take ten times the memory of Arrow's.
-        for batch in table.to_batches(max_chunksize=1024):
-            lines = [
-                json.dumps(json_value(row), ensure_ascii=False, allow_nan=False) + "\n"
-                for row in _rows(batch)
-            ]
-            self._stream.write("".join(lines).encode())
+        for batch in table.to_batches(max_chunksize=MAX_ROWS):
+            for part in slices(row_bytes(batch), MAX_BYTES):
+                self._write(batch.slice(part.start, part.stop - part.start))
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        lines = [
+            json.dumps(json_value(row), ensure_ascii=False, allow_nan=False) + "\n"
+            for row in _rows(batch)
+        ]
+        self._stream.write("".join(lines).encode())
 
     def close(self) -> None:
         """Do nothing: JSON Lines have no footer."""

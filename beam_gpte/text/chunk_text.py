@@ -222,9 +222,9 @@ def _chunks(block: Block, settings: _Settings, languages: list[str]) -> Iterator
     for text, language, measured in zip(texts, languages, sizes, strict=True):
         sentences = functools.partial(split_sentences, language=language)  # code is cut by lines
         chunker = Chunker(text, measured, limit, settings.overlap, sentences)
-        spans.append(list(chunker.chunks(settings.parts(text, language))))
+        spans.append(chunker.chunks_of(settings.parts(text, language)))
     parents = np.repeat(np.arange(len(texts)), [len(found) for found in spans])
-    chars = np.array([span for found in spans for span in found], np.int64).reshape(-1, 2)
+    chars = np.concatenate([np.empty((0, 2), np.int64), *spans])
     Metrics.counter(NAMESPACE, "chunks").inc(len(parents))
     names = settings.text_column, settings.id_column
     return chunk_rows(block, parents, chars, texts, *names, settings.added)

@@ -83,6 +83,6 @@ def _sentences(
     texts = comparable(block.column(text_column)).cast(pa.large_string()).to_pylist()
     spans = [split_sentences(text, language) for text in texts]
     parents = np.repeat(np.arange(len(texts)), [len(found) for found in spans])
-    chars = np.array([span for found in spans for span in found], np.int64).reshape(-1, 2)
+    chars = np.concatenate([np.empty((0, 2), np.int64), *spans])
     Metrics.counter(NAMESPACE, "sentences").inc(len(parents))
     return chunk_rows(block, parents, chars, texts, text_column, id_column, added)

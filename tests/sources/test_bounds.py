@@ -272,6 +272,35 @@ def test_a_key_costs_nothing_in_blocks_whose_rows_lack_it(
     assert last.column("k999").to_pylist() == [None] * 49 + [999]
 
 
+def test_a_batch_of_many_keys_has_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rows = tmp_path / "a.jsonl", 300
+    lines = [f'{{"text": "a", "k{i}": {i}}}\n' for i in range(rows)]
+    lines[7] = lines[200] = "broken\n"
+    lines[100] = "\n"
+    path.write_text("".join(lines))
+    whole = read(path, rows=150)
+    monkeypatch.setattr(lines_module, "CELLS", 3000)
+    found = read(path, rows=150)
+    assert max(part.batch.num_rows * part.batch.num_columns for part in found) <= 3000
+    assert [n for part in found for n in part.numbers] == [
+        n for part in whole for n in part.numbers
+    ]
+    assert [error for part in found for error in part.errors] == [
+        error for part in whole for error in part.errors
+    ]
+    assert [error.row for part in found for error in part.errors] == [8, 201]
+    assert sum(part.blank for part in found) == 1
+    both = [
+        pa.concat_tables(map(table_of, parts), promote_options="default")
+        for parts in (found, whole)
+    ]
+    assert both[0].equals(both[1])
+
+
+def table_of(rows: Any) -> pa.Table:
+    return pa.Table.from_batches([rows.batch])
+
+
 def test_the_columns_of_a_block_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     listed, schema_of = [], Block.schema.fget  # type: ignore[attr-defined]
 

@@ -1,16 +1,21 @@
 """What cutting a text costs, counted in bytes: in proportion to it, not to it times its chunks."""
 
+import functools
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pytest
+import sentencex
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_gpte import Block, ChunkText, IdentifyLanguage, SplitSentences
-from beam_gpte.core.text import chunking_markdown
+from beam_gpte.core.text import chunking_code, chunking_markdown
+from beam_gpte.core.text import sentences as core_sentences
+from beam_gpte.core.text.chunking import Characters, Chunker
 from beam_gpte.elements import chunk_rows as chunk_rows_module
 from beam_gpte.elements.row_batches import RowsToBlocks
 from beam_gpte.text import chunk_text, identify_language, split_sentences
@@ -67,6 +72,111 @@ def test_a_text_of_one_line_without_blanks_takes_a_bounded_multiple(by: str) -> 
     text = "x" * 100_000
     block = Block.from_pydict({"id": ["a"], "text": [text]})
     assert peak_bytes(lambda rows: chunks(rows, by), block) < 100 * len(text)
+
+
+DENSE = {  # texts of which every few characters are a unit of some kind
+    "blank lines": "\n" * 8 + "a",
+    "lines": "a\n",
+    "paragraphs": "a\n\n",
+    "sentences": "Aa. ",
+    "Chinese": "中。",
+    "brackets": "()",
+    "headings": "# a\n",
+    "lists": "- a\n",
+    "emphasis": "*a*",
+    "tables": "|a|b|\n|-|-|\n|a|b|\n",
+    "fences": "```\n\n```\n",
+    "links": "[a]: b\n\n",
+}
+
+
+@pytest.mark.parametrize("unit", DENSE.values(), ids=DENSE)
+@pytest.mark.parametrize("by", [None, "sentences", "markdown", "code"])
+def test_no_text_takes_more_than_a_stated_multiple_of_its_bytes(
+    monkeypatch: pytest.MonkeyPatch, unit: str, by: Any
+) -> None:
+    monkeypatch.setattr(chunk_rows_module, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(chunking_markdown, "LINES", 1 << 6)
+    monkeypatch.setattr(chunking_markdown, "MAX_LINES", 1 << 7)
+    monkeypatch.setattr(chunking_code, "MAX_PARSED", 1 << 11)
+    monkeypatch.setattr(core_sentences, "PIECE", 1 << 9)
+    text = unit * (16_000 // len(unit))
+    cut = sentences if by is None else functools.partial(chunks, by=by)
+    block = Block.from_pydict({"id": ["a"], "text": [text]})
+    list(cut(block.slice(0, 0)))  # loads the rules
+    assert peak_bytes(cut, block) < 100 * len(text.encode())
+
+
+@pytest.mark.parametrize("unit", ["中。", "x", "Aaa bbb. ", "a\n\n"])
+def test_no_piece_of_a_text_is_split_more_than_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    monkeypatch.setattr(core_sentences, "PIECE", 1 << 10)
+    monkeypatch.setattr(core_sentences, "MAX_PARAGRAPH", 1 << 12)
+    pieces = []
+    split = sentencex.segment
+    monkeypatch.setattr(sentencex, "segment", lambda *a: pieces.append(len(a[1])) or split(*a))
+    text = unit * (200_000 // len(unit))
+    spans = core_sentences.split_sentences(text, "en")
+    assert "".join(text[start:end] for start, end in spans) == "".join(text.split()) or " " in unit
+    assert sum(pieces) < 4 * len(text)
+    assert unit == "x" or max(pieces) <= 1 << 12
+
+
+def test_pieces_change_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = ("\n", "\n\n", "a ", "Bc. ", "“Dr. E? ", "F!” ", '"G. ', 'H." ', "(i. J) ", "。", "é ")
+    random = np.random.default_rng(0)
+    texts = ["".join(random.choice(parts, 60)) for _ in range(300)]
+    whole = [core_sentences.split_sentences(text, "en").tolist() for text in texts]
+    monkeypatch.setattr(core_sentences, "PIECE", 7)
+    assert [core_sentences.split_sentences(text, "en").tolist() for text in texts] == whole
+
+
+def test_lines_parsed_at_once_change_no_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "# a",
+        "## b",
+        "c. D.",
+        "",
+        "- e",
+        "  - f",
+        "    g",
+        "> h",
+        ">",
+        "```",
+        "|i|j|",
+        "|-|-|",
+    ]
+    lines += ["1. k", "[l]: m", "'n'", "<div>", "<!--", "-->", "===", "---", "\u00a0", "- ", "~~~"]
+    random = np.random.default_rng(0)
+    texts = ["\n".join(random.choice(lines, 40)) for _ in range(300)]
+
+    def cut() -> list[Any]:
+        split = functools.partial(core_sentences.split_sentences, language="en")
+        chunkers = [Chunker(text, Characters(), 9, 0, split) for text in texts]
+        parts = map(chunking_markdown.markdown_parts, texts)
+        return [each.chunks_of(p).tolist() for each, p in zip(chunkers, parts, strict=True)]
+
+    whole = cut()
+    for count in (1, 2, 5):
+        monkeypatch.setattr(chunking_markdown, "LINES", count)
+        assert cut() == whole
+
+
+def test_a_long_program_is_parsed_in_pieces_between_definitions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = "# é\n" + "".join(f"def f{i}():\n    return {i}\n\n" for i in range(200))
+    whole = chunking_code.code_parts(program, "python")
+    monkeypatch.setattr(chunking_code, "MAX_PARSED", 500)
+    parts = chunking_code.code_parts(program, "python")
+    assert [part.start for part in parts] == [0, *(part.end for part in parts[:-1])]
+    assert parts[-1].end == len(program)
+    cut, expected = (
+        [text for part in found if (text := program[part.start : part.end].strip())]
+        for found in (parts, whole)
+    )
+    assert cut == expected
 
 
 def test_headings_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:

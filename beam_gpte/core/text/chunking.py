@@ -14,7 +14,7 @@ import array
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,8 @@ import regex
 from beam_gpte.core.errors import InputError
 
 Span = tuple[int, int]  # characters from start to end, exclusive
-Sentences = Callable[[str], Sequence[Span]]  # of a text, in order, without surrounding white space
+# of a text, in order, without surrounding white space: int64 (n, 2)
+Sentences = Callable[[str], np.ndarray]
 Split = Literal["sentences", "lines", "words"]
 
 MAX_TOKENS_PER_CHARACTER = 20  # NFKC turns one character into up to 18
@@ -36,7 +37,7 @@ _GRAPHEME = regex.compile(r"\X")
 _LINE = regex.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Part:
     """Mark a span of a text that belongs together.
 
@@ -127,6 +128,10 @@ class _Units:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def spans(self) -> np.ndarray:
+        """Return starts and ends, int64 (n, 2)."""
+        return np.stack([np.array(self.starts, np.int64), np.array(self.ends, np.int64)], 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Chunker:
@@ -145,6 +150,10 @@ class Chunker:
     limit: int
     overlap: int
     sentences: Sentences
+
+    def chunks_of(self, parts: Iterable[Part]) -> np.ndarray:
+        """Return the chunks of all parts, int64 (n, 2)."""
+        return _Units(self.chunks(parts)).spans()
 
     def chunks(self, parts: Iterable[Part]) -> Iterator[Span]:
         """Yield the chunks of each part: the part itself if it fits, else those of its children."""
@@ -190,8 +199,8 @@ class Chunker:
 
     def _sentences(self, start: int, end: int) -> Iterator[Span]:
         """Split into sentences, each up to the start of the next."""
-        starts = [start + first for first, _ in self.sentences(self.text[start:end])]
-        return itertools.pairwise([start, *starts[1:], end])
+        starts = start + self.sentences(self.text[start:end])[1:, 0]
+        return itertools.pairwise(itertools.chain([start], array.array("q", starts), [end]))
 
     def _pack(self, units: "_Units") -> Iterator[Span]:
         first = fresh = 0  # the first unit of the chunk, and the first that is in no chunk yet

@@ -80,6 +80,7 @@ _ALIASES |= {"py": "python", "rb": "ruby", "ts": "typescript", "golang": "go", "
 _INLINE = ("lexical_declaration", "export_statement")
 # the definitions inside these are those inside the one definition that they hold
 _WRAPPERS = (*_INLINE, "decorated_definition", "template_declaration")
+MAX_PARSED = 1 << 20  # characters at once
 _MAX_DEPTH = 200  # nested nodes; Python's stack holds more, but an expression may nest deeper
 
 
@@ -93,15 +94,39 @@ def language_name(language: str) -> str | None:
 def code_parts(text: str, language: str) -> list[Part]:
     """Divide a program in one of `LANGUAGES` into parts that cover it.
 
+    One of more than `MAX_PARSED` characters is parsed in pieces, each to the end of a line, after a
+    blank line if there is one: the parser takes up to 400 bytes for a character.
+
     Raises:
       InputError: the language's parser is not installed.
     """
-    data = text.encode()
+    parts: list[Part] = []
+    start = 0
+    while start < len(text):
+        end = _piece_end(text, start)
+        parts += _piece_parts(text[:end], start, language) or [Part(start, end, split="lines")]
+        start = end
+    return parts or [Part(0, 0, split="lines")]
+
+
+def _piece_end(text: str, start: int) -> int:
+    end, middle = start + MAX_PARSED, start + MAX_PARSED // 2
+    if end >= len(text):
+        return len(text)
+    for line_end in ("\n\n", "\n"):
+        at = text.rfind(line_end, middle, end)
+        if at >= 0:
+            return at + len(line_end)
+    return end
+
+
+def _piece_parts(text: str, start: int, language: str) -> list[Part]:
+    """Divide a program from `start` on; no part if it has no definition."""
+    data = text[start:].encode()
     tree = _parser(language).parse(data)
     definitions = list(_definitions(tree.root_node, _LANGUAGES[language].definitions))
-    offsets = _Offsets(data, text)
-    parts = list(_parts(text, definitions, offsets, 0, len(text)))
-    return parts or [Part(0, len(text), split="lines")]
+    offsets = _Offsets(data, len(text) - start, start)
+    return list(_parts(text, definitions, offsets, start, len(text)))
 
 
 @functools.cache
@@ -118,7 +143,7 @@ def _parser(language: str) -> Any:
     return tree_sitter.Parser(tree_sitter.Language(grammar))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Definition:
     """Locate a definition and the definitions inside it.
 
@@ -137,17 +162,17 @@ class _Definition:
 
 def _definitions(node: Any, kinds: frozenset[str], depth: int = 0) -> Iterator[_Definition]:
     """Yield the outermost definitions below `node`, in order."""
-    comments: list[Any] = []  # adjacent ones, without a blank line between
-    for child in node.named_children if depth < _MAX_DEPTH else ():
-        if comments and child.start_point.row > comments[-1].end_point.row + 1:
-            comments = []
+    first = last = None  # of adjacent comments, without a blank line between
+    for child in _named_children(node) if depth < _MAX_DEPTH else ():
+        if last is not None and child.start_point.row > last.end_point.row + 1:
+            first = last = None
         if "comment" in child.type or child.type in ("attribute_item", "decorator"):
-            comments.append(child)
+            first, last = first or child, child
             continue
         inner = tuple(_definitions(child, kinds, depth + 1))
         if child.type in kinds and (child.type not in _INLINE or inner or _holds_function(child)):
             held = inner[0] if len(inner) == 1 and child.type in _WRAPPERS else None
-            start = (comments[0] if comments else child).start_byte
+            start = (first or child).start_byte
             if held is None:
                 separate = not re.search("function|method|constructor", child.type)
                 yield _Definition(start, child.end_byte, inner, separate)
@@ -155,12 +180,22 @@ def _definitions(node: Any, kinds: frozenset[str], depth: int = 0) -> Iterator[_
                 yield _Definition(start, child.end_byte, held.inner, held.separate)
         else:
             yield from inner
-        comments = []
+        first = last = None
+
+
+def _named_children(node: Any) -> Iterator[Any]:
+    """Yield the named children of a node; a list of all would stay with it."""
+    cursor = node.walk()
+    more = cursor.goto_first_child()
+    while more:
+        if cursor.node.is_named:
+            yield cursor.node
+        more = cursor.goto_next_sibling()
 
 
 def _holds_function(node: Any) -> bool:
     """Decide whether a declaration declares a function, as ``const f = () => ...`` does."""
-    values = [child.child_by_field_name("value") for child in node.named_children]
+    values = (child.child_by_field_name("value") for child in _named_children(node))
     return any(
         value is not None and value.type in ("arrow_function", "function_expression", "class")
         for value in values
@@ -198,16 +233,23 @@ def _is_closing(text: str) -> bool:
 
 
 class _Offsets:
-    """Convert UTF-8 byte offsets to character offsets; fast for ascending offsets."""
+    """Convert UTF-8 byte offsets to character offsets; fast for ascending offsets.
 
-    def __init__(self, data: bytes, text: str) -> None:
+    Args:
+      data: a part of a text.
+      characters: how many it has.
+      start: the character of the text that it begins with.
+    """
+
+    def __init__(self, data: bytes, characters: int, start: int) -> None:
         self._data = data
-        self._ascii = len(data) == len(text)
-        self._last = (0, 0)
+        self._ascii = len(data) == characters
+        self._start = start
+        self._last = (0, start)
 
     def character(self, byte: int) -> int:
         if self._ascii:
-            return byte
-        at, characters = self._last if self._last[0] <= byte else (0, 0)
+            return self._start + byte
+        at, characters = self._last if self._last[0] <= byte else (0, self._start)
         self._last = byte, characters + len(self._data[at:byte].decode())
         return self._last[1]

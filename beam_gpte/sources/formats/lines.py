@@ -27,6 +27,7 @@ from beam_gpte.sources.formats.rows import (
 )
 
 PEEKED_LINES = 1000  # of JSON Lines, whose rows may lack keys
+CELLS = 1 << 20  # of a batch: rows times columns, 8 bytes each though the rows lack most keys
 PEEKED_NAMES = 100  # of keys that are not read, for an error
 
 
@@ -44,9 +45,17 @@ def read_jsonl(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterato
                 seen[name] = None
         if (selection.id_column is None and ID in seen) or len(seen) > MAX_COLUMNS:
             selection.of([*seen])  # raises, unless few of them are selected
-        read = _typed_rows(parsed, types, selection)
-        errors = sorted(lines.errors + errors + read.errors, key=lambda error: error.row)
-        yield dataclasses.replace(read, errors=errors, blank=lines.blank)
+        errors = sorted(lines.errors + errors, key=lambda error: error.row)
+        names = {name for _, _, row in parsed for name in row if selection.includes(name)}
+        at_once, blank = max(1, CELLS // max(1, len(names.union(types)))), lines.blank
+        for start in range(0, max(1, len(parsed)), at_once):
+            part, rest = parsed[start : start + at_once], parsed[start + at_once :]
+            of_part = [error for error in errors if not rest or error.row < rest[0][0]]
+            errors = errors[len(of_part) :]
+            read = _typed_rows(part, types, selection)
+            of_part = sorted(of_part + read.errors, key=lambda error: error.row)
+            yield dataclasses.replace(read, errors=of_part, blank=blank)
+            blank = 0
     if seen:
         selection.of([*seen])
 

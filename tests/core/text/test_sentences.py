@@ -67,8 +67,8 @@ def test_every_character_but_white_space_is_in_one_sentence(text: str, language:
 
 def test_a_text_of_a_hundred_thousand_characters_is_split() -> None:
     assert len(split_sentences("The cat, e.g. Tom, sat. " * 4200, "en")) == 4200
-    assert split_sentences("x" * 100_000, "en") == [(0, 100_000)]
-    assert split_sentences(" \n" * 50_000, "en") == []
+    assert split_sentences("x" * 100_000, "en").tolist() == [[0, 100_000]]
+    assert not len(split_sentences(" \n" * 50_000, "en"))
 
 
 def test_a_language_without_rules_is_refused() -> None:
