@@ -50,6 +50,11 @@ def wait(rng: random.Random, folder: Path) -> None:
     time.sleep(60)
 
 
+def work(rng: random.Random, folder: Path) -> None:
+    while True:
+        pass
+
+
 def note(path: Path, rng: random.Random, folder: Path) -> None:
     with path.open("a") as file:
         file.write(f"{rng.random()}\n")
@@ -64,6 +69,7 @@ def note(path: Path, rng: random.Random, folder: Path) -> None:
         (take_memory, "MemoryError"),
         (end_the_process, "the process ended: SIGABRT"),
         (wait, "not done in time"),
+        (work, "not done in time"),
     ],
 )
 def test_a_fault_is_found_and_costs_no_other_input(target: Target, problem: str | None) -> None:
