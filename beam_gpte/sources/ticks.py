@@ -163,7 +163,7 @@ _clock = SteadyClock()  # of this process, which runs all of the local runner
 class Timer(beam.DoFn):
     """Tick at once, and then whenever a timer fires that sets itself again.
 
-    Such a timer holds the watermark at the time that it fired before.
+    Such a timer holds the watermark at the tick that set it.
     """
 
     WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
@@ -180,8 +180,12 @@ class Timer(beam.DoFn):
     @on_timer(WAKE)
     def wake(self, wake: Any = _WAKE) -> Iterator[TimestampedValue]:
         """Tick."""
+        now = _clock.now()
+        # the time of the watermark; without it Prism stays at the first (Beam 2.77, whose Python
+        # has no argument for it)
+        wake._input_timestamp = now
         wake.set(Timestamp.now() + self._interval)
-        yield TimestampedValue(TICK, _clock.now())
+        yield TimestampedValue(TICK, now)
 
 
 def _start(_: bytes) -> TimestampedValue:
