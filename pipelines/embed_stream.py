@@ -8,7 +8,8 @@ it. Every `--every` seconds new rows are added to `<output>/*.parquet` and to th
 rejects to `<output>/rejects/`. With `--horizon`, a text close to one of the last so many seconds
 goes to `<output>/removed/`, with the id that it duplicates.
 
-Ctrl-C or SIGTERM finishes what was read and ends with a summary and exit code 0. After a crash, or
+Ctrl-C or SIGTERM finishes what was read and ends with a summary and exit code 0; on a cluster it
+cancels the job, and what was not committed is read again by the same command. After a crash, or
 kill -9, the same command resumes. The output itself records which rows of which files it holds: a
 set of files, or a transaction of DuckDB, appears completely or not at all, and each row is
 identified by its file and row number. Uncommitted rows are read again, committed ones are not. With
@@ -58,7 +59,7 @@ from beam_gpte.cli.runtime import (
     run_program,
 )
 from beam_gpte.cli.stream_counters import count_all_bundles
-from beam_gpte.cli.streams import local_stream_options, run_stream, stop_file
+from beam_gpte.cli.streams import check_flags, local_stream_options, run_stream, stop_file
 from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
 from beam_gpte.core.encoder.model_folder import public_name
 from beam_gpte.dedup.stream import split_duplicates
@@ -208,6 +209,7 @@ def panes(seconds: int) -> beam.WindowInto:
 
 
 def main(argv: list[str]) -> None:
+    check_flags(argv)
     beam_options, watch = PipelineOptions(argv), Stopwatch()
     local, options = local_stream_options(beam_options), beam_options.view_as(EmbedStreamOptions)
     if not (options.output or options.duckdb):

@@ -18,10 +18,12 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.runner import PipelineState
 
 from beam_gpte.cli.runtime import silence_beam
+from beam_gpte.core.errors import InputError
 from beam_gpte.files.scratch import temporary_folder
 from beam_gpte.sinks.runs.owner import Owner
 
 LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # the one with processing-time timers
+SAVEPOINT = "--savepoint_path"  # a flag of Flink
 LOOK_SECONDS = 0.2  # between two looks for the stop file
 CANCEL_SECONDS = 120  # until a canceled job has ended; a task may wait for a commit
 
@@ -38,6 +40,19 @@ def local_stream_options(options: PipelineOptions) -> bool:
         return False
     silence_beam()
     return True
+
+
+def check_flags(flags: list[str]) -> None:
+    """Refuse a start from a savepoint, whose rows may have been committed since it was made.
+
+    Raises:
+      InputError: one is asked for.
+    """
+    if any(flag.partition("=")[0] == SAVEPOINT for flag in flags):
+        raise InputError(
+            f"{SAVEPOINT}: a stream does not start from a savepoint; leave it out, as the output "
+            "tells which rows it holds, and the others are read again"
+        )
 
 
 @contextlib.contextmanager

@@ -1,13 +1,13 @@
 """Tick every few seconds, on runners of three kinds.
 
     Flink, Prism, others   Start --> Timer --> ticks
-                                      ^ real-time timer
+                                      ^ timer of event time
     local                  Clock --> (group, time) --> GroupByKey --> Now --> ticks
                              ^ real-time timer
     Dataflow               PeriodicImpulse --> ticks
 
-Timers hold the watermark at the last tick, but not on the local runner. What meets there: two
-ticks, of which one has waited and held it; no other step holds it.
+What meets on the local runner: two ticks, of which one has waited and held the watermark; no other
+step holds it there.
 
 `PeriodicImpulse` splits itself at each tick. Flink keeps what it splits off, so its checkpoints
 grow with each tick (Beam 2.62, issue 27648), and some streams there never ticked. Draining a job of
@@ -44,6 +44,7 @@ MAX_LATENESS = 10 * 365 * 86_400
 # the switching runner uses the other one for such timers
 LOCAL_RUNNERS = ("BundleBasedDirectRunner", "SwitchingDirectRunner")
 
+SLEEP_SECONDS = 0.5  # in a bundle, and a checkpoint waits for its end
 POLL_SLEEP_SECONDS = 0.05  # the local runner has one thread and fires timers without a pause
 # a timer of this time is due whatever the machine's clock says
 _DUE = Timestamp(0)
@@ -161,12 +162,14 @@ _clock = SteadyClock()  # of this process, which runs all of the local runner
 
 
 class Timer(beam.DoFn):
-    """Tick at once, and then whenever a timer fires that sets itself again.
+    """Tick at once, and then whenever a timer that sets itself again finds that it is time to.
 
-    Such a timer holds the watermark at the tick that set it.
+    The timer holds the watermark at the next tick. It is one of event time and fires without a
+    pause, as the impulse before it has the last of all watermarks: Flink drops timers of the other
+    kind from then on (Beam 2.62).
     """
 
-    WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
+    WAKE = TimerSpec("wake", TimeDomain.WATERMARK)
     _WAKE = beam.DoFn.TimerParam(WAKE)
 
     def __init__(self, interval: float) -> None:
@@ -174,17 +177,20 @@ class Timer(beam.DoFn):
 
     def process(self, tick: Tick, wake: Any = _WAKE) -> Iterator[Tick]:
         """Start the timer."""
-        wake.set(Timestamp.now() + self._interval)
+        wake.set(_clock.now() + self._interval)
         yield tick
 
     @on_timer(WAKE)
-    def wake(self, wake: Any = _WAKE) -> Iterator[TimestampedValue]:
-        """Tick."""
+    def wake(
+        self, due: Any = beam.DoFn.TimestampParam, wake: Any = _WAKE
+    ) -> Iterator[TimestampedValue]:
+        """Tick if it is time to, sleep otherwise."""
         now = _clock.now()
-        # the time of the watermark; without it Prism stays at the first (Beam 2.77, whose Python
-        # has no argument for it)
-        wake._input_timestamp = now
-        wake.set(Timestamp.now() + self._interval)
+        if now < due:
+            time.sleep(min(float(due - now), SLEEP_SECONDS))
+            wake.set(due)
+            return
+        wake.set(now + self._interval)
         yield TimestampedValue(TICK, now)
 
 

@@ -17,7 +17,8 @@ from tests.engines.processes import OFFLINE
 from tests.programs import ROOT
 
 CHECKPOINTS = "--checkpointing_interval=3000"  # milliseconds; Flink's
-SECONDS = 180  # until a stream has started, written what it was fed, or ended, beside other work
+PARALLELISM = "--parallelism=2"  # a stream has 13 stages, each with a worker
+SECONDS = 300  # until a stream has started, written what it was fed, or ended, beside other work
 
 
 class Stream:
@@ -33,7 +34,14 @@ class Stream:
         self.folder, self.inbox, self.output = folder, folder / "inbox", folder / "out"
         self.database, self.fed = folder / "out.duckdb", set[str]()
         self.inbox.mkdir(parents=True)
-        self._flags = [f"--model={model}", "--interval=1", "--every=2", CHECKPOINTS, *flags]
+        self._flags = [
+            f"--model={model}",
+            "--interval=1",
+            "--every=2",
+            CHECKPOINTS,
+            *flags,
+            PARALLELISM,
+        ]
         self._launchers: list[subprocess.Popen] = []
 
     def launch(self, *more: str) -> subprocess.Popen:
@@ -107,6 +115,11 @@ class Stream:
                 return time.monotonic() - began
             time.sleep(0.5)
         raise TimeoutError(f"{self.faults()[0]} rows are not written\n{self.printed()[-4000:]}")
+
+    def processes(self) -> list[psutil.Process]:
+        """List the last launcher, and what it started."""
+        launcher = psutil.Process(self._launchers[-1].pid)
+        return [launcher, *launcher.children(recursive=True)]
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal to the last launcher; return its exit code."""

@@ -35,7 +35,7 @@ Trial = Callable[[Engine, Stream, random.Random], dict[str, Any]]
 
 
 def go_on(engine: Engine, stream: Stream, chance: random.Random) -> dict[str, Any]:
-    """Start, feed, end by a signal, feed, start again over what was written, feed, end."""
+    """Start, feed, end by a signal amid a file, start again over what was written, feed, end."""
     figures: dict[str, Any] = {}
     for start in ("first", "again"):
         stream.feed(f"before-{start}", chance.randint(1, 20))
@@ -46,10 +46,9 @@ def go_on(engine: Engine, stream: Stream, chance: random.Random) -> dict[str, An
         figures[f"{start}_feed_seconds"] = round(stream.wait(), 1)
         stream.feed(f"cut-{start}", chance.randint(1, 20))
         time.sleep(chance.uniform(0, 3))
+        if start == "again":
+            stream.wait()
         end(stream, chance.choice(SIGNALS))
-    stream.launch()
-    stream.wait()
-    end(stream, chance.choice(SIGNALS))
     return figures
 
 
