@@ -6,8 +6,8 @@
 
 A job of a cluster outlives its launcher, so a lock of the launcher's process does not tell whether
 it runs. What tells is that the file changes. A job of which nothing was seen for a while (lost, or
-on its way back from a failure) is no owner from the moment that another launcher takes over, which
-waits for commits at work.
+on its way back from a failure) loses its output to the next launcher, which waits for commits at
+work.
 """
 
 import contextlib
@@ -50,15 +50,15 @@ class Owner:
         Raises:
           InputError: another job shows that it runs.
         """
-        first, told = self._changed(), False
+        first, warned = self._changed(), False
         while (silence := self._silence_of_owner()) > (quiet := self._now() - self._changed()):
             if self._changed() != first:
                 raise InputError(
                     f"{os.path.dirname(self.path)}: another stream writes here; stop it, or name "
                     "another output"
                 )
-            if not told:
-                told = True
+            if not warned:
+                warned = True
                 logging.getLogger(__name__).warning(
                     "%s: a stream wrote here and was not ended; waiting %.0f seconds for a sign "
                     "that it runs",
@@ -127,7 +127,7 @@ class Owner:
         return 0.0
 
     def _now(self) -> float:
-        """Tell the time by the clock that changes of files are told by."""
+        """Tell the time by the clock that changes of files are dated by."""
         clock = f"{self.path}-clock"
         with open(clock, "ab"):
             os.utime(clock)
