@@ -59,7 +59,13 @@ from beam_gpte.cli.runtime import (
     run_program,
 )
 from beam_gpte.cli.stream_counters import count_all_bundles
-from beam_gpte.cli.streams import check_flags, local_stream_options, run_stream, stop_file
+from beam_gpte.cli.streams import (
+    check_flags,
+    finishing_bundles,
+    local_stream_options,
+    run_stream,
+    stop_file,
+)
 from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
 from beam_gpte.core.encoder.model_folder import public_name
 from beam_gpte.dedup.stream import split_duplicates
@@ -210,7 +216,7 @@ def panes(seconds: int) -> beam.WindowInto:
 
 def main(argv: list[str]) -> None:
     check_flags(argv)
-    beam_options, watch = PipelineOptions(argv), Stopwatch()
+    beam_options, watch = PipelineOptions(finishing_bundles(argv)), Stopwatch()
     local, options = local_stream_options(beam_options), beam_options.view_as(EmbedStreamOptions)
     if not (options.output or options.duckdb):
         raise InputError("neither --output nor --duckdb; give one, or both")

@@ -23,7 +23,9 @@ from beam_gpte.files.scratch import temporary_folder
 from beam_gpte.sinks.runs.owner import Owner
 
 LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # the one with processing-time timers
-SAVEPOINT = "--savepoint_path"  # a flag of Flink
+SAVEPOINT = "--savepoint_path"  # these are flags of Flink
+CHECKPOINTS = "--checkpointing_interval"
+FINISH = "--finish_bundle_before_checkpointing"
 LOOK_SECONDS = 0.2  # between two looks for the stop file
 CANCEL_SECONDS = 120  # until a canceled job has ended; a task may wait for a commit
 
@@ -53,6 +55,16 @@ def check_flags(flags: list[str]) -> None:
             f"{SAVEPOINT}: a stream does not start from a savepoint; leave it out, as the output "
             "tells which rows it holds, and the others are read again"
         )
+
+
+def finishing_bundles(flags: list[str]) -> list[str]:
+    """Add to the flags of a stream with checkpoints that Flink ends a bundle before each.
+
+    Else it keeps what a bundle gives that a checkpoint ends until the next one of the same stage
+    begins (Beam 2.62): a file's rows would wait for the next file, and the first tick forever.
+    """
+    names = {flag.partition("=")[0] for flag in flags}
+    return [*flags, FINISH] if CHECKPOINTS in names and FINISH not in names else flags
 
 
 @contextlib.contextmanager

@@ -10,8 +10,7 @@ What meets on the local runner: two ticks, of which one has waited and held the 
 step holds it there.
 
 `PeriodicImpulse` splits itself at each tick. Flink keeps what it splits off, so its checkpoints
-grow with each tick (Beam 2.62, issue 27648), and some streams there never ticked. Draining a job of
-Dataflow ends it.
+grow with each tick (Beam 2.62, issue 27648). Draining a job of Dataflow ends it.
 """
 
 import dataclasses

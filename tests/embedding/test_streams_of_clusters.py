@@ -1,4 +1,4 @@
-"""One job has the output of a stream, wherever it runs and whoever launched it."""
+"""A stream of a cluster: one job has the output, whoever launched it, and its flags are checked."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ import apache_beam as beam
 import pytest
 
 from beam_gpte import InputError
-from beam_gpte.cli.streams import check_flags
+from beam_gpte.cli.streams import check_flags, finishing_bundles
 from beam_gpte.sinks.runs import owner as owners
 from beam_gpte.sinks.runs.owner import OwnedCommit, Owner, owner_of, set_owner
 from beam_gpte.sources.committed_rows import StreamOutput
@@ -122,3 +122,13 @@ def test_a_savepoint_is_refused() -> None:
     for flags in (["--savepoint_path=savepoints/1"], ["--savepoint_path", "savepoints/1"]):
         with pytest.raises(InputError, match="--savepoint_path: .* leave it out"):
             check_flags(flags)
+
+
+@pytest.mark.parametrize(
+    "interval", [["--checkpointing_interval=3000"], ["--checkpointing_interval", "3000"]]
+)
+def test_a_stream_with_checkpoints_ends_its_bundles_before_each(interval: list[str]) -> None:
+    finish = "--finish_bundle_before_checkpointing"
+    assert finishing_bundles(interval) == [*interval, finish]
+    assert finishing_bundles([*interval, finish]) == [*interval, finish]
+    assert finishing_bundles(["--runner=PrismRunner"]) == ["--runner=PrismRunner"]
