@@ -8,7 +8,8 @@ it. Every `--every` seconds new rows are added to `<output>/*.parquet` and to th
 rejects to `<output>/rejects/`. With `--horizon`, a text close to one of the last so many seconds
 goes to `<output>/removed/`, with the id that it duplicates.
 
-Ctrl-C or SIGTERM finishes what was read and ends with a summary and exit code 0. After a crash, or
+Ctrl-C or SIGTERM finishes what was read and ends with a summary and exit code 0; on a cluster it
+cancels the job, and what was not committed is read again by the same command. After a crash, or
 kill -9, the same command resumes. The output itself records which rows of which files it holds: a
 set of files, or a transaction of DuckDB, appears completely or not at all, and each row is
 identified by its file and row number. Uncommitted rows are read again, committed ones are not. With
@@ -53,13 +54,18 @@ from beam_gpte.cli.runtime import (
     add_report_option,
     check_model_exists,
     counters,
-    local_stream_options,
     print_summary,
     run_of,
     run_program,
-    stop_file,
 )
 from beam_gpte.cli.stream_counters import count_all_bundles
+from beam_gpte.cli.streams import (
+    check_flags,
+    finishing_bundles,
+    local_stream_options,
+    run_stream,
+    stop_file,
+)
 from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
 from beam_gpte.core.encoder.model_folder import public_name
 from beam_gpte.dedup.stream import split_duplicates
@@ -69,6 +75,7 @@ from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.output_pages import StreamSample, stream_page
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.sample import sample_vectors
+from beam_gpte.sinks.runs.owner import set_owner
 from beam_gpte.sinks.write_duckdb import check_database
 from beam_gpte.sources.committed_rows import (
     DropCommitted,
@@ -208,7 +215,8 @@ def panes(seconds: int) -> beam.WindowInto:
 
 
 def main(argv: list[str]) -> None:
-    beam_options, watch = PipelineOptions(argv), Stopwatch()
+    check_flags(argv)
+    beam_options, watch = PipelineOptions(finishing_bundles(argv)), Stopwatch()
     local, options = local_stream_options(beam_options), beam_options.view_as(EmbedStreamOptions)
     if not (options.output or options.duckdb):
         raise InputError("neither --output nor --duckdb; give one, or both")
@@ -221,15 +229,23 @@ def main(argv: list[str]) -> None:
     id_column = SOURCE if options.id_column else ID
     output = StreamOutput(options.output, options.duckdb, id_column)
     check(options, config, output)
-    with output.alone(), stop_file() as stop:
+    owner = None if local else output.owner(options.interval)
+    with output.alone(owner), stop_file() as stop:
+
+        def start() -> Any:
+            pipeline = beam.Pipeline(options=beam_options)
+            set_owner(pipeline, owner)
+            build(pipeline, options, config, output, stop if local else None)
+            inputs, end = " ".join(options.input), "finishes what was read" if local else "ends it"
+            print(f"watching {inputs}; Ctrl-C or SIGTERM {end}", flush=True)
+            return pipeline.run()
+
         if local:
             count_all_bundles()
-        pipeline = beam.Pipeline(options=beam_options)
-        build(pipeline, options, config, output, stop if local else None)
-        inputs = " ".join(options.input)
-        print(f"watching {inputs}; Ctrl-C or SIGTERM finishes what was read", flush=True)
-        result = pipeline.run()
-        result.wait_until_finish()
+        result = run_stream(start, owner, None if local else stop)
+        if result is None:
+            print("stopped; what was committed is kept, and the same command goes on")
+            return
         seconds = watch.seconds()
         summary = summary_of(counters(result), seconds, options)
         write_json(f"{output.base}/summary.json", summary)

@@ -14,13 +14,10 @@ import io
 import logging
 import os
 import re
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import FrameType
+from collections.abc import Callable
 from typing import Any, cast
 
 import apache_beam as beam
@@ -38,7 +35,6 @@ from beam_gpte.core.machine import cores
 from beam_gpte.core.process import claim_process
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
-from beam_gpte.files.scratch import temporary_folder
 from beam_gpte.reports.page import NOT_SHOWN, Run
 from beam_gpte.reports.sample import SAMPLE_FILE
 from beam_gpte.sinks import write_parquet
@@ -65,7 +61,6 @@ HARMLESS_OPTIONS = (
     "sdk_worker_parallelism",
     "streaming",
 )
-LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # the one with processing-time timers
 
 
 def run_program(main: Callable[[list[str]], None]) -> None:
@@ -102,29 +97,16 @@ def local_options(options: PipelineOptions) -> bool:
             direct.direct_num_workers = cores()
     local = standard.runner in (LOCAL_RUNNER, "DirectRunner")
     if local:
-        _silence_beam()
+        silence_beam()
     return local
 
 
-def _silence_beam() -> None:
+def silence_beam() -> None:
+    """Leave out what Beam logs on a local run."""
     # errors are in the exception; Beam's workers log each two or three times more
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     # Beam 2.77 warns of its memory metric, once per thread, on Linux too, and of BigQuery
     drop_messages(("Resource module is not available", "apitools not found"))
-
-
-def local_stream_options(options: PipelineOptions) -> bool:
-    """Set streaming and the in-process runner for streams, unless a runner is named.
-
-    Returns:
-      Whether the run is local.
-    """
-    standard = options.view_as(StandardOptions)
-    standard.runner, standard.streaming = standard.runner or LOCAL_STREAM_RUNNER, True
-    if standard.runner != LOCAL_STREAM_RUNNER:
-        return False
-    _silence_beam()
-    return True
 
 
 def check_inputs(
@@ -176,30 +158,6 @@ def run_pipeline(pipeline: beam.Pipeline, local: bool) -> Any:
 def _print_again(printed: io.StringIO) -> None:
     lines = printed.getvalue().replace("\r", "\n")  # of bars of libraries
     escaped(sys.stderr).write(lines)
-
-
-@contextlib.contextmanager
-def stop_file() -> Iterator[str]:
-    """Yield a path at which a file appears on SIGTERM or Ctrl-C, to stop a `WatchCorpus`.
-
-    A second Ctrl-C ends the program at once.
-    """
-    with temporary_folder() as folder:
-        path = Path(folder, "stop")
-
-        def stop(number: int, _: FrameType | None) -> None:
-            if path.exists() and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            path.touch()
-
-        previous = {
-            number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            yield str(path)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def count_rows(written: beam.PCollection[WrittenFile]) -> beam.pvalue.AsSingleton:

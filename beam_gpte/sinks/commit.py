@@ -30,6 +30,7 @@ from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.sinks.final_names import Pane, WrittenFile
 from beam_gpte.sinks.panes import InWindows, is_whole, pane_windowing, window_name
 from beam_gpte.sinks.runs.outputs import Output, add_output, check_outputs
+from beam_gpte.sinks.runs.owner import OwnedCommit, owner_of
 from beam_gpte.sinks.staging import SpreadBlocks, StagedFile, StageFiles, StageShards
 
 WHOLE = Pane()  # a bounded collection, committed at once
@@ -66,7 +67,8 @@ def stage_and_commit(
         waits = [] if output.commit_after is None else [barrier(output.commit_after)]
         panes = None if is_whole(blocks) else pane_windowing(blocks.windowing, blocks.is_bounded)
     staged = _stage(blocks, stage, num_shards, panes)
-    named_commit = InStep(step, commit)
+    owner = owner_of(blocks.pipeline)
+    named_commit = InStep(step, commit if owner is None else OwnedCommit(owner, commit))
     if panes is None:
         once = blocks.pipeline | "Once" >> beam.Impulse()
         committing = beam.ParDo(_CommitWhole(named_commit), beam.pvalue.AsIter(staged), *waits)

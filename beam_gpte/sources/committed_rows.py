@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 from beam_gpte.core.columns import TIMESTAMP
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
-from beam_gpte.files.folders import is_remote
+from beam_gpte.files.folders import absolute, is_remote
 from beam_gpte.sinks import write_parquet, write_rejects
+from beam_gpte.sinks.runs.owner import Owner
 from beam_gpte.sources.output_columns import (
     committed_files,
     parquet_batches,
@@ -146,11 +147,14 @@ class StreamOutput:
         )
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Lock a local output against other streams; the lock ends with the process.
+    def alone(self, owner: Owner | None = None) -> Iterator[None]:
+        """Lock a local output against other streams, whose jobs may run without a launcher.
+
+        Args:
+          owner: of a job that may outlive this process, whose end releases the lock, but not it.
 
         Raises:
-          InputError: another process has it.
+          InputError: another process or job has the output.
         """
         if is_remote(self.base):
             yield
@@ -163,7 +167,18 @@ class StreamOutput:
                 raise InputError(
                     f"{self.base}: another stream writes here; stop it, or name another output"
                 ) from error
+            taken = owner or self._owner(0)
+            taken.take()
+            if owner is None:
+                taken.release()  # the lock is enough
             yield
+
+    def owner(self, interval: float) -> Owner | None:
+        """Make an owner for a job that ticks every so many seconds; None for a remote output."""
+        return None if is_remote(self.base) else self._owner(interval)
+
+    def _owner(self, interval: float) -> Owner:
+        return Owner(f"{absolute(self.base)}/.stream-job", interval)
 
 
 @dataclasses.dataclass(eq=False)

@@ -16,6 +16,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.userstate import BagStateSpec
 
 from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.sinks.runs.owner import Owner
 from beam_gpte.sources.file_versions import version_of
 from beam_gpte.sources.local_files import BadFile
 from beam_gpte.sources.match_files import find_files
@@ -30,11 +31,13 @@ class NewFiles(beam.DoFn):
 
     _SEEN = beam.DoFn.StateParam(BagStateSpec("seen", beam.coders.BytesCoder()))
 
-    def __init__(self, patterns: list[str]) -> None:
-        self._patterns = patterns
+    def __init__(self, patterns: list[str], owner: Owner | None = None) -> None:
+        self._patterns, self._owner = patterns, owner
 
     def process(self, _: tuple[bytes, bytes], seen: Any = _SEEN) -> Iterator[tuple[str, bool]]:
         """Yield what is new since the last tick."""
+        if self._owner is not None:
+            self._owner.show_life()
         try:
             found = [file for pattern in self._patterns for file in find_files(pattern)]
         except (BeamIOError, ValueError, OSError) as error:

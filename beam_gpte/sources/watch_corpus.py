@@ -9,9 +9,6 @@ What meets in SpreadBlocks: nothing, it spreads rows, since one file may hold mo
 
 What is known when the pipeline is built is an argument of a step, not a side input: Flink takes no
 checkpoint of a stream whose side inputs hold anything (Beam 2.62).
-
-Ticks are Beam's `PeriodicImpulse`, except on the local runner: what that transform defers is lost
-there (Beam 2.77).
 """
 
 import dataclasses
@@ -34,11 +31,11 @@ from beam_gpte.elements.rejects import (
     reject_outputs,
     split_rejects,
 )
+from beam_gpte.sinks.runs.owner import owner_of
 from beam_gpte.sources.corpus_files import common_folder
 from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.file_versions import FileVersions, current_version
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
-from beam_gpte.sources.local_clock import Ticks
 from beam_gpte.sources.local_files import BadFile
 from beam_gpte.sources.match_files import pattern_list
 from beam_gpte.sources.new_files import NewFiles
@@ -51,6 +48,7 @@ from beam_gpte.sources.read_files import (
     unreadable_block,
 )
 from beam_gpte.sources.row_ranges import RowRanges, as_bytes
+from beam_gpte.sources.ticks import Ticks
 
 TIME = pa.timestamp("us", "UTC")
 
@@ -143,10 +141,11 @@ class WatchCorpus(RejectingTransform):
     def expand(self, root: beam.pvalue.PBegin) -> Any:
         """Return blocks, or `(good, rejects)`."""
         patterns = pattern_list(self.pattern)
+        new_files = NewFiles(patterns, owner_of(root.pipeline))
         good, rejects = (
             root
             | "Ticks" >> Ticks(self.polling.interval, self.polling.stop)
-            | "NewFiles" >> beam.ParDo(NewFiles(patterns)).with_output_types(tuple[str, bool])
+            | "NewFiles" >> beam.ParDo(new_files).with_output_types(tuple[str, bool])
             | "SpreadFiles" >> beam.Reshuffle()
             | "ReadFiles" >> reject_outputs(beam.ParDo(self._reader(patterns)))
         )

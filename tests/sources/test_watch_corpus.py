@@ -20,7 +20,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows
 
 from beam_gpte import Block, InputError, Polling, ReadCorpus, WatchCorpus
-from beam_gpte.sources import local_clock
+from beam_gpte.sources import ticks
 from beam_gpte.sources.declared_columns import typed_columns
 from beam_gpte.sources.row_ranges import RowRanges
 from tests.examples import keep, kept
@@ -226,7 +226,7 @@ def test_a_clock_that_is_set_back_does_not_stop_the_stream(
 ) -> None:
     """A file that appears afterwards is read, its window of event time ends, and it is logged."""
     clock, began = time.time, time.monotonic()
-    monkeypatch.setattr(local_clock, "_clock", local_clock.SteadyClock())
+    monkeypatch.setattr(ticks, "_clock", ticks.SteadyClock())
 
     def act() -> None:
         until = began + 60
@@ -295,7 +295,7 @@ def test_a_fifo_in_the_inbox_is_not_waited_for(inbox: Path, tmp_path: Path) -> N
     code = (
         "import sys; import apache_beam as beam; from beam_gpte import Polling, WatchCorpus\n"
         "from apache_beam.options.pipeline_options import PipelineOptions\n"
-        "from beam_gpte.cli.runtime import stop_file\n"
+        "from beam_gpte.cli.streams import stop_file\n"
         "with stop_file() as stop:\n"
         "    options = PipelineOptions(['--streaming'])\n"
         "    p = beam.Pipeline('BundleBasedDirectRunner', options=options)\n"

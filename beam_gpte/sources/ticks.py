@@ -1,9 +1,16 @@
-"""Tick on local runners, which have no unbounded sources of their own.
+"""Tick every few seconds, on runners of three kinds.
 
-    Clock --> (group, time) --> GroupByKey --> Now --> ticks
-      ^ real-time timer
+    Flink, Prism, others   Start --> Timer --> ticks
+                                      ^ timer of event time
+    local                  Clock --> (group, time) --> GroupByKey --> Now --> ticks
+                             ^ real-time timer
+    Dataflow               PeriodicImpulse --> ticks
 
-What meets: two ticks, of which one has waited and held the watermark; no other step holds it.
+What meets on the local runner: two ticks, of which one has waited and held the watermark; no other
+step holds it there.
+
+`PeriodicImpulse` splits itself at each tick. Flink keeps what it splits off, so its checkpoints
+grow with each tick (Beam 2.62, issue 27648). Draining a job of Dataflow ends it.
 """
 
 import dataclasses
@@ -27,12 +34,16 @@ from apache_beam.utils.timestamp import Timestamp
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.rejects import NAMESPACE
 
+Tick = tuple[bytes, bytes]
+TICK: Tick = (b"", b"")  # has a key, for steps with state
+
 # seconds; the local runner drops elements that are later than this
 MAX_LATENESS = 10 * 365 * 86_400
 
 # the switching runner uses the other one for such timers
 LOCAL_RUNNERS = ("BundleBasedDirectRunner", "SwitchingDirectRunner")
 
+SLEEP_SECONDS = 0.5  # in a bundle, and a checkpoint waits for its end
 POLL_SLEEP_SECONDS = 0.05  # the local runner has one thread and fires timers without a pause
 # a timer of this time is due whatever the machine's clock says
 _DUE = Timestamp(0)
@@ -53,7 +64,7 @@ class Ticks(beam.PTransform):
     interval: float
     stop: str | None
 
-    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[tuple[bytes, bytes]]:
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[Tick]:
         """Choose the clock that the runner supports.
 
         Raises:
@@ -74,9 +85,15 @@ class Ticks(beam.PTransform):
                 "WatchCorpus: stop is for the local runner; "
                 "leave it out, and drain the job to stop it"
             )
-        ticks = root | PeriodicImpulse(start_timestamp=Timestamp.now(), fire_interval=self.interval)
-        key = beam.Map(lambda _: (b"", b"")).with_output_types(tuple[bytes, bytes])
-        return ticks | "Key" >> key
+        if runner == "DataflowRunner":
+            now = Timestamp.now()
+            ticks = root | PeriodicImpulse(start_timestamp=now, fire_interval=self.interval)
+            return ticks | "Key" >> beam.Map(lambda _: TICK).with_output_types(Tick)
+        start = beam.Map(_start).with_output_types(Tick)
+        timer = beam.ParDo(Timer(self.interval)).with_output_types(Tick)
+        ticks = root | beam.Impulse() | "Start" >> start | "Timer" >> timer
+        ticks.is_bounded = False
+        return ticks
 
 
 @dataclasses.dataclass(eq=False)
@@ -91,7 +108,7 @@ class _LocalTicks(beam.PTransform):
     interval: float
     stop: str | None
 
-    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[tuple[bytes, bytes]]:
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection[Tick]:
         clock = beam.ParDo(Clock(self.interval, self.stop)).with_output_types(tuple[int, int])
         in_twos = beam.WindowInto(
             GlobalWindows(),
@@ -102,11 +119,11 @@ class _LocalTicks(beam.PTransform):
         )
         ticks = (
             root
-            | beam.Create([(b"", b"")]).with_output_types(tuple[bytes, bytes])
+            | beam.Create([TICK]).with_output_types(Tick)
             | "Clock" >> clock
             | in_twos
             | beam.GroupByKey()
-            | "Now" >> beam.Map(_at_its_time).with_output_types(tuple[bytes, bytes])
+            | "Now" >> beam.Map(_at_its_time).with_output_types(Tick)
             | "Default" >> beam.WindowInto(GlobalWindows())
         )
         ticks.is_bounded = False
@@ -143,6 +160,43 @@ class SteadyClock:
 _clock = SteadyClock()  # of this process, which runs all of the local runner
 
 
+class Timer(beam.DoFn):
+    """Tick at once, and then whenever a timer that sets itself again finds that it is time to.
+
+    The timer holds the watermark at the next tick. It is one of event time and fires without a
+    pause, as the impulse before it has the last of all watermarks: Flink drops timers of the other
+    kind from then on (Beam 2.62).
+    """
+
+    WAKE = TimerSpec("wake", TimeDomain.WATERMARK)
+    _WAKE = beam.DoFn.TimerParam(WAKE)
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+
+    def process(self, tick: Tick, wake: Any = _WAKE) -> Iterator[Tick]:
+        """Start the timer."""
+        wake.set(_clock.now() + self._interval)
+        yield tick
+
+    @on_timer(WAKE)
+    def wake(
+        self, due: Any = beam.DoFn.TimestampParam, wake: Any = _WAKE
+    ) -> Iterator[TimestampedValue]:
+        """Tick if it is time to, sleep otherwise."""
+        now = _clock.now()
+        if now < due:
+            time.sleep(min(float(due - now), SLEEP_SECONDS))
+            wake.set(due)
+            return
+        wake.set(now + self._interval)
+        yield TimestampedValue(TICK, now)
+
+
+def _start(_: bytes) -> TimestampedValue:
+    return TimestampedValue(TICK, _clock.now())
+
+
 class Clock(beam.DoFn):
     """Yield (group, microseconds), as `_LocalTicks` needs them.
 
@@ -159,9 +213,7 @@ class Clock(beam.DoFn):
         self._interval = round(interval * 1e6)
         self._stop = stop
 
-    def process(
-        self, _: tuple[bytes, bytes], wake: Any = _WAKE, last: Any = _LAST
-    ) -> Iterator[Any]:
+    def process(self, _: Tick, wake: Any = _WAKE, last: Any = _LAST) -> Iterator[Any]:
         """Start the clock."""
         now = _clock.now()
         last.add(2 * (now.micros - self._interval))  # the first tick is due
@@ -187,4 +239,4 @@ class Clock(beam.DoFn):
 
 
 def _at_its_time(group: tuple[int, Iterable[int]]) -> TimestampedValue:
-    return TimestampedValue((b"", b""), Timestamp(micros=max(group[1])))
+    return TimestampedValue(TICK, Timestamp(micros=max(group[1])))

@@ -1,0 +1,150 @@
+"""Run a stream until a signal ends it: SIGTERM or Ctrl-C.
+
+local     signal --> stop file --> `WatchCorpus` stops to look, and what was read is committed
+cluster   signal --> stop file --> the job is canceled; what was committed is kept
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import PipelineState
+
+from beam_gpte.cli.runtime import silence_beam
+from beam_gpte.core.errors import InputError
+from beam_gpte.files.scratch import temporary_folder
+from beam_gpte.sinks.runs.owner import Owner
+
+LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # the one with processing-time timers
+SAVEPOINT = "--savepoint_path"  # these are flags of Flink
+CHECKPOINTS = "--checkpointing_interval"
+FINISH = "--finish_bundle_before_checkpointing"
+LOOK_SECONDS = 0.2  # between two looks for the stop file
+CANCEL_SECONDS = 120  # until a canceled job has ended; a task may wait for a commit
+
+
+def local_stream_options(options: PipelineOptions) -> bool:
+    """Set streaming and the in-process runner for streams, unless a runner is named.
+
+    Returns:
+      Whether the run is local.
+    """
+    standard = options.view_as(StandardOptions)
+    standard.runner, standard.streaming = standard.runner or LOCAL_STREAM_RUNNER, True
+    if standard.runner != LOCAL_STREAM_RUNNER:
+        return False
+    silence_beam()
+    return True
+
+
+def check_flags(flags: list[str]) -> None:
+    """Refuse a start from a savepoint, whose rows may have been committed since it was made.
+
+    Raises:
+      InputError: one is asked for.
+    """
+    if any(flag.partition("=")[0] == SAVEPOINT for flag in flags):
+        raise InputError(
+            f"{SAVEPOINT}: a stream does not start from a savepoint; leave it out, as the output "
+            "tells which rows it holds, and the others are read again"
+        )
+
+
+def finishing_bundles(flags: list[str]) -> list[str]:
+    """Add to the flags of a stream with checkpoints that Flink ends a bundle before each.
+
+    Else it keeps what a bundle gives that a checkpoint ends until the next one of the same stage
+    begins (Beam 2.62): a file's rows would wait for the next file, and the first tick forever.
+    """
+    names = {flag.partition("=")[0] for flag in flags}
+    return [*flags, FINISH] if CHECKPOINTS in names and FINISH not in names else flags
+
+
+@contextlib.contextmanager
+def stop_file() -> Iterator[str]:
+    """Yield a path at which a file appears on SIGTERM or Ctrl-C, to stop a stream.
+
+    A second Ctrl-C ends the program at once.
+    """
+    with temporary_folder() as folder:
+        path = Path(folder, "stop")
+
+        def stop(number: int, _: FrameType | None) -> None:
+            if path.exists() and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            path.touch()
+
+        previous = {
+            number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            yield str(path)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def run_stream(start: Callable[[], Any], owner: Owner | None, stop: str | None) -> Any | None:
+    """Run a stream to its end, and cancel it once a file is at `stop`.
+
+    Args:
+      start: submits the job and returns its result.
+      owner: of the output, released once the job has ended; it stays if that is not known.
+      stop: None for a stream that looks for the file itself.
+
+    Returns:
+      What `start` returned; None if the job was canceled.
+
+    Raises:
+      RuntimeError: it failed.
+    """
+    result = None
+    try:
+        result = start()
+        ended = _ending(result)
+        while not wait_for([ended], LOOK_SECONDS).done:
+            if stop is not None and Path(stop).exists():
+                _cancel(result, ended)
+                return None
+        ended.result()
+        return result
+    finally:
+        if owner is not None and (result is None or _has_ended(result)):
+            owner.release()
+
+
+def _cancel(result: Any, ended: Future[Any]) -> None:
+    result.cancel()
+    wait_for([ended], CANCEL_SECONDS)
+    if not _has_ended(result):
+        raise RuntimeError(
+            "the job was canceled and has not ended; look for it where its runner lists jobs"
+        )
+
+
+def _has_ended(result: Any) -> bool:
+    """Return whether a job is known to have ended; False where nobody answers."""
+    with contextlib.suppress(Exception):  # of gRPC, or of a runner's client
+        return bool(PipelineState.is_terminal(result.state))
+    return False
+
+
+def _ending(result: Any) -> Future[Any]:
+    """Wait for a job in a thread, which does not keep the program from its end."""
+    ended = Future[Any]()
+
+    def wait() -> None:
+        try:
+            ended.set_result(result.wait_until_finish())
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return ended
