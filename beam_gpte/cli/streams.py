@@ -60,8 +60,8 @@ def check_flags(flags: list[str]) -> None:
 def finishing_bundles(flags: list[str]) -> list[str]:
     """Add to the flags of a stream with checkpoints that Flink ends a bundle before each.
 
-    Else it keeps what a bundle gives that a checkpoint ends until the next one of the same stage
-    begins (Beam 2.62): a file's rows would wait for the next file, and the first tick forever.
+    Without it the rows of a file were seen to wait for the next file (Beam 2.62), as if what a
+    bundle gives that a checkpoint ends were kept until the next bundle of the stage.
     """
     names = {flag.partition("=")[0] for flag in flags}
     return [*flags, FINISH] if CHECKPOINTS in names and FINISH not in names else flags
