@@ -77,9 +77,26 @@ def check_field_names(kind: pa.DataType, column: str) -> None:
 
 
 def type_nesting(kind: pa.DataType) -> int:
-    """Count the levels of lists and structs in a type."""
-    inner = [kind.field(i).type for i in range(kind.num_fields)]
-    return 1 + max(map(type_nesting, inner)) if inner else 0
+    """Count the levels of lists and structs in a type, up to `MAX_NESTING` + 1."""
+    level, found = [kind], 0
+    while (level := [one for one in level if one.num_fields]) and found <= MAX_NESTING:
+        found += 1
+        level = [one.field(i).type for one in level for i in range(one.num_fields)]
+    return found
+
+
+def check_nesting(schema: pa.Schema) -> None:
+    """Check that blocks of a schema can be sent to another worker.
+
+    Raises:
+      InputError: a column has too many levels of lists and structs.
+    """
+    for field in schema:
+        if type_nesting(field.type) > MAX_NESTING:
+            raise InputError(
+                f"column {field.name!r} is nested deeper than {MAX_NESTING} levels; "
+                "leave it out by columns, or store it as JSON"
+            )
 
 
 def nesting(value: Any) -> int:

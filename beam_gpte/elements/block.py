@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_gpte.core.columns import check_visible
-from beam_gpte.elements.arrow_values import check_names
+from beam_gpte.elements.arrow_values import check_names, check_nesting
 from beam_gpte.elements.plain_types import converted_columns, held_array, held_type
 
 # 400 KB of float32[384]; blocks pay off from 16 rows on, and progress is reported by block
@@ -34,7 +34,7 @@ class Block:
     decoded.
 
     Raises:
-      InputError: two columns have one name, or one has a hidden name.
+      InputError: two columns have one name, one has a hidden name, or is nested too deep.
     """
 
     __slots__ = ("_batch",)
@@ -181,8 +181,9 @@ def with_hidden(block: Block, field: pa.Field, values: pa.Array) -> Block:
 
 
 def _held(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Convert columns to types that a block holds; check that no two have one name."""
+    """Convert columns to types that a block holds; check their names, and that all can be sent."""
     check_names(batch.schema.names)
+    check_nesting(batch.schema)
     return converted_columns(batch, held_array)
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, shown
 from beam_gpte.files.cloud import check_bucket
 from beam_gpte.files.scratch import temporary_folder
 
 TEMPORARY = ".beam-gpte-tmp-"
+MAX_NAME, MAX_PATH = 200, 3500  # bytes; Linux has 255 and 4,095, with what sinks add to both
 
 
 def is_remote(path: str) -> bool:
@@ -27,6 +28,22 @@ def is_remote(path: str) -> bool:
 def absolute(path: str) -> str:
     """Return a path that a worker in another working directory takes for the same place."""
     return path if is_remote(path) else os.path.join(os.getcwd(), path)
+
+
+def output_path(path: str) -> str:
+    """Return the absolute path of an output, as `absolute` does.
+
+    Raises:
+      InputError: a local file system takes no name as long as one of it, or as the path.
+    """
+    path = absolute(path)
+    longest = max(len(os.fsencode(name)) for name in path.split("/"))
+    if not is_remote(path) and (longest > MAX_NAME or len(os.fsencode(path)) > MAX_PATH):
+        raise InputError(
+            f"the output's path is too long: {shown(path)}; use at most {MAX_NAME} bytes for each "
+            f"of its names, and {MAX_PATH} for all"
+        )
+    return path
 
 
 def file_name(path: str) -> str:
@@ -40,7 +57,7 @@ def list_files(folder: str) -> list[str]:
     if is_remote(folder):
         found = FileSystems.match([FileSystems.join(glob.escape(folder), "*")])[0].metadata_list
         return sorted(file_name(file.path) for file in found)
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         return []
     return sorted(entry.name for entry in Path(folder).iterdir() if entry.is_file())
 
@@ -65,7 +82,7 @@ def list_partitioned(folder: str) -> list[str]:
 
 def _list_below(folder: str, above: frozenset[str]) -> list[str]:
     here = os.path.realpath(folder)
-    if here in above or not Path(folder).is_dir():  # a link may lead back up
+    if here in above or not os.path.isdir(folder):  # a link may lead back up
         return []
     names = list_files(folder)
     for entry in sorted(Path(folder).iterdir()):

@@ -21,7 +21,7 @@ from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.vectors import vectors_with_defects
-from beam_gpte.files.folders import absolute, remove_files
+from beam_gpte.files.folders import output_path, remove_files
 from beam_gpte.shuffle.group_by_id import frame_of
 from beam_gpte.sources.read_vectors import read_vectors
 
@@ -60,7 +60,7 @@ class WriteSample(beam.PTransform):
         sample = _Sample(self.ids, self.texts, self.vectors, self.others)
         content = blocks | "Sample" >> beam.CombineGlobally(sample).as_singleton_view()
         return blocks.pipeline | "Write" >> FromSideInputs(
-            str, _write, content, absolute(self.path)
+            str, _write, content, output_path(self.path)
         )
 
 

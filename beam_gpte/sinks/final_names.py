@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.files.cloud import missing_object
-from beam_gpte.files.folders import TEMPORARY, absolute, file_name, list_partitioned
+from beam_gpte.files.folders import TEMPORARY, file_name, list_partitioned, output_path
 from beam_gpte.sinks.runs.launch import Launch
 from beam_gpte.sinks.runs.processes import machine
 
@@ -81,7 +81,7 @@ class Destination:
     def new(cls, folder: str, sink: str, run: str | None = None) -> "Destination":
         """Name the destination of a sink that this process builds."""
         owner = f"{machine()}-{os.getpid()}"
-        return cls(absolute(folder), sink, run, uuid.uuid4().hex, owner, Launch())
+        return cls(output_path(folder), sink, run, uuid.uuid4().hex, owner, Launch())
 
     @property
     def run_hash(self) -> str:

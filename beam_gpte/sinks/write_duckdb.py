@@ -19,15 +19,15 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.files.folders import (
-    absolute,
     check_writable,
     copy_file,
     file_name,
     is_remote,
+    output_path,
 )
 from beam_gpte.files.scratch import temporary_folder
 from beam_gpte.sinks.commit import stage_and_commit, warn_of_no_rows
@@ -143,9 +143,10 @@ class WriteVectorsToDuckDB(beam.PTransform):
         key = place_key(DATABASE, self.path, self.table.lower())
         target = hashlib.sha256("\n".join(key).encode()).hexdigest()[:8]
         folder = self.options.staging or _folder(self.path)
-        destination = Destination.new(folder, f"duckdb-{target}", self.run)
         settings = self.table, self.id_column, self.mode, self.options.index
-        table = Table(absolute(self.path), *settings)
+        with naming(step):
+            destination = Destination.new(folder, f"duckdb-{target}", self.run)
+            table = Table(output_path(self.path), *settings)
         writer = functools.partial(ParquetFileWriter, id_column=self.id_column)
         stage = StageFiles(step, destination.temporary, writer)
         commit = functools.partial(commit_duckdb, destination=destination, table=table)

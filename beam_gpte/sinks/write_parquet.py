@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rows import as_blocks
@@ -134,7 +134,8 @@ class WriteVectorsToParquet(beam.PTransform):
                 f"{step}: a stream or windowed collection cannot replace a whole folder; "
                 'pass mode="append"'
             )
-        destination = Destination.new(self.path, "parquet", self.run)
+        with naming(step):
+            destination = Destination.new(self.path, "parquet", self.run)
         columns = self._partition_columns()
         stage = StageFiles(
             step, destination.temporary, ParquetFileWriter, self.max_bytes_per_file, columns

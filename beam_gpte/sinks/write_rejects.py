@@ -119,7 +119,9 @@ class WriteRejects(beam.PTransform):
     def _write(
         self, blocks: beam.PCollection[Block], commit_after: beam.PCollection | None
     ) -> beam.PCollection[WrittenFile]:
-        step, destination = type(self).__name__, Destination.new(self.path, "rejects")
+        step = type(self).__name__
+        with naming(step):
+            destination = Destination.new(self.path, "rejects")
         stage = StageFiles(step, destination.temporary, JsonLinesWriter)
         commit = functools.partial(
             commit_jsonl, destination=destination, max_rejects=self.max_rejects

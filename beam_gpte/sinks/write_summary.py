@@ -23,7 +23,7 @@ from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.python_values import json_value
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import row_fields
-from beam_gpte.files.folders import absolute
+from beam_gpte.files.folders import output_path
 from beam_gpte.files.json_values import write_json
 from beam_gpte.sinks.commit import barrier
 from beam_gpte.sinks.panes import is_whole
@@ -73,6 +73,7 @@ class WriteSummary(beam.PTransform):
         output = Output(*place, None, True, self.commit_after)
         with naming(WriteSummary.__name__):
             check_outputs(pipeline, output)
+            path = output_path(self.path)
         counts = [
             rows | f"Count_{name}" >> beam.FlatMap(_count, name).with_output_types(Counted)
             for name, rows in collections.items()
@@ -92,7 +93,7 @@ class WriteSummary(beam.PTransform):
         write = beam.Map(_write, is_report, AsList(sums), AsList(reports), *waits)
         written = (
             pipeline
-            | "Path" >> beam.Create([absolute(self.path)], reshuffle=False)
+            | "Path" >> beam.Create([path], reshuffle=False)
             | "Write" >> write.with_output_types(dict)
         )
         add_output(pipeline, output, written)

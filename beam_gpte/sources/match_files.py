@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
@@ -69,7 +69,7 @@ def _usable(pattern: str) -> tuple[list[FileMetadata], list[BadFile]]:
       InputError: there is neither.
     """
     try:
-        is_folder = pattern.endswith("/") or Path(pattern).is_dir()
+        is_folder = pattern.endswith("/") or os.path.isdir(pattern)
         inside = _files_inside(pattern) if is_folder else None
         if is_folder and not (inside and any(_visible(inside))):
             raise InputError(

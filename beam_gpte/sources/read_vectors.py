@@ -13,8 +13,8 @@ Only complete sets of files count: what a killed run left incomplete in a folder
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import apache_beam as beam
 import duckdb
@@ -114,7 +114,7 @@ class ReadVectors(beam.PTransform):
 
 def is_database(path: str) -> bool:
     """Check for the extension of a DuckDB file; a local folder may have it too."""
-    return path.endswith(DATABASES) and not Path(path).is_dir()
+    return path.endswith(DATABASES) and not os.path.isdir(path)
 
 
 def read_vectors(
@@ -168,7 +168,7 @@ def vector_files(path: str) -> list[tuple[str, str]]:
 def _is_folder(path: str) -> bool:
     """Check for a folder, whose name may be like a file's or a pattern."""
     if not is_remote(path):
-        return Path(path).is_dir()
+        return os.path.isdir(path)
     return not FileSystems.exists(path) and any(
         name.endswith(EXTENSION) for name in list_partitioned(path)
     )
@@ -279,7 +279,7 @@ def read_table(path: str, table: str, rows_per_block: int) -> Iterator[Block]:
     Raises:
       InputError: the database or the table does not exist, or another process has it open.
     """
-    if not is_remote(path) and not Path(path).is_file():
+    if not is_remote(path) and not os.path.isfile(path):
         raise InputError(
             f"{path}: there is no such file; name a DuckDB file or a folder of Parquet files"
         )

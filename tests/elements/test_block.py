@@ -103,3 +103,13 @@ def test_two_columns_of_one_name_are_refused() -> None:
     batch = pa.RecordBatch.from_arrays([pa.array([1]), pa.array([2])], names=["n", "n"])
     with pytest.raises(InputError, match="column 'n' is there 2 times; rename one"):
         Block(batch)
+
+
+@pytest.mark.parametrize("levels", [61, 100, 1000])
+def test_types_that_cannot_be_sent_are_refused(levels: int) -> None:
+    kind = pa.int64()
+    for level in range(levels):
+        kind = pa.list_(kind) if level % 2 else pa.struct([("a", kind)])
+    batch = pa.RecordBatch.from_arrays([pa.nulls(1, kind)], ["deep"])
+    with pytest.raises(InputError, match="column 'deep' is nested deeper than 60 levels"):
+        Block(batch)

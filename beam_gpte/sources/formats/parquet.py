@@ -18,12 +18,11 @@ import pyarrow.parquet as pq
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.text.minhash import slices
 from beam_gpte.elements.arrow_values import (
-    MAX_NESTING,
     check_field_names,
     check_names,
+    check_nesting,
     compact_dictionaries,
     row_bytes,
-    type_nesting,
 )
 from beam_gpte.elements.plain_types import (
     converted_columns,
@@ -56,11 +55,7 @@ def check_columns(schema: pa.Schema) -> None:
     check_names(schema.names)
     for field in schema:
         check_field_names(field.type, field.name)
-        if type_nesting(field.type) > MAX_NESTING:
-            raise InputError(
-                f"column {field.name!r} is nested deeper than {MAX_NESTING} levels; "
-                "leave it out by columns, or store it as JSON"
-            )
+    check_nesting(schema)
 
 
 @dataclasses.dataclass(frozen=True)
