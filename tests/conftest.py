@@ -67,12 +67,19 @@ def stsb(data: Path) -> list[tuple[str, str, float]]:
         return [(a, b, float(score)) for a, b, score in csv.reader(file)]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "flags of the runner of `new_pipeline`, in place of Beam's in-process one"
+    parser.addoption("--runner-flags", default="", help=help_text)
+
+
 @pytest.fixture
-def new_pipeline() -> Callable[..., beam.Pipeline]:
-    """Make pipelines on Beam's in-process runner; `mode` is a key of `MODES`."""
+def new_pipeline(request: pytest.FixtureRequest) -> Callable[..., beam.Pipeline]:
+    """Make pipelines on Beam's in-process runner, `mode` is a key of `MODES`; or on another."""
+    other = request.config.getoption("--runner-flags").split()
 
     def make(mode: str = "in memory") -> beam.Pipeline:
-        return beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner", *MODES[mode]]))
+        flags = other or ["--runner=FnApiRunner", *MODES[mode]]
+        return beam.Pipeline(options=PipelineOptions(flags))
 
     return make
 

@@ -5,14 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines.all_engines import ENGINES
 from tests.engines.engine import Engine
 from tests.engines.fetch import is_fetched, lacking
-from tests.engines.flink import Flink
-from tests.engines.prism import Prism
 from tests.engines.programs import PROGRAMS, run_program, write_corpus
-from tests.engines.spark import Spark
 
-ENGINES: dict[str, type[Engine]] = {"prism": Prism, "flink": Flink, "spark": Spark}
 _missing: dict[str, str] = {}
 
 
