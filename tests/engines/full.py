@@ -23,8 +23,11 @@ from pathlib import Path
 from tests.engines.all_engines import ENGINES
 from tests.engines.engine import Engine
 from tests.engines.fetch import is_fetched, lacking
-from tests.engines.joined import batch_examples
+from tests.engines.flink import Flink
+from tests.engines.joined import STREAMS, batch_examples
 from tests.engines.programs import PROGRAMS, SECONDS, run_program, write_corpus
+from tests.engines.streaming import Stream
+from tests.engines.streams import cancel_all, go_on
 from tests.programs import ROOT, finish
 
 RESULTS = ROOT / "engines-results" / "full.jsonl"
@@ -57,6 +60,8 @@ def all_runs() -> Iterator[Run]:
             yield Run(engine, BATCH, name)
             if kind.streams:
                 yield Run(engine, STREAM, name)
+        for name in STREAMS if kind.streams else ():
+            yield Run(engine, STREAM, name)
         for name in PROGRAMS:
             yield Run(engine, PROGRAM, name)
     for path in sorted(ROOT.glob("tests/**/test_*.py")):
@@ -83,6 +88,8 @@ class Runner:
             try:
                 if run.kind == PROGRAM:
                     return self._program(run.name, Path(folder))
+                if run.name in STREAMS:
+                    return self._stream(Path(folder))
                 done = finish(self._command(run), folder=folder, seconds=SECONDS)
             except TimeoutError as error:
                 return str(error)
@@ -113,6 +120,19 @@ class Runner:
             return str(error)
         differing = [part for part, rows in self._local[name].items() if found.get(part) != rows]
         return f"differs: {', '.join(differing)}" if differing else PASSED
+
+    def _stream(self, folder: Path) -> str:
+        stream = Stream(folder / "stream", self.model, self.engine.flags())
+        try:
+            go_on(self.engine, stream, random.Random(0))
+            lost, doubled = stream.faults()
+        except AssertionError as error:
+            return f"failed: {error}"
+        finally:
+            stream.close()
+            if isinstance(self.engine, Flink):
+                cancel_all(self.engine)
+        return f"{lost} lost, {doubled} doubled" if lost or doubled else PASSED
 
     def _contents(self, name: str, texts: Path, folder: Path, flags: list[str]) -> dict:
         done, found = run_program(name, texts, folder, self.model, flags)

@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.engines.all_engines import ENGINES
 from tests.engines.engine import Engine
 from tests.engines.flink import Flink
-from tests.engines.prism import Prism
 from tests.engines.streaming import SECONDS, Stream
 
-ENGINES: dict[str, type[Engine]] = {"prism": Prism, "flink": Flink}
 RESULTS = Path("engines-results/streams.jsonl")
 STOPPED = "stopped; what was committed is kept, and the same command goes on"
 REFUSED = "another stream writes here; stop it, or name another output"
@@ -179,7 +178,7 @@ TRIALS: list[tuple[str, Trial, tuple[str, ...], int]] = [
 
 def plan(seed: int) -> Iterator[tuple[dict[str, Any], Trial]]:
     """List what is tried, engine by engine."""
-    for engine in ENGINES:
+    for engine in (name for name, kind in ENGINES.items() if kind.streams):
         for name, trial, engines, count in TRIALS:
             if engine in engines:
                 for number in range(count):
