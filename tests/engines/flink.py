@@ -42,6 +42,7 @@ jobmanager.bind-host: 0.0.0.0
 taskmanager.bind-host: 0.0.0.0
 taskmanager.numberOfTaskSlots: {slots}
 taskmanager.cpu.cores: {slots}
+taskmanager.load-balance.mode: SLOTS
 taskmanager.memory.framework.heap.size: 128m
 taskmanager.memory.task.heap.size: 384m
 taskmanager.memory.managed.size: 512m
@@ -62,6 +63,8 @@ heartbeat.timeout: {silence}
 state.checkpoints.dir: file://{folder}/checkpoints
 state.savepoints.dir: file://{folder}/savepoints
 io.tmp.dirs: {folder}/tmp
+blob.storage.directory: {folder}/blobs
+blob.service.cleanup.interval: 60
 classloader.resolve-order: parent-first
 """
 
@@ -85,7 +88,8 @@ class Flink(Engine):
 
     def start(self) -> None:
         """Start the cluster and the job server."""
-        for name in ("tmp", "checkpoints", "savepoints", "artifacts", "conf"):
+        disks = [self.disk(host).name for host in self.network.hosts]
+        for name in ("tmp", "blobs", "checkpoints", "savepoints", "artifacts", "conf", *disks):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         configuration = CONFIGURATION.format(
             launcher=self.network.launcher,
@@ -111,8 +115,8 @@ class Flink(Engine):
         """Start the process of a host that runs tasks."""
         number = self.network.hosts.index(host) + 1
         memory = ["-Xmx512m", "-XX:MaxDirectMemorySize=256m", "-XX:MaxMetaspaceSize=256m"]
-        address = ["-D", f"taskmanager.host={host.address}"]
-        command = [*self._configured(), *address]
+        own = [f"taskmanager.host={host.address}", f"io.tmp.dirs={self.disk(host)}"]
+        command = [*self._configured(), *(part for value in own for part in ("-D", value))]
         self._start_java(
             f"task-manager-{number}", TASK_MANAGER, *command, options=memory, host=host
         )
@@ -120,7 +124,12 @@ class Flink(Engine):
     def start_pool(self, host: Host) -> None:
         """Start the process of a host that starts Python workers."""
         number = self.network.hosts.index(host) + 1
-        self.processes.start(f"pool-{number}", [*host.enter, *worker_pool(POOL_PORT)], OFFLINE)
+        command = [*host.enter, *worker_pool(POOL_PORT)]
+        self.processes.start(f"pool-{number}", command, {**OFFLINE, "TMPDIR": str(self.disk(host))})
+
+    def disk(self, host: Host) -> Path:
+        """Name the folder of a host for what its tasks and workers keep for a while."""
+        return self.folder / f"disk-{self.network.hosts.index(host) + 1}"
 
     def start_job_server(self) -> None:
         """Start the process that takes Beam's jobs."""
