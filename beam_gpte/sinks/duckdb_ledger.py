@@ -9,7 +9,7 @@ import dataclasses
 import duckdb
 
 from beam_gpte.sinks.duckdb_sql import catalog_entries, quote
-from beam_gpte.sinks.final_names import Destination, Pane
+from beam_gpte.sinks.final_names import LAUNCH_DIGITS, Destination, Pane
 from beam_gpte.sinks.runs.same_rows import sum_of_hashes
 from beam_gpte.sinks.staging import StagedFile
 
@@ -32,7 +32,8 @@ class Commit:
 
     Attributes:
       rows: how many it has.
-      owner: identifies the staged files, and so the try that committed them.
+      owner: identifies the staged files, and so the try that committed them; its last digits are
+        those of the launch.
       digest: of the rows, comparable within one version of DuckDB; None of earlier versions.
     """
 
@@ -69,6 +70,12 @@ class Attempt:
         return self.known is not None and self.known.owner == self.owner
 
     @property
+    def is_of_launch(self) -> bool:
+        """Whether an earlier try of this launch has committed the pane."""
+        launch = self.destination.launch_hash
+        return self.known is not None and self.known.owner.endswith(launch)
+
+    @property
     def known_rows(self) -> int:
         """How many rows are known to be committed."""
         return 0 if self.known is None else self.known.rows
@@ -82,7 +89,8 @@ def find_commit(
     staged: list[StagedFile],
 ) -> Attempt:
     """Begin to commit a pane: look it up in the ledger, unless the table lacks its rows."""
-    owner = destination.files_hash([file.path for file in staged])
+    files = destination.files_hash([file.path for file in staged])
+    owner = files[:-LAUNCH_DIGITS] + destination.launch_hash
     attempt = Attempt(destination, pane, owner)
     if not (table_exists(connection, LEDGER) and table_exists(connection, table)):
         return attempt

