@@ -67,7 +67,8 @@ class Attempt:
     @property
     def is_done(self) -> bool:
         """Whether this very commit was there before, as when it is retried."""
-        return self.known is not None and self.known.owner == self.owner
+        files = self.owner[:-LAUNCH_DIGITS]
+        return self.known is not None and self.known.owner.startswith(files)
 
     @property
     def is_of_launch(self) -> bool:
@@ -89,17 +90,17 @@ def find_commit(
     staged: list[StagedFile],
 ) -> Attempt:
     """Begin to commit a pane: look it up in the ledger, unless the table lacks its rows."""
-    files = destination.files_hash([file.path for file in staged])
-    owner = files[:-LAUNCH_DIGITS] + destination.launch_hash
+    files = destination.files_hash([file.path for file in staged])[:-LAUNCH_DIGITS]
+    owner = files + destination.launch_hash
     attempt = Attempt(destination, pane, owner)
     if not (table_exists(connection, LEDGER) and table_exists(connection, table)):
         return attempt
     connection.execute(f"ALTER TABLE {LEDGER} ADD COLUMN IF NOT EXISTS digest VARCHAR")
     found = connection.execute(
         f"SELECT rows, owner, digest FROM {LEDGER} "
-        'WHERE "table" = lower(?) AND "window" = ? AND pane = ? AND (run = ? OR owner = ?) '
-        "ORDER BY owner = ? DESC",
-        [table, pane.window, pane.index, destination.run_name, owner, owner],
+        'WHERE "table" = lower(?) AND "window" = ? AND pane = ? '
+        "AND (run = ? OR starts_with(owner, ?)) ORDER BY starts_with(owner, ?) DESC",
+        [table, pane.window, pane.index, destination.run_name, files, files],
     ).fetchone()
     if found is None or (found[0] and not has_rows(connection, table)):
         return attempt
