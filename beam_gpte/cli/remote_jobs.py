@@ -36,9 +36,14 @@ CANCEL_SECONDS = 60  # until a cancelled job has ended, or is left alone
 METHODS = ("setup", "start_bundle", "process", "finish_bundle")
 MISTAKES: dict[str, type[InputError]] = {kind.__name__: kind for kind in (InputError, NoRowsError)}
 # what engines and Beam put around the words of an error
-_CAUSE = re.compile(
-    r"^\s*(?:Caused by: )?(?:[\w$]+\.)*[\w$]*(?:Error|Exception)\w*: *(?P<words>.+)$"
+_AROUND = re.compile(
+    r"^(?:\s*(?:Caused by|Pipeline \S+ failed in state \w+|(?:[\w$]+\.)*[\w$]*(?:Error|Exception)):)+"
 )
+HINTS = {  # what an engine says: what it is about
+    "Connection refused": "a pool of workers or another part of the engine is not there",
+    "Insufficient number of network buffers": "set taskmanager.network.sort-shuffle.min-parallelism",
+    "NoResourceAvailable": "the engine has fewer slots than --parallelism asks for",
+}
 _MISTAKE = re.compile(r"(InputError|NoRowsError): (.*)")
 _STEP = re.compile(r" \[while running '.*$")
 
@@ -225,10 +230,11 @@ def reason(error: Exception) -> str:
             f"the job service does not answer ({_status(error)}); the job may still run: look at "
             "the engine, and run again once the job has ended"
         )
-    lines = str(error).splitlines()
-    words = [found[1].strip() for found in map(_CAUSE.match, lines) if found]
-    said = next((each for each in reversed(words) if each), lines[-1] if lines else repr(error))
-    return f"the job failed: {printable(_STEP.sub('', said))}; run again once that is repaired"
+    lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    causes = [line for line in lines if _AROUND.match(line)]
+    hints = [f" ({hint})" for words, hint in HINTS.items() if words in str(error)]
+    said = _STEP.sub("", _AROUND.sub("", (causes or lines)[-1])).strip() + "".join(hints)
+    return f"the job failed: {printable(said)}; run again once that is repaired"
 
 
 def _status(error: grpc.RpcError) -> str:

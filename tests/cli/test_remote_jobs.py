@@ -175,3 +175,29 @@ def test_a_job_service_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 class _Gone(grpc.RpcError):
     pass
+
+
+FAILED = "Pipeline BeamApp-root-112_9c00 failed in state FAILED: "
+SAID = {
+    "Connection refused": (
+        FAILED + "java.net.ConnectException: java.net.ConnectException: finishConnect(..) failed: "
+        "Connection refused",
+        "finishConnect(..) failed: Connection refused (a pool of workers or another part of the "
+        "engine is not there)",
+    ),
+    "a worker's error": (
+        FAILED + "java.lang.RuntimeException: Error received from SDK harness for instruction 5: "
+        "Traceback (most recent call last):\n"
+        '  File "apache_beam/runners/common.py", line 1512, in DoFnRunner.process\n'
+        "KeyError: 'a'\n\nDuring handling of the above exception, another exception occurred:\n\n"
+        "ValueError: no row [while running 'Embed/Read']\n\n",
+        "no row",
+    ),
+    "no exception": ("the job is CANCELLED", "the job is CANCELLED"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), SAID.values(), ids=SAID)
+def test_what_an_engine_says_becomes_one_line_of_words(text: str, words: str) -> None:
+    line = reason(RuntimeError(text))
+    assert line == f"the job failed: {words}; run again once that is repaired"

@@ -110,6 +110,8 @@ class Kills:
             self._cluster.take_output_disk()
         head = {"seed": self._seed, "number": number, "program": program, "kind": kind}
         took = {"usual_seconds": round(seconds, 1), "seconds": round(time.monotonic() - began, 1)}
+        if outcome["broken"] == 0:  # the machine was busier then, or is now
+            self._usual[program] = took["seconds"], expected
         return {**head, "faults": list(map(dataclasses.asdict, faults)), **took, **outcome}
 
     def _disturb(
