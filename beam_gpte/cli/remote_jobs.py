@@ -37,11 +37,12 @@ METHODS = ("setup", "start_bundle", "process", "finish_bundle")
 MISTAKES: dict[str, type[InputError]] = {kind.__name__: kind for kind in (InputError, NoRowsError)}
 # what engines and Beam put around the words of an error
 _AROUND = re.compile(
-    r"^(?:\s*(?:Caused by|Pipeline \S+ failed in state \w+|(?:[\w$]+\.)*[\w$]*(?:Error|Exception)):)+"
+    r"^(?:\s*(?:Caused by|Pipeline \S+ failed in state \w+|[\w$.]*(?:Error|Exception)):)+"
 )
 HINTS = {  # what an engine says: what it is about
+    "Could not find Flink job": "the job manager was started again and has lost it",
     "Connection refused": "a pool of workers or another part of the engine is not there",
-    "Insufficient number of network buffers": "set taskmanager.network.sort-shuffle.min-parallelism",
+    "number of network buffers": "set taskmanager.network.sort-shuffle.min-parallelism",
     "NoResourceAvailable": "the engine has fewer slots than --parallelism asks for",
 }
 _MISTAKE = re.compile(r"(InputError|NoRowsError): (.*)")
@@ -150,6 +151,7 @@ def run_job(pipeline: beam.Pipeline, output: str) -> Any:
     """
     note = Note.beside(output)
     pipeline.visit(_NoteMistakes(note))
+    threading.excepthook = _ignore_lost_streams
     try:
         job = Job(pipeline.run())
     except grpc.RpcError as error:
@@ -162,6 +164,12 @@ def run_job(pipeline: beam.Pipeline, output: str) -> Any:
         mistake = mistake or mistake_in(str(job.failure))
         raise mistake or JobError(reason(job.failure)) from job.failure
     return job.result
+
+
+def _ignore_lost_streams(ended: threading.ExceptHookArgs) -> None:
+    """Print no trace of a thread of Beam's that reads from a job service which has gone."""
+    if not issubclass(ended.exc_type, grpc.RpcError):
+        threading.__excepthook__(ended)
 
 
 class Job:

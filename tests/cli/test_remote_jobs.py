@@ -16,7 +16,14 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte import WriteVectorsToParquet
-from beam_gpte.cli.remote_jobs import Job, JobError, Note, reason, run_job
+from beam_gpte.cli.remote_jobs import (
+    Job,
+    JobError,
+    Note,
+    _ignore_lost_streams,
+    reason,
+    run_job,
+)
 from beam_gpte.core.errors import InputError, NoRowsError, PassingInputError
 from tests.sinks.test_write_parquet import embedded
 
@@ -201,3 +208,17 @@ SAID = {
 def test_what_an_engine_says_becomes_one_line_of_words(text: str, words: str) -> None:
     line = reason(RuntimeError(text))
     assert line == f"the job failed: {words}; run again once that is repaired"
+
+
+def test_a_lost_job_service_prints_no_trace_of_a_thread(capsys: pytest.CaptureFixture) -> None:
+    for error, is_printed in ((_Gone(), False), (ValueError("a bug"), True)):
+        thread = threading.Thread(target=_raise, args=(error,))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading, "excepthook", _ignore_lost_streams)
+            thread.start()
+            thread.join()
+        assert bool(capsys.readouterr().err) == is_printed
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -8,7 +8,9 @@ that would compute the sizes is not among the jars. One setting is not the defau
 slot, unless the parallelism is below `sort-shuffle.min-parallelism`. Beam's stages keep up to 8.
 """
 
+import contextlib
 import json
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -162,6 +164,15 @@ class Flink(Engine):
         """Ask Flink's REST API, e.g. for "jobs/overview"."""
         with urllib.request.urlopen(f"http://{self.network.launcher}:{self.rest}/{path}") as answer:
             return json.load(answer)
+
+    def cancel(self, job: str) -> None:
+        """End a job that its launcher has left; one that has ended stays as it is."""
+        url = f"http://{self.network.launcher}:{self.rest}/jobs/{job}?mode=cancel"
+        with (
+            contextlib.suppress(urllib.error.HTTPError),
+            urllib.request.urlopen(urllib.request.Request(url, method="PATCH")),
+        ):
+            pass
 
     def close(self) -> None:
         """End everything that was started, and take the hosts away."""

@@ -208,8 +208,10 @@ def is_fault(result: dict[str, Any]) -> bool:
     return last["code"] != 0 or any(key in result for key in ("other", "left"))
 
 
-def _plan(only: str) -> list[tuple[str, str]]:
+def _plan(only: str, seed: int) -> list[tuple[str, str]]:
+    """List what is tried in turn, shuffled: a short run has many kinds."""
     every = [(program, kind) for kind in KINDS for program in PROGRAMS]
+    random.Random(seed).shuffle(every)
     return [(program, kind) for program, kind in every if only in f"{program}: {kind}"]
 
 
@@ -239,7 +241,7 @@ def main() -> int:
         help="file of all tries, one a line",
     )
     arguments = parser.parse_args()
-    plan, faults = _plan(arguments.only), 0
+    plan, faults = _plan(arguments.only, arguments.seed), 0
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * arguments.minutes
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
