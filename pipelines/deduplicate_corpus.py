@@ -322,7 +322,7 @@ def main(argv: list[str]) -> None:
     pipeline = beam.Pipeline(options=beam_options)
     with scratch_folder(options, local) as scratch:
         build(pipeline, options, scratch)
-        result = run_pipeline(pipeline, local)
+        result = run_pipeline(pipeline, local, options.output)
     seconds = watch.seconds()
     path = f"{options.output.rstrip('/')}/summary.json"
     with FileSystems.open(path) as file:

@@ -184,7 +184,7 @@ def main(argv: list[str]) -> None:
     with progress_bar(shown=local and sys.stderr.isatty()) as files:
         pipeline = beam.Pipeline(options=beam_options)
         build(pipeline, options, config, files)
-        result = run_pipeline(pipeline, local)
+        result = run_pipeline(pipeline, local, options.output)
     seconds = watch.seconds()
     summary = summary_of(counters(result), seconds, options)
     write_json(f"{options.output.rstrip('/')}/summary.json", summary)

@@ -332,7 +332,7 @@ def main(argv: list[str]) -> None:
     check(options)
     pipeline = beam.Pipeline(options=beam_options)
     build(pipeline, options)
-    result = run_pipeline(pipeline, local)
+    result = run_pipeline(pipeline, local, options.output)
     seconds = watch.seconds()
     output = options.output.rstrip("/")
     with FileSystems.open(f"{output}/summary.json") as file:

@@ -13,7 +13,6 @@ import dataclasses
 import io
 import logging
 import os
-import re
 import sys
 import time
 import traceback
@@ -28,6 +27,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from beam_gpte._quiet import drop_messages
 from beam_gpte.cli.any_rows import first_columns
 from beam_gpte.cli.escaped_output import escaped, one_line
+from beam_gpte.cli.remote_jobs import JobError, mistake_in, run_job
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.core.errors import InputError, NoRowsError
@@ -66,20 +66,28 @@ HARMLESS_OPTIONS = (
 def run_program(main: Callable[[list[str]], None]) -> None:
     """Run `main` on the arguments of the command line.
 
-    An `InputError` becomes one line on standard error and exit code 2, a `NoRowsError` code 3;
-    other errors are printed with their traceback, and exit code 1.
+    An `InputError` becomes one line on standard error and exit code 2, a `NoRowsError` code 3, a
+    `JobError` code 1; other errors are printed with their traceback, and exit code 1.
     """
     claim_process()
     try:
         with contextlib.redirect_stdout(escaped(sys.stdout)):
             main(sys.argv[1:])
     except Exception as error:
-        line = _input_error(error)
+        line, code = _last_line(error)
         if line is None:
             traceback.print_exc(file=escaped(sys.stderr))
-            sys.exit(1)
-        print(f"{os.path.basename(sys.argv[0])}: {line}", file=escaped(sys.stderr))
-        sys.exit(3 if NoRowsError.__name__ in f"{type(error).__name__} {error}" else 2)
+        else:
+            print(f"{os.path.basename(sys.argv[0])}: {line}", file=escaped(sys.stderr))
+        sys.exit(code)
+
+
+def _last_line(error: Exception) -> tuple[str | None, int]:
+    """Return what a program prints of an error, None for its traceback, and its exit code."""
+    mistake = _mistake(error)
+    if mistake is not None:
+        return str(mistake), 3 if isinstance(mistake, NoRowsError) else 2
+    return (str(error) if isinstance(error, JobError) else None), 1
 
 
 def local_options(options: PipelineOptions) -> bool:
@@ -137,18 +145,29 @@ def check_model_exists(config: EncoderConfig) -> None:
         check_model(config)
 
 
-def run_pipeline(pipeline: beam.Pipeline, local: bool) -> Any:
+def run_pipeline(pipeline: beam.Pipeline, local: bool, output: str) -> Any:
     """Run a pipeline to its end and return its result.
 
     Beam's in-process workers print a traceback of every error; that of an `InputError` is dropped.
+
+    Args:
+      pipeline: to run.
+      local: whether its workers are in this process.
+      output: the folder that it writes to.
+
+    Raises:
+      InputError: a worker met a mistake of the user's.
+      JobError: an engine did not finish the job.
     """
+    if not local:
+        return run_job(pipeline, output)
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed) if local else contextlib.nullcontext():
+        with contextlib.redirect_stderr(printed):
             result = pipeline.run()
             result.wait_until_finish()
     except Exception as error:
-        if _input_error(error) is None:
+        if _mistake(error) is None:
             _print_again(printed)
         raise
     _print_again(printed)
@@ -289,13 +308,6 @@ class Stopwatch:
         return time.monotonic() - self._began
 
 
-def _input_error(error: Exception) -> str | None:
-    """Return the message of an `InputError`, even if a runner wrapped it; None for others."""
-    if isinstance(error, InputError):
-        message = str(error)
-    else:
-        found = re.findall(r"(?:InputError|NoRowsError): (.*)", str(error))
-        if not found:
-            return None
-        message = found[-1]
-    return re.sub(r" \[while running '.*$", "", message.splitlines()[0])
+def _mistake(error: Exception) -> InputError | None:
+    """Return the mistake that an error is, even if a runner wrapped it; None for others."""
+    return error if isinstance(error, InputError) else mistake_in(str(error))

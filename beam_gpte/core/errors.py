@@ -69,6 +69,10 @@ class NoRowsError(InputError):
     """
 
 
+class PassingInputError(InputError):
+    """Report what may be gone at the next try, such as a full disk: engines try again."""
+
+
 @contextlib.contextmanager
 def naming(step: str | None) -> Iterator[None]:
     """Begin the message of an `InputError` with the transform that the user wrote; None for none.

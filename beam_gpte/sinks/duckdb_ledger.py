@@ -9,7 +9,7 @@ import dataclasses
 import duckdb
 
 from beam_gpte.sinks.duckdb_sql import catalog_entries, quote
-from beam_gpte.sinks.final_names import Destination, Pane
+from beam_gpte.sinks.final_names import LAUNCH_DIGITS, Destination, Pane
 from beam_gpte.sinks.runs.same_rows import sum_of_hashes
 from beam_gpte.sinks.staging import StagedFile
 
@@ -32,7 +32,8 @@ class Commit:
 
     Attributes:
       rows: how many it has.
-      owner: identifies the staged files, and so the try that committed them.
+      owner: identifies the staged files, and so the try that committed them; its last digits are
+        those of the launch.
       digest: of the rows, comparable within one version of DuckDB; None of earlier versions.
     """
 
@@ -66,7 +67,14 @@ class Attempt:
     @property
     def is_done(self) -> bool:
         """Whether this very commit was there before, as when it is retried."""
-        return self.known is not None and self.known.owner == self.owner
+        files = self.owner[:-LAUNCH_DIGITS]
+        return self.known is not None and self.known.owner.startswith(files)
+
+    @property
+    def is_of_launch(self) -> bool:
+        """Whether an earlier try of this launch has committed the pane."""
+        launch = self.destination.launch_hash
+        return self.known is not None and self.known.owner.endswith(launch)
 
     @property
     def known_rows(self) -> int:
@@ -82,16 +90,17 @@ def find_commit(
     staged: list[StagedFile],
 ) -> Attempt:
     """Begin to commit a pane: look it up in the ledger, unless the table lacks its rows."""
-    owner = destination.files_hash([file.path for file in staged])
+    files = destination.files_hash([file.path for file in staged])[:-LAUNCH_DIGITS]
+    owner = files + destination.launch_hash
     attempt = Attempt(destination, pane, owner)
     if not (table_exists(connection, LEDGER) and table_exists(connection, table)):
         return attempt
     connection.execute(f"ALTER TABLE {LEDGER} ADD COLUMN IF NOT EXISTS digest VARCHAR")
     found = connection.execute(
         f"SELECT rows, owner, digest FROM {LEDGER} "
-        'WHERE "table" = lower(?) AND "window" = ? AND pane = ? AND (run = ? OR owner = ?) '
-        "ORDER BY owner = ? DESC",
-        [table, pane.window, pane.index, destination.run_name, owner, owner],
+        'WHERE "table" = lower(?) AND "window" = ? AND pane = ? '
+        "AND (run = ? OR starts_with(owner, ?)) ORDER BY starts_with(owner, ?) DESC",
+        [table, pane.window, pane.index, destination.run_name, files, files],
     ).fetchone()
     if found is None or (found[0] and not has_rows(connection, table)):
         return attempt

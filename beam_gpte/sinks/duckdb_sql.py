@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import duckdb
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, PassingInputError
 from beam_gpte.core.machine import cores, installed_memory, usable_memory
 
 LOCK_SECONDS = 60  # how long a commit or a reader waits for another process to close the database
@@ -75,7 +75,7 @@ def connect(
                 raise InputError(f"{path}: {problem}; name another file") from error
             if time.monotonic() >= deadline:
                 holder = "".join(re.findall(r" \(PID \d+\)", reason))
-                raise InputError(
+                raise PassingInputError(
                     f"{path}: another process{holder} has this database open; "
                     "close it there and run again"
                 ) from error
@@ -115,7 +115,7 @@ def transaction(connection: duckdb.DuckDBPyConnection, path: str) -> Iterator[No
         if isinstance(
             error, duckdb.IOException | duckdb.FatalException | duckdb.TransactionException
         ):
-            raise InputError(
+            raise PassingInputError(
                 f"{path}: DuckDB cannot write ({first_line(error)}); nothing was changed, run again"
             ) from error
         raise

@@ -24,6 +24,7 @@ from beam_gpte.sinks.runs.launch import Launch
 from beam_gpte.sinks.runs.processes import machine
 
 REPLACES = ".beam-gpte-replaces-"
+LAUNCH_DIGITS = 8  # of a commit's 16 in the name of a set
 PUBLISHED = re.compile(
     r"(?P<set>(?P<pane>(?P<prefix>\w+)-(?P<run>[0-9a-f]{12})(-[\w.]+-\d+)?)(-(?P<commit>[0-9a-f]{16}))?)"
     r"-\d{5,}-of-(?P<count>\d{5,})(?P<end>\.\w+)"
@@ -104,6 +105,11 @@ class Destination:
         whole = f"{prefix}-{self.run_hash}"
         return whole if pane.is_whole else f"{whole}-{pane.window}-{pane.index}"
 
+    @property
+    def launch_hash(self) -> str:
+        """The launch, as it appears in file names and in a ledger."""
+        return _hash(self.launch.token, LAUNCH_DIGITS)
+
     def files_hash(self, staged: list[str]) -> str:
         """Identify a commit by the files that it commits, which are the same when it is retried."""
         names = sorted(map(file_name, staged))
@@ -111,7 +117,7 @@ class Destination:
 
     def set_name(self, prefix: str, pane: Pane, staged: list[str]) -> str:
         """Return the beginning of all file names of one commit."""
-        commit = _hash(self.launch.token, 8) + self.files_hash(staged)[:8]
+        commit = self.launch_hash + self.files_hash(staged)[:8]
         return f"{self.pane_name(prefix, pane)}-{commit}"
 
     def is_same_run(self, name: str, earlier: str) -> bool:
@@ -119,7 +125,12 @@ class Destination:
 
         A run without a name is one launch.
         """
-        return self.run is not None or name[-16:-8] == earlier[-16:-8]
+        return self.run is not None or is_same_launch(name, earlier)
+
+
+def is_same_launch(name: str, earlier: str) -> bool:
+    """Return whether two sets are of one launch, by their names."""
+    return name[-16:-8] == earlier[-16:-8]
 
 
 def published_sets(folder: str, prefix: str, extension: str) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.core.columns import check_visible
-from beam_gpte.core.errors import InputError, naming
+from beam_gpte.core.errors import PassingInputError, naming
 from beam_gpte.elements.block import Block
 from beam_gpte.files.folders import list_files, remove_files
 from beam_gpte.sinks.partitions import split_partitions
@@ -275,7 +275,7 @@ class _OpenFile:
             self.abandon()
             folder = FileSystems.split(FileSystems.split(self.path)[0])[0]
             reason = error.strerror or str(error)
-            raise InputError(
+            raise PassingInputError(
                 f"{folder}: cannot write to this folder ({reason}); "
                 "nothing in it was changed, run again"
             ) from error

@@ -19,7 +19,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.core.errors import InputError, naming
+from beam_gpte.core.errors import InputError, PassingInputError, naming
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.files.folders import (
@@ -151,7 +151,7 @@ class WriteVectorsToDuckDB(beam.PTransform):
         stage = StageFiles(step, destination.temporary, writer)
         commit = functools.partial(commit_duckdb, destination=destination, table=table)
         place, replaces = f"table {self.table!r} of {self.path}", self.mode in REPLACING
-        output = Output(place, key, self.run, replaces, self.commit_after)
+        output = Output(place, key, self.run, replaces, self.commit_after, destination.temporary)
         return stage_and_commit(step, blocks, stage, commit, output)
 
 
@@ -175,8 +175,8 @@ def commit_duckdb(
       lock_timeout: how many seconds to wait for another process to close the database.
 
     Returns:
-      The database and its new rows; nothing if a previous run of the same name has committed this
-      pane.
+      The database and its new rows; nothing if a previous launch of the same name has committed
+      this pane.
     """
     written = []
     if not staged and table.mode == "replace":
@@ -204,7 +204,7 @@ def _commit(
         if attempt.is_done:
             return [WrittenFile(table.path, attempt.known_rows)]
         if not {file_name(file.path) for file in staged} <= waiting_files(staged):
-            raise InputError(
+            raise PassingInputError(
                 f"{destination.temporary}: staged files are missing; let only one run at a time "
                 f"write to table {table.name!r} of {table.path}, and run again"
             )
@@ -214,7 +214,8 @@ def _commit(
         with _local_copies(staged) as files:
             rows = load_files(connection, files, schema, table, attempt)
         if rows is None:
-            return [] if destination.run else [WrittenFile(table.path, attempt.known_rows)]
+            known = WrittenFile(table.path, attempt.known_rows)
+            return [known] if attempt.is_of_launch else []
         if can_index:
             create_indexes(connection, table.name, schema)
         return [WrittenFile(table.path, rows)]

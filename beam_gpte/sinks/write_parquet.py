@@ -144,7 +144,9 @@ class WriteVectorsToParquet(beam.PTransform):
             commit_parquet, destination=destination, mode=self.mode, partition_by=columns
         )
         place = f"folder {self.path}", place_key(PREFIX, self.path)
-        output = Output(*place, self.run, self.mode != "append", self.commit_after)
+        output = Output(
+            *place, self.run, self.mode != "append", self.commit_after, destination.temporary
+        )
         return stage_and_commit(step, blocks, stage, commit, output, self.num_shards)
 
     def _partition_columns(self) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ class WriteRejects(beam.PTransform):
             commit_jsonl, destination=destination, max_rejects=self.max_rejects
         )
         place = f"folder {self.path}", place_key(PREFIX, self.path)
-        output = Output(*place, None, is_whole(blocks), commit_after)
+        output = Output(*place, None, is_whole(blocks), commit_after, destination.temporary)
         return stage_and_commit(step, blocks, stage, commit, output)
 
 

@@ -8,7 +8,9 @@ that would compute the sizes is not among the jars. One setting is not the defau
 slot, unless the parallelism is below `sort-shuffle.min-parallelism`. Beam's stages keep up to 8.
 """
 
+import contextlib
 import json
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -42,6 +44,7 @@ jobmanager.bind-host: 0.0.0.0
 taskmanager.bind-host: 0.0.0.0
 taskmanager.numberOfTaskSlots: {slots}
 taskmanager.cpu.cores: {slots}
+taskmanager.load-balance.mode: SLOTS
 taskmanager.memory.framework.heap.size: 128m
 taskmanager.memory.task.heap.size: 384m
 taskmanager.memory.managed.size: 512m
@@ -62,6 +65,8 @@ heartbeat.timeout: {silence}
 state.checkpoints.dir: file://{folder}/checkpoints
 state.savepoints.dir: file://{folder}/savepoints
 io.tmp.dirs: {folder}/tmp
+blob.storage.directory: {folder}/blobs
+blob.service.cleanup.interval: 60
 classloader.resolve-order: parent-first
 """
 
@@ -85,7 +90,8 @@ class Flink(Engine):
 
     def start(self) -> None:
         """Start the cluster and the job server."""
-        for name in ("tmp", "checkpoints", "savepoints", "artifacts", "conf"):
+        disks = [self.disk(host).name for host in self.network.hosts]
+        for name in ("tmp", "blobs", "checkpoints", "savepoints", "artifacts", "conf", *disks):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         configuration = CONFIGURATION.format(
             launcher=self.network.launcher,
@@ -111,8 +117,8 @@ class Flink(Engine):
         """Start the process of a host that runs tasks."""
         number = self.network.hosts.index(host) + 1
         memory = ["-Xmx512m", "-XX:MaxDirectMemorySize=256m", "-XX:MaxMetaspaceSize=256m"]
-        address = ["-D", f"taskmanager.host={host.address}"]
-        command = [*self._configured(), *address]
+        own = [f"taskmanager.host={host.address}", f"io.tmp.dirs={self.disk(host)}"]
+        command = [*self._configured(), *(part for value in own for part in ("-D", value))]
         self._start_java(
             f"task-manager-{number}", TASK_MANAGER, *command, options=memory, host=host
         )
@@ -120,7 +126,12 @@ class Flink(Engine):
     def start_pool(self, host: Host) -> None:
         """Start the process of a host that starts Python workers."""
         number = self.network.hosts.index(host) + 1
-        self.processes.start(f"pool-{number}", [*host.enter, *worker_pool(POOL_PORT)], OFFLINE)
+        command = [*host.enter, *worker_pool(POOL_PORT)]
+        self.processes.start(f"pool-{number}", command, {**OFFLINE, "TMPDIR": str(self.disk(host))})
+
+    def disk(self, host: Host) -> Path:
+        """Name the folder of a host for what its tasks and workers keep for a while."""
+        return self.folder / f"disk-{self.network.hosts.index(host) + 1}"
 
     def start_job_server(self) -> None:
         """Start the process that takes Beam's jobs."""
@@ -153,6 +164,15 @@ class Flink(Engine):
         """Ask Flink's REST API, e.g. for "jobs/overview"."""
         with urllib.request.urlopen(f"http://{self.network.launcher}:{self.rest}/{path}") as answer:
             return json.load(answer)
+
+    def cancel(self, job: str) -> None:
+        """End a job that its launcher has left; one that has ended stays as it is."""
+        url = f"http://{self.network.launcher}:{self.rest}/jobs/{job}?mode=cancel"
+        with (
+            contextlib.suppress(urllib.error.HTTPError),
+            urllib.request.urlopen(urllib.request.Request(url, method="PATCH")),
+        ):
+            pass
 
     def close(self) -> None:
         """End everything that was started, and take the hosts away."""

@@ -43,7 +43,12 @@ def write_corpus(folder: Path) -> None:
 
 
 def run_program(
-    name: str, texts: Path, folder: Path, model: str, flags: list[str]
+    name: str,
+    texts: Path,
+    folder: Path,
+    model: str,
+    flags: list[str],
+    seconds: float = SECONDS,
 ) -> tuple[Done, dict]:
     """Run a program in a folder; return what it printed and what it wrote.
 
@@ -53,9 +58,10 @@ def run_program(
       folder: for the output.
       model: the folder of a model.
       flags: of the runner.
+      seconds: until it is killed.
     """
     (program, *first), second = PROGRAMS[name]
     given = [part.format(texts=texts) for part in (*first, *second)]
     command = [str(ROOT / "pipelines" / program), *given, "--model", model, *flags]
-    done = finish(command, folder=str(folder), seconds=SECONDS)
+    done = finish(command, folder=str(folder), seconds=seconds)
     return done, contents(folder / "out") if done.returncode == 0 else {}

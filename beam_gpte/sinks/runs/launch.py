@@ -4,11 +4,24 @@
                         --run()--> its steps are pickled: launch 2 --> workers, retries, restarts
 
 Every worker that unpickles a step of one launch reads the same token, however often a runner
-retries the step or restarts the job.
+retries the step or restarts the job, or a job that was saved is submitted. Beam 2.77's workers
+pickle each step again, with the windows of its input: `is_repickled` tells that from a launch.
 """
 
+import sys
 import uuid
 from typing import Any
+
+_PICKLERS = (__name__, "apache_beam.internal.", "dill", "pickle")
+_WORKERS = "apache_beam.runners.worker."
+
+
+def is_repickled() -> bool:
+    """Return whether a worker pickles a step that it has unpickled."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PICKLERS):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__")).startswith(_WORKERS)
 
 
 class Launch:
@@ -18,8 +31,8 @@ class Launch:
         self.token = token or uuid.uuid4().hex
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as another launch."""
-        return Launch, (uuid.uuid4().hex,)
+        """Pickle as another launch, unless a worker does."""
+        return Launch, (self.token if is_repickled() else uuid.uuid4().hex,)
 
 
 class Stager(Launch):

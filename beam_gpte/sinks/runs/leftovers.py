@@ -25,7 +25,7 @@ from beam_gpte.files.folders import (
     remove_folder,
 )
 from beam_gpte.sinks.final_names import Destination
-from beam_gpte.sinks.runs.processes import is_running, machine
+from beam_gpte.sinks.runs.processes import elsewhere, is_running, machine
 from beam_gpte.sinks.staging import STAGER_DIGITS, StagedFile
 
 # A temporary folder of an unknown process is removed when nothing has changed in it for so long.
@@ -71,6 +71,12 @@ def remove_leftovers(destination: Destination, exclusive: bool) -> None:
     for name, changed in _temporary_folders(destination).items():
         if _token(name) != destination.token and not _may_be_alive(name, changed, exclusive):
             remove_folder(FileSystems.join(destination.folder, name))
+
+
+def remove_run(temporary: str) -> None:
+    """Delete what a job that has ended left of a sink, in the folder of its owner and elsewhere."""
+    for folder in (temporary, elsewhere(temporary)):
+        remove_folder(folder)
 
 
 def live_runs(destination: Destination) -> set[str]:

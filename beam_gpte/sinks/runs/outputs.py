@@ -24,6 +24,7 @@ class Output:
       run: its name, if the user gave one.
       replaces: whether it removes what others have written there.
       commit_after: what it waits for.
+      temporary: the folder of its staged files, if it has any.
     """
 
     place: str
@@ -31,6 +32,7 @@ class Output:
     run: str | None
     replaces: bool
     commit_after: beam.PCollection | None
+    temporary: str | None = None
 
 
 _ATTRIBUTE = "_beam_gpte_outputs"  # of a pipeline, with which the list goes
@@ -81,6 +83,11 @@ def _is_in_a_file(key: tuple[str, ...], file: tuple[str, ...]) -> bool:
 def add_output(pipeline: beam.Pipeline, output: Output, written: beam.PCollection) -> None:
     """Remember a sink that was built, and the files or rows that it gives."""
     _outputs(pipeline).append((output, written))
+
+
+def temporary_folders(pipeline: beam.Pipeline) -> list[str]:
+    """List the folders in which the sinks of a pipeline stage files."""
+    return [output.temporary for output, _ in _outputs(pipeline) if output.temporary]
 
 
 def _outputs(pipeline: beam.Pipeline) -> list[tuple[Output, beam.PCollection]]:

@@ -52,10 +52,14 @@ def is_above(process: int) -> bool:
 @cache
 def at_work(folder: str) -> str:
     """Return the temporary folder to use in this process: of its owner, if that started it."""
-    start, *owner, token = folder.rsplit("-", 3)
-    if owner[0] == machine() and is_above(int(owner[1])):
-        return folder
-    return "-".join([start, ELSEWHERE, owner[1], token])
+    _, *owner, _ = folder.rsplit("-", 3)
+    return folder if owner[0] == machine() and is_above(int(owner[1])) else elsewhere(folder)
+
+
+def elsewhere(folder: str) -> str:
+    """Return the temporary folder for processes that the owner of this one has not started."""
+    start, _, process, token = folder.rsplit("-", 3)
+    return "-".join([start, ELSEWHERE, process, token])
 
 
 def _parent(process: int) -> int:

@@ -20,7 +20,7 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, PassingInputError
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.folders import file_name, is_remote, list_partitioned, remove_files
 from beam_gpte.sinks.final_names import (
@@ -29,6 +29,7 @@ from beam_gpte.sinks.final_names import (
     Pane,
     WrittenFile,
     is_complete,
+    is_same_launch,
     match_name,
     note_of,
     read_note,
@@ -92,7 +93,7 @@ def publish(
       replace: remove all other files that a run has published here afterwards.
 
     Returns:
-      The files; none if a previous run of the same name has committed this pane.
+      The files; none if a previous launch of the same name has committed this pane.
 
     Raises:
       InputError: a run of the same name has committed other rows, a staged file is neither in the
@@ -122,8 +123,10 @@ def publish(
             _check_folders(folder, staged)
             _note(folder, name, outdated)
         written = _move(staged, name, layout, destination, waiting, sets.get(name, []))
-    else:
+    elif is_same_launch(name, repeated):
         written = _report(sets[repeated], destination, layout)
+    else:
+        written = []
     remove_files([FileSystems.join(folder, path) for files in outdated.values() for path in files])
     _remove_note(folder, note_of(name))
     remove_staged(staged, destination, finished=pane.is_whole)
@@ -168,9 +171,7 @@ def count_commit(counter: str) -> None:
 
 
 def _report(files: list[str], destination: Destination, layout: Layout) -> list[WrittenFile]:
-    """Report the files of this launch that an earlier try has written; none of another launch."""
-    if destination.run is not None:
-        return []
+    """Report the files of this launch that an earlier try has written."""
     paths = [FileSystems.join(destination.folder, path) for path in files]
     digests = _digests(files, destination, layout)
     return [WrittenFile(path, found.rows) for path, found in zip(paths, digests, strict=True)]
@@ -280,7 +281,7 @@ def _move(
         if file_name(file.path) in waiting:
             moves.append((file.path, target))
         elif path not in there:
-            raise InputError(
+            raise PassingInputError(
                 f"{file.path}: staged file is missing; "
                 f"let only one run at a time write to {FileSystems.split(target)[0]}, "
                 "and run again"
