@@ -120,7 +120,7 @@ class EncoderConfig:
         self._check_long_text()
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (type(value) is not int or value < 1):
                 raise InputError(f"{name} {value!r}: give a positive whole number")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:

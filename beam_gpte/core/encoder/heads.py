@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Dense modules name their activation by class path; a path is code, so only these are run.
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
 
+MAX_SIZE = 1 << 31  # more are no sizes of vectors
+
 
 def load_head(modules: tuple[Module, ...]) -> "torch.nn.Sequential":
     """Load the modules as one torch module: (n, pooled dim) to (n, dim)."""
@@ -83,7 +85,7 @@ def _normalize(module: Module) -> "torch.nn.Module":
 
 def _size(module: Module, name: str) -> int:
     size = module.config.get(name)
-    if not isinstance(size, int) or size < 1:
+    if type(size) is not int or not 1 <= size <= MAX_SIZE:  # True is an int, too
         raise damage(module.folder / "config.json", f"has {name} {size!r}")
     return size
 

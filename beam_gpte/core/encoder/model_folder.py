@@ -340,7 +340,7 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("sentence_*_config.json")):
         settings = read_settings(path)
         limit = settings.get("max_seq_length")
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
+        if limit is not None and (type(limit) is not int or limit < 1):  # True is an int, too
             raise damage(path, f"has max_seq_length {limit!r}", "give a positive whole number")
         for name in _ARGUMENTS:
             unknown = sorted(set(settings.get(name) or {}) - set(_NO_EFFECT))

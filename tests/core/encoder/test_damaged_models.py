@@ -229,6 +229,14 @@ DAMAGE: dict[str, tuple[Change, str]] = {
         "2_Dense: config.json is missing",
     ),
     "a Dense of no size": (put("2_Dense/config.json", "{}"), "2_Dense: config.json has in_feat"),
+    "a Dense whose size is true": (
+        set_in("2_Dense/config.json", out_features=True),
+        "2_Dense: config.json has out_features True",
+    ),
+    "a Dense of a size beyond all numbers": (
+        set_in("2_Dense/config.json", out_features=1 << 62),
+        "2_Dense: config.json has out_features 4611686018427387904",
+    ),
     "a Dense of another size": (
         set_in("2_Dense/config.json", out_features=8),
         "2_Dense: model.safetensors does not agree with config.json",
@@ -266,6 +274,10 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "a limit in words": (
         set_in("sentence_bert_config.json", max_seq_length="48"),
         "sentence_bert_config.json has max_seq_length '48'",
+    ),
+    "a limit that is true": (
+        set_in("sentence_bert_config.json", max_seq_length=True),
+        "sentence_bert_config.json has max_seq_length True",
     ),
     "arguments that nobody reads": (
         set_in("sentence_bert_config.json", tokenizer_args={"do_lower_case": False}),
