@@ -8,9 +8,9 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.model_references import check_references, check_regular_files, check_shard
 
 # Files that settings of the tokenizer and the model come from; small, read whole.
@@ -40,6 +40,9 @@ _POINTER = b"version https://git-lfs.github.com/spec"
 _POINTER_BYTES = 1024  # more than any pointer has
 _MIN_LAYERS = 1000  # more than any model has
 _REPAIR = "get a complete model"
+_JSON_NAMES = {bool: "true or false", dict: "an object", int: "a whole number", str: "a text"}
+
+T = TypeVar("T")
 
 
 def damage(path: Path, problem: str, repair: str = _REPAIR) -> InputError:
@@ -70,6 +73,18 @@ def read_settings(path: Path, default: dict[str, Any] | None = None) -> dict[str
     if not isinstance(settings, dict):
         raise damage(path, f"holds a {type(settings).__name__}, not an object of settings")
     return settings
+
+
+def setting(path: Path, settings: dict[str, Any], name: str, kind: type[T]) -> T | None:
+    """Return a setting, None where there is none.
+
+    Raises:
+      InputError: it is of another type; JSON's true is no number.
+    """
+    value = settings.get(name)
+    if value is not None and type(value) is not kind:
+        raise damage(path, f"has {name} {shown(value)}, not {_JSON_NAMES[kind]}")
+    return value
 
 
 def check_file(path: Path) -> None:

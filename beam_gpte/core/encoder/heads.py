@@ -29,18 +29,18 @@ def load_head(modules: tuple[Module, ...]) -> "torch.nn.Sequential":
 def _dense(module: Module) -> "torch.nn.Module":
     import torch
 
-    config = module.config
-    takes = config.get("module_input_name", "sentence_embedding")
-    if config.get("use_residual") or takes != "sentence_embedding":
+    takes = module.setting("module_input_name", str) or "sentence_embedding"
+    if module.setting("use_residual", bool) or takes != "sentence_embedding":
         raise InputError(
             f"model folder {module.folder}: a Dense module with a residual or a token input "
             "is not supported yet; use another model"
         )
     shape = (_size(module, "in_features"), _size(module, "out_features"))
+    has_bias = module.setting("bias", bool) is not False
     # of no memory until they are loaded: a size in a file is only a claim
-    linear = torch.nn.Linear(*shape, bias=config.get("bias", True), device="meta")
+    linear = torch.nn.Linear(*shape, bias=has_bias, device="meta")
     _load_weights(linear, module, prefix="linear.")
-    path = config.get("activation_function") or "torch.nn.Tanh"
+    path = module.setting("activation_function", str) or "torch.nn.Tanh"
     return torch.nn.Sequential(linear, make_activation(path, f"model folder {module.folder}"))
 
 
@@ -84,9 +84,9 @@ def _normalize(module: Module) -> "torch.nn.Module":
 
 
 def _size(module: Module, name: str) -> int:
-    size = module.config.get(name)
-    if type(size) is not int or not 1 <= size <= MAX_SIZE:  # True is an int, too
-        raise damage(module.folder / "config.json", f"has {name} {size!r}")
+    size = module.setting(name, int)
+    if size is None or not 1 <= size <= MAX_SIZE:
+        raise damage(module.folder / "config.json", f"has {name} {size}")
     return size
 
 

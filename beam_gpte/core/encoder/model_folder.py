@@ -8,7 +8,7 @@ pooling, no further modules.
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
@@ -19,6 +19,7 @@ from beam_gpte.core.model_files import (
     hash_files,
     read_json,
     read_settings,
+    setting,
 )
 from beam_gpte.core.model_references import check_inside, check_regular_files
 
@@ -72,6 +73,9 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py", "*.jinja"]
 _HUB_IGNORED = ["onnx/*", "openvino/*", "*.onnx", "*.bin", "*.h5", "*.msgpack", "*.ot"]
 
 
+T = TypeVar("T")
+
+
 @dataclasses.dataclass(frozen=True)
 class Module:
     """Hold one entry of modules.json: its kind, its configuration, its folder."""
@@ -79,6 +83,10 @@ class Module:
     kind: str
     config: dict[str, Any]
     folder: Path
+
+    def setting(self, name: str, kind: type[T]) -> T | None:
+        """Return a value of the configuration, None where there is none; see `model_files`."""
+        return setting(self.folder / "config.json", self.config, name, kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +251,7 @@ def read_model_folder(root: Path) -> ModelFolder:
     check_transformer_files(transformer)
     settings = _transformer_settings(transformer)
     pooling = [module for module in modules if module.kind == "Pooling"]
+    pool_prompt = pooling[0].setting("include_prompt", bool) if pooling else None
     prompts, default = _prompts(root / "config_sentence_transformers.json")
     if pooling:
         modes = _pooling_modes(pooling[0])
@@ -252,12 +261,12 @@ def read_model_folder(root: Path) -> ModelFolder:
         root=root,
         transformer=transformer,
         pooling=modes,
-        pool_prompt=pooling[0].config.get("include_prompt", True) if pooling else True,
+        pool_prompt=pool_prompt is not False,
         modules=tuple(module for module in modules[1:] if module.kind != "Pooling"),
         prompts=prompts,
         default_prompt_name=default,
         max_tokens=settings.get("max_seq_length"),
-        lower_case=bool(settings.get("do_lower_case", False)),
+        lower_case=settings.get("do_lower_case") is True,
         has_chat_template="message" in (settings.get("modality_config") or {}),
     )
 
@@ -339,11 +348,13 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
     """Read sentence_bert_config.json or a historical name (sentence_roberta_config.json, ...)."""
     for path in sorted(folder.glob("sentence_*_config.json")):
         settings = read_settings(path)
-        limit = settings.get("max_seq_length")
-        if limit is not None and (type(limit) is not int or limit < 1):  # True is an int, too
-            raise damage(path, f"has max_seq_length {limit!r}", "give a positive whole number")
+        limit = setting(path, settings, "max_seq_length", int)
+        if limit is not None and limit < 1:
+            raise damage(path, f"has max_seq_length {limit}", "give a positive whole number")
+        setting(path, settings, "do_lower_case", bool)
+        setting(path, settings, "modality_config", dict)
         for name in _ARGUMENTS:
-            unknown = sorted(set(settings.get(name) or {}) - set(_NO_EFFECT))
+            unknown = sorted(set(setting(path, settings, name, dict) or {}) - set(_NO_EFFECT))
             if unknown:
                 raise damage(
                     path, f"sets {unknown[0]!r} in {name}, which is not supported", "remove it"
@@ -355,10 +366,9 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
 def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
     """Read the prompts of a model, and the name of the default one."""
     saved = read_settings(path, {})
-    prompts, default = saved.get("prompts") or {}, saved.get("default_prompt_name")
-    if not isinstance(prompts, dict) or not all(
-        text is None or isinstance(text, str) for text in prompts.values()
-    ):
+    prompts = setting(path, saved, "prompts", dict) or {}
+    default = setting(path, saved, "default_prompt_name", str)
+    if not all(text is None or isinstance(text, str) for text in prompts.values()):
         raise damage(path, "has prompts that are not texts by name")
     if default is not None and default not in prompts:
         raise damage(path, f"has default_prompt_name {default!r}, but no such prompt")
@@ -374,11 +384,11 @@ def _pooling_modes(module: Module) -> tuple[str, ...]:
     config, path = module.config, module.folder / "config.json"
     named = config.get("pooling_mode")
     if named is None:
-        keys = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
-        unknown = [key for key in keys if key not in _POOLING_KEYS]
+        keys = [key for key in config if key.startswith("pooling_mode_")]
+        unknown = [key for key in keys if module.setting(key, bool) and key not in _POOLING_KEYS]
         modes = tuple(mode for key, mode in _POOLING_KEYS.items() if config.get(key))
     else:
-        listed = named if isinstance(named, list) else [named]
+        listed = [str(mode) for mode in (named if isinstance(named, list) else [named])]
         unknown = [mode for mode in listed if mode not in _POOLING_NAMES]
         modes = tuple(_POOLING_NAMES[mode] for mode in listed if mode in _POOLING_NAMES)
     if unknown:

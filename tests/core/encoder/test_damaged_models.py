@@ -275,6 +275,42 @@ DAMAGE: dict[str, tuple[Change, str]] = {
         set_in("sentence_bert_config.json", max_seq_length="48"),
         "sentence_bert_config.json has max_seq_length '48'",
     ),
+    "a default prompt that is a list": (
+        set_in("config_sentence_transformers.json", default_prompt_name=["query"]),
+        "config_sentence_transformers.json has default_prompt_name .*, not a text",
+    ),
+    "prompts in a list": (
+        set_in("config_sentence_transformers.json", prompts=[["query", "query: "]]),
+        "config_sentence_transformers.json has prompts .*, not an object",
+    ),
+    "a pooling in a list of lists": (
+        put("1_Pooling/config.json", '{"pooling_mode": [["cls"]]}'),
+        "1_Pooling: config.json names the pooling mode",
+    ),
+    "a pooling turned off in words": (
+        set_in("1_Pooling/config.json", pooling_mode_cls_token="false"),
+        "1_Pooling: config.json has pooling_mode_cls_token 'false', not true or false",
+    ),
+    "a prompt left out in words": (
+        set_in("1_Pooling/config.json", include_prompt="false"),
+        "1_Pooling: config.json has include_prompt 'false', not true or false",
+    ),
+    "a bias in words": (
+        set_in("2_Dense/config.json", bias="no"),
+        "2_Dense: config.json has bias 'no', not true or false",
+    ),
+    "arguments in a list": (
+        set_in("sentence_bert_config.json", model_args=[{"dtype": 1}]),
+        "sentence_bert_config.json has model_args .*, not an object",
+    ),
+    "modalities by number": (
+        set_in("sentence_bert_config.json", modality_config=5),
+        "sentence_bert_config.json has modality_config 5, not an object",
+    ),
+    "lower case in words": (
+        set_in("sentence_bert_config.json", do_lower_case="no"),
+        "sentence_bert_config.json has do_lower_case 'no', not true or false",
+    ),
     "a limit that is true": (
         set_in("sentence_bert_config.json", max_seq_length=True),
         "sentence_bert_config.json has max_seq_length True",

@@ -223,7 +223,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "an activation that is not a text": (
         set_in("2_Dense/config.json", activation_function=["os.system"]),
-        "is not one of",
+        "has activation_function .*, not a text",
     ),
     # other files and other models
     "a module above": (module(1, path="../outside"), LEADS_OUT),
