@@ -79,7 +79,7 @@ def setting(path: Path, settings: dict[str, Any], name: str, kind: type[T]) -> T
     """Return a setting, None where there is none.
 
     Raises:
-      InputError: it is of another type; JSON's true is no number.
+      InputError: it is of another type; JSON's true is not a number.
     """
     value = settings.get(name)
     if value is not None and type(value) is not kind:
