@@ -20,8 +20,8 @@ from beam_gpte.core.text.chunking import Part
 _LINE_END = re.compile(r"\r\n|\r|\n")  # as the parser counts lines
 _BLANK = " \t\r\n"  # white space of blank lines
 LINES = 1 << 11  # parsed at once: 1 KB of tokens each, or more
-MAX_LINES = 1 << 13  # of one list
-_LISTS = ("bullet_list_open", "ordered_list_open")
+MAX_LINES = 1 << 13  # of one list or quote, or of definitions of links
+_CONTAINERS = ("blockquote_open", "bullet_list_open", "list_item_open", "ordered_list_open")
 _VERBATIM = ("fence", "code_block", "html_block", "table_open")
 
 
@@ -60,8 +60,8 @@ def _outermost_tokens(text: str, starts: np.ndarray) -> Iterator[_Opened]:
     """Parse `LINES` at a time, or those of a larger block, and yield the tokens of blocks.
 
     A block that begins among the outermost is parsed as at the beginning of a text. So all blocks
-    of some lines are known but the last, which may go on: it begins the next lines. A list of
-    more than `MAX_LINES` becomes several.
+    of some lines are known but the last, which may go on: it begins the next lines. A list or quote
+    of more than `MAX_LINES` becomes several.
     """
     parser, first, size = _parser(), 0, LINES
     while first < len(starts):
@@ -75,15 +75,17 @@ def _outermost_tokens(text: str, starts: np.ndarray) -> Iterator[_Opened]:
         going_on = size
         if not is_last and opened:
             going_on = opened.pop()[0].map[0]
-        elif not is_last and piece.strip(_BLANK):  # definitions of links are no blocks
-            going_on = 0
+        elif not is_last and piece.strip(_BLANK) and size < MAX_LINES:
+            going_on = 0  # definitions of links are no blocks, and a block may follow
         yield from ((token, inner, lines) for token, inner in opened)
         first, size = (first, 2 * size) if going_on == 0 else (first + going_on, LINES)
 
 
 def _divided(token: Any, inner: list[Any]) -> list[tuple[Any, list[Any]]]:
-    """Replace a list by its items; other blocks stay."""
-    found = _outermost(inner) if token.type in _LISTS else []
+    """Replace a list or quote by what is in it, as deep as it takes; other blocks stay."""
+    found = [(token, inner)]
+    while len(found) == 1 and found[0][0].type in _CONTAINERS:
+        found = _outermost(found[0][1])
     return found if len(found) > 1 else [(token, inner)]
 
 
