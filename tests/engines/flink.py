@@ -27,7 +27,7 @@ from tests.engines.processes import (
 )
 
 HOSTS = 2
-PARALLELISM = 4
+SLOTS = 2  # of each host
 SILENCE = 50  # seconds, Flink's default: less, and a machine that is busy loses hosts
 POOL_PORT = 15000  # of each host, which has ports of its own
 MASTER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -72,7 +72,7 @@ classloader.resolve-order: parent-first
 
 
 class Flink(Engine):
-    """Run jobs on a cluster of two hosts, or of one with all slots where no more can be made.
+    """Run jobs on a cluster of two hosts, or of one where no more can be made.
 
     Args:
       folder: for logs, checkpoints and what tasks keep.
@@ -97,7 +97,7 @@ class Flink(Engine):
             launcher=self.network.launcher,
             rpc=free_port(),
             rest=self.rest,
-            slots=PARALLELISM // len(self.network.hosts),
+            slots=SLOTS,
             silence=1000 * self._silence,
             folder=self.folder,
         )
@@ -155,7 +155,7 @@ class Flink(Engine):
         return [
             "--runner=PortableRunner",
             f"--job_endpoint={self.network.launcher}:{self._jobs}",
-            f"--parallelism={PARALLELISM}",
+            f"--parallelism={SLOTS * len(self.network.hosts)}",
             "--environment_type=EXTERNAL",
             f"--environment_config=localhost:{POOL_PORT}",
         ]
