@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         "--port", type=int, default=PORT, help="to listen at (default: %(default)s)"
     )
     port = parser.parse_args(argv).port
-    if _is_listening(port):  # gRPC would share the port, and workers be lost between two pools
+    if is_listening("localhost", port):  # gRPC would share it, and two pools mix up their workers
         parser.error(f"port {port} is in use")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -51,8 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
-def _is_listening(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):
+def is_listening(address: str, port: int) -> bool:
+    """Return whether a process takes connections."""
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
         return True
     return False
 

@@ -14,7 +14,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 
-from tests.engines.processes import free_port, is_listening
+from beam_gpte.cli.worker_pool import is_listening
+from tests.engines.processes import free_port
 
 POOL = [sys.executable, "-m", "beam_gpte.cli.worker_pool", "--port"]
 SECONDS = 60

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from beam_gpte.cli.worker_pool import is_listening
+
 READY_SECONDS = 90  # until a process answers; Java starts slowly beside other work
 OFFLINE = {"HF_HUB_OFFLINE": "1"}  # for what starts workers: no model comes from the hub
 LOG_END = 4000  # characters of a log that are shown
@@ -97,13 +99,6 @@ def wait_for_port(address: str, port: int, processes: Processes, name: str) -> N
             return
         time.sleep(0.2)
     raise RuntimeError(f"{name} does not listen at {address}:{port}\n{processes.ends()}")
-
-
-def is_listening(address: str, port: int) -> bool:
-    """Return whether a process takes connections."""
-    with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
-        return True
-    return False
 
 
 def free_port() -> int:
