@@ -1,49 +1,49 @@
 """Try hostile inputs for long: `python -m tests.fuzz --minutes 20`, or `make fuzz`."""
 
 import argparse
-import dataclasses
 import sys
-import time
+import tempfile
 from pathlib import Path
 
-from tests.fuzz.runner import Fault, Progress, run
-from tests.fuzz.targets import TARGETS
-
-MANY = 1 << 40
+from tests.fuzz.runner import fuzz
+from tests.fuzz.targets import GUIDES, PLACE, TARGETS
+from tests.fuzz.trial import problem_of
 
 
 def main() -> int:
-    """Print each fault and a line per target; the next run goes on where this one ends."""
+    """Print the faults of each target; the next run goes on where this one ends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of all inputs (default: 0)")
     parser.add_argument("--only", default="", help="targets with this in their name")
     parser.add_argument("--minutes", type=float, default=20, help="of each target (default: 20)")
-    parser.add_argument("--number", type=int, help="try this input alone")
+    parser.add_argument("--input", type=Path, help="try this file, of a fault, alone")
     parser.add_argument(
-        "--results", default="fuzz-results", help="folder of progress and faults, one file a target"
+        "--results", type=Path, default=Path("fuzz-results"), help="folder of inputs and faults"
     )
     arguments = parser.parse_args()
     found = 0
     for name, target in TARGETS.items():
         if arguments.only not in name:
             continue
-        progress = Progress.load(Path(arguments.results, f"{name}-{arguments.seed}.json"))
-        numbers, until = range(progress.next, MANY), time.monotonic() + 60 * arguments.minutes
-        if arguments.number is not None:
-            numbers, until = range(arguments.number, arguments.number + 1), None
-        for event in run(name, target, arguments.seed, numbers, until):
-            if isinstance(event, Fault):
-                print(f"  FAULT {name} --number {event.number}: {event.problem}", flush=True)
-                progress.faults.append(dataclasses.asdict(event))
-                found += 1
-            elif arguments.number is None:
-                progress.next = event
-                progress.save()
+        if arguments.input:
+            with tempfile.TemporaryDirectory() as folder:
+                problem = problem_of(target, arguments.input.read_bytes(), Path(folder))
+            print(f"{name}: {problem or 'no fault'}")
+            found += problem is not None
+            continue
+        folder = arguments.results / f"{name}-{arguments.seed}"
+        tried, faults = fuzz(
+            PLACE + name, GUIDES[name], folder, arguments.seed, 60 * arguments.minutes
+        )
+        for fault in faults:
+            print(f"  FAULT {name} --input {folder / fault.input}: {fault.problem}", flush=True)
+        kept = len(list((folder / "corpus").iterdir()))
         print(
-            f"{name}: {progress.next:,} inputs of seed {arguments.seed}, "
-            f"{len(progress.faults)} faults",
+            f"{name}: {tried:,} inputs of seed {arguments.seed}, {kept:,} of them reached "
+            f"something new, {len(faults)} faults",
             flush=True,
         )
+        found += len(faults)
     return int(found > 0)
 
 

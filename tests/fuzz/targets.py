@@ -43,7 +43,7 @@ from beam_gpte.sources.read_files import read_file
 from tests.core.encoder import whole_model
 from tests.examples import LengthEncoder, keep, kept
 from tests.fuzz.mutate import mutate, name
-from tests.fuzz.runner import Target, WrongResultError
+from tests.fuzz.trial import Target, WrongResultError
 from tests.matrix.types import KINDS, ROWS, array
 
 MAX_ROW_BYTES = 1 << 20
@@ -355,4 +355,13 @@ TARGETS: dict[str, Target] = {
     "paths": paths,
     "objects": objects,
     "rejects": rejects,
+}
+PLACE = f"{__name__}:"
+GUIDES = {
+    "readers": ("beam_gpte.sources",),
+    "names": ("beam_gpte.elements", "beam_gpte.sinks"),
+    "models": ("beam_gpte.core.encoder", "beam_gpte.core.model_files"),
+    "paths": ("beam_gpte.sources", "beam_gpte.files"),
+    "objects": ("beam_gpte.files",),
+    "rejects": ("beam_gpte.sinks", "beam_gpte.core.python_values"),
 }
