@@ -17,7 +17,7 @@ SECONDS = 60  # of the CPU for one input
 MEMORY = 3 << 30  # bytes that one input may take
 FIRST_INPUTS = 16  # of a corpus that is empty
 FIRST_BYTES = 256
-MOST_BYTES = 4096
+MAX_BYTES = 4096
 
 
 def fuzz(
@@ -49,7 +49,7 @@ def fuzz(
     tried, until = _begin(folder, seed), time.monotonic() + (seconds or 0)
     target = tried + (inputs or 0)
     while (inputs is None or tried < target) and (seconds is None or time.monotonic() < until):
-        options = ["-len_control=0", f"-max_len={MOST_BYTES}", f"-seed={seed + tried + 1}"]
+        options = ["-len_control=0", f"-max_len={MAX_BYTES}", f"-seed={seed + tried + 1}"]
         if seconds is not None:
             options.append(f"-max_total_time={max(int(until - time.monotonic()), 1)}")
         if inputs is not None:
