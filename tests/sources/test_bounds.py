@@ -223,7 +223,7 @@ def test_pages_are_measured_by_their_own_headers(tmp_path: Path, version: Any, c
     write(path, table, compression=codec, data_page_size=2000, row_group_size=2500, **options)
     metadata = pq.read_metadata(path)
     with open(path, "rb") as file:
-        pages = column_pages(file, metadata, {"text", "n"})
+        pages = column_pages(file, metadata.schema, {"text", "n"})
     assert [page.name for page in pages] == ["text", "n"] * 2
     for i, page in enumerate(pages):
         chunk = metadata.row_group(i // 2).column(i % 2)

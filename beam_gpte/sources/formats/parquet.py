@@ -100,7 +100,7 @@ def bounded_batches(
       InputError: a page is too large.
     """
     parquet = pq.ParquetFile(file, buffer_size=PARQUET_BUFFER)
-    pages = column_pages(file, parquet.metadata, set(schema.names))
+    pages = column_pages(file, parquet.schema, set(schema.names))
     reading = plan_reading(pages, schema, rows)
     if reading.packed:
         parquet = pq.ParquetFile(
