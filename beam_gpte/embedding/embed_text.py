@@ -132,5 +132,5 @@ class EmbedText(AddsColumns, RejectingTransform):
         )
         handler.step = self.step
         handler.added = self.added()
-        handler.in_parts = True
+        handler.in_parts = handler.is_later = True
         return handler.with_no_batching()  # a block is a batch

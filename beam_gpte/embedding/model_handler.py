@@ -28,7 +28,7 @@ from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
-from beam_gpte.embedding.shared_models import shared_model
+from beam_gpte.embedding.shared_models import later, loaded, shared_model
 
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
@@ -64,6 +64,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     added = AddedColumns()  # names of the columns besides the vectors; `EmbedText` sets it
 
     step: str | None = None  # the transform that errors name
+    is_later = False  # whether the model is loaded with the first batch; `EmbedText`'s is
     in_parts = False  # whether a block whose texts are split may become several; `EmbedText`'s may
 
     def __init__(
@@ -95,6 +96,11 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
 
     def load_model(self) -> Model:
         """Return the model, which all steps of this process share unless it is a custom encoder."""
+        if self.is_later and not self.share_model_across_processes():
+            return later(self._load)
+        return self._load()
+
+    def _load(self) -> Model:
         if not isinstance(self._model, EncoderConfig):
             return CustomEncoder(self._model)
         with naming(self.step):
@@ -111,6 +117,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         self, batch: Batch, model: Model, inference_args: dict[str, Any] | None = None
     ) -> Iterator[Any]:
         """Embed a batch of strings or of blocks, or a block."""
+        model = loaded(model)
         if isinstance(batch, Block):
             return self._embed_blocks([batch], model)
         if all(isinstance(example, str) for example in batch):

@@ -16,7 +16,7 @@ from beam_gpte.core.process import torch_threads, tune_process
 from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.embedding.model_handler import watched_model
-from beam_gpte.embedding.shared_models import shared_model
+from beam_gpte.embedding.shared_models import later, loaded, shared_model
 
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler  # noqa: E402  # loads torch
@@ -52,7 +52,10 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
         self._threads = runtime.threads
 
     def load_model(self) -> CrossEncoder:
-        """Return the model, which all steps of this process share."""
+        """Return the model, which all steps of this process share, or a promise of it."""
+        return self._load() if self.share_model_across_processes() else later(self._load)
+
+    def _load(self) -> CrossEncoder:
         with naming(self.step):
             return shared_model(CrossEncoder, self._config)
 
@@ -64,9 +67,13 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
             )
 
     def run_inference(  # type: ignore[override]
-        self, block: Block, model: CrossEncoder, inference_args: dict[str, Any] | None = None
+        self,
+        block: Block,
+        model: CrossEncoder,
+        inference_args: dict[str, Any] | None = None,
     ) -> Iterator[Block]:
         """Return a block, which is a batch, with its scores."""
+        model = loaded(model)
         first, second = (
             block.column(name).cast(pa.large_string()).to_pylist() for name in self._columns
         )

@@ -8,13 +8,18 @@ Beam shares a model among the threads of one step, not among steps. A model that
 more is freed; Beam keeps the one that was asked for last.
 """
 
+import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
+
+from apache_beam.metrics import Metrics
 
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import find_model
 from beam_gpte.core.loading import LOADING
+from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.remote_model import fetch_model
 
 FileVersion = tuple[str, int, int, int]
@@ -28,12 +33,13 @@ class Loaded(Protocol):
         """Load it from a folder."""
 
 
-T = TypeVar("T", bound=Loaded)
+L = TypeVar("L", bound=Loaded)
+T = TypeVar("T")
 
 _models: weakref.WeakValueDictionary[tuple, Any] = weakref.WeakValueDictionary()
 
 
-def shared_model(kind: type[T], config: EncoderConfig) -> T:
+def shared_model(kind: type[L], config: EncoderConfig) -> L:
     """Return the model of this configuration, downloaded and loaded if no step has it.
 
     One that was changed in its folder is another model.
@@ -47,6 +53,43 @@ def shared_model(kind: type[T], config: EncoderConfig) -> T:
         model = _models.get(key)
         if model is None:
             model = _models[key] = kind.load(config, root=folder)
+        return model
+
+
+def later(load: Callable[[], T]) -> T:
+    """Promise a model that is loaded at its first use, in `process`, not while a step is set up.
+
+    Prism asks a worker early to give up half of a bundle, and does not ask again if the steps of
+    the bundle are still being set up: the model's step then has one thread.
+    """
+    return cast(T, _Later(load))
+
+
+def loaded(model: T) -> T:
+    """Return a model, or the one that was promised."""
+    return model.get() if isinstance(model, _Later) else model
+
+
+class _Later:
+    """Load a model once it is asked for."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = load
+        self._model: Any = None
+
+    def get(self) -> Any:
+        """Return the model; threads that ask meanwhile wait for it."""
+        if self._model is None:
+            with LOADING:
+                self._model = self._model or self._timed()
+        return self._model
+
+    def _timed(self) -> Any:
+        began = time.monotonic()
+        model = self._load()
+        # what Beam measures by this name is how long the promise took
+        taken = Metrics.distribution(NAMESPACE, "load_model_latency_milli_secs")
+        taken.update(int(1000 * (time.monotonic() - began)))
         return model
 
 

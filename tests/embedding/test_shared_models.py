@@ -20,7 +20,7 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.cross_encoder import CrossEncoder
 from beam_gpte.core.encoder.text_encoder import TextEncoder
 from beam_gpte.embedding.rerank_handler import RerankModelHandler
-from beam_gpte.embedding.shared_models import shared_model
+from beam_gpte.embedding.shared_models import loaded, shared_model
 from tests.embedding.test_rerank import save
 from tests.programs import ROOT
 
@@ -33,6 +33,7 @@ import collections, pickle, sys, threading
 from beam_gpte import EncoderConfig, ModelRuntime, TextEmbeddingModelHandler
 from beam_gpte.core.encoder import cross_encoder, pretrained, text_encoder
 from beam_gpte.embedding.rerank_handler import RerankModelHandler
+from beam_gpte.embedding.shared_models import loaded
 
 bert, mpnet, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
 loads = collections.Counter()
@@ -51,7 +52,7 @@ models, start = [None] * threads, threading.Barrier(threads)
 def set_up(i):
     handler = pickle.loads(pickle.dumps(handlers[i % 4]))
     start.wait()
-    models[i] = handler.load_model()
+    models[i] = loaded(handler.load_model())
 running = [threading.Thread(target=set_up, args=(i,)) for i in range(threads)]
 for thread in running: thread.start()
 for thread in running: thread.join()
@@ -101,6 +102,35 @@ def test_source_target_and_a_user_have_one_model(
         handler = bg.TextEmbeddingModelHandler(folders[0])
         _ = p | beam.Create(["cat"]) | RunInference(handler)
     assert loads == [EncoderConfig(folders[0])]
+
+
+def test_a_step_loads_its_model_with_its_first_rows(
+    tmp_path: Path, loads: list[EncoderConfig]
+) -> None:
+    folder = save(tmp_path, "bert")
+    handler = bg.EmbedText(folder)._handler()
+    model = handler.load_model()
+    assert loads == []
+    running = [threading.Thread(target=loaded, args=(model,)) for _ in range(4)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert loads == [EncoderConfig(folder)]
+    rows = bg.Block.from_pydict({"id": ["a"], "text": ["cat"]})
+    (embedded,) = handler.run_inference(rows, model)
+    alone = TextEncoder.load(folder).encode(["cat"])
+    assert embedded.column("embedding").to_pylist() == alone.tolist()
+
+
+def test_a_model_for_all_processes_is_loaded_when_a_step_is_set_up(
+    tmp_path: Path, loads: list[EncoderConfig]
+) -> None:
+    folder = save(tmp_path, "bert")
+    large = bg.ModelRuntime(large_model=True)
+    model = bg.EmbedText(folder, runtime=large)._handler().load_model()
+    assert isinstance(model, TextEncoder)
+    assert loads == [EncoderConfig(folder)]
 
 
 def test_two_models_stay_while_steps_have_them_and_are_freed_then(
@@ -163,5 +193,5 @@ def test_a_missing_model_is_named_and_leaves_nothing(folders: tuple[str, str]) -
     handler = RerankModelHandler(missing, ("a", "b"), "score", False, bg.ModelRuntime())
     for _ in range(2):
         with pytest.raises(bg.InputError, match=r"^Rerank: model './nowhere': no such folder"):
-            handler.load_model()
+            loaded(handler.load_model())
     assert shared_model(TextEncoder, EncoderConfig(folders[0])).dim

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tests.engines.flink import Flink
 
-DISK_MB = 256  # of each host and of an output
+DISK_MB = 256  # of each host and of the outputs that are tried so
+OUTPUTS = 0  # the number of the disk of outputs
 GONE_SECONDS = 90  # until a task manager that is silent is taken for dead
 STARTS, STAGED, COMMITTED = "of the job", "after a file is staged", "after a file is committed"
 
@@ -84,21 +85,16 @@ class Cluster:
 
     Attributes:
       flink: the cluster.
+      outputs: a folder on a disk that may fill.
     """
 
     def __init__(self, folder: Path, silence: int) -> None:
         self.folder = folder
-        self._disks = {number: Disk(folder / f"disk-{number}") for number in (1, 2)}
+        self.outputs = folder / "outputs"
+        disks = {OUTPUTS: self.outputs, 1: folder / "disk-1", 2: folder / "disk-2"}
+        # before the hosts: what is mounted later they do not see
+        self._disks = {number: Disk(place) for number, place in disks.items()}
         self.flink = Flink(folder, silence=silence)
-
-    def output_disk(self, folder: Path) -> None:
-        """Give the output of the next job a disk of its own."""
-        self._disks[0] = Disk(folder)
-
-    def take_output_disk(self) -> None:
-        """Take it away."""
-        if 0 in self._disks:
-            self._disks.pop(0).remove()
 
     def break_(self, fault: Fault, is_over: Callable[[], bool]) -> None:
         """Break a part, and repair it after the fault's seconds.
@@ -116,7 +112,7 @@ class Cluster:
             for process in processes.family(names[0])[1:]:
                 process.kill()
         elif fault.kind in DISKS:
-            self._disks[number if fault.kind == DISK else 0].fill()
+            self._disks[number if fault.kind == DISK else OUTPUTS].fill()
         else:
             for name in names:
                 processes.end(name)
@@ -124,7 +120,7 @@ class Cluster:
         if fault.kind == PAUSE:
             self._signal(names, signal.SIGCONT)
         elif fault.kind in DISKS:
-            self._disks[number if fault.kind == DISK else 0].free()
+            self._disks[number if fault.kind == DISK else OUTPUTS].free()
         self.repair()
 
     def _signal(self, names: list[str], number: int) -> None:

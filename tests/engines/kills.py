@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -99,15 +100,12 @@ class Kills:
         faults = [draw(kind, chance) for _ in range(chance.choice([1, 1, 1, 2, 3]))]
         seconds, expected = self.usual(program)
         assert wait_until(self._is_whole, WHOLE_SECONDS), self._cluster.flink.logs()
-        folder = self._folder / f"try-{number}"
+        folder = (self._cluster.outputs if kind == OUTPUT else self._folder) / f"try-{number}"
         (folder / "out").mkdir(parents=True)
-        if kind == OUTPUT:
-            self._cluster.output_disk(folder / "out")
         began = time.monotonic()
-        try:
-            outcome = self._disturb(program, folder, faults, seconds, expected)
-        finally:
-            self._cluster.take_output_disk()
+        outcome = self._disturb(program, folder, faults, seconds, expected)
+        if kind == OUTPUT:
+            shutil.rmtree(folder)
         head = {"seed": self._seed, "number": number, "program": program, "kind": kind}
         took = {"usual_seconds": round(seconds, 1), "seconds": round(time.monotonic() - began, 1)}
         if outcome["broken"] == 0:  # the machine was busier then, or is now
