@@ -42,7 +42,7 @@ def structs_of(data: bytes, wanted: int) -> Iterator[Fields]:
 
     Raises:
       IndexError: the data end before that.
-      ValueError: it is no such struct.
+      ValueError: the struct or the list is of another kind.
     """
     at = number = 0
     while head := data[at]:
