@@ -27,6 +27,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from beam_gpte._quiet import drop_messages
 from beam_gpte.cli.any_rows import first_columns
 from beam_gpte.cli.escaped_output import escaped, one_line
+from beam_gpte.cli.prism import use_prism
 from beam_gpte.cli.remote_jobs import JobError, mistake_in, run_job
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
@@ -95,6 +96,9 @@ def local_options(options: PipelineOptions) -> bool:
 
     Returns:
       Whether the run is local.
+
+    Raises:
+      InputError: the runner is Prism, which is not installed.
     """
     FileSystems.set_options(options)  # for checks before the run: keys of stores are flags too
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
@@ -104,7 +108,7 @@ def local_options(options: PipelineOptions) -> bool:
             direct.direct_running_mode = "multi_threading"
             direct.direct_num_workers = cores()
     local = standard.runner in (LOCAL_RUNNER, "DirectRunner")
-    if local:
+    if use_prism(options) or local:
         silence_beam()
     return local
 

@@ -17,6 +17,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
 
+from beam_gpte.cli.prism import use_prism
 from beam_gpte.cli.runtime import silence_beam
 from beam_gpte.core.errors import InputError
 from beam_gpte.files.scratch import temporary_folder
@@ -35,13 +36,16 @@ def local_stream_options(options: PipelineOptions) -> bool:
 
     Returns:
       Whether the run is local.
+
+    Raises:
+      InputError: the runner is Prism, which is not installed.
     """
     standard = options.view_as(StandardOptions)
     standard.runner, standard.streaming = standard.runner or LOCAL_STREAM_RUNNER, True
-    if standard.runner != LOCAL_STREAM_RUNNER:
-        return False
-    silence_beam()
-    return True
+    is_local = standard.runner == LOCAL_STREAM_RUNNER
+    if use_prism(options) or is_local:
+        silence_beam()
+    return is_local
 
 
 def check_flags(flags: list[str]) -> None:

@@ -42,7 +42,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
                 problem = problem_of(target, data, Path(scratch))
             signal.setitimer(signal.ITIMER_PROF, 0)
-            if problem is not None:
+            if problem is not None and not faults.is_known(problem):
                 faults.note(data, problem)
 
         corpus = folder / "corpus"

@@ -23,7 +23,7 @@ class Fault:
 
 
 class Faults:
-    """List the faults of a folder, each problem once."""
+    """List the faults of a folder."""
 
     def __init__(self, folder: Path) -> None:
         """Read those that are there."""
@@ -31,10 +31,12 @@ class Faults:
         lines = self._list.read_text().splitlines() if self._list.exists() else ()
         self.found = [Fault(**json.loads(line)) for line in lines]
 
+    def is_known(self, problem: str) -> bool:
+        """Return whether another input showed the same."""
+        return any(fault.problem == problem for fault in self.found)
+
     def note(self, data: bytes, problem: str) -> None:
-        """Add a fault, unless its problem is there."""
-        if any(fault.problem == problem for fault in self.found):
-            return
+        """Add a fault."""
         fault = Fault(problem, f"{hashlib.sha256(data).hexdigest()[:16]}.input")
         (self._folder / fault.input).write_bytes(data)
         with self._list.open("a") as file:

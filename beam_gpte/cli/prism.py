@@ -1,0 +1,52 @@
+"""Take Prism, Beam's local runner in Go, for `--runner prism`: what is installed, no download."""
+
+import os
+import shutil
+from pathlib import Path
+
+from apache_beam.options.pipeline_options import (
+    PipelineOptions,
+    PrismRunnerOptions,
+    StandardOptions,
+)
+from apache_beam.version import __version__ as beam_version
+
+from beam_gpte.core.errors import InputError
+
+RUNNER = "PrismRunner"
+NAMES = ("prism", RUNNER.lower())
+SOURCE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"  # of a program in Go
+
+
+def use_prism(options: PipelineOptions) -> bool:
+    """Set the file of Prism if that is the runner; Beam would download one if none was named.
+
+    Returns:
+      Whether it is.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    standard = options.view_as(StandardOptions)
+    if (standard.runner or "").lower() not in NAMES:
+        return False
+    standard.runner = RUNNER
+    prism = options.view_as(PrismRunnerOptions)
+    prism.prism_location = prism.prism_location or _installed()
+    if prism.prism_log_level == "info":  # Beam's default
+        prism.prism_log_level = "warn"
+    if "://" not in prism.prism_location and not os.access(prism.prism_location, os.X_OK):
+        raise InputError(f"prism_location {prism.prism_location!r} is not a program; {_HOW}")
+    return True
+
+
+def _installed() -> str:
+    folders = [os.environ.get("GOBIN"), Path(os.environ.get("GOPATH") or Path.home() / "go", "bin")]
+    path = os.pathsep.join(str(folder) for folder in (os.environ.get("PATH"), *folders) if folder)
+    found = shutil.which("prism", path=path)
+    if found is None:
+        raise InputError(f"Prism is not installed; {_HOW}")
+    return found
+
+
+_HOW = f"install it by `go install {SOURCE}`, or name its file with --prism_location"
