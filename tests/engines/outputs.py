@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+TIMES = "<h2>Throughput and padding</h2>"  # of a report
 # of a summary: times, and how many files hold the rows, which the runner's bundles decide
 OF_THE_RUN = {"seconds", "texts_per_second", "tokens_per_second", "files"}
 
@@ -36,6 +37,8 @@ def contents(folder: Path) -> dict[str, Any]:
         elif path.suffix == ".duckdb":
             with duckdb.connect(str(path), read_only=True) as database:
                 found[name] = _rows([database.sql("FROM vectors").to_arrow_table()])
+        elif path.suffix == ".html":
+            found[name] = _page_without_times(path.read_text(encoding="utf-8"))
         elif path.is_file():
             found[name] = path.read_bytes()
     found |= {place: _rows(parts) for place, parts in tables.items()}
@@ -46,6 +49,13 @@ def _without_times(summary: Any) -> Any:
     if isinstance(summary, dict):
         return {k: _without_times(v) for k, v in summary.items() if k not in OF_THE_RUN}
     return [_without_times(value) for value in summary] if isinstance(summary, list) else summary
+
+
+def _page_without_times(page: str) -> list[str]:
+    """Return the lines of a report up to its section of times, which the parameters follow."""
+    results, heading, _ = page.partition(TIMES)
+    assert heading, "the report has no section of times"
+    return [line for line in results.splitlines() if "second" not in line]
 
 
 def _rows(parts: list[pa.Table]) -> tuple[list[str], list[str]]:

@@ -16,18 +16,19 @@ TEXTS = 150
 SECONDS = 900  # that a job may take beside other work
 MAX_CHARACTERS = 2000  # characters: a few long ones would take most of the time
 BAD = ['{"id": "null", "text": null}', '{"id": "empty", "text": " "}', '{"id": "broken"']
+REPORT = ("--report", "out/page.html")
 PROGRAMS = {
     "embed": (
         ["embed_corpus.py", "--input", "{texts}/*.jsonl", "--id_column", "id", "--output", "out"],
-        ["--duckdb", "out/vectors.duckdb"],
+        ["--duckdb", "out/vectors.duckdb", *REPORT],
     ),
     "deduplicate": (
         ["deduplicate_corpus.py", "--input", "{texts}/*.jsonl", "--id_column", "id"],
-        ["--output", "out", "--by", "exact", "lexical", "semantic", "--threshold", "0.8"],
+        ["--output", "out", "--by", "exact", "lexical", "semantic", "--threshold", "0.8", *REPORT],
     ),
     "mine": (
         ["mine_bitext.py", "--source", "{texts}/a.jsonl", "--target", "{texts}/b.jsonl"],
-        ["--id_column", "id", "--output", "out", "--tsv"],
+        ["--id_column", "id", "--output", "out", "--tsv", *REPORT],
     ),
 }
 
