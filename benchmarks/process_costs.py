@@ -29,14 +29,14 @@ class Costs:
     Attributes:
       seconds: of the clock.
       python: CPU seconds of the program and of the engine's Python workers.
-      engine: CPU seconds of the engine's other processes.
+      others: CPU seconds of the engine's other processes.
       peak: megabytes of all of them together, at most.
       largest: megabytes of the largest process, at most.
     """
 
     seconds: float
     python: float
-    engine: float
+    others: float
     peak: float
     largest: float
 
