@@ -44,6 +44,7 @@ from tests.engines.prism import Prism
 from tests.programs import ROOT
 
 MODELED = "flink-2"  # the engine whose costs are predicted
+MANAGED = 4096  # megabytes; with the default of 512 elements of deduplication do not fit
 LIMIT = 1200  # seconds for a run
 WARM_UP = 100  # rows of the first run of a program on an engine, which is not counted
 ROWS = {  # the smallest size of each job; of a side, when mining
@@ -65,8 +66,8 @@ MORE = {
 ENGINES: dict[str, Callable[[Path], Engine] | None] = {
     "local": None,
     "prism": Prism,
-    "flink-1": lambda folder: Flink(folder, hosts=1),
-    "flink-2": lambda folder: Flink(folder, hosts=2),
+    "flink-1": lambda folder: Flink(folder, 1, managed=MANAGED),
+    "flink-2": lambda folder: Flink(folder, 2, managed=MANAGED),
 }
 
 

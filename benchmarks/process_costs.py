@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS = 1
 MEGABYTE = 1_000_000
 
 Family = Callable[[], list[psutil.Process]]
