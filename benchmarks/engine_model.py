@@ -6,8 +6,9 @@ The formulas are those of docs/scaling.md and a cost of the job itself:
     deduplicate  CPU: job + rows x row + comparisons    bytes: job + rows x row + visits x visit
     mine         CPU: job + rows x row + products       bytes: job + rows x row
 
-What a comparison and a product cost is known from one core; the rest is fitted to the smaller
-sizes. Rows around one center are no job of their own: one fit is for both kinds of deduplication.
+What a comparison and a product cost is known from one core; known, too, are the bytes of the sample
+of at most 16,384 vectors that deduplication sends to all tasks, and of the lists of visited cells.
+The rest is fitted to the smaller sizes, once for both kinds of deduplication.
 """
 
 import dataclasses
@@ -26,6 +27,8 @@ THRESHOLD = 0.9
 COMPARISON = 2.9e-9  # seconds, of two sketches
 PRODUCT = 37.5e-12  # seconds, of two numbers
 VISIT = 2  # bytes of a cell that a row visits, in each tile
+PARALLELISM = 4
+COPIES = PARALLELISM + 2  # of the sample: combined, grouped, and sent to each task of a step
 UNITS = {"cpu": ("s", 1.0), "bytes": ("MB", 1e6)}
 
 
@@ -66,8 +69,8 @@ def deduplication(folder: Path, _: Path) -> Job:
     others = -(-rows // TILE_ROWS) - 1  # tiles
     far = len(np.unique(visitors))
     visits = far * others + (rows - far) * others / 2
-    lists = VISIT * (len(cells) * (others + 1) + rows * others / 2)
-    return Job((1, rows), (1, rows, visits), (COMPARISON * comparisons, lists))
+    sent = VISIT * (len(cells) * (others + 1) + rows * others / 2) + COPIES * sample.nbytes
+    return Job((1, rows), (1, rows, visits), (COMPARISON * comparisons, sent))
 
 
 def mining(folder: Path, _: Path) -> Job:
