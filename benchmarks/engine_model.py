@@ -3,12 +3,14 @@
 The formulas are those of docs/scaling.md and a cost of the job itself:
 
     embed        CPU: job + tokens x token              bytes: job + rows x row
-    deduplicate  CPU: job + rows x row + comparisons    bytes: job + rows x row + visits x visit
+    deduplicate  CPU: job + rows x row + comparisons    bytes: job + rows x row + away x row away
     mine         CPU: job + rows x row + products       bytes: job + rows x row
 
-What a comparison and a product cost is known from one core; known, too, are the bytes of the sample
-of at most 16,384 vectors that deduplication sends to all tasks, and of the lists of visited cells.
-The rest is fitted to the smaller sizes, once for both kinds of deduplication.
+From 20,000 rows on deduplication has several groups of cells, and the vectors of all rows go where
+candidates of other groups are: these rows are away. What a comparison and a product cost is known
+from one core; known, too, are the bytes of the sample that all tasks get, and of rows that visit
+other groups. The rest is fitted to the smaller sizes, once for both kinds of deduplication, and for
+Python and the engine apart: while an engine compiles its code, it may take longer for fewer rows.
 """
 
 import dataclasses
@@ -20,64 +22,69 @@ import pyarrow.parquet as pq
 
 from beam_gpte.core.dedup.space import bisector_distance, cells_for, fit_space
 from beam_gpte.core.vectors.similarity import vector_matrix
-from beam_gpte.dedup.search_plan import SAMPLE, TILE_ROWS
+from beam_gpte.dedup.search_plan import GROUP_ROWS, MIN_GROUPS, SAMPLE
 from benchmarks.engine_inputs import texts_in, tokens_of, vector_keys
 
 THRESHOLD = 0.9
 COMPARISON = 2.9e-9  # seconds, of two sketches
 PRODUCT = 37.5e-12  # seconds, of two numbers
-VISIT = 2  # bytes of a cell that a row visits, in each tile
+VISIT = 2 * 170  # bytes: what a row sends to a group that it visits, twice
 PARALLELISM = 4
-COPIES = PARALLELISM + 2  # of the sample: combined, grouped, and sent to each task of a step
-UNITS = {"cpu": ("s", 1.0), "bytes": ("MB", 1e6)}
+UNITS = ((("python", "others"), "CPU s", 1), (("bytes",), "MB", 1e6))
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Hold what the costs of a job grow with.
+    """Hold what the costs of a job grow with: factors of constants, and what is known.
 
     Attributes:
-      cpu: factors of the constants of the CPU seconds.
-      sent: factors of the constants of the bytes.
-      known: CPU seconds and bytes that no fit is needed for.
+      python: of the CPU seconds of Python.
+      others: of the CPU seconds of the engine's other processes.
+      bytes: that are sent.
+      known: CPU seconds of Python, and bytes, that no fit is needed for.
     """
 
-    cpu: tuple[float, ...]
-    sent: tuple[float, ...]
+    python: tuple[float, ...]
+    others: tuple[float, ...]
+    bytes: tuple[float, ...]
     known: tuple[float, float] = (0, 0)
+
+    def known_of(self, name: str) -> float:
+        """Return what is known of a cost."""
+        return dict(zip(("python", "bytes"), self.known, strict=True)).get(name, 0)
 
 
 def embedding(folder: Path, model: Path) -> Job:
     """Count the tokens."""
     texts = texts_in(folder / "texts")
-    return Job((1, sum(map(len, tokens_of(texts, model)))), (1, len(texts)))
+    tokens, each = sum(map(len, tokens_of(texts, model))), (1, len(texts))
+    return Job((1, tokens), each, each)
 
 
 def deduplication(folder: Path, _: Path) -> Job:
-    """Count comparisons, and visits of rows to tiles that they are not at home in.
-
-    Up to 100,000 rows the cells are one group, cut into tiles by the keys of the rows.
-    """
+    """Count comparisons, visits of rows to groups of cells, and rows that are away."""
     vectors = _vectors(folder / "vectors")
     rows = len(vectors)
     sample = vectors[vector_keys(vectors).argsort()[:SAMPLE]]
     space = fit_space(sample, cells_for(rows, THRESHOLD), 64)
     home, visitors, cells = space.route(vectors, bisector_distance(THRESHOLD))
     at_home, visiting = (np.bincount(of, minlength=len(space.centroids)) for of in (home, cells))
-    print(f"{folder.name}: {at_home.max() / rows:.0%} of the rows are at home in the largest cell")
+    shares = [at_home.max() / rows, (at_home + visiting).max() / rows]
+    print(f"{folder.name}: largest cell {shares[0]:.0%} at home, {shares[1]:.0%} with visitors")
     comparisons = float((at_home * (at_home / 2 + visiting)).sum())
-    others = -(-rows // TILE_ROWS) - 1  # tiles
-    far = len(np.unique(visitors))
-    visits = far * others + (rows - far) * others / 2
-    sent = VISIT * (len(cells) * (others + 1) + rows * others / 2) + COPIES * sample.nbytes
-    return Job((1, rows), (1, rows, visits), (COMPARISON * comparisons, sent))
+    group = space.groups(max(1, min(MIN_GROUPS, 10 * rows // GROUP_ROWS), -(-rows // GROUP_ROWS)))
+    groups = int(group.max()) + 1
+    elsewhere = group[cells] != group[home[visitors]]
+    visits = len(np.unique(visitors[elsewhere] * groups + group[cells[elsewhere]]))
+    known = COMPARISON * comparisons, PARALLELISM * sample.nbytes + VISIT * visits
+    return Job((1, rows), (1, rows), (1, rows, rows if groups > 1 else 0), known)
 
 
 def mining(folder: Path, _: Path) -> Job:
     """Count the products of all sources with all targets."""
     sources, targets = (_vectors(folder / name) for name in ("vectors", "translated"))
     rows, products = len(sources) + len(targets), len(sources) * targets.size
-    return Job((1, rows), (1, rows), (PRODUCT * products, 0))
+    return Job((1, rows), (1, rows), (1, rows), (PRODUCT * products, 0))
 
 
 JOBS: dict[str, Callable[[Path, Path], Job]] = {
@@ -104,25 +111,38 @@ def print_predictions(
         keys = [key for key in measured if key[0].split()[0] == program]
         largest = max((rows for _, rows in keys), default=0)
         few = [key for key in keys if key[1] < largest]
-        for number, (name, (unit, size)) in enumerate(UNITS.items()):
-            factors = {key: (jobs[key].cpu, jobs[key].sent)[number] for key in keys}
-            if len({rows for _, rows in few}) < 2:
-                continue  # nothing tells the job from its rows
-            rest = [measured[key][name] - jobs[key].known[number] for key in few]
-            constants = fit(np.array([factors[key] for key in few]), np.array(rest))
-            for key in [key for key in keys if key[1] == largest]:
-                predicted = float(constants @ factors[key]) + jobs[key].known[number]
-                found = measured[key][name]
+        if len({rows for _, rows in few}) < 2:
+            continue  # nothing tells the job from its rows
+        names = ("python", "others", "bytes")
+        constants = {
+            name: fit([(jobs[key], measured[key][name]) for key in few], name) for name in names
+        }
+        for key in [key for key in keys if key[1] == largest]:
+            job, found = jobs[key], measured[key]
+            cost = {
+                name: constants[name] @ getattr(job, name) + job.known_of(name) for name in names
+            }
+            for parts, unit, size in UNITS:
+                predicted, real = (sum(costs[x] for x in parts) / size for costs in (cost, found))
+                shown = "; ".join(", ".join(f"{one:.3g}" for one in constants[x]) for x in parts)
                 print(
-                    f"| {key[0]} | {largest:,} | {predicted / size:.0f} {unit} "
-                    f"| {found / size:.0f} {unit} | {predicted / found:.2f} "
-                    f"| {', '.join(f'{constant:.3g}' for constant in constants)} |"
+                    f"| {key[0]} | {largest:,} | {predicted:.0f} {unit} | {real:.0f} {unit} "
+                    f"| {predicted / real:.2f} | {shown} |"
                 )
 
 
-def fit(factors: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Find the constants with the least relative errors, squared."""
-    return np.linalg.lstsq(factors / costs[:, None], np.ones(len(costs)), rcond=None)[0]
+def fit(jobs: list[tuple[Job, float]], name: str) -> np.ndarray:
+    """Find the constants of a cost with the least relative errors, squared; none is negative."""
+    costs = np.array([cost - job.known_of(name) for job, cost in jobs])
+    factors = np.array([getattr(job, name) for job, _ in jobs]) / costs[:, None]
+    constants, left = np.zeros(factors.shape[1]), list(range(factors.shape[1]))
+    while left:
+        found = np.linalg.lstsq(factors[:, left], np.ones(len(costs)), rcond=None)[0]
+        if found.min() >= 0:
+            constants[left] = found
+            break
+        left.pop(int(found.argmin()))
+    return constants
 
 
 def _vectors(folder: Path) -> np.ndarray:

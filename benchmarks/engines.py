@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -229,6 +230,7 @@ def main() -> None:
         for engine in ENGINES
         if not options.only or {engine, job, f"{engine}/{job}"} & set(options.only)
     ]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # and end the engines
     with ExitStack() as stack:
         bench = Bench(options.folder, stack)
         for cell in cells:
