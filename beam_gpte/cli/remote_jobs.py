@@ -43,6 +43,7 @@ HINTS = {  # what an engine says: what it is about
     "Could not find Flink job": "the job manager was started again and has lost it",
     "Connection refused": "a pool of workers or another part of the engine is not there",
     "number of network buffers": "set taskmanager.network.sort-shuffle.min-parallelism",
+    "Record too large": "raise taskmanager.memory.managed.size",
     "NoResourceAvailable": "the engine has fewer slots than --parallelism asks for",
 }
 _MISTAKE = re.compile(r"(InputError|NoRowsError): (.*)")

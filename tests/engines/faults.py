@@ -58,7 +58,7 @@ class Disk:
 
     def fill(self) -> None:
         """Leave no byte."""
-        with self._rest.open("wb") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._rest.open("ab") as file:
             while True:
                 file.write(bytes(1 << 16))
                 file.flush()

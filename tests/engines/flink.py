@@ -29,6 +29,7 @@ from tests.engines.processes import (
 HOSTS = 2
 SLOTS = 2  # of each host
 SILENCE = 50  # seconds, Flink's default: less, and a machine that is busy loses hosts
+MANAGED = 512  # megabytes, Flink's default
 POOL_PORT = 15000  # of each host, which has ports of its own
 MASTER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
@@ -47,7 +48,7 @@ taskmanager.cpu.cores: {slots}
 taskmanager.load-balance.mode: SLOTS
 taskmanager.memory.framework.heap.size: 128m
 taskmanager.memory.task.heap.size: 384m
-taskmanager.memory.managed.size: 512m
+taskmanager.memory.managed.size: {managed}m
 taskmanager.memory.framework.off-heap.size: 128m
 taskmanager.memory.task.off-heap.size: 0m
 taskmanager.memory.network.min: 128m
@@ -78,13 +79,17 @@ class Flink(Engine):
       folder: for logs, checkpoints and what tasks keep.
       hosts: with a task manager each.
       silence: seconds after which a task manager that says nothing is taken for dead.
+      managed: megabytes of a task manager to sort and combine in, by default what Flink gives. All
+        steps of a job share them, and no element may be larger than the share of the step.
     """
 
     name = "flink"
     streams = True
 
-    def __init__(self, folder: Path, hosts: int = HOSTS, silence: int = SILENCE) -> None:
-        self.network, self._silence = Hosts(hosts), silence
+    def __init__(
+        self, folder: Path, hosts: int = HOSTS, silence: int = SILENCE, managed: int = MANAGED
+    ) -> None:
+        self.network, self._silence, self._managed = Hosts(hosts), silence, managed
         self.rest, self._jobs = free_port(), free_port()
         super().__init__(folder)
 
@@ -100,6 +105,7 @@ class Flink(Engine):
             slots=SLOTS,
             silence=1000 * self._silence,
             folder=self.folder,
+            managed=self._managed,
         )
         (self.folder / "conf" / "config.yaml").write_text(configuration, encoding="utf-8")
         self.start_job_manager()

@@ -54,6 +54,10 @@ class Processes:
         """Name the file that a process prints to."""
         return self.folder / f"{name}.log"
 
+    def names(self) -> list[str]:
+        """List what was started."""
+        return list(self._started)
+
     def ends(self) -> str:
         """Return the last lines of all logs."""
         texts = {
