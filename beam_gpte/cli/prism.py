@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 from apache_beam.options.pipeline_options import (
@@ -37,6 +39,7 @@ def use_prism(options: PipelineOptions) -> bool:
         prism.prism_log_level = "warn"
     if "://" not in prism.prism_location and not os.access(prism.prism_location, os.X_OK):
         raise InputError(f"prism_location {prism.prism_location!r} is not a program; {_HOW}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # with Prism's end
     return True
 
 

@@ -1,5 +1,7 @@
 """`--runner prism` takes an installed Prism, and downloads none."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,16 @@ from beam_gpte.cli.streams import local_stream_options
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
     """Name the folders where Prism is looked for, which have nothing yet."""
     for name in ("path", "gobin", "gopath/bin"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     monkeypatch.setenv("GOBIN", str(tmp_path / "gobin"))
     monkeypatch.setenv("GOPATH", str(tmp_path / "gopath"))
-    return [tmp_path / name for name in ("path", "gobin", "gopath/bin")]
+    before = signal.getsignal(signal.SIGTERM)
+    yield [tmp_path / name for name in ("path", "gobin", "gopath/bin")]
+    signal.signal(signal.SIGTERM, before)
 
 
 def install(folder: Path) -> str:

@@ -43,6 +43,13 @@ def write_corpus(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("\n".join([*lines, *bad]), encoding="utf-8")
 
 
+def command_of(name: str, texts: Path, model: str, flags: list[str]) -> list[str]:
+    """Make the command of a program, without `python`; see `run_program`."""
+    (program, *first), second = PROGRAMS[name]
+    given = [part.format(texts=texts) for part in (*first, *second)]
+    return [str(ROOT / "pipelines" / program), *given, "--model", model, *flags]
+
+
 def run_program(
     name: str,
     texts: Path,
@@ -61,8 +68,6 @@ def run_program(
       flags: of the runner.
       seconds: until it is killed.
     """
-    (program, *first), second = PROGRAMS[name]
-    given = [part.format(texts=texts) for part in (*first, *second)]
-    command = [str(ROOT / "pipelines" / program), *given, "--model", model, *flags]
+    command = command_of(name, texts, model, flags)
     done = finish(command, folder=str(folder), seconds=seconds)
     return done, contents(folder / "out") if done.returncode == 0 else {}

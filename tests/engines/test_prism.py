@@ -1,5 +1,8 @@
 """`--runner prism` starts Prism for one run, and the steps that have models use several threads."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,9 +15,11 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_gpte import EmbedText, TextEncoder
+from tests.engines.faults import wait_until
 from tests.engines.fetch import PRISM, is_fetched, lacking
+from tests.engines.outputs import contents
 from tests.engines.prism import Prism
-from tests.engines.programs import run_program
+from tests.engines.programs import SECONDS, command_of
 
 FLAGS = ["--runner=prism", f"--prism_location={PRISM}"]
 
@@ -38,18 +43,33 @@ def running() -> int:
     return sum(one["name"] == "prism" for one in alive)
 
 
+def start(name: str, texts: Path, folder: Path, minilm: str) -> subprocess.Popen:
+    command = [sys.executable, *command_of(name, texts, minilm, FLAGS)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
 def test_a_program_starts_prism_and_ends_it(
     program: tuple[str, dict], texts: Path, tmp_path: Path, minilm: str
 ) -> None:
     name, expected = program
     before = running()
-    done, written = run_program(name, texts, tmp_path, minilm, FLAGS)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert {part: written.get(part) == rows for part, rows in expected.items()} == dict.fromkeys(
-        expected, True
-    )
+    done = start(name, texts, tmp_path, minilm)
+    _, printed = done.communicate(timeout=SECONDS)
+    assert (done.returncode, printed) == (0, "")
+    written = contents(tmp_path / "out")
+    assert [part for part, rows in expected.items() if written.get(part) != rows] == []
     assert running() == before
+
+
+def test_a_program_that_is_terminated_ends_prism(texts: Path, tmp_path: Path, minilm: str) -> None:
+    before = running()
+    done = start("embed", texts, tmp_path, minilm)
+    assert wait_until(lambda: running() > before, SECONDS)
+    done.terminate()
+    done.communicate(timeout=SECONDS)
+    assert done.returncode == 143
+    assert wait_until(lambda: running() == before, SECONDS)
 
 
 def test_a_model_that_loads_slowly_has_several_threads(
