@@ -6,6 +6,7 @@ the file is not done again. `test_streams` has a short one for each engine.
 
 import argparse
 import contextlib
+import functools
 import json
 import random
 import re
@@ -29,7 +30,6 @@ STOPPED = "stopped; what was committed is kept, and the same command goes on"
 REFUSED = "another stream writes here; stop it, or name another output"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 HOUR = 3600
-MINUTES = 10  # of the long trial
 
 Trial = Callable[[Engine, Stream, random.Random], dict[str, Any]]
 
@@ -116,13 +116,15 @@ def savepoint_refused(engine: Engine, stream: Stream, chance: random.Random) -> 
     return {}
 
 
-def many_minutes(engine: Engine, stream: Stream, chance: random.Random) -> dict[str, Any]:
-    """Feed small files for minutes, and look at memory, files and state."""
+def many_minutes(
+    engine: Engine, stream: Stream, chance: random.Random, minutes: int
+) -> dict[str, Any]:
+    """Feed a small file every second, and look at memory, files and state."""
     stream.launch()
     stream.feed("first", 2)
     stream.wait()
     began, seen = time.monotonic(), []
-    for number in range(60 * MINUTES):
+    for number in range(60 * minutes):
         stream.feed(f"{number}", chance.randint(1, 5))
         if number % 60 == 0:
             seen.append(sizes(engine, stream))
@@ -172,14 +174,14 @@ TRIALS: list[tuple[str, Trial, tuple[str, ...], int]] = [
     ("launcher killed", launcher_killed, ("prism", "flink"), 3),
     ("host killed", host_killed, ("flink",), 5),
     ("savepoint refused", savepoint_refused, ("flink",), 1),
-    ("many minutes", many_minutes, ("prism", "flink"), 1),
 ]
 
 
-def plan(seed: int) -> Iterator[tuple[dict[str, Any], Trial]]:
-    """List what is tried, engine by engine."""
+def plan(seed: int, minutes: int) -> Iterator[tuple[dict[str, Any], Trial]]:
+    """List what is tried, engine by engine; the long trial takes so many minutes."""
+    long = ("many minutes", functools.partial(many_minutes, minutes=minutes), ENGINES, 1)
     for engine in (name for name, kind in ENGINES.items() if kind.streams):
-        for name, trial, engines, count in TRIALS:
+        for name, trial, engines, count in (*TRIALS, long):
             if engine in engines:
                 for number in range(count):
                     yield {"engine": engine, "trial": name, "number": number, "seed": seed}, trial
@@ -208,6 +210,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="a pattern, as 'flink go on 3'")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--minutes", type=int, default=10, help="of the long trial (default: 10)")
     arguments = parser.parse_args()
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     arguments.results.touch()
@@ -215,7 +218,7 @@ def main() -> int:
     wrong = 0
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         started: dict[str, Engine] = {}
-        for key, trial in plan(arguments.seed):
+        for key, trial in plan(arguments.seed, arguments.minutes):
             name = f"{key['engine']} {key['trial']} {key['number']}"
             is_done = any(key.items() <= line.items() for line in done)
             if is_done or not re.search(arguments.only, name):
