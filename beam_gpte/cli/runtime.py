@@ -27,8 +27,8 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from beam_gpte._quiet import drop_messages
 from beam_gpte.cli.any_rows import first_columns
 from beam_gpte.cli.escaped_output import escaped, one_line
-from beam_gpte.cli.prism import use_prism
 from beam_gpte.cli.remote_jobs import JobError, mistake_in, run_job
+from beam_gpte.cli.runners import check_job_service, use_prism
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.core.errors import InputError, NoRowsError
@@ -98,8 +98,9 @@ def local_options(options: PipelineOptions) -> bool:
       Whether the run is local.
 
     Raises:
-      InputError: the runner is Prism, which is not installed.
+      InputError: the runner is Prism, which is not installed, or a job service that is not there.
     """
+    check_job_service(options)
     FileSystems.set_options(options)  # for checks before the run: keys of stores are flags too
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
     if standard.runner is None:

@@ -17,7 +17,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
 
-from beam_gpte.cli.prism import use_prism
+from beam_gpte.cli.runners import check_job_service, use_prism
 from beam_gpte.cli.runtime import silence_beam
 from beam_gpte.core.errors import InputError
 from beam_gpte.files.scratch import temporary_folder
@@ -38,8 +38,9 @@ def local_stream_options(options: PipelineOptions) -> bool:
       Whether the run is local.
 
     Raises:
-      InputError: the runner is Prism, which is not installed.
+      InputError: the runner is Prism, which is not installed, or a job service that is not there.
     """
+    check_job_service(options)
     standard = options.view_as(StandardOptions)
     standard.runner, standard.streaming = standard.runner or LOCAL_STREAM_RUNNER, True
     is_local = standard.runner == LOCAL_STREAM_RUNNER

@@ -1,23 +1,50 @@
-"""Take Prism, Beam's local runner in Go, for `--runner prism`: what is installed, no download."""
+"""Check before the job starts that the runner which the flags name is there.
+
+Prism, Beam's local runner in Go, is taken from this machine: Beam would download it.
+"""
 
 import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 from apache_beam.options.pipeline_options import (
     PipelineOptions,
+    PortableOptions,
     PrismRunnerOptions,
     StandardOptions,
 )
 from apache_beam.version import __version__ as beam_version
 
+from beam_gpte.cli.worker_pool import is_listening
 from beam_gpte.core.errors import InputError
 
-RUNNER = "PrismRunner"
-NAMES = ("prism", RUNNER.lower())
+PRISM_RUNNER = "PrismRunner"
+WAIT_SECONDS = 10  # for a job service that is being started
+NAMES = ("prism", PRISM_RUNNER.lower())
 SOURCE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"  # of a program in Go
+
+
+def check_job_service(options: PipelineOptions) -> None:
+    """Wait a little until the job service that is named takes connections.
+
+    Raises:
+      InputError: it does not; Beam would wait for it, and say nothing.
+    """
+    endpoint = options.view_as(PortableOptions).job_endpoint
+    host, _, port = (endpoint or "").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not is_listening(host.strip("[]"), int(port)):
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"job_endpoint {endpoint!r}: nothing listens there; start the job service, or name "
+                "its host and port"
+            )
+        time.sleep(0.2)
 
 
 def use_prism(options: PipelineOptions) -> bool:
@@ -32,7 +59,7 @@ def use_prism(options: PipelineOptions) -> bool:
     standard = options.view_as(StandardOptions)
     if (standard.runner or "").lower() not in NAMES:
         return False
-    standard.runner = RUNNER
+    standard.runner = PRISM_RUNNER
     prism = options.view_as(PrismRunnerOptions)
     prism.prism_location = prism.prism_location or _installed()
     if prism.prism_log_level == "info":  # Beam's default

@@ -1,6 +1,8 @@
-"""`--runner prism` takes an installed Prism, and downloads none."""
+"""The runner that flags name is looked for: an installed Prism, and a job service that answers."""
 
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from apache_beam.options.pipeline_options import (
 )
 
 from beam_gpte import InputError
-from beam_gpte.cli.prism import use_prism
+from beam_gpte.cli import runners
+from beam_gpte.cli.runners import check_job_service, use_prism
+from beam_gpte.cli.runtime import local_options
 from beam_gpte.cli.streams import local_stream_options
 
 
@@ -70,3 +74,29 @@ def test_other_runners_stay(places: list[Path]) -> None:
         options = PipelineOptions(runner=runner) if runner else PipelineOptions()
         assert not use_prism(options)
         assert options.view_as(StandardOptions).runner == runner
+
+
+def test_a_job_service_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "WAIT_SECONDS", 0)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"localhost:{closed.getsockname()[1]}"
+    options = PipelineOptions(runner="PortableRunner", job_endpoint=endpoint)
+    expected = f"^job_endpoint '{endpoint}': nothing listens there; start the job service"
+    for entrance in (local_options, local_stream_options):
+        with pytest.raises(InputError, match=expected):
+            entrance(options)
+
+
+def test_a_job_service_that_starts_late_is_found() -> None:
+    with socket.socket() as late:
+        late.bind(("127.0.0.1", 0))
+        starting = threading.Timer(1, late.listen)
+        starting.start()
+        check_job_service(PipelineOptions(job_endpoint=f"localhost:{late.getsockname()[1]}"))
+        starting.join()
+
+
+def test_no_endpoint_or_one_that_beam_makes_is_not_looked_for() -> None:
+    check_job_service(PipelineOptions())
+    check_job_service(PipelineOptions(job_endpoint="embed"))
