@@ -14,8 +14,9 @@ import dataclasses
 import json
 import re
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -33,6 +34,8 @@ from beam_gpte.sinks.runs.outputs import temporary_folders
 
 LOOK_SECONDS = 2  # between two looks for a note: one request of a store
 CANCEL_SECONDS = 60  # until a cancelled job has ended, or is left alone
+LATE_SECONDS = 10  # in which workers still stage rows of a job that failed
+LATE_LOOK_SECONDS = 2
 METHODS = ("setup", "start_bundle", "process", "finish_bundle")
 MISTAKES: dict[str, type[InputError]] = {kind.__name__: kind for kind in (InputError, NoRowsError)}
 # what engines and Beam put around the words of an error
@@ -158,13 +161,26 @@ def run_job(pipeline: beam.Pipeline, output: str) -> Any:
     except grpc.RpcError as error:
         raise JobError(reason(error)) from error
     mistake = job.wait(note)
-    if job.has_ended:  # nobody is left who would commit what is staged
-        for folder in temporary_folders(pipeline):
-            remove_run(folder)
+    if job.has_ended:
+        _remove_staged(temporary_folders(pipeline), 0 if job.failure is None else LATE_SECONDS)
     if job.failure is not None:
         mistake = mistake or mistake_in(str(job.failure))
         raise mistake or JobError(reason(job.failure)) from job.failure
     return job.result
+
+
+def _remove_staged(folders: Sequence[str], seconds: float) -> None:
+    """Delete what nobody is left to commit.
+
+    Flink ends a job that failed while a worker may still be at a bundle, and stage its rows: where
+    there was something, look again until so many seconds have gone.
+    """
+    removed = [remove_run(folder) for folder in folders]
+    until = time.monotonic() + seconds
+    while any(removed) and time.monotonic() < until:
+        time.sleep(LATE_LOOK_SECONDS)
+        for folder in folders:
+            remove_run(folder)
 
 
 def _ignore_lost_streams(ended: threading.ExceptHookArgs) -> None:

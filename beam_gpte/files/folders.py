@@ -129,12 +129,15 @@ def copy_file(source: str, target: str) -> None:
         shutil.copyfileobj(old, new, 16 << 20)
 
 
-def remove_folder(path: str) -> None:
-    """Delete a folder and its files."""
+def remove_folder(path: str) -> bool:
+    """Delete a folder and its files; return whether it was there."""
     if is_remote(path):
-        remove_files([FileSystems.join(path, name) for name in list_files(path)])
-    else:
-        shutil.rmtree(path, ignore_errors=True)  # another process may delete it at the same time
+        names = list_files(path)
+        remove_files([FileSystems.join(path, name) for name in names])
+        return bool(names)
+    was_there = os.path.exists(path)
+    shutil.rmtree(path, ignore_errors=True)  # another process may delete it at the same time
+    return was_there
 
 
 def check_writable(folder: str) -> None:

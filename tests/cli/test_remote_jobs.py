@@ -16,6 +16,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte import WriteVectorsToParquet
+from beam_gpte.cli import remote_jobs
 from beam_gpte.cli.remote_jobs import (
     Job,
     JobError,
@@ -25,6 +26,7 @@ from beam_gpte.cli.remote_jobs import (
     run_job,
 )
 from beam_gpte.core.errors import InputError, NoRowsError, PassingInputError
+from beam_gpte.sinks.runs.leftovers import remove_run
 from tests.sinks.test_write_parquet import embedded
 
 WORDS = "the rows are upside down; turn them"
@@ -162,13 +164,42 @@ def test_steps_do_what_they_did(options: PipelineOptions, tmp_path: Path) -> Non
     assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"]
 
 
-def test_a_failed_job_leaves_no_staged_files(options: PipelineOptions, tmp_path: Path) -> None:
+def test_a_failed_job_leaves_no_staged_files(
+    options: PipelineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_jobs, "LATE_SECONDS", 0)
     pipeline = beam.Pipeline(options=options)
     vectors = pipeline | beam.Create([embedded(0, 3)])
     never = vectors | beam.combiners.Count.Globally() | beam.Map(fail)
     vectors | WriteVectorsToParquet(str(tmp_path), commit_after=never)
     with pytest.raises(InputError, match=WORDS):
         run_job(pipeline, str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_worker_stages_after_its_job_failed_is_removed(
+    options: PipelineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[Path] = []
+
+    def remove_and_stage(folder: str) -> bool:
+        removed = remove_run(folder)
+        if not late:
+            late.append(Path(folder, "late.staged"))
+            late[0].parent.mkdir()
+            late[0].touch()
+        return removed
+
+    monkeypatch.setattr(remote_jobs, "LATE_SECONDS", 0.5)
+    monkeypatch.setattr(remote_jobs, "LATE_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(remote_jobs, "remove_run", remove_and_stage)
+    pipeline = beam.Pipeline(options=options)
+    vectors = pipeline | beam.Create([embedded(0, 3)])
+    never = vectors | beam.combiners.Count.Globally() | beam.Map(fail)
+    vectors | WriteVectorsToParquet(str(tmp_path), commit_after=never)
+    with pytest.raises(InputError, match=WORDS):
+        run_job(pipeline, str(tmp_path))
+    assert late
     assert list(tmp_path.iterdir()) == []
 
 

@@ -73,10 +73,14 @@ def remove_leftovers(destination: Destination, exclusive: bool) -> None:
             remove_folder(FileSystems.join(destination.folder, name))
 
 
-def remove_run(temporary: str) -> None:
-    """Delete what a job that has ended left of a sink, in the folder of its owner and elsewhere."""
-    for folder in (temporary, elsewhere(temporary)):
-        remove_folder(folder)
+def remove_run(temporary: str) -> bool:
+    """Delete what a job that has ended left of a sink, in the folder of its owner and elsewhere.
+
+    Returns:
+      Whether there was anything.
+    """
+    removed = [remove_folder(folder) for folder in (temporary, elsewhere(temporary))]
+    return any(removed)
 
 
 def live_runs(destination: Destination) -> set[str]:
