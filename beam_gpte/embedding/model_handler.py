@@ -28,13 +28,23 @@ from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
-from beam_gpte.embedding.shared_models import later, loaded, shared_model
+from beam_gpte.embedding.shared_models import announce, later, loaded, shared_model
 
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
 
 Model = TextEncoder | CustomEncoder
 Batch = Any  # a sequence of strings or of blocks, or a block
+COUNTERS = (
+    "texts",
+    "vectors",
+    "texts_repeated",
+    "tokens",
+    "tokens_computed",
+    "tokens_dropped",
+    "texts_truncated",
+    "out_of_memory_retries",
+)
 MODEL_FILES = (".json", ".safetensors")
 
 
@@ -117,6 +127,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         self, batch: Batch, model: Model, inference_args: dict[str, Any] | None = None
     ) -> Iterator[Any]:
         """Embed a batch of strings or of blocks, or a block."""
+        announce(COUNTERS)
         model = loaded(model)
         if isinstance(batch, Block):
             return self._embed_blocks([batch], model)
@@ -299,19 +310,20 @@ def _encode_one_by_one(texts: list[str], model: Model, error: Exception) -> Enco
 
 
 def _count(encoding: Encoding, seconds: float) -> None:
-    def add(name: str, value: int) -> None:
-        Metrics.counter(NAMESPACE, name).inc(int(value))
-
     texts = len(encoding.dropped) - len(encoding.failed)
-    add("texts", texts)
-    add("vectors", len(encoding.vectors) - len(encoding.failed))
     whole = len(encoding.vectors) == len(encoding.dropped)  # one vector per text, no chunks
-    add("texts_repeated", len(encoding.dropped) - encoding.distinct if whole else 0)
-    add("tokens", encoding.tokens.sum())
-    add("tokens_computed", encoding.computed)
-    add("tokens_dropped", encoding.dropped.sum())
-    add("texts_truncated", (encoding.dropped > 0).sum())
-    add("out_of_memory_retries", encoding.retries)
+    values = (
+        texts,
+        len(encoding.vectors) - len(encoding.failed),
+        len(encoding.dropped) - encoding.distinct if whole else 0,
+        encoding.tokens.sum(),
+        encoding.computed,
+        encoding.dropped.sum(),
+        (encoding.dropped > 0).sum(),
+        encoding.retries,
+    )
+    for name, value in zip(COUNTERS, values, strict=True):
+        Metrics.counter(NAMESPACE, name).inc(int(value))
     Metrics.distribution(NAMESPACE, "model_milliseconds").update(int(seconds * 1000))
     if encoding.computed:
         padding = 100 * (encoding.computed - encoding.needed) // encoding.computed

@@ -16,7 +16,16 @@ from beam_gpte.core.process import torch_threads, tune_process
 from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.embedding.model_handler import watched_model
-from beam_gpte.embedding.shared_models import later, loaded, shared_model
+from beam_gpte.embedding.shared_models import announce, later, loaded, shared_model
+
+COUNTERS = (
+    "pairs_scored",
+    "tokens",
+    "tokens_computed",
+    "tokens_dropped",
+    "pairs_truncated",
+    "out_of_memory_retries",
+)
 
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler  # noqa: E402  # loads torch
@@ -73,6 +82,7 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
         inference_args: dict[str, Any] | None = None,
     ) -> Iterator[Block]:
         """Return a block, which is a batch, with its scores."""
+        announce(COUNTERS)
         model = loaded(model)
         first, second = (
             block.column(name).cast(pa.large_string()).to_pylist() for name in self._columns
@@ -105,14 +115,15 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
 
 
 def _count(scoring: Scoring, seconds: float) -> None:
-    for name, value in (
-        ("pairs_scored", len(scoring.scores) - len(scoring.failed)),
-        ("tokens", scoring.tokens.sum()),
-        ("tokens_computed", scoring.computed),
-        ("tokens_dropped", scoring.dropped.sum()),
-        ("pairs_truncated", (scoring.dropped > 0).sum()),
-        ("out_of_memory_retries", scoring.retries),
-    ):
+    values = (
+        len(scoring.scores) - len(scoring.failed),
+        scoring.tokens.sum(),
+        scoring.computed,
+        scoring.dropped.sum(),
+        (scoring.dropped > 0).sum(),
+        scoring.retries,
+    )
+    for name, value in zip(COUNTERS, values, strict=True):
         Metrics.counter(NAMESPACE, name).inc(int(value))
     Metrics.distribution(NAMESPACE, "model_milliseconds").update(int(seconds * 1000))
     if scoring.computed:

@@ -10,7 +10,7 @@ more is freed; Beam keeps the one that was asked for last.
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -63,6 +63,16 @@ def later(load: Callable[[], T]) -> T:
     the bundle are still being set up: the model's step then has one thread.
     """
     return cast(T, _Later(load))
+
+
+def announce(counters: Sequence[str]) -> None:
+    """Show the runner all counters of a step before its model is loaded, or runs.
+
+    Prism 2.77 asks for the name of a counter once it has seen its number. If two bundles that count
+    for the first time end meanwhile, it keeps what one of them has counted.
+    """
+    for name in counters:
+        Metrics.counter(NAMESPACE, name).inc(0)
 
 
 def loaded(model: T) -> T:

@@ -19,6 +19,7 @@ import beam_gpte as bg
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.cross_encoder import CrossEncoder
 from beam_gpte.core.encoder.text_encoder import TextEncoder
+from beam_gpte.embedding import model_handler
 from beam_gpte.embedding.rerank_handler import RerankModelHandler
 from beam_gpte.embedding.shared_models import loaded, shared_model
 from tests.embedding.test_rerank import save
@@ -104,23 +105,36 @@ def test_source_target_and_a_user_have_one_model(
     assert loads == [EncoderConfig(folders[0])]
 
 
-def test_a_step_loads_its_model_with_its_first_rows(
-    tmp_path: Path, loads: list[EncoderConfig]
+def test_a_step_loads_its_model_with_its_first_rows_and_shows_its_counters_before(
+    tmp_path: Path, loads: list[EncoderConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    announced: list[tuple[int, tuple[str, ...]]] = []
+    monkeypatch.setattr(
+        model_handler, "announce", lambda names: announced.append((len(loads), names))
+    )
     folder = save(tmp_path, "bert")
     handler = bg.EmbedText(folder)._handler()
     model = handler.load_model()
     assert loads == []
+    rows = bg.Block.from_pydict({"id": ["a"], "text": ["cat"]})
+    (embedded,) = handler.run_inference(rows, model)
+    assert loads == [EncoderConfig(folder)]
+    assert announced == [(0, model_handler.COUNTERS)]
+    alone = TextEncoder.load(folder).encode(["cat"])
+    assert embedded.column("embedding").to_pylist() == alone.tolist()
+
+
+def test_a_promised_model_is_loaded_once_by_all_threads(
+    tmp_path: Path, loads: list[EncoderConfig]
+) -> None:
+    folder = save(tmp_path, "bert")
+    model = bg.EmbedText(folder)._handler().load_model()
     running = [threading.Thread(target=loaded, args=(model,)) for _ in range(4)]
     for thread in running:
         thread.start()
     for thread in running:
         thread.join()
     assert loads == [EncoderConfig(folder)]
-    rows = bg.Block.from_pydict({"id": ["a"], "text": ["cat"]})
-    (embedded,) = handler.run_inference(rows, model)
-    alone = TextEncoder.load(folder).encode(["cat"])
-    assert embedded.column("embedding").to_pylist() == alone.tolist()
 
 
 def test_a_model_for_all_processes_is_loaded_when_a_step_is_set_up(
