@@ -53,6 +53,9 @@ _MISTAKE = re.compile(r"(InputError|NoRowsError): (.*)")
 _STEP = re.compile(r" \[while running '.*$")
 
 
+_written: set[str] = set()  # notes of this process
+
+
 class JobError(Exception):
     """Report a job that an engine did not finish, in one line; programs exit with code 1."""
 
@@ -74,12 +77,18 @@ class Note:
         return cls(FileSystems.join(absolute(output), name))
 
     def write(self, error: InputError) -> None:
-        """Write a mistake down; what the place refuses is lost, and the job fails later."""
+        """Write a mistake down; what the place refuses is lost, and the job fails later.
+
+        A process does so once: the engine may try again when the program has read and removed it.
+        """
+        if self.path in _written:
+            return
         kind = next(name for name, kind in reversed(MISTAKES.items()) if isinstance(error, kind))
         with contextlib.suppress(OSError):
             stream = FileSystems.create(self.path, compression_type=CompressionTypes.UNCOMPRESSED)
             with stream:
                 stream.write(json.dumps([kind, str(error)]).encode())
+            _written.add(self.path)
 
     def read(self) -> InputError | None:
         """Return the mistake; None if there is none yet, or none that is complete."""

@@ -23,6 +23,7 @@ from beam_gpte.core.errors import InputError
 
 PRISM_RUNNER = "PrismRunner"
 WAIT_SECONDS = 10  # for a job service that is being started
+BEAM_SECONDS, JOB_SECONDS = 300, 30 * 86_400  # for the answer of a job service: Beam's, and ours
 NAMES = ("prism", PRISM_RUNNER.lower())
 SOURCE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"  # of a program in Go
 
@@ -30,10 +31,16 @@ SOURCE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"  # of a 
 def check_job_service(options: PipelineOptions) -> None:
     """Wait a little until the job service that is named takes connections.
 
+    Beam would end a program after 300 seconds of a job on Prism, which has its answer once the job
+    has ended; unless another time is given, it is a month.
+
     Raises:
       InputError: it does not; Beam would wait for it, and say nothing.
     """
-    endpoint = options.view_as(PortableOptions).job_endpoint
+    portable = options.view_as(PortableOptions)
+    if portable.job_server_timeout == BEAM_SECONDS:
+        portable.job_server_timeout = JOB_SECONDS
+    endpoint = portable.job_endpoint
     host, _, port = (endpoint or "").rpartition(":")
     if not (host and port.isdigit()):
         return

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import apache_beam as beam
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
@@ -35,6 +36,7 @@ from beam_gpte.core.errors import InputError, NoRowsError
 from beam_gpte.core.machine import cores
 from beam_gpte.core.process import claim_process
 from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.files.folders import remove_files
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
 from beam_gpte.reports.page import NOT_SHOWN, Run
 from beam_gpte.reports.sample import SAMPLE_FILE
@@ -164,8 +166,16 @@ def run_pipeline(pipeline: beam.Pipeline, local: bool, output: str) -> Any:
       InputError: a worker met a mistake of the user's.
       JobError: an engine did not finish the job.
     """
-    if not local:
-        return run_job(pipeline, output)
+    try:
+        return _run_here(pipeline) if local else run_job(pipeline, output)
+    except BaseException:
+        with contextlib.suppress(OSError, BeamIOError):
+            if FileSystems.exists(sample_file(output)):  # nobody is left who would read it
+                remove_files([sample_file(output)])
+        raise
+
+
+def _run_here(pipeline: beam.Pipeline) -> Any:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):

@@ -25,6 +25,7 @@ from beam_gpte.cli.remote_jobs import (
     reason,
     run_job,
 )
+from beam_gpte.cli.runtime import run_pipeline, sample_file
 from beam_gpte.core.errors import InputError, NoRowsError, PassingInputError
 from beam_gpte.sinks.runs.leftovers import remove_run
 from tests.sinks.test_write_parquet import embedded
@@ -174,6 +175,27 @@ def test_a_failed_job_leaves_no_staged_files(
     vectors | WriteVectorsToParquet(str(tmp_path), commit_after=never)
     with pytest.raises(InputError, match=WORDS):
         run_job(pipeline, str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_failed_run_leaves_no_sample_of_its_rows(
+    options: PipelineOptions, tmp_path: Path, local: bool
+) -> None:
+    pipeline = beam.Pipeline("FnApiRunner") if local else beam.Pipeline(options=options)
+    Path(sample_file(str(tmp_path))).write_bytes(b"rows")
+    pipeline | beam.Create([1]) | beam.Map(fail)
+    with pytest.raises((InputError, RuntimeError), match=WORDS):
+        run_pipeline(pipeline, local, str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_notes_a_mistake_once(tmp_path: Path) -> None:
+    """An engine that goes on trying would leave the note beside the output."""
+    note = Note.beside(str(tmp_path))
+    note.write(InputError(WORDS))
+    note.remove()
+    note.write(InputError(WORDS))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from apache_beam.options.pipeline_options import (
     PipelineOptions,
+    PortableOptions,
     PrismRunnerOptions,
     StandardOptions,
 )
 
 from beam_gpte import InputError
 from beam_gpte.cli import runners
-from beam_gpte.cli.runners import check_job_service, use_prism
+from beam_gpte.cli.runners import JOB_SECONDS, check_job_service, use_prism
 from beam_gpte.cli.runtime import local_options
 from beam_gpte.cli.streams import local_stream_options
 
@@ -100,3 +101,11 @@ def test_a_job_service_that_starts_late_is_found() -> None:
 def test_no_endpoint_or_one_that_beam_makes_is_not_looked_for() -> None:
     check_job_service(PipelineOptions())
     check_job_service(PipelineOptions(job_endpoint="embed"))
+
+
+def test_a_program_waits_for_a_long_job() -> None:
+    """Beam's 300 seconds are for the state of the job, too."""
+    for given, expected in ({}, JOB_SECONDS), ({"job_server_timeout": 20}, 20):
+        options = PipelineOptions(**given)
+        check_job_service(options)
+        assert options.view_as(PortableOptions).job_server_timeout == expected
