@@ -62,6 +62,7 @@ from beam_gpte.cli.stream_counters import count_all_bundles
 from beam_gpte.cli.streams import (
     check_flags,
     finishing_bundles,
+    leave,
     local_stream_options,
     run_stream,
     stop_file,
@@ -243,17 +244,17 @@ def main(argv: list[str]) -> None:
         if local:
             count_all_bundles()
         result = run_stream(start, owner, None if local else stop)
-        if result is None:
-            print("stopped; what was committed is kept, and the same command goes on")
-            return
-        seconds = watch.seconds()
-        summary = summary_of(counters(result), seconds, options)
-        write_json(f"{output.base}/summary.json", summary)
-        print_summary(summary)
-        if options.report:
-            run = run_of("embed_stream.py", options, result, seconds)
-            write_page(options.report, stream_page(run, summary, sample_of(options, output)))
-            print(f"{'report':>16}  {options.report}")
+    if result is None:
+        print("stopped; what was committed is kept, and the same command goes on")
+        leave()
+    seconds = watch.seconds()
+    summary = summary_of(counters(result), seconds, options)
+    write_json(f"{output.base}/summary.json", summary)
+    print_summary(summary)
+    if options.report:
+        run = run_of("embed_stream.py", options, result, seconds)
+        write_page(options.report, stream_page(run, summary, sample_of(options, output)))
+        print(f"{'report':>16}  {options.report}")
 
 
 def check(options: EmbedStreamOptions, config: EncoderConfig, output: StreamOutput) -> None:

@@ -4,15 +4,18 @@ local     signal --> stop file --> `WatchCorpus` stops to look, and what was rea
 cluster   signal --> stop file --> the job is canceled; what was committed is kept
 """
 
+import atexit
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
@@ -123,6 +126,18 @@ def run_stream(start: Callable[[], Any], owner: Owner | None, stop: str | None) 
     finally:
         if owner is not None and (result is None or _has_ended(result)):
             owner.release()
+
+
+def leave() -> NoReturn:
+    """End the process well, at once.
+
+    Workers of a canceled job may be threads of this process, as on Prism. One that is still in
+    native code when the interpreter is taken down aborts the process.
+    """
+    atexit._run_exitfuncs()  # which end a Prism that was started here
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _cancel(result: Any, ended: Future[Any]) -> None:
