@@ -45,7 +45,10 @@ class Stream:
         self._launchers: list[subprocess.Popen] = []
 
     def launch(self, *more: str) -> subprocess.Popen:
-        """Start a launcher, with more flags if there are any."""
+        """Start a launcher, with more flags if there are any, and wait until it has checked them.
+
+        Whoever reads the database meanwhile would be in its way.
+        """
         name = f"launcher-{len(self._launchers)}.log"
         places = [f"--input={self.inbox}/*.jsonl", f"--output={self.output}"]
         command = [sys.executable, str(ROOT / "pipelines" / "embed_stream.py"), *places]
@@ -59,6 +62,11 @@ class Stream:
                 start_new_session=True,
             )
         self._launchers.append(started)
+        deadline = time.monotonic() + SECONDS
+        while "watching" not in self.printed() and started.poll() is None:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
         return started
 
     def printed(self) -> str:
