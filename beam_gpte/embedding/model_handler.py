@@ -28,7 +28,7 @@ from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
-from beam_gpte.embedding.shared_models import announce, later, loaded, shared_model
+from beam_gpte.embedding.shared_models import announce, count, later, loaded, shared_model
 
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
@@ -322,12 +322,7 @@ def _count(encoding: Encoding, seconds: float) -> None:
         (encoding.dropped > 0).sum(),
         encoding.retries,
     )
-    for name, value in zip(COUNTERS, values, strict=True):
-        Metrics.counter(NAMESPACE, name).inc(int(value))
-    Metrics.distribution(NAMESPACE, "model_milliseconds").update(int(seconds * 1000))
-    if encoding.computed:
-        padding = 100 * (encoding.computed - encoding.needed) // encoding.computed
-        Metrics.distribution(NAMESPACE, "padding_percent").update(int(padding))
+    count(COUNTERS, values, seconds, encoding)
     if texts:
         Metrics.distribution(NAMESPACE, "tokens_per_text").update(
             int(encoding.tokens.sum() // texts)

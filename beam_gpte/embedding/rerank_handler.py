@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
@@ -16,7 +15,7 @@ from beam_gpte.core.process import torch_threads, tune_process
 from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.embedding.model_handler import watched_model
-from beam_gpte.embedding.shared_models import announce, later, loaded, shared_model
+from beam_gpte.embedding.shared_models import announce, count, later, loaded, shared_model
 
 COUNTERS = (
     "pairs_scored",
@@ -123,9 +122,4 @@ def _count(scoring: Scoring, seconds: float) -> None:
         (scoring.dropped > 0).sum(),
         scoring.retries,
     )
-    for name, value in zip(COUNTERS, values, strict=True):
-        Metrics.counter(NAMESPACE, name).inc(int(value))
-    Metrics.distribution(NAMESPACE, "model_milliseconds").update(int(seconds * 1000))
-    if scoring.computed:
-        padding = 100 * (scoring.computed - scoring.needed) // scoring.computed
-        Metrics.distribution(NAMESPACE, "padding_percent").update(int(padding))
+    count(COUNTERS, values, seconds, scoring)

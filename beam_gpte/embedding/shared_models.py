@@ -33,6 +33,18 @@ class Loaded(Protocol):
         """Load it from a folder."""
 
 
+class Padded(Protocol):
+    """Define what tells the padding of a batch: tokens that were computed, and needed."""
+
+    @property
+    def computed(self) -> int:
+        """Count the tokens with padding."""
+
+    @property
+    def needed(self) -> int:
+        """Count them without."""
+
+
 L = TypeVar("L", bound=Loaded)
 T = TypeVar("T")
 
@@ -73,6 +85,16 @@ def announce(counters: Sequence[str]) -> None:
     """
     for name in counters:
         Metrics.counter(NAMESPACE, name).inc(0)
+
+
+def count(names: Sequence[str], values: Sequence[int], seconds: float, padded: Padded) -> None:
+    """Count what a model has done with a batch: counters by name, its time and its padding."""
+    for name, value in zip(names, values, strict=True):
+        Metrics.counter(NAMESPACE, name).inc(int(value))
+    Metrics.distribution(NAMESPACE, "model_milliseconds").update(int(seconds * 1000))
+    if padded.computed:
+        padding = 100 * (padded.computed - padded.needed) // padded.computed
+        Metrics.distribution(NAMESPACE, "padding_percent").update(int(padding))
 
 
 def loaded(model: T) -> T:

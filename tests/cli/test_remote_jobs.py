@@ -165,14 +165,19 @@ def test_steps_do_what_they_did(options: PipelineOptions, tmp_path: Path) -> Non
     assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"]
 
 
+def that_fails_before_its_commit(options: PipelineOptions, folder: Path) -> beam.Pipeline:
+    pipeline = beam.Pipeline(options=options)
+    vectors = pipeline | beam.Create([embedded(0, 3)])
+    never = vectors | beam.combiners.Count.Globally() | beam.Map(fail)
+    vectors | WriteVectorsToParquet(str(folder), commit_after=never)
+    return pipeline
+
+
 def test_a_failed_job_leaves_no_staged_files(
     options: PipelineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_jobs, "LATE_SECONDS", 0)
-    pipeline = beam.Pipeline(options=options)
-    vectors = pipeline | beam.Create([embedded(0, 3)])
-    never = vectors | beam.combiners.Count.Globally() | beam.Map(fail)
-    vectors | WriteVectorsToParquet(str(tmp_path), commit_after=never)
+    pipeline = that_fails_before_its_commit(options, tmp_path)
     with pytest.raises(InputError, match=WORDS):
         run_job(pipeline, str(tmp_path))
     assert list(tmp_path.iterdir()) == []
@@ -215,10 +220,7 @@ def test_what_a_worker_stages_after_its_job_failed_is_removed(
     monkeypatch.setattr(remote_jobs, "LATE_SECONDS", 0.5)
     monkeypatch.setattr(remote_jobs, "LATE_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(remote_jobs, "remove_run", remove_and_stage)
-    pipeline = beam.Pipeline(options=options)
-    vectors = pipeline | beam.Create([embedded(0, 3)])
-    never = vectors | beam.combiners.Count.Globally() | beam.Map(fail)
-    vectors | WriteVectorsToParquet(str(tmp_path), commit_after=never)
+    pipeline = that_fails_before_its_commit(options, tmp_path)
     with pytest.raises(InputError, match=WORDS):
         run_job(pipeline, str(tmp_path))
     assert late

@@ -54,6 +54,7 @@ def main() -> None:
                 *handlers,
                 f"-timeout={BUSY * seconds}",
                 "-rss_limit_mb=0",
+                f"-artifact_prefix={folder}/",  # not the working directory
                 *options,
             ],
             try_input,
