@@ -1,8 +1,9 @@
 """Wait for a job that an engine runs: a user's mistake ends it, and a failure is put in words.
 
     launcher                          engine                      workers
-    every step notes ----job--------> steps ----> an `InputError` --> a note beside the output
-          looks for it <--------------------------------------------------/
+    lays a note beside the output
+    every step notes ----job--------> steps ----> an `InputError` --> written on the note
+          reads and removes it <------------------------------------------/
           cancels -------------------> job
 
 An engine tries what failed again, as often as it is set to. That helps against the death of a host,
@@ -12,6 +13,7 @@ not against what the user has to repair, which would fail every time.
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import threading
 import time
@@ -28,9 +30,10 @@ from apache_beam.runners.common import DoFnSignature
 from apache_beam.runners.runner import PipelineState
 
 from beam_gpte.core.errors import InputError, NoRowsError, PassingInputError, printable
-from beam_gpte.files.folders import TEMPORARY, absolute, remove_files
+from beam_gpte.files.folders import TEMPORARY, absolute, list_files, remove_files
 from beam_gpte.sinks.runs.leftovers import remove_run
 from beam_gpte.sinks.runs.outputs import temporary_folders
+from beam_gpte.sinks.runs.processes import is_running, machine
 
 LOOK_SECONDS = 2  # between two looks for a note: one request of a store
 CANCEL_SECONDS = 60  # until a cancelled job has ended, or is left alone
@@ -53,16 +56,15 @@ _MISTAKE = re.compile(r"(InputError|NoRowsError): (.*)")
 _STEP = re.compile(r" \[while running '.*$")
 
 
-_written: set[str] = set()  # notes of this process
-
-
 class JobError(Exception):
     """Report a job that an engine did not finish, in one line; programs exit with code 1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """Name the file in which workers write down the mistake that a job met.
+    """Name the file in which workers write down the mistake that a job met, as long as it is there.
+
+    Flink may try again, for minutes, when the program has read a note, removed it and ended.
 
     Attributes:
       path: of the file, which workers and launcher reach.
@@ -71,24 +73,31 @@ class Note:
     path: str
 
     @classmethod
-    def beside(cls, output: str) -> "Note":
-        """Name the note of a new job in the folder that it writes to."""
-        name = f"{TEMPORARY}mistake-{uuid.uuid4().hex}.json"
-        return cls(FileSystems.join(absolute(output), name))
+    @contextlib.contextmanager
+    def beside(cls, output: str) -> Iterator["Note"]:
+        """Lay the note of a new job in the folder that it writes to, and remove it at the end."""
+        folder, start = absolute(output), f"{TEMPORARY}mistake-{machine()}-"
+        for name in list_files(folder):  # of programs that were killed
+            if name.startswith(start) and not is_running(int(name.split("-")[-2])):
+                remove_files([FileSystems.join(folder, name)])
+        note = cls(FileSystems.join(folder, f"{start}{os.getpid()}-{uuid.uuid4().hex}.json"))
+        note._fill("\n")  # Beam 2.77 cannot write an empty object to S3
+        try:
+            yield note
+        finally:
+            note.remove()
 
     def write(self, error: InputError) -> None:
-        """Write a mistake down; what the place refuses is lost, and the job fails later.
-
-        A process does so once: the engine may try again when the program has read and removed it.
-        """
-        if self.path in _written:
-            return
+        """Write a mistake down; what the place refuses is lost, and the job fails later."""
         kind = next(name for name, kind in reversed(MISTAKES.items()) if isinstance(error, kind))
         with contextlib.suppress(OSError):
-            stream = FileSystems.create(self.path, compression_type=CompressionTypes.UNCOMPRESSED)
-            with stream:
-                stream.write(json.dumps([kind, str(error)]).encode())
-            _written.add(self.path)
+            if FileSystems.exists(self.path):
+                self._fill(json.dumps([kind, str(error)]))
+
+    def _fill(self, text: str) -> None:
+        plain = CompressionTypes.UNCOMPRESSED
+        with FileSystems.create(self.path, compression_type=plain) as stream:
+            stream.write(text.encode())
 
     def read(self) -> InputError | None:
         """Return the mistake; None if there is none yet, or none that is complete."""
@@ -162,14 +171,14 @@ def run_job(pipeline: beam.Pipeline, output: str) -> Any:
       InputError: the mistake.
       JobError: the job did not end well.
     """
-    note = Note.beside(output)
-    pipeline.visit(_NoteMistakes(note))
     threading.excepthook = _ignore_lost_streams
-    try:
-        job = Job(pipeline.run())
-    except grpc.RpcError as error:
-        raise JobError(reason(error)) from error
-    mistake = job.wait(note)
+    with Note.beside(output) as note:
+        pipeline.visit(_NoteMistakes(note))
+        try:
+            job = Job(pipeline.run())
+        except grpc.RpcError as error:
+            raise JobError(reason(error)) from error
+        mistake = job.wait(note)
     if job.has_ended:
         _remove_staged(temporary_folders(pipeline), 0 if job.failure is None else LATE_SECONDS)
     if job.failure is not None:
@@ -231,7 +240,6 @@ class Job:
             with contextlib.suppress(grpc.RpcError, RuntimeError):
                 self.result.cancel()
             self._waiting.join(CANCEL_SECONDS)
-        note.remove()
         return mistake
 
     def _wait(self) -> None:

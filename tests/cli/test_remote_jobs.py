@@ -1,5 +1,6 @@
 """A job on an engine ends once at a user's mistake, in the words of the local runner."""
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -127,10 +128,11 @@ def test_what_may_pass_is_left_to_the_engine_which_tries_again(
 
 
 def test_a_job_that_would_be_tried_for_ever_is_cancelled(tmp_path: Path) -> None:
-    note, engine = Note.beside(str(tmp_path)), Engine()
-    job = Job(engine)
-    note.write(NoRowsError(WORDS))
-    mistake = job.wait(note)
+    engine = Engine()
+    with Note.beside(str(tmp_path)) as note:
+        job = Job(engine)
+        note.write(NoRowsError(WORDS))
+        mistake = job.wait(note)
     assert engine.is_cancelled.is_set()
     assert isinstance(mistake, NoRowsError)
     assert str(mistake) == WORDS
@@ -139,10 +141,11 @@ def test_a_job_that_would_be_tried_for_ever_is_cancelled(tmp_path: Path) -> None
 
 
 def test_a_job_that_ended_well_is_done_whatever_one_of_its_tries_met(tmp_path: Path) -> None:
-    note, engine = Note.beside(str(tmp_path)), Engine(PipelineState.DONE)
-    job = Job(engine)
-    note.write(InputError(WORDS))
-    job.wait(note)
+    engine = Engine(PipelineState.DONE)
+    with Note.beside(str(tmp_path)) as note:
+        job = Job(engine)
+        note.write(InputError(WORDS))
+        job.wait(note)
     assert job.failure is None
     assert list(tmp_path.iterdir()) == []
 
@@ -195,13 +198,22 @@ def test_a_failed_run_leaves_no_sample_of_its_rows(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_notes_a_mistake_once(tmp_path: Path) -> None:
+def test_nothing_is_noted_when_the_program_has_ended(tmp_path: Path) -> None:
     """An engine that goes on trying would leave the note beside the output."""
-    note = Note.beside(str(tmp_path))
-    note.write(InputError(WORDS))
-    note.remove()
+    with Note.beside(str(tmp_path)) as note:
+        assert note.read() is None
     note.write(InputError(WORDS))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_note_of_a_program_that_was_killed_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    with Note.beside(str(tmp_path)) as note:
+        theirs = Path(note.path)
+        gone = theirs.with_name(theirs.name.replace(f"-{os.getpid()}-", f"-{2**31 - 1}-"))
+        gone.touch()
+        with Note.beside(str(tmp_path)):
+            assert theirs.exists()
+            assert not gone.exists()
 
 
 def test_what_a_worker_stages_after_its_job_failed_is_removed(
