@@ -38,7 +38,6 @@ from beam_gpte.sinks.runs.processes import is_running, machine
 LOOK_SECONDS = 2  # between two looks for a note: one request of a store
 CANCEL_SECONDS = 60  # until a cancelled job has ended, or is left alone
 LATE_SECONDS = 10  # in which workers still stage rows of a job that failed
-LATE_LOOK_SECONDS = 2
 METHODS = ("setup", "start_bundle", "process", "finish_bundle")
 MISTAKES: dict[str, type[InputError]] = {kind.__name__: kind for kind in (InputError, NoRowsError)}
 # what engines and Beam put around the words of an error
@@ -196,7 +195,7 @@ def _remove_staged(folders: Sequence[str], seconds: float) -> None:
     removed = [remove_run(folder) for folder in folders]
     until = time.monotonic() + seconds
     while any(removed) and time.monotonic() < until:
-        time.sleep(LATE_LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS)
         for folder in folders:
             remove_run(folder)
 
@@ -208,7 +207,7 @@ def _ignore_lost_streams(ended: threading.ExceptHookArgs) -> None:
 
 
 class Job:
-    """Wait for a job that runs.
+    """Wait for a job that runs, in a thread that does not keep the program from its end.
 
     Args:
       result: of the pipeline's `run`.
@@ -230,17 +229,24 @@ class Job:
         """Whether that is known."""
         return not (self._waiting.is_alive() or isinstance(self.failure, grpc.RpcError))
 
+    def is_waited_for(self, seconds: float) -> bool:
+        """Return whether there is still something to wait for after so many seconds."""
+        self._waiting.join(seconds)
+        return self._waiting.is_alive()
+
+    def cancel(self, seconds: float) -> None:
+        """Cancel the job, and wait so many seconds until it has ended."""
+        with contextlib.suppress(grpc.RpcError, RuntimeError):
+            self.result.cancel()
+        self._waiting.join(seconds)
+
     def wait(self, note: Note) -> InputError | None:
         """Wait until the job has ended, or cancel it because of a note; return what that says."""
-        mistake = None
-        while self._waiting.is_alive() and mistake is None:
-            self._waiting.join(LOOK_SECONDS)
-            mistake = note.read()
-        if self._waiting.is_alive():
-            with contextlib.suppress(grpc.RpcError, RuntimeError):
-                self.result.cancel()
-            self._waiting.join(CANCEL_SECONDS)
-        return mistake
+        while self.is_waited_for(LOOK_SECONDS):
+            if mistake := note.read():
+                self.cancel(CANCEL_SECONDS)
+                return mistake
+        return note.read()
 
     def _wait(self) -> None:
         try:

@@ -9,17 +9,14 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from apache_beam.runners.runner import PipelineState
 
+from beam_gpte.cli.remote_jobs import Job
 from beam_gpte.cli.runners import check_job_service, use_prism
 from beam_gpte.cli.runtime import silence_beam
 from beam_gpte.core.errors import InputError
@@ -113,18 +110,20 @@ def run_stream(start: Callable[[], Any], owner: Owner | None, stop: str | None) 
     Raises:
       RuntimeError: it failed.
     """
-    result = None
+    job = None
     try:
-        result = start()
-        ended = _ending(result)
-        while not wait_for([ended], LOOK_SECONDS).done:
+        job = Job(start())
+        while job.is_waited_for(LOOK_SECONDS):
             if stop is not None and Path(stop).exists():
-                _cancel(result, ended)
+                job.cancel(CANCEL_SECONDS)
+                if not job.has_ended:
+                    raise RuntimeError(_GOES_ON)
                 return None
-        ended.result()
-        return result
+        if job.failure is not None:
+            raise job.failure
+        return job.result
     finally:
-        if owner is not None and (result is None or _has_ended(result)):
+        if owner is not None and (job is None or job.has_ended):
             owner.release()
 
 
@@ -140,31 +139,4 @@ def leave() -> NoReturn:
     os._exit(0)
 
 
-def _cancel(result: Any, ended: Future[Any]) -> None:
-    result.cancel()
-    wait_for([ended], CANCEL_SECONDS)
-    if not _has_ended(result):
-        raise RuntimeError(
-            "the job was canceled and has not ended; look for it where its runner lists jobs"
-        )
-
-
-def _has_ended(result: Any) -> bool:
-    """Return whether a job is known to have ended; False where nobody answers."""
-    with contextlib.suppress(Exception):  # of gRPC, or of a runner's client
-        return bool(PipelineState.is_terminal(result.state))
-    return False
-
-
-def _ending(result: Any) -> Future[Any]:
-    """Wait for a job in a thread, which does not keep the program from its end."""
-    ended = Future[Any]()
-
-    def wait() -> None:
-        try:
-            ended.set_result(result.wait_until_finish())
-        except BaseException as error:
-            ended.set_exception(error)
-
-    threading.Thread(target=wait, daemon=True).start()
-    return ended
+_GOES_ON = "the job was canceled and has not ended; look for it where its runner lists jobs"

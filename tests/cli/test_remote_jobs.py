@@ -230,7 +230,7 @@ def test_what_a_worker_stages_after_its_job_failed_is_removed(
         return removed
 
     monkeypatch.setattr(remote_jobs, "LATE_SECONDS", 0.5)
-    monkeypatch.setattr(remote_jobs, "LATE_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(remote_jobs, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(remote_jobs, "remove_run", remove_and_stage)
     pipeline = that_fails_before_its_commit(options, tmp_path)
     with pytest.raises(InputError, match=WORDS):
