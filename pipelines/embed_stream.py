@@ -230,7 +230,7 @@ def main(argv: list[str]) -> None:
     id_column = SOURCE if options.id_column else ID
     output = StreamOutput(options.output, options.duckdb, id_column)
     check(options, config, output)
-    owner = None if local else output.owner(options.interval)
+    owner = output.owner(options.interval, local)
     with output.alone(owner), stop_file() as stop:
 
         def start() -> Any:

@@ -87,9 +87,16 @@ def finish(
         )
 
 
-def start(program: str, *arguments: object, out: Path, err: Path) -> BaseProcess:
+def start(
+    program: str,
+    *arguments: object,
+    out: Path,
+    err: Path,
+    environment: dict[str, str] | None = None,
+) -> BaseProcess:
     """Start a program of `pipelines/` that prints to files."""
-    return _fork([str(ROOT / "pipelines" / program), *map(str, arguments)], out, err)
+    command = [str(ROOT / "pipelines" / program), *map(str, arguments)]
+    return _fork(command, out, err, environment=environment)
 
 
 def _fork(

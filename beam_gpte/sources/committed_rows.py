@@ -148,17 +148,23 @@ class StreamOutput:
 
     @contextlib.contextmanager
     def alone(self, owner: Owner | None = None) -> Iterator[None]:
-        """Lock a local output against other streams, whose jobs may run without a launcher.
+        """Take the output for one stream, and lock it, if local, against other launchers.
 
         Args:
-          owner: of a job that may outlive this process, whose end releases the lock, but not it.
+          owner: of the job, which may outlive this process: its end releases the lock alone.
 
         Raises:
           InputError: another process or job has the output.
         """
-        if is_remote(self.base):
+        with contextlib.nullcontext() if is_remote(self.base) else self._locked():
+            taken = owner or self._owner(0)
+            taken.take()
+            if owner is None:
+                taken.release()  # the lock is enough
             yield
-            return
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
         Path(self.base).mkdir(parents=True, exist_ok=True)
         with open(f"{self.base}/.stream-lock", "wb") as lock:
             try:
@@ -167,15 +173,19 @@ class StreamOutput:
                 raise InputError(
                     f"{self.base}: another stream writes here; stop it, or name another output"
                 ) from error
-            taken = owner or self._owner(0)
-            taken.take()
-            if owner is None:
-                taken.release()  # the lock is enough
             yield
 
-    def owner(self, interval: float) -> Owner | None:
-        """Make an owner for a job that ticks every so many seconds; None for a remote output."""
-        return None if is_remote(self.base) else self._owner(interval)
+    def owner(self, interval: float, local: bool = False) -> Owner | None:
+        """Make an owner for a job that ticks every so many seconds.
+
+        Args:
+          interval: of the ticks.
+          local: the job is within this process.
+
+        Returns:
+          None where the lock is enough, which a process loses when it ends: both are local.
+        """
+        return None if local and not is_remote(self.base) else self._owner(interval)
 
     def _owner(self, interval: float) -> Owner:
         return Owner(f"{absolute(self.base)}/.stream-job", interval)

@@ -106,8 +106,9 @@ def test_a_local_stream_is_refused_beside_a_job(tmp_path: Path) -> None:
         pass
 
 
-def test_an_output_in_a_bucket_has_no_owner() -> None:
-    assert StreamOutput("gs://bucket/out", None, "id").owner(1) is None
+def test_a_local_stream_needs_no_owner_beside_its_lock_but_in_a_bucket() -> None:
+    assert StreamOutput("out", None, "id").owner(1, local=True) is None
+    assert StreamOutput("gs://bucket/out", None, "id").owner(1, local=True) is not None
 
 
 def test_a_pipeline_knows_its_owner() -> None:

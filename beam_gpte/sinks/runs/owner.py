@@ -12,17 +12,17 @@ work.
 
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import apache_beam as beam
 
 from beam_gpte.core.errors import InputError
+from beam_gpte.sinks.runs.owner_files import owner_file
 
 SILENCE = 30.0  # seconds without a sign of life, after which a job may lose its output
 SILENT_TICKS = 3  # the same in ticks, where these are rarer
@@ -35,7 +35,7 @@ class Owner:
     """Own an output for one job.
 
     Attributes:
-      path: of a file that all launchers and workers see, in an existing folder.
+      path: of a file that all launchers and workers see, in an existing folder or a bucket.
       interval: seconds between two signs of life.
       token: of the job.
     """
@@ -50,9 +50,10 @@ class Owner:
         Raises:
           InputError: another job shows that it runs.
         """
-        first, warned = self._changed(), False
-        while (silence := self._silence_of_owner()) > (quiet := self._now() - self._changed()):
-            if self._changed() != first:
+        file = owner_file(self.path)
+        first, warned = file.changed(), False
+        while (silence := self._silence_of_owner()) > (quiet := file.now() - file.changed()):
+            if file.changed() != first:
                 raise InputError(
                     f"{os.path.dirname(self.path)}: another stream writes here; stop it, or name "
                     "another output"
@@ -67,12 +68,12 @@ class Owner:
                 )
             time.sleep(0.5)
         silence = max(SILENCE, SILENT_TICKS * self.interval)
-        self._write(f"{self.token}{_SEPARATOR}{silence}")
+        file.write(f"{self.token}{_SEPARATOR}{silence}")
 
     def release(self) -> None:
         """Give the output up, once the job has ended; waits for commits at work."""
-        if self._token() == self.token:
-            self._write("")
+        if self._parts()[0] == self.token:
+            owner_file(self.path).write("")
 
     def show_life(self) -> None:
         """Show that the job runs.
@@ -81,57 +82,32 @@ class Owner:
           InputError: it is no longer the owner.
         """
         with self.committing():
-            os.utime(self.path)
+            owner_file(self.path).touch()
 
     @contextlib.contextmanager
     def committing(self) -> Iterator[None]:
-        """Keep the output for as long as a commit takes.
+        """Keep the output for as long as a commit takes, where `owner_files` has locks.
 
         Raises:
           InputError: the job is no longer the owner.
         """
-        with self._locked(fcntl.LOCK_SH) as file:
-            if file.read().decode().split(_SEPARATOR)[0] != self.token:
+        with owner_file(self.path).held() as text:
+            if text.split(_SEPARATOR)[0] != self.token:
                 raise InputError(
                     f"{os.path.dirname(self.path)}: another stream was started here after this "
                     "one was ended, or gave no sign; this one stops"
                 )
             yield
 
-    def _write(self, text: str) -> None:
-        with self._locked(fcntl.LOCK_EX) as file:
-            file.truncate(0)
-            file.write(text.encode())
-
-    @contextlib.contextmanager
-    def _locked(self, kind: int) -> Iterator[BinaryIO]:
-        with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-            fcntl.flock(file, kind)
-            yield file
-
     def _silence_of_owner(self) -> float:
         """Return for how long the present owner may be silent; 0 if there is none."""
-        _, _, silence = self._content().partition(_SEPARATOR)
-        return float(silence or 0)
+        return float(self._parts()[1] or 0)
 
-    def _token(self) -> str:
-        return self._content().partition(_SEPARATOR)[0]
-
-    def _content(self) -> str:
-        with self._locked(fcntl.LOCK_SH) as file:
-            return file.read().decode()
-
-    def _changed(self) -> float:
-        with contextlib.suppress(FileNotFoundError):
-            return os.stat(self.path).st_mtime
-        return 0.0
-
-    def _now(self) -> float:
-        """Tell the time by the clock that changes of files are dated by."""
-        clock = f"{self.path}-clock"
-        with open(clock, "ab"):
-            os.utime(clock)
-        return os.stat(clock).st_mtime
+    def _parts(self) -> tuple[str, str]:
+        """Return the present owner's token, and for how long it may be silent."""
+        with owner_file(self.path).held() as text:
+            token, _, silence = text.partition(_SEPARATOR)
+        return token, silence
 
 
 @dataclasses.dataclass(frozen=True)
