@@ -234,6 +234,8 @@ def main(argv: list[str]) -> None:
     with output.alone(owner), stop_file() as stop:
 
         def start() -> Any:
+            if options.duckdb:  # not before: another stream would have it open for a commit
+                check_database(options.duckdb)
             pipeline = beam.Pipeline(options=beam_options)
             set_owner(pipeline, owner)
             build(pipeline, options, config, output, stop if local else None)
@@ -262,8 +264,6 @@ def check(options: EmbedStreamOptions, config: EncoderConfig, output: StreamOutp
     check_columns(options, config)
     check_model_exists(config)
     check_writable(output.base)
-    if options.duckdb:
-        check_database(options.duckdb)
     if options.report:
         check_report(options.report)
 

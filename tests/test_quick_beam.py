@@ -28,6 +28,7 @@ REPLACED = [
     (core, "get_function_args_defaults"),
     (userstate, "get_dofn_specs"),
     (PipelineOptions, "__init__"),
+    (PipelineOptions, "_visible_option_list"),
     (boto3_client.Client, "__init__"),
 ]
 FLAGS = [
