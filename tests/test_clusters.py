@@ -1,6 +1,7 @@
 """The page on clusters has a table of what ran where, which lists every transform."""
 
-from tests.engines.table import NONE, PAGE, UNKNOWN, YES, columns, page_table
+from tests.engines.full import BATCH, Run
+from tests.engines.table import NONE, PAGE, UNKNOWN, YES, columns, page_table, table
 from tests.test_public_names import TRANSFORMS
 
 
@@ -12,3 +13,14 @@ def test_every_transform_is_in_the_table() -> None:
     for name, *cells in rows:
         assert len(cells) == len(columns())
         assert set(cells) <= {YES, NONE, UNKNOWN}, name
+
+
+def test_what_was_not_run_again_stays_and_what_was_is_replaced() -> None:
+    before = page_table(PAGE.read_text(encoding="utf-8"))
+    assert table({}, TRANSFORMS, before) == before
+    line = {"date": "2030-01-02", "commit": "abcdef0", "outcome": "failed"}
+    after = table({Run("spark", BATCH, "rerank"): line}, TRANSFORMS, before)
+    changed = set(after.splitlines()) - set(before.splitlines())
+    assert {row.split("|")[1].strip() for row in changed if row.startswith("|")} == {"`Rerank`"}
+    assert ", abcdef0 (2030-01-02):\n" in after
+    assert "no |" in next(row for row in changed if "`Rerank`" in row)

@@ -12,6 +12,7 @@ from tests.programs import ROOT
 
 PAGE = ROOT / "docs" / "running" / "clusters.md"
 BEGIN, END = "<!-- table of engines -->", "<!-- end of table -->"
+RUN_ON = "Run on commit"
 YES, NO, UNKNOWN, NONE = "yes", "no", "not run", "-"
 
 
@@ -33,28 +34,50 @@ def example_of(transform: str) -> str:
     return min(users)
 
 
-def table(found: Mapping[Run, dict], transforms: Sequence[str]) -> str:
-    """Make the table of all transforms, with the commits and days of the runs."""
+def table(found: Mapping[Run, dict], transforms: Sequence[str], before: str = "") -> str:
+    """Make the table of all transforms, with the commits and days of the runs.
+
+    Args:
+      found: results of runs.
+      transforms: their names.
+      before: the table so far: what was not run since stays as it is there.
+    """
     heads = [f"{engine} {kind}" for engine, kind in columns()]
     lines = [f"| | {' | '.join(heads)} |", f"|---{'|---' * len(heads)}|"]
-    used = []
+    dates, known = _dates(before), _cells(before)
     for transform in transforms:
         example, cells = example_of(transform), []
-        for engine, kind in columns():
+        for head, (engine, kind) in zip(heads, columns(), strict=True):
             line = found.get(Run(engine, kind, example))
-            used.append(line) if line else None
-            cells.append(_cell(line, example, kind))
+            if line:
+                dates.add((line["date"], line["commit"]))
+            cells.append(_cell(line, example, kind, known.get((transform, head), UNKNOWN)))
         lines.append(f"| `{transform}` | {' | '.join(cells)} |")
-    runs = sorted({(line["date"], line["commit"]) for line in used})
-    dated = ", ".join(f"{commit} ({day})" for day, commit in runs)
-    return "\n".join([f"Run on commit {dated}:", "", *lines])
+    dated = ", ".join(f"{commit} ({day})" for day, commit in sorted(dates))
+    return "\n".join([f"{RUN_ON} {dated}:", "", *lines])
 
 
-def _cell(line: dict | None, example: str, kind: str) -> str:
+def _dates(before: str) -> set[tuple[str, str]]:
+    found = re.findall(r"(\w+) \(([\d-]+)\)", before.partition("\n")[0])
+    return {(day, commit) for commit, day in found}
+
+
+def _cells(before: str) -> dict[tuple[str, str], str]:
+    """Read a table: by transform, and by engine and kind."""
+    rows = [row.strip("| ").split(" | ") for row in before.splitlines() if row.startswith("|")]
+    heads = rows[0] if rows else []
+    return {
+        (name.strip("`"), head): cell
+        for name, *cells in rows[2:]
+        for head, cell in zip(heads, cells, strict=True)
+    }
+
+
+def _cell(line: dict | None, example: str, kind: str, before: str) -> str:
     if example in STREAMS and kind == BATCH:
         return NONE  # it never ends there
     if line is None:
-        return UNKNOWN
+        return before
     return YES if line["outcome"] == PASSED else NO
 
 
@@ -69,8 +92,9 @@ def main() -> None:
 
     text = PAGE.read_text(encoding="utf-8")
     path = Path(sys.argv[1]) if sys.argv[1:] else None
-    made = table(results(path) if path else results(), TRANSFORMS)
-    PAGE.write_text(text.replace(page_table(text), made), encoding="utf-8")
+    before = page_table(text)
+    made = table(results(path) if path else results(), TRANSFORMS, before)
+    PAGE.write_text(text.replace(before, made), encoding="utf-8")
 
 
 if __name__ == "__main__":
