@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import functools
 import json
+import os
 import random
 import re
 import signal
@@ -140,10 +141,10 @@ def sizes(engine: Engine, stream: Stream) -> dict[str, int]:
     workers = ["pool-1", "pool-2"] if isinstance(engine, Flink) else []
     family = [p for name in workers for p in engine.processes.family(name)]
     megabytes = [p.memory_info().rss >> 20 for p in family or stream.processes()]
-    hidden = sum(
-        any(part.startswith(".") for part in path.relative_to(stream.output).parts)
-        for path in stream.output.rglob("*")
-    )
+    hidden = 0
+    for folder, folders, files in os.walk(stream.output):  # which may vanish meanwhile
+        is_hidden = f"{os.sep}." in folder.removeprefix(str(stream.output))
+        hidden += sum(is_hidden or name.startswith(".") for name in (*folders, *files))
     found = {"worker_megabytes": sum(megabytes), "hidden_files": hidden}
     found["files"] = len(list(stream.output.rglob("*.parquet")))
     if isinstance(engine, Flink):
