@@ -1,7 +1,6 @@
 """Spare Beam 2.77 what it repeats for every step of a pipeline, and for every request to S3.
 
-Four functions that build and translate a pipeline take a quarter of the CPU time of a small job,
-imports included:
+What builds and translates a pipeline:
 
 - `get_function_args_defaults`: which arguments a method has. It builds a signature, one object per
   parameter. The names and defaults of a plain function are in its code, where
@@ -10,15 +9,20 @@ imports included:
   inspection, to look at their defaults. A DoFn without a parameter of Beam among these uses none.
 - `PipelineOptions.__init__`: what a list of flags says. It builds and runs a parser for each view
   of the options, and a step takes several views of the type and the setup options. What these two
-  say depends on the flags alone: it is remembered by them, and copied.
+  say depends on the flags alone: it is remembered by them, and copied. `_visible_option_list`,
+  called to read an option, lists and sorts the attributes of an object of argparse's.
+- `IOTypeHints.from_callable`: which types a function is annotated with. What was found for a plain
+  function is remembered as long as its code, its defaults and its annotations are the same objects.
+- `_check_fn_use_yield_and_return`: whether a function both yields and returns, for which its source
+  is read. The answer is remembered by the code.
 
-A fourth, `Client.__init__` of S3, makes a new client for each request, in 0.09 CPU seconds. A
-client is used again with the same options and AWS variables, in the same process, within a minute:
-so that credentials that change in a file are seen.
+And `Client.__init__` of S3 makes a new client for each request, in 0.09 CPU seconds. A client is
+used again with the same options and AWS variables, in the same process, within a minute: so that
+credentials that change in a file are seen.
 
-Functions and DoFns are read again at every call, so nothing goes stale. In all other cases
-(decorated and built-in functions, DoFns with states, other options) Beam's own function is called.
-Each is replaced only if its source is that of Beam 2.77: a changed Beam is left alone.
+In all other cases (decorated and built-in functions, DoFns with states, other options) Beam's own
+function is called. Each is replaced only if its source is that of Beam 2.77: a changed Beam is left
+alone.
 `benchmarks/beam_2_77_cache.patch` proposes the same to Beam, `benchmarks/startup.py` measures it.
 """
 
@@ -32,7 +36,8 @@ import os
 import sys
 import time
 import types
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from apache_beam.io.aws.clients.s3 import boto3_client
@@ -43,6 +48,7 @@ from apache_beam.options.pipeline_options import (
     TypeOptions,
 )
 from apache_beam.transforms import core, userstate
+from apache_beam.typehints import decorators
 
 Function = Callable[..., Any]
 Named = tuple[Any, str]  # a module or class, and the name of its function
@@ -155,6 +161,43 @@ def _quick_names(original: Function) -> Function:
     return _visible_option_list
 
 
+def _remembered_hints(original: Function) -> Function:
+    known: MutableMapping[Any, dict[bool, tuple[list[Any], Any]]] = weakref.WeakKeyDictionary()
+
+    def from_callable(fn: Any) -> Any:
+        is_bound = type(fn) is types.MethodType
+        function = fn.__func__ if is_bound else fn
+        is_plain = type(function) is types.FunctionType and not vars(function)
+        if not is_plain or decorators._disable_from_callable:
+            return original(fn)
+        annotations = function.__annotations__
+        read = [function.__code__, function.__defaults__, *annotations, *annotations.values()]
+        before, hints = known.get(function, {}).get(is_bound, ([], None))
+        if len(before) != len(read) or any(a is not b for a, b in zip(before, read, strict=True)):
+            hints = original(fn)
+            known.setdefault(function, {})[is_bound] = read, hints
+        if hints is None:
+            return None
+        inputs, outputs = ((args, dict(named)) for args, named in hints[:2])
+        return hints._replace(input_types=inputs, output_types=outputs)
+
+    return from_callable
+
+
+def _remembered_checks(original: Function) -> Function:
+    known: MutableMapping[types.CodeType, bool] = weakref.WeakKeyDictionary()
+
+    def _check_fn_use_yield_and_return(fn: Any) -> Any:
+        function = fn.__func__ if type(fn) is types.MethodType else fn
+        if type(function) is not types.FunctionType or vars(function):
+            return original(fn)
+        if function.__code__ not in known:
+            known[function.__code__] = original(fn)
+        return known[function.__code__]
+
+    return _check_fn_use_yield_and_return
+
+
 def _shared_clients(original: Function) -> Function:
     @functools.lru_cache(maxsize=8)
     def made(options: Any, *_: Any) -> dict[str, Any]:
@@ -218,6 +261,17 @@ replace(
     _quick_names,
     "a7edd7ce74aaef5fcb2e626eb49c5ecb34360b627eaa69e65b73ec86be251003",
     (PipelineOptions, "_visible_option_list"),
+)
+replace(
+    _remembered_hints,
+    "1054b56191e9eaa6d45a45d9d60e42555d5e6d28b2e52f93f01095f0d322797d",
+    (decorators.IOTypeHints, "from_callable"),
+)
+replace(
+    _remembered_checks,
+    "b736b8d259633ba8cfa9d7ce636d36f23b5a7e3b671a11b395c8b10407fad67a",
+    (core, "_check_fn_use_yield_and_return"),
+    (core, "_get_function_body_without_inners"),
 )
 replace(
     _shared_clients,

@@ -20,6 +20,7 @@ from apache_beam.options.pipeline_options import (
     TypeOptions,
 )
 from apache_beam.transforms import core, userstate
+from apache_beam.typehints import decorators
 
 from beam_gpte import _quick_beam
 from beam_gpte.dedup.stream_state import DecideRows
@@ -29,6 +30,8 @@ REPLACED = [
     (userstate, "get_dofn_specs"),
     (PipelineOptions, "__init__"),
     (PipelineOptions, "_visible_option_list"),
+    (decorators.IOTypeHints, "from_callable"),
+    (core, "_check_fn_use_yield_and_return"),
     (boto3_client.Client, "__init__"),
 ]
 FLAGS = [
@@ -174,6 +177,38 @@ def test_a_method_that_an_instance_has_of_another_dofn_counts_as_beam_counts_it(
     assert states
     assert timers
     assert (states, timers) == userstate.get_dofn_specs.__wrapped__(dofn)
+
+
+@pytest.mark.parametrize(("owner", "name"), REPLACED[4:6], ids=["hints", "checks"])
+def test_types_and_checks_are_those_that_beam_finds_at_first_and_later(
+    owner: Any, name: str
+) -> None:
+    quick = getattr(owner, name)
+    ours = [
+        f
+        for f in loaded_functions()
+        if str(getattr(f, "__module__", None)).startswith("beam_gpte.elements")
+    ]
+    assert len(ours) > 100
+    for function in (*ours, wrapped, signed, len, functools.partial(signed, 1), hinted):
+        beams = repr(outcome(quick.__wrapped__, function))
+        assert [repr(outcome(quick, function)) for _ in range(2)] == [beams, beams], function
+
+
+def hinted(first: int, *, second: str = "2") -> list[int]:
+    return [first]
+
+
+def test_types_are_those_of_the_present_annotations_and_can_be_changed() -> None:
+    hints = decorators.IOTypeHints.from_callable(hinted)
+    hints.input_types[1].clear()
+    again = decorators.IOTypeHints.from_callable(hinted)
+    assert again.input_types == ((int,), {"second": str})
+    hinted.__annotations__["first"] = float
+    try:
+        assert decorators.IOTypeHints.from_callable(hinted).input_types[0] == (float,)
+    finally:
+        hinted.__annotations__["first"] = int
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
