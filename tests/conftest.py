@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pytest
@@ -12,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from hypothesis import settings
 
 from beam_gpte import TextEncoder
+from beam_gpte.cli.remote_jobs import mistake_in
 from tests import graphs, programs
 
 # torch's threads wait for each other by spinning: two, and two of another test process, take up to
@@ -72,14 +74,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runner-flags", default="", help=help_text)
 
 
+class OnAnEngine(beam.Pipeline):
+    """Raise a mistake that an engine met as the programs do, and the local runner."""
+
+    def run(self, *arguments: Any, **named: Any) -> Any:
+        try:
+            result: Any = super().run(*arguments, **named)
+            result.wait_until_finish()
+        except RuntimeError as error:
+            raise mistake_in(str(error)) or error from None
+        return result
+
+
 @pytest.fixture
 def new_pipeline(request: pytest.FixtureRequest) -> Callable[..., beam.Pipeline]:
     """Make pipelines on Beam's in-process runner, `mode` is a key of `MODES`; or on another."""
     other = request.config.getoption("--runner-flags").split()
 
     def make(mode: str = "in memory") -> beam.Pipeline:
-        flags = other or ["--runner=FnApiRunner", *MODES[mode]]
-        return beam.Pipeline(options=PipelineOptions(flags))
+        if other:
+            return OnAnEngine(options=PipelineOptions(other))
+        return beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner", *MODES[mode]]))
 
     return make
 
