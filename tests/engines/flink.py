@@ -22,6 +22,7 @@ from tests.engines.processes import (
     free_port,
     java,
     job_server_flags,
+    program_flags,
     wait_for_port,
     worker_pool,
 )
@@ -158,13 +159,8 @@ class Flink(Engine):
 
     def flags(self) -> list[str]:
         """Give the flags of a program that runs its pipeline here."""
-        return [
-            "--runner=PortableRunner",
-            f"--job_endpoint={self.network.launcher}:{self._jobs}",
-            f"--parallelism={SLOTS * len(self.network.hosts)}",
-            "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{POOL_PORT}",
-        ]
+        parallelism = f"--parallelism={SLOTS * len(self.network.hosts)}"
+        return [*program_flags(f"{self.network.launcher}:{self._jobs}", POOL_PORT), parallelism]
 
     def ask(self, path: str) -> dict:
         """Ask Flink's REST API, e.g. for "jobs/overview"."""

@@ -133,6 +133,17 @@ def job_server_flags(address: str, port: int, folder: Path) -> list[str]:
     return [*where, "--artifact-port=0", "--expansion-port=0", artifacts]
 
 
+def program_flags(jobs: str, pool: int) -> list[str]:
+    """Give the flags of a program whose job goes to a job server, and its workers to pools.
+
+    Args:
+      jobs: host and port of the job server.
+      pool: port of the pool of each host.
+    """
+    environment = ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"]
+    return ["--runner=PortableRunner", f"--job_endpoint={jobs}", *environment]
+
+
 def worker_pool(port: int) -> list[str]:
     """Make the command that runs Beam's workers of a host in one process."""
     return [sys.executable, "-m", "beam_gpte.cli.worker_pool", f"--port={port}"]

@@ -7,6 +7,7 @@ from tests.engines.processes import (
     free_port,
     java,
     job_server_flags,
+    program_flags,
     wait_for_port,
     worker_pool,
 )
@@ -34,9 +35,4 @@ class Spark(Engine):
 
     def flags(self) -> list[str]:
         """Give the flags of a program that runs its pipeline here."""
-        return [
-            "--runner=PortableRunner",
-            f"--job_endpoint=localhost:{self._jobs}",
-            "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{self._pool}",
-        ]
+        return program_flags(f"localhost:{self._jobs}", self._pool)
