@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
 from beam_gpte.core import canaries
+from beam_gpte.core.encoder.linear_layers import bf16_speedup
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, different_models, made_alike
 from tests.core.encoder import whole_model
@@ -89,7 +90,9 @@ def assert_noticed(base: TextEncoder, other: TextEncoder) -> None:
 def test_every_field_of_the_configuration_is_noticed(whole: Path, tmp_path: Path) -> None:
     assert set(FIELDS) == {field.name for field in dataclasses.fields(EncoderConfig)}
     base = TextEncoder.load(str(whole))
-    for settings in FIELDS.values():
+    for name, settings in FIELDS.items():
+        if name == "precision" and not bf16_speedup():
+            continue  # this CPU has no bfloat16 products
         other = TextEncoder.load(EncoderConfig(str(whole), **(settings or {})))
         assert_noticed(base, other)
     elsewhere = shutil.copytree(whole, tmp_path / "elsewhere")
