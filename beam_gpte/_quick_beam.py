@@ -1,6 +1,6 @@
 """Spare Beam 2.77 what it repeats for every step of a pipeline, and for every request to S3.
 
-What builds and translates a pipeline:
+What builds and translates a pipeline, a quarter of the CPU time of a small job, imports included:
 
 - `get_function_args_defaults`: which arguments a method has. It builds a signature, one object per
   parameter. The names and defaults of a plain function are in its code, where

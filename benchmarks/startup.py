@@ -16,6 +16,9 @@ import tempfile
 import types
 from pathlib import Path
 
+if os.environ.get("PLAIN_BEAM") == "1":  # before anything imports beam_gpte
+    sys.modules["beam_gpte._quick_beam"] = types.ModuleType("beam_gpte._quick_beam")
+
 from timing import measure, print_ratios
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,8 +43,6 @@ def run(*arguments: str, **environment: str) -> None:
 
 
 def deduplicate() -> None:
-    if os.environ.get("PLAIN_BEAM") == "1":
-        sys.modules["beam_gpte._quick_beam"] = types.ModuleType("beam_gpte._quick_beam")
     import apache_beam as beam
     import numpy as np
     import pyarrow as pa
