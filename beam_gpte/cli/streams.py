@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from beam_gpte.cli.remote_jobs import Job
@@ -41,6 +42,7 @@ def local_stream_options(options: PipelineOptions) -> bool:
       InputError: the runner is Prism, which is not installed, or a job service that is not there.
     """
     check_job_service(options)
+    FileSystems.set_options(options)  # as in `local_options`
     standard = options.view_as(StandardOptions)
     standard.runner, standard.streaming = standard.runner or LOCAL_STREAM_RUNNER, True
     is_local = standard.runner == LOCAL_STREAM_RUNNER

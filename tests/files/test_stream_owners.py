@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_gpte import InputError
 from beam_gpte.sinks.runs import owner as owners
@@ -18,6 +20,7 @@ from tests.programs import ROOT, finish, start
 
 @pytest.fixture
 def job(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Owner]:
+    FileSystems.set_options(PipelineOptions([]))  # as each pipeline does
     monkeypatch.setattr(owners, "SILENCE", 3.0)  # stores date objects to the second
     job = StreamOutput(f"{store.url}/owned", None, "id").owner(0.5, local=True)
     assert job is not None
