@@ -23,7 +23,7 @@ credentials that change in a file are seen.
 In all other cases (decorated and built-in functions, DoFns with states, other options) Beam's own
 function is called. Each is replaced only if its source is that of Beam 2.77: a changed Beam is left
 alone.
-`benchmarks/beam_2_77_cache.patch` proposes the same to Beam, `benchmarks/startup.py` measures it.
+`benchmarks/startup.py` measures all; `benchmarks/beam_2_77_cache.patch` has the first three.
 """
 
 import argparse

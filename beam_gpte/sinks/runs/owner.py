@@ -81,8 +81,8 @@ class Owner:
         Raises:
           InputError: it is no longer the owner.
         """
-        with self.committing():
-            owner_file(self.path).touch()
+        with self._owned() as text:
+            owner_file(self.path).touch(text)
 
     @contextlib.contextmanager
     def committing(self) -> Iterator[None]:
@@ -91,13 +91,18 @@ class Owner:
         Raises:
           InputError: the job is no longer the owner.
         """
+        with self._owned():
+            yield
+
+    @contextlib.contextmanager
+    def _owned(self) -> Iterator[str]:
         with owner_file(self.path).held() as text:
             if text.split(_SEPARATOR)[0] != self.token:
                 raise InputError(
                     f"{os.path.dirname(self.path)}: another stream was started here after this "
                     "one was ended, or gave no sign; this one stops"
                 )
-            yield
+            yield text
 
     def _silence_of_owner(self) -> float:
         """Return for how long the present owner may be silent; 0 if there is none."""

@@ -28,8 +28,8 @@ class OwnerFile(Protocol):
     def write(self, text: str) -> None:
         """Replace the text."""
 
-    def touch(self) -> None:
-        """Date the file to now."""
+    def touch(self, text: str) -> None:
+        """Date the file, which holds this text, to now."""
 
     def changed(self) -> float:
         """Return when the file was last dated, in seconds; 0 if it is not there."""
@@ -57,7 +57,7 @@ class _LocalFile:
             file.truncate(0)
             file.write(text.encode())
 
-    def touch(self) -> None:
+    def touch(self, text: str) -> None:
         os.utime(self._path)
 
     def changed(self) -> float:
@@ -83,14 +83,19 @@ class _Object:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[str]:
-        yield self._read()
+        if not FileSystems.exists(self._path):
+            yield ""
+            return
+        with FileSystems.open(self._path, compression_type=_PLAIN) as file:
+            text = bytes(file.read()).decode().strip()
+        yield text
 
     def write(self, text: str) -> None:
         with FileSystems.create(self._path, compression_type=_PLAIN) as file:
             file.write(f"{text}\n".encode())  # Beam 2.77 cannot write an empty object to S3
 
-    def touch(self) -> None:
-        self.write(self._read())
+    def touch(self, text: str) -> None:
+        self.write(text)
 
     def changed(self) -> float:
         return FileSystems.last_updated(self._path) if FileSystems.exists(self._path) else 0.0
@@ -99,9 +104,3 @@ class _Object:
         clock = _Object(f"{self._path}-clock")
         clock.write("")
         return clock.changed()
-
-    def _read(self) -> str:
-        if not FileSystems.exists(self._path):
-            return ""
-        with FileSystems.open(self._path, compression_type=_PLAIN) as file:
-            return bytes(file.read()).decode().strip()
