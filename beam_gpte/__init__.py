@@ -57,6 +57,69 @@ from beam_gpte.text.chunk_text import FromColumn as FromColumn
 from beam_gpte.text.identify_language import IdentifyLanguage as IdentifyLanguage
 from beam_gpte.text.split_sentences import SplitSentences as SplitSentences
 
+if typing.TYPE_CHECKING:  # see `_LATE`
+    from beam_gpte.embedding.model_handler import (
+        TextEmbeddingModelHandler as TextEmbeddingModelHandler,
+    )
+    from beam_gpte.interop.ml_transform import GpteTextEmbeddings as GpteTextEmbeddings
+    from beam_gpte.interop.rag import DuckDBVectorWriterConfig as DuckDBVectorWriterConfig
+    from beam_gpte.interop.rag import ParquetVectorWriterConfig as ParquetVectorWriterConfig
+
+__all__ = [
+    "AlignDocuments",
+    "ApplyPostprocess",
+    "Bitext",
+    "BitextOutput",
+    "Block",
+    "ChunkText",
+    "Columns",
+    "Comparison",
+    "Deduplicate",
+    "DeduplicateExact",
+    "DeduplicateLexical",
+    "DeduplicateSemantic",
+    "DeduplicateStream",
+    "Deduplication",
+    "DuckDBOptions",
+    "DuckDBVectorWriterConfig",
+    "EmbedText",
+    "Encoder",
+    "EncoderConfig",
+    "FilterPairs",
+    "FilteredPairs",
+    "FitPostprocess",
+    "FromColumn",
+    "GpteTextEmbeddings",
+    "IdentifyLanguage",
+    "InputError",
+    "MinHash",
+    "MineBitext",
+    "MineHardNegatives",
+    "ModelRuntime",
+    "PairOptions",
+    "ParquetVectorWriterConfig",
+    "Polling",
+    "QuantizeVectors",
+    "ReadCorpus",
+    "ReadLimits",
+    "ReadVectors",
+    "RejectDuplicateIds",
+    "Rerank",
+    "ScoreBitext",
+    "SemanticOptions",
+    "SplitSentences",
+    "StreamCells",
+    "TextEmbeddingModelHandler",
+    "TextEncoder",
+    "Thresholding",
+    "VectorMetadata",
+    "WatchCorpus",
+    "WriteRejects",
+    "WriteSummary",
+    "WriteVectorsToDuckDB",
+    "WriteVectorsToParquet",
+]
+
 __version__ = "0.1.0"
 
 # Beam's ml package, which these derive from, loads torch where it is installed. What `export` does

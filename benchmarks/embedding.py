@@ -14,7 +14,6 @@ import argparse
 import logging
 import random
 import statistics
-import sys
 import sysconfig
 import time
 import warnings
@@ -30,11 +29,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from beam_gpte import EncoderConfig, TextEncoder
+from beam_gpte.cli.programs.extract_docstrings import docstrings
 from beam_gpte.core.encoder.backbone import Backbone
 from beam_gpte.core.encoder.linear_layers import bf16_speedup
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipelines"))
-from extract_docstrings import docstrings
 
 BUNDLE = 100  # typical number of elements of a Beam bundle
 GEMM = (4096, 384, 1536)  # a full micro-batch times MiniLM's widest layer

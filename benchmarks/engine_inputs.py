@@ -11,7 +11,6 @@ import json
 import random
 import sysconfig
 from pathlib import Path
-from runpy import run_path
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +18,10 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
+from beam_gpte.cli.programs.extract_docstrings import docstrings as extracted
 from beam_gpte.core.vectors.similarity import unit_rows, vectors_to_arrow
 from beam_gpte.elements.block import Block
 from beam_gpte.embedding.ensure_vectors import unit_vectors
-from tests.programs import ROOT
 
 FILES = 4  # of each input, one for each slot of two hosts
 MAX_CHARACTERS = 2000
@@ -37,9 +36,8 @@ def docstrings(folder: Path, rows: int) -> list[str]:
     """Give different docstrings in a random but fixed order; kept in a file."""
     kept = folder / f"docstrings-{rows}.json"
     if not kept.exists():
-        extract = run_path(str(ROOT / "pipelines" / "extract_docstrings.py"))["docstrings"]
         found = itertools.chain.from_iterable(
-            extract(Path(sysconfig.get_path(name))) for name in ("stdlib", "purelib")
+            extracted(Path(sysconfig.get_path(name))) for name in ("stdlib", "purelib")
         )
         texts = (row["text"] for row in found if len(row["text"]) < MAX_CHARACTERS)
         different: dict[str, None] = {}

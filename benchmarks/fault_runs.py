@@ -52,7 +52,7 @@ Rows = list[tuple[str, str, tuple[float, ...]]]  # id, text, vector
 
 
 def write_batch(inbox: Path, output: Path, encoder: Any) -> None:
-    """Write a bounded corpus to a folder and a database, as `embed_corpus.py` does."""
+    """Write a bounded corpus to a folder and a database, as `beam-gpte embed` does."""
     with beam.Pipeline("FnApiRunner") as pipeline:
         vectors = pipeline | beam_gpte.ReadCorpus(f"{inbox}/*") | beam_gpte.EmbedText(encoder)
         vectors | beam_gpte.WriteVectorsToParquet(str(output))
@@ -60,19 +60,21 @@ def write_batch(inbox: Path, output: Path, encoder: Any) -> None:
 
 
 def write_stream(inbox: Path, output: Path, encoder: Any, *more: str) -> None:
-    """Run the pipeline of `embed_stream.py` until there is a file `<output>.stop`."""
-    from pipelines.embed_stream import EmbedStreamOptions, build
+    """Run the pipeline of `beam-gpte stream` until there is a file `<output>.stop`."""
+    from beam_gpte.cli.arguments import parse
+    from beam_gpte.cli.programs import stream
 
     arguments = ["--input", f"{inbox}/*.jsonl", f"{inbox}/*.parquet", "--output", str(output)]
     arguments += ["--duckdb", f"{output}.duckdb", "--model", "-", "--interval", "0.2"]
     arguments += ["--every", "1", *more]
     # By default the runner waits five seconds, idle, at its end.
     executor._ExecutorService._ExecutorServiceWorker.TIMEOUT = 0.1
-    options = PipelineOptions(arguments, streaming=True)
+    chosen, flags = parse(stream.PROGRAM, arguments)
+    options = PipelineOptions(flags, streaming=True)
     where = StreamOutput(str(output), f"{output}.duckdb", "id")
     with where.alone():
         pipeline = beam.Pipeline("BundleBasedDirectRunner", options=options)
-        build(pipeline, options.view_as(EmbedStreamOptions), encoder, where, f"{output}.stop")
+        stream.build(pipeline, chosen, encoder, where, f"{output}.stop")
         pipeline.run().wait_until_finish()
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/streaming.py --minutes 10 [--seed 1] [--model MODEL]
 
-Runs `pipelines/embed_stream.py` with a real model. At the end every text has to be in the output
+Runs `beam-gpte stream` with a real model. At the end every text has to be in the output
 exactly once, and the memory of the process, printed as a curve, must not have grown.
 """
 

@@ -1,349 +1,47 @@
-r"""Remove duplicates from a corpus: read files of texts, or of texts with vectors, and split them.
+"""Remove duplicates from a corpus: by text, by wording, and by meaning with a model.
 
     python pipelines/deduplicate_corpus.py --input 'texts/*.jsonl' --output clean --model MODEL
-    python pipelines/deduplicate_corpus.py --input 'new/*.jsonl' --output newer --model MODEL \
-        --reference clean
 
-Writes Parquet to `<output>/kept/`, `<output>/removed/` (with `duplicate_of`, `score`, `found_by`)
-and `<output>/pairs/`, rejected rows with their reasons to `<output>/rejects/`,
-`<output>/saved_index.npz`, and `<output>/summary.json` with each step's report; with
-`--report page.html` also a report page. Nothing is written unless kept, removed and rejected rows
-add up to the rows read, and if no row is read, or all are rejected: then the previous output stays
-and the exit code is 3. Flags that --help does not list go to Beam.
+runs the program `beam-gpte dedup` with its flags: the pipeline below, with checks before it starts
+and of the totals at its end, a summary and a report. Copy the pipeline to put your own steps
+between these.
 """
 
-import argparse
-import contextlib
-import glob
-import json
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import sys
 
 from beam_gpte import (
-    Block,
-    Columns,
     Deduplicate,
     DeduplicateExact,
     DeduplicateLexical,
     DeduplicateSemantic,
-    EncoderConfig,
-    InputError,
     ReadCorpus,
-    ReadLimits,
-    SemanticOptions,
     WriteRejects,
     WriteVectorsToParquet,
 )
-from beam_gpte.cli.any_rows import any_read, check_usable, first_columns, total_rows
-from beam_gpte.cli.corpus_options import (
-    add_max_row_bytes_option,
-    add_rename_option,
-    add_types_option,
-    check_added,
-    check_renames,
-    check_types,
-    renamed,
-    types_of,
-)
-from beam_gpte.cli.runtime import (
-    Stopwatch,
-    add_report_option,
-    check_model_exists,
-    count_rows,
-    local_options,
-    run_of,
-    run_pipeline,
-    run_program,
-    sample_file,
-)
-from beam_gpte.core.columns import DUPLICATE_OF
-from beam_gpte.dedup.checks import CheckNothingLost, RowsAndResults
-from beam_gpte.dedup.deduplicate import DeduplicationStep
-from beam_gpte.dedup.report import report_text
-from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.files.folders import absolute, check_writable, is_remote
-from beam_gpte.files.json_values import write_json
-from beam_gpte.files.scratch import ScratchFolder
-from beam_gpte.reports.page import check_report, write_page
-from beam_gpte.reports.run_pages import deduplication_page
-from beam_gpte.reports.sample import WriteSample, take_sample
-from beam_gpte.sinks import write_parquet
-from beam_gpte.sources.output_columns import committed_files
+from beam_gpte.cli.main import run_page
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
-
-STEPS = ("exact", "lexical", "semantic")
-SCRATCH = ".beam-gpte-scratch-"
 
 
-class DeduplicateCorpusOptions(PipelineOptions):
-    @classmethod
-    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        add = parser.add_argument
-        add(
-            "--input",
-            required=True,
-            nargs="+",
-            help="files or globs: Parquet, JSON Lines, CSV or text, possibly compressed",
-        )
-        add("--output", required=True, help="folder for the results")
-        add(
-            "--by",
-            default="exact,lexical,semantic",
-            help="steps, in this order (default: exact,lexical,semantic)",
-        )
-        add(
-            "--threshold",
-            type=float,
-            default=0.9,
-            help="minimum cosine of the semantic step (default: 0.9)",
-        )
-        add(
-            "--lexical_threshold",
-            type=float,
-            default=0.8,
-            help="minimum Jaccard similarity of the lexical step (default: 0.8)",
-        )
-        add(
-            "--mode",
-            default="exact",
-            help="of the semantic step: exact (default), recall=0.99 or probes=4",
-        )
-        add(
-            "--grouping",
-            default="leader",
-            help="of the semantic step: leader (default), components or semdedup",
-        )
-        add(
-            "--keep",
-            default="first",
-            help='first (default), longest, shortest, "COLUMN asc" or "COLUMN desc"',
-        )
-        add("--scope", help="compare only rows with the same value in this column")
-        add(
-            "--scratch",
-            help="folder for rows on a disk that all workers share; default: in this run's output",
-        )
-        add(
-            "--reference",
-            help="a previous run's output, or Parquet files: rows near to one of them are removed",
-        )
-        add(
-            "--model",
-            help="embeds the texts that the first steps keep; not needed if the input has vectors",
-        )
-        add("--id_column", help="ids, unique in the corpus; default: generated from file and row")
-        add("--text_column", default="text", help="texts (default: text)")
-        add("--embedding_column", default="embedding", help="vectors (default: embedding)")
-        add_types_option(parser)
-        add_max_row_bytes_option(parser)
-        add_rename_option(parser, "duplicate_of, score or found_by")
-        add(
-            "--max_rejects",
-            type=int,
-            help="fail, and write no rows, if more are rejected (default: no limit)",
-        )
-        add_report_option(parser)
+def deduplicate_corpus(pipeline: beam.Pipeline, texts: str, model: str, output: str) -> None:
+    """Add the steps to a pipeline: kept and removed rows, pairs, and rejects.
 
-
-def columns_of(options: DeduplicateCorpusOptions) -> Columns:
-    return Columns(options.id_column or "id", options.text_column, options.embedding_column)
-
-
-def steps_of(
-    options: DeduplicateCorpusOptions, saved_index: bytes | None
-) -> tuple[DeduplicationStep, ...]:
-    names = options.by.split(",")
-    for name in names:
-        if name not in STEPS:
-            raise InputError(f"--by has {name!r}; use {', '.join(STEPS)}")
-    shared: dict[str, Any] = {
-        "keep": options.keep,
-        "scope": options.scope,
-        "columns": columns_of(options),
-    }
-    steps: dict[str, Callable[[], DeduplicationStep]] = {
-        "exact": lambda: DeduplicateExact(**shared),
-        "lexical": lambda: DeduplicateLexical(options.lexical_threshold, **shared),
-        "semantic": lambda: DeduplicateSemantic(
-            options.threshold,
-            options.model,
-            mode=options.mode,
-            grouping=options.grouping,
-            options=SemanticOptions(saved_index=saved_index),
-            **shared,
-        ),
-    }
-    return tuple(steps[name]() for name in names)
-
-
-class Reference(NamedTuple):
-    """Name the files of the reference, and their ids; hold the saved index of a run."""
-
-    files: str
-    id_column: str | None
-    saved_index: bytes | None = None
-
-
-def reference_of(options: DeduplicateCorpusOptions) -> Reference | None:
-    """Find the files of the reference, and the saved index if it is a previous run's output."""
-    if options.reference is None:
-        return None
-    folder = options.reference.rstrip("/")
-    if not committed_files(f"{folder}/kept", write_parquet):
-        return Reference(options.reference, options.id_column)
-    kept, saved_index = f"{glob.escape(folder)}/kept/*.parquet", f"{folder}/saved_index.npz"
-    found = Reference(kept, options.id_column or "id")
-    if not FileSystems.exists(saved_index):
-        return found
-    with FileSystems.open(saved_index) as file:
-        return found._replace(saved_index=file.read())
-
-
-def check_columns(options: DeduplicateCorpusOptions, first: str, present: list[str]) -> None:
-    check_types(options.types, first, present)
-    deduplicate = Deduplicate(steps_of(options, None))
-    check_renames([deduplicate], options.rename)
-    check_added([deduplicate], options.rename, first, present)
-    added = renamed(deduplicate, options.rename).added()
-    if options.report is not None and added[DUPLICATE_OF] != DUPLICATE_OF:
-        raise InputError("--report reads duplicate_of; leave it out of --rename")
-
-
-def check(options: DeduplicateCorpusOptions) -> None:
-    """Check before the job starts that steps, files, columns and model exist.
-
-    Raises:
-      InputError: one of them does not.
+    Args:
+      pipeline: to add them to.
+      texts: files or globs of rows with a column `text`.
+      model: hub name, folder, or URI; embeds what the first two steps keep.
+      output: folder for the results.
     """
-    steps_of(options, None)
-    first, present = first_columns(options.input, options.text_column, "input")
-    check_columns(options, first, present)
-    required = [options.text_column, options.id_column, options.scope]
-    if "semantic" in options.by.split(",") and options.model is None:
-        if options.embedding_column not in present:
-            raise InputError(
-                f"no column {options.embedding_column!r} in {first}; give --model, which makes "
-                "the vectors"
-            )
-        required.append(options.embedding_column)
-    for column in required:
-        if column is not None and column not in present:
-            raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
-    if options.model is not None:
-        check_model_exists(EncoderConfig(options.model))
+    steps = DeduplicateExact(), DeduplicateLexical(0.8), DeduplicateSemantic(0.9, model)
+    rows, unreadable = pipeline | ReadCorpus(texts).with_exception_handling()
+    result = rows | Deduplicate(steps).with_exception_handling()
+    rejects = (unreadable, result.rejects) | beam.Flatten()
+    written = rejects | WriteRejects(f"{output}/rejects")
     for name in ("kept", "removed", "pairs"):
-        check_writable(f"{options.output.rstrip('/')}/{name}")
-    if options.report is not None:
-        check_report(options.report)
-
-
-@contextlib.contextmanager
-def scratch_folder(options: DeduplicateCorpusOptions, local: bool) -> Iterator[str | None]:
-    """Provide the folder for rows on a disk: that of --scratch, or one within a local output.
-
-    None on other runners than the local one, and where the output is remote.
-    """
-    output = options.output.rstrip("/")
-    if options.scratch is not None or not local or is_remote(output):
-        yield options.scratch
-        return
-    with contextlib.closing(ScratchFolder(output, SCRATCH)) as folder:
-        yield str(folder.path)
-
-
-def build(pipeline: beam.Pipeline, options: DeduplicateCorpusOptions, scratch: str | None) -> None:
-    output = absolute(options.output.rstrip("/"))
-    known, reference, saved_index = reference_of(options), None, None
-    names = {"id_column": options.id_column, "text_column": options.text_column}
-    names |= {"limits": ReadLimits(options.max_row_bytes)}
-    read = ReadCorpus(options.input, **names, types=types_of(options.types))
-    rows, unreadable = pipeline | "ReadCorpus" >> read.with_exception_handling()
-    if known is not None:
-        files, id_column, saved_index = known
-        read_known = ReadCorpus(files, id_column=id_column, text_column=options.text_column)
-        reference = pipeline | "ReadReference" >> read_known
-    deduplicate = Deduplicate(steps_of(options, saved_index), reference, scratch)
-    result = rows | renamed(deduplicate, options.rename).with_exception_handling()
-    if options.report:
-        columns = columns_of(options)
-        sampled = (columns.id,), (columns.text,), (columns.embedding,), (DUPLICATE_OF,)
-        both = (result.kept, result.removed) | "KeptAndRemoved" >> beam.Flatten()
-        both | "WriteSample" >> WriteSample(sample_file(output), *sampled)
-    removed = result.removed
-    if options.model is not None:  # some were removed before they had a vector
-        without = beam.Map(Block.without_columns, (options.embedding_column,))
-        removed = removed | "WithoutVectors" >> without.with_output_types(Block)
-    rejects = (unreadable, result.rejects) | "Rejects" >> beam.Flatten()
-    some_read = any_read(pipeline, input=total_rows((rows, unreadable), "read"))
-    within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects, some_read)
-    results = RowsAndResults(rows, result.kept, result.removed, result.rejects)
-    totals = results | CheckNothingLost(count_rows(within_limit)) | beam.Map(check_totals)
-    for name, blocks in (("kept", result.kept), ("removed", removed), ("pairs", result.pairs)):
-        write = WriteVectorsToParquet(f"{output}/{name}", "mirror", commit_after=totals)
-        blocks | f"Write_{name}" >> write
-    if result.saved_index is not None:
-        after = beam.pvalue.AsIter(totals)
-        write_index = beam.Map(write_bytes, f"{output}/saved_index.npz", after)
-        result.saved_index | "WriteSavedIndex" >> write_index
-    reports = beam.pvalue.AsList(result.report)
-    arguments = beam.pvalue.AsSingleton(totals), options.by.split(","), reports
-    summary = pipeline | "Summary" >> FromSideInputs(dict, with_steps, *arguments)
-    summary | "WriteSummary" >> beam.Map(write_summary, f"{output}/summary.json")
-
-
-def check_totals(totals: dict[str, int]) -> dict[str, int]:
-    check_usable(totals["kept"] + totals["removed"], totals["rejected"])
-    return totals
-
-
-def with_steps(totals: dict[str, int], order: list[str], reports: list[dict]) -> dict[str, Any]:
-    return {**totals, "steps": sorted(reports, key=lambda report: order.index(report["step"]))}
-
-
-def write_summary(summary: dict[str, Any], path: str) -> None:
-    write_json(path, summary)
-
-
-def write_bytes(content: bytes, path: str, *barrier: Any) -> None:
-    with FileSystems.create(
-        path, "application/octet-stream", compression_type="uncompressed"
-    ) as file:
-        file.write(content)
-
-
-def main(argv: list[str]) -> None:
-    beam_options, watch = PipelineOptions(argv), Stopwatch()
-    local, options = local_options(beam_options), beam_options.view_as(DeduplicateCorpusOptions)
-    check(options)
-    pipeline = beam.Pipeline(options=beam_options)
-    with scratch_folder(options, local) as scratch:
-        build(pipeline, options, scratch)
-        result = run_pipeline(pipeline, local, options.output)
-    seconds = watch.seconds()
-    path = f"{options.output.rstrip('/')}/summary.json"
-    with FileSystems.open(path) as file:
-        summary = json.load(file)
-    print_summary(summary)
-    print(f"{seconds:.0f} s; all figures in {path}")
-    if options.report is not None:
-        run = run_of("deduplicate_corpus.py", options, result, seconds)
-        sample, columns = take_sample(sample_file(options.output)), columns_of(options)
-        page = deduplication_page(run, summary, sample, columns.text, columns.embedding)
-        write_page(options.report, page)
-        print(f"report in {options.report}")
-
-
-def print_summary(summary: dict[str, Any]) -> None:
-    for step in summary["steps"]:
-        print(report_text(step) + "\n")
-    rejected = f", {summary['rejected']:,} rejected" if summary["rejected"] else ""
-    kept, removed = f"{summary['kept']:,} kept", f"{summary['removed']:,} removed"
-    print(f"{summary['rows']:,} rows: {kept}, {removed}{rejected}")
+        write = WriteVectorsToParquet(f"{output}/{name}", "mirror", commit_after=written)
+        getattr(result, name) | f"Write_{name}" >> write
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_page("dedup", sys.argv[1:])

@@ -1,329 +1,51 @@
-r"""Embed what arrives in a folder until stopped: read new files, write Parquet files and DuckDB.
+"""Embed what arrives in a folder until stopped: read new files, write Parquet files.
 
-    python pipelines/embed_stream.py --input 'inbox/*.jsonl' --output vectors \
-        --duckdb vectors.duckdb --model MODEL
+    python pipelines/embed_stream.py --input 'inbox/*.jsonl' --output vectors --model MODEL
 
-A file has to be complete when its name appears: write it elsewhere on the same disk, then rename
-it. Every `--every` seconds new rows are added to `<output>/*.parquet` and to the table `vectors`,
-rejects to `<output>/rejects/`. With `--horizon`, a text close to one of the last so many seconds
-goes to `<output>/removed/`, with the id that it duplicates.
-
-Ctrl-C or SIGTERM finishes what was read and ends with a summary and exit code 0; on a cluster it
-cancels the job, and what was not committed is read again by the same command. After a crash, or
-kill -9, the same command resumes. The output itself records which rows of which files it holds: a
-set of files, or a transaction of DuckDB, appears completely or not at all, and each row is
-identified by its file and row number. Uncommitted rows are read again, committed ones are not. With
---horizon, rows of previous runs are loaded from the output too. Only one process may write to an
-output. At the end `--report page.html` writes a page about the whole output, which it reads for
-that.
-
-Flags that --help does not list go to Beam. Unless a runner is named, this process runs the stream
-in one thread.
+runs the program `beam-gpte stream` with its flags: the pipeline below, which is stopped by Ctrl-C
+or SIGTERM, goes on where it was, and removes near-duplicates if it is asked to. Copy the pipeline
+to put your own steps between these.
 """
 
-import argparse
-import time
-from typing import Any
+import sys
 
-import polars as pl
-
-from beam_gpte import (
-    Columns,
-    DeduplicateStream,
-    EmbedText,
-    Encoder,
-    EncoderConfig,
-    InputError,
-    Polling,
-    ReadLimits,
-    WatchCorpus,
-    WriteRejects,
-    WriteVectorsToDuckDB,
-    WriteVectorsToParquet,
-)
-from beam_gpte.cli.corpus_options import (
-    add_max_row_bytes_option,
-    add_rename_option,
-    check_added,
-    check_renames,
-    renamed,
-    renames,
-)
-from beam_gpte.cli.runtime import (
-    Stopwatch,
-    add_report_option,
-    check_model_exists,
-    counters,
-    print_summary,
-    run_of,
-    run_program,
-)
-from beam_gpte.cli.stream_counters import count_all_bundles
-from beam_gpte.cli.streams import (
-    check_flags,
-    finishing_bundles,
-    leave,
-    local_stream_options,
-    run_stream,
-    stop_file,
-)
-from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
-from beam_gpte.core.encoder.model_folder import public_name
-from beam_gpte.dedup.stream import split_duplicates
-from beam_gpte.elements.added_columns import AddsColumns
-from beam_gpte.files.folders import check_writable
-from beam_gpte.files.json_values import write_json
-from beam_gpte.reports.output_pages import StreamSample, stream_page
-from beam_gpte.reports.page import check_report, write_page
-from beam_gpte.reports.sample import sample_vectors
-from beam_gpte.sinks.runs.owner import set_owner
-from beam_gpte.sinks.write_duckdb import check_database
-from beam_gpte.sources.committed_rows import (
-    DropCommitted,
-    RecentRows,
-    StreamOutput,
-    all_of,
-    only_in,
-)
-from beam_gpte.sources.declared_columns import typed_columns
+from beam_gpte import EmbedText, Polling, WatchCorpus, WriteRejects, WriteVectorsToParquet
+from beam_gpte.cli.main import run_page
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.trigger import AccumulationMode, AfterProcessingTime, AfterWatermark
 from apache_beam.transforms.window import GlobalWindows
 
-SEEN_AT = "seen_at"  # when a row's file was first seen, with --horizon
 
-
-class EmbedStreamOptions(PipelineOptions):
-    @classmethod
-    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        add = parser.add_argument
-        add(
-            "--input",
-            required=True,
-            nargs="+",
-            help="globs: Parquet, JSON Lines, CSV or text, possibly compressed; local or gs://",
-        )
-        add("--output", help="folder for the Parquet files")
-        add("--duckdb", help="DuckDB file: rows go to its table `vectors`")
-        add("--model", required=True, help="hub name, folder, or URI such as gs://bucket/model")
-        add(
-            "--columns",
-            nargs="*",
-            default=[],
-            help="to keep besides id and text, as name or name:type, e.g. url stars:int64",
-        )
-        add(
-            "--id_column",
-            help="ids (default: generated from file and row); adds a column `source`: file and row",
-        )
-        add("--text_column", default="text", help="texts to embed (default: text)")
-        add_rename_option(parser, "embedding, duplicate_of or score")
-        add_max_row_bytes_option(parser)
-        add("--prompt_name", help="a prompt that the model defines, e.g. query")
-        add("--prompt", help="text put before every input")
-        add("--truncate_dim", type=int, help="keep the first n dimensions (Matryoshka)")
-        add(
-            "--horizon",
-            type=float,
-            help="remove texts close to one seen within this many seconds (default: remove none)",
-        )
-        add(
-            "--threshold",
-            type=float,
-            default=0.9,
-            help="minimum cosine of duplicates (default: 0.9)",
-        )
-        add(
-            "--interval",
-            type=float,
-            default=5,
-            help="seconds between two scans of the input (default: 5)",
-        )
-        add(
-            "--every",
-            type=int,
-            default=10,
-            help="maximum seconds from reading a row to its commit, when idle (default: 10)",
-        )
-        add_report_option(parser)
-
-
-def embed_of(options: EmbedStreamOptions, model: EncoderConfig | Encoder) -> EmbedText:
-    embed = EmbedText(model, options.text_column, options.id_column or ID)
-    return renamed(embed, options.rename)
-
-
-def vectors_of(options: EmbedStreamOptions) -> str:
-    """Name the column of the vectors."""
-    return embed_of(options, EncoderConfig(options.model)).added()[EMBEDDING]
-
-
-def build(
-    pipeline: beam.Pipeline,
-    options: EmbedStreamOptions,
-    model: EncoderConfig | Encoder,
-    output: StreamOutput,
-    stop: str | None,
+def embed_stream(
+    pipeline: beam.Pipeline, texts: str, model: str, output: str, stop: str | None = None
 ) -> None:
-    id_column, text_column = options.id_column or ID, options.text_column
-    in_parquet, in_database = output.parquet_rows(), output.database_rows()
-    committed = output.both(in_parquet, in_database)
-    watch = WatchCorpus(
-        options.input,
-        id_column=options.id_column,
-        text_column=text_column,
-        columns=typed_columns(options.columns),
-        time_column=SEEN_AT if options.horizon else None,
-        committed=all_of(committed, output.rejected_or_removed()),
-        polling=Polling(options.interval, stop, output.versions),
-        limits=ReadLimits(options.max_row_bytes),
-    )
+    """Add the steps to a pipeline with the option `--streaming`: vectors, and rejects.
+
+    Args:
+      pipeline: to add them to.
+      texts: globs of files with a column `text`.
+      model: hub name, folder, or URI.
+      output: folder for the results.
+      stop: path of a file that ends the stream once it exists.
+    """
+    watch = WatchCorpus(texts, polling=Polling(5, stop))
     corpus, unreadable = pipeline | watch.with_exception_handling()
-    vectors, refused = corpus | embed_of(options, model).with_exception_handling()
-    rejects = [unreadable, refused]
-    if options.horizon:
-        since, embedding = time.time() - options.horizon, vectors_of(options)
-        columns = id_column, embedding, SEEN_AT
-        history = RecentRows.of(output, since, columns, without=only_in(in_parquet, committed))
-        read = Columns(id=id_column, embedding=embedding)
-        deduplicate = DeduplicateStream(options.threshold, options.horizon, history, columns=read)
-        deduplicate = renamed(deduplicate, options.rename)
-        decided, unusable = vectors | deduplicate.with_exception_handling()
-        vectors, removed = split_duplicates(decided, deduplicate.added())
-        rejects.append(unusable)
-        removed_panes = removed | "RemovedPanes" >> panes(options.every)
-        removed_panes | "Removed" >> WriteVectorsToParquet(output.removed, mode="append")
-    rejects | beam.Flatten() | "RejectPanes" >> panes(options.every) | WriteRejects(output.rejects)
-    vectors = vectors | "Panes" >> panes(options.every)
-    if output.folder:
-        new = vectors | "NotInParquet" >> DropCommitted(in_parquet, output.column)
-        new | WriteVectorsToParquet(output.folder, mode="append")
-    if output.database:
-        new = vectors | "NotInDuckDB" >> DropCommitted(in_database, output.column)
-        new | WriteVectorsToDuckDB(output.database, id_column=output.column)
+    vectors, refused = corpus | EmbedText(model).with_exception_handling()
+    rejects = (unreadable, refused) | beam.Flatten()
+    rejects | "RejectPanes" >> panes() | WriteRejects(f"{output}/rejects")
+    vectors | "Panes" >> panes() | WriteVectorsToParquet(output, mode="append")
 
 
-def panes(seconds: int) -> beam.WindowInto:
-    """Fire after so many seconds, for a commit of what arrived; the rest when the stream ends."""
+def panes() -> beam.WindowInto:
+    """Commit every 10 seconds what arrived, and the rest when the stream ends."""
     return beam.WindowInto(
         GlobalWindows(),
-        trigger=AfterWatermark(early=AfterProcessingTime(seconds)),
+        trigger=AfterWatermark(early=AfterProcessingTime(10)),
         accumulation_mode=AccumulationMode.DISCARDING,
     )
 
 
-def main(argv: list[str]) -> None:
-    check_flags(argv)
-    beam_options, watch = PipelineOptions(finishing_bundles(argv)), Stopwatch()
-    local, options = local_stream_options(beam_options), beam_options.view_as(EmbedStreamOptions)
-    if not (options.output or options.duckdb):
-        raise InputError("neither --output nor --duckdb; give one, or both")
-    config = EncoderConfig(
-        options.model,
-        prompt_name=options.prompt_name,
-        prompt=options.prompt,
-        truncate_dim=options.truncate_dim,
-    )
-    id_column = SOURCE if options.id_column else ID
-    output = StreamOutput(options.output, options.duckdb, id_column)
-    check(options, config, output)
-    owner = output.owner(options.interval, local)
-    with output.alone(owner), stop_file() as stop:
-
-        def start() -> Any:
-            if options.duckdb:  # not before: another stream would have it open for a commit
-                check_database(options.duckdb)
-            pipeline = beam.Pipeline(options=beam_options)
-            set_owner(pipeline, owner)
-            build(pipeline, options, config, output, stop if local else None)
-            inputs, end = " ".join(options.input), "finishes what was read" if local else "ends it"
-            print(f"watching {inputs}; Ctrl-C or SIGTERM {end}", flush=True)
-            return pipeline.run()
-
-        if local:
-            count_all_bundles()
-        result = run_stream(start, owner, None if local else stop)
-    if result is None:
-        print("stopped; what was committed is kept, and the same command goes on")
-        leave()
-    seconds = watch.seconds()
-    summary = summary_of(counters(result), seconds, options)
-    write_json(f"{output.base}/summary.json", summary)
-    print_summary(summary)
-    if options.report:
-        run = run_of("embed_stream.py", options, result, seconds)
-        write_page(options.report, stream_page(run, summary, sample_of(options, output)))
-        print(f"{'report':>16}  {options.report}")
-
-
-def check(options: EmbedStreamOptions, config: EncoderConfig, output: StreamOutput) -> None:
-    """Check before the stream starts what can be checked on this machine."""
-    check_columns(options, config)
-    check_model_exists(config)
-    check_writable(output.base)
-    if options.report:
-        check_report(options.report)
-
-
-def check_columns(options: EmbedStreamOptions, config: EncoderConfig) -> None:
-    adding: list[AddsColumns] = [EmbedText(config, options.text_column, options.id_column or ID)]
-    if options.horizon:
-        adding.append(DeduplicateStream(options.threshold, options.horizon))
-    check_renames(adding, options.rename)
-    check_added(adding, options.rename, "--columns", typed_columns(options.columns))
-    if options.report and renames(options.rename).keys() & {DUPLICATE_OF, SCORE}:
-        raise InputError("--report reads duplicate_of and score; leave these out of --rename")
-
-
-def sample_of(options: EmbedStreamOptions, output: StreamOutput) -> StreamSample:
-    """Sample the whole output; removed rows so that they are beside the rows they duplicate."""
-    ids, texts, vectors = (options.id_column or ID,), (options.text_column,), vectors_of(options)
-    return StreamSample(
-        kept=rows_of(options.output or options.duckdb, vectors, ids, texts),
-        removed=rows_of(output.removed, vectors, (DUPLICATE_OF,), texts, (*ids, SCORE)),
-        id_column=ids[0],
-        text_column=texts[0],
-        embedding_column=vectors,
-    )
-
-
-def rows_of(
-    path: str,
-    vectors: str,
-    ids: tuple[str, ...],
-    texts: tuple[str, ...],
-    others: tuple[str, ...] = (),
-) -> pl.DataFrame:
-    try:
-        return sample_vectors(path, ids, texts, (vectors,), others)
-    except InputError:  # nothing has been written yet
-        return pl.DataFrame()
-
-
-def summary_of(
-    count: dict[str, int], seconds: float, options: EmbedStreamOptions
-) -> dict[str, Any]:
-    return {
-        "model": public_name(options.model),
-        "files_read": count.get("files_read", 0),
-        "rows_read": count.get("rows_read", 0),
-        "texts": count.get("texts", 0),
-        "tokens": count.get("tokens", 0),
-        "removed": count.get("duplicates", 0),
-        "rejected": count.get("rejects", 0),
-        "reasons": {
-            name.removeprefix("rejects: "): n
-            for name, n in sorted(count.items())
-            if name.startswith("rejects: ")
-        },
-        "seconds": round(seconds, 2),
-        "output": options.output,
-        "duckdb": options.duckdb,
-    }
-
-
 if __name__ == "__main__":
-    run_program(main)
+    run_page("stream", sys.argv[1:])

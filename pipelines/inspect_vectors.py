@@ -1,108 +1,11 @@
-"""Inspect Parquet files or a DuckDB file: rows, model, dimensions, norms, duplicates, nulls.
+"""Run `beam-gpte inspect` with its flags: describe Parquet files or a DuckDB file.
 
 python pipelines/inspect_vectors.py vectors
-python pipelines/inspect_vectors.py vectors.duckdb --json
-python pipelines/inspect_vectors.py vectors --report page.html  # norms, cosines, a map of a sample
 """
 
-import argparse
-import json
-from typing import Any
+import sys
 
-from beam_gpte.cli.escaped_output import one_line
-from beam_gpte.cli.inspect_vectors import describe_vectors
-from beam_gpte.cli.runtime import Stopwatch, add_report_option, run_program
-from beam_gpte.reports.output_pages import vectors_page
-from beam_gpte.reports.page import Run, check_report, write_page
-from beam_gpte.reports.sample import sample_vectors
-from beam_gpte.sources.read_vectors import read_vectors
-
-ORIGIN = (
-    "model",
-    "dim",
-    "quantization",
-    "pooling",
-    "prompt",
-    "normalized",
-    "postprocess",
-    "engine",
-    "fingerprint",
-)
-
-
-def describe_column(name: str, found: dict[str, Any]) -> list[str]:
-    """Describe one column of vectors in lines of text, without a line for what is as expected."""
-    lines = [f"column {name}"]
-    lines += [f"  {key:>14}  {found[key]}" for key in ORIGIN if found[key] not in ("", None)]
-    if norms := found["norms"]:
-        extent = f"{norms['min']:.4f} to {norms['max']:.4f}, mean {norms['mean']:.4f}"
-        lines.append(f"  {'norms':>14}  {extent}")
-    lines.append(f"  {'duplicates':>14}  {found['duplicates']:,} vectors equal an earlier one")
-    for key in ("nulls", "zeros", "not_finite"):
-        if found[key]:
-            lines.append(f"  {key.replace('_', ' '):>14}  {found[key]:,}")
-    normalized = found["normalized"] and found["quantization"] in ("float32", "float16")
-    if normalized and found["not_of_length_1"]:
-        count = f"{found['not_of_length_1']:,}"
-        lines.append(f"  {'not of length 1':>14}  {count}, though the model normalizes")
-    return lines
-
-
-def page(arguments: argparse.Namespace, found: dict[str, Any], watch: Stopwatch) -> str:
-    plain = [name for name in found["columns"] if name not in found["vectors"]]
-    ids = arguments.id_column if arguments.id_column in plain else next(iter(plain), None)
-    label = arguments.text_column if arguments.text_column in plain else ids
-    samples = {}
-    if ids is not None and label is not None:
-        for name in found["vectors"]:
-            samples[name] = sample_vectors(
-                arguments.path, (ids,), (label,), (name,), table=arguments.table
-            )
-    seconds = watch.seconds()
-    speed = {"seconds": round(seconds, 2), "rows_per_second": round(found["rows"] / seconds, 1)}
-    run = Run("inspect_vectors.py", vars(arguments), speed)
-    return vectors_page(run, found, samples, str(label))
-
-
-def print_findings(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
-    print(f"{arguments.path}: {found['rows']:,} rows\n")
-    for name, kind in found["columns"].items():
-        nulls = found["nulls"].get(name)
-        print(f"  {one_line(name):<20} {kind}" + (f", {nulls:,} nulls" if nulls else ""))
-    if repeated := found["repeated_ids"]:
-        print(f"\n  {repeated:,} rows have the {arguments.id_column} of an earlier one")
-    for name, about in found["vectors"].items():
-        print("\n" + "\n".join(map(one_line, describe_column(name, about))))
-    if not found["vectors"]:
-        print("\n  no column is marked as vectors by its metadata")
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("path", help="folder, Parquet file or glob, or DuckDB file")
-    parser.add_argument("--table", default="vectors", help="of the DuckDB file (default: vectors)")
-    parser.add_argument("--id_column", default="id", help="ids (default: id)")
-    parser.add_argument(
-        "--text_column", default="text", help="shown next to vectors in a report (default: text)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_report_option(parser)
-    arguments, watch = parser.parse_args(argv), Stopwatch()
-    if arguments.report:
-        check_report(arguments.report)
-    blocks = read_vectors(arguments.path, arguments.table, rows_per_block=4096)
-    found = describe_vectors(blocks, arguments.id_column)
-    if arguments.report:
-        write_page(arguments.report, page(arguments, found, watch))
-    if arguments.json:
-        print(json.dumps({"path": arguments.path, **found}, indent=2, ensure_ascii=False))
-        return
-    print_findings(arguments, found)
-    if arguments.report:
-        print(f"\nreport in {arguments.report}")
-
+from beam_gpte.cli.main import run_page
 
 if __name__ == "__main__":
-    run_program(main)
+    run_page("inspect", sys.argv[1:])

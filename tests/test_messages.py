@@ -12,13 +12,25 @@ import apache_beam.ml.transforms.base
 import pytest
 
 import beam_gpte
-from tests.test_docs import beam_parser
+from beam_gpte.cli.arguments import make_parser, option_names
+from beam_gpte.cli.beam_flags import beam_parser
+from beam_gpte.cli.main import COMMANDS, program_of
 from tests.test_public_names import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = sorted((ROOT / "beam_gpte").rglob("*.py"))
-PROGRAMS = sorted((ROOT / "pipelines").glob("*.py"))
-RAISED = {"InputError", "NoRowsError", "RowError", "step_error", "damage", "_no_row", "_bad_row"}
+PROGRAMS = {name: program_of(name) for name in COMMANDS}
+OPTIONS = {name: set(option_names(make_parser(one))) for name, one in PROGRAMS.items()}
+MODULES = {ROOT / "beam_gpte/cli/programs" / f"{of}.py": name for name, (of, _) in COMMANDS.items()}
+RAISED = {
+    "InputError",
+    "NothingWrittenError",
+    "RowError",
+    "step_error",
+    "damage",
+    "_no_row",
+    "_bad_row",
+}
 FOREIGN = {
     "DuckDB",
     "MLTransform",
@@ -58,7 +70,7 @@ def messages(path: Path) -> Iterator[str]:
 
 ALL = [
     pytest.param(path, text, id=f"{path.stem}-{number}")
-    for path in (*PACKAGE, *PROGRAMS)
+    for path in PACKAGE
     for number, text in enumerate(messages(path))
 ]
 
@@ -96,43 +108,35 @@ def test_a_name_that_is_recommended_is_public(path: Path, text: str) -> None:
     assert methods <= {"with_exception_handling"}
 
 
-def flags_of(program: Path) -> set[str]:
-    return set(re.findall(r'"(--\w+)"', program.read_text(encoding="utf-8")))
-
-
-SHARED = {  # of `cli`: what adds the flag
-    "--report": "add_report_option",
-    "--types": "add_types_option",
-    "--rename": "add_rename_option",
-}
 NEEDS = {"--types": "types_of"}  # without which a program cannot raise what names the flag
 
 
-def knows(program: Path, flag: str) -> bool:
-    """Whether a program takes a flag, by itself or through a helper."""
-    helper = SHARED.get(flag)
-    source = program.read_text(encoding="utf-8")
-    return flag in flags_of(program) or (helper is not None and helper in source)
+def programs_that_raise(path: Path) -> list[str]:
+    """The commands whose modules are this one, or import from it."""
+    if path in MODULES:
+        return [MODULES[path]]
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return [
+        name for one, name in MODULES.items() if f"from {module} import" in one.read_text("utf-8")
+    ]
 
 
 @pytest.mark.parametrize(("path", "text"), having(r"(?<![\w-])--[a-z]\w+"))
 def test_a_flag_that_is_recommended_exists_in_each_program_that_can_say_so(
     path: Path, text: str
 ) -> None:
-    of_others = re.findall(r"(\w+\.py) (--\w+)", text)
-    assert [one for one in of_others if not knows(ROOT / "pipelines" / one[0], one[1])] == []
-    flags = set(re.findall(r"(?<!\.py )(?<![\w-])(--[a-z]\w+)", text))
-    flags -= set(beam_parser()._option_string_actions) | {"--no-deps", "--no"}
-    programs = [path]
-    if path not in PROGRAMS:
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        programs = [one for one in PROGRAMS if f"from {module} import" in one.read_text("utf-8")]
+    of_others = re.findall(r"beam-gpte (\w+) (--\w+)", text)
+    assert [one for one in of_others if one[1] not in OPTIONS[one[0]]] == []
+    flags = set(re.findall(r"(?<!beam-gpte \w{5} )(?<![\w-])(--[a-z]\w+)", text))
+    flags -= set(option_names(beam_parser())) | {"--no-deps", "--no", "--help"}
+    programs = programs_that_raise(path)
     assert programs or not flags
+    sources = {name: path.read_text("utf-8") for path, name in MODULES.items()}
     unknown = [
-        (one.name, flag)
-        for one in programs
+        (name, flag)
+        for name in programs
         for flag in flags
-        if NEEDS.get(flag, "") in one.read_text("utf-8") and not knows(one, flag)
+        if NEEDS.get(flag, "") in sources[name] and flag not in OPTIONS[name]
     ]
     assert unknown == []
 

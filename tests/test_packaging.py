@@ -1,4 +1,4 @@
-"""What goes to workers: the package and nothing else, by the route of Beam's --setup_file."""
+"""What goes to workers by the route of Beam's --setup_file, and what users get by pip."""
 
 import shutil
 import subprocess
@@ -21,12 +21,14 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(Stager._build_setup_package(str(source / "setup.py"), str(target)))
 
 
-def test_the_sdist_is_the_package_and_what_builds_it(sdist: Path) -> None:
+def test_the_sdist_is_the_package_the_examples_and_what_builds_it(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {Path(name).parts[1] for name in archive.getnames() if len(Path(name).parts) > 1}
     built = {"PKG-INFO", "setup.cfg", "beam_gpte.egg-info"}
     assert names - built == {
         "beam_gpte",
+        "transforms",
+        "pipelines",
         "setup.py",
         "pyproject.toml",
         "README.md",
@@ -53,8 +55,14 @@ def test_a_worker_installs_it_and_finds_every_module(sdist: Path, tmp_path: Path
         "beam_gpte",
         "beam_gpte",
     ]  # and its dist-info
+    package = tmp_path / "beam_gpte"
+    for name in ("transforms", "pipelines"):
+        assert {path.name for path in (package / "examples" / name).iterdir()} == {
+            path.name for path in (ROOT / name).iterdir() if path.is_file()
+        }
+    shutil.rmtree(package / "examples")
     for kind in ("*.py", "*.html"):
-        there = {path.relative_to(tmp_path) for path in (tmp_path / "beam_gpte").rglob(kind)}
+        there = {path.relative_to(tmp_path) for path in package.rglob(kind)}
         assert (
             there == {path.relative_to(ROOT) for path in (ROOT / "beam_gpte").rglob(kind)} != set()
         )

@@ -220,20 +220,20 @@ def test_a_folder_is_watched_without_a_side_input() -> None:
 def test_the_program_for_streams_is_portable(tmp_path: Path) -> None:
     """After a restart, with everything it has."""
     code = f"""
-import runpy
+from beam_gpte.cli.arguments import parse
+from beam_gpte.cli.programs import stream
 from beam_gpte.sources.committed_rows import StreamOutput
 from beam_gpte.sources.row_ranges import RowRanges
 from tests import portable
 from tests.examples import WordEncoder
-program = runpy.run_path("pipelines/embed_stream.py")
 StreamOutput.parquet_rows = lambda self: {{"a.jsonl": RowRanges.of([1, 2])}}
 StreamOutput.database_rows = lambda self: {{"a.jsonl": RowRanges.of([1])}}
 places = "--output={tmp_path}/out", "--duckdb={tmp_path}/out.duckdb"
-flags = "--streaming", "--input=in/*.jsonl", "--model=a/model", "--horizon=60"
-p = portable.new_pipeline(*flags, *places)
-options = p.options.view_as(program["EmbedStreamOptions"])
+given = "--streaming", "--input=in/*.jsonl", "--model=a/model", "--horizon=60", *places
+options, flags = parse(stream.PROGRAM, given)
+p = portable.new_pipeline(*flags)
 output = StreamOutput(options.output, options.duckdb, "id")
-program["build"](p, options, WordEncoder(), output, None)
+stream.build(p, options, WordEncoder(), output, None)
 found = portable.submitted(p)
 assert any("NotInDuckDB" in step.unique_name for step in found.components.transforms.values())
 print(portable.faults(found))

@@ -28,6 +28,23 @@ NAMES = sorted(
 TRANSFORMS = [name for name in NAMES if issubclass(getattr(beam_gpte, name), beam.PTransform)]
 
 
+def test_import_star_gives_the_public_names_and_no_others() -> None:
+    assert sorted(beam_gpte.__all__) == NAMES
+    code = "from beam_gpte import *; print(sorted(n for n in dir() if n[0] != '_'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(NAMES)
+
+
+def test_type_checkers_know_the_late_names_as_classes(tmp_path: Path) -> None:
+    given = "".join(f"{name}.__mro__\n" for name in beam_gpte._LATE)
+    (tmp_path / "late.py").write_text(
+        f"from beam_gpte import {', '.join(beam_gpte._LATE)}\n{given}"
+    )
+    command = [sys.executable, "-m", "mypy", "--follow-imports=silent", str(tmp_path / "late.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+
+
 def fitted() -> Postprocess:
     moments = Moments()
     moments.add(np.eye(3, dtype=np.float32), None, second=False)

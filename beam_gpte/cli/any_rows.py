@@ -2,7 +2,7 @@
 
     rows, rejects --> AnyRead ---> write the rejects ---> AnyUsable --> write the rows
                         |                                    |
-                   no row was read                   all were rejected: `NoRowsError`, exit code 3
+                   no row was read                   all were rejected: `NothingWrittenError`
 
 An empty result of rows that were read and not rejected, such as duplicates of a reference, is
 written: then the output is empty.
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 
-from beam_gpte.core.errors import NoRowsError
+from beam_gpte.core.errors import InputError, NothingWrittenError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.count_rows import CountRows
 from beam_gpte.elements.from_side_inputs import FromSideInputs
@@ -36,12 +36,23 @@ def first_columns(
 
     Raises:
       InputError: a pattern matches no file, or a file cannot be read.
-      NoRowsError: all files are empty.
+      NothingWrittenError: all files are empty.
     """
     for file in match_files(patterns, []):
         if names := read_schema(file.path, text_column=text_column):
             return file.path, names
     raise _no_row(option)
+
+
+def check_present(columns: Iterable[str | None], file: str, present: Sequence[str]) -> None:
+    """Refuse a column that a file lacks; None is none.
+
+    Raises:
+      InputError: it lacks one.
+    """
+    for column in columns:
+        if column is not None and column not in present:
+            raise InputError(f"no column {column!r} in {file}; it has {', '.join(present)}")
 
 
 def total_rows(parts: Iterable[beam.PCollection[Block]], label: str) -> beam.pvalue.AsSingleton:
@@ -70,10 +81,10 @@ def check_usable(usable: int, rejected: int, kind: str = "") -> int:
     """Return the number of usable rows; `kind` says of which input they are.
 
     Raises:
-      NoRowsError: there is none.
+      NothingWrittenError: there is none.
     """
     if not usable:
-        raise NoRowsError(
+        raise NothingWrittenError(
             f"no {kind}row is usable: {rejected} were rejected, see their reasons in rejects "
             f"({UNCHANGED})"
         )
@@ -87,5 +98,5 @@ def _check_read(names: tuple[str, ...], *totals: int) -> int:
     return sum(totals)
 
 
-def _no_row(option: str) -> NoRowsError:
-    return NoRowsError(f"no row in --{option}; name files that have rows ({UNCHANGED})")
+def _no_row(option: str) -> NothingWrittenError:
+    return NothingWrittenError(f"no row in --{option}; name files that have rows ({UNCHANGED})")

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
+from beam_gpte.core.columns import ID
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.sources.declared_columns import typed_columns
@@ -19,37 +20,79 @@ from beam_gpte.sources.formats.rows import MAX_ROW_BYTES
 T = TypeVar("T", bound=AddsColumns)
 
 
-def add_types_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--types`."""
-    parser.add_argument(
+FILES = "files or globs: Parquet, JSON Lines, CSV or text, possibly compressed"
+Options = argparse._ActionsContainer  # a parser, or a group of its options
+
+
+def add_column_options(options: Options) -> None:
+    """Add `--id_column` and `--text_column`."""
+    options.add_argument(
+        "--id_column", help="unique ids (default: generated from file and row number)"
+    )
+    options.add_argument("--text_column", default="text", help="texts")
+
+
+def add_model_options(options: Options) -> None:
+    """Add `--model`, `--prompt_name`, `--prompt` and `--truncate_dim`."""
+    options.add_argument(
+        "--model", required=True, help="hub name, folder, or URI such as gs://bucket/model"
+    )
+    options.add_argument("--prompt_name", help="a prompt that the model defines, e.g. query")
+    options.add_argument("--prompt", help="text put before every input")
+    options.add_argument(
+        "--truncate_dim", type=int, metavar="N", help="keep the first N dimensions (Matryoshka)"
+    )
+
+
+def add_reading_options(options: Options) -> None:
+    """Add `--types` and `--max_row_bytes`."""
+    options.add_argument(
         "--types",
         nargs="+",
         default=[],
         metavar="COLUMN:TYPE",
         help="to cast columns to, e.g. stars:int64 day:date32; of CSV all are strings otherwise",
     )
+    add_max_row_bytes_option(options)
 
 
-def add_max_row_bytes_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--max_row_bytes`."""
-    parser.add_argument(
+def add_max_row_bytes_option(options: Options) -> None:
+    """Add `--max_row_bytes`."""
+    options.add_argument(
         "--max_row_bytes",
         type=int,
         default=MAX_ROW_BYTES,
         metavar="N",
-        help="longer lines and rows are rejected (default: %(default)s)",
+        help="longer lines and rows are rejected",
     )
 
 
-def add_rename_option(parser: argparse.ArgumentParser, columns: str) -> None:
-    """Add the option `--rename`; `columns` lists those that the program adds, for its help."""
-    parser.add_argument(
+def add_rename_option(options: Options, columns: str) -> None:
+    """Add `--rename`; `columns` lists those that the program adds, for its help."""
+    options.add_argument(
         "--rename",
         nargs="+",
         default=[],
         metavar="OURS=NAME",
         help=f"names for {columns}, where the input has these columns",
     )
+
+
+def add_max_rejects_option(options: Options, written: str) -> None:
+    """Add `--max_rejects`; `written` names what is not written then."""
+    options.add_argument(
+        "--max_rejects",
+        type=int,
+        metavar="N",
+        help=f"fail and write no {written} if more rows are rejected (default: no limit)",
+    )
+
+
+def use_ids(options: argparse.Namespace, present: Iterable[str]) -> None:
+    """Take the ids of a column `id` that the input has, unless another is named, and say so."""
+    if options.id_column is None and ID in present:
+        options.id_column = ID
+        print("ids are those of the column `id`; --id_column names another")
 
 
 def types_of(entries: Sequence[str]) -> dict[str, pa.DataType] | None:

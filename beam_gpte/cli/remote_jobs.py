@@ -29,7 +29,7 @@ from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from apache_beam.runners.common import DoFnSignature
 from apache_beam.runners.runner import PipelineState
 
-from beam_gpte.core.errors import InputError, NoRowsError, PassingInputError, printable
+from beam_gpte.core.errors import InputError, NothingWrittenError, PassingInputError, printable
 from beam_gpte.files.folders import TEMPORARY, absolute, list_files, remove_files
 from beam_gpte.sinks.runs.leftovers import remove_run
 from beam_gpte.sinks.runs.outputs import temporary_folders
@@ -37,9 +37,12 @@ from beam_gpte.sinks.runs.processes import is_running, machine
 
 LOOK_SECONDS = 2  # between two looks for a note: one request of a store
 CANCEL_SECONDS = 60  # until a cancelled job has ended, or is left alone
+INTERRUPT_SECONDS = 3  # the same for a person who waits
 LATE_SECONDS = 10  # in which workers still stage rows of a job that failed
 METHODS = ("setup", "start_bundle", "process", "finish_bundle")
-MISTAKES: dict[str, type[InputError]] = {kind.__name__: kind for kind in (InputError, NoRowsError)}
+MISTAKES: dict[str, type[InputError]] = {
+    kind.__name__: kind for kind in (InputError, NothingWrittenError)
+}
 # what engines and Beam put around the words of an error
 _AROUND = re.compile(
     r"^(?:\s*(?:Caused by|Pipeline \S+ failed in state \w+|[\w$.]*(?:Error|Exception)):)+"
@@ -51,7 +54,7 @@ HINTS = {  # what an engine says: what it is about
     "Record too large": "raise taskmanager.memory.managed.size",
     "NoResourceAvailable": "the engine has fewer slots than --parallelism asks for",
 }
-_MISTAKE = re.compile(r"(InputError|NoRowsError): (.*)")
+_MISTAKE = re.compile(r"(InputError|NothingWrittenError): (.*)")
 _STEP = re.compile(r" \[while running '.*$")
 
 
@@ -177,7 +180,11 @@ def run_job(pipeline: beam.Pipeline, output: str) -> Any:
             job = Job(pipeline.run())
         except grpc.RpcError as error:
             raise JobError(reason(error)) from error
-        mistake = job.wait(note)
+        try:
+            mistake = job.wait(note)
+        except KeyboardInterrupt:
+            job.cancel(INTERRUPT_SECONDS)
+            raise
     if job.has_ended:
         _remove_staged(temporary_folders(pipeline), 0 if job.failure is None else LATE_SECONDS)
     if job.failure is not None:

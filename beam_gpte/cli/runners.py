@@ -3,6 +3,7 @@
 Prism, Beam's local runner in Go, is taken from this machine: Beam would download it.
 """
 
+import difflib
 import os
 import shutil
 import signal
@@ -21,6 +22,8 @@ from apache_beam.version import __version__ as beam_version
 from beam_gpte.cli.worker_pool import is_listening
 from beam_gpte.core.errors import InputError
 
+# Beam's in-process runner; DirectRunner would first try to download another
+LOCAL_RUNNER = "FnApiRunner"
 PRISM_RUNNER = "PrismRunner"
 WAIT_SECONDS = 10  # for a job service that is being started
 BEAM_SECONDS, JOB_SECONDS = 300, 30 * 86_400  # for the answer of a job service: Beam's, and ours
@@ -52,6 +55,21 @@ def check_job_service(options: PipelineOptions) -> None:
                 "its host and port"
             )
         time.sleep(0.2)
+
+
+def check_runner(options: PipelineOptions) -> None:
+    """Refuse a runner that Beam does not know.
+
+    Raises:
+      InputError: it does not; the path of a class, with periods, is tried when the job starts.
+    """
+    name = options.view_as(StandardOptions).runner or LOCAL_RUNNER
+    names = sorted(one.rpartition(".")[2] for one in StandardOptions.ALL_KNOWN_RUNNERS)
+    known = {one.lower().removesuffix(end): one for end in ("runner", "") for one in names}
+    if "." not in name and name.lower() not in known:
+        near = difflib.get_close_matches(name.lower(), known, 1)
+        meant = f"did you mean {known[near[0]]}?" if near else f"use {', '.join(names)}"
+        raise InputError(f"--runner {name}: {meant}")
 
 
 def use_prism(options: PipelineOptions) -> bool:

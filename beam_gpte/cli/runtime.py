@@ -1,4 +1,4 @@
-"""Share what all programs in `pipelines/` need.
+"""Share what all programs need.
 
 options --> checks --> a local or remote run --> metrics --> summary and page
 
@@ -12,12 +12,11 @@ import contextlib
 import dataclasses
 import io
 import logging
-import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
@@ -26,13 +25,15 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
 from beam_gpte._quiet import drop_messages
-from beam_gpte.cli.any_rows import first_columns
+from beam_gpte.cli.arguments import Program, parse
+from beam_gpte.cli.corpus_options import Options
 from beam_gpte.cli.escaped_output import escaped, one_line
+from beam_gpte.cli.interrupts import Interrupts
 from beam_gpte.cli.remote_jobs import JobError, mistake_in, run_job
-from beam_gpte.cli.runners import check_job_service, use_prism
+from beam_gpte.cli.runners import LOCAL_RUNNER, check_job_service, check_runner, use_prism
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
-from beam_gpte.core.errors import InputError, NoRowsError
+from beam_gpte.core.errors import InputError, NothingWrittenError
 from beam_gpte.core.machine import cores
 from beam_gpte.core.process import claim_process
 from beam_gpte.elements.rejects import NAMESPACE
@@ -42,10 +43,10 @@ from beam_gpte.reports.page import NOT_SHOWN, Run
 from beam_gpte.reports.sample import SAMPLE_FILE
 from beam_gpte.sinks import write_parquet
 from beam_gpte.sinks.final_names import WrittenFile
+from beam_gpte.sinks.runs.leftovers import remove_run
+from beam_gpte.sinks.runs.outputs import temporary_folders
 from beam_gpte.sources.output_columns import committed_files
 
-# Beam's in-process runner; DirectRunner would first try to download another
-LOCAL_RUNNER = "FnApiRunner"
 # Beam's options whose values a page shows; of those unknown here a value may be a secret
 HARMLESS_OPTIONS = (
     "autoscaling_algorithm",
@@ -66,22 +67,34 @@ HARMLESS_OPTIONS = (
 )
 
 
-def run_program(main: Callable[[list[str]], None]) -> None:
-    """Run `main` on the arguments of the command line.
+def run_program(program: Program, argv: Sequence[str], command: str) -> None:
+    """Run a program on the arguments of the command line.
 
-    An `InputError` becomes one line on standard error and exit code 2, a `NoRowsError` code 3, a
-    `JobError` code 1; other errors are printed with their traceback, and exit code 1.
+    Ends with exit code 0 if all went well, and for other codes with one line on standard error: 1
+    for a failure of an engine, or of ours, whose traceback stands before; 2 for wrong use, an
+    `InputError`; 3 if nothing but rejects was written, a `NothingWrittenError`; 130 if a batch run
+    was interrupted.
+
+    Args:
+      program: to run.
+      argv: its arguments.
+      command: what its user typed to start it; the line begins with it.
     """
     claim_process()
+    kept = "what was committed is kept; the same command starts again" if program.is_job else "bye"
+    interrupts = Interrupts(command, kept)
     try:
         with contextlib.redirect_stdout(escaped(sys.stdout)):
-            main(sys.argv[1:])
+            options, flags = parse(program, argv, command)
+            program.run(options, flags)
+    except KeyboardInterrupt:
+        interrupts.end()
     except Exception as error:
         line, code = _last_line(error)
         if line is None:
             traceback.print_exc(file=escaped(sys.stderr))
         else:
-            print(f"{os.path.basename(sys.argv[0])}: {line}", file=escaped(sys.stderr))
+            print(f"{command}: {line}", file=escaped(sys.stderr))
         sys.exit(code)
 
 
@@ -89,7 +102,7 @@ def _last_line(error: Exception) -> tuple[str | None, int]:
     """Return what a program prints of an error, None for its traceback, and its exit code."""
     mistake = _mistake(error)
     if mistake is not None:
-        return str(mistake), 3 if isinstance(mistake, NoRowsError) else 2
+        return str(mistake), 3 if isinstance(mistake, NothingWrittenError) else 2
     return (str(error) if isinstance(error, JobError) else None), 1
 
 
@@ -100,8 +113,10 @@ def local_options(options: PipelineOptions) -> bool:
       Whether the run is local.
 
     Raises:
-      InputError: the runner is Prism, which is not installed, or a job service that is not there.
+      InputError: the runner is unknown, Prism, which is not installed, or a job service that is not
+        there.
     """
+    check_runner(options)
     check_job_service(options)
     FileSystems.set_options(options)  # for checks before the run: keys of stores are flags too
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
@@ -122,26 +137,6 @@ def silence_beam() -> None:
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     # Beam 2.77 warns of its memory metric, once per thread, on Linux too, and of BigQuery
     drop_messages(("Resource module is not available", "apitools not found"))
-
-
-def check_inputs(
-    patterns: list[str], text_column: str, id_column: str | None, config: EncoderConfig
-) -> tuple[str, list[str]]:
-    """Check before the job starts that files, columns and model exist.
-
-    Returns:
-      The first file that has columns, and their names.
-
-    Raises:
-      InputError: a pattern matches no file, the first file lacks a column, or the model is missing.
-      NoRowsError: all files are empty.
-    """
-    first, present = first_columns(patterns, text_column, "input")
-    for column in (text_column, id_column):
-        if column is not None and column not in present:
-            raise InputError(f"no column {column!r} in {first}; it has {', '.join(present)}")
-    check_model_exists(config)
-    return first, present
 
 
 def check_model_exists(config: EncoderConfig) -> None:
@@ -169,6 +164,9 @@ def run_pipeline(pipeline: beam.Pipeline, local: bool, output: str) -> Any:
     try:
         return _run_here(pipeline) if local else run_job(pipeline, output)
     except BaseException:
+        if local:  # of a job elsewhere, `run_job` knows when it has ended
+            for folder in temporary_folders(pipeline):
+                remove_run(folder)
         with contextlib.suppress(OSError, BeamIOError):
             if FileSystems.exists(sample_file(output)):  # nobody is left who would read it
                 remove_files([sample_file(output)])
@@ -223,9 +221,9 @@ def counters(result: Any) -> dict[str, int]:
     return totals
 
 
-def add_report_option(parser: argparse.ArgumentParser) -> None:
+def add_report_option(options: Options) -> None:
     """Add the option `--report`."""
-    parser.add_argument(
+    options.add_argument(
         "--report",
         help="HTML file to write a page to, with charts and examples (needs the extra report)",
     )
@@ -236,26 +234,24 @@ def sample_file(output: str) -> str:
     return f"{output.rstrip('/')}/{SAMPLE_FILE}"
 
 
-def run_of(program: str, options: PipelineOptions, result: Any, seconds: float) -> Run:
+def run_of(
+    program: str, options: argparse.Namespace, flags: list[str], result: Any, seconds: float
+) -> Run:
     """Describe a finished run for its page.
 
     Args:
-      program: its file name.
-      options: of the program; Beam's options are shown only where they were given, and their
-        values only if they are `HARMLESS_OPTIONS`: others may be keys and passwords.
+      program: its name.
+      options: of the program.
+      flags: of Beam, shown only where they were given, and their values only if they are
+        `HARMLESS_OPTIONS`: others may be keys and passwords.
       result: of the pipeline.
       seconds: that the run took.
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    cast(Any, type(options))._add_argparse_args(parser)
-    shown = {action.dest: getattr(options, action.dest) for action in parser._actions}
-    given = options.get_all_options(drop_default=True)
-    beam_options = {
-        name: given[name] if name in HARMLESS_OPTIONS else NOT_SHOWN
-        for name in sorted(given)
-        if name not in shown
+    given = PipelineOptions(flags).get_all_options(drop_default=True)
+    of_beam = {
+        name: given[name] if name in HARMLESS_OPTIONS else NOT_SHOWN for name in sorted(given)
     }
-    return Run(program, {**shown, **beam_options}, speed(result, seconds))
+    return Run(program, {**vars(options), **of_beam}, speed(result, seconds))
 
 
 def speed(result: Any, seconds: float) -> dict[str, float]:

@@ -4,21 +4,18 @@ local     signal --> stop file --> `WatchCorpus` stops to look, and what was rea
 cluster   signal --> stop file --> the job is canceled; what was committed is kept
 """
 
-import atexit
 import contextlib
-import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from beam_gpte.cli.remote_jobs import Job
-from beam_gpte.cli.runners import check_job_service, use_prism
+from beam_gpte.cli.runners import check_job_service, check_runner, use_prism
 from beam_gpte.cli.runtime import silence_beam
 from beam_gpte.core.errors import InputError
 from beam_gpte.files.scratch import temporary_folder
@@ -39,8 +36,10 @@ def local_stream_options(options: PipelineOptions) -> bool:
       Whether the run is local.
 
     Raises:
-      InputError: the runner is Prism, which is not installed, or a job service that is not there.
+      InputError: the runner is unknown, Prism, which is not installed, or a job service that is not
+        there.
     """
+    check_runner(options)
     check_job_service(options)
     FileSystems.set_options(options)  # as in `local_options`
     standard = options.view_as(StandardOptions)
@@ -127,18 +126,6 @@ def run_stream(start: Callable[[], Any], owner: Owner | None, stop: str | None) 
     finally:
         if owner is not None and (job is None or job.has_ended):
             owner.release()
-
-
-def leave() -> NoReturn:
-    """End the process well, at once.
-
-    Workers of a canceled job may be threads of this process, as on Prism. One that is still in
-    native code when the interpreter is taken down aborts the process.
-    """
-    atexit._run_exitfuncs()  # which end a Prism that was started here
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 _GOES_ON = "the job was canceled and has not ended; look for it where its runner lists jobs"

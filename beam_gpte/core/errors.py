@@ -62,8 +62,10 @@ class InputError(ValueError):
         super().__init__(brief_message(printable(" ".join(message.splitlines()))))
 
 
-class NoRowsError(InputError):
-    """Report a run that read no row, or rejected all: its previous output stays as it is.
+class NothingWrittenError(InputError):
+    """Report a run that writes nothing but its rejects: the previous output stays as it is.
+
+    It read no row, rejected all, or more than it may.
 
     Programs print the message as one line and exit with code 3.
     """

@@ -27,6 +27,7 @@ from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
+from beam_gpte.elements.meter import TEXTS, report
 from beam_gpte.elements.rejects import NAMESPACE, row_name
 from beam_gpte.embedding.shared_models import announce, count, later, loaded, shared_model
 
@@ -161,6 +162,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             vectors = encoding_to_arrow(encoding)
             if known.any():
                 Metrics.counter(NAMESPACE, "texts_reused").inc(int(known.sum()))
+                report(TEXTS, int(known.sum()))
                 vectors = interleave(vectors, block.column(PREVIOUS_VECTOR), known)
             reasons: list[str | None] = []
             if encoding.failed:

@@ -19,6 +19,7 @@ from apache_beam.metrics import Metrics
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import find_model
 from beam_gpte.core.loading import LOADING
+from beam_gpte.elements.meter import TEXTS, report
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.remote_model import fetch_model
 
@@ -88,9 +89,17 @@ def announce(counters: Sequence[str]) -> None:
 
 
 def count(names: Sequence[str], values: Sequence[int], seconds: float, padded: Padded) -> None:
-    """Count what a model has done with a batch: counters by name, its time and its padding."""
+    """Count what a model has done with a batch.
+
+    Args:
+      names: of counters, that of texts or pairs first.
+      values: of these.
+      seconds: that it took.
+      padded: what was computed, and needed.
+    """
     for name, value in zip(names, values, strict=True):
         Metrics.counter(NAMESPACE, name).inc(int(value))
+    report(TEXTS, int(values[0]))
     Metrics.distribution(NAMESPACE, "model_milliseconds").update(int(seconds * 1000))
     if padded.computed:
         padding = 100 * (padded.computed - padded.needed) // padded.computed

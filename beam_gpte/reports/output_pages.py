@@ -55,7 +55,7 @@ def stream_page(run: Run, summary: dict[str, Any], sample: StreamSample) -> str:
 
     Args:
       run: what it reports on.
-      summary: of `embed_stream.py`.
+      summary: of `beam-gpte stream`.
       sample: of the whole output.
     """
     tiles = {

@@ -46,7 +46,7 @@ def embedding_page(
 
     Args:
       run: what it reports on.
-      summary: of `embed_corpus.py`.
+      summary: of `beam-gpte embed`.
       sample: some of the rows, with text, length and vector.
       text_column: the texts.
       embedding_column: the vectors.
@@ -81,7 +81,7 @@ def deduplication_page(
 
     Args:
       run: what it reports on.
-      summary: of `deduplicate_corpus.py`.
+      summary: of `beam-gpte dedup`.
       sample: some of the rows, kept and removed, with text, length and, if they have one, vector.
       text_column: the texts.
       embedding_column: the vectors.
@@ -191,7 +191,7 @@ def bitext_page(
 
     Args:
       run: what it reports on.
-      summary: of `mine_bitext.py`.
+      summary: of `beam-gpte mine`.
       pairs: all of them, the largest margin first.
       sample: some of the pairs, with both vectors.
       embedding: the column of the vectors on each side.

@@ -26,6 +26,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.meter import report_commit
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.sinks.final_names import Pane, WrittenFile
 from beam_gpte.sinks.panes import InWindows, is_whole, pane_windowing, window_name
@@ -156,6 +157,7 @@ def _sort(staged: Iterable[StagedFile]) -> list[StagedFile]:
 def _count(written: list[WrittenFile]) -> list[WrittenFile]:
     Metrics.counter(NAMESPACE, "files_written").inc(len(written))
     Metrics.counter(NAMESPACE, "rows_written").inc(sum(file.rows for file in written))
+    report_commit([(file.path, file.rows) for file in written])
     return written
 
 

@@ -18,7 +18,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton
 
-from beam_gpte.core.errors import InputError, InStep, NoRowsError, naming
+from beam_gpte.core.errors import InputError, InStep, NothingWrittenError, naming
 from beam_gpte.core.python_values import json_value, python_values
 from beam_gpte.core.text.minhash import slices
 from beam_gpte.elements.arrow_values import row_bytes
@@ -137,13 +137,13 @@ def commit_jsonl(
     """Give the staged files of a pane their final names; may be repeated.
 
     Raises:
-      InputError: they have more than `max_rejects` rows; they are published nevertheless.
+      NothingWrittenError: they have more than `max_rejects` rows; they are published nevertheless.
     """
     with one_at_a_time(destination.folder):
         written = publish(staged, destination, pane, LAYOUT, replace=pane.is_whole)
     count = sum(file.rows for file in written)
     if max_rejects is not None and count > max_rejects:
-        raise InputError(
+        raise NothingWrittenError(
             f"{count} rows rejected, more than max_rejects {max_rejects}; "
             f"see their reasons in {destination.folder}"
         )
@@ -158,10 +158,12 @@ def check_read(usable: int, rejected: int, *barrier: Any) -> int:
     """Return the number of rows that were read.
 
     Raises:
-      NoRowsError: there is none.
+      NothingWrittenError: there is none.
     """
     if not usable + rejected:
-        raise NoRowsError("no row was read, usable or not; the previous output is unchanged")
+        raise NothingWrittenError(
+            "no row was read, usable or not; the previous output is unchanged"
+        )
     return usable + rejected
 
 
@@ -170,7 +172,7 @@ def _check_usable(
 ) -> list[WrittenFile]:
     files = list(written)  # first, since a limit may be exceeded
     if not usable:
-        raise NoRowsError(
+        raise NothingWrittenError(
             f"WriteRejects: no row is usable: {rejected} were rejected, see their reasons in "
             "rejects; the previous output is unchanged"
         )

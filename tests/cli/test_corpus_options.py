@@ -100,9 +100,7 @@ def test_each_transform_gets_the_names_that_are_for_it() -> None:
 
 
 def test_flags_are_spelled_with_underscores() -> None:
-    places = [
-        path for room in ("pipelines", "beam_gpte/cli") for path in (ROOT / room).glob("*.py")
-    ]
-    flags = [flag for path in places for flag in re.findall(r'"(--\w[\w-]*)"', path.read_text())]
+    modules = (ROOT / "beam_gpte" / "cli").rglob("*.py")
+    flags = [flag for path in modules for flag in re.findall(r'"(--\w[\w-]*)"', path.read_text())]
     assert "--max_row_bytes" in flags
     assert [flag for flag in flags if "-" in flag[2:]] == []

@@ -104,7 +104,7 @@ def test_more_rejects_than_allowed_leave_no_vectors_but_the_reasons(
 ) -> None:
     out = tmp_path / "out"
     arguments = flags(input=ten_thousand, id_column="id", output=out, model=minilm, max_rejects=99)
-    done = run("embed_corpus.py", *arguments, expect=2)
+    done = run("embed_corpus.py", *arguments, expect=3)
     message = f"100 rows rejected, more than max_rejects 99; see their reasons in {out}/rejects"
     assert done.stderr.strip().endswith(message)
     assert one_line(done.stderr)

@@ -27,7 +27,7 @@ from beam_gpte.cli.remote_jobs import (
     run_job,
 )
 from beam_gpte.cli.runtime import run_pipeline, sample_file
-from beam_gpte.core.errors import InputError, NoRowsError, PassingInputError
+from beam_gpte.core.errors import InputError, NothingWrittenError, PassingInputError
 from beam_gpte.sinks.runs.leftovers import remove_run
 from tests.sinks.test_write_parquet import embedded
 
@@ -131,10 +131,10 @@ def test_a_job_that_would_be_tried_for_ever_is_cancelled(tmp_path: Path) -> None
     engine = Engine()
     with Note.beside(str(tmp_path)) as note:
         job = Job(engine)
-        note.write(NoRowsError(WORDS))
+        note.write(NothingWrittenError(WORDS))
         mistake = job.wait(note)
     assert engine.is_cancelled.is_set()
-    assert isinstance(mistake, NoRowsError)
+    assert isinstance(mistake, NothingWrittenError)
     assert str(mistake) == WORDS
     assert job.failure is not None
     assert list(tmp_path.iterdir()) == []

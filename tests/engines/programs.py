@@ -7,8 +7,8 @@ import json
 import sysconfig
 from itertools import islice
 from pathlib import Path
-from runpy import run_path
 
+from beam_gpte.cli.programs.extract_docstrings import docstrings
 from tests.engines.outputs import contents
 from tests.programs import ROOT, Done, finish
 
@@ -24,7 +24,7 @@ PROGRAMS = {
     ),
     "deduplicate": (
         ["deduplicate_corpus.py", "--input", "{texts}/*.jsonl", "--id_column", "id"],
-        ["--output", "out", "--by", "exact", "lexical", "semantic", "--threshold", "0.8", *REPORT],
+        ["--output", "out", "--threshold", "0.8", *REPORT],
     ),
     "mine": (
         ["mine_bitext.py", "--source", "{texts}/a.jsonl", "--target", "{texts}/b.jsonl"],
@@ -35,8 +35,7 @@ PROGRAMS = {
 
 def write_corpus(folder: Path) -> None:
     """Write `a.jsonl` and `b.jsonl`: texts, near copies of them, and bad lines."""
-    extract = run_path(str(ROOT / "pipelines" / "extract_docstrings.py"))["docstrings"]
-    found = extract(Path(sysconfig.get_path("stdlib")))
+    found = docstrings(Path(sysconfig.get_path("stdlib")))
     rows = list(islice((row for row in found if len(row["text"]) < MAX_CHARACTERS), TEXTS))
     for name, end, bad in (("a", "", BAD), ("b", " It is so.", [])):
         lines = [json.dumps({"id": f"{name}.{r['id']}", "text": r["text"] + end}) for r in rows]

@@ -1,4 +1,4 @@
-"""Run `embed_stream.py` over a folder: feed it files, read its output, end it."""
+"""Run `beam-gpte stream` over a folder: feed it files, read its output, end it."""
 
 import json
 import os

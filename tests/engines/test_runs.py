@@ -27,7 +27,7 @@ def test_a_mistake_ends_the_job_once_in_one_line(
 ) -> None:
     flags = [*engine.flags(), "--max_rejects=0"]
     done, _ = run_program("embed", texts, tmp_path, minilm, flags)
-    assert done.returncode == 2, done.stderr + engine.logs()
+    assert done.returncode == 3, done.stderr + engine.logs()
     assert done.stderr.splitlines()[-1].startswith(
         "embed_corpus.py: WriteRejects: 3 rows rejected, more than max_rejects 0; see"
     )

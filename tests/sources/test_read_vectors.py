@@ -15,7 +15,7 @@ import pytest
 from apache_beam.testing.util import assert_that
 
 from beam_gpte import ReadVectors
-from beam_gpte.cli.inspect_vectors import describe_vectors
+from beam_gpte.cli.programs.vector_report import describe_vectors
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_fields
 from beam_gpte.elements.block import Block

@@ -3,8 +3,9 @@
 lines --> records (fields, or why there are none) --> batches of the selected columns
 
 CSV is that of RFC 4180, with any line ends: quotes stand around a whole field, and are doubled
-within. Where a lone quote would join rows, the record is refused. TSV is IANA's: a tab separates, a
-newline ends a row, and a quote is a character like any other.
+within. Where a lone quote would join rows, the record is refused. A semicolon, tab or bar separates
+if the header names the text column only then. TSV is IANA's: a tab separates, a newline ends a row,
+and a quote is a character like any other.
 """
 
 import dataclasses
@@ -29,7 +30,10 @@ from beam_gpte.sources.formats.rows import (
 )
 
 _CLOSING = re.compile(rb'[^"]*+(?:""[^"]*+)*+"')
-_UNQUOTED = re.compile(rb"[^,\r\n]*")
+_DELIMITERS = {  # and what a field without quotes is
+    delimiter: re.compile(rb"[^" + re.escape(delimiter) + rb"\r\n]*")
+    for delimiter in (b",", b";", b"\t", b"|")
+}
 
 Fields = list[bytes | None]  # null if empty, b"" if quoted
 
@@ -43,25 +47,34 @@ class _Record:
     reason: str | None = None
 
 
+@dataclasses.dataclass
+class _Dialect:
+    """Hold what separates fields; of CSV it is known once the header is read."""
+
+    delimiter: bytes
+
+
 def read_csv(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterator[FileRows]:
     """Read a CSV file; a field is null if empty, "" if quoted."""
-    return _read_records(_csv_records(file, selection), selection, rows, ",")
+    dialect = _Dialect(b",")
+    return _read_records(_csv_records(file, selection, dialect), selection, rows, dialect)
 
 
 def read_tsv(file: BinaryIO, selection: ColumnSelection, rows: int) -> Iterator[FileRows]:
     """Read a TSV file; a field is null if empty."""
-    return _read_records(_tsv_records(file, selection), selection, rows, "\t")
+    return _read_records(_tsv_records(file, selection), selection, rows, _Dialect(b"\t"))
 
 
-def read_header(file: BinaryIO, kind: str) -> list[str]:
+def read_header(file: BinaryIO, kind: str, text_column: str) -> list[str]:
     """Read the names of the columns of a CSV or TSV file; none if the file is empty.
 
     Raises:
       InputError: a name is not valid UTF-8, or the row cannot be split.
     """
-    any_columns = ColumnSelection(None, None, "")
-    records = _csv_records if kind == "csv" else _tsv_records
-    return _header(records(file, any_columns))
+    columns = ColumnSelection(None, None, text_column)
+    if kind == "tsv":
+        return _header(_tsv_records(file, columns))
+    return _header(_csv_records(file, columns, _Dialect(b",")))
 
 
 def _header(records: Iterator[_Record | None]) -> list[str]:
@@ -78,7 +91,7 @@ def _header(records: Iterator[_Record | None]) -> list[str]:
 
 
 def _read_records(
-    records: Iterator[_Record | None], selection: ColumnSelection, rows: int, separator: str
+    records: Iterator[_Record | None], selection: ColumnSelection, rows: int, dialect: _Dialect
 ) -> Iterator[FileRows]:
     names = _header(records)
     if not names:
@@ -104,6 +117,7 @@ def _read_records(
             pa.array([fields[place] for fields in good], pa.binary()).view(pa.string())
             for place in places
         ]
+        separator = dialect.delimiter.decode()
         read = valid_rows(pa.RecordBatch.from_arrays(columns, schema=schema), numbers, separator)
         yield dataclasses.replace(read, errors=errors + read.errors, blank=len(batch) - len(found))
 
@@ -136,8 +150,10 @@ def _tsv_records(file: BinaryIO, selection: ColumnSelection) -> Iterator[_Record
             yield _Record(content, _split(content, b"\t")) if content else None
 
 
-def _csv_records(file: BinaryIO, selection: ColumnSelection) -> Iterator[_Record | None]:
-    """Yield the rows, None for an empty line.
+def _csv_records(
+    file: BinaryIO, selection: ColumnSelection, dialect: _Dialect
+) -> Iterator[_Record | None]:
+    """Yield the rows, None for an empty line; the header sets the dialect.
 
     Raises:
       InputError: a quote is never closed.
@@ -149,16 +165,24 @@ def _csv_records(file: BinaryIO, selection: ColumnSelection) -> Iterator[_Record
         if not content:
             yield None
             continue
-        record = None
-        if len(content) <= selection.max_row_bytes:
-            quoted = b'"' in content
-            record = _quoted(line, lines, row, selection) if quoted else _plain(content)
-        yield record or _skipped(line, lines, row, selection)
+        if not row:
+            dialect.delimiter = _delimiter(content, selection.text_column)
+        if len(content) > selection.max_row_bytes:
+            yield _skipped(line, lines, row, selection)
+        elif b'"' in content:
+            yield _quoted(line, lines, row, selection, dialect.delimiter)
+        else:
+            yield _Record(content, _split(content, dialect.delimiter))
         row += 1
 
 
-def _plain(content: bytes) -> _Record:
-    return _Record(content, _split(content, b","))
+def _delimiter(header: bytes, text_column: str) -> bytes:
+    """Return what separates the name of the text column in a header; else a comma."""
+    name = text_column.encode()
+    for delimiter in _DELIMITERS:
+        if name in (field.strip(b'"') for field in header.split(delimiter)):
+            return delimiter
+    return b","
 
 
 def _skipped(line: bytes, lines: Iterator[bytes], row: int, selection: ColumnSelection) -> _Record:
@@ -185,10 +209,12 @@ def _split(content: bytes, delimiter: bytes) -> Fields:
     return [field or None for field in content.split(delimiter)]
 
 
-def _quoted(line: bytes, lines: Iterator[bytes], row: int, selection: ColumnSelection) -> _Record:
+def _quoted(
+    line: bytes, lines: Iterator[bytes], row: int, selection: ColumnSelection, delimiter: bytes
+) -> _Record:
     """Split a row that has quotes; it may go on in further lines."""
     fields: Fields = []
-    read = [line]
+    read, unquoted = [line], _DELIMITERS[delimiter]
     position, size = 0, len(line)
     while True:
         if line.startswith(b'"', position):
@@ -204,14 +230,14 @@ def _quoted(line: bytes, lines: Iterator[bytes], row: int, selection: ColumnSele
                     return _skipped(b"".join(read), lines, row, selection)
             position = closing.end()
             fields.append(_unquoted(read, start, position))
-            if line[position : position + 1] not in (b",", b"\r", b"\n", b""):
+            if line[position : position + 1] not in (delimiter, b"\r", b"\n", b""):
                 reason = "text after a closing quote: double the quotes within a field"
                 return _Record(b"".join(read), [], reason)
         else:
-            plain = _UNQUOTED.match(line, position)
+            plain = unquoted.match(line, position)
             fields.append((plain and plain.group()) or None)
             position = plain.end() if plain else position
-        if not line.startswith(b",", position):
+        if not line.startswith(delimiter, position):
             return _Record(b"".join(read).rstrip(b"\r\n"), fields)
         position += 1
 

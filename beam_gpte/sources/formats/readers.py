@@ -25,7 +25,7 @@ def column_names(file: BinaryIO, kind: str, text_column: str) -> list[str]:
     if kind == "text":
         return [text_column]
     if kind in ("csv", "tsv"):
-        return read_header(file, kind)
+        return read_header(file, kind, text_column)
     keys: dict[str, None] = {}
     for line, too_long in itertools.islice(bounded_lines(file, MAX_ROW_BYTES), PEEKED_LINES):
         if too_long:

@@ -1,4 +1,4 @@
-"""Measure stored vectors, for `pipelines/inspect_vectors.py`: norms, duplicates, nulls, models."""
+"""Measure stored vectors, for `beam-gpte inspect`: norms, duplicates, nulls, models."""
 
 import dataclasses
 import hashlib

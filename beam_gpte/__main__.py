@@ -1,0 +1,6 @@
+"""Run the programs of this package: `python -m beam_gpte COMMAND ...`."""
+
+from beam_gpte.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Check before a run that its vectors may join those of its destination.
+
+    destination --> metadata of its vectors --> the model is loaded --> alike, or `InputError`
+
+A run elsewhere leaves the check to its end: the launcher may have no model.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.text_encoder import TextEncoder
+from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_fields
+from beam_gpte.embedding.shared_models import shared_model
+from beam_gpte.files.folders import is_remote
+from beam_gpte.sinks.duckdb_sql import catalog_entries, connect
+from beam_gpte.sinks.duckdb_table import stored_metadata
+from beam_gpte.sinks.write_parquet import existing_schemas
+
+TABLE = "vectors"
+
+
+def check_destination(
+    config: EncoderConfig, column: str, database: str | None = None, folder: str | None = None
+) -> TextEncoder | None:
+    """Refuse a model whose vectors do not fit those that are there.
+
+    Args:
+      config: of the model.
+      column: of the vectors.
+      database: a DuckDB file that the run adds to.
+      folder: of Parquet files that it adds to.
+
+    Returns:
+      The model, for the caller to hold until the run is over; None if no vectors are there.
+
+    Raises:
+      InputError: they do not fit, or the model cannot be loaded.
+    """
+    model = None
+    for place, there in _stored(column, database, folder):
+        model = model or shared_model(TextEncoder, config)
+        check_same_vectors(model.metadata, there, place, "write to another place")
+    return model
+
+
+def _stored(
+    column: str, database: str | None, folder: str | None
+) -> Iterator[tuple[str, VectorMetadata]]:
+    if database is not None and not is_remote(database) and Path(database).exists():
+        with connect(database, database, read_only=True) as connection:
+            names = "duckdb_columns", "column_name, comment", "table_name", TABLE
+            comments = dict(catalog_entries(connection, *names))
+        if (metadata := stored_metadata(comments.get(column))) is not None:
+            yield f"{database}, table {TABLE!r}", metadata
+    if folder is not None:
+        for path, schema in existing_schemas(folder).items():
+            if (found := vector_fields(schema).get(column)) is not None:
+                yield path, found
+                return  # all of a folder are alike

@@ -1,0 +1,1 @@
+"""The programs, one per command of `beam-gpte`: options, checks and wiring of each."""

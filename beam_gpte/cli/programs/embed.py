@@ -1,0 +1,241 @@
+r"""Embed a corpus: read files of texts, write vectors.
+
+    beam-gpte embed --input 'texts/*.jsonl' --output vectors \
+        --model sentence-transformers/all-MiniLM-L6-v2
+
+Writes `<output>/*.parquet` with every column of the input and the vector in `embedding`, rejected
+rows with their reasons to `<output>/rejects/`, and `<output>/summary.json`; with `--report
+page.html` also a report page. If no row is read, or all are rejected, the previous vectors stay and
+the exit code is 3.
+"""
+
+import argparse
+from typing import Any
+
+from beam_gpte import (
+    EmbedText,
+    EncoderConfig,
+    QuantizeVectors,
+    ReadCorpus,
+    ReadLimits,
+    WriteRejects,
+    WriteVectorsToDuckDB,
+    WriteVectorsToParquet,
+)
+from beam_gpte.cli.any_rows import (
+    any_read,
+    any_usable,
+    check_present,
+    first_columns,
+    total_rows,
+)
+from beam_gpte.cli.arguments import Program
+from beam_gpte.cli.corpus_options import (
+    FILES,
+    add_column_options,
+    add_max_rejects_option,
+    add_model_options,
+    add_reading_options,
+    add_rename_option,
+    check_added,
+    check_renames,
+    check_types,
+    renamed,
+    types_of,
+    use_ids,
+)
+from beam_gpte.cli.destinations import check_destination
+from beam_gpte.cli.progress import shown_progress
+from beam_gpte.cli.runtime import (
+    Stopwatch,
+    add_report_option,
+    check_model_exists,
+    count_files,
+    count_rows,
+    counters,
+    local_options,
+    print_summary,
+    run_of,
+    run_pipeline,
+    sample_file,
+)
+from beam_gpte.core.columns import EMBEDDING
+from beam_gpte.core.encoder.model_folder import public_name
+from beam_gpte.core.errors import naming
+from beam_gpte.files.folders import absolute, check_writable
+from beam_gpte.files.json_values import write_json
+from beam_gpte.reports.page import check_report, write_page
+from beam_gpte.reports.run_pages import embedding_page
+from beam_gpte.reports.sample import WriteSample, take_sample
+from beam_gpte.sinks.write_duckdb import check_database
+from beam_gpte.sources.read_vectors import vector_files
+
+# isort: split
+import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
+from apache_beam.options.pipeline_options import PipelineOptions
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    reading = parser.add_argument_group("input")
+    reading.add_argument("--input", required=True, nargs="+", help=FILES)
+    add_column_options(reading)
+    add_reading_options(reading)
+    reading.add_argument(
+        "--reuse",
+        metavar="FOLDER",
+        help="Parquet files of a previous run, e.g. <output>: its texts are not embedded again",
+    )
+    model = parser.add_argument_group("model")
+    add_model_options(model)
+    model.add_argument(
+        "--pooling",
+        default="auto",
+        help="auto (what the model defines), cls, mean, max, last, ...",
+    )
+    model.add_argument(
+        "--precision",
+        default="fp32",
+        help="fp32, or bf16 on hardware that multiplies in bfloat16",
+    )
+    model.add_argument(
+        "--long_text", default="truncate", help="truncate, windows, chunks or late_chunks"
+    )
+    model.add_argument(
+        "--chunk_tokens",
+        type=int,
+        metavar="N",
+        help="maximum size of a window or chunk (default: the model's limit)",
+    )
+    writing = parser.add_argument_group("output")
+    writing.add_argument("--output", required=True, help="folder for the Parquet files")
+    writing.add_argument(
+        "--duckdb",
+        metavar="FILE",
+        help="DuckDB file: vectors are upserted by id into its table `vectors`",
+    )
+    writing.add_argument("--quantize", help="float16, int8 or binary (default: float32)")
+    add_rename_option(writing, "the vectors (embedding) and the columns of chunks")
+    add_max_rejects_option(writing, "vectors")
+    add_report_option(writing)
+
+
+def embed_of(options: argparse.Namespace, config: EncoderConfig) -> EmbedText:
+    return EmbedText(config, options.text_column, options.id_column or "id", reuse=options.reuse)
+
+
+def vectors_of(options: argparse.Namespace, config: EncoderConfig) -> str:
+    """Name the column of the vectors."""
+    return renamed(embed_of(options, config), options.rename).added()[EMBEDDING]
+
+
+def build(pipeline: beam.Pipeline, options: argparse.Namespace, config: EncoderConfig) -> None:
+    id_column, text_column = options.id_column or "id", options.text_column
+    read = ReadCorpus(
+        options.input,
+        id_column=options.id_column,
+        text_column=text_column,
+        types=types_of(options.types),
+        limits=ReadLimits(options.max_row_bytes),
+    )
+    corpus, unreadable = pipeline | read.with_exception_handling()
+    embed, embedding = (
+        renamed(embed_of(options, config), options.rename),
+        vectors_of(options, config),
+    )
+    vectors, refused = corpus | embed.with_exception_handling()
+    if options.quantize:
+        limit = "fit" if options.quantize == "int8" else None
+        vectors = vectors | QuantizeVectors(options.quantize, limit, embedding, id_column)
+    if options.report:
+        columns = (id_column,), (text_column,), (embedding,)
+        vectors | "WriteSample" >> WriteSample(sample_file(options.output), *columns)
+    rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
+    rejects_folder = f"{options.output.rstrip('/')}/rejects"
+    usable = total_rows((vectors,), "usable")
+    some_read = any_read(pipeline, input=total_rows((vectors, rejects), "read"))
+    within_limit = rejects | WriteRejects(rejects_folder, options.max_rejects, some_read)
+    some = any_usable(pipeline, usable, count_rows(within_limit))
+    vectors | WriteVectorsToParquet(options.output, commit_after=some)
+    if options.duckdb:
+        vectors | WriteVectorsToDuckDB(options.duckdb, id_column=id_column, commit_after=some)
+
+
+def run(options: argparse.Namespace, flags: list[str]) -> None:
+    beam_options, watch = PipelineOptions(flags), Stopwatch()
+    local = local_options(beam_options)
+    config = EncoderConfig(
+        options.model,
+        pooling=options.pooling,
+        prompt_name=options.prompt_name,
+        prompt=options.prompt,
+        truncate_dim=options.truncate_dim,
+        precision=options.precision,
+        long_text=options.long_text,
+        chunk_tokens=options.chunk_tokens,
+    )
+    check(options, config)
+    loaded = None  # held until the run is over: its steps share it
+    if local and not options.quantize:  # whose metadata are known later
+        loaded = check_destination(config, vectors_of(options, config), options.duckdb)
+    with shown_progress(local, PROGRAM.name, options.input) as runner:
+        pipeline = beam.Pipeline(runner=runner, options=beam_options)
+        build(pipeline, options, config)
+        result = run_pipeline(pipeline, local, options.output)
+    del loaded
+    seconds = watch.seconds()
+    summary = summary_of(counters(result), seconds, options)
+    write_json(f"{options.output.rstrip('/')}/summary.json", summary)
+    print_summary(summary)
+    if options.report:
+        about = run_of(PROGRAM.name, options, flags, result, seconds)
+        sample = take_sample(sample_file(options.output))
+        vectors = vectors_of(options, config)
+        page = embedding_page(about, summary, sample, options.text_column, vectors)
+        write_page(options.report, page)
+        print(f"{'report':>16}  {options.report}")
+
+
+def check(options: argparse.Namespace, config: EncoderConfig) -> None:
+    """Check before the job starts what can be checked on this machine."""
+    first, present = first_columns(options.input, options.text_column, "input")
+    use_ids(options, present)
+    check_present((options.text_column, options.id_column), first, present)
+    check_model_exists(config)
+    if options.reuse is not None:
+        with naming("--reuse"):
+            vector_files(absolute(options.reuse))
+    check_types(options.types, first, present)
+    check_renames([embed_of(options, config)], options.rename)
+    check_added([embed_of(options, config)], options.rename, first, present)
+    check_writable(options.output)
+    if options.duckdb:
+        check_database(options.duckdb)
+    if options.report:
+        check_report(options.report)
+
+
+def summary_of(
+    count: dict[str, int], seconds: float, options: argparse.Namespace
+) -> dict[str, Any]:
+    return {
+        "model": public_name(options.model),
+        "texts": count.get("texts", 0) + count.get("texts_reused", 0),
+        "tokens": count.get("tokens", 0),
+        "seconds": round(seconds, 2),
+        "texts_per_second": round(count.get("texts", 0) / seconds, 1),
+        "vectors": count.get("vectors", 0) + count.get("texts_reused", 0),
+        "reused": count.get("texts_reused", 0),
+        "truncated": count.get("texts_truncated", 0),
+        "rejected": count.get("rejects", 0),
+        "reasons": {
+            name.removeprefix("rejects: "): n
+            for name, n in sorted(count.items())
+            if name.startswith("rejects: ")
+        },
+        "files": count_files(options.output),
+        "output": options.output,
+        "duckdb": options.duckdb,
+    }
+
+
+PROGRAM = Program("embed", __doc__, add_options, run)

@@ -1,0 +1,397 @@
+r"""Find the sentences of two corpora that translate one another, with or without given vectors.
+
+    beam-gpte mine --source 'de/*.jsonl' --target 'en/*.jsonl' --output mined \
+        --model models/multilingual-e5-small --prompt_name query
+
+Writes pairs as Parquet to `<output>/bitext/`, with `--tsv` also to `<output>/bitext.tsv` (margin,
+source, target, the largest margin first, as LASER does), rejected rows with their reasons to
+`<output>/rejects/`, and `<output>/summary.json`. With `--gold`, a file of `source_id` and
+`target_id`, precision and recall are printed; `--report page.html` writes a report page. If no row
+of a side is read, or all are rejected, the previous pairs stay and the exit code is 3.
+"""
+
+import argparse
+import json
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from beam_gpte import (
+    BitextOutput,
+    Block,
+    Columns,
+    Comparison,
+    EncoderConfig,
+    IdentifyLanguage,
+    InputError,
+    MineBitext,
+    ReadCorpus,
+    ReadLimits,
+    SplitSentences,
+    WriteRejects,
+    WriteVectorsToParquet,
+)
+from beam_gpte.cli.any_rows import (
+    any_read,
+    check_present,
+    check_usable,
+    first_columns,
+    total_rows,
+)
+from beam_gpte.cli.arguments import Program
+from beam_gpte.cli.corpus_options import (
+    FILES,
+    add_column_options,
+    add_max_rejects_option,
+    add_reading_options,
+    add_rename_option,
+    check_added,
+    check_renames,
+    check_types,
+    renamed,
+    types_of,
+    use_ids,
+)
+from beam_gpte.cli.progress import shown_progress
+from beam_gpte.cli.runtime import (
+    Stopwatch,
+    add_report_option,
+    check_model_exists,
+    count_rows,
+    local_options,
+    run_of,
+    run_pipeline,
+    sample_file,
+)
+from beam_gpte.core.columns import SIDES
+from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.files.folders import absolute, check_writable
+from beam_gpte.files.json_values import write_json
+from beam_gpte.reports.page import check_report, write_page
+from beam_gpte.reports.run_pages import bitext_page
+from beam_gpte.reports.sample import WriteSample, take_sample
+from beam_gpte.sinks import write_parquet
+from beam_gpte.sources.output_columns import committed_files
+
+# isort: split
+import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+PAIR = ["source_id", "target_id"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_input_options(parser)
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", help="embeds both sides; not needed if they have vectors")
+    model.add_argument(
+        "--prompt_name", help="a prompt that the model defines, for both sides, e.g. query"
+    )
+    add_pair_options(parser)
+    writing = parser.add_argument_group("output")
+    writing.add_argument("--output", required=True, help="folder for the results")
+    add_rename_option(writing, "the columns of --split_sentences and of the languages")
+    add_max_rejects_option(writing, "pairs")
+    writing.add_argument("--tsv", action="store_true", help="write bitext.tsv too")
+    writing.add_argument("--gold", help="JSON Lines of source_id and target_id to compare with")
+    add_report_option(writing)
+
+
+def add_input_options(parser: argparse.ArgumentParser) -> None:
+    reading = parser.add_argument_group("input")
+    reading.add_argument("--source", required=True, nargs="+", help=FILES)
+    reading.add_argument(
+        "--target", required=True, nargs="+", help="files or globs, as for --source"
+    )
+    add_column_options(reading)
+    reading.add_argument("--embedding_column", default="embedding", help="vectors")
+    add_reading_options(reading)
+    reading.add_argument(
+        "--split_sentences",
+        action="store_true",
+        help="split texts into sentences; needs both languages",
+    )
+    for side in SIDES:
+        reading.add_argument(
+            f"--{side}_lang",
+            help=f"ISO 639 code: {side} rows in another language are rejected",
+        )
+
+
+def add_pair_options(parser: argparse.ArgumentParser) -> None:
+    pairs = parser.add_argument_group("pairs")
+    pairs.add_argument("--k", type=int, default=4, help="neighbors")
+    pairs.add_argument("--margin", default="distance", help="distance, ratio or absolute")
+    pairs.add_argument(
+        "--retrieval",
+        default="intersection",
+        help="intersection, max, forward, backward or union",
+    )
+    pairs.add_argument("--threshold", default="0.15", help='minimum margin, or "posterior"')
+    pairs.add_argument(
+        "--no_centering", action="store_true", help="do not center the vectors, as LASER does"
+    )
+    pairs.add_argument(
+        "--max_length_ratio",
+        type=float,
+        default=2.0,
+        help="of characters, divided by the median; 0 for no limit",
+    )
+    pairs.add_argument(
+        "--scope", help="compare only rows with the same value here, such as the document"
+    )
+    pairs.add_argument(
+        "--mine_unmatched",
+        action="store_true",
+        help="afterwards compare all rows that have no pair within their scope",
+    )
+    pairs.add_argument(
+        "--search", default="auto", help="exact, cells, or auto: exact as long as that pays"
+    )
+
+
+def transform_of(options: argparse.Namespace) -> MineBitext:
+    threshold: float | str = options.threshold
+    if threshold != "posterior":
+        try:
+            threshold = float(options.threshold)
+        except ValueError as error:
+            raise InputError(
+                f'--threshold is {options.threshold!r}; use a number or "posterior"'
+            ) from error
+    model = None
+    if options.model is not None:
+        model = EncoderConfig(options.model, prompt_name=options.prompt_name)
+    return MineBitext(
+        k=options.k,
+        margin=options.margin,
+        retrieval=options.retrieval,
+        threshold=threshold,
+        scope=options.scope,
+        mine_unmatched=options.mine_unmatched,
+        model=model,
+        comparison=Comparison(center=not options.no_centering, search=options.search),
+        output=BitextOutput(
+            keep_vectors=options.report is not None,
+            max_length_ratio=options.max_length_ratio or None,
+        ),
+        columns=Columns(options.id_column or "id", options.text_column, options.embedding_column),
+    )
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check before the job starts what can be checked on this machine."""
+    for language in (options.source_lang, options.target_lang):
+        check_language(options, language)
+    of_sides = [transform for side in SIDES for transform in added_by(options, side)]
+    check_renames(of_sides, options.rename)
+    files = {
+        side: first_columns(getattr(options, side), options.text_column, side) for side in SIDES
+    }
+    in_both = set.intersection(*(set(present) for _, present in files.values()))
+    use_ids(options, in_both)
+    for side, (file, present) in files.items():
+        check_columns(options, side, file, present)
+    if options.model is None and options.prompt_name is not None:
+        raise InputError("--prompt_name is for --model; leave it out, or give --model")
+    if options.model is not None:
+        check_model_exists(EncoderConfig(options.model))
+    check_writable(f"{options.output.rstrip('/')}/bitext")
+    if options.gold is not None:
+        read_gold(options.gold)
+    if options.report is not None:
+        check_report(options.report)
+
+
+def check_columns(options: argparse.Namespace, side: str, file: str, present: list[str]) -> None:
+    if options.model is None and options.embedding_column not in present:
+        raise InputError(
+            f"no column {options.embedding_column!r} in {file}; give --model to make the vectors"
+        )
+    check_present((options.text_column, options.id_column, options.scope), file, present)
+    check_types(options.types, file, present)
+    check_added(added_by(options, side), options.rename, file, present)
+
+
+def check_language(options: argparse.Namespace, language: str | None) -> None:
+    IdentifyLanguage(keep=None if language is None else (language,))
+    if not options.split_sentences:
+        return
+    if language is None:
+        raise InputError(
+            "--split_sentences depends on the language; give --source_lang and --target_lang"
+        )
+    SplitSentences(language)
+    if options.model is None:
+        raise InputError("--split_sentences makes new texts without vectors; give --model")
+
+
+def added_by(options: argparse.Namespace, side: str) -> list[SplitSentences | IdentifyLanguage]:
+    """Make the transforms that add columns to the rows of a side."""
+    language, text_column = getattr(options, f"{side}_lang"), options.text_column
+    if language is None:
+        return []
+    split = SplitSentences(language, text_column, options.id_column or "id")
+    identify = IdentifyLanguage(keep=(language,), text_column=text_column)
+    return [split, identify] if options.split_sentences else [identify]
+
+
+class Sentences(NamedTuple):
+    """Hold the sentences of a side, and what was rejected on the way."""
+
+    rows: beam.PCollection
+    rejects: list[beam.PCollection]
+
+
+def read_side(pipeline: beam.Pipeline, options: argparse.Namespace, side: str) -> Sentences:
+    read = ReadCorpus(
+        getattr(options, side),
+        id_column=options.id_column,
+        text_column=options.text_column,
+        types=types_of(options.types),
+        limits=ReadLimits(options.max_row_bytes),
+    )
+    rows, unreadable = pipeline | f"Read_{side}" >> read.with_exception_handling()
+    rejects = [unreadable]
+    for transform in added_by(options, side):
+        named = renamed(transform, options.rename).with_exception_handling()
+        rows, others = rows | f"{transform.step}_{side}" >> named
+        rejects.append(others)
+    return Sentences(rows, rejects)
+
+
+def build(pipeline: beam.Pipeline, options: argparse.Namespace) -> None:
+    output = absolute(options.output.rstrip("/"))
+    source, target = (read_side(pipeline, options, side) for side in SIDES)
+    mine = transform_of(options).with_exception_handling()
+    result = {"source": source.rows, "target": target.rows} | mine
+    rejects = (*source.rejects, *target.rejects, result.rejects) | "Rejects" >> beam.Flatten()
+    sides = {"source": source, "target": target}
+    totals = {name: total_rows((side.rows, *side.rejects), name) for name, side in sides.items()}
+    some_read = any_read(pipeline, **totals)
+    within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects, some_read)
+    pairs = result.pairs
+    if options.report is not None:  # a sample of the pairs keeps its vectors, for a map
+        vectors = tuple(f"{side}_{options.embedding_column}" for side in SIDES)
+        sample = WriteSample(
+            sample_file(output), tuple(PAIR), ("source_text", "target_text"), vectors
+        )
+        pairs | "WriteSample" >> sample
+        drop = beam.Map(lambda block: block.without_columns(vectors)).with_output_types(Block)
+        pairs = pairs | "WithoutVectors" >> drop
+    make = FromSideInputs(
+        dict, with_report, count_rows(within_limit), beam.pvalue.AsSingleton(result.report)
+    )
+    summary = pipeline | "Summary" >> make
+    pairs | "WritePairs" >> WriteVectorsToParquet(
+        f"{output}/bitext", "mirror", commit_after=summary
+    )
+    summary | "WriteSummary" >> beam.Map(
+        lambda summary: write_json(f"{output}/summary.json", summary)
+    )
+
+
+def with_report(rejected: int, report: dict[str, Any]) -> dict[str, Any]:
+    for side in SIDES:
+        check_usable(report[f"{side}_rows"], rejected, f"{side} ")
+    return {**report, "rejected": rejected}
+
+
+def read_pairs(output: str) -> pl.DataFrame:
+    frames = []
+    for path in committed_files(f"{output}/bitext", write_parquet):
+        with FileSystems.open(path, compression_type="uncompressed") as file:
+            frames.append(pl.read_parquet(file.read()))
+    schema = {
+        **dict.fromkeys((*PAIR, "source_text", "target_text"), pl.String),
+        "margin": pl.Float32,
+    }
+    whole = pl.concat(frames) if frames else pl.DataFrame(schema=schema)
+    return whole.sort("margin", *PAIR, descending=[True, False, False])
+
+
+def write_tsv(pairs: pl.DataFrame, path: str) -> None:
+    """Write pairs as LASER does: no header, no quotes; tabs and line breaks become blanks."""
+    texts = [
+        pl.col(name).str.replace_all(r"[\t\r\n]+", " ") for name in ("source_text", "target_text")
+    ]
+    lines = pairs.select(pl.format("{}\t{}\t{}", pl.col("margin").round(6), *texts)).to_series()
+    with FileSystems.create(
+        path, "text/tab-separated-values", compression_type="uncompressed"
+    ) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def read_gold(path: str) -> pl.DataFrame:
+    """Read the pairs that are known.
+
+    Raises:
+      InputError: the file cannot be read, or its rows lack ids.
+    """
+    try:
+        with FileSystems.open(path) as file:
+            return pl.read_ndjson(file.read()).select(PAIR)
+    except (OSError, BeamIOError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--gold {path}: {reason}; name a file of JSON Lines with {' and '.join(PAIR)}"
+        ) from error
+
+
+def compare(pairs: pl.DataFrame, gold_file: str) -> dict[str, float]:
+    gold = read_gold(gold_file).cast({name: pairs.schema[name] for name in PAIR})
+    right = len(pairs.join(gold, on=PAIR, how="semi"))
+    precision, recall = right / max(1, len(pairs)), right / max(1, len(gold))
+    f1 = 2 * right / max(1, len(pairs) + len(gold))
+    return {"precision": round(precision, 4), "recall": round(recall, 4), "f1": round(f1, 4)}
+
+
+def print_pairs(summary: dict[str, Any], pairs: pl.DataFrame) -> None:
+    print(
+        f"{summary['source_rows']:,} source and {summary['target_rows']:,} target sentences: "
+        f"{len(pairs):,} pairs at a margin of {summary['threshold_used']:.4g}, "
+        f"{summary['dropped_by_length']:,} dropped by length"
+    )
+    for warning in summary["warnings"]:
+        print(f"warning: {warning}")
+    for row in pairs.head(3).iter_rows(named=True):
+        print(f"  {row['margin']:.3f}  {row['source_text']!r}\n         {row['target_text']!r}")
+
+
+def run(options: argparse.Namespace, flags: list[str]) -> None:
+    beam_options, watch = PipelineOptions(flags), Stopwatch()
+    local = local_options(beam_options)
+    transform_of(options)
+    check(options)
+    with shown_progress(local, PROGRAM.name, [*options.source, *options.target]) as runner:
+        pipeline = beam.Pipeline(runner=runner, options=beam_options)
+        build(pipeline, options)
+        result = run_pipeline(pipeline, local, options.output)
+    seconds = watch.seconds()
+    output = options.output.rstrip("/")
+    with FileSystems.open(f"{output}/summary.json") as file:
+        summary = json.load(file)
+    pairs = read_pairs(output)
+    if options.tsv:
+        write_tsv(pairs, f"{output}/bitext.tsv")
+    print_pairs(summary, pairs)
+    if options.gold is not None:
+        scores = compare(pairs, options.gold)
+        summary |= scores
+        write_json(f"{output}/summary.json", summary)
+        print(
+            f"against {options.gold}: precision {scores['precision']:.1%}, "
+            f"recall {scores['recall']:.1%}, F1 {scores['f1']:.1%}"
+        )
+    print(f"{seconds:.0f} s; all figures in {output}/summary.json")
+    if options.report is not None:
+        about = run_of(PROGRAM.name, options, flags, result, seconds)
+        sample = take_sample(sample_file(output))
+        page = bitext_page(about, summary, pairs, sample, options.embedding_column)
+        write_page(options.report, page)
+        print(f"report in {options.report}")
+
+
+PROGRAM = Program("mine", __doc__, add_options, run)
