@@ -332,7 +332,8 @@ def main(argv: list[str]) -> None:
     if options.report is not None:
         run = run_of("deduplicate_corpus.py", options, result, seconds)
         sample, columns = take_sample(sample_file(options.output)), columns_of(options)
-        page = deduplication_page(run, summary, sample, columns.text, columns.embedding)
+        config = None if options.model is None else EncoderConfig(options.model)
+        page = deduplication_page(run, summary, sample, columns.text, columns.embedding, config)
         write_page(options.report, page)
         print(f"report in {options.report}")
 

@@ -193,7 +193,7 @@ def main(argv: list[str]) -> None:
         run = run_of("embed_corpus.py", options, result, seconds)
         sample = take_sample(sample_file(options.output))
         vectors = vectors_of(options, config)
-        page = embedding_page(run, summary, sample, options.text_column, vectors)
+        page = embedding_page(run, summary, sample, options.text_column, vectors, config)
         write_page(options.report, page)
         print(f"{'report':>16}  {options.report}")
 

@@ -255,7 +255,8 @@ def main(argv: list[str]) -> None:
     print_summary(summary)
     if options.report:
         run = run_of("embed_stream.py", options, result, seconds)
-        write_page(options.report, stream_page(run, summary, sample_of(options, output)))
+        page = stream_page(run, summary, sample_of(options, output), config)
+        write_page(options.report, page)
         print(f"{'report':>16}  {options.report}")
 
 

@@ -48,6 +48,7 @@ from beam_gpte.cli.runtime import (
     add_report_option,
     check_model_exists,
     count_rows,
+    gold_file,
     local_options,
     run_of,
     run_pipeline,
@@ -58,6 +59,7 @@ from beam_gpte.core.columns import SIDES
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.files.folders import absolute, check_writable
 from beam_gpte.files.json_values import write_json
+from beam_gpte.reports.missed_pairs import MissedPair, WriteGoldRows, missed_pairs, read_gold
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import bitext_page
 from beam_gpte.reports.sample import WriteSample, take_sample
@@ -135,6 +137,12 @@ class MineBitextOptions(PipelineOptions):
         add_report_option(parser)
 
 
+def config_of(options: MineBitextOptions) -> EncoderConfig | None:
+    if options.model is None:
+        return None
+    return EncoderConfig(options.model, prompt_name=options.prompt_name)
+
+
 def transform_of(options: MineBitextOptions) -> MineBitext:
     threshold: float | str = options.threshold
     if threshold != "posterior":
@@ -144,9 +152,6 @@ def transform_of(options: MineBitextOptions) -> MineBitext:
             raise InputError(
                 f'--threshold is {options.threshold!r}; use a number or "posterior"'
             ) from error
-    model = None
-    if options.model is not None:
-        model = EncoderConfig(options.model, prompt_name=options.prompt_name)
     return MineBitext(
         k=options.k,
         margin=options.margin,
@@ -154,14 +159,18 @@ def transform_of(options: MineBitextOptions) -> MineBitext:
         threshold=threshold,
         scope=options.scope,
         mine_unmatched=options.mine_unmatched,
-        model=model,
+        model=config_of(options),
         comparison=Comparison(center=not options.no_centering, search=options.search),
         output=BitextOutput(
             keep_vectors=options.report is not None,
             max_length_ratio=options.max_length_ratio or None,
         ),
-        columns=Columns(options.id_column or "id", options.text_column, options.embedding_column),
+        columns=columns_of(options),
     )
+
+
+def columns_of(options: MineBitextOptions) -> Columns:
+    return Columns(options.id_column or "id", options.text_column, options.embedding_column)
 
 
 def check(options: MineBitextOptions) -> None:
@@ -177,6 +186,8 @@ def check(options: MineBitextOptions) -> None:
     if options.model is not None:
         check_model_exists(EncoderConfig(options.model))
     check_writable(f"{options.output.rstrip('/')}/bitext")
+    if options.gold is not None:
+        read_gold(options.gold)
     if options.report is not None:
         check_report(options.report)
 
@@ -246,6 +257,9 @@ def build(pipeline: beam.Pipeline, options: MineBitextOptions) -> None:
     source, target = (read_side(pipeline, options, side) for side in SIDES)
     mine = transform_of(options).with_exception_handling()
     result = {"source": source.rows, "target": target.rows} | mine
+    if options.report is not None and options.gold is not None:
+        gold = WriteGoldRows(gold_file(output), read_gold(options.gold), columns_of(options))
+        {"source": source.rows, "target": target.rows} | gold
     rejects = (*source.rejects, *target.rejects, result.rejects) | "Rejects" >> beam.Flatten()
     sides = {"source": source, "target": target}
     totals = {name: total_rows((side.rows, *side.rejects), name) for name, side in sides.items()}
@@ -313,6 +327,15 @@ def compare(pairs: pl.DataFrame, gold_file: str) -> dict[str, float]:
     return {"precision": round(precision, 4), "recall": round(recall, 4), "f1": round(f1, 4)}
 
 
+def missed_of(
+    options: MineBitextOptions, pairs: pl.DataFrame, summary: dict[str, Any]
+) -> list[MissedPair] | None:
+    if options.gold is None:
+        return None
+    rows = take_sample(gold_file(options.output.rstrip("/")))
+    return missed_pairs(read_gold(options.gold), pairs, rows, summary)
+
+
 def print_pairs(summary: dict[str, Any], pairs: pl.DataFrame) -> None:
     print(
         f"{summary['source_rows']:,} source and {summary['target_rows']:,} target sentences: "
@@ -353,7 +376,9 @@ def main(argv: list[str]) -> None:
     if options.report is not None:
         run = run_of("mine_bitext.py", options, result, seconds)
         sample = take_sample(sample_file(output))
-        page = bitext_page(run, summary, pairs, sample, options.embedding_column)
+        missed = missed_of(options, pairs, summary)
+        vectors, config = options.embedding_column, config_of(options)
+        page = bitext_page(run, summary, pairs, sample, vectors, missed, config)
         write_page(options.report, page)
         print(f"report in {options.report}")
 

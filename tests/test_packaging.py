@@ -53,7 +53,7 @@ def test_a_worker_installs_it_and_finds_every_module(sdist: Path, tmp_path: Path
         "beam_gpte",
         "beam_gpte",
     ]  # and its dist-info
-    for kind in ("*.py", "*.html"):
+    for kind in ("*.py", "*.html", "*.js"):
         there = {path.relative_to(tmp_path) for path in (tmp_path / "beam_gpte").rglob(kind)}
         assert (
             there == {path.relative_to(ROOT) for path in (ROOT / "beam_gpte").rglob(kind)} != set()

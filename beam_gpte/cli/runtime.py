@@ -38,7 +38,8 @@ from beam_gpte.core.process import claim_process
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.folders import remove_files
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
-from beam_gpte.reports.page import NOT_SHOWN, Run
+from beam_gpte.reports.masking import NOT_SHOWN
+from beam_gpte.reports.page import Run, record_command
 from beam_gpte.reports.sample import SAMPLE_FILE
 from beam_gpte.sinks import write_parquet
 from beam_gpte.sinks.final_names import WrittenFile
@@ -73,6 +74,7 @@ def run_program(main: Callable[[list[str]], None]) -> None:
     `JobError` code 1; other errors are printed with their traceback, and exit code 1.
     """
     claim_process()
+    record_command(sys.argv)
     try:
         with contextlib.redirect_stdout(escaped(sys.stdout)):
             main(sys.argv[1:])
@@ -169,9 +171,10 @@ def run_pipeline(pipeline: beam.Pipeline, local: bool, output: str) -> Any:
     try:
         return _run_here(pipeline) if local else run_job(pipeline, output)
     except BaseException:
-        with contextlib.suppress(OSError, BeamIOError):
-            if FileSystems.exists(sample_file(output)):  # nobody is left who would read it
-                remove_files([sample_file(output)])
+        for path in (sample_file(output), gold_file(output)):
+            with contextlib.suppress(OSError, BeamIOError):
+                if FileSystems.exists(path):  # nobody is left who would read it
+                    remove_files([path])
         raise
 
 
@@ -234,6 +237,11 @@ def add_report_option(parser: argparse.ArgumentParser) -> None:
 def sample_file(output: str) -> str:
     """Name the file for the rows that a run's page shows."""
     return f"{output.rstrip('/')}/{SAMPLE_FILE}"
+
+
+def gold_file(output: str) -> str:
+    """Name the file for the rows of gold pairs that a run's page shows."""
+    return f"{sample_file(output)}-gold"
 
 
 def run_of(program: str, options: PipelineOptions, result: Any, seconds: float) -> Run:
