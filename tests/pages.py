@@ -100,13 +100,17 @@ const choose = (select, value) => {
 // all elements, those that Bokeh hides in shadow roots included
 const everything = (root = document) => [...root.querySelectorAll("*")].flatMap(
   (one) => [one, ...(one.shadowRoot ? everything(one.shadowRoot) : [])]);
+const withClass = (name) => everything().filter((one) => one.classList.contains(name));
 const canvases = () => everything().filter((one) => one.tagName === "CANVAS");
-const colors = (canvas) => new Set(
-  new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer));
+const colors = (canvas) => {
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return new Set(new Uint32Array(pixels.data.buffer));
+};
 const move = (target, x, y) => {
   for (const kind of ["pointerenter", "pointermove", "mousemove"]) {
     const type = kind.startsWith("pointer") ? PointerEvent : MouseEvent;
-    target.dispatchEvent(new type(kind, { clientX: x, clientY: y, bubbles: true, composed: true, pointerId: 1, pointerType: "mouse" }));
+    const at = { clientX: x, clientY: y, bubbles: true, composed: true };
+    target.dispatchEvent(new type(kind, { ...at, pointerId: 1, pointerType: "mouse" }));
   }
 };
 """

@@ -87,7 +87,11 @@ class Bars(Chart):
     def table(self) -> list[tuple[str, str]]:
         """Return the bars that hold something."""
         pairs = zip(self.names, self.counts, strict=True)
-        return [(name, f"{count:,.4g}" if count % 1 else f"{count:,.0f}") for name, count in pairs if count]
+        return [
+            (name, f"{count:,.4g}" if count % 1 else f"{count:,.0f}")
+            for name, count in pairs
+            if count
+        ]
 
 
 def histogram(

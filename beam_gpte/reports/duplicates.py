@@ -47,7 +47,9 @@ def duplicate_sections(
       embedding_column: the vectors, of which the sample may have none.
       config: of the model, to count tokens; None counts characters.
     """
-    below = {step["step"]: _scores_below(step, sample, text_column, embedding_column) for step in steps}
+    below = {
+        step["step"]: _scores_below(step, sample, text_column, embedding_column) for step in steps
+    }
     sections = [_step(step, below[step["step"]]) for step in steps]
     if table := [row for step in steps for row in _rows_of_step(step)]:
         header = ("step", "what", "score", "kept id", "kept", "other id", "other")
@@ -57,7 +59,9 @@ def duplicate_sections(
         )
         section = Section("Groups and pairs", note, table=table, header=header, search=True)
         sections.append(section)
-    return sections + (_of_sample(sample, text_column, embedding_column, config) if len(sample) else [])
+    return sections + (
+        _of_sample(sample, text_column, embedding_column, config) if len(sample) else []
+    )
 
 
 def _of_sample(
@@ -80,7 +84,9 @@ def _of_sample(
         sections.append(removed_rows(decided.filter(_REMOVED), text_column))
     parts = [("kept", decided.filter(~pl.col(_REMOVED))), ("removed", decided.filter(_REMOVED))]
     lengths = [
-        lengths_figure(part, text_column, f"{name} rows", config) for name, part in parts if len(part)
+        lengths_figure(part, text_column, f"{name} rows", config)
+        for name, part in parts
+        if len(part)
     ]
     return [*sections, Section("Lengths", figures=lengths)]
 
@@ -209,7 +215,9 @@ def _rows_of_step(step: dict[str, Any]) -> list[tuple[Any, ...]]:
         (
             name,
             f"group of {group['removed']:,}",
-            *_compared(member[SCORE], (group["id"], group.get("text")), (member["id"], member.get("text"))),
+            *_compared(
+                member[SCORE], (group["id"], group.get("text")), (member["id"], member.get("text"))
+            ),
         )
         for group in step["largest_groups"]
         for member in group["members"]

@@ -168,7 +168,9 @@ def name_regions(regions: np.ndarray, texts: Sequence[str]) -> list[str]:
     count = int(regions.max(initial=-1)) + 1
     joined = [" ".join(texts[i] for i in np.flatnonzero(regions == r)) for r in range(count)]
     names = _telling_words(joined) if count else []
-    unique = [name if names.index(name) == i else f"{name} ({i + 1})" for i, name in enumerate(names)]
+    unique = [
+        name if names.index(name) == i else f"{name} ({i + 1})" for i, name in enumerate(names)
+    ]
     return [unique[region] if region >= 0 else ELSEWHERE for region in regions]
 
 

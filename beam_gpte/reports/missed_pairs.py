@@ -143,7 +143,9 @@ def _why(
     ]
     if reasons:
         return "; ".join(reasons)
-    absent = [f"no {side} of this id" for side, text in zip(SIDES, texts, strict=True) if text is None]
+    absent = [
+        f"no {side} of this id" for side, text in zip(SIDES, texts, strict=True) if text is None
+    ]
     if absent and texts_known:
         return " and ".join(absent)
     limit, median = summary.get("max_length_ratio"), summary.get("length_ratio_median")
@@ -183,9 +185,7 @@ def _sampled(gold: pl.DataFrame) -> pl.DataFrame:
     return gold.filter(hashed.rank("ordinal") <= MAX_GOLD)
 
 
-def _named_rows(
-    block: Block, side: str, ids: frozenset[str], columns: Columns
-) -> Iterator[Block]:
+def _named_rows(block: Block, side: str, ids: frozenset[str], columns: Columns) -> Iterator[Block]:
     named = [str(id_) for id_ in block.column(columns.id).to_pylist()]
     rows = [i for i, id_ in enumerate(named) if id_ in ids]
     if rows:

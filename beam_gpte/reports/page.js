@@ -70,12 +70,11 @@
       y_axis_type: chart.log ? "log" : "linear",
       x_axis_label: chart.label,
     });
-    plot.xgrid.grid_line_color = null;
+    for (const grid of plot.xgrids) grid.setv({ grid_line_color: null });
     const ticks = chart.ticks.map(([place]) => place);
-    plot.xaxis.ticker = new Bokeh.FixedTicker({ ticks });
-    plot.xaxis.major_label_overrides = new Map(chart.ticks);
-    plot.yaxis.formatter = new Bokeh.NumeralTickFormatter({ format: top < 10 && !chart.log ? "0.[0]" : "0.[0]a" });
-    plot.yaxis.ticker.desired_num_ticks = 4;
+    plot.xaxes[0].setv({ ticker: new Bokeh.FixedTicker({ ticks }), major_label_overrides: new Map(chart.ticks) });
+    plot.yaxes[0].setv({ formatter: new Bokeh.NumeralTickFormatter({ format: "0.[0]a" }) });
+    plot.yaxes[0].ticker.desired_num_ticks = 4;
     const gap = count > 40 ? 0.02 : 0.06;
     const source = new Bokeh.ColumnDataSource({
       data: {
@@ -157,7 +156,8 @@
     const count = chart.x.length;
     const searched = chart.ids.map((id, i) => `${id}\n${chart.texts[i]}`.toLowerCase());
     const everything = [...Array(count).keys()];
-    const source = new Bokeh.ColumnDataSource({ data: { x: chart.x, y: chart.y, fill: everything.map(() => OTHERS) } });
+    const data = (fill) => ({ x: chart.x, y: chart.y, fill });
+    const source = new Bokeh.ColumnDataSource({ data: data(everything.map(() => OTHERS)) });
     const ranges = [chart.x, chart.y].map(() => new Bokeh.Range1d({ start: 0, end: 1 }));
     const wheel = new Bokeh.WheelZoomTool();
     const tap = new Bokeh.TapTool();
@@ -262,11 +262,11 @@
       const column = chart.columns[colorBy.value];
       legend.replaceChildren();
       if (!column) {
-        source.data = { ...source.data, fill: everything.map(() => color("blue")) };
+        source.data = data(everything.map(() => color("blue")));
         return;
       }
       const shown = coloring(column);
-      source.data = { ...source.data, fill: shown.fills };
+      source.data = data(shown.fills);
       if (shown.groups) {
         legend.append(element("ul", {}, ...shown.groups.map(({ name, count: size, fill }) => element("li", {},
           element("button", { type: "button", title: "zoom to this group", onclick: () => showGroup(column, name) },

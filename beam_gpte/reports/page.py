@@ -148,9 +148,7 @@ def check_report(path: str) -> None:
     """
     missing = [name for module, name in LIBRARIES.items() if not _is_installed(module)]
     if missing:
-        raise InputError(
-            f"--report needs {' and '.join(missing)}; pip install 'beam-gpte[report]'"
-        )
+        raise InputError(f"--report needs {' and '.join(missing)}; pip install 'beam-gpte[report]'")
     if not path.endswith((".html", ".htm")):
         raise InputError(f"--report is {path!r}; name a file that ends in .html")
     check_writable(FileSystems.split(path)[0] or os.curdir)

@@ -15,7 +15,7 @@ from beam_gpte.core.columns import COSINE, MARGIN, SIDES, SOURCE_ID, TARGET_ID
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.dedup.report import TEXT_SHOWN
 from beam_gpte.mining.pair_checks import LENGTH_RATIO, SAME_NUMBERS, SOURCE_TEXT, TARGET_TEXT
-from beam_gpte.reports.charts import Threshold, bars_between, histogram, log_histogram
+from beam_gpte.reports.charts import Threshold, bars_between, histogram
 from beam_gpte.reports.differences import mark_untranslated
 from beam_gpte.reports.duplicates import duplicate_sections
 from beam_gpte.reports.maps import MAX_TEXT, vector_map

@@ -30,7 +30,7 @@ SAMPLE_ROWS = 1_000  # as many points as a small map has room for
 MAX_COLUMNS = 12  # of a row besides its ids, texts and vectors
 MAX_VALUE = 200  # characters of their values
 SAMPLE_FILE = ".beam-gpte-report-sample"  # not matched by a glob of Parquet files
-# characters of a text, more than a page shows, and than most models take; a column beside it has the
+# characters of a text, more than a page shows and most models take; a column beside it has the
 # length of the whole text
 SAMPLE_CHARACTERS = 8_000
 LENGTH = "_length"  # added to a text column's name: int64, characters of the whole text

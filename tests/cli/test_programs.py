@@ -517,7 +517,7 @@ def test_pages_show_the_figures_of_the_summaries(
     assert chart["joined"]
     assert len(chart["x"]) == 2 * summary["pairs"] == 80
     margins = mine.charts_of("bars")[0]
-    place, name, above, below = margins["mark"]
+    place, *_ = margins["mark"]
     assert sum(margins["counts"][round(place) :]) == summary["pairs"]
     assert sum(margins["counts"]) == summary["chosen"] > summary["pairs"]
 
@@ -617,15 +617,15 @@ def test_a_map_is_searched_colored_and_zoomed(embedded_twice: Path, tmp_path: Pa
       await wait(300);
       seen.recolored = canvas.toDataURL() !== before;
       const box = canvas.getBoundingClientRect();
-      const layer = everything().find((one) => one.classList.contains("bk-events"));
+      const [layer] = withClass("bk-events");
       const tips = new Set();
       for (let y = 4; y < box.height; y += 7) {
         for (let x = 4; x < box.width; x += 7) move(layer, box.x + x, box.y + y);
-        everything().filter((one) => one.classList.contains("tip")).forEach((one) => tips.add(one.textContent));
+        withClass("tip").forEach((one) => tips.add(one.textContent));
         await wait(5);
       }
       seen.tips = [...tips];
-      seen.markup = everything().filter((one) => ["IMG", "IFRAME", "OBJECT"].includes(one.tagName)).length;
+      seen.markup = everything().filter((one) => one.matches("img, iframe, object")).length;
     """
     seen, console = use_page(embedded_twice / "page.html", steps, tmp_path)
     assert console == []

@@ -71,7 +71,11 @@ def test_regions_are_named_by_the_words_frequent_in_them() -> None:
 
 
 def test_regions_without_words_are_numbered_and_few_points_have_none() -> None:
-    assert name_regions(np.array([0, 1, -1]), ["1 2", "...", ""]) == ["region 1", "region 2", ELSEWHERE]
+    assert name_regions(np.array([0, 1, -1]), ["1 2", "...", ""]) == [
+        "region 1",
+        "region 2",
+        ELSEWHERE,
+    ]
     chart = vector_map(np.eye(4), "abcd", ["one"] * 4, {"n": [1, 2, None, np.nan]})
     assert REGION not in chart.columns
     (column,) = chart.data()["columns"]
@@ -89,5 +93,7 @@ def test_a_column_colors_points_if_it_has_few_names() -> None:
     assert found[0]["values"] == ["a", "–", "yes"]
     rows = 100
     many = {"id": [f"v{i}" for i in range(rows)]}
-    chart = vector_map(np.random.default_rng(0).normal(size=(rows, 4)), range(rows), ["t"] * rows, many)
+    chart = vector_map(
+        np.random.default_rng(0).normal(size=(rows, 4)), range(rows), ["t"] * rows, many
+    )
     assert chart.data()["columns"][-1]["kind"] == "words"

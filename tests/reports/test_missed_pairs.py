@@ -45,7 +45,10 @@ PAIRS = pl.DataFrame(
         (("s9", "t8"), "found as s8 and t8, which have the same texts"),
         (("s4", "t4"), "no target of this id"),
         (("s5", "t5"), "length ratio 3.00, beyond the limit of 2, or a margin too small"),
-        (("s6", "t6"), "neither is in a pair: not each other's best, or a margin below the minimum"),
+        (
+            ("s6", "t6"),
+            "neither is in a pair: not each other's best, or a margin below the minimum",
+        ),
     ],
 )
 def test_why_a_gold_pair_is_missing(pair: tuple[str, str], why: str) -> None:

@@ -28,6 +28,8 @@ from beam_gpte.reports.charts import (
     log_histogram,
 )
 from beam_gpte.reports.differences import mark_differences, mark_untranslated, merge_differences
+from beam_gpte.reports.maps import VectorMap
+from beam_gpte.reports.masking import masked_command
 from beam_gpte.reports.output_pages import StreamSample, stream_page
 from beam_gpte.reports.page import Figure, Run, Section, check_report, render_page
 from beam_gpte.reports.sample import (
@@ -37,8 +39,6 @@ from beam_gpte.reports.sample import (
     WriteSample,
     take_sample,
 )
-from beam_gpte.reports.maps import VectorMap
-from beam_gpte.reports.masking import masked_command
 from beam_gpte.reports.sections import compare_texts, map_section, reject_sections
 from tests.pages import HOSTILE, Elements, hash_of
 
@@ -345,7 +345,12 @@ def test_date_model_input_dimension_and_command_are_at_the_top() -> None:
     page = Elements(render_page("t", run, {"rows": 3}, [], about={"dimension": 384}))
     top = page.text[page.text.index("date") : page.text.index("rows")]
     assert top.split("\n")[0] == "date2026-11-29 07:05 UTC"
-    for shown in ("modelsome/model", "inputa.jsonl b.jsonl", "dimension384", f"command{run.command}"):
+    for shown in (
+        "modelsome/model",
+        "inputa.jsonl b.jsonl",
+        "dimension384",
+        f"command{run.command}",
+    ):
         assert shown in top
 
 
