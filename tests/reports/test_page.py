@@ -59,6 +59,28 @@ def test_words_of_only_one_of_two_texts_are_marked() -> None:
     )
 
 
+def test_line_breaks_are_kept_and_shown_where_they_differ() -> None:
+    assert mark_differences("a\nred cat", "a\nblue cat", 200) == (
+        "a\n<del>red</del> cat",
+        "a\n<ins>blue</ins> cat",
+    )
+    assert mark_differences("a b", "a\nb", 200) == (
+        "a<del> </del>b",
+        "a<ins><i>↵</i>\n</ins>b",
+    )
+    section = Section("s", examples=[compare_texts("t", ("x", "a\nb"), ("y", "a\nc"))])
+    page = render_page("t", Run("p", {}, {}), {}, [section])
+    assert "a\n<del>b</del>" in page
+    assert ".example p { white-space: pre-wrap;" in page
+
+
+def test_texts_without_blanks_are_compared_by_their_letters() -> None:
+    assert mark_differences("我喜欢红色", "我喜欢蓝色", 200) == (
+        "我喜欢<del>红</del>色",
+        "我喜欢<ins>蓝</ins>色",
+    )
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [("How do I open it?", "how do we open  them?"), ("", "new"), (HOSTILE, "x")],
