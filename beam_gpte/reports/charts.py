@@ -22,12 +22,14 @@ class Threshold:
       name: of the line.
       above: what the bars from the value on are; those below are of another color.
       below: what these are.
+      is_limit: whether it is bad to be above it, or good.
     """
 
     at: float
     name: str
     above: str = ""
     below: str = ""
+    is_limit: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

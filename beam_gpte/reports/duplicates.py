@@ -13,7 +13,7 @@ from beam_gpte.core.text.normalize import normalize
 from beam_gpte.dedup.report import TEXT_SHOWN
 from beam_gpte.reports.charts import Threshold, bars_between, categories
 from beam_gpte.reports.differences import merge_differences
-from beam_gpte.reports.page import Example, Figure, Section
+from beam_gpte.reports.page import Example, Figure, Score, Section
 from beam_gpte.reports.sections import (
     MAX_EXAMPLES,
     compare_texts,
@@ -106,7 +106,7 @@ def removed_rows(removed: pl.DataFrame, text_column: str, id_column: str | None 
     columns = [
         ids_of(ordered, id_column),
         [str(id_) for id_ in ordered[DUPLICATE_OF].to_list()],
-        [None if score is None else round(score, 4) for score in scores],
+        [None if score is None else Score(score) for score in scores],
         *(ordered[name].to_list() for name in further),
         [shorten(text, TEXT_SHOWN) for text in ordered[text_column].to_list()],
     ]
@@ -241,7 +241,7 @@ def _rows_of_step(step: dict[str, Any]) -> list[tuple[Any, ...]]:
 def _compared(
     score: float | None, first: tuple[Any, str | None], second: tuple[Any, str | None]
 ) -> tuple[Any, ...]:
-    shown = None if score is None else round(score, 4)
+    shown = None if score is None else Score(score)
     return compared_row(shown, (str(first[0]), first[1]), (str(second[0]), second[1]))
 
 

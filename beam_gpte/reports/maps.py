@@ -17,8 +17,10 @@ COMPONENTS = 50  # that t-SNE starts from: distances of more are the same but fo
 PERPLEXITY = 30
 ITERATIONS = 500  # later ones move points of a few thousand by less than their size
 SEED = 0
+MIN_LAYOUT = 8  # points
 MIN_REGION = 8  # points
-REGIONS = 24  # points of a smaller share than one of these make no region
+REGIONS = 50  # a smaller share of the points than one of these makes no region
+MIN_SAMPLES = 3  # of HDBSCAN; with 5 or more, most maps of texts are one region
 WORDS = 3  # that name a region
 ELSEWHERE = "between regions"
 REGION = "region"
@@ -108,24 +110,24 @@ def vector_map(
 def positions(vectors: np.ndarray) -> np.ndarray:
     """Lay out floats (n, dim) in two dimensions, so that near ones stay near; float64 (n, 2).
 
-    By t-SNE (van der Maaten and Hinton, 2008), from the principal components; fewer than 8 points,
-    or equal ones, by these alone.
+    By t-SNE (van der Maaten and Hinton, 2008), from the principal components; fewer than
+    `MIN_LAYOUT` points by these alone.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
     vectors = np.ascontiguousarray(vectors, np.float64)
+    if len(vectors) < 2 or np.ptp(vectors, axis=0).max() < 1e-9:
+        return np.zeros((len(vectors), 2))
     count = min(COMPONENTS, *vectors.shape)
     # sums of several threads differ in their last bits, which t-SNE magnifies
     with threadpool_limits(limits=1):
         reduced = PCA(count, svd_solver="full", random_state=SEED).fit_transform(vectors)
-        if len(vectors) < 8 or np.ptp(reduced) < 1e-6:
-            flat = np.zeros((len(vectors), 2))
-            flat[:, : min(2, count)] = reduced[:, :2]
-            return flat
         first = np.zeros((len(vectors), 2))
         first[:, : min(2, count)] = reduced[:, :2]
+        if len(vectors) < MIN_LAYOUT:
+            return first
         layout = TSNE(
             perplexity=min(PERPLEXITY, (len(vectors) - 1) / 3),
             init=(first / max(first[:, 0].std(), 1e-12) * 1e-4).astype(np.float32),
@@ -138,14 +140,20 @@ def positions(vectors: np.ndarray) -> np.ndarray:
 def find_regions(xy: np.ndarray) -> np.ndarray:
     """Find the dense regions of positions, floats (n, 2): int (n,), -1 for points between them.
 
-    By HDBSCAN (Campello, Moulavi and Sander, 2013); the largest region is 0.
+    By the leaves of HDBSCAN (Campello, Moulavi and Sander, 2013); the largest region is 0.
     """
     smallest = max(MIN_REGION, len(xy) // REGIONS)
     if len(xy) < 2 * smallest:
         return np.full(len(xy), -1)
     from sklearn.cluster import HDBSCAN
 
-    found = HDBSCAN(min_cluster_size=smallest, min_samples=5, copy=True).fit_predict(xy)
+    clusters = HDBSCAN(
+        min_cluster_size=smallest,
+        min_samples=MIN_SAMPLES,
+        cluster_selection_method="leaf",
+        copy=True,
+    )
+    found = clusters.fit_predict(xy)
     sizes = np.bincount(found[found >= 0]) if (found >= 0).any() else np.zeros(0, int)
     order = np.argsort(-sizes, kind="stable")
     rank = np.empty_like(order)
@@ -156,7 +164,8 @@ def find_regions(xy: np.ndarray) -> np.ndarray:
 def name_regions(regions: np.ndarray, texts: Sequence[str]) -> list[str]:
     """Name each region by the words that are more frequent in it than elsewhere.
 
-    Words are weighed as by c-TF-IDF (Grootendorst, 2022).
+    A word's weight is what it adds to the divergence (Kullback and Leibler, 1951) of the region's
+    words from all words.
 
     Args:
       regions: int (n,), by `find_regions`.
@@ -184,8 +193,8 @@ def _telling_words(texts: Sequence[str]) -> list[str]:
         return [f"region {i + 1}" for i in range(len(texts))]
     words = counter.get_feature_names_out()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    weights = shares * np.log1p(counts.sum() / len(texts) / counts.sum(axis=0))
-    weights *= counts >= 2
+    everywhere = shares.mean(axis=0)
+    weights = shares * np.log(np.maximum(shares, 1e-12) / everywhere) * (counts >= 2)
     names = []
     for i, row in enumerate(weights):
         best = [words[j] for j in np.argsort(-row, kind="stable")[:WORDS] if row[j] > 0]

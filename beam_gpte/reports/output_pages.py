@@ -81,7 +81,7 @@ def stream_page(
         *_repeated(sample),
         *reject_sections(summary["reasons"]),
     ]
-    about = {"model": summary.get("model"), "dimension": _dimension(sample)}
+    about = {"dimension": _dimension(sample)}
     return render_page("Embedded stream", run, tiles, sections, about=about)
 
 

@@ -3,8 +3,12 @@
 "use strict";
 (() => {
   const MAX_LISTED = 50; // texts found by a search
-  const MAX_COLORS = 10;
-  const COLORS = ["#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#63a6b3"];
+  const MIN_BARS = 8; // that a chart has room for: fewer are not wider
+  const MAX_LABELS = 8; // on a narrow screen
+  const COLORS = [
+    "#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#c2c443",
+    "#2f8fa8", "#d65a9c", "#7a8cc9", "#c98a3d", "#8fcf7a", "#b5524a", "#5f6fa8", "#d9a6e8", "#4fa36f", "#a38f5c",
+  ];
   const OTHERS = "#9498a0";
   const RAMP = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"];
 
@@ -59,16 +63,20 @@
   function drawBars(box, chart) {
     const count = chart.counts.length;
     const at = chart.mark ? chart.mark[0] : null;
-    const fills = chart.counts.map((_, i) => (at !== null && i + 0.5 < at ? color("faint") : color("blue")));
+    const isLimit = chart.mark && chart.mark[4];
+    const [low, high] = isLimit ? [color("blue"), color("orange")] : [color("faint"), color("blue")];
+    const line = isLimit ? color("ink") : color("orange");
+    const fills = chart.counts.map((_, i) => (at === null ? color("blue") : i + 0.5 < at ? low : high));
     const floor = chart.log ? 0.5 : 0;
     const top = Math.max(1, ...chart.counts);
     const plot = figure({
       height: 230,
       tools: [],
-      x_range: new Bokeh.Range1d({ start: 0, end: count }),
+      x_range: new Bokeh.Range1d({ start: 0, end: Math.max(count, MIN_BARS) }),
       y_range: new Bokeh.Range1d({ start: floor, end: chart.log ? top * 2 : top * 1.06 }),
       y_axis_type: chart.log ? "log" : "linear",
       x_axis_label: chart.label,
+      y_axis_label: chart.unit,
     });
     for (const grid of plot.xgrids) grid.setv({ grid_line_color: null });
     const ticks = chart.ticks.map(([place]) => place);
@@ -94,7 +102,7 @@
       source,
     });
     if (at !== null) {
-      plot.add_layout(new Bokeh.Span({ location: at, dimension: "height", line_color: color("orange"), line_width: 2, line_dash: [4, 3] }));
+      plot.add_layout(new Bokeh.Span({ location: at, dimension: "height", line_color: line, line_width: 2, line_dash: [4, 3] }));
     }
     plot.add_tools(new Bokeh.HoverTool({
       tooltips: (_, { index }) => tip(element("b", {}, chart.names[index]), `${whole(chart.counts[index])} ${chart.unit}`),
@@ -104,7 +112,7 @@
     if (chart.mark) {
       const [, name, above, below] = chart.mark;
       const legend = element("div", { className: "legend" });
-      for (const [text, fill] of [[below, color("faint")], [above, color("blue")], [name, color("orange")]]) {
+      for (const [text, fill] of [[below, low], [above, high], [name, line]]) {
         if (text) legend.append(element("span", {}, swatch(fill), text));
       }
       box.append(legend);
@@ -127,7 +135,7 @@
     for (const value of column.values) counts.set(value, (counts.get(value) || 0) + 1);
     const quiet = (value) => value === "between regions" || value === "–";
     const names = [...counts.keys()].sort((a, b) => quiet(a) - quiet(b) || counts.get(b) - counts.get(a) || (a < b ? -1 : 1));
-    const fill = new Map(names.map((name, i) => [name, quiet(name) || i >= MAX_COLORS ? OTHERS : COLORS[i]]));
+    const fill = new Map(names.map((name, i) => [name, quiet(name) ? OTHERS : COLORS[i % COLORS.length]]));
     return { fills: column.values.map((value) => fill.get(value)), groups: names.map((name) => ({ name, count: counts.get(name), fill: fill.get(name) })) };
   }
   function ramp(share) {
@@ -199,7 +207,7 @@
       renderers: [dots],
       tooltips: (_, { index }) => tip(element("b", {}, chart.ids[index]), brief(chart.texts[index])),
     }));
-    const labels = regionLabels(chart);
+    const labels = regionLabels(chart).slice(0, isNarrow() ? MAX_LABELS : Infinity);
     if (labels.length) {
       plot.add_layout(new Bokeh.LabelSet({
         x: { field: "x" },
@@ -209,10 +217,10 @@
         text_align: "center",
         text_baseline: "middle",
         text_color: color("ink"),
-        text_outline_color: color("card"),
+        background_fill_color: color("card"),
+        background_fill_alpha: 0.75,
         text_font: "system-ui, sans-serif",
-        text_font_size: isNarrow() ? "10px" : "12px",
-        text_font_style: "bold",
+        text_font_size: isNarrow() ? "10px" : "11.5px",
       }));
     }
 
@@ -316,6 +324,7 @@
     });
     colorBy.append(element("option", { value: "" }, "nothing"));
     zoomTo.prepend(element("option", { value: "" }, "everything"));
+    zoomTo.value = "";
     colorBy.onchange = recolor;
     zoomTo.onchange = () => {
       if (!zoomTo.value) {

@@ -117,6 +117,12 @@ class Markup(str):
     __slots__ = ()
 
 
+class Score(float):
+    """Hold a number that is shown with four decimals."""
+
+    __slots__ = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Section:
     """Group figures, examples and a table under one title.
@@ -249,6 +255,8 @@ def _visible(value: Any) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {None: NOTHING, True: "yes", False: "no"}[value]
+    if isinstance(value, Score):
+        return f"{value:.4f}"
     if isinstance(value, int | float):
         return f"{value:,}"
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -20,7 +20,7 @@ from beam_gpte.reports.differences import mark_untranslated
 from beam_gpte.reports.duplicates import duplicate_sections
 from beam_gpte.reports.maps import MAX_TEXT, vector_map
 from beam_gpte.reports.missed_pairs import MissedPair
-from beam_gpte.reports.page import Example, Figure, Markup, Run, Section, render_page
+from beam_gpte.reports.page import Example, Figure, Markup, Run, Score, Section, render_page
 from beam_gpte.reports.sections import (
     MAX_EXAMPLES,
     cosines_figure,
@@ -79,8 +79,7 @@ def embedding_page(
             nearest_texts(cosines, sample, text_column),
         ]
     sections += reject_sections(summary["reasons"])
-    about = {"model": summary["model"], "dimension": dimension}
-    return render_page("Embedded corpus", run, tiles, sections, about=about)
+    return render_page("Embedded corpus", run, tiles, sections, about={"dimension": dimension})
 
 
 def deduplication_page(
@@ -157,7 +156,7 @@ def bitext_page(
         sections.append(_missed(missed))
     if len(pairs):
         sections += [*_pair_examples(pairs), _pair_table(pairs), _pair_lengths(sample, config)]
-    about = {"model": summary.get("model"), "dimension": width}
+    about = {"model": run.parameters.get("model") or summary.get("model"), "dimension": width}
     return render_page("Mined bitext", run, tiles, sections, summary["warnings"], about)
 
 
@@ -241,10 +240,10 @@ def _pair_row(row: dict[str, Any]) -> tuple[Any, ...]:
     texts = [shorten(row[name], TEXT_SHOWN) for name in (SOURCE_TEXT, TARGET_TEXT)]
     source, target = map(Markup, mark_untranslated(*texts))
     numbers = [
-        None if row.get(name) is None else round(row[name], 4) for name in (COSINE, LENGTH_RATIO)
+        None if row.get(name) is None else Score(row[name]) for name in (COSINE, LENGTH_RATIO)
     ]
     ids = str(row[SOURCE_ID]), str(row[TARGET_ID])
-    return (round(row[MARGIN], 4), ids[0], source, ids[1], target, *numbers)
+    return (Score(row[MARGIN]), ids[0], source, ids[1], target, *numbers)
 
 
 def _missed(missed: Sequence[MissedPair]) -> Section:

@@ -11,11 +11,12 @@ from beam_gpte.dedup.report import TEXT_SHOWN
 from beam_gpte.reports.charts import Threshold, histogram, log_histogram
 from beam_gpte.reports.differences import mark_differences
 from beam_gpte.reports.maps import MAX_TEXT, vector_map
-from beam_gpte.reports.page import Example, Figure, Markup, Section
+from beam_gpte.reports.page import Example, Figure, Markup, Score, Section
 from beam_gpte.reports.sample import LENGTH
 from beam_gpte.reports.token_lengths import token_lengths
 
 MAX_EXAMPLES = 6  # of a kind
+MANY_TOKENS = 1 << 24  # the limit of models that have none
 MAX_PAIRS = 60  # nearest texts in a table
 
 
@@ -42,10 +43,10 @@ def lengths_figure(
         return Figure("Lengths", log_histogram(lengths, "characters"), note)
     share = tokens.share_above
     name = f"the model's limit, {tokens.limit:,} tokens"
-    mark = Threshold(tokens.limit, name, f"{share:.1%} {tokens.fate}", "whole")
+    mark = Threshold(tokens.limit, name, f"{share:.1%} {tokens.fate}", "whole", is_limit=True)
     # a limit that no text comes near would leave the chart empty
     near = share > 0 or tokens.limit <= 4 * tokens.counts.max()
-    if not near:
+    if not near and tokens.limit < MANY_TOKENS:
         note += f"; the longest is far below the model's limit of {tokens.limit:,} tokens"
     chart = log_histogram(tokens.counts, "tokens", mark if near else None)
     return Figure("Lengths", chart, note)
@@ -78,7 +79,7 @@ def nearest_texts(
     found = [(float(upper[i, j]), (ids[i], texts[i]), (ids[j], texts[j])) for i, j in pairs]
     examples = [compare_texts(f"cosine {cosine:.4f}", *both) for cosine, *both in found]
     note = "The pairs of the sample with the largest cosines. Equal texts are left out."
-    table = [compared_row(round(cosine, 4), *both) for cosine, *both in found]
+    table = [compared_row(Score(cosine), *both) for cosine, *both in found]
     few = len(table) <= MAX_EXAMPLES
     return Section(
         "Nearest texts",

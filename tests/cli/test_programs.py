@@ -603,9 +603,9 @@ def test_a_map_is_searched_colored_and_zoomed(embedded_twice: Path, tmp_path: Pa
       type(document.querySelector(".controls input"), "BICYCLE");
       await wait(300);
       seen.found = document.querySelector(".controls + p").textContent;
-      seen.listed = [...document.querySelectorAll(".side li")].map((one) => one.textContent);
+      seen.listed = [...document.querySelectorAll(".side > ul li")].map((one) => one.textContent);
       seen.highlighted = canvas.toDataURL() !== before;
-      document.querySelector(".side ul:last-of-type li button").click();
+      document.querySelector(".side > ul li button").click();
       await wait(300);
       seen.point = document.querySelector(".point").textContent;
       document.querySelectorAll(".controls button")[2].click();

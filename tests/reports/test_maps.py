@@ -13,7 +13,7 @@ from beam_gpte.reports.maps import (
 )
 
 TOPICS = (
-    ("the cat sat on the warm sofa", "a cat sleeps", "cat and kitten"),
+    ("a cat sat on a warm sofa", "a cat sleeps", "cat and kitten"),
     ("stocks fell on monday", "stocks and bonds rose", "the price of stocks"),
     ("rain in the north", "rain and snow", "heavy rain fell"),
 )
