@@ -28,7 +28,7 @@ from beam_gpte.reports.sections import (
 BARS_ABOVE = 5  # the threshold, of a report's twenty
 MAX_BARS_BELOW = 40
 MAX_REMOVED = 300  # rows of a table
-_REMOVED, _STATE = "_removed", "kept or removed"
+STATE = "kept or removed"
 
 
 def duplicate_sections(
@@ -47,10 +47,9 @@ def duplicate_sections(
       embedding_column: the vectors, of which the sample may have none.
       config: of the model, to count tokens; None counts characters.
     """
-    below = {
-        step["step"]: _scores_below(step, sample, text_column, embedding_column) for step in steps
-    }
-    sections = [_step(step, below[step["step"]]) for step in steps]
+    sections = _map(sample, text_column, embedding_column)
+    for step in steps:
+        sections.append(_step(step, _scores_below(step, sample, text_column, embedding_column)))
     if table := [row for step in steps for row in _rows_of_step(step)]:
         header = ("step", "what", "score", "kept id", "kept", "other id", "other")
         note = (
@@ -59,33 +58,38 @@ def duplicate_sections(
         )
         section = Section("Groups and pairs", note, table=table, header=header, search=True)
         sections.append(section)
-    return sections + (
-        _of_sample(sample, text_column, embedding_column, config) if len(sample) else []
-    )
+    return sections + _removed_and_lengths(sample, text_column, config)
 
 
-def _of_sample(
-    sample: pl.DataFrame, text_column: str, embedding_column: str, config: EncoderConfig | None
+def _is_removed(sample: pl.DataFrame) -> pl.Series:
+    if DUPLICATE_OF in sample.columns:
+        return sample[DUPLICATE_OF].is_not_null()
+    return pl.Series([False] * len(sample), dtype=pl.Boolean)
+
+
+def _map(sample: pl.DataFrame, text_column: str, embedding_column: str) -> list[Section]:
+    """Map the rows that have a vector."""
+    if embedding_column not in sample.columns:
+        return []
+    embedded = sample.filter(pl.col(embedding_column).is_not_null())
+    if len(embedded) < 2:
+        return []
+    vectors = unit_vectors(embedded[embedding_column].to_numpy())
+    states = ["removed" if gone else "kept" for gone in _is_removed(embedded)]
+    return [vectors_map(embedded, vectors, text_column, columns={STATE: states})]
+
+
+def _removed_and_lengths(
+    sample: pl.DataFrame, text_column: str, config: EncoderConfig | None
 ) -> list[Section]:
-    """Show a map of the rows with a vector, the removed rows, and lengths of both kinds."""
-    has_removed = DUPLICATE_OF in sample.columns
-    removed = pl.col(DUPLICATE_OF).is_not_null() if has_removed else pl.lit(False)
-    decided = sample.with_columns(removed.alias(_REMOVED))
-    sections = []
-    if embedding_column in decided.columns:
-        embedded = decided.filter(pl.col(embedding_column).is_not_null())
-        if len(embedded) > 1:
-            vectors = unit_vectors(embedded[embedding_column].to_numpy())
-            states = ["removed" if gone else "kept" for gone in embedded[_REMOVED]]
-            shown = embedded.drop(_REMOVED)
-            columns = {_STATE: states}
-            sections.append(vectors_map(shown, vectors, text_column, columns=columns))
-    if has_removed and decided[_REMOVED].any():
-        sections.append(removed_rows(decided.filter(_REMOVED), text_column))
-    parts = [("kept", decided.filter(~pl.col(_REMOVED))), ("removed", decided.filter(_REMOVED))]
+    if sample.is_empty():
+        return []
+    gone = _is_removed(sample)
+    parts = {"kept": sample.filter(~gone), "removed": sample.filter(gone)}
+    sections = [removed_rows(parts["removed"], text_column)] if gone.any() else []
     lengths = [
         lengths_figure(part, text_column, f"{name} rows", config)
-        for name, part in parts
+        for name, part in parts.items()
         if len(part)
     ]
     return [*sections, Section("Lengths", figures=lengths)]

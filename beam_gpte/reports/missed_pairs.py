@@ -153,7 +153,7 @@ def _why(
         ratio = len(texts[1] or "") / len(texts[0] or "") / median
         if not 1 / limit <= ratio <= limit:
             return f"length ratio {ratio:.2f}, beyond the limit of {limit:g}, or a margin too small"
-    return "neither is in a pair: not each other's best, or a margin below the minimum"
+    return "in no pair: not each other's best, or a margin below the minimum"
 
 
 def _partners(pairs: pl.DataFrame, of: str, other: str) -> dict[str, tuple[str, float]]:

@@ -15,7 +15,7 @@ from beam_gpte.core.columns import DUPLICATE_OF, SCORE
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.dedup.report import TEXT_SHOWN
 from beam_gpte.reports.charts import Threshold, histogram, log_histogram
-from beam_gpte.reports.duplicates import removed_rows
+from beam_gpte.reports.duplicates import STATE, removed_rows
 from beam_gpte.reports.page import Example, Figure, Run, Section, render_page
 from beam_gpte.reports.sample import LENGTH
 from beam_gpte.reports.sections import (
@@ -154,7 +154,7 @@ def _stream_maps(sample: StreamSample) -> list[Section]:
     if n > 1:
         cosines = np.clip(vectors[:n] @ vectors[:n].T, -1, 1)
         sections.append(nearest_texts(cosines, sample.kept, text, sample.id_column))
-    columns = {"kept or removed": ["kept" if kept else "removed" for kept in is_kept]}
+    columns = {STATE: ["kept" if kept else "removed" for kept in is_kept]}
     shown = vectors_map(both, vectors, text, sample.id_column, columns)
     return [shown, *sections]
 

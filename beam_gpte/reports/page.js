@@ -160,6 +160,8 @@
     });
   }
 
+  const shorter = (name) => name.split(", ").slice(0, isNarrow() ? 1 : 2).join(", ");
+
   function drawMap(box, chart) {
     const count = chart.x.length;
     const searched = chart.ids.map((id, i) => `${id}\n${chart.texts[i]}`.toLowerCase());
@@ -213,7 +215,7 @@
         x: { field: "x" },
         y: { field: "y" },
         text: { field: "name" },
-        source: new Bokeh.ColumnDataSource({ data: { x: labels.map(({ x }) => x), y: labels.map(({ y }) => y), name: labels.map(({ name }) => name) } }),
+        source: new Bokeh.ColumnDataSource({ data: { x: labels.map(({ x }) => x), y: labels.map(({ y }) => y), name: labels.map(({ name }) => shorter(name)) } }),
         text_align: "center",
         text_baseline: "middle",
         text_color: color("ink"),
@@ -239,7 +241,7 @@
         const sorted = rows.map((i) => values[i]).sort((a, b) => a - b);
         const trim = rows.length === count ? 0 : Math.floor(rows.length * 0.03);
         const [low, high] = [sorted[trim], sorted[sorted.length - 1 - trim]];
-        const room = Math.max((high - low) * 0.08, (rows.length === count ? 0 : 2), 1e-6);
+        const room = Math.max((high - low) * (isNarrow() ? 0.12 : 0.08), (rows.length === count ? 0 : 2), 1e-6);
         range.setv({ start: low - room, end: high + room });
       }
     };

@@ -146,7 +146,7 @@ def bitext_page(
     }
     for name in ("precision", "recall", "f1"):
         if name in summary:
-            tiles[name] = f"{summary[name]:.1%}"
+            tiles[name.replace("f1", "F1")] = f"{summary[name]:.1%}"
     sections = [_scores(pairs, summary)]
     width = None
     if len(sample) > 2:

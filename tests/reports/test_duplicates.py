@@ -51,7 +51,7 @@ SAMPLE = pl.DataFrame(
 
 
 def test_scores_are_shown_on_both_sides_of_the_threshold() -> None:
-    """Cosines of 0.6, 0 and 0.8 below 0.9; each pair of the sample stands for 6 / 3 of four rows."""
+    """Cosines of 0.6, 0 and 0.8; each of the three pairs stands for two of the six of four rows."""
     page = page_of([step_of("semantic", 0.9)], SAMPLE)
     scores = page.charts_of("bars")[0]
     place = round(scores["mark"][0])
@@ -81,7 +81,8 @@ def test_groups_pairs_and_removed_rows_are_tables_with_ids() -> None:
         "first_text": "x",
         "second_text": "y",
     }
-    page = page_of([step_of("semantic", 0.9, largest_groups=[group], borderline=[pair])], SAMPLE)
+    step = step_of("semantic", 0.9, largest_groups=[group], borderline=[pair])
+    page = page_of([step], SAMPLE)
     for id_ in ("k1", "m1", "k2", "m2"):
         assert id_ in page.text
     tables = [one["data-search"] for tag, one in page.found if "data-search" in one]

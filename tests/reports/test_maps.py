@@ -13,7 +13,7 @@ from beam_gpte.reports.maps import (
 )
 
 TOPICS = (
-    ("a cat sat on a warm sofa", "a cat sleeps", "cat and kitten"),
+    ("the cat sat on the warm sofa", "a cat sleeps", "cat and kitten"),
     ("stocks fell on monday", "stocks and bonds rose", "the price of stocks"),
     ("rain in the north", "rain and snow", "heavy rain fell"),
 )
@@ -25,7 +25,7 @@ def clusters(rows: int = 90, dim: int = 32) -> tuple[np.ndarray, np.ndarray, lis
     centers = random.normal(size=(3, dim)) * 3
     group = np.arange(rows) % 3
     vectors = centers[group] + random.normal(size=(rows, dim)) * 0.3
-    texts = [TOPICS[g][i % len(TOPICS[g])] for i, g in enumerate(group)]
+    texts = [TOPICS[g][i // 3 % 3] for i, g in enumerate(group)]
     return vectors, group, texts
 
 

@@ -47,7 +47,7 @@ PAIRS = pl.DataFrame(
         (("s5", "t5"), "length ratio 3.00, beyond the limit of 2, or a margin too small"),
         (
             ("s6", "t6"),
-            "neither is in a pair: not each other's best, or a margin below the minimum",
+            "in no pair: not each other's best, or a margin below the minimum",
         ),
     ],
 )
