@@ -21,7 +21,7 @@ CHROMIUM_FLAGS = [
     "--no-first-run",
     "--enable-logging=stderr",
     "--v=0",
-    "--virtual-time-budget=20000",
+    "--virtual-time-budget=60000",
     "--window-size=1400,1000",
     "--dump-dom",
 ]
@@ -88,6 +88,9 @@ def open_page(path: Path, profile: Path) -> tuple[Elements, list[str]]:
 
 
 HANDS = """
+// a browser without a window draws no frames while its time is virtual
+window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), 10);
+await new Promise((done) => addEventListener("load", done));
 const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 const type = (input, text) => {
   input.value = text;
@@ -106,11 +109,24 @@ const colors = (canvas) => {
   const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   return new Set(new Uint32Array(pixels.data.buffer));
 };
+// places on the screen where something is drawn, some pixels apart
+const dots = (canvas) => {
+  const box = canvas.getBoundingClientRect();
+  const scale = canvas.width / box.width;
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const found = [];
+  for (let y = 3; y < box.height; y += 4) {
+    for (let x = 3; x < box.width; x += 4) {
+      const alpha = data[4 * (Math.round(y * scale) * canvas.width + Math.round(x * scale)) + 3];
+      if (alpha > 100) found.push([box.x + x, box.y + y]);
+    }
+  }
+  return found;
+};
 const move = (target, x, y) => {
-  for (const kind of ["pointerenter", "pointermove", "mousemove"]) {
-    const type = kind.startsWith("pointer") ? PointerEvent : MouseEvent;
+  for (const kind of ["pointerover", "pointermove"]) {
     const at = { clientX: x, clientY: y, bubbles: true, composed: true };
-    target.dispatchEvent(new type(kind, { ...at, pointerId: 1, pointerType: "mouse" }));
+    target.dispatchEvent(new PointerEvent(kind, { ...at, isPrimary: true, pointerType: "mouse" }));
   }
 };
 """
@@ -140,7 +156,7 @@ def use_page(path: Path, steps: str, folder: Path) -> tuple[dict[str, Any], list
     allowed = re.sub(r"(script-src )'(sha256-\S+)'", r"\1&#39;\2&#39;", allowed, count=1)
     copy = folder / "used.html"
     copy.write_text(
-        allowed.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8"
+        allowed.replace("</head>", f"<script>{script}</script></head>", 1), encoding="utf-8"
     )
     page, console = open_page(copy, folder / "profile")
     (seen,) = re.findall(r"\{.*\}$", page.text.strip())
