@@ -178,13 +178,14 @@ def vectors_page(
     if found["vectors"]:
         tiles["equal vectors"] = sum(about["duplicates"] for about in found["vectors"].values())
     columns = [(name, kind, found["nulls"].get(name, 0)) for name, kind in found["columns"].items()]
-    sections = [Section("Columns", table=columns, header=("column", "type", "nulls"))]
+    sections = []
     for name, about in found["vectors"].items():
-        facts = Section(f"Vectors: {name}", table=_facts(about), header=("figure", "value"))
-        sections.append(facts)
         sample = samples.get(name, pl.DataFrame())
         if len(sample) > 1:
             sections += _vector_sections(name, sample, label_column, about["norms"] is not None)
+        facts = Section(f"Vectors: {name}", table=_facts(about), header=("figure", "value"))
+        sections.append(facts)
+    sections.append(Section("Columns", table=columns, header=("column", "type", "nulls")))
     dims = {name: about["dim"] for name, about in found["vectors"].items()}
     models = {about["model"] for about in found["vectors"].values() if about["model"]}
     about = {
@@ -209,7 +210,7 @@ def _vector_sections(
     if label_column + LENGTH in sample.columns:
         figures.append(lengths_figure(sample, label_column, "rows"))
     return [
-        vectors_map(sample, vectors, label_column),
+        dataclasses.replace(vectors_map(sample, vectors, label_column), title=f"Map: {name}"),
         Section(f"Norms and cosines: {name}", figures=figures),
         nearest_texts(cosines, sample, label_column),
     ]

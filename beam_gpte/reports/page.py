@@ -145,6 +145,16 @@ class Section:
     header: Sequence[str] = ()
     search: bool = False
 
+    @property
+    def numeric(self) -> list[bool]:
+        """Return which columns of the table hold numbers alone."""
+        columns = zip(*self.table, strict=True)
+        return [all(value is None or _is_number(value) for value in column) for column in columns]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
 
 def check_report(path: str) -> None:
     """Check before the job starts that a page can be rendered and written.

@@ -632,10 +632,12 @@ def test_a_map_is_searched_colored_and_zoomed(embedded_twice: Path, tmp_path: Pa
       const [color, zoom] = document.querySelectorAll(".controls select");
       const named = (select, name) => [...select.options].find((one) => one.label === name).value;
       reset.click();
+      choose(color, named(color, "characters"));
+      await wait(300);
+      seen.recolored = picture() !== before;
       choose(color, named(color, "kind"));
       await wait(300);
       const colored = picture();
-      seen.recolored = colored !== before;
       seen.legend = [...document.querySelectorAll(".side li")].map((one) => one.textContent);
       choose(zoom, named(zoom, "odd (9)"));
       await wait(300);
