@@ -175,7 +175,9 @@ def name_regions(regions: np.ndarray, texts: Sequence[str]) -> list[str]:
       The name of each point's region.
     """
     count = int(regions.max(initial=-1)) + 1
-    joined = [" ".join(texts[i] for i in np.flatnonzero(regions == r)) for r in range(count)]
+    joined = [
+        " ".join(texts[i] for i in np.flatnonzero(regions == r).tolist()) for r in range(count)
+    ]
     names = _telling_words(joined) if count else []
     unique = [
         name if names.index(name) == i else f"{name} ({i + 1})" for i, name in enumerate(names)

@@ -49,8 +49,8 @@ def masked_command(command: Sequence[str], options: Mapping[str, Any]) -> str:
         elif equals is None:
             shown.append(part)
         else:
-            value = NOT_SHOWN if is_hidden else _quoted(without_secrets(name, value))
-            shown.append(f"{dashes}{spelled}={value}")
+            known = NOT_SHOWN if is_hidden else _quoted(without_secrets(name, value or ""))
+            shown.append(f"{dashes}{spelled}={known}")
     return " ".join(shown)
 
 
