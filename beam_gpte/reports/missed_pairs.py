@@ -120,8 +120,9 @@ def _explained(
 ) -> Iterator[tuple[tuple[str, str], tuple[str | None, str | None], str]]:
     partners = [_partners(pairs, *SIDE_IDS), _partners(pairs, TARGET_ID, SOURCE_ID)]
     represented = [_representatives(pairs, side) for side in SIDES]
-    for ids in left.iter_rows():
-        found = tuple(texts.get((side, id_)) for side, id_ in zip(SIDES, ids, strict=True))
+    for source, target in left.select(SIDE_IDS).iter_rows():
+        ids = str(source), str(target)
+        found = texts.get((SIDES[0], ids[0])), texts.get((SIDES[1], ids[1]))
         yield ids, found, _why(ids, found, partners, represented, bool(texts), summary)
 
 
