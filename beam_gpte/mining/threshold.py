@@ -152,8 +152,8 @@ class FittedThreshold:
     def warnings(self) -> Iterator[str]:
         """Warn of pairs that may be the tail of those by chance.
 
-        That the margins have one mode alone is no reason: those of good pairs have one too, and
-        then it lies above the threshold. It is one if most of it lies below.
+        Margins of one mode are not enough: those of good pairs have one too, and then it lies above
+        the threshold. Here most of it lies below.
         """
         if self.mixture is None and self.chosen >= MIN_SCORES and 0 < self.above < self.chosen / 2:
             yield (
