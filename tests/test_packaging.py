@@ -61,7 +61,7 @@ def test_a_worker_installs_it_and_finds_every_module(sdist: Path, tmp_path: Path
             path.name for path in (ROOT / name).iterdir() if path.is_file()
         }
     shutil.rmtree(package / "examples")
-    for kind in ("*.py", "*.html"):
+    for kind in ("*.py", "*.html", "*.js"):
         there = {path.relative_to(tmp_path) for path in package.rglob(kind)}
         assert (
             there == {path.relative_to(ROOT) for path in (ROOT / "beam_gpte").rglob(kind)} != set()

@@ -39,7 +39,8 @@ from beam_gpte.core.process import claim_process
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.folders import remove_files
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
-from beam_gpte.reports.page import NOT_SHOWN, Run
+from beam_gpte.reports.masking import NOT_SHOWN
+from beam_gpte.reports.page import Run, record_command
 from beam_gpte.reports.sample import SAMPLE_FILE
 from beam_gpte.sinks import write_parquet
 from beam_gpte.sinks.final_names import WrittenFile
@@ -83,6 +84,7 @@ def run_program(program: Program, argv: Sequence[str], command: str) -> None:
     claim_process()
     kept = "what was committed is kept; the same command starts again" if program.is_job else "bye"
     interrupts = Interrupts(command, kept)
+    record_command([*command.split(), *argv])
     try:
         with contextlib.redirect_stdout(escaped(sys.stdout)):
             options, flags = parse(program, argv, command)
@@ -167,9 +169,10 @@ def run_pipeline(pipeline: beam.Pipeline, local: bool, output: str) -> Any:
         if local:  # of a job elsewhere, `run_job` knows when it has ended
             for folder in temporary_folders(pipeline):
                 remove_run(folder)
-        with contextlib.suppress(OSError, BeamIOError):
-            if FileSystems.exists(sample_file(output)):  # nobody is left who would read it
-                remove_files([sample_file(output)])
+        for path in (sample_file(output), gold_file(output)):
+            with contextlib.suppress(OSError, BeamIOError):
+                if FileSystems.exists(path):  # nobody is left who would read it
+                    remove_files([path])
         raise
 
 
@@ -232,6 +235,11 @@ def add_report_option(options: Options) -> None:
 def sample_file(output: str) -> str:
     """Name the file for the rows that a run's page shows."""
     return f"{output.rstrip('/')}/{SAMPLE_FILE}"
+
+
+def gold_file(output: str) -> str:
+    """Name the file for the rows of gold pairs that a run's page shows."""
+    return f"{sample_file(output)}-gold"
 
 
 def run_of(

@@ -17,9 +17,9 @@ from beam_gpte.elements.block import Block
 from beam_gpte.shuffle.group_by_id import frame_of
 
 BINS = 20  # of the histogram of scores, from the threshold to 1
-LARGEST_GROUPS = 10
+LARGEST_GROUPS = 30
 MEMBERS_SHOWN = 3  # of a group, those least similar to its kept row
-BORDERLINE = 20  # pairs nearest to the threshold
+BORDERLINE = 60  # pairs nearest to the threshold
 
 REMOVED = "removed"
 Pairs = tuple[tuple[float, Any, Any], ...]  # score, first and second id

@@ -129,7 +129,6 @@ def mining_report(
     """
     smaller = min(plan.rows)
     share = fitted.chosen / smaller if smaller else 0.0
-    mixture = fitted.mixture
     return {
         **settings,
         **plan.search_settings(),
@@ -138,16 +137,13 @@ def mining_report(
         "target_rows": plan.rows[1],
         "chosen": fitted.chosen,
         "share_chosen": round(share, 6),
-        "threshold_used": fitted.threshold,
-        "mixture": None if mixture is None else dataclasses.asdict(mixture),
+        **fitted.figures(),
         **ratios.figures(),
-        "warnings": list(_warnings(plan, settings["retrieval"], fitted.note, share)),
+        "warnings": [*fitted.warnings(), *_warnings(plan, settings["retrieval"], share)],
     }
 
 
-def _warnings(plan: MiningPlan, retrieval: str, note: str | None, share: float) -> Iterator[str]:
-    if note is not None:
-        yield note
+def _warnings(plan: MiningPlan, retrieval: str, share: float) -> Iterator[str]:
     if retrieval == "intersection" and min(plan.rows) >= 100 and share < MIN_SHARE:
         yield (
             f"only {share:.1%} of the smaller side are mutually best: do vectors and texts belong "

@@ -317,5 +317,6 @@ def _report(
         "target_rows": plan.rows[1],
         "mixture": None if mixture is None else dataclasses.asdict(mixture),
         **{name: value for name, value in ratios.figures().items() if name != "dropped_by_length"},
-        "warnings": [] if fitted.note is None else [fitted.note],
+        "no_posterior": fitted.note,
+        "warnings": [],
     }

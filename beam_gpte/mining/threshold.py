@@ -11,8 +11,9 @@ the pairs can be filtered or described before.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -31,8 +32,11 @@ from beam_gpte.core.columns import (
 from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.mining.margin import Retrieval, chosen, greedy_one_to_one
 from beam_gpte.core.mining.posterior import (
+    BIN,
+    MIN_SCORES,
     Histogram,
     Mixture,
+    NoMixtureError,
     fit_mixture,
     histogram,
     merge_histograms,
@@ -44,6 +48,7 @@ from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.plan import MiningPlan
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of
 
+MARGIN_BINS = 40  # of a report
 POSTERIOR = "posterior"  # float64: the probability that a pair is not one by chance
 
 
@@ -126,13 +131,45 @@ class FittedThreshold:
       threshold: that margin.
       mixture: of the margins of all chosen pairs; None if they do not separate pairs from chance.
       note: why there is no mixture, None if there is one.
-      chosen: how many pairs the retrieval chose, before the threshold.
+      margins: of all pairs that the retrieval chose, whatever the threshold.
     """
 
     threshold: float
     mixture: Mixture | None
     note: str | None
-    chosen: int
+    margins: Histogram
+
+    @property
+    def chosen(self) -> int:
+        """Return how many pairs the retrieval chose, before the threshold."""
+        return self.margins.total
+
+    @property
+    def above(self) -> int:
+        """Return how many of them reach the threshold, to the bin that it is in."""
+        return int(self.margins.counts[self.margins.middles >= self.threshold].sum())
+
+    def warnings(self) -> Iterator[str]:
+        """Warn of pairs that may be the tail of those by chance.
+
+        Margins of one mode are not enough: those of good pairs have one too, and then it lies above
+        the threshold. Here most of it lies below.
+        """
+        if self.mixture is None and self.chosen >= MIN_SCORES and 0 < self.above < self.chosen / 2:
+            yield (
+                f"the pairs may be there by chance: the margins of the {self.chosen:,} best pairs "
+                f"have one mode, and only {self.above / self.chosen:.1%} reach the minimum margin; "
+                "look at the pairs nearest to it, or give decoys and a target precision"
+            )
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures of the report."""
+        return {
+            "threshold_used": self.threshold,
+            "mixture": None if self.mixture is None else dataclasses.asdict(self.mixture),
+            "no_posterior": self.note,
+            "margins": margin_counts(self.margins, self.threshold),
+        }
 
 
 class ChosenPairs(NamedTuple):
@@ -210,10 +247,10 @@ def _fit(
     mixture, note = None, None
     try:
         mixture = fit_mixture(pairs)
-    except InputError as error:
+    except NoMixtureError as error:
         if settings.target_precision is None and isinstance(threshold, str):
             raise
-        note = f"no posterior: {error}"
+        note = error.reason
     if settings.target_precision is not None:
         if not plan.decoys:
             raise InputError(
@@ -224,7 +261,26 @@ def _fit(
     elif isinstance(threshold, str):
         assert mixture is not None
         threshold = mixture.threshold(settings.min_posterior)
-    return FittedThreshold(float(threshold), mixture, note, pairs.total)
+    return FittedThreshold(float(threshold), mixture, note, pairs)
+
+
+def margin_counts(margins: Histogram, threshold: float) -> list[list[float]]:
+    """Count margins in about `MARGIN_BINS` equal bins, one of which begins at the threshold.
+
+    Returns:
+      [lower edge, pairs] of each bin, ascending.
+    """
+    if not margins.total:
+        return []
+    low, high = (float(margins.middles[i]) for i in (0, -1))
+    # a power of two: what is near the threshold by rounding stays on its side
+    step = 2.0 ** math.ceil(math.log2(max((high - low) / MARGIN_BINS, BIN)))
+    places = np.floor((margins.middles - threshold) / step).astype(np.int64)
+    first = int(places[0])
+    counts = np.zeros(int(places[-1]) - first + 1, np.int64)
+    np.add.at(counts, places - first, margins.counts)
+    edges = threshold + np.arange(first, first + len(counts)) * step
+    return [[round(float(edge), 6), int(count)] for edge, count in zip(edges, counts, strict=True)]
 
 
 def cut(block: Block, fitted: FittedThreshold, emit: str) -> Iterator[Block]:

@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterator
 from html import escape
 
-_TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
+# a letter of a script without blanks between words, a word, white space, or a sign
+_NO_BLANKS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f"
+_TOKEN = re.compile(rf"[{_NO_BLANKS}]|[^\W{_NO_BLANKS}]+|\s+|[^\w\s]")
+_BREAK = "<i>↵</i>\n"  # a line break that only one text has would not be seen
 # what a translation leaves unchanged: addresses, placeholders, numbers
 _INVARIANT = re.compile(r"https?://\S+|%\(\w+\)[a-z]|%[a-z]\b|\{\w*\}|\d+(?:[.,:]\d+)*")
 
@@ -16,8 +19,9 @@ _INVARIANT = re.compile(r"https?://\S+|%\(\w+\)[a-z]|%[a-z]\b|\{\w*\}|\d+(?:[.,:
 def mark_differences(first: str, second: str, max_characters: int) -> tuple[str, str]:
     """Compare the first `max_characters` of both, word by word, and mark both.
 
-    White space counts, since it may be the only difference. Truncation is not a difference: where
-    a text continues, its end is not marked.
+    White space counts, since it may be the only difference; line breaks are kept, and those that
+    only one text has are shown as ↵ besides. Truncation is not a difference: where a text
+    continues, its end is not marked.
     """
     parts = list(_differences(first, second, max_characters))
     return "".join(one for one, _ in parts), "".join(other for _, other in parts)
@@ -40,8 +44,12 @@ def _differences(first: str, second: str, max_characters: int) -> Iterator[tuple
         if kind == "equal" or (any(ends) and i2 == len(a) and j2 == len(b)):
             yield one, other
         else:
-            yield one and f"<del>{one}</del>", other and f"<ins>{other}</ins>"
+            yield _marked(one, "del"), _marked(other, "ins")
     yield ends
+
+
+def _marked(text: str, tag: str) -> str:
+    return text and f"<{tag}>{text.replace(chr(10), _BREAK)}</{tag}>"
 
 
 def mark_untranslated(source: str, target: str) -> tuple[str, str]:

@@ -12,8 +12,10 @@ import numpy as np
 import polars as pl
 
 from beam_gpte.core.columns import DUPLICATE_OF, SCORE
+from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.dedup.report import TEXT_SHOWN
-from beam_gpte.reports.charts import histogram, log_histogram
+from beam_gpte.reports.charts import Threshold, histogram, log_histogram
+from beam_gpte.reports.duplicates import STATE, removed_rows
 from beam_gpte.reports.page import Example, Figure, Run, Section, render_page
 from beam_gpte.reports.sample import LENGTH
 from beam_gpte.reports.sections import (
@@ -50,13 +52,19 @@ class StreamSample:
     embedding_column: str
 
 
-def stream_page(run: Run, summary: dict[str, Any], sample: StreamSample) -> str:
+def stream_page(
+    run: Run,
+    summary: dict[str, Any],
+    sample: StreamSample,
+    config: EncoderConfig | None = None,
+) -> str:
     """Render the page of an embedded stream.
 
     Args:
       run: what it reports on.
       summary: of `beam-gpte stream`.
       sample: of the whole output.
+      config: of the model, to count tokens; None counts characters.
     """
     tiles = {
         "files": summary["files_read"],
@@ -66,22 +74,49 @@ def stream_page(run: Run, summary: dict[str, Any], sample: StreamSample) -> str:
         "removed": summary["removed"],
         "rejected": summary["rejected"],
     }
-    sections = [*_stream_figures(sample), *_repeated(sample), *_stream_maps(sample)]
-    sections += reject_sections(summary["reasons"])
-    return render_page("Embedded stream", run, tiles, sections)
+    threshold = run.parameters.get("threshold")
+    sections = [
+        *_stream_maps(sample),
+        *_stream_figures(sample, threshold, config),
+        *_repeated(sample),
+        *reject_sections(summary["reasons"]),
+    ]
+    about = {"dimension": _dimension(sample)}
+    return render_page("Embedded stream", run, tiles, sections, about=about)
 
 
-def _stream_figures(sample: StreamSample) -> list[Section]:
+def _dimension(sample: StreamSample) -> int | None:
+    parts = [rows for rows in (sample.kept, sample.removed) if len(rows)]
+    return parts[0][sample.embedding_column].to_numpy().shape[1] if parts else None
+
+
+def _stream_figures(
+    sample: StreamSample, threshold: float | None, config: EncoderConfig | None
+) -> list[Section]:
     figures = [
-        lengths_figure(rows, sample.text_column, f"{name} rows of the output")
+        lengths_figure(rows, sample.text_column, f"{name} rows of the output", config)
         for name, rows in (("kept", sample.kept), ("removed", sample.removed))
         if len(rows)
     ]
     if len(sample.removed):
-        scores = histogram(sample.removed[SCORE].to_numpy(), "score", "score")
-        note = f"of {len(sample.removed):,} removed rows of the output, a sample"
-        figures.append(Figure("Scores", scores, note))
+        figures.append(_stream_scores(sample, threshold))
     return [Section("Lengths and scores", figures=figures)] if figures else []
+
+
+def _stream_scores(sample: StreamSample, threshold: float | None) -> Figure:
+    """Show the scores of removed rows, and of kept ones the cosine to the nearest of the sample."""
+    scores = sample.removed[SCORE].to_numpy()
+    note = f"of {len(sample.removed):,} removed rows of the output, a sample"
+    mark = None
+    if threshold is not None and len(sample.kept) > 1:
+        vectors = unit_vectors(sample.kept[sample.embedding_column].to_numpy())
+        cosines = vectors @ vectors.T
+        np.fill_diagonal(cosines, -1)
+        nearest = cosines.max(axis=1)
+        scores = np.concatenate([scores, nearest[nearest < threshold]])
+        mark = Threshold(threshold, f"threshold, {threshold:g}", "removed", "kept")
+        note += "; of kept rows the cosine to the nearest in the sample"
+    return Figure("Scores", histogram(scores, "score", mark, "rows"), note)
 
 
 def _repeated(sample: StreamSample) -> list[Section]:
@@ -102,7 +137,8 @@ def _repeated(sample: StreamSample) -> list[Section]:
         for row in first.iter_rows(named=True)
     ]
     note = "Removed rows of the sample and the kept rows that they duplicate, lowest scores first."
-    return [Section("Repeated texts", note, examples=examples)] if examples else []
+    shown = [Section("Repeated texts", note, examples=examples)] if examples else []
+    return [*shown, removed_rows(sample.removed, text, id_column)]
 
 
 def _stream_maps(sample: StreamSample) -> list[Section]:
@@ -117,9 +153,10 @@ def _stream_maps(sample: StreamSample) -> list[Section]:
     )
     if n > 1:
         cosines = np.clip(vectors[:n] @ vectors[:n].T, -1, 1)
-        sections.append(nearest_texts(cosines, sample.kept, text))
-    groups = [("kept", is_kept), ("removed", ~is_kept)]
-    return [*sections, vectors_map(both, vectors, groups, text)]
+        sections.append(nearest_texts(cosines, sample.kept, text, sample.id_column))
+    columns = {STATE: ["kept" if kept else "removed" for kept in is_kept]}
+    shown = vectors_map(both, vectors, text, sample.id_column, columns)
+    return [shown, *sections]
 
 
 def vectors_page(
@@ -141,14 +178,23 @@ def vectors_page(
     if found["vectors"]:
         tiles["equal vectors"] = sum(about["duplicates"] for about in found["vectors"].values())
     columns = [(name, kind, found["nulls"].get(name, 0)) for name, kind in found["columns"].items()]
-    sections = [Section("Columns", table=columns, header=("column", "type", "nulls"))]
+    sections = []
     for name, about in found["vectors"].items():
-        facts = Section(f"Vectors: {name}", table=_facts(about), header=("figure", "value"))
-        sections.append(facts)
         sample = samples.get(name, pl.DataFrame())
         if len(sample) > 1:
             sections += _vector_sections(name, sample, label_column, about["norms"] is not None)
-    return render_page("Vectors", run, tiles, sections)
+        facts = Section(f"Vectors: {name}", table=_facts(about), header=("figure", "value"))
+        sections.append(facts)
+    sections.append(Section("Columns", table=columns, header=("column", "type", "nulls")))
+    dims = {name: about["dim"] for name, about in found["vectors"].items()}
+    models = {about["model"] for about in found["vectors"].values() if about["model"]}
+    about = {
+        "model": ", ".join(sorted(models)),
+        "dimension": ", ".join(
+            f"{dim:,}" if len(dims) == 1 else f"{dim:,} ({name})" for name, dim in dims.items()
+        ),
+    }
+    return render_page("Vectors", run, tiles, sections, about=about)
 
 
 def _vector_sections(
@@ -158,15 +204,15 @@ def _vector_sections(
     vectors, figures = unit_vectors(raw), []
     cosines = np.clip(vectors @ vectors.T, -1, 1)
     if has_norms:
-        norms = histogram(np.linalg.norm(raw, axis=1), "norm", "norm")
+        norms = histogram(np.linalg.norm(raw, axis=1), "norm", unit="vectors")
         figures.append(Figure("Norms", norms, f"of {len(sample):,} vectors, a sample"))
     figures.append(cosines_figure(cosines))
     if label_column + LENGTH in sample.columns:
         figures.append(lengths_figure(sample, label_column, "rows"))
     return [
+        dataclasses.replace(vectors_map(sample, vectors, label_column), title=f"Map: {name}"),
         Section(f"Norms and cosines: {name}", figures=figures),
         nearest_texts(cosines, sample, label_column),
-        vectors_map(sample, vectors, [("rows", np.ones(len(sample), bool))], label_column),
     ]
 
 
@@ -206,16 +252,31 @@ def answer_page(run: Run, question: str, answer: Answer) -> str:
     ]
     sections = [Section("Nearest texts", question, examples=examples)]
     if len(sample) > 1:
-        vectors = unit_vectors(sample["embedding"].to_numpy())
-        mark = (hits[-1][0], "last shown") if hits else None
-        cosines = vectors @ unit_vectors(answer.vector[None])[0]
-        chart = histogram(cosines, "cosine with the question", "cosine", mark)
-        figures = [Figure("Cosines", chart, f"of {len(sample):,} rows, a sample")]
-        nearest = sample["id"].is_in([id_ for _, id_, _ in hits]).to_numpy()
-        groups = [("sample", ~nearest), ("nearest", nearest)]
-        sections.append(Section("Scores", figures=figures))
-        sections.append(vectors_map(sample, vectors, groups, "text"))
-    return render_page("Search", run, tiles, sections)
+        sections += _around(question, answer)
+    about = {"input": run.parameters.get("duckdb"), "dimension": len(answer.vector)}
+    return render_page("Search", run, tiles, sections, about=about)
+
+
+def _around(question: str, answer: Answer) -> list[Section]:
+    """Show the cosines of a sample with the question, and a map of both."""
+    sample, hits, asked = answer.sample, answer.hits, unit_vectors(answer.vector[None])
+    vectors = unit_vectors(sample["embedding"].to_numpy())
+    cosines = (vectors @ asked[0]).round(4)
+    last = hits[-1][0] if hits else None
+    mark = None if last is None else Threshold(last, "last shown", "at least as near", "the others")
+    chart = histogram(cosines, "cosine with the question", mark, "rows")
+    figures = [Figure("Cosines", chart, f"of {len(sample):,} rows, a sample")]
+    ids = {str(id_) for _, id_, _ in hits}
+    states = ["shown" if str(id_) in ids else "sample" for id_ in sample["id"].to_list()]
+    # the question is one more point; its id is not one of the table
+    one = pl.DataFrame({"id": ["question"], "text": [question]})
+    rows = pl.concat([sample.select(pl.col("id").cast(pl.String), "text"), one])
+    columns: dict[str, Sequence[Any]] = {
+        "found": [*states, "question"],
+        "cosine": [*cosines.tolist(), 1.0],
+    }
+    shown = vectors_map(rows, np.concatenate([vectors, asked]), "text", "id", columns)
+    return [shown, Section("Scores", figures=figures)]
 
 
 def texts_page(
@@ -234,7 +295,7 @@ def texts_page(
     """
     figures = []
     for name, some in texts.items():
-        chart = log_histogram(np.array([*map(len, some)]), "characters", "characters")
+        chart = log_histogram(np.array([*map(len, some)]), "characters")
         figures.append(Figure(f"Lengths, {name}", chart, f"of {len(some):,}"))
     shown = [
         Example("", [(name, escape(shorten(text, TEXT_SHOWN))) for name, text in together])
@@ -264,13 +325,14 @@ def model_page(
         "dimensions": vectors.shape[1],
         "texts": len(texts),
     }
-    sample = pl.DataFrame({"text": texts})
+    sample = pl.DataFrame({"id": [f"text {i}" for i in range(1, len(texts) + 1)], "text": texts})
     cosines = np.clip(vectors @ vectors.T, -1, 1)
     header = ("name", "shape", "type", "tensors", "parameters")
     sections = [
         nearest_texts(cosines, sample, "text"),
         Section("Scores", figures=[cosines_figure(cosines)]),
-        vectors_map(sample, vectors, [("texts", np.ones(len(texts), bool))], "text"),
+        vectors_map(sample, vectors, "text"),
         Section("Weights", "* is the number of a layer.", table=weights, header=header),
     ]
-    return render_page("Converted model", run, tiles, sections)
+    about = {"model": run.parameters.get("output"), "dimension": vectors.shape[1]}
+    return render_page("Converted model", run, tiles, sections, about=about)

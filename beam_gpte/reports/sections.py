@@ -1,30 +1,60 @@
 """Build the sections that several pages share: lengths, cosines, nearest texts, rejects, maps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.dedup.report import TEXT_SHOWN
-from beam_gpte.reports.charts import Points, histogram, log_histogram, principal_axes, scatter
+from beam_gpte.reports.charts import Threshold, histogram, log_histogram
 from beam_gpte.reports.differences import mark_differences
-from beam_gpte.reports.page import Example, Figure, Section
+from beam_gpte.reports.maps import MAX_TEXT, vector_map
+from beam_gpte.reports.page import Example, Figure, Markup, Score, Section
 from beam_gpte.reports.sample import LENGTH
+from beam_gpte.reports.token_lengths import token_lengths
 
 MAX_EXAMPLES = 6  # of a kind
-MAX_TOOLTIP = 120  # characters of a text shown at a point
+MANY_TOKENS = 1 << 24  # the limit of models that have none
+MAX_PAIRS = 60  # nearest texts in a table
 
 
-def lengths_figure(sample: pl.DataFrame, text_column: str, what: str) -> Figure:
-    """Draw the lengths of a sample's texts, which `WriteSample` measured."""
-    lengths = sample[text_column + LENGTH].drop_nulls().to_numpy()
-    chart = log_histogram(lengths, "characters", "characters")
-    return Figure("Lengths", chart, f"of {len(sample):,} {what}, a sample")
+def ids_of(sample: pl.DataFrame, id_column: str | None = None) -> list[str]:
+    """Return the ids of a sample's rows; by default its first column, as `WriteSample` has it."""
+    return [str(id_) for id_ in sample[id_column or sample.columns[0]].to_list()]
+
+
+def lengths_figure(
+    sample: pl.DataFrame, text_column: str, what: str, config: EncoderConfig | None = None
+) -> Figure:
+    """Show the lengths of a sample's texts: in tokens, and which are truncated, if that is known.
+
+    Args:
+      sample: rows, with the lengths that `WriteSample` measured.
+      text_column: of the texts.
+      what: names the rows.
+      config: of the model that embedded them.
+    """
+    known = sample.filter(pl.col(text_column + LENGTH).is_not_null())
+    lengths, note = known[text_column + LENGTH].to_numpy(), f"of {len(sample):,} {what}, a sample"
+    tokens = token_lengths(known[text_column].to_list(), lengths, config)
+    if tokens is None:
+        return Figure("Lengths", log_histogram(lengths, "characters"), note)
+    share = tokens.share_above
+    name = f"the model's limit, {tokens.limit:,} tokens"
+    mark = Threshold(tokens.limit, name, f"{share:.1%} {tokens.fate}", "whole", is_limit=True)
+    # a limit that no text comes near would leave the chart empty
+    near = share > 0 or tokens.limit <= 4 * tokens.counts.max()
+    if not near and tokens.limit < MANY_TOKENS:
+        note += f"; the longest is far below the model's limit of {tokens.limit:,} tokens"
+    chart = log_histogram(tokens.counts, "tokens", mark if near else None)
+    return Figure("Lengths", chart, note)
 
 
 def cosines_figure(cosines: np.ndarray) -> Figure:
-    """Draw the cosines (n, n) between all texts of a sample."""
-    chart = histogram(cosines[np.triu_indices(len(cosines), 1)], "cosine", "cosine")
+    """Show the cosines (n, n) between all texts of a sample."""
+    chart = histogram(cosines[np.triu_indices(len(cosines), 1)], "cosine", unit="pairs")
     return Figure("Cosines", chart, "of every pair in the sample: what unrelated texts score")
 
 
@@ -34,20 +64,31 @@ def reject_sections(reasons: dict[str, int]) -> list[Section]:
     return [Section("Rejected rows", table=rows, header=("reason", "rows"))] if rows else []
 
 
-def nearest_texts(cosines: np.ndarray, sample: pl.DataFrame, text_column: str) -> Section:
+def nearest_texts(
+    cosines: np.ndarray, sample: pl.DataFrame, text_column: str, id_column: str | None = None
+) -> Section:
     """Show the nearest neighbors among a sample's texts, with cosines (n, n), each text once."""
     first = sample.with_row_index("row").unique(text_column, keep="first", maintain_order=True)
     rows = first["row"].to_numpy()
+    ids = [ids_of(sample, id_column)[row] for row in rows]
     texts, upper = first[text_column].to_list(), np.triu(cosines[rows][:, rows], 1)
-    best = np.argsort(-upper, axis=None, kind="stable")[:MAX_EXAMPLES]
+    best = np.argsort(-upper, axis=None, kind="stable")[:MAX_PAIRS]
     pairs = [
         (int(i), int(j)) for i, j in zip(*np.unravel_index(best, upper.shape), strict=True) if i < j
     ]
-    examples = [
-        compare_texts(f"cosine {upper[i, j]:.4f}", ("", texts[i]), ("", texts[j])) for i, j in pairs
-    ]
+    found = [(float(upper[i, j]), (ids[i], texts[i]), (ids[j], texts[j])) for i, j in pairs]
+    examples = [compare_texts(f"cosine {cosine:.4f}", *both) for cosine, *both in found]
     note = "The pairs of the sample with the largest cosines. Equal texts are left out."
-    return Section("Nearest texts", note, examples=examples)
+    table = [compared_row(Score(cosine), *both) for cosine, *both in found]
+    few = len(table) <= MAX_EXAMPLES
+    return Section(
+        "Nearest texts",
+        note,
+        examples=examples[:MAX_EXAMPLES],
+        table=() if few else table,
+        header=("cosine", "first id", "first text", "second id", "second text"),
+        search=not few,
+    )
 
 
 def compare_texts(
@@ -59,50 +100,60 @@ def compare_texts(
     return Example(title, [(first[0], one), (second[0] + note, other)])
 
 
+def compared_row(
+    score: Any, first: tuple[str, str | None], second: tuple[str, str | None]
+) -> tuple[Any, ...]:
+    """Make a row of a table: a score, and two texts with their ids and marked differences."""
+    one, other = mark_differences(first[1] or "", second[1] or "", TEXT_SHOWN)
+    return score, first[0], Markup(one), second[0], Markup(other)
+
+
 def vectors_map(
     sample: pl.DataFrame,
     vectors: np.ndarray,
-    groups: Sequence[tuple[str, np.ndarray]],
     text_column: str,
+    id_column: str | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    note: str = "",
 ) -> Section:
-    """Map a sample onto the two directions of largest variance.
+    """Map a sample so that near vectors are near, with its columns to color by.
 
     Args:
-      sample: n rows with texts.
+      sample: n rows with ids and texts.
       vectors: of these rows, floats (n, dim).
-      groups: (name, which rows) of each color, bool (n,); empty ones are left out.
       text_column: the texts.
+      id_column: the ids; by default the first column.
+      columns: further values of each row to color by, before those of the sample.
+      note: what else to say.
     """
-    axes, shares = principal_axes(vectors)
-    xy = vectors @ axes.T
-    texts = [shorten(value, MAX_TOOLTIP) for value in sample[text_column].to_list()]
-    points = [
-        Points(name, xy[chosen], [texts[i] for i in np.flatnonzero(chosen)])
-        for name, chosen in groups
-        if chosen.any()
-    ]
-    return map_section(points, f"{len(sample):,} texts", shares)
+    texts = [shorten(value, MAX_TEXT) for value in sample[text_column].to_list()]
+    id_column = id_column or sample.columns[0]
+    of_rows = plain_columns(sample.drop(id_column, text_column, strict=False))
+    chart = vector_map(vectors, ids_of(sample, id_column), texts, {**(columns or {}), **of_rows})
+    return map_section(chart, f"{len(sample):,} texts, a sample. {note}".strip())
 
 
-def map_section(
-    points: Sequence[Points], what: str, shares: np.ndarray, paired: bool = False
-) -> Section:
-    """Show a map of points, with a legend if there are several groups.
+def plain_columns(sample: pl.DataFrame) -> dict[str, list[Any]]:
+    """Return the columns of a sample that are neither vectors nor nested, by name."""
+    return {
+        ("characters" if name.endswith(LENGTH) else name): sample[name].to_list()
+        for name in sample.columns
+        if not sample[name].dtype.is_nested() and sample[name].null_count() < len(sample)
+    }
+
+
+def map_section(chart: Any, what: str) -> Section:
+    """Show a map.
 
     Args:
-      points: of each color.
+      chart: a `VectorMap`.
       what: what a point is, and how many there are.
-      shares: of the variance, of each direction.
-      paired: join the points of the first two groups by lines.
     """
-    svg, numbered = scatter(points, f"Map of {what}", paired)
-    note = f"{what}; the axes have {shares[0]:.1%} and {shares[1]:.1%} of the variance."
-    legend = [(f"dot{i}", group.name) for i, group in enumerate(points)] if len(points) > 1 else []
     return Section(
         "Map",
-        "A sample of the vectors, projected onto the two directions in which they vary most. "
-        "Point at a dot for its text.",
-        [Figure("Principal components", svg, note, legend, numbered)],
+        f"{what} Near points have near vectors; distances between regions, and directions, mean "
+        "nothing. Point at a dot for its text, or click on it for all that is known of it.",
+        [Figure("Positions by t-SNE", chart, "Regions are named by the words frequent in them.")],
     )
 
 

@@ -191,14 +191,14 @@ MISTAKES = [
     (
         f"{MINE} --gold none.jsonl",
         2,
-        "--gold none.jsonl: [Errno 2] No such file or directory: 'none.jsonl'; name a file of "
-        "JSON Lines with source_id and target_id",
+        "--gold: none.jsonl: not JSON Lines of source_id and target_id ([Errno 2] No such file or "
+        "directory: 'none.jsonl'); name such a file",
     ),
     (
         f"{MINE} --gold bodies.jsonl",
         2,
-        '--gold bodies.jsonl: unable to find column "source_id"; valid columns: ["id", "body"]; '
-        "name a file of JSON Lines with source_id and target_id",
+        "--gold: bodies.jsonl: not JSON Lines of source_id and target_id ('source_id'); name such "
+        "a file",
     ),
     (f"{MINE} --threshold high", 2, "--threshold is 'high'; use a number or \"posterior\""),
     (

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 TIMES = "<h2>Throughput and padding</h2>"  # of a report
+OF_ONE_RUN = 'class="of-the-run"'  # of a report: date and command
 # of a summary: times, and how many files hold the rows, which the runner's bundles decide
 OF_THE_RUN = {"seconds", "texts_per_second", "tokens_per_second", "files"}
 
@@ -55,7 +56,8 @@ def _page_without_times(page: str) -> list[str]:
     """Return the lines of a report up to its section of times, which the parameters follow."""
     results, heading, _ = page.partition(TIMES)
     assert heading, "the report has no section of times"
-    return [line for line in results.splitlines() if "second" not in line]
+    lines = results.splitlines()
+    return [line for line in lines if "second" not in line and OF_ONE_RUN not in line]
 
 
 def _rows(parts: list[pa.Table]) -> tuple[list[str], list[str]]:

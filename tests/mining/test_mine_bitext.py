@@ -23,8 +23,10 @@ from beam_gpte import (
     Thresholding,
 )
 from beam_gpte.core.metadata import VectorMetadata
+from beam_gpte.core.mining.posterior import histogram
 from beam_gpte.mining.bitext_report import METADATA
 from beam_gpte.mining.plan import MiningPlan
+from beam_gpte.mining.threshold import margin_counts
 from tests.examples import keep, kept
 
 NewPipeline = Callable[..., beam.Pipeline]
@@ -632,6 +634,57 @@ def test_sides_that_cannot_be_mined_fail_the_job(
     found, report, *_ = mine(new_pipeline, "in memory", blocks(source, "de"), [], MineBitext())
     assert found == []
     assert report["warnings"][-1] == "no rows on the target side"
+
+
+def translations(rows: int, noise: float, alone: int = 0) -> list[np.ndarray]:
+    """Vectors of two sides: `rows` translations, row i of row i, and sentences without one."""
+    random = np.random.default_rng(3)
+    meaning = random.normal(size=(rows, DIM))
+    others = meaning + noise * random.normal(size=(rows, DIM))
+    return [
+        unit(np.concatenate([side, random.normal(size=(alone, DIM))])) for side in (meaning, others)
+    ]
+
+
+def test_a_good_result_has_no_warning_though_its_margins_have_one_mode(
+    new_pipeline: NewPipeline,
+) -> None:
+    source, target = translations(rows=300, noise=0.45, alone=30)
+    found, report, *_ = mine(
+        new_pipeline, "in memory", blocks(source, "de"), blocks(target, "en"), MineBitext()
+    )
+    right = sum(de[2:] == en[2:] for de, en in ((r["source_id"], r["target_id"]) for r in found))
+    assert right / len(found) > 0.9
+    assert report["mixture"] is None
+    assert report["no_posterior"] == f"the scores of {report['chosen']} pairs have one hump"
+    assert report["warnings"] == []
+    counted = report["margins"]
+    assert sum(count for _, count in counted) == report["chosen"]
+    assert sum(count for edge, count in counted if edge >= 0.15) == report["pairs"] == len(found)
+
+
+def test_pairs_that_are_the_tail_of_chance_are_warned_of(new_pipeline: NewPipeline) -> None:
+    noise = [unit(np.random.default_rng(i).normal(size=(300, DIM))) for i in (1, 2)]
+    found, report, *_ = mine(
+        new_pipeline, "in memory", blocks(noise[0], "a"), blocks(noise[1], "b"), MineBitext()
+    )
+    assert found
+    (warning,) = report["warnings"]
+    share = len(found) / report["chosen"]
+    assert warning.startswith("the pairs may be there by chance: the margins of the ")
+    assert f"only {share:.1%} reach the minimum margin" in warning
+
+
+def test_margins_are_counted_on_both_sides_of_the_threshold() -> None:
+    margins = histogram(np.array([0.0, 0.1, 0.1499, 0.1501, 0.2, 0.4]))
+    counted = margin_counts(margins, 0.15)
+    edges = [edge for edge, _ in counted]
+    assert 0.15 in edges
+    assert len(counted) <= 45
+    assert np.allclose(np.diff(edges), edges[1] - edges[0], atol=1e-5)
+    assert sum(count for edge, count in counted if edge < 0.15) == 3
+    assert sum(count for edge, count in counted if edge >= 0.15) == 3
+    assert margin_counts(histogram(np.zeros(0)), 0.15) == []
 
 
 def test_pairs_keep_the_vectors_of_their_rows_on_request(

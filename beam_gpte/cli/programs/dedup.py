@@ -326,7 +326,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     if options.report is not None:
         about = run_of(PROGRAM.name, options, flags, result, seconds)
         sample, columns = take_sample(sample_file(options.output)), columns_of(options)
-        page = deduplication_page(about, summary, sample, columns.text, columns.embedding)
+        config = None if options.model is None else EncoderConfig(options.model)
+        page = deduplication_page(about, summary, sample, columns.text, columns.embedding, config)
         write_page(options.report, page)
         print(f"report in {options.report}")
 

@@ -190,7 +190,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         about = run_of(PROGRAM.name, options, flags, result, seconds)
         sample = take_sample(sample_file(options.output))
         vectors = vectors_of(options, config)
-        page = embedding_page(about, summary, sample, options.text_column, vectors)
+        page = embedding_page(about, summary, sample, options.text_column, vectors, config)
         write_page(options.report, page)
         print(f"{'report':>16}  {options.report}")
 

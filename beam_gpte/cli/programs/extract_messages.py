@@ -60,6 +60,10 @@ def _entries(catalog: gettext.GNUTranslations) -> Iterator[tuple[str, str]]:
                 yield translation, text
 
 
+def id_of(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
 def write(path: Path, rows: list[dict[str, str]]) -> None:
     path.write_text(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
@@ -82,7 +86,7 @@ def run(options: argparse.Namespace, _: list[str]) -> None:
     gold = []
     sides: tuple[list, list] = ([], [])
     for pair in pairs:
-        ids = [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in pair]
+        ids = [id_of(text) for text in pair]
         # 0: the source loses its translation; 1: the translation its source
         alone = int(ids[1], 16) % 4
         if alone > 1:
@@ -103,7 +107,7 @@ def run(options: argparse.Namespace, _: list[str]) -> None:
             for name, rows in zip(("source", "target"), sides, strict=True)
         }
         examples = [
-            [("source", source), ("target", target)]
+            [(f"source {id_of(source)}", source), (f"target {id_of(target)}", target)]
             for source, target in pairs[:: -(-len(pairs) // EXAMPLES)]
         ]
         about = Run(PROGRAM.name, vars(options), {"seconds": round(watch.seconds(), 2)})

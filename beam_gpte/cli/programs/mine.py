@@ -58,15 +58,18 @@ from beam_gpte.cli.runtime import (
     add_report_option,
     check_model_exists,
     count_rows,
+    gold_file,
     local_options,
     run_of,
     run_pipeline,
     sample_file,
 )
 from beam_gpte.core.columns import SIDES
+from beam_gpte.core.errors import naming
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.files.folders import absolute, check_writable
 from beam_gpte.files.json_values import write_json
+from beam_gpte.reports.missed_pairs import MissedPair, WriteGoldRows, missed_pairs, read_gold
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import bitext_page
 from beam_gpte.reports.sample import WriteSample, take_sample
@@ -75,7 +78,6 @@ from beam_gpte.sources.output_columns import committed_files
 
 # isort: split
 import apache_beam as beam  # after beam_gpte, which keeps Beam's import from warning
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -152,6 +154,16 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def config_of(options: argparse.Namespace) -> EncoderConfig | None:
+    if options.model is None:
+        return None
+    return EncoderConfig(options.model, prompt_name=options.prompt_name)
+
+
+def columns_of(options: argparse.Namespace) -> Columns:
+    return Columns(options.id_column or "id", options.text_column, options.embedding_column)
+
+
 def transform_of(options: argparse.Namespace) -> MineBitext:
     threshold: float | str = options.threshold
     if threshold != "posterior":
@@ -161,9 +173,6 @@ def transform_of(options: argparse.Namespace) -> MineBitext:
             raise InputError(
                 f'--threshold is {options.threshold!r}; use a number or "posterior"'
             ) from error
-    model = None
-    if options.model is not None:
-        model = EncoderConfig(options.model, prompt_name=options.prompt_name)
     return MineBitext(
         k=options.k,
         margin=options.margin,
@@ -171,13 +180,13 @@ def transform_of(options: argparse.Namespace) -> MineBitext:
         threshold=threshold,
         scope=options.scope,
         mine_unmatched=options.mine_unmatched,
-        model=model,
+        model=config_of(options),
         comparison=Comparison(center=not options.no_centering, search=options.search),
         output=BitextOutput(
             keep_vectors=options.report is not None,
             max_length_ratio=options.max_length_ratio or None,
         ),
-        columns=Columns(options.id_column or "id", options.text_column, options.embedding_column),
+        columns=columns_of(options),
     )
 
 
@@ -200,7 +209,8 @@ def check(options: argparse.Namespace) -> None:
         check_model_exists(EncoderConfig(options.model))
     check_writable(f"{options.output.rstrip('/')}/bitext")
     if options.gold is not None:
-        read_gold(options.gold)
+        with naming("--gold"):
+            read_gold(options.gold)
     if options.report is not None:
         check_report(options.report)
 
@@ -267,6 +277,9 @@ def build(pipeline: beam.Pipeline, options: argparse.Namespace) -> None:
     source, target = (read_side(pipeline, options, side) for side in SIDES)
     mine = transform_of(options).with_exception_handling()
     result = {"source": source.rows, "target": target.rows} | mine
+    if options.report is not None and options.gold is not None:
+        gold = WriteGoldRows(gold_file(output), read_gold(options.gold), columns_of(options))
+        {"source": source.rows, "target": target.rows} | gold
     rejects = (*source.rejects, *target.rejects, result.rejects) | "Rejects" >> beam.Flatten()
     sides = {"source": source, "target": target}
     totals = {name: total_rows((side.rows, *side.rejects), name) for name, side in sides.items()}
@@ -324,28 +337,21 @@ def write_tsv(pairs: pl.DataFrame, path: str) -> None:
         file.write("".join(f"{line}\n" for line in lines).encode())
 
 
-def read_gold(path: str) -> pl.DataFrame:
-    """Read the pairs that are known.
-
-    Raises:
-      InputError: the file cannot be read, or its rows lack ids.
-    """
-    try:
-        with FileSystems.open(path) as file:
-            return pl.read_ndjson(file.read()).select(PAIR)
-    except (OSError, BeamIOError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--gold {path}: {reason}; name a file of JSON Lines with {' and '.join(PAIR)}"
-        ) from error
-
-
 def compare(pairs: pl.DataFrame, gold_file: str) -> dict[str, float]:
-    gold = read_gold(gold_file).cast({name: pairs.schema[name] for name in PAIR})
-    right = len(pairs.join(gold, on=PAIR, how="semi"))
+    gold = read_gold(gold_file)
+    right = len(pairs.cast(dict.fromkeys(PAIR, pl.String)).join(gold, on=PAIR, how="semi"))
     precision, recall = right / max(1, len(pairs)), right / max(1, len(gold))
     f1 = 2 * right / max(1, len(pairs) + len(gold))
     return {"precision": round(precision, 4), "recall": round(recall, 4), "f1": round(f1, 4)}
+
+
+def missed_of(
+    options: argparse.Namespace, pairs: pl.DataFrame, summary: dict[str, Any]
+) -> list[MissedPair] | None:
+    if options.gold is None:
+        return None
+    rows = take_sample(gold_file(options.output.rstrip("/")))
+    return missed_pairs(read_gold(options.gold), pairs, rows, summary)
 
 
 def print_pairs(summary: dict[str, Any], pairs: pl.DataFrame) -> None:
@@ -389,7 +395,9 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     if options.report is not None:
         about = run_of(PROGRAM.name, options, flags, result, seconds)
         sample = take_sample(sample_file(output))
-        page = bitext_page(about, summary, pairs, sample, options.embedding_column)
+        missed = missed_of(options, pairs, summary)
+        vectors, config = options.embedding_column, config_of(options)
+        page = bitext_page(about, summary, pairs, sample, vectors, missed, config)
         write_page(options.report, page)
         print(f"report in {options.report}")
 

@@ -256,7 +256,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     print_summary(summary)
     if options.report:
         about = run_of(PROGRAM.name, options, flags, result, seconds)
-        write_page(options.report, stream_page(about, summary, sample_of(options, output)))
+        page = stream_page(about, summary, sample_of(options, output), config)
+        write_page(options.report, page)
         print(f"{'report':>16}  {options.report}")
 
 

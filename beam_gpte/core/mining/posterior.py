@@ -40,6 +40,16 @@ POINTS = 10_001  # where the posterior is computed; interpolated between
 MIN_SEPARATION = 2.0
 
 
+class NoMixtureError(InputError):
+    """Report scores to which no two humps can be fitted.
+
+    Attributes:
+      reason: what they are like, without what to do about it.
+    """
+
+    reason: str = ""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Histogram:
     """Count scores of any range by bin.
@@ -143,19 +153,17 @@ def fit_mixture(scores: Histogram) -> Mixture:
     prefers, from the start that gives the largest likelihood.
 
     Raises:
-      InputError: there are fewer than `MIN_SCORES`, or all are in one bin, or they have one hump.
+      NoMixtureError: there are fewer than `MIN_SCORES`, or all are in one bin, or they have one
+        hump.
     """
-    hint = "; give a threshold, or a target precision and decoys"
     if scores.total < MIN_SCORES:
-        raise InputError(
+        raise _no_mixture(
             f"{scores.total} scores are too few to separate pairs from chance, "
-            f"{MIN_SCORES} are needed{hint}"
+            f"{MIN_SCORES} are needed",
+            "",
         )
     if len(scores.bins) == 1:
-        raise InputError(
-            f"all {scores.total} scores are about {scores.middles[0]:.4g}: "
-            f"nothing separates pairs from chance{hint}"
-        )
+        raise _no_mixture(f"all {scores.total} scores are about {scores.middles[0]:.4g}")
     below = np.cumsum(scores.counts) / scores.total
     cuts = sorted({min(int(np.searchsorted(below, share)), len(below) - 2) for share in STARTS})
     fits = [
@@ -165,11 +173,17 @@ def fit_mixture(scores: Histogram) -> Mixture:
     ]
     likelihood, fitted = max(fits, key=lambda fit: fit[0])
     if likelihood <= _fit(scores, ())[0] or fitted.separation < MIN_SEPARATION:
-        raise InputError(
-            f"the scores of {scores.total} pairs have one hump: "
-            f"nothing separates pairs from chance{hint}"
-        )
+        raise _no_mixture(f"the scores of {scores.total} pairs have one hump")
     return fitted
+
+
+def _no_mixture(
+    reason: str, consequence: str = ": nothing separates pairs from chance"
+) -> NoMixtureError:
+    hint = "; give a threshold, or a target precision and decoys"
+    error = NoMixtureError(f"{reason}{consequence}{hint}")
+    error.reason = reason
+    return error
 
 
 def _fit(scores: Histogram, cuts: tuple[int, ...]) -> tuple[float, Mixture]:
