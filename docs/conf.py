@@ -3,8 +3,10 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinxcontrib.svgbob._svgbob import to_svg
@@ -18,6 +20,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 default_role = "code"
+html_math_renderer = "mathml"
 napoleon_use_ivar = True
 html_theme = "furo"
 html_title = "beam_gpte"
@@ -63,6 +66,15 @@ def drawing(path: Path) -> str:
     return "\n\n".join(drawn)
 
 
+def write_formula(translator: Any, node: nodes.Element) -> None:
+    """Write a formula as MathML, which browsers draw without a script or a network."""
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    translator.body.append(convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
-    """Add the directive `drawing`."""
+    """Add the directive `drawing`, and draw formulas by the browser."""
     app.add_directive("drawing", Drawing)
+    visit = write_formula, None
+    app.add_html_math_renderer("mathml", inline_renderers=visit, block_renderers=visit)
