@@ -38,7 +38,7 @@ from beam_gpte.elements.rejects import (
     reject_outputs,
     split_rejects,
 )
-from beam_gpte.elements.rows import as_blocks
+from beam_gpte.elements.rows import as_blocks, in_kind_of
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
 from beam_gpte.mining.plan import MiningPlan, SurveySides, make_plan
@@ -134,9 +134,12 @@ class AlignDocuments(RejectingTransform):
             | "Documents" >> beam.GroupByKey()
             | "Align" >> align
         )
+        given = inputs["source"]
+        beads = in_kind_of(given, beads, "FromBeads")
         if not self._isolate:
             return beads
-        return GoodAndRejects(beads, merge_rejects([source.rejects, target.rejects]))
+        rejects = merge_rejects([source.rejects, target.rejects])
+        return GoodAndRejects(beads, in_kind_of(given, rejects, "FromRejects"))
 
 
 class _SideRows(NamedTuple):

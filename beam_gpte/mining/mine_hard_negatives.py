@@ -31,6 +31,7 @@ from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.mining.hard_negatives import RANK, NegativeRule, choose_negatives
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, GoodAndRejects
+from beam_gpte.elements.rows import in_kind_of
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.pair_search import (
     QUERY_ID,
@@ -150,7 +151,11 @@ class MineHardNegatives(SearchesPairs):
             | "GroupByNegative" >> beam.GroupByKey()
             | "AddNegatives" >> beam.FlatMap(_with_negatives).with_output_types(Block)
         )
-        return GoodAndRejects(triplets, found.rejects) if self._isolate else triplets
+        given = inputs["queries"]
+        triplets = in_kind_of(given, triplets, "FromTriplets")
+        if not self._isolate:
+            return triplets
+        return GoodAndRejects(triplets, in_kind_of(given, found.rejects, "FromRejects"))
 
 
 def _choose(
