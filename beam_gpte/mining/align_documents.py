@@ -58,7 +58,8 @@ class AlignDocuments(RejectingTransform):
     """Align the sentences of documents with those of their translations, n:m, in order.
 
     See `core.mining.align`. Takes a dict of two collections of any kind of rows, ``source`` and
-    ``target``, one row per sentence. Gives blocks of the document's column, `source_ids`,
+    ``target``, one row per sentence. Gives rows of the kind of the sources (mappings for items)
+    with the document's column, `source_ids`,
     `target_ids` (lists, one of the two empty where a sentence was skipped), `source_text`,
     `target_text` (joined by blanks), `source_start`, `source_stop`, `target_start`, `target_stop`
     (int64: the range of sentences by their places in the document, from 0, exclusive) and `cost`

@@ -34,7 +34,7 @@ class FilteredPairs(NamedTuple):
     """Hold the result of filtering.
 
     Attributes:
-      kept: blocks of the pairs with all their columns and `score` (float32, cosine), `rank` (int32,
+      kept: the pairs, in the kind they came, with all their columns and `score` (float32, cosine), `rank` (int32,
         of the document among the query's neighbors, from 1; null beyond `depth`) and `margin`
         (float32; null where there is no other document).
       removed: the other pairs, with `reject_reason` too.

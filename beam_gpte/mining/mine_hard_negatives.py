@@ -67,10 +67,11 @@ class MineHardNegatives(SearchesPairs):
 
     Gives triplets for training. Takes a dict of three collections of any kind of rows: `queries`
     and `documents`, with vectors or with `model`, and `positives`, pairs of `query_id` and
-    `document_id`. Gives blocks of `query`, `positive`, `negative` (texts), `query_id`,
-    `positive_id`, `negative_id`, `positive_score`, `negative_score` (float32 cosines) and `rank`
-    (int32, the negative's among the query's neighbors without its positives): a row for each
-    positive of a query and each negative of it. Trainers of sentence-transformers take
+    `document_id`. Gives rows of the kind of the queries (mappings for strings and items) with
+    `query`, `positive`, `negative` (texts), `query_id`, `positive_id`, `negative_id`,
+    `positive_score`, `negative_score` (float32 cosines) and `rank` (int32, the negative's among the
+    query's neighbors without its positives): one for each positive of a query and each negative of
+    it. Trainers of sentence-transformers take
     `table.select(["query", "positive", "negative"])`.
 
     The search is exact; the result does not depend on the order of the rows, the blocks or the

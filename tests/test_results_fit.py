@@ -1,0 +1,208 @@
+"""Every output of every transform goes into both sinks, whatever kind of rows came in."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.testing.util import assert_that
+
+import beam_gpte as bg
+from beam_gpte.dedup.report import report_rows
+from tests.examples import WordEncoder
+
+NewPipeline = Callable[..., beam.Pipeline]
+Inputs = Callable[..., beam.PCollection]  # of a name, to make a collection
+
+TEXTS = [
+    "the cat sat on the mat",
+    "the cat sat on the mat",
+    "a dog ran across a field",
+    "a dog ran across the field",
+    "stocks fell on Monday",
+    "",  # a bad row: neither a text nor a vector
+]
+ID_TYPES = (pa.int32(), pa.int64(), pa.string())
+NAMES_OF_IDS = {
+    *("duplicate_of", "first_id", "second_id", "source_id", "target_id", "parent_id"),
+    *("query_id", "document_id", "positive_id", "negative_id"),
+}
+
+
+def rows(kind: pa.DataType, ids: Any = range(len(TEXTS))) -> pa.Table:
+    vectors = WordEncoder().encode(TEXTS)
+    assert not vectors[-1].any()
+    return pa.table(
+        {
+            "id": pa.array([str(i) if kind == pa.string() else i for i in ids], kind),
+            "text": TEXTS,
+            "embedding": pa.array(vectors.tolist(), pa.list_(pa.float32(), 8)),
+            "page": ["p"] * len(TEXTS),
+            "place": list(range(len(TEXTS))),
+        }
+    )
+
+
+def table_of(name: str, kind: pa.DataType) -> pa.Table:
+    """Make the rows of an input: pairs of ids, a reference, or the rows of a side."""
+    if name == "reference":
+        return rows(kind, range(10, 10 + len(TEXTS))).slice(3, 2)
+    if name == "bitext":
+        return pa.table(dict.fromkeys(("source_id", "target_id"), rows(kind)["id"][:5]))
+    if name in ("pairs", "positives"):
+        return pa.table(dict.fromkeys(("query_id", "document_id"), rows(kind)["id"][:5]))
+    return rows(kind)
+
+
+KINDS: dict[str, Callable[[pa.Table], list[Any]]] = {
+    "mappings": lambda table: table.to_pylist(),
+    "Beam Rows": lambda table: [beam.Row(**row) for row in table.to_pylist()],
+    "tables": lambda table: [table],
+    "batches": lambda table: table.to_batches(),
+    "blocks": lambda table: [bg.Block.from_table(table)],
+    "strings": lambda table: table["text"].to_pylist(),
+}
+
+
+def mined(transform: Any, *names: str) -> Callable[[Inputs], Any]:
+    return lambda given: {name.split()[0]: given(name.split()[-1]) for name in names} | transform
+
+
+def of_rows(transform: Any) -> Callable[[Inputs], Any]:
+    return lambda given: given("rows") | transform
+
+
+def with_reference(step: Any) -> Callable[[Inputs], Any]:
+    def apply(given: Inputs) -> Any:
+        reference = dataclasses.replace(step, reference=given("reference"))
+        return given("rows") | reference.with_exception_handling()
+
+    return apply
+
+
+def bad(transform: Any) -> Any:
+    return transform.with_exception_handling()
+
+
+SEMANTIC = bg.DeduplicateSemantic(0.6)
+LEXICAL = bg.DeduplicateLexical(0.4)
+TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
+    "EmbedText": of_rows(bad(bg.EmbedText(WordEncoder(), embedding_column="v"))),
+    "IdentifyLanguage": of_rows(bad(bg.IdentifyLanguage())),
+    "SplitSentences": of_rows(bad(bg.SplitSentences("en"))),
+    "ChunkText": of_rows(bad(bg.ChunkText("sentences", 40))),
+    "QuantizeVectors": of_rows(bad(bg.QuantizeVectors("int8"))),
+    "RejectDuplicateIds": of_rows(bad(bg.RejectDuplicateIds())),
+    "DeduplicateExact": of_rows(bad(bg.DeduplicateExact())),
+    "DeduplicateLexical": of_rows(bad(LEXICAL)),
+    "DeduplicateSemantic": of_rows(bad(SEMANTIC)),
+    "Deduplicate": of_rows(bad(bg.Deduplicate((bg.DeduplicateExact(), SEMANTIC)))),
+    "DeduplicateExact reference": with_reference(bg.DeduplicateExact()),
+    "DeduplicateLexical reference": with_reference(LEXICAL),
+    "DeduplicateSemantic reference": with_reference(SEMANTIC),
+    "DeduplicateStream": of_rows(bad(bg.DeduplicateStream(0.6))),
+    "MineBitext": mined(bad(bg.MineBitext(threshold=-2.0)), "source", "target"),
+    "ScoreBitext": mined(bad(bg.ScoreBitext()), "pairs bitext", "source", "target"),
+    "AlignDocuments": mined(bad(bg.AlignDocuments("page", ("place",))), "source", "target"),
+    "MineHardNegatives": mined(
+        bad(bg.MineHardNegatives()), "queries", "documents", "positives"
+    ),
+    "FilterPairs": mined(bad(bg.FilterPairs(k=1)), "queries", "documents", "pairs"),
+}
+OF_TEXTS = ("EmbedText", "IdentifyLanguage", "SplitSentences", "ChunkText")
+CASES = [
+    (name, kind)
+    for name in TRANSFORMS
+    for kind in KINDS
+    if kind != "strings" or name in OF_TEXTS
+]
+
+
+def inputs_of(p: beam.Pipeline, kind: str, id_type: pa.DataType) -> Inputs:
+    """Give a function that makes a collection of a name."""
+    return lambda name: p | name >> beam.Create(KINDS[kind](table_of(name, id_type)))
+
+
+def outputs_of(result: Any) -> dict[str, beam.PCollection]:
+    if isinstance(result, beam.PCollection):
+        return {"good": result}
+    names = getattr(result, "_fields", ("good", "rejects"))
+    found = dict(zip(names, result, strict=True))
+    found.pop("saved_index", None)  # bytes
+    if "report" in found and "kept" in found:
+        found["report_rows"] = found["report"] | "Rows" >> beam.FlatMap(report_rows)
+    return {name: part for name, part in found.items() if part is not None}
+
+
+def has_ids(name: str, transform: str) -> bool:
+    """Whether each row of an output has an id of its own, in the column `id`."""
+    if transform.split()[0] in ("MineBitext", "ScoreBitext", "AlignDocuments"):
+        return False
+    if transform in ("MineHardNegatives", "FilterPairs"):
+        return False
+    return name in ("kept", "removed", "good")
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES, ids=lambda value: str(value))
+def test_every_output_goes_into_both_sinks(
+    new_pipeline: NewPipeline, tmp_path: Path, name: str, kind: str
+) -> None:
+    number = [*TRANSFORMS].index(name) + [*KINDS].index(kind)
+    id_type = ID_TYPES[number % len(ID_TYPES)]
+    with new_pipeline() as p:
+        outputs = outputs_of(TRANSFORMS[name](inputs_of(p, kind, id_type)))
+        for output, part in outputs.items():
+            with_ids = kind != "strings" and has_ids(output, name)
+            settings: dict[str, Any] = {} if with_ids else {"id_column": None, "mode": "insert"}
+            database = str(tmp_path / f"{output}.duckdb")
+            _ = part | f"{output} P" >> bg.WriteVectorsToParquet(str(tmp_path / output))
+            _ = part | f"{output} D" >> bg.WriteVectorsToDuckDB(database, **settings)
+    for output in outputs:
+        found = [pq.read_table(path) for path in sorted((tmp_path / output).glob("*.parquet"))]
+        stored = stored_in(tmp_path / f"{output}.duckdb")
+        assert found, output
+        table = pa.concat_tables(found)
+        assert len(stored["rows"]) == table.num_rows > 0
+        assert stored["names"] == table.column_names
+        for column in NAMES_OF_IDS & set(table.column_names):
+            expected = expected_type(id_type, kind)
+            assert table.schema.field(column).type == expected, column
+
+
+def stored_in(path: Path) -> Mapping[str, Any]:
+    with duckdb.connect(str(path)) as connection:
+        found = connection.sql("FROM vectors")
+        return {"names": found.columns, "rows": found.fetchall()}
+
+
+def expected_type(id_type: pa.DataType, kind: str) -> pa.DataType:
+    """The type of what names an id: Python has one type of integers."""
+    if kind in ("mappings", "Beam Rows") and pa.types.is_integer(id_type):
+        return pa.int64()
+    return id_type
+
+
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if name != "EmbedText"])
+@pytest.mark.parametrize("kind", ["mappings", "tables"])
+def test_outputs_are_of_the_kind_that_came_in(
+    new_pipeline: NewPipeline, name: str, kind: str
+) -> None:
+    expected = {"mappings": dict, "tables": pa.Table}[kind]
+    with new_pipeline() as p:
+        result = TRANSFORMS[name](inputs_of(p, kind, pa.int64()))
+        for output, part in outputs_of(result).items():
+            if not output.startswith("report"):
+                assert_that(part, kinds_are(expected), output)
+
+
+def kinds_are(expected: type) -> Callable[[list], None]:
+    def check(found: list) -> None:
+        assert found
+        assert {type(element) for element in found} == {expected}
+
+    return check
