@@ -27,6 +27,7 @@ TEXTS = [
     "stocks fell on Monday",
     "",  # a bad row: neither a text nor a vector
 ]
+NUMBERS = range(len(TEXTS))
 ID_TYPES = (pa.int32(), pa.int64(), pa.string())
 NAMES_OF_IDS = {
     *("duplicate_of", "first_id", "second_id", "source_id", "target_id", "parent_id"),
@@ -34,7 +35,7 @@ NAMES_OF_IDS = {
 }
 
 
-def rows(kind: pa.DataType, ids: Any = range(len(TEXTS))) -> pa.Table:
+def rows(kind: pa.DataType, ids: range = NUMBERS) -> pa.Table:
     vectors = WordEncoder().encode(TEXTS)
     assert not vectors[-1].any()
     return pa.table(
@@ -109,17 +110,12 @@ TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "MineBitext": mined(bad(bg.MineBitext(threshold=-2.0)), "source", "target"),
     "ScoreBitext": mined(bad(bg.ScoreBitext()), "pairs bitext", "source", "target"),
     "AlignDocuments": mined(bad(bg.AlignDocuments("page", ("place",))), "source", "target"),
-    "MineHardNegatives": mined(
-        bad(bg.MineHardNegatives()), "queries", "documents", "positives"
-    ),
+    "MineHardNegatives": mined(bad(bg.MineHardNegatives()), "queries", "documents", "positives"),
     "FilterPairs": mined(bad(bg.FilterPairs(k=1)), "queries", "documents", "pairs"),
 }
 OF_TEXTS = ("EmbedText", "IdentifyLanguage", "SplitSentences", "ChunkText")
 CASES = [
-    (name, kind)
-    for name in TRANSFORMS
-    for kind in KINDS
-    if kind != "strings" or name in OF_TEXTS
+    (name, kind) for name in TRANSFORMS for kind in KINDS if kind != "strings" or name in OF_TEXTS
 ]
 
 

@@ -1,6 +1,6 @@
 """Apply a transform to a frame or a table in this process: `frame | EmbedText(model)`.
 
-    frame --> blocks, rows numbered --> Beam's own `[...] | transform` --> blocks --> frame, in order
+    frame --> numbered blocks --> Beam's own `[...] | transform` --> blocks --> frame, in order
 
 A PCollection, a list and a dict go Beam's way. What Python makes of ``|`` is the left side's choice
 first: Polars' DataFrame and Arrow's table have no such operator, and pandas' DataFrame leaves it to
@@ -63,7 +63,9 @@ class TakesFrames(beam.PTransform):
         if not frames:
             return super().__ror__(left, label)
         if isinstance(left, dict):
-            given = {name: _blocks(frames[name].rows) if name in frames else left[name] for name in left}
+            given = {
+                name: _blocks(frames[name].rows) if name in frames else left[name] for name in left
+            }
             return self._as_given(super().__ror__(given, label), next(iter(frames.values())))
         (frame,) = frames.values()
         blocks = _blocks(frame.rows)
@@ -160,7 +162,9 @@ def _of_pandas(frame: Any) -> Frame:
 def _pandas_column(name: str, series: Any) -> Any:
     """Convert a column of pandas; its objects that are numpy vectors to vectors of one length."""
     if series.dtype == object:
-        values = [None if known is False else v for v, known in zip(series, series.notna(), strict=True)]
+        values = [
+            None if known is False else v for v, known in zip(series, series.notna(), strict=True)
+        ]
         first = next((value for value in values if value is not None), None)
         if isinstance(first, np.ndarray) or (name == EMBEDDING and isinstance(first, list)):
             return column_array(name, values)

@@ -153,7 +153,7 @@ def types_of_pairs(pairs: Iterable[Block], side: int) -> list[pa.Schema]:
 
 
 def types_of_side(rows: Iterable[Block], side: int, columns: Columns) -> list[pa.Schema]:
-    """Give the types of the columns that `attach_side` adds of each block, and of what names ids."""
+    """Give the types of the columns that `attach_side` adds of each block, and those of ids."""
     schemas = []
     for block in rows:
         kind, listed = named_type(block.schema.field(columns.id).type), f"{SIDES[side]}_duplicates"

@@ -34,9 +34,9 @@ class FilteredPairs(NamedTuple):
     """Hold the result of filtering.
 
     Attributes:
-      kept: the pairs, in the kind they came, with all their columns and `score` (float32, cosine), `rank` (int32,
-        of the document among the query's neighbors, from 1; null beyond `depth`) and `margin`
-        (float32; null where there is no other document).
+      kept: the pairs, in the kind they came, with all their columns and `score` (float32, cosine),
+        `rank` (int32, of the document among the query's neighbors, from 1; null beyond `depth`)
+        and `margin` (float32; null where there is no other document).
       removed: the other pairs, with `reject_reason` too.
       rejects: bad rows of the three inputs, with step and reason; empty unless
         `with_exception_handling()` was called.

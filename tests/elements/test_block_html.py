@@ -37,7 +37,9 @@ def embedded(model: str = "all-MiniLM-L6-v2", rows: int = 2) -> Block:
 
 
 def test_hostile_values_names_and_models_are_text() -> None:
-    block = Block.from_pydict({HOSTILE: [HOSTILE], "list": [[HOSTILE]], "bytes": [HOSTILE.encode()]})
+    block = Block.from_pydict(
+        {HOSTILE: [HOSTILE], "list": [[HOSTILE]], "bytes": [HOSTILE.encode()]}
+    )
     for shown in (block._repr_html_(), embedded(HOSTILE)._repr_html_()):
         found = Tags(shown)
         assert found.tags <= {
