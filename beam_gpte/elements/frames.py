@@ -162,9 +162,8 @@ def _of_pandas(frame: Any) -> Frame:
 def _pandas_column(name: str, series: Any) -> Any:
     """Convert a column of pandas; its objects that are numpy vectors to vectors of one length."""
     if series.dtype == object:
-        values = [
-            None if known is False else v for v, known in zip(series, series.notna(), strict=True)
-        ]
+        known = zip(series, series.notna(), strict=True)
+        values = [value if is_known else None for value, is_known in known]
         first = next((value for value in values if value is not None), None)
         if isinstance(first, np.ndarray) or (name == EMBEDDING and isinstance(first, list)):
             return column_array(name, values)
