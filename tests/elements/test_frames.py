@@ -112,9 +112,11 @@ def test_bad_rows_are_a_frame_of_their_own(make: Callable[[pa.Table], Any]) -> N
 
 @given_kinds
 def test_a_dict_of_frames_is_mined(make: Callable[[pa.Table], Any]) -> None:
-    vectors = pa.array(np.eye(4, dtype=np.float32).tolist(), pa.list_(pa.float32(), 4))
-    rows = pa.table({"id": [0, 1, 2, 3], "text": TEXTS, "embedding": vectors})
-    other = rows.set_column(0, "id", pa.array([4, 5, 6, 7]))
+    kind = pa.list_(pa.float32(), 4)
+    rows, other = (
+        pa.table({"id": ids, "text": TEXTS, "embedding": pa.array((np.eye(4) + of).tolist(), kind)})
+        for ids, of in (([0, 1, 2, 3], 0), ([4, 5, 6, 7], 0.01))
+    )
     options = bg.Comparison(center=False, deduplicate=False)
     mine = bg.MineBitext(threshold=0.0, comparison=options)
     found = {"source": make(rows), "target": make(other)} | mine
@@ -219,6 +221,8 @@ def test_lists_and_collections_go_the_way_of_beam() -> None:
     assert [row["id"] for row in result.removed] == [2]
     assert result.pairs == [{"first_id": 0, "second_id": 2, "score": 1.0, "found_by": "exact"}]
     assert result.rejects == []
+    series = pd.Series(TEXTS) | bg.EmbedText(WordEncoder())
+    assert [row["text"] for row in series] == TEXTS
     with beam.Pipeline() as p:
         assert isinstance(p | beam.Create(rows) | bg.EmbedText(WordEncoder()), beam.PCollection)
 
@@ -229,7 +233,7 @@ def test_what_is_not_a_frame_says_the_repair() -> None:
     twice = pd.DataFrame([["a", "b"]], columns=["text", "text"])
     with pytest.raises(bg.InputError, match="EmbedText: column 'text' is there 2 times"):
         _ = twice | bg.EmbedText(WordEncoder())
-    mixed = pd.DataFrame({"text": ["a"], "odd": [{1, 2}]})
+    mixed = pd.DataFrame({"text": ["a", "b"], "odd": ["a", 1]})
     with pytest.raises(bg.InputError, match="column 'odd': its values have no common type"):
         _ = mixed | bg.EmbedText(WordEncoder())
 
