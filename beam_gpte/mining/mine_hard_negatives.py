@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import apache_beam as beam
 import polars as pl
+import pyarrow as pa
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import (
@@ -49,7 +50,7 @@ from beam_gpte.shuffle.group_by_id import (
     key_by_id,
     of_one_schema,
 )
-from beam_gpte.shuffle.unique_ids import find_ids
+from beam_gpte.shuffle.unique_ids import find_ids, named_type
 
 POSITIVE_ID = "positive_id"
 NEGATIVE_ID = "negative_id"
@@ -192,7 +193,14 @@ def _choose(
             pl.col(COSINE).alias(NEGATIVE_SCORE),
             RANK,
         )
-        yield from blocks_of(renamed.sort(QUERY_ID, POSITIVE_ID, RANK))
+        like = [_types_of(block, id_columns, IDS) for block in blocks]
+        yield from blocks_of(renamed.sort(QUERY_ID, POSITIVE_ID, RANK), like)
+
+
+def _types_of(block: Block, names: Iterable[str], new: Iterable[str]) -> pa.Schema:
+    """Give the types of columns of ids under new names."""
+    kinds = (named_type(block.schema.field(name).type) for name in names)
+    return pa.schema(list(zip(new, kinds, strict=True)))
 
 
 def _with_negatives(element: tuple[int, Iterable[Named]]) -> Iterator[Block]:
@@ -212,7 +220,9 @@ def _with_negatives(element: tuple[int, Iterable[Named]]) -> Iterator[Block]:
     triplets, texts = of_one_schema([triplets, texts])
     joined = triplets.join(texts, on=NEGATIVE_ID, how="left")
     whole = joined.with_columns(pl.col(OWN_ID).alias(NEGATIVE_ID)).select(COLUMNS)
-    yield from blocks_of(whole.sort(QUERY_ID, POSITIVE_ID, RANK))
+    like = [_types_of(block, IDS, IDS) for block in pieces]
+    like += [_types_of(block, (OWN_ID,), (NEGATIVE_ID,)) for block in group["documents"]]
+    yield from blocks_of(whole.sort(QUERY_ID, POSITIVE_ID, RANK), like)
 
 
 def _count(name: str, number: int) -> None:
