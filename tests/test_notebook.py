@@ -1,6 +1,8 @@
 """The example notebook runs from its first cell to the last, with a real model."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import nbclient
@@ -21,7 +23,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_CACHE", str(hub.cache(tmp_path_factory, text)))
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))
         patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "runtime"))
         resources = {"metadata": {"path": str(folder)}}
