@@ -48,7 +48,7 @@ def test_the_outputs_are_what_the_notebook_says(executed: nbformat.NotebookNode)
     assert "384" in outputs_of(executed, '["the cat sat", "stocks fell"]')
     kept = outputs_of(executed, "result.removed")
     assert "duplicate_of" in kept
-    assert "Block: 4 rows, 3 columns" in outputs_of(executed, "Block.from_table")
+    assert "Block: 4 rows, 3 columns" in outputs_of(executed, "embedded = table")
     assert "duplicate_of" in outputs_of(executed, "ib.collect")
     assert outputs_of(executed, "ib.show") != "[]"
 
