@@ -55,7 +55,7 @@ from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.elements.rows import back_to_rows, columns_as_blocks, in_kind_of, to_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.corpus_ids import with_own_pair_ids
-from beam_gpte.shuffle.id_types import IdTypes, with_types
+from beam_gpte.shuffle.id_types import with_types
 from beam_gpte.shuffle.spill import SpillRows, new_spill_folder
 from beam_gpte.shuffle.unique_ids import named_type
 
@@ -70,7 +70,7 @@ class StepContext:
       isolate: collect rows that fail, instead of failing the job.
       spill: writes rows to a disk once a step has added large columns; None keeps them in memory.
       added: names of the columns that removed rows get.
-      id_types: a side input of what `IdTypes` gives of the rows.
+      id_types: a side input of the types of the ids, see `shuffle.id_types`.
     """
 
     has_reference: bool = False
@@ -263,9 +263,9 @@ def _deduplicate(
     if reference is not None:
         names = columns, text_column, id_column, vectors
         known = columns_as_blocks(reference, *names, f"{transform.step} reference")
-    kinds = rows.blocks | "IdTypes" >> beam.ParDo(IdTypes(id_column)).with_output_types(bytes)
-    context = dataclasses.replace(context, id_types=AsIter(kinds))
-    result = _run_steps(check_rows(rows.blocks, known, checks, spill), steps, context)
+    checked = check_rows(rows.blocks, known, checks, spill)
+    context = dataclasses.replace(context, id_types=AsIter(checked.id_types))
+    result = _run_steps(checked, steps, context)
     parts = RowResults(result.kept, result.removed, result.rejects)
     if spill is not None or reference is not None:
         parts = restore_rows(parts, checks)

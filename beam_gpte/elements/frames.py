@@ -58,20 +58,21 @@ class TakesFrames(beam.PTransform):
 
     def __ror__(self, left: Any, label: str | None = None) -> Any:
         """Apply the transform to what is not a PCollection."""
+        apply: Any = super().__ror__
         with naming(type(self).__name__):
             frames = _frames_of(left)
         if not frames:
-            return super().__ror__(left, label)
+            return apply(left, label)
         if isinstance(left, dict):
             given = {
                 name: _blocks(frames[name].rows) if name in frames else left[name] for name in left
             }
-            return self._as_given(super().__ror__(given, label), next(iter(frames.values())))
+            return self._as_given(apply(given, label), next(iter(frames.values())))
         (frame,) = frames.values()
         blocks = _blocks(frame.rows)
         if self._gives_rows:
             blocks = list(_numbered(blocks))
-        return self._as_given(super().__ror__(blocks, label), frame)
+        return self._as_given(apply(blocks, label), frame)
 
     def empty_output(self, name: str, rows: pa.Schema) -> pa.Schema:
         """Give the columns of an output without rows; none where they are unknown.

@@ -1,6 +1,6 @@
 """Give ids that results name the type that they have in the rows: int32, string, ...
 
-rows --> IdTypes --> types, once for each bundle --> side input of what names ids
+rows --> a step that sees them --> types, once for each bundle --> side input of what names ids
 
 Ids are compared as int64, uint64 or large_string, and shuffled as such.
 """
@@ -9,15 +9,20 @@ from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.shuffle.unique_ids import like_ids, named_type
 
+ID_TYPES = "id_types"  # the tag
 
-class IdTypes(beam.DoFn):
-    """Yield the types of a column of ids, each once for a bundle, as bytes."""
+
+class SeesIdTypes(beam.DoFn):
+    """Yield the types of a column of ids, tagged, each once for a bundle, as bytes.
+
+    A subclass passes each block to `see`.
+    """
 
     def __init__(self, id_column: str) -> None:
         self._id_column = id_column
@@ -26,17 +31,16 @@ class IdTypes(beam.DoFn):
         """Start with no type seen."""
         self._seen: set[pa.DataType] = set()
 
-    def process(self, block: Block) -> Iterator[bytes]:
-        """Look at the type of a block; other steps report a missing column."""
+    def see(self, block: Block) -> None:
+        """Look at the type in a block; other steps report a missing column."""
         if block and self._id_column in block.schema.names:
             self._seen.add(named_type(block.schema.field(self._id_column).type))
-        return iter(())
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
+    def finish_bundle(self) -> Iterator[TaggedOutput]:
         """Yield the types."""
         for kind in self._seen:
             data = pa.schema([("", kind)]).serialize().to_pybytes()
-            yield GlobalWindows.windowed_value(data)
+            yield TaggedOutput(ID_TYPES, GlobalWindows.windowed_value(data))
 
 
 def with_types(block: Block, columns: Iterable[str], types: Iterable[bytes]) -> Block:
@@ -45,7 +49,7 @@ def with_types(block: Block, columns: Iterable[str], types: Iterable[bytes]) -> 
     Args:
       block: what names them.
       columns: which do.
-      types: what `IdTypes` gives of the rows.
+      types: what `SeesIdTypes` gives of the rows.
     """
     distinct = set(types)
     if len(distinct) != 1:
