@@ -67,3 +67,12 @@ def kept(folder: str, kind: str) -> list:
             while file.peek(1):
                 elements.append(pickle.load(file))
     return elements
+
+
+def rows_in(elements: list) -> list[dict[str, Any]]:
+    """The rows of results that are blocks, Arrow tables or mappings."""
+    rows = []
+    for element in elements:
+        table = getattr(element, "batch", element)
+        rows += [table] if isinstance(table, dict) else table.to_pylist()
+    return rows

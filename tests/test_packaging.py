@@ -4,10 +4,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 from apache_beam.runners.portability.stager import Stager
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,3 +77,49 @@ def test_a_worker_installs_it_and_finds_every_module(sdist: Path, tmp_path: Path
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == str(tmp_path / "beam_gpte" / "__init__.py")
+
+
+def pins(file: str) -> dict[str, str]:
+    """Versions by name."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    pinned = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pinned}
+
+
+def asked_by_beam(extra: str) -> list[Requirement]:
+    """What the installed Beam asks for with an extra, and does not without."""
+    asked = [Requirement(line) for line in requires("apache-beam") or ()]
+    return [one for one in asked if one.marker is not None and of_extra(one, extra)]
+
+
+def of_extra(requirement: Requirement, extra: str) -> bool:
+    marker = requirement.marker
+    return marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+
+
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-oldest.txt"])
+@pytest.mark.parametrize("extra", ["yaml", "interactive", "dataframe"])
+def test_the_pins_are_versions_that_beam_s_extras_take(file: str, extra: str) -> None:
+    asked = asked_by_beam(extra)
+    assert "pandas" in {one.name for one in asked}
+    pinned = pins(file)
+    unfit = [
+        f"{one} is not {pinned[name]}"
+        for one in asked
+        if (name := canonicalize_name(one.name)) in pinned
+        and not one.specifier.contains(pinned[name])
+    ]
+    assert unfit == []
+
+
+@pytest.mark.parametrize("extra", ["yaml", "interactive"])
+def test_all_that_these_extras_ask_for_is_pinned(extra: str) -> None:
+    names = {canonicalize_name(one.name) for one in asked_by_beam(extra)}
+    assert names - pins("constraints.txt").keys() == set()
+
+
+def test_the_extras_are_those_of_beam() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert extras["yaml"] == ["apache-beam[yaml]"]
+    assert extras["notebook"] == ["apache-beam[interactive]"]

@@ -22,11 +22,7 @@ with beam.Pipeline("FnApiRunner") as p:
         "source": p | "German" >> beam.Create(GERMAN),
         "target": p | "English" >> beam.Create(ENGLISH),
     }
-    beads = (
-        sides
-        | AlignDocuments("doc", order=("n",))
-        | beam.FlatMap(lambda block: block.batch.to_pylist())
-    )
+    beads = sides | AlignDocuments("doc", order=("n",))
     first = (
         beads
         | beam.Filter(lambda bead: bead["doc"] == 0)

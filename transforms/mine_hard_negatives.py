@@ -30,8 +30,5 @@ with beam.Pipeline("FnApiRunner") as p:
     names = {"queries": QUERIES, "documents": DOCUMENTS, "positives": POSITIVES}
     inputs = {name: p | name >> beam.Create(rows) for name, rows in names.items()}
     triplets = inputs | MineHardNegatives(num_negatives=1, relative_margin=0.05)
-    rows = triplets | beam.FlatMap(
-        lambda block: block.batch.select(["query_id", "positive_id", "negative_id"]).to_pylist()
-    )
-    ids = rows | beam.Map(lambda row: tuple(row.values()))
+    ids = triplets | beam.Map(lambda row: (row["query_id"], row["positive_id"], row["negative_id"]))
     assert_that(ids, equal_to([("q1", "open", "close"), ("q2", "bread", "cake")]))

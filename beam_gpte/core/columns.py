@@ -77,6 +77,7 @@ HIDDEN = "__gpte_"
 KIND = b"beam_gpte.kind"  # schema metadata of a block made of a table or a record batch
 ROW = HIDDEN + "row"  # binary: the user's row, pickled
 ROW_TIME = HIDDEN + "timestamp"  # int64: the row's event time in microseconds
+POSITION = HIDDEN + "position"  # int64: the row in the frame that a notebook gave
 DEFECT = HIDDEN + "defect"  # string: why the row could not be read, null where it could
 
 # Rows spilled to a disk; see `shuffle.spill`.

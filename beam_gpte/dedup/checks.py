@@ -26,9 +26,10 @@ from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.checks import check_columns, check_text
 from beam_gpte.elements.count_rows import CountRows
 from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.elements.rejects import reject_outputs, split_rejects
+from beam_gpte.elements.rejects import REJECTS, reject_outputs, split_rejects
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.corpus_ids import with_corpus_ids, with_own_ids
+from beam_gpte.shuffle.id_types import ID_TYPES, SeesIdTypes
 from beam_gpte.shuffle.spill import SpillRows, whole_rows
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds
 
@@ -64,11 +65,13 @@ class CheckedRows(NamedTuple):
       reference: marked by `REFERENCE`, no two of which have one id; None where there is none. If
         there is one, both have a `CORPUS_ID`.
       rejects: of each check.
+      id_types: of the ids of the rows, see `shuffle.id_types`.
     """
 
     rows: Blocks
     reference: Blocks | None
     rejects: tuple[Blocks, ...]
+    id_types: beam.PCollection[bytes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +104,9 @@ def check_rows(
       checks: names, columns and what the steps need.
       spill: writes the good rows to a disk; None keeps them in memory.
     """
-    good, bad = rows | "Check" >> reject_outputs(beam.FlatMap(_check, checks))
-    rejects = [bad]
+    check = beam.ParDo(_Check(checks)).with_output_types(Block, rejects=Block, id_types=bytes)
+    parts = rows | "Check" >> check.with_outputs(REJECTS, ID_TYPES, main="good")
+    good, rejects, id_types = parts.good, [parts[REJECTS]], parts[ID_TYPES]
     if reference is not None:
         marked = reference | "MarkReference" >> beam.Map(_mark).with_output_types(Block)
         known, bad = marked | "CheckReference" >> reject_outputs(beam.FlatMap(_check, checks))
@@ -117,11 +121,23 @@ def check_rows(
     else:
         good = good | unique
     if reference is None:
-        return CheckedRows(good, None, tuple(rejects))
+        return CheckedRows(good, None, tuple(rejects), id_types)
     split = beam.FlatMap(_split_reference, checks.id_column)
     typed = split.with_output_types(Block, reference=Block)
-    parts = good | "SplitReference" >> typed.with_outputs("reference", main="rows")
-    return CheckedRows(parts.rows, parts.reference, tuple(rejects))
+    split_parts = good | "SplitReference" >> typed.with_outputs("reference", main="rows")
+    return CheckedRows(split_parts.rows, split_parts.reference, tuple(rejects), id_types)
+
+
+class _Check(SeesIdTypes):
+    """Separate bad rows, and see the types of ids."""
+
+    def __init__(self, checks: RowChecks) -> None:
+        super().__init__(checks.id_column)
+        self._checks = checks
+
+    def process(self, block: Block) -> Iterator[Any]:
+        self.see(block)
+        yield from _check(block, self._checks)
 
 
 def _check(block: Block, checks: RowChecks) -> Iterator[Any]:

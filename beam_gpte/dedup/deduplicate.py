@@ -14,9 +14,20 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import apache_beam as beam
-from apache_beam.pvalue import AsList, TaggedOutput
+import pyarrow as pa
+from apache_beam.pvalue import AsIter, AsList, TaggedOutput
 
-from beam_gpte.core.columns import CORPUS_ID, FOUND_BY, ID, REFERENCE, Columns
+from beam_gpte.core.columns import (
+    CORPUS_ID,
+    DUPLICATE_OF,
+    FIRST_ID,
+    FOUND_BY,
+    ID,
+    REFERENCE,
+    SCORE,
+    SECOND_ID,
+    Columns,
+)
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.dedup.apply_decisions import (
@@ -41,10 +52,12 @@ from beam_gpte.dedup.report import Deduplication, FiguresOfSteps, StepSummary, S
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
-from beam_gpte.elements.rows import back_to_rows, columns_as_blocks, to_blocks
+from beam_gpte.elements.rows import back_to_rows, columns_as_blocks, in_kind_of, to_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.corpus_ids import with_own_pair_ids
+from beam_gpte.shuffle.id_types import with_types
 from beam_gpte.shuffle.spill import SpillRows, new_spill_folder
+from beam_gpte.shuffle.unique_ids import named_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +70,7 @@ class StepContext:
       isolate: collect rows that fail, instead of failing the job.
       spill: writes rows to a disk once a step has added large columns; None keeps them in memory.
       added: names of the columns that removed rows get.
+      id_types: a side input of the types of the ids, see `shuffle.id_types`.
     """
 
     has_reference: bool = False
@@ -64,6 +78,7 @@ class StepContext:
     isolate: bool = False
     spill: SpillRows | None = None
     added: AddedColumns = dataclasses.field(default_factory=AddedColumns)
+    id_types: Any = ()
 
 
 class StepResult(NamedTuple):
@@ -90,7 +105,30 @@ class StepResult(NamedTuple):
     saved_index: beam.PCollection[bytes] | None = None
 
 
-class DeduplicationStep(AddsColumns, RejectingTransform):
+class GivesDeduplication(AddsColumns, RejectingTransform):
+    """Give a `Deduplication`, as a base of the transforms that do."""
+
+    def adds(self) -> tuple[str, ...]:
+        """Name what removed rows get."""
+        return REMOVED_COLUMNS
+
+    def id_column(self) -> str:
+        """Name the column of the ids."""
+        raise NotImplementedError
+
+    def empty_output(self, name: str, rows: pa.Schema) -> pa.Schema:
+        """Give the columns of an output without rows, which a notebook shows."""
+        if name not in ("removed", "pairs") or self.id_column() not in rows.names:
+            return super().empty_output(name, rows)
+        kind = named_type(rows.field(self.id_column()).type)
+        found = [(SCORE, pa.float32()), (FOUND_BY, pa.string())]
+        if name == "pairs":
+            return pa.schema([(FIRST_ID, kind), (SECOND_ID, kind), *found])
+        added = self.added()
+        return pa.schema([*rows, *((added[ours], k) for ours, k in [(DUPLICATE_OF, kind), *found])])
+
+
+class DeduplicationStep(GivesDeduplication):
     """Deduplicate by one criterion: a subclass names its columns, and decides."""
 
     name: ClassVar[str]  # in `found_by` and the report
@@ -126,9 +164,9 @@ class DeduplicationStep(AddsColumns, RejectingTransform):
         """Give the larger thresholds that it counts the removed rows at."""
         return ()
 
-    def adds(self) -> tuple[str, ...]:
-        """Name what removed rows get."""
-        return REMOVED_COLUMNS
+    def id_column(self) -> str:
+        """Name the column of the ids."""
+        return self.columns.id
 
     def order(self) -> KeepOrder:
         """Give the order of keeping."""
@@ -140,7 +178,7 @@ class DeduplicationStep(AddsColumns, RejectingTransform):
 
 
 @dataclasses.dataclass(eq=False)
-class Deduplicate(AddsColumns, RejectingTransform):
+class Deduplicate(GivesDeduplication):
     """Remove duplicates in several steps, each among the rows that the steps before it kept.
 
         corpus | Deduplicate((DeduplicateExact(), DeduplicateSemantic(model=MODEL)))
@@ -185,9 +223,9 @@ class Deduplicate(AddsColumns, RejectingTransform):
                     raise InputError(f"steps with {column} columns {one!r} and {other!r}; use one")
         self.added()
 
-    def adds(self) -> tuple[str, ...]:
-        """Name what removed rows get."""
-        return REMOVED_COLUMNS
+    def id_column(self) -> str:
+        """Name the column of the ids."""
+        return self.steps[0].columns.id
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Run the steps one after the other; gives a `Deduplication`."""
@@ -225,11 +263,14 @@ def _deduplicate(
     if reference is not None:
         names = columns, text_column, id_column, vectors
         known = columns_as_blocks(reference, *names, f"{transform.step} reference")
-    result = _run_steps(check_rows(rows.blocks, known, checks, spill), steps, context)
+    checked = check_rows(rows.blocks, known, checks, spill)
+    context = dataclasses.replace(context, id_types=AsIter(checked.id_types))
+    result = _run_steps(checked, steps, context)
     parts = RowResults(result.kept, result.removed, result.rejects)
     if spill is not None or reference is not None:
         parts = restore_rows(parts, checks)
-    return result._replace(**back_to_rows(rows, parts)._asdict())
+    pairs = in_kind_of(pcoll, result.pairs, "FromPairs")
+    return result._replace(**back_to_rows(rows, parts)._asdict(), pairs=pairs)
 
 
 def _read_columns(
@@ -316,7 +357,8 @@ class _RunStep(beam.PTransform):
         apply = ApplyDecisions(self.context.id_column, step.name, self.context.added)
         applied = to_decide | "ApplyDecisions" >> apply
         expected = tuple(map(AsList, found.expected))
-        settings = self.context.id_column, step.name, step.settings()["threshold"]
+        context, threshold = self.context, step.settings()["threshold"]
+        settings = context.id_types, context.id_column, step.name, threshold
         name = beam.FlatMap(InStep(step.step, _name_pairs).__call__, *settings, *expected)
         pairs, counted = found.pairs | "NamePairs" >> name.with_output_types(
             Block, figures=StepFigures
@@ -329,9 +371,15 @@ class _RunStep(beam.PTransform):
 
 
 def _name_pairs(
-    pairs: Block, id_column: str, step: str, threshold: float, expected: Iterable[Block] = ()
+    pairs: Block,
+    id_types: Iterable[bytes],
+    id_column: str,
+    step: str,
+    threshold: float,
+    expected: Iterable[Block] = (),
 ) -> Iterator[Any]:
-    """Name the step that found pairs, and count them."""
-    yield with_found_by(with_own_pair_ids(pairs, id_column), step, FOUND_BY)
+    """Name the step that found pairs, give their ids the type of the rows', and count them."""
+    named = with_types(with_own_pair_ids(pairs, id_column), (FIRST_ID, SECOND_ID), id_types)
+    yield with_found_by(named, step, FOUND_BY)
     found = count_found(pairs, list(expected))
     yield TaggedOutput("figures", dataclasses.replace(pair_figures(pairs, threshold), found=found))

@@ -282,8 +282,9 @@ class Deduplication(NamedTuple):
         ``semantic``). After several steps, where a later step removed the row that a row had been
         found near to, `duplicate_of` names the row that that one is a duplicate of, and `score` is
         null.
-      pairs: blocks of `first_id`, `second_id`, `score`, `found_by`: similar rows, the one that is
-        kept before the other first.
+      pairs: `first_id`, `second_id` (of the ids' type), `score`, `found_by`: similar rows, the one
+        that is kept before the other first. Blocks, tables or record batches where the rows are
+        these, Beam Rows where they are Beam Rows, else mappings.
       report: one dict per step, with its figures; see `beam_gpte.dedup.report`.
       rejects: rows that could not be compared, with step and reason; empty unless
         `with_exception_handling()` was called.

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from beam_gpte.core.columns import check_visible
 from beam_gpte.elements.arrow_values import check_names, check_nesting
+from beam_gpte.elements.block_html import block_html
 from beam_gpte.elements.plain_types import converted_columns, held_array, held_type
 
 # 400 KB of float32[384]; blocks pay off from 16 rows on, and progress is reported by block
@@ -31,7 +32,8 @@ class Block:
     The columns are the user's and, after embedding, a `FixedSizeList<float32>[dim]`. Nothing else
     is added: which column holds the ids and which the texts is an argument of each transform.
     Columns of string_view and binary_view become large_string and large_binary, and run ends are
-    decoded.
+    decoded. What reads Arrow's C stream interface reads a block without a copy, as
+    ``polars.DataFrame(block)`` and ``pyarrow.table(block)`` do; a notebook shows its first rows.
 
     Raises:
       InputError: two columns have one name, one has a hidden name, or is nested too deep.
@@ -150,6 +152,14 @@ class Block:
         return isinstance(other, Block) and self.batch.equals(other.batch, check_metadata=True)
 
     __hash__ = None  # type: ignore[assignment]  # a block is data, not a key
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """Export the rows, with the metadata of their columns, as Arrow's PyCapsule interface."""
+        return pa.Table.from_batches([self.batch]).__arrow_c_stream__(requested_schema)
+
+    def _repr_html_(self) -> str:
+        """Show the first rows in a notebook."""
+        return block_html(self.batch)
 
     def __repr__(self) -> str:
         columns = ", ".join(f"{field.name}: {field.type}" for field in self.schema)

@@ -19,6 +19,7 @@ from beam_gpte.core.columns import DEFECT, REJECT_REASON, REJECT_STEP
 from beam_gpte.core.errors import MAX_MESSAGE, InputError, brief_message, shown
 from beam_gpte.core.python_values import python_values
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.frames import TakesFrames
 
 NAMESPACE = "beam_gpte"  # of every counter and distribution
 REJECTS = "rejects"  # the tag of the second output
@@ -33,13 +34,14 @@ class GoodAndRejects(NamedTuple):
     rejects: beam.PCollection
 
 
-class RejectingTransform(beam.PTransform):
+class RejectingTransform(TakesFrames):
     """Fail the job at a bad row, or collect bad rows after `with_exception_handling()`.
 
     This class is the only implementation of `with_exception_handling()`. A subclass reads
     `_isolate` and puts `step` in its errors and rejects.
     """
 
+    _gives_rows = True
     _isolate = False
     _user_step: str | None = None
 

@@ -188,14 +188,16 @@ def write_row(element: Any, fields: dict[str, Any], text_column: str | None) -> 
         return _fill_item(element, fields)
     if isinstance(element, str | bytes) or element is None:
         return {text_column or TEXT: element, **fields}
-    plain = {
-        name: value.tolist() if hasattr(value, "tolist") else value
-        for name, value in fields.items()
-    }
+    plain = {name: plain_value(value) for name, value in fields.items()}
     present = element.as_dict() if isinstance(element, beam.Row) else element._asdict()
     if hasattr(element, "_replace") and set(plain) <= set(present):
         return element._replace(**plain)
     return beam.Row(**{**present, **plain})
+
+
+def plain_value(value: Any) -> Any:
+    """Convert a vector to a list; Beam Rows hold no numpy arrays."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _fill_item(item: Any, fields: dict[str, Any]) -> Any:

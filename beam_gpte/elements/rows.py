@@ -14,18 +14,19 @@ or, where all results are rows, `over_blocks(pcoll, stage, text_column, id_colum
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.typehints.row_type import RowTypeConstraint
 
 from beam_gpte.core.columns import ROW, ROW_TIME, check_visible
 from beam_gpte.core.errors import naming
 from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_batches import BlocksToRows, FieldsToBlocks, RowsToBlocks
-from beam_gpte.elements.row_kinds import item_class
+from beam_gpte.elements.row_kinds import column_values, item_class, plain_value
 
 Results = TypeVar("Results")  # a collection of blocks, or a tuple or NamedTuple of them
 
@@ -160,6 +161,49 @@ def over_blocks(
     return back_to_rows(rows, stage(rows.blocks))
 
 
+def in_kind_of(
+    given: beam.PCollection, blocks: beam.PCollection[Block], label: str
+) -> beam.PCollection:
+    """Convert results that are not rows of the input, such as pairs, to the kind of its rows.
+
+    Args:
+      given: the input, whose element type says the kind.
+      blocks: the results, with whole columns of their own.
+      label: of the step.
+
+    Returns:
+      `blocks` if the input holds blocks; tables or record batches if it holds these; Beam Rows if
+      it holds Beam Rows or NamedTuples; else mappings. A sink, and `as_blocks`, take the blocks.
+    """
+    kind = given.element_type
+    if kind is Block:
+        return blocks
+    result: Any = kind if kind in (pa.Table, pa.RecordBatch) else Any
+    is_row = isinstance(kind, RowTypeConstraint) or hasattr(kind, "_fields")
+    convert = beam.FlatMap(_rows_of, kind if result is kind else None, is_row)
+    rows = blocks | label >> convert.with_output_types(result)
+    setattr(rows, _BLOCKS, blocks)
+    return rows
+
+
+_BLOCKS = "_beam_gpte_blocks"  # attribute of a PCollection that was made of blocks
+
+
+def blocks_behind(pcoll: beam.PCollection) -> beam.PCollection:
+    """Return the blocks that `in_kind_of` made a collection of; the collection itself if none."""
+    return getattr(pcoll, _BLOCKS, pcoll)
+
+
+def _rows_of(block: Block, kind: Any, is_row: bool) -> Iterator[Any]:
+    if kind is not None:
+        yield pa.Table.from_batches([block.batch]) if kind is pa.Table else block.batch
+        return
+    names, columns = block.schema.names, map(column_values, block.batch.columns)
+    for values in zip(*columns, strict=True):
+        fields = zip(names, values, strict=True)
+        yield beam.Row(**{n: plain_value(v) for n, v in fields}) if is_row else dict(fields)
+
+
 def columns_as_blocks(
     pcoll: beam.PCollection,
     columns: tuple[str, ...],
@@ -200,6 +244,7 @@ def as_blocks(
     one. Vectors in rows carry no metadata. Values of several types in a column fail, or become JSON
     if `lenient`. Errors name `step`, the transform that the user wrote.
     """
+    pcoll = blocks_behind(pcoll)
     if pcoll.element_type is Block:
         return pcoll
     _check_type(pcoll, step)

@@ -22,6 +22,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import CheckTexts
 from beam_gpte.elements.chunk_rows import CHUNK_COLUMNS
 from beam_gpte.elements.rejects import (
+    GoodAndRejects,
     RejectingTransform,
     merge_rejects,
     reject_outputs,
@@ -113,7 +114,7 @@ class EmbedText(AddsColumns, RejectingTransform):
             return vectors
         check_vectors = beam.FlatMap(split_defects, self.step, self.id_column)
         vectors, bad_vectors = vectors | "CheckVectors" >> reject_outputs(check_vectors)
-        return vectors, merge_rejects([bad_texts, bad_vectors])
+        return GoodAndRejects(vectors, merge_rejects([bad_texts, bad_vectors]))
 
     def _check(self) -> CheckTexts:
         return CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())

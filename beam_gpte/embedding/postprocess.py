@@ -28,14 +28,20 @@ from beam_gpte.core.metadata import VectorMetadata, vector_metadata
 from beam_gpte.core.text.normalize import value_texts
 from beam_gpte.core.vectors.postprocess import Moments, Postprocess, check_method, fit
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs
+from beam_gpte.elements.frames import TakesFrames
+from beam_gpte.elements.rejects import (
+    NAMESPACE,
+    GoodAndRejects,
+    RejectingTransform,
+    reject_outputs,
+)
 from beam_gpte.elements.rows import columns_as_blocks, over_blocks
 from beam_gpte.elements.vectors import replace_vectors, vectors_with_defects
 from beam_gpte.files.folders import remove_files
 
 
 @dataclasses.dataclass(eq=False)
-class FitPostprocess(beam.PTransform):
+class FitPostprocess(TakesFrames):
     """Fit a correction to a whole corpus; see `core.vectors.postprocess` for the methods.
 
     Takes what `EmbedText` gives; returns a PCollection with one `Postprocess`, or with none for a
@@ -140,7 +146,7 @@ class ApplyPostprocess(RejectingTransform):
         side = [beam.pvalue.AsIter(given)] if isinstance(given, beam.PCollection) else []
         apply = beam.ParDo(_Apply(self, None if side else given), *side)
         good, rejects = blocks | "Apply" >> reject_outputs(apply)
-        return (good, rejects) if self._isolate else good
+        return GoodAndRejects(good, rejects) if self._isolate else good
 
 
 def save_postprocess(postprocess: Postprocess, path: str) -> Postprocess:

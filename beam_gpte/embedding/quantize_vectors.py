@@ -21,7 +21,12 @@ from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.core.vectors.quantize import check_quantization, quantize, quantized
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.rejects import NAMESPACE, RejectingTransform, reject_outputs
+from beam_gpte.elements.rejects import (
+    NAMESPACE,
+    GoodAndRejects,
+    RejectingTransform,
+    reject_outputs,
+)
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.elements.vectors import replace_vectors, vectors_with_defects
 
@@ -90,7 +95,7 @@ class QuantizeVectors(RejectingTransform):
             limit = limits | "LargestOfAll" >> beam.CombineGlobally(_largest).as_singleton_view()
         codes = _Quantize(self)
         good, rejects = blocks | "Quantize" >> reject_outputs(beam.ParDo(codes, limit))
-        return (good, rejects) if self._isolate else good
+        return GoodAndRejects(good, rejects) if self._isolate else good
 
 
 def largest_value(block: Block, embedding_column: str) -> float:

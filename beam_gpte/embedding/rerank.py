@@ -23,6 +23,7 @@ from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import text_defects
 from beam_gpte.elements.rejects import (
+    GoodAndRejects,
     RejectingTransform,
     merge_rejects,
     reject_outputs,
@@ -118,7 +119,7 @@ class Rerank(AddsColumns, RejectingTransform):
         if not self._isolate:
             return scored
         scored, bad_scores = scored | "CheckScores" >> self._check_scores()
-        return scored, merge_rejects([bad_texts, bad_scores])
+        return GoodAndRejects(scored, merge_rejects([bad_texts, bad_scores]))
 
     def _check_pairs(self) -> Any:
         return reject_outputs(

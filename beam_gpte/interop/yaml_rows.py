@@ -30,6 +30,7 @@ from beam_gpte.core.python_values import json_value
 from beam_gpte.core.vectors.postprocess import Postprocess
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import column_values, row_fields
+from beam_gpte.elements.rows import blocks_behind
 from beam_gpte.sources.match_files import match_files
 from beam_gpte.sources.read_corpus import ReadCorpus
 from beam_gpte.sources.read_files import read_file, with_ids
@@ -77,6 +78,7 @@ class AsRows(beam.PTransform):
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         """Return Rows, linked to `pcoll`."""
+        pcoll = blocks_behind(pcoll)
         convert = beam.FlatMap(_rows, _kinds(self.fields), self.closed)
         rows = pcoll | convert.with_output_types(
             RowTypeConstraint.from_fields(list(self.fields.items()))
@@ -113,6 +115,7 @@ class AsErrors(beam.PTransform):
 
     def expand(self, rejects: beam.PCollection) -> beam.PCollection:
         """Return error Rows, linked to `rejects` if they are blocks."""
+        rejects = blocks_behind(rejects)
         element: Any = RowTypeConstraint.from_fields(list(self.fields.items()))
         row = RowTypeConstraint.from_fields([("element", element), ("msg", str), ("stack", str)])
         errors = rejects | beam.FlatMap(_errors, _kinds(self.fields)).with_output_types(row)

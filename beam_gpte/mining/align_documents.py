@@ -38,7 +38,7 @@ from beam_gpte.elements.rejects import (
     reject_outputs,
     split_rejects,
 )
-from beam_gpte.elements.rows import as_blocks
+from beam_gpte.elements.rows import as_blocks, in_kind_of
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
 from beam_gpte.mining.plan import MiningPlan, SurveySides, make_plan
@@ -58,7 +58,8 @@ class AlignDocuments(RejectingTransform):
     """Align the sentences of documents with those of their translations, n:m, in order.
 
     See `core.mining.align`. Takes a dict of two collections of any kind of rows, ``source`` and
-    ``target``, one row per sentence. Gives blocks of the document's column, `source_ids`,
+    ``target``, one row per sentence. Gives rows of the kind of the sources (mappings for items)
+    with the document's column, `source_ids`,
     `target_ids` (lists, one of the two empty where a sentence was skipped), `source_text`,
     `target_text` (joined by blanks), `source_start`, `source_stop`, `target_start`, `target_stop`
     (int64: the range of sentences by their places in the document, from 0, exclusive) and `cost`
@@ -134,9 +135,12 @@ class AlignDocuments(RejectingTransform):
             | "Documents" >> beam.GroupByKey()
             | "Align" >> align
         )
+        given = inputs["source"]
+        beads = in_kind_of(given, beads, "FromBeads")
         if not self._isolate:
             return beads
-        return GoodAndRejects(beads, merge_rejects([source.rejects, target.rejects]))
+        rejects = merge_rejects([source.rejects, target.rejects])
+        return GoodAndRejects(beads, in_kind_of(given, rejects, "FromRejects"))
 
 
 class _SideRows(NamedTuple):

@@ -44,7 +44,7 @@ from beam_gpte.shuffle.group_by_id import (
     of_one_schema,
 )
 from beam_gpte.shuffle.marked_rows import with_mark
-from beam_gpte.shuffle.unique_ids import find_ids, id_array
+from beam_gpte.shuffle.unique_ids import find_ids, id_array, named_type
 
 _OWN = tuple(f"{OWN_ID}_{side}" for side in SIDES)
 _PLACES = tuple(f"{PLACE}_{side}" for side in SIDES)
@@ -144,22 +144,24 @@ def attach_side(
     return NamedRows(pairs, {_PLACES[side]: found.drop(side_id, OWN_ID)})
 
 
-def types_of_pairs(pairs: Iterable[Block]) -> list[pa.Schema]:
-    """Give the types of the columns of each block, but not of ids: they get those of rows."""
+def types_of_pairs(pairs: Iterable[Block], side: int) -> list[pa.Schema]:
+    """Give the types of the columns of each block, but not of a side's ids: they get the rows'."""
     return [
-        pa.schema([field for field in block.schema if field.name not in SIDE_IDS])
+        pa.schema([field for field in block.schema if field.name != SIDE_IDS[side]])
         for block in pairs
     ]
 
 
 def types_of_side(rows: Iterable[Block], side: int, columns: Columns) -> list[pa.Schema]:
-    """Give the types of the columns that `attach_side` adds of each block."""
-    return [
-        pa.schema(
-            [(_name_in_pairs(field.name, side, columns), field.type) for field in block.schema]
-        )
-        for block in (part.without_columns([columns.id, DUPLICATES]) for part in rows)
-    ]
+    """Give the types of the columns that `attach_side` adds of each block, and those of ids."""
+    schemas = []
+    for block in rows:
+        kind, listed = named_type(block.schema.field(columns.id).type), f"{SIDES[side]}_duplicates"
+        others = block.without_columns([columns.id, DUPLICATES]).schema
+        fields = [(_name_in_pairs(field.name, side, columns), field.type) for field in others]
+        ids = [(SIDE_IDS[side], kind), (listed, pa.large_list(kind))]
+        schemas.append(pa.schema([*fields, *ids]))
+    return schemas
 
 
 def _name_in_pairs(name: str, side: int, columns: Columns) -> str:
@@ -221,5 +223,5 @@ def _attach(element: tuple[int, Iterable[Named]], side: int, columns: Columns) -
     pieces = list(group["pairs"])
     if pieces:
         attached = attach_side(frame_of(pieces), group["rows"], side, columns, duplicates=False)
-        like = types_of_pairs(pieces) + types_of_side(group["rows"], side, columns)
+        like = types_of_pairs(pieces, side) + types_of_side(group["rows"], side, columns)
         yield from attached.sorted().blocks(like)

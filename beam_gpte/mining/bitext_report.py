@@ -56,14 +56,15 @@ class Bitext(NamedTuple):
     """Hold the result of mining.
 
     Attributes:
-      pairs: blocks of `source_id`, `target_id`, `source_text`, `target_text`, `cosine`,
-        `forward_mean`, `backward_mean`, `margin`, `forward_rank` (null where the target is not
-        among the k nearest of the source), `backward_rank` (null where the source is not among
-        those of the target), `posterior` (float64, null where the margins do not separate pairs
-        from chance), `length_ratio`, `same_numbers`, `char_overlap`, `source_duplicates`,
-        `target_duplicates`, and the other columns of both sides as `source_...` and `target_...`;
-        with `mine_unmatched` also `found_in`. The metadata of the column `margin` describe how
-        the pairs were found.
+      pairs: `source_id`, `target_id`, `source_text`, `target_text`, `cosine`, `forward_mean`,
+        `backward_mean`, `margin`, `forward_rank` (null where the target is not among the k nearest
+        of the source), `backward_rank` (null where the source is not among those of the target),
+        `posterior` (float64, null where the margins do not separate pairs from chance),
+        `length_ratio`, `same_numbers`, `char_overlap`, `source_duplicates`, `target_duplicates`,
+        and the other columns of both sides as `source_...` and `target_...`;
+        with `mine_unmatched` also `found_in`. Blocks, tables or record batches where the sources
+        (of `ScoreBitext`, the given pairs) are these, Beam Rows where they are Beam Rows, else
+        mappings. The metadata of the column `margin` describe how the pairs were found.
       report: one dict, with the figures of the run and warnings.
       rejects: rows that could not be mined, with step and reason; empty unless
         `with_exception_handling()` was called.

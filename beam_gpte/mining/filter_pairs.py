@@ -20,6 +20,7 @@ from beam_gpte.core.mining.hard_negatives import RANK, RIVAL, with_consistency
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.elements.rows import in_kind_of
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.pair_search import SearchesPairs, near_frame, pair_frames, with_near
 from beam_gpte.shuffle.bounded_blocks import blocks_of
@@ -33,9 +34,9 @@ class FilteredPairs(NamedTuple):
     """Hold the result of filtering.
 
     Attributes:
-      kept: blocks of the pairs with all their columns and `score` (float32, cosine), `rank` (int32,
-        of the document among the query's neighbors, from 1; null beyond `depth`) and `margin`
-        (float32; null where there is no other document).
+      kept: the pairs, in the kind they came, with all their columns and `score` (float32, cosine),
+        `rank` (int32, of the document among the query's neighbors, from 1; null beyond `depth`)
+        and `margin` (float32; null where there is no other document).
       removed: the other pairs, with `reject_reason` too.
       rejects: bad rows of the three inputs, with step and reason; empty unless
         `with_exception_handling()` was called.
@@ -112,7 +113,12 @@ class FilterPairs(AddsColumns, SearchesPairs):
             "removed", main="kept"
         )
         split = found.groups | "Decide" >> decided
-        return FilteredPairs(split.kept, split.removed, found.rejects)
+        given = inputs["pairs"]
+        return FilteredPairs(
+            in_kind_of(given, split.kept, "FromKept"),
+            in_kind_of(given, split.removed, "FromRemoved"),
+            in_kind_of(given, found.rejects, "FromRejects"),
+        )
 
 
 def _decide(

@@ -28,6 +28,7 @@ from beam_gpte.core.mining.margin import Margin, Retrieval
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import RejectingTransform
+from beam_gpte.elements.rows import in_kind_of
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.bitext_report import (
     Bitext,
@@ -207,7 +208,9 @@ class MineBitext(RejectingTransform):
             mined, plan = merge_mined(mined, unmatched), inputs_of_search.plan
         describe = beam.Map(with_metadata, self.settings(), AsSingleton(plan))
         pairs = mined.pairs | "Describe" >> describe.with_output_types(Block)
-        return Bitext(pairs, mined.report, rejects)
+        given = inputs["source"]
+        pairs = in_kind_of(given, pairs, "FromPairs")
+        return Bitext(pairs, mined.report, in_kind_of(given, rejects, "FromRejects"))
 
     def _side_settings(self) -> SideSettings:
         return SideSettings(

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import apache_beam as beam
 import polars as pl
+import pyarrow as pa
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import (
@@ -31,6 +32,7 @@ from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.mining.hard_negatives import RANK, NegativeRule, choose_negatives
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE, GoodAndRejects
+from beam_gpte.elements.rows import in_kind_of
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.pair_search import (
     QUERY_ID,
@@ -48,7 +50,7 @@ from beam_gpte.shuffle.group_by_id import (
     key_by_id,
     of_one_schema,
 )
-from beam_gpte.shuffle.unique_ids import find_ids
+from beam_gpte.shuffle.unique_ids import find_ids, named_type
 
 POSITIVE_ID = "positive_id"
 NEGATIVE_ID = "negative_id"
@@ -66,10 +68,11 @@ class MineHardNegatives(SearchesPairs):
 
     Gives triplets for training. Takes a dict of three collections of any kind of rows: `queries`
     and `documents`, with vectors or with `model`, and `positives`, pairs of `query_id` and
-    `document_id`. Gives blocks of `query`, `positive`, `negative` (texts), `query_id`,
-    `positive_id`, `negative_id`, `positive_score`, `negative_score` (float32 cosines) and `rank`
-    (int32, the negative's among the query's neighbors without its positives): a row for each
-    positive of a query and each negative of it. Trainers of sentence-transformers take
+    `document_id`. Gives rows of the kind of the queries (mappings for strings and items) with
+    `query`, `positive`, `negative` (texts), `query_id`, `positive_id`, `negative_id`,
+    `positive_score`, `negative_score` (float32 cosines) and `rank` (int32, the negative's among the
+    query's neighbors without its positives): one for each positive of a query and each negative of
+    it. Trainers of sentence-transformers take
     `table.select(["query", "positive", "negative"])`.
 
     The search is exact; the result does not depend on the order of the rows, the blocks or the
@@ -150,7 +153,11 @@ class MineHardNegatives(SearchesPairs):
             | "GroupByNegative" >> beam.GroupByKey()
             | "AddNegatives" >> beam.FlatMap(_with_negatives).with_output_types(Block)
         )
-        return GoodAndRejects(triplets, found.rejects) if self._isolate else triplets
+        given = inputs["queries"]
+        triplets = in_kind_of(given, triplets, "FromTriplets")
+        if not self._isolate:
+            return triplets
+        return GoodAndRejects(triplets, in_kind_of(given, found.rejects, "FromRejects"))
 
 
 def _choose(
@@ -186,7 +193,14 @@ def _choose(
             pl.col(COSINE).alias(NEGATIVE_SCORE),
             RANK,
         )
-        yield from blocks_of(renamed.sort(QUERY_ID, POSITIVE_ID, RANK))
+        like = [_types_of(block, id_columns, IDS) for block in blocks]
+        yield from blocks_of(renamed.sort(QUERY_ID, POSITIVE_ID, RANK), like)
+
+
+def _types_of(block: Block, names: Iterable[str], new: Iterable[str]) -> pa.Schema:
+    """Give the types of columns of ids under new names."""
+    kinds = (named_type(block.schema.field(name).type) for name in names)
+    return pa.schema(list(zip(new, kinds, strict=True)))
 
 
 def _with_negatives(element: tuple[int, Iterable[Named]]) -> Iterator[Block]:
@@ -206,7 +220,9 @@ def _with_negatives(element: tuple[int, Iterable[Named]]) -> Iterator[Block]:
     triplets, texts = of_one_schema([triplets, texts])
     joined = triplets.join(texts, on=NEGATIVE_ID, how="left")
     whole = joined.with_columns(pl.col(OWN_ID).alias(NEGATIVE_ID)).select(COLUMNS)
-    yield from blocks_of(whole.sort(QUERY_ID, POSITIVE_ID, RANK))
+    like = [_types_of(block, IDS, IDS) for block in pieces]
+    like += [_types_of(block, (OWN_ID,), (NEGATIVE_ID,)) for block in group["documents"]]
+    yield from blocks_of(whole.sort(QUERY_ID, POSITIVE_ID, RANK), like)
 
 
 def _count(name: str, number: int) -> None:

@@ -49,7 +49,7 @@ from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
 from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.checks import check_columns
 from beam_gpte.elements.chunk_rows import BLOCK_BYTES
-from beam_gpte.elements.plain_types import comparable, is_string, of_one_type
+from beam_gpte.elements.plain_types import comparable, decoded_array, is_string, of_one_type
 from beam_gpte.elements.rejects import (
     RejectingTransform,
     merge_rejects,
@@ -286,7 +286,7 @@ class RowNames:
         ids = id_array(block, self._columns.id)
         is_duplicate = REPRESENTATIVE in block.schema.names
         named = {ID: ids, REPRESENTATIVE: block.column(REPRESENTATIVE) if is_duplicate else ids}
-        named[OWN_ID] = comparable(block.column(self._columns.id))
+        named[OWN_ID] = decoded_array(block.column(self._columns.id))
         if self._texts:
             check_columns(block, (self._columns.text,), self._step)
             named[TEXT] = comparable(block.column(self._columns.text)).cast(pa.large_string())

@@ -36,7 +36,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
-from beam_gpte.elements.rows import as_blocks
+from beam_gpte.elements.rows import as_blocks, in_kind_of
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.attach_rows import AttachRows, PairsAndRows
 from beam_gpte.mining.bitext_report import Bitext, model_of, with_metadata
@@ -171,10 +171,13 @@ class ScoreBitext(AddsColumns, RejectingTransform):
         describe = beam.Map(_described, settings, known, self.added()).with_output_types(Block)
         report = FromSideInputs(dict, _report, known, settings, fitted, described.ratios)
         bad_rows = sides.rejects if given.rejects is None else given.rejects
+        rejects = merge_rejects([bad_rows, scored.source_rejects, scored.target_rejects])
+        pairs = described.pairs | "Describe" >> describe
+        kind = inputs["pairs"] if isinstance(inputs, Mapping) else inputs
         return Bitext(
-            described.pairs | "Describe" >> describe,
+            in_kind_of(kind, pairs, "FromPairs"),
             plan.pipeline | "Report" >> report,
-            merge_rejects([bad_rows, scored.source_rejects, scored.target_rejects]),
+            in_kind_of(kind, rejects, "FromRejects"),
         )
 
     def _given(self, inputs: Any) -> "PairsOfIds":

@@ -308,7 +308,7 @@ def _best_sources(element: tuple[int, Iterable[Named]], rule: PairRule) -> Itera
     if not pieces:
         return
     candidates = concat_frames(frame_of([block]) for block in pieces)
-    like = types_of_pairs(pieces) + types_of_side(group["rows"], 1, rule.columns)
+    like = types_of_pairs(pieces, 1) + types_of_side(group["rows"], 1, rule.columns)
     yield from _choose(NamedRows(candidates, {}), group["rows"], rule, like)
 
 

@@ -25,7 +25,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.python_values import python_values
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import check_columns, step_error, utf8_defects
-from beam_gpte.elements.plain_types import comparable, is_string, of_one_type
+from beam_gpte.elements.plain_types import comparable, held_type, is_string, of_one_type
 from beam_gpte.elements.rejects import (
     REJECTS,
     GoodAndRejects,
@@ -252,12 +252,16 @@ def concat_by_id(blocks: list[Block], id_column: str) -> Block:
     )
 
 
+def named_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of what names an id of a column: its own, without dictionaries and views."""
+    kind = held_type(kind)
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def like_ids(ids: pa.Array, kind: pa.DataType) -> pa.Array:
     """Give ids in the type of a column of the user, where that holds all of them."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
     try:
-        return ids.cast(kind)
+        return ids.cast(named_type(kind))
     except pa.ArrowInvalid:
         return ids
 

@@ -151,7 +151,11 @@ class _CommitPanes(beam.DoFn):
 
 
 def _sort(staged: Iterable[StagedFile]) -> list[StagedFile]:
-    return sorted(staged, key=lambda file: file.path)
+    """Sort the files, each once.
+
+    After a step with timers, Beam 2.77's in-process runner gives elements of a side input again.
+    """
+    return sorted(set(staged), key=lambda file: file.path)
 
 
 def _count(written: list[WrittenFile]) -> list[WrittenFile]:

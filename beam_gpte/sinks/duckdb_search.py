@@ -17,7 +17,7 @@ OWNER = "beam_gpte"  # in the comment of a macro of ours
 
 
 def create_macros(
-    connection: duckdb.DuckDBPyConnection, table: str, id_column: str, schema: pa.Schema
+    connection: duckdb.DuckDBPyConnection, table: str, id_column: str | None, schema: pa.Schema
 ) -> None:
     """Create ``nearest_<table>(vector, k := 10)``, which gives the rows nearest to a vector.
 
@@ -51,9 +51,9 @@ def create_macros(
 
 
 def _nearest(
-    table: str, id_column: str, column: str, metadata: VectorMetadata, names: list[str]
+    table: str, id_column: str | None, column: str, metadata: VectorMetadata, names: list[str]
 ) -> str:
-    """Write the query of a macro.
+    """Write the query of a macro; ties by id, where there are ids.
 
     DuckDB puts the arguments in place of every bare name `vector` and `k`, so columns are
     qualified; and the vector is computed before there is a column that it could mean. Rows of zero
@@ -65,7 +65,9 @@ def _nearest(
     taken = {name.lower() for name in names}
     while ours in taken:
         ours += "_"
-    measure, key, stored = quote(ours), quote(id_column), f"nearest_row.{quote(column)}"
+    measure, stored = quote(ours), f"nearest_row.{quote(column)}"
+    inner_ties = "" if id_column is None else f", nearest_row.{quote(id_column)}"
+    ties = "" if id_column is None else f", {quote(id_column)}"
     if is_binary:
         expression, valid = f"bit_count(xor({stored}, nearest_to.query))", f"{measure} IS NOT NULL"
     else:
@@ -75,9 +77,9 @@ def _nearest(
     nearest = (
         f"SELECT nearest_row.* EXCLUDE ({quote(column)}), {expression} AS {measure} "
         f"FROM (SELECT vector::{kind} AS query) AS nearest_to, {quote(table)} AS nearest_row "
-        f"ORDER BY {valid} DESC NULLS LAST, {in_order}, nearest_row.{key} LIMIT k"
+        f"ORDER BY {valid} DESC NULLS LAST, {in_order}{inner_ties} LIMIT k"
     )
-    return f"SELECT * FROM ({nearest}) WHERE {valid} ORDER BY {in_order}, {key}"
+    return f"SELECT * FROM ({nearest}) WHERE {valid} ORDER BY {in_order}{ties}"
 
 
 def _macros(connection: duckdb.DuckDBPyConnection, name: str) -> list[tuple[str, str | None]]:

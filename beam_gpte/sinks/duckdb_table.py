@@ -37,7 +37,7 @@ class Table:
     Attributes:
       path: of the database, as the user names it.
       name: of the table.
-      id_column: its ids are unique.
+      id_column: its ids are unique; None if its rows have none.
       mode: how to treat rows whose ids are in the table: "upsert" replaces them, "insert" refuses
         them, "replace" and "mirror" remove all rows of the table first.
       index: create an HNSW index where the vss extension can be loaded.
@@ -45,7 +45,7 @@ class Table:
 
     path: str
     name: str
-    id_column: str
+    id_column: str | None
     mode: str
     index: bool = False
 
@@ -73,7 +73,7 @@ def load_files(
       InputError: see `WriteVectorsToDuckDB`; the database is unchanged.
     """
     columns = plan_columns(connection, files, schema) if files else []
-    source, target, key = select(files, columns), quote(table.name), quote(table.id_column)
+    source, target = select(files, columns), quote(table.name)
     rows = _check_ids(connection, source, schema, table.id_column) if files else 0
     digest = digest_rows(connection, source, exact_columns(schema)) if files else ""
     commit = Commit(rows, attempt.owner, digest)
@@ -85,7 +85,8 @@ def load_files(
                 _check_table(connection, table, schema, columns, source)
             if table.mode in REPLACING:
                 connection.execute(f"DELETE FROM {target}")
-            elif table.mode == "upsert":
+            elif table.mode == "upsert" and table.id_column is not None:
+                key = quote(table.id_column)
                 connection.execute(
                     f"DELETE FROM {target} WHERE {key} IN (SELECT {key} FROM {source})"
                 )
@@ -119,13 +120,15 @@ def _is_repeated(commit: Commit, attempt: Attempt, table: Table) -> bool:
 
 
 def _check_ids(
-    connection: duckdb.DuckDBPyConnection, source: str, schema: pa.Schema, id_column: str
+    connection: duckdb.DuckDBPyConnection, source: str, schema: pa.Schema, id_column: str | None
 ) -> int:
     """Count the rows, after checking that their ids are neither null nor repeated."""
+    if id_column is None:
+        return int(connection.execute(f"SELECT count(*) FROM {source}").fetchall()[0][0])
     if id_column not in schema.names:
         raise InputError(
             f"no column {id_column!r}; the columns are {', '.join(schema.names)}: "
-            "set id_column to one of them"
+            "set id_column to one of them, or to None if they have no ids"
         )
     key = quote(id_column)
     rows, given, distinct = connection.execute(
@@ -208,8 +211,8 @@ def _check_table(
                 f"column {column.name!r} is {kind} in table {table.name!r} "
                 f"and {column.type} in the new rows; cast it, or write another table"
             )
-    if table.mode == "insert":
-        _check_new_ids(connection, table, source)
+    if table.mode == "insert" and table.id_column is not None:
+        _check_new_ids(connection, table, source, table.id_column)
 
 
 def _check_vectors(connection: duckdb.DuckDBPyConnection, table: Table, schema: pa.Schema) -> None:
@@ -238,9 +241,11 @@ def _check_vectors(connection: duckdb.DuckDBPyConnection, table: Table, schema: 
             )
 
 
-def _check_new_ids(connection: duckdb.DuckDBPyConnection, table: Table, source: str) -> None:
+def _check_new_ids(
+    connection: duckdb.DuckDBPyConnection, table: Table, source: str, id_column: str
+) -> None:
     """Refuse rows whose ids are in the table."""
-    key = quote(table.id_column)
+    key = quote(id_column)
     value, count = connection.execute(
         f"SELECT min({key}), count(*) FROM {quote(table.name)} SEMI JOIN {source} USING ({key})"
     ).fetchall()[0]

@@ -33,7 +33,7 @@ class ParquetFileWriter:
     in the dictionary.
     """
 
-    def __init__(self, stream: BinaryIO, schema: pa.Schema, id_column: str = "id") -> None:
+    def __init__(self, stream: BinaryIO, schema: pa.Schema, id_column: str | None = "id") -> None:
         self._id_column = id_column
         vectors = {
             name: dataclasses.asdict(metadata) for name, metadata in vector_fields(schema).items()

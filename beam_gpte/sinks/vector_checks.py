@@ -6,7 +6,7 @@ import pyarrow as pa
 from beam_gpte.core.errors import InputError
 
 
-def check_values(table: pa.Table, name: str, id_column: str) -> None:
+def check_values(table: pa.Table, name: str, id_column: str | None) -> None:
     """Refuse vectors that are no vectors, and what pyarrow writes but cannot read.
 
     Those are null lists of fixed size (apache/arrow#35692).
@@ -46,8 +46,8 @@ def check_values(table: pa.Table, name: str, id_column: str) -> None:
         first += len(values)
 
 
-def _row_name(table: pa.Table, row: int, id_column: str) -> str:
-    if id_column in table.column_names:
+def _row_name(table: pa.Table, row: int, id_column: str | None) -> str:
+    if id_column is not None and id_column in table.column_names:
         return f"the row with {id_column} {table.column(id_column)[row].as_py()!r}"
     return f"row {row}"
 

@@ -21,6 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError, PassingInputError, naming
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.frames import TakesFrames
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.files.folders import (
     check_writable,
@@ -67,7 +68,7 @@ class DuckDBOptions:
 
 
 @dataclasses.dataclass(eq=False)
-class WriteVectorsToDuckDB(beam.PTransform):
+class WriteVectorsToDuckDB(TakesFrames):
     """Write a corpus to a table of a DuckDB database; give a `WrittenFile` per commit.
 
     The table is created if it does not exist: vectors are ``FLOAT[dim]``, so that functions such as
@@ -88,7 +89,8 @@ class WriteVectorsToDuckDB(beam.PTransform):
       path: the database file. A remote file is downloaded, changed and uploaded as a whole, by one
         run at a time.
       table: its name, in the database's default schema.
-      id_column: the column of ids, which are unique.
+      id_column: the column of ids, which are unique; None for rows without an id of their own, such
+        as pairs, which cannot be upserted.
       mode: "upsert" replaces rows of the table with the same ids; "insert" refuses such rows;
         "replace" makes the table exactly this collection, which cannot be a stream; without a
         single row it is left as it is, and emptied by "mirror".
@@ -105,7 +107,7 @@ class WriteVectorsToDuckDB(beam.PTransform):
 
     path: str
     table: str = "vectors"
-    id_column: str = "id"
+    id_column: str | None = "id"
     mode: str = "upsert"
     run: str | None = None
     commit_after: beam.PCollection | None = dataclasses.field(default=None, repr=False)
@@ -113,7 +115,7 @@ class WriteVectorsToDuckDB(beam.PTransform):
 
     def __post_init__(self) -> None:
         for name in ("path", "table", "id_column"):
-            if not getattr(self, name):
+            if getattr(self, name) == "":
                 raise InputError(f"{name} is empty; give the {name.replace('_', ' ')} to write to")
         if self.path.endswith("/"):
             raise InputError(f"path {self.path!r} names a folder; name the database file")
@@ -124,6 +126,11 @@ class WriteVectorsToDuckDB(beam.PTransform):
         if self.mode not in MODES:
             raise InputError(
                 f"mode {self.mode!r} is unknown; use {', '.join(MODES[:-1])} or {MODES[-1]}"
+            )
+        if self.id_column is None and self.mode == "upsert":
+            raise InputError(
+                "id_column is None, and mode upsert replaces rows by their ids; "
+                'pass mode="insert" or mode="replace"'
             )
         if self.run == "":
             raise InputError("run is empty; name the run, or omit it")

@@ -21,6 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.frames import TakesFrames
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.files.folders import list_files
 from beam_gpte.sinks.commit import stage_and_commit, warn_of_no_rows
@@ -53,7 +54,7 @@ MODES = ("replace", "mirror", "append")
 
 
 @dataclasses.dataclass(eq=False)
-class WriteVectorsToParquet(beam.PTransform):
+class WriteVectorsToParquet(TakesFrames):
     """Write a corpus, with or without vectors, to Parquet files in one folder.
 
     Gives a `WrittenFile` per file. Files appear only when all rows are written; a killed run

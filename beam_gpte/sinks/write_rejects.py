@@ -23,6 +23,7 @@ from beam_gpte.core.python_values import json_value, python_values
 from beam_gpte.core.text.minhash import slices
 from beam_gpte.elements.arrow_values import row_bytes
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.frames import TakesFrames
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.sinks.commit import barrier, stage_and_commit
@@ -48,7 +49,7 @@ LAYOUT = Layout(PREFIX, EXTENSION, _is_of_folder, digest_lines)
 
 
 @dataclasses.dataclass(eq=False)
-class WriteRejects(beam.PTransform):
+class WriteRejects(TakesFrames):
     """Write rows to ``<path>/rejects-*.jsonl``: one JSON object per row, in UTF-8.
 
     Gives a `WrittenFile` per file; each file holds one set of columns. The files become exactly

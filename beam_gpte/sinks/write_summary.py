@@ -22,6 +22,7 @@ from beam_gpte.core.columns import REJECT_REASON, check_visible
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.python_values import json_value
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.frames import TakesFrames
 from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.files.folders import output_path
 from beam_gpte.files.json_values import write_json
@@ -37,7 +38,7 @@ Report = tuple[str, dict]
 
 
 @dataclasses.dataclass(eq=False)
-class WriteSummary(beam.PTransform):
+class WriteSummary(TakesFrames):
     """Write one JSON object about bounded collections; ``{name: rows, ...} | WriteSummary(path)``.
 
     Gives the object. It has, under each name, the number of rows or, for `reports`, the list of

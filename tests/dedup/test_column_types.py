@@ -1,5 +1,6 @@
 """Columns of every Arrow type: ids keep value and type, blocks of several types are one corpus."""
 
+import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from beam_gpte import (
     DeduplicateSemantic,
     DeduplicateStream,
 )
+from beam_gpte.shuffle.unique_ids import named_type
 
 NewPipeline = Callable[..., beam.Pipeline]
 
@@ -94,9 +96,58 @@ def test_duplicates_name_the_smallest_id_in_its_own_type(
         assert_that(result.removed, check, "Removed")
         kept = result.kept | beam.FlatMap(lambda t: t["id"].to_pylist())
         assert_that(kept, equal_to(ids[1:]), "Kept")
-        pairs = result.pairs | beam.FlatMap(lambda block: block.batch.to_pylist())
+        assert_that(result.pairs, ids_are(named), "Types")
+        pairs = result.pairs | beam.FlatMap(lambda table: table.to_pylist())
         shown = pairs | beam.Map(lambda pair: (pair["first_id"], pair["second_id"]))
         assert_that(shown, lambda found: check_pairs(found, (ids[1], ids[0])), "Pairs")
+
+
+def ids_are(kind: pa.DataType) -> Callable[[list[pa.Table]], None]:
+    def check(found: list[pa.Table]) -> None:
+        for table in found:
+            assert [table.schema.field(name).type for name in ("first_id", "second_id")] == [
+                kind
+            ] * 2
+
+    return check
+
+
+@pytest.mark.parametrize("kind", [*STRINGS, *INTEGERS], ids=str)
+def test_a_stream_names_ids_in_their_own_type(new_pipeline: NewPipeline, kind: pa.DataType) -> None:
+    rows = table(kind, ids_of(kind))
+    of = as_type([None, ids_of(kind)[0], None], kind)
+
+    def check(found: list[pa.Table]) -> None:
+        decided = pa.concat_tables(found)
+        assert decided["duplicate_of"].type == named_type(kind)
+        assert decided["duplicate_of"].to_pylist() == of.to_pylist()
+
+    with new_pipeline() as p:
+        assert_that(p | beam.Create([rows]) | DeduplicateStream(0.9), check)
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"), of_two_steps(STEPS[:3], [*STRINGS, *INTEGERS]), ids=name_of
+)
+def test_references_are_named_in_the_type_of_the_ids(
+    new_pipeline: NewPipeline, step: Any, kind: pa.DataType
+) -> None:
+    """Whatever type the reference has its ids in."""
+    other = pa.large_string() if kind in STRINGS else pa.int64()
+    known = table(other, ["z"] if kind in STRINGS else [7])
+    named = named_type(kind)
+
+    def check(found: list[pa.Table]) -> None:
+        removed = pa.concat_tables(found)
+        assert removed["duplicate_of"].type == named
+        assert set(removed["duplicate_of"].to_pylist()) == {"z" if kind in STRINGS else 7}
+
+    with new_pipeline() as p:
+        reference = p | "Known" >> beam.Create([known])
+        rows = p | beam.Create([table(kind, ids_of(kind))])
+        result = rows | dataclasses.replace(step, reference=reference)
+        assert_that(result.removed, check, "Removed")
+        assert_that(result.pairs, ids_are(named), "Types")
 
 
 def check_pairs(found: list, expected: tuple) -> None:

@@ -2,7 +2,9 @@
 
 import pickle
 
+import duckdb
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -113,3 +115,17 @@ def test_types_that_cannot_be_sent_are_refused(levels: int) -> None:
     batch = pa.RecordBatch.from_arrays([pa.nulls(1, kind)], ["deep"])
     with pytest.raises(InputError, match="column 'deep' is nested deeper than 60 levels"):
         Block(batch)
+
+
+def test_libraries_read_a_block_without_a_copy() -> None:
+    field = pa.field("text", pa.string(), metadata={"language": "de"})
+    rows = pa.record_batch([["x", "y", "z"]], schema=pa.schema([field]))
+    block = Block(rows).slice(1)
+    table = pa.table(block)
+    assert table.to_pydict() == {"text": ["y", "z"]}
+    assert table.schema.field("text").metadata == {b"language": b"de"}
+    assert table["text"].chunk(0).buffers()[2].address == rows.column(0).buffers()[2].address
+    assert pl.DataFrame(block).to_dict(as_series=False) == {"text": ["y", "z"]}
+    assert pl.DataFrame(vectors(2, 3)).schema["embedding"] == pl.Array(pl.Float32, 3)
+    assert duckdb.sql("SELECT text FROM block ORDER BY text").fetchall() == [("y",), ("z",)]
+    assert pa.table(block.slice(0, 0)).num_rows == 0

@@ -11,7 +11,7 @@ import pytest
 from beam_gpte import AlignDocuments, Block, InputError
 from beam_gpte.core.vectors.similarity import vectors_to_arrow
 from beam_gpte.mining import align_documents
-from tests.examples import keep, kept
+from tests.examples import keep, kept, rows_in
 
 NewPipeline = Callable[..., beam.Pipeline]
 
@@ -69,7 +69,7 @@ def aligned(
                 for name, rows in (("source", source), ("target", target))
             }
             both | transform | beam.Map(keep, folder, "beads")
-        return [row for block in kept(folder, "beads") for row in block.batch.to_pylist()]
+        return rows_in(kept(folder, "beads"))
 
 
 @pytest.mark.parametrize(

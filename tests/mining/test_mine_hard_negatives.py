@@ -21,7 +21,7 @@ from beam_gpte.core.mining.neighbors import nearest_neighbors
 from beam_gpte.elements.block import hidden_block
 from beam_gpte.mining.filter_pairs import _reasons
 from beam_gpte.mining.pair_neighbors import _check_one_space, _Rows, _score
-from tests.examples import keep, kept
+from tests.examples import keep, kept, rows_in
 
 NewPipeline = Callable[..., beam.Pipeline]
 
@@ -106,10 +106,7 @@ def run(
         counters: Counter[str] = Counter()
         for one in counted:  # a counter is reported for each step
             counters[one.key.metric.name] += one.committed
-        rows = {
-            name: [row for block in kept(folder, name) for row in block.batch.to_pylist()]
-            for name in outputs
-        }
+        rows = {name: rows_in(kept(folder, name)) for name in outputs}
         return {**rows, "counters": counters}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from beam_gpte import Block, Comparison, InputError, ScoreBitext
 from beam_gpte.core.vectors.similarity import vectors_to_arrow
-from tests.examples import keep, kept
+from tests.examples import keep, kept, rows_in
 
 NewPipeline = Callable[..., beam.Pipeline]
 
@@ -87,11 +87,7 @@ def scored(
             for name in ("pairs", "report", "rejects"):
                 getattr(result, name) | f"keep {name}" >> beam.Map(keep, folder, name)
         pairs, (report,), rejects = (kept(folder, name) for name in ("pairs", "report", "rejects"))
-    return (
-        [row for block in pairs for row in block.batch.to_pylist()],
-        report,
-        [row for block in rejects for row in block.batch.to_pylist()],
-    )
+    return rows_in(pairs), report, rows_in(rejects)
 
 
 def test_pairs_of_two_corpora_get_what_mining_would_give(
