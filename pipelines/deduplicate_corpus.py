@@ -10,6 +10,7 @@ between these.
 import sys
 
 from beam_gpte import (
+    Block,
     Deduplicate,
     DeduplicateExact,
     DeduplicateLexical,
@@ -38,9 +39,11 @@ def deduplicate_corpus(pipeline: beam.Pipeline, texts: str, model: str, output: 
     result = rows | Deduplicate(steps).with_exception_handling()
     rejects = (unreadable, result.rejects) | beam.Flatten()
     written = rejects | WriteRejects(f"{output}/rejects")
-    for name in ("kept", "removed", "pairs"):
+    # some were removed before they had a vector
+    removed = result.removed | beam.Map(Block.without_columns, ("embedding",))
+    for name, part in (("kept", result.kept), ("removed", removed), ("pairs", result.pairs)):
         write = WriteVectorsToParquet(f"{output}/{name}", "mirror", commit_after=written)
-        getattr(result, name) | f"Write_{name}" >> write
+        part | f"Write_{name}" >> write
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ PACKAGE = sorted((ROOT / "beam_gpte").rglob("*.py"))
 PROGRAMS = {name: program_of(name) for name in COMMANDS}
 OPTIONS = {name: set(option_names(make_parser(one))) for name, one in PROGRAMS.items()}
 MODULES = {ROOT / "beam_gpte/cli/programs" / f"{of}.py": name for name, (of, _) in COMMANDS.items()}
+HTML = {"reports", "block_html"}
 RAISED = {
     "InputError",
     "NothingWrittenError",
@@ -38,6 +39,7 @@ FOREIGN = {
     "EmbeddableItems",
     "NamedTuples",
     "DirectRunner",
+    "LazyFrame",
     "NaN",
     "MiB",
 }
@@ -64,7 +66,7 @@ def messages(path: Path) -> Iterator[str]:
             yield "".join(text_of(argument) for argument in node.args)
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.JoinedStr):
             text = text_of(node.value)
-            if " " in text and "reports" not in path.parts:  # neither a value nor HTML
+            if " " in text and not HTML & {*path.parts, path.stem}:  # neither a value nor HTML
                 yield text
 
 

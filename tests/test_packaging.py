@@ -58,7 +58,8 @@ def test_a_worker_installs_it_and_finds_every_module(sdist: Path, tmp_path: Path
     assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == [
         "beam_gpte",
         "beam_gpte",
-    ]  # and its dist-info
+        "bin",
+    ]  # its dist-info, and the program
     package = tmp_path / "beam_gpte"
     for name in ("transforms", "pipelines"):
         assert {path.name for path in (package / "examples" / name).iterdir()} == {

@@ -117,7 +117,10 @@ TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "FilterPairs": mined(bg.FilterPairs(k=1), "queries", "documents", "pairs"),
 }
 OF_TEXTS = ("EmbedText", "IdentifyLanguage", "SplitSentences", "ChunkText")
-EMPTY = {("IdentifyLanguage", "rejects")}
+EMPTY = {
+    ("QuantizeVectors", "rejects"),  # a zero vector is one that it takes
+    ("IdentifyLanguage", "rejects"),
+}
 CASES = [
     (name, kind) for name in TRANSFORMS for kind in KINDS if kind != "strings" or name in OF_TEXTS
 ]
@@ -141,7 +144,7 @@ def outputs_of(result: Any) -> dict[str, beam.PCollection]:
 
 WITHOUT_IDS = (  # rows of their own, or rows with a null id
     *("IdentifyLanguage", "MineBitext", "ScoreBitext", "AlignDocuments", "MineHardNegatives"),
-    "FilterPairs",
+    *("FilterPairs", "QuantizeVectors"),
 )
 
 

@@ -1,7 +1,7 @@
 """Show what a job on this machine does.
 
-    batch   steps of Beam's runner, `elements.meter` --> a bar, or a line every 30 seconds
-    stream  `elements.meter` --> a line per commit, on standard output
+    batch   steps of Beam's runner, `files.meter` --> a bar, or a line every 30 seconds
+    stream  `files.meter` --> a line per commit, on standard output
 
 Workers append to the meter's files, and a thread of the program reads them. Remote runners have
 their own displays.
@@ -25,7 +25,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.meter import BYTES, FOLDER, ROWS, TEXTS, amount, commits
+from beam_gpte.files.meter import BYTES, FOLDER, ROWS, TEXTS, amount, commits
 from beam_gpte.files.scratch import temporary_folder
 from beam_gpte.sources.corpus_files import file_format
 from beam_gpte.sources.match_files import match_files
@@ -205,9 +205,9 @@ class _Batch:
     ) -> str:
         began = self._began[figure] = self._began[figure] or time.monotonic() - REFRESH_SECONDS
         seconds, scale = time.monotonic() - began, unit == "B"
-        most: Any = None if total is None else max(done, total)
+        bound: Any = None if total is None else max(done, total)
         return tqdm.tqdm.format_meter(
-            done, most, seconds, ncols=width, prefix=prefix, unit=unit, unit_scale=scale
+            done, bound, seconds, ncols=width, prefix=prefix, unit=unit, unit_scale=scale
         )
 
 

@@ -27,9 +27,9 @@ from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
-from beam_gpte.elements.meter import TEXTS, report
 from beam_gpte.elements.rejects import NAMESPACE, row_name
 from beam_gpte.embedding.shared_models import announce, count, later, loaded, shared_model
+from beam_gpte.files.meter import TEXTS, report
 
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch

@@ -19,8 +19,8 @@ from apache_beam.metrics import Metrics
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import find_model
 from beam_gpte.core.loading import LOADING
-from beam_gpte.elements.meter import TEXTS, report
 from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.files.meter import TEXTS, report
 from beam_gpte.files.remote_model import fetch_model
 
 FileVersion = tuple[str, int, int, int]

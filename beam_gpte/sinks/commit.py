@@ -26,8 +26,8 @@ from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.meter import report_commit
 from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.files.meter import report_commit
 from beam_gpte.sinks.final_names import Pane, WrittenFile
 from beam_gpte.sinks.panes import InWindows, is_whole, pane_windowing, window_name
 from beam_gpte.sinks.runs.outputs import Output, add_output, check_outputs

@@ -16,8 +16,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.columns import TEXT
 from beam_gpte.core.errors import InputError
-from beam_gpte.elements.meter import BYTES, report
 from beam_gpte.files.cloud import missing_object
+from beam_gpte.files.meter import BYTES, report
 from beam_gpte.sources.formats.readers import READERS, column_names
 from beam_gpte.sources.local_files import why_not_regular
 from beam_gpte.sources.match_files import WILDCARDS

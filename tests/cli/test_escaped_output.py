@@ -1,10 +1,10 @@
 """What a program prints is shown by a terminal, not obeyed."""
 
 import io
-import sys
 
 import pytest
 
+from beam_gpte.cli.arguments import Program
 from beam_gpte.cli.escaped_output import EscapedOutput, escaped, one_line
 from beam_gpte.cli.runtime import print_summary, run_program
 from beam_gpte.core.errors import InputError
@@ -37,14 +37,14 @@ def test_a_program_prints_no_control_characters(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def main(_: list[str]) -> None:
+    def main(*_: object) -> None:
         print_summary({HOSTILE: {HOSTILE: 1}, "path": f"{HOSTILE}\n9 rows"})
         raise kind(f"no column {HOSTILE}")
 
-    monkeypatch.setattr(sys, "argv", ["program.py"])
-    monkeypatch.setattr("beam_gpte.cli.runtime.claim_process", lambda: None)
+    for name in ("claim_process", "Interrupts"):  # this process is not the program's
+        monkeypatch.setattr(f"beam_gpte.cli.runtime.{name}", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
-        run_program(main)
+        run_program(Program("program", "", lambda _: None, main), [], "program.py")
     assert ended.value.code == code
     out, err = capsys.readouterr()
     assert out.count(SHOWN) == 2

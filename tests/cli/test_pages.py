@@ -95,7 +95,7 @@ def test_a_stream_is_embedded(tmp_path: Path, texts: str, minilm: str) -> None:
     pipeline.run().wait_until_finish()
     run_program("embed_corpus", "--input", texts, "--model", minilm, "--output", there)
     found, expected = rows_of(here), rows_of(there)
-    # a stream has the columns that it is told to keep
+    # a stream keeps the columns that are asked for
     assert [(row["id"], row["embedding"]) for row in found["."]] == [
         (row["id"], row["embedding"]) for row in expected["."]
     ]

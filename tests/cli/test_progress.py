@@ -15,7 +15,7 @@ import pytest
 from beam_gpte import DeduplicateExact, EmbedText, ReadCorpus
 from beam_gpte.cli import progress
 from beam_gpte.cli.progress import shown_commits, shown_progress, work_of
-from beam_gpte.elements.meter import (
+from beam_gpte.files.meter import (
     BYTES,
     FOLDER,
     ROWS,

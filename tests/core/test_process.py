@@ -131,7 +131,9 @@ def test_a_program_sets_what_pays(model: Path) -> None:
     code = (
         f"{SNAPSHOT}\n"
         "import beam_gpte; from beam_gpte.cli.runtime import run_program\n"
-        "run_program(lambda _: beam_gpte.TextEncoder.load(sys.argv[1]))\n"
+        "from beam_gpte.cli.arguments import Program\n"
+        "load = lambda *_: beam_gpte.TextEncoder.load(sys.argv[1])\n"
+        "run_program(Program('p', '', lambda _: None, load), [], 'p')\n"
         "print(snapshot())"
     )
     found = json.loads(run(code, model))
@@ -177,7 +179,9 @@ def test_no_more_threads_than_cores(model: Path) -> None:
         "encoder = beam_gpte.TextEncoder.load(sys.argv[1]); used.clear(); encoder.encode(['a'])\n"
         "users = (used, torch.get_num_threads(), pyarrow.cpu_count())\n"
         "options = PipelineOptions([])\n"
-        "run_program(lambda _: local_options(options))\n"
+        "from beam_gpte.cli.arguments import Program\n"
+        "check = lambda *_: local_options(options)\n"
+        "run_program(Program('p', '', lambda _: None, check), [], 'p')\n"
         "workers = options.view_as(DirectOptions).direct_num_workers\n"
         "print(*users, pyarrow.cpu_count(), workers)"
     )

@@ -235,7 +235,7 @@ def test_bad_rows_of_documents_are_collected(new_pipeline: NewPipeline) -> None:
         expected = [(1, "doc is null"), (2, "n is not a place"), (99, "n is null")]
         assert_that(why, equal_to(expected), "Rejects")
         found = beads | beam.FlatMap(
-            lambda b: [i for r in b.batch.to_pylist() for i in r["source_ids"]]
+            lambda table: [i for row in table.to_pylist() for i in row["source_ids"]]
         )
         assert_that(found, equal_to([0, 3, 4]), "Beads")
 

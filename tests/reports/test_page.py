@@ -1,5 +1,6 @@
 """Report pages: differences, charts and samples show what is in the data."""
 
+import argparse
 import dataclasses
 import datetime
 import html
@@ -14,7 +15,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from beam_gpte.cli.runtime import run_of
 from beam_gpte.core.errors import InputError
@@ -326,10 +326,11 @@ def test_options_are_shown_with_their_defaults_and_those_of_beam_only_if_given(
 ) -> None:
     with new_pipeline() as pipeline:
         pipeline | beam.Create([1], reshuffle=False)
-    options = PipelineOptions(["--direct_num_workers=2", "--job_name=j"]).view_as(DirectOptions)
-    run = run_of("program.py", options, pipeline.result, 2.0)
+    options, flags = argparse.Namespace(pooling="auto"), ["--direct_num_workers=2", "--job_name=j"]
+    run = run_of("program", options, flags, pipeline.result, 2.0)
     assert run.parameters["direct_num_workers"] == 2
-    assert run.parameters["direct_running_mode"] == "in_memory"
+    assert run.parameters["pooling"] == "auto"
+    assert "direct_running_mode" not in run.parameters
     assert run.parameters["job_name"] == "j"
     assert "temp_location" not in run.parameters
     assert run.speed == {"seconds": 2.0}
@@ -350,8 +351,8 @@ def test_a_secret_among_beams_options_is_not_on_the_page(
         "labels": "TOPSECRET6=1",
     }
     flags = [f"--{name}={value}" for name, value in secrets.items()]
-    options = PipelineOptions(["--job_name=j", *flags]).view_as(DirectOptions)
-    run = run_of("program.py", options, pipeline.result, 2.0)
+    options = argparse.Namespace()
+    run = run_of("program", options, ["--job_name=j", *flags], pipeline.result, 2.0)
     page = Elements(render_page("t", run, {}, [])).text
     assert "TOPSECRET" not in page
     assert "TOPSECRET" not in repr(run)
