@@ -56,7 +56,7 @@ def _prose(text: str) -> str:
     for part in text.strip().split("\n\n"):
         if part.startswith("    "):
             code = re.sub(r"^    ", "", part, flags=re.MULTILINE)
-            parts.append(f"```{{code-block}} sh\n{code}\n```")
+            parts.append(f"```{{code-block}} bash\n{code}\n```")
         else:
             parts.append(_escaped(part))
     return "\n\n".join(parts)
