@@ -1,8 +1,8 @@
 """End a program that Ctrl-C interrupts: within seconds, in one line, whatever its threads do.
 
 first signal --> `KeyboardInterrupt` --> locks and private folders are given back --> the line
-|                                                                                  ^
-+--> a timer, should that take long -----------------------------------------------+
+|                                                                                 ^
++--> a timer, should that take long ----------------------------------------------+
 second signal --> the end, at once
 """
 

@@ -9,6 +9,7 @@ their own displays.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import sys
@@ -82,7 +83,7 @@ def shown_progress(
         yield None
         return
     step, out = Step(), stream or sys.stderr
-    with _metered() as folder, _watching(_Batch(folder, step, command, work_of(patterns), out)):
+    with _metered() as folder, _watching(_Batch(folder, step, command, patterns, out)):
         yield _runner(step)
 
 
@@ -167,8 +168,10 @@ def _runner(step: Step) -> FnApiRunner:
 class _Batch:
     """Show a bar on a terminal, elsewhere a line from time to time."""
 
-    def __init__(self, folder: str, step: Step, command: str, work: Work, out: TextIO) -> None:
-        self._folder, self._step, self._work = folder, step, work
+    def __init__(
+        self, folder: str, step: Step, command: str, patterns: Sequence[str], out: TextIO
+    ) -> None:
+        self._folder, self._step, self._patterns = folder, step, patterns
         self._command, self._out = command, out
         self._texts = self._embedding = 0  # embedded so far, and the step that does
         self._began = {TEXTS: 0.0, BYTES: time.monotonic()}
@@ -185,6 +188,11 @@ class _Batch:
         if width:
             self._out.write("\r" + " " * width + "\r")
             self._out.flush()
+
+    @functools.cached_property
+    def _work(self) -> Work:
+        """How much there is to read; not looked up by a run that ends before anything is shown."""
+        return work_of(self._patterns)
 
     def _text(self, width: int | None) -> str:
         step = self._step

@@ -202,8 +202,11 @@ def check_columns(options: argparse.Namespace, first: str, present: list[str]) -
         raise InputError("--report reads duplicate_of; leave it out of --rename")
 
 
-def check(options: argparse.Namespace) -> None:
+def check(options: argparse.Namespace) -> Reference | None:
     """Check before the job starts that steps, files, columns and model exist.
+
+    Returns:
+      The reference, if there is one.
 
     Raises:
       InputError: one of them does not.
@@ -223,13 +226,15 @@ def check(options: argparse.Namespace) -> None:
     check_present(required, first, present)
     if options.model is not None:
         check_model_exists(EncoderConfig(options.model))
-    if (reference := reference_of(options)) is not None:
+    reference = reference_of(options)
+    if reference is not None:
         with naming("--reference"):
             match_files(reference.files, [])
     for name in ("kept", "removed", "pairs"):
         check_writable(f"{options.output.rstrip('/')}/{name}")
     if options.report is not None:
         check_report(options.report)
+    return reference
 
 
 @contextlib.contextmanager
@@ -246,9 +251,14 @@ def scratch_folder(options: argparse.Namespace, local: bool) -> Iterator[str | N
         yield str(folder.path)
 
 
-def build(pipeline: beam.Pipeline, options: argparse.Namespace, scratch: str | None) -> None:
+def build(
+    pipeline: beam.Pipeline,
+    options: argparse.Namespace,
+    scratch: str | None,
+    known: Reference | None,
+) -> None:
     output = absolute(options.output.rstrip("/"))
-    known, reference, saved_index = reference_of(options), None, None
+    reference, saved_index = None, None
     names = {"id_column": options.id_column, "text_column": options.text_column}
     names |= {"limits": ReadLimits(options.max_row_bytes)}
     read = ReadCorpus(options.input, **names, types=types_of(options.types))
@@ -309,13 +319,13 @@ def write_bytes(content: bytes, path: str, *barrier: Any) -> None:
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
     local = local_options(beam_options)
-    check(options)
+    reference = check(options)
     with (
         scratch_folder(options, local) as scratch,
         shown_progress(local, PROGRAM.name, options.input) as runner,
     ):
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
-        build(pipeline, options, scratch)
+        build(pipeline, options, scratch, reference)
         result = run_pipeline(pipeline, local, options.output)
     seconds = watch.seconds()
     path = f"{options.output.rstrip('/')}/summary.json"

@@ -190,8 +190,8 @@ def transform_of(options: argparse.Namespace) -> MineBitext:
     )
 
 
-def check(options: argparse.Namespace) -> None:
-    """Check before the job starts what can be checked on this machine."""
+def check(options: argparse.Namespace) -> pl.DataFrame | None:
+    """Check before the job starts what can be checked on this machine; return the gold pairs."""
     for language in (options.source_lang, options.target_lang):
         check_language(options, language)
     of_sides = [transform for side in SIDES for transform in added_by(options, side)]
@@ -208,11 +208,13 @@ def check(options: argparse.Namespace) -> None:
     if options.model is not None:
         check_model_exists(EncoderConfig(options.model))
     check_writable(f"{options.output.rstrip('/')}/bitext")
+    gold = None
     if options.gold is not None:
         with naming("--gold"):
-            read_gold(options.gold)
+            gold = read_gold(options.gold)
     if options.report is not None:
         check_report(options.report)
+    return gold
 
 
 def check_columns(options: argparse.Namespace, side: str, file: str, present: list[str]) -> None:
@@ -272,14 +274,14 @@ def read_side(pipeline: beam.Pipeline, options: argparse.Namespace, side: str) -
     return Sentences(rows, rejects)
 
 
-def build(pipeline: beam.Pipeline, options: argparse.Namespace) -> None:
+def build(pipeline: beam.Pipeline, options: argparse.Namespace, gold: pl.DataFrame | None) -> None:
     output = absolute(options.output.rstrip("/"))
     source, target = (read_side(pipeline, options, side) for side in SIDES)
     mine = transform_of(options).with_exception_handling()
     result = {"source": source.rows, "target": target.rows} | mine
-    if options.report is not None and options.gold is not None:
-        gold = WriteGoldRows(gold_file(output), read_gold(options.gold), columns_of(options))
-        {"source": source.rows, "target": target.rows} | gold
+    if options.report is not None and gold is not None:
+        write = WriteGoldRows(gold_file(output), gold, columns_of(options))
+        {"source": source.rows, "target": target.rows} | write
     rejects = (*source.rejects, *target.rejects, result.rejects) | "Rejects" >> beam.Flatten()
     sides = {"source": source, "target": target}
     totals = {name: total_rows((side.rows, *side.rejects), name) for name, side in sides.items()}
@@ -337,8 +339,7 @@ def write_tsv(pairs: pl.DataFrame, path: str) -> None:
         file.write("".join(f"{line}\n" for line in lines).encode())
 
 
-def compare(pairs: pl.DataFrame, gold_file: str) -> dict[str, float]:
-    gold = read_gold(gold_file)
+def compare(pairs: pl.DataFrame, gold: pl.DataFrame) -> dict[str, float]:
     right = len(pairs.cast(dict.fromkeys(PAIR, pl.String)).join(gold, on=PAIR, how="semi"))
     precision, recall = right / max(1, len(pairs)), right / max(1, len(gold))
     f1 = 2 * right / max(1, len(pairs) + len(gold))
@@ -346,12 +347,11 @@ def compare(pairs: pl.DataFrame, gold_file: str) -> dict[str, float]:
 
 
 def missed_of(
-    options: argparse.Namespace, pairs: pl.DataFrame, summary: dict[str, Any]
+    output: str, pairs: pl.DataFrame, gold: pl.DataFrame | None, summary: dict[str, Any]
 ) -> list[MissedPair] | None:
-    if options.gold is None:
+    if gold is None:
         return None
-    rows = take_sample(gold_file(options.output.rstrip("/")))
-    return missed_pairs(read_gold(options.gold), pairs, rows, summary)
+    return missed_pairs(gold, pairs, take_sample(gold_file(output)), summary)
 
 
 def print_pairs(summary: dict[str, Any], pairs: pl.DataFrame) -> None:
@@ -370,10 +370,10 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
     local = local_options(beam_options)
     transform_of(options)
-    check(options)
+    gold = check(options)
     with shown_progress(local, PROGRAM.name, [*options.source, *options.target]) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
-        build(pipeline, options)
+        build(pipeline, options, gold)
         result = run_pipeline(pipeline, local, options.output)
     seconds = watch.seconds()
     output = options.output.rstrip("/")
@@ -383,8 +383,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     if options.tsv:
         write_tsv(pairs, f"{output}/bitext.tsv")
     print_pairs(summary, pairs)
-    if options.gold is not None:
-        scores = compare(pairs, options.gold)
+    if gold is not None:
+        scores = compare(pairs, gold)
         summary |= scores
         write_json(f"{output}/summary.json", summary)
         print(
@@ -395,7 +395,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     if options.report is not None:
         about = run_of(PROGRAM.name, options, flags, result, seconds)
         sample = take_sample(sample_file(output))
-        missed = missed_of(options, pairs, summary)
+        missed = missed_of(output, pairs, gold, summary)
         vectors, config = options.embedding_column, config_of(options)
         page = bitext_page(about, summary, pairs, sample, vectors, missed, config)
         write_page(options.report, page)
