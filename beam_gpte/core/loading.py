@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from beam_gpte.core.quick_transformers import quick_transformers
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -22,7 +24,7 @@ def one_at_a_time(load: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(load)
     def wait_and_load(*args: P.args, **kwargs: P.kwargs) -> T:
-        with LOADING:
+        with LOADING, quick_transformers():
             return load(*args, **kwargs)
 
     return wait_and_load

@@ -32,20 +32,31 @@ _VARIABLES = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+# Modules that Beam asks for, and does without: whether this is a notebook, and a manager of models
+# that brings SciPy.
+_NOT_IMPORTED = ("IPython", "apache_beam.ml.inference.model_manager")
+
 _claimed: list[bool] = []  # not empty once a program has called `claim_process`
 
 
 def claim_process() -> None:
     """Call this process a program of ours, and tune it; before torch is imported."""
     _claimed.append(True)
+    for name in _NOT_IMPORTED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # how Python marks them
     tune_process()
+
+
+def is_program() -> bool:
+    """Check whether this process is a program of ours."""
+    return bool(_claimed)
 
 
 def is_ours() -> bool:
     """Check whether this process is a program of ours or a worker of Beam's."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     names = [getattr(spec, "name", ""), *sys.orig_argv[1:3]]
-    return bool(_claimed) or any(str(name).startswith(_WORKERS) for name in names)
+    return is_program() or any(str(name).startswith(_WORKERS) for name in names)
 
 
 def tune_process() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import itertools
 import re
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
     else:
         auto = transformers.AutoModel
     agree = named_failure(folder.transformer / "config.json", "does not agree with the weights")
-    with _quiet_loading(transformers.utils.logging), agree:
+    with _quiet_loading(transformers.utils.logging), agree, _without_symbols_class()():
         _check_sizes(auto, settings, folder, config)
         model, report = auto.from_pretrained(
             folder.transformer,
@@ -105,6 +106,31 @@ def _check_sizes(auto: Any, settings: Any, folder: ModelFolder, config: EncoderC
             folder.transformer / "config.json",
             f"asks for {wanted:,} weights, but the files of weights have {stored:,} bytes",
         )
+
+
+@functools.cache
+def _without_symbols_class() -> Any:
+    """Return the class of a context in which tensors without memory need no SymPy.
+
+    Torch draws their values, and copies their shapes, symbolically. Importing SymPy for it takes
+    longer than importing a model's module.
+    """
+    import torch
+
+    class WithoutSymbols(torch.overrides.TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            given = kwargs or {}
+            tensor = given["tensor"] if "tensor" in given else next(iter(args), None)
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                if getattr(func, "__module__", None) == torch.nn.init.__name__:
+                    return tensor
+                if func is torch.empty_like and tensor.is_contiguous() and set(given) == {"device"}:
+                    return torch.empty(tensor.shape, dtype=tensor.dtype, **given)
+            return func(*args, **given)
+
+    return WithoutSymbols
 
 
 def _without_place(model: Any, unexpected: list[str]) -> list[str]:
