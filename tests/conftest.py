@@ -100,6 +100,12 @@ def new_pipeline(request: pytest.FixtureRequest) -> Callable[..., beam.Pipeline]
 
 
 @pytest.fixture
+def is_local(request: pytest.FixtureRequest) -> bool:
+    """Return whether `new_pipeline` makes pipelines on Beam's in-process runner."""
+    return not request.config.getoption("--runner-flags")
+
+
+@pytest.fixture
 def jsonl(tmp_path: Path) -> Callable[[list[dict]], str]:
     """Write rows to a JSON Lines file and return its path."""
 

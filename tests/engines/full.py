@@ -92,7 +92,8 @@ class Runner:
                     return self._program(run.name.split()[0], Path(folder))
                 if run.name in STREAMS:
                     return self._stream(Path(folder))
-                done = finish(self._command(run), folder=folder, seconds=SECONDS)
+                seconds = SECONDS if run.kind != TESTS else 4 * SECONDS
+                done = finish(self._command(run), folder=folder, seconds=seconds)
             except TimeoutError as error:
                 return str(error)
         if done.returncode == 0:

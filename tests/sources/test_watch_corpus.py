@@ -440,12 +440,12 @@ def test_an_interval_of_zero_raises_at_construction() -> None:
         Polling(interval=0)
 
 
-def test_a_runner_that_cannot_stream_is_refused(new_pipeline: Callable[..., beam.Pipeline]) -> None:
+def test_a_runner_that_cannot_stream_is_refused() -> None:
     with pytest.raises(
         InputError,
         match="FnApiRunner without the option --streaming ends with its input; use DirectRunner",
     ):
-        new_pipeline() | WatchCorpus("*")
+        beam.Pipeline("FnApiRunner") | WatchCorpus("*")
     with pytest.raises(InputError, match="BundleBasedDirectRunner without the option --streaming"):
         beam.Pipeline("BundleBasedDirectRunner") | WatchCorpus("*")
 
