@@ -7,7 +7,7 @@ import beam_gpte._quiet  # first
 
 # isort: split
 import beam_gpte._quick_beam  # before anything is built
-import beam_gpte._whole_elements  # noqa: F401
+import beam_gpte._whole_elements
 from beam_gpte.core.columns import Columns as Columns
 from beam_gpte.core.encoder.config import EncoderConfig as EncoderConfig
 from beam_gpte.core.encoder.config import ModelRuntime as ModelRuntime
@@ -152,3 +152,6 @@ def __getattr__(name: str) -> object:
 for _public in [value for value in globals().values() if isinstance(value, type)]:
     export(_public)
 del _public
+
+
+beam_gpte._quiet.collect_again()

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from beam_gpte.cli.arguments import Program
 
@@ -32,6 +32,25 @@ COMMANDS = {
     "examples": ("examples", "Write the examples to a folder"),
 }
 WIDTH = max(map(len, COMMANDS))
+
+
+def start() -> None:
+    """Be the program of this process, which ends here."""
+    _be(main)
+
+
+def run_page(name: str, argv: Sequence[str]) -> None:
+    """Be the program of a page in `pipelines/`: run a command, by the name of that file."""
+    _be(lambda: run_command(name, argv, os.path.basename(sys.argv[0])))
+
+
+def _be(run: Callable[[], None]) -> None:
+    try:
+        run()
+    except SystemExit as end:
+        from beam_gpte.cli.interrupts import leave
+
+        leave(int(end.code or 0))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,11 +81,6 @@ def run_command(name: str, argv: Sequence[str], command: str | None = None) -> N
 
     run_program(program_of(name), argv, command or f"beam-gpte {name}")
     sys.exit(0)
-
-
-def run_page(name: str, argv: Sequence[str]) -> None:
-    """Run a command for its page in `pipelines/`, by the name of that file."""
-    run_command(name, argv, os.path.basename(sys.argv[0]))
 
 
 def program_of(name: str) -> Program:
