@@ -54,7 +54,6 @@ HINTS = {  # what an engine says: what it is about
     "Record too large": "raise taskmanager.memory.managed.size",
     "NoResourceAvailable": "the engine has fewer slots than --parallelism asks for",
 }
-_MISTAKE = re.compile(r"(InputError|NothingWrittenError): (.*)")
 _STEP = re.compile(r" \[while running '.*$")
 
 
@@ -267,11 +266,18 @@ class Job:
 
 def mistake_in(text: str) -> InputError | None:
     """Return the last mistake that a trace of all languages names; None if there is none."""
-    found = _MISTAKE.findall(text)
+    names = "|".join(kind.__name__ for kind in _with_subclasses(InputError))
+    found = re.findall(rf"\b({names}): (.*)", text)
     if not found:
         return None
     kind, message = found[-1]
-    return MISTAKES[kind](_STEP.sub("", message))
+    return MISTAKES.get(kind, InputError)(_STEP.sub("", message))
+
+
+def _with_subclasses(kind: type[InputError]) -> Iterator[type[InputError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _with_subclasses(below)
 
 
 def reason(error: Exception) -> str:

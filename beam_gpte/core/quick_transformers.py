@@ -4,7 +4,8 @@ The module of a first model brings torch's compiler, sharded tensors, accelerate
 its 3.9 CPU seconds. transformers itself asks whether they are there before it imports them, so that
 it runs without; while a model is loaded it hears that they are not. The compiler has no such
 question: its place is taken by a module with the decorators that mark what is not to be compiled.
-Whoever asks that module for anything else gets torch's own.
+Whoever asks that module for anything else gets torch's own. And `transformers.models` reads the
+2,000 files of all models to list their names, as `transformers` did before: it is a plain package.
 
 Only in a program of ours (`core.process`), where nothing else can want them: modules of
 transformers that were loaded so cannot train on several devices. `benchmarks/programs.py` measures
@@ -28,6 +29,7 @@ _QUESTIONS = (
     "is_torch_flex_attn_available",
 )
 _PLACES = ("utils.import_utils", "utils")  # where transformers has the questions
+_MODELS = "transformers.models"
 _COMPILER = "torch._dynamo"
 _TRACING = "torch._dynamo._trace_wrapped_higher_order_op"
 
@@ -51,6 +53,9 @@ def _spared() -> Iterator[None]:
         setattr(place, name, _no)
     if _COMPILER not in sys.modules:
         sys.modules |= {_COMPILER: _Compiler(_COMPILER), _TRACING: _Tracing(_TRACING)}
+    models = _Models(_MODELS)
+    models.__path__ = [f"{path}/models" for path in sys.modules["transformers"].__path__]
+    sys.modules.setdefault(_MODELS, models)
     try:
         yield
     finally:
@@ -88,6 +93,15 @@ class _Tracing(types.ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         return _of_original(self, name)
+
+
+class _Models(types.ModuleType):
+    """Be the package of all models, whose names `transformers` has too."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(sys.modules["transformers"], name)
 
 
 def _of_original(module: types.ModuleType, name: str) -> Any:

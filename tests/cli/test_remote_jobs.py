@@ -23,11 +23,13 @@ from beam_gpte.cli.remote_jobs import (
     JobError,
     Note,
     _ignore_lost_streams,
+    mistake_in,
     reason,
     run_job,
 )
 from beam_gpte.cli.runtime import run_pipeline, sample_file
 from beam_gpte.core.errors import InputError, NothingWrittenError, PassingInputError
+from beam_gpte.core.mining.posterior import NoMixtureError
 from beam_gpte.sinks.runs.leftovers import remove_run
 from tests.sinks.test_write_parquet import embedded
 
@@ -115,6 +117,18 @@ def test_a_mistake_of_any_step_is_noted_beside_the_output(
     assert noted
     assert set(noted) == {WORDS}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "kind", [InputError, PassingInputError, NothingWrittenError, NoMixtureError]
+)
+def test_a_mistake_of_any_kind_is_found_in_a_trace(kind: type[InputError]) -> None:
+    trace = (
+        f"bundle 3 failed: x\n{kind.__module__}.{kind.__name__}: {WORDS} [while running 'Step']\n"
+    )
+    found = mistake_in(trace)
+    assert str(found) == WORDS
+    assert isinstance(found, NothingWrittenError) == (kind is NothingWrittenError)
 
 
 def test_what_may_pass_is_left_to_the_engine_which_tries_again(
