@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,25 @@ def stsb(data: Path) -> list[tuple[str, str, float]]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     help_text = "flags of the runner of `new_pipeline`, in place of Beam's in-process one"
     parser.addoption("--runner-flags", default="", help=help_text)
+    help_text = "run all cases of tests that are sampled otherwise"
+    parser.addoption("--whole", action="store_true", help=help_text)
+
+
+@pytest.hookimpl(trylast=True)  # after `-k` and `-m`
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a sample of the cases of a test that is marked `sampled`, by the seed of the matrix."""
+    seed = os.environ.get("MATRIX_SEED", "0")
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out: set[pytest.Item] = set()
+    for name, found in cases.items():
+        marker = found[0].get_closest_marker("sampled")
+        if marker and not config.getoption("--whole"):
+            size = min(marker.args[0], len(found))
+            left_out.update(set(found).difference(random.Random(seed + name).sample(found, size)))
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 class OnAnEngine(beam.Pipeline):

@@ -278,6 +278,7 @@ RESULTS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("steps", "kind"),
     [
