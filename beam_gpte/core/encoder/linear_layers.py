@@ -166,8 +166,8 @@ def _mkl_is_faster() -> bool:
     if not torch.backends.mkl.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX2":
         return False
     generator = torch.Generator().manual_seed(0)
-    linear = torch.nn.Linear(384, 96, bias=False)
-    linear.weight.data = torch.randn(96, 384, generator=generator)
+    linear = torch.nn.Linear(384, 96, bias=False, device="meta")  # which draws no numbers
+    linear.weight = torch.nn.Parameter(torch.randn(96, 384, generator=generator))
     x, layer = torch.randn(512, 384, generator=generator), batch_invariant_linear_class()(linear)
     with torch.inference_mode():
         whole = layer(x)
