@@ -1,9 +1,10 @@
 """Measure whole programs, from the shell to the exit code, beside a plain script.
 
-    python benchmarks/programs.py [--rows 10] [--rounds 5] [--only embed mine ...]
+    python -m benchmarks.programs [--rows 10] [--rounds 5] [--only embed mine ...]
 
 The plain script loads all-MiniLM-L6-v2 with sentence-transformers, encodes the texts of a JSON
-Lines file and writes the vectors. All read the same docstrings; mining pairs them with themselves.
+Lines file and writes the vectors. All read the same docstrings; mining pairs them with as many
+others.
 Medians of interleaved rounds, after one that is not counted: seconds of the clock, CPU seconds of
 the process and its children, peak memory, and ratios to the plain script in the same round.
 
@@ -41,10 +42,12 @@ np.save(sys.argv[3], vectors)
 """
 
 
-def write_texts(path: Path, rows: int) -> None:
+def write_texts(folder: Path, rows: int) -> None:
     found = list(docstrings(Path(sysconfig.get_path("stdlib"))))
-    chosen = random.Random(0).sample(found, rows)
-    path.write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
+    chosen = random.Random(0).sample(found, 2 * rows)
+    for name, part in (("texts", chosen[:rows]), ("others", chosen[rows:])):
+        lines = "".join(json.dumps(row) + "\n" for row in part)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
@@ -54,7 +57,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     ids, output = ["--id_column", "id"], ["--output", str(out)]
     files = ["--input", str(texts)]
     of_vectors = ["--by", "semantic", "--input", f"{vectors}/*.parquet"]
-    sides = ["--source", str(texts), "--target", str(texts)]
+    sides = ["--source", str(texts), "--target", str(folder / "others.jsonl"), "--threshold", "1"]
     return {
         PLAIN: [sys.executable, "-c", SCRIPT, str(texts), MODEL, str(out / "vectors.npy")],
         IMPORTS: [sys.executable, "-c", "import apache_beam, polars, duckdb"],
@@ -105,7 +108,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.environ |= {"PYTHONPYCACHEPREFIX": f"{folder}/bytecode", "HF_HUB_OFFLINE": "1"}
-        write_texts(folder / "texts.jsonl", options.rows)
+        write_texts(folder, options.rows)
         run("embed", folder)
         (folder / "out").rename(folder / "vectors")
         names = [PLAIN, IMPORTS, *(options.only or [*commands(folder)][2:])]

@@ -37,7 +37,7 @@ from beam_gpte.core.errors import InputError, NothingWrittenError
 from beam_gpte.core.machine import cores
 from beam_gpte.core.process import claim_process
 from beam_gpte.elements.rejects import NAMESPACE
-from beam_gpte.files.folders import remove_files
+from beam_gpte.files.folders import is_remote, remove_files
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
 from beam_gpte.reports.masking import NOT_SHOWN
 from beam_gpte.reports.page import Run, record_command
@@ -46,7 +46,10 @@ from beam_gpte.sinks import write_parquet
 from beam_gpte.sinks.final_names import WrittenFile
 from beam_gpte.sinks.runs.leftovers import remove_run
 from beam_gpte.sinks.runs.outputs import temporary_folders
+from beam_gpte.sources.match_files import match_files
 from beam_gpte.sources.output_columns import committed_files
+
+FEW_BYTES = 1 << 16
 
 # Beam's options whose values a page shows; of those unknown here a value may be a secret
 HARMLESS_OPTIONS = (
@@ -108,8 +111,13 @@ def _last_line(error: Exception) -> tuple[str | None, int]:
     return (str(error) if isinstance(error, JobError) else None), 1
 
 
-def local_options(options: PipelineOptions) -> bool:
+def local_options(options: PipelineOptions, few: Sequence[str] = ()) -> bool:
     """Set the in-process runner with one thread per core, unless a runner is named.
+
+    Args:
+      options: of Beam; changed.
+      few: files or globs; if all of them have less than `FEW_BYTES`, one thread is used. Others
+        would cost more than they help, but for a model, which needs them for few texts too.
 
     Returns:
       Whether the run is local.
@@ -124,13 +132,23 @@ def local_options(options: PipelineOptions) -> bool:
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
     if standard.runner is None:
         standard.runner = LOCAL_RUNNER
-        if direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1:
+        is_default = direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1
+        if is_default and not _are_few(few):
             direct.direct_running_mode = "multi_threading"
             direct.direct_num_workers = cores()
     local = standard.runner in (LOCAL_RUNNER, "DirectRunner")
     if use_prism(options) or local:
         silence_beam()
     return local
+
+
+def _are_few(patterns: Sequence[str]) -> bool:
+    if not patterns or any(map(is_remote, patterns)):
+        return False
+    try:
+        return sum(file.size_in_bytes for file in match_files(patterns, [])) < FEW_BYTES
+    except InputError:  # which the program says when it checks
+        return False
 
 
 def silence_beam() -> None:

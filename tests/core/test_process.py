@@ -150,6 +150,17 @@ def test_a_program_sets_what_pays(model: Path) -> None:
     assert found["environment"]["TOKENIZERS_PARALLELISM"] == "true"
 
 
+def test_numpy_multiplies_in_one_thread_in_a_program_alone() -> None:
+    code = (
+        "import json, numpy; from threadpoolctl import threadpool_info\n"
+        "import beam_gpte; from beam_gpte.core.process import claim_process, tune_process\n"
+        "threads = lambda: [one['num_threads'] for one in threadpool_info()]\n"
+        "before = threads(); tune_process(); of_user = threads(); claim_process()\n"
+        "print(json.dumps([of_user == before, threads()]))"
+    )
+    assert json.loads(run(code, OPENBLAS_NUM_THREADS="2")) == [True, [1]]
+
+
 def test_beams_worker_process_is_ours() -> None:
     """It is known by its main module, and its threads are those of the runtime, for good."""
     code = (

@@ -318,7 +318,7 @@ def write_bytes(content: bytes, path: str, *barrier: Any) -> None:
 
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
-    local = local_options(beam_options)
+    local = local_options(beam_options, options.input if options.model is None else ())
     reference = check(options)
     with (
         scratch_folder(options, local) as scratch,

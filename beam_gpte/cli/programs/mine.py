@@ -368,10 +368,11 @@ def print_pairs(summary: dict[str, Any], pairs: pl.DataFrame) -> None:
 
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
-    local = local_options(beam_options)
+    sides = [*options.source, *options.target]
+    local = local_options(beam_options, sides if options.model is None else ())
     transform_of(options)
     gold = check(options)
-    with shown_progress(local, PROGRAM.name, [*options.source, *options.target]) as runner:
+    with shown_progress(local, PROGRAM.name, sides) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build(pipeline, options, gold)
         result = run_pipeline(pipeline, local, options.output)
