@@ -28,7 +28,7 @@ from beam_gpte import (
     EncoderConfig,
     InputError,
     ReadCorpus,
-    ReadLimits,
+    ReadOptions,
     SemanticOptions,
     WriteRejects,
     WriteVectorsToParquet,
@@ -50,6 +50,7 @@ from beam_gpte.cli.corpus_options import (
     check_added,
     check_renames,
     check_types,
+    read_options,
     renamed,
     types_of,
     use_ids,
@@ -212,7 +213,7 @@ def check(options: argparse.Namespace) -> Reference | None:
       InputError: one of them does not.
     """
     steps_of(options, None)
-    first, present = first_columns(options.input, options.text_column, "input")
+    first, present = first_columns(options.input, options.text_column, "input", options.encoding)
     use_ids(options, present)
     check_columns(options, first, present)
     required = [options.text_column, options.id_column, options.scope]
@@ -260,12 +261,15 @@ def build(
     output = absolute(options.output.rstrip("/"))
     reference, saved_index = None, None
     names = {"id_column": options.id_column, "text_column": options.text_column}
-    names |= {"limits": ReadLimits(options.max_row_bytes)}
+    names |= {"options": read_options(options)}
     read = ReadCorpus(options.input, **names, types=types_of(options.types))
     rows, unreadable = pipeline | "ReadCorpus" >> read.with_exception_handling()
     if known is not None:
         files, id_column, saved_index = known
-        read_known = ReadCorpus(files, id_column=id_column, text_column=options.text_column)
+        of_files = ReadOptions(read_options(options).encoding)
+        read_known = ReadCorpus(
+            files, id_column=id_column, text_column=options.text_column, options=of_files
+        )
         reference = pipeline | "ReadReference" >> read_known
     deduplicate = Deduplicate(steps_of(options, saved_index), reference, scratch)
     result = rows | renamed(deduplicate, options.rename).with_exception_handling()

@@ -17,7 +17,6 @@ from beam_gpte import (
     EncoderConfig,
     QuantizeVectors,
     ReadCorpus,
-    ReadLimits,
     WriteRejects,
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
@@ -40,6 +39,7 @@ from beam_gpte.cli.corpus_options import (
     check_added,
     check_renames,
     check_types,
+    read_options,
     renamed,
     types_of,
     use_ids,
@@ -135,7 +135,7 @@ def build(pipeline: beam.Pipeline, options: argparse.Namespace, config: EncoderC
         id_column=options.id_column,
         text_column=text_column,
         types=types_of(options.types),
-        limits=ReadLimits(options.max_row_bytes),
+        options=read_options(options),
     )
     corpus, unreadable = pipeline | read.with_exception_handling()
     embed, embedding = (
@@ -197,7 +197,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
 
 def check(options: argparse.Namespace, config: EncoderConfig) -> None:
     """Check before the job starts what can be checked on this machine."""
-    first, present = first_columns(options.input, options.text_column, "input")
+    first, present = first_columns(options.input, options.text_column, "input", options.encoding)
     use_ids(options, present)
     check_present((options.text_column, options.id_column), first, present)
     check_model_exists(config)
