@@ -163,6 +163,13 @@ MISTAKES = [
         "v.duckdb, table 'vectors': vectors of 128 and 384 dimensions; embed both with the same "
         "model ('model' and 'model' now), or write to another place",
     ),
+    (
+        f"{RUN} --duckdb v.duckdb --quantize int8 --truncate_dim 128",
+        2,
+        "v.duckdb, table 'vectors': vectors of 128 and 384 dimensions; embed both with the same "
+        "model ('model' and 'model' now), or write to another place",
+    ),
+    (f"{RUN} --duckdb v.duckdb --quantize int4", 2, "to 'int4': choose float16, int8 or binary"),
     (f"{RUN} --quantize int4", 2, "to 'int4': choose float16, int8 or binary"),
     (f"{RUN} --rename vector=v", 2, "--rename has 'vector'; this run adds embedding"),
     (
