@@ -48,7 +48,7 @@ from beam_gpte.sinks.write_parquet import WriteVectorsToParquet as WriteVectorsT
 from beam_gpte.sinks.write_rejects import WriteRejects as WriteRejects
 from beam_gpte.sinks.write_summary import WriteSummary as WriteSummary
 from beam_gpte.sources.read_corpus import ReadCorpus as ReadCorpus
-from beam_gpte.sources.read_corpus import ReadLimits as ReadLimits
+from beam_gpte.sources.read_corpus import ReadOptions as ReadOptions
 from beam_gpte.sources.read_vectors import ReadVectors as ReadVectors
 from beam_gpte.sources.watch_corpus import Polling as Polling
 from beam_gpte.sources.watch_corpus import WatchCorpus as WatchCorpus
@@ -101,7 +101,7 @@ __all__ = [
     "Polling",
     "QuantizeVectors",
     "ReadCorpus",
-    "ReadLimits",
+    "ReadOptions",
     "ReadVectors",
     "RejectDuplicateIds",
     "Rerank",

@@ -24,6 +24,8 @@ html_math_renderer = "mathml"
 napoleon_use_ivar = True
 html_theme = "furo"
 html_title = "beam_gpte"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -41,16 +43,39 @@ class Drawing(SphinxDirective):
         """Make one node of raw HTML."""
         path = ROOT / (self.arguments[0].replace(".", "/") + ".py")
         self.env.note_dependency(str(path))
-        picture = to_svg(
-            drawing(path),
-            stroke_color="currentColor",
-            fill_color="currentColor",
-            background_color="transparent",
-            font_family="monospace",
-        )
-        size = r'width="(\d+)" height="(\d+)"'
-        scaled = r'viewBox="0 0 \1 \2" style="width: \1px; max-width: 100%; height: auto"'
-        return [nodes.raw("", re.sub(size, scaled, picture, count=1), format="html")]
+        return [nodes.raw("", f'<div class="drawing">{svg(drawing(path))}</div>', format="html")]
+
+
+CELL = 8  # width of a character
+# words with a blank around them; a single v is an arrow
+WORDS = re.compile(r" ((?:(?!v )[^\s|+<>^-]\S*)(?: (?!v |[|+<>^-]+ )\S+)*) ")
+
+
+def svg(drawn: str) -> str:
+    """Draw lines and arrows, and leave words as they are: a v in one is not an arrow.
+
+    Words are put in quotes, which takes a character on both sides, and come out a character to the
+    left of their place.
+    """
+    lines = [WORDS.sub(r'"\1"', f" {line} ") for line in drawn.splitlines()]
+    picture = to_svg(
+        "\n".join(lines),
+        stroke_color="currentColor",
+        fill_color="currentColor",
+        background_color="transparent",
+        font_family="monospace",
+        font_size=13,  # of fonts as wide as 0.6 of their height: no wider than a cell
+    )
+    picture = re.sub(r'<text x="(\d+)"', lambda found: f'<text x="{int(found[1]) + CELL}"', picture)
+    width = CELL * (max(map(len, lines)) + 1)
+    # not so small that nobody can read it: then it scrolls
+    style = f"width: {width}px; min-width: min({width}px, 40rem)"
+    return re.sub(
+        r'width="\d+" height="(\d+)"',
+        rf'viewBox="0 0 {width} \1" style="{style}"',
+        picture,
+        count=1,
+    )
 
 
 def drawing(path: Path) -> str:

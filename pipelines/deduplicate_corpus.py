@@ -10,7 +10,6 @@ between these.
 import sys
 
 from beam_gpte import (
-    Block,
     Deduplicate,
     DeduplicateExact,
     DeduplicateLexical,
@@ -39,11 +38,9 @@ def deduplicate_corpus(pipeline: beam.Pipeline, texts: str, model: str, output: 
     result = rows | Deduplicate(steps).with_exception_handling()
     rejects = (unreadable, result.rejects) | beam.Flatten()
     written = rejects | WriteRejects(f"{output}/rejects")
-    # some were removed before they had a vector
-    removed = result.removed | beam.Map(Block.without_columns, ("embedding",))
-    for name, part in (("kept", result.kept), ("removed", removed), ("pairs", result.pairs)):
+    for name in ("kept", "removed", "pairs"):
         write = WriteVectorsToParquet(f"{output}/{name}", "mirror", commit_after=written)
-        part | f"Write_{name}" >> write
+        getattr(result, name) | f"Write_{name}" >> write
 
 
 if __name__ == "__main__":

@@ -80,9 +80,10 @@ def read_page(path: Path) -> Elements:
     return Elements(path.read_text(encoding="utf-8"))
 
 
-def open_page(path: Path, profile: Path) -> tuple[Elements, list[str]]:
-    """Open a page in a browser; return its document, and the lines of its console."""
-    command = [str(CHROMIUM), *CHROMIUM_FLAGS, f"--user-data-dir={profile}", path.as_uri()]
+def open_page(path: Path, profile: Path, *more: str) -> tuple[Elements, list[str]]:
+    """Open a page in a browser, with `more` flags; return its document, and its console's lines."""
+    flags = *CHROMIUM_FLAGS, *more, f"--user-data-dir={profile}"
+    command = [str(CHROMIUM), *flags, path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return Elements(done.stdout), [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 

@@ -1,6 +1,7 @@
 """The README and the pages under docs/: they build, and every code block of a page is run."""
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -15,26 +16,62 @@ from beam_gpte import InputError
 from beam_gpte.cli.arguments import parse
 from beam_gpte.cli.main import program_of
 from tests import hub, programs
+from tests.pages import CHROMIUM, open_page
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
 RUN = {"python", "sh", "sql", "text", "yaml", "dockerfile"}
 
 
-def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-W",
-        "--keep-going",
-        "-q",
-        str(ROOT / "docs"),
-        str(tmp_path),
-    ]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    options = ["-W", "--keep-going", "-q"]
+    command = [sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "quickstart.html").exists()
+    return folder
+
+
+def test_the_pages_build_without_a_warning(site: Path) -> None:
+    assert (site / "quickstart.html").exists()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_nothing_is_cut_off_on_a_phone(site: Path, tmp_path: Path) -> None:
+    """What is wider than the window, such as a table, scrolls in a box of its own."""
+    pages = [path.relative_to(site).as_posix() for path in sorted(site.rglob("*.html"))]
+    (site / "all.html").write_text(
+        f"<body><script>{LOOK_AT_ALL.replace('PAGES', json.dumps(pages))}</script>",
+        encoding="utf-8",
+    )
+    document, _ = open_page(site / "all.html", tmp_path, "--allow-file-access-from-files")
+    seen = json.loads(document.text[document.text.index("{") :])
+    assert len(seen) == len(pages) > 40
+    assert {name: wide for name, wide in seen.items() if wide} == {}
+
+
+LOOK_AT_ALL = """
+const scrolls = (one) => one && !one.matches(".content, body") && (
+  getComputedStyle(one).overflowX === "auto" || scrolls(one.parentElement));
+(async () => {
+  const seen = {};
+  for (const page of PAGES) {
+    const frame = document.createElement("iframe");
+    Object.assign(frame, { src: page, width: 390, height: 800, frameBorder: 0 });
+    const loaded = new Promise((done) => { frame.onload = done; });
+    document.body.append(frame);
+    await loaded;
+    const inside = [...frame.contentDocument.querySelectorAll("body, article *")];
+    seen[page] = inside.filter((one) => {
+      const box = one.getBoundingClientRect();
+      return box.width && box.right > 391 && !scrolls(one.parentElement);
+    }).map((one) => `${one.tagName} ${one.className} ${one.textContent.slice(0, 40)}`).slice(0, 3);
+    frame.remove();
+  }
+  document.body.append(JSON.stringify(seen));
+})();
+"""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

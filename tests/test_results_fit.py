@@ -94,6 +94,8 @@ def with_reference(step: Any) -> Callable[[Inputs], Any]:
 
 
 SEMANTIC = bg.DeduplicateSemantic(0.8)
+V = bg.Columns(embedding="v")
+EMBEDDING = bg.DeduplicateSemantic(0.8, WordEncoder(), columns=V)  # which rows do not have
 LEXICAL = bg.DeduplicateLexical(0.4)
 TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "EmbedText": of_rows(bg.EmbedText(WordEncoder(), embedding_column="v")),
@@ -106,6 +108,8 @@ TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "DeduplicateLexical": of_rows(LEXICAL),
     "DeduplicateSemantic": of_rows(SEMANTIC),
     "Deduplicate": of_rows(bg.Deduplicate((bg.DeduplicateExact(), SEMANTIC))),
+    "DeduplicateSemantic model": of_rows(EMBEDDING),
+    "Deduplicate model": of_rows(bg.Deduplicate((bg.DeduplicateExact(columns=V), EMBEDDING))),
     "DeduplicateExact reference": with_reference(bg.DeduplicateExact()),
     "DeduplicateLexical reference": with_reference(LEXICAL),
     "DeduplicateSemantic reference": with_reference(SEMANTIC),

@@ -18,14 +18,15 @@ from beam_gpte.core.errors import InputError, NothingWrittenError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.count_rows import CountRows
 from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.sources.corpus_files import read_schema
+from beam_gpte.sources.corpus_files import find_other_encoding, read_schema
+from beam_gpte.sources.formats.encodings import UTF_8, check_encoding
 from beam_gpte.sources.match_files import match_files
 
 UNCHANGED = "the previous output is unchanged"
 
 
 def first_columns(
-    patterns: str | Sequence[str], text_column: str, option: str
+    patterns: str | Sequence[str], text_column: str, option: str, encoding: str | None = None
 ) -> tuple[str, list[str]]:
     """Find the first file that has columns; the path and their names.
 
@@ -33,15 +34,29 @@ def first_columns(
       patterns: of files.
       text_column: the name of a text file's column.
       option: names the patterns in a message.
+      encoding: of other files than Parquet; None is UTF-8, and looks whether it is.
 
     Raises:
-      InputError: a pattern matches no file, or a file cannot be read.
+      InputError: a pattern matches no file, the encoding is unknown, or a file cannot be read.
       NothingWrittenError: all files are empty.
     """
+    if encoding is not None:
+        check_encoding(encoding)
     for file in match_files(patterns, []):
-        if names := read_schema(file.path, text_column=text_column):
+        if encoding is None:
+            _check_utf8(file.path)
+        if names := read_schema(file.path, None, text_column, encoding or UTF_8):
             return file.path, names
     raise _no_row(option)
+
+
+def _check_utf8(path: str) -> None:
+    other = find_other_encoding(path)
+    if other is not None:
+        raise InputError(
+            f"{path} is not UTF-8 (byte 0x{other.byte:02x} at offset {other.offset:,}); name its "
+            f"encoding, e.g. --encoding {other.likely}, or utf-8 to reject such rows"
+        )
 
 
 def check_present(columns: Iterable[str | None], file: str, present: Sequence[str]) -> None:

@@ -11,10 +11,12 @@ from typing import TypeVar
 
 import pyarrow as pa
 
+from beam_gpte import ReadOptions
 from beam_gpte.core.columns import ID
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.sources.declared_columns import typed_columns
+from beam_gpte.sources.formats.encodings import UTF_8
 from beam_gpte.sources.formats.rows import MAX_ROW_BYTES
 
 T = TypeVar("T", bound=AddsColumns)
@@ -45,7 +47,7 @@ def add_model_options(options: Options) -> None:
 
 
 def add_reading_options(options: Options) -> None:
-    """Add `--types` and `--max_row_bytes`."""
+    """Add `--types`, `--encoding` and `--max_row_bytes`."""
     options.add_argument(
         "--types",
         nargs="+",
@@ -53,11 +55,16 @@ def add_reading_options(options: Options) -> None:
         metavar="COLUMN:TYPE",
         help="to cast columns to, e.g. stars:int64 day:date32; of CSV all are strings otherwise",
     )
-    add_max_row_bytes_option(options)
+    add_file_options(options)
 
 
-def add_max_row_bytes_option(options: Options) -> None:
-    """Add `--max_row_bytes`."""
+def add_file_options(options: Options) -> None:
+    """Add `--encoding` and `--max_row_bytes`."""
+    options.add_argument(
+        "--encoding",
+        metavar="NAME",
+        help="of files other than Parquet, e.g. latin-1, cp1252, utf-16 (default: utf-8)",
+    )
     options.add_argument(
         "--max_row_bytes",
         type=int,
@@ -65,6 +72,11 @@ def add_max_row_bytes_option(options: Options) -> None:
         metavar="N",
         help="longer lines and rows are rejected",
     )
+
+
+def read_options(options: argparse.Namespace) -> ReadOptions:
+    """Make the options of readers, of those that `add_file_options` adds."""
+    return ReadOptions(options.encoding or UTF_8, options.max_row_bytes)
 
 
 def add_rename_option(options: Options, columns: str) -> None:

@@ -2,7 +2,8 @@
 
     destination --> metadata of its vectors --> the model is loaded --> alike, or `InputError`
 
-A run elsewhere leaves the check to its end: the launcher may have no model.
+A run elsewhere leaves the check to its end: the launcher may have no model. So does every run with
+the limit that int8 is scaled by, which is fitted to its vectors.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.text_encoder import TextEncoder
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_fields
+from beam_gpte.core.vectors.quantize import with_quantization
 from beam_gpte.embedding.shared_models import shared_model
 from beam_gpte.files.folders import is_remote
 from beam_gpte.sinks.duckdb_sql import catalog_entries, connect
@@ -21,7 +23,11 @@ TABLE = "vectors"
 
 
 def check_destination(
-    config: EncoderConfig, column: str, database: str | None = None, folder: str | None = None
+    config: EncoderConfig,
+    column: str,
+    database: str | None = None,
+    folder: str | None = None,
+    quantize: str | None = None,
 ) -> TextEncoder | None:
     """Refuse a model whose vectors do not fit those that are there.
 
@@ -30,6 +36,7 @@ def check_destination(
       column: of the vectors.
       database: a DuckDB file that the run adds to.
       folder: of Parquet files that it adds to.
+      quantize: what the vectors are quantized to; None for float32.
 
     Returns:
       The model, for the caller to hold until the run is over; None if no vectors are there.
@@ -40,8 +47,16 @@ def check_destination(
     model = None
     for place, there in _stored(column, database, folder):
         model = model or shared_model(TextEncoder, config)
-        check_same_vectors(model.metadata, there, place, "write to another place")
+        here = _quantized_like(there, model.metadata, quantize)
+        check_same_vectors(here, there, place, "write to another place")
     return model
+
+
+def _quantized_like(there: VectorMetadata, made: VectorMetadata, to: str | None) -> VectorMetadata:
+    """Describe the vectors of a model once they are quantized, with the limit of those there."""
+    if to is None:
+        return made
+    return with_quantization(made, to, there.int8_limit if to == "int8" else None)
 
 
 def _stored(

@@ -9,9 +9,10 @@ reference -> Check --+                                +--> ApplyDecisions <-----
                                   the next step's decisions, by `duplicate_of` +
 """
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -54,10 +55,13 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.elements.rows import back_to_rows, columns_as_blocks, in_kind_of, to_blocks
 from beam_gpte.elements.wiring import named_collections
+from beam_gpte.embedding.ensure_vectors import unmarked, without_made
 from beam_gpte.shuffle.corpus_ids import with_own_pair_ids
 from beam_gpte.shuffle.id_types import with_types
 from beam_gpte.shuffle.spill import SpillRows, new_spill_folder
 from beam_gpte.shuffle.unique_ids import named_type
+
+T = TypeVar("T", bound="GivesDeduplication")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +112,14 @@ class StepResult(NamedTuple):
 class GivesDeduplication(AddsColumns, RejectingTransform):
     """Give a `Deduplication`, as a base of the transforms that do."""
 
+    _sample: beam.PTransform | None = None
+
+    def sampled_by(self: T, sample: beam.PTransform) -> T:
+        """Apply `sample` to blocks of kept and removed rows with all vectors that steps made."""
+        clone = copy.copy(self)
+        clone._sample = sample
+        return clone
+
     def adds(self) -> tuple[str, ...]:
         """Name what removed rows get."""
         return REMOVED_COLUMNS
@@ -143,6 +155,10 @@ class DeduplicationStep(GivesDeduplication):
     def reads_text(self) -> bool:
         """Return whether it reads the text."""
         raise NotImplementedError
+
+    def makes_vectors(self) -> bool:
+        """Return whether it embeds texts, so that rows have vectors afterwards."""
+        return False
 
     def light_columns(self) -> tuple[str, ...]:
         """Name the columns that it reads from rows on a disk: all except vectors."""
@@ -269,8 +285,25 @@ def _deduplicate(
     parts = RowResults(result.kept, result.removed, result.rejects)
     if spill is not None or reference is not None:
         parts = restore_rows(parts, checks)
+    if transform._sample is not None:
+        both = (parts.kept, parts.removed) | "KeptAndRemoved" >> beam.Flatten()
+        _ = both | "Sample" >> transform._sample
+    if any(step.makes_vectors() for step in steps):
+        parts = _as_they_came(parts)
     pairs = in_kind_of(pcoll, result.pairs, "FromPairs")
     return result._replace(**back_to_rows(rows, parts)._asdict(), pairs=pairs)
+
+
+def _as_they_came(parts: RowResults) -> RowResults:
+    """Drop the vectors that steps made from removed rows: some were removed before they had any."""
+    without, keep = (
+        beam.Map(function).with_output_types(Block) for function in (without_made, unmarked)
+    )
+    return RowResults(
+        parts.kept | "KeepVectors" >> keep,
+        parts.removed | "WithoutVectors" >> without,
+        parts.rejects | "RejectsWithoutVectors" >> without,
+    )
 
 
 def _read_columns(

@@ -276,12 +276,12 @@ class Deduplication(NamedTuple):
     """Hold the result of a deduplication.
 
     Attributes:
-      kept: rows as they came.
-      removed: rows as they came, with `duplicate_of` (the id of a kept row, or of a reference row),
-        `score` (float32: the similarity to it) and `found_by` (the step: ``exact``, ``lexical`` or
-        ``semantic``). After several steps, where a later step removed the row that a row had been
-        found near to, `duplicate_of` names the row that that one is a duplicate of, and `score` is
-        null.
+      kept: rows as they came, with the vectors that a step with a model made.
+      removed: rows as they came, without such vectors, and with `duplicate_of` (the id of a kept
+        row, or of a reference row), `score` (float32: the similarity to it) and `found_by` (the
+        step: ``exact``, ``lexical`` or ``semantic``). After several steps, where a later step
+        removed the row that a row had been found near to, `duplicate_of` names the row that that
+        one is a duplicate of, and `score` is null.
       pairs: `first_id`, `second_id` (of the ids' type), `score`, `found_by`: similar rows, the one
         that is kept before the other first. Blocks, tables or record batches where the rows are
         these, Beam Rows where they are Beam Rows, else mappings.

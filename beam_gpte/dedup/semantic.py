@@ -112,6 +112,7 @@ class DeduplicateSemantic(DeduplicationStep):
     Attributes:
       threshold: minimum cosine of duplicates, above 0 and at most 1.
       model: embed the texts of the rows that have no embedding column first, as `EmbedText` does.
+        Kept rows get these vectors, removed ones do not.
       keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or
         ``"COLUMN desc"``; ties by id, null and NaN last.
       scope: compare only rows with the same value in this column.
@@ -174,6 +175,10 @@ class DeduplicateSemantic(DeduplicationStep):
     def _compared_columns(self) -> tuple[str, ...]:
         return (*self.order().columns, *(() if self.scope is None else (self.scope,)))
 
+    def makes_vectors(self) -> bool:
+        """Return whether texts are embedded."""
+        return self.model is not None
+
     def reads_text(self) -> bool:
         """Return whether texts are embedded."""
         return self.model is not None
@@ -189,7 +194,7 @@ class DeduplicateSemantic(DeduplicationStep):
         rejects: tuple[Blocks, ...] = ()
         if self.model is not None:
             names = self.columns.text, self.columns.id, self.columns.embedding
-            embed = EmbedWhereMissing(self.model, *names, context.isolate, self.step)
+            embed = EmbedWhereMissing(self.model, *names, context.isolate, self.step, True)
             rows, failed = rows | "Embed" >> embed
             rejects = () if failed is None else (failed,)
             if context.spill is not None:

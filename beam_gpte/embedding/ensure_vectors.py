@@ -22,6 +22,8 @@ from beam_gpte.shuffle.unique_ids import id_array
 
 # Metadata of the column `VECTOR`: fingerprint and canaries of the model, a space between them.
 MODEL = b"beam_gpte.model"
+# Metadata of a column of vectors that a deduplication made to compare rows.
+_MADE = b"beam_gpte.made"
 # Metadata of the column `FILE`, which replaces `VECTOR` in light rows: the embedding column there.
 _COLUMN = b"beam_gpte.column"
 
@@ -145,6 +147,7 @@ class EmbedWhereMissing(beam.PTransform):
       embedding_column: which a block has, or gets.
       isolate: collect the rows that cannot be embedded, instead of failing.
       step: the transform that errors and rejects name; None for `EmbedText`.
+      marked: mark the new columns, for `without_made` and `unmarked`.
     """
 
     model: Any
@@ -153,6 +156,7 @@ class EmbedWhereMissing(beam.PTransform):
     embedding_column: str
     isolate: bool
     step: str | None = None
+    marked: bool = False
 
     @named_collections
     def expand(self, rows: beam.PCollection[Block]) -> Embedded:
@@ -169,8 +173,34 @@ class EmbedWhereMissing(beam.PTransform):
             embedded, rejects = parts.texts | embed.with_exception_handling()
         else:
             embedded = parts.texts | embed
+        if self.marked:
+            mark = beam.Map(_with_mark, self.embedding_column).with_output_types(Block)
+            embedded = embedded | "Mark" >> mark
         return Embedded((embedded, parts.vectors) | "AllVectors" >> beam.Flatten(), rejects)
 
 
 def _tag_vectors(block: Block, column: str) -> Iterator[Any]:
     yield beam.pvalue.TaggedOutput("vectors", block) if has_column(block, column) else block
+
+
+def _with_mark(block: Block, column: str) -> Block:
+    field = block.schema.field(column)
+    marked = field.with_metadata({**(field.metadata or {}), _MADE: b""})
+    return block.with_column(marked, block.column(column))
+
+
+def without_made(block: Block) -> Block:
+    """Drop the columns that `EmbedWhereMissing` made and marked."""
+    return block.without_columns([field.name for field in block.schema if _is_made(field)])
+
+
+def unmarked(block: Block) -> Block:
+    """Keep the columns that `EmbedWhereMissing` made, as other transforms make them."""
+    for field in filter(_is_made, block.schema):
+        rest = {key: value for key, value in field.metadata.items() if key != _MADE}
+        block = block.with_column(field.with_metadata(rest), block.column(field.name))
+    return block
+
+
+def _is_made(field: pa.Field) -> bool:
+    return _MADE in (field.metadata or {})

@@ -342,7 +342,8 @@
     box.replaceChildren(
       element("div", { className: "controls" },
         label("Search", search, "grow"), label("Color by", colorBy), label("Zoom to", zoomTo),
-        button("+", "zoom in", () => zoom(0.6)), button("−", "zoom out", () => zoom(1 / 0.6)), button("Reset", "show everything", reset)),
+        element("div", { className: "buttons" },
+          button("+", "zoom in", () => zoom(0.6)), button("−", "zoom out", () => zoom(1 / 0.6)), button("Reset", "show everything", reset))),
       found,
       element("div", { className: "stage" }, target, element("div", { className: "side" }, legend, list, point)));
     recolor();

@@ -18,6 +18,13 @@ from beam_gpte.core.columns import TEXT
 from beam_gpte.core.errors import InputError
 from beam_gpte.files.cloud import missing_object
 from beam_gpte.files.meter import BYTES, report
+from beam_gpte.sources.formats.encodings import (
+    UTF_8,
+    OtherEncoding,
+    TranscodedFile,
+    is_utf8_name,
+    other_encoding,
+)
 from beam_gpte.sources.formats.readers import READERS, column_names
 from beam_gpte.sources.local_files import why_not_regular
 from beam_gpte.sources.match_files import WILDCARDS
@@ -76,11 +83,15 @@ def file_format(path: str, given: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def open_file(path: str) -> Iterator[BinaryIO]:
-    """Open the bytes of a file, decompressed, after any byte order mark.
+def open_file(path: str, encoding: str = UTF_8) -> Iterator[BinaryIO]:
+    """Open the bytes of a file, decompressed, as UTF-8, after any byte order mark.
 
     Beam would decompress too, but takes a truncated file for a complete one (2.77: half of a .gz
     returns half of the rows and no error); Arrow and lzma raise.
+
+    Args:
+      path: of the file.
+      encoding: that it is converted from; with UTF-8 the bytes are those of the file.
     """
     codec = CODECS.get(PurePath(path.lower()).suffix)
     with _open_bytes(path) as raw:
@@ -90,6 +101,8 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         elif codec is not None:
             plain = pa.CompressedInputStream(pa.PythonFile(plain, "r"), codec)
         file = cast(BinaryIO, io.BufferedReader(plain, BUFFER))
+        if not is_utf8_name(encoding):
+            file = cast(BinaryIO, io.BufferedReader(TranscodedFile(file, encoding), BUFFER))
         if file.peek(3)[:3] == BYTE_ORDER_MARK:  # type: ignore[attr-defined]
             file.read(3)
         yield file
@@ -178,7 +191,30 @@ class _XzFile(io.RawIOBase):
         return bool(data)
 
 
-def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -> list[str]:  # noqa: A002  # named as the transforms' argument
+def encoding_of(kind: str, given: str) -> str:
+    """Return the encoding of a file of this format; one that users name is not that of Parquet."""
+    return UTF_8 if kind == "parquet" else given
+
+
+def find_other_encoding(path: str) -> OtherEncoding | None:
+    """Look into the beginning of a file for another encoding than UTF-8; Parquet has none.
+
+    Raises:
+      InputError: the format is unknown or the file cannot be read.
+    """
+    if file_format(path) == "parquet":
+        return None
+    with reading(path), open_file(path) as file:
+        data = file.read(BUFFER)
+        return other_encoding(data, len(data) < BUFFER)
+
+
+def read_schema(
+    path: str,
+    format: str | None = None,  # noqa: A002  # named as the transforms' argument
+    text_column: str = TEXT,
+    encoding: str = UTF_8,
+) -> list[str]:
     """Read the names of the columns of one file, from its beginning.
 
     For JSON Lines, whose rows may lack keys, those of the first 1,000 lines.
@@ -187,12 +223,13 @@ def read_schema(path: str, format: str | None = None, text_column: str = TEXT) -
       path: of the file.
       format: parquet, jsonl, csv, tsv or text; None goes by the extension.
       text_column: the name of a text file's column.
+      encoding: of other files than Parquet.
 
     Raises:
       InputError: the format is unknown or the file cannot be read.
     """
     kind = file_format(path, format)
-    with reading(path), open_file(path) as file:
+    with reading(path), open_file(path, encoding_of(kind, encoding)) as file:
         return column_names(file, kind, text_column)
 
 

@@ -40,6 +40,7 @@ from beam_gpte.elements.rejects import (
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, SplitById, split_outputs
 from beam_gpte.sources.corpus_files import common_folder
 from beam_gpte.sources.declared_columns import split_fitting
+from beam_gpte.sources.formats.encodings import UTF_8, check_encoding
 from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import MAX_ROW_BYTES, ColumnSelection
 from beam_gpte.sources.local_files import BadFile
@@ -62,17 +63,22 @@ def check_settings(text_column: str, id_column: str | None, format_: str | None)
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadLimits:
-    """Bound what is read of a file at once.
+class ReadOptions:
+    """Say how files are to be read.
 
     Attributes:
-      max_row_bytes: of a line, or of a row of CSV or Parquet. A longer one is a bad row, and is not
-        held in memory.
+      encoding: of CSV, TSV, JSON Lines and text, by a name that Python knows, such as ``latin-1``,
+        ``cp1252`` or ``utf-16``. Parquet has UTF-8 and ignores it. A row with bytes that are
+        invalid in it is a bad row.
+      max_row_bytes: of a line, or of a row of CSV or Parquet, in UTF-8. A longer one is a bad row,
+        and is not held in memory.
     """
 
+    encoding: str = UTF_8
     max_row_bytes: int = MAX_ROW_BYTES
 
     def __post_init__(self) -> None:
+        check_encoding(self.encoding)
         if self.max_row_bytes < 1:
             raise InputError(f"max_row_bytes is {self.max_row_bytes}; use 1 or more")
 
@@ -119,7 +125,7 @@ class ReadCorpus(RejectingTransform):
       rows_per_block: maximum number of rows in a block.
       types: to cast columns to, by name, as ``{"stars": pa.int64()}``; of CSV all are strings
         otherwise. Every file has to have them. A value that does not fit is a bad row.
-      limits: of rows.
+      options: the encoding of files, and a limit of rows.
     """
 
     pattern: str | Sequence[str]
@@ -129,7 +135,7 @@ class ReadCorpus(RejectingTransform):
     format: str | None = None
     rows_per_block: int = ROWS_PER_BLOCK
     types: Mapping[str, pa.DataType] | None = None
-    limits: ReadLimits = dataclasses.field(default_factory=ReadLimits)
+    options: ReadOptions = dataclasses.field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
         pattern_list(self.pattern)
@@ -156,7 +162,7 @@ class ReadCorpus(RejectingTransform):
         """The columns to read."""
         columns = None if self.columns is None else tuple(self.columns)
         names = self.id_column, self.text_column
-        return ColumnSelection(columns, *names, self.types or {}, self.limits.max_row_bytes)
+        return ColumnSelection(columns, *names, self.types or {}, self.options.max_row_bytes)
 
     def _read_files(self, patterns: list[str]) -> beam.PTransform:
         """Make a ParDo with the outputs `blocks`, `rejects` and `schemas`."""
@@ -164,6 +170,7 @@ class ReadCorpus(RejectingTransform):
             common_folder(patterns),
             self.selection,
             self.format,
+            self.options.encoding,
             self.rows_per_block,
             self.step,
             self._isolate,

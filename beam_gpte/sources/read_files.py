@@ -20,8 +20,9 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.plain_types import decoded_array, decoded_type, is_string
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.files.meter import ROWS, report
-from beam_gpte.sources.corpus_files import file_format, open_file, reading
+from beam_gpte.sources.corpus_files import encoding_of, file_format, open_file, reading
 from beam_gpte.sources.declared_columns import split_fitting
+from beam_gpte.sources.formats.encodings import UTF_8, explained
 from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.local_files import BadFile
@@ -39,6 +40,7 @@ class FileReading:
       folder: its path is left out of generated ids.
       selection: the columns to read.
       format: of all files; None goes by the extension.
+      encoding: of all files but Parquet.
       rows_per_block: maximum number of rows in a block.
       step: the transform that errors and rejects name.
       isolate: False raises for the first bad row.
@@ -47,6 +49,7 @@ class FileReading:
     folder: str
     selection: ColumnSelection
     format: str | None
+    encoding: str
     rows_per_block: int
     step: str
     isolate: bool
@@ -81,7 +84,7 @@ class ReadFiles(ReadParts):
         selection, size = settings.selection, settings.rows_per_block
         name = path.removeprefix(settings.folder) if selection.id_column is None else None
         schemas: dict[pa.Schema, None] = {}
-        for rows in read_file(path, selection, settings.format, size):
+        for rows in read_file(path, selection, settings.format, size, settings.encoding):
             Metrics.counter(NAMESPACE, "rows_read").inc(len(rows.numbers) + len(rows.errors))
             Metrics.counter(NAMESPACE, "blank_lines").inc(rows.blank)
             report(ROWS, len(rows.numbers))
@@ -159,7 +162,11 @@ def parsed_block(name: str | None, errors: list[RowError]) -> Block:
 
 
 def read_file(
-    path: str, selection: ColumnSelection, kind: str | None, rows_per_block: int
+    path: str,
+    selection: ColumnSelection,
+    kind: str | None,
+    rows_per_block: int,
+    encoding: str = UTF_8,
 ) -> Iterator[FileRows]:
     """Read all rows of one file, in order.
 
@@ -168,17 +175,22 @@ def read_file(
       selection: the columns to read.
       kind: the format; None goes by the extension.
       rows_per_block: maximum number of rows in each part.
+      encoding: of other files than Parquet.
 
     Raises:
       InputError: the file as a whole cannot be read, or lacks a column; names it, and the last row
         read.
     """
-    read = READERS[file_format(path, kind)]
-    with reading(path) as position, open_file(path) as file:
-        for rows in read(file, selection, rows_per_block):
+    kind = file_format(path, kind)
+    encoding = encoding_of(kind, encoding)
+    with reading(path) as position, open_file(path, encoding) as file:
+        for rows in READERS[kind](file, selection, rows_per_block):
             check_visible(rows.batch.schema.names)
             _check_types(rows.batch.schema, selection)
-            yield dataclasses.replace(rows, batch=_with_plain_ids(rows.batch, selection.id_column))
+            batch, errors = _with_plain_ids(rows.batch, selection.id_column), rows.errors
+            if kind != "parquet":
+                errors = [explained(error, encoding) for error in errors]
+            yield dataclasses.replace(rows, batch=batch, errors=errors)
             position.row = max(
                 [position.row, *rows.numbers[-1:], *(error.row for error in rows.errors)]
             )

@@ -39,7 +39,7 @@ from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.local_files import BadFile
 from beam_gpte.sources.match_files import pattern_list
 from beam_gpte.sources.new_files import NewFiles
-from beam_gpte.sources.read_corpus import ReadLimits, check_settings, check_types
+from beam_gpte.sources.read_corpus import ReadOptions, check_settings, check_types
 from beam_gpte.sources.read_files import (
     WHOLE_FILE,
     FileReading,
@@ -111,7 +111,7 @@ class WatchCorpus(RejectingTransform):
       time_column: add a column of this name with the event time.
       committed: rows by file that are not read again, see `sources.committed_rows`.
       polling: how often to scan, and what ends the stream.
-      limits: of rows.
+      options: the encoding of files, and a limit of rows.
     """
 
     pattern: str | Sequence[str]
@@ -122,7 +122,7 @@ class WatchCorpus(RejectingTransform):
     time_column: str | None = None
     committed: Mapping[str, RowRanges] | None = dataclasses.field(default=None, repr=False)
     polling: Polling = Polling()
-    limits: ReadLimits = dataclasses.field(default_factory=ReadLimits)
+    options: ReadOptions = dataclasses.field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
         pattern_list(self.pattern)
@@ -154,11 +154,12 @@ class WatchCorpus(RejectingTransform):
 
     def _reader(self, patterns: list[str]) -> "_ReadFile":
         names = self.id_column, self.text_column
-        selection = ColumnSelection(None, *names, max_row_bytes=self.limits.max_row_bytes)
+        selection = ColumnSelection(None, *names, max_row_bytes=self.options.max_row_bytes)
         reading = FileReading(
             common_folder(patterns),
             selection,
             self.format,
+            self.options.encoding,
             ROWS_PER_BLOCK,
             self.step,
             self._isolate,
@@ -233,8 +234,9 @@ class _ReadFile(beam.DoFn):
         Metrics.counter(NAMESPACE, "files_read").inc()
 
     def _rows(self, path: str, committed: RowRanges) -> Iterator[Checked]:
-        selection, size = self._reading.selection, self._reading.rows_per_block
-        for rows in read_file(path, selection, self._reading.format, size):
+        reading = self._reading
+        selection, size = reading.selection, reading.rows_per_block
+        for rows in read_file(path, selection, reading.format, size, reading.encoding):
             Metrics.counter(NAMESPACE, "blank_lines").inc(rows.blank)
             new = _without(rows, committed)
             Metrics.counter(NAMESPACE, "rows_read").inc(len(new.numbers) + len(new.errors))

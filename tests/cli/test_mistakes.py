@@ -70,6 +70,26 @@ MISTAKES = [
         2,
         "--types has 'size', but no such column is in {here}/texts.jsonl; it has id, text, n",
     ),
+    (
+        "embed --input latin.csv --output o --model {model}",
+        2,
+        "{here}/latin.csv is not UTF-8 (byte 0xe9 at offset 8); name its encoding, e.g. --encoding "
+        "latin-1, or utf-8 to reject such rows",
+    ),
+    (
+        "dedup --input latin.csv --by exact --output o",
+        2,
+        "{here}/latin.csv is not UTF-8 (byte 0xe9 at offset 8); name its encoding, e.g. --encoding "
+        "latin-1, or utf-8 to reject such rows",
+    ),
+    (
+        "mine --source texts.jsonl --target wide.txt --output o --model {model}",
+        2,
+        "{here}/wide.txt is not UTF-8 (byte 0xff at offset 0); name its encoding, e.g. --encoding "
+        "utf-16, or utf-8 to reject such rows",
+    ),
+    (f"{RUN} --encoding latn-1", 2, "encoding 'latn-1' is unknown; did you mean latin-1?"),
+    (f"{STREAM} --encoding sjis2", 2, "encoding 'sjis2' is unknown; did you mean sjis?"),
     (f"{RUN} --max_row_bytes 0", 2, "max_row_bytes is 0; use 1 or more"),
     (
         f"{RUN} --reuse nothing",
@@ -143,6 +163,13 @@ MISTAKES = [
         "v.duckdb, table 'vectors': vectors of 128 and 384 dimensions; embed both with the same "
         "model ('model' and 'model' now), or write to another place",
     ),
+    (
+        f"{RUN} --duckdb v.duckdb --quantize int8 --truncate_dim 128",
+        2,
+        "v.duckdb, table 'vectors': vectors of 128 and 384 dimensions; embed both with the same "
+        "model ('model' and 'model' now), or write to another place",
+    ),
+    (f"{RUN} --duckdb v.duckdb --quantize int4", 2, "to 'int4': choose float16, int8 or binary"),
     (f"{RUN} --quantize int4", 2, "to 'int4': choose float16, int8 or binary"),
     (f"{RUN} --rename vector=v", 2, "--rename has 'vector'; this run adds embedding"),
     (
@@ -276,6 +303,8 @@ def here(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
     write_jsonl(folder / "numbers.jsonl", [{"id": f"n{i}", "text": i} for i in range(2)])
     write_jsonl(folder / "bodies.jsonl", [{"id": "a", "body": "x"}])
     write_jsonl(folder / "empty.jsonl", [])
+    (folder / "latin.csv").write_bytes("text\ncafé\n".encode("latin-1"))
+    (folder / "wide.txt").write_bytes("größer\n".encode("utf-16"))
     (folder / "file").write_text("x")
     (folder / "broken.parquet").write_text("x")
     (folder / "broken.duckdb").write_text("x" * 9000)

@@ -24,9 +24,10 @@ from beam_gpte import (
     SemanticOptions,
     TextEncoder,
 )
+from beam_gpte.core.metadata import METADATA_KEY
 from beam_gpte.core.vectors.similarity import cosines, vectors_to_arrow
 from beam_gpte.dedup.report import report_rows, report_text
-from tests.examples import keep, kept
+from tests.examples import WordEncoder, keep, kept
 
 NewPipeline = Callable[..., beam.Pipeline]
 
@@ -146,6 +147,34 @@ def test_texts_are_embedded_on_the_way_if_a_model_is_given(
             assert all(len(row["embedding"]) == 384 for row in found["kept"])
 
         check(corpus | Deduplicate(steps).with_exception_handling(), expect)
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_removed_rows_have_the_vectors_they_came_with_and_no_others(
+    new_pipeline: NewPipeline, tmp_path: Path, scratch: bool
+) -> None:
+    texts = ["a dog ran", "a dog ran", "a dog ran over"]
+    vectors = pa.array(WordEncoder().encode(texts).tolist(), pa.list_(pa.float32(), 8))
+    with_vectors = Block.from_pydict({"id": [0, 1, 2], "text": texts, "embedding": vectors})
+    others = ["stocks fell on Monday", "stocks fell on Monday", "on Monday stocks fell"]
+    without = Block.from_pydict({"id": [4, 5, 6], "text": others})
+    steps = DeduplicateExact(), DeduplicateSemantic(0.8, WordEncoder())
+    with new_pipeline() as pipeline:
+        rows = pipeline | beam.Create([with_vectors, without])
+        result = rows | Deduplicate(steps, scratch=str(tmp_path / "s") if scratch else None)
+        result.kept | "Kept" >> beam.Map(keep, str(tmp_path), "kept")
+        result.removed | "Removed" >> beam.Map(keep, str(tmp_path), "removed")
+    removed = [row for part in kept(str(tmp_path), "removed") for row in part.batch.to_pylist()]
+    found = {row["id"]: (row["found_by"], "embedding" in row) for row in removed}
+    assert found == {
+        1: ("exact", True),
+        2: ("semantic", True),
+        5: ("exact", False),
+        6: ("semantic", False),
+    }
+    for part in kept(str(tmp_path), "kept"):
+        metadata = part.schema.field("embedding").metadata or {}
+        assert set(metadata) <= {METADATA_KEY}
 
 
 def test_every_step_compares_within_a_scope_alone(new_pipeline: NewPipeline) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_gpte import Block, InputError, ReadCorpus, ReadLimits, WatchCorpus
+from beam_gpte import Block, InputError, ReadCorpus, ReadOptions, WatchCorpus
 from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.formats import lines as lines_module
 from beam_gpte.sources.formats import parquet as parquet_module
@@ -366,4 +366,4 @@ def test_a_dictionary_of_xz_beyond_the_bound_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [ReadCorpus, WatchCorpus])
 def test_a_bound_below_one_byte_is_refused(make: Callable[..., Any]) -> None:
     with pytest.raises(InputError, match="max_row_bytes is 0; use 1 or more"):
-        make("*.txt", limits=ReadLimits(0))
+        make("*.txt", options=ReadOptions(max_row_bytes=0))

@@ -33,6 +33,7 @@ from beam_gpte.sources.read_files import read_file
 from tests.conftest import MODES
 from tests.examples import keep, kept
 
+NAME_IT = "name the encoding of the file, such as latin-1"
 Write = Callable[[str, str | bytes], str]
 Read = Callable[..., dict[str, int]]
 
@@ -114,7 +115,7 @@ def test_a_text_file_has_one_text_per_line_and_blank_lines_are_counted(
 def test_a_line_of_text_that_is_not_utf8_costs_that_line(write: Write, read: Read) -> None:
     path = write("a.txt", b"one\ncaf\xe9\nthree\n")
     expected = [{"id": "a.txt:1", "text": "one"}, {"id": "a.txt:3", "text": "three"}]
-    read(ReadCorpus(path), expected, [(2, "invalid UTF-8")])
+    read(ReadCorpus(path), expected, [(2, f"invalid UTF-8: {NAME_IT}")])
 
 
 def test_csv_is_strings_empty_is_null_and_quoted_empty_is_a_text(write: Write, read: Read) -> None:
@@ -181,7 +182,7 @@ def test_a_csv_row_with_the_wrong_fields_or_bytes_is_rejected_alone(
     rejects = [
         (2, "wrong number of fields: 1 instead of 2"),
         (3, "wrong number of fields: 3 instead of 2"),
-        (4, "invalid UTF-8"),
+        (4, f"invalid UTF-8: {NAME_IT}"),
         (5, "wrong number of fields: 1 instead of 2"),
     ]
     counters = read(
@@ -223,7 +224,7 @@ def test_broken_json_lines_cost_themselves_only(write: Write, read: Read) -> Non
         (4, "broken JSON: Expecting value: line 1 column 1 (char 0)"),
         (5, "lone surrogate: half of a \\u pair"),
         (6, 'not a JSON object: ["x"]'),
-        (7, "invalid UTF-8: byte 14 of the line"),
+        (7, f"invalid UTF-8: byte 14 of the line; {NAME_IT}"),
         (
             8,
             "broken JSON: maximum recursion depth exceeded while decoding a JSON array "
@@ -288,7 +289,7 @@ def test_rejects_keep_the_original_content(
                 "row": 2,
                 "content": '{"text": "\\xff' + "x" * 986,  # 1,000 characters
                 **step,
-                "reject_reason": "invalid UTF-8: byte 11 of the line",
+                "reject_reason": f"invalid UTF-8: byte 11 of the line; {NAME_IT}",
             },
         ]
         assert_that(bad | beam.FlatMap(rows), equal_to(expected))

@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows
 
-from beam_gpte import Block, InputError, Polling, ReadCorpus, WatchCorpus
+from beam_gpte import Block, InputError, Polling, ReadCorpus, ReadOptions, WatchCorpus
 from beam_gpte.sources import ticks
 from beam_gpte.sources.declared_columns import typed_columns
 from beam_gpte.sources.row_ranges import RowRanges
@@ -113,6 +113,13 @@ def test_ids_and_rows_are_those_of_read_corpus(
             | beam.FlatMap(lambda block: block.batch.to_pylist())
         )
         assert_that(rows | beam.Map(repr), equal_to([repr(row) for row in good]))
+
+
+def test_files_of_another_encoding_are_read(watch: Watch, inbox: Path) -> None:
+    (inbox / "a.csv").write_bytes(b"text;n\ncaf\xe9;1\n\x81;2\n")
+    good, bad = watch(options=ReadOptions(encoding="cp1252"))
+    assert good == [{"id": "a.csv:1", "text": "café", "n": "1"}]
+    assert reasons(bad) == [("a.csv:2", "invalid cp1252")]
 
 
 def test_each_file_is_read_once_while_others_appear(

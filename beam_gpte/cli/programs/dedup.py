@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from beam_gpte import (
-    Block,
     Columns,
     Deduplicate,
     DeduplicateExact,
@@ -28,7 +27,7 @@ from beam_gpte import (
     EncoderConfig,
     InputError,
     ReadCorpus,
-    ReadLimits,
+    ReadOptions,
     SemanticOptions,
     WriteRejects,
     WriteVectorsToParquet,
@@ -50,6 +49,7 @@ from beam_gpte.cli.corpus_options import (
     check_added,
     check_renames,
     check_types,
+    read_options,
     renamed,
     types_of,
     use_ids,
@@ -212,7 +212,7 @@ def check(options: argparse.Namespace) -> Reference | None:
       InputError: one of them does not.
     """
     steps_of(options, None)
-    first, present = first_columns(options.input, options.text_column, "input")
+    first, present = first_columns(options.input, options.text_column, "input", options.encoding)
     use_ids(options, present)
     check_columns(options, first, present)
     required = [options.text_column, options.id_column, options.scope]
@@ -260,32 +260,31 @@ def build(
     output = absolute(options.output.rstrip("/"))
     reference, saved_index = None, None
     names = {"id_column": options.id_column, "text_column": options.text_column}
-    names |= {"limits": ReadLimits(options.max_row_bytes)}
+    names |= {"options": read_options(options)}
     read = ReadCorpus(options.input, **names, types=types_of(options.types))
     rows, unreadable = pipeline | "ReadCorpus" >> read.with_exception_handling()
     if known is not None:
         files, id_column, saved_index = known
-        read_known = ReadCorpus(files, id_column=id_column, text_column=options.text_column)
+        of_files = ReadOptions(read_options(options).encoding)
+        read_known = ReadCorpus(
+            files, id_column=id_column, text_column=options.text_column, options=of_files
+        )
         reference = pipeline | "ReadReference" >> read_known
     deduplicate = Deduplicate(steps_of(options, saved_index), reference, scratch)
-    result = rows | renamed(deduplicate, options.rename).with_exception_handling()
+    deduplicate = renamed(deduplicate, options.rename).with_exception_handling()
     if options.report:
         columns = columns_of(options)
         sampled = (columns.id,), (columns.text,), (columns.embedding,), (DUPLICATE_OF,)
-        both = (result.kept, result.removed) | "KeptAndRemoved" >> beam.Flatten()
-        both | "WriteSample" >> WriteSample(sample_file(output), *sampled)
-    removed = result.removed
-    if options.model is not None:  # some were removed before they had a vector
-        without = beam.Map(Block.without_columns, (options.embedding_column,))
-        removed = removed | "WithoutVectors" >> without.with_output_types(Block)
+        deduplicate = deduplicate.sampled_by(WriteSample(sample_file(output), *sampled))
+    result = rows | deduplicate
     rejects = (unreadable, result.rejects) | "Rejects" >> beam.Flatten()
     some_read = any_read(pipeline, input=total_rows((rows, unreadable), "read"))
     within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects, some_read)
     results = RowsAndResults(rows, result.kept, result.removed, result.rejects)
     totals = results | CheckNothingLost(count_rows(within_limit)) | beam.Map(check_totals)
-    for name, blocks in (("kept", result.kept), ("removed", removed), ("pairs", result.pairs)):
+    for name in ("kept", "removed", "pairs"):
         write = WriteVectorsToParquet(f"{output}/{name}", "mirror", commit_after=totals)
-        blocks | f"Write_{name}" >> write
+        getattr(result, name) | f"Write_{name}" >> write
     if result.saved_index is not None:
         after = beam.pvalue.AsIter(totals)
         write_index = beam.Map(write_bytes, f"{output}/saved_index.npz", after)

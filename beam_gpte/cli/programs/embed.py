@@ -17,7 +17,6 @@ from beam_gpte import (
     EncoderConfig,
     QuantizeVectors,
     ReadCorpus,
-    ReadLimits,
     WriteRejects,
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
@@ -40,6 +39,7 @@ from beam_gpte.cli.corpus_options import (
     check_added,
     check_renames,
     check_types,
+    read_options,
     renamed,
     types_of,
     use_ids,
@@ -128,6 +128,11 @@ def vectors_of(options: argparse.Namespace, config: EncoderConfig) -> str:
     return renamed(embed_of(options, config), options.rename).added()[EMBEDDING]
 
 
+def quantize_of(options: argparse.Namespace, embedding: str) -> QuantizeVectors:
+    limit = "fit" if options.quantize == "int8" else None
+    return QuantizeVectors(options.quantize, limit, embedding, options.id_column or "id")
+
+
 def build(pipeline: beam.Pipeline, options: argparse.Namespace, config: EncoderConfig) -> None:
     id_column, text_column = options.id_column or "id", options.text_column
     read = ReadCorpus(
@@ -135,7 +140,7 @@ def build(pipeline: beam.Pipeline, options: argparse.Namespace, config: EncoderC
         id_column=options.id_column,
         text_column=text_column,
         types=types_of(options.types),
-        limits=ReadLimits(options.max_row_bytes),
+        options=read_options(options),
     )
     corpus, unreadable = pipeline | read.with_exception_handling()
     embed, embedding = (
@@ -144,8 +149,7 @@ def build(pipeline: beam.Pipeline, options: argparse.Namespace, config: EncoderC
     )
     vectors, refused = corpus | embed.with_exception_handling()
     if options.quantize:
-        limit = "fit" if options.quantize == "int8" else None
-        vectors = vectors | QuantizeVectors(options.quantize, limit, embedding, id_column)
+        vectors = vectors | quantize_of(options, embedding)
     if options.report:
         columns = (id_column,), (text_column,), (embedding,)
         vectors | "WriteSample" >> WriteSample(sample_file(options.output), *columns)
@@ -175,8 +179,9 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     )
     check(options, config)
     loaded = None  # held until the run is over: its steps share it
-    if local and not options.quantize:  # whose metadata are known later
-        loaded = check_destination(config, vectors_of(options, config), options.duckdb)
+    if local:
+        column = vectors_of(options, config)
+        loaded = check_destination(config, column, options.duckdb, quantize=options.quantize)
     with shown_progress(local, PROGRAM.name, options.input) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build(pipeline, options, config)
@@ -197,7 +202,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
 
 def check(options: argparse.Namespace, config: EncoderConfig) -> None:
     """Check before the job starts what can be checked on this machine."""
-    first, present = first_columns(options.input, options.text_column, "input")
+    first, present = first_columns(options.input, options.text_column, "input", options.encoding)
     use_ids(options, present)
     check_present((options.text_column, options.id_column), first, present)
     check_model_exists(config)
@@ -207,6 +212,8 @@ def check(options: argparse.Namespace, config: EncoderConfig) -> None:
     check_types(options.types, first, present)
     check_renames([embed_of(options, config)], options.rename)
     check_added([embed_of(options, config)], options.rename, first, present)
+    if options.quantize:
+        quantize_of(options, vectors_of(options, config))
     check_writable(options.output)
     if options.duckdb:
         check_database(options.duckdb)

@@ -26,7 +26,6 @@ from beam_gpte import (
     InputError,
     MineBitext,
     ReadCorpus,
-    ReadLimits,
     SplitSentences,
     WriteRejects,
     WriteVectorsToParquet,
@@ -48,6 +47,7 @@ from beam_gpte.cli.corpus_options import (
     check_added,
     check_renames,
     check_types,
+    read_options,
     renamed,
     types_of,
     use_ids,
@@ -197,7 +197,8 @@ def check(options: argparse.Namespace) -> pl.DataFrame | None:
     of_sides = [transform for side in SIDES for transform in added_by(options, side)]
     check_renames(of_sides, options.rename)
     files = {
-        side: first_columns(getattr(options, side), options.text_column, side) for side in SIDES
+        side: first_columns(getattr(options, side), options.text_column, side, options.encoding)
+        for side in SIDES
     }
     in_both = set.intersection(*(set(present) for _, present in files.values()))
     use_ids(options, in_both)
@@ -263,7 +264,7 @@ def read_side(pipeline: beam.Pipeline, options: argparse.Namespace, side: str) -
         id_column=options.id_column,
         text_column=options.text_column,
         types=types_of(options.types),
-        limits=ReadLimits(options.max_row_bytes),
+        options=read_options(options),
     )
     rows, unreadable = pipeline | f"Read_{side}" >> read.with_exception_handling()
     rejects = [unreadable]

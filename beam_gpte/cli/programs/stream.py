@@ -33,7 +33,6 @@ from beam_gpte import (
     EncoderConfig,
     InputError,
     Polling,
-    ReadLimits,
     WatchCorpus,
     WriteRejects,
     WriteVectorsToDuckDB,
@@ -41,11 +40,12 @@ from beam_gpte import (
 )
 from beam_gpte.cli.arguments import Program
 from beam_gpte.cli.corpus_options import (
-    add_max_row_bytes_option,
+    add_file_options,
     add_model_options,
     add_rename_option,
     check_added,
     check_renames,
+    read_options,
     renamed,
     renames,
 )
@@ -117,7 +117,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="to keep besides id and text, as name or name:type, e.g. url stars:int64",
     )
-    add_max_row_bytes_option(reading)
+    add_file_options(reading)
     reading.add_argument(
         "--interval", type=float, default=5.0, help="seconds between two scans of the input"
     )
@@ -174,7 +174,7 @@ def build(
         time_column=SEEN_AT if options.horizon else None,
         committed=all_of(committed, output.rejected_or_removed()),
         polling=Polling(options.interval, stop, output.versions),
-        limits=ReadLimits(options.max_row_bytes),
+        options=read_options(options),
     )
     corpus, unreadable = pipeline | watch.with_exception_handling()
     vectors, refused = corpus | embed_of(options, model).with_exception_handling()
@@ -264,6 +264,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
 def check(options: argparse.Namespace, config: EncoderConfig, output: StreamOutput) -> None:
     """Check before the stream starts what can be checked on this machine."""
     Polling(options.interval)
+    read_options(options)
     check_columns(options, config)
     check_model_exists(config)
     check_writable(output.base)

@@ -107,5 +107,10 @@ def quantized(metadata: VectorMetadata, to: str, int8_limit: float | None = None
             f"vectors of {metadata.model!r} are not normalized, and int8 without a limit keeps "
             'directions only; give int8_limit (or "fit"), or embed with normalize'
         )
-    derived = metadata.derive({"quantization": to, "int8_limit": int8_limit})
-    return dataclasses.replace(derived, quantization=to, int8_limit=int8_limit)
+    return with_quantization(metadata, to, int8_limit)
+
+
+def with_quantization(metadata: VectorMetadata, to: str, limit: float | None) -> VectorMetadata:
+    """Derive the metadata that `quantized` does, without its checks."""
+    derived = metadata.derive({"quantization": to, "int8_limit": limit})
+    return dataclasses.replace(derived, quantization=to, int8_limit=limit)

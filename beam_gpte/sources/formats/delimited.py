@@ -69,7 +69,7 @@ def read_header(file: BinaryIO, kind: str, text_column: str) -> list[str]:
     """Read the names of the columns of a CSV or TSV file; none if the file is empty.
 
     Raises:
-      InputError: a name is not valid UTF-8, or the row cannot be split.
+      InputError: a name is invalid in the encoding of the file, or the row cannot be split.
     """
     columns = ColumnSelection(None, None, text_column)
     if kind == "tsv":
@@ -85,8 +85,11 @@ def _header(records: Iterator[_Record | None]) -> list[str]:
         raise InputError(f"the header cannot be read: {first.reason}; correct it")
     for name in first.fields:
         if name is not None and not is_utf8(name):
-            shown = name.decode(errors="surrogateescape")
-            raise InputError(f"column name {shown!a} is not UTF-8; convert the file")
+            shown = name.decode(errors="replace")
+            raise InputError(
+                f"column name {shown!r} is not valid in the file's encoding; name another by "
+                "encoding, such as encoding='latin-1'"
+            )
     return [(name or b"").decode() for name in first.fields]
 
 

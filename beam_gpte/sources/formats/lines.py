@@ -15,6 +15,7 @@ from beam_gpte.elements.arrow_values import MAX_NESTING, MISFITS, nesting
 from beam_gpte.elements.plain_types import common_type
 from beam_gpte.sources.formats.rows import (
     BATCH_BYTES,
+    INVALID,
     MAX_COLUMNS,
     MAX_CONTENT_CHARS,
     ColumnSelection,
@@ -83,7 +84,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"invalid UTF-8: byte {error.start + 1} of the line") from None
+        raise ValueError(f"{INVALID}: byte {error.start + 1} of the line") from None
     try:
         value = _DECODER.decode(text)
     except _RepeatedKeyError as error:

@@ -19,6 +19,7 @@ BATCH_BYTES = 16 << 20  # a batch of long rows ends early
 SKIPPED_BYTES = 1 << 20  # read at a time of what is skipped
 MAX_CONTENT_CHARS = 1000  # characters of an unreadable row that are kept
 MAX_DETAIL_CHARS = 100  # characters of a value in a reason
+INVALID = "invalid UTF-8"  # begins the reason of a row with other bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,7 @@ def valid_rows(batch: pa.RecordBatch, numbers: list[int], separator: str) -> Fil
     bad = sorted(set().union(*(_not_utf8(column) for column in batch.columns)))
     if not bad:
         return FileRows(batch, numbers, [])
-    errors = [RowError(numbers[i], "invalid UTF-8", row_content(batch, i, separator)) for i in bad]
+    errors = [RowError(numbers[i], INVALID, row_content(batch, i, separator)) for i in bad]
     good = sorted(set(range(len(numbers))) - set(bad))
     return FileRows(batch.take(pa.array(good, pa.int64())), [numbers[i] for i in good], errors)
 
