@@ -18,6 +18,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from beam_gpte import (
     Block,
     Columns,
@@ -54,6 +56,9 @@ from beam_gpte.cli.corpus_options import (
     types_of,
     use_ids,
 )
+from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
+from beam_gpte.cli.forecast.jobs import Job, Side
+from beam_gpte.cli.forecast.squares import comparing_seconds
 from beam_gpte.cli.progress import shown_progress
 from beam_gpte.cli.runtime import (
     Stopwatch,
@@ -78,7 +83,7 @@ from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import deduplication_page
 from beam_gpte.reports.sample import WriteSample, take_sample
 from beam_gpte.sinks import write_parquet
-from beam_gpte.sources.match_files import match_files
+from beam_gpte.sources.match_files import match_files, pattern_list
 from beam_gpte.sources.output_columns import committed_files
 
 # isort: split
@@ -136,6 +141,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="folder for rows on a disk that all workers share (default: in this run's output)",
     )
     add_report_option(writing)
+    add_dry_run_option(writing)
 
 
 def columns_of(options: argparse.Namespace) -> Columns:
@@ -172,7 +178,7 @@ def steps_of(
 class Reference(NamedTuple):
     """Name the files of the reference, and their ids; hold the saved index of a run."""
 
-    files: str
+    files: str | list[str]
     id_column: str | None
     saved_index: bytes | None = None
 
@@ -296,6 +302,32 @@ def build(
     summary | "WriteSummary" >> beam.Map(write_summary, f"{output}/summary.json")
 
 
+def job_of(options: argparse.Namespace, flags: list[str], known: Reference | None) -> Job:
+    """Describe this program for a dry run."""
+    sides = {"input": Side(options.input, options.id_column)}
+    if known is not None:
+        sides["reference"] = Side(pattern_list(known.files), known.id_column)
+
+    def build_trial(pipeline: beam.Pipeline, trial: argparse.Namespace) -> None:
+        reference = known and known._replace(files=trial.reference)
+        build(pipeline, trial, trial.scratch, reference)
+
+    def squares(rows: list[float], vectors: np.ndarray) -> float:
+        return comparing_seconds(vectors, sum(rows), options.threshold)
+
+    compares = "semantic" in options.by.split(",") and options.scope is None
+    config = None if options.model is None else EncoderConfig(options.model)
+    return Job(
+        options,
+        flags,
+        sides,
+        config,
+        build_trial,
+        vectors=options.embedding_column,
+        squares=squares if compares else None,
+    )
+
+
 def check_totals(totals: dict[str, int]) -> dict[str, int]:
     check_usable(totals["kept"] + totals["removed"], totals["rejected"])
     return totals
@@ -319,7 +351,11 @@ def write_bytes(content: bytes, path: str, *barrier: Any) -> None:
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
     local = local_options(beam_options)
-    reference = check(options)
+    with no_new_folders(options.dry_run, options.output, options.report):
+        reference = check(options)
+    if options.dry_run:
+        dry_run(job_of(options, flags, reference))
+        return
     with (
         scratch_folder(options, local) as scratch,
         shown_progress(local, PROGRAM.name, options.input) as runner,

@@ -1,0 +1,287 @@
+"""Draw rows of a corpus, spread over its files, to write as smaller files of the same formats.
+
+    files --> some of them, evenly by bytes --> rows, evenly --> Sample --> files of n rows
+
+A corpus of up to `READ_BYTES` is passed through whole: its rows are counted, and those drawn are
+spread over all. Of a larger one pieces of files are read; of compressed files and CSV, in which
+nobody can tell where a row begins, their first rows.
+"""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystem import FileMetadata
+
+from beam_gpte.cli.progress import metered, work_of
+from beam_gpte.files.meter import BYTES, amount
+from beam_gpte.sources.corpus_files import CODECS, file_format, open_file, reading
+from beam_gpte.sources.formats.parquet import bounded_batches
+from beam_gpte.sources.match_files import match_files
+
+READ_BYTES = 64 << 20  # of all files, as they are stored
+MAX_FILES = 100  # that are opened
+PIECES = 16  # of a large file
+MAX_ROWS = 4096  # that are drawn, at most twice as many
+MAX_BYTES = 64 << 20  # of the rows that are drawn
+BATCH_ROWS = 256  # of Parquet, read at once
+MAX_LINES = 1000  # of one row of CSV; a lone quote ends nowhere
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Hold rows of one file.
+
+    Attributes:
+      path: of the file.
+      header: the first row of CSV and TSV.
+      rows: lines, or a table.
+      counted: the rows that were passed, of which these are.
+      share: of the file's bytes, that were passed.
+    """
+
+    path: str
+    header: bytes
+    rows: list[bytes] | pa.Table
+    counted: int
+    share: float
+
+    def thinned(self, rows: int) -> "Drawn":
+        """Leave so many rows, evenly spaced."""
+        if rows >= len(self.rows):
+            return self
+        at = np.arange(rows) * len(self.rows) // rows
+        table = isinstance(self.rows, pa.Table)
+        some = self.rows.take(pa.array(at)) if table else [self.rows[i] for i in at]
+        return dataclasses.replace(self, rows=some)
+
+    def write(self, path: Path, at: np.ndarray) -> None:
+        """Write a file of some of the rows."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.rows, pa.Table):
+            pq.write_table(self.rows.take(pa.array(at)), path, compression="snappy")
+            return
+        data = b"".join([self.header, *(self.rows[i] for i in at)])
+        codec = CODECS.get(path.suffix.lower())
+        if codec == "xz":
+            import lzma
+
+            data = lzma.compress(data)
+        elif codec is not None:
+            data = pa.compress(data, codec, asbytes=True)
+        path.write_bytes(data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Hold rows of a corpus.
+
+    Attributes:
+      parts: the files that were read.
+      rows: of the whole corpus; predicted unless `is_exact`.
+      is_exact: whether the rows were counted.
+      bytes: of all files.
+    """
+
+    parts: list[Drawn]
+    rows: int
+    is_exact: bool
+    bytes: int
+
+    @property
+    def drawn(self) -> int:
+        """Return the number of rows that can be written."""
+        return sum(len(part.rows) for part in self.parts)
+
+    def write(self, folder: str, rows: int) -> list[str]:
+        """Write files of so many rows, or of all that there are, and return their paths."""
+        total, paths = self.drawn, []
+        chosen = np.arange(min(rows, total)) * total // max(1, min(rows, total))
+        common = os.path.dirname(os.path.commonprefix([part.path for part in self.parts]))
+        start = 0
+        for part in self.parts:
+            at = chosen[(chosen >= start) & (chosen < start + len(part.rows))] - start
+            start += len(part.rows)
+            if len(at) or rows >= total:
+                path = Path(folder, part.path.removeprefix(common).lstrip("/"))
+                part.write(path, at)
+                paths.append(str(path))
+        return paths
+
+
+def draw(patterns: Sequence[str], rows: int = MAX_ROWS) -> Sample:
+    """Draw rows of the files that match.
+
+    Args:
+      patterns: of files.
+      rows: to draw, at least, if there are as many.
+
+    Raises:
+      InputError: no file matches, or one cannot be read.
+    """
+    files, work = match_files(patterns, []), work_of(patterns)
+    chosen = _chosen(files)
+    read = sum(file.size_in_bytes for file in chosen)
+    parts = []
+    for file in chosen:
+        weight = file.size_in_bytes / read if read else 1 / len(chosen)
+        limit = _Limit(max(1, round(rows * weight)), MAX_BYTES * weight, READ_BYTES * weight)
+        parts.append(_draw(file, limit))
+    counted = len(chosen) == len(files) and all(part.share == 1 for part in parts)
+    parts = _evened(parts)
+    return Sample(parts, _total(files, parts, work.rows), counted or bool(work.rows), work.bytes)
+
+
+def _evened(parts: list[Drawn]) -> list[Drawn]:
+    """Leave as many rows of each file as are drawn of the one with the smallest share of its rows."""
+    there = [part.counted / part.share for part in parts]
+    rates = [len(part.rows) / rows for part, rows in zip(parts, there, strict=True) if rows]
+    return [
+        part.thinned(max(1, round(min(rates) * rows))) if rows else part
+        for part, rows in zip(parts, there, strict=True)
+    ]
+
+
+def _chosen(files: list[FileMetadata]) -> list[FileMetadata]:
+    """Choose files, evenly by bytes; all where they are few."""
+    if len(files) <= MAX_FILES:
+        return files
+    ends = np.cumsum([max(1, file.size_in_bytes) for file in files])
+    wanted = (np.arange(MAX_FILES) + 0.5) * ends[-1] / MAX_FILES
+    return [files[i] for i in np.unique(np.searchsorted(ends, wanted))]
+
+
+def _total(files: list[FileMetadata], parts: list[Drawn], known: int | None) -> int:
+    """Return the rows of all files: those of footers, else by the bytes that were passed."""
+    if known is not None:
+        return known
+    size = {file.path: file.size_in_bytes for file in files}
+    passed = sum(size[part.path] * part.share for part in parts)
+    rows = sum(part.counted for part in parts)
+    return round(rows * sum(size.values()) / passed) if passed else rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Limit:
+    """Bound what is drawn of one file, and how much of it is read."""
+
+    rows: int
+    drawn_bytes: float
+    read_bytes: float
+
+
+def _draw(file: FileMetadata, limit: _Limit) -> Drawn:
+    kind = file_format(file.path)
+    with reading(file.path):
+        if kind == "parquet":
+            with open_file(file.path) as content:
+                return _draw_table(file, content, limit)
+        is_packed = PurePath(file.path.lower()).suffix in CODECS
+        is_whole = file.size_in_bytes <= limit.read_bytes * 1.01
+        with metered() as folder, open_file(file.path) as content:
+            if is_whole or is_packed or kind == "csv":
+                return _draw_front(file, content, kind, limit, folder)
+            return _draw_pieces(file, content, kind, limit)
+
+
+class _Even:
+    """Keep rows of a stream, evenly spaced: at least as many as wanted, at most twice as many."""
+
+    def __init__(self, limit: _Limit) -> None:
+        self.rows: list[bytes] = []
+        self.seen, self._size, self._step, self._limit = 0, 0, 1, limit
+
+    def add(self, row: bytes) -> None:
+        """Pass a row."""
+        if self.seen % self._step == 0:
+            self.rows.append(row)
+            self._size += len(row)
+            many = len(self.rows) >= 2 * self._limit.rows
+            if many or (self._size > self._limit.drawn_bytes and len(self.rows) > 1):
+                self.rows, self._step = self.rows[::2], 2 * self._step
+                self._size = sum(map(len, self.rows))
+        self.seen += 1
+
+
+def _draw_front(
+    file: FileMetadata, content: BinaryIO, kind: str, limit: _Limit, meter: str
+) -> Drawn:
+    """Pass through a file from its beginning, to its end if that is within the limit."""
+    rows, even = _rows(content, kind), _Even(limit)
+    header = next(rows, b"") if kind in ("csv", "tsv") else b""
+    for row in rows:
+        even.add(row)
+        if even.seen % 1000 == 0 and amount(meter, BYTES) > limit.read_bytes * 1.01 + (1 << 20):
+            share = min(1.0, amount(meter, BYTES) / max(1, file.size_in_bytes))
+            return Drawn(file.path, header, even.rows, even.seen, share)
+    return Drawn(file.path, header, even.rows, even.seen, 1.0)
+
+
+def _draw_pieces(file: FileMetadata, content: BinaryIO, kind: str, limit: _Limit) -> Drawn:
+    """Read pieces of a file of lines, at even distances."""
+    header = next(_rows(content, kind), b"") if kind == "tsv" else b""
+    even, piece, passed = _Even(limit), limit.read_bytes / PIECES, 0
+    for start in np.linspace(len(header), file.size_in_bytes - piece, PIECES).astype(int):
+        content.seek(int(start))
+        content.readline()  # the rest of a row
+        end = content.tell() + piece
+        before = content.tell()
+        for row in _rows(content, kind):
+            even.add(row)
+            if content.tell() >= end:
+                break
+        passed += content.tell() - before
+    return Drawn(file.path, header, even.rows, even.seen, passed / file.size_in_bytes)
+
+
+def _rows(content: BinaryIO, kind: str) -> Iterator[bytes]:
+    """Yield rows as they are in the file, without blank lines."""
+    for line in content:
+        row = line
+        if kind == "csv" and row.count(b'"') % 2:
+            for more in itertools.islice(content, MAX_LINES):
+                row += more
+                if more.count(b'"') % 2:
+                    break
+        if row.strip():
+            yield row if row.endswith(b"\n") else row + b"\n"
+
+
+def _draw_table(file: FileMetadata, content: BinaryIO, limit: _Limit) -> Drawn:
+    """Read a Parquet file, or some batches of a large one, from row groups at even distances."""
+    about, schema = pq.read_metadata(content), pq.read_schema(content)
+    total = about.num_rows
+    groups = range(about.num_row_groups)
+    unpacked = sum(about.row_group(i).total_byte_size for i in groups) / max(1, total)
+    rows = max(1, min(limit.rows, int(limit.drawn_bytes / max(1, unpacked))))
+    if file.size_in_bytes <= limit.read_bytes * 1.01:
+        batches: Any = bounded_batches(content, schema, BATCH_ROWS)
+        kept = list(_every(batches, max(1, total // rows)))
+    else:
+        some = np.unique(np.linspace(0, len(groups) - 1, PIECES).astype(int)).tolist()
+        kept = []
+        for group in some:
+            left = -(-rows // len(some))
+            for batch in bounded_batches(content, schema, BATCH_ROWS, [group]):
+                kept.append(batch.slice(0, left))
+                left -= batch.num_rows
+                if left <= 0:
+                    break
+    table = pa.Table.from_batches(kept).cast(schema) if kept else schema.empty_table()
+    return Drawn(file.path, b"", table, total, 1.0)
+
+
+def _every(batches: Iterator[pa.RecordBatch], step: int) -> Iterator[pa.RecordBatch]:
+    """Take every so many rows."""
+    start = 0
+    for batch in batches:
+        at = np.arange(-start % step, batch.num_rows, step)
+        start += batch.num_rows
+        if len(at):
+            yield batch.take(pa.array(at))
