@@ -1,14 +1,14 @@
 """Compare what `--dry_run` predicts with what the run takes.
 
     python benchmarks/dry_run.py FOLDER --model MODEL [--only embed ...] [--corpora short ...]
-        [--pairs FILE.parquet]
+        [--rows 1000 6000]
 
 Texts are docstrings of the standard library, repeated with a number in front of each where more
 rows are asked for. For each program and corpus the dry run comes first and the run right after it,
 each a process of its own: seconds of the clock, CPU seconds, peak memory (resident set), and bytes
 written. A line ends with the figures that are more than 30 % off. The clock depends on what else
-runs; compare CPU seconds where the machine is shared. `--pairs` names a Parquet file with columns
-`source` and `target`, whose texts mining compares, and whose vectors for mining without a model.
+runs; compare CPU seconds where the machine is shared. Mining compares first
+lines with themselves, half of which are others on one side.
 """
 
 import argparse
@@ -105,12 +105,15 @@ CORPORA: dict[str, Callable[[Path, int], Path]] = {
 }
 
 
-def sides(file: Path, folder: Path, count: int) -> list[str]:
-    """Write the texts of both columns of a file of pairs."""
-    table = pq.read_table(file, columns=["source", "target"]).slice(0, count)
+def sides(folder: Path, count: int) -> list[str]:
+    """Write two sides, half of whose rows belong together."""
+    texts = [row["text"].split("\n")[0] for row in rows_of(2 * count)]
     for name in ("source", "target"):
-        texts = table.column(name).to_pylist()
-        rows = [{"id": f"{name}{i}", "text": text} for i, text in enumerate(texts)]
+        rows = []
+        for i in range(count):
+            is_pair = name == "source" or i % 2
+            text = texts[i] if is_pair else texts[count + i]
+            rows.append({"id": f"{name}{i}", "text": text if name == "source" else f"{text} (T)"})
         write_lines(folder / f"{name}.jsonl", rows)
     return [f"--source={folder}/source.jsonl", f"--target={folder}/target.jsonl"]
 
@@ -163,7 +166,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["embed", "dedup", "mine"])
     parser.add_argument("--corpora", nargs="+", default=list(CORPORA))
     parser.add_argument("--rows", nargs="+", type=int, default=[1000, 6000])
-    parser.add_argument("--pairs", type=Path)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     folder, model = options.folder, ["--model", options.model]
@@ -173,7 +175,7 @@ def main() -> None:
         for program in options.only:
             for corpus in options.corpora if program != "mine" else ["pairs"]:
                 if program == "mine":
-                    files = sides(options.pairs, folder, rows)
+                    files = sides(folder, rows)
                 else:
                     files = ["--input", str(CORPORA[corpus](folder, rows))]
                 has_vectors = corpus == "vectors"

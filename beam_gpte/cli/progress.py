@@ -122,6 +122,7 @@ def _rows(path: str) -> int:
 
 @contextlib.contextmanager
 def metered() -> Iterator[str]:
+    """Provide the meter's folder while the context is open; see `files.meter`."""
     with temporary_folder() as folder:
         os.environ[FOLDER] = folder  # which worker processes have, too
         try:

@@ -28,7 +28,10 @@ def add_dry_run_option(options: Options) -> None:
 def dry_run(job: Job) -> None:
     """Print a forecast."""
     forecast = predict(job)
-    print_summary(figures_of(forecast))
+    figures = figures_of(forecast)
+    if job.is_stream:
+        figures["rows_per_second"] = forecast.rate and about(forecast.rate)
+    print_summary(figures)
     if job.is_elsewhere:
         print("seconds and memory are predicted only for a run within this process")
     print(END)
@@ -54,7 +57,8 @@ def figures_of(forecast: Forecast) -> dict[str, Any]:
 def _counted(count: int | None, forecast: Forecast) -> str | None:
     if count is None:
         return None
-    return f"{count:,}" if forecast.is_whole else about(count)
+    is_exact = forecast.is_whole and forecast.is_counted
+    return f"{count:,}" if is_exact else about(count)
 
 
 def about(number: float) -> str:

@@ -1,9 +1,9 @@
-"""Predict what a job costs: `--dry_run`.
+r"""Predict what a job costs: `--dry_run`.
 
     input --> samples --> tokens, truncation
                 |-------> the model alone on some texts ----> seconds per token
                 |-------> the program on a few rows --------> what a run costs whatever its size
-                \\-------> the program on two more samples, --> seconds, memory and bytes per row
+                \-------> the program on two more samples, --> seconds, memory and bytes per row
                           with a stand-in for the model
 
     seconds = start + loading the model + fixed + tokens x each + rows x each + squares
@@ -60,6 +60,8 @@ class Forecast:
       cpu: seconds of all threads.
       memory: bytes.
       written: bytes.
+      rate: rows a second, once the model is loaded.
+      is_counted: whether the tokens of all rows were counted.
     """
 
     sampled: int
@@ -72,6 +74,8 @@ class Forecast:
     cpu: float | None = None
     memory: float | None = None
     written: float | None = None
+    rate: float | None = None
+    is_counted: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -105,7 +109,7 @@ def predict(job: Job) -> Forecast:
 def _whole(job: Job, samples: Samples, start: Costs) -> Forecast:
     """Run a small input as it is."""
     with measured() as loading:
-        model = job.config and shared_model(TextEncoder, job.config)
+        model = _model(job)
     trial = run_trial(job, samples.write(samples.rows), f"{samples.folder}/trial")
     embeds = model is not None
     return Forecast(
@@ -119,7 +123,13 @@ def _whole(job: Job, samples: Samples, start: Costs) -> Forecast:
         cpu=start.cpu + loading.cpu + trial.costs.cpu,
         memory=max(start.peak, loading.peak, trial.costs.peak) or None,
         written=trial.written,
+        rate=trial.rows / trial.model_seconds if trial.model_seconds else None,
+        is_counted=True,
     )
+
+
+def _model(job: Job) -> TextEncoder | None:
+    return None if job.config is None else shared_model(TextEncoder, job.config)
 
 
 def _splits(job: Job) -> bool:
@@ -185,7 +195,7 @@ def _measure(job: Job, folder: str, files: list[Files], start: Costs) -> _Parts:
     """Measure the parts of a run."""
     threads = job.beam_options().view_as(DirectOptions).direct_num_workers
     with measured() as loading:
-        model = job.config and shared_model(TextEncoder, job.config)
+        model = _model(job)
     texts, figures, speed, embedding = {}, NO_TEXTS, NO_SPEED, Costs()
     if model is not None:
         texts = {side: _texts(job, files[-1], side) for side in job.sides}
@@ -249,7 +259,7 @@ def _extrapolated(job: Job, parts: _Parts, sides: dict[str, int]) -> Forecast:
     compared = parts.texts if parts.figures.texts else 1.0
     squares = 0.0
     if job.squares is not None and len(parts.vectors) > 1:
-        squares = job.squares([count * compared for count in sides.values()], parts.vectors)
+        squares = job.squares([round(count * compared) for count in sides.values()], parts.vectors)
     tokens, busy = rows * parts.run_tokens, min(parts.threads, max(1, rows // ROWS_PER_BLOCK))
     embedding = tokens * parts.speed.seconds * parts.threads / busy
     more = rows - third.rows
@@ -269,6 +279,8 @@ def _extrapolated(job: Job, parts: _Parts, sides: dict[str, int]) -> Forecast:
         + rows * parts.slope("seconds")
         + embedding
         + squares / parts.threads,
+        rate=rows / (rows * parts.slope("seconds") + embedding) if embedding else None,
+        is_counted=figures.is_counted,
         cpu=parts.start.cpu
         + parts.fixed("cpu")
         + rows * parts.slope("cpu")

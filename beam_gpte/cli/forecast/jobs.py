@@ -13,7 +13,13 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from beam_gpte.cli.forecast.costs import Costs, measured
 from beam_gpte.cli.forecast.samples import Sample
 from beam_gpte.cli.forecast.stand_in import StandIn
-from beam_gpte.cli.runtime import counters, local_options, run_pipeline
+from beam_gpte.cli.runtime import (
+    Spread,
+    counters,
+    distributions,
+    local_options,
+    run_pipeline,
+)
 from beam_gpte.core.encoder.config import EncoderConfig
 
 IN_PROCESS = ("in_memory", "multi_threading")  # modes of Beam's in-process runner
@@ -43,6 +49,7 @@ class Job:
       squares: CPU seconds of what grows with the square of the rows, by the rows of each side and
         vectors of a sample; None for nothing.
       pairs: the folder, within the output, of pairs of rows of two sides; None for other results.
+      is_stream: whether its rate is asked for.
     """
 
     options: argparse.Namespace
@@ -52,8 +59,9 @@ class Job:
     build: Callable[[beam.Pipeline, argparse.Namespace], None]
     finish: Callable[[argparse.Namespace], None] | None = None
     vectors: str = ""
-    squares: Callable[[list[float], np.ndarray], float] | None = None
+    squares: Callable[[list[int], np.ndarray], float] | None = None
     pairs: str | None = None
+    is_stream: bool = False
 
     def beam_options(self) -> PipelineOptions:
         """Return the options for a run in this process."""
@@ -136,6 +144,7 @@ class Trial:
       written: bytes of its output.
       count: its counters.
       pairs: rows in the folder of pairs.
+      model_seconds: of all threads.
     """
 
     rows: int
@@ -143,6 +152,7 @@ class Trial:
     written: int
     count: dict[str, int]
     pairs: int
+    model_seconds: float
 
 
 def run_trial(job: Job, files: Files, base: str, model: StandIn | None = None) -> Trial:
@@ -171,7 +181,8 @@ def run_trial(job: Job, files: Files, base: str, model: StandIn | None = None) -
             job.finish(options)
     written = sum(path.stat().st_size for path in Path(base).rglob("*") if path.is_file())
     pairs = 0 if job.pairs is None else _rows_in(f"{options.output}/{job.pairs}")
-    return Trial(files.rows, costs, written, counters(result), pairs)
+    busy = distributions(result).get("model_milliseconds", Spread()).sum / 1000
+    return Trial(files.rows, costs, written, counters(result), pairs, busy)
 
 
 def _rows_in(folder: str) -> int:

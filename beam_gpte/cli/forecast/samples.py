@@ -57,9 +57,9 @@ class Drawn:
         if rows >= len(self.rows):
             return self
         at = np.arange(rows) * len(self.rows) // rows
-        table = isinstance(self.rows, pa.Table)
-        some = self.rows.take(pa.array(at)) if table else [self.rows[i] for i in at]
-        return dataclasses.replace(self, rows=some)
+        if isinstance(self.rows, pa.Table):
+            return dataclasses.replace(self, rows=self.rows.take(pa.array(at)))
+        return dataclasses.replace(self, rows=[self.rows[i] for i in at])
 
     def write(self, path: Path, at: np.ndarray) -> None:
         """Write a file of some of the rows."""
@@ -139,7 +139,7 @@ def draw(patterns: Sequence[str], rows: int = MAX_ROWS) -> Sample:
 
 
 def _evened(parts: list[Drawn]) -> list[Drawn]:
-    """Leave as many rows of each file as are drawn of the one with the smallest share of its rows."""
+    """Leave the same share of each file's rows: the smallest that was drawn of one."""
     there = [part.counted / part.share for part in parts]
     rates = [len(part.rows) / rows for part, rows in zip(parts, there, strict=True) if rows]
     return [

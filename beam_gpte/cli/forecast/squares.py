@@ -44,7 +44,7 @@ def _comparison() -> float:
     return (time.process_time() - began) / (times * len(left) * len(right))
 
 
-def mining_seconds(sources: int, targets: int, dim: int, k: int) -> float:
+def mining_seconds(rows: tuple[int, int], dim: int, k: int) -> float:
     """Predict how long each row's nearest rows of the other side are searched."""
     numbers = np.random.default_rng(0).standard_normal((2, TRIED, dim), np.float32)
     unit = numbers / np.linalg.norm(numbers, axis=2, keepdims=True)
@@ -52,5 +52,5 @@ def mining_seconds(sources: int, targets: int, dim: int, k: int) -> float:
     began = time.process_time()
     nearest_neighbors(unit[0], ids, unit[1], ids, k)
     each = (time.process_time() - began) / TRIED**2
-    share = 1.0 if exact_pays(sources, targets, dim) else PROBED
-    return share * sources * targets * each
+    share = 1.0 if exact_pays(*rows, dim) else PROBED
+    return share * rows[0] * rows[1] * each

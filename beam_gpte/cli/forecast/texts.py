@@ -1,4 +1,4 @@
-"""Measure the texts of a sample: their tokens, and how fast this machine embeds them.
+r"""Measure the texts of a sample: their tokens, and how fast this machine embeds them.
 
 files --> READERS --> texts --> tokens, truncation
                         \----> some of them --> the model, on all cores --> seconds per token
@@ -51,12 +51,14 @@ class TextFigures:
       tokens: mean of the tokens in the vectors.
       truncated: share of the texts that are.
       run: mean of the tokens that the model runs over, once for texts that a block repeats.
+      is_counted: whether the tokens of all texts were counted.
     """
 
     texts: int
     tokens: float
     truncated: float
     run: float
+    is_counted: bool = True
 
 
 NO_TEXTS = TextFigures(0, 0.0, 0.0, 0.0)
@@ -74,7 +76,8 @@ def measure_texts(model: TextEncoder, texts: list[str]) -> TextFigures:
         tokens += int(counts.tokens.sum())
         truncated += int((counts.dropped > 0).sum())
         run += sum(dict(zip(part, counts.run.tolist(), strict=True)).values())
-    return TextFigures(len(texts), *(count / len(some) for count in (tokens, truncated, run)))
+    means = [count / len(some) for count in (tokens, truncated, run)]
+    return TextFigures(len(texts), *means, step == 1)
 
 
 @dataclasses.dataclass(frozen=True)

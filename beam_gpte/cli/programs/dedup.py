@@ -312,7 +312,7 @@ def job_of(options: argparse.Namespace, flags: list[str], known: Reference | Non
         reference = known and known._replace(files=trial.reference)
         build(pipeline, trial, trial.scratch, reference)
 
-    def squares(rows: list[float], vectors: np.ndarray) -> float:
+    def squares(rows: list[int], vectors: np.ndarray) -> float:
         return comparing_seconds(vectors, sum(rows), options.threshold)
 
     compares = "semantic" in options.by.split(",") and options.scope is None

@@ -320,9 +320,8 @@ def job_of(options: argparse.Namespace, flags: list[str]) -> Job:
         if trial.tsv:
             write_tsv(read_pairs(trial.output), f"{trial.output}/bitext.tsv")
 
-    def squares(rows: list[float], vectors: np.ndarray) -> float:
-        sources, targets = (round(count) for count in rows)
-        return mining_seconds(sources, targets, vectors.shape[1], options.k)
+    def squares(rows: list[int], vectors: np.ndarray) -> float:
+        return mining_seconds((rows[0], rows[1]), vectors.shape[1], options.k)
 
     return Job(
         options,
