@@ -10,6 +10,7 @@ from beam_gpte.cli.forecast.forecast import Forecast, predict
 from beam_gpte.cli.forecast.jobs import Job
 from beam_gpte.cli.runtime import print_summary
 from beam_gpte.files.folders import is_remote
+from beam_gpte.sources.match_files import find_files, pattern_list
 
 MEGABYTE = 1_000_000
 END = "nothing was written; without --dry_run the job runs"
@@ -26,7 +27,12 @@ def add_dry_run_option(options: Options) -> None:
 
 
 def dry_run(job: Job) -> None:
-    """Print a forecast."""
+    """Print a forecast; of a stream without input nothing."""
+    files = (file for side in job.sides.values() for file in pattern_list(side.files))
+    if job.is_stream and not any(map(find_files, files)):
+        print(f"no file matches {' '.join(job.sides['input'].files)} now")
+        print(END)
+        return
     forecast = predict(job)
     figures = figures_of(forecast)
     if job.is_stream:

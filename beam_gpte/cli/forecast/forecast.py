@@ -175,20 +175,26 @@ class _Parts:
 
     def fixed(self, name: str) -> float:
         """Return what a run adds to a figure whatever its size; the first loads modules, too."""
-        embedding = self.first.rows * self.run_tokens * self.speed.cpu
+        token = self.speed.cpu if name == "cpu" else self.speed.seconds * self.threads
+        row = self.slope(name) + self.run_tokens * token
         warm = getattr(self.second.costs, name) - self.second.rows * self.slope(name)
-        return max(0.0, warm, getattr(self.first.costs, name) - embedding)
+        return max(0.0, warm, getattr(self.first.costs, name) - self.first.rows * row)
 
     @property
     def texts(self) -> float:
-        """Return how many texts the model gets for each row."""
+        """Return how many texts there are for each row: fewer without vectors, or sentences."""
         return self.third.count.get("texts", 0) / self.third.rows
+
+    @property
+    def embedded(self) -> float:
+        """Return how many texts are embedded for each row, not reused."""
+        reused, texts = (self.first.count.get(of, 0) for of in ("texts_reused", "texts"))
+        return self.texts * texts / max(1, texts + reused)
 
     @property
     def run_tokens(self) -> float:
         """Return how many tokens the model runs over for each row."""
-        reused, texts = (self.first.count.get(of, 0) for of in ("texts_reused", "texts"))
-        return self.texts * self.figures.run * texts / max(1, texts + reused)
+        return self.embedded * self.figures.run
 
 
 def _measure(job: Job, folder: str, files: list[Files], start: Costs) -> _Parts:
@@ -196,10 +202,12 @@ def _measure(job: Job, folder: str, files: list[Files], start: Costs) -> _Parts:
     threads = job.beam_options().view_as(DirectOptions).direct_num_workers
     with measured() as loading:
         model = _model(job)
-    texts, figures, speed, embedding = {}, NO_TEXTS, NO_SPEED, Costs()
+    texts: dict[str, list[str]] = {}
+    figures, speed, embedding = NO_TEXTS, NO_SPEED, Costs()
     if model is not None:
         texts = {side: _texts(job, files[-1], side) for side in job.sides}
-        every = [text for of in texts.values() for text in of]
+    every = [text for of in texts.values() for text in of]
+    if model is not None:
         figures = measure_texts(model, every)
         if every and not model.config.splits:
             with measured() as embedding:
@@ -208,7 +216,7 @@ def _measure(job: Job, folder: str, files: list[Files], start: Costs) -> _Parts:
     stand_in = None
     if len(speed.vectors):
         stand_in = StandIn(speed.vectors, _seeds(job, list(texts.values()), first))
-    del texts
+    del texts, every  # as the sample's rows above
     second, third = (
         run_trial(job, some, f"{folder}/{name}", stand_in)
         for some, name in zip(files[1:], ("second", "third"), strict=True)
@@ -265,14 +273,14 @@ def _extrapolated(job: Job, parts: _Parts, sides: dict[str, int]) -> Forecast:
     more = rows - third.rows
     per_row = (third.written - parts.second.written) / max(1, third.rows - parts.second.rows)
     held = third.costs.grown + more * parts.slope("grown") + parts.embedding.grown
-    texts = rows * parts.texts if figures.texts else 0.0
+    texts = rows * parts.embedded
     memory = max(parts.first.costs.peak, third.costs.before + held)
     return Forecast(
         sampled=third.rows,
         rows=rows,
         is_exact=False,
-        tokens=round(texts * figures.tokens) if figures.texts else None,
-        truncated=round(texts * figures.truncated) if figures.texts else None,
+        tokens=round(texts * figures.tokens) if job.config else None,
+        truncated=round(texts * figures.truncated) if job.config else None,
         rejected=round(rows * third.count.get("rejects", 0) / third.rows),
         seconds=parts.start.seconds
         + parts.fixed("seconds")

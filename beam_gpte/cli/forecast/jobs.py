@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from beam_gpte.cli.forecast.costs import Costs, measured
 from beam_gpte.cli.forecast.samples import Sample
 from beam_gpte.cli.forecast.stand_in import StandIn
+from beam_gpte.cli.runners import LOCAL_RUNNER
 from beam_gpte.cli.runtime import (
     Spread,
     counters,
@@ -40,6 +41,7 @@ class Job:
     Attributes:
       options: of the program.
       flags: for Beam.
+      local: whether the run is on this machine.
       sides: inputs by the option that names them.
       config: of the model; None if the input has vectors.
       build: adds the program's steps to a pipeline, for options with other files, another output
@@ -49,11 +51,12 @@ class Job:
       squares: CPU seconds of what grows with the square of the rows, by the rows of each side and
         vectors of a sample; None for nothing.
       pairs: the folder, within the output, of pairs of rows of two sides; None for other results.
-      is_stream: whether its rate is asked for.
+      is_stream: whether it has one thread, and its rate is asked for.
     """
 
     options: argparse.Namespace
     flags: list[str]
+    local: bool
     sides: Mapping[str, Side]
     config: EncoderConfig | None
     build: Callable[[beam.Pipeline, argparse.Namespace], None]
@@ -64,24 +67,21 @@ class Job:
     is_stream: bool = False
 
     def beam_options(self) -> PipelineOptions:
-        """Return the options for a run in this process."""
+        """Return the options for a run in this process, with as many threads as the job has."""
         options = PipelineOptions(self.flags)
-        options.view_as(StandardOptions).runner = None if self.is_elsewhere else self._runner
-        direct = options.view_as(DirectOptions)
-        if direct.direct_running_mode not in IN_PROCESS:
+        if self.is_stream or self.is_elsewhere:
+            standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
+            # the runner, if named, has the threads that are named, if not, one for each core
+            standard.runner, standard.streaming = LOCAL_RUNNER if self.is_stream else None, False
             direct.direct_running_mode, direct.direct_num_workers = IN_PROCESS[0], 1
         local_options(options)
         return options
 
     @property
-    def _runner(self) -> str | None:
-        return PipelineOptions(self.flags).view_as(StandardOptions).runner
-
-    @property
     def is_elsewhere(self) -> bool:
-        """Return whether a run is not in this process."""
+        """Return whether a run is not in this process alone."""
         mode = PipelineOptions(self.flags).view_as(DirectOptions).direct_running_mode
-        return not local_options(PipelineOptions(self.flags)) or mode not in IN_PROCESS
+        return not self.local or mode not in IN_PROCESS
 
 
 @dataclasses.dataclass(frozen=True)

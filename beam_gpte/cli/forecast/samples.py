@@ -7,9 +7,9 @@ spread over all. Of a larger one pieces of files are read; of compressed files a
 nobody can tell where a row begins, their first rows.
 """
 
+import contextlib
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystem import FileMetadata
 
 from beam_gpte.cli.progress import metered, work_of
+from beam_gpte.core.errors import InputError
 from beam_gpte.files.meter import BYTES, amount
-from beam_gpte.sources.corpus_files import CODECS, file_format, open_file, reading
+from beam_gpte.sources.corpus_files import CODECS, common_folder, file_format, open_file, reading
 from beam_gpte.sources.formats.parquet import bounded_batches
 from beam_gpte.sources.match_files import match_files
 
@@ -103,13 +104,13 @@ class Sample:
         """Write files of so many rows, or of all that there are, and return their paths."""
         total, paths = self.drawn, []
         chosen = np.arange(min(rows, total)) * total // max(1, min(rows, total))
-        common = os.path.dirname(os.path.commonprefix([part.path for part in self.parts]))
+        common = common_folder([part.path for part in self.parts])
         start = 0
         for part in self.parts:
             at = chosen[(chosen >= start) & (chosen < start + len(part.rows))] - start
             start += len(part.rows)
             if len(at) or rows >= total:
-                path = Path(folder, part.path.removeprefix(common).lstrip("/"))
+                path = Path(folder, part.path.removeprefix(common))
                 part.write(path, at)
                 paths.append(str(path))
         return paths
@@ -123,7 +124,7 @@ def draw(patterns: Sequence[str], rows: int = MAX_ROWS) -> Sample:
       rows: to draw, at least, if there are as many.
 
     Raises:
-      InputError: no file matches, or one cannot be read.
+      InputError: no file matches, or none can be read.
     """
     files, work = match_files(patterns, []), work_of(patterns)
     chosen = _chosen(files)
@@ -132,7 +133,12 @@ def draw(patterns: Sequence[str], rows: int = MAX_ROWS) -> Sample:
     for file in chosen:
         weight = file.size_in_bytes / read if read else 1 / len(chosen)
         limit = _Limit(max(1, round(rows * weight)), MAX_BYTES * weight, READ_BYTES * weight)
-        parts.append(_draw(file, limit))
+        with contextlib.suppress(InputError):  # it is one of the rejects of a run
+            parts.append(_draw(file, limit))
+    if not parts:
+        raise InputError(
+            f"none of the files can be read, such as {chosen[0].path}; replace them, or name others"
+        )
     counted = len(chosen) == len(files) and all(part.share == 1 for part in parts)
     parts = _evened(parts)
     return Sample(parts, _total(files, parts, work.rows), counted or bool(work.rows), work.bytes)

@@ -208,6 +208,11 @@ def check_columns(options: argparse.Namespace, first: str, present: list[str]) -
         raise InputError("--report reads duplicate_of; leave it out of --rename")
 
 
+def folders_of(options: argparse.Namespace) -> list[str]:
+    """Name the folders of the Parquet files."""
+    return [f"{options.output.rstrip('/')}/{name}" for name in ("kept", "removed", "pairs")]
+
+
 def check(options: argparse.Namespace) -> Reference | None:
     """Check before the job starts that steps, files, columns and model exist.
 
@@ -236,8 +241,8 @@ def check(options: argparse.Namespace) -> Reference | None:
     if reference is not None:
         with naming("--reference"):
             match_files(reference.files, [])
-    for name in ("kept", "removed", "pairs"):
-        check_writable(f"{options.output.rstrip('/')}/{name}")
+    for folder in folders_of(options):
+        check_writable(folder)
     if options.report is not None:
         check_report(options.report)
     return reference
@@ -302,7 +307,9 @@ def build(
     summary | "WriteSummary" >> beam.Map(write_summary, f"{output}/summary.json")
 
 
-def job_of(options: argparse.Namespace, flags: list[str], known: Reference | None) -> Job:
+def job_of(
+    options: argparse.Namespace, flags: list[str], local: bool, known: Reference | None
+) -> Job:
     """Describe this program for a dry run."""
     sides = {"input": Side(options.input, options.id_column)}
     if known is not None:
@@ -310,7 +317,8 @@ def job_of(options: argparse.Namespace, flags: list[str], known: Reference | Non
 
     def build_trial(pipeline: beam.Pipeline, trial: argparse.Namespace) -> None:
         reference = known and known._replace(files=trial.reference)
-        build(pipeline, trial, trial.scratch, reference)
+        scratch = options.scratch is not None or not is_remote(options.output)
+        build(pipeline, trial, trial.scratch if scratch else None, reference)
 
     def squares(rows: list[int], vectors: np.ndarray) -> float:
         return comparing_seconds(vectors, sum(rows), options.threshold)
@@ -320,6 +328,7 @@ def job_of(options: argparse.Namespace, flags: list[str], known: Reference | Non
     return Job(
         options,
         flags,
+        local,
         sides,
         config,
         build_trial,
@@ -351,10 +360,10 @@ def write_bytes(content: bytes, path: str, *barrier: Any) -> None:
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
     local = local_options(beam_options)
-    with no_new_folders(options.dry_run, options.output, options.report):
+    with no_new_folders(options.dry_run, *folders_of(options), options.report):
         reference = check(options)
     if options.dry_run:
-        dry_run(job_of(options, flags, reference))
+        dry_run(job_of(options, flags, local, reference))
         return
     with (
         scratch_folder(options, local) as scratch,

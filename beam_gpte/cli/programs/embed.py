@@ -185,7 +185,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     if local and not options.quantize:  # whose metadata are known later
         loaded = check_destination(config, vectors_of(options, config), options.duckdb)
     if options.dry_run:
-        dry_run(job_of(options, flags, config))
+        dry_run(job_of(options, flags, local, config))
         return
     with shown_progress(local, PROGRAM.name, options.input) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
@@ -205,14 +205,16 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         print(f"{'report':>16}  {options.report}")
 
 
-def job_of(options: argparse.Namespace, flags: list[str], config: EncoderConfig) -> Job:
+def job_of(
+    options: argparse.Namespace, flags: list[str], local: bool, config: EncoderConfig
+) -> Job:
     """Describe this program for a dry run."""
 
     def build_trial(pipeline: beam.Pipeline, trial: argparse.Namespace) -> None:
         build(pipeline, trial, config if trial.model == options.model else trial.model)
 
     sides = {"input": Side(options.input, options.id_column)}
-    return Job(options, flags, sides, config, build_trial)
+    return Job(options, flags, local, sides, config, build_trial)
 
 
 def check(options: argparse.Namespace, config: EncoderConfig) -> None:

@@ -313,7 +313,7 @@ def build(pipeline: beam.Pipeline, options: argparse.Namespace, gold: pl.DataFra
     )
 
 
-def job_of(options: argparse.Namespace, flags: list[str]) -> Job:
+def job_of(options: argparse.Namespace, flags: list[str], local: bool) -> Job:
     """Describe this program for a dry run."""
 
     def finish(trial: argparse.Namespace) -> None:
@@ -326,6 +326,7 @@ def job_of(options: argparse.Namespace, flags: list[str]) -> Job:
     return Job(
         options,
         flags,
+        local,
         {side: Side(getattr(options, side), options.id_column) for side in SIDES},
         config_of(options),
         lambda pipeline, trial: build(pipeline, trial, None),
@@ -398,10 +399,11 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
     local = local_options(beam_options)
     transform_of(options)
-    with no_new_folders(options.dry_run, options.output, options.report):
+    bitext = f"{options.output.rstrip('/')}/bitext"
+    with no_new_folders(options.dry_run, bitext, options.report):
         gold = check(options)
     if options.dry_run:
-        dry_run(job_of(options, flags))
+        dry_run(job_of(options, flags, local))
         return
     with shown_progress(local, PROGRAM.name, [*options.source, *options.target]) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)

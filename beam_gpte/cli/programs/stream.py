@@ -55,7 +55,6 @@ from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_f
 from beam_gpte.cli.forecast.jobs import Job, Side
 from beam_gpte.cli.interrupts import leave
 from beam_gpte.cli.progress import shown_commits
-from beam_gpte.cli.runners import LOCAL_RUNNER
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -240,7 +239,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         if local:
             at = options.duckdb, options.output
             loaded = check_destination(config, vectors_of(options), *at)
-        dry_run(job_of(options, local, config))
+        dry_run(job_of(options, flags, local, config))
         return
     owner = output.owner(options.interval, local)
     places = [place for place in (options.output, output.removed, output.rejects) if place]
@@ -278,9 +277,10 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         print(f"{'report':>16}  {options.report}")
 
 
-def job_of(options: argparse.Namespace, local: bool, config: EncoderConfig) -> Job:
+def job_of(
+    options: argparse.Namespace, flags: list[str], local: bool, config: EncoderConfig
+) -> Job:
     """Describe for a dry run a job that embeds in one thread what is there now."""
-    runner = [f"--runner={LOCAL_RUNNER}"] if local else ["--runner=PortableRunner"]
 
     def build_trial(pipeline: beam.Pipeline, trial: argparse.Namespace) -> None:
         model = config if trial.model == options.model else trial.model
@@ -299,7 +299,7 @@ def job_of(options: argparse.Namespace, local: bool, config: EncoderConfig) -> J
             vectors | WriteVectorsToDuckDB(trial.duckdb, id_column=ids)
 
     sides = {"input": Side(options.input, options.id_column)}
-    return Job(options, runner, sides, config, build_trial, is_stream=True)
+    return Job(options, flags, local, sides, config, build_trial, is_stream=True)
 
 
 def check(options: argparse.Namespace, config: EncoderConfig, output: StreamOutput) -> None:

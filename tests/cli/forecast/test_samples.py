@@ -1,6 +1,7 @@
 """Samples are spread over all rows, whatever the format, and their files read like the corpus's."""
 
 import gzip
+import itertools
 import json
 import random
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_a_sample_is_spread_over_all_rows(tmp_path: Path, name: str) -> None:
     assert Path(written).name == name  # generated ids are made from it
     found = [int(text.removeprefix("text ")) for text in texts([written])]
     assert len(found) == 100
-    steps = [after - before for before, after in zip(found, found[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(found)]
     assert all(150 <= step <= 250 for step in [*steps, 20_000 - found[-1]])
 
 
