@@ -41,7 +41,10 @@ from beam_gpte.sources.formats.rows import ColumnSelection
 FIRST_ROWS = 64  # that are run with the model
 WHOLE_ROWS = 256  # an input of no more is run as it is
 SPEED_SECONDS = 5.0  # for which the model is measured
-GROWTH = 4  # of the second sample to the third
+MIN_ROWS = 4096  # of the third sample, if there are as many, and a quarter of more
+PART = 4
+GROWTH = 3  # of the second sample to the third
+NOT_REUSED = 0.5  # of the memory of the model's batches: rows take the rest once it is free
 SEED_STEP = 1_000_003  # between the seeds of two pairs, so that they share no vector
 
 
@@ -96,7 +99,7 @@ def predict(job: Job) -> Forecast:
         if samples.is_whole and samples.rows <= WHOLE_ROWS:
             forecast = _whole(job, samples, start)
         else:
-            files = [samples.write(rows) for rows in _sizes(job, samples.drawn)]
+            files = [samples.write(rows) for rows in _sizes(job, samples)]
             rows, is_exact = {side: of.rows for side, of in samples.of.items()}, samples.is_exact
             del samples  # whose memory would be taken for the program's
             parts = _measure(job, folder, files, start)
@@ -136,10 +139,11 @@ def _splits(job: Job) -> bool:
     return job.config is not None and job.config.splits
 
 
-def _sizes(job: Job, drawn: int) -> tuple[int, int, int]:
+def _sizes(job: Job, samples: Samples) -> tuple[int, int, int]:
     """Choose how many rows are run each time; chunks are made by the model alone."""
-    third = min(drawn, 2 * FIRST_ROWS if _splits(job) else MAX_ROWS)
-    return min(FIRST_ROWS, drawn), max(1, third // GROWTH), third
+    enough = 2 * FIRST_ROWS if _splits(job) else max(MIN_ROWS, samples.rows // PART)
+    third = min(samples.drawn, enough, MAX_ROWS)
+    return min(FIRST_ROWS, samples.drawn), max(1, third // GROWTH), third
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +226,7 @@ def _measure(job: Job, folder: str, files: list[Files], start: Costs) -> _Parts:
         for some, name in zip(files[1:], ("second", "third"), strict=True)
     )
     if stand_in is not None:
-        vectors = stand_in.encode([str(i) for i in range(MAX_ROWS)])
+        vectors = stand_in.encode([str(i) for i in range(MIN_ROWS)])
     else:
         vectors = _vectors(job, files[-1])
     began = Costs(start.seconds + loading.seconds + speed.first, start.cpu + loading.cpu)
@@ -272,7 +276,7 @@ def _extrapolated(job: Job, parts: _Parts, sides: dict[str, int]) -> Forecast:
     embedding = tokens * parts.speed.seconds * parts.threads / busy
     more = rows - third.rows
     per_row = (third.written - parts.second.written) / max(1, third.rows - parts.second.rows)
-    held = third.costs.grown + more * parts.slope("grown") + parts.embedding.grown
+    held = third.costs.grown + more * parts.slope("grown") + NOT_REUSED * parts.embedding.grown
     texts = rows * parts.embedded
     memory = max(parts.first.costs.peak, third.costs.before + held)
     return Forecast(

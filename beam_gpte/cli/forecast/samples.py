@@ -29,7 +29,7 @@ from beam_gpte.sources.match_files import match_files
 READ_BYTES = 64 << 20  # of all files, as they are stored
 MAX_FILES = 100  # that are opened
 PIECES = 16  # of a large file
-MAX_ROWS = 4096  # that are drawn, at most twice as many
+MAX_ROWS = 16_384  # that are drawn; of lines up to twice as many
 MAX_BYTES = 64 << 20  # of the rows that are drawn
 BATCH_ROWS = 256  # of Parquet, read at once
 MAX_LINES = 1000  # of one row of CSV; a lone quote ends nowhere
