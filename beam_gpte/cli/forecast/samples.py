@@ -10,6 +10,7 @@ nobody can tell where a row begins, their first rows.
 import contextlib
 import dataclasses
 import itertools
+import lzma
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.files.meter import BYTES, amount
 from beam_gpte.sources.corpus_files import CODECS, common_folder, file_format, open_file, reading
 from beam_gpte.sources.formats.parquet import bounded_batches
+from beam_gpte.sources.formats.rows import MAX_ROW_BYTES
 from beam_gpte.sources.match_files import match_files
 
 READ_BYTES = 64 << 20  # of all files, as they are stored
@@ -71,12 +73,12 @@ class Drawn:
         data = b"".join([self.header, *(self.rows[i] for i in at)])
         codec = CODECS.get(path.suffix.lower())
         if codec == "xz":
-            import lzma
-
-            data = lzma.compress(data)
-        elif codec is not None:
-            data = pa.compress(data, codec, asbytes=True)
-        path.write_bytes(data)
+            path.write_bytes(lzma.compress(data))
+        elif codec is None:
+            path.write_bytes(data)
+        else:
+            with pa.CompressedOutputStream(str(path), codec) as file:
+                file.write(data)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,12 +250,13 @@ def _draw_pieces(file: FileMetadata, content: BinaryIO, kind: str, limit: _Limit
 
 def _rows(content: BinaryIO, kind: str) -> Iterator[bytes]:
     """Yield rows as they are in the file, without blank lines."""
-    for line in content:
+    lines = iter(lambda: content.readline(MAX_ROW_BYTES), b"")
+    for line in lines:
         row = line
         if kind == "csv" and row.count(b'"') % 2:
-            for more in itertools.islice(content, MAX_LINES):
+            for more in itertools.islice(lines, MAX_LINES):
                 row += more
-                if more.count(b'"') % 2:
+                if more.count(b'"') % 2 or len(row) > MAX_ROW_BYTES:
                     break
         if row.strip():
             yield row if row.endswith(b"\n") else row + b"\n"

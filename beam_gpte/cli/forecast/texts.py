@@ -76,8 +76,8 @@ def measure_texts(model: TextEncoder, texts: list[str]) -> TextFigures:
         tokens += int(counts.tokens.sum())
         truncated += int((counts.dropped > 0).sum())
         run += sum(dict(zip(part, counts.run.tolist(), strict=True)).values())
-    means = [count / len(some) for count in (tokens, truncated, run)]
-    return TextFigures(len(texts), *means, step == 1)
+    count = len(some)
+    return TextFigures(len(texts), tokens / count, truncated / count, run / count, step == 1)
 
 
 @dataclasses.dataclass(frozen=True)

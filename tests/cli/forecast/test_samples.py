@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import lzma
 import random
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from beam_gpte.cli.forecast import samples
 from beam_gpte.cli.forecast.samples import draw
 from beam_gpte.cli.forecast.texts import usable_texts
+from beam_gpte.sources.corpus_files import CODECS
 from beam_gpte.sources.formats.rows import ColumnSelection
 
 
@@ -21,18 +23,30 @@ def lines(count: int, start: int = 0) -> bytes:
     return "".join(json.dumps({"id": i, "text": f"text {i}"}) + "\n" for i in rows).encode()
 
 
+def write(path: Path, data: bytes) -> None:
+    if path.suffix == ".xz":
+        path.write_bytes(lzma.compress(data))
+    elif path.suffix == ".jsonl":
+        path.write_bytes(data)
+    else:
+        with pa.CompressedOutputStream(str(path), CODECS[path.suffix]) as file:
+            file.write(data)
+
+
 def texts(paths: list[str]) -> list[str]:
     return list(usable_texts(paths, ColumnSelection((), "id", "text")))
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.parquet", *(f"a.jsonl.{end}" for end in ("gz", "bz2", "xz", "zst"))]
+)
 def test_a_sample_is_spread_over_all_rows(tmp_path: Path, name: str) -> None:
     path, data = tmp_path / name, lines(20_000)
     if name.endswith(".parquet"):
         table = pa.table({"id": range(20_000), "text": [f"text {i}" for i in range(20_000)]})
         pq.write_table(table, path, row_group_size=6000)
     else:
-        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        write(path, data)
     sample = draw([str(path)], 1000)
     assert (sample.rows, sample.is_exact) == (20_000, True)
     assert 1000 <= sample.drawn <= 2000
