@@ -45,6 +45,7 @@ MIN_ROWS = 4096  # of the third sample, if there are as many, and a quarter of m
 PART = 4
 GROWTH = 3  # of the second sample to the third
 NOT_REUSED = 0.5  # of the memory of the model's batches: rows take the rest once it is free
+BEYOND = 1 / 3  # of the memory of a row, for a row that is not in the sample of a plan
 SEED_STEP = 1_000_003  # between the seeds of two pairs, so that they share no vector
 
 
@@ -276,7 +277,9 @@ def _extrapolated(job: Job, parts: _Parts, sides: dict[str, int]) -> Forecast:
     embedding = tokens * parts.speed.seconds * parts.threads / busy
     more = rows - third.rows
     per_row = (third.written - parts.second.written) / max(1, third.rows - parts.second.rows)
-    held = third.costs.grown + more * parts.slope("grown") + NOT_REUSED * parts.embedding.grown
+    full = max(0, rows - max(third.rows, job.plan_rows or rows))  # beyond the sample of a plan
+    held = third.costs.grown + (more - full + BEYOND * full) * parts.slope("grown")
+    held += NOT_REUSED * parts.embedding.grown
     texts = rows * parts.embedded
     memory = max(parts.first.costs.peak, third.costs.before + held)
     return Forecast(

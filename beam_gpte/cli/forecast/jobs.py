@@ -50,6 +50,7 @@ class Job:
       vectors: the column of the input's vectors.
       squares: CPU seconds of what grows with the square of the rows, by the rows of each side and
         vectors of a sample; None for nothing.
+      plan_rows: in the sample by which a search is planned, which is held besides; None for none.
       pairs: the folder, within the output, of pairs of rows of two sides; None for other results.
       is_stream: whether it has one thread, and its rate is asked for.
     """
@@ -63,6 +64,7 @@ class Job:
     finish: Callable[[argparse.Namespace], None] | None = None
     vectors: str = ""
     squares: Callable[[list[int], np.ndarray], float] | None = None
+    plan_rows: int | None = None
     pairs: str | None = None
     is_stream: bool = False
 

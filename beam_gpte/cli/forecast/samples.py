@@ -37,6 +37,13 @@ BATCH_ROWS = 256  # of Parquet, read at once
 MAX_LINES = 1000  # of one row of CSV; a lone quote ends nowhere
 
 
+def spread(count: int, total: int) -> np.ndarray:
+    """Choose so many of `total` places, by chance one in each of as many parts; the same always."""
+    ends = np.arange(count + 1) * total // count if count else np.zeros(1, int)
+    chance = np.random.default_rng(0).random(count)
+    return ends[:-1] + (chance * np.diff(ends)).astype(int)
+
+
 @dataclasses.dataclass(frozen=True)
 class Drawn:
     """Hold rows of one file.
@@ -59,7 +66,7 @@ class Drawn:
         """Leave so many rows, evenly spaced."""
         if rows >= len(self.rows):
             return self
-        at = np.arange(rows) * len(self.rows) // rows
+        at = spread(rows, len(self.rows))
         if isinstance(self.rows, pa.Table):
             return dataclasses.replace(self, rows=self.rows.take(pa.array(at)))
         return dataclasses.replace(self, rows=[self.rows[i] for i in at])
@@ -105,7 +112,7 @@ class Sample:
     def write(self, folder: str, rows: int) -> list[str]:
         """Write files of so many rows, or of all that there are, and return their paths."""
         total, paths = self.drawn, []
-        chosen = np.arange(min(rows, total)) * total // max(1, min(rows, total))
+        chosen = spread(min(rows, total), total)
         common = common_folder([part.path for part in self.parts])
         start = 0
         for part in self.parts:
@@ -199,7 +206,7 @@ def _draw(file: FileMetadata, limit: _Limit) -> Drawn:
 
 
 class _Even:
-    """Keep rows of a stream, evenly spaced: at least as many as wanted, at most twice as many."""
+    """Keep rows of a stream, evenly: at least as many as wanted, at most twice as many."""
 
     def __init__(self, limit: _Limit) -> None:
         self.rows: list[bytes] = []
@@ -207,14 +214,24 @@ class _Even:
 
     def add(self, row: bytes) -> None:
         """Pass a row."""
-        if self.seen % self._step == 0:
+        if self.seen % self._step == _chance(self.seen // self._step) % self._step:
             self.rows.append(row)
             self._size += len(row)
             many = len(self.rows) >= 2 * self._limit.rows
             if many or (self._size > self._limit.drawn_bytes and len(self.rows) > 1):
-                self.rows, self._step = self.rows[::2], 2 * self._step
-                self._size = sum(map(len, self.rows))
+                self._thin_out()
         self.seen += 1
+
+    def _thin_out(self) -> None:
+        """Keep one of each two rows."""
+        pairs = range(len(self.rows) // 2)
+        self.rows = [self.rows[2 * i + _chance(i) % 2] for i in pairs]
+        self._size, self._step = sum(map(len, self.rows)), 2 * self._step
+
+
+def _chance(part: int) -> int:
+    """Return a number by chance, the same for a part always; steps would miss what is periodic."""
+    return part * 0x9E3779B1 >> 7 & 0xFFFFFF
 
 
 def _draw_front(
@@ -271,7 +288,7 @@ def _draw_table(file: FileMetadata, content: BinaryIO, limit: _Limit) -> Drawn:
     rows = max(1, min(limit.rows, int(limit.drawn_bytes / max(1, unpacked))))
     if file.size_in_bytes <= limit.read_bytes * 1.01:
         batches: Any = bounded_batches(content, schema, BATCH_ROWS)
-        kept = list(_every(batches, max(1, total // rows)))
+        kept = list(_taken(batches, spread(min(rows, total), total)))
     else:
         some = np.unique(np.linspace(0, len(groups) - 1, PIECES).astype(int)).tolist()
         kept = []
@@ -286,11 +303,11 @@ def _draw_table(file: FileMetadata, content: BinaryIO, limit: _Limit) -> Drawn:
     return Drawn(file.path, b"", table, total, 1.0)
 
 
-def _every(batches: Iterator[pa.RecordBatch], step: int) -> Iterator[pa.RecordBatch]:
-    """Take every so many rows."""
+def _taken(batches: Iterator[pa.RecordBatch], rows: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """Take rows by their numbers."""
     start = 0
     for batch in batches:
-        at = np.arange(-start % step, batch.num_rows, step)
+        at = rows[(rows >= start) & (rows < start + batch.num_rows)] - start
         start += batch.num_rows
         if len(at):
             yield batch.take(pa.array(at))

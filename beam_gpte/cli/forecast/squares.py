@@ -13,7 +13,8 @@ from beam_gpte.core.mining.cells import PROBED, exact_pays
 from beam_gpte.core.mining.neighbors import nearest_neighbors
 
 SKETCH_DIMS = 65  # numbers of a sketch
-TRIED = 2048  # rows of a side
+TRIED = 4096  # rows of a side
+FIRST_TRIED = 256  # with which libraries warm up
 
 
 def comparing_seconds(vectors: np.ndarray, rows: int, threshold: float) -> float:
@@ -49,6 +50,8 @@ def mining_seconds(rows: tuple[int, int], dim: int, k: int) -> float:
     numbers = np.random.default_rng(0).standard_normal((2, TRIED, dim), np.float32)
     unit = numbers / np.linalg.norm(numbers, axis=2, keepdims=True)
     ids = np.arange(TRIED)
+    some = slice(FIRST_TRIED)
+    nearest_neighbors(unit[0][some], ids[some], unit[1][some], ids[some], k)
     began = time.process_time()
     nearest_neighbors(unit[0], ids, unit[1], ids, k)
     each = (time.process_time() - began) / TRIED**2

@@ -72,6 +72,7 @@ from beam_gpte.cli.runtime import (
 )
 from beam_gpte.core.columns import DUPLICATE_OF
 from beam_gpte.core.errors import naming
+from beam_gpte.dedup import search_plan
 from beam_gpte.dedup.checks import CheckNothingLost, RowsAndResults
 from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.report import report_text
@@ -334,6 +335,7 @@ def job_of(
         build_trial,
         vectors=options.embedding_column,
         squares=squares if compares else None,
+        plan_rows=search_plan.SAMPLE if "semantic" in options.by.split(",") else None,
     )
 
 

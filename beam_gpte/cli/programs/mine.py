@@ -73,6 +73,7 @@ from beam_gpte.core.errors import naming
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.files.folders import absolute, check_writable
 from beam_gpte.files.json_values import write_json
+from beam_gpte.mining import plan
 from beam_gpte.reports.missed_pairs import MissedPair, WriteGoldRows, missed_pairs, read_gold
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import bitext_page
@@ -333,6 +334,7 @@ def job_of(options: argparse.Namespace, flags: list[str], local: bool) -> Job:
         finish,
         options.embedding_column,
         squares if options.scope is None else None,
+        plan_rows=len(SIDES) * plan.SAMPLE,
         pairs="bitext",
     )
 
