@@ -5,13 +5,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+APART = 0.1  # of a third vector: two sides of the same vectors are refused
+
 
 class StandIn:
     """Give vectors that lie like those of a model: sums of two of them, chosen by the text.
 
     Args:
       vectors: of the model, float32 (n, dim).
-      seeds: of texts; texts of one seed get one vector.
+      seeds: of texts; texts of one seed get nearly one vector.
     """
 
     fingerprint = "stand-in"
@@ -21,11 +23,12 @@ class StandIn:
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Return one unit vector per text, float32 (n, dim)."""
-        count = len(self._vectors)
-        seeds = [self._seeds.get(text, _hash(text)) for text in texts]
+        count, hashes = len(self._vectors), [_hash(text) for text in texts]
+        seeds = [self._seeds.get(text, number) for text, number in zip(texts, hashes, strict=True)]
         pairs = np.array([(seed % count, seed // count % count) for seed in seeds], int)
         sums = self._vectors[pairs.reshape(-1, 2)].sum(axis=1, dtype=np.float32)
-        sums += np.float32(1e-6)  # of two opposite vectors
+        apart = np.array([number // count**2 % count for number in hashes], int)
+        sums += np.float32(APART) * self._vectors[apart] + np.float32(1e-6)  # never zero
         return sums / np.linalg.norm(sums, axis=1, keepdims=True)
 
 
