@@ -83,7 +83,7 @@ def shown_progress(
         yield None
         return
     step, out = Step(), stream or sys.stderr
-    with _metered() as folder, _watching(_Batch(folder, step, command, patterns, out)):
+    with metered() as folder, _watching(_Batch(folder, step, command, patterns, out)):
         yield _runner(step)
 
 
@@ -98,7 +98,7 @@ def shown_commits(shown: bool, places: Sequence[str]) -> Iterator[None]:
     if not shown:
         yield
         return
-    with _metered() as folder, _watching(_Stream(folder, places, sys.stdout)):
+    with metered() as folder, _watching(_Stream(folder, places, sys.stdout)):
         yield
 
 
@@ -121,7 +121,8 @@ def _rows(path: str) -> int:
 
 
 @contextlib.contextmanager
-def _metered() -> Iterator[str]:
+def metered() -> Iterator[str]:
+    """Provide the meter's folder while the context is open; see `files.meter`."""
     with temporary_folder() as folder:
         os.environ[FOLDER] = folder  # which worker processes have, too
         try:

@@ -170,10 +170,28 @@ class StreamOutput:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise InputError(
-                    f"{self.base}: another stream writes here; stop it, or name another output"
-                ) from error
+                raise self._taken() from error
             yield
+
+    def check_free(self) -> None:
+        """Check that no other process on this machine has the output, without taking it.
+
+        Raises:
+          InputError: one has.
+        """
+        path = f"{self.base}/.stream-lock"
+        if is_remote(self.base) or not Path(path).exists():
+            return
+        with open(path, "rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise self._taken() from error
+
+    def _taken(self) -> InputError:
+        return InputError(
+            f"{self.base}: another stream writes here; stop it, or name another output"
+        )
 
     def owner(self, interval: float, local: bool = False) -> Owner | None:
         """Make an owner for a job that ticks every so many seconds.

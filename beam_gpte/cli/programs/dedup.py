@@ -18,6 +18,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from beam_gpte import (
     Columns,
     Deduplicate,
@@ -54,6 +56,9 @@ from beam_gpte.cli.corpus_options import (
     types_of,
     use_ids,
 )
+from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
+from beam_gpte.cli.forecast.jobs import Job, Side
+from beam_gpte.cli.forecast.squares import comparing_seconds
 from beam_gpte.cli.progress import shown_progress
 from beam_gpte.cli.runtime import (
     Stopwatch,
@@ -67,6 +72,7 @@ from beam_gpte.cli.runtime import (
 )
 from beam_gpte.core.columns import DUPLICATE_OF
 from beam_gpte.core.errors import naming
+from beam_gpte.dedup import search_plan
 from beam_gpte.dedup.checks import CheckNothingLost, RowsAndResults
 from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.report import report_text
@@ -78,7 +84,7 @@ from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import deduplication_page
 from beam_gpte.reports.sample import WriteSample, take_sample
 from beam_gpte.sinks import write_parquet
-from beam_gpte.sources.match_files import match_files
+from beam_gpte.sources.match_files import match_files, pattern_list
 from beam_gpte.sources.output_columns import committed_files
 
 # isort: split
@@ -136,6 +142,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="folder for rows on a disk that all workers share (default: in this run's output)",
     )
     add_report_option(writing)
+    add_dry_run_option(writing)
 
 
 def columns_of(options: argparse.Namespace) -> Columns:
@@ -172,7 +179,7 @@ def steps_of(
 class Reference(NamedTuple):
     """Name the files of the reference, and their ids; hold the saved index of a run."""
 
-    files: str
+    files: str | list[str]
     id_column: str | None
     saved_index: bytes | None = None
 
@@ -200,6 +207,11 @@ def check_columns(options: argparse.Namespace, first: str, present: list[str]) -
     added = renamed(deduplicate, options.rename).added()
     if options.report is not None and added[DUPLICATE_OF] != DUPLICATE_OF:
         raise InputError("--report reads duplicate_of; leave it out of --rename")
+
+
+def folders_of(options: argparse.Namespace) -> list[str]:
+    """Name the folders of the Parquet files."""
+    return [f"{options.output.rstrip('/')}/{name}" for name in ("kept", "removed", "pairs")]
 
 
 def check(options: argparse.Namespace) -> Reference | None:
@@ -230,8 +242,8 @@ def check(options: argparse.Namespace) -> Reference | None:
     if reference is not None:
         with naming("--reference"):
             match_files(reference.files, [])
-    for name in ("kept", "removed", "pairs"):
-        check_writable(f"{options.output.rstrip('/')}/{name}")
+    for folder in folders_of(options):
+        check_writable(folder)
     if options.report is not None:
         check_report(options.report)
     return reference
@@ -295,6 +307,37 @@ def build(
     summary | "WriteSummary" >> beam.Map(write_summary, f"{output}/summary.json")
 
 
+def job_of(
+    options: argparse.Namespace, flags: list[str], local: bool, known: Reference | None
+) -> Job:
+    """Describe this program for a dry run."""
+    sides = {"input": Side(options.input, options.id_column)}
+    if known is not None:
+        sides["reference"] = Side(pattern_list(known.files), known.id_column)
+
+    def build_trial(pipeline: beam.Pipeline, trial: argparse.Namespace) -> None:
+        reference = known and known._replace(files=trial.reference)
+        scratch = options.scratch is not None or not is_remote(options.output)
+        build(pipeline, trial, trial.scratch if scratch else None, reference)
+
+    def squares(rows: list[int], vectors: np.ndarray) -> float:
+        return comparing_seconds(vectors, sum(rows), options.threshold)
+
+    compares = "semantic" in options.by.split(",") and options.scope is None
+    config = None if options.model is None else EncoderConfig(options.model)
+    return Job(
+        options,
+        flags,
+        local,
+        sides,
+        config,
+        build_trial,
+        vectors=options.embedding_column,
+        squares=squares if compares else None,
+        plan_rows=search_plan.SAMPLE if "semantic" in options.by.split(",") else None,
+    )
+
+
 def check_totals(totals: dict[str, int]) -> dict[str, int]:
     check_usable(totals["kept"] + totals["removed"], totals["rejected"])
     return totals
@@ -318,7 +361,11 @@ def write_bytes(content: bytes, path: str, *barrier: Any) -> None:
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
     local = local_options(beam_options, options.input if options.model is None else ())
-    reference = check(options)
+    with no_new_folders(options.dry_run, *folders_of(options), options.report):
+        reference = check(options)
+    if options.dry_run:
+        dry_run(job_of(options, flags, local, reference))
+        return
     with (
         scratch_folder(options, local) as scratch,
         shown_progress(local, PROGRAM.name, options.input) as runner,

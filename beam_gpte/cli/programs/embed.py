@@ -14,6 +14,7 @@ from typing import Any
 
 from beam_gpte import (
     EmbedText,
+    Encoder,
     EncoderConfig,
     QuantizeVectors,
     ReadCorpus,
@@ -45,6 +46,8 @@ from beam_gpte.cli.corpus_options import (
     use_ids,
 )
 from beam_gpte.cli.destinations import check_destination
+from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
+from beam_gpte.cli.forecast.jobs import Job, Side
 from beam_gpte.cli.progress import shown_progress
 from beam_gpte.cli.runtime import (
     Stopwatch,
@@ -117,13 +120,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_rename_option(writing, "the vectors (embedding) and the columns of chunks")
     add_max_rejects_option(writing, "vectors")
     add_report_option(writing)
+    add_dry_run_option(writing)
 
 
-def embed_of(options: argparse.Namespace, config: EncoderConfig) -> EmbedText:
+def embed_of(options: argparse.Namespace, config: EncoderConfig | Encoder) -> EmbedText:
     return EmbedText(config, options.text_column, options.id_column or "id", reuse=options.reuse)
 
 
-def vectors_of(options: argparse.Namespace, config: EncoderConfig) -> str:
+def vectors_of(options: argparse.Namespace, config: EncoderConfig | Encoder) -> str:
     """Name the column of the vectors."""
     return renamed(embed_of(options, config), options.rename).added()[EMBEDDING]
 
@@ -133,7 +137,9 @@ def quantize_of(options: argparse.Namespace, embedding: str) -> QuantizeVectors:
     return QuantizeVectors(options.quantize, limit, embedding, options.id_column or "id")
 
 
-def build(pipeline: beam.Pipeline, options: argparse.Namespace, config: EncoderConfig) -> None:
+def build(
+    pipeline: beam.Pipeline, options: argparse.Namespace, config: EncoderConfig | Encoder
+) -> None:
     id_column, text_column = options.id_column or "id", options.text_column
     read = ReadCorpus(
         options.input,
@@ -177,11 +183,15 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         long_text=options.long_text,
         chunk_tokens=options.chunk_tokens,
     )
-    check(options, config)
+    with no_new_folders(options.dry_run, options.output, options.duckdb, options.report):
+        check(options, config)
     loaded = None  # held until the run is over: its steps share it
     if local:
         column = vectors_of(options, config)
         loaded = check_destination(config, column, options.duckdb, quantize=options.quantize)
+    if options.dry_run:
+        dry_run(job_of(options, flags, local, config))
+        return
     with shown_progress(local, PROGRAM.name, options.input) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build(pipeline, options, config)
@@ -198,6 +208,18 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         page = embedding_page(about, summary, sample, options.text_column, vectors, config)
         write_page(options.report, page)
         print(f"{'report':>16}  {options.report}")
+
+
+def job_of(
+    options: argparse.Namespace, flags: list[str], local: bool, config: EncoderConfig
+) -> Job:
+    """Describe this program for a dry run."""
+
+    def build_trial(pipeline: beam.Pipeline, trial: argparse.Namespace) -> None:
+        build(pipeline, trial, config if trial.model == options.model else trial.model)
+
+    sides = {"input": Side(options.input, options.id_column)}
+    return Job(options, flags, local, sides, config, build_trial)
 
 
 def check(options: argparse.Namespace, config: EncoderConfig) -> None:

@@ -14,6 +14,7 @@ import argparse
 import json
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from beam_gpte import (
@@ -52,6 +53,9 @@ from beam_gpte.cli.corpus_options import (
     types_of,
     use_ids,
 )
+from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
+from beam_gpte.cli.forecast.jobs import Job, Side
+from beam_gpte.cli.forecast.squares import mining_seconds
 from beam_gpte.cli.progress import shown_progress
 from beam_gpte.cli.runtime import (
     Stopwatch,
@@ -69,6 +73,7 @@ from beam_gpte.core.errors import naming
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.files.folders import absolute, check_writable
 from beam_gpte.files.json_values import write_json
+from beam_gpte.mining import plan
 from beam_gpte.reports.missed_pairs import MissedPair, WriteGoldRows, missed_pairs, read_gold
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import bitext_page
@@ -99,6 +104,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     writing.add_argument("--tsv", action="store_true", help="write bitext.tsv too")
     writing.add_argument("--gold", help="JSON Lines of source_id and target_id to compare with")
     add_report_option(writing)
+    add_dry_run_option(writing)
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:
@@ -155,8 +161,8 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
 
 
 def config_of(options: argparse.Namespace) -> EncoderConfig | None:
-    if options.model is None:
-        return None
+    if not isinstance(options.model, str):
+        return options.model  # none, or a stand-in
     return EncoderConfig(options.model, prompt_name=options.prompt_name)
 
 
@@ -309,6 +315,31 @@ def build(pipeline: beam.Pipeline, options: argparse.Namespace, gold: pl.DataFra
     )
 
 
+def job_of(options: argparse.Namespace, flags: list[str], local: bool) -> Job:
+    """Describe this program for a dry run."""
+
+    def finish(trial: argparse.Namespace) -> None:
+        if trial.tsv:
+            write_tsv(read_pairs(trial.output), f"{trial.output}/bitext.tsv")
+
+    def squares(rows: list[int], vectors: np.ndarray) -> float:
+        return mining_seconds((rows[0], rows[1]), vectors.shape[1], options.k)
+
+    return Job(
+        options,
+        flags,
+        local,
+        {side: Side(getattr(options, side), options.id_column) for side in SIDES},
+        config_of(options),
+        lambda pipeline, trial: build(pipeline, trial, None),
+        finish,
+        options.embedding_column,
+        squares if options.scope is None else None,
+        plan_rows=len(SIDES) * plan.SAMPLE,
+        pairs="bitext",
+    )
+
+
 def with_report(rejected: int, report: dict[str, Any]) -> dict[str, Any]:
     for side in SIDES:
         check_usable(report[f"{side}_rows"], rejected, f"{side} ")
@@ -372,7 +403,12 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     sides = [*options.source, *options.target]
     local = local_options(beam_options, sides if options.model is None else ())
     transform_of(options)
-    gold = check(options)
+    bitext = f"{options.output.rstrip('/')}/bitext"
+    with no_new_folders(options.dry_run, bitext, options.report):
+        gold = check(options)
+    if options.dry_run:
+        dry_run(job_of(options, flags, local))
+        return
     with shown_progress(local, PROGRAM.name, sides) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build(pipeline, options, gold)

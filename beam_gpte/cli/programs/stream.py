@@ -33,6 +33,7 @@ from beam_gpte import (
     EncoderConfig,
     InputError,
     Polling,
+    ReadCorpus,
     WatchCorpus,
     WriteRejects,
     WriteVectorsToDuckDB,
@@ -50,6 +51,8 @@ from beam_gpte.cli.corpus_options import (
     renames,
 )
 from beam_gpte.cli.destinations import check_destination
+from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
+from beam_gpte.cli.forecast.jobs import Job, Side
 from beam_gpte.cli.interrupts import leave
 from beam_gpte.cli.progress import shown_commits
 from beam_gpte.cli.runtime import (
@@ -144,6 +147,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_rename_option(writing, "embedding, duplicate_of or score")
     add_report_option(writing)
+    add_dry_run_option(writing)
 
 
 def embed_of(options: argparse.Namespace, model: EncoderConfig | Encoder) -> EmbedText:
@@ -224,7 +228,19 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     )
     id_column = SOURCE if options.id_column else ID
     output = StreamOutput(options.output, options.duckdb, id_column)
-    check(options, config, output)
+    with no_new_folders(options.dry_run, output.base, options.report):
+        check(options, config, output)
+    if options.dry_run:
+        output.check_free()
+        if options.duckdb:
+            with no_new_folders(True, options.duckdb):
+                check_database(options.duckdb)
+        loaded = None
+        if local:
+            at = options.duckdb, options.output
+            loaded = check_destination(config, vectors_of(options), *at)
+        dry_run(job_of(options, flags, local, config))
+        return
     owner = output.owner(options.interval, local)
     places = [place for place in (options.output, output.removed, output.rejects) if place]
     places += [options.duckdb] if options.duckdb else []
@@ -259,6 +275,30 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         page = stream_page(about, summary, sample_of(options, output), config)
         write_page(options.report, page)
         print(f"{'report':>16}  {options.report}")
+
+
+def job_of(
+    options: argparse.Namespace, flags: list[str], local: bool, config: EncoderConfig
+) -> Job:
+    """Describe for a dry run a job that embeds in one thread what is there now."""
+
+    def build_trial(pipeline: beam.Pipeline, trial: argparse.Namespace) -> None:
+        model = config if trial.model == options.model else trial.model
+        columns = [name.partition(":")[0] for name in options.columns]
+        names = {"id_column": options.id_column, "text_column": options.text_column}
+        read = ReadCorpus(trial.input, columns, **names, options=read_options(options))
+        corpus, unreadable = pipeline | read.with_exception_handling()
+        vectors, refused = corpus | embed_of(options, model).with_exception_handling()
+        rejects = (unreadable, refused) | beam.Flatten()
+        rejects | WriteRejects(f"{trial.output}/rejects")
+        if options.output:
+            vectors | WriteVectorsToParquet(trial.output, mode="append")
+        if options.duckdb:
+            ids = options.id_column or ID
+            vectors | WriteVectorsToDuckDB(trial.duckdb, id_column=ids)
+
+    sides = {"input": Side(options.input, options.id_column)}
+    return Job(options, flags, local, sides, config, build_trial, is_stream=True)
 
 
 def check(options: argparse.Namespace, config: EncoderConfig, output: StreamOutput) -> None:

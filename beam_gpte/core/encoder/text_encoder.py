@@ -107,6 +107,20 @@ class Encoding:
     failed: dict[int, str]
 
 
+class TokenCounts(NamedTuple):
+    """Count the tokens of some texts without running the model, int64 (n,) each.
+
+    Attributes:
+      tokens: that go into the vectors of each text, as `Encoding.tokens` sums them.
+      dropped: of each text, that are in no vector.
+      run: that the model runs over for each text, where no other text is the same.
+    """
+
+    tokens: np.ndarray
+    dropped: np.ndarray
+    run: np.ndarray
+
+
 class _TextVectors(NamedTuple):
     """Hold the vectors of one text with the fields of `Encoding` that go with them."""
 
@@ -246,6 +260,19 @@ class TextEncoder:
             retries=sum(run.retries for run in runs),
             failed=failed,
         )
+
+    def count_tokens(self, texts: list[str]) -> TokenCounts:
+        """Count the tokens of `texts`, which are only tokenized.
+
+        Raises:
+          InputError: `texts` is not a list of strings.
+        """
+        check_texts(texts, "count_tokens")
+        prepared = self._preparer.prepare(texts)
+        tokens = [sum(int(piece.counts.sum()) for piece in one.pieces) for one in prepared]
+        run = [sum(len(piece.ids) for piece in one.pieces) for one in prepared]
+        counts = tokens, [one.dropped for one in prepared], run
+        return TokenCounts(*(np.array(count, np.int64) for count in counts))
 
     def _prepare_ahead(self, texts: list[str]) -> Iterator[list[Prepared]]:
         """Prepare some `texts` at a time; a thread tokenizes the next while the model runs."""
