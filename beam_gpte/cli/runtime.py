@@ -35,7 +35,7 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.core.errors import InputError, NothingWrittenError
 from beam_gpte.core.machine import cores
-from beam_gpte.core.process import claim_process
+from beam_gpte.core.process import begin_program
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.folders import is_remote, remove_files
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
@@ -84,7 +84,7 @@ def run_program(program: Program, argv: Sequence[str], command: str) -> None:
       argv: its arguments.
       command: what its user typed to start it; the line begins with it.
     """
-    claim_process()
+    begin_program()
     kept = "what was committed is kept; the same command starts again" if program.is_job else "bye"
     interrupts = Interrupts(command, kept)
     record_command([*command.split(), *argv])

@@ -42,28 +42,39 @@ _NOT_IMPORTED = ("IPython", "apache_beam.ml.inference.model_manager")
 # tenth of the CPU time of a short one.
 _OBJECTS = 20_000
 
-_claimed: list[bool] = []  # not empty once a program has called `claim_process`
+_claimed: list[bool] = []  # not empty once `claim_process` was called
+_programs: list[bool] = []  # not empty once `begin_program` was called
+
+
+def begin_program() -> None:
+    """Call this process a program, in which nobody's code but ours runs; before torch is imported.
+
+    Modules that Beam and transformers import if they are there, and that we do not use, are left
+    out; see `core.quick_transformers`.
+    """
+    _programs.append(True)
+    for name in _NOT_IMPORTED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # how Python marks them
+    claim_process()
 
 
 def claim_process() -> None:
-    """Call this process a program of ours, and tune it; before torch is imported."""
+    """Call this process ours, and tune it; before torch is imported."""
     _claimed.append(True)
     gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
-    for name in _NOT_IMPORTED:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # how Python marks them
     tune_process()
 
 
 def is_program() -> bool:
-    """Check whether this process is a program of ours."""
-    return bool(_claimed)
+    """Check whether this process runs nobody's code but ours."""
+    return bool(_programs)
 
 
 def is_ours() -> bool:
-    """Check whether this process is a program of ours or a worker of Beam's."""
+    """Check whether this process was claimed, or is a worker of Beam's."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     names = [getattr(spec, "name", ""), *sys.orig_argv[1:3]]
-    return is_program() or any(str(name).startswith(_WORKERS) for name in names)
+    return bool(_claimed) or any(str(name).startswith(_WORKERS) for name in names)
 
 
 def tune_process() -> None:

@@ -7,7 +7,7 @@ question: its place is taken by a module with the decorators that mark what is n
 Whoever asks that module for anything else gets torch's own. And `transformers.models` reads the
 2,000 files of all models to list their names, as `transformers` did before: it is a plain package.
 
-Only in a program of ours (`core.process`), where nothing else can want them: modules of
+Only in a program (`core.process`), where nothing else can want them: modules of
 transformers that were loaded so cannot train on several devices. `benchmarks/programs.py` measures
 a start.
 """
@@ -35,7 +35,7 @@ _TRACING = "torch._dynamo._trace_wrapped_higher_order_op"
 
 
 def quick_transformers() -> contextlib.AbstractContextManager[None]:
-    """Make a context in which transformers imports what encoding uses; in a program of ours only.
+    """Make a context in which transformers imports what encoding uses; in a program only.
 
     One thread at a time may be in it, again and again.
     """

@@ -41,7 +41,7 @@ def test_a_program_prints_no_control_characters(
         print_summary({HOSTILE: {HOSTILE: 1}, "path": f"{HOSTILE}\n9 rows"})
         raise kind(f"no column {HOSTILE}")
 
-    for name in ("claim_process", "Interrupts"):  # this process is not the program's
+    for name in ("begin_program", "Interrupts"):  # this process is not the program's
         monkeypatch.setattr(f"beam_gpte.cli.runtime.{name}", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
         run_program(Program("program", "", lambda _: None, main), [], "program.py")

@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SPARED = ("accelerate", "scipy", "sympy", "torch._dynamo", "torch.distributed.tensor")
 START = """
 import json, sys
-from beam_gpte.core.process import claim_process
+from beam_gpte.core.process import begin_program
 from beam_gpte.core.quick_transformers import quick_transformers
 """
 ENCODE = """
-claim_process()
+begin_program()
 import numpy as np
 with quick_transformers():
     from tests.core.encoder.tiny_models import *
@@ -27,7 +27,7 @@ with quick_transformers():
 np.savez(sys.argv[1], **found)
 """
 LOAD = """
-claim_process()
+begin_program()
 from beam_gpte import TextEncoder
 print(TextEncoder.load(sys.argv[1]).encode(["a text"])[0, :4].tolist())
 """
@@ -43,7 +43,7 @@ def run(code: str, *arguments: object) -> list[str]:
 def test_a_model_is_loaded_without(minilm: str) -> None:
     numbers, imported = run(LOAD + IMPORTED, minilm, *SPARED)
     assert json.loads(imported) == []
-    numbers_of_user, of_user = run(LOAD.replace("claim_process()", "") + IMPORTED, minilm, *SPARED)
+    numbers_of_user, of_user = run(LOAD.replace("begin_program()", "") + IMPORTED, minilm, *SPARED)
     assert "torch._dynamo" in json.loads(of_user)
     assert np.allclose(json.loads(numbers), json.loads(numbers_of_user), rtol=0, atol=1e-6)
 
@@ -69,7 +69,7 @@ def test_every_kind_of_model_gives_the_same_vectors(tmp_path: Path) -> None:
 )
 def test_whoever_asks_for_the_compiler_gets_it(use: str) -> None:
     """Within the context, where a model's own code may ask, and afterwards."""
-    code = f"claim_process()\nimport torch\nwith quick_transformers():\n    {use}\n"
+    code = f"begin_program()\nimport torch\nwith quick_transformers():\n    {use}\n"
     after = "import transformers.utils as utils\nprint(utils.is_torch_distributed_available())\n"
     again = f"if True:\n    {use}\nprint(torch._dynamo.__file__)"
     distributed, file = run(code + after + again)
