@@ -110,6 +110,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.environ |= {"PYTHONPYCACHEPREFIX": f"{folder}/bytecode", "HF_HUB_OFFLINE": "1"}
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         write_texts(folder, options.rows)
         run("embed", folder)
         (folder / "out").rename(folder / "vectors")
