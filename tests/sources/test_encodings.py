@@ -157,6 +157,8 @@ def test_an_unknown_encoding_is_refused_with_the_nearest(encoding: str, repair: 
         (b"plain", None),
         ("größer".encode(), None),
         ("größer\n".encode() + b"a row with caf\xe9", None),  # one bad row
+        (b"plain\n" * 11 + b"caf\xe9", None),  # of twelve
+        (b"plain\n" * 9 + b"caf\xe9", (57, 0xE9, "latin-1")),  # of ten
         (b"caf\xe9", (3, 0xE9, "latin-1")),
         ("é\n".encode() + b"caf\xe9 caf\xe9", (6, 0xE9, "latin-1")),
         (b"\x93quoted\x94", (0, 0x93, "cp1252")),

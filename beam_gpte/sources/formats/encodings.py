@@ -23,6 +23,8 @@ _UNITS = ("utf-16", "utf-32")  # have no bytes to go on from but the next unit's
 _MARKING = "beam_gpte.mark"  # the name of an error handler
 _MARK = 0xDC00  # U+DC00 to U+DCFF are halves of characters, which no decoder makes
 _MARK_BYTES = re.compile(r"\\xed\\x(b[0-3])\\x([89ab][0-9a-f])")  # as `readable` writes one
+_INVALID = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python reads them
+_FEW = 0.1  # of the lines; so many are rejects, whose reason names the repair
 _ORDER_MARKS = {  # the first bytes of a file, and its encoding; that of UTF-32 begins as UTF-16's
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -146,16 +148,20 @@ def other_encoding(data: bytes, is_whole: bool) -> OtherEncoding | None:
       is_whole: the file has no others; else a character may be cut off at the end.
 
     Returns:
-      None if it is UTF-8, which may have rows that are not: most characters beyond ASCII are valid.
+      None if it is UTF-8, which may have rows that are not: most characters beyond ASCII are valid,
+      or nine of ten lines are.
     """
     decoder = codecs.getincrementaldecoder(UTF_8)("surrogateescape")
     text = decoder.decode(data, is_whole)
     beyond = re.sub(r"[\0-\x7f]+", "", text)
-    invalid = re.findall("[\udc80-\udcff]", beyond)
+    invalid = _INVALID.findall(beyond)
     for mark, encoding in _ORDER_MARKS.items():
         if data.startswith(mark):
             return OtherEncoding(0, data[0], encoding)
     if 2 * len(invalid) <= len(beyond):
+        return None
+    lines = text.splitlines()
+    if sum(_INVALID.search(line) is not None for line in lines) < _FEW * len(lines):
         return None
     offset = len(text[: text.index(invalid[0])].encode(UTF_8))
     controls = any(0x80 <= byte <= 0x9F for byte in data)  # which Latin-1 has no use for
