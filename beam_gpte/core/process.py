@@ -59,9 +59,16 @@ def begin_program() -> None:
 
 
 def claim_process() -> None:
-    """Call this process ours, and tune it; before torch is imported."""
+    """Call this process ours, and tune it; at its start, before torch is imported.
+
+    NumPy's products run in one thread: workers are one per core, and OpenBLAS's threads spin while
+    they wait for one another, which doubled the CPU time of a deduplication of 20,000 vectors. To
+    find OpenBLAS, the list of libraries is held; a thread that imports one meanwhile would wait for
+    ever, so that workers whose threads have begun are left as they are.
+    """
     _claimed.append(True)
     gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
+    ThreadpoolController().select(internal_api="openblas").limit(limits=1)
     tune_process()
 
 
@@ -81,13 +88,10 @@ def tune_process() -> None:
     """Set what suits a worker among others, where the process is ours.
 
     Variables that are set stay. Memory that was freed is kept for the next allocations, and Arrow
-    starts no more threads than there are cores. NumPy's products run in one thread: workers are one
-    per core, and OpenBLAS's threads spin while they wait for one another, which doubled the CPU
-    time of a deduplication of 20,000 vectors.
+    starts no more threads than there are cores.
     """
     if not is_ours():
         return
-    ThreadpoolController().select(internal_api="openblas").limit(limits=1)
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     keep_freed_memory()
