@@ -30,6 +30,7 @@ from beam_gpte.elements.rejects import (
 )
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.embedding.reuse import AttachPreviousVectors
+from beam_gpte.sinks.runs.resume import ResumePoint
 
 
 @dataclasses.dataclass(eq=False)
@@ -108,8 +109,14 @@ class EmbedText(AddsColumns, RejectingTransform):
             texts = texts | "Reuse" >> AttachPreviousVectors(
                 self.reuse, self.text_column, self._vectors
             )
-        infer = RunInference(self._handler(), watch_model_pattern=self.runtime.watch_model_pattern)
+        handler, point = self._handler(), ResumePoint()
+        handler.resume = point
+        infer = RunInference(
+            handler.with_no_batching(),  # a block is a batch
+            watch_model_pattern=self.runtime.watch_model_pattern,
+        )
         vectors = texts | "Infer" >> infer.with_output_types(Block)
+        point.watch(vectors)
         if not self._isolate:
             return vectors
         check_vectors = beam.FlatMap(split_defects, self.step, self.id_column)
@@ -134,4 +141,4 @@ class EmbedText(AddsColumns, RejectingTransform):
         handler.step = self.step
         handler.added = self.added()
         handler.in_parts = handler.is_later = True
-        return handler.with_no_batching()  # a block is a batch
+        return handler

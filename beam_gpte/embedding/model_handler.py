@@ -30,6 +30,7 @@ from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
 from beam_gpte.embedding.shared_models import announce, count, later, loaded, shared_model
 from beam_gpte.files.meter import TEXTS, report
+from beam_gpte.sinks.runs.resume import ResumePoint
 
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
@@ -40,6 +41,7 @@ COUNTERS = (
     "texts",
     "vectors",
     "texts_repeated",
+    "texts_resumed",
     "tokens",
     "tokens_computed",
     "tokens_dropped",
@@ -77,6 +79,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     step: str | None = None  # the transform that errors name
     is_later = False  # whether the model is loaded with the first batch; `EmbedText`'s is
     in_parts = False  # whether a block whose texts are split may become several; `EmbedText`'s may
+    resume: ResumePoint | None = None  # where a killed run left its vectors; `EmbedText` sets it
 
     def __init__(
         self,
@@ -195,10 +198,11 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         return isinstance(model, TextEncoder) and model.config.splits
 
     def _encode(self, texts: list[str], model: Model, isolate: bool) -> Encoding:
+        known = None if self.resume is None else self.resume.vectors(model.metadata)
         began = time.monotonic()
         try:
             with self._running(model):
-                encoding = model.encode_with_counts(texts)
+                encoding = model.encode_with_counts(texts, known)
         except Exception as error:
             if not isolate or len(texts) == 1:
                 raise
@@ -308,23 +312,27 @@ def _encode_one_by_one(texts: list[str], model: Model, error: Exception) -> Enco
         computed=sum(one.computed for one in done.values()),
         retries=sum(one.retries for one in done.values()),
         failed=failed,
+        found=np.zeros(len(texts), bool),
     )
 
 
 def _count(encoding: Encoding, seconds: float) -> None:
-    texts = len(encoding.dropped) - len(encoding.failed)
+    resumed = int(encoding.found.sum())
+    texts = len(encoding.dropped) - len(encoding.failed) - resumed
     whole = len(encoding.vectors) == len(encoding.dropped)  # one vector per text, no chunks
     values = (
         texts,
         len(encoding.vectors) - len(encoding.failed),
         len(encoding.dropped) - encoding.distinct if whole else 0,
-        encoding.tokens.sum(),
+        resumed,
+        encoding.tokens[~encoding.found[encoding.text]].sum(),
         encoding.computed,
         encoding.dropped.sum(),
         (encoding.dropped > 0).sum(),
         encoding.retries,
     )
     count(COUNTERS, values, seconds, encoding)
+    report(TEXTS, resumed)
     if texts:
         Metrics.distribution(NAMESPACE, "tokens_per_text").update(
             int(encoding.tokens.sum() // texts)

@@ -14,6 +14,7 @@ durable, so that a retry gets the same files. `beam.Reshuffle` would do that too
 elements on the local streaming runner of Beam 2.77.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -77,7 +78,7 @@ def stage_and_commit(
     else:
         committing = beam.ParDo(_CommitPanes(named_commit), *waits)
         written = _group(step, staged) | "Commit" >> committing.with_output_types(WrittenFile)
-    add_output(blocks.pipeline, output, written)
+    add_output(blocks.pipeline, dataclasses.replace(output, is_whole=panes is None), written)
     return written
 
 

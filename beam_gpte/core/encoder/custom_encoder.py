@@ -1,14 +1,18 @@
 """Adapt a user's encoder to the interface of `TextEncoder`."""
 
 import logging
+import time
 
 import numpy as np
 
 from beam_gpte.core import canaries
-from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, fail_not_finite
+from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, KnownVectors, fail_not_finite
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.visible_text import EMPTY, check_texts, is_visible
+
+PART_SECONDS = 0.5  # of one call, about, where its vectors are kept
+FIRST_PART, LARGEST_PART = 16, 4096  # texts
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +26,7 @@ class CustomEncoder:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
+        self._part = FIRST_PART
         name = type(encoder).__qualname__
         probe, seen = self._try_canaries()
         self.metadata = VectorMetadata(
@@ -34,8 +39,13 @@ class CustomEncoder:
             canaries=seen,
         )
 
-    def encode_with_counts(self, texts: list[str]) -> Encoding:
+    def encode_with_counts(self, texts: list[str], known: KnownVectors | None = None) -> Encoding:
         """Embed each distinct text once, one vector per text; see `Encoding`.
+
+        Args:
+          texts: to embed.
+          known: vectors that need not be computed; gets those that are, after each of several calls
+            of the encoder.
 
         Raises:
           InputError: `texts` is not a list of strings, or the encoder returns another shape.
@@ -43,11 +53,7 @@ class CustomEncoder:
         check_texts(texts, "encode")
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         rows = np.array([distinct[text] for text in texts], dtype=np.int64)
-        if distinct:
-            vectors = self._encode(list(distinct))
-            self._check_dim(vectors)
-        else:
-            vectors = np.empty((0, self.metadata.dim), np.float32)
+        vectors, there = self._encode_new(list(distinct), known)
         unknown = np.zeros(len(rows), dtype=np.int64)
         vectors, text_of = vectors[rows], np.arange(len(texts))
         failed = {i: EMPTY for i, text in enumerate(texts) if not is_visible(text)}
@@ -62,7 +68,38 @@ class CustomEncoder:
             computed=0,
             retries=0,
             failed=failed | fail_not_finite(vectors, text_of, failed),
+            found=there[rows],
         )
+
+    def _encode_new(
+        self, texts: list[str], known: KnownVectors | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the vectors of distinct texts, and which of them were known: bool (n,)."""
+        vectors = np.empty((len(texts), self.metadata.dim), np.float32)
+        if known is None or not texts:
+            vectors = self._encode_checked(texts) if texts else vectors
+            return vectors, np.zeros(len(texts), bool)
+        keys = [text.encode("utf-8", "surrogatepass") for text in texts]
+        found = known.find(keys)
+        there = np.array([key in found for key in keys], bool)
+        for i in np.flatnonzero(there):
+            vectors[i] = found[keys[i]][0]
+        new = np.flatnonzero(~there)
+        while len(new):
+            part, new = new[: self._part], new[self._part :]
+            began = time.monotonic()
+            vectors[part] = self._encode_checked([texts[i] for i in part])
+            self._fit_part(time.monotonic() - began)
+            for i in part:
+                known.add(keys[i], vectors[i : i + 1])
+        return vectors, there
+
+    def _fit_part(self, seconds: float) -> None:
+        """Let the next call take about `PART_SECONDS`; of races between threads none matters."""
+        if seconds < PART_SECONDS / 2:
+            self._part = min(LARGEST_PART, 2 * self._part)
+        elif seconds > 2 * PART_SECONDS:
+            self._part = max(1, self._part // 2)
 
     def _try_canaries(self) -> tuple[np.ndarray, str]:
         """Embed the fixed texts of `core.canaries`, or a plain word where it does not take them."""
@@ -75,12 +112,14 @@ class CustomEncoder:
             return self._encode(["dimension"]), ""
         return vectors, canaries.sketch(vectors, "unknown")
 
-    def _check_dim(self, vectors: np.ndarray) -> None:
+    def _encode_checked(self, texts: list[str]) -> np.ndarray:
+        vectors = self._encode(texts)
         if vectors.shape[1] != self.metadata.dim:
             raise InputError(
                 f"{self.metadata.model}.encode returned {vectors.shape[1]} dimensions, and "
                 f"{self.metadata.dim} before; return vectors of one length"
             )
+        return vectors
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         name = type(self._encoder).__qualname__

@@ -4,7 +4,7 @@ texts --> distinct texts --> tokens --> batches by length --> backbone --> pooli
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from beam_gpte.core.encoder.backbone import Backbone, import_torch
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig, hash_settings
 from beam_gpte.core.encoder.heads import load_head
-from beam_gpte.core.encoder.inputs import Prepared, Preparer
+from beam_gpte.core.encoder.inputs import Piece, Prepared, Preparer
 from beam_gpte.core.encoder.model_folder import (
     ModelFolder,
     find_model,
@@ -93,6 +93,7 @@ class Encoding:
       computed: tokens that the backbone ran over, padding included.
       retries: how often a batch was halved because it did not fit the memory.
       failed: why a text has no vector, by position.
+      found: bool (n,), whether the vectors of a text were known before.
     """
 
     vectors: np.ndarray
@@ -105,6 +106,17 @@ class Encoding:
     computed: int
     retries: int
     failed: dict[int, str]
+    found: np.ndarray
+
+
+class KnownVectors(Protocol):
+    """Define what finds the vectors of inputs, by any bytes that are the same for equal ones."""
+
+    def find(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Return the vectors of those inputs that are known, float32 (m, dim) each."""
+
+    def add(self, key: bytes, vectors: np.ndarray) -> None:
+        """Take the vectors of an input, float32 (m, dim)."""
 
 
 class TokenCounts(NamedTuple):
@@ -213,8 +225,12 @@ class TextEncoder:
             raise InputError(f"text {position}: {reason}")
         return encoding.vectors
 
-    def encode_with_counts(self, texts: list[str]) -> Encoding:
+    def encode_with_counts(self, texts: list[str], known: KnownVectors | None = None) -> Encoding:
         """Embed `texts`, each distinct input once, and count the work; see `Encoding`.
+
+        Args:
+          texts: to embed.
+          known: vectors that need not be computed; gets those that are.
 
         Raises:
           InputError: `texts` is not a list of strings.
@@ -223,13 +239,23 @@ class TextEncoder:
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         prepared: list[Prepared] = []
         vectors_of: dict[bytes, np.ndarray | None] = {}
-        runs, needed = [], 0
+        runs, needed, found = [], 0, set[bytes]()
+
+        def keep(piece: Piece, vectors: np.ndarray) -> None:
+            if known is not None:
+                known.add(piece.key, vectors)
+
         for some in self._prepare_ahead(list(distinct)):
             prepared += some
             # texts that differ only in blanks or case are often the same to the model
             pieces = (piece for one in some for piece in one.pieces)
             inputs = {piece.key: piece for piece in pieces if piece.key not in vectors_of}
-            runs.append(self._runner.run(list(inputs.values())))
+            if known is not None:
+                there = known.find(list(inputs))
+                vectors_of |= there
+                found.update(there)
+                inputs = {key: piece for key, piece in inputs.items() if key not in there}
+            runs.append(self._runner.run(list(inputs.values()), keep))
             vectors_of |= zip(inputs, runs[-1].vectors, strict=True)
             needed += sum(len(piece.ids) for piece in inputs.values())
 
@@ -259,6 +285,7 @@ class TextEncoder:
             computed=sum(run.computed for run in runs),
             retries=sum(run.retries for run in runs),
             failed=failed,
+            found=np.array([_all_in(prepared[distinct[text]], found) for text in texts], bool),
         )
 
     def count_tokens(self, texts: list[str]) -> TokenCounts:
@@ -382,6 +409,10 @@ def fail_not_finite(
         return {}
     bad = text[~np.isfinite(vectors).all(axis=1)]
     return {int(i): NOT_FINITE for i in bad if int(i) not in failed}
+
+
+def _all_in(prepared: Prepared, found: set[bytes]) -> bool:
+    return bool(found and prepared.pieces) and all(p.key in found for p in prepared.pieces)
 
 
 def _why_empty(text: str) -> str:

@@ -1,10 +1,11 @@
 """Keep the temporary folders of runs: who owns one, which are left over, and how they go.
 
     <folder>/.beam-gpte-tmp-<sink>-<run>-<machine>-<process>-<token>/<stager><file>.staged
+                                                                    /<file>.vectors
 
 The process is the one that built the pipeline, as long as the workers are below it: then the job
 ends with it. Else (a cluster, a template) nothing is known of the job's end, and the folder stays
-until it is old.
+until it is old. Vectors stay until a run has committed; see `computed_vectors`.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import glob
 import os
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
@@ -30,6 +32,8 @@ from beam_gpte.sinks.staging import STAGER_DIGITS, StagedFile
 
 # A temporary folder of an unknown process is removed when nothing has changed in it for so long.
 ABANDONED_SECONDS = 7 * 86400
+
+VECTORS = ".vectors"  # ends the names of files with what the model has computed
 
 
 def remove_staged(staged: list[StagedFile], destination: Destination, finished: bool) -> None:
@@ -55,7 +59,11 @@ def remove_staged(staged: list[StagedFile], destination: Destination, finished: 
             if name in committed or (finished and name.startswith(tuple(known)))
         ]
         remove_files([FileSystems.join(folder, name) for name in done])
-    for folder in {destination.temporary, *stagers}:
+    if finished:
+        for folder in (destination.temporary, elsewhere(destination.temporary)):
+            names = [name for name in list_files(folder) if name.endswith(VECTORS)]
+            remove_files([FileSystems.join(folder, name) for name in names])
+    for folder in {destination.temporary, elsewhere(destination.temporary), *stagers}:
         if not is_remote(folder):
             with contextlib.suppress(OSError):  # it has files, or is gone
                 Path(folder).rmdir()
@@ -76,11 +84,34 @@ def remove_leftovers(destination: Destination, exclusive: bool) -> None:
 def remove_run(temporary: str) -> bool:
     """Delete what a job that has ended left of a sink, in the folder of its owner and elsewhere.
 
+    Vectors stay, for the next job.
+
     Returns:
       Whether there was anything.
     """
-    removed = [remove_folder(folder) for folder in (temporary, elsewhere(temporary))]
+    removed = [_remove_rows(folder) for folder in (temporary, elsewhere(temporary))]
     return any(removed)
+
+
+def _remove_rows(folder: str) -> bool:
+    names = list_files(folder)
+    if not any(name.endswith(VECTORS) for name in names):
+        return remove_folder(folder)
+    staged = [name for name in names if not name.endswith(VECTORS)]
+    remove_files([FileSystems.join(folder, name) for name in staged])
+    return bool(staged)
+
+
+def kept_vectors(folders: Iterable[str]) -> list[str]:
+    """List the files with vectors that runs have left in folders, also those that still work."""
+    found: list[str] = []
+    for folder in folders:
+        if is_remote(folder):
+            pattern = FileSystems.join(glob.escape(folder), f"{TEMPORARY}*", f"*{VECTORS}")
+            found += [file.path for file in FileSystems.match([pattern])[0].metadata_list]
+        else:
+            found += map(str, Path(folder).glob(f"{TEMPORARY}*/*{VECTORS}"))
+    return sorted(found)
 
 
 def live_runs(destination: Destination) -> set[str]:

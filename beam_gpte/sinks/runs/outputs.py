@@ -25,6 +25,7 @@ class Output:
       replaces: whether it removes what others have written there.
       commit_after: what it waits for.
       temporary: the folder of its staged files, if it has any.
+      is_whole: whether it commits once, all rows.
     """
 
     place: str
@@ -33,6 +34,7 @@ class Output:
     replaces: bool
     commit_after: beam.PCollection | None
     temporary: str | None = None
+    is_whole: bool = False
 
 
 _ATTRIBUTE = "_beam_gpte_outputs"  # of a pipeline, with which the list goes
@@ -88,6 +90,15 @@ def add_output(pipeline: beam.Pipeline, output: Output, written: beam.PCollectio
 def temporary_folders(pipeline: beam.Pipeline) -> list[str]:
     """List the folders in which the sinks of a pipeline stage files."""
     return [output.temporary for output, _ in _outputs(pipeline) if output.temporary]
+
+
+def whole_outputs_of(collection: beam.PCollection) -> list[str]:
+    """List the temporary folders of those sinks that commit once, and write what this gives."""
+    return [
+        output.temporary
+        for output, written in _outputs(collection.pipeline)
+        if output.temporary and output.is_whole and _waits(written, collection)
+    ]
 
 
 def _outputs(pipeline: beam.Pipeline) -> list[tuple[Output, beam.PCollection]]:
