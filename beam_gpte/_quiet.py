@@ -6,8 +6,8 @@ importing this package changes nothing in a process.
 Until `collect_again` no garbage is collected: imports leave none, and looking for it among all that
 they make takes a tenth of their time.
 
-Beam imports pandas and pymongo, if they are there, for steps that programs have none of. There it is
-imported without, in a fifth less of the time; whoever asks for them later gets them.
+Beam imports pandas and pymongo, if they are there, for steps that programs have none of. There it
+is imported without, in a fifth less of the time; whoever asks for them later gets them.
 """
 
 import gc
