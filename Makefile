@@ -15,7 +15,7 @@ ENGINES_FULL = full kills streams
 
 demo: $(VENV)/demo.done
 	@echo '1 of 6: texts: docstrings of the standard library'
-	$(BIN)/beam-gpte extract docstrings $(DEMO)/docstrings.jsonl --rows 3000
+	$(BIN)/beam-gpte extract docstrings $(DEMO)/docstrings.jsonl --rows 2500
 	@echo '2 of 6: their vectors, into Parquet files and a DuckDB table'
 	$(BIN)/beam-gpte embed --input $(DEMO)/docstrings.jsonl --id_column id --output $(DEMO)/vectors \
 		--duckdb $(DEMO)/vectors.duckdb --model $(MODEL) --report $(DEMO)/vectors.html

@@ -35,7 +35,7 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.core.errors import InputError, NothingWrittenError
 from beam_gpte.core.machine import cores
-from beam_gpte.core.process import begin_program
+from beam_gpte.core.process import begin_lone_worker, begin_program
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.folders import is_remote, remove_files
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
@@ -111,13 +111,18 @@ def _last_line(error: Exception) -> tuple[str | None, int]:
     return (str(error) if isinstance(error, JobError) else None), 1
 
 
-def local_options(options: PipelineOptions, few: Sequence[str] = ()) -> bool:
+def local_options(
+    options: PipelineOptions, inputs: Sequence[str] = (), previous: str | None = None
+) -> bool:
     """Set the in-process runner with one thread per core, unless a runner is named.
+
+    Where the inputs have less than `FEW_BYTES` and there is no previous output, it has one thread,
+    since others would cost more than they help; a model then runs in as many as there are cores.
 
     Args:
       options: of Beam; changed.
-      few: files or globs; if all of them have less than `FEW_BYTES`, one thread is used. Others
-        would cost more than they help, but for a model, which needs them for few texts too.
+      inputs: files or globs.
+      previous: a folder that is read too.
 
     Returns:
       Whether the run is local.
@@ -133,7 +138,9 @@ def local_options(options: PipelineOptions, few: Sequence[str] = ()) -> bool:
     if standard.runner is None:
         standard.runner = LOCAL_RUNNER
         is_default = direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1
-        if is_default and not _are_few(few):
+        if is_default and previous is None and _are_few(inputs):
+            begin_lone_worker()
+        elif is_default:
             direct.direct_running_mode = "multi_threading"
             direct.direct_num_workers = cores()
     local = standard.runner in (LOCAL_RUNNER, "DirectRunner")

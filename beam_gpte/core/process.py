@@ -44,6 +44,7 @@ _OBJECTS = 20_000
 
 _claimed: list[bool] = []  # not empty once `claim_process` was called
 _programs: list[bool] = []  # not empty once `begin_program` was called
+_lone: list[bool] = []  # not empty once `begin_lone_worker` was called
 
 
 def begin_program() -> None:
@@ -70,6 +71,11 @@ def claim_process() -> None:
     gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
     ThreadpoolController().select(internal_api="openblas").limit(limits=1)
     tune_process()
+
+
+def begin_lone_worker() -> None:
+    """Let a model use all cores where it would use one: the program has a single worker."""
+    _lone.append(True)
 
 
 def is_program() -> bool:
@@ -104,12 +110,15 @@ def torch_threads(count: int | None = None) -> Iterator[None]:
     """Run torch with `count` threads, restored at the end unless the process is ours.
 
     Args:
-      count: of threads; None for as many as torch would use, but no more than there are cores.
+      count: of threads; None for as many as torch would use, but no more than there are cores;
+        1 for one per worker, so that a lone worker has one for each core.
     """
     import torch
 
     before = torch.get_num_threads()
     wanted = min(before, cores()) if count is None else count
+    if wanted == 1 and _lone:
+        wanted = cores()
     if wanted == before:
         yield
         return

@@ -4,8 +4,9 @@ The module of a first model brings torch's compiler, sharded tensors, accelerate
 its 3.9 CPU seconds. transformers itself asks whether they are there before it imports them, so that
 it runs without; while a model is loaded it hears that they are not. The compiler has no such
 question: its place is taken by a module with the decorators that mark what is not to be compiled.
-Whoever asks that module for anything else gets torch's own. And `transformers.models` reads the
-2,000 files of all models to list their names, as `transformers` did before: it is a plain package.
+Whoever asks that module for anything else gets torch's own. And `transformers` looks for the names
+of all models in the 1,700 files that define them, line by line, to find where each file lists its
+own: it gets the file from there on. `transformers.models` would do it again: it is a plain package.
 
 Only in a program (`core.process`), where nothing else can want them: modules of
 transformers that were loaded so cannot train on several devices. `benchmarks/programs.py` measures
@@ -16,7 +17,8 @@ import contextlib
 import importlib
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 from beam_gpte.core.process import is_program
@@ -30,6 +32,7 @@ _QUESTIONS = (
 )
 _PLACES = ("utils.import_utils", "utils")  # where transformers has the questions
 _MODELS = "transformers.models"
+_NAMES = "transformers.utils.import_utils"
 _COMPILER = "torch._dynamo"
 _TRACING = "torch._dynamo._trace_wrapped_higher_order_op"
 
@@ -46,6 +49,11 @@ def quick_transformers() -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def _spared() -> Iterator[None]:
     importlib.import_module("torch")  # which would meet the stand-ins
+    sys.meta_path.insert(0, _QuickNames())
+    try:
+        importlib.import_module("transformers")
+    finally:
+        sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, _QuickNames)]
     places = [importlib.import_module(f"transformers.{name}") for name in _PLACES]
     asked = [(place, name) for place in places for name in _QUESTIONS if hasattr(place, name)]
     answers = [getattr(place, name) for place, name in asked]
@@ -62,6 +70,36 @@ def _spared() -> Iterator[None]:
         for (place, name), answer in zip(asked, answers, strict=True):
             setattr(place, name, answer)
         _remove_stand_ins()
+
+
+class _QuickNames:
+    """Import the module that reads files for names such that it is quick."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name == _NAMES else None
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_replace(module: types.ModuleType) -> None:
+            execute(module)
+            if hasattr(module, "fetch__all__"):
+                module.fetch__all__ = _from_the_list_on(module.fetch__all__)
+
+        spec.loader.exec_module = execute_and_replace  # type: ignore[method-assign]
+        return spec
+
+
+def _from_the_list_on(fetch: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
+    """Give a function that looks for a list of names from where the last one begins."""
+
+    def fetch_quickly(content: str) -> list[str]:
+        begins = content.rfind("\n__all__")
+        return fetch(content if begins < 0 else content[begins + 1 :])
+
+    return fetch_quickly
 
 
 def _no(*_: Any, **__: Any) -> bool:

@@ -197,3 +197,25 @@ def test_no_more_threads_than_cores(model: Path) -> None:
         "print(*users, pyarrow.cpu_count(), workers)"
     )
     assert run(code, model) == "{1} 8 8 1 1"
+
+
+@pytest.mark.parametrize(
+    ("size", "previous", "found"), [(9, None, "1 2"), (9, "out", "2 1"), (99999, None, "2 1")]
+)
+def test_few_texts_have_one_worker_with_all_cores(
+    tmp_path: Path, size: int, previous: str | None, found: str
+) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("a" * size)
+    code = (
+        "import os, sys; os.sched_getaffinity = lambda _: {0, 1}\n"
+        "from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions\n"
+        "from beam_gpte.cli.runtime import local_options\n"
+        "from beam_gpte.core.process import begin_program, torch_threads\n"
+        "begin_program(); options = PipelineOptions([])\n"
+        f"local_options(options, [sys.argv[1]], {previous!r})\n"
+        "import torch\n"
+        "with torch_threads(1): threads = torch.get_num_threads()\n"
+        "print(options.view_as(DirectOptions).direct_num_workers, threads)"
+    )
+    assert run(code, file) == found

@@ -80,3 +80,23 @@ def test_whoever_asks_for_the_compiler_gets_it(use: str) -> None:
 def test_a_users_process_is_left_alone() -> None:
     code = "with quick_transformers():\n    import torch\n    print(torch._dynamo.__file__)"
     assert run(code)[0].endswith("__init__.py")
+
+
+def test_the_names_of_all_models_are_the_same() -> None:
+    """Where a program reads them, and where they are read line by line."""
+    code = (
+        "import json, sys\n"
+        "from beam_gpte.core.process import begin_program\n"
+        "from beam_gpte.core.quick_transformers import quick_transformers\n"
+        "if sys.argv[1] == 'program': begin_program()\n"
+        "with quick_transformers(): import transformers\n"
+        "from transformers.utils import import_utils\n"
+        "print(json.dumps([import_utils.fetch__all__.__name__, sorted(dir(transformers))]))"
+    )
+    (as_program, quick), (plain, slow) = (
+        json.loads(subprocess.check_output([sys.executable, "-c", code, kind]))
+        for kind in ("program", "other")
+    )
+    assert (as_program, plain) == ("fetch_quickly", "fetch__all__")
+    assert quick == slow
+    assert "BertModel" in quick

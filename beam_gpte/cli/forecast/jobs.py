@@ -77,7 +77,8 @@ class Job:
             # the runner, if named, has the threads that are named, if not, one for each core
             standard.runner, standard.streaming = LOCAL_RUNNER if self.is_stream else None, False
             direct.direct_running_mode, direct.direct_num_workers = IN_PROCESS[0], 1
-        local_options(options)
+        files = [file for side in self.sides.values() for file in side.files]
+        local_options(options, files, getattr(self.options, "reuse", None))
         return options
 
     @property

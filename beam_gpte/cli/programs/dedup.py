@@ -360,7 +360,7 @@ def write_bytes(content: bytes, path: str, *barrier: Any) -> None:
 
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
-    local = local_options(beam_options, options.input if options.model is None else ())
+    local = local_options(beam_options, options.input, options.reference)
     with no_new_folders(options.dry_run, *folders_of(options), options.report):
         reference = check(options)
     if options.dry_run:

@@ -172,7 +172,7 @@ def build(
 
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
-    local = local_options(beam_options)
+    local = local_options(beam_options, options.input, options.reuse)
     config = EncoderConfig(
         options.model,
         pooling=options.pooling,

@@ -401,7 +401,7 @@ def print_pairs(summary: dict[str, Any], pairs: pl.DataFrame) -> None:
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
     sides = [*options.source, *options.target]
-    local = local_options(beam_options, sides if options.model is None else ())
+    local = local_options(beam_options, sides)
     transform_of(options)
     bitext = f"{options.output.rstrip('/')}/bitext"
     with no_new_folders(options.dry_run, bitext, options.report):
