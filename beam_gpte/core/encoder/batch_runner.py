@@ -67,8 +67,9 @@ class BatchRunner:
     def run(self, pieces: list[Piece], done: Done | None = None) -> RunResult:
         """Run all pieces in batches of the token budget.
 
-        A batch that does not fit the memory is halved and tried again. A batch's vectors are
-        fetched once the next batch has been started, so that a GPU need not wait for the host.
+        A batch that does not fit the memory is halved and tried again. The vectors of a batch are
+        fetched from a GPU once the next batch has been started, so that it need not wait for the
+        host.
 
         Args:
           pieces: to run.
@@ -78,6 +79,7 @@ class BatchRunner:
         result = RunResult(vectors=[None] * len(pieces))
         batches = sorted_batches(lengths, self.budget.tokens, padded=not self.backbone.unpadded)
         pending = batches[::-1]
+        ahead = 0 if self.backbone.device.type == "cpu" else 1
         in_flight: collections.deque[tuple[np.ndarray, torch.Tensor]] = collections.deque()
 
         def fetch() -> None:
@@ -108,7 +110,7 @@ class BatchRunner:
             self.budget.grow()
             result.computed += computed
             in_flight.append((batch, vectors))
-            if len(in_flight) > 1:
+            if len(in_flight) > ahead:
                 fetch()
         while in_flight:
             fetch()

@@ -11,7 +11,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.visible_text import EMPTY, check_texts, is_visible
 
-PART_SECONDS = 0.5  # of one call, about, where its vectors are kept
+PART_SECONDS = 0.1  # of one call, about, where its vectors are kept
 FIRST_PART, LARGEST_PART = 16, 4096  # texts
 
 _log = logging.getLogger(__name__)

@@ -38,7 +38,7 @@ KEY, PART, VECTOR = "key", "part", "vector"
 DIGEST_BYTES = 16
 DIGEST, PREFIX = np.dtype(f"S{DIGEST_BYTES}"), np.dtype("u8")  # a digest is looked up by a half
 SHARE = 0.01  # of the time since the first vector: what a kill loses
-LOCAL_SECONDS, REMOTE_SECONDS = 0.5, 10.0  # between two files, at least
+LOCAL_SECONDS, REMOTE_SECONDS = 0.1, 10.0  # between two files, at least
 MAX_BYTES = 64 << 20  # that wait in memory
 FILES_IN_MEMORY = 4
 

@@ -29,14 +29,14 @@ def machine() -> str:
 
 
 def is_running(process: int) -> bool:
-    """Return whether a process of this machine is running."""
+    """Return whether a process of this machine is running; one that was killed is not."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # another user's
         return True
-    return True
+    return _stat(process)[:1] != ["Z"]  # ended, but not yet asked for by the one that started it
 
 
 def is_above(process: int) -> bool:
@@ -65,8 +65,13 @@ def elsewhere(folder: str) -> str:
 def _parent(process: int) -> int:
     if process == os.getpid():
         return os.getppid()
+    return int("".join(_stat(process)[1:2]) or 0)
+
+
+def _stat(process: int) -> list[str]:
+    """Read the state of a process, its parent and more; nothing where the system does not say."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text("utf-8", errors="replace")
     except OSError:
-        return 0
-    return int(stat.rpartition(")")[2].split()[1])
+        return []
+    return stat.rpartition(")")[2].split()
