@@ -271,7 +271,12 @@ def mistake_in(text: str) -> InputError | None:
     if not found:
         return None
     kind, message = found[-1]
-    return MISTAKES.get(kind, InputError)(_STEP.sub("", message))
+    return MISTAKES.get(kind, InputError)(without_step(message))
+
+
+def without_step(text: str) -> str:
+    """Leave out the step that Beam names at the end of an error: the pipeline is not the user's."""
+    return _STEP.sub("", text)
 
 
 def _with_subclasses(kind: type[InputError]) -> Iterator[type[InputError]]:
@@ -294,7 +299,7 @@ def reason(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
     causes = [line for line in lines if _AROUND.match(line)]
     hints = [f" ({hint})" for words, hint in HINTS.items() if words in str(error)]
-    said = _STEP.sub("", _AROUND.sub("", (causes or lines)[-1])).strip() + "".join(hints)
+    said = without_step(_AROUND.sub("", (causes or lines)[-1])).strip() + "".join(hints)
     return f"the job failed: {printable(said)}; run again once that is repaired"
 
 

@@ -29,7 +29,7 @@ from beam_gpte.cli.arguments import Program, parse
 from beam_gpte.cli.corpus_options import Options
 from beam_gpte.cli.escaped_output import escaped, one_line
 from beam_gpte.cli.interrupts import Interrupts
-from beam_gpte.cli.remote_jobs import JobError, mistake_in, run_job
+from beam_gpte.cli.remote_jobs import JobError, mistake_in, run_job, without_step
 from beam_gpte.cli.runners import LOCAL_RUNNER, check_job_service, check_runner, use_prism
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import check_model
@@ -107,7 +107,7 @@ def _last_line(error: Exception) -> tuple[str | None, int]:
     """Return what a program prints of an error, None for its traceback, and its exit code."""
     mistake = _mistake(error)
     if mistake is not None:
-        return str(mistake), 3 if isinstance(mistake, NothingWrittenError) else 2
+        return without_step(str(mistake)), 3 if isinstance(mistake, NothingWrittenError) else 2
     return (str(error) if isinstance(error, JobError) else None), 1
 
 

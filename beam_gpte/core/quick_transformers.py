@@ -85,8 +85,8 @@ class _QuickNames:
 
         def execute_and_replace(module: types.ModuleType) -> None:
             execute(module)
-            if hasattr(module, "fetch__all__"):
-                module.fetch__all__ = _from_the_list_on(module.fetch__all__)
+            if fetch := vars(module).get("fetch__all__"):
+                vars(module)["fetch__all__"] = _from_the_list_on(fetch)
 
         spec.loader.exec_module = execute_and_replace  # type: ignore[method-assign]
         return spec
