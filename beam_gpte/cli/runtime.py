@@ -50,6 +50,9 @@ from beam_gpte.sources.match_files import match_files
 from beam_gpte.sources.output_columns import committed_files
 
 FEW_BYTES = 1 << 16
+KEPT = (
+    "what was committed is kept, and vectors that were computed; the same command goes on with them"
+)
 
 # Beam's options whose values a page shows; of those unknown here a value may be a secret
 HARMLESS_OPTIONS = (
@@ -85,7 +88,7 @@ def run_program(program: Program, argv: Sequence[str], command: str) -> None:
       command: what its user typed to start it; the line begins with it.
     """
     begin_program()
-    kept = "what was committed is kept; the same command starts again" if program.is_job else "bye"
+    kept = KEPT if program.is_job else "bye"
     interrupts = Interrupts(command, kept)
     record_command([*command.split(), *argv])
     try:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from beam_gpte.cli.runtime import KEPT
 from tests.programs import start
 
-LINE = "interrupted; what was committed is kept; the same command starts again"
+LINE = f"interrupted; {KEPT}"
 
 
 def write_texts(folder: Path, rows: int) -> str:

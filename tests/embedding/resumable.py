@@ -6,12 +6,16 @@ Every text that is embedded is a line of LOG.
 """
 
 import importlib
+import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import apache_beam as beam
+import duckdb
 import numpy as np
+import polars as pl
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_gpte import EmbedText, WriteVectorsToDuckDB, WriteVectorsToParquet
@@ -45,6 +49,46 @@ def embed(output: str, encoder: SlowEncoder, count: int, sinks: str, flags: list
             vectors | WriteVectorsToParquet(f"{output}/folder")
         if "duckdb" in sinks:
             vectors | WriteVectorsToDuckDB(f"{output}/vectors.duckdb")
+
+
+def start(
+    output: Path, log: Path, count: int, seconds: float, sinks: str, flags: list[str]
+) -> subprocess.Popen:
+    """Start this job, in a process group of its own."""
+    arguments = [str(output), str(count), str(log), str(seconds), sinks, *flags]
+    command = [sys.executable, "-m", "tests.embedding.resumable", *arguments]
+    return subprocess.Popen(command, start_new_session=True)
+
+
+def embedded(log: Path) -> Counter[str]:
+    """Count how often each text was embedded."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return Counter(line for line in lines if line.startswith("text "))  # others are canaries
+
+
+def hidden(output: Path) -> list[str]:
+    """List what a run leaves until one has committed."""
+    return sorted(str(path) for path in output.rglob(".beam-gpte-tmp-*"))
+
+
+def written(output: Path) -> dict[str, list[tuple[str, list[float]]]]:
+    """Read the ids and vectors that are in each sink, sorted."""
+    found = {}
+    if any((output / "folder").glob("*.parquet")):
+        table = pl.read_parquet(output / "folder/*.parquet")
+        found["parquet"] = table.select("id", "embedding").rows()
+    if (output / "vectors.duckdb").exists():
+        with duckdb.connect(str(output / "vectors.duckdb"), read_only=True) as connection:
+            rows = connection.execute("SELECT id, embedding FROM vectors").fetchall()
+        found["duckdb"] = [(row, list(vector)) for row, vector in rows]
+    return {sink: sorted(rows) for sink, rows in found.items()}
+
+
+def expected(count: int) -> list[tuple[str, list[float]]]:
+    """Compute what has to be in each sink."""
+    rows = rows_of(count)
+    vectors = WordEncoder().encode([row["text"] for row in rows])
+    return sorted((row["id"], vector.tolist()) for row, vector in zip(rows, vectors, strict=True))
 
 
 def main() -> None:

@@ -145,10 +145,10 @@ class _Index:
         digests = np.array([_digest(key) for key in keys], DIGEST)
         wanted = _prefixes(digests)
         at = np.minimum(np.searchsorted(self._prefixes, wanted), len(self._prefixes) - 1)
-        by_file = defaultdict(list)
-        for i in np.flatnonzero(self._prefixes[at] == wanted):
-            file, row = self._places[:, at[i]]
-            by_file[int(file)].append((int(i), int(row)))
+        by_file: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for i in np.flatnonzero(self._prefixes[at] == wanted).tolist():
+            file, row = self._places[:, at[i]].tolist()
+            by_file[file].append((i, row))
         found = {}
         for file, rows in sorted(by_file.items()):
             with self._lock:

@@ -35,7 +35,7 @@ class ResumePoint:
         self._number = number or uuid.uuid4().hex
         self._known = folders
         self._gives: weakref.ref[beam.PCollection] | None = None
-        self._vectors: dict[str, ComputedVectors] = {}
+        self._vectors: dict[str, ComputedVectors | None] = {}
         _points[self._number] = self
 
     def watch(self, gives: beam.PCollection) -> None:
@@ -44,7 +44,7 @@ class ResumePoint:
 
     def folders(self) -> Folders:
         """Return the temporary folders of the sinks that write what the step gives."""
-        gives = self._gives and self._gives()
+        gives = None if self._gives is None else self._gives()
         return self._known if gives is None else tuple(whole_outputs_of(gives))
 
     def vectors(self, metadata: VectorMetadata) -> ComputedVectors | None:
