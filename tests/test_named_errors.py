@@ -279,7 +279,7 @@ def applied(fault: Fault, pipeline: beam.Pipeline) -> None:
     pipeline.run().wait_until_finish()
 
 
-@pytest.mark.sampled(72)
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize("fault", CASES, ids=str)
 def test_an_error_names_the_transform_that_the_user_wrote(
     new_pipeline: NewPipeline, fault: Fault

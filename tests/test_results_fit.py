@@ -152,7 +152,7 @@ WITHOUT_IDS = (  # rows of their own, or rows with a null id
 )
 
 
-@pytest.mark.sampled(36)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize(("name", "kind"), CASES, ids=lambda value: str(value))
 def test_every_output_goes_into_both_sinks(
     new_pipeline: NewPipeline, tmp_path: Path, name: str, kind: str

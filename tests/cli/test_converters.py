@@ -197,6 +197,7 @@ def test_e5_loads_without_warnings(e5: str) -> None:
     assert not any(loaded.values())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("language", "forward", "backward"), [("deu", 98.0, 96.2), ("jpn", 83.2, 84.1)]
 )

@@ -21,6 +21,7 @@ def write_texts(folder: Path, rows: int) -> str:
     return str(folder / "texts.jsonl")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("command", ["embed", "dedup"])
 @pytest.mark.parametrize("moment", ["early", "late"])
 def test_it_ends_within_seconds_in_one_line(

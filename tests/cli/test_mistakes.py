@@ -320,6 +320,7 @@ def state(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in named.items() if "/rejects/" not in name}
 
 
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize(("command", "code", "line"), MISTAKES, ids=[m[0] for m in MISTAKES])
 def test_a_mistake_gets_one_line_and_changes_nothing(
     here: Path, minilm: str, command: str, code: int, line: str

@@ -75,6 +75,7 @@ PROCESSES = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing"]
 PROCESSES += ["--direct_num_workers=2"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", [[], PROCESSES], ids=["threads", "processes"])
 def test_a_hundred_bad_rows_of_ten_thousand_cost_a_hundred(
     tmp_path: Path, minilm: str, encoder: TextEncoder, ten_thousand: Path, mode: list[str]
@@ -316,6 +317,7 @@ def test_a_killed_job_leaves_nothing_half_written_and_a_rerun_is_complete(
     assert counts == (many, many)
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     "example", sorted((ROOT / "transforms").glob("*.py")), ids=lambda path: path.name
 )

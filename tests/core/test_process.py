@@ -105,6 +105,7 @@ def run(code: str, *arguments: object, **variables: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("steps", "arguments"),
     [

@@ -75,7 +75,7 @@ def name_of(value: Any) -> str:
     return type(value).__name__
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("step", "kind"), of_two_steps(STEPS, [*STRINGS, *INTEGERS]), ids=name_of)
 def test_duplicates_name_the_smallest_id_in_its_own_type(
     new_pipeline: NewPipeline, step: Any, kind: pa.DataType
@@ -227,7 +227,7 @@ SCOPES = [
 BY_KEY = DeduplicateExact(key_columns=("lang",))
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("step", "scope"), of_two_steps([*STEPS[:3], BY_KEY], SCOPES), ids=name_of)
 def test_rows_are_compared_within_a_scope_of_any_type(
     new_pipeline: NewPipeline, step: Any, scope: pa.Array

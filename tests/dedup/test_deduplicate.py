@@ -307,7 +307,7 @@ RESULTS = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("steps", "kind"),
     [

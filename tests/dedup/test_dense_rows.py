@@ -76,7 +76,7 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("tiles", [1, 3])
 def test_dense_vectors_are_decided_as_by_all_their_pairs(

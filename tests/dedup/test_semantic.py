@@ -115,6 +115,7 @@ def gathered(found: list[tuple[str, list[dict]]]) -> dict:
     }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("threshold", "mode", "shards", "seed"),
     [

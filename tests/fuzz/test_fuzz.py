@@ -17,6 +17,7 @@ SEED = int(os.environ.get("FUZZ_SEED", "0"))
 INPUTS = {"readers": 400, "objects": 200, "paths": 200, "names": 20, "rejects": 20, "models": 20}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_sample_of_hostile_inputs_finds_no_fault(name: str, tmp_path: Path) -> None:
     tried, faults = fuzz(PLACE + name, GUIDES[name], tmp_path, SEED, inputs=INPUTS[name])

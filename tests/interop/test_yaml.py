@@ -137,6 +137,7 @@ def run_without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | Non
     return {Path(path).name: error for path, error in found.items()}
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_example_is_built_without_torch_and_runs_if_it_needs_no_model(
     example: str, run_without: dict[str, str | None]

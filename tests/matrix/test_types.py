@@ -28,6 +28,7 @@ def test_every_public_transform_is_in_the_matrix() -> None:
     assert {case.transform for case in CASES} == public
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_sample_of_cells_is_right_or_refused(case: Case) -> None:
     sample = random.Random(f"{SEED} {case}").sample(all_cells(case), CELLS)

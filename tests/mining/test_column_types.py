@@ -74,7 +74,7 @@ def plain(kind: pa.DataType) -> pa.DataType:
     return pa.large_string() if kind == pa.string_view() else kind
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("scope", [None, "lang"])
 def test_pairs_name_rows_in_their_own_types(
@@ -99,7 +99,7 @@ def test_pairs_name_rows_in_their_own_types(
         assert_that(pairs, check)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_given_pairs_are_scored_whatever_the_type_of_their_ids(
     new_pipeline: NewPipeline, kind: pa.DataType
@@ -113,7 +113,7 @@ def test_given_pairs_are_scored_whatever_the_type_of_their_ids(
         assert_that(found | beam.Map(lambda row: row["source_id"]), equal_to(ids))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_triplets_and_filtered_pairs_name_rows_in_their_types(
     new_pipeline: NewPipeline, kind: pa.DataType

@@ -95,7 +95,7 @@ DENSE = {  # texts of which every few characters are a unit of some kind
 }
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("unit", DENSE.values(), ids=DENSE)
 @pytest.mark.parametrize("by", [None, "sentences", "markdown", "code"])
 def test_no_text_takes_more_than_a_stated_multiple_of_its_bytes(

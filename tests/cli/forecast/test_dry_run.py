@@ -97,6 +97,7 @@ def test_a_larger_input_is_predicted_from_a_sample(tmp_path: Path, minilm: str) 
 DEDUP = "dedup --input rows.jsonl --output out --model {model}"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "command",
     [
@@ -158,7 +159,7 @@ def test_a_stream_is_not_started(corpus: Path, minilm: str) -> None:
     assert not (corpus / "new").exists()
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("command", "code", "line"), REFUSED, ids=[one[0] for one in REFUSED])
 def test_what_the_run_refuses_is_refused(
     here: Path, minilm: str, command: str, code: int, line: str
