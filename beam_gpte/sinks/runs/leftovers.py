@@ -61,24 +61,40 @@ def remove_staged(staged: list[StagedFile], destination: Destination, finished: 
         remove_files([FileSystems.join(folder, name) for name in done])
     if finished:
         for folder in (destination.temporary, elsewhere(destination.temporary)):
-            names = [name for name in list_files(folder) if name.endswith(VECTORS)]
-            remove_files([FileSystems.join(folder, name) for name in names])
+            _remove_vectors(folder)
     for folder in {destination.temporary, elsewhere(destination.temporary), *stagers}:
-        if not is_remote(folder):
-            with contextlib.suppress(OSError):  # it has files, or is gone
-                Path(folder).rmdir()
+        _remove_if_empty(folder)
+
+
+def _remove_vectors(folder: str) -> None:
+    names = [name for name in list_files(folder) if name.endswith(VECTORS)]
+    remove_files([FileSystems.join(folder, name) for name in names])
+
+
+def _remove_if_empty(folder: str) -> None:
+    if not is_remote(folder):
+        with contextlib.suppress(OSError):  # it has files, or is gone
+            Path(folder).rmdir()
 
 
 def remove_leftovers(destination: Destination, exclusive: bool) -> None:
     """Delete what killed runs of this sink left in temporary folders.
+
+    Of a run that nothing is known of, and that may still work, only the vectors: it does without.
 
     Args:
       destination: of this run.
       exclusive: no other run of this process writes here, so its temporary folders are leftovers.
     """
     for name, changed in _temporary_folders(destination).items():
-        if _token(name) != destination.token and not _may_be_alive(name, changed, exclusive):
-            remove_folder(FileSystems.join(destination.folder, name))
+        folder = FileSystems.join(destination.folder, name)
+        if _token(name) == destination.token:
+            continue
+        if not _may_be_alive(name, changed, exclusive):
+            remove_folder(folder)
+        elif not _is_here(name):
+            _remove_vectors(folder)
+            _remove_if_empty(folder)
 
 
 def remove_run(temporary: str) -> bool:
@@ -129,10 +145,16 @@ def _may_be_alive(name: str, changed: float, exclusive: bool) -> bool:
 
     On this machine, its process shows that; with `exclusive`, a run of this process is over.
     """
-    where, process = ["", *name.split("-")][-3:-1]
-    if where == machine() and process.isdigit():
-        return not exclusive if int(process) == os.getpid() else is_running(int(process))
+    if _is_here(name):
+        process = int(name.split("-")[-2])
+        return not exclusive if process == os.getpid() else is_running(process)
     return time.time() - changed < ABANDONED_SECONDS
+
+
+def _is_here(name: str) -> bool:
+    """Return whether the process that made a temporary folder is, or was, on this machine."""
+    where, process = ["", *name.split("-")][-3:-1]
+    return where == machine() and process.isdigit()
 
 
 def _token(name: str) -> str:
