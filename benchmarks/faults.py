@@ -1,6 +1,6 @@
 """Count the rows that faults lose or duplicate, which have to be none.
 
-    python -m benchmarks.faults [--seed 1] [--kills 40]
+    python -m benchmarks.faults [--seed 1] [--kills 40] [--only kills_while_embedding]
 
 Every attempt is compared with an undisturbed run of the same input: ids, texts and vectors have to
 be the same, in Parquet and in DuckDB. `fault_runs` has the processes that are killed or fail.
@@ -33,9 +33,11 @@ from benchmarks.fault_runs import (
     write_batch,
     write_stream,
 )
+from tests.embedding.resumable import SlowEncoder, embedded
 from tests.examples import WordEncoder
 
 FILES = 12
+SECONDS = 0.05  # that a slow model takes for a text
 
 
 @dataclasses.dataclass
@@ -89,6 +91,31 @@ def kills_in_batch(bench: Bench, kills: int) -> Outcome:
     while outcome.faults < kills:
         outcome.faults += bench.killed(bench.random.uniform(0.1, 1.1) * seconds, *arguments)
         bench.run(*arguments)
+        outcome.compare_output(expected, output)
+    return outcome
+
+
+def kills_while_embedding(bench: Bench, kills: int) -> Outcome:
+    """Kill a batch of a slow model, and resume it; print what is embedded again, as a share."""
+    outcome = Outcome("kill -9 while a batch is embedded")
+    files = bench.files(FILES)
+    expected = undisturbed(bench, write_batch, files)
+    inbox, rows = bench.new_folder("in"), len(expected)
+    drop(inbox, files)
+    while outcome.faults < kills:
+        output, share = bench.new_folder("work") / "out", bench.random.uniform(0.05, 0.95)
+        log = Path(f"{output}.log")
+        arguments = (write_batch, inbox, output, SlowEncoder(str(log), SECONDS))
+        process = bench.start(*arguments)
+        while process.is_alive() and embedded(log).total() < share * rows:
+            time.sleep(0.01)
+        outcome.faults += process.is_alive()
+        process.kill()
+        process.join()
+        done = embedded(log).total()
+        bench.run(*arguments)
+        again = embedded(log).total() - len({row[1] for row in expected})
+        print(f"  killed at {done / rows:.0%}: {again / rows:.1%} embedded again", flush=True)
         outcome.compare_output(expected, output)
     return outcome
 
@@ -238,6 +265,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--kills", type=int, default=36)
     parser.add_argument("--tries", type=int, default=6)
+    parser.add_argument("--only", nargs="+", help="names of functions of this module")
     options = parser.parse_args()
     third = options.kills // 3
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
@@ -246,6 +274,7 @@ def main() -> None:
     print(f"{'fault':<45}{'faults':>8}{'lost':>8}{'duplicated':>12}{'wrong':>8}", flush=True)
     for fault, n in [
         (kills_in_batch, third),
+        (kills_while_embedding, third),
         (kills_in_stream, options.kills - 2 * third),
         (kills_with_duplicates, third),
         (failing_workers, options.tries),
@@ -253,6 +282,8 @@ def main() -> None:
         (truncated_files, options.tries),
         (vanishing_files, options.tries),
     ]:
+        if options.only and fault.__name__ not in options.only:
+            continue
         outcome = fault(bench, n)
         outcomes.append(outcome)
         counts = f"{outcome.lost:>8}{outcome.duplicated:>12}{outcome.wrong:>8}"

@@ -29,16 +29,15 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.metadata import VectorMetadata, made_alike, vector_metadata
-from beam_gpte.files.cloud import missing_object
-from beam_gpte.files.folders import is_remote
 from beam_gpte.sinks.runs.leftovers import VECTORS, kept_vectors
 from beam_gpte.sinks.runs.processes import at_work
 
 KEY, PART, VECTOR = "key", "part", "vector"
 DIGEST_BYTES = 16
 DIGEST, PREFIX = np.dtype(f"S{DIGEST_BYTES}"), np.dtype("u8")  # a digest is looked up by a half
-SHARE = 0.01  # of the time since the first vector: what a kill loses
-LOCAL_SECONDS, REMOTE_SECONDS = 0.1, 10.0  # between two files, at least
+# Between two files are so many seconds, so much of the time since the first vector (which a kill
+# loses), and so many times what it takes to write one: 2 ms here, 0.1 s on an object store.
+SECONDS, SHARE, WRITES = 0.1, 0.01, 30
 MAX_BYTES = 64 << 20  # that wait in memory
 FILES_IN_MEMORY = 4
 
@@ -63,8 +62,7 @@ class ComputedVectors:
         self._lock = threading.Lock()
         self._waiting: list[tuple[bytes, np.ndarray]] = []
         self._bytes = 0
-        self._began = self._written = 0.0
-        self._pause = REMOTE_SECONDS if is_remote(self._home) else LOCAL_SECONDS
+        self._began = self._written = self._writing = 0.0
         self._works = True
         self._index = _Index(sorted({FileSystems.split(folder)[0] for folder in folders}), metadata)
 
@@ -82,16 +80,17 @@ class ComputedVectors:
             self._written = self._written or now
             self._waiting.append((_digest(key), vectors))
             self._bytes += vectors.nbytes
-            pause = max(self._pause, SHARE * (now - self._began))
+            pause = max(SECONDS, SHARE * (now - self._began), WRITES * self._writing)
             if now - self._written < pause and self._bytes < MAX_BYTES:
                 return
             waiting, self._waiting, self._bytes = self._waiting, [], 0
             self._written = now
         try:
             self._write(waiting)
-        except OSError as error:  # the job can do without
+        except Exception as error:  # each file system raises its own; the job can do without
             self._works = False
             _log.warning("%s: vectors are not kept for a next run: %s", self._home, error)
+        self._writing = time.monotonic() - now
 
     def _write(self, rows: list[tuple[bytes, np.ndarray]]) -> None:
         counts = [len(vectors) for _, vectors in rows]
@@ -186,7 +185,7 @@ def _read(path: str, metadata: VectorMetadata, columns: list[str] | None = None)
             if theirs is None or not made_alike(theirs, metadata):
                 return _NOTHING
             table = file.read(columns)
-    except (OSError, KeyError, ValueError, pa.ArrowException, *missing_object()):
+    except Exception:  # each file system raises its own, and Arrow of what is damaged
         return _NOTHING
     vectors = _NOTHING.vectors
     if VECTOR in table.column_names:
