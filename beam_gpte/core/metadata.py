@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from beam_gpte.core import canaries
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.format_version import FORMAT, check_format
 
 # The key of the JSON in a field's metadata.
 METADATA_KEY = b"beam_gpte"
@@ -57,6 +58,7 @@ class VectorMetadata:
       engine: precision, and whether texts ran unpadded or why not; informational, never compared.
       canaries: what the model made of a few fixed texts, before `quantization` and `postprocess`,
         see `core.canaries`; compared within a tolerance. Empty in data of earlier versions.
+      format: of what is stored, see `core.format_version`.
     """
 
     model: str
@@ -70,6 +72,7 @@ class VectorMetadata:
     postprocess: str = ""
     engine: str = ""
     canaries: str = ""
+    format: int = FORMAT
 
     @property
     def identity(self) -> str:
@@ -82,9 +85,14 @@ class VectorMetadata:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "VectorMetadata":
-        """Read what `to_json` wrote; fields of later versions are ignored."""
-        fields = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in json.loads(text).items() if name in fields})
+        """Read what `to_json` wrote; fields of later versions are ignored.
+
+        Raises:
+          InputError: it has a later format.
+        """
+        fields, found = {field.name for field in dataclasses.fields(cls)}, json.loads(text)
+        check_format(found.get("format"), "the vectors")
+        return cls(**{name: value for name, value in found.items() if name in fields})
 
     def field(self, name: str) -> pa.Field:
         """Return the Arrow field of a column of these vectors.

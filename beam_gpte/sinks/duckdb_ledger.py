@@ -8,12 +8,14 @@ import dataclasses
 
 import duckdb
 
+from beam_gpte.core.format_version import FORMAT, check_format
 from beam_gpte.sinks.duckdb_sql import catalog_entries, quote
 from beam_gpte.sinks.final_names import LAUNCH_DIGITS, Destination, Pane
 from beam_gpte.sinks.runs.same_rows import sum_of_hashes
 from beam_gpte.sinks.staging import StagedFile
 
 LEDGER = "beam_gpte_commits"
+COMMENT = "format "  # and its number: the comment of the table
 
 
 def table_exists(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
@@ -93,7 +95,10 @@ def find_commit(
     files = destination.files_hash([file.path for file in staged])[:-LAUNCH_DIGITS]
     owner = files + destination.launch_hash
     attempt = Attempt(destination, pane, owner)
-    if not (table_exists(connection, LEDGER) and table_exists(connection, table)):
+    if not table_exists(connection, LEDGER):
+        return attempt
+    _check_ledger(connection)
+    if not table_exists(connection, table):
         return attempt
     connection.execute(f"ALTER TABLE {LEDGER} ADD COLUMN IF NOT EXISTS digest VARCHAR")
     found = connection.execute(
@@ -105,6 +110,13 @@ def find_commit(
     if found is None or (found[0] and not has_rows(connection, table)):
         return attempt
     return dataclasses.replace(attempt, known=Commit(*found))
+
+
+def _check_ledger(connection: duckdb.DuckDBPyConnection) -> None:
+    found = catalog_entries(connection, "duckdb_tables", "comment", "table_name", LEDGER)
+    comment = found[0][0] or ""
+    if comment.startswith(COMMENT):
+        check_format(comment.removeprefix(COMMENT), f"the table {LEDGER}")
 
 
 def digest_rows(connection: duckdb.DuckDBPyConnection, source: str, names: list[str]) -> str:
@@ -132,6 +144,7 @@ def record_commit(
         'PRIMARY KEY (run, "table", "window", pane))'
     )
     connection.execute(f"ALTER TABLE {LEDGER} ADD COLUMN IF NOT EXISTS digest VARCHAR")
+    connection.execute(f"COMMENT ON TABLE {LEDGER} IS '{COMMENT}{FORMAT}'")
     run, pane = attempt.destination.run_name, attempt.pane
     entry = [run, table, pane.window, pane.index, *dataclasses.astuple(commit)]
     connection.execute(

@@ -180,7 +180,9 @@ def stored_metadata(comment: str | None) -> VectorMetadata | None:
     """Read the metadata of vectors from a column's comment; None where a person wrote it."""
     try:
         return VectorMetadata.from_json(comment or "")
-    except (ValueError, TypeError):
+    except InputError:  # a later format
+        raise
+    except (ValueError, TypeError, AttributeError):
         return None
 
 

@@ -21,6 +21,7 @@ import io
 import numpy as np
 
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.format_version import FORMAT, check_format
 from beam_gpte.core.vectors.kmeans import POINTS_PER_CELL, spherical_k_means
 from beam_gpte.core.vectors.similarity import unit_rows
 
@@ -128,7 +129,13 @@ class Space:
     def to_bytes(self) -> bytes:
         """Serialize to the content of an ``.npz`` file."""
         file = io.BytesIO()
-        np.savez(file, basis=self.basis, centroids=self.centroids, sketch_dims=self.sketch_dims)
+        np.savez(
+            file,
+            format=FORMAT,
+            basis=self.basis,
+            centroids=self.centroids,
+            sketch_dims=self.sketch_dims,
+        )
         return file.getvalue()
 
     @classmethod
@@ -136,11 +143,14 @@ class Space:
         """Restore the result of `to_bytes`.
 
         Raises:
-          InputError: the file is something else.
+          InputError: the file is something else, or of a later format.
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                check_format(arrays.get("format"), "the saved index")
                 return cls(arrays["basis"], arrays["centroids"], int(arrays["sketch_dims"]))
+        except InputError:
+            raise
         except (OSError, KeyError, ValueError) as error:
             raise InputError(
                 f"not a saved index: {error}; give the one that a previous deduplication saved"

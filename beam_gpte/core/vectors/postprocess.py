@@ -22,6 +22,7 @@ import json
 import numpy as np
 
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.format_version import FORMAT, check_format
 
 METHODS = ("center", "all_but_the_top", "whiten")
 
@@ -177,7 +178,7 @@ class Postprocess:
         if self.matrix is not None:
             arrays["matrix"] = self.matrix
         buffer = io.BytesIO()
-        np.savez(buffer, settings=np.array(self._settings()), **arrays)  # type: ignore[arg-type]
+        np.savez(buffer, format=FORMAT, settings=np.array(self._settings()), **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
 
     @classmethod
@@ -185,11 +186,12 @@ class Postprocess:
         """Restore the result of `to_bytes`; it holds numbers and text only, nothing executable.
 
         Raises:
-          InputError: the file is something else.
+          InputError: the file is something else, or of a later format.
         """
         try:
             arrays = dict(np.load(io.BytesIO(data), allow_pickle=False))
             settings = json.loads(str(arrays["settings"]))
+            check_format(arrays.get("format"), "the file of FitPostprocess")
             groups = None if settings["groups"] is None else tuple(settings["groups"])
             return cls(
                 settings["method"],
@@ -199,6 +201,8 @@ class Postprocess:
                 arrays["means"],
                 arrays.get("matrix"),
             )
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as error:
             raise InputError(
                 f"not a file that FitPostprocess wrote ({error}); fit the corpus again"
