@@ -31,7 +31,8 @@ def test_a_mistake_ends_the_job_once_in_one_line(
     assert done.stderr.splitlines()[-1].startswith(
         "embed_corpus.py: WriteRejects: 3 rows rejected, more than max_rejects 0; see"
     )
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["rejects"]
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["rejects"]
+    assert {path.suffix for path in (tmp_path / "out").glob(".*/*")} <= {".vectors"}
     assert {path.suffix for path in (tmp_path / "out" / "rejects").iterdir()} == {".jsonl"}
     if isinstance(engine, Flink):  # ended before its ten tries are used up
         jobs = engine.ask("jobs/overview")["jobs"]

@@ -66,9 +66,11 @@ def remove_staged(staged: list[StagedFile], destination: Destination, finished: 
         _remove_if_empty(folder)
 
 
-def _remove_vectors(folder: str) -> None:
+def _remove_vectors(folder: str) -> bool:
+    """Delete vectors that were kept; return whether there were any."""
     names = [name for name in list_files(folder) if name.endswith(VECTORS)]
     remove_files([FileSystems.join(folder, name) for name in names])
+    return bool(names)
 
 
 def _remove_if_empty(folder: str) -> None:
@@ -92,8 +94,7 @@ def remove_leftovers(destination: Destination, exclusive: bool) -> None:
             continue
         if not _may_be_alive(name, changed, exclusive):
             remove_folder(folder)
-        elif not _is_here(name):
-            _remove_vectors(folder)
+        elif not _is_here(name) and _remove_vectors(folder):
             _remove_if_empty(folder)
 
 

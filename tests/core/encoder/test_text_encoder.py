@@ -114,8 +114,8 @@ def test_a_vector_that_is_not_finite_fails_its_text_and_no_other(minilm: str) ->
     encoder = TextEncoder.load(minilm)
     run = encoder._runner.run
 
-    def damaged(pieces: list) -> Any:
-        result = run(pieces)
+    def damaged(pieces: list, *more: Any) -> Any:
+        result = run(pieces, *more)
         result.vectors[1] = result.vectors[1] * np.inf
         return result
 
