@@ -109,12 +109,9 @@ class EmbedText(AddsColumns, RejectingTransform):
             texts = texts | "Reuse" >> AttachPreviousVectors(
                 self.reuse, self.text_column, self._vectors
             )
-        handler, point = self._handler(), ResumePoint()
-        handler.resume = point
-        infer = RunInference(
-            handler.with_no_batching(),  # a block is a batch
-            watch_model_pattern=self.runtime.watch_model_pattern,
-        )
+        point = ResumePoint()
+        pattern = self.runtime.watch_model_pattern
+        infer = RunInference(self._handler(point), watch_model_pattern=pattern)
         vectors = texts | "Infer" >> infer.with_output_types(Block)
         point.watch(vectors)
         if not self._isolate:
@@ -126,7 +123,7 @@ class EmbedText(AddsColumns, RejectingTransform):
     def _check(self) -> CheckTexts:
         return CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())
 
-    def _handler(self) -> Any:
+    def _handler(self, resume: ResumePoint | None = None) -> Any:
         from beam_gpte.embedding.model_handler import TextEmbeddingModelHandler
 
         handler = TextEmbeddingModelHandler(
@@ -141,4 +138,5 @@ class EmbedText(AddsColumns, RejectingTransform):
         handler.step = self.step
         handler.added = self.added()
         handler.in_parts = handler.is_later = True
-        return handler
+        handler.resume = resume
+        return handler.with_no_batching()  # a block is a batch
