@@ -84,10 +84,10 @@ def test_a_model_that_loads_slowly_has_several_threads(
         time.sleep(2)
         return load(*arguments, **named)
 
-    def slow_encode(self: TextEncoder, texts: list[str]) -> Any:
+    def slow_encode(self: TextEncoder, *arguments: Any) -> Any:
         threads.add(threading.get_ident())
         time.sleep(1)
-        return encode(self, texts)
+        return encode(self, *arguments)
 
     monkeypatch.setattr(TextEncoder, "load", classmethod(slow_load))
     monkeypatch.setattr(TextEncoder, "encode_with_counts", slow_encode)
