@@ -198,7 +198,9 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         return isinstance(model, TextEncoder) and model.config.splits
 
     def _encode(self, texts: list[str], model: Model, isolate: bool) -> Encoding:
-        known = None if self.resume is None else self.resume.vectors(model.metadata)
+        known = None
+        if self.resume is not None and model.metadata.canaries:  # else any weights look alike
+            known = self.resume.vectors(model.metadata)
         began = time.monotonic()
         try:
             with self._running(model):
@@ -317,7 +319,7 @@ def _encode_one_by_one(texts: list[str], model: Model, error: Exception) -> Enco
 
 
 def _count(encoding: Encoding, seconds: float) -> None:
-    resumed = int(encoding.found.sum())
+    resumed = int(encoding.found.sum()) - sum(bool(encoding.found[i]) for i in encoding.failed)
     texts = len(encoding.dropped) - len(encoding.failed) - resumed
     whole = len(encoding.vectors) == len(encoding.dropped)  # one vector per text, no chunks
     values = (

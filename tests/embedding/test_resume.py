@@ -10,10 +10,18 @@ import numpy as np
 import pytest
 
 from beam_gpte.core.metadata import VectorMetadata
-from beam_gpte.sinks.runs import computed_vectors
+from beam_gpte.sinks.runs import computed_vectors, leftovers
 from beam_gpte.sinks.runs.computed_vectors import ComputedVectors
 from tests.conftest import MODES
-from tests.embedding.resumable import embedded, expected, hidden, start, written
+from tests.embedding.resumable import (
+    SlowEncoder,
+    embed,
+    embedded,
+    expected,
+    hidden,
+    start,
+    written,
+)
 
 ROWS = 3000
 SECONDS = 0.01  # for a text
@@ -111,3 +119,22 @@ def test_a_job_goes_on_where_nothing_can_be_kept(
     folder.write_text("a file")
     keep(monkeypatch, str(folder), {b"a": of([1, 2, 3]), b"b": of([1, 2, 3])})
     assert caplog.text.count("vectors are not kept for a next run") == 1
+
+
+class Picky(SlowEncoder):
+    """Take no text of another kind, so that two of them look alike."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        assert all(text.startswith("text ") for text in texts if text != "dimension")
+        return super().encode(texts)
+
+
+def test_an_encoder_without_canaries_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(computed_vectors, "MAX_BYTES", 0)
+    monkeypatch.setattr(leftovers, "_remove_vectors", lambda _: False)  # as if it were killed
+    for kind, kept in ((Picky, 0), (SlowEncoder, 20)):
+        output, log = tmp_path / kind.__name__, tmp_path / f"{kind.__name__}.log"
+        embed(str(output), kind(str(log), 0), 20, "parquet", [])
+        assert len(list(output.rglob("*.vectors"))) == kept
