@@ -78,7 +78,8 @@ class Job:
             standard.runner, standard.streaming = LOCAL_RUNNER if self.is_stream else None, False
             direct.direct_running_mode, direct.direct_num_workers = IN_PROCESS[0], 1
         files = [file for side in self.sides.values() for file in side.files]
-        local_options(options, files, getattr(self.options, "reuse", None))
+        given = (getattr(self.options, name, None) for name in ("reuse", "reference"))
+        local_options(options, files, next(filter(None, given), None))
         return options
 
     @property
