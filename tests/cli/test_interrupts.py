@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from beam_gpte.cli.runtime import KEPT
 from tests.programs import start
 
-LINE = f"interrupted; {KEPT}"
+LINE = (
+    "interrupted; what was committed is kept, and vectors that were computed; "
+    "the same command goes on with them"
+)
 
 
 def write_texts(folder: Path, rows: int) -> str:

@@ -22,6 +22,8 @@ from beam_gpte import EmbedText, WriteVectorsToDuckDB, WriteVectorsToParquet
 from beam_gpte.core.canaries import TEXTS
 from tests.examples import WordEncoder
 
+Row = tuple[str, str, list[float]]  # id, text, vector
+
 
 class SlowEncoder:
     """Take some time for each text."""
@@ -73,24 +75,23 @@ def hidden(output: Path) -> list[str]:
     return sorted(str(path) for path in output.rglob(".beam-gpte-tmp-*"))
 
 
-def written(output: Path) -> dict[str, list[tuple[str, list[float]]]]:
-    """Read the ids and vectors that are in each sink, sorted."""
+def written(output: Path) -> dict[str, list[Row]]:
+    """Read the rows that are in each sink, sorted."""
     found = {}
     if any((output / "folder").glob("*.parquet")):
         table = pl.read_parquet(output / "folder/*.parquet")
-        found["parquet"] = table.select("id", "embedding").rows()
+        found["parquet"] = table.select("id", "text", "embedding").rows()
     if (output / "vectors.duckdb").exists():
         with duckdb.connect(str(output / "vectors.duckdb"), read_only=True) as connection:
-            rows = connection.execute("SELECT id, embedding FROM vectors").fetchall()
-        found["duckdb"] = [(row, list(vector)) for row, vector in rows]
+            rows = connection.execute("SELECT id, text, embedding FROM vectors").fetchall()
+        found["duckdb"] = [(name, text, list(vector)) for name, text, vector in rows]
     return {sink: sorted(rows) for sink, rows in found.items()}
 
 
-def expected(count: int) -> list[tuple[str, list[float]]]:
+def expected(rows: list[dict[str, str]]) -> list[Row]:
     """Compute what has to be in each sink."""
-    rows = rows_of(count)
-    vectors = WordEncoder().encode([row["text"] for row in rows])
-    return sorted((row["id"], vector.tolist()) for row, vector in zip(rows, vectors, strict=True))
+    vectors = WordEncoder().encode([row["text"] for row in rows]).tolist()
+    return sorted((row["id"], row["text"], v) for row, v in zip(rows, vectors, strict=True))
 
 
 def main() -> None:

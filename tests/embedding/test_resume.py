@@ -19,6 +19,7 @@ from tests.embedding.resumable import (
     embedded,
     expected,
     hidden,
+    rows_of,
     start,
     written,
 )
@@ -45,7 +46,7 @@ def test_a_killed_run_is_resumed(tmp_path: Path, share: float, sinks: str, mode:
     again = (embedded(log) - before).total()
     assert again <= (1 - share + 0.02) * ROWS + 1, again / ROWS
     assert hidden(output) == []
-    assert written(output) == dict.fromkeys(sinks.split("+"), expected(ROWS))
+    assert written(output) == dict.fromkeys(sinks.split("+"), expected(rows_of(ROWS)))
 
 
 METADATA = VectorMetadata("model", "f" * 16, "mean", "", 3, normalized=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from beam_gpte.sinks.runs.leftovers import kept_vectors
-from tests.embedding.resumable import embedded, expected, start, written
+from tests.embedding.resumable import embedded, expected, rows_of, start, written
 from tests.engines.engine import Engine
 from tests.engines.flink import Flink
 
@@ -34,7 +34,7 @@ def test_a_canceled_job_is_resumed(engine: Engine, tmp_path: Path) -> None:
     again = (embedded(log) - before).total()
     assert again <= (1 - SHARE + 0.05) * ROWS, again / ROWS
     assert kept_vectors([str(output / "folder")]) == []
-    assert written(output) == {"parquet": expected(ROWS)}
+    assert written(output) == {"parquet": expected(rows_of(ROWS))}
 
 
 def cancel_all(engine: Flink) -> None:

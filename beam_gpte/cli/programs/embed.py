@@ -246,16 +246,16 @@ def check(options: argparse.Namespace, config: EncoderConfig) -> None:
 def summary_of(
     count: dict[str, int], seconds: float, options: argparse.Namespace
 ) -> dict[str, Any]:
-    known = count.get("texts_reused", 0), count.get("texts_resumed", 0)
+    reused, resumed = count.get("texts_reused", 0), count.get("texts_resumed", 0)
     return {
         "model": public_name(options.model),
-        "texts": count.get("texts", 0) + sum(known),
+        "texts": count.get("texts", 0) + reused + resumed,
         "tokens": count.get("tokens", 0),
         "seconds": round(seconds, 2),
         "texts_per_second": round(count.get("texts", 0) / seconds, 1),
-        "vectors": count.get("vectors", 0) + known[0],
-        "reused": known[0],
-        "resumed": known[1],
+        "vectors": count.get("vectors", 0) + reused,
+        "reused": reused,
+        "resumed": resumed,
         "truncated": count.get("texts_truncated", 0),
         "rejected": count.get("rejects", 0),
         "reasons": {
