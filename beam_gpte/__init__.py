@@ -42,6 +42,10 @@ from beam_gpte.mining.score_bitext import ScoreBitext as ScoreBitext
 from beam_gpte.mining.search import Comparison as Comparison
 from beam_gpte.mining.threshold import Thresholding as Thresholding
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds as RejectDuplicateIds
+from beam_gpte.sinks.folders.compact_vectors import CompactVectors as CompactVectors
+from beam_gpte.sinks.folders.delete_vectors import Deleted as Deleted
+from beam_gpte.sinks.folders.delete_vectors import DeleteVectors as DeleteVectors
+from beam_gpte.sinks.folders.replace_options import ReplaceOptions as ReplaceOptions
 from beam_gpte.sinks.write_duckdb import DuckDBOptions as DuckDBOptions
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB as WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet as WriteVectorsToParquet
@@ -73,6 +77,7 @@ __all__ = [
     "Block",
     "ChunkText",
     "Columns",
+    "CompactVectors",
     "Comparison",
     "Deduplicate",
     "DeduplicateExact",
@@ -80,6 +85,8 @@ __all__ = [
     "DeduplicateSemantic",
     "DeduplicateStream",
     "Deduplication",
+    "DeleteVectors",
+    "Deleted",
     "DuckDBOptions",
     "DuckDBVectorWriterConfig",
     "EmbedText",
@@ -104,6 +111,7 @@ __all__ = [
     "ReadOptions",
     "ReadVectors",
     "RejectDuplicateIds",
+    "ReplaceOptions",
     "Rerank",
     "ScoreBitext",
     "SemanticOptions",

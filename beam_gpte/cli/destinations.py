@@ -17,7 +17,7 @@ from beam_gpte.embedding.shared_models import shared_model
 from beam_gpte.files.folders import is_remote
 from beam_gpte.sinks.duckdb_sql import catalog_entries, connect
 from beam_gpte.sinks.duckdb_table import stored_metadata
-from beam_gpte.sinks.write_parquet import existing_schemas
+from beam_gpte.sinks.folders.parquet_folder import existing_schemas
 
 TABLE = "vectors"
 

@@ -75,6 +75,10 @@ class PassingInputError(InputError):
     """Report what may be gone at the next try, such as a full disk: engines try again."""
 
 
+class ReplacedFileError(PassingInputError):
+    """Report a file that was replaced after it was listed: another listing has what replaced it."""
+
+
 @contextlib.contextmanager
 def naming(step: str | None) -> Iterator[None]:
     """Begin the message of an `InputError` with the transform that the user wrote; None for none.

@@ -27,9 +27,9 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.shuffle.packing import Packer, Piece, split_rows, unpack
+from beam_gpte.shuffle.spread_parts import SpreadParts, read_parts
 from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.read_vectors import vector_files
-from beam_gpte.sources.spread_parts import SpreadParts, read_parts
 
 # Of the texts, by hash: a worker holds the previous vectors of one, 1/256 of the previous run.
 PARTITIONS = 256

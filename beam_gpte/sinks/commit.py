@@ -38,7 +38,7 @@ from beam_gpte.sinks.staging import SpreadBlocks, StagedFile, StageFiles, StageS
 WHOLE = Pane()  # a bounded collection, committed at once
 
 PaneFiles = tuple[Pane, list[StagedFile]]
-Commit = Callable[[list[StagedFile], Pane], list[WrittenFile]]
+Commit = Callable[..., list[WrittenFile]]  # of list[StagedFile], Pane, and what is beside them
 
 
 def stage_and_commit(
@@ -48,6 +48,7 @@ def stage_and_commit(
     commit: Commit,
     output: Output,
     num_shards: int | None = None,
+    beside: beam.PTransform | None = None,
 ) -> beam.PCollection[WrittenFile]:
     """Stage all blocks, then commit all files at once, or, of a stream or windows, pane by pane.
 
@@ -59,6 +60,7 @@ def stage_and_commit(
       output: where it writes, and what it waits for, which is bounded: nothing is committed before
         that is complete, and nothing at all if computing it fails.
       num_shards: shuffle the blocks first, to stage this number of files.
+      beside: computes from the staged files what a commit of a whole collection gets besides them.
 
     Raises:
       InputError: a stream is in the global window without a trigger, its windows are not intervals,
@@ -73,13 +75,47 @@ def stage_and_commit(
     named_commit = InStep(step, commit if owner is None else OwnedCommit(owner, commit))
     if panes is None:
         once = blocks.pipeline | "Once" >> beam.Impulse()
-        committing = beam.ParDo(_CommitWhole(named_commit), beam.pvalue.AsIter(staged), *waits)
+        more = [] if beside is None else [beam.pvalue.AsIter(staged | "Beside" >> beside)]
+        whole = _CommitWhole(named_commit, len(more))
+        committing = beam.ParDo(whole, beam.pvalue.AsIter(staged), *more, *waits)
         written = once | "Commit" >> committing.with_output_types(WrittenFile)
     else:
         committing = beam.ParDo(_CommitPanes(named_commit), *waits)
         written = _group(step, staged) | "Commit" >> committing.with_output_types(WrittenFile)
     add_output(blocks.pipeline, dataclasses.replace(output, is_whole=panes is None), written)
     return written
+
+
+def commit_once(
+    step: str,
+    parts: beam.PCollection,
+    commit: Callable[[list[Any]], list[Any]],
+    output: Output,
+    kind: type = WrittenFile,
+) -> beam.PCollection:
+    """Commit all of a bounded collection at once, when it is complete.
+
+    Args:
+      step: the transform that the user wrote, for errors.
+      parts: what the commit gets, in any order.
+      commit: repeatable; returns what the transform gives.
+      output: where it writes.
+      kind: the type of what it returns.
+
+    Raises:
+      InputError: another sink of the pipeline would lose its rows.
+    """
+    pipeline = parts.pipeline
+    with naming(step):
+        check_outputs(pipeline, output)
+    committing = beam.FlatMap(_commit_all, InStep(step, commit), beam.pvalue.AsIter(parts))
+    done = pipeline | "Once" >> beam.Impulse() | "Commit" >> committing.with_output_types(kind)
+    add_output(pipeline, dataclasses.replace(output, is_whole=True), done)
+    return done
+
+
+def _commit_all(_: bytes, commit: Callable[[list[Any]], list[Any]], parts: Iterable) -> list[Any]:
+    return commit(list(parts))
 
 
 def _group(
@@ -133,11 +169,13 @@ def _stage(
 
 
 class _CommitWhole(beam.DoFn):
-    def __init__(self, commit: Commit) -> None:
+    def __init__(self, commit: Commit, beside: int) -> None:
         self._commit = commit
+        self._beside = beside
 
-    def process(self, _: bytes, staged: Iterable[StagedFile], *barrier: Any) -> list[WrittenFile]:
-        return _count(self._commit(_sort(staged), WHOLE))
+    def process(self, _: bytes, staged: Iterable[StagedFile], *more: Any) -> list[WrittenFile]:
+        beside = [list(some) for some in more[: self._beside]]  # the others are barriers
+        return _count(self._commit(_sort(staged), WHOLE, *beside))
 
 
 class _CommitPanes(beam.DoFn):

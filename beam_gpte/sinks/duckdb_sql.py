@@ -11,8 +11,14 @@ import duckdb
 from beam_gpte.core.errors import InputError, PassingInputError
 from beam_gpte.core.machine import cores, installed_memory, usable_memory
 
+DATABASES = (".duckdb", ".ddb", ".db")
 LOCK_SECONDS = 60  # how long a commit or a reader waits for another process to close the database
 POLL_SECONDS = 0.2
+
+
+def is_database(path: str) -> bool:
+    """Check for the extension of a DuckDB file; a local folder may have it too."""
+    return path.endswith(DATABASES) and not os.path.isdir(path)
 
 
 def check_database_path(path: str) -> None:

@@ -23,11 +23,13 @@ from beam_gpte.sinks.duckdb_ledger import (
 )
 from beam_gpte.sinks.duckdb_search import create_macros
 from beam_gpte.sinks.duckdb_sql import catalog_entries, literal, quote, transaction
+from beam_gpte.sinks.duckdb_sync import Sync, sync_rows
 from beam_gpte.sinks.runs.publish import REPEATED, count_commit, other_rows
 from beam_gpte.sinks.runs.same_rows import exact_columns
 
 REPLACING = ("replace", "mirror")
-MODES = ("upsert", "insert", *REPLACING)
+WHOLE_TABLE = (*REPLACING, "sync")  # modes after which the table has no other rows
+MODES = ("upsert", "insert", *WHOLE_TABLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +41,10 @@ class Table:
       name: of the table.
       id_column: its ids are unique; None if its rows have none.
       mode: how to treat rows whose ids are in the table: "upsert" replaces them, "insert" refuses
-        them, "replace" and "mirror" remove all rows of the table first.
+        them, "replace" and "mirror" remove all rows of the table first, "sync" those that have
+        changed or are gone.
       index: create an HNSW index where the vss extension can be loaded.
+      sync: which rows a sync keeps.
     """
 
     path: str
@@ -48,6 +52,12 @@ class Table:
     id_column: str | None
     mode: str
     index: bool = False
+    sync: Sync = dataclasses.field(default_factory=Sync)
+
+    @property
+    def may_be_emptied(self) -> bool:
+        """Whether an input without rows removes all rows."""
+        return self.mode == "mirror" or (self.mode == "sync" and self.sync.allow_empty)
 
 
 def load_files(
@@ -80,7 +90,8 @@ def load_files(
     if _is_repeated(commit, attempt, table):
         return None
     with transaction(connection, table.path):
-        if table_exists(connection, table.name):
+        is_there = table_exists(connection, table.name)
+        if is_there:
             if files:
                 _check_table(connection, table, schema, columns, source)
             if table.mode in REPLACING:
@@ -94,9 +105,14 @@ def load_files(
             forget_table(connection, table.name)
             if files:
                 _create(connection, table.name, columns)
-        if files:
+        if table.mode == "sync" and is_there and table.id_column is not None:
+            names_of = table.name, table.id_column
+            there = source if files else ""
+            rows = sync_rows(connection, there, columns, names_of, table.sync)
+        elif files:
             names = ", ".join(quote(column.name) for column in columns)
             connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {source}")
+        if files:
             _describe_vectors(connection, table.name, schema)
         create_macros(connection, table.name, table.id_column, schema)
         record_commit(connection, table.name, attempt, commit)

@@ -1,29 +1,25 @@
-"""Name the files of a run, and tell which of a folder's files count.
+"""Name the files of a run.
 
     <folder>/part-<run>[-<window>-<pane>]-<commit>-<i>-of-<n>.parquet
-    <folder>/.beam-gpte-replaces-part-<run>-<commit>.json: what this set replaces, while it does
+    <folder>/.beam-gpte-replaces-part-<run>-<commit>.json: what this set replaces
+    <folder>/.beam-gpte-previous-part-<run>-<commit>/*.kept: what it has replaced, if that is kept
 
-The `n` files of one commit are a set. A set that a killed run left incomplete does not count, and
-neither do files that a complete set replaces. The names are the ledger of what is committed.
+The `n` files of one commit are a set. The names are the ledger of what is committed; which of a
+folder's files count, `runs.folder_state` tells.
 """
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import uuid
-from collections import defaultdict
-from collections.abc import Iterator
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.files.cloud import missing_object
-from beam_gpte.files.folders import TEMPORARY, file_name, list_partitioned, output_path
+from beam_gpte.files.folders import TEMPORARY, file_name, output_path
 from beam_gpte.sinks.runs.launch import Launch
 from beam_gpte.sinks.runs.processes import machine
 
-REPLACES = ".beam-gpte-replaces-"
 LAUNCH_DIGITS = 8  # of a commit's 16 in the name of a set
 PUBLISHED = re.compile(
     r"(?P<set>(?P<pane>(?P<prefix>\w+)-(?P<run>[0-9a-f]{12})(-[\w.]+-\d+)?)(-(?P<commit>[0-9a-f]{16}))?)"
@@ -55,6 +51,15 @@ class Pane:
     def is_whole(self) -> bool:
         """Whether it is a whole bounded collection."""
         return not self.window
+
+
+# What a sync, deletion, compaction or rollback commits: new files in place of others.
+REWRITTEN = Pane("rewritten")
+
+
+def is_rewritten(name: str) -> bool:
+    """Return whether a set is of `REWRITTEN`, by its name; none is committed a second time."""
+    return name.endswith(f"-{REWRITTEN.window}-{REWRITTEN.index}-{name.rpartition('-')[2]}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,129 +138,17 @@ def is_same_launch(name: str, earlier: str) -> bool:
     return name[-16:-8] == earlier[-16:-8]
 
 
-def published_sets(folder: str, prefix: str, extension: str) -> dict[str, list[str]]:
-    """List all files that sinks made in `folder`, by set: sorted paths within the folder."""
-    return sets_among(list_partitioned(folder), prefix, extension)
+def run_of(path: str) -> str:
+    """Return the hash of the run that published a file, which is part of its name."""
+    return match_name(path)["run"]
 
 
-def sets_among(paths: list[str], prefix: str, extension: str) -> dict[str, list[str]]:
-    """List those of `paths` that sinks made, by set."""
-    sets: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        match = PUBLISHED.fullmatch(file_name(path))
-        if match and match["prefix"] == prefix and match["end"] == extension:
-            sets[match["set"]].append(path)
-    return dict(sets)
-
-
-def current_sets(folder: str, prefix: str, extension: str) -> dict[str, list[str]]:
-    """List the files that count, by set: of complete sets that no other replaces."""
-    return _divided(folder, prefix, extension)[0]
-
-
-def unfinished_files(folder: str, prefix: str, extension: str) -> set[str]:
-    """List the files that do not count, as paths within `folder`."""
-    return {path for files in _divided(folder, prefix, extension)[1].values() for path in files}
-
-
-def _divided(
-    folder: str, prefix: str, extension: str
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """List the sets that count, and those that do not."""
-    paths = list_partitioned(folder)
-    replaced = replaced_files(folder, paths)
-    counting: dict[str, list[str]] = {}
-    others: dict[str, list[str]] = {}
-    for name, files in sets_among(paths, prefix, extension).items():
-        counts = is_complete(files) and not replaced.intersection(files)
-        (counting if counts else others)[name] = files
-    return counting, others
-
-
-def incomplete_files(paths: list[str]) -> set[str]:
-    """Return those of `paths` that do not count.
-
-    They belong to sets which a run has not finished or a person cut, or that a complete set
-    replaces. A set spans the partitions of a folder, so the whole folder is listed.
-    """
-    kinds: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for path in paths:
-        match = PUBLISHED.fullmatch(file_name(path))
-        if match:
-            kinds[_partitioned_folder(path), match["prefix"], match["end"]].append(path)
-    found: set[str] = set()
-    for (folder, prefix, end), files in kinds.items():
-        partial = {FileSystems.join(folder, path) for path in unfinished_files(folder, prefix, end)}
-        found.update(partial.intersection(files))
-    return found
-
-
-def _partitioned_folder(path: str) -> str:
+def partitioned_folder(path: str) -> str:
     """Return the folder that a sink wrote to, above its partitions."""
     folders = path.split("/")[:-1]
     while folders and "=" in folders[-1]:
         folders.pop()
     return "/".join(folders) or "/"
-
-
-def replaced_files(folder: str, paths: list[str]) -> set[str]:
-    """Return those of `paths` in `folder` that a complete set replaces, but has not removed yet."""
-    found: set[str] = set()
-    for note in paths:
-        if file_name(note).startswith(REPLACES):
-            start = note.removesuffix(file_name(note))
-            if is_complete_set(paths, start, set_of_note(note)):
-                found.update(f"{start}{path}" for path in read_note(folder, note))
-    return found
-
-
-def is_complete_set(paths: list[str], start: str, name: str) -> bool:
-    """Return whether `paths` have all files of a set, in or below one folder."""
-    files = [
-        path
-        for path in paths
-        if path.startswith(start) and file_name(path).startswith(f"{name}-") and _is_of(path, name)
-    ]
-    return bool(files) and is_complete(files)
-
-
-def _is_of(path: str, name: str) -> bool:
-    match = PUBLISHED.fullmatch(file_name(path))
-    return match is not None and match["set"] == name
-
-
-def note_of(name: str) -> str:
-    """Return the name of the file that says what a set replaces."""
-    return f"{REPLACES}{name}.json"
-
-
-def set_of_note(note: str) -> str:
-    """Return the set that a note is about."""
-    return file_name(note).removeprefix(REPLACES).removesuffix(".json")
-
-
-def read_note(folder: str, note: str) -> Iterator[str]:
-    """Read which files a set replaces: paths within the note's folder; none of a damaged note."""
-    gone: tuple[type[Exception], ...] = (OSError, ValueError, *missing_object())
-    try:
-        with FileSystems.open(FileSystems.join(folder, note)) as stream:
-            known = json.load(stream)
-    except gone:  # another process removed it, or writes it now
-        return
-    for path in known if isinstance(known, list) else []:
-        if isinstance(path, str) and PUBLISHED.fullmatch(file_name(path)):
-            yield path
-
-
-def is_complete(files: list[str]) -> bool:
-    """Return whether these paths of one set are the whole set."""
-    counts = {int(match["count"]) for match in map(match_name, files)}
-    return counts == {len(files)}
-
-
-def run_of(path: str) -> str:
-    """Return the hash of the run that published a file, which is part of its name."""
-    return match_name(path)["run"]
 
 
 def match_name(path: str) -> re.Match[str]:

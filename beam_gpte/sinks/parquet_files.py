@@ -18,7 +18,11 @@ from beam_gpte.elements.arrow_values import check_field_names
 from beam_gpte.elements.plain_types import common_type
 from beam_gpte.files.folders import file_name
 from beam_gpte.sinks.final_names import match_name
-from beam_gpte.sinks.partitions import partition_columns, partition_metadata, partition_types
+from beam_gpte.sinks.folders.partitions import (
+    partition_columns,
+    partition_metadata,
+    partition_types,
+)
 from beam_gpte.sinks.staging import STAGED, StagedFile, waiting_files
 from beam_gpte.sinks.vector_checks import check_values
 

@@ -23,7 +23,7 @@ from beam_gpte.core.columns import check_visible
 from beam_gpte.core.errors import PassingInputError, naming
 from beam_gpte.elements.block import Block
 from beam_gpte.files.folders import list_files, remove_files
-from beam_gpte.sinks.partitions import split_partitions
+from beam_gpte.sinks.folders.partitions import split_partitions
 from beam_gpte.sinks.runs.launch import Stager
 from beam_gpte.sinks.runs.processes import at_work
 
@@ -211,7 +211,7 @@ class StageShards(beam.DoFn):
         self._stage.teardown()
 
 
-def _create(path: str) -> BinaryIO:
+def create(path: str) -> BinaryIO:
     """Create a file and its folder, which the commit of a pane may remove at the same moment."""
     for _ in range(CREATE_ATTEMPTS - 1):
         with contextlib.suppress(FileNotFoundError):
@@ -235,7 +235,7 @@ class _OpenFile:
         self._partition = partition
         self._time_and_windows = (timestamp, (window,))
         self._schema = schema
-        self._stream = _create(path)
+        self._stream = create(path)
         with self._writing():
             self._writer = open_writer(self._stream, schema)
         self._waiting: list[pa.RecordBatch] = []

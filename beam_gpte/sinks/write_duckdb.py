@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
+import duckdb
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
@@ -35,8 +36,10 @@ from beam_gpte.sinks.commit import stage_and_commit, warn_of_no_rows
 from beam_gpte.sinks.duckdb_ledger import LEDGER, find_commit
 from beam_gpte.sinks.duckdb_search import create_indexes, load_vss
 from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, check_database_path, connect
-from beam_gpte.sinks.duckdb_table import MODES, REPLACING, Table, load_files
+from beam_gpte.sinks.duckdb_sync import RejectedIds, Sync
+from beam_gpte.sinks.duckdb_table import MODES, WHOLE_TABLE, Table, load_files
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
+from beam_gpte.sinks.folders.replace_options import KEEPS_NO_PREVIOUS, ReplaceOptions
 from beam_gpte.sinks.panes import is_whole
 from beam_gpte.sinks.parquet_files import ParquetFileWriter, conform_files, unify_staged_schemas
 from beam_gpte.sinks.runs.leftovers import remove_leftovers, remove_staged
@@ -93,12 +96,14 @@ class WriteVectorsToDuckDB(TakesFrames):
         as pairs, which cannot be upserted.
       mode: "upsert" replaces rows of the table with the same ids; "insert" refuses such rows;
         "replace" makes the table exactly this collection, which cannot be a stream; without a
-        single row it is left as it is, and emptied by "mirror".
+        single row it is left as it is, and emptied by "mirror"; "sync" does so too, and touches
+        only rows that have changed, are new or are gone, see `ReplaceOptions`.
       run: names the run: whatever a run of this name has committed is never loaded again, so a
         killed run can be repeated. It has to have the same rows, in the same panes. By default
         every run has a unique name.
       commit_after: nothing is loaded before this collection is complete, or if computing it fails.
       options: the index, and the folder for staged files.
+      replacing: which rows a sync keeps; its ids are those of `id_column`.
 
     Raises, while the job runs:
       InputError: ids are null or not unique, vectors or columns differ from the table's, or the
@@ -112,6 +117,7 @@ class WriteVectorsToDuckDB(TakesFrames):
     run: str | None = None
     commit_after: beam.PCollection | None = dataclasses.field(default=None, repr=False)
     options: DuckDBOptions = DuckDBOptions()
+    replacing: ReplaceOptions = dataclasses.field(default_factory=ReplaceOptions)
 
     def __post_init__(self) -> None:
         for name in ("path", "table", "id_column"):
@@ -127,11 +133,13 @@ class WriteVectorsToDuckDB(TakesFrames):
             raise InputError(
                 f"mode {self.mode!r} is unknown; use {', '.join(MODES[:-1])} or {MODES[-1]}"
             )
-        if self.id_column is None and self.mode == "upsert":
+        if self.id_column is None and self.mode in ("upsert", "sync"):
             raise InputError(
-                "id_column is None, and mode upsert replaces rows by their ids; "
+                f"id_column is None, and mode {self.mode} replaces rows by their ids; "
                 'pass mode="insert" or mode="replace"'
             )
+        if self.replacing.keep_previous:
+            raise InputError(KEEPS_NO_PREVIOUS)
         if self.run == "":
             raise InputError("run is empty; name the run, or omit it")
 
@@ -142,24 +150,28 @@ class WriteVectorsToDuckDB(TakesFrames):
     def write_blocks(self, blocks: beam.PCollection[Block]) -> beam.PCollection[WrittenFile]:
         """Write blocks."""
         step = type(self).__name__
-        if self.mode in REPLACING and not is_whole(blocks):
+        if self.mode in WHOLE_TABLE and not is_whole(blocks):
             raise InputError(
                 f"{step}: a stream or windowed collection cannot replace a whole table; "
                 'pass mode="upsert" or mode="insert"'
             )
         key = place_key(DATABASE, self.path, self.table.lower())
         target = hashlib.sha256("\n".join(key).encode()).hexdigest()[:8]
-        folder = self.options.staging or _folder(self.path)
+        folder = self.options.staging or folder_of(self.path)
         settings = self.table, self.id_column, self.mode, self.options.index
         with naming(step):
             destination = Destination.new(folder, f"duckdb-{target}", self.run)
-            table = Table(output_path(self.path), *settings)
+            sync = Sync(self.replacing.parent_column, self.replacing.allow_empty)
+            table = Table(output_path(self.path), *settings, sync)
         writer = functools.partial(ParquetFileWriter, id_column=self.id_column)
         stage = StageFiles(step, destination.temporary, writer)
-        commit = functools.partial(commit_duckdb, destination=destination, table=table)
-        place, replaces = f"table {self.table!r} of {self.path}", self.mode in REPLACING
+        is_sync = self.mode == "sync"
+        load = sync_duckdb if is_sync else commit_duckdb
+        commit = functools.partial(load, destination=destination, table=table)
+        beside = RejectedIds(step, self.id_column, self.replacing) if is_sync else None
+        place, replaces = f"table {self.table!r} of {self.path}", self.mode in WHOLE_TABLE
         output = Output(place, key, self.run, replaces, self.commit_after, destination.temporary)
-        return stage_and_commit(step, blocks, stage, commit, output)
+        return stage_and_commit(step, blocks, stage, commit, output, beside=beside)
 
 
 def commit_duckdb(
@@ -186,13 +198,25 @@ def commit_duckdb(
       this pane.
     """
     written = []
-    if not staged and table.mode == "replace":
+    if not staged and table.mode in WHOLE_TABLE and not table.may_be_emptied:
         warn_of_no_rows(f"table {table.name!r} of {table.path}")
-    if staged or table.mode == "mirror":
+    if staged or table.may_be_emptied:
         written = _commit(staged, pane, destination, table, lock_timeout)
     remove_staged(staged, destination, finished=pane.is_whole)
     remove_leftovers(destination, exclusive=False)
     return written
+
+
+def sync_duckdb(
+    staged: list[StagedFile],
+    pane: Pane,
+    rejected: list[Block],
+    destination: Destination,
+    table: Table,
+) -> list[WrittenFile]:
+    """Make the table hold exactly the staged rows, but for those that were rejected."""
+    known = dataclasses.replace(table, sync=table.sync.without(rejected))
+    return commit_duckdb(staged, pane, destination, known)
 
 
 def _commit(
@@ -202,11 +226,7 @@ def _commit(
     table: Table,
     lock_timeout: float,
 ) -> list[WrittenFile]:
-    with (
-        _COMMIT_LOCK,
-        _local_database(table.path, destination) as database,
-        connect(database, table.path, lock_timeout) as connection,
-    ):
+    with opened(table.path, destination, lock_timeout) as connection:
         attempt = find_commit(connection, table.name, destination, pane, staged)
         if attempt.is_done:
             return [WrittenFile(table.path, attempt.known_rows)]
@@ -235,10 +255,23 @@ def check_database(path: str) -> None:
       InputError: it is locked or not a DuckDB database, or its folder cannot be written.
     """
     if is_remote(path) or not Path(path).exists():
-        check_writable(_folder(path))
+        check_writable(folder_of(path))
     else:
         with connect(path, path):
             pass
+
+
+@contextlib.contextmanager
+def opened(
+    path: str, destination: Destination, lock_timeout: float = LOCK_SECONDS
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a database to change it, one commit of this process at a time; upload it if remote."""
+    with (
+        _COMMIT_LOCK,
+        _local_database(path, destination) as database,
+        connect(database, path, lock_timeout) as connection,
+    ):
+        yield connection
 
 
 @contextlib.contextmanager
@@ -253,7 +286,7 @@ def _local_database(path: str, destination: Destination) -> Iterator[str]:
         if FileSystems.exists(path):
             copy_file(path, local)
         yield local
-        uploads = dataclasses.replace(destination, folder=_folder(path))
+        uploads = dataclasses.replace(destination, folder=folder_of(path))
         uploaded = FileSystems.join(uploads.temporary, "database")
         copy_file(local, uploaded)
         FileSystems.rename([uploaded], [path])
@@ -278,5 +311,6 @@ def _local_copies(staged: list[StagedFile]) -> Iterator[list[str]]:
         yield paths
 
 
-def _folder(path: str) -> str:
+def folder_of(path: str) -> str:
+    """Return the folder of a database."""
     return FileSystems.split(path)[0]

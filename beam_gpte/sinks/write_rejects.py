@@ -30,7 +30,7 @@ from beam_gpte.sinks.commit import barrier, stage_and_commit
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
 from beam_gpte.sinks.panes import is_whole
 from beam_gpte.sinks.runs.outputs import Output, place_key
-from beam_gpte.sinks.runs.publish import Layout, one_at_a_time, publish
+from beam_gpte.sinks.runs.publish import Layout, Replacement, one_at_a_time, publish
 from beam_gpte.sinks.runs.same_rows import digest_lines
 from beam_gpte.sinks.staging import StagedFile, StageFiles
 
@@ -141,7 +141,8 @@ def commit_jsonl(
       NothingWrittenError: they have more than `max_rejects` rows; they are published nevertheless.
     """
     with one_at_a_time(destination.folder):
-        written = publish(staged, destination, pane, LAYOUT, replace=pane.is_whole)
+        replacement = Replacement() if pane.is_whole else None
+        written = publish(staged, destination, pane, LAYOUT, replacement)
     count = sum(file.rows for file in written)
     if max_rejects is not None and count > max_rejects:
         raise NothingWrittenError(

@@ -15,9 +15,12 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.columns import TEXT
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, ReplacedFileError
 from beam_gpte.files.cloud import missing_object
+from beam_gpte.files.folders import file_name
 from beam_gpte.files.meter import BYTES, report
+from beam_gpte.sinks.final_names import PUBLISHED
+from beam_gpte.sinks.runs.previous_state import find_kept
 from beam_gpte.sources.formats.encodings import (
     UTF_8,
     OtherEncoding,
@@ -109,6 +112,23 @@ def open_file(path: str, encoding: str = UTF_8) -> Iterator[BinaryIO]:
 
 
 def _open_bytes(path: str) -> Any:
+    """Open the bytes of a file; of one that was replaced since it was listed, what is kept."""
+    gone: tuple[type[Exception], ...] = (FileNotFoundError, *missing_object())
+    try:
+        return _open_present(path)
+    except gone as error:
+        if PUBLISHED.fullmatch(file_name(path)) is None:
+            raise
+        kept = find_kept(path)
+        if kept is None:
+            raise ReplacedFileError(
+                "another run has replaced this file since it was listed; read again, or have that "
+                "run keep what it replaces (keep_previous)"
+            ) from error
+        return _open_present(kept)
+
+
+def _open_present(path: str) -> Any:
     """Open the bytes of a file; a local one only if it is a file, for a FIFO would wait forever."""
     if FileSystems.get_scheme(path) is not None:
         return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
@@ -247,7 +267,7 @@ def reading(path: str) -> Iterator[ReadPosition]:
     try:
         yield position
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error}") from None
     except (
         OSError,
         EOFError,

@@ -17,7 +17,9 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.files.cloud import check_bucket
-from beam_gpte.sinks.final_names import incomplete_files
+from beam_gpte.files.folders import file_name
+from beam_gpte.sinks.final_names import PUBLISHED
+from beam_gpte.sinks.runs.folder_state import LISTINGS, incomplete_files
 from beam_gpte.sources.local_files import BadFile, Listed, list_below, look_at
 
 WILDCARDS = re.compile(r"[*?\[]")
@@ -50,7 +52,7 @@ def match_files(
     found: dict[str, FileMetadata] = {}
     for pattern in pattern_list(patterns):
         check_bucket(pattern)
-        matches, problems = _usable(pattern)
+        matches, problems = _settled(pattern)
         if problems and bad is None:
             raise InputError(
                 f"{problems[0].shown}: {problems[0].reason}, or collect such files with "
@@ -58,8 +60,26 @@ def match_files(
             )
         if bad is not None:
             bad += [problem for problem in problems if problem not in bad]
-        found.update((match.path, match) for match in _finished(pattern, matches))
+        found.update((match.path, match) for match in matches)
     return [found[path] for path in sorted(found)]
+
+
+def _settled(pattern: str) -> tuple[list[FileMetadata], list[BadFile]]:
+    """Find the usable files of one pattern, all of one state where a sink is committing to them.
+
+    Raises:
+      InputError: there are none.
+    """
+    matches, problems = _usable(pattern)
+    for _ in range(LISTINGS):
+        paths = [match.path for match in matches]
+        partial = incomplete_files(paths)
+        if not any(PUBLISHED.fullmatch(file_name(path)) for path in paths):
+            break
+        matches, problems = _usable(pattern)  # again, after the look at sets and notes
+        if paths == [match.path for match in matches]:
+            break
+    return _finished(pattern, matches, partial), problems
 
 
 def _usable(pattern: str) -> tuple[list[FileMetadata], list[BadFile]]:
@@ -93,13 +113,12 @@ def _files_inside(folder: str) -> str | None:
     return f"{folder.rstrip('/')}/**/*{extension}" if extension else None
 
 
-def _finished(pattern: str, matches: list[FileMetadata]) -> list[FileMetadata]:
+def _finished(pattern: str, matches: list[FileMetadata], partial: set[str]) -> list[FileMetadata]:
     """Leave out files of sets that a killed run left incomplete, or that appear now.
 
     Raises:
       InputError: there are no others.
     """
-    partial = incomplete_files([match.path for match in matches])
     if not partial:
         return matches
     problem = (

@@ -14,7 +14,7 @@ from beam_gpte.core.metadata import METADATA_KEY
 from beam_gpte.files.folders import copied_here
 from beam_gpte.sinks.duckdb_sql import catalog_entries, connect, quote
 from beam_gpte.sinks.duckdb_table import stored_metadata
-from beam_gpte.sinks.final_names import current_sets
+from beam_gpte.sinks.runs.folder_state import current_sets
 from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.formats.parquet import as_asked, bounded_batches
 

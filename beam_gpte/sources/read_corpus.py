@@ -37,6 +37,7 @@ from beam_gpte.elements.rejects import (
     reject_outputs,
     split_rejects,
 )
+from beam_gpte.shuffle.spread_parts import SpreadParts
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, SplitById, split_outputs
 from beam_gpte.sources.corpus_files import common_folder
 from beam_gpte.sources.declared_columns import split_fitting
@@ -47,7 +48,6 @@ from beam_gpte.sources.local_files import BadFile
 from beam_gpte.sources.match_files import match_files, pattern_list
 from beam_gpte.sources.read_files import FileReading, ReadFiles
 from beam_gpte.sources.schemas import SCHEMAS, unify_schemas
-from beam_gpte.sources.spread_parts import SpreadParts
 
 
 def check_settings(text_column: str, id_column: str | None, format_: str | None) -> None:

@@ -20,6 +20,7 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.plain_types import decoded_array, decoded_type, is_string
 from beam_gpte.elements.rejects import NAMESPACE, split_rejects
 from beam_gpte.files.meter import ROWS, report
+from beam_gpte.shuffle.spread_parts import ReadParts, from_source
 from beam_gpte.sources.corpus_files import encoding_of, file_format, open_file, reading
 from beam_gpte.sources.declared_columns import split_fitting
 from beam_gpte.sources.formats.encodings import UTF_8, explained
@@ -27,7 +28,6 @@ from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import ColumnSelection, FileRows, RowError
 from beam_gpte.sources.local_files import BadFile
 from beam_gpte.sources.schemas import SCHEMAS, FileSchemas, schema_to_ipc, unify_schemas
-from beam_gpte.sources.spread_parts import ReadParts, from_source
 
 WHOLE_FILE = 0  # the row number of a reject that represents the rest of a file; rows count from 1
 

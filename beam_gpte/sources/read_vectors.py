@@ -10,6 +10,7 @@ What meets in SpreadBlocks: nothing, it spreads blocks, since one row group may 
 Only complete sets of files count: what a killed run left incomplete in a folder is not read.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -24,15 +25,24 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.columns import check_visible
-from beam_gpte.core.errors import InputError, InStep, naming
+from beam_gpte.core.errors import InputError, InStep, ReplacedFileError, naming
 from beam_gpte.core.metadata import STORED_TYPES, VectorMetadata, vector_metadata
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.plain_types import plain_type
 from beam_gpte.files.folders import absolute, copied_here, is_remote, list_partitioned
-from beam_gpte.sinks.duckdb_sql import LOCK_SECONDS, catalog_entries, connect, first_line, quote
+from beam_gpte.shuffle.spread_parts import SpreadParts, read_parts
+from beam_gpte.sinks.duckdb_sql import (
+    DATABASES,
+    LOCK_SECONDS,
+    catalog_entries,
+    connect,
+    first_line,
+    is_database,
+    quote,
+)
 from beam_gpte.sinks.duckdb_table import stored_metadata
-from beam_gpte.sinks.final_names import unfinished_files
-from beam_gpte.sinks.partitions import partition_types, partition_values
+from beam_gpte.sinks.folders.partitions import partition_types, partition_values
+from beam_gpte.sinks.runs.folder_state import LISTINGS, unfinished_files
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
 from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.formats.parquet import (
@@ -43,9 +53,6 @@ from beam_gpte.sources.formats.parquet import (
 from beam_gpte.sources.local_files import BadFile, list_below
 from beam_gpte.sources.match_files import WILDCARDS, is_hidden_name, match_files
 from beam_gpte.sources.schemas import conform, schema_from_ipc, schema_to_ipc, unify_schemas
-from beam_gpte.sources.spread_parts import SpreadParts, read_parts
-
-DATABASES = (".duckdb", ".ddb", ".db")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +117,6 @@ class ReadVectors(beam.PTransform):
             read = read_parts(InStep(step, read_row_group), self.rows_per_block)
         blocks = parts | "Read" >> read.with_output_types(Block)
         return blocks | "SpreadBlocks" >> beam.Reshuffle()
-
-
-def is_database(path: str) -> bool:
-    """Check for the extension of a DuckDB file; a local folder may have it too."""
-    return path.endswith(DATABASES) and not os.path.isdir(path)
 
 
 def read_vectors(
@@ -188,8 +190,18 @@ def _check_entries(folder: str) -> None:
             raise InputError(f"{file.shown}: {file.reason}")
 
 
-def row_groups(path: str) -> Iterator[RowGroup]:
-    """Plan the row groups of all files; reads the footer of each file."""
+def row_groups(path: str) -> list[RowGroup]:
+    """Plan the row groups of all files; reads the footer of each file.
+
+    If a run replaces them at this moment, they are listed again.
+    """
+    for _ in range(LISTINGS):
+        with contextlib.suppress(ReplacedFileError):
+            return _row_groups(path)
+    return _row_groups(path)
+
+
+def _row_groups(path: str) -> list[RowGroup]:
     found = []
     for name, folders in vector_files(path):
         with reading(name), open_file(name) as file:
@@ -200,8 +212,11 @@ def row_groups(path: str) -> Iterator[RowGroup]:
             check_visible(schema.names)
             found.append((name, partition, schema_to_ipc(schema), parquet.num_row_groups))
     unified = schema_to_ipc(unify_schemas((name, schema) for name, _, schema, _ in found))
-    for name, partition, _, groups in found:
-        yield from (RowGroup(name, number, partition, unified) for number in range(groups))
+    return [
+        RowGroup(name, number, partition, unified)
+        for name, partition, _, groups in found
+        for number in range(groups)
+    ]
 
 
 def _partition(path: str, folders: str, schema: pa.Schema) -> str:

@@ -19,7 +19,7 @@ from apache_beam.transforms.window import TimestampedValue
 
 from beam_gpte import Block, InputError, WriteRejects, WriteVectorsToDuckDB, WriteVectorsToParquet
 from beam_gpte.sinks import commit
-from beam_gpte.sinks.final_names import current_sets
+from beam_gpte.sinks.runs.folder_state import current_sets
 from beam_gpte.sinks.staging import StageFiles
 from tests.commits import cells
 from tests.commits.cells import ROWS, TRIGGERS, WHOLE, WINDOWS, Cell

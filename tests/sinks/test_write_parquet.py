@@ -28,14 +28,10 @@ from beam_gpte.elements.block import Block
 from beam_gpte.files.folders import check_writable
 from beam_gpte.sinks.commit import WHOLE
 from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
+from beam_gpte.sinks.folders.parquet_folder import check_folder, existing_schemas
 from beam_gpte.sinks.parquet_files import ParquetFileWriter, conform_files, unify_staged_schemas
 from beam_gpte.sinks.staging import StagedFile, StageFiles
-from beam_gpte.sinks.write_parquet import (
-    WriteVectorsToParquet,
-    check_folder,
-    commit_parquet,
-    existing_schemas,
-)
+from beam_gpte.sinks.write_parquet import WriteVectorsToParquet, commit_parquet
 
 MINILM = VectorMetadata(
     model="minilm", fingerprint="aaaa", pooling="mean", prompt="", dim=3, normalized=True

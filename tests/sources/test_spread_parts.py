@@ -9,7 +9,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 
-from beam_gpte.sources.spread_parts import SpreadParts, read_parts
+from beam_gpte.shuffle.spread_parts import SpreadParts, read_parts
 from tests.conftest import MODES
 
 

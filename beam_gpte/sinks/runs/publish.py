@@ -1,7 +1,7 @@
 """Publish staged files under final names, complete, such that a retried commit changes nothing.
 
     earlier commits of this run and pane: the same files? go on; the same rows? nothing to do;
-    other rows? refused --> note what is replaced --> move --> remove what is replaced, and the note
+    other rows? refused --> note what is replaced --> move --> remove or keep what is replaced
 
 A commit may stop after any step. Until the last file is moved, the previous set counts; from then
 on the new one does, for whoever reads the note: `ReadVectors`, `ReadCorpus` and the next commit,
@@ -11,38 +11,41 @@ which removes what is left. Other readers may see a part of the new set, or both
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.errors import InputError, PassingInputError
 from beam_gpte.elements.rejects import NAMESPACE
-from beam_gpte.files.folders import file_name, is_remote, list_partitioned, remove_files
+from beam_gpte.files.folders import file_name, is_remote, remove_files
 from beam_gpte.sinks.final_names import (
-    REPLACES,
     Destination,
     Pane,
     WrittenFile,
-    is_complete,
+    is_rewritten,
     is_same_launch,
     match_name,
-    note_of,
-    read_note,
     run_of,
-    set_of_note,
-    sets_among,
+)
+from beam_gpte.sinks.runs.folder_state import (
+    FolderState,
+    Gone,
+    Note,
+    Sets,
+    note_of,
+    read_state,
+    write_note,
 )
 from beam_gpte.sinks.runs.leftovers import live_runs, remove_leftovers, remove_staged
+from beam_gpte.sinks.runs.previous_state import keep_files, remove_previous
 from beam_gpte.sinks.runs.same_rows import Digest, DigestFile
 from beam_gpte.sinks.staging import StagedFile, waiting_files
 
 REPEATED, REFUSED = "commits_repeated", "commits_refused"  # counters
-Sets = dict[str, list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +80,26 @@ def one_at_a_time(folder: str) -> Iterator[None]:
         os.close(handle)
 
 
+@dataclasses.dataclass(frozen=True)
+class Replacement:
+    """Say what a commit replaces.
+
+    Attributes:
+      gone: paths within the folder, with the digests of their rows; None for all that other commits
+        have published there.
+      keep: keep these files, as the previous state of the folder, until the next replacement.
+    """
+
+    gone: Gone | None = None
+    keep: bool = False
+
+
 def publish(
-    staged: list[StagedFile], destination: Destination, pane: Pane, layout: Layout, replace: bool
+    staged: list[StagedFile],
+    destination: Destination,
+    pane: Pane,
+    layout: Layout,
+    replacement: Replacement | None,
 ) -> list[WrittenFile]:
     """Move the staged files of one pane to their final names; may be repeated.
 
@@ -90,64 +111,97 @@ def publish(
       destination: where to publish them.
       pane: the part of the run that they hold.
       layout: of the sink's files.
-      replace: remove all other files that a run has published here afterwards.
+      replacement: what they replace; None adds them to what is there.
 
     Returns:
       The files; none if a previous launch of the same name has committed this pane.
 
     Raises:
       InputError: a run of the same name has committed other rows, a staged file is neither in the
-        temporary folder nor under its final name, or a link is where a folder should be.
+        temporary folder nor under its final name, a file to be replaced is not there, or a link is
+        where a folder should be.
     """
     folder = destination.folder
-    _finish_replacements(destination, layout)
-    sets = sets_among(list_partitioned(folder), layout.prefix, layout.extension)
+    state = _finish_replacements(destination, layout)
+    known = {*state.sets, *state.gone_sets}
+    pane_name = destination.pane_name(layout.prefix, pane)
+    earlier = sorted(
+        other for other in known if match_name(state.any_path(other))["pane"] == pane_name
+    )
     name = destination.set_name(layout.prefix, pane, [file.path for file in staged])
-    earlier = {
-        other: files
-        for other, files in sets.items()
-        if match_name(files[0])["pane"] == destination.pane_name(layout.prefix, pane)
-    }
     name = next((other for other in earlier if other[-8:] == name[-8:]), name)
-    earlier = {other: earlier[other] for other in earlier if destination.is_same_run(name, other)}
+    earlier = [other for other in earlier if destination.is_same_run(name, other)]
     waiting = waiting_files(staged)
-    repeated = None
-    if name not in sets and all(file_name(file.path) in waiting for file in staged):
-        repeated = _find_repeated(staged, destination, earlier, layout)
-    outdated = {other: files for other, files in sets.items() if other not in (name, repeated)}
-    if not replace:
-        outdated = _dead(outdated, earlier, destination)
-    outdated = _removable(folder, outdated, layout)
+    repeated = name if name not in state.sets and state.was_committed(name) else None
+    is_new = name not in known and all(file_name(file.path) in waiting for file in staged)
+    if is_new:
+        repeated = _find_repeated(staged, destination, earlier, layout, state)
+    gone = _gone(state, replacement, layout, {name, repeated})
     if repeated is None:
-        if replace:
+        if replacement is not None:
             _check_folders(folder, staged)
-            _note(folder, name, outdated)
-        written = _move(staged, name, layout, destination, waiting, sets.get(name, []))
+            _note(state, name, replacement, gone)
+        written = _move(staged, name, layout, destination, waiting, state)
     elif is_same_launch(name, repeated):
-        written = _report(sets[repeated], destination, layout)
+        written = _report(state.sets.get(repeated, []), destination, layout)
     else:
         written = []
-    remove_files([FileSystems.join(folder, path) for files in outdated.values() for path in files])
-    _remove_note(folder, note_of(name))
+    dead = _dead(state, {*earlier} - {name, repeated}, destination, layout)
+    if replacement is not None and repeated not in state.gone_sets:
+        _put_away(state, name, gone, replacement.keep)
+        remove_previous(folder, layout.prefix, keep=name)
+        _remove_notes(state, name, destination)
+        if replacement.gone is None:
+            _remove_note(folder, name)
+    remove_files([FileSystems.join(folder, path) for path in dead if path not in gone])
     remove_staged(staged, destination, finished=pane.is_whole)
-    remove_leftovers(destination, exclusive=replace)
+    remove_leftovers(destination, exclusive=replacement is not None and replacement.gone is None)
     return written
 
 
+def _gone(
+    state: FolderState, replacement: Replacement | None, layout: Layout, but: set[str | None]
+) -> Gone:
+    """Return what a commit replaces."""
+    if replacement is None:
+        return {}
+    if replacement.gone is not None:
+        return dict(replacement.gone)
+    others = {name: files for name, files in state.sets.items() if name not in but}
+    removable = own_sets(state.folder, others, layout)
+    return {path: None for files in removable.values() for path in files}
+
+
+def _put_away(state: FolderState, name: str, gone: Gone, keep: bool) -> None:
+    """Remove what a set has replaced, or keep what counted as the previous state."""
+    kept = sorted(path for path in gone if state.has_counted(path)) if keep else []
+    if keep:
+        keep_files(state.folder, name, kept)
+    others = sorted(gone.keys() - set(kept))
+    remove_files([FileSystems.join(state.folder, path) for path in others])
+
+
 def _find_repeated(
-    staged: list[StagedFile], destination: Destination, earlier: Sets, layout: Layout
+    staged: list[StagedFile],
+    destination: Destination,
+    earlier: list[str],
+    layout: Layout,
+    state: FolderState,
 ) -> str | None:
     """Find the set of the same rows that an earlier try of this run has committed.
 
     Raises:
       InputError: the run has a name, and has committed other rows.
     """
-    complete = {other: files for other, files in earlier.items() if is_complete(files)}
+    complete = [other for other in earlier if state.was_committed(other)]
     if not complete:
         return None
     here = sum((layout.digest(file.path, file.partition) for file in staged), Digest())
-    for other, files in complete.items():
-        there = sum(_digests(files, destination, layout), Digest())
+    for other in complete:
+        gone = state.gone_sets.get(other, {})
+        files = [path for path in state.sets.get(other, []) if path not in gone]
+        digests = [*_digests(files, destination, layout), *filter(None, gone.values())]
+        there = sum(digests, Digest())
         if here == there:
             count_commit(REPEATED)
             return other
@@ -186,18 +240,21 @@ def _digests(files: list[str], destination: Destination, layout: Layout) -> list
     ]
 
 
-def _dead(sets: Sets, earlier: Sets, destination: Destination) -> Sets:
-    """Select incomplete sets that no run completes: of killed ones, and of earlier tries."""
+def _dead(
+    state: FolderState, earlier: AbstractSet[str | None], destination: Destination, layout: Layout
+) -> list[str]:
+    """List files of incomplete sets that no run completes: of killed ones, and of earlier tries."""
     alive = live_runs(destination)
-    return {
+    dead = {
         name: files
-        for name, files in sets.items()
-        if not is_complete(files) and (name in earlier or run_of(files[0]) not in alive)
+        for name, files in state.sets.items()
+        if not state.was_committed(name) and (name in earlier or run_of(files[0]) not in alive)
     }
+    return [path for files in own_sets(state.folder, dead, layout).values() for path in files]
 
 
-def _removable(folder: str, sets: Sets, layout: Layout) -> Sets:
-    """Leave out what another data set below the folder wrote, or what is behind a link."""
+def own_sets(folder: str, sets: Sets, layout: Layout) -> Sets:
+    """Leave out sets that another data set below the folder wrote, or that are behind a link."""
     return {
         name: files
         for name, files in sets.items()
@@ -227,40 +284,74 @@ def _check_folders(folder: str, staged: list[StagedFile]) -> None:
             )
 
 
-def _note(folder: str, name: str, outdated: Sets) -> None:
-    """Write down what a set replaces, before it is complete."""
-    paths = sorted(path for files in outdated.values() for path in files)
-    if paths:
-        target = FileSystems.join(folder, note_of(name))
-        with FileSystems.create(target, compression_type=CompressionTypes.UNCOMPRESSED) as note:
-            note.write(json.dumps(paths).encode())
+def _note(state: FolderState, name: str, replacement: Replacement, gone: Gone) -> None:
+    """Write down what a set replaces, before it is complete.
+
+    Raises:
+      InputError: a file that is to be replaced is not there any more.
+    """
+    if state.was_committed(name):  # by an earlier attempt
+        return
+    if replacement.gone is not None:
+        current = {path for files in state.counting.values() for path in files}
+        if changed := sorted(gone.keys() - current):
+            raise PassingInputError(
+                f"{FileSystems.join(state.folder, changed[0])} was replaced by another run "
+                "meanwhile; nothing was changed, run again"
+            )
+        gone = {**_ledger(state), **gone}
+    if gone:
+        write_note(state.folder, name, Note(gone, replacement.keep))
 
 
-def _remove_note(folder: str, note: str) -> None:
-    path = FileSystems.join(folder, note)
+def _ledger(state: FolderState) -> Gone:
+    """Return what is gone of sets that are still there in part, or that a run may repeat."""
+    return {
+        path: digest
+        for name, paths in state.gone_sets.items()
+        if name in state.sets or not is_rewritten(name)
+        for path, digest in paths.items()
+        if digest is not None
+    }
+
+
+def _remove_notes(state: FolderState, name: str, destination: Destination) -> None:
+    """Remove the notes that the one of a set supersedes; those of runs at work stay."""
+    alive = live_runs(destination) - {destination.run_hash}
+    for other in state.notes:
+        is_at_work = other.split("-")[1] in alive and not state.was_committed(other)
+        if other != name and not is_at_work:
+            _remove_note(state.folder, other)
+
+
+def _remove_note(folder: str, name: str) -> None:
+    path = FileSystems.join(folder, note_of(name))
     if FileSystems.exists(path):
         remove_files([path])
 
 
-def _finish_replacements(destination: Destination, layout: Layout) -> None:
+def _finish_replacements(destination: Destination, layout: Layout) -> FolderState:
     """Remove what complete sets replace, where a kill came between, and notes of dead runs."""
-    folder = destination.folder
-    paths = list_partitioned(folder)
-    notes = [path for path in paths if path.startswith(f"{REPLACES}{layout.prefix}-")]
-    if not notes:
-        return
-    sets = sets_among(paths, layout.prefix, layout.extension)
+    state = read_state(destination.folder, layout.prefix, layout.extension)
+    if not state.notes:
+        return state
     alive = live_runs(destination) - {destination.run_hash}
-    for note in notes:
-        files = sets.get(set_of_note(note), [])
-        if files and is_complete(files):
-            known = set(read_note(folder, note))
-            replaced = {name: each for name, each in sets.items() if known.issuperset(each)}
-            outdated = _removable(folder, replaced, layout).values()
-            remove_files([FileSystems.join(folder, path) for each in outdated for path in each])
-        elif set_of_note(note).split("-")[1] in alive:
+    for name, note in state.notes.items():
+        if state.has_replaced(name):
+            there = {
+                other: [path for path in files if path in note.gone]
+                for other, files in state.sets.items()
+            }
+            removable = own_sets(state.folder, {k: v for k, v in there.items() if v}, layout)
+            left: Gone = {path: None for files in removable.values() for path in files}
+            if left:
+                _put_away(state, name, left, note.keep)
+            if note.is_ledger:
+                continue
+        elif name.split("-")[1] in alive:
             continue
-        _remove_note(folder, note)
+        _remove_note(state.folder, name)
+    return read_state(destination.folder, layout.prefix, layout.extension)
 
 
 def _move(
@@ -269,10 +360,11 @@ def _move(
     layout: Layout,
     destination: Destination,
     waiting: set[str],
-    present: list[str],
+    state: FolderState,
 ) -> list[WrittenFile]:
     """Move files to the names of a set, where the previous attempt has not."""
-    folder, count, there = destination.folder, f"{len(staged):05d}", set(present)
+    folder, count = destination.folder, f"{len(staged):05d}"
+    there = {*state.sets.get(name, []), *state.gone_sets.get(name, {})}
     moves, written = [], []
     for i, file in enumerate(staged):
         path = f"{file.partition}{name}-{i:05d}-of-{count}{layout.extension}"

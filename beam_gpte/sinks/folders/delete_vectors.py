@@ -1,0 +1,187 @@
+"""Take rows out by their ids: `ids | DeleteVectors("vectors")`.
+
+    files that count --> Files --> Without: files with one of the ids, written again --> Commit
+    ids ------------------------------^
+
+    ids --> Commit: delete from the table, in a transaction
+
+What meets in Files: nothing, it spreads files over the workers.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.pvalue import AsIter
+
+from beam_gpte.core.errors import InputError, InStep, naming
+from beam_gpte.elements.block import Block
+from beam_gpte.files.folders import output_path
+from beam_gpte.shuffle.spread_parts import SpreadParts, from_source
+from beam_gpte.sinks.commit import commit_once
+from beam_gpte.sinks.duckdb_sql import is_database, transaction
+from beam_gpte.sinks.duckdb_sync import delete_rows
+from beam_gpte.sinks.final_names import Destination
+from beam_gpte.sinks.folders.commit_rewritten import Counts, Rewritten, commit_changes
+from beam_gpte.sinks.folders.parquet_folder import LAYOUT, PREFIX, own_files
+from beam_gpte.sinks.folders.replace_options import KEEPS_NO_PREVIOUS, ReplaceOptions
+from beam_gpte.sinks.folders.rewrite_files import (
+    Place,
+    Room,
+    read_batches,
+    read_schema,
+    without_rows,
+)
+from beam_gpte.sinks.folders.sync_rows import group_and_ids
+from beam_gpte.sinks.runs.launch import Stager
+from beam_gpte.sinks.runs.outputs import DATABASE, Output, place_key
+from beam_gpte.sinks.write_duckdb import folder_of, opened
+
+
+@dataclasses.dataclass(eq=False)
+class DeleteVectors(beam.PTransform):
+    """Take rows out of a folder or a database by their ids; give a `Deleted`.
+
+    The input is a bounded collection of ids, strings or integers, which are compared as strings. Of
+    a text that was embedded in chunks the id of the text takes all of its chunks out. Files with
+    none of the ids stay as they are; the others are written again, and readers see the rows before
+    or after. Ids that are not there are fine. A stream may append meanwhile; rows of these ids that
+    it adds later stay.
+
+    A previous state that was kept goes, too, with all of its rows, unless `keep_previous` is set:
+    then this one is kept, with the deleted rows.
+
+    Attributes:
+      path: a folder of `WriteVectorsToParquet` or a DuckDB file (``.duckdb``, ``.ddb``, ``.db``).
+      table: of a DuckDB file.
+      replacing: the columns of the ids and the parents of chunks, and `keep_previous`.
+
+    Raises, while the job runs:
+      InputError: there is no such table or column, an id is null, or another run replaces files at
+        the same time.
+    """
+
+    path: str
+    table: str = "vectors"
+    replacing: ReplaceOptions = dataclasses.field(default_factory=ReplaceOptions)
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise InputError("path is empty; name a folder of Parquet files or a DuckDB file")
+        if self.replacing.keep_previous and is_database(self.path):
+            raise InputError(KEEPS_NO_PREVIOUS)
+
+    def expand(self, ids: beam.PCollection) -> beam.PCollection["Deleted"]:
+        """Delete from the database, or write files again."""
+        step = type(self).__name__
+        if not ids.is_bounded or not ids.windowing.is_default():
+            raise InputError(f"{step}: ids are a stream or windowed; give a bounded collection")
+        known = ids | "Names" >> beam.Map(InStep(step, _name)).with_output_types(str)
+        if is_database(self.path):
+            return self._from_database(known, step)
+        return self._from_folder(known, step)
+
+    def _from_folder(self, ids: beam.PCollection[str], step: str) -> beam.PCollection["Deleted"]:
+        with naming(step):
+            destination = Destination.new(self.path, "parquet")
+        find = functools.partial(own_files, destination.folder)
+        without = _Without(destination.folder, destination.temporary, step, self.replacing)
+        changes = (
+            ids.pipeline
+            | "Files" >> SpreadParts(find, str)
+            | "Without" >> beam.ParDo(without, AsIter(ids)).with_output_types(Rewritten)
+        )
+        commit = functools.partial(
+            _commit_folder,
+            destination=destination,
+            keep_previous=self.replacing.keep_previous,
+        )
+        place = f"folder {self.path}", place_key(PREFIX, self.path)
+        output = Output(*place, None, True, None, destination.temporary)
+        return commit_once(step, changes, commit, output, Deleted)
+
+    def _from_database(self, ids: beam.PCollection[str], step: str) -> beam.PCollection["Deleted"]:
+        with naming(step):
+            destination = Destination.new(folder_of(self.path), "duckdb-delete")
+            path = output_path(self.path)
+        commit = functools.partial(
+            _commit_database,
+            destination=destination,
+            path=path,
+            table=self.table,
+            columns=(self.replacing.id_column, self.replacing.parent_column),
+        )
+        key = place_key(DATABASE, self.path, self.table.lower())
+        output = Output(f"table {self.table!r} of {self.path}", key, None, True, None)
+        return commit_once(step, ids, commit, output, Deleted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Deleted:
+    """Report how many rows were taken out of a folder or database."""
+
+    path: str
+    rows: int
+
+
+def _name(value: object) -> str:
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    raise InputError(f"{value!r} is not an id; give strings or integers")
+
+
+class _Without(beam.DoFn):
+    """Write each file that has rows of some ids again, without them."""
+
+    def __init__(self, folder: str, temporary: str, step: str, options: ReplaceOptions) -> None:
+        self._folder = folder
+        self._temporary = temporary
+        self._step = step
+        self._columns = options.id_column, options.parent_column
+        self._stager = Stager()
+
+    def process(self, parts: tuple[int, Iterable[str]], ids: Iterable[str]) -> Iterator[Any]:
+        """Read each file."""
+        known = pa.array(sorted(set(ids)), pa.large_string())
+        for part in parts[1]:
+            for report in self._read(part, known):
+                yield from_source(report)
+
+    def _read(self, part: str, ids: pa.Array) -> Iterator[Rewritten]:
+        """Report a file if it has rows of the ids."""
+        partition = part[: part.rfind("/") + 1]
+        place = Place(FileSystems.join(self._folder, part), partition)
+        going = np.flatnonzero(np.concatenate([np.empty(0, bool), *self._masks(place, ids)]))
+        if len(going):
+            new = without_rows(place, going, Room(self._temporary, self._stager.token))
+            digest = LAYOUT.digest(place.path, partition)
+            yield Rewritten(part, False, True, new, digest, Counts(removed=len(going)))
+
+    def _masks(self, place: Place, ids: pa.Array) -> Iterator[np.ndarray]:
+        present = [name for name in self._columns if name in read_schema(place.path).names]
+        for batch in read_batches(place.path, present):
+            with naming(f"{self._step}: {place.path}"):
+                parts = group_and_ids(Block(batch.replace_schema_metadata(None)), *self._columns)
+            group, own = (pc.is_in(part, value_set=ids) for part in parts)
+            yield pc.or_(group, own).to_numpy(zero_copy_only=False)
+
+
+def _commit_folder(
+    rewritten: list[Rewritten], destination: Destination, keep_previous: bool
+) -> list[Deleted]:
+    commit_changes(rewritten, destination, keep_previous)
+    return [Deleted(destination.folder, sum(one.counts.removed for one in rewritten))]
+
+
+def _commit_database(
+    ids: list[str], destination: Destination, path: str, table: str, columns: tuple[str, str]
+) -> list[Deleted]:
+    with opened(path, destination) as connection, transaction(connection, path), naming(path):
+        rows = delete_rows(connection, (table, *columns), ids)
+    return [Deleted(path, rows)]

@@ -1,0 +1,77 @@
+"""Put the previous state of a folder back, where it was kept.
+
+kept files --> copies --+
++--> one commit in place of the files that had replaced them
+"""
+
+from pathlib import Path
+
+from apache_beam.io.filesystems import FileSystems
+
+from beam_gpte.core.errors import InputError
+from beam_gpte.files.folders import copy_file, is_remote
+from beam_gpte.sinks.final_names import Destination, WrittenFile
+from beam_gpte.sinks.folders.commit_rewritten import Rewritten, commit_rewritten
+from beam_gpte.sinks.folders.parquet_folder import EXTENSION, LAYOUT, PREFIX
+from beam_gpte.sinks.folders.rewrite_files import Room, read_schema
+from beam_gpte.sinks.runs.folder_state import FolderState, read_state
+from beam_gpte.sinks.runs.previous_state import kept_file, kept_sets
+from beam_gpte.sinks.runs.publish import one_at_a_time
+from beam_gpte.sinks.staging import StagedFile
+
+
+def roll_back(path: str, keep_previous: bool = False) -> list[WrittenFile]:
+    """Put back what the last replacement of a folder has replaced; what was added since stays.
+
+    Readers see the rows before or after. It may be repeated after a kill, and undone with
+    `keep_previous`.
+
+    Args:
+      path: the folder, local or on any Beam file system.
+      keep_previous: keep what is replaced now.
+
+    Returns:
+      The files that were put back.
+
+    Raises:
+      InputError: nothing is kept there.
+    """
+    destination = Destination.new(path, "parquet")
+    folder = destination.folder
+    with one_at_a_time(folder):
+        state = read_state(folder, PREFIX, EXTENSION)
+        kept = kept_sets(folder, PREFIX)
+        name = _last(kept, state)
+        if name is None:
+            raise InputError(
+                f"{folder}: no previous state is kept; write with keep_previous to have one"
+            )
+        copies = [_copy(folder, name, path, destination) for path in kept[name]]
+        replaced = [
+            Rewritten(path, False, True, None, LAYOUT.digest(FileSystems.join(folder, path), start))
+            for path in state.counting[name]
+            for start in (_partition(path),)
+        ]
+        return commit_rewritten(copies, replaced, destination, keep_previous)
+
+
+def _last(kept: dict[str, list[str]], state: FolderState) -> str | None:
+    """Find the last set that has kept what it has replaced; a killed run may leave two."""
+    counting = [name for name in kept if name in state.counting]
+    return max(counting, key=lambda name: len(state.gone_by(name)), default=None)
+
+
+def _copy(folder: str, name: str, path: str, destination: Destination) -> StagedFile:
+    """Copy a file that is kept, to be committed again."""
+    source = kept_file(folder, name, path)
+    room = Room(destination.temporary, destination.launch.token)
+    target, schema = room.new_path(), read_schema(source)
+    if not is_remote(folder):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+    copy_file(source, target)
+    digest = LAYOUT.digest(source, _partition(path))
+    return StagedFile(target, _partition(path), digest.rows, 0, schema.serialize().to_pybytes())
+
+
+def _partition(path: str) -> str:
+    return path[: path.rfind("/") + 1]
