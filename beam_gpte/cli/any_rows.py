@@ -86,10 +86,21 @@ def any_read(pipeline: beam.Pipeline, **totals: beam.pvalue.AsSingleton) -> beam
 
 
 def any_usable(
-    pipeline: beam.Pipeline, usable: beam.pvalue.AsSingleton, rejected: beam.pvalue.AsSingleton
+    pipeline: beam.Pipeline,
+    usable: beam.pvalue.AsSingleton,
+    rejected: beam.pvalue.AsSingleton,
+    allow_empty: bool = False,
 ) -> beam.PCollection[int]:
-    """Give one element for the `commit_after` of rows; fail if no row is usable."""
-    return pipeline | "AnyUsable" >> FromSideInputs(int, check_usable, usable, rejected)
+    """Give one element for the `commit_after` of rows; fail if no row is usable.
+
+    Args:
+      pipeline: of the totals.
+      usable: how many are.
+      rejected: how many are not.
+      allow_empty: do not fail.
+    """
+    check = _total if allow_empty else check_usable
+    return pipeline | "AnyUsable" >> FromSideInputs(int, check, usable, rejected)
 
 
 def check_usable(usable: int, rejected: int, kind: str = "") -> int:
@@ -104,6 +115,10 @@ def check_usable(usable: int, rejected: int, kind: str = "") -> int:
             f"({UNCHANGED})"
         )
     return usable
+
+
+def _total(usable: int, rejected: int) -> int:
+    return usable + rejected
 
 
 def _check_read(names: tuple[str, ...], *totals: int) -> int:

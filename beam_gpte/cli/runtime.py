@@ -44,6 +44,7 @@ from beam_gpte.reports.page import Run, record_command
 from beam_gpte.reports.sample import SAMPLE_FILE
 from beam_gpte.sinks import write_parquet
 from beam_gpte.sinks.final_names import WrittenFile
+from beam_gpte.sinks.folders.commit_rewritten import KINDS
 from beam_gpte.sinks.runs.leftovers import remove_run
 from beam_gpte.sinks.runs.outputs import temporary_folders
 from beam_gpte.sources.match_files import match_files
@@ -242,14 +243,27 @@ def print_summary(summary: dict[str, Any]) -> None:
             print(f"{name.replace('_', ' '):>16}  {shown}")
 
 
-def counters(result: Any) -> dict[str, int]:
-    """Read all counters of a finished run, by name."""
+def counters(result: Any, step: str = "") -> dict[str, int]:
+    """Read counters of a finished run, by name; with `step`, those of steps with it in their name.
+
+    Args:
+      result: of the pipeline.
+      step: a transform; all by default.
+    """
     totals: dict[str, int] = {}
     for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
+        if step not in metric.key.step:
+            continue
         name = metric.key.metric.name
         value = metric.committed if metric.committed is not None else metric.attempted
         totals[name] = totals.get(name, 0) + value
     return totals
+
+
+def changes(result: Any, sink: str) -> dict[str, int]:
+    """Count the rows that a sink has added, changed, removed, left unchanged or kept."""
+    found = counters(result, sink)
+    return {kind: found.get(f"rows_{kind}", 0) for kind in KINDS}
 
 
 def add_report_option(options: Options) -> None:

@@ -24,6 +24,7 @@ from beam_gpte.sinks.duckdb_ledger import (
 from beam_gpte.sinks.duckdb_search import create_macros
 from beam_gpte.sinks.duckdb_sql import catalog_entries, literal, quote, transaction
 from beam_gpte.sinks.duckdb_sync import Sync, sync_rows
+from beam_gpte.sinks.folders.commit_rewritten import Counts, count_changes
 from beam_gpte.sinks.runs.publish import REPEATED, count_commit, other_rows
 from beam_gpte.sinks.runs.same_rows import exact_columns
 
@@ -110,6 +111,8 @@ def load_files(
             there = source if files else ""
             rows = sync_rows(connection, there, columns, names_of, table.sync)
         elif files:
+            if table.mode == "sync":
+                count_changes(Counts(added=rows))
             names = ", ".join(quote(column.name) for column in columns)
             connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {source}")
         if files:

@@ -7,9 +7,14 @@ Writes `<output>/*.parquet` with every column of the input and the vector in `em
 rows with their reasons to `<output>/rejects/`, and `<output>/summary.json`; with `--report
 page.html` also a report page. If no row is read, or all are rejected, the previous vectors stay and
 the exit code is 3.
+
+With `--mode sync` the output becomes what the input is now: rows that are new or have changed are
+embedded and written, those whose input is gone are removed, and all others stay as they are. A row
+that is rejected keeps its previous version.
 """
 
 import argparse
+import dataclasses
 from typing import Any
 
 from beam_gpte import (
@@ -18,6 +23,7 @@ from beam_gpte import (
     EncoderConfig,
     QuantizeVectors,
     ReadCorpus,
+    ReplaceOptions,
     WriteRejects,
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
@@ -52,6 +58,7 @@ from beam_gpte.cli.progress import shown_progress
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
+    changes,
     check_model_exists,
     count_files,
     count_rows,
@@ -62,15 +69,17 @@ from beam_gpte.cli.runtime import (
     run_pipeline,
     sample_file,
 )
-from beam_gpte.core.columns import EMBEDDING
+from beam_gpte.core.columns import EMBEDDING, ID, PARENT_ID
 from beam_gpte.core.encoder.model_folder import public_name
-from beam_gpte.core.errors import naming
+from beam_gpte.core.errors import InputError, NothingWrittenError, naming
 from beam_gpte.files.folders import absolute, check_writable
 from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import embedding_page
 from beam_gpte.reports.sample import WriteSample, take_sample
+from beam_gpte.sinks import write_parquet
 from beam_gpte.sinks.write_duckdb import check_database
+from beam_gpte.sources.output_columns import committed_files
 from beam_gpte.sources.read_vectors import vector_files
 
 # isort: split
@@ -115,6 +124,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--duckdb",
         metavar="FILE",
         help="DuckDB file: vectors are upserted by id into its table `vectors`",
+    )
+    writing.add_argument(
+        "--mode",
+        choices=("replace", "sync"),
+        default="replace",
+        help="replace writes all rows again (a DuckDB file keeps rows of other ids), sync only "
+        "what has changed",
+    )
+    writing.add_argument(
+        "--allow_empty",
+        action="store_true",
+        help="with --mode sync: an input without a usable row removes all rows",
+    )
+    writing.add_argument(
+        "--keep_previous",
+        action="store_true",
+        help="keep the Parquet files that are replaced until the next run, for beam-gpte rollback",
     )
     writing.add_argument("--quantize", help="float16, int8 or binary (default: float32)")
     add_rename_option(writing, "the vectors (embedding) and the columns of chunks")
@@ -162,16 +188,31 @@ def build(
     rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
     rejects_folder = f"{options.output.rstrip('/')}/rejects"
     usable = total_rows((vectors,), "usable")
-    some_read = any_read(pipeline, input=total_rows((vectors, rejects), "read"))
+    read_rows = total_rows((vectors, rejects), "read")
+    some_read = None if options.allow_empty else any_read(pipeline, input=read_rows)
     within_limit = rejects | WriteRejects(rejects_folder, options.max_rejects, some_read)
-    some = any_usable(pipeline, usable, count_rows(within_limit))
-    vectors | WriteVectorsToParquet(options.output, commit_after=some)
+    some = any_usable(pipeline, usable, count_rows(within_limit), options.allow_empty)
+    parents = renamed(embed_of(options, config), options.rename).added()[PARENT_ID]
+    is_sync = options.mode == "sync"
+    replacing = ReplaceOptions(
+        id_column, parents, rejects if is_sync else None, options.allow_empty, options.keep_previous
+    )
+    vectors | WriteVectorsToParquet(
+        options.output, options.mode, commit_after=some, replacing=replacing
+    )
     if options.duckdb:
-        vectors | WriteVectorsToDuckDB(options.duckdb, id_column=id_column, commit_after=some)
+        vectors | WriteVectorsToDuckDB(
+            options.duckdb,
+            id_column=id_column,
+            mode="sync" if is_sync else "upsert",
+            commit_after=some,
+            replacing=dataclasses.replace(replacing, keep_previous=False),
+        )
 
 
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
+    use_previous(options)
     local = local_options(beam_options, options.input, options.reuse)
     config = EncoderConfig(
         options.model,
@@ -198,7 +239,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         result = run_pipeline(pipeline, local, options.output)
     del loaded
     seconds = watch.seconds()
-    summary = summary_of(counters(result), seconds, options)
+    summary = {**summary_of(counters(result), seconds, options), **changes_of(result, options)}
     write_json(f"{options.output.rstrip('/')}/summary.json", summary)
     print_summary(summary)
     if options.report:
@@ -208,6 +249,30 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         page = embedding_page(about, summary, sample, options.text_column, vectors, config)
         write_page(options.report, page)
         print(f"{'report':>16}  {options.report}")
+
+
+def use_previous(options: argparse.Namespace) -> None:
+    """Take the vectors of what has not changed from the output, where a sync has one already.
+
+    Raises:
+      InputError: an option is for a sync only.
+    """
+    if options.mode != "sync":
+        if options.allow_empty:
+            raise InputError("--allow_empty is for --mode sync; leave it out, or add that")
+        return
+    if options.reuse is None and committed_files(absolute(options.output), write_parquet):
+        options.reuse = options.output
+
+
+def changes_of(result: Any, options: argparse.Namespace) -> dict[str, int]:
+    """Count what a sync has changed: in the folder, and in the database where that differs."""
+    if options.mode != "sync":
+        return {}
+    there = changes(result, "WriteVectorsToParquet")
+    if options.duckdb and (other := changes(result, "WriteVectorsToDuckDB")) != there:
+        there |= {f"{kind}_in_duckdb": count for kind, count in other.items()}
+    return there
 
 
 def job_of(
@@ -224,7 +289,14 @@ def job_of(
 
 def check(options: argparse.Namespace, config: EncoderConfig) -> None:
     """Check before the job starts what can be checked on this machine."""
-    first, present = first_columns(options.input, options.text_column, "input", options.encoding)
+    try:
+        first, present = first_columns(
+            options.input, options.text_column, "input", options.encoding
+        )
+    except NothingWrittenError:
+        if not options.allow_empty:
+            raise
+        first, present = "", [options.text_column, ID]  # which the output has
     use_ids(options, present)
     check_present((options.text_column, options.id_column), first, present)
     check_model_exists(config)
@@ -241,6 +313,16 @@ def check(options: argparse.Namespace, config: EncoderConfig) -> None:
         check_database(options.duckdb)
     if options.report:
         check_report(options.report)
+
+
+def columns_of(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """Find the first file of the input that has columns, and their names."""
+    try:
+        return first_columns(options.input, options.text_column, "input", options.encoding)
+    except NothingWrittenError:
+        if not options.allow_empty:
+            raise
+        return "", [options.text_column, options.id_column or ID]
 
 
 def summary_of(
