@@ -24,7 +24,6 @@ from beam_gpte.sinks.duckdb_ledger import (
 from beam_gpte.sinks.duckdb_search import create_macros
 from beam_gpte.sinks.duckdb_sql import catalog_entries, literal, quote, transaction
 from beam_gpte.sinks.duckdb_sync import Sync, sync_rows
-from beam_gpte.sinks.folders.commit_rewritten import Counts, count_changes
 from beam_gpte.sinks.runs.publish import REPEATED, count_commit, other_rows
 from beam_gpte.sinks.runs.same_rows import exact_columns
 
@@ -84,41 +83,56 @@ def load_files(
       InputError: see `WriteVectorsToDuckDB`; the database is unchanged.
     """
     columns = plan_columns(connection, files, schema) if files else []
-    source, target = select(files, columns), quote(table.name)
+    source = select(files, columns)
     rows = _check_ids(connection, source, schema, table.id_column) if files else 0
     digest = digest_rows(connection, source, exact_columns(schema)) if files else ""
     commit = Commit(rows, attempt.owner, digest)
     if _is_repeated(commit, attempt, table):
         return None
     with transaction(connection, table.path):
-        is_there = table_exists(connection, table.name)
-        if is_there:
+        if table_exists(connection, table.name):
             if files:
                 _check_table(connection, table, schema, columns, source)
-            if table.mode in REPLACING:
-                connection.execute(f"DELETE FROM {target}")
-            elif table.mode == "upsert" and table.id_column is not None:
-                key = quote(table.id_column)
-                connection.execute(
-                    f"DELETE FROM {target} WHERE {key} IN (SELECT {key} FROM {source})"
-                )
         else:
             forget_table(connection, table.name)
             if files:
                 _create(connection, table.name, columns)
-        if table.mode == "sync" and is_there and table.id_column is not None:
-            names_of = table.name, table.id_column
-            there = source if files else ""
-            rows = sync_rows(connection, there, columns, names_of, table.sync)
-        elif files:
-            if table.mode == "sync":
-                count_changes(Counts(added=rows))
-            names = ", ".join(quote(column.name) for column in columns)
-            connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {source}")
+        rows = _change(connection, table, source if files else "", columns, rows)
         if files:
             _describe_vectors(connection, table.name, schema)
         create_macros(connection, table.name, table.id_column, schema)
         record_commit(connection, table.name, attempt, commit)
+    return rows
+
+
+def _change(
+    connection: duckdb.DuckDBPyConnection,
+    table: Table,
+    source: str,
+    columns: list[Column],
+    rows: int,
+) -> int:
+    """Change the table as its mode says; return how many rows were inserted.
+
+    Args:
+      connection: to the database.
+      table: to change; it may not exist if there is no source.
+      source: a subquery of the rows; empty for none.
+      columns: of the rows.
+      rows: how many there are.
+    """
+    if not source and not table_exists(connection, table.name):
+        return 0
+    target, key = quote(table.name), quote(table.id_column or "")
+    if table.mode == "sync" and table.id_column is not None:
+        return sync_rows(connection, source, columns, (table.name, table.id_column), table.sync)
+    if table.mode in REPLACING:
+        connection.execute(f"DELETE FROM {target}")
+    elif table.mode == "upsert" and table.id_column is not None:
+        connection.execute(f"DELETE FROM {target} WHERE {key} IN (SELECT {key} FROM {source})")
+    if source:
+        names = ", ".join(quote(column.name) for column in columns)
+        connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {source}")
     return rows
 
 

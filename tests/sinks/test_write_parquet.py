@@ -503,7 +503,7 @@ def test_wrong_arguments_are_refused_at_once() -> None:
         "path is empty": {"path": ""},
         "max_bytes_per_file is 0": {"max_bytes_per_file": 0},
         "num_shards is 0; give a number of files": {"num_shards": 0},
-        "mode 'add' is unknown; use replace, mirror or append": {"mode": "add"},
+        "mode 'add' is unknown; use replace, mirror, append or sync": {"mode": "add"},
         "run is empty": {"run": ""},
         r"partition_by is \('a', 'a'\); name different columns": {"partition_by": ("a", "a")},
     }
