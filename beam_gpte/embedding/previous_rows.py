@@ -76,7 +76,7 @@ class PreviousColumns:
     added: AddedColumns
 
     def required(self) -> tuple[str, ...]:
-        """Name the columns without which a file is no previous run."""
+        """Name the columns that a file of a previous run has to have."""
         return (self.vectors,) if self.splits else (self.text, self.vectors)
 
     def files(self) -> dict[str, str | None]:

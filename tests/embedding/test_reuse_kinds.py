@@ -1,4 +1,4 @@
-"""Chunks, tokens and codes of a previous run come back as they were, or the counters say why not."""
+"""Chunks, tokens and codes of a previous run come back, or the counters say why not."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -192,7 +192,7 @@ def test_a_text_that_lacks_a_chunk_is_embedded_again(
 def test_chunks_of_the_same_id_come_first_and_never_of_two_parents(
     new_pipeline: NewPipeline, chunks: EncoderConfig, tmp_path: Path
 ) -> None:
-    _, before = run(new_pipeline(), dict.fromkeys("ab", WORDS), tmp_path / "a", chunks)
+    run(new_pipeline(), dict.fromkeys("ab", WORDS), tmp_path / "a", chunks)
 
     def mark(table: pa.Table) -> pa.Table:
         at, field = table.schema.get_field_index("embedding"), table.schema.field("embedding")
@@ -271,7 +271,7 @@ def test_other_settings_and_canaries_are_counted_for_known_texts_alone(
     assert (count["texts"], reasons(count)) == (2, {changed: 1})
 
 
-def test_vectors_of_two_models_in_one_folder_are_told_apart(
+def test_vectors_of_two_models_below_one_glob_are_not_mixed_up(
     new_pipeline: NewPipeline, tmp_path: Path
 ) -> None:
     class Other(LengthEncoder):
@@ -294,7 +294,9 @@ def test_a_text_that_fails_is_a_reject_beside_reused_ones(
 ) -> None:
     run(new_pipeline(), {"a": "one", "b": "two"}, tmp_path / "a", LengthEncoder())
     p = new_pipeline()
-    rows = p | beam.Create([{"id": i, "text": text} for i, text in enumerate(["two", "refuse", "three"])])
+    rows = p | beam.Create(
+        [{"id": i, "text": text} for i, text in enumerate(["two", "refuse", "three"])]
+    )
     embed = EmbedText(LengthEncoder(), reuse=str(tmp_path / "a")).with_exception_handling()
     good, rejects = rows | embed
     good | "Good" >> WriteVectorsToParquet(str(tmp_path / "b"))

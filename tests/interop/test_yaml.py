@@ -304,6 +304,12 @@ def test_every_setting_is_typed_and_documented() -> None:
                 "runtime": beam_gpte.ModelRuntime(threads=2),
             },
         ),
+        ("EmbedText", {"model": "m", "reuse": "a"}, {"model": "m"}),
+        (
+            "EmbedText",
+            {"model": "m", "reuse": {"path": "a", "quantized": "int8", "int8_limit": 0.2}},
+            {"reuse": beam_gpte.Reuse("a", "int8", 0.2)},
+        ),
         (
             "MineHardNegatives",
             {
