@@ -30,6 +30,7 @@ from beam_gpte.embedding.postprocess import ApplyPostprocess as ApplyPostprocess
 from beam_gpte.embedding.postprocess import FitPostprocess as FitPostprocess
 from beam_gpte.embedding.quantize_vectors import QuantizeVectors as QuantizeVectors
 from beam_gpte.embedding.rerank import Rerank as Rerank
+from beam_gpte.embedding.reuse import Reuse as Reuse
 from beam_gpte.mining.align_documents import AlignDocuments as AlignDocuments
 from beam_gpte.mining.bitext_report import Bitext as Bitext
 from beam_gpte.mining.bitext_report import BitextOutput as BitextOutput
@@ -113,6 +114,7 @@ __all__ = [
     "RejectDuplicateIds",
     "ReplaceOptions",
     "Rerank",
+    "Reuse",
     "ScoreBitext",
     "SemanticOptions",
     "SplitSentences",

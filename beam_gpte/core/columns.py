@@ -22,6 +22,7 @@ PARENT_ID = "parent_id"
 CHUNK_INDEX = "chunk_index"
 CHUNK_START = "chunk_start"
 CHUNK_END = "chunk_end"
+PARENT_HASH = "parent_hash"  # by EmbedText alone, see `embedding.previous_rows`
 
 # Added by EmbedText(token_columns=True).
 TOKENS = "tokens"
@@ -84,8 +85,8 @@ DEFECT = HIDDEN + "defect"  # string: why the row could not be read, null where 
 FILE = HIDDEN + "file"  # int64: names a file; the field's metadata hold the folder and its columns
 AT = HIDDEN + "at"  # int64: the row in that file
 
-# The vector of the same text in a previous run, with metadata.
-PREVIOUS_VECTOR = HIDDEN + "previous"
+# What a previous run has of the vectors of the same text; see `embedding.previous_rows`.
+PREVIOUS = HIDDEN + "previous"
 
 # Rows under deduplication.
 ORDER_VALUE = HIDDEN + "order"  # orders rows before their ids do; absent where ids alone decide

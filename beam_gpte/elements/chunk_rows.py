@@ -1,7 +1,7 @@
 """Make one row per sentence or chunk of a text.
 
 A chunk's row has all columns of its text. The id becomes ``<id>#<chunk>``, the text is the chunk,
-and five columns tell where it comes from: `PARENT_ID`, `CHUNK_INDEX`, `CHUNK_START` and `CHUNK_END`
+and four columns tell where it comes from: `PARENT_ID`, `CHUNK_INDEX`, `CHUNK_START` and `CHUNK_END`
 (characters of the parent's text).
 
 The rows come in blocks of about `BLOCK_BYTES`: a text of n bytes that is cut into c chunks is held

@@ -13,7 +13,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_gpte.core.columns import EMBEDDING, ID, TEXT, TOKENS, TOKENS_DROPPED
+from beam_gpte.core.columns import EMBEDDING, ID, PARENT_HASH, TEXT, TOKENS, TOKENS_DROPPED
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.text_encoder import Encoder, as_model
 from beam_gpte.core.errors import InputError
@@ -29,7 +29,8 @@ from beam_gpte.elements.rejects import (
     split_defects,
 )
 from beam_gpte.elements.rows import over_blocks
-from beam_gpte.embedding.reuse import AttachPreviousVectors
+from beam_gpte.embedding.previous_rows import PreviousColumns
+from beam_gpte.embedding.reuse import AttachPreviousVectors, Reuse
 from beam_gpte.sinks.runs.resume import ResumePoint
 
 
@@ -56,9 +57,10 @@ class EmbedText(AddsColumns, RejectingTransform):
       embedding_column: where the vectors go.
       token_columns: add `tokens` and `tokens_dropped`: the tokens that went into each vector, and
         those that went into none.
-      reuse: Parquet files of a previous run (folder or glob): texts in it are not embedded again,
-        provided that fingerprint and canaries of its vectors match this model and its settings.
-        Batch only.
+      reuse: Parquet files of a previous run (folder or glob), or `Reuse` where that quantized its
+        vectors: texts in it are not embedded again, provided that fingerprint and canaries of its
+        vectors match this model and its settings. Counters ``not reused: ...`` say why not. Batch
+        only.
       runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
       rename: names for added columns that rows have already, as in ``{"tokens": "n_tokens"}``.
     """
@@ -68,7 +70,7 @@ class EmbedText(AddsColumns, RejectingTransform):
     id_column: str | None = ID
     embedding_column: str = EMBEDDING
     token_columns: bool = False
-    reuse: str | None = None
+    reuse: str | Reuse | None = None
     runtime: ModelRuntime = dataclasses.field(default_factory=ModelRuntime)
 
     def __post_init__(self) -> None:
@@ -77,11 +79,6 @@ class EmbedText(AddsColumns, RejectingTransform):
                 f"embedding_column {self.embedding_column!r} is the text or id column; name another"
             )
         self.added()
-        if self.reuse is not None and (self._splits() or self.token_columns):
-            raise InputError(
-                "reuse with chunks or token_columns: a previous run does not store what these "
-                "need; leave reuse out"
-            )
 
     def _splits(self) -> bool:
         model = as_model(self.model)
@@ -90,11 +87,16 @@ class EmbedText(AddsColumns, RejectingTransform):
     def adds(self) -> tuple[str, ...]:
         """Name the vectors, and on demand the tokens and the chunks."""
         tokens = (TOKENS, TOKENS_DROPPED) if self.token_columns else ()
-        return (self.embedding_column, *tokens, *(CHUNK_COLUMNS if self._splits() else ()))
+        chunks = (*CHUNK_COLUMNS, PARENT_HASH) if self._splits() else ()
+        return (self.embedding_column, *tokens, *chunks)
 
     @property
     def _vectors(self) -> str:
         return self.added()[self.embedding_column]
+
+    @property
+    def _previous(self) -> Reuse | None:
+        return Reuse(self.reuse) if isinstance(self.reuse, str) else self.reuse
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Return rows with vectors; with exception handling, a tuple of them and the rejects."""
@@ -105,10 +107,9 @@ class EmbedText(AddsColumns, RejectingTransform):
         from apache_beam.ml.inference.base import RunInference
 
         texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(self._check()))
-        if self.reuse is not None:
-            texts = texts | "Reuse" >> AttachPreviousVectors(
-                self.reuse, self.text_column, self._vectors
-            )
+        if self._previous is not None:
+            attach = AttachPreviousVectors(self._previous.path, self._previous_columns())
+            texts = texts | "Reuse" >> attach
         point = ResumePoint()
         pattern = self.runtime.watch_model_pattern
         infer = RunInference(self._handler(point), watch_model_pattern=pattern)
@@ -119,6 +120,10 @@ class EmbedText(AddsColumns, RejectingTransform):
         check_vectors = beam.FlatMap(split_defects, self.step, self.id_column)
         vectors, bad_vectors = vectors | "CheckVectors" >> reject_outputs(check_vectors)
         return GoodAndRejects(vectors, merge_rejects([bad_texts, bad_vectors]))
+
+    def _previous_columns(self) -> PreviousColumns:
+        ours = self.text_column, self.id_column, self._vectors
+        return PreviousColumns(*ours, self._splits(), self.token_columns, self.added())
 
     def _check(self) -> CheckTexts:
         return CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())
@@ -139,4 +144,5 @@ class EmbedText(AddsColumns, RejectingTransform):
         handler.added = self.added()
         handler.in_parts = handler.is_later = True
         handler.resume = resume
+        handler.reuse = self._previous
         return handler.with_no_batching()  # a block is a batch

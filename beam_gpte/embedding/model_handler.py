@@ -16,18 +16,20 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
-from beam_gpte.core.columns import DEFECT, EMBEDDING, PREVIOUS_VECTOR, TEXT
+from beam_gpte.core.columns import DEFECT, EMBEDDING, PARENT_HASH, PREVIOUS, TEXT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.custom_encoder import CustomEncoder
 from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder, as_model
 from beam_gpte.core.errors import InputError, naming
-from beam_gpte.core.metadata import made_alike, vector_metadata
 from beam_gpte.core.process import torch_threads, tune_process
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
+from beam_gpte.embedding.previous_rows import NotReused, parent_hashes
+from beam_gpte.embedding.previous_vectors import previous_encoding, why_not
+from beam_gpte.embedding.reuse import Reuse, count_not_reused
 from beam_gpte.embedding.shared_models import announce, count, later, loaded, shared_model
 from beam_gpte.files.meter import TEXTS, report
 from beam_gpte.sinks.runs.resume import ResumePoint
@@ -80,6 +82,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     is_later = False  # whether the model is loaded with the first batch; `EmbedText`'s is
     in_parts = False  # whether a block whose texts are split may become several; `EmbedText`'s may
     resume: ResumePoint | None = None  # where a killed run left its vectors; `EmbedText` sets it
+    reuse: Reuse | None = None  # the previous run of which blocks have vectors; `EmbedText` sets it
 
     def __init__(
         self,
@@ -156,21 +159,17 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
 
     def _embed_blocks(self, blocks: Sequence[Block], model: Model) -> Iterator[Block]:
         for block in blocks:
-            known = previous_rows(block, model)
-            new_rows = block.column(self._text_column).filter(pa.array(~known))
-            texts = new_rows.cast(pa.string()).to_pylist()
-            encoding = self._encode(texts, model, self._isolate_failures)
+            texts = block.column(self._text_column).cast(pa.string()).to_pylist()
+            encoding = self._reused(block, model)
+            block = block.without_columns([PREVIOUS])
+            if encoding is None:
+                encoding = self._encode(texts, model, self._isolate_failures)
             if encoding.failed and not self._isolate_failures:
-                raise self._failure(block, known, texts, encoding.failed)
+                raise self._failure(block, texts, encoding.failed)
             vectors = encoding_to_arrow(encoding)
-            if known.any():
-                Metrics.counter(NAMESPACE, "texts_reused").inc(int(known.sum()))
-                report(TEXTS, int(known.sum()))
-                vectors = interleave(vectors, block.column(PREVIOUS_VECTOR), known)
             reasons: list[str | None] = []
             if encoding.failed:
-                of_new = iter([encoding.failed.get(i) for i in encoding.text.tolist()])
-                reasons = [None if reused else next(of_new) for reused in known]
+                reasons = [encoding.failed.get(i) for i in encoding.text.tolist()]
             start = 0
             for part in self._parts(block, texts, encoding, model):
                 rows = part
@@ -181,8 +180,25 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
                 if reasons:
                     defects = pa.array(reasons[start : start + len(part)], pa.string())
                     rows = with_hidden(rows, pa.field(DEFECT, pa.string()), defects)
-                yield rows.without_columns([PREVIOUS_VECTOR])
+                yield rows
                 start += len(part)
+
+    def _reused(self, block: Block, model: Model) -> Encoding | None:
+        """Take the vectors of a previous run, where all rows have one that this model gives again.
+
+        Which of its rows have none `AttachPreviousVectors` put into other blocks.
+        """
+        if self.reuse is None or PREVIOUS not in block.schema.names:
+            return None
+        reason = why_not(block, model.metadata, self.reuse, self._token_columns)
+        if reason is not None:
+            count_not_reused(NotReused(reason, len(block)))
+            return None
+        encoding = previous_encoding(block)
+        Metrics.counter(NAMESPACE, "texts_reused").inc(len(block))
+        Metrics.counter(NAMESPACE, "vectors_reused").inc(len(encoding.vectors))
+        report(TEXTS, len(block))
+        return encoding
 
     def _parts(
         self, block: Block, texts: list[str], encoding: Encoding, model: Model
@@ -191,6 +207,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         if not self._splits(model):
             return [block]
         names = self._text_column, self._id_column
+        block = self.added.add(block, PARENT_HASH, parent_hashes(texts))
         parts = chunk_rows(block, encoding.text, encoding.chars, texts, *names, self.added)
         return parts if self.in_parts else [Block.concat(parts)]
 
@@ -218,12 +235,10 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         own = isinstance(model, TextEncoder)
         return torch_threads(self._threads) if own else contextlib.nullcontext()
 
-    def _failure(
-        self, block: Block, known: np.ndarray, texts: list[str], failed: dict[int, str]
-    ) -> InputError:
+    def _failure(self, block: Block, texts: list[str], failed: dict[int, str]) -> InputError:
         """Make the error for the first text that failed; it names the row."""
         position, reason = next(iter(failed.items()))
-        row = row_name(block.slice(int(np.flatnonzero(~known)[position]), 1), self._id_column)
+        row = row_name(block.slice(position, 1), self._id_column)
         return step_error(
             self.step,
             f"{row}: {texts[position][:80]!r}: {reason}; fix the row, or collect such rows with "
@@ -250,26 +265,6 @@ def watched_model(path: str) -> str:
     Beam's watcher matches files, such as modules.json, never folders.
     """
     return FileSystems.split(path)[0] if path.endswith(MODEL_FILES) else path
-
-
-def previous_rows(block: Block, model: Model) -> np.ndarray:
-    """Find the rows with a previous vector that this model would give again: bool (n,)."""
-    if PREVIOUS_VECTOR not in block.schema.names:
-        return np.zeros(len(block), bool)
-    previous = vector_metadata(block.schema.field(PREVIOUS_VECTOR))
-    if previous is None or not made_alike(previous, model.metadata):
-        return np.zeros(len(block), bool)
-    return block.column(PREVIOUS_VECTOR).is_valid().to_numpy(zero_copy_only=False)
-
-
-def interleave(
-    new: pa.FixedSizeListArray, previous: pa.FixedSizeListArray, known: np.ndarray
-) -> pa.FixedSizeListArray:
-    """Take the previous vectors where they are known, and the new ones, in order, elsewhere."""
-    position = np.where(known, np.arange(len(known)), len(known) + np.cumsum(~known) - 1)
-    return (
-        pa.chunked_array([previous.cast(new.type), new]).take(pa.array(position)).combine_chunks()
-    )
 
 
 def encoding_to_arrow(encoding: Encoding) -> pa.FixedSizeListArray:

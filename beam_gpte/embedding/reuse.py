@@ -2,13 +2,13 @@
 
     previous files --> ReadPrevious --> (hash of text, piece) --+
                                                                 +--> GroupByKey --> Attach
-    corpus --> Split --> (hash of text, piece) -----------------+        blocks with PREVIOUS_VECTOR
+    corpus --> Split --> (hash of text, piece) -----------------+        blocks, some with PREVIOUS
 
 What meets: rows of both with the same text; rows of the corpus have met by id, if at all. Before
 it, `SpreadParts` spreads the previous files.
 
 Whether a previous vector may be used is decided by its fingerprint where the model is loaded; see
-`model_handler`.
+`previous_vectors`.
 """
 
 import dataclasses
@@ -18,41 +18,79 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from apache_beam.metrics import Metrics
 
-from beam_gpte.core.columns import PREVIOUS_VECTOR
-from beam_gpte.core.errors import InputError
-from beam_gpte.core.metadata import vector_metadata
-from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
+from beam_gpte.core.errors import InputError, naming
+from beam_gpte.core.vectors.quantize import check_quantization
+from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
+from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.embedding.previous_rows import (
+    KEY,
+    NotReused,
+    PreviousColumns,
+    attach,
+    index_previous,
+    read_previous,
+)
 from beam_gpte.shuffle.packing import Packer, Piece, split_rows, unpack
 from beam_gpte.shuffle.spread_parts import SpreadParts, read_parts
-from beam_gpte.sources.corpus_files import open_file, reading
 from beam_gpte.sources.read_vectors import vector_files
 
 # Of the texts, by hash: a worker holds the previous vectors of one, 1/256 of the previous run.
 PARTITIONS = 256
+CURRENT, PREVIOUS_RUN = "current", "previous"
+NOT_REUSED = "not reused: "  # begins the name of a counter, a reason follows
 
-Keyed = tuple[int, tuple[str, Piece]]  # partition; the run, and rows of it with their event time
+# partition; the run, and rows of it with their event time, or of the previous run with their place
+Keyed = tuple[int, tuple[str, Piece]]
+File = tuple[int, str]  # its number, and its path
+
+
+@dataclasses.dataclass(frozen=True)
+class Reuse:
+    """Say which previous run `EmbedText` takes vectors from, and how that has quantized them.
+
+    Quantized vectors are converted back to float32 vectors, which are not those that the model
+    made, but give the same codes again. So the same `QuantizeVectors`, with the same limit, has to
+    follow `EmbedText`.
+
+    Attributes:
+      path: Parquet files of the previous run, a folder or glob.
+      quantized: ``float16``, ``int8`` or ``binary``. Default: vectors of the previous run are
+        reused only if they are float32, which they may always be.
+      int8_limit: the limit of int8, a number, in the metadata of the column; None where each vector
+        has its own.
+    """
+
+    path: str
+    quantized: str | None = None
+    int8_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantized is None and self.int8_limit is not None:
+            raise InputError(
+                f"int8_limit {self.int8_limit!r} without quantized; give quantized='int8' too"
+            )
+        if self.quantized is not None:
+            with naming("Reuse"):
+                check_quantization(self.quantized, self.int8_limit)
 
 
 @dataclasses.dataclass(eq=False)
 class AttachPreviousVectors(beam.PTransform):
-    """Add the column `PREVIOUS_VECTOR`: of the same text in a previous run, null if it had none.
+    """Add the column `PREVIOUS` to the rows whose text a previous run has; see `previous_rows`.
 
     Memory per worker: texts and vectors of one partition of the previous run,
-    n / 256 * (4 dim + bytes of a text).
+    n / 256 * (4 dim + bytes of a text); of chunks, no texts.
 
     Attributes:
       path: folder or glob of Parquet files that `WriteVectorsToParquet` wrote.
-      text_column: of both; the previous run must have kept its texts.
-      embedding_column: of the previous run.
+      columns: of both; the previous run must have kept its texts, or the hashes of them.
     """
 
     path: str
-    text_column: str
-    embedding_column: str
+    columns: PreviousColumns
 
     def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block]:
         """Join the corpus with the previous run by text."""
@@ -61,83 +99,73 @@ class AttachPreviousVectors(beam.PTransform):
                 "reuse: the whole corpus is compared, which a stream or windows do not allow; "
                 "leave reuse out"
             )
-        split = beam.ParDo(_Split(self.text_column)).with_output_types(Keyed)
-        read = read_parts(_previous_pieces, self.text_column, self.embedding_column)
+        split = beam.ParDo(_Split(self.columns)).with_output_types(Keyed)
+        read = read_parts(_previous_pieces, self.columns)
         current = blocks | "Split" >> split
         previous = (
             blocks.pipeline
-            | "Previous" >> SpreadParts(functools.partial(_paths, self.path), str)
+            | "Previous" >> SpreadParts(functools.partial(_files, self.path), File)
             | "ReadPrevious" >> read.with_output_types(Keyed)
         )
-        attach_vectors = beam.ParDo(_Attach(self.text_column, self.embedding_column))
         return (
             (current, previous)
             | "Flatten" >> beam.Flatten()
             | "GroupByText" >> beam.GroupByKey()
-            | "Attach" >> attach_vectors.with_output_types(Block)
+            | "Attach" >> beam.ParDo(_Attach(self.columns)).with_output_types(Block)
         )
 
 
-def read_previous(path: str, text_column: str, embedding_column: str) -> Iterator[Block]:
-    """Read texts and vectors of one Parquet file.
-
-    Raises:
-      InputError: a column is missing, or the vectors do not name the model that made them.
-    """
-    with reading(path), open_file(path) as file:
-        parquet = pq.ParquetFile(file)
-        names = parquet.schema_arrow.names
-        missing = [name for name in (text_column, embedding_column) if name not in names]
-        if missing:
-            raise InputError(
-                f"reuse: no column {missing[0]!r} in {path}; it has {', '.join(names)}"
-            )
-        if vector_metadata(parquet.schema_arrow.field(embedding_column)) is None:
-            raise InputError(
-                f"reuse: column {embedding_column!r} of {path} does not name the model that made "
-                "it; leave reuse out and embed again"
-            )
-        for batch in parquet.iter_batches(ROWS_PER_BLOCK, columns=[text_column, embedding_column]):
-            yield Block(batch)
+def count_not_reused(why: NotReused) -> None:
+    """Count texts whose previous vectors are of no use, by reason."""
+    Metrics.counter(NAMESPACE, NOT_REUSED + why.reason).inc(why.texts)
 
 
-def _previous_pieces(path: str, text_column: str, embedding_column: str) -> Iterator[Keyed]:
-    """Read a file, and cut it by the hash of its texts."""
-    for block in read_previous(path, text_column, embedding_column):
-        yield from split_by_text(block, text_column, "previous", 0)
+def _files(path: str) -> list[File]:
+    return list(enumerate(name for name, _ in vector_files(path)))
+
+
+def _previous_pieces(file: File, columns: PreviousColumns) -> Iterator[Keyed]:
+    """Read a file, and cut it by the hash of its texts; pieces know their place in the run."""
+    number, path = file
+    for n, block in enumerate(read_previous(path, columns)):
+        if isinstance(block, NotReused):
+            count_not_reused(block)
+            continue
+        keys = block.column(KEY).cast(pa.large_binary()).to_pylist()
+        yield from split_by_key(block, keys, PREVIOUS_RUN, (number << 32) + n)
 
 
 class _Split(beam.DoFn):
     """Cut blocks by the hash of their texts."""
 
-    def __init__(self, text_column: str) -> None:
-        self._text_column = text_column
+    def __init__(self, columns: PreviousColumns) -> None:
+        self._columns = columns
 
     def process(self, block: Block, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Keyed]:
-        return split_by_text(block, self._text_column, "current", timestamp.micros)
+        return split_by_key(block, self._columns.keys(block), CURRENT, timestamp.micros)
 
 
-def split_by_text(block: Block, text_column: str, run: str, micros: int) -> Iterator[Keyed]:
-    """Cut a block by the hash of its texts.
+def split_by_key(
+    block: Block, keys: list[bytes | None] | list[bytes], run: str, place: int
+) -> Iterator[Keyed]:
+    """Cut a block by what its rows are matched by.
 
     Args:
       block: the rows.
-      text_column: of the texts.
-      run: names, for `_Attach`, the run that the rows are of: "current" or "previous".
-      micros: the event time of the rows.
+      keys: of the rows.
+      run: names, for `_Attach`, the run that the rows are of: `CURRENT` or `PREVIOUS_RUN`.
+      place: the event time of the rows in microseconds, or what orders those of the previous run.
     """
-    texts = block.column(text_column).cast(pa.large_binary()).to_pylist()
-    partitions = [zlib.crc32(text or b"") % PARTITIONS for text in texts]
+    partitions = [zlib.crc32(key or b"") % PARTITIONS for key in keys]
     for partition, piece in split_rows(block, partitions):
-        yield partition, (run, (piece, micros))
+        yield partition, (run, (piece, place))
 
 
 class _Attach(beam.DoFn):
     """Attach the previous vectors of one partition, and pack the pieces into full blocks again."""
 
-    def __init__(self, text_column: str, embedding_column: str) -> None:
-        self._text_column = text_column
-        self._embedding_column = embedding_column
+    def __init__(self, columns: PreviousColumns) -> None:
+        self._columns = columns
 
     def start_bundle(self) -> None:
         self._packer = Packer(ROWS_PER_BLOCK)
@@ -147,35 +175,20 @@ class _Attach(beam.DoFn):
         element: tuple[int, Iterable[tuple[str, Piece]]],
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
-        previous = [piece for run, (piece, _) in element[1] if run == "previous"]
+        pieces = [piece for run, piece in element[1] if run == PREVIOUS_RUN]
+        pieces.sort(key=lambda piece: piece[1])  # a runner gives them in any order
+        previous = None
         for run, (piece, micros) in element[1]:
-            if run == "previous":
+            if run == PREVIOUS_RUN:
                 continue
-            block = attach(piece, previous, self._text_column, self._embedding_column)
-            yield from (
-                unpack(place, full) for place, full in self._packer.add((window, micros), block)
-            )
+            if previous is None:
+                previous = index_previous(block for block, _ in pieces)
+            for block in attach(piece, previous, self._columns):
+                if isinstance(block, NotReused):
+                    count_not_reused(block)
+                    continue
+                added = self._packer.add((window, micros), block)
+                yield from (unpack(place, full) for place, full in added)
 
     def finish_bundle(self) -> Iterator[Any]:
         return (unpack(place, block) for place, block in self._packer.flush())
-
-
-def attach(block: Block, previous: list[Block], text_column: str, embedding_column: str) -> Block:
-    """Add the column `PREVIOUS_VECTOR`, taken from `previous`; no column if that has no rows."""
-    if not previous:
-        return block
-    table = pa.Table.from_batches([piece.batch for piece in previous])
-    known = table.column(text_column).cast(pa.large_string()).to_pylist()
-    first_rows = {text: row for row, text in reversed(list(enumerate(known)))}
-    texts = block.column(text_column).cast(pa.large_string()).to_pylist()
-    rows = [first_rows.get(text) for text in texts]
-    missing = np.array([row is None for row in rows])
-    field = table.schema.field(embedding_column).with_name(PREVIOUS_VECTOR)
-    vectors = table.column(embedding_column).combine_chunks()
-    taken = vectors.take(pa.array([row or 0 for row in rows])).values
-    values = pa.FixedSizeListArray.from_arrays(taken, field.type.list_size, mask=pa.array(missing))
-    return with_hidden(block, field, values)
-
-
-def _paths(path: str) -> list[str]:
-    return [name for name, _ in vector_files(path)]

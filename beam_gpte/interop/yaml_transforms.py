@@ -26,6 +26,7 @@ from beam_gpte.core.columns import (
     FOUND_BY,
     ID,
     MARGIN,
+    PARENT_HASH,
     PARENT_ID,
     REJECT_REASON,
     SCORE,
@@ -79,7 +80,8 @@ def _added(transform: Any, fields: Fields) -> Fields:
 def _embedded(transform: Any, rows: Inputs) -> dict[str, Fields]:
     added = _added(transform, {transform.embedding_column: VECTOR})
     if isinstance(transform.model, EncoderConfig) and transform.model.splits:
-        added = _chunk_fields(transform, rows) | added
+        hashes = _added(transform, {PARENT_HASH: str})
+        added = _chunk_fields(transform, rows) | hashes | added
     if transform.token_columns:
         added |= _added(transform, {TOKENS: np.int64, TOKENS_DROPPED: np.int64})
     return {GOOD: {**rows.input, **added}}

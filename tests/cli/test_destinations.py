@@ -13,8 +13,9 @@ from beam_gpte import (
     InputError,
     QuantizeVectors,
     WriteVectorsToDuckDB,
+    WriteVectorsToParquet,
 )
-from beam_gpte.cli.destinations import check_destination
+from beam_gpte.cli.destinations import check_destination, int8_limit
 
 KINDS = ("float32", "float16", "int8", "binary")
 
@@ -31,6 +32,8 @@ def databases(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
             if kind != "float32":
                 codes = vectors | kind >> QuantizeVectors(kind, "fit" if kind == "int8" else None)
             codes | f"Write_{kind}" >> WriteVectorsToDuckDB(f"{folder}/{kind}.duckdb")
+        own = vectors | "Own" >> QuantizeVectors("int8")
+        own | "WriteOwn" >> WriteVectorsToParquet(f"{folder}/own")
     return folder
 
 
@@ -57,3 +60,22 @@ def test_quantized_vectors_of_another_model_are_refused(
     config = EncoderConfig(minilm, truncate_dim=16, prompt="query: ")
     with pytest.raises(InputError, match=r"\(prompt 'query: ' and ''\)"):
         check_destination(config, "embedding", database, quantize=kind)
+
+
+def test_int8_has_the_limit_of_the_table_then_of_the_previous_run_of_this_model(
+    databases: Path, minilm: str
+) -> None:
+    config, own = EncoderConfig(minilm, truncate_dim=16), str(databases / "own")
+    places = [str(databases / f"{kind}.duckdb") for kind in KINDS]
+    fitted, model = int8_limit(config, "embedding", str(databases / "int8.duckdb"), own)
+    assert isinstance(fitted, float)
+    assert model is not None
+    assert int8_limit(config, "embedding", None, own)[0] is None
+    assert int8_limit(config, "embedding", str(databases / "new.duckdb"), own)[0] is None
+    assert int8_limit(config, "embedding", places[1], None) == ("fit", None)
+    other = EncoderConfig(minilm, truncate_dim=16, prompt="query: ")
+    assert int8_limit(other, "embedding", None, own)[0] == "fit"
+    # elsewhere the model is not loaded, and its name decides
+    assert int8_limit(config, "embedding", None, own, local=False) == (None, None)
+    named = EncoderConfig("another/model")
+    assert int8_limit(named, "embedding", None, own, local=False) == ("fit", None)

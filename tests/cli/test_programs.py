@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_gpte import TextEncoder
+from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
 from tests.pages import CHROMIUM, HOSTILE, hash_of, open_page, read_page, use_page
@@ -167,6 +168,45 @@ def test_a_second_run_reuses_the_first_and_quantizes(embedded_twice: Path) -> No
     cosines = (full * codes).sum(1) / np.linalg.norm(codes, axis=1)
     assert codes.max() == 127
     assert cosines.min() > 0.999
+
+
+def test_chunks_and_codes_are_reused_and_join_the_table_by_their_limit(
+    tmp_path: Path, minilm: str
+) -> None:
+    texts = ["one two three four five six", "seven eight", "nine ten eleven twelve thirteen"]
+    rows = [{"id": i, "text": text} for i, text in enumerate(texts)]
+    arguments = flags(input=tmp_path / "rows.jsonl", model=minilm, duckdb=tmp_path / "v.duckdb")
+    arguments += flags(long_text="chunks", chunk_tokens=4, quantize="int8")
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    run("embed_corpus.py", *arguments, *flags(output=tmp_path / "a"))
+    rows[1]["text"] = "an altogether different text"
+    write_jsonl(tmp_path / "rows.jsonl", [*rows, {"id": 3, "text": texts[1]}])
+    run("embed_corpus.py", *arguments, *flags(output=tmp_path / "b", reuse=tmp_path / "a"))
+    summary = json.loads((tmp_path / "b" / "summary.json").read_text())
+    assert (summary["texts"], summary["reused"], summary["not_reused"]) == (4, 3, {})
+    first, second = (read_vectors(tmp_path / name).sort_by("id") for name in "ab")
+    assert summary["vectors"] == second.num_rows == 6
+    assert first.schema.equals(second.schema, check_metadata=True)  # of one int8_limit
+    codes = [
+        {row["id"]: row["embedding"] for row in table.to_pylist() if row["parent_id"] in (0, 2)}
+        for table in (first, second)
+    ]
+    assert codes[0] == codes[1]
+    arguments = [*arguments[:4], *arguments[6:]]  # without the table
+    arguments += flags(prompt="query: ", output=tmp_path / "c", reuse=tmp_path / "b")
+    done = run("embed_corpus.py", *arguments)
+    summary = json.loads((tmp_path / "c" / "summary.json").read_text())
+    reason = "the previous vectors are of another model or settings"
+    assert (summary["reused"], summary["not_reused"]) == (0, {reason: 4})
+    assert f"4 x {reason}" in done.stdout
+    limits = {limit_of(table) for table in (first, second, read_vectors(tmp_path / "c"))}
+    assert len(limits) == 2  # nothing has the limit of another model
+
+
+def limit_of(table: pa.Table) -> float | None:
+    metadata = vector_metadata(table.schema.field("embedding"))
+    assert metadata is not None
+    return metadata.int8_limit
 
 
 @pytest.fixture(scope="module")

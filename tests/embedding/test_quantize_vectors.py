@@ -16,6 +16,9 @@ import pytest
 from apache_beam.ml.rag.types import Content, EmbeddableItem, Embedding
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from beam_gpte import (
     Block,
@@ -93,6 +96,31 @@ def test_codes_are_converted_back_to_vectors() -> None:
     assert np.array_equal(np.sign(signs), np.sign(vectors))
     assert np.linalg.norm(signs, axis=1) == pytest.approx(np.ones(50))
     assert dequantize(np.zeros((1, 3), np.int8)).tolist() == [[0, 0, 0]]
+
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+HALVES = st.floats(width=16, allow_nan=False, allow_infinity=False)
+
+
+@given(data=st.data(), to=st.sampled_from(["float16", "int8", "binary"]), dim=st.integers(1, 20))
+def test_vectors_converted_back_give_the_same_codes_again(
+    data: st.DataObject, to: str, dim: int
+) -> None:
+    values = data.draw(st.sampled_from([FLOATS, st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5])]))
+    values = HALVES if to == "float16" else values
+    limit = None
+    if to == "int8":
+        limit = data.draw(st.none() | st.floats(2.0**-100, 2.0**100))
+    codes = quantize(data.draw(arrays(np.float32, (3, dim), elements=values)), to, limit)
+    again = quantize(dequantize(codes, dim, limit), to, limit)
+    assert again.tobytes() == codes.tobytes()
+
+
+@pytest.mark.parametrize("limit", [None, 0.21, 1.0, 3e-5, 77.7])
+def test_every_int8_code_comes_back(limit: float | None) -> None:
+    codes = np.arange(-127, 128, dtype=np.int8).reshape(1, -1)
+    several = np.concatenate([codes, codes[:, ::-1], 0 * codes])
+    assert np.array_equal(quantize(dequantize(several, None, limit), "int8", limit), several)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -89,5 +89,3 @@ def test_files_that_cannot_be_reused_are_refused(
             LengthEncoder(),
             reuse=str(tmp_path / "nothing"),
         )
-    with pytest.raises(InputError, match="reuse with chunks or token_columns"):
-        EmbedText("m", reuse="x", token_columns=True)

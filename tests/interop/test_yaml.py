@@ -3,6 +3,7 @@
 A settings object is a mapping, with the same checks, documentation and errors as a transform.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -303,6 +304,12 @@ def test_every_setting_is_typed_and_documented() -> None:
                 "runtime": beam_gpte.ModelRuntime(threads=2),
             },
         ),
+        ("EmbedText", {"model": "m", "reuse": "a"}, {"model": "m"}),
+        (
+            "EmbedText",
+            {"model": "m", "reuse": {"path": "a", "quantized": "int8", "int8_limit": 0.2}},
+            {"reuse": beam_gpte.Reuse("a", "int8", 0.2)},
+        ),
         (
             "MineHardNegatives",
             {
@@ -453,6 +460,7 @@ def test_ids_of_rows_are_integers_in_every_file(tmp_path: Path) -> None:
 
 
 def test_chunks_have_the_fields_that_they_gain(minilm: str) -> None:
+    parent = hashlib.blake2b(b"one two three four five", digest_size=16).hexdigest()
     run_steps(
         f"""
 - {{type: Create, config: {{elements: [{{id: 7, text: one two three four five, n: 1}}]}}}}
@@ -473,9 +481,9 @@ def test_chunks_have_the_fields_that_they_gain(minilm: str) -> None:
   config:
     elements:
       - {{id: "7#0", text: one two three, n: 1, parent_id: 7, chunk_index: 0, chunk_start: 0,
-         chunk_end: 13, tokens: 3, tokens_dropped: 0, dimensions: 8}}
+         parent_hash: "{parent}", chunk_end: 13, tokens: 3, tokens_dropped: 0, dimensions: 8}}
       - {{id: "7#1", text: four five, n: 1, parent_id: 7, chunk_index: 1, chunk_start: 14,
-         chunk_end: 23, tokens: 2, tokens_dropped: 0, dimensions: 8}}
+         parent_hash: "{parent}", chunk_end: 23, tokens: 2, tokens_dropped: 0, dimensions: 8}}
 """
     )
 

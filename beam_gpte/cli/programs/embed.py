@@ -24,6 +24,7 @@ from beam_gpte import (
     QuantizeVectors,
     ReadCorpus,
     ReplaceOptions,
+    Reuse,
     WriteRejects,
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
@@ -51,7 +52,7 @@ from beam_gpte.cli.corpus_options import (
     types_of,
     use_ids,
 )
-from beam_gpte.cli.destinations import check_destination
+from beam_gpte.cli.destinations import check_destination, int8_limit
 from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
 from beam_gpte.cli.forecast.jobs import Job, Side
 from beam_gpte.cli.progress import shown_progress
@@ -72,6 +73,8 @@ from beam_gpte.cli.runtime import (
 from beam_gpte.core.columns import EMBEDDING, ID, PARENT_ID
 from beam_gpte.core.encoder.model_folder import public_name
 from beam_gpte.core.errors import InputError, NothingWrittenError, naming
+from beam_gpte.embedding.quantize_vectors import FIT
+from beam_gpte.embedding.reuse import NOT_REUSED
 from beam_gpte.files.folders import absolute, check_writable
 from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.page import check_report, write_page
@@ -149,8 +152,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_dry_run_option(writing)
 
 
-def embed_of(options: argparse.Namespace, config: EncoderConfig | Encoder) -> EmbedText:
-    return EmbedText(config, options.text_column, options.id_column or "id", reuse=options.reuse)
+Limit = float | str | None  # of int8, see `QuantizeVectors`
+
+
+def embed_of(
+    options: argparse.Namespace, config: EncoderConfig | Encoder, limit: Limit = FIT
+) -> EmbedText:
+    reuse = None if options.reuse is None else reuse_of(options, limit)
+    return EmbedText(config, options.text_column, options.id_column or "id", reuse=reuse)
+
+
+def reuse_of(options: argparse.Namespace, limit: Limit) -> Reuse:
+    """Say how the previous run may have quantized its vectors: as this one does."""
+    if options.quantize != "int8":
+        return Reuse(options.reuse, options.quantize)
+    if isinstance(limit, str):  # fitted to this run, so none that is there has it
+        return Reuse(options.reuse)
+    return Reuse(options.reuse, "int8", limit)
 
 
 def vectors_of(options: argparse.Namespace, config: EncoderConfig | Encoder) -> str:
@@ -158,13 +176,16 @@ def vectors_of(options: argparse.Namespace, config: EncoderConfig | Encoder) -> 
     return renamed(embed_of(options, config), options.rename).added()[EMBEDDING]
 
 
-def quantize_of(options: argparse.Namespace, embedding: str) -> QuantizeVectors:
-    limit = "fit" if options.quantize == "int8" else None
+def quantize_of(options: argparse.Namespace, embedding: str, limit: Limit = FIT) -> QuantizeVectors:
+    limit = limit if options.quantize == "int8" else None
     return QuantizeVectors(options.quantize, limit, embedding, options.id_column or "id")
 
 
 def build(
-    pipeline: beam.Pipeline, options: argparse.Namespace, config: EncoderConfig | Encoder
+    pipeline: beam.Pipeline,
+    options: argparse.Namespace,
+    config: EncoderConfig | Encoder,
+    limit: Limit = FIT,
 ) -> None:
     id_column, text_column = options.id_column or "id", options.text_column
     read = ReadCorpus(
@@ -176,12 +197,12 @@ def build(
     )
     corpus, unreadable = pipeline | read.with_exception_handling()
     embed, embedding = (
-        renamed(embed_of(options, config), options.rename),
+        renamed(embed_of(options, config, limit), options.rename),
         vectors_of(options, config),
     )
     vectors, refused = corpus | embed.with_exception_handling()
     if options.quantize:
-        vectors = vectors | quantize_of(options, embedding)
+        vectors = vectors | quantize_of(options, embedding, limit)
     if options.report:
         columns = (id_column,), (text_column,), (embedding,)
         vectors | "WriteSample" >> WriteSample(sample_file(options.output), *columns)
@@ -226,16 +247,20 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     )
     with no_new_folders(options.dry_run, options.output, options.duckdb, options.report):
         check(options, config)
-    loaded = None  # held until the run is over: its steps share it
+    loaded: list[Any] = []  # models, held until the run is over: its steps share them
+    limit: Limit = FIT
+    column = vectors_of(options, config)
     if local:
-        column = vectors_of(options, config)
-        loaded = check_destination(config, column, options.duckdb, quantize=options.quantize)
+        loaded += [check_destination(config, column, options.duckdb, quantize=options.quantize)]
+    if options.quantize == "int8":
+        limit, model = int8_limit(config, column, options.duckdb, options.reuse, local)
+        loaded += [model]
     if options.dry_run:
-        dry_run(job_of(options, flags, local, config))
+        dry_run(job_of(options, flags, local, config, limit))
         return
     with shown_progress(local, PROGRAM.name, options.input) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
-        build(pipeline, options, config)
+        build(pipeline, options, config, limit)
         result = run_pipeline(pipeline, local, options.output)
     del loaded
     seconds = watch.seconds()
@@ -276,12 +301,16 @@ def changes_of(result: Any, options: argparse.Namespace) -> dict[str, int]:
 
 
 def job_of(
-    options: argparse.Namespace, flags: list[str], local: bool, config: EncoderConfig
+    options: argparse.Namespace,
+    flags: list[str],
+    local: bool,
+    config: EncoderConfig,
+    limit: Limit = FIT,
 ) -> Job:
     """Describe this program for a dry run."""
 
     def build_trial(pipeline: beam.Pipeline, trial: argparse.Namespace) -> None:
-        build(pipeline, trial, config if trial.model == options.model else trial.model)
+        build(pipeline, trial, config if trial.model == options.model else trial.model, limit)
 
     sides = {"input": Side(options.input, options.id_column)}
     return Job(options, flags, local, sides, config, build_trial)
@@ -335,19 +364,23 @@ def summary_of(
         "tokens": count.get("tokens", 0),
         "seconds": round(seconds, 2),
         "texts_per_second": round(count.get("texts", 0) / seconds, 1),
-        "vectors": count.get("vectors", 0) + reused,
+        "vectors": count.get("vectors", 0) + count.get("vectors_reused", 0),
         "reused": reused,
+        "not_reused": by_reason(count, NOT_REUSED),
         "resumed": resumed,
         "truncated": count.get("texts_truncated", 0),
         "rejected": count.get("rejects", 0),
-        "reasons": {
-            name.removeprefix("rejects: "): n
-            for name, n in sorted(count.items())
-            if name.startswith("rejects: ")
-        },
+        "reasons": by_reason(count, "rejects: "),
         "files": count_files(options.output),
         "output": options.output,
         "duckdb": options.duckdb,
+    }
+
+
+def by_reason(count: dict[str, int], prefix: str) -> dict[str, int]:
+    """Select the counters that begin so, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): n for name, n in sorted(count.items()) if name.startswith(prefix)
     }
 
 
