@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -106,6 +107,24 @@ class PreviousColumns:
 def parent_hashes(texts: list[str]) -> pa.Array:
     """Hash whole texts, by which their chunks are found again: hex of 128 bits of BLAKE2b."""
     return pa.array([_hash(text.encode()) for text in texts], pa.string())
+
+
+class HashTexts(beam.PTransform):
+    """Add the hash of each text, which its chunks will have; texts are strings or UTF-8."""
+
+    def __init__(self, text_column: str, name: str) -> None:
+        super().__init__()
+        self._columns = text_column, name
+
+    def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        """Add the column."""
+        return blocks | beam.Map(_with_hashes, *self._columns).with_output_types(Block)
+
+
+def _with_hashes(block: Block, text_column: str, name: str) -> Block:
+    texts = block.column(text_column).cast(pa.large_binary()).to_pylist()
+    hashes = pa.array([_hash(text) for text in texts], pa.string())
+    return block.with_column(pa.field(name, pa.string()), hashes)
 
 
 def _hash(text: bytes) -> str:

@@ -10,10 +10,12 @@ the exit code is 3.
 
 With `--mode sync` the output becomes what the input is now: rows that are new or have changed are
 embedded and written, those whose input is gone are removed, and all others stay as they are. A row
-that is rejected keeps its previous version.
+that is rejected keeps its previous version. With `--every 60` it goes on so while files are
+written, rewritten and deleted.
 """
 
 import argparse
+import copy
 import dataclasses
 from typing import Any
 
@@ -53,9 +55,11 @@ from beam_gpte.cli.corpus_options import (
     use_ids,
 )
 from beam_gpte.cli.destinations import check_destination, int8_limit
+from beam_gpte.cli.follow import follow
 from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
 from beam_gpte.cli.forecast.jobs import Job, Side
 from beam_gpte.cli.progress import shown_progress
+from beam_gpte.cli.runners import LOCAL_RUNNER
 from beam_gpte.cli.runtime import (
     Stopwatch,
     add_report_option,
@@ -70,17 +74,23 @@ from beam_gpte.cli.runtime import (
     run_pipeline,
     sample_file,
 )
-from beam_gpte.core.columns import EMBEDDING, ID, PARENT_ID
+from beam_gpte.core.columns import EMBEDDING, ID, PARENT_HASH, PARENT_ID
 from beam_gpte.core.encoder.model_folder import public_name
 from beam_gpte.core.errors import InputError, NothingWrittenError, naming
+from beam_gpte.elements.checks import CheckTexts
+from beam_gpte.elements.rejects import reject_outputs
+from beam_gpte.embedding.previous_rows import HashTexts
 from beam_gpte.embedding.quantize_vectors import FIT
 from beam_gpte.embedding.reuse import NOT_REUSED
 from beam_gpte.files.folders import absolute, check_writable
 from beam_gpte.files.json_values import write_json
+from beam_gpte.files.scratch import temporary_folder
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import embedding_page
 from beam_gpte.reports.sample import WriteSample, take_sample
 from beam_gpte.sinks import write_parquet
+from beam_gpte.sinks.folders.preview_sync import PreviewSync
+from beam_gpte.sinks.folders.sync_rows import Compared
 from beam_gpte.sinks.write_duckdb import check_database
 from beam_gpte.sources.output_columns import committed_files
 from beam_gpte.sources.read_vectors import vector_files
@@ -141,6 +151,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="with --mode sync: an input without a usable row removes all rows",
     )
     writing.add_argument(
+        "--every",
+        type=float,
+        metavar="SECONDS",
+        help="with --mode sync: look at the input so often, and sync again when a file has "
+        "appeared, changed or vanished, until Ctrl-C or SIGTERM",
+    )
+    writing.add_argument(
         "--keep_previous",
         action="store_true",
         help="keep the Parquet files that are replaced until the next run, for beam-gpte rollback",
@@ -181,6 +198,16 @@ def quantize_of(options: argparse.Namespace, embedding: str, limit: Limit = FIT)
     return QuantizeVectors(options.quantize, limit, embedding, options.id_column or "id")
 
 
+def read_of(options: argparse.Namespace) -> ReadCorpus:
+    return ReadCorpus(
+        options.input,
+        id_column=options.id_column,
+        text_column=options.text_column,
+        types=types_of(options.types),
+        options=read_options(options),
+    )
+
+
 def build(
     pipeline: beam.Pipeline,
     options: argparse.Namespace,
@@ -188,14 +215,7 @@ def build(
     limit: Limit = FIT,
 ) -> None:
     id_column, text_column = options.id_column or "id", options.text_column
-    read = ReadCorpus(
-        options.input,
-        id_column=options.id_column,
-        text_column=text_column,
-        types=types_of(options.types),
-        options=read_options(options),
-    )
-    corpus, unreadable = pipeline | read.with_exception_handling()
+    corpus, unreadable = pipeline | read_of(options).with_exception_handling()
     embed, embedding = (
         renamed(embed_of(options, config, limit), options.rename),
         vectors_of(options, config),
@@ -232,19 +252,23 @@ def build(
 
 
 def run(options: argparse.Namespace, flags: list[str]) -> None:
+    check_mode(options)
+    if options.every is None:
+        run_once(options, flags)
+        return
+
+    def again() -> None:
+        run_once(copy.copy(options), flags)
+
+    follow(options.input, options.every, again, f"beam-gpte {PROGRAM.name}")
+
+
+def run_once(options: argparse.Namespace, flags: list[str]) -> None:
     beam_options, watch = PipelineOptions(flags), Stopwatch()
     use_previous(options)
-    local = local_options(beam_options, options.input, options.reuse)
-    config = EncoderConfig(
-        options.model,
-        pooling=options.pooling,
-        prompt_name=options.prompt_name,
-        prompt=options.prompt,
-        truncate_dim=options.truncate_dim,
-        precision=options.precision,
-        long_text=options.long_text,
-        chunk_tokens=options.chunk_tokens,
-    )
+    later = options.reuse or (options.output if options.every else None)
+    local = local_options(beam_options, options.input, later)
+    config = config_of(options)
     with no_new_folders(options.dry_run, options.output, options.duckdb, options.report):
         check(options, config)
     loaded: list[Any] = []  # models, held until the run is over: its steps share them
@@ -256,6 +280,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         limit, model = int8_limit(config, column, options.duckdb, options.reuse, local)
         loaded += [model]
     if options.dry_run:
+        if options.mode == "sync":
+            print_summary(preview(options, config))
         dry_run(job_of(options, flags, local, config, limit))
         return
     with shown_progress(local, PROGRAM.name, options.input) as runner:
@@ -276,18 +302,58 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         print(f"{'report':>16}  {options.report}")
 
 
-def use_previous(options: argparse.Namespace) -> None:
-    """Take the vectors of what has not changed from the output, where a sync has one already.
+def config_of(options: argparse.Namespace) -> EncoderConfig:
+    return EncoderConfig(
+        options.model,
+        pooling=options.pooling,
+        prompt_name=options.prompt_name,
+        prompt=options.prompt,
+        truncate_dim=options.truncate_dim,
+        precision=options.precision,
+        long_text=options.long_text,
+        chunk_tokens=options.chunk_tokens,
+    )
+
+
+def check_mode(options: argparse.Namespace) -> None:
+    """Refuse options that are for a sync only.
 
     Raises:
-      InputError: an option is for a sync only.
+      InputError: one is given.
     """
-    if options.mode != "sync":
-        if options.allow_empty:
-            raise InputError("--allow_empty is for --mode sync; leave it out, or add that")
-        return
-    if options.reuse is None and committed_files(absolute(options.output), write_parquet):
+    for name in ("allow_empty", "every"):
+        if getattr(options, name) and options.mode != "sync":
+            raise InputError(f"--{name} is for --mode sync; leave it out, or add that")
+    if options.every is not None and options.dry_run:
+        raise InputError("--every with --dry_run: nothing changes; leave one of them out")
+    if options.every is not None and not options.every > 0:
+        raise InputError(f"--every is {options.every}; use seconds, above 0")
+
+
+def use_previous(options: argparse.Namespace) -> None:
+    """Take the vectors of what has not changed from the output, where a sync has one already."""
+    is_sync = options.mode == "sync" and options.reuse is None
+    if is_sync and committed_files(absolute(options.output), write_parquet):
         options.reuse = options.output
+
+
+def preview(options: argparse.Namespace, config: EncoderConfig) -> dict[str, int]:
+    """Count what a sync would change in the folder; the model is not asked what it would reject."""
+    id_column, embed = options.id_column or ID, renamed(embed_of(options, config), options.rename)
+    names, pipeline = embed.added(), beam.Pipeline(LOCAL_RUNNER)
+    added = [names[name] for name in embed.adds() if name != PARENT_HASH]
+    with temporary_folder() as scratch:
+        corpus, unreadable = pipeline | read_of(options).with_exception_handling()
+        check = beam.ParDo(CheckTexts(embed.step, options.text_column, id_column, True))
+        rows, refused = corpus | "CheckTexts" >> reject_outputs(check)
+        if config.splits:
+            rows = rows | HashTexts(options.text_column, names[PARENT_HASH])
+            added += [id_column, options.text_column]
+        rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
+        replacing = ReplaceOptions(id_column, names[PARENT_ID], rejects)
+        compared = Compared(tuple(added), config.splits)
+        rows | PreviewSync(absolute(options.output), scratch, compared, replacing)
+        return changes(run_pipeline(pipeline, True, scratch), "PreviewSync")
 
 
 def changes_of(result: Any, options: argparse.Namespace) -> dict[str, int]:

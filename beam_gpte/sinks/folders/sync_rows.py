@@ -80,6 +80,19 @@ class Decision:
 Decided = tuple[str, Decision]  # the path of the file
 
 
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """Say what is compared before there are vectors: of chunks, the hash of their text.
+
+    Attributes:
+      without: columns that are not compared.
+      whole: whether the rows that are there are chunks, and all of a text count as one.
+    """
+
+    without: tuple[str, ...]
+    whole: bool
+
+
 @dataclasses.dataclass(eq=False)
 class FindChanges(beam.PTransform):
     """Compare staged files with a folder; write what changes again, in the temporary folder.
@@ -98,9 +111,25 @@ class FindChanges(beam.PTransform):
 
     def expand(self, staged: beam.PCollection[StagedFile]) -> beam.PCollection[Rewritten]:
         """Return a report of each file that is staged or counts."""
+        rewrite = beam.ParDo(_Rewrite(self.folder, self.temporary))
+        return (
+            self.decided(staged)
+            | "GroupByFile" >> beam.GroupByKey()
+            | "Rewrite" >> rewrite.with_output_types(Rewritten)
+        )
+
+    def decided(
+        self, staged: beam.PCollection[StagedFile], compared: Compared | None = None
+    ) -> beam.PCollection[Decided]:
+        """Decide what becomes of the rows of each file.
+
+        Args:
+          staged: the new rows.
+          compared: what of them and of the rows that are there is compared; None for all.
+        """
         find_files = functools.partial(own_files, self.folder)
         columns = self.options.id_column, self.options.parent_column
-        rows = _ReadRows(self.step, self.folder, *columns)
+        rows = _ReadRows(self.step, self.folder, *columns, compared)
         parts = [
             staged | "RowsOfStaged" >> beam.FlatMap(rows.of_staged).with_output_types(Keyed),
             staged.pipeline
@@ -111,15 +140,13 @@ class FindChanges(beam.PTransform):
             rejects = self.options.rejects | "Rejects" >> RejectsAsBlocks(self.step)
             ids = beam.FlatMap(rejected_ids, *columns).with_output_types(Keyed)
             parts.append(rejects | "IdsOf" >> ids)
-        decide = beam.FlatMap(_decide, self.step, self.options.id_column)
-        rewrite = beam.ParDo(_Rewrite(self.folder, self.temporary))
+        whole = compared is not None and compared.whole
+        decide = beam.FlatMap(_decide, self.step, self.options.id_column, whole)
         return (
             tuple(parts)
             | "Flatten" >> beam.Flatten()
             | "GroupById" >> beam.GroupByKey()
             | "Decide" >> decide.with_output_types(Decided)
-            | "GroupByFile" >> beam.GroupByKey()
-            | "Rewrite" >> rewrite.with_output_types(Rewritten)
         )
 
 
@@ -138,10 +165,18 @@ class RejectsAsBlocks(beam.PTransform):
 class _ReadRows:
     """Read the ids and digests of the rows of files."""
 
-    def __init__(self, step: str, folder: str, id_column: str, parent_column: str) -> None:
+    def __init__(
+        self,
+        step: str,
+        folder: str,
+        id_column: str,
+        parent_column: str,
+        compared: Compared | None,
+    ) -> None:
         self._step = step
         self._folder = folder
         self._columns = id_column, parent_column
+        self._compared = compared
 
     def of_staged(self, file: StagedFile) -> Iterator[Keyed]:
         """Read a staged file."""
@@ -162,17 +197,24 @@ class _ReadRows:
                     Block(rows.replace_schema_metadata(None)), *self._columns
                 )
             length = len(ids)
+            whole = self._compared is not None and self._compared.whole
             yield from _keyed(
                 {
                     GROUP: groups,
-                    ID: ids,
-                    DIGEST: pa.array(row_digests(rows, types, place.partition)),
+                    ID: groups if whole else ids,
+                    DIGEST: pa.array(row_digests(self._selected(rows), types, place.partition)),
                     FILE: pa.array([name] * length, pa.large_string()),
                     ROW: pa.array(np.arange(start, start + length)),
                     SIDE: pa.array(np.full(length, side, np.int8)),
                 }
             )
             start += length
+
+    def _selected(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        if self._compared is None:
+            return rows
+        left_out = self._compared.without
+        return rows.select([name for name in rows.schema.names if name not in left_out])
 
 
 def folder_types(folder: str) -> dict[str, pa.DataType]:
@@ -230,11 +272,15 @@ def _keyed(columns: dict[str, pa.Array]) -> Iterator[Keyed]:
     return split_rows(block, partitions) if names else iter(())
 
 
-def _decide(keyed: tuple[int, Iterable[Block]], step: str, id_column: str) -> Iterator[Decided]:
+def _decide(
+    keyed: tuple[int, Iterable[Block]], step: str, id_column: str, whole: bool
+) -> Iterator[Decided]:
     frames = [frame_of_table(pa.Table.from_batches([block.batch])) for block in keyed[1]]
     rows = pl.concat(frames, how="diagonal_relaxed")
     if set(rows.columns) == {GROUP, SIDE}:  # nothing but rejects
         return
+    if whole:
+        rows = rows.unique([ID, SIDE], keep="first")
     with naming(step):
         decided = decide(rows, id_column)
     for (path, side), some in decided.group_by(FILE, SIDE, maintain_order=True):
