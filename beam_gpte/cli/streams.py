@@ -2,11 +2,14 @@
 
 local     signal --> stop file --> `WatchCorpus` stops to look, and what was read is committed
 cluster   signal --> stop file --> the job is canceled; what was committed is kept
+follow    signal --> stop file --> a job that is run again and again is not run again
 """
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,12 +17,14 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+from beam_gpte.cli.escaped_output import escaped
 from beam_gpte.cli.remote_jobs import Job
 from beam_gpte.cli.runners import check_job_service, check_runner, use_prism
 from beam_gpte.cli.runtime import silence_beam
 from beam_gpte.core.errors import InputError
 from beam_gpte.files.scratch import temporary_folder
 from beam_gpte.sinks.runs.owner import Owner
+from beam_gpte.sources.match_files import match_files
 
 LOCAL_STREAM_RUNNER = "BundleBasedDirectRunner"  # the one with processing-time timers
 SAVEPOINT = "--savepoint_path"  # these are flags of Flink
@@ -129,3 +134,53 @@ def run_stream(start: Callable[[], Any], owner: Owner | None, stop: str | None) 
 
 
 _GOES_ON = "the job was canceled and has not ended; look for it where its runner lists jobs"
+
+
+Versions = dict[str, tuple[int, float]]  # by path: size, and time of the last change
+
+
+def follow(files: Sequence[str], every: float, run: Callable[[], None], name: str) -> None:
+    """Run a job, and again once files have appeared, changed or vanished.
+
+    SIGTERM or Ctrl-C lets a run that is at work finish; a second Ctrl-C ends it. What a run finds
+    wrong with the input is printed, and tried again at the next look: a file may be written just
+    now. Only the first run fails for it.
+
+    Args:
+      files: paths or globs.
+      every: seconds between two looks.
+      run: the job.
+      name: of the program, for messages.
+    """
+    with stop_file() as stop:
+        known: Versions | None = None
+        while not Path(stop).exists():
+            try:
+                seen = versions(files)
+                if seen != known:
+                    run()
+                    print(f"watching {' '.join(files)}; Ctrl-C or SIGTERM ends it", flush=True)
+                known = seen
+            except InputError as error:
+                if known is None:
+                    raise
+                print(f"{name}: {error}", file=escaped(sys.stderr), flush=True)
+            _wait(every, stop)
+
+
+def versions(files: Sequence[str]) -> Versions:
+    """Look at the files: sizes and times of those that match.
+
+    Raises:
+      InputError: a pattern matches none.
+    """
+    return {
+        file.path: (file.size_in_bytes, file.last_updated_in_seconds or 0.0)
+        for file in match_files(files, [])
+    }
+
+
+def _wait(seconds: float, stop: str) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not Path(stop).exists():
+        time.sleep(min(LOOK_SECONDS, seconds))

@@ -118,7 +118,7 @@ def sync(corpus: Corpus, config: EncoderConfig, output: Path) -> Synced:
 def rows_of(path: Path | str) -> pl.DataFrame:
     """Read all rows, by id."""
     frames = [pl.DataFrame(block) for block in read_vectors(str(path))]
-    return pl.concat(frames).sort("id")
+    return pl.concat(frames).sort("id") if frames else pl.DataFrame({"id": []})
 
 
 def difference(found: pl.DataFrame, wanted: pl.DataFrame) -> str:

@@ -55,7 +55,6 @@ from beam_gpte.cli.corpus_options import (
     use_ids,
 )
 from beam_gpte.cli.destinations import check_destination, int8_limit
-from beam_gpte.cli.follow import follow
 from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
 from beam_gpte.cli.forecast.jobs import Job, Side
 from beam_gpte.cli.progress import shown_progress
@@ -74,6 +73,7 @@ from beam_gpte.cli.runtime import (
     run_pipeline,
     sample_file,
 )
+from beam_gpte.cli.streams import follow
 from beam_gpte.core.columns import EMBEDDING, ID, PARENT_HASH, PARENT_ID
 from beam_gpte.core.encoder.model_folder import public_name
 from beam_gpte.core.errors import InputError, NothingWrittenError, naming
