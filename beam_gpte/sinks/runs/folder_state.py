@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
+import duckdb
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
@@ -54,12 +55,13 @@ class Note:
         return any(digest is not None for digest in self.gone.values())
 
     def to_json(self) -> str:
-        """Write it; a sum of hashes may be larger than what JSON's readers take for a number."""
+        """Write it, with the version of DuckDB, whose hashes are comparable within one."""
         gone = {
-            path: None if digest is None else [digest.rows, str(digest.total)]
+            path: None if digest is None else [digest.rows, _text(digest.total)]
             for path, digest in sorted(self.gone.items())
         }
-        return json.dumps({"format": FORMAT, "keep": self.keep, "gone": gone})
+        about = {"format": FORMAT, "duckdb": duckdb.__version__, "keep": self.keep}
+        return json.dumps({**about, "gone": gone})
 
     @classmethod
     def from_json(cls, text: bytes) -> "Note":
@@ -77,12 +79,21 @@ class Note:
         if not isinstance(found, dict) or not isinstance(found.get("gone"), dict):
             return cls({})
         check_format(found.get("format"), "a note of what a run has replaced")
+        is_known = found.get("duckdb") == duckdb.__version__
         gone = {
-            path: None if digest is None else Digest(int(digest[0]), int(digest[1]))
+            path: None if digest is None else Digest(digest[0], _total(digest[1], is_known))
             for path, digest in found["gone"].items()
             if PUBLISHED.fullmatch(file_name(path))
         }
         return cls(gone, bool(found.get("keep")))
+
+
+def _text(total: int | None) -> str | None:
+    return None if total is None else str(total)  # larger than what JSON's readers take
+
+
+def _total(text: str | None, is_known: bool) -> int | None:
+    return int(text) if is_known and text is not None else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +176,9 @@ class FolderState:
 def read_state(folder: str, prefix: str, extension: str) -> FolderState:
     """List a folder of a sink.
 
-    Files appear and vanish while a listing is made, which is therefore not a snapshot. No name comes back once it
-    is gone, so two listings that are alike are what was there at each moment between them.
+    Files appear and vanish while a listing is made, which is therefore not a snapshot. No name
+    comes back once it is gone, so two listings that are alike are what was there at each moment
+    between them.
 
     Args:
       folder: that the sink wrote to.

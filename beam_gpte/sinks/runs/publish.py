@@ -202,7 +202,7 @@ def _find_repeated(
         files = [path for path in state.sets.get(other, []) if path not in gone]
         digests = [*_digests(files, destination, layout), *filter(None, gone.values())]
         there = sum(digests, Digest())
-        if here == there:
+        if here.is_like(there):
             count_commit(REPEATED)
             return other
         if destination.run is not None:
