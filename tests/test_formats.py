@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from beam_gpte import (
     EmbedText,
     InputError,
     ReadVectors,
+    ReplaceOptions,
     SemanticOptions,
     WriteVectorsToDuckDB,
     WriteVectorsToParquet,
@@ -28,6 +30,9 @@ from beam_gpte.core.format_version import FORMAT
 from beam_gpte.core.metadata import METADATA_KEY, VectorMetadata, vector_metadata
 from beam_gpte.core.vectors.postprocess import Postprocess
 from beam_gpte.sinks.duckdb_ledger import COMMENT, LEDGER
+from beam_gpte.sinks.folders.roll_back import roll_back
+from beam_gpte.sinks.runs.folder_state import current_sets, note_of
+from beam_gpte.sources.read_vectors import read_vectors
 from tests.embedding.resumable import expected
 from tests.embedding.resumable import written as rows_in
 from tests.examples import WordEncoder
@@ -140,3 +145,26 @@ def test_later_indexes_and_postprocess_are_refused(
         Space.from_bytes(space.to_bytes())
     with pytest.raises(InputError, match=LATER):
         Postprocess.from_bytes(postprocess.to_bytes())
+
+
+def test_what_an_earlier_version_wrote_is_synced_compacted_and_rolled_back(
+    written: Path, new_pipeline: NewPipeline
+) -> None:
+    folder = written / "folder"
+    rows = [*ROWS[1:], {"id": "new", "text": "a text of its own"}]
+    with new_pipeline("in memory") as pipeline:
+        vectors = pipeline | beam.Create([pa.Table.from_pylist(rows)]) | EmbedText(WordEncoder())
+        replacing = ReplaceOptions(keep_previous=True)
+        vectors | WriteVectorsToParquet(str(folder), "sync", replacing=replacing)
+        vectors | WriteVectorsToDuckDB(str(written / "vectors.duckdb"), mode="sync")
+    assert rows_in(written) == dict.fromkeys(("parquet", "duckdb"), expected(rows))
+    roll_back(str(folder))
+    assert rows_in(written) == {"parquet": expected(ROWS), "duckdb": expected(rows)}
+
+
+def test_a_later_note_of_what_was_replaced_is_refused(written: Path) -> None:
+    folder = written / "folder"
+    name = next(iter(current_sets(str(folder), "part", ".parquet")))
+    (folder / note_of(name)).write_text(json.dumps({"format": FORMAT + 1, "gone": {}}))
+    with pytest.raises(InputError, match=f"a note of what a run has replaced: {LATER}"):
+        list(read_vectors(str(folder)))

@@ -31,6 +31,7 @@ from beam_gpte.elements.rows import over_blocks
 from beam_gpte.elements.vectors import replace_vectors, vectors_with_defects
 
 FIT = "fit"
+ROUNDING = 1e-6  # of codes that were vectors again: the largest is the limit
 
 
 @dataclasses.dataclass(eq=False)
@@ -122,7 +123,8 @@ class _Quantize(beam.DoFn):
         if limit == 0:  # fitted to zeros
             limit = 1.0
         if limit is not None:
-            clipped = int((np.abs(vectors).max(axis=1, initial=0) > limit).sum())
+            largest = np.abs(vectors).max(axis=1, initial=0)
+            clipped = int((largest > limit * (1 + ROUNDING)).sum())
             Metrics.counter(NAMESPACE, "vectors_clipped").inc(clipped)
         codes = quantize(vectors, self._to, limit)
         if self._to == "float16":
