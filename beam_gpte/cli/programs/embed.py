@@ -384,14 +384,7 @@ def job_of(
 
 def check(options: argparse.Namespace, config: EncoderConfig) -> None:
     """Check before the job starts what can be checked on this machine."""
-    try:
-        first, present = first_columns(
-            options.input, options.text_column, "input", options.encoding
-        )
-    except NothingWrittenError:
-        if not options.allow_empty:
-            raise
-        first, present = "", [options.text_column, ID]  # which the output has
+    first, present = columns_of(options)
     use_ids(options, present)
     check_present((options.text_column, options.id_column), first, present)
     check_model_exists(config)
