@@ -14,12 +14,13 @@ from beam_gpte.files.folders import is_remote, remove_files, remove_folder
 from beam_gpte.sinks.final_names import partitioned_folder
 
 PREVIOUS = ".beam-gpte-previous-"
-NOTHING = "nothing"
+NOTHING = "nothing"  # a set that has replaced nothing can be rolled back too
 KEPT = ".kept"  # not .parquet: Polars and DuckDB follow `**/*.parquet` into hidden folders
 
 
 def keep_files(folder: str, name: str, paths: list[str]) -> None:
     """Move files that a set has replaced, where the previous attempt has not."""
+    keep_nothing(folder, name)
     targets = {path: kept_file(folder, name, path) for path in paths}
     moves = [
         (source, target)
@@ -29,16 +30,19 @@ def keep_files(folder: str, name: str, paths: list[str]) -> None:
     if not is_remote(folder):
         for _, target in moves:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
-    if not paths:  # a set that has replaced nothing can be rolled back too
-        nothing = kept_file(folder, name, NOTHING)
-        if not is_remote(folder):
-            Path(nothing).parent.mkdir(parents=True, exist_ok=True)
-        with FileSystems.create(nothing) as file:
-            file.write(b"\n")  # Beam 2.77 cannot write an empty object to S3
     if moves:
         FileSystems.rename([source for source, _ in moves], [target for _, target in moves])
     if not is_remote(folder):
         remove_files([source for source, _ in moves])  # no more than empty partitions
+
+
+def keep_nothing(folder: str, name: str) -> None:
+    """Begin to keep what a set replaces."""
+    nothing = kept_file(folder, name, NOTHING)
+    if not is_remote(folder):
+        Path(nothing).parent.mkdir(parents=True, exist_ok=True)
+    with FileSystems.create(nothing) as file:
+        file.write(b"\n")  # Beam 2.77 cannot write an empty object to S3
 
 
 def kept_sets(folder: str, prefix: str) -> dict[str, list[str]]:
@@ -63,14 +67,18 @@ def kept_sets(folder: str, prefix: str) -> dict[str, list[str]]:
 
 def remove_previous(folder: str, prefix: str, keep: str | None = None) -> None:
     """Delete what is kept, but for what the set `keep` has replaced."""
-    for name, paths in kept_sets(folder, prefix).items():
-        if name == keep:
-            continue
-        if is_remote(folder):
-            for path in paths or [NOTHING]:
-                remove_files([kept_file(folder, name, path)])
-        else:
-            remove_folder(FileSystems.join(folder, f"{PREVIOUS}{name}"))
+    for name in kept_sets(folder, prefix).keys() - {keep}:
+        remove_kept(folder, name)
+
+
+def remove_kept(folder: str, name: str) -> None:
+    """Delete what is kept of what a set has replaced."""
+    place = FileSystems.join(folder, f"{PREVIOUS}{name}")
+    if not is_remote(folder):
+        remove_folder(place)
+        return
+    found = FileSystems.match([FileSystems.join(glob.escape(place), "**")])[0].metadata_list
+    remove_files([file.path for file in found])
 
 
 def find_kept(path: str) -> str | None:
