@@ -42,8 +42,8 @@ from beam_gpte.sinks.runs.folder_state import (
 )
 from beam_gpte.sinks.runs.leftovers import live_runs, remove_leftovers, remove_staged
 from beam_gpte.sinks.runs.previous_state import (
+    begin_to_keep,
     keep_files,
-    keep_nothing,
     remove_kept,
     remove_previous,
 )
@@ -307,7 +307,7 @@ def _note(state: FolderState, name: str, replacement: Replacement, gone: Gone) -
     if gone or replacement.gone is not None:
         write_note(state.folder, name, Note(gone, replacement.keep, state.next_number))
         if replacement.keep:
-            keep_nothing(state.folder, name)
+            begin_to_keep(state.folder, name)
 
 
 def _ledger(state: FolderState) -> Gone:
