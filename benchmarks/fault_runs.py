@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import beam_gpte
+from beam_gpte.sinks.runs.folder_state import REPLACES
 from beam_gpte.sinks.staging import StageFiles
 from beam_gpte.sources import read_files, watch_corpus
 from beam_gpte.sources.committed_rows import StreamOutput
@@ -130,6 +131,7 @@ class Bench:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
+        self.seed = seed
         self.random = random.Random(seed)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
@@ -161,6 +163,32 @@ class Bench:
         process.kill()
         process.join()
         return alive
+
+    def killed_at(
+        self, rng: random.Random, seconds: float, work: Callable, *arguments: Any
+    ) -> float:
+        """Kill a process at a random share of the seconds that it takes; return the share."""
+        while True:
+            share = rng.uniform(0.1, 1)
+            if self.killed(share * seconds, work, *arguments):
+                return share
+
+    def killed_in_commit(
+        self, rng: random.Random, seconds: float, output: Path, work: Callable, *arguments: Any
+    ) -> float:
+        """Kill a process soon after it has begun to change a folder; return when, as a share.
+
+        If it ends too soon, it is started again, and killed at any moment.
+        """
+        before, began = set(output.glob(f"{REPLACES}*")), time.monotonic()
+        process = self.start(work, *arguments)
+        while process.is_alive() and not set(output.glob(f"{REPLACES}*")) - before:
+            time.sleep(0.0005)
+        process.join(rng.uniform(0, 0.05))
+        alive, share = process.is_alive(), (time.monotonic() - began) / seconds
+        process.kill()
+        process.join()
+        return share if alive else self.killed_at(rng, seconds, work, *arguments)
 
     def files(self, n: int, repeat: int = 0) -> dict[str, bytes]:
         """Make JSON Lines and Parquet files of short texts, by name.

@@ -1,15 +1,15 @@
 """Count the rows that faults lose or duplicate, which have to be none.
 
-    python -m benchmarks.faults [--seed 1] [--kills 40] [--only kills_while_embedding]
+    python -m benchmarks.faults [--seed 1] [--kills 210] [--only kills_in_sync] [--results FILE]
 
 Every attempt is compared with an undisturbed run of the same input: ids, texts and vectors have to
-be the same, in Parquet and in DuckDB. `fault_runs` has the processes that are killed or fail.
+be the same, in Parquet and in DuckDB. `fault_runs` has the processes that are killed or fail. With
+`--results` each kill is a line of a file, and the same command goes on where it was stopped.
 """
 
 import argparse
-import dataclasses
-import json
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -18,6 +18,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from benchmarks.fault_change_kills import kills_in_compaction, kills_in_sync
+from benchmarks.fault_results import (
+    DIFFERENCES,
+    UNRECORDED,
+    Kill,
+    Outcome,
+    Results,
+    Series,
+)
 from benchmarks.fault_runs import (
     ROWS,
     Bench,
@@ -38,48 +47,15 @@ from tests.examples import WordEncoder
 
 FILES = 12
 SECONDS = 0.05  # that a slow model takes for a text
+KILLS_OF_STREAM = 5  # of one stream, before it runs to its end
 
 
-@dataclasses.dataclass
-class Outcome:
-    """Count what happened to the rows after one kind of fault.
-
-    Attributes:
-      fault: its name.
-      faults: how many occurred; a process that had finished before its moment is not counted.
-      lost: rows that are missing.
-      duplicated: rows that are there once too often.
-      wrong: rows that differ from those of an undisturbed run.
-    """
-
-    fault: str
-    faults: int = 0
-    lost: int = 0
-    duplicated: int = 0
-    wrong: int = 0
-
-    def compare(self, expected: Rows, found: Rows) -> None:
-        """Add the differences between what an undisturbed run writes and what was found."""
-        truth, times = {row[0]: row for row in expected}, Counter(row[0] for row in found)
-        self.lost += len(truth.keys() - times.keys())
-        self.duplicated += sum(n - 1 for n in times.values())
-        self.wrong += sum(truth.get(row[0]) != row for row in found)
-
-    def compare_output(self, expected: Rows, output: Path) -> None:
-        """Add the differences in the folder and in the database."""
-        self.compare(expected, parquet_rows(output))
-        self.compare(expected, duckdb_rows(f"{output}.duckdb"))
-
-    def compare_reject(self, name: str, output: Path) -> None:
-        """Add the differences between the rejects and the one for the whole file `name`."""
-        paths = (output / "rejects").glob("*.jsonl")
-        lines = [json.loads(line) for path in paths for line in path.open()]
-        self.compare([(f"{name}:0", "", ())], [(line["id"], "", ()) for line in lines])
-
-
-def kills_in_batch(bench: Bench, kills: int) -> Outcome:
+def kills_in_batch(bench: Bench, kills: int, results: Results = UNRECORDED) -> Outcome:
     """Kill a batch, then run the same command again; the next kill starts from that state."""
-    outcome = Outcome("kill -9 while a batch is written")
+    title = "kill -9 while a batch is written"
+    series = Series(bench, "kills_in_batch", title, results)
+    if series.number >= kills:
+        return series.outcome
     files = bench.files(FILES)
     expected = undisturbed(bench, write_batch, files)
     inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
@@ -88,88 +64,118 @@ def kills_in_batch(bench: Bench, kills: int) -> Outcome:
     began = time.monotonic()
     bench.run(*arguments)
     seconds = time.monotonic() - began
-    while outcome.faults < kills:
-        outcome.faults += bench.killed(bench.random.uniform(0.1, 1.1) * seconds, *arguments)
+    while series.number < kills:
+        share = bench.killed_at(series.draw(series.number), seconds, *arguments)
         bench.run(*arguments)
-        outcome.compare_output(expected, output)
-    return outcome
+        kill = Kill(moment=share)
+        kill.compare_output(expected, output)
+        series.add(kill)
+    return series.outcome
 
 
-def kills_while_embedding(bench: Bench, kills: int) -> Outcome:
+def kills_while_embedding(bench: Bench, kills: int, results: Results = UNRECORDED) -> Outcome:
     """Kill a batch of a slow model, and resume it; print what is embedded again, as a share."""
-    outcome = Outcome("kill -9 while a batch is embedded")
+    title = "kill -9 while a batch is embedded"
+    series = Series(bench, "kills_while_embedding", title, results)
+    if series.number >= kills:
+        return series.outcome
     files = bench.files(FILES)
     expected = undisturbed(bench, write_batch, files)
-    inbox, rows = bench.new_folder("in"), len(expected)
+    inbox = bench.new_folder("in")
     drop(inbox, files)
-    while outcome.faults < kills:
-        output, share = bench.new_folder("work") / "out", bench.random.uniform(0.05, 0.95)
-        log = Path(f"{output}.log")
-        arguments = (write_batch, inbox, output, SlowEncoder(str(log), SECONDS))
-        process = bench.start(*arguments)
-        while process.is_alive() and embedded(log).total() < share * rows:
-            time.sleep(0.01)
-        outcome.faults += process.is_alive()
-        process.kill()
-        process.join()
-        done = embedded(log).total()
-        bench.run(*arguments)
-        again = embedded(log).total() - len({row[1] for row in expected})
-        print(f"  killed at {done / rows:.0%}: {again / rows:.1%} embedded again", flush=True)
-        outcome.compare_output(expected, output)
-    return outcome
+    while series.number < kills:
+        rng = series.draw(series.number)
+        kill = _killed_while_embedding(bench, rng.uniform(0.05, 0.95), inbox, expected)
+        if kill is not None:
+            series.add(kill)
+    return series.outcome
 
 
-def kills_in_stream(bench: Bench, kills: int, *more: str) -> Outcome:
+def _killed_while_embedding(bench: Bench, share: float, inbox: Path, expected: Rows) -> Kill | None:
+    """Kill a batch when a share of its texts is embedded; None if it has ended before."""
+    rows, output = len(expected), bench.new_folder("work") / "out"
+    log = Path(f"{output}.log")
+    arguments = (write_batch, inbox, output, SlowEncoder(str(log), SECONDS))
+    process = bench.start(*arguments)
+    while process.is_alive() and embedded(log).total() < share * rows:
+        time.sleep(0.01)
+    alive = process.is_alive()
+    process.kill()
+    process.join()
+    done = embedded(log).total()
+    bench.run(*arguments)
+    again = embedded(log).total() - len({row[1] for row in expected})
+    print(f"  killed at {done / rows:.0%}: {again / rows:.1%} embedded again", flush=True)
+    kill = Kill(moment=done / rows, repeated=again / rows)
+    kill.compare_output(expected, output)
+    return kill if alive or kill.any else None
+
+
+def kills_in_stream(bench: Bench, kills: int, results: Results = UNRECORDED) -> Outcome:
     """Kill a stream while files appear; after a few kills it runs to its end."""
-    outcome = Outcome(" ".join(["kill -9 while a stream is written", *more]))
-    while outcome.faults < kills:
+    series = Series(bench, "kills_in_stream", "kill -9 while a stream is written", results)
+    while series.number < kills:
+        rng = series.draw(series.number)
         files = bench.files(FILES)
         expected = undisturbed(bench, write_stream, files)
         inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
-        pauses = [bench.random.uniform(0, 1) for _ in files]
+        pauses = [rng.uniform(0, 1) for _ in files]
         dropping = threading.Thread(target=drop, args=(inbox, files, iter(pauses).__next__))
         dropping.start()
-        _kill_stream(bench, outcome, kills, inbox, output, *more)
+        killed = _kill_stream(bench, series, kills, inbox, output)
         dropping.join()
-        end_stream(bench, inbox, output, *more)
-        outcome.compare_output(expected, output)
-    return outcome
+        end_stream(bench, inbox, output)
+        killed[-1].compare_output(expected, output)
+        series.add(*killed)
+    return series.outcome
 
 
-def kills_with_duplicates(bench: Bench, kills: int) -> Outcome:
+def kills_with_duplicates(bench: Bench, kills: int, results: Results = UNRECORDED) -> Outcome:
     """Kill a stream that keeps a text once, which is in all files, and removes it elsewhere."""
     more = ("--horizon", "3600", "--threshold", "0.999999")
-    outcome = Outcome("kill -9 while a stream is deduplicated")
-    while outcome.faults < kills:
+    title = "kill -9 while a stream is deduplicated"
+    series = Series(bench, "kills_with_duplicates", title, results)
+    while series.number < kills:
+        series.draw(series.number)
         files = bench.files(FILES, repeat=10)
         inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
         dropping = threading.Thread(target=drop, args=(inbox, files, lambda: 0.4))
         dropping.start()
-        _kill_stream(bench, outcome, kills, inbox, output, *more)
+        killed = _kill_stream(bench, series, kills, inbox, output, *more)
         dropping.join()
         end_stream(bench, inbox, output, *more)
-        kept = parquet_rows(output)
-        found = kept + parquet_rows(output / "removed")
-        everything = [(f"{name}:{n}", "", ()) for name in files for n in range(1, ROWS + 1)]
-        outcome.compare(everything, [(row[0], "", ()) for row in found])
-        texts = Counter(row[1] for row in kept)
-        outcome.duplicated += sum(n - 1 for n in texts.values())
-        outcome.compare(kept, duckdb_rows(f"{output}.duckdb"))
-    return outcome
+        _compare_kept(killed[-1], files, output)
+        series.add(*killed)
+    return series.outcome
+
+
+def _compare_kept(kill: Kill, files: dict[str, bytes], output: Path) -> None:
+    """Add the differences between all rows and those that are kept or removed."""
+    kept = parquet_rows(output)
+    found = kept + parquet_rows(output / "removed")
+    everything = [(f"{name}:{n}", "", ()) for name in files for n in range(1, ROWS + 1)]
+    kill.compare(everything, [(row[0], "", ()) for row in found])
+    texts = Counter(row[1] for row in kept)
+    kill.duplicated += sum(n - 1 for n in texts.values())
+    kill.compare(kept, duckdb_rows(f"{output}.duckdb"))
 
 
 def _kill_stream(
-    bench: Bench, outcome: Outcome, kills: int, inbox: Path, output: Path, *more: str
-) -> None:
-    for _ in range(min(5, kills - outcome.faults)):
+    bench: Bench, series: Series, kills: int, inbox: Path, output: Path, *more: str
+) -> list[Kill]:
+    """Kill a stream some times, which by itself does not end."""
+    found = []
+    for _ in range(min(KILLS_OF_STREAM, kills - series.number)):
         seconds = bench.random.uniform(0.3, 5)
-        outcome.faults += bench.killed(seconds, write_stream, inbox, output, WordEncoder(), *more)
+        bench.killed(seconds, write_stream, inbox, output, WordEncoder(), *more)
+        rows = len(parquet_rows(output))
+        found.append(Kill(moment=min(1.0, rows / (FILES * ROWS))))
+    return found
 
 
 def failing_workers(bench: Bench, tries: int) -> Outcome:
     """Raise in a worker: a batch fails as a whole and is repeated, a stream retries the bundle."""
-    outcome = Outcome("a worker raises at the n-th bundle")
+    outcome = Outcome(fault="a worker raises at the n-th bundle")
     files = bench.files(FILES)
     expected = undisturbed(bench, write_batch, files)
     for k in range(tries):
@@ -188,7 +194,7 @@ def failing_workers(bench: Bench, tries: int) -> Outcome:
 
 def full_disks(bench: Bench, tries: int) -> Outcome:
     """Fill the disk, so that the run fails; with space again, the same command completes it."""
-    outcome = Outcome("the disk is full")
+    outcome = Outcome(fault="the disk is full")
     files = bench.files(FILES)
     expected = undisturbed(bench, write_batch, files)
     for k in range(tries):
@@ -208,7 +214,7 @@ def truncated_files(bench: Bench, tries: int) -> Outcome:
 
     The stream rejects it once and reads all others.
     """
-    outcome = Outcome("a Parquet file is truncated")
+    outcome = Outcome(fault="a Parquet file is truncated")
     files = bench.files(FILES)
     for k in range(tries):
         inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
@@ -235,7 +241,7 @@ def truncated_files(bench: Bench, tries: int) -> Outcome:
 
 def vanishing_files(bench: Bench, tries: int) -> Outcome:
     """Remove a file between listing and reading; otherwise as `truncated_files`."""
-    outcome = Outcome("a file vanishes before it is read")
+    outcome = Outcome(fault="a file vanishes before it is read")
     files = bench.files(FILES)
     for k in range(tries):
         inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
@@ -260,37 +266,52 @@ def _without(files: dict[str, bytes], name: str) -> dict[str, bytes]:
     return {key: data for key, data in files.items() if key != name}
 
 
+KILLS = (
+    kills_in_batch,
+    kills_while_embedding,
+    kills_in_stream,
+    kills_with_duplicates,
+    kills_in_sync,
+    kills_in_compaction,
+)
+OTHERS = (failing_workers, full_disks, truncated_files, vanishing_files)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--kills", type=int, default=36)
-    parser.add_argument("--tries", type=int, default=6)
+    parser.add_argument("--kills", type=int, default=36, help="of all kinds together")
+    parser.add_argument("--tries", type=int, default=6, help="of each other fault")
     parser.add_argument("--only", nargs="+", help="names of functions of this module")
+    parser.add_argument("--results", type=Path, help="file of lines, a kill each, to go on from")
     options = parser.parse_args()
-    third = options.kills // 3
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
-    bench, outcomes = Bench(folder, options.seed), []
+    bench, results = Bench(folder, options.seed), Results(options.results, options.seed)
+    kills, others = (
+        [fault for fault in faults if not options.only or fault.__name__ in options.only]
+        for faults in (KILLS, OTHERS)
+    )
     print(f"seed {options.seed}")
-    print(f"{'fault':<45}{'faults':>8}{'lost':>8}{'duplicated':>12}{'wrong':>8}", flush=True)
-    for fault, n in [
-        (kills_in_batch, third),
-        (kills_while_embedding, third),
-        (kills_in_stream, options.kills - 2 * third),
-        (kills_with_duplicates, third),
-        (failing_workers, options.tries),
-        (full_disks, options.tries),
-        (truncated_files, options.tries),
-        (vanishing_files, options.tries),
-    ]:
-        if options.only and fault.__name__ not in options.only:
-            continue
-        outcome = fault(bench, n)
-        outcomes.append(outcome)
-        counts = f"{outcome.lost:>8}{outcome.duplicated:>12}{outcome.wrong:>8}"
-        print(f"{outcome.fault:<45}{outcome.faults:>8}{counts}", flush=True)
-    if any(outcome.lost or outcome.duplicated or outcome.wrong for outcome in outcomes):
+    print(
+        f"{'fault':<45}{'faults':>8}" + "".join(f"{name:>12}" for name in DIFFERENCES), flush=True
+    )
+    outcomes = []
+    for k, kill in enumerate(kills):
+        n = options.kills * (k + 1) // len(kills) - options.kills * k // len(kills)
+        outcomes.append(show(kill(bench, n, results)))
+    for fault in others:
+        bench.random = random.Random(f"{options.seed} {fault.__name__}")
+        outcomes.append(show(fault(bench, options.tries)))
+    if any(outcome.any for outcome in outcomes):
         sys.exit(f"see {folder}")
     shutil.rmtree(folder)
+
+
+def show(outcome: Outcome) -> Outcome:
+    """Print a line of the table."""
+    counts = "".join(f"{getattr(outcome, name):>12}" for name in DIFFERENCES)
+    print(f"{outcome.fault:<45}{outcome.faults:>8}{counts}", flush=True)
+    return outcome
 
 
 if __name__ == "__main__":

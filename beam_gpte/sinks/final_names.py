@@ -53,13 +53,19 @@ class Pane:
         return not self.window
 
 
-# What a sync, deletion, compaction or rollback commits: new files in place of others.
-REWRITTEN = Pane("rewritten")
+# What a sync, deletion or compaction commits, and a rollback: new files in place of others.
+REWRITTEN, ROLLED_BACK = Pane("rewritten", 0), Pane("rewritten", 1)
 
 
 def is_rewritten(name: str) -> bool:
-    """Return whether a set is of `REWRITTEN`, by its name; none is committed a second time."""
-    return name.endswith(f"-{REWRITTEN.window}-{REWRITTEN.index}-{name.rpartition('-')[2]}")
+    """Return whether a set took the place of others, by its name; none is committed again."""
+    panes = (f"-{pane.window}-{pane.index}-" for pane in (REWRITTEN, ROLLED_BACK))
+    return any(pane in name for pane in panes)
+
+
+def is_rolled_back(name: str) -> bool:
+    """Return whether a rollback committed a set, by its name."""
+    return f"-{ROLLED_BACK.window}-{ROLLED_BACK.index}-" in name
 
 
 @dataclasses.dataclass(frozen=True)

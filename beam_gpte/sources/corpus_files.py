@@ -119,13 +119,14 @@ def _open_bytes(path: str) -> Any:
     except gone as error:
         if PUBLISHED.fullmatch(file_name(path)) is None:
             raise
-        kept = find_kept(path)
-        if kept is None:
-            raise ReplacedFileError(
-                "another run has replaced this file since it was listed; read again, or have that "
-                "run keep what it replaces (keep_previous)"
-            ) from error
-        return _open_present(kept)
+        with contextlib.suppress(*gone):  # what is kept may go at this moment
+            kept = find_kept(path)
+            if kept is not None:
+                return _open_present(kept)
+        raise ReplacedFileError(
+            "another run has replaced this file since it was listed; read again, or have that run "
+            "keep what it replaces (keep_previous)"
+        ) from error
 
 
 def _open_present(path: str) -> Any:

@@ -150,14 +150,8 @@ def vector_files(path: str) -> list[tuple[str, str]]:
         return [(file.path, "") for file in match_files(path)]
     if not is_remote(folder):
         _check_entries(folder)
-    partial = unfinished_files(folder, PREFIX, EXTENSION)
-    found = [
-        name
-        for name in list_partitioned(folder)
-        if name.endswith(EXTENSION)
-        and name not in partial
-        and not any(is_hidden_name(part) for part in name.split("/"))
-    ]
+    listed, partial = _settled(folder)
+    found = [name for name in listed if name not in partial]
     if not found:
         besides = f" besides {len(partial)} of incomplete sets" if partial else ""
         raise InputError(
@@ -165,6 +159,29 @@ def vector_files(path: str) -> list[tuple[str, str]]:
             f"check the path (a DuckDB file ends in {' or '.join(DATABASES)})"
         )
     return [(f"{folder}/{name}", name.removesuffix(name.split("/")[-1])) for name in found]
+
+
+def _settled(folder: str) -> tuple[list[str], set[str]]:
+    """List the Parquet files of a folder, and those that do not count, both of one state.
+
+    No name comes back once it is gone, so what two listings share was there in between.
+    """
+    listed = _visible_files(folder)
+    for _ in range(LISTINGS):
+        partial = unfinished_files(folder, PREFIX, EXTENSION)
+        again = _visible_files(folder)
+        if again == listed:
+            break
+        listed = again
+    return listed, partial
+
+
+def _visible_files(folder: str) -> list[str]:
+    return [
+        name
+        for name in list_partitioned(folder)
+        if name.endswith(EXTENSION) and not any(map(is_hidden_name, name.split("/")))
+    ]
 
 
 def _is_folder(path: str) -> bool:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.commits import changes
 from tests.commits.cells import Cell, all_cells
 from tests.commits.jobs import problem
 from tests.commits.kills import Kill, all_kills, problems
@@ -28,8 +29,9 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="try so many cells")
     arguments = parser.parse_args()
     logging.disable()  # what runners say of bundles that fail
-    cells: list[Cell | Kill] = [
-        cell for cell in (*all_cells(), *all_kills()) if arguments.only in str(cell)
+    everything = (*all_cells(), *all_kills(), *changes.all_changes())
+    cells: list[Cell | Kill | changes.Change] = [
+        cell for cell in everything if arguments.only in str(cell)
     ]
     random.Random(arguments.seed).shuffle(cells)
     began, tried, wrong = time.monotonic(), 0, 0
@@ -46,13 +48,16 @@ def main() -> int:
     return int(wrong > 0)
 
 
-def try_cell(cell: Cell | Kill, steps: range | None = None) -> tuple[int, list[str]]:
+def try_cell(
+    cell: Cell | Kill | changes.Change, steps: range | None = None
+) -> tuple[int, list[str]]:
     """Try a cell, or all kills of one; give how many were tried and what was wrong."""
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(cell, Cell):
             message = problem(cell, Path(folder))
             return 1, [message] if message else []
-        found = list(problems(cell, Path(folder), steps))
+        try_all = changes.problems if isinstance(cell, changes.Change) else problems
+        found = list(try_all(cell, Path(folder), steps))  # type: ignore[arg-type]
         return len(found), [f"step {n}: {message}" for n, message in found if message]
 
 

@@ -5,12 +5,13 @@ see: the old rows or the new ones --> the commit again, or the job again --> the
 """
 
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,16 @@ def _problem_after(kill: Kill, out: Path, killed: bool) -> str:
 
 
 def _in_process(kill: Kill, out: Path, n: int) -> int:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOAD, "tests.commits.kills"])
     if kill.then == RETRY:
         _SAVED[out] = _job(kill, out)
-    process = context.Process(target=_commit_until, args=(kill, out, n, _SAVED.get(out)))
+    return in_process(_planned, (kill, out, _SAVED.get(out)), out, n)
+
+
+def in_process(plan: Callable[..., Callable], arguments: tuple, out: Path, n: int) -> int:
+    """Plan some work in a process, and do it until before its step n; return the exit code."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOAD, "tests.commits.kills"])
+    process = context.Process(target=_until, args=(n, str(out), plan, arguments))
     process.start()
     process.join(60)
     return process.exitcode if process.exitcode is not None else -1
@@ -164,13 +170,22 @@ def _commit(
 # in the process that is killed
 
 
-def _commit_until(kill: Kill, out: Path, n: int, given: Any) -> None:
-    staged, destination = given or _job(kill, out)
-    countdown = _Countdown(n, str(out))
+def _planned(kill: Kill, out: Path, given: Any) -> Callable:
+    return functools.partial(_commit, kill, *(given or _job(kill, out)), out, kill.pane)
+
+
+def _until(n: int, folder: str, plan: Callable[..., Callable], arguments: tuple) -> None:
+    work = plan(*arguments)
+    countdown = _Countdown(n, folder)
     sys.addaudithook(countdown.hook)
     connect = duckdb_sql.duckdb.connect
-    duckdb_sql.duckdb.connect = lambda *a, **k: _Counted(connect(*a, **k), countdown)  # type: ignore
-    _commit(kill, staged, destination, out, kill.pane)
+
+    def counted(path: str = ":memory:", *more: Any, **options: Any) -> Any:
+        connection = connect(path, *more, **options)
+        return _Counted(connection, countdown) if path.startswith(folder) else connection
+
+    duckdb_sql.duckdb.connect = counted  # type: ignore[assignment]
+    work()
     os._exit(0)
 
 

@@ -12,9 +12,10 @@ import pytest
 import beam_gpte
 from beam_gpte.sinks.duckdb_table import MODES as TABLE_MODES
 from beam_gpte.sinks.write_parquet import MODES as FOLDER_MODES
-from tests.commits import jobs
+from tests.commits import changes, jobs
 from tests.commits.__main__ import try_cell
 from tests.commits.cells import MODES, Cell, all_cells
+from tests.commits.changes import Change, all_changes
 from tests.commits.kills import RERUN, RETRY, Kill, all_kills, problems
 
 SEED = os.environ.get("MATRIX_SEED", "0")
@@ -30,8 +31,8 @@ def quiet() -> Iterator[None]:
 
 
 def test_every_mode_of_every_sink_is_in_the_matrix() -> None:
-    assert set(MODES["parquet"]) == set(FOLDER_MODES)
-    assert set(MODES["duckdb"]) == set(TABLE_MODES)
+    assert {*MODES["parquet"], changes.SYNC} == set(FOLDER_MODES)
+    assert {*MODES["duckdb"], changes.SYNC} == set(TABLE_MODES)
     sinks = {name for name in vars(beam_gpte) if name.startswith("Write")}
     assert sinks == {
         "WriteVectorsToParquet",
@@ -58,6 +59,45 @@ def test_a_commit_that_is_killed_while_it_replaces_is_seen_old_or_new(tmp_path: 
         found = dict(problems(Kill("parquet", "replace", False, False, then), tmp_path / then[:5]))
         assert len(found) > 8  # steps
         assert set(found.values()) == {""}
+
+
+@pytest.mark.parametrize("change", random.Random(SEED).sample(all_changes(), KILLS), ids=str)
+def test_a_sample_of_killed_changes_in_place_loses_and_doubles_nothing(
+    change: Change, tmp_path: Path
+) -> None:
+    first = random.Random(f"{SEED} {change}").randrange(20)
+    found = dict(changes.problems(change, tmp_path, range(first, first + STEPS)))
+    assert set(found.values()) == {""}, f"with MATRIX_SEED={SEED}"
+
+
+@pytest.mark.parametrize(
+    ("what", "then", "keep", "step"),
+    [
+        (changes.ROLL_BACK, RERUN, True, 18),  # after the commit: not rolled back twice
+        (changes.DELETE_ALL, RETRY, True, 12),  # the file without rows has the same name again
+        (changes.SYNC_AGAIN, RETRY, False, 20),  # what was kept is half gone
+        (changes.ADD, RERUN, True, 5),  # nothing is replaced, and that can be rolled back
+    ],
+)
+def test_what_was_wrong_once_after_a_kill_is_right(
+    what: str, then: str, keep: bool, step: int, tmp_path: Path
+) -> None:
+    change = Change("parquet", what, keep, then)
+    found = dict(changes.problems(change, tmp_path, range(step, step + 2)))
+    assert set(found.values()) == {""}
+
+
+def test_a_kill_that_leaves_files_or_old_rows_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = Change("parquet", changes.SYNC, False, RETRY)
+    monkeypatch.setattr(changes, "TARGETS", {**changes.TARGETS, changes.SYNC: ("a3",)})
+    found = dict(changes.problems(change, tmp_path / "right", range(2, 3)))
+    assert found == {2: ""}
+    monkeypatch.setattr(changes, "leftovers", lambda *_: [".beam-gpte-tmp-x"])
+    assert "left" in dict(changes.problems(change, tmp_path / "left", range(2, 3)))[2]
+    monkeypatch.setattr(changes, "rows_in", lambda *_: Counter(["a1"]))
+    assert "readers see" in dict(changes.problems(change, tmp_path / "stale", range(2, 3)))[2]
 
 
 def test_rows_that_are_lost_or_doubled_are_noticed(

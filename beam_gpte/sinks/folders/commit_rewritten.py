@@ -9,18 +9,21 @@ has to be one.
 import dataclasses
 from collections.abc import Iterable
 
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
 from beam_gpte.elements.rejects import NAMESPACE
-from beam_gpte.sinks.final_names import REWRITTEN, Destination, WrittenFile
+from beam_gpte.sinks.final_names import REWRITTEN, Destination, Pane, WrittenFile
 from beam_gpte.sinks.folders.parquet_folder import LAYOUT, check_folder, match_folder
-from beam_gpte.sinks.folders.rewrite_files import Room, empty_file, read_schema
 from beam_gpte.sinks.parquet_files import conform_files, unify_staged_schemas
 from beam_gpte.sinks.runs.folder_state import Gone
 from beam_gpte.sinks.runs.leftovers import remove_leftovers, remove_staged
 from beam_gpte.sinks.runs.previous_state import remove_previous
-from beam_gpte.sinks.runs.publish import Replacement, one_at_a_time, publish
+from beam_gpte.sinks.runs.publish import (
+    Replacement,
+    finish_replacements,
+    one_at_a_time,
+    publish,
+)
 from beam_gpte.sinks.runs.same_rows import Digest
 from beam_gpte.sinks.staging import StagedFile
 
@@ -58,7 +61,8 @@ class Rewritten:
       path: of a file that counts, within the folder; or of a staged one.
       is_staged: which of the two it is.
       is_replaced: whether rows of it go, so that `new` takes its place.
-      new: the file that was written; None if no row is left.
+      new: the file that was written, without rows if none of a file that counts is left; None if
+        none of a staged file is left, or another file has the rows.
       digest: of all rows that a file that counts had.
       counts: of its rows.
     """
@@ -77,6 +81,7 @@ def commit_rewritten(
     destination: Destination,
     keep_previous: bool = False,
     partition_by: tuple[str, ...] | None = None,
+    pane: Pane = REWRITTEN,
 ) -> list[WrittenFile]:
     """Publish staged files, as far as they were not written again, and what was written again.
 
@@ -88,6 +93,7 @@ def commit_rewritten(
       destination: the run.
       keep_previous: keep what is replaced.
       partition_by: the columns of the folders of new rows; None if there are none.
+      pane: names the new set.
 
     Returns:
       The new files.
@@ -99,19 +105,21 @@ def commit_rewritten(
     instead = {one.path: one.new for one in looked_at if one.is_staged and one.is_replaced}
     replaced = [one for one in looked_at if one.is_replaced and not one.is_staged]
     files = [_instead(file, instead) for file in staged] + [one.new for one in replaced]
-    new = sorted((file for file in files if file is not None), key=lambda file: file.path)
+    found = sorted((file for file in files if file is not None), key=lambda file: file.path)
+    new = [file for file in found if file.rows] or found[:1]
     gone: Gone = {one.path: one.digest for one in replaced}
     written: list[WrittenFile] = []
     if new or gone:
-        new = new or [_without_rows(destination, replaced[0].path)]
         schema = unify_staged_schemas(new)
         check_folder(destination.folder, schema, gone)
         if partition_by is not None:
             schema = match_folder(destination.folder, schema, partition_by, gone)
         conform_files(new, schema)
         replacement = Replacement(gone, keep_previous)
-        written = publish(new, destination, REWRITTEN, LAYOUT, replacement)
-    remove_staged([*staged, *new], destination, finished=True)
+        written = publish(new, destination, pane, LAYOUT, replacement)
+    else:
+        finish_replacements(destination, LAYOUT)
+    remove_staged([*staged, *found], destination, finished=True)
     remove_leftovers(destination, exclusive=False)
     return written
 
@@ -120,13 +128,6 @@ def _instead(file: StagedFile, instead: dict[str, StagedFile | None]) -> StagedF
     """Return what was written in place of a staged file, for the same partition."""
     new = instead.get(file.path, file)
     return new and dataclasses.replace(new, partition=file.partition)
-
-
-def _without_rows(destination: Destination, path: str) -> StagedFile:
-    """Write an empty file like one that is to be replaced."""
-    room = Room(destination.temporary, destination.launch.token)
-    schema = read_schema(FileSystems.join(destination.folder, path))
-    return empty_file(room, schema, path.rpartition("/")[0] and f"{path.rpartition('/')[0]}/")
 
 
 def commit_changes(

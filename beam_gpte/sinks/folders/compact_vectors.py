@@ -21,7 +21,13 @@ from beam_gpte.sinks.commit import commit_once
 from beam_gpte.sinks.final_names import Destination, WrittenFile
 from beam_gpte.sinks.folders.commit_rewritten import Rewritten, commit_changes
 from beam_gpte.sinks.folders.parquet_folder import LAYOUT, PREFIX, own_files
-from beam_gpte.sinks.folders.rewrite_files import Place, Room, read_schema, together
+from beam_gpte.sinks.folders.rewrite_files import (
+    Place,
+    Room,
+    empty_file,
+    read_schema,
+    together,
+)
 from beam_gpte.sinks.runs.launch import Stager
 from beam_gpte.sinks.runs.outputs import Output, place_key
 from beam_gpte.sinks.staging import MAX_BYTES_PER_FILE
@@ -129,6 +135,7 @@ class _Together(ReadParts):
         partition = part[0][: part[0].rfind("/") + 1]
         places = [Place(FileSystems.join(self._folder, path), partition) for path in part]
         digests = [LAYOUT.digest(place.path, partition) for place in places]
-        new = together(places, Room(self._temporary, self._stager.token))
+        room = Room(self._temporary, self._stager.token)
+        new = together(places, room) or empty_file(places[0], room)
         for number, (path, digest) in enumerate(zip(part, digests, strict=True)):
             yield Rewritten(path, False, True, new if number == 0 else None, digest)

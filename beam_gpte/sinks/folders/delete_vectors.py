@@ -34,6 +34,7 @@ from beam_gpte.sinks.folders.replace_options import KEEPS_NO_PREVIOUS, ReplaceOp
 from beam_gpte.sinks.folders.rewrite_files import (
     Place,
     Room,
+    empty_file,
     read_batches,
     read_schema,
     without_rows,
@@ -159,7 +160,8 @@ class _Without(beam.DoFn):
         place = Place(FileSystems.join(self._folder, part), partition)
         going = np.flatnonzero(np.concatenate([np.empty(0, bool), *self._masks(place, ids)]))
         if len(going):
-            new = without_rows(place, going, Room(self._temporary, self._stager.token))
+            room = Room(self._temporary, self._stager.token)
+            new = without_rows(place, going, room) or empty_file(place, room)
             digest = LAYOUT.digest(place.path, partition)
             yield Rewritten(part, False, True, new, digest, Counts(removed=len(going)))
 

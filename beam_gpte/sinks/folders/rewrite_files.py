@@ -123,9 +123,9 @@ def together(places: list[Place], room: Room) -> StagedFile | None:
     return rewriting.staged
 
 
-def empty_file(room: Room, schema: pa.Schema, partition: str) -> StagedFile:
-    """Write a file without rows: what is left of a folder whose rows have all gone."""
-    with Rewriting(room, partition, schema, is_empty=True) as rewriting:
+def empty_file(place: Place, room: Room) -> StagedFile:
+    """Write a file like another without its rows: what is left if all rows of a folder go."""
+    with Rewriting(room, place.partition, read_schema(place.path), is_empty=True) as rewriting:
         pass
     assert rewriting.staged is not None
     return rewriting.staged

@@ -9,14 +9,21 @@ from pathlib import Path
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.files.folders import copy_file, is_remote
-from beam_gpte.sinks.final_names import Destination, WrittenFile
+from beam_gpte.files.folders import copy_file, is_remote, remove_folder
+from beam_gpte.sinks.final_names import (
+    ROLLED_BACK,
+    Destination,
+    WrittenFile,
+    is_rolled_back,
+    run_of,
+)
 from beam_gpte.sinks.folders.commit_rewritten import Rewritten, commit_rewritten
-from beam_gpte.sinks.folders.parquet_folder import EXTENSION, LAYOUT, PREFIX
-from beam_gpte.sinks.folders.rewrite_files import Room, read_schema
-from beam_gpte.sinks.runs.folder_state import FolderState, read_state
+from beam_gpte.sinks.folders.parquet_folder import LAYOUT, PREFIX
+from beam_gpte.sinks.folders.rewrite_files import Place, Room, empty_file, read_schema
+from beam_gpte.sinks.runs.folder_state import FolderState
+from beam_gpte.sinks.runs.leftovers import unfinished_folders
 from beam_gpte.sinks.runs.previous_state import kept_file, kept_sets
-from beam_gpte.sinks.runs.publish import one_at_a_time
+from beam_gpte.sinks.runs.publish import finish_replacements, one_at_a_time
 from beam_gpte.sinks.staging import StagedFile
 
 
@@ -39,7 +46,10 @@ def roll_back(path: str, keep_previous: bool = False) -> list[WrittenFile]:
     destination = Destination.new(path, "parquet")
     folder = destination.folder
     with one_at_a_time(folder):
-        state = read_state(folder, PREFIX, EXTENSION)
+        state = finish_replacements(destination, LAYOUT)
+        done = _unfinished(destination, state)
+        if done is not None:
+            return done
         kept = kept_sets(folder, PREFIX)
         name = _last(kept, state)
         if name is None:
@@ -47,18 +57,35 @@ def roll_back(path: str, keep_previous: bool = False) -> list[WrittenFile]:
                 f"{folder}: no previous state is kept; write with keep_previous to have one"
             )
         copies = [_copy(folder, name, path, destination) for path in kept[name]]
-        replaced = [
-            Rewritten(path, False, True, None, LAYOUT.digest(FileSystems.join(folder, path), start))
-            for path in state.counting[name]
-            for start in (_partition(path),)
-        ]
-        return commit_rewritten(copies, replaced, destination, keep_previous)
+        replaced = [_replaced(folder, path, destination) for path in state.counting[name]]
+        return commit_rewritten(copies, replaced, destination, keep_previous, pane=ROLLED_BACK)
+
+
+def _unfinished(destination: Destination, state: FolderState) -> list[WrittenFile] | None:
+    """Find what a rollback has committed that was killed before its end; this ends it."""
+    folders = unfinished_folders(destination)
+    for name, files in state.counting.items():
+        run = run_of(files[0])
+        if is_rolled_back(name) and run in folders:
+            remove_folder(folders[run])
+            found = [(FileSystems.join(destination.folder, path), path) for path in files]
+            return [
+                WrittenFile(path, LAYOUT.digest(path, _partition(inside)).rows)
+                for path, inside in found
+            ]
+    return None
 
 
 def _last(kept: dict[str, list[str]], state: FolderState) -> str | None:
-    """Find the last set that has kept what it has replaced; a killed run may leave two."""
-    counting = [name for name in kept if name in state.counting]
-    return max(counting, key=lambda name: len(state.gone_by(name)), default=None)
+    """Find the set that has kept what it has replaced, if its rows are still there."""
+    return next((name for name in kept if name in state.counting), None)
+
+
+def _replaced(folder: str, path: str, destination: Destination) -> Rewritten:
+    """Say that a file goes; what is left of it, if nothing is put back, is a file without rows."""
+    place = Place(FileSystems.join(folder, path), _partition(path))
+    new = empty_file(place, Room(destination.temporary, destination.launch.token))
+    return Rewritten(path, False, True, new, LAYOUT.digest(place.path, place.partition))
 
 
 def _copy(folder: str, name: str, path: str, destination: Destination) -> StagedFile:

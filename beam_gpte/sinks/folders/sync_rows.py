@@ -38,6 +38,7 @@ from beam_gpte.sinks.folders.replace_options import ReplaceOptions
 from beam_gpte.sinks.folders.rewrite_files import (
     Place,
     Room,
+    empty_file,
     read_batches,
     read_schema,
     without_rows,
@@ -362,5 +363,5 @@ class _Rewrite(beam.DoFn):
             return
         partition = path[: path.rfind("/") + 1]
         place = Place(FileSystems.join(self._folder, path), partition)
-        new, digest = without_rows(place, going, room), LAYOUT.digest(place.path, partition)
-        yield Rewritten(path, False, True, new, digest, counts)
+        new = without_rows(place, going, room) or empty_file(place, room)
+        yield Rewritten(path, False, True, new, LAYOUT.digest(place.path, partition), counts)

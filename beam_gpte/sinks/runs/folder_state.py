@@ -44,10 +44,12 @@ class Note:
       gone: paths within the folder, each with the digest of its rows, which a ledger needs; None
         where the whole folder is replaced.
       keep: whether these files are kept as the previous state.
+      number: counts the replacements of a folder; the last one has the highest.
     """
 
     gone: Gone
     keep: bool = False
+    number: int = 0
 
     @property
     def is_ledger(self) -> bool:
@@ -60,7 +62,8 @@ class Note:
             path: None if digest is None else [digest.rows, _text(digest.total)]
             for path, digest in sorted(self.gone.items())
         }
-        about = {"format": FORMAT, "duckdb": duckdb.__version__, "keep": self.keep}
+        about = {"format": FORMAT, "duckdb": duckdb.__version__}
+        about |= {"keep": self.keep, "number": self.number}
         return json.dumps({**about, "gone": gone})
 
     @classmethod
@@ -85,7 +88,7 @@ class Note:
             for path, digest in found["gone"].items()
             if PUBLISHED.fullmatch(file_name(path))
         }
-        return cls(gone, bool(found.get("keep")))
+        return cls(gone, bool(found.get("keep")), int(found.get("number", 0)))
 
 
 def _text(total: int | None) -> str | None:
@@ -133,9 +136,16 @@ class FolderState:
         """Return whether a set has replaced what its note says."""
         return name in self.notes and self._is_whole(name, self.gone_sets)
 
-    def gone_by(self, name: str) -> Gone:
-        """Return what the note of a set says; nothing without a note."""
-        return self.notes[name].gone if name in self.notes else {}
+    @property
+    def last(self) -> str | None:
+        """The set that has made the last replacement, of those with a note."""
+        done = [(note.number, name) for name, note in self.notes.items() if self.has_replaced(name)]
+        return max(done)[1] if done else None
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next replacement."""
+        return 1 + max((note.number for note in self.notes.values()), default=0)
 
     def was_committed(self, name: str) -> bool:
         """Return whether all files of a set were there once, whatever was replaced since."""

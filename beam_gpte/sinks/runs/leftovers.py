@@ -141,6 +141,18 @@ def live_runs(destination: Destination) -> set[str]:
     return {destination.run_hash, *(name.split("-")[-4] for name in alive if name.count("-") >= 4)}
 
 
+def unfinished_folders(destination: Destination) -> dict[str, str]:
+    """List the temporary folders of other runs that are over, by the hash in their files' names.
+
+    Call this where no other run of this process commits.
+    """
+    return {
+        name.split("-")[-4]: FileSystems.join(destination.folder, name)
+        for name, changed in _temporary_folders(destination).items()
+        if name.count("-") >= 4 and not _may_be_alive(name, changed, exclusive=True)
+    }
+
+
 def _may_be_alive(name: str, changed: float, exclusive: bool) -> bool:
     """Return whether the run that made a temporary folder may still be working.
 

@@ -41,7 +41,12 @@ from beam_gpte.sinks.runs.folder_state import (
     write_note,
 )
 from beam_gpte.sinks.runs.leftovers import live_runs, remove_leftovers, remove_staged
-from beam_gpte.sinks.runs.previous_state import keep_files, remove_previous
+from beam_gpte.sinks.runs.previous_state import (
+    begin_to_keep,
+    keep_files,
+    remove_kept,
+    remove_previous,
+)
 from beam_gpte.sinks.runs.same_rows import Digest, DigestFile
 from beam_gpte.sinks.staging import StagedFile, waiting_files
 
@@ -122,7 +127,7 @@ def publish(
         where a folder should be.
     """
     folder = destination.folder
-    state = _finish_replacements(destination, layout)
+    state = finish_replacements(destination, layout)
     known = {*state.sets, *state.gone_sets}
     pane_name = destination.pane_name(layout.prefix, pane)
     earlier = sorted(
@@ -147,12 +152,11 @@ def publish(
     else:
         written = []
     dead = _dead(state, {*earlier} - {name, repeated}, destination, layout)
-    if replacement is not None and repeated not in state.gone_sets:
-        _put_away(state, name, gone, replacement.keep)
-        remove_previous(folder, layout.prefix, keep=name)
-        _remove_notes(state, name, destination)
-        if replacement.gone is None:
-            _remove_note(folder, name)
+    if replacement is not None:
+        if replacement.gone is None and repeated not in state.gone_sets:
+            _put_away(state, repeated or name, gone, replacement.keep)
+            remove_previous(folder, layout.prefix, keep=repeated or name)
+        finish_replacements(destination, layout)
     remove_files([FileSystems.join(folder, path) for path in dead if path not in gone])
     remove_staged(staged, destination, finished=pane.is_whole)
     remove_leftovers(destination, exclusive=replacement is not None and replacement.gone is None)
@@ -300,8 +304,10 @@ def _note(state: FolderState, name: str, replacement: Replacement, gone: Gone) -
                 "meanwhile; nothing was changed, run again"
             )
         gone = {**_ledger(state), **gone}
-    if gone:
-        write_note(state.folder, name, Note(gone, replacement.keep))
+    if gone or replacement.gone is not None:
+        write_note(state.folder, name, Note(gone, replacement.keep, state.next_number))
+        if replacement.keep:
+            begin_to_keep(state.folder, name)
 
 
 def _ledger(state: FolderState) -> Gone:
@@ -315,43 +321,47 @@ def _ledger(state: FolderState) -> Gone:
     }
 
 
-def _remove_notes(state: FolderState, name: str, destination: Destination) -> None:
-    """Remove the notes that the one of a set supersedes; those of runs at work stay."""
-    alive = live_runs(destination) - {destination.run_hash}
-    for other in state.notes:
-        is_at_work = other.split("-")[1] in alive and not state.was_committed(other)
-        if other != name and not is_at_work:
-            _remove_note(state.folder, other)
-
-
 def _remove_note(folder: str, name: str) -> None:
     path = FileSystems.join(folder, note_of(name))
     if FileSystems.exists(path):
         remove_files([path])
 
 
-def _finish_replacements(destination: Destination, layout: Layout) -> FolderState:
-    """Remove what complete sets replace, where a kill came between, and notes of dead runs."""
+def finish_replacements(destination: Destination, layout: Layout) -> FolderState:
+    """Remove what complete sets replace, where a kill came between, and notes of dead runs.
+
+    Of several notes that have a say, the last one has all that the others say.
+    """
     state = read_state(destination.folder, layout.prefix, layout.extension)
     if not state.notes:
         return state
+    replaced = [name for name in state.notes if state.has_replaced(name)]
+    for name in replaced:
+        _put_away_left(state, name, layout)
+    last = state.last
+    if last is not None:
+        remove_previous(state.folder, layout.prefix, keep=last if state.notes[last].keep else None)
     alive = live_runs(destination) - {destination.run_hash}
     for name, note in state.notes.items():
-        if state.has_replaced(name):
-            there = {
-                other: [path for path in files if path in note.gone]
-                for other, files in state.sets.items()
-            }
-            removable = own_sets(state.folder, {k: v for k, v in there.items() if v}, layout)
-            left: Gone = {path: None for files in removable.values() for path in files}
-            if left:
-                _put_away(state, name, left, note.keep)
-            if note.is_ledger:
-                continue
-        elif name.split("-")[1] in alive:
-            continue
-        _remove_note(state.folder, name)
+        if name in replaced:
+            if name != last or not note.is_ledger:
+                _remove_note(state.folder, name)
+        elif name.split("-")[1] not in alive:
+            remove_kept(state.folder, name)
+            _remove_note(state.folder, name)
     return read_state(destination.folder, layout.prefix, layout.extension)
+
+
+def _put_away_left(state: FolderState, name: str, layout: Layout) -> None:
+    """Remove or keep those files that a set has replaced and that are still there."""
+    note = state.notes[name]
+    there = {
+        other: [path for path in files if path in note.gone] for other, files in state.sets.items()
+    }
+    removable = own_sets(state.folder, {k: v for k, v in there.items() if v}, layout)
+    left: Gone = {path: None for files in removable.values() for path in files}
+    if left:
+        _put_away(state, name, left, note.keep)
 
 
 def _move(

@@ -1,0 +1,282 @@
+"""Kill what changes a folder or a table in place before every step that it does, and go on.
+
+rows of a named run, in several files; a sync, deletion, compaction or rollback, in a process that
+ends before step n --> what readers see: the old rows or the new ones --> the commit again, or the
+job again --> the new rows, once --> the named run again: nothing more --> rolled back, if that is
+kept: the old rows
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from beam_gpte import Block
+from beam_gpte.core.errors import InputError
+from beam_gpte.sinks.duckdb_sync import Sync
+from beam_gpte.sinks.duckdb_table import Table
+from beam_gpte.sinks.final_names import Destination, Pane
+from beam_gpte.sinks.folders import compact_vectors, delete_vectors, sync_rows
+from beam_gpte.sinks.folders.commit_rewritten import Rewritten, commit_changes
+from beam_gpte.sinks.folders.parquet_folder import EXTENSION, PREFIX
+from beam_gpte.sinks.folders.replace_options import ReplaceOptions
+from beam_gpte.sinks.folders.roll_back import roll_back
+from beam_gpte.sinks.runs.folder_state import REPLACES, read_state
+from beam_gpte.sinks.runs.previous_state import PREVIOUS
+from beam_gpte.sinks.staging import StagedFile
+from beam_gpte.sinks.write_duckdb import commit_duckdb
+from beam_gpte.sinks.write_parquet import commit_parquet, commit_sync
+from beam_gpte.sources.read_vectors import read_vectors
+from tests.commits.kills import KILLED, RERUN, RETRY, in_process
+from tests.sinks.test_write_parquet import stage
+
+SYNC, SYNC_AGAIN, SYNC_EMPTY = "sync", "a second sync", "a sync without rows"
+DELETE, DELETE_ALL, COMPACT, COMPACT_AGAIN = "delete", "delete all", "compact", "compact after sync"
+ADD, ROLL_BACK = "a sync that only adds", "roll back"
+
+# Each row is its id, a letter, and its version, a digit; each file is a word.
+OLD = ("a1b1", "c1d1", "e1")
+SYNCED = ("a2b1d1", "e1f1")
+SYNCED_AGAIN = ("a2b1d2", "e1f2g1")
+TARGETS = {
+    SYNC: SYNCED,
+    SYNC_AGAIN: SYNCED_AGAIN,
+    SYNC_EMPTY: (),
+    ADD: (*OLD, "h1"),
+    DELETE: ("b1", "e1"),
+    DELETE_ALL: (),
+    COMPACT: OLD,
+    COMPACT_AGAIN: SYNCED,
+    ROLL_BACK: OLD,
+}
+DELETED = {DELETE: ["a", "c", "d", "x"], DELETE_ALL: ["a", "b", "c", "d", "e"]}
+AFTER_SYNC = (SYNC_AGAIN, COMPACT_AGAIN, ROLL_BACK)
+IN_DATABASES = (SYNC, SYNC_AGAIN, SYNC_EMPTY, ADD, DELETE, DELETE_ALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Describe the kills of one change, before each of its steps.
+
+    Attributes:
+      sink: "parquet" or "duckdb".
+      what: a key of `TARGETS`.
+      keep: whether the previous state is kept.
+      then: what comes after the kill.
+    """
+
+    sink: str
+    what: str
+    keep: bool
+    then: str
+
+    def __str__(self) -> str:
+        keeping = "keeping" if self.keep else "not keeping"
+        return f"{self.sink} {self.what}, {keeping}, killed, {self.then}"
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """The rows before it."""
+        return SYNCED if self.what in AFTER_SYNC else OLD
+
+
+def all_changes() -> list[Change]:
+    """List what can be killed; a rollback is one call, which nothing but a person repeats."""
+    return [
+        Change(sink, what, keep, then)
+        for what, keep, then in itertools.product(TARGETS, (False, True), (RETRY, RERUN))
+        for sink in ("parquet", "duckdb")
+        if not (sink == "duckdb" and (keep or what not in IN_DATABASES))
+        and not (what == ROLL_BACK and then == RETRY)
+    ]
+
+
+def problems(change: Change, folder: Path, steps: range | None = None) -> Iterator[tuple[int, str]]:
+    """Kill before each of `steps`, or every step; give the number of each and what was wrong."""
+    for n in steps or itertools.count():
+        out = folder / f"step{n}" / "out"
+        out.mkdir(parents=True)
+        prepare(change, out)
+        planned = plan(change, out) if change.then == RETRY else None
+        ended = in_process(_planned, (change, out, planned), out, n)
+        if ended not in (0, KILLED):
+            yield n, f"the process ended with {ended}"
+            return
+        try:
+            yield n, _problem_after(change, out, planned, ended == KILLED)
+        except InputError as error:
+            yield n, f"{type(error).__name__}: {error}"
+        if ended == 0:
+            return
+
+
+def prepare(change: Change, out: Path) -> None:
+    """Make the state before the change: a named run, and a sync that keeps the state before it."""
+    commit_named(change.sink, out)
+    if change.what in AFTER_SYNC:
+        apply(Change(change.sink, SYNC, change.sink == "parquet", RERUN), out, None)
+
+
+def commit_named(sink: str, out: Path) -> None:
+    """Commit the old rows, by a run with a name."""
+    staged, destination = stage_rows(sink, out, OLD, "monday")
+    if sink == "parquet":
+        commit_parquet(staged, Pane(), destination, "append")
+    else:
+        commit_duckdb(staged, Pane(), destination, _table(out, "upsert"))
+
+
+def stage_rows(
+    sink: str, out: Path, files: tuple[str, ...], run: str | None = None
+) -> tuple[list[StagedFile], Destination]:
+    """Stage a file for each word."""
+    bundles = [
+        [Block.from_pydict({"id": [*word[::2]], "text": [*word[1::2]]})] for word in files if word
+    ]
+    return stage(out, "parquet" if sink == "parquet" else "duckdb-test", bundles, run)
+
+
+def _table(out: Path, mode: str) -> Table:
+    return Table(f"{out}/x.duckdb", "vectors", "id", mode, sync=Sync(allow_empty=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """Hold what a commit gets, the same when it is repeated."""
+
+    staged: list[StagedFile]
+    rewritten: list[Rewritten]
+    destination: Destination
+
+
+def plan(change: Change, out: Path) -> Planned:
+    """Do what workers do before the commit."""
+    syncs = change.what not in (*DELETED, COMPACT, COMPACT_AGAIN)
+    files = TARGETS[change.what] if syncs else ()
+    staged, destination = stage_rows(change.sink, out, files)
+    if change.sink == "duckdb":
+        return Planned(staged, [], destination)
+    if syncs:
+        rewritten = find_changes(staged, destination)
+    elif change.what in DELETED:
+        rewritten = find_deleted(DELETED[change.what], destination)
+    else:
+        rewritten = find_small(destination)
+    return Planned(staged, rewritten, destination)
+
+
+def find_changes(staged: list[StagedFile], destination: Destination) -> list[Rewritten]:
+    """Do what the steps of `FindChanges` do."""
+    folder = destination.folder
+    read = sync_rows._ReadRows("Sync", folder, "id", "parent_id")
+    keyed = [row for file in staged for row in read.of_staged(file)]
+    keyed += [row for path in sync_rows.own_files(folder) for row in read.of_file(path)]
+    decisions = defaultdict(list)
+    for partition in _grouped(keyed):
+        for path, decision in sync_rows._decide(partition, "Sync", "id"):
+            decisions[path].append(decision)
+    rewrite = sync_rows._Rewrite(folder, destination.temporary)
+    return [report for decided in decisions.items() for report in rewrite.process(decided)]
+
+
+def _grouped(keyed: list[tuple[int, Block]]) -> list[tuple[int, list[Block]]]:
+    groups = defaultdict(list)
+    for key, block in keyed:
+        groups[key].append(block)
+    return list(groups.items())
+
+
+def find_deleted(ids: list[str], destination: Destination) -> list[Rewritten]:
+    """Do what the steps of `DeleteVectors` do before its commit."""
+    without = delete_vectors._Without(
+        destination.folder, destination.temporary, "Delete", ReplaceOptions()
+    )
+    files = delete_vectors.own_files(destination.folder)
+    return [report.value for report in without.process((0, files), ids)]
+
+
+def find_small(destination: Destination, max_bytes: int = 1 << 20) -> list[Rewritten]:
+    """Do what the steps of `CompactVectors` do before its commit."""
+    combine = compact_vectors._Together(destination.folder, destination.temporary)
+    groups = compact_vectors.plan_groups(destination.folder, max_bytes)
+    return [report for group in groups for report in combine.read(group)]
+
+
+def apply(change: Change, out: Path, planned: Planned | None) -> None:
+    """Commit a change, planned now or before."""
+    if change.what == ROLL_BACK:
+        roll_back(str(out), change.keep)
+        return
+    known = planned or plan(change, out)
+    deletes = change.what in DELETED
+    if change.sink == "duckdb" and deletes:
+        ids = DELETED[change.what], known.destination, f"{out}/x.duckdb", "vectors"
+        delete_vectors._commit_database(*ids, ("id", "parent_id"))
+    elif change.sink == "duckdb":
+        commit_duckdb(known.staged, Pane(), known.destination, _table(out, "sync"))
+    elif deletes or change.what in (COMPACT, COMPACT_AGAIN):
+        commit_changes(known.rewritten, known.destination, change.keep)
+    else:
+        commit_sync(known.staged, Pane(), known.rewritten, known.destination, (), change.keep, True)
+
+
+def _planned(change: Change, out: Path, planned: Planned | None) -> Callable[[], None]:
+    if planned is None and change.what != ROLL_BACK:
+        planned = plan(change, out)
+    return functools.partial(apply, change, out, planned)
+
+
+def _problem_after(change: Change, out: Path, planned: Planned | None, killed: bool) -> str:
+    old, new = rows_of(change.before), rows_of(TARGETS[change.what])
+    seen = rows_in(change.sink, out)
+    if seen not in ([old, new] if killed else [new]):
+        return f"after the kill readers see {dict(seen)}"
+    if killed or change.what != ROLL_BACK:
+        apply(change, out, planned)
+    seen = rows_in(change.sink, out)
+    if seen != new:
+        return f"at the end readers see {dict(seen)}"
+    commit_named(change.sink, out)
+    doubled = rows_in(change.sink, out) - new
+    if doubled and change.sink == "parquet":  # of a table, the run upserts what is there
+        return f"the run again doubles {dict(doubled)}"
+    left = leftovers(out, change.keep) if change.sink == "parquet" else _hidden(out)
+    if left:
+        return f"left {left}"
+    if change.keep:
+        roll_back(str(out))
+        seen = rows_in(change.sink, out)
+        return "" if seen == old else f"rolled back, readers see {dict(seen)}"
+    return ""
+
+
+def rows_of(files: tuple[str, ...]) -> Counter[str]:
+    """List the rows of words."""
+    return Counter(word[i : i + 2] for word in files for i in range(0, len(word), 2))
+
+
+def rows_in(sink: str, out: Path) -> Counter[str]:
+    """Read the rows that are committed, as readers of this package see them."""
+    path = str(out if sink == "parquet" else out / "x.duckdb")
+    rows: Any = [row for block in read_vectors(path) for row in block.batch.to_pylist()]
+    return Counter(f"{row['id']}{row['text']}" for row in rows)
+
+
+def leftovers(out: Path, keep: bool) -> list[str]:
+    """List what no run may leave.
+
+    A folder has the ledger of the last set that was rewritten, and one previous state at most.
+    """
+    hidden = _hidden(out)
+    ledgers = [name for name in hidden if name.startswith(REPLACES)]
+    previous = [name for name in hidden if name.startswith(PREVIOUS)]
+    allowed = {*ledgers[:1], *(previous[:1] if keep else [])}
+    dead = read_state(str(out), PREFIX, EXTENSION).others
+    return sorted({*hidden, *dead} - allowed)
+
+
+def _hidden(out: Path) -> list[str]:
+    return sorted(path.name for path in out.glob(".*"))
