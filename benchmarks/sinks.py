@@ -3,13 +3,15 @@
     python benchmarks/sinks.py parquet [--rows 1000000] [--beam_rows 50000] [--rounds 3]
     python benchmarks/sinks.py duckdb [--rows 1000000] [--rounds 3]
     python benchmarks/sinks.py encodings [--rows 60000]
+    python benchmarks/sinks.py sync [--rows 200000] [--rounds 3]
 
 parquet: `WriteVectorsToParquet` in a pipeline against one `pyarrow.parquet.write_table` with the
 same settings, and against Beam's `WriteToParquet` and `WriteToParquetBatched` on fewer rows.
 duckdb: the commit of `WriteVectorsToDuckDB` (ids checked, table and ledger in one transaction)
 against `INSERT ... SELECT` from the same Parquet files. encodings: sizes and times of the candidate
-codecs. Vectors are random of length 1, float32[384], with an integer id; they come from a pool,
-block by block, so that no variant holds all of them.
+codecs. sync: a folder or table that is synced with the rows it has, and with other vectors for one
+row in a hundred, against writing all rows again. Vectors are random of length 1, float32[384], with
+an integer id; they come from a pool, block by block, so that no variant holds all of them.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import duckdb
@@ -32,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from timing import measure, print_ratios
 
-from beam_gpte import Block, VectorMetadata, WriteVectorsToParquet
+from beam_gpte import Block, VectorMetadata, WriteVectorsToDuckDB, WriteVectorsToParquet
 from beam_gpte.core.vectors.quantize import quantize
 from beam_gpte.elements.block import ROWS_PER_BLOCK
 from beam_gpte.sinks.commit import WHOLE
@@ -251,11 +254,51 @@ def readers(data: bytes, table: pa.Table) -> str:
     return f"{by_duckdb}, {by_polars}"
 
 
+def syncs(folder: str, rows: int, rounds: int) -> None:
+    """Compare a sync with a replacement, in a folder and in a database."""
+    for name, sink in (("folder", WriteVectorsToParquet), ("x.duckdb", WriteVectorsToDuckDB)):
+
+        def run(mode: str, changed: int, path: str, sink: Any = sink) -> None:
+            seeds = [*range(-(-rows // ROWS_PER_SEED))]
+            with beam.Pipeline("FnApiRunner") as pipeline:
+                seeded = pipeline | beam.Create(seeds)
+                made = seeded | beam.FlatMap(versions, rows, changed).with_output_types(Block)
+                made | sink(path, mode=mode)
+
+        def at(path: str, mode: str, changed: int, run: Any = run) -> float:
+            began = time.monotonic()
+            run(mode, changed, path)
+            return time.monotonic() - began
+
+        seconds: dict[str, list[float]] = {"replace": [], "same": [], "changed": []}
+        for number in range(rounds):
+            path = f"{folder}/{number}-{name}"
+            at(path, "replace", 0)
+            seconds["replace"].append(at(path, "replace", 0))
+            seconds["same"].append(at(path, "sync", 0))
+            seconds["changed"].append(at(path, "sync", 1))
+        medians = {what: statistics.median(some) for what, some in seconds.items()}
+        print(f"{name}: replace {medians['replace']:.1f} s", end="")
+        for what in ("same", "changed"):
+            print(f", sync {what} {medians[what] / medians['replace']:.2f}", end="")
+        print()
+
+
+def versions(seed: int, rows: int, changed: int) -> Iterator[Block]:
+    """Make rows, of which one in a hundred has another vector in another version."""
+    for block in blocks(seed, rows):
+        ids = block.column("id").to_numpy()
+        vectors = block.column("embedding")
+        flat = vectors.flatten().to_numpy().reshape(len(block), DIM).copy()
+        flat[ids % 100 == 0] *= 1 - 2 * changed
+        yield block.with_column(block.schema.field("embedding"), column(flat))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["parquet", "duckdb", "encodings"])
+    parser.add_argument("what", choices=["parquet", "duckdb", "encodings", "sync"])
     parser.add_argument("--rows", type=int)
     parser.add_argument("--beam_rows", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -265,6 +308,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         if arguments.what == "encodings":
             encodings(arguments.rows or 60_000)
+        elif arguments.what == "sync":
+            syncs(folder, arguments.rows or 200_000, arguments.rounds)
         elif arguments.what == "parquet":
             parquet(folder, arguments.rows or 1_000_000, arguments.beam_rows, arguments.rounds)
         else:

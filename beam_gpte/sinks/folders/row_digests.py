@@ -17,22 +17,24 @@ from beam_gpte.elements.plain_types import cast_exactly, decoded_array
 from beam_gpte.sinks.duckdb_sql import literal
 
 COLUMN = "value"
+WORD_BYTES = 8
 Types = Mapping[str, pa.DataType]
 
 
-def row_digests(batch: pa.RecordBatch, types: Types, salt: str = "") -> np.ndarray:
+def row_digests(
+    connection: duckdb.DuckDBPyConnection, batch: pa.RecordBatch, types: Types, salt: str = ""
+) -> np.ndarray:
     """Digest each row: uint64 (n,).
 
     Args:
+      connection: to any database; to make one takes longer than to digest a thousand rows.
       batch: the rows.
       types: of columns as the other version has them, to which values are cast where they fit.
       salt: what a row has besides its columns, such as its partition.
     """
     total = np.full(batch.num_rows, _digest_of(salt), np.uint64)
-    with duckdb.connect() as connection:
-        for field, column in zip(batch.schema, batch.columns, strict=True):
-            kind = types.get(field.name)
-            total += _column_digests(connection, field, column, kind)
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        total += _column_digests(connection, field, column, types.get(field.name))
     return total
 
 
@@ -70,10 +72,10 @@ def _vector_digests(column: pa.FixedSizeListArray, about: str) -> np.ndarray:
     start, size = column.offset * kind.list_size, len(column) * kind.list_size
     values = column.values.slice(start, size).to_numpy(zero_copy_only=False)
     bits = np.ascontiguousarray(values).view(np.uint8).reshape(len(column), -1)
-    words = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 4))).view(np.uint32).astype(np.uint64)
+    words = np.pad(bits, ((0, 0), (0, -bits.shape[1] % WORD_BYTES))).view(np.uint64)
     random = np.random.default_rng(_digest_of(about))
-    factors = random.integers(0, 1 << 64, (words.shape[1] + 1), np.uint64) | np.uint64(1)
-    return words @ factors[1:] + factors[0]
+    first, *factors = random.integers(0, 1 << 64, words.shape[1] + 1, np.uint64) | np.uint64(1)
+    return np.einsum("ij,j->i", words, np.array(factors, np.uint64)) + first
 
 
 def _value_digests(

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
+import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -191,25 +192,28 @@ class _ReadRows:
 
     def _read(self, place: Place, name: str, side: int, types: Types) -> Iterator[Keyed]:
         start, schema = 0, read_schema(place.path)
-        for batch in read_batches(place.path):
-            rows = batch.cast(schema) if batch.schema != schema else batch
-            with naming(self._step):
-                groups, ids = group_and_ids(
-                    Block(rows.replace_schema_metadata(None)), *self._columns
-                )
-            length = len(ids)
-            whole = self._compared is not None and self._compared.whole
-            yield from _keyed(
-                {
-                    GROUP: groups,
-                    ID: groups if whole else ids,
-                    DIGEST: pa.array(row_digests(self._selected(rows), types, place.partition)),
+        with duckdb.connect() as connection:
+            for batch in read_batches(place.path):
+                rows = batch.cast(schema) if batch.schema != schema else batch
+                compared = self._selected(rows)
+                digests = row_digests(connection, compared, types, place.partition)
+                length = len(digests)
+                about = {
+                    **self._names(rows),
+                    DIGEST: pa.array(digests),
                     FILE: pa.array([name] * length, pa.large_string()),
                     ROW: pa.array(np.arange(start, start + length)),
                     SIDE: pa.array(np.full(length, side, np.int8)),
                 }
-            )
-            start += length
+                yield from _keyed(about)
+                start += length
+
+    def _names(self, rows: pa.RecordBatch) -> dict[str, pa.Array]:
+        with naming(self._step):
+            block = Block(rows.replace_schema_metadata(None))
+            groups, ids = group_and_ids(block, *self._columns)
+        whole = self._compared is not None and self._compared.whole
+        return {GROUP: groups, ID: groups if whole else ids}
 
     def _selected(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         if self._compared is None:
