@@ -171,12 +171,12 @@ def plan(change: Change, out: Path) -> Planned:
 def find_changes(staged: list[StagedFile], destination: Destination) -> list[Rewritten]:
     """Do what the steps of `FindChanges` do."""
     folder = destination.folder
-    read = sync_rows._ReadRows("Sync", folder, "id", "parent_id")
+    read = sync_rows._ReadRows("Sync", folder, "id", "parent_id", None)
     keyed = [row for file in staged for row in read.of_staged(file)]
     keyed += [row for path in sync_rows.own_files(folder) for row in read.of_file(path)]
     decisions = defaultdict(list)
     for partition in _grouped(keyed):
-        for path, decision in sync_rows._decide(partition, "Sync", "id"):
+        for path, decision in sync_rows._decide(partition, "Sync", "id", False):
             decisions[path].append(decision)
     rewrite = sync_rows._Rewrite(folder, destination.temporary)
     return [report for decided in decisions.items() for report in rewrite.process(decided)]

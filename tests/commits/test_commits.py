@@ -11,6 +11,7 @@ import pytest
 
 import beam_gpte
 from beam_gpte.sinks.duckdb_table import MODES as TABLE_MODES
+from beam_gpte.sinks.folders import commit_rewritten
 from beam_gpte.sinks.write_parquet import MODES as FOLDER_MODES
 from tests.commits import changes, jobs
 from tests.commits.__main__ import try_cell
@@ -73,7 +74,6 @@ def test_a_sample_of_killed_changes_in_place_loses_and_doubles_nothing(
 @pytest.mark.parametrize(
     ("what", "then", "keep", "step"),
     [
-        (changes.ROLL_BACK, RERUN, True, 18),  # after the commit: not rolled back twice
         (changes.DELETE_ALL, RETRY, True, 12),  # the file without rows has the same name again
         (changes.SYNC_AGAIN, RETRY, False, 20),  # what was kept is half gone
         (changes.ADD, RERUN, True, 5),  # nothing is replaced, and that can be rolled back
@@ -85,6 +85,25 @@ def test_what_was_wrong_once_after_a_kill_is_right(
     change = Change("parquet", what, keep, then)
     found = dict(changes.problems(change, tmp_path, range(step, step + 2)))
     assert set(found.values()) == {""}
+
+
+def test_a_rollback_that_is_killed_after_its_commit_is_not_done_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes.prepare(Change("parquet", changes.ROLL_BACK, True, RERUN), tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(commit_rewritten, "remove_staged", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            changes.roll_back(str(tmp_path), keep_previous=True)
+    for rows in (changes.OLD, changes.SYNCED):  # first nothing but the end, then what it says
+        changes.roll_back(str(tmp_path), keep_previous=True)
+        assert changes.rows_in("parquet", tmp_path) == changes.rows_of(rows)
+        assert changes.leftovers(tmp_path, keep=True) == []
+
+
+def interrupt(*_: object, **__: object) -> None:
+    """Be interrupted."""
+    raise KeyboardInterrupt
 
 
 def test_a_kill_that_leaves_files_or_old_rows_is_noticed(

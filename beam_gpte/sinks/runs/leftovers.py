@@ -62,7 +62,8 @@ def remove_staged(staged: list[StagedFile], destination: Destination, finished: 
     if finished:
         for folder in (destination.temporary, elsewhere(destination.temporary)):
             _remove_vectors(folder)
-    for folder in {destination.temporary, elsewhere(destination.temporary), *stagers}:
+    others = {elsewhere(destination.temporary), *stagers} - {destination.temporary}
+    for folder in (*others, destination.temporary):  # as long as it is there, this has not ended
         _remove_if_empty(folder)
 
 
