@@ -4,8 +4,9 @@ rows with a new id: inserted | of another content: deleted and inserted
 rows of the table without one in the files: deleted, unless the input may have been rejected
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import apache_beam as beam
 import duckdb
@@ -155,24 +156,62 @@ def delete_rows(
     Raises:
       InputError: there is no such table, or it has no such ids.
     """
+    table = quote(names[0])
+    with _rows_of(connection, names, ids) as (going, _):
+        rows = _count(connection, f"{table} WHERE {going}")
+        connection.execute(f"DELETE FROM {table} WHERE {going}")
+    count_changes(Counts(removed=rows))
+    return rows
+
+
+def find_rows(
+    connection: duckdb.DuckDBPyConnection,
+    names: tuple[str, str, str],
+    ids: Collection[str],
+) -> tuple[int, list[str]]:
+    """Count the rows that `delete_rows` would delete, and list the ids that they are of."""
+    table = quote(names[0])
+    with _rows_of(connection, names, ids) as (going, columns):
+        rows = _count(connection, f"{table} WHERE {going}")
+        known = " UNION ".join(f"SELECT {quote(name)}::VARCHAR FROM {table}" for name in columns)
+        found = f"SELECT {GROUP} FROM {GONE} WHERE {GROUP} IN ({known})"
+        return rows, [value for (value,) in connection.execute(found).fetchall()]
+
+
+@contextlib.contextmanager
+def _rows_of(
+    connection: duckdb.DuckDBPyConnection, names: tuple[str, str, str], ids: Collection[str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Provide the condition of rows of some ids, and the columns that hold ids."""
+    columns = check_ids_of(connection, names)
+    connection.register(GONE, pa.table({GROUP: pa.array(sorted(set(ids)), pa.string())}))
+    going = (f"{quote(column)}::VARCHAR IN (SELECT {GROUP} FROM {GONE})" for column in columns)
+    yield " OR ".join(going), columns
+    connection.unregister(GONE)
+
+
+def check_ids_of(connection: duckdb.DuckDBPyConnection, names: tuple[str, str, str]) -> list[str]:
+    """Return those columns of ids and parents that a table has.
+
+    Args:
+      connection: to the database.
+      names: of the table, and of its columns of ids and parents.
+
+    Raises:
+      InputError: there is no such table, or it has no such ids.
+    """
     table, *columns = names
     found = catalog_entries(connection, "duckdb_columns", "column_name", "table_name", table)
     present = [column for (column,) in found]
+    if not present:
+        query = "SELECT table_name FROM duckdb_tables() ORDER BY 1"
+        known = ", ".join(name for (name,) in connection.execute(query).fetchall())
+        raise InputError(f"no table {table!r}; it has {known or 'none'}")
     if columns[0] not in present:
-        known = ", ".join(present)
-        missing = f"no column {columns[0]!r}; it has {known}" if present else "there is none"
-        raise InputError(f"table {table!r}: {missing}")
-    connection.register(GONE, pa.table({GROUP: pa.array(sorted(set(ids)), pa.string())}))
-    going = " OR ".join(
-        f"{quote(column)}::VARCHAR IN (SELECT {GROUP} FROM {GONE})"
-        for column in columns
-        if column in present
-    )
-    rows = _count(connection, f"{quote(table)} WHERE {going}")
-    connection.execute(f"DELETE FROM {quote(table)} WHERE {going}")
-    connection.unregister(GONE)
-    count_changes(Counts(removed=rows))
-    return rows
+        raise InputError(
+            f"no column {columns[0]!r} in table {table!r}; it has {', '.join(present)}"
+        )
+    return [column for column in columns if column in present]
 
 
 def _count(connection: duckdb.DuckDBPyConnection, source: str) -> int:

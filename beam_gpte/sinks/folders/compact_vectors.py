@@ -100,6 +100,21 @@ def plan_groups(folder: str, max_bytes: int) -> list[Group]:
     return [group for group in groups if len(group) > 1]
 
 
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Say how many files of a folder count, and their bytes on the disk."""
+
+    files: int
+    bytes: int
+
+
+def size_of(folder: str) -> Size:
+    """Look at the files of a folder that count now."""
+    paths = [FileSystems.join(folder, path) for path in own_files(folder)]
+    with concurrent.futures.ThreadPoolExecutor(LOOKING) as looking:
+        return Size(len(paths), sum(looking.map(_size, paths)))
+
+
 def _fill(files: list[tuple[str, int]], max_bytes: int) -> Iterator[Group]:
     group: list[str] = []
     total = 0

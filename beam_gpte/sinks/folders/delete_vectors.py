@@ -157,19 +157,35 @@ class _Without(beam.DoFn):
         """Report a file if it has rows of the ids."""
         partition = part[: part.rfind("/") + 1]
         place = Place(FileSystems.join(self._folder, part), partition)
-        going = np.flatnonzero(np.concatenate([np.empty(0, bool), *self._masks(place, ids)]))
+        matches = matches_of(place, ids, self._columns, self._step)
+        going = np.flatnonzero(np.concatenate([np.empty(0, bool), *(mask for mask, _ in matches)]))
         if len(going):
             new = without_rows(place, going, Room(self._temporary, self._stager.token))
             digest = LAYOUT.digest(place.path, partition)
             yield Rewritten(part, False, True, new, digest, Counts(removed=len(going)))
 
-    def _masks(self, place: Place, ids: pa.Array) -> Iterator[np.ndarray]:
-        present = [name for name in self._columns if name in read_schema(place.path).names]
-        for batch in read_batches(place.path, present):
-            with naming(f"{self._step}: {place.path}"):
-                parts = group_and_ids(Block(batch.replace_schema_metadata(None)), *self._columns)
-            group, own = (pc.is_in(part, value_set=ids) for part in parts)
-            yield pc.or_(group, own).to_numpy(zero_copy_only=False)
+
+def matches_of(
+    place: Place, ids: pa.Array, columns: tuple[str, str], step: str
+) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    """Look for rows of some ids in a file.
+
+    Args:
+      place: of the file.
+      ids: large_string.
+      columns: of the ids and of the parents of chunks.
+      step: the transform that the user wrote.
+
+    Yields:
+      Of some rows whether each is of one of the ids, and its parent or else its id, and its id.
+    """
+    present = [name for name in columns if name in read_schema(place.path).names]
+    for batch in read_batches(place.path, present):
+        with naming(f"{step}: {place.path}"):
+            group, own = group_and_ids(Block(batch.replace_schema_metadata(None)), *columns)
+        mask = pc.or_(pc.is_in(group, value_set=ids), pc.is_in(own, value_set=ids))
+        rows = pa.RecordBatch.from_arrays([group, own], ["group", "own"])
+        yield mask.to_numpy(zero_copy_only=False), rows
 
 
 def _commit_folder(
@@ -179,9 +195,22 @@ def _commit_folder(
     return [Deleted(destination.folder, sum(one.counts.removed for one in rewritten))]
 
 
+def check_file(path: str) -> None:
+    """Check that a database exists, which opening it would create.
+
+    Raises:
+      InputError: it does not.
+    """
+    if not FileSystems.exists(path):
+        raise InputError(
+            f"{path}: there is no such file; name a DuckDB file or a folder of Parquet files"
+        )
+
+
 def _commit_database(
     ids: list[str], destination: Destination, path: str, table: str, columns: tuple[str, str]
 ) -> list[Deleted]:
+    check_file(path)
     with opened(path, destination) as connection, transaction(connection, path), naming(path):
         rows = delete_rows(connection, (table, *columns), ids)
     return [Deleted(path, rows)]
