@@ -34,6 +34,7 @@ from beam_gpte.sinks.folders.replace_options import KEEPS_NO_PREVIOUS
 from beam_gpte.sinks.folders.rewrite_files import read_schema
 from beam_gpte.sinks.runs.outputs import place_key
 from beam_gpte.sinks.write_duckdb import folder_of
+from beam_gpte.sources.formats.encodings import UTF_8
 from beam_gpte.sources.id_files import IDS, ReadIds, check_ids
 
 # isort: split
@@ -59,6 +60,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parent_column", default=PARENT_ID, help="the id of the text that a chunk is of"
     )
+    parser.add_argument(
+        "--encoding",
+        default=UTF_8,
+        metavar="NAME",
+        help="of FILE, if it is not Parquet, e.g. latin-1 or utf-16",
+    )
     parser.add_argument("--table", default="vectors", help="of the DuckDB file")
     parser.add_argument(
         "--keep_previous",
@@ -83,8 +90,12 @@ def replacing_of(options: argparse.Namespace, path: str) -> ReplaceOptions:
     return ReplaceOptions(options.id_column, options.parent_column, keep_previous=keep)
 
 
+def read_ids_of(options: argparse.Namespace) -> ReadIds:
+    return ReadIds(absolute(options.ids), options.id_column, options.encoding)
+
+
 def build(pipeline: beam.Pipeline, options: argparse.Namespace) -> None:
-    ids = pipeline | ReadIds(absolute(options.ids), options.id_column)
+    ids = pipeline | read_ids_of(options)
     for number, path in enumerate(places_of(options)):
         replacing = replacing_of(options, path)
         delete = f"Delete_{number}" >> DeleteVectors(path, options.table, replacing)
@@ -93,7 +104,7 @@ def build(pipeline: beam.Pipeline, options: argparse.Namespace) -> None:
 
 
 def build_dry(pipeline: beam.Pipeline, options: argparse.Namespace) -> None:
-    ids = pipeline | ReadIds(absolute(options.ids), options.id_column)
+    ids = pipeline | read_ids_of(options)
     places = []
     for number, path in enumerate(places_of(options)):
         replacing = replacing_of(options, path)
@@ -150,17 +161,16 @@ def check(options: argparse.Namespace) -> None:
     if options.keep_previous and all(map(is_database, places)):
         raise InputError(KEEPS_NO_PREVIOUS)
     with naming("--ids"):
-        check_ids(absolute(options.ids), options.id_column)
+        check_ids(absolute(options.ids), options.id_column, options.encoding)
     for path in places:
         (check_table if is_database(path) else check_column)(path, options)
 
 
 def check_column(path: str, options: argparse.Namespace) -> None:
     """Refuse a folder without files of a sink, or whose first file has no ids."""
-    first = check_committed(path)
-    names = read_schema(first).names
+    names = read_schema(check_committed(path)).names
     if options.id_column not in names:
-        raise InputError(f"no column {options.id_column!r} in {first}; it has {', '.join(names)}")
+        raise InputError(f"no column {options.id_column!r} in {path}; it has {', '.join(names)}")
 
 
 def check_table(path: str, options: argparse.Namespace) -> None:
