@@ -20,10 +20,13 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsIter
 
+from beam_gpte.core.columns import check_visible
 from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.files.folders import output_path
 from beam_gpte.shuffle.spread_parts import SpreadParts, from_source
+from beam_gpte.shuffle.unique_ids import id_array
 from beam_gpte.sinks.commit import commit_once
 from beam_gpte.sinks.duckdb_sql import is_database, transaction
 from beam_gpte.sinks.duckdb_sync import delete_rows
@@ -48,8 +51,9 @@ from beam_gpte.sinks.write_duckdb import folder_of, opened
 class DeleteVectors(beam.PTransform):
     """Take rows out of a folder or a database by their ids; give a `Deleted`.
 
-    The input is a bounded collection of ids, strings or integers, which are compared as strings. Of
-    a text that was embedded in chunks the id of the text takes all of its chunks out. Files with
+    The input is a bounded collection of ids, strings or integers, which are compared as strings, or
+    of rows of any kind with a column of ids, `replacing.id_column`; a null is none. Of a text that
+    was embedded in chunks the id of the text takes all of its chunks out. Files with
     none of the ids stay as they are; the others are written again, and readers see the rows before
     or after. Ids that are not there are fine. A stream may append meanwhile; rows of these ids that
     it adds later stay.
@@ -82,7 +86,8 @@ class DeleteVectors(beam.PTransform):
         step = type(self).__name__
         if not ids.is_bounded or not ids.windowing.is_default():
             raise InputError(f"{step}: ids are a stream or windowed; give a bounded collection")
-        known = ids | "Names" >> beam.Map(InStep(step, _name)).with_output_types(str)
+        names = InStep(step, functools.partial(_names, self.replacing.id_column))
+        known = ids | "Names" >> beam.FlatMap(names.__call__).with_output_types(str)
         if is_database(self.path):
             return self._from_database(known, step)
         return self._from_folder(known, step)
@@ -90,7 +95,7 @@ class DeleteVectors(beam.PTransform):
     def _from_folder(self, ids: beam.PCollection[str], step: str) -> beam.PCollection["Deleted"]:
         with naming(step):
             destination = Destination.new(self.path, "parquet")
-        find = functools.partial(own_files, destination.folder)
+        find = InStep(step, functools.partial(own_files, destination.folder))
         without = _Without(destination.folder, destination.temporary, step, self.replacing)
         changes = (
             ids.pipeline
@@ -130,8 +135,28 @@ class Deleted:
     rows: int
 
 
+def _names(id_column: str, element: Any) -> Iterator[str]:
+    """Give an id as a string, or those of rows."""
+    if isinstance(element, pa.Table | pa.RecordBatch):
+        columns = dict(zip(element.schema.names, element.columns, strict=True))
+        element = Block.from_table(pa.table(columns))
+    if isinstance(element, Block):
+        ids = id_array(element, id_column).drop_null().cast(pa.large_string())
+        yield from ids.to_pylist()
+        return
+    value = element
+    if not isinstance(element, str | int | np.integer):
+        fields = row_fields(element)
+        check_visible(fields)
+        if id_column not in fields:
+            raise InputError(f"no column {id_column!r}; rows have {', '.join(fields)}")
+        value = fields[id_column]
+    if value is not None:
+        yield _name(value)
+
+
 def _name(value: object) -> str:
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+    if isinstance(value, str | int | np.integer) and not isinstance(value, bool):
         return str(value)
     raise InputError(f"{value!r} is not an id; give strings or integers")
 
@@ -157,6 +182,8 @@ class _Without(beam.DoFn):
         """Report a file if it has rows of the ids."""
         partition = part[: part.rfind("/") + 1]
         place = Place(FileSystems.join(self._folder, part), partition)
+        with naming(self._step):
+            check_visible(read_schema(place.path).names)
         matches = matches_of(place, ids, self._columns, self._step)
         going = np.flatnonzero(np.concatenate([np.empty(0, bool), *(mask for mask, _ in matches)]))
         if len(going):
