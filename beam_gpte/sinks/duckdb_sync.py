@@ -16,7 +16,7 @@ from beam_gpte.core.columns import PARENT_ID
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.sinks.duckdb_columns import Column
-from beam_gpte.sinks.duckdb_sql import catalog_entries, quote
+from beam_gpte.sinks.duckdb_sql import catalog_entries, hashed, quote
 from beam_gpte.sinks.folders.commit_rewritten import Counts, count_changes
 from beam_gpte.sinks.folders.replace_options import ReplaceOptions
 from beam_gpte.sinks.folders.sync_rows import GROUP, RejectsAsBlocks, ids_of_rejects
@@ -128,7 +128,8 @@ def _tables_of_changes(
         connection.execute(f"CREATE TEMP TABLE {NEW} AS SELECT {key} FROM {table} WHERE false")
         connection.execute(f"CREATE TEMP TABLE {GONE} AS SELECT DISTINCT {key} FROM {table}")
         return
-    digest = f"hash({', '.join(quote(column.name) for column in columns)}) AS digest"
+    parts = (part for column in columns for part in hashed(quote(column.name), column.type))
+    digest = f"hash({', '.join(parts)}) AS digest"
     here, there = (f"(SELECT {key}, {digest} FROM {rows})" for rows in (source, table))
     connection.execute(
         f"CREATE TEMP TABLE {NEW} AS SELECT here.{key} FROM {here} AS here "

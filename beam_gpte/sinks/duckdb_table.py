@@ -24,6 +24,7 @@ from beam_gpte.sinks.duckdb_ledger import (
 from beam_gpte.sinks.duckdb_search import create_macros
 from beam_gpte.sinks.duckdb_sql import catalog_entries, literal, quote, transaction
 from beam_gpte.sinks.duckdb_sync import Sync, sync_rows
+from beam_gpte.sinks.folders.commit_rewritten import Counts, count_changes
 from beam_gpte.sinks.runs.publish import REPEATED, count_commit, other_rows
 from beam_gpte.sinks.runs.same_rows import exact_columns
 
@@ -110,13 +111,25 @@ def load_files(
             there = source if files else ""
             rows = sync_rows(connection, there, columns, names_of, table.sync)
         elif files:
-            names = ", ".join(quote(column.name) for column in columns)
-            connection.execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {source}")
+            _insert(connection, table, columns, source, rows)
         if files:
             _describe_vectors(connection, table.name, schema)
         create_macros(connection, table.name, table.id_column, schema)
         record_commit(connection, table.name, attempt, commit)
     return rows
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection,
+    table: Table,
+    columns: list[Column],
+    source: str,
+    rows: int,
+) -> None:
+    names = ", ".join(quote(column.name) for column in columns)
+    connection.execute(f"INSERT INTO {quote(table.name)} ({names}) SELECT {names} FROM {source}")
+    if table.mode == "sync":  # to a table that is new
+        count_changes(Counts(added=rows))
 
 
 def _is_repeated(commit: Commit, attempt: Attempt, table: Table) -> bool:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import beam_gpte as bg
+from beam_gpte.elements.block import hidden_block
 from beam_gpte.sources.read_vectors import read_vectors
 from tests.examples import WordEncoder
 from tests.matrix.inputs import (
@@ -210,8 +211,13 @@ def _read_vectors(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
 
 
 def _publish(tables: list[pa.Table], folder: str) -> str:
-    """Write tables, each in two files, as a sink would if it took every column."""
-    parts = [part for table in tables for part in (table.slice(0, 2), table.slice(2))]
+    """Write tables, each in two files, as a sink would, also with hidden columns."""
+    held = [hidden_block(table).batch for table in tables]
+    parts = [
+        pa.Table.from_batches([part])
+        for batch in held
+        for part in (batch.slice(0, 2), batch.slice(2))
+    ]
     Path(folder, "out").mkdir()
     _write({"rows": parts}, f"{folder}/out")
     for i in range(len(parts)):
