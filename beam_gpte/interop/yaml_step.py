@@ -29,6 +29,7 @@ from beam_gpte.interop.yaml_rows import (
     merged,
     optional,
     original,
+    rejects_of,
 )
 
 GOOD = "good"  # the only output of most transforms
@@ -65,6 +66,7 @@ class _Step:
     other_sides: tuple[str, ...]
     prepare: Callable[[beam.PCollection], beam.PCollection]
     reject_fields: Callable[[Any], Fields]
+    rejects_in: str | None
 
     @property
     def name(self) -> str:
@@ -72,8 +74,9 @@ class _Step:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The inputs that are attributes of the transform."""
-        return input_names(self.transform)
+        """The inputs that are attributes of the transform, or of one of its settings objects."""
+        inside = (REJECTS,) if self.rejects_in else ()
+        return (*input_names(self.transform), *inside)
 
     def sides_of(self, inputs: dict[str, beam.PCollection]) -> tuple[str, ...]:
         """List the inputs that the transform is applied to, given those of the user."""
@@ -92,6 +95,7 @@ def in_yaml(
     other_sides: tuple[str, ...] = (),
     prepare: Callable[[beam.PCollection], beam.PCollection] = original,
     reject_fields: Callable[[Any], Fields] = lambda transform: {},
+    rejects_in: str | None = None,
 ) -> Callable[..., beam.PTransform]:
     """Make a factory of YAML steps from a transform.
 
@@ -107,8 +111,18 @@ def in_yaml(
       prepare: applied to each side before the transform.
       reject_fields: given a configured transform, returns the fields of its rejects that its inputs
         do not have.
+      rejects_in: an attribute, a settings object whose `rejects` is a named input.
     """
-    step = _Step(transform, outputs, sides, optional_sides, other_sides, prepare, reject_fields)
+    step = _Step(
+        transform,
+        outputs,
+        sides,
+        optional_sides,
+        other_sides,
+        prepare,
+        reject_fields,
+        rejects_in,
+    )
     settings = settings_of(transform)
     can_reject = hasattr(transform, "with_exception_handling")
 
@@ -217,7 +231,9 @@ class _YamlStep(beam.PTransform):
     def _transform(self, inputs: dict[str, beam.PCollection]) -> Any:
         """Make the transform from its configuration and the inputs that are its attributes."""
         collections = {
-            name: original(inputs[name]) for name in self.step.input_names if name in inputs
+            name: original(inputs[name])
+            for name in input_names(self.step.transform)
+            if name in inputs
         }
         for field in dataclasses.fields(self.step.transform):
             if is_required(field) and field.name not in (*self.arguments, *collections):
@@ -225,7 +241,13 @@ class _YamlStep(beam.PTransform):
                     f"{self.step.name}: {field.name} is missing; "
                     "give it as an input, or in the configuration"
                 )
-        return self.step.transform(**self.arguments, **collections)
+        transform = self.step.transform(**self.arguments, **collections)
+        name = self.step.rejects_in
+        if name is None or REJECTS not in inputs:
+            return transform
+        rejects = rejects_of(inputs[REJECTS])
+        options = dataclasses.replace(getattr(transform, name), rejects=rejects)
+        return dataclasses.replace(transform, **{name: options})
 
     def _as_rows(self, fields: Fields, linked: bool) -> beam.PTransform:
         return AsReports() if fields is REPORT else AsRows(fields, self.step.sides == (), linked)

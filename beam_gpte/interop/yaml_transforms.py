@@ -266,7 +266,9 @@ Rerank = in_yaml(
         GOOD: {**rows.input, **_added(transform, {transform.score_column: np.float32})}
     },
 )
-WriteVectorsToParquet = in_yaml(beam_gpte.WriteVectorsToParquet, _written)
-WriteVectorsToDuckDB = in_yaml(beam_gpte.WriteVectorsToDuckDB, _written)
+WriteVectorsToParquet = in_yaml(beam_gpte.WriteVectorsToParquet, _written, rejects_in="replacing")
+WriteVectorsToDuckDB = in_yaml(beam_gpte.WriteVectorsToDuckDB, _written, rejects_in="replacing")
+DeleteVectors = in_yaml(beam_gpte.DeleteVectors, _written)
+CompactVectors = in_yaml(beam_gpte.CompactVectors, _written, sides=())
 WriteRejects = in_yaml(beam_gpte.WriteRejects, _written, prepare=rejects_of)
 WriteSummary = in_yaml(beam_gpte.WriteSummary, lambda transform, rows: {GOOD: REPORT}, sides=None)

@@ -146,6 +146,20 @@ def catalog_entries(
     ).fetchall()
 
 
+def hashed(value: str, kind: str) -> tuple[str, ...]:
+    """Return what `hash` needs to tell values of a type apart.
+
+    DuckDB 1.5 hashes null, an empty list and a list of nulls alike, also within others; their texts
+    differ.
+
+    Args:
+      value: SQL.
+      kind: its type, in DuckDB's words.
+    """
+    is_nested = any(sign in kind for sign in ("[]", "STRUCT(", "MAP(", "UNION("))
+    return (value, f"{value}::VARCHAR") if is_nested else (value,)
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its class where it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -4,8 +4,9 @@ rows with a new id: inserted | of another content: deleted and inserted
 rows of the table without one in the files: deleted, unless the input may have been rejected
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import apache_beam as beam
 import duckdb
@@ -15,7 +16,7 @@ from beam_gpte.core.columns import PARENT_ID
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.sinks.duckdb_columns import Column
-from beam_gpte.sinks.duckdb_sql import catalog_entries, quote
+from beam_gpte.sinks.duckdb_sql import catalog_entries, hashed, quote
 from beam_gpte.sinks.folders.commit_rewritten import Counts, count_changes
 from beam_gpte.sinks.folders.replace_options import ReplaceOptions
 from beam_gpte.sinks.folders.sync_rows import GROUP, RejectsAsBlocks, ids_of_rejects
@@ -127,7 +128,8 @@ def _tables_of_changes(
         connection.execute(f"CREATE TEMP TABLE {NEW} AS SELECT {key} FROM {table} WHERE false")
         connection.execute(f"CREATE TEMP TABLE {GONE} AS SELECT DISTINCT {key} FROM {table}")
         return
-    digest = f"hash({', '.join(quote(column.name) for column in columns)}) AS digest"
+    parts = (part for column in columns for part in hashed(quote(column.name), column.type))
+    digest = f"hash({', '.join(parts)}) AS digest"
     here, there = (f"(SELECT {key}, {digest} FROM {rows})" for rows in (source, table))
     connection.execute(
         f"CREATE TEMP TABLE {NEW} AS SELECT here.{key} FROM {here} AS here "
@@ -155,24 +157,62 @@ def delete_rows(
     Raises:
       InputError: there is no such table, or it has no such ids.
     """
+    table = quote(names[0])
+    with _rows_of(connection, names, ids) as (going, _):
+        rows = _count(connection, f"{table} WHERE {going}")
+        connection.execute(f"DELETE FROM {table} WHERE {going}")
+    count_changes(Counts(removed=rows))
+    return rows
+
+
+def find_rows(
+    connection: duckdb.DuckDBPyConnection,
+    names: tuple[str, str, str],
+    ids: Collection[str],
+) -> tuple[int, list[str]]:
+    """Count the rows that `delete_rows` would delete, and list the ids that they are of."""
+    table = quote(names[0])
+    with _rows_of(connection, names, ids) as (going, columns):
+        rows = _count(connection, f"{table} WHERE {going}")
+        known = " UNION ".join(f"SELECT {quote(name)}::VARCHAR FROM {table}" for name in columns)
+        found = f"SELECT {GROUP} FROM {GONE} WHERE {GROUP} IN ({known})"
+        return rows, [value for (value,) in connection.execute(found).fetchall()]
+
+
+@contextlib.contextmanager
+def _rows_of(
+    connection: duckdb.DuckDBPyConnection, names: tuple[str, str, str], ids: Collection[str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Provide the condition of rows of some ids, and the columns that hold ids."""
+    columns = check_ids_of(connection, names)
+    connection.register(GONE, pa.table({GROUP: pa.array(sorted(set(ids)), pa.string())}))
+    going = (f"{quote(column)}::VARCHAR IN (SELECT {GROUP} FROM {GONE})" for column in columns)
+    yield " OR ".join(going), columns
+    connection.unregister(GONE)
+
+
+def check_ids_of(connection: duckdb.DuckDBPyConnection, names: tuple[str, str, str]) -> list[str]:
+    """Return those columns of ids and parents that a table has.
+
+    Args:
+      connection: to the database.
+      names: of the table, and of its columns of ids and parents.
+
+    Raises:
+      InputError: there is no such table, or it has no such ids.
+    """
     table, *columns = names
     found = catalog_entries(connection, "duckdb_columns", "column_name", "table_name", table)
     present = [column for (column,) in found]
+    if not present:
+        query = "SELECT table_name FROM duckdb_tables() ORDER BY 1"
+        known = ", ".join(name for (name,) in connection.execute(query).fetchall())
+        raise InputError(f"no table {table!r}; it has {known or 'none'}")
     if columns[0] not in present:
-        known = ", ".join(present)
-        missing = f"no column {columns[0]!r}; it has {known}" if present else "there is none"
-        raise InputError(f"table {table!r}: {missing}")
-    connection.register(GONE, pa.table({GROUP: pa.array(sorted(set(ids)), pa.string())}))
-    going = " OR ".join(
-        f"{quote(column)}::VARCHAR IN (SELECT {GROUP} FROM {GONE})"
-        for column in columns
-        if column in present
-    )
-    rows = _count(connection, f"{quote(table)} WHERE {going}")
-    connection.execute(f"DELETE FROM {quote(table)} WHERE {going}")
-    connection.unregister(GONE)
-    count_changes(Counts(removed=rows))
-    return rows
+        raise InputError(
+            f"no column {columns[0]!r} in table {table!r}; it has {', '.join(present)}"
+        )
+    return [column for column in columns if column in present]
 
 
 def _count(connection: duckdb.DuckDBPyConnection, source: str) -> int:

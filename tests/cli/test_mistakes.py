@@ -18,6 +18,8 @@ MINE = "mine --source texts.jsonl --target texts.jsonl --output o --model {model
 STREAM = "stream --input in/*.jsonl --output o --model {model}"
 ALL = "; --help lists all options"
 REQUIRED = f"the following arguments are required: --input, --model, --output{ALL}"
+DELETE = "delete vectors --ids ids.txt"
+WROTE = "name a folder that WriteVectorsToParquet or beam-gpte embed has written to"
 HIDDEN = "(the previous output is unchanged)"
 ARROW = "use int64, double, string, bool, date32 or another of Arrow's types"
 POOLINGS = "auto, cls, mean, max, mean_sqrt_len, weighted_mean, last or tail_mean"
@@ -286,6 +288,113 @@ MISTAKES = [
         2,
         "no package 'nothing' is installed; pip install it",
     ),
+    # changes of an output
+    ("delet vectors", 2, "no command 'delet'; did you mean delete?"),
+    ("delete vectors", 2, f"the following arguments are required: --ids{ALL}"),
+    ("delete --ids ids.txt", 2, f"the following arguments are required: path{ALL}"),
+    (f"{DELETE} --keep", 2, "--keep is not an option; did you mean --help?"),
+    ("delete nothing --ids ids.txt", 2, f"nothing: there is no such folder; {WROTE}"),
+    ("delete file --ids ids.txt", 2, f"file: not a folder; {WROTE}"),
+    (
+        "delete nothing_yet --ids ids.txt",
+        2,
+        f"nothing_yet: no run has committed files there; {WROTE}",
+    ),
+    (
+        "delete vectors nothing.duckdb --ids ids.txt",
+        2,
+        "nothing.duckdb: there is no such file; name a DuckDB file or a folder of Parquet files",
+    ),
+    (
+        "delete broken.duckdb --ids ids.txt",
+        2,
+        "broken.duckdb: this file is not a DuckDB database; name another file",
+    ),
+    (
+        "delete vectors --ids none.txt",
+        2,
+        "--ids: no file matches '{here}/none.txt'; check the path",
+    ),
+    (
+        "delete vectors --ids vectors",
+        2,
+        "--ids: '{here}/vectors' is a folder; name the files in it, such as "
+        "{here}/vectors/*.parquet",
+    ),
+    (
+        "delete vectors --ids empty.jsonl",
+        2,
+        "--ids: no ids in {here}/empty.jsonl; give one per line, or a column of them",
+    ),
+    (
+        "delete vectors --ids blank.txt",
+        2,
+        "--ids: no ids in {here}/blank.txt; give one per line, or a column of them",
+    ),
+    (
+        "delete vectors --ids texts.jsonl --id_column key",
+        2,
+        "--ids: no column 'key' in {here}/texts.jsonl; it has id, text, n",
+    ),
+    (
+        "delete vectors --ids nested.jsonl",
+        2,
+        "--ids: {here}/nested.jsonl row 1: id is not a string or integer: [1]; fix the row, or "
+        "remove it",
+    ),
+    (
+        "delete vectors --ids wide.txt",
+        2,
+        "--ids: {here}/wide.txt row 1: invalid UTF-8: name the encoding of the file, such as "
+        "latin-1; fix the row, or remove it",
+    ),
+    (
+        f"{DELETE} --id_column key",
+        2,
+        "no column 'key' in vectors; it has id, text, n, embedding",
+    ),
+    (
+        "delete v.duckdb --ids ids.txt --id_column key",
+        2,
+        "v.duckdb: no column 'key' in table 'vectors'; it has id, text, n, embedding",
+    ),
+    (
+        "delete v.duckdb --ids ids.txt --table texts",
+        2,
+        "v.duckdb: no table 'texts'; it has beam_gpte_commits, vectors",
+    ),
+    (
+        "delete v.duckdb --ids ids.txt --keep_previous",
+        2,
+        "keep_previous: a reader of a database sees one state of it, and no other is kept; leave "
+        "it out, or copy the file before",
+    ),
+    (f"{DELETE} --runner Flnk", 2, "--runner Flnk: did you mean FlinkRunner?"),
+    ("compact", 2, f"the following arguments are required: folder{ALL}"),
+    ("compact nothing", 2, f"nothing: there is no such folder; {WROTE}"),
+    ("compact v.duckdb", 2, f"v.duckdb: not a folder; {WROTE}"),
+    (
+        "compact vectors --max_bytes_per_file 0",
+        2,
+        "max_bytes_per_file is 0; give a number of bytes, 1 or more",
+    ),
+    (
+        "compact vectors --max_bytes_per_file 1MB",
+        2,
+        f"--max_bytes_per_file: invalid int value: '1MB'{ALL}",
+    ),
+    ("rollback nothing", 2, f"nothing: there is no such folder; {WROTE}"),
+    (
+        "rollback vectors",
+        2,
+        "{here}/vectors: no previous state is kept; write with keep_previous to have one",
+    ),
+    (
+        "rollback v.duckdb",
+        2,
+        "v.duckdb: a database keeps no previous state; copy the file before a change",
+    ),
+    ("rollback vectors --runner Prism", 2, f"--runner is not an option{ALL}"),
     ("examples vectors", 2, "output vectors: exists already; choose another name"),
 ]
 
@@ -303,6 +412,10 @@ def here(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
     write_jsonl(folder / "numbers.jsonl", [{"id": f"n{i}", "text": i} for i in range(2)])
     write_jsonl(folder / "bodies.jsonl", [{"id": "a", "body": "x"}])
     write_jsonl(folder / "empty.jsonl", [])
+    write_jsonl(folder / "nested.jsonl", [{"id": [1]}])
+    (folder / "ids.txt").write_text("r0\n")
+    (folder / "blank.txt").write_text("\n\r\n\n")
+    (folder / "nothing_yet").mkdir()
     (folder / "latin.csv").write_bytes("text\ncafé\n".encode("latin-1"))
     (folder / "wide.txt").write_bytes("größer\n".encode("utf-16"))
     (folder / "file").write_text("x")

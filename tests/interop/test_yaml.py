@@ -27,6 +27,7 @@ import beam_gpte
 from beam_gpte.core.metadata import vector_fields
 from beam_gpte.interop import yaml_transforms
 from beam_gpte.interop.yaml_config import configure, settings_of
+from beam_gpte.sources.read_vectors import read_vectors
 from tests.conftest import MODES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -945,3 +946,51 @@ def test_a_hidden_name_gets_in_by_no_step_of_yaml(name: str, tmp_path: Path) -> 
     for read in reads:
         with pytest.raises(ValueError, match=f"'{name}'"):
             run_steps(f"- {{name: In, {read}}}\n- {{type: DeduplicateExact, input: In}}")
+
+
+SYNC = """
+- type: Create
+  name: Rows
+  config:
+    elements: [{id: a, n: 1}, {id: b, n: 3}, {id: b, n: 3}]
+- type: RejectDuplicateIds
+  input: Rows
+  config: {error_handling: {output: repeated}}
+- type: LogForTesting
+  input: RejectDuplicateIds.repeated
+- type: Sink
+  input: {input: RejectDuplicateIds, rejects: Gone}
+  config: {path: PATH, mode: sync, replacing: {allow_empty: true}}
+- type: Create
+  name: Gone
+  config:
+    elements: [{id: c, reject_reason: too long}]
+"""
+
+
+@pytest.mark.parametrize("sink", ["WriteVectorsToParquet", "WriteVectorsToDuckDB"])
+def test_rejects_of_a_sync_are_a_named_input(sink: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "out.duckdb") if sink.endswith("DuckDB") else str(tmp_path / "out")
+    rows = [{"id": name, "n": 2} for name in "bcd"]
+    with beam.Pipeline("FnApiRunner") as p:
+        _ = p | beam.Create(rows) | getattr(beam_gpte, sink)(path)
+    run_steps(SYNC.replace("Sink", sink).replace("PATH", path))
+    found = [row for block in read_vectors(path) for row in block.batch.to_pylist()]
+    assert sorted(row["id"] for row in found) == ["a", "b", "c"]  # c was rejected, d is gone
+    (changed,) = (row["n"] for row in found if row["id"] == "b")
+    assert changed == 3
+
+
+def test_a_deletion_takes_rows_of_yaml(tmp_path: Path) -> None:
+    with beam.Pipeline("FnApiRunner") as p:
+        rows = [{"id": 1, "n": 2}, {"id": 2, "n": 3}]
+        _ = p | beam.Create(rows) | beam_gpte.WriteVectorsToParquet(str(tmp_path))
+    run_steps(f"""
+- type: Create
+  config:
+    elements: [{{id: 2, why: withdrawn}}]
+- type: DeleteVectors
+  input: Create
+  config: {{path: {tmp_path}}}
+""")
+    assert [block.batch["id"].to_pylist() for block in read_vectors(str(tmp_path))] == [[1]]

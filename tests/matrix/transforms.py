@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import beam_gpte as bg
+from beam_gpte.elements.block import hidden_block
 from beam_gpte.sources.read_vectors import read_vectors
 from tests.examples import WordEncoder
 from tests.matrix.inputs import (
@@ -209,6 +210,45 @@ def _read_vectors(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
     return {"good": p | bg.ReadVectors(f"{folder}/*.parquet")}
 
 
+def _publish(tables: list[pa.Table], folder: str) -> str:
+    """Write tables, each in two files, as a sink would, also with hidden columns."""
+    held = [hidden_block(table).batch for table in tables]
+    parts = [
+        pa.Table.from_batches([part])
+        for batch in held
+        for part in (batch.slice(0, 2), batch.slice(2))
+    ]
+    Path(folder, "out").mkdir()
+    _write({"rows": parts}, f"{folder}/out")
+    for i in range(len(parts)):
+        name = f"part-{0:012x}-{0:016x}-{i:05d}-of-{len(parts):05d}.parquet"
+        Path(folder, "out", f"part-{i}.parquet").rename(Path(folder, "out", name))
+    return f"{folder}/out"
+
+
+def _parquet_files(folder: str) -> dict[str, list[pa.Table]]:
+    return {"good": _vectors(f"{folder}/out")}
+
+
+def _delete_by_rows(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    deleted = create(p, inputs["rows"]) | bg.DeleteVectors(
+        _publish(visible(inputs["rows"]), folder)
+    )
+    return {"deleted": deleted | beam.Map(lambda found: {"deleted": found.rows})}
+
+
+def _delete_second_half(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    ids = [value for table in inputs["rows"] for value in table["id"].to_pylist()]
+    into = _publish(inputs["rows"], folder)
+    _ = p | beam.Create([value for value in ids if value >= GROUPS]) | bg.DeleteVectors(into)
+    return {}
+
+
+def _compact(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    _ = p | bg.CompactVectors(_publish(inputs["rows"], folder))
+    return {}
+
+
 def _watch(pattern: str) -> Any:
     stop = Path(pattern).parent / "stop"
     stop.touch()
@@ -327,6 +367,18 @@ CASES = (
         read=_duckdb,
         stored=True,
     ),
+    Case("DeleteVectors", _delete_by_rows, (ID, PAYLOAD), (), variant="ids"),
+    Case(
+        "DeleteVectors",
+        _delete_second_half,
+        (PAYLOAD,),
+        ("good",),
+        halves=True,
+        read=_parquet_files,
+        stored=True,
+        variant="rows",
+    ),
+    Case("CompactVectors", _compact, (ID, PAYLOAD), ("good",), read=_parquet_files, stored=True),
     Case(
         "WriteRejects",
         _stored(lambda at: bg.WriteRejects(f"{at}/out")),

@@ -111,9 +111,10 @@ def commit_rewritten(
     written: list[WrittenFile] = []
     if new or gone:
         schema = unify_staged_schemas(new)
-        check_folder(destination.folder, schema, gone)
+        empty = [one.path for one in replaced if one.new is None]  # of others, rows stay
+        check_folder(destination.folder, schema, empty)
         if partition_by is not None:
-            schema = match_folder(destination.folder, schema, partition_by, gone)
+            schema = match_folder(destination.folder, schema, partition_by, empty)
         conform_files(new, schema)
         replacement = Replacement(gone, keep_previous)
         written = publish(new, destination, pane, LAYOUT, replacement)

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
-from beam_gpte.core.errors import InputError, naming
+from beam_gpte.core.columns import check_visible
+from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.shuffle.spread_parts import ReadParts, SpreadParts
 from beam_gpte.sinks.commit import commit_once
 from beam_gpte.sinks.final_names import Destination, WrittenFile
@@ -74,10 +75,10 @@ class CompactVectors(beam.PTransform):
         with naming(step):
             destination = Destination.new(self.path, "parquet")
         plan = functools.partial(plan_groups, destination.folder, self.max_bytes_per_file)
-        combine = beam.ParDo(_Together(destination.folder, destination.temporary))
+        combine = beam.ParDo(_Together(step, destination.folder, destination.temporary))
         changes = (
             root
-            | "Plan" >> SpreadParts(plan, Group)
+            | "Plan" >> SpreadParts(InStep(step, plan), Group)
             | "Together" >> combine.with_output_types(Rewritten)
         )
         commit = functools.partial(
@@ -95,6 +96,7 @@ def plan_groups(folder: str, max_bytes: int) -> list[Group]:
     with concurrent.futures.ThreadPoolExecutor(LOOKING) as looking:
         sizes = list(looking.map(_size, paths))
         schemas = list(looking.map(read_schema, paths))
+    check_visible({name for schema in schemas for name in schema.names})
     small = [i for i, size in enumerate(sizes) if size <= max_bytes / 2]
     kinds = {
         i: (files[i][: files[i].rfind("/") + 1], schemas[i].serialize().to_pybytes()) for i in small
@@ -104,6 +106,21 @@ def plan_groups(folder: str, max_bytes: int) -> list[Group]:
     for _, some in itertools.groupby(small, key=lambda i: kinds[i]):
         groups += _fill([(files[i], sizes[i]) for i in some], max_bytes)
     return [group for group in groups if len(group) > 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Say how many files of a folder count, and their bytes on the disk."""
+
+    files: int
+    bytes: int
+
+
+def size_of(folder: str) -> Size:
+    """Look at the files of a folder that count now."""
+    paths = [FileSystems.join(folder, path) for path in own_files(folder)]
+    with concurrent.futures.ThreadPoolExecutor(LOOKING) as looking:
+        return Size(len(paths), sum(looking.map(_size, paths)))
 
 
 def _fill(files: list[tuple[str, int]], max_bytes: int) -> Iterator[Group]:
@@ -125,7 +142,8 @@ def _size(path: str) -> int:
 class _Together(ReadParts):
     """Write each group of files as one."""
 
-    def __init__(self, folder: str, temporary: str) -> None:
+    def __init__(self, step: str, folder: str, temporary: str) -> None:
+        self._step = step
         self._folder = folder
         self._temporary = temporary
         self._stager = Stager()
@@ -134,8 +152,9 @@ class _Together(ReadParts):
         """Report each file of a group; the first with what takes the place of all."""
         partition = part[0][: part[0].rfind("/") + 1]
         places = [Place(FileSystems.join(self._folder, path), partition) for path in part]
-        digests = [LAYOUT.digest(place.path, partition) for place in places]
         room = Room(self._temporary, self._stager.token)
-        new = together(places, room) or empty_file(places[0], room)
+        with naming(self._step):
+            new = together(places, room) or empty_file(places[0], room)
+        digests = [LAYOUT.digest(place.path, partition) for place in places]
         for number, (path, digest) in enumerate(zip(part, digests, strict=True)):
             yield Rewritten(path, False, True, new if number == 0 else None, digest)

@@ -20,10 +20,13 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import AsIter
 
+from beam_gpte.core.columns import check_visible
 from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.elements.block import Block
+from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.files.folders import output_path
 from beam_gpte.shuffle.spread_parts import SpreadParts, from_source
+from beam_gpte.shuffle.unique_ids import id_array
 from beam_gpte.sinks.commit import commit_once
 from beam_gpte.sinks.duckdb_sql import is_database, transaction
 from beam_gpte.sinks.duckdb_sync import delete_rows
@@ -49,8 +52,9 @@ from beam_gpte.sinks.write_duckdb import folder_of, opened
 class DeleteVectors(beam.PTransform):
     """Take rows out of a folder or a database by their ids; give a `Deleted`.
 
-    The input is a bounded collection of ids, strings or integers, which are compared as strings. Of
-    a text that was embedded in chunks the id of the text takes all of its chunks out. Files with
+    The input is a bounded collection of ids, strings or integers, which are compared as strings, or
+    of rows of any kind with a column of ids, `replacing.id_column`; a null is none. Of a text that
+    was embedded in chunks the id of the text takes all of its chunks out. Files with
     none of the ids stay as they are; the others are written again, and readers see the rows before
     or after. Ids that are not there are fine. A stream may append meanwhile; rows of these ids that
     it adds later stay.
@@ -83,7 +87,8 @@ class DeleteVectors(beam.PTransform):
         step = type(self).__name__
         if not ids.is_bounded or not ids.windowing.is_default():
             raise InputError(f"{step}: ids are a stream or windowed; give a bounded collection")
-        known = ids | "Names" >> beam.Map(InStep(step, _name)).with_output_types(str)
+        names = InStep(step, functools.partial(_names, self.replacing.id_column))
+        known = ids | "Names" >> beam.FlatMap(names.__call__).with_output_types(str)
         if is_database(self.path):
             return self._from_database(known, step)
         return self._from_folder(known, step)
@@ -91,7 +96,7 @@ class DeleteVectors(beam.PTransform):
     def _from_folder(self, ids: beam.PCollection[str], step: str) -> beam.PCollection["Deleted"]:
         with naming(step):
             destination = Destination.new(self.path, "parquet")
-        find = functools.partial(own_files, destination.folder)
+        find = InStep(step, functools.partial(own_files, destination.folder))
         without = _Without(destination.folder, destination.temporary, step, self.replacing)
         changes = (
             ids.pipeline
@@ -131,8 +136,28 @@ class Deleted:
     rows: int
 
 
+def _names(id_column: str, element: Any) -> Iterator[str]:
+    """Give an id as a string, or those of rows."""
+    if isinstance(element, pa.Table | pa.RecordBatch):
+        columns = dict(zip(element.schema.names, element.columns, strict=True))
+        element = Block.from_table(pa.table(columns))
+    if isinstance(element, Block):
+        ids = id_array(element, id_column).drop_null().cast(pa.large_string())
+        yield from ids.to_pylist()
+        return
+    value = element
+    if not isinstance(element, str | int | np.integer):
+        fields = row_fields(element)
+        check_visible(fields)
+        if id_column not in fields:
+            raise InputError(f"no column {id_column!r}; rows have {', '.join(fields)}")
+        value = fields[id_column]
+    if value is not None:
+        yield _name(value)
+
+
 def _name(value: object) -> str:
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+    if isinstance(value, str | int | np.integer) and not isinstance(value, bool):
         return str(value)
     raise InputError(f"{value!r} is not an id; give strings or integers")
 
@@ -158,20 +183,38 @@ class _Without(beam.DoFn):
         """Report a file if it has rows of the ids."""
         partition = part[: part.rfind("/") + 1]
         place = Place(FileSystems.join(self._folder, part), partition)
-        going = np.flatnonzero(np.concatenate([np.empty(0, bool), *self._masks(place, ids)]))
+        with naming(self._step):
+            check_visible(read_schema(place.path).names)
+        matches = matches_of(place, ids, self._columns, self._step)
+        going = np.flatnonzero(np.concatenate([np.empty(0, bool), *(mask for mask, _ in matches)]))
         if len(going):
             room = Room(self._temporary, self._stager.token)
             new = without_rows(place, going, room) or empty_file(place, room)
             digest = LAYOUT.digest(place.path, partition)
             yield Rewritten(part, False, True, new, digest, Counts(removed=len(going)))
 
-    def _masks(self, place: Place, ids: pa.Array) -> Iterator[np.ndarray]:
-        present = [name for name in self._columns if name in read_schema(place.path).names]
-        for batch in read_batches(place.path, present):
-            with naming(f"{self._step}: {place.path}"):
-                parts = group_and_ids(Block(batch.replace_schema_metadata(None)), *self._columns)
-            group, own = (pc.is_in(part, value_set=ids) for part in parts)
-            yield pc.or_(group, own).to_numpy(zero_copy_only=False)
+
+def matches_of(
+    place: Place, ids: pa.Array, columns: tuple[str, str], step: str
+) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    """Look for rows of some ids in a file.
+
+    Args:
+      place: of the file.
+      ids: large_string.
+      columns: of the ids and of the parents of chunks.
+      step: the transform that the user wrote.
+
+    Yields:
+      Of some rows whether each is of one of the ids, and its parent or else its id, and its id.
+    """
+    present = [name for name in columns if name in read_schema(place.path).names]
+    for batch in read_batches(place.path, present):
+        with naming(f"{step}: {place.path}"):
+            group, own = group_and_ids(Block(batch.replace_schema_metadata(None)), *columns)
+        mask = pc.or_(pc.is_in(group, value_set=ids), pc.is_in(own, value_set=ids))
+        rows = pa.RecordBatch.from_arrays([group, own], ["group", "own"])
+        yield mask.to_numpy(zero_copy_only=False), rows
 
 
 def _commit_folder(
@@ -181,9 +224,22 @@ def _commit_folder(
     return [Deleted(destination.folder, sum(one.counts.removed for one in rewritten))]
 
 
+def check_file(path: str) -> None:
+    """Check that a database exists, which opening it would create.
+
+    Raises:
+      InputError: it does not.
+    """
+    if not FileSystems.exists(path):
+        raise InputError(
+            f"{path}: there is no such file; name a DuckDB file or a folder of Parquet files"
+        )
+
+
 def _commit_database(
     ids: list[str], destination: Destination, path: str, table: str, columns: tuple[str, str]
 ) -> list[Deleted]:
+    check_file(path)
     with opened(path, destination) as connection, transaction(connection, path), naming(path):
         rows = delete_rows(connection, (table, *columns), ids)
     return [Deleted(path, rows)]

@@ -1,6 +1,7 @@
 """Know the Parquet files of a folder, and whether new rows fit them."""
 
 import logging
+import os
 from collections.abc import Collection
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
-from beam_gpte.files.folders import list_files
+from beam_gpte.files.folders import is_remote, list_files
 from beam_gpte.sinks.final_names import run_of
 from beam_gpte.sinks.folders.partitions import partition_metadata, partition_types, partition_values
 from beam_gpte.sinks.parquet_files import is_of_folder
@@ -26,6 +27,27 @@ def own_files(folder: str) -> list[str]:
     """List the files of the folder's data set that count, as paths within it, sorted."""
     sets = own_sets(folder, current_sets(folder, PREFIX, EXTENSION), LAYOUT)
     return sorted(path for files in sets.values() for path in files)
+
+
+def check_committed(folder: str) -> str:
+    """Return a file that counts, the first, of a folder; programs ask before the work begins.
+
+    Raises:
+      InputError: there is no such folder, or it has none.
+    """
+    if not is_remote(folder) and not os.path.isdir(folder):
+        problem = "not a folder" if os.path.exists(folder) else "there is no such folder"
+        raise InputError(
+            f"{folder}: {problem}; name a folder that WriteVectorsToParquet or beam-gpte embed "
+            "has written to"
+        )
+    files = own_files(folder)
+    if not files:
+        raise InputError(
+            f"{folder}: no run has committed files there; name a folder that "
+            "WriteVectorsToParquet or beam-gpte embed has written to"
+        )
+    return FileSystems.join(folder, files[0])
 
 
 def existing_schemas(folder: str, but: Collection[str] = ()) -> dict[str, pa.Schema]:

@@ -25,8 +25,8 @@ class ReplaceOptions:
         nothing is removed.
       allow_empty: of sync: an input without rows removes all rows; otherwise, none.
       keep_previous: what is replaced stays in a hidden folder until the next replacement, for
-        `RollBackVectors` and for readers that had begun. Of folders only: what reads a database
-        sees one state of it.
+        ``beam-gpte rollback`` and for readers that had begun. Of folders only: what reads a
+        database sees one state of it.
     """
 
     id_column: str = ID

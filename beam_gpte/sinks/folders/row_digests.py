@@ -14,7 +14,7 @@ import pyarrow as pa
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.core.python_values import exact_values
 from beam_gpte.elements.plain_types import cast_exactly, decoded_array
-from beam_gpte.sinks.duckdb_sql import literal
+from beam_gpte.sinks.duckdb_sql import hashed, literal
 
 COLUMN = "value"
 WORD_BYTES = 8
@@ -85,7 +85,8 @@ def _value_digests(
     table = pa.table({COLUMN: column})
     try:
         rows = connection.from_arrow(table)
-        found = rows.project(f"hash({literal(name)}, {COLUMN}) AS digest").fetchnumpy()
+        values = ", ".join(hashed(COLUMN, str(rows.types[0])))
+        found = rows.project(f"hash({literal(name)}, {values}) AS digest").fetchnumpy()
     except (duckdb.Error, pa.ArrowException):
         digests = [_digest_of(f"{name} {value!r}") for value in exact_values(column)]
         return np.array(digests, np.uint64)

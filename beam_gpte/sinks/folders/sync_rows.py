@@ -239,7 +239,7 @@ def group_and_ids(block: Block, id_column: str, parent_column: str) -> tuple[pa.
     ids = id_array(block, id_column).cast(pa.large_string())
     if ids.null_count:
         raise InputError(
-            f"{ids.null_count} rows have no {id_column!r}, by which a sync finds them; "
+            f"{ids.null_count} rows have no {id_column!r}, by which they are found; "
             "give every row an id, or drop such rows before"
         )
     if parent_column not in block.schema.names:
