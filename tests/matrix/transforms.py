@@ -238,9 +238,12 @@ def _delete_by_rows(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
 
 
 def _delete_second_half(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
-    ids = [value for table in inputs["rows"] for value in table["id"].to_pylist()]
     into = _publish(inputs["rows"], folder)
-    _ = p | beam.Create([value for value in ids if value >= GROUPS]) | bg.DeleteVectors(into)
+    going = [
+        table.filter(pa.array([value >= GROUPS for value in table["id"].to_pylist()]))
+        for table in inputs["rows"]
+    ]
+    _ = create(p, going) | bg.DeleteVectors(into)
     return {}
 
 

@@ -130,7 +130,12 @@ class DeleteVectors(beam.PTransform):
 
 @dataclasses.dataclass(frozen=True)
 class Deleted:
-    """Report how many rows were taken out of a folder or database."""
+    """Report what was taken out.
+
+    Attributes:
+      path: of the folder or database.
+      rows: how many.
+    """
 
     path: str
     rows: int
