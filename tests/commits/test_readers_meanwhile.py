@@ -3,8 +3,8 @@
 writer: replace | sync | compact, with a version number in every row --> folder <-- readers, each in
 a loop: list, open, read --> the versions of the rows that it has seen
 
-The writer waits until every read that had begun before a change has ended, so that no read spans
-two of them.
+After a change the writer waits until every read that has begun has ended, so that no read spans two
+changes.
 """
 
 import dataclasses
@@ -157,9 +157,8 @@ def test_a_reader_sees_one_state_whatever_is_changed_meanwhile(
     wait_for(reader, 1)
     for number in range(ROUNDS):
         for change, version in ((replace, 2 * number), (sync, 2 * number + 1), (compact, 0)):
-            begun = reader.begun.value
             change(out, version, keep)
-            wait_for(reader, begun)
+            wait_for(reader, reader.begun.value)
     wait_for(reader, reader.begun.value + 1)
     reader.stop.set()
     process.join()
