@@ -200,7 +200,7 @@ def find_deleted(ids: list[str], destination: Destination) -> list[Rewritten]:
 
 def find_small(destination: Destination, max_bytes: int = 1 << 20) -> list[Rewritten]:
     """Do what the steps of `CompactVectors` do before its commit."""
-    combine = compact_vectors._Together(destination.folder, destination.temporary)
+    combine = compact_vectors._Together("Compact", destination.folder, destination.temporary)
     groups = compact_vectors.plan_groups(destination.folder, max_bytes)
     return [report for group in groups for report in combine.read(group)]
 

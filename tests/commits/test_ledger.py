@@ -8,8 +8,12 @@ import pytest
 
 from beam_gpte import Block
 from beam_gpte.core.errors import InputError
-from beam_gpte.sinks.final_names import Pane, WrittenFile
-from beam_gpte.sinks.folders.commit_rewritten import commit_changes
+from beam_gpte.sinks.final_names import Destination, Pane, WrittenFile
+from beam_gpte.sinks.folders.commit_rewritten import Rewritten, commit_changes
+from beam_gpte.sinks.folders.parquet_folder import LAYOUT, own_files
+from beam_gpte.sinks.folders.rewrite_files import Place, Room, empty_file, read_batches
+from beam_gpte.sinks.runs import publish
+from beam_gpte.sinks.runs.folder_state import read_state
 from beam_gpte.sinks.write_parquet import commit_parquet
 from tests.commits import changes
 from tests.commits.changes import RERUN, Change
@@ -140,3 +144,33 @@ def test_processes_that_append_and_one_that_puts_files_together_lose_and_double_
     )
     assert changes.rows_in("parquet", tmp_path) == expected
     assert changes.leftovers(tmp_path, keep=False) == []
+
+
+def test_two_replacements_at_once_lose_nothing_where_no_lock_keeps_them_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(tmp_path, "monday", Pane(), "a1", "b1", "c1")
+    before, real = read_state(str(tmp_path), "part", ".parquet"), publish.finish_replacements
+    delete(tmp_path, "a")
+    known = iter([before])  # what a second run has listed before the first one was done
+    monkeypatch.setattr(publish, "finish_replacements", lambda *of: next(known, None) or real(*of))
+    delete(tmp_path, "c")
+    monkeypatch.undo()
+    assert changes.rows_in("parquet", tmp_path) == Counter(["b1"])
+    change(tmp_path, changes.COMPACT)
+    assert changes.rows_in("parquet", tmp_path) == Counter(["b1"])
+    assert append(tmp_path, "monday", Pane(), "a1", "b1", "c1") == []
+
+
+def delete(out: Path, row: str) -> None:
+    """Take the only row of a file out of a folder."""
+    destination = Destination.new(str(out), "parquet")
+    room = Room(destination.temporary, destination.launch.token)
+    for path in own_files(str(out)):
+        place = Place(f"{out}/{path}")
+        ids = [batch["id"].to_pylist() for batch in read_batches(place.path)]
+        if ids == [[row]]:
+            gone = Rewritten(
+                path, False, True, empty_file(place, room), LAYOUT.digest(place.path, "")
+            )
+            commit_changes([gone], destination, False)

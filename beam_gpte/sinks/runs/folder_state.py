@@ -124,7 +124,7 @@ class FolderState:
                 return dict(found)
             for name in ready:
                 for path, digest in pending.pop(name).gone.items():
-                    known = found[_set_of(path)]
+                    known = found[set_of(path)]
                     known[path] = digest or known.get(path)
 
     @property
@@ -154,7 +154,7 @@ class FolderState:
 
     def has_counted(self, path: str) -> bool:
         """Return whether a file is or was of a set that was committed."""
-        return self.was_committed(_set_of(path))
+        return self.was_committed(set_of(path))
 
     def any_path(self, name: str) -> str:
         """Return a path of a set that is known."""
@@ -266,7 +266,8 @@ def is_complete(files: Collection[str]) -> bool:
     return counts == {len(files)}
 
 
-def _set_of(path: str) -> str:
+def set_of(path: str) -> str:
+    """Return the set of a published file."""
     return match_name(path)["set"]
 
 

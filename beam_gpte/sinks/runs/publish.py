@@ -38,6 +38,7 @@ from beam_gpte.sinks.runs.folder_state import (
     Sets,
     note_of,
     read_state,
+    set_of,
     write_note,
 )
 from beam_gpte.sinks.runs.leftovers import live_runs, remove_leftovers, remove_staged
@@ -330,7 +331,8 @@ def _remove_note(folder: str, name: str) -> None:
 def finish_replacements(destination: Destination, layout: Layout) -> FolderState:
     """Remove what complete sets replace, where a kill came between, and notes of dead runs.
 
-    Of several notes that have a say, the last one has all that the others say.
+    Of several notes that have a say, the last one has all that the others say, unless two runs
+    have replaced files at the same time, which no lock prevents on an object store: then both stay.
     """
     state = read_state(destination.folder, layout.prefix, layout.extension)
     if not state.notes:
@@ -342,14 +344,23 @@ def finish_replacements(destination: Destination, layout: Layout) -> FolderState
     if last is not None:
         remove_previous(state.folder, layout.prefix, keep=last if state.notes[last].keep else None)
     alive = live_runs(destination) - {destination.run_hash}
+    left = read_state(destination.folder, layout.prefix, layout.extension)
     for name, note in state.notes.items():
         if name in replaced:
-            if name != last or not note.is_ledger:
+            if not note.is_ledger or (
+                name != last and last and _is_in(note, state.notes[last], left)
+            ):
                 _remove_note(state.folder, name)
         elif name.split("-")[1] not in alive:
             remove_kept(state.folder, name)
             _remove_note(state.folder, name)
     return read_state(destination.folder, layout.prefix, layout.extension)
+
+
+def _is_in(note: Note, last: Note, state: FolderState) -> bool:
+    """Return whether the last note says all of another that a ledger needs."""
+    missing = {set_of(path) for path in note.gone.keys() - last.gone.keys()}
+    return all(name not in state.sets and is_rewritten(name) for name in missing)
 
 
 def _put_away_left(state: FolderState, name: str, layout: Layout) -> None:
