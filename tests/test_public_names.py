@@ -57,6 +57,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "ApplyPostprocess": {"postprocess": fitted()},
     "ChunkText": {"by": "sentences", "size": 400},
     "Deduplicate": {"steps": (beam_gpte.DeduplicateExact(), beam_gpte.DeduplicateSemantic())},
+    "CompactVectors": {"path": "vectors"},
+    "DeleteVectors": {"path": "vectors"},
     "EmbedText": {"model": "some/model"},
     "FitPostprocess": {"method": "center"},
     "QuantizeVectors": {"to": "int8"},

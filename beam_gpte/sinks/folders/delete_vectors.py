@@ -129,7 +129,12 @@ class DeleteVectors(beam.PTransform):
 
 @dataclasses.dataclass(frozen=True)
 class Deleted:
-    """Report how many rows were taken out of a folder or database."""
+    """Report a deletion.
+
+    Attributes:
+      path: of the folder or database.
+      rows: how many were taken out.
+    """
 
     path: str
     rows: int
