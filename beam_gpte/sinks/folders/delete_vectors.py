@@ -130,11 +130,11 @@ class DeleteVectors(beam.PTransform):
 
 @dataclasses.dataclass(frozen=True)
 class Deleted:
-    """Report what was taken out.
+    """Report a deletion.
 
     Attributes:
       path: of the folder or database.
-      rows: how many.
+      rows: how many were taken out.
     """
 
     path: str

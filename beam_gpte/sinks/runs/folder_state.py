@@ -186,9 +186,8 @@ class FolderState:
 def read_state(folder: str, prefix: str, extension: str) -> FolderState:
     """List a folder of a sink.
 
-    Files appear and vanish while a listing is made, which is therefore not a snapshot. No name
-    comes back once it is gone, so two listings that are alike are what was there at each moment
-    between them.
+    A listing is not a snapshot: files appear and vanish while it is made. No name comes back once
+    it is gone, so two listings that are alike are what was there at each moment between them.
 
     Args:
       folder: that the sink wrote to.
