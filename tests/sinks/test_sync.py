@@ -407,7 +407,7 @@ def test_what_a_sync_replaces_may_be_kept(tmp_path: Path, new_pipeline: Pipeline
     path = place(tmp_path, "parquet")
     append(path, rows_of("ab"), rows_of("cd"))
     sync(new_pipeline(), path, [rows_of("ab"), rows_of("c", 1)], keep_previous=True)
-    kept = list(Path(path).glob(".beam-gpte-previous-*/*.kept"))
+    kept = list(Path(path).glob(".beam-gpte-previous-*/part-*.kept"))
     assert [pq.read_table(file)["id"].to_pylist() for file in kept] == [["c", "d"]]
     sync(new_pipeline(), path, [rows_of("ab"), rows_of("c", 2)])
     assert not list(Path(path).glob(".beam-gpte-previous-*"))

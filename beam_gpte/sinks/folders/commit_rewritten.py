@@ -111,7 +111,8 @@ def commit_rewritten(
     written: list[WrittenFile] = []
     if new or gone:
         schema = unify_staged_schemas(new)
-        empty = [one.path for one in replaced if one.new is None]  # of others, rows stay
+        # of others, rows stay
+        empty = [one.path for one in replaced if one.new is None or not one.new.rows]
         check_folder(destination.folder, schema, empty)
         if partition_by is not None:
             schema = match_folder(destination.folder, schema, partition_by, empty)
