@@ -114,7 +114,7 @@ def test_a_previous_state_goes_too_unless_it_is_kept(
     append(path, rows_of("ab"), rows_of("cd"))
     delete(new_pipeline(), path, ["a"], keep_previous=True)
     delete(new_pipeline(), path, ["c" if keep_previous else "x"], keep_previous=keep_previous)
-    left = list(Path(path).glob(".beam-gpte-previous-*/*.kept"))
+    left = list(Path(path).glob(".beam-gpte-previous-*/part-*.kept"))
     ids = [pq.read_table(file)["id"].to_pylist() for file in left]
     assert ids == ([["c", "d"]] if keep_previous else [])
 
