@@ -140,6 +140,7 @@ class WriteVectorsToDuckDB(TakesFrames):
             )
         if self.replacing.keep_previous:
             raise InputError(KEEPS_NO_PREVIOUS)
+        self.replacing.check(self.mode)
         if self.run == "":
             raise InputError("run is empty; name the run, or omit it")
 

@@ -108,6 +108,7 @@ class WriteVectorsToParquet(TakesFrames):
             raise InputError(f"mode {self.mode!r} is unknown; use {known}")
         if self.run == "":
             raise InputError("run is empty; name the run, or omit it")
+        self.replacing.check(self.mode)
         if self.run is not None and self.mode == "sync":
             raise InputError("run with mode sync, which may be repeated as it is; omit run")
         if self.num_shards is not None and self.num_shards < 1:

@@ -422,6 +422,11 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         WriteVectorsToDuckDB("x.duckdb", replacing=ReplaceOptions(keep_previous=True))
     with pytest.raises(InputError, match="id_column is empty"):
         ReplaceOptions(id_column="")
+    for sink in (WriteVectorsToParquet, WriteVectorsToDuckDB):
+        with pytest.raises(InputError, match="allow_empty with mode replace: it is for mode sync"):
+            sink("x", mode="replace", replacing=ReplaceOptions(allow_empty=True))
+    with pytest.raises(InputError, match="keep_previous with mode append"):
+        WriteVectorsToParquet("x", "append", replacing=ReplaceOptions(keep_previous=True))
 
 
 def test_a_stream_is_not_synced(tmp_path: Path, new_pipeline: Pipelines) -> None:

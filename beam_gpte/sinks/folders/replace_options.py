@@ -39,3 +39,18 @@ class ReplaceOptions:
         for name in ("id_column", "parent_column"):
             if not getattr(self, name):
                 raise InputError(f"{name} is empty; name the column, or omit it")
+
+    def check(self, mode: str) -> None:
+        """Refuse what a mode of a sink has no use for.
+
+        Raises:
+          InputError: something is for another mode.
+        """
+        for name, is_set in (
+            ("rejects", self.rejects is not None),
+            ("allow_empty", self.allow_empty),
+        ):
+            if is_set and mode != "sync":
+                raise InputError(f"{name} with mode {mode}: it is for mode sync; leave it out")
+        if self.keep_previous and mode == "append":
+            raise InputError("keep_previous with mode append, which replaces nothing; leave it out")
