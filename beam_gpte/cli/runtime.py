@@ -28,7 +28,7 @@ from beam_gpte._quiet import drop_messages
 from beam_gpte.cli.arguments import Program, parse
 from beam_gpte.cli.corpus_options import Options
 from beam_gpte.cli.escaped_output import escaped, one_line
-from beam_gpte.cli.interrupts import Interrupts
+from beam_gpte.cli.interrupts import Interrupts, leave
 from beam_gpte.cli.remote_jobs import JobError, mistake_in, run_job, without_step
 from beam_gpte.cli.runners import LOCAL_RUNNER, check_job_service, check_runner, use_prism
 from beam_gpte.core.encoder.config import EncoderConfig
@@ -98,6 +98,8 @@ def run_program(program: Program, argv: Sequence[str], command: str) -> None:
             program.run(options, flags)
     except KeyboardInterrupt:
         interrupts.end()
+    except BrokenPipeError:  # whoever reads has seen enough; a job may have had more to write
+        leave(int(program.is_job))
     except Exception as error:
         line, code = _last_line(error)
         if line is None:

@@ -3,12 +3,16 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from beam_gpte import WriteVectorsToParquet
 from tests.programs import start
+from tests.sinks.test_write_parquet import embedded, write
 
 LINE = (
     "interrupted; what was committed is kept, and vectors that were computed; "
@@ -67,3 +71,11 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, minilm: str) -> None:
     process.join(30)
     assert process.exitcode == 130
     assert len(err.read_text().strip().splitlines()) <= 1
+
+
+def test_a_reader_that_has_seen_enough_ends_a_program_without_a_word(tmp_path: Path) -> None:
+    write([embedded(0, 3)], WriteVectorsToParquet(str(tmp_path / "vectors")))
+    program = f"{sys.executable} -m beam_gpte inspect {tmp_path / 'vectors'}"
+    shell = ["bash", "-c", f"{program} | true; echo ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(shell, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
