@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from beam_gpte.sinks.runs.leftovers import VECTORS
 from tests.cli.test_programs import flags, one_line, write_jsonl
 from tests.programs import run
 
@@ -15,11 +16,13 @@ BAD = [{"id": "a", "text": None}, {"id": "b", "text": None}]
 
 
 def state(folder: Path, *left_out: str) -> dict[str, bytes]:
-    """Read all files of an output."""
+    """Read all files of an output, but for vectors that a slow model has left for the next run."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).parts[0] not in left_out
+        if path.is_file()
+        and path.suffix != VECTORS
+        and path.relative_to(folder).parts[0] not in left_out
     }
 
 
