@@ -216,10 +216,8 @@ def build(
 ) -> None:
     id_column, text_column = options.id_column or "id", options.text_column
     corpus, unreadable = pipeline | read_of(options).with_exception_handling()
-    embed, embedding = (
-        renamed(embed_of(options, config, limit), options.rename),
-        vectors_of(options, config),
-    )
+    embed = renamed(embed_of(options, config, limit), options.rename)
+    embedding, parents = embed.added()[EMBEDDING], embed.added()[PARENT_ID]
     vectors, refused = corpus | embed.with_exception_handling()
     if options.quantize:
         vectors = vectors | quantize_of(options, embedding, limit)
@@ -233,7 +231,6 @@ def build(
     some_read = None if options.allow_empty else any_read(pipeline, input=read_rows)
     within_limit = rejects | WriteRejects(rejects_folder, options.max_rejects, some_read)
     some = any_usable(pipeline, usable, count_rows(within_limit), options.allow_empty)
-    parents = renamed(embed_of(options, config), options.rename).added()[PARENT_ID]
     is_sync = options.mode == "sync"
     replacing = ReplaceOptions(
         id_column, parents, rejects if is_sync else None, options.allow_empty, options.keep_previous

@@ -9,11 +9,13 @@ has to be one.
 import dataclasses
 from collections.abc import Iterable
 
+import numpy as np
 from apache_beam.metrics import Metrics
 
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.sinks.final_names import REWRITTEN, Destination, Pane, WrittenFile
 from beam_gpte.sinks.folders.parquet_folder import LAYOUT, check_folder, match_folder
+from beam_gpte.sinks.folders.rewrite_files import Place, Room, empty_file, without_rows
 from beam_gpte.sinks.parquet_files import conform_files, unify_staged_schemas
 from beam_gpte.sinks.runs.folder_state import Gone
 from beam_gpte.sinks.runs.leftovers import remove_leftovers, remove_staged
@@ -73,6 +75,13 @@ class Rewritten:
     new: StagedFile | None = None
     digest: Digest | None = None
     counts: Counts = Counts()
+
+
+def without(folder: str, path: str, going: np.ndarray, room: Room, counts: Counts) -> Rewritten:
+    """Write a file that counts again without some rows; if all of them go, as one without rows."""
+    place = Place.within(folder, path)
+    new = without_rows(place, going, room) or empty_file(place, room)
+    return Rewritten(path, False, True, new, LAYOUT.digest(place.path, place.partition), counts)
 
 
 def commit_rewritten(

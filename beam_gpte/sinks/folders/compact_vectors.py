@@ -92,15 +92,14 @@ class CompactVectors(beam.PTransform):
 def plan_groups(folder: str, max_bytes: int) -> list[Group]:
     """Choose the files to put together: those of one partition and schema, in order."""
     files = own_files(folder)
-    paths = [FileSystems.join(folder, path) for path in files]
+    places = [Place.within(folder, path) for path in files]
+    paths = [place.path for place in places]
     with concurrent.futures.ThreadPoolExecutor(LOOKING) as looking:
         sizes = list(looking.map(_size, paths))
         schemas = list(looking.map(read_schema, paths))
     check_visible({name for schema in schemas for name in schema.names})
     small = [i for i, size in enumerate(sizes) if size <= max_bytes / 2]
-    kinds = {
-        i: (files[i][: files[i].rfind("/") + 1], schemas[i].serialize().to_pybytes()) for i in small
-    }
+    kinds = {i: (places[i].partition, schemas[i].serialize().to_pybytes()) for i in small}
     small.sort(key=lambda i: (kinds[i], files[i]))
     groups: list[Group] = []
     for _, some in itertools.groupby(small, key=lambda i: kinds[i]):
@@ -150,11 +149,10 @@ class _Together(ReadParts):
 
     def read(self, part: Group) -> Iterator[Rewritten]:
         """Report each file of a group; the first with what takes the place of all."""
-        partition = part[0][: part[0].rfind("/") + 1]
-        places = [Place(FileSystems.join(self._folder, path), partition) for path in part]
+        places = [Place.within(self._folder, path) for path in part]
         room = Room(self._temporary, self._stager.token)
         with naming(self._step):
             new = together(places, room) or empty_file(places[0], room)
-        digests = [LAYOUT.digest(place.path, partition) for place in places]
+        digests = [LAYOUT.digest(place.path, place.partition) for place in places]
         for number, (path, digest) in enumerate(zip(part, digests, strict=True)):
             yield Rewritten(path, False, True, new if number == 0 else None, digest)

@@ -31,16 +31,14 @@ from beam_gpte.sinks.commit import commit_once
 from beam_gpte.sinks.duckdb_sql import is_database, transaction
 from beam_gpte.sinks.duckdb_sync import delete_rows
 from beam_gpte.sinks.final_names import Destination
-from beam_gpte.sinks.folders.commit_rewritten import Counts, Rewritten, commit_changes
-from beam_gpte.sinks.folders.parquet_folder import LAYOUT, PREFIX, own_files
+from beam_gpte.sinks.folders.commit_rewritten import Counts, Rewritten, commit_changes, without
+from beam_gpte.sinks.folders.parquet_folder import PREFIX, own_files
 from beam_gpte.sinks.folders.replace_options import KEEPS_NO_PREVIOUS, ReplaceOptions
 from beam_gpte.sinks.folders.rewrite_files import (
     Place,
     Room,
-    empty_file,
     read_batches,
     read_schema,
-    without_rows,
 )
 from beam_gpte.sinks.folders.sync_rows import group_and_ids
 from beam_gpte.sinks.runs.launch import Stager
@@ -186,17 +184,14 @@ class _Without(beam.DoFn):
 
     def _read(self, part: str, ids: pa.Array) -> Iterator[Rewritten]:
         """Report a file if it has rows of the ids."""
-        partition = part[: part.rfind("/") + 1]
-        place = Place(FileSystems.join(self._folder, part), partition)
+        place = Place.within(self._folder, part)
         with naming(self._step):
             check_visible(read_schema(place.path).names)
         matches = matches_of(place, ids, self._columns, self._step)
         going = np.flatnonzero(np.concatenate([np.empty(0, bool), *(mask for mask, _ in matches)]))
         if len(going):
             room = Room(self._temporary, self._stager.token)
-            new = without_rows(place, going, room) or empty_file(place, room)
-            digest = LAYOUT.digest(place.path, partition)
-            yield Rewritten(part, False, True, new, digest, Counts(removed=len(going)))
+            yield without(self._folder, part, going, room, Counts(removed=len(going)))
 
 
 def matches_of(

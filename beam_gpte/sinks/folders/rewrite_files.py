@@ -52,6 +52,11 @@ class Place:
     path: str
     partition: str = ""
 
+    @classmethod
+    def within(cls, folder: str, path: str) -> "Place":
+        """Name a file by its path within a folder."""
+        return cls(FileSystems.join(folder, path), path[: path.rfind("/") + 1])
+
 
 def written_schema(stored: pa.Schema) -> pa.Schema:
     """Return the schema that a file of the sink was written with.

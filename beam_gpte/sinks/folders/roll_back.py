@@ -1,12 +1,9 @@
 """Put the previous state of a folder back, where it was kept.
 
-kept files --> copies --+
-+--> one commit in place of the files that had replaced them
+kept files --> copies --> one commit, in place of the files that had replaced them
 """
 
 from pathlib import Path
-
-from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.files.folders import copy_file, is_remote, remove_folder
@@ -68,10 +65,10 @@ def _unfinished(destination: Destination, state: FolderState) -> list[WrittenFil
         run = run_of(files[0])
         if is_rolled_back(name) and run in folders:
             remove_folder(folders[run])
-            found = [(FileSystems.join(destination.folder, path), path) for path in files]
+            places = [Place.within(destination.folder, path) for path in files]
             return [
-                WrittenFile(path, LAYOUT.digest(path, _partition(inside)).rows)
-                for path, inside in found
+                WrittenFile(place.path, LAYOUT.digest(place.path, place.partition).rows)
+                for place in places
             ]
     return None
 
@@ -83,22 +80,18 @@ def _last(kept: dict[str, list[str]], state: FolderState) -> str | None:
 
 def _replaced(folder: str, path: str, destination: Destination) -> Rewritten:
     """Say that a file goes; what is left of it, if nothing is put back, is a file without rows."""
-    place = Place(FileSystems.join(folder, path), _partition(path))
+    place = Place.within(folder, path)
     new = empty_file(place, Room(destination.temporary, destination.launch.token))
     return Rewritten(path, False, True, new, LAYOUT.digest(place.path, place.partition))
 
 
 def _copy(folder: str, name: str, path: str, destination: Destination) -> StagedFile:
     """Copy a file that is kept, to be committed again."""
-    source = kept_file(folder, name, path)
+    source, partition = kept_file(folder, name, path), Place.within(folder, path).partition
     room = Room(destination.temporary, destination.launch.token)
     target, schema = room.new_path(), read_schema(source)
     if not is_remote(folder):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
     copy_file(source, target)
-    digest = LAYOUT.digest(source, _partition(path))
-    return StagedFile(target, _partition(path), digest.rows, 0, schema.serialize().to_pybytes())
-
-
-def _partition(path: str) -> str:
-    return path[: path.rfind("/") + 1]
+    digest = LAYOUT.digest(source, partition)
+    return StagedFile(target, partition, digest.rows, 0, schema.serialize().to_pybytes())

@@ -33,13 +33,12 @@ from beam_gpte.elements.rows import as_blocks
 from beam_gpte.shuffle.packing import split_rows
 from beam_gpte.shuffle.spread_parts import SpreadParts, read_parts
 from beam_gpte.shuffle.unique_ids import id_array
-from beam_gpte.sinks.folders.commit_rewritten import KINDS, Counts, Rewritten
-from beam_gpte.sinks.folders.parquet_folder import LAYOUT, own_files
+from beam_gpte.sinks.folders.commit_rewritten import KINDS, Counts, Rewritten, without
+from beam_gpte.sinks.folders.parquet_folder import own_files
 from beam_gpte.sinks.folders.replace_options import ReplaceOptions
 from beam_gpte.sinks.folders.rewrite_files import (
     Place,
     Room,
-    empty_file,
     read_batches,
     read_schema,
     without_rows,
@@ -187,8 +186,7 @@ class _ReadRows:
 
     def of_file(self, path: str) -> Iterator[Keyed]:
         """Read a file that counts."""
-        partition = path[: path.rfind("/") + 1]
-        return self._read(Place(FileSystems.join(self._folder, path), partition), path, THERE, {})
+        return self._read(Place.within(self._folder, path), path, THERE, {})
 
     def _read(self, place: Place, name: str, side: int, types: Types) -> Iterator[Keyed]:
         start, schema = 0, read_schema(place.path)
@@ -365,7 +363,4 @@ class _Rewrite(beam.DoFn):
             new = without_rows(Place(path), going, room)
             yield Rewritten(path, True, True, new, counts=counts)
             return
-        partition = path[: path.rfind("/") + 1]
-        place = Place(FileSystems.join(self._folder, path), partition)
-        new = without_rows(place, going, room) or empty_file(place, room)
-        yield Rewritten(path, False, True, new, LAYOUT.digest(place.path, partition), counts)
+        yield without(self._folder, path, going, room, counts)
