@@ -345,16 +345,20 @@ def finish_replacements(destination: Destination, layout: Layout) -> FolderState
         remove_previous(state.folder, layout.prefix, keep=last if state.notes[last].keep else None)
     alive = live_runs(destination) - {destination.run_hash}
     left = read_state(destination.folder, layout.prefix, layout.extension)
+    done = set()
     for name, note in state.notes.items():
         if name in replaced:
             if not note.is_ledger or (
                 name != last and last and _is_in(note, state.notes[last], left)
             ):
-                _remove_note(state.folder, name)
+                done.add(name)
         elif name.split("-")[1] not in alive:
             remove_kept(state.folder, name)
-            _remove_note(state.folder, name)
-    return read_state(destination.folder, layout.prefix, layout.extension)
+            done.add(name)
+    for name in done:
+        _remove_note(state.folder, name)
+    stays = {name: note for name, note in left.notes.items() if name not in done}
+    return dataclasses.replace(left, notes=stays)
 
 
 def _is_in(note: Note, last: Note, state: FolderState) -> bool:
