@@ -158,3 +158,7 @@ class Series:
         self._results.add(self._fault, self.number, list(kills))
         for kill in kills:
             self.outcome.add(kill)
+            if kill.repeated is not None:
+                print(
+                    f"  killed at {kill.moment:.0%}: {kill.repeated:.1%} embedded again", flush=True
+                )

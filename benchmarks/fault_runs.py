@@ -220,9 +220,9 @@ def finish(process: BaseProcess) -> int:
     return process.exitcode
 
 
-def end_stream(bench: Bench, inbox: Path, output: Path, *more: str) -> None:
+def end_stream(bench: Bench, inbox: Path, output: Path, encoder: Any, *more: str) -> None:
     """Run a stream once more, until the whole inbox is committed."""
-    process = bench.start(write_stream, inbox, output, WordEncoder(), *more)
+    process = bench.start(write_stream, inbox, output, encoder, *more)
     time.sleep(0.5)
     Path(f"{output}.stop").touch()
     if finish(process) != 0:

@@ -16,8 +16,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+from beam_gpte.core.encoder.custom_encoder import Encoder
 from benchmarks.fault_change_kills import kills_in_compaction, kills_in_sync
 from benchmarks.fault_results import (
     DIFFERENCES,
@@ -42,7 +44,7 @@ from benchmarks.fault_runs import (
     write_batch,
     write_stream,
 )
-from tests.embedding.resumable import SlowEncoder, embedded
+from tests.embedding.resumable import SlowEncoder, all_embedded, embedded
 from tests.examples import WordEncoder
 
 FILES = 12
@@ -60,14 +62,19 @@ def kills_in_batch(bench: Bench, kills: int, results: Results = UNRECORDED) -> O
     expected = undisturbed(bench, write_batch, files)
     inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
     drop(inbox, files)
-    arguments = (write_batch, inbox, output, WordEncoder())
+    log = Path(f"{output}.log")
+    arguments = (write_batch, inbox, output, SlowEncoder(str(log), 0))
     began = time.monotonic()
     bench.run(*arguments)
     seconds = time.monotonic() - began
     while series.number < kills:
-        share = bench.killed_at(series.draw(series.number), seconds, *arguments)
+        rng, alive = series.draw(series.number), False
+        while not alive:
+            before, share = embedded(log).total(), rng.uniform(0.1, 1)
+            alive = bench.killed(share * seconds, *arguments)
         bench.run(*arguments)
-        kill = Kill(moment=share)
+        again = embedded(log).total() - before - len(expected)
+        kill = Kill(moment=share, repeated=again / len(expected))
         kill.compare_output(expected, output)
         series.add(kill)
     return series.outcome
@@ -105,7 +112,6 @@ def _killed_while_embedding(bench: Bench, share: float, inbox: Path, expected: R
     done = embedded(log).total()
     bench.run(*arguments)
     again = embedded(log).total() - len({row[1] for row in expected})
-    print(f"  killed at {done / rows:.0%}: {again / rows:.1%} embedded again", flush=True)
     kill = Kill(moment=done / rows, repeated=again / rows)
     kill.compare_output(expected, output)
     return kill if alive or kill.any else None
@@ -122,10 +128,16 @@ def kills_in_stream(bench: Bench, kills: int, results: Results = UNRECORDED) -> 
         pauses = [rng.uniform(0, 1) for _ in files]
         dropping = threading.Thread(target=drop, args=(inbox, files, iter(pauses).__next__))
         dropping.start()
-        killed = _kill_stream(bench, series, kills, inbox, output)
+        log = Path(f"{output}.log")
+        encoder, ends = SlowEncoder(str(log), 0), []
+        killed = []
+        for kill in _kill_stream(bench, series, kills, inbox, output, encoder):
+            killed.append(kill)
+            ends.append(len(all_embedded(log)))
         dropping.join()
-        end_stream(bench, inbox, output)
+        end_stream(bench, inbox, output, encoder)
         killed[-1].compare_output(expected, output)
+        _count_again(killed, ends, all_embedded(log))
         series.add(*killed)
     return series.outcome
 
@@ -141,9 +153,9 @@ def kills_with_duplicates(bench: Bench, kills: int, results: Results = UNRECORDE
         inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
         dropping = threading.Thread(target=drop, args=(inbox, files, lambda: 0.4))
         dropping.start()
-        killed = _kill_stream(bench, series, kills, inbox, output, *more)
+        killed = [*_kill_stream(bench, series, kills, inbox, output, WordEncoder(), *more)]
         dropping.join()
-        end_stream(bench, inbox, output, *more)
+        end_stream(bench, inbox, output, WordEncoder(), *more)
         _compare_kept(killed[-1], files, output)
         series.add(*killed)
     return series.outcome
@@ -161,16 +173,27 @@ def _compare_kept(kill: Kill, files: dict[str, bytes], output: Path) -> None:
 
 
 def _kill_stream(
-    bench: Bench, series: Series, kills: int, inbox: Path, output: Path, *more: str
-) -> list[Kill]:
+    bench: Bench,
+    series: Series,
+    kills: int,
+    inbox: Path,
+    output: Path,
+    encoder: Encoder,
+    *more: str,
+) -> Iterator[Kill]:
     """Kill a stream some times, which by itself does not end."""
-    found = []
     for _ in range(min(KILLS_OF_STREAM, kills - series.number)):
         seconds = bench.random.uniform(0.3, 5)
-        bench.killed(seconds, write_stream, inbox, output, WordEncoder(), *more)
+        bench.killed(seconds, write_stream, inbox, output, encoder, *more)
         rows = len(parquet_rows(output))
-        found.append(Kill(moment=min(1.0, rows / (FILES * ROWS))))
-    return found
+        yield Kill(moment=min(1.0, rows / (FILES * ROWS)))
+
+
+def _count_again(kills: list[Kill], ends: list[int], texts: list[str]) -> None:
+    """Count what is embedded again after each kill of a stream, until the next one."""
+    for kill, end, following in zip(kills, ends, [*ends[1:], len(texts)], strict=True):
+        known = set(texts[:end])
+        kill.repeated = sum(text in known for text in texts[end:following]) / (FILES * ROWS)
 
 
 def failing_workers(bench: Bench, tries: int) -> Outcome:

@@ -63,11 +63,16 @@ def start(
     return subprocess.Popen(command, start_new_session=True)
 
 
-def embedded(log: Path) -> Counter[str]:
-    """Count how often each text was embedded."""
+def all_embedded(log: Path) -> list[str]:
+    """List the texts that were embedded, in their order."""
     lines = log.read_text().splitlines() if log.exists() else []
     canaries = set(TEXTS)
-    return Counter(line for line in lines if line not in canaries)
+    return [line for line in lines if line not in canaries]
+
+
+def embedded(log: Path) -> Counter[str]:
+    """Count how often each text was embedded."""
+    return Counter(all_embedded(log))
 
 
 def hidden(output: Path) -> list[str]:
