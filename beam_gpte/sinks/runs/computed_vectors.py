@@ -38,7 +38,7 @@ DIGEST, PREFIX = np.dtype(f"S{DIGEST_BYTES}"), np.dtype("u8")  # a digest is loo
 # Between two files are so many seconds, so much of the time since the first vector (which a kill
 # loses), and so many times what it takes to write one: 2 ms here, 0.1 s on an object store.
 SECONDS, SHARE, WRITES = 0.1, 0.01, 30
-FIRST = 1.0  # seconds after which the first file is written: a shorter job leaves none
+FIRST = 0.2  # seconds after which the first file is written: a shorter job leaves none
 MAX_BYTES = 64 << 20  # that wait in memory
 FILES_IN_MEMORY = 4
 
