@@ -7,24 +7,20 @@ be distinguished wherever they are combined: in a pipeline, a Parquet folder, or
 import dataclasses
 import hashlib
 import json
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from beam_gpte.core import canaries
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.format_version import FORMAT, check_format
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 # The key of the JSON in a field's metadata.
 METADATA_KEY = b"beam_gpte"
 
-# Arrow type of a stored element per quantization; a byte holds eight dimensions of a binary vector.
-STORED_TYPES = {
-    "float32": pa.float32(),
-    "float16": pa.float16(),
-    "int8": pa.int8(),
-    "binary": pa.uint8(),
-}
+# Name of the Arrow type of a stored element per quantization; a byte holds eight dimensions of a binary vector.
+STORED_TYPES = {"float32": "float32", "float16": "float16", "int8": "int8", "binary": "uint8"}
 
 # The settings that an error lists when two fingerprints differ.
 _COMPARED = (
@@ -94,15 +90,17 @@ class VectorMetadata:
         check_format(found.get("format"), "the vectors")
         return cls(**{name: value for name, value in found.items() if name in fields})
 
-    def field(self, name: str) -> pa.Field:
+    def field(self, name: str) -> "pa.Field":
         """Return the Arrow field of a column of these vectors.
 
         Its type is a list of `dim` numbers, or of ceil(dim / 8) bytes for binary vectors.
         """
+        import pyarrow as pa  # the encoder alone does without, as on a machine with a GPU
+
         length = -(-self.dim // 8) if self.quantization == "binary" else self.dim
         return pa.field(
             name,
-            pa.list_(STORED_TYPES[self.quantization], length),
+            pa.list_(pa.type_for_alias(STORED_TYPES[self.quantization]), length),
             metadata={METADATA_KEY: self.to_json().encode()},
         )
 
@@ -114,13 +112,13 @@ class VectorMetadata:
         )
 
 
-def vector_metadata(field: pa.Field) -> VectorMetadata | None:
+def vector_metadata(field: "pa.Field") -> VectorMetadata | None:
     """Return the metadata of the vectors in `field`; None if it is not an embedding of ours."""
     value = (field.metadata or {}).get(METADATA_KEY)
     return None if value is None else VectorMetadata.from_json(value)
 
 
-def vector_fields(schema: pa.Schema) -> dict[str, VectorMetadata]:
+def vector_fields(schema: "pa.Schema") -> dict[str, VectorMetadata]:
     """Return the embedding columns of `schema` by name."""
     found = ((field.name, vector_metadata(field)) for field in schema)
     return {name: metadata for name, metadata in found if metadata is not None}

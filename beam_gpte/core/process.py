@@ -11,9 +11,6 @@ import os
 import sys
 from collections.abc import Iterator
 
-import pyarrow as pa
-from threadpoolctl import ThreadpoolController
-
 from beam_gpte.core.machine import cores
 from beam_gpte.core.memory import keep_freed_memory
 
@@ -67,6 +64,8 @@ def claim_process() -> None:
     find OpenBLAS, the list of libraries is held; a thread that imports one meanwhile would wait for
     ever, so that workers whose threads have begun are left as they are.
     """
+    from threadpoolctl import ThreadpoolController
+
     _claimed.append(True)
     gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
     ThreadpoolController().select(internal_api="openblas").limit(limits=1)
@@ -101,6 +100,8 @@ def tune_process() -> None:
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     keep_freed_memory()
+    import pyarrow as pa  # the encoder alone does without
+
     if pa.cpu_count() > cores():
         pa.set_cpu_count(cores())
 
