@@ -28,6 +28,7 @@ from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.text.minhash import (
     MinHash,
+    Unit,
     bands,
     choose_bands,
     jaccard,
@@ -36,7 +37,7 @@ from beam_gpte.core.text.minhash import (
     signatures,
     slices,
 )
-from beam_gpte.core.text.normalize import normalize, scope_keys
+from beam_gpte.core.text.normalize import normalize, scope_keys, words
 from beam_gpte.dedup.checks import Blocks, TextDefects
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.dedup.dense.neighbors import MAX_NEIGHBORS
@@ -58,12 +59,13 @@ from beam_gpte.shuffle.unique_ids import id_array
 
 BUCKET_PARTITIONS = 64  # of the buckets: a worker holds one partition's
 PAIRS_AT_ONCE = 1 << 20  # of buckets, in memory
-CHARACTERS_AT_ONCE = 1 << 21  # shingled in memory: about 100 bytes each
+SIGNED_AT_ONCE = 1 << 17  # characters that are shingled and signed together
+CHARACTERS_AT_ONCE = 1 << 20  # of pairs that are verified together: about 60 bytes each
 
 
 @dataclasses.dataclass(eq=False)
 class DeduplicateLexical(DeduplicationStep):
-    """Remove rows whose text shares most of its character n-grams with a kept row's.
+    """Remove rows whose text shares most of its n-grams, of characters or words, with a kept row's.
 
     Gives a `Deduplication`. Texts are compared after Unicode NFKC, which also unites width,
     ligatures and superscripts, lower case and single blanks (`core.text.normalize`), by the Jaccard
@@ -71,8 +73,8 @@ class DeduplicateLexical(DeduplicationStep):
     that 99 % of the pairs at the threshold are found, and more above it; each one is verified with
     its texts, so that no pair is below. In the order of keeping, every row is kept that is near to
     no row kept before it. The result does not depend on the order, blocks or workers of the
-    collection. A text of fewer characters than an n-gram is near only to an equal one, so that
-    blank texts are duplicates of one another and of no other text.
+    collection. A text that is shorter than an n-gram is near only to an equal one, so that blank
+    texts are duplicates of one another and of no other text.
 
     In a bucket, which holds rows that agree in a band, each row is compared with the first 1,000
     only. Of rows in buckets of more than 32 `pairs` holds those that decide; the others are counted
@@ -88,7 +90,7 @@ class DeduplicateLexical(DeduplicationStep):
         ``"COLUMN desc"``; ties by id, null and NaN last.
       scope: compare only rows with the same value in this column.
       reference: rows of another corpus; rows near to one of them are removed.
-      minhash: size of the n-grams and of the signatures.
+      minhash: the n-grams, and the size of the signatures.
       columns: of the ids and the texts.
       rename: names for the columns of `removed` that rows have already, as in
         ``{"score": "similarity"}``.
@@ -142,7 +144,10 @@ class DeduplicateLexical(DeduplicationStep):
     def decide(self, rows: Blocks, context: StepContext) -> StepResult:
         """Find candidates by the bands of signatures, verify and group them."""
         order, id_column = self.order(), context.id_column
-        describe = _Describe(self.columns, id_column, order, self.scope, context.has_reference)
+        unit = self.minhash.unit
+        describe = _Describe(
+            self.columns, id_column, order, self.scope, context.has_reference, unit
+        )
         named = beam.Map(InStep(self.step, describe)).with_output_types(Block)
         texts = rows | "Describe" >> named
         pair_buckets = beam.FlatMap(_pair_buckets, id_column, order).with_output_types(
@@ -155,7 +160,7 @@ class DeduplicateLexical(DeduplicationStep):
             | "PairBuckets" >> pair_buckets.with_outputs("dense", "figures", main="candidates")
         )
         contents = texts | "Texts" >> beam.Map(_contents, id_column).with_output_types(Block)
-        similarity = functools.partial(text_similarity, shingle=self.minhash.shingle)
+        similarity = functools.partial(text_similarity, minhash=self.minhash)
         score = ScorePairs(id_column, similarity, self.threshold)
         to_score = CandidatesAndContents(found.candidates, contents, (found.dense,))
         scored = to_score | "ScorePairs" >> score
@@ -169,17 +174,19 @@ class DeduplicateLexical(DeduplicationStep):
 
 @dataclasses.dataclass(frozen=True)
 class _Describe:
-    """Reduce rows to id, normalized text, order value, scope and reference mark."""
+    """Reduce rows to id, normalized text or its words, order value, scope and reference mark."""
 
     columns: Columns
     id_column: str
     order: KeepOrder
     scope: str | None
     has_reference: bool
+    unit: Unit
 
     def __call__(self, block: Block) -> Block:
         frame = frame_of([block.select([self.columns.text])])
-        text = frame.select(normalize(pl.col(self.columns.text)).alias(NORMAL))
+        normal = normalize(pl.col(self.columns.text))
+        text = frame.select((words(normal) if self.unit == "words" else normal).alias(NORMAL))
         described: dict[str, Any] = {self.id_column: id_array(block, self.id_column)}
         for series in (text[NORMAL], *self.order.values(block.batch)):
             described[series.name] = series.to_arrow()
@@ -215,11 +222,11 @@ class _Bands(CutByKey):
 
     def process(self, block: Block) -> Iterator[Keyed]:
         frame = frame_of([block])
-        texts, shingle = frame[NORMAL].to_list(), self._minhash.shingle
-        lengths = frame[NORMAL].str.len_chars().to_numpy() + shingle
+        texts, minhash = frame[NORMAL].to_list(), self._minhash
+        lengths = frame[NORMAL].str.len_chars().to_numpy() + minhash.shingle
         signed = [
-            signatures(shingles(texts[part], shingle), self._minhash.num_perm)
-            for part in slices(lengths, CHARACTERS_AT_ONCE)
+            signatures(shingles(texts[part], minhash.shingle, minhash.unit), minhash.num_perm)
+            for part in slices(lengths, SIGNED_AT_ONCE)
         ]
         buckets = bands(np.concatenate(signed), self._count)
         if SCOPE in frame.columns:
@@ -287,21 +294,22 @@ def _listed_pairs(rows: pl.DataFrame, id_column: str, order: KeepOrder) -> Itera
 
 
 def text_similarity(
-    texts: pa.Array, firsts: np.ndarray, seconds: np.ndarray, shingle: int
+    texts: pa.Array, firsts: np.ndarray, seconds: np.ndarray, minhash: MinHash
 ) -> np.ndarray:
     """Compute the Jaccard similarity of pairs of texts, float32 (n,).
 
     Args:
-      texts: the distinct texts.
+      texts: the distinct texts, normalized.
       firsts: int64 (n,), positions among them.
       seconds: int64 (n,), as well.
-      shingle: length of an n-gram in characters.
+      minhash: says what an n-gram is.
     """
     distinct = pl.Series(texts)
-    lengths = distinct.str.len_chars().to_numpy().astype(np.int64) + shingle
+    lengths = distinct.str.len_chars().to_numpy().astype(np.int64) + minhash.shingle
     scores = np.empty(len(firsts), np.float32)
     for part in slices(lengths[firsts] + lengths[seconds], CHARACTERS_AT_ONCE):
         named, at = np.unique(np.concatenate([firsts[part], seconds[part]]), return_inverse=True)
-        sets = shingle_sets(distinct[named].to_list(), shingle)
+        hashed = shingles(distinct[named].to_list(), minhash.shingle, minhash.unit)
+        sets = shingle_sets(hashed)
         scores[part] = jaccard(sets, *at.reshape(2, -1))
     return scores

@@ -29,6 +29,16 @@ def normalize(texts: pl.Expr, form: Form = "NFKC") -> pl.Expr:
     return folded.str.replace_all(r"\s+", " ").str.strip_chars(" ")
 
 
+def words(texts: pl.Expr) -> pl.Expr:
+    """Keep the words of normalized texts, with a blank between them.
+
+    A word is a run of letters, digits, marks and low lines, as Unicode defines them (UTS #18). A
+    text without a word stays as it is.
+    """
+    kept = texts.str.replace_all(r"\W+", " ").str.strip_chars(" ")
+    return pl.when(kept == "").then(texts).otherwise(kept)
+
+
 def scope_keys(column: pa.Array) -> pa.Array:
     """Name the scopes of rows: large_string without nulls, equal where rows are compared.
 

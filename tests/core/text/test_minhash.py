@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from beam_gpte.core.text.minhash import (
     signatures,
     slices,
 )
+from beam_gpte.core.text.normalize import words
 
 TEXTS = st.lists(st.text("ab\0", max_size=12) | st.text(max_size=12), max_size=8)
 
@@ -35,14 +37,36 @@ def test_jaccard_is_that_of_the_sets_of_grams(texts: list[str], n: int) -> None:
     firsts, seconds = (np.array(side, int) for side in pairs)
     a, b = ([grams(texts[i], n) for i in side] for side in (firsts, seconds))
     expected = [len(x & y) / len(x | y) for x, y in zip(a, b, strict=True)]
-    assert jaccard(shingle_sets(texts, n), firsts, seconds).tolist() == expected
+    assert jaccard(shingle_sets(shingles(texts, n)), firsts, seconds).tolist() == expected
+
+
+@given(st.lists(st.text("ab é\u0301.", max_size=12), max_size=8), st.integers(1, 4))
+def test_jaccard_is_that_of_the_sets_of_words_in_a_row(texts: list[str], n: int) -> None:
+    texts = pl.select(words(pl.lit(pl.Series("", texts, pl.String)))).to_series().to_list()
+    pairs = np.indices((len(texts), len(texts))).reshape(2, -1)
+    firsts, seconds = (np.array(side, int) for side in pairs)
+    a, b = ([word_grams(texts[i], n) for i in side] for side in (firsts, seconds))
+    expected = [len(x & y) / len(x | y) for x, y in zip(a, b, strict=True)]
+    sets = shingle_sets(shingles(texts, n, "words"))
+    assert jaccard(sets, firsts, seconds).tolist() == expected
+
+
+def test_words_are_runs_of_letters_digits_and_marks() -> None:
+    texts = pl.Series(["a-b c.", "हिन्दी भाषा", "e\u0301t é_1", "...", "", " ?"])
+    found = pl.select(words(pl.lit(texts))).to_series().to_list()
+    assert found == ["a b c", "हिन्दी भाषा", "e\u0301t é_1", "...", "", " ?"]
+
+
+def word_grams(text: str, n: int) -> set[tuple[str, ...]]:
+    found = tuple(text.split(" ")) if text.strip(" ") else ()
+    return {found[i : i + n] for i in range(max(1, len(found) - n + 1))}
 
 
 def test_a_short_text_is_one_shingle_and_an_empty_one_too() -> None:
     texts = ["", "ab", "ab", "abc", "abcdef"]
     assert np.diff(shingles(texts, 5).starts).tolist() == [1, 1, 1, 1, 2]
     pairs = np.array([0, 1, 1, 0]), np.array([0, 2, 3, 1])
-    assert jaccard(shingle_sets(texts, 5), *pairs).tolist() == [1, 1, 0, 0]
+    assert jaccard(shingle_sets(shingles(texts, 5)), *pairs).tolist() == [1, 1, 0, 0]
 
 
 def test_signatures_do_not_depend_on_other_texts_or_the_process() -> None:
