@@ -5,9 +5,12 @@ bucket. One request, which is not retried, comes first. Everything else goes thr
 systems.
 """
 
+import contextlib
+import errno
 import functools
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
@@ -36,10 +39,23 @@ def check_bucket(path: str) -> None:
             check(path.removeprefix(prefix).split("/")[0])
 
 
-def missing_object() -> tuple[type[Exception], ...]:
-    """Return what Google's client raises for a missing object; nothing if it is not loaded."""
-    exceptions = sys.modules.get("google.api_core.exceptions")
-    return (exceptions.NotFound,) if exceptions else ()
+@contextlib.contextmanager
+def finding(path: str) -> Iterator[None]:
+    """Raise a `FileNotFoundError` where a store's client finds no object, each in its own way."""
+    try:
+        yield
+    except Exception as error:
+        if _is_missing(error):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+        raise
+
+
+def _is_missing(error: Exception) -> bool:
+    google = sys.modules.get("google.api_core.exceptions")
+    if google is not None and isinstance(error, google.NotFound):
+        return True
+    aws = sys.modules.get("apache_beam.io.aws.clients.s3.messages")
+    return aws is not None and isinstance(error, aws.S3ClientError) and error.code == 404
 
 
 @functools.cache  # of successes; an exception is not remembered

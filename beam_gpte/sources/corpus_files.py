@@ -6,19 +6,17 @@ import io
 import itertools
 import lzma
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.columns import TEXT
 from beam_gpte.core.errors import InputError, ReplacedFileError
-from beam_gpte.files.cloud import missing_object
-from beam_gpte.files.folders import file_name
+from beam_gpte.files.folders import file_name, is_remote
 from beam_gpte.files.meter import BYTES, report
+from beam_gpte.files.plain_files import open_plain
 from beam_gpte.sinks.final_names import PUBLISHED
 from beam_gpte.sinks.runs.previous_state import find_kept
 from beam_gpte.sources.formats.encodings import (
@@ -111,28 +109,82 @@ def open_file(path: str, encoding: str = UTF_8) -> Iterator[BinaryIO]:
         yield file
 
 
-def _open_bytes(path: str) -> Any:
+def _open_bytes(path: str) -> BinaryIO:
     """Open the bytes of a file; of one that was replaced since it was listed, what is kept."""
-    gone: tuple[type[Exception], ...] = (FileNotFoundError, *missing_object())
-    try:
-        return _open_present(path)
-    except gone as error:
-        if PUBLISHED.fullmatch(file_name(path)) is None:
-            raise
-        with contextlib.suppress(*gone):  # what is kept may go at this moment
-            kept = find_kept(path)
-            if kept is not None:
-                return _open_present(kept)
-        raise ReplacedFileError(
-            "another run has replaced this file since it was listed; read again, or have that run "
-            "keep what it replaces (keep_previous)"
-        ) from error
+    is_published = PUBLISHED.fullmatch(file_name(path)) is not None
+    return cast(BinaryIO, _PublishedFile(path)) if is_published else _open_present(path)
+
+
+class _PublishedFile(io.RawIOBase):
+    """Read a sink's file; once it is not there any more, what is kept of it, from where it was.
+
+    A local file that is open stays readable. Of an object the next read fails if it is gone, and in
+    Google's client also if it was written again, with the same bytes, by a commit that is repeated.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._position = 0
+        self._file: BinaryIO | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = self._from_any(lambda file: file.seek(offset, whence))
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._from_any(lambda file: file.readinto(buffer))  # type: ignore[attr-defined]
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._turn_to(None)
+        super().close()
+
+    def _from_any(self, work: Callable[[BinaryIO], int]) -> int:
+        """Do something with the file, with what is there now, or with what is kept."""
+        try:
+            if self._file is None:
+                self._turn_to(_open_present(self._path))
+            return self._do(work)
+        except FileNotFoundError as error:
+            for find in _FINDING:
+                with contextlib.suppress(FileNotFoundError):  # what is kept may go at this moment
+                    if (path := find(self._path)) is not None:
+                        self._turn_to(_open_present(path))
+                        return self._do(work)
+            raise ReplacedFileError(
+                "another run has replaced this file since it was listed; read again, or have that "
+                "run keep what it replaces (keep_previous)"
+            ) from error
+
+    def _turn_to(self, file: BinaryIO | None) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = file
+        if file is not None and self._position:
+            file.seek(self._position)
+
+    def _do(self, work: Callable[[BinaryIO], int]) -> int:
+        assert self._file is not None
+        return work(self._file)
+
+
+_FINDING: tuple[Callable[[str], str | None], ...] = (lambda path: path, find_kept)
 
 
 def _open_present(path: str) -> Any:
     """Open the bytes of a file; a local one only if it is a file, for a FIFO would wait forever."""
-    if FileSystems.get_scheme(path) is not None:
-        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    if is_remote(path):
+        return open_plain(path)
     _check_regular(os.stat(path))
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -269,14 +321,7 @@ def reading(path: str) -> Iterator[ReadPosition]:
         yield position
     except InputError as error:
         raise type(error)(f"{path}: {error}") from None
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        pa.ArrowException,
-        lzma.LZMAError,
-        *missing_object(),
-    ) as error:
+    except (OSError, EOFError, ValueError, pa.ArrowException, lzma.LZMAError) as error:
         where = f" past row {position.row}" if position.row else ""
         raise InputError(
             f"{path}: cannot be read{where}: {error}; replace the file, or leave it out"

@@ -56,8 +56,10 @@ def try_cell(
         if isinstance(cell, Cell):
             message = problem(cell, Path(folder))
             return 1, [message] if message else []
-        try_all = changes.problems if isinstance(cell, changes.Change) else problems
-        found = list(try_all(cell, Path(folder), steps))  # type: ignore[arg-type]
+        if isinstance(cell, changes.Change):
+            found = list(changes.problems(cell, folder, steps))
+        else:
+            found = list(problems(cell, Path(folder), steps))
         return len(found), [f"step {n}: {message}" for n, message in found if message]
 
 

@@ -10,12 +10,15 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from apache_beam.io.filesystems import FileSystems
+
 from beam_gpte import Block
 from beam_gpte.core.errors import InputError
+from beam_gpte.files.folders import is_remote
 from beam_gpte.sinks.duckdb_sync import Sync
 from beam_gpte.sinks.duckdb_table import Table
 from beam_gpte.sinks.final_names import Destination, Pane
@@ -35,7 +38,8 @@ from tests.sinks.test_write_parquet import stage
 
 SYNC, SYNC_AGAIN, SYNC_EMPTY = "sync", "a second sync", "a sync without rows"
 DELETE, DELETE_ALL, COMPACT, COMPACT_AGAIN = "delete", "delete all", "compact", "compact after sync"
-ADD, ROLL_BACK = "a sync that only adds", "roll back"
+ADD, ROLL_BACK, ROLL_BACK_ADDED = "a sync that only adds", "roll back", "roll back what was added"
+REPLACE, REPLACE_AGAIN = "replace", "replace after sync"
 
 # Each row is its id, a letter, and its version, a digit; each file is a word.
 OLD = ("a1b1", "c1d1", "e1")
@@ -51,9 +55,16 @@ TARGETS = {
     COMPACT: OLD,
     COMPACT_AGAIN: SYNCED,
     ROLL_BACK: OLD,
+    ROLL_BACK_ADDED: OLD,
+    REPLACE: ("a2", "h1", "i1j1"),
+    REPLACE_AGAIN: ("a2", "h1", "i1j1"),
 }
 DELETED = {DELETE: ["a", "c", "d", "x"], DELETE_ALL: ["a", "b", "c", "d", "e"]}
-AFTER_SYNC = (SYNC_AGAIN, COMPACT_AGAIN, ROLL_BACK)
+BEFORE = {
+    **dict.fromkeys((SYNC_AGAIN, COMPACT_AGAIN, ROLL_BACK, REPLACE_AGAIN), SYNC),
+    ROLL_BACK_ADDED: ADD,
+}
+ROLLBACKS, REPLACING = (ROLL_BACK, ROLL_BACK_ADDED), (REPLACE, REPLACE_AGAIN)
 IN_DATABASES = (SYNC, SYNC_AGAIN, SYNC_EMPTY, ADD, DELETE, DELETE_ALL)
 
 
@@ -80,7 +91,7 @@ class Change:
     @property
     def before(self) -> tuple[str, ...]:
         """The rows before it."""
-        return SYNCED if self.what in AFTER_SYNC else OLD
+        return TARGETS[BEFORE[self.what]] if self.what in BEFORE else OLD
 
 
 def all_changes() -> list[Change]:
@@ -90,18 +101,31 @@ def all_changes() -> list[Change]:
         for what, keep, then in itertools.product(TARGETS, (False, True), (RETRY, RERUN))
         for sink in ("parquet", "duckdb")
         if not (sink == "duckdb" and (keep or what not in IN_DATABASES))
-        and not (what == ROLL_BACK and then == RETRY)
+        and not (what in ROLLBACKS and then == RETRY)
     ]
 
 
-def problems(change: Change, folder: Path, steps: range | None = None) -> Iterator[tuple[int, str]]:
-    """Kill before each of `steps`, or every step; give the number of each and what was wrong."""
+def problems(
+    change: Change,
+    folder: str,
+    steps: Iterable[int] | None = None,
+    until: Callable[..., int] = in_process,
+) -> Iterator[tuple[int, str]]:
+    """Kill before each of `steps`, or every step; give the number of each and what was wrong.
+
+    Args:
+      change: what is killed.
+      folder: for a folder of each kill, local or in an object store.
+      steps: the numbers of the steps.
+      until: does some work in a process that ends before a step, as `in_process`.
+    """
     for n in steps or itertools.count():
-        out = folder / f"step{n}" / "out"
-        out.mkdir(parents=True)
+        out = f"{folder}/step{n}/out"
+        if not is_remote(out):
+            Path(out).mkdir(parents=True)
         prepare(change, out)
         planned = plan(change, out) if change.then == RETRY else None
-        ended = in_process(_planned, (change, out, planned), out, n)
+        ended = until(_planned, (change, out, planned), out, n)
         if ended not in (0, KILLED):
             yield n, f"the process ended with {ended}"
             return
@@ -113,14 +137,15 @@ def problems(change: Change, folder: Path, steps: range | None = None) -> Iterat
             return
 
 
-def prepare(change: Change, out: Path) -> None:
+def prepare(change: Change, out: str) -> None:
     """Make the state before the change: a named run, and a sync that keeps the state before it."""
     commit_named(change.sink, out)
-    if change.what in AFTER_SYNC:
-        apply(Change(change.sink, SYNC, change.sink == "parquet", RERUN), out, None)
+    if change.what in BEFORE:
+        before = BEFORE[change.what]
+        apply(Change(change.sink, before, change.sink == "parquet", RERUN), out, None)
 
 
-def commit_named(sink: str, out: Path) -> None:
+def commit_named(sink: str, out: str) -> None:
     """Commit the old rows, by a run with a name."""
     staged, destination = stage_rows(sink, out, OLD, "monday")
     if sink == "parquet":
@@ -130,7 +155,7 @@ def commit_named(sink: str, out: Path) -> None:
 
 
 def stage_rows(
-    sink: str, out: Path, files: tuple[str, ...], run: str | None = None
+    sink: str, out: str, files: tuple[str, ...], run: str | None = None
 ) -> tuple[list[StagedFile], Destination]:
     """Stage a file for each word."""
     bundles = [
@@ -139,7 +164,7 @@ def stage_rows(
     return stage(out, "parquet" if sink == "parquet" else "duckdb-test", bundles, run)
 
 
-def _table(out: Path, mode: str) -> Table:
+def _table(out: str, mode: str) -> Table:
     return Table(f"{out}/x.duckdb", "vectors", "id", mode, sync=Sync(allow_empty=True))
 
 
@@ -152,14 +177,14 @@ class Planned:
     destination: Destination
 
 
-def plan(change: Change, out: Path) -> Planned:
+def plan(change: Change, out: str) -> Planned:
     """Do what workers do before the commit."""
-    syncs = change.what not in (*DELETED, COMPACT, COMPACT_AGAIN)
-    files = TARGETS[change.what] if syncs else ()
+    stages = change.what not in (*DELETED, COMPACT, COMPACT_AGAIN)
+    files = TARGETS[change.what] if stages else ()
     staged, destination = stage_rows(change.sink, out, files)
-    if change.sink == "duckdb":
+    if change.sink == "duckdb" or change.what in REPLACING:
         return Planned(staged, [], destination)
-    if syncs:
+    if stages:
         rewritten = find_changes(staged, destination)
     elif change.what in DELETED:
         rewritten = find_deleted(DELETED[change.what], destination)
@@ -205,10 +230,10 @@ def find_small(destination: Destination, max_bytes: int = 1 << 20) -> list[Rewri
     return [report for group in groups for report in combine.read(group)]
 
 
-def apply(change: Change, out: Path, planned: Planned | None) -> None:
+def apply(change: Change, out: str, planned: Planned | None) -> None:
     """Commit a change, planned now or before."""
-    if change.what == ROLL_BACK:
-        roll_back(str(out), change.keep)
+    if change.what in ROLLBACKS:
+        roll_back(out, change.keep)
         return
     known = planned or plan(change, out)
     deletes = change.what in DELETED
@@ -219,27 +244,32 @@ def apply(change: Change, out: Path, planned: Planned | None) -> None:
         commit_duckdb(known.staged, Pane(), known.destination, _table(out, "sync"))
     elif deletes or change.what in (COMPACT, COMPACT_AGAIN):
         commit_changes(known.rewritten, known.destination, change.keep)
+    elif change.what in REPLACING:
+        commit_parquet(
+            known.staged, Pane(), known.destination, "replace", keep_previous=change.keep
+        )
     else:
         commit_sync(known.staged, Pane(), known.rewritten, known.destination, (), change.keep, True)
 
 
-def _planned(change: Change, out: Path, planned: Planned | None) -> Callable[[], None]:
-    if planned is None and change.what != ROLL_BACK:
+def _planned(change: Change, out: str, planned: Planned | None) -> Callable[[], None]:
+    if planned is None and change.what not in ROLLBACKS:
         planned = plan(change, out)
     return functools.partial(apply, change, out, planned)
 
 
-def _problem_after(change: Change, out: Path, planned: Planned | None, killed: bool) -> str:
+def _problem_after(change: Change, out: str, planned: Planned | None, killed: bool) -> str:
     old, new = rows_of(change.before), rows_of(TARGETS[change.what])
     seen = rows_in(change.sink, out)
     if seen not in ([old, new] if killed else [new]):
         return f"after the kill readers see {dict(seen)}"
-    if killed or change.what != ROLL_BACK:
+    if killed or change.what not in ROLLBACKS:
         apply(change, out, planned)
     seen = rows_in(change.sink, out)
     if seen != new:
         return f"at the end readers see {dict(seen)}"
-    commit_named(change.sink, out)
+    if change.what not in REPLACING:  # which forget the runs before
+        commit_named(change.sink, out)
     doubled = rows_in(change.sink, out) - new
     if doubled and change.sink == "parquet":  # of a table, the run upserts what is there
         return f"the run again doubles {dict(doubled)}"
@@ -247,7 +277,7 @@ def _problem_after(change: Change, out: Path, planned: Planned | None, killed: b
     if left:
         return f"left {left}"
     if change.keep:
-        roll_back(str(out))
+        roll_back(out)
         seen = rows_in(change.sink, out)
         return "" if seen == old else f"rolled back, readers see {dict(seen)}"
     return ""
@@ -258,14 +288,14 @@ def rows_of(files: tuple[str, ...]) -> Counter[str]:
     return Counter(word[i : i + 2] for word in files for i in range(0, len(word), 2))
 
 
-def rows_in(sink: str, out: Path) -> Counter[str]:
+def rows_in(sink: str, out: str) -> Counter[str]:
     """Read the rows that are committed, as readers of this package see them."""
-    path = str(out if sink == "parquet" else out / "x.duckdb")
+    path = out if sink == "parquet" else f"{out}/x.duckdb"
     rows: Any = [row for block in read_vectors(path) for row in block.batch.to_pylist()]
     return Counter(f"{row['id']}{row['text']}" for row in rows)
 
 
-def leftovers(out: Path, keep: bool) -> list[str]:
+def leftovers(out: str, keep: bool) -> list[str]:
     """List what no run may leave.
 
     A folder has the ledger of the last set that was rewritten, and one previous state at most.
@@ -274,9 +304,14 @@ def leftovers(out: Path, keep: bool) -> list[str]:
     ledgers = [name for name in hidden if name.startswith(REPLACES)]
     previous = [name for name in hidden if name.startswith(PREVIOUS)]
     allowed = {*ledgers[:1], *(previous[:1] if keep else [])}
-    dead = read_state(str(out), PREFIX, EXTENSION).others
+    dead = read_state(out, PREFIX, EXTENSION).others
     return sorted({*hidden, *dead} - allowed)
 
 
-def _hidden(out: Path) -> list[str]:
-    return sorted(path.name for path in out.glob(".*"))
+def _hidden(out: str) -> list[str]:
+    if is_remote(out):
+        files = FileSystems.match([f"{out}/**"])[0].metadata_list
+        names = {file.path.removeprefix(f"{out}/").split("/")[0] for file in files}
+    else:
+        names = {path.name for path in Path(out).iterdir()}
+    return sorted(name for name in names if name.startswith("."))

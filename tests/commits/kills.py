@@ -124,7 +124,7 @@ def _in_process(kill: Kill, out: Path, n: int) -> int:
     return in_process(_planned, (kill, out, _SAVED.get(out)), out, n)
 
 
-def in_process(plan: Callable[..., Callable], arguments: tuple, out: Path, n: int) -> int:
+def in_process(plan: Callable[..., Callable], arguments: tuple, out: Path | str, n: int) -> int:
     """Plan some work in a process, and do it until before its step n; return the exit code."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOAD, "tests.commits.kills"])

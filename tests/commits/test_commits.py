@@ -67,7 +67,7 @@ def test_a_sample_of_killed_changes_in_place_loses_and_doubles_nothing(
     change: Change, tmp_path: Path
 ) -> None:
     first = random.Random(f"{SEED} {change}").randrange(20)
-    found = dict(changes.problems(change, tmp_path, range(first, first + STEPS)))
+    found = dict(changes.problems(change, str(tmp_path), range(first, first + STEPS)))
     assert set(found.values()) == {""}, f"with MATRIX_SEED={SEED}"
 
 
@@ -83,22 +83,22 @@ def test_what_was_wrong_once_after_a_kill_is_right(
     what: str, then: str, keep: bool, step: int, tmp_path: Path
 ) -> None:
     change = Change("parquet", what, keep, then)
-    found = dict(changes.problems(change, tmp_path, range(step, step + 2)))
+    found = dict(changes.problems(change, str(tmp_path), range(step, step + 2)))
     assert set(found.values()) == {""}
 
 
 def test_a_rollback_that_is_killed_after_its_commit_is_not_done_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes.prepare(Change("parquet", changes.ROLL_BACK, True, RERUN), tmp_path)
+    changes.prepare(Change("parquet", changes.ROLL_BACK, True, RERUN), str(tmp_path))
     with monkeypatch.context() as patched:
         patched.setattr(commit_rewritten, "remove_staged", interrupt)
         with pytest.raises(KeyboardInterrupt):
             changes.roll_back(str(tmp_path), keep_previous=True)
     for rows in (changes.OLD, changes.SYNCED):  # first nothing but the end, then what it says
         changes.roll_back(str(tmp_path), keep_previous=True)
-        assert changes.rows_in("parquet", tmp_path) == changes.rows_of(rows)
-        assert changes.leftovers(tmp_path, keep=True) == []
+        assert changes.rows_in("parquet", str(tmp_path)) == changes.rows_of(rows)
+        assert changes.leftovers(str(tmp_path), keep=True) == []
 
 
 def interrupt(*_: object, **__: object) -> None:
@@ -111,12 +111,12 @@ def test_a_kill_that_leaves_files_or_old_rows_is_noticed(
 ) -> None:
     change = Change("parquet", changes.SYNC, False, RETRY)
     monkeypatch.setattr(changes, "TARGETS", {**changes.TARGETS, changes.SYNC: ("a3",)})
-    found = dict(changes.problems(change, tmp_path / "right", range(2, 3)))
+    found = dict(changes.problems(change, f"{tmp_path}/right", range(2, 3)))
     assert found == {2: ""}
     monkeypatch.setattr(changes, "leftovers", lambda *_: [".beam-gpte-tmp-x"])
-    assert "left" in dict(changes.problems(change, tmp_path / "left", range(2, 3)))[2]
+    assert "left" in dict(changes.problems(change, f"{tmp_path}/left", range(2, 3)))[2]
     monkeypatch.setattr(changes, "rows_in", lambda *_: Counter(["a1"]))
-    assert "readers see" in dict(changes.problems(change, tmp_path / "stale", range(2, 3)))[2]
+    assert "readers see" in dict(changes.problems(change, f"{tmp_path}/stale", range(2, 3)))[2]
 
 
 def test_rows_that_are_lost_or_doubled_are_noticed(

@@ -27,13 +27,13 @@ COMPACTIONS = 12
 
 def append(out: Path, run: str, pane: Pane, *rows: str) -> list[WrittenFile]:
     """Commit a file for each word, as a pane of a run."""
-    staged, destination = changes.stage_rows("parquet", out, rows, run)
+    staged, destination = changes.stage_rows("parquet", str(out), rows, run)
     return commit_parquet(staged, pane, destination, "append")
 
 
 def change(out: Path, what: str) -> None:
     """Change a folder, as of `tests.commits.changes`."""
-    changes.apply(Change("parquet", what, False, RERUN), out, None)
+    changes.apply(Change("parquet", what, False, RERUN), str(out), None)
 
 
 @pytest.mark.parametrize("pane", [Pane(), Pane("w", 3)], ids=["whole", "pane"])
@@ -55,10 +55,10 @@ def test_a_run_whose_rows_were_written_again_is_repeated_without_effect(
     append(tmp_path, "tuesday", Pane(), "x1", "y1")
     for what in steps:
         change(tmp_path, what)
-    before = changes.rows_in("parquet", tmp_path)
+    before = changes.rows_in("parquet", str(tmp_path))
     assert append(tmp_path, "monday", pane, *changes.OLD) == []
     assert append(tmp_path, "tuesday", Pane(), "x1", "y1") == []
-    assert changes.rows_in("parquet", tmp_path) == before
+    assert changes.rows_in("parquet", str(tmp_path)) == before
 
 
 def test_other_rows_of_a_run_whose_rows_were_put_together_are_refused(tmp_path: Path) -> None:
@@ -70,10 +70,10 @@ def test_other_rows_of_a_run_whose_rows_were_put_together_are_refused(tmp_path: 
 
 def test_a_pane_that_is_appended_while_others_are_put_together_stays(tmp_path: Path) -> None:
     append(tmp_path, "stream", Pane("w", 0), *changes.OLD)
-    planned = changes.plan(Change("parquet", changes.COMPACT, False, RERUN), tmp_path)
+    planned = changes.plan(Change("parquet", changes.COMPACT, False, RERUN), str(tmp_path))
     append(tmp_path, "stream", Pane("w", 1), "f1")
     commit_changes(planned.rewritten, planned.destination, False)
-    assert changes.rows_in("parquet", tmp_path) == changes.rows_of((*changes.OLD, "f1"))
+    assert changes.rows_in("parquet", str(tmp_path)) == changes.rows_of((*changes.OLD, "f1"))
     assert len(list(tmp_path.glob("*.parquet"))) == 2
     for number, rows in ((0, changes.OLD), (1, ("f1",))):
         assert append(tmp_path, "stream", Pane("w", number), *rows) == []
@@ -82,26 +82,27 @@ def test_a_pane_that_is_appended_while_others_are_put_together_stays(tmp_path: P
 def test_two_that_put_the_same_files_together_do_so_once(tmp_path: Path) -> None:
     append(tmp_path, "monday", Pane(), *changes.OLD)
     planned = [
-        changes.plan(Change("parquet", changes.COMPACT, False, RERUN), tmp_path) for _ in range(2)
+        changes.plan(Change("parquet", changes.COMPACT, False, RERUN), str(tmp_path))
+        for _ in range(2)
     ]
     commit_changes(planned[0].rewritten, planned[0].destination, False)
     with pytest.raises(InputError, match="was replaced by another run meanwhile"):
         commit_changes(planned[1].rewritten, planned[1].destination, False)
-    assert changes.rows_in("parquet", tmp_path) == changes.rows_of(changes.OLD)
+    assert changes.rows_in("parquet", str(tmp_path)) == changes.rows_of(changes.OLD)
 
 
 def test_a_change_that_is_committed_again_after_another_one_loses_nothing(tmp_path: Path) -> None:
     append(tmp_path, "monday", Pane(), *changes.OLD)
     sync = Change("parquet", changes.SYNC, False, RERUN)
-    planned = changes.plan(sync, tmp_path)
-    changes.apply(sync, tmp_path, planned)
-    staged, destination = changes.stage_rows("parquet", tmp_path, ("a3b1d1", "e1f1"))
+    planned = changes.plan(sync, str(tmp_path))
+    changes.apply(sync, str(tmp_path), planned)
+    staged, destination = changes.stage_rows("parquet", str(tmp_path), ("a3b1d1", "e1f1"))
     later = changes.Planned(staged, changes.find_changes(staged, destination), destination)
-    changes.apply(Change("parquet", changes.SYNC, True, RERUN), tmp_path, later)
-    changes.apply(sync, tmp_path, planned)  # as a runner does that has lost the answer
-    assert changes.rows_in("parquet", tmp_path) == changes.rows_of(("a3b1d1", "e1f1"))
+    changes.apply(Change("parquet", changes.SYNC, True, RERUN), str(tmp_path), later)
+    changes.apply(sync, str(tmp_path), planned)  # as a runner does that has lost the answer
+    assert changes.rows_in("parquet", str(tmp_path)) == changes.rows_of(("a3b1d1", "e1f1"))
     changes.roll_back(str(tmp_path))
-    assert changes.rows_in("parquet", tmp_path) == changes.rows_of(changes.SYNCED)
+    assert changes.rows_in("parquet", str(tmp_path)) == changes.rows_of(changes.SYNCED)
 
 
 def append_panes(out: Path, writer: int) -> None:
@@ -142,8 +143,8 @@ def test_processes_that_append_and_one_that_puts_files_together_lose_and_double_
         for pane in range(PANES)
         for n in range(3)
     )
-    assert changes.rows_in("parquet", tmp_path) == expected
-    assert changes.leftovers(tmp_path, keep=False) == []
+    assert changes.rows_in("parquet", str(tmp_path)) == expected
+    assert changes.leftovers(str(tmp_path), keep=False) == []
 
 
 def test_two_replacements_at_once_lose_nothing_where_no_lock_keeps_them_apart(
@@ -156,9 +157,9 @@ def test_two_replacements_at_once_lose_nothing_where_no_lock_keeps_them_apart(
     monkeypatch.setattr(publish, "finish_replacements", lambda *of: next(known, None) or real(*of))
     delete(tmp_path, "c")
     monkeypatch.undo()
-    assert changes.rows_in("parquet", tmp_path) == Counter(["b1"])
+    assert changes.rows_in("parquet", str(tmp_path)) == Counter(["b1"])
     change(tmp_path, changes.COMPACT)
-    assert changes.rows_in("parquet", tmp_path) == Counter(["b1"])
+    assert changes.rows_in("parquet", str(tmp_path)) == Counter(["b1"])
     assert append(tmp_path, "monday", Pane(), "a1", "b1", "c1") == []
 
 

@@ -25,6 +25,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_gpte import Block, WriteRejects, WriteVectorsToDuckDB, WriteVectorsToParquet
 from beam_gpte.files.cloud import check_bucket
 from beam_gpte.files.folders import copied_here
+from tests.files import objects
 
 KILLED = 9
 FILES = {"parquet": "vectors/*.parquet", "rejects": "rejects/*.jsonl"}
@@ -39,13 +40,18 @@ def end_before(number: int) -> None:
     """End this process before it sends a request that changes something, the `number`-th."""
     send, left = http.client.HTTPConnection.putrequest, [number]
 
-    def counted(self: Any, method: str, *arguments: Any, **named: Any) -> None:
-        left[0] -= method not in ("GET", "HEAD")
+    def count() -> None:
+        left[0] -= 1
         if left[0] < 0:
             os._exit(KILLED)
+
+    def counted(self: Any, method: str, *arguments: Any, **named: Any) -> None:
+        if method not in ("GET", "HEAD"):
+            count()
         send(self, method, *arguments, **named)
 
     http.client.HTTPConnection.putrequest = counted  # type: ignore[method-assign]
+    objects.before_change = count
 
 
 def write(sink: beam.PTransform, name: str) -> None:

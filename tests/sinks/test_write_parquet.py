@@ -66,7 +66,7 @@ def run(pipeline: beam.Pipeline) -> None:
 
 
 def stage(
-    folder: Path,
+    folder: Path | str,
     sink: str,
     bundles: list[list[Block]],
     run: str | None = None,

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
-from beam_gpte.files.cloud import missing_object
+from beam_gpte.files.plain_files import open_plain
 from beam_gpte.sinks.folders.partitions import partition_metadata, partition_types
 from beam_gpte.sinks.parquet_files import ParquetFileWriter
 from beam_gpte.sinks.runs.processes import at_work
@@ -86,15 +85,13 @@ def read_batches(path: str, columns: list[str] | None = None) -> Iterator[pa.Rec
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[pq.ParquetFile]:
-    gone: tuple[type[Exception], ...] = (FileNotFoundError, *missing_object())
     try:
-        stream = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    except gone as error:
+        with open_plain(path) as stream:
+            yield pq.ParquetFile(stream)
+    except FileNotFoundError as error:
         raise InputError(
             f"{path} was replaced by another run meanwhile; nothing was changed, run again"
         ) from error
-    with stream:
-        yield pq.ParquetFile(stream)
 
 
 def without_rows(place: Place, dropped: np.ndarray, room: Room) -> StagedFile | None:

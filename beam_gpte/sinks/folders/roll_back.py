@@ -5,6 +5,8 @@ kept files --> copies --> one commit, in place of the files that had replaced th
 
 from pathlib import Path
 
+from apache_beam.io.filesystems import FileSystems
+
 from beam_gpte.core.errors import InputError
 from beam_gpte.files.folders import copy_file, is_remote, remove_folder
 from beam_gpte.sinks.final_names import (
@@ -53,6 +55,7 @@ def roll_back(path: str, keep_previous: bool = False) -> list[WrittenFile]:
             raise InputError(
                 f"{folder}: no previous state is kept; write with keep_previous to have one"
             )
+        _begin(destination)
         copies = [_copy(folder, name, path, destination) for path in kept[name]]
         replaced = [_replaced(folder, path, destination) for path in state.counting[name]]
         return commit_rewritten(copies, replaced, destination, keep_previous, pane=ROLLED_BACK)
@@ -71,6 +74,17 @@ def _unfinished(destination: Destination, state: FolderState) -> list[WrittenFil
                 for place in places
             ]
     return None
+
+
+def _begin(destination: Destination) -> None:
+    """Keep the temporary folder until the end; in an object store that takes a file, which stays.
+
+    The commit moves others, and in the last of them the rows may be that count from then on.
+    """
+    if is_remote(destination.folder):
+        path = Room(destination.temporary, destination.launch.token).new_path()
+        with FileSystems.create(path) as file:
+            file.write(b"\n")  # Beam 2.77 cannot write an empty object to S3
 
 
 def _last(kept: dict[str, list[str]], state: FolderState) -> str | None:

@@ -23,8 +23,8 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.format_version import FORMAT, check_format
-from beam_gpte.files.cloud import missing_object
 from beam_gpte.files.folders import file_name, list_partitioned
+from beam_gpte.files.plain_files import open_plain
 from beam_gpte.sinks.final_names import PUBLISHED, match_name, partitioned_folder
 from beam_gpte.sinks.runs.same_rows import Digest
 
@@ -282,13 +282,10 @@ def set_of_note(note: str) -> str:
 
 def _read_note(folder: str, path: str) -> Note | None:
     """Read a note; None if another process has removed it since it was listed."""
-    gone: tuple[type[Exception], ...] = (OSError, *missing_object())
     try:
-        with FileSystems.open(
-            FileSystems.join(folder, path), compression_type=CompressionTypes.UNCOMPRESSED
-        ) as stream:
+        with open_plain(FileSystems.join(folder, path)) as stream:
             return Note.from_json(stream.read())
-    except gone:
+    except OSError:
         return None
 
 
