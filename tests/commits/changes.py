@@ -263,6 +263,8 @@ def _problem_after(change: Change, out: str, planned: Planned | None, killed: bo
     seen = rows_in(change.sink, out)
     if seen not in ([old, new] if killed else [new]):
         return f"after the kill readers see {dict(seen)}"
+    if change.what in REPLACING and change.then == RERUN:
+        old = seen  # a run without a name that is repeated is another one, and replaces what it had
     if killed or change.what not in ROLLBACKS:
         apply(change, out, planned)
     seen = rows_in(change.sink, out)

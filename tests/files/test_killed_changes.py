@@ -22,15 +22,15 @@ def kills(url: str, *arguments: object) -> list[dict]:
 
 
 def test_a_sample_of_killed_changes_in_a_store_loses_and_doubles_nothing(store: Store) -> None:
-    found = kills(store.url, "--sample", 4)
+    found = kills(store.url, "--sample", 2)
     assert [kill for kill in found if kill["problem"]] == [], f"with MATRIX_SEED={SEED}"
-    assert len(found) == 4
+    assert len(found) == 2
 
 
 def test_a_sample_of_killed_changes_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    found = kills(f"objects://{tmp_path}/bucket", "--sample", 16)
+    found = kills(f"objects://{tmp_path}/bucket", "--sample", 8)
     assert [kill for kill in found if kill["problem"]] == [], f"with MATRIX_SEED={SEED}"
-    assert len(found) == 16
+    assert len(found) == 8
 
 
 def test_a_rollback_that_is_killed_at_its_end_is_not_done_twice(tmp_path: Path) -> None:
