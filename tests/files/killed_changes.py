@@ -1,7 +1,7 @@
 """Kill what changes a folder in an object store, before each of the requests that change it.
 
-    python -m tests.files.killed_changes objects:///tmp/bucket       # before each request
-    python -m tests.files.killed_changes s3://bucket --sample 8      # so many kills of all
+    python -m tests.files.killed_changes objects:///tmp/bucket   # before each request
+    python -m tests.files.killed_changes s3://bucket --sample 8  # so many kills of all
 
 Prints a line of JSON for each kill: of which change, before which request, and what was wrong, as
 `tests.commits.changes` finds it.
@@ -11,24 +11,13 @@ import argparse
 import json
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from beam_gpte.files.cloud import check_bucket
 from tests.commits.changes import Change, all_changes, problems
-from tests.files.killed_runs import end_before, in_child
+from tests.files.killed_runs import until
 
 REQUESTS = 20  # that change the store, of most changes; a sample is drawn of them
-
-
-def until(plan: Callable[..., Callable], arguments: tuple, _: object, number: int) -> int:
-    """Plan some work in a process, and do it until before a request; return the exit code."""
-
-    def work() -> None:
-        planned = plan(*arguments)
-        end_before(number)
-        planned()
-
-    return in_child(work)
 
 
 def folder_changes() -> list[Change]:

@@ -9,6 +9,7 @@ Prints a line of JSON for each kill: what a reader finds after it, and after the
 import functools
 import http.client
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -52,6 +53,27 @@ def end_before(number: int) -> None:
 
     http.client.HTTPConnection.putrequest = counted  # type: ignore[method-assign]
     objects.before_change = count
+
+
+def until(plan: Callable[..., Callable], arguments: tuple, out: str, number: int) -> int:
+    """Plan some work in a process, and do it until before a request; return the exit code.
+
+    It is no fork of this process, which has threads of Arrow's.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.commits.changes", "tests.files.killed_runs"])
+    process = context.Process(target=_until, args=(plan, arguments, out, number))
+    process.start()
+    process.join()
+    return int(process.exitcode or 0)
+
+
+def _until(plan: Callable[..., Callable], arguments: tuple, out: str, number: int) -> None:
+    check_bucket(out)
+    planned = plan(*arguments)
+    end_before(number)
+    planned()
+    os._exit(0)
 
 
 def write(sink: beam.PTransform, name: str) -> None:

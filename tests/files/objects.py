@@ -5,6 +5,7 @@ one deletion more, and what is read of an object that is gone is an error at the
 answers a thousand times faster than an emulator. Import this to register it with Beam.
 """
 
+import contextlib
 import io
 import os
 import posixpath
@@ -15,7 +16,7 @@ from typing import Any
 
 from apache_beam.io.filesystem import FileMetadata, FileSystem
 
-SCHEME = "objects"
+SCHEME, PARTIAL = "objects", ".partial"
 
 
 def local(path: str) -> Path:
@@ -31,7 +32,7 @@ def _put(path: str, data: bytes) -> None:
     before_change()
     target = local(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir="/dev/shm", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=PARTIAL, delete=False) as file:
         file.write(data)
     os.rename(file.name, target)
 
@@ -99,8 +100,9 @@ class Objects(FileSystem):
         for folder, _, names in os.walk(top):
             for name in names:
                 path = f"{SCHEME}://{folder}/{name}"
-                if path.startswith(dir_or_prefix) and local(path).exists():
-                    yield self.metadata(path)
+                if path.startswith(dir_or_prefix) and not name.endswith(PARTIAL):
+                    with contextlib.suppress(FileNotFoundError):  # it goes at this moment
+                        yield self.metadata(path)
 
     def create(self, path: str, *_: Any, **__: Any) -> Any:
         return _Written(path)
