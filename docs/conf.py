@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 project = "beam_gpte"
 author = "the beam_gpte authors"
+project_copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -133,7 +133,45 @@ const move = (target, x, y) => {
 """
 
 
-def use_page(path: Path, steps: str, folder: Path) -> tuple[dict[str, Any], list[str]]:
+# of color schemes
+SCHEMES = {
+    "light": ["--blink-settings=preferredColorScheme=1"],
+    "dark": ["--blink-settings=preferredColorScheme=0"],
+}
+
+CONTRASTS = r"""
+const numbers = (color) => {
+  const [red, green, blue, alpha = 1] = color.match(/[\d.]+/g).map(Number);
+  return [red, green, blue, alpha];
+};
+const over = (color, below) => below.map((part, i) => part + (color[i] - part) * color[3]);
+const luminance = (color) => {
+  const linear = color.map((part) => part / 255).map(
+    (part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+};
+const contrast = (a, b) => {
+  const [low, high] = [luminance(a), luminance(b)].sort((p, q) => p - q);
+  return (high + 0.05) / (low + 0.05);
+};
+const outward = (one) => (one ? [one, ...outward(one.parentElement)] : []);
+const ground = (one) => outward(one).reverse().reduce(
+  (below, each) => over(numbers(getComputedStyle(each).backgroundColor), below), [255, 255, 255]);
+const isText = (node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim();
+const texts = [...document.querySelectorAll("main *")].filter((one) =>
+  [...one.childNodes].some(isText) && one.checkVisibility() && !one.closest("script, option"));
+const contrastOf = (one) => {
+  const [below, color] = [ground(one), numbers(getComputedStyle(one).color)];
+  color[3] *= outward(one).reduce((all, each) => all * getComputedStyle(each).opacity, 1);
+  return contrast(over(color, below), below);
+};
+seen.dark = matchMedia("(prefers-color-scheme: dark)").matches;
+seen.texts = texts.length;
+seen.faint = texts.filter((one) => contrastOf(one) < 4.5).map((one) => one.outerHTML.slice(0, 80));
+"""
+
+
+def use_page(path: Path, steps: str, folder: Path, *more: str) -> tuple[dict[str, Any], list[str]]:
     """Do what a person does on a page: run `steps`, which fill the object `seen`, in a copy of it.
 
     The copy's policy allows this one script more.
@@ -142,6 +180,7 @@ def use_page(path: Path, steps: str, folder: Path) -> tuple[dict[str, Any], list
       path: of the page.
       steps: of JavaScript, after `HANDS`.
       folder: for the copy and the browser's profile.
+      *more: flags of the browser.
 
     Returns:
       What was seen, and the lines of the console.
@@ -159,6 +198,6 @@ def use_page(path: Path, steps: str, folder: Path) -> tuple[dict[str, Any], list
     copy.write_text(
         allowed.replace("</head>", f"<script>{script}</script></head>", 1), encoding="utf-8"
     )
-    page, console = open_page(copy, folder / "profile")
+    page, console = open_page(copy, folder / "profile", *more)
     (seen,) = re.findall(r"\{.*\}$", page.text.strip())
     return json.loads(seen), console

@@ -10,7 +10,11 @@
     "#2f8fa8", "#d65a9c", "#7a8cc9", "#c98a3d", "#8fcf7a", "#b5524a", "#5f6fa8", "#d9a6e8", "#4fa36f", "#a38f5c",
   ];
   const OTHERS = "#9498a0";
-  const RAMP = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"];
+  // each end stands out from the card
+  const RAMPS = {
+    light: ["#440154", "#3b528b", "#21918c", "#4fae4c", "#b3a000"],
+    dark: ["#8a63d2", "#5b80d8", "#2ba7a0", "#74d36a", "#fde725"],
+  };
 
   const charts = JSON.parse(document.getElementById("charts").textContent);
   Bokeh.logger.set_level("error");
@@ -28,6 +32,8 @@
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const whole = (value) => (value >= 1e4 ? Intl.NumberFormat("en", { notation: "compact" }) : Intl.NumberFormat("en", { maximumSignificantDigits: 3 })).format(value);
   const isNarrow = () => matchMedia("(max-width: 820px)").matches;
+  const isDark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+  const colorRamp = () => RAMPS[isDark() ? "dark" : "light"];
 
   // axes and background in the colors of the page
   const figure = (options) => {
@@ -83,6 +89,7 @@
     plot.xaxes[0].setv({ ticker: new Bokeh.FixedTicker({ ticks }), major_label_overrides: new Map(chart.ticks) });
     plot.yaxes[0].setv({ formatter: new Bokeh.NumeralTickFormatter({ format: "0.[0]a" }) });
     plot.yaxes[0].ticker.desired_num_ticks = 4;
+    if (!chart.log && chart.counts.every(Number.isInteger)) plot.yaxes[0].ticker.min_interval = 1;
     const gap = count > 40 ? 0.02 : 0.06;
     const source = new Bokeh.ColumnDataSource({
       data: {
@@ -139,10 +146,11 @@
     return { fills: column.values.map((value) => fill.get(value)), groups: names.map((name) => ({ name, count: counts.get(name), fill: fill.get(name) })) };
   }
   function ramp(share) {
-    const place = share * (RAMP.length - 1);
-    const i = Math.min(RAMP.length - 2, Math.floor(place));
+    const stops = colorRamp();
+    const place = share * (stops.length - 1);
+    const i = Math.min(stops.length - 2, Math.floor(place));
     const parts = [1, 3, 5].map((at) => {
-      const [a, b] = [RAMP[i], RAMP[i + 1]].map((text) => parseInt(text.slice(at, at + 2), 16));
+      const [a, b] = [stops[i], stops[i + 1]].map((text) => parseInt(text.slice(at, at + 2), 16));
       return Math.round(a + (b - a) * (place - i)).toString(16).padStart(2, "0");
     });
     return `#${parts.join("")}`;
@@ -283,7 +291,7 @@
             swatch(fill), element("span", { className: "text" }, name), element("span", { className: "count" }, size.toLocaleString("en")))))));
       } else {
         const bar = element("div", { className: "ramp" });
-        bar.style.background = `linear-gradient(to right, ${RAMP.join(", ")})`;
+        bar.style.background = `linear-gradient(to right, ${colorRamp().join(", ")})`;
         legend.append(bar, element("div", { className: "ends" }, element("span", {}, whole(shown.low)), element("span", {}, whole(shown.high))));
       }
     };

@@ -18,7 +18,16 @@ from beam_gpte import TextEncoder
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
-from tests.pages import CHROMIUM, HOSTILE, hash_of, open_page, read_page, use_page
+from tests.pages import (
+    CHROMIUM,
+    CONTRASTS,
+    HOSTILE,
+    SCHEMES,
+    hash_of,
+    open_page,
+    read_page,
+    use_page,
+)
 from tests.programs import ROOT, run, start
 from tests.sinks.test_write_parquet import embedded, write
 
@@ -700,6 +709,36 @@ def test_a_map_is_searched_colored_and_zoomed(embedded_twice: Path, tmp_path: Pa
     assert seen["said"] == "9 of 20 have kind odd"
     for done in ("highlighted", "reset", "closer", "recolored", "zoomed"):
         assert seen[done], done
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_all_texts_stand_out_from_their_ground(
+    pages: list[Path], tmp_path: Path, scheme: str
+) -> None:
+    for path in pages:
+        seen, _ = use_page(path, CONTRASTS, tmp_path, *SCHEMES[scheme])
+        assert seen["dark"] == (scheme == "dark")
+        assert seen["texts"] > 20
+        assert seen["faint"] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_colors_of_numbers_stand_out_from_the_map(
+    embedded_twice: Path, tmp_path: Path, scheme: str
+) -> None:
+    steps = """
+      const [color] = document.querySelectorAll(".controls select");
+      choose(color, [...color.options].find((one) => one.label === "characters").value);
+      const ramp = document.querySelector(".ramp");
+      const colors = getComputedStyle(ramp).backgroundImage.match(/rgba?\\([^)]*\\)/g);
+      const below = ground(ramp.parentElement);
+      seen.contrasts = colors.map((one) => contrast(numbers(one).slice(0, 3), below));
+    """
+    seen, _ = use_page(embedded_twice / "page.html", CONTRASTS + steps, tmp_path, *SCHEMES[scheme])
+    assert len(seen["contrasts"]) == 5
+    assert min(seen["contrasts"]) > 2.5
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
