@@ -46,6 +46,7 @@ def dry_run(job: Job) -> None:
 def figures_of(forecast: Forecast) -> dict[str, Any]:
     """Name the figures of a forecast: what was counted as it is, other figures as `about`."""
     rows = f"{forecast.rows:,}" if forecast.is_exact else about(forecast.rows)
+    written = forecast.written
     sample = "all rows" if forecast.is_whole else f"{forecast.sampled:,} rows"
     return {
         "sample": sample,
@@ -56,7 +57,7 @@ def figures_of(forecast: Forecast) -> dict[str, Any]:
         "seconds": forecast.seconds and about(forecast.seconds),
         "CPU_seconds": forecast.cpu and about(forecast.cpu),
         "memory": forecast.memory and f"{about(forecast.memory / MEGABYTE)} MB",
-        "written": forecast.written and f"{about(forecast.written / MEGABYTE)} MB",
+        "written": None if written is None else f"{about(written / MEGABYTE)} MB",
     }
 
 

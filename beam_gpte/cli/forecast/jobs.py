@@ -54,6 +54,8 @@ class Job:
       plan_rows: in the sample by which a search is planned, which is held besides; None for none.
       pairs: the folder, within the output, of pairs of rows of two sides; None for other results.
       is_stream: whether it has one thread, and its rate is asked for.
+      new_share: of the result, that is written where the output has the rest already.
+      compares: whether rows are compared with rows, and held for it.
     """
 
     options: argparse.Namespace
@@ -68,6 +70,8 @@ class Job:
     plan_rows: int | None = None
     pairs: str | None = None
     is_stream: bool = False
+    new_share: float = 1.0
+    compares: bool = False
 
     def beam_options(self) -> PipelineOptions:
         """Return the options for a run in this process, with as many threads as the job has."""

@@ -335,6 +335,7 @@ def job_of(
         vectors=options.embedding_column,
         squares=squares if compares else None,
         plan_rows=search_plan.SAMPLE if "semantic" in options.by.split(",") else None,
+        compares=True,
     )
 
 

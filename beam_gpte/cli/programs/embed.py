@@ -277,9 +277,12 @@ def run_once(options: argparse.Namespace, flags: list[str]) -> None:
         limit, model = int8_limit(config, column, options.duckdb, options.reuse, local)
         loaded += [model]
     if options.dry_run:
+        job = job_of(options, flags, local, config, limit)
         if options.mode == "sync":
-            print_summary(preview(options, config))
-        dry_run(job_of(options, flags, local, config, limit))
+            expected = preview(options, config)
+            print_summary(expected)
+            job = dataclasses.replace(job, new_share=new_share(expected))
+        dry_run(job)
         return
     with shown_progress(local, PROGRAM.name, options.input) as runner:
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
@@ -351,6 +354,13 @@ def preview(options: argparse.Namespace, config: EncoderConfig) -> dict[str, int
         compared = Compared(tuple(added), config.splits)
         rows | PreviewSync(absolute(options.output), scratch, compared, replacing)
         return changes(run_pipeline(pipeline, True, scratch), "PreviewSync")
+
+
+def new_share(expected: dict[str, int]) -> float:
+    """Tell the share of a folder that a sync writes: all of it where rows go, from any file."""
+    if expected["changed"] or expected["removed"]:
+        return 1.0
+    return expected["added"] / max(1, sum(expected.values()))
 
 
 def changes_of(result: Any, options: argparse.Namespace) -> dict[str, int]:

@@ -337,6 +337,7 @@ def job_of(options: argparse.Namespace, flags: list[str], local: bool) -> Job:
         squares if options.scope is None else None,
         plan_rows=len(SIDES) * plan.SAMPLE,
         pairs="bitext",
+        compares=True,
     )
 
 

@@ -94,6 +94,44 @@ def test_a_larger_input_is_predicted_from_a_sample(tmp_path: Path, minilm: str) 
     assert number(predicted["written"]) == pytest.approx(megabytes(tmp_path / "out"), rel=0.3)
 
 
+def write_rows(path: Path, numbers: range, more: str = "") -> Path:
+    rows = [{"id": f"r{i}", "text": f"number {i}{more}"} for i in numbers]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_texts_that_a_previous_run_has_are_not_embedded(tmp_path: Path, minilm: str) -> None:
+    """Of 600 texts 30 are new: about two of the 64 that are run with the model."""
+    known = write_rows(tmp_path / "known.jsonl", range(570))
+    every = write_rows(tmp_path / "all.jsonl", range(600))
+    before, out = tmp_path / "before", tmp_path / "out"
+    command = ["embed", "--model", minilm, "--input"]
+    beam_gpte(*command, known, "--output", before, folder=tmp_path)
+    again = [*command, every, "--reuse", before, "--output", out]
+    predicted = figures(beam_gpte(*again, "--dry_run", folder=tmp_path))
+    beam_gpte(*again, folder=tmp_path)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["reused"] == 570
+    assert number(predicted["tokens"]) == pytest.approx(summary["tokens"], rel=0.1)
+    other = [*again, "--prompt", "a ", "--dry_run"]  # whose vectors are others
+    assert number(figures(beam_gpte(*other, folder=tmp_path))["tokens"]) > 3000
+
+
+def test_a_sync_writes_nothing_where_nothing_has_changed(tmp_path: Path, minilm: str) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", range(300))
+    command = ["embed", "--mode", "sync", "--input", path, "--output", "out", "--model", minilm]
+    beam_gpte(*command, folder=tmp_path)
+    whole = megabytes(tmp_path / "out")
+    predicted = figures(beam_gpte(*command, "--dry_run", folder=tmp_path))
+    assert number(predicted["written"]) == 0
+    write_rows(path, range(330))
+    predicted = figures(beam_gpte(*command, "--dry_run", folder=tmp_path))
+    assert number(predicted["written"]) == pytest.approx(0.1 * whole, rel=0.3)
+    write_rows(path, range(300), " again")
+    predicted = figures(beam_gpte(*command, "--dry_run", folder=tmp_path))
+    assert number(predicted["written"]) == pytest.approx(whole, rel=0.3)
+
+
 DEDUP = "dedup --input rows.jsonl --output out --model {model}"
 
 
