@@ -16,6 +16,7 @@ from benchmarks.dry_run_models import tiny
 
 COLUMNS = 40  # of the wide corpus, besides id and text
 LONG = 3000  # characters of a long text
+LARGE = 400  # characters beside a text of a large file
 
 
 def rows_of(count: int) -> list[dict[str, str]]:
@@ -47,8 +48,8 @@ def short(folder: Path, count: int) -> Path:
 
 
 def large(folder: Path, count: int) -> Path:
-    """200,000 rows are more than 64 MiB."""
-    notes = [row["text"][:300] for row in rows_of(count)]
+    """Write many bytes a row: 150,000 rows are more than 64 MiB."""
+    notes = [(row["text"] * LARGE)[:LARGE] for row in rows_of(count)]
     rows = [{**row, "note": note} for row, note in zip(first_lines(count), notes, strict=True)]
     return write_lines(folder / "large.jsonl", rows)
 

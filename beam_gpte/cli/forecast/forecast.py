@@ -158,7 +158,7 @@ def _extrapolated(job: Job, parts: Parts, sides: dict[str, int]) -> Forecast:
         + embedding
         + squares / parts.threads,
         rate=rows / (rows * parts.slope("seconds") + embedding) if embedding else None,
-        is_counted=figures.is_counted,
+        is_counted=figures.is_counted and parts.embedded >= parts.texts,
         cpu=parts.start.cpu
         + parts.fixed("cpu")
         + rows * parts.slope("cpu")

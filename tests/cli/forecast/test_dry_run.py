@@ -112,9 +112,9 @@ def test_texts_that_a_previous_run_has_are_not_embedded(tmp_path: Path, minilm: 
     beam_gpte(*again, folder=tmp_path)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["reused"] == 570
-    assert number(predicted["tokens"]) == pytest.approx(summary["tokens"], rel=0.1)
+    assert number(predicted["tokens"]) == pytest.approx(summary["tokens"], rel=0.2)
     other = [*again, "--prompt", "a ", "--dry_run"]  # whose vectors are others
-    assert number(figures(beam_gpte(*other, folder=tmp_path))["tokens"]) > 3000
+    assert number(figures(beam_gpte(*other, folder=tmp_path))["tokens"]) > 2000
 
 
 def test_a_sync_writes_nothing_where_nothing_has_changed(tmp_path: Path, minilm: str) -> None:
