@@ -28,7 +28,7 @@ from benchmarks.dry_run_cases import CASES, Case
 
 NAMES = ("seconds", "CPU seconds", "memory", "written")
 LIMIT = 0.3
-LEAST = 0.01  # of a difference
+MIN_DIFFERENCE = 0.01
 MEGABYTE = 1_000_000
 LOOK_SECONDS = 0.2  # between two looks at the output of a stream
 Files = dict[Path, tuple[int, int]]  # size, and time of the last change
@@ -97,7 +97,7 @@ def compare(name: str, case: Case, folder: Path) -> None:
     new = {path: about for path, about in files_in(output).items() if there.get(path) != about}
     taken["written"] = sum(size for size, _ in new.values()) / MEGABYTE
     ratios = {figure: expected[figure] / taken[figure] for figure in NAMES}
-    apart = [one for one in NAMES if abs(expected[one] - taken[one]) >= LEAST]
+    apart = [one for one in NAMES if abs(expected[one] - taken[one]) >= MIN_DIFFERENCE]
     off = [figure for figure in apart if not 1 - LIMIT <= ratios[figure] <= 1 + LIMIT]
     shown = [f"{expected[one]:.4g} / {taken[one]:.4g} = {ratios[one]:.2f}" for one in NAMES]
     cost = f"{dry['seconds']:.0f} ({dry['CPU seconds']:.0f})"
