@@ -42,10 +42,10 @@ test: $(VENV)/dev.done lint
 test-oldest: $(OLDEST)/dev.done
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 3 --dist loadfile --ignore=tests/engines
 
-# Takes an hour; MATRIX="--only DeduplicateExact --seed 7" for a part. At the end, all cases of the tests that `make test` samples.
+# Takes an hour; MATRIX="--only DeduplicateExact --seed 7" for a part. At the end, all cases of the tests that `make test` samples, and those over whole data sets.
 matrix: $(VENV)/dev.done
 	for each in $(MATRICES); do HF_HUB_OFFLINE=1 $(BIN)/python -m $$each $(MATRIX) || exit 1; done
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m sampled --whole
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m "sampled or whole" --whole
 
 # Hostile inputs for 20 minutes each; FUZZ="--only readers --seed 7 --minutes 60". The next run goes on where this one ends.
 fuzz: $(VENV)/dev.done

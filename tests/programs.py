@@ -6,6 +6,7 @@ most of them run. Shell scripts profit too where the command that `python_comman
 """
 
 import dataclasses
+import gc
 import multiprocessing
 import os
 import runpy
@@ -118,6 +119,7 @@ def _fork(
 def _run(
     command: list[str], out: str, err: str, folder: str, environment: dict[str, str] | None
 ) -> None:
+    gc.freeze()  # what was imported before is never garbage
     for number, path in ((1, out), (2, err)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)

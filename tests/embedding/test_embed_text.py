@@ -50,6 +50,7 @@ def matrix(table: pa.Table) -> np.ndarray:
     return table.column("embedding").combine_chunks().values.to_numpy().reshape(table.num_rows, -1)
 
 
+@pytest.mark.whole
 def test_sts_benchmark_in_a_pipeline(
     new_pipeline: Callable[..., beam.Pipeline],
     minilm: str,
@@ -80,11 +81,11 @@ def test_every_mode_gives_the_encoders_own_vectors(
     tmp_path: Path,
     mode: str,
 ) -> None:
-    texts = [pair[0] for pair in stsb[:300]]
+    texts = [pair[0] for pair in stsb[:100]]
     with new_pipeline(mode) as p:
         (
             p
-            | beam.Create(list(blocks_of(texts, 37)))
+            | beam.Create(list(blocks_of(texts, 13)))
             | beam.Reshuffle()
             | EmbedText(minilm)
             | beam.Map(save, tmp_path)

@@ -20,13 +20,9 @@ def test_vectors_equal_those_of_sentence_transformers(
     minilm: str, encoder: TextEncoder, stsb: list[tuple[str, str, float]]
 ) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    texts = (
-        [pair[0] for pair in stsb][:980]
-        + [LONG, "A", "ä" * 50, "日本語のテキスト", "x\ny\tz"]
-        + [pair[1] for pair in stsb][:15]
-    )
+    texts = [LONG, "A", "ä" * 50, "日本語のテキスト", "x\ny\tz", *(pair[0] for pair in stsb[:195])]
     theirs = sentence_transformers.SentenceTransformer(minilm, device="cpu").encode(texts)
-    assert len(texts) == 1000
+    assert len(texts) == 200
     assert (encoder.encode(texts) * theirs).sum(1).min() >= 0.999999
 
 
@@ -36,13 +32,20 @@ def test_a_bert_runs_without_padding(encoder: TextEncoder) -> None:
     assert encoding.computed == encoding.needed == sum(encoding.tokens)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "published"),
+    [(200, 93.09), pytest.param(1379, 82.03, marks=pytest.mark.whole)],
+)
 def test_published_quality_is_reached(
-    encoder: TextEncoder, stsb: list[tuple[str, str, float]]
+    encoder: TextEncoder, stsb: list[tuple[str, str, float]], pairs: int, published: float
 ) -> None:
+    """Of the first pairs, the number is what sentence-transformers reaches."""
     scipy_stats = pytest.importorskip("scipy.stats")
-    a, b = (encoder.encode([pair[i] for pair in stsb]) for i in (0, 1))
-    rho = scipy_stats.spearmanr((a * b).sum(1), [pair[2] for pair in stsb]).statistic
-    assert 100 * rho == pytest.approx(82.03, abs=0.05)
+    some = stsb[:pairs]
+    assert len(some) == pairs
+    a, b = (encoder.encode([pair[i] for pair in some]) for i in (0, 1))
+    rho = scipy_stats.spearmanr((a * b).sum(1), [pair[2] for pair in some]).statistic
+    assert 100 * rho == pytest.approx(published, abs=0.05)
 
 
 def test_a_vector_does_not_depend_on_neighbors_order_or_budget(
