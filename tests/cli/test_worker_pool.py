@@ -69,25 +69,27 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
     started.supervisor.wait()
 
 
-def test_all_workers_are_one_process_and_a_dead_one_is_replaced(pool: Pool) -> None:
+def test_all_workers_of_a_port_are_one_process_and_a_dead_one_is_replaced(pool: Pool) -> None:
     pool.run()
     first = pool.worker()
     os.kill(first, signal.SIGKILL)
     until(lambda: not psutil.pid_exists(first))
     assert pool.worker() != first
     pool.run()
+    assert_refused(pool.port)
 
 
+def assert_refused(port: int) -> None:
+    """Assert that no second pool starts at a port."""
+    done = subprocess.run([*POOL, str(port)], capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 2
+    assert f"port {port} is in use" in done.stderr
+
+
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_workers_end_with_the_pool(pool: Pool, number: int) -> None:
     worker = pool.worker()
     os.kill(pool.supervisor.pid, number)
     assert pool.supervisor.wait(SECONDS) == (-number if number == signal.SIGKILL else 0)
     until(lambda: not psutil.pid_exists(worker))
-
-
-def test_a_port_in_use_is_refused(pool: Pool) -> None:
-    pool.worker()
-    done = subprocess.run([*POOL, str(pool.port)], capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 2
-    assert f"port {pool.port} is in use" in done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import programs
 from tests.core.encoder import whole_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,4 +220,5 @@ def test_few_texts_have_one_worker_with_all_cores(
         "with torch_threads(1): threads = torch.get_num_threads()\n"
         "print(options.view_as(DirectOptions).direct_num_workers, threads)"
     )
-    assert run(code, file) == found
+    done = programs.finish(["-c", code, str(file)])
+    assert done.stdout.strip() == found, done.stderr

@@ -117,15 +117,28 @@ def run_without_torch(folder: Path, *arguments: str) -> subprocess.CompletedProc
     )
 
 
+WRITES_VECTORS = "write_vectors_to_parquet.yaml"  # which other examples read
+
+
+def chosen(request: pytest.FixtureRequest) -> list[str]:
+    """Name the examples that this session tests without torch, and the one that they may read."""
+    test = test_every_example_is_built_without_torch_and_runs_if_it_needs_no_model
+    items = [one for one in request.session.items if getattr(one, "function", None) is test]
+    return sorted({WRITES_VECTORS, *(item.callspec.params["example"] for item in items)})
+
+
 @pytest.fixture(scope="module")
-def run_without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
-    """Run every example in one process without torch, and return the errors.
+def run_without(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str | None]:
+    """Run the chosen examples in one process without torch, and return the errors.
 
     Examples with a model are only built there.
     """
     folder, jobs = tmp_path_factory.mktemp("without_torch"), []
-    for name, path in EXAMPLES.items():
-        text, written = path.read_text(), str(folder / "write_vectors_to_parquet.yaml")
+    for name in chosen(request):
+        path = EXAMPLES[name]
+        text, written = path.read_text(), str(folder / WRITES_VECTORS)
         named = {"model": "some/model", "output": str(folder / name), "vectors": written}
         jobs.append(
             (str(path), {key: value for key, value in named.items() if f"{{{{ {key} }}}}" in text})
@@ -139,7 +152,7 @@ def run_without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | Non
     return {Path(path).name: error for path, error in found.items()}
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_example_is_built_without_torch_and_runs_if_it_needs_no_model(
     example: str, run_without: dict[str, str | None]
