@@ -342,7 +342,7 @@ def test_errors_are_one_line_and_exit_code_2(
 def test_a_killed_job_leaves_nothing_half_written_and_a_rerun_is_complete(
     tmp_path: Path, minilm: str, jsonl: Callable[[list[dict]], str]
 ) -> None:
-    many = 600
+    many = 400
     rows = jsonl([{"id": i, "text": f"text number {i} " * 10} for i in range(many)])
     out = tmp_path / "out"
     arguments = flags(input=rows, id_column="id", output=out, model=minilm)
@@ -366,7 +366,7 @@ def test_a_killed_job_leaves_nothing_half_written_and_a_rerun_is_complete(
     assert counts == (many, many)
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     "example", sorted((ROOT / "transforms").glob("*.py")), ids=lambda path: path.name
 )

@@ -269,9 +269,7 @@ def test_a_lexical_reference_is_not_removed_either(new_pipeline: NewPipeline) ->
 
 @pytest.fixture(scope="module")
 def titles(data: Path) -> list[str]:
-    return (
-        pq.read_table(data / "debian_descriptions_50k.parquet").column("title").to_pylist()[:1500]
-    )
+    return pq.read_table(data / "debian_descriptions_50k.parquet").column("title").to_pylist()[:600]
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +325,7 @@ def test_ids_of_a_reference_may_be_those_of_the_corpus(
     kind: str,
 ) -> None:
     """The result is that of a reference with other ids: no row is taken for another one."""
-    make_id, n = IDS[kind], 250
+    make_id, n = IDS[kind], 150
 
     def part(pipeline: beam.Pipeline, label: str, rows: slice, first: int) -> beam.PCollection:
         ids = [make_id(i) for i in range(first, first + n)]

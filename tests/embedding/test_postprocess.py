@@ -349,15 +349,15 @@ def test_real_vectors_leave_their_cone(encoder: TextEncoder, data: Path) -> None
             .read_text(encoding="utf-8")
             .splitlines()
         )
-        sides[language] = encoder.encode(lines[:400])
+        sides[language] = encoder.encode(lines[:200])
     german, english = sides.values()
     assert mean_cosine(german) > 0.3
-    groups = ["de"] * 400 + ["en"] * 400
+    groups = ["de"] * 200 + ["en"] * 200
     fitted = fit(moments_of(np.concatenate([german, english]), groups), "center")
-    after = fitted.apply(german, ["de"] * 400), fitted.apply(english, ["en"] * 400)
+    after = fitted.apply(german, ["de"] * 200), fitted.apply(english, ["en"] * 200)
     assert abs(mean_cosine(after[0])) < 0.01
 
     def found(german: np.ndarray, english: np.ndarray) -> float:
-        return np.mean(np.argmax(german @ english.T, axis=1) == np.arange(400))
+        return np.mean(np.argmax(german @ english.T, axis=1) == np.arange(200))
 
     assert found(*after) > 1.3 * found(german, english)

@@ -400,8 +400,8 @@ def test_embedding_and_quantizing_in_one_pipeline(
 
 
 def test_recall_on_real_vectors(encoder: TextEncoder, stsb: list[tuple[str, str, float]]) -> None:
-    """Ten nearest of 1,200 sentences for 100 others, compared by codes on both sides."""
-    texts = list(dict.fromkeys(text for a, b, _ in stsb[:800] for text in (a, b)))[:1300]
+    """Ten nearest of 500 sentences for 100 others, compared by codes on both sides."""
+    texts = list(dict.fromkeys(text for a, b, _ in stsb[:400] for text in (a, b)))[:600]
     vectors = encoder.encode(texts)
 
     def nearest(vectors: np.ndarray) -> np.ndarray:

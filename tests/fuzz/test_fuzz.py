@@ -14,7 +14,7 @@ pytest.importorskip("atheris", reason="atheris is for Linux on x86-64")
 
 PLANTED, ERRORS = "tests.fuzz.planted:", "beam_gpte.core.errors"
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
-INPUTS = {"readers": 400, "objects": 200, "paths": 200, "names": 20, "rejects": 20, "models": 20}
+INPUTS = {"readers": 200, "objects": 100, "paths": 100, "names": 10, "rejects": 10, "models": 10}
 
 
 @pytest.mark.sampled(4)
@@ -25,6 +25,7 @@ def test_a_sample_of_hostile_inputs_finds_no_fault(name: str, tmp_path: Path) ->
     assert faults == []
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("target", "problem"),
     [

@@ -33,13 +33,13 @@ def test_a_text_has_the_same_bits_in_any_bundle_and_with_any_threads(
     encoder = TextEncoder.load(EncoderConfig(minilm, precision=precision, device="cpu"))
     generator = np.random.default_rng(0)
     words = SENTENCE.split()
-    lengths = [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33] * 9 + [64, 129]  # 110 texts
+    lengths = [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33] * 4 + [64, 129]  # 50 texts
     texts = [" ".join(generator.choice(words, length)) for length in lengths]
     torch.set_num_threads(1)
     expected = encoder.encode(texts)
     order = generator.permutation(len(texts))
     assert np.array_equal(bundles(encoder, texts[:14], 1), expected[:14])
-    assert np.array_equal(bundles(encoder, texts, 100), expected)
+    assert np.array_equal(bundles(encoder, texts, 40), expected)
     for threads in one_and_two_threads:
         torch.set_num_threads(threads)
         assert np.array_equal(bundles(encoder, texts, 7), expected)
