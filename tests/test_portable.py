@@ -110,6 +110,7 @@ def check(pipeline: beam.Pipeline, *known: str) -> None:
     assert portable.faults(portable.submitted(pipeline, dataflow=True), known) == []
 
 
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize(
     ("case", "form"),
     [
@@ -144,6 +145,7 @@ def apply_to(form: Form, name: str, given: Callable[[], Any], *flags: str) -> be
     return p
 
 
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("form", WINDOWS)
 @pytest.mark.parametrize("name", WINDOWED)
 def test_a_pipeline_with_windows_is_portable(name: str, form: str) -> None:
@@ -156,6 +158,7 @@ def test_a_stream_without_windows_is_portable(name: str) -> None:
     check(apply_to(stream, name, GLOBAL[name], "--streaming"))
 
 
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize(
     ("case", "form"),
     [

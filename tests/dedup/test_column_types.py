@@ -113,6 +113,7 @@ def ids_are(kind: pa.DataType) -> Callable[[list[pa.Table]], None]:
     return check
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", [*STRINGS, *INTEGERS], ids=str)
 def test_a_stream_names_ids_in_their_own_type(new_pipeline: NewPipeline, kind: pa.DataType) -> None:
     rows = table(kind, ids_of(kind))
@@ -155,6 +156,7 @@ def check_pairs(found: list, expected: tuple) -> None:
     assert set(found) == {expected}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: type(step).__name__)
 @pytest.mark.parametrize("kinds", [STRINGS, INTEGERS], ids=["strings", "integers"])
 def test_blocks_of_several_types_are_one_corpus(
@@ -199,6 +201,7 @@ def test_an_id_of_another_type_is_one_reject(new_pipeline: NewPipeline, id_: Any
         assert_that(why, equal_to([(id_, reason)]), "Rejects")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", [*STRINGS, pa.uint64(), pa.int32()], ids=str)
 def test_a_stream_names_ids_in_their_type(new_pipeline: NewPipeline, kind: pa.DataType) -> None:
     ids = ids_of(kind)
@@ -260,6 +263,7 @@ def test_keys_differ_in_nanoseconds_and_in_the_middle_of_a_vector(
             )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("stars", "first"),
     [
@@ -295,6 +299,7 @@ def test_whole_numbers_and_fractions_of_two_blocks_are_ordered_together(
         assert_that(kept | beam.FlatMap(lambda t: t["id"].to_pylist()), equal_to([1]))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("texts", "form", "kept"),
     [

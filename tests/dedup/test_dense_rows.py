@@ -115,6 +115,7 @@ def test_dense_rows_near_to_a_reference_are_removed_for_it(
     assert results[0] == results[1]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("tiles", [1, 3])
 def test_dense_rows_on_a_disk_are_decided_as_those_in_memory(
     new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiles: int
@@ -142,6 +143,7 @@ def texts(rows: int) -> list[dict]:
     ]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("settings", [{}, {"keep": "longest"}, {"threshold": 0.6}], ids=str)
 def test_dense_texts_are_decided_as_by_all_their_pairs(
     new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]

@@ -45,6 +45,7 @@ def blocks_of(corpus: list[dict], shards: int, seed: int) -> list[Block]:
     ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("mode", ["in memory", "two processes"])
 @pytest.mark.parametrize("shards", [1, 7])
 @pytest.mark.parametrize("keep", ["first", "stars desc"])

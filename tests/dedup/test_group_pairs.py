@@ -65,6 +65,7 @@ def check(
             assert_that(rows, equal_to(expected), f"Check_{rule}")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("blocks", [1, 2, 7])
 def test_blocks_and_their_order_make_no_difference(new_pipeline: NewPipeline, blocks: int) -> None:
     check(new_pipeline(), frame(PAIRS), blocks, RULES)

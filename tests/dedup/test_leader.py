@@ -63,6 +63,7 @@ def test_every_second_row_of_a_chain_stays() -> None:
     assert removed == list(range(1, 3001, 2))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "pairs", [CHAIN, CLIQUES, random_pairs(300, 900, 1), random_pairs(500, 400, 2), []]
 )

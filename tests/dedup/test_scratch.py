@@ -114,6 +114,7 @@ def found_by(
     return sorted(kept(str(folder), "rows"))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("case", "mode"),
     [(case, "two processes" if case == "three steps" else "in memory") for case in CASES],

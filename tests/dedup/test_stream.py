@@ -219,6 +219,7 @@ def groups() -> np.ndarray:
     return vectors[rng.permutation(400)]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("mode", "cells", "probes", "floor"),
     [
@@ -420,6 +421,7 @@ def of_model(id_: str, fingerprint: str | None, canaries: str = "") -> Block:
 CANARIES = [sketch(np.eye(4, 8, shift), "fp32") for shift in (0, 1)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("other", "difference"),
     [

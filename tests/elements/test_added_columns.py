@@ -80,6 +80,7 @@ def test_a_column_that_is_there_is_named_with_the_repair(transform: Any, name: s
     transform.rename = {}
 
 
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("kind", ["mappings", "rows", "table", "blocks"])
 @pytest.mark.parametrize(("transform", "name"), ON_ROWS, ids=label)
 def test_rows_of_any_kind_that_have_it_fail_the_job_even_with_exception_handling(

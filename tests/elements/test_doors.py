@@ -117,6 +117,7 @@ TRANSFORMS: dict[str, Callable[[str], Any]] = {
 }
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("step", TRANSFORMS)
 @pytest.mark.parametrize("kind", range(3), ids=["mapping", "batch", "table"])
 def test_rows_of_any_kind_fail_the_job_and_name_transform_and_column(
@@ -193,6 +194,7 @@ def test_no_setting_gives_a_hidden_name() -> None:
             make()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("typed", [True, False])
 def test_rows_pass_several_transforms_with_and_without_types(

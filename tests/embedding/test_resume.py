@@ -28,6 +28,7 @@ ROWS = 3000
 SECONDS = 0.01  # for a text
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("share", "sinks", "mode"),
     [(0.5, "parquet", "two processes"), (0.9, "parquet+duckdb", "two threads")],

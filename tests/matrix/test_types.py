@@ -37,6 +37,7 @@ def test_a_sample_of_cells_is_right_or_refused(case: Case) -> None:
     assert faults == {}, f"with MATRIX_SEED={SEED}"
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_hidden_name_is_refused_in_every_input(case: Case) -> None:
     rng = random.Random(f"{SEED} {case}")

@@ -184,6 +184,7 @@ def align(p: beam.Pipeline, source: pa.Table, target: pa.Table, **settings: Any)
     return inputs | (transform.with_exception_handling() if settings else transform)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", DOCUMENTS, ids=str)
 @pytest.mark.parametrize("other", DOCUMENTS, ids=str)
 def test_documents_of_two_types_of_strings_are_aligned(

@@ -487,6 +487,7 @@ def test_files_of_several_kinds_share_one_schema_in_the_order_of_the_first(
         assert_that(schemas, equal_to([1]), "Schemas")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("id_column", [None, "key"])
 def test_many_files_of_differing_columns_are_one_corpus_in_every_mode(
@@ -747,6 +748,7 @@ def test_an_id_of_another_type_costs_its_row(write: Write, read: Read) -> None:
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("mode", "id_column"), [("in memory", None), *((mode, "key") for mode in MODES)]
 )

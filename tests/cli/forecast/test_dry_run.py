@@ -63,6 +63,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["rows.jsonl", "few.jsonl"])
 def test_what_is_counted_and_written_is_what_a_run_counts_and_writes(
     corpus: Path, tmp_path: Path, minilm: str, name: str
@@ -197,7 +198,7 @@ def test_a_stream_is_not_started(corpus: Path, minilm: str) -> None:
     assert not (corpus / "new").exists()
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("command", "code", "line"), REFUSED, ids=[one[0] for one in REFUSED])
 def test_what_the_run_refuses_is_refused(
     here: Path, minilm: str, command: str, code: int, line: str

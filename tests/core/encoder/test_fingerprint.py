@@ -116,6 +116,7 @@ def mutations(whole: Path, name: str) -> Iterator[dict[str, Any]]:
     yield from ({key: value} for key, value in ADDED[name].items())
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("normalize", [True, False])
 def test_every_setting_of_a_model_is_noticed(
