@@ -45,13 +45,13 @@ test-oldest: $(OLDEST)/dev.done
 # Takes an hour; MATRIX="--only DeduplicateExact --seed 7" for a part. At the end, all cases of the tests that `make test` samples, and those over whole data sets.
 matrix: $(VENV)/dev.done
 	for each in $(MATRICES); do HF_HUB_OFFLINE=1 $(BIN)/python -m $$each $(MATRIX) || exit 1; done
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m "sampled or whole" --whole
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/engines -m "sampled or whole" --whole
 
 # Hostile inputs for 20 minutes each; FUZZ="--only readers --seed 7 --minutes 60". The next run goes on where this one ends.
 fuzz: $(VENV)/dev.done
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 
-# The programs and examples on Prism, a Flink cluster and Spark, which are fetched; needs Go, Java 11 to 17 and Maven.
+# The programs and a sample of the examples on Prism, a Flink cluster and Spark, which are fetched; needs Go, Java 11 to 17 and Maven.
 engines: $(VENV)/dev.done
 	$(BIN)/python -m tests.engines.fetch
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/engines

@@ -49,6 +49,7 @@ def start(name: str, texts: Path, folder: Path, minilm: str) -> subprocess.Popen
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.sampled(1)
 def test_a_program_starts_prism_and_ends_it(
     program: tuple[str, dict], texts: Path, tmp_path: Path, minilm: str
 ) -> None:

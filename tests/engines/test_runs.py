@@ -55,6 +55,7 @@ def written(folder: Path) -> list[int]:
     return [sum(pq.read_metadata(path).num_rows for path in files), loaded]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("run", [None, "monday"], ids=["unnamed", "named"])
 def test_a_saved_job_that_is_submitted_twice_writes_its_rows_once(
     engine: Engine, tmp_path: Path, run: str | None
