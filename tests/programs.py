@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection, Listener
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -64,6 +65,7 @@ def finish(
     folder: str = ".",
     environment: dict[str, str] | None = None,
     seconds: float = TIMEOUT,
+    started: Callable[[int | None], None] | None = None,
 ) -> Done:
     """Run a command to its end.
 
@@ -72,6 +74,7 @@ def finish(
       folder: the working directory.
       environment: variables to set.
       seconds: until it is killed.
+      started: is called with the number of its process.
 
     Raises:
       TimeoutError: it was.
@@ -79,6 +82,8 @@ def finish(
     with tempfile.TemporaryDirectory() as outputs:
         out, err = Path(outputs, "out"), Path(outputs, "err")
         process = _fork(command, out, err, folder, environment)
+        if started is not None:
+            started(process.pid)
         process.join(seconds)
         if process.exitcode is None:
             process.kill()
@@ -151,16 +156,18 @@ def _run(
 
 
 CLIENT = """#!{python} -IS
-import os, sys
+import os, signal, sys
 from multiprocessing.connection import Client
 
 program = " ".join(sys.argv[1:3])
 starts = ("-m beam_gpte", "-c ", "-m apache_beam.yaml.main", "-m apache_beam.runners.worker")
-forked = program.startswith(starts)
-if not forked or sys.argv[3:4] == ["stream"]:  # which scripts stop by a signal
+if not program.startswith(starts):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with Client({address!r}) as server:
     server.send((sys.argv[1:], os.getcwd(), dict(os.environ)))
+    pid = server.recv()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os.kill(pid, number))
     code, out, err = server.recv()
 sys.stdout.write(out)
 sys.stderr.write(err)
@@ -193,7 +200,7 @@ def python_command(folder: Path) -> None:
 
     def answer(client: Connection) -> None:
         with client:
-            done = finish(*client.recv())
+            done = finish(*client.recv(), started=client.send)
             client.send((done.returncode, done.stdout, done.stderr))
 
     def listen() -> None:

@@ -12,6 +12,8 @@ from tests import programs
 from tests.core.encoder import whole_model
 
 ROOT = Path(__file__).resolve().parents[2]
+# threads of torch that wait do not spin, which takes the cores of other tests
+SETTINGS = {"HF_HUB_OFFLINE": "1", "GOMP_SPINCOUNT": "0"}
 
 # Prints what a process has set, as JSON, and remembers the calls of mallopt.
 SNAPSHOT = """
@@ -100,7 +102,7 @@ def run(code: str, *arguments: object, **variables: str) -> str:
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=plain | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"} | variables,
+        env=plain | {"PYTHONPATH": str(ROOT), **SETTINGS} | variables,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]

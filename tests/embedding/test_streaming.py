@@ -1,8 +1,7 @@
 """EmbedText and DeduplicateStream in a stream, and the program that runs them until stopped."""
 
 import json
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ from beam_gpte.core.columns import TIMESTAMP
 from beam_gpte.sources.committed_rows import StreamOutput, all_of, common, only_in
 from beam_gpte.sources.row_ranges import RowRanges
 from benchmarks.streaming import stream
+from tests import programs
 from tests.examples import LengthEncoder, WordEncoder, keep, kept
 from tests.pages import CHROMIUM, open_page, read_page
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def streamed(*events: Any) -> tuple[beam.Pipeline, beam.PCollection]:
@@ -190,27 +188,16 @@ def test_a_killed_program_started_again_and_stopped_has_every_text_once(
 
 
 def test_an_immediate_stop_and_mistakes_are_short(tmp_path: Path, minilm: str) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "pipelines" / "embed_stream.py"),
-        "--input",
-        f"{tmp_path}/*.jsonl",
-        "--model",
-    ]
-    done = subprocess.run([*command, minilm], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "embed_stream.py: neither --output nor --duckdb; give one, or both\n",
-    )
-    began = subprocess.Popen(
-        [*command, minilm, "--output", f"{tmp_path}/out"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert began.stdout is not None
-    assert began.stdout.readline().startswith("watching")
+    arguments = ["embed_stream.py", "--input", f"{tmp_path}/*.jsonl", "--model", minilm]
+    done = programs.run(*arguments, expect=2)
+    assert done.stderr == "embed_stream.py: neither --output nor --duckdb; give one, or both\n"
+    out, err = tmp_path / "printed", tmp_path / "errors"
+    began = programs.start(*arguments, "--output", tmp_path / "out", out=out, err=err)
+    deadline = time.monotonic() + 60
+    while not (out.exists() and out.read_text().startswith("watching")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     began.terminate()
-    out, err = began.communicate(timeout=60)
-    assert (began.returncode, err) == (0, "")
-    assert "files read  0" in out
+    began.join(60)
+    assert (began.exitcode, err.read_text()) == (0, "")
+    assert "files read  0" in out.read_text()
