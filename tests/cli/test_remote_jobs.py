@@ -98,6 +98,7 @@ def fail_for_now(element: int) -> int:
 STEPS = [beam.ParDo(InSetup()), beam.ParDo(AtTheEnd()), beam.ParDo(InAGenerator()), beam.Map(fail)]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("step", STEPS, ids=["setup", "finish_bundle", "generator", "function"])
 def test_a_mistake_of_any_step_is_noted_beside_the_output(
     step: beam.PTransform, options: PipelineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -514,6 +514,7 @@ def test_errors_name_the_transform_that_the_user_wrote(
     assert "RejectDuplicateIds:" not in str(caught.value)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("step", [DeduplicateExact(), DeduplicateLexical(), DeduplicateSemantic()])
 def test_a_taken_id_is_rejected_by_the_transform_that_the_user_wrote(
     new_pipeline: NewPipeline, step: beam.PTransform
@@ -537,6 +538,7 @@ def test_a_missing_text_column_is_named_with_its_transform(new_pipeline: NewPipe
         blocks(pipeline, id=[1]) | Deduplicate((DeduplicateLexical(),))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kinds", [("strings", "int64"), ("int64", "strings")])
 @pytest.mark.parametrize("text", ["the same text", "nearly the same text as that"])
 def test_ids_of_two_kinds_are_refused_where_they_meet(

@@ -34,6 +34,7 @@ def odd_rows(_: Any, odd: str, column: str) -> list[dict[str, Any]]:
     return [*rows, {"id": "2", "text": "two", "key": "y", "other": 2}]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("column", ["id", "text", "key", "other"])
 def test_an_odd_value_of_a_row_costs_at_most_its_row(odd: str, column: str, tmp_path: Path) -> None:

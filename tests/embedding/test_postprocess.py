@@ -202,6 +202,7 @@ def test_what_cannot_be_fitted_is_refused_with_a_repair() -> None:
         fit(few, "center").apply(cone(2), ["a", "b"])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("method", ["center", "whiten"])
 def test_one_pipeline_fits_applies_and_records_it(

@@ -123,6 +123,7 @@ def test_every_int8_code_comes_back(limit: float | None) -> None:
     assert np.array_equal(quantize(dequantize(several, None, limit), "int8", limit), several)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("settings", [{"to": "binary"}, {"to": "int8", "int8_limit": "fit"}])
 def test_codes_do_not_depend_on_blocks(

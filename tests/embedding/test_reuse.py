@@ -28,6 +28,7 @@ def run(
     return counters(result), table
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_second_run_embeds_only_what_is_new(
     new_pipeline: Callable[..., beam.Pipeline], minilm: str, tmp_path: Path, mode: str

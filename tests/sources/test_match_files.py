@@ -183,6 +183,7 @@ def test_a_folder_that_may_not_be_listed_is_named(
             match_files(f"{folder}/{pattern}")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["x.parquet", "a*b", "v[1]", "q?", "b\\c", "**", "x.db"])
 def test_a_folder_that_a_sink_wrote_is_read_whatever_its_name(tmp_path: Path, name: str) -> None:
     for folder in (name, "axb", "v1", "qq"):  # of which the name must not be a pattern

@@ -83,6 +83,7 @@ def test_late_chunks_of_a_text_beyond_the_model_take_several_passes(minilm: str)
     assert encoding.dropped.tolist() == [0]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_template_is_pooled_whole_at_its_end_or_over_the_last_slot(
     minilm: str, layers: int

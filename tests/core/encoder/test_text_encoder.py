@@ -16,6 +16,11 @@ from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_m
 LONG = "word " * 600
 
 
+@pytest.fixture(scope="module")
+def prompted(minilm: str) -> TextEncoder:
+    return TextEncoder.load(EncoderConfig(minilm, prompt="query: "))
+
+
 def test_vectors_equal_those_of_sentence_transformers(
     minilm: str, encoder: TextEncoder, stsb: list[tuple[str, str, float]]
 ) -> None:
@@ -95,12 +100,11 @@ def test_no_texts_give_no_vectors(encoder: TextEncoder) -> None:
     ],
 )
 def test_only_lists_of_texts_with_tokens_are_encoded(
-    minilm: str, encoder: TextEncoder, texts: Any, message: str
+    encoder: TextEncoder, prompted: TextEncoder, texts: Any, message: str
 ) -> None:
-    with pytest.raises(InputError, match=message):
-        encoder.encode(texts)
-    with pytest.raises(InputError, match=message):
-        TextEncoder.load(EncoderConfig(minilm, prompt="query: ")).encode(texts)
+    for loaded in (encoder, prompted):
+        with pytest.raises(InputError, match=message):
+            loaded.encode(texts)
 
 
 @pytest.mark.parametrize("settings", [{"prompt": "a "}, {"template": "a {text} b"}])
