@@ -177,7 +177,8 @@ def test_beams_worker_process_is_ours() -> None:
         "with torch_threads(1): pass\n"
         "print(users, is_ours(), torch.get_num_threads())"
     )
-    assert run(code) == "False True 1"
+    done = programs.finish(["-c", code])
+    assert done.stdout == "False True 1\n", done.stderr
 
 
 def test_no_more_threads_than_cores(model: Path) -> None:
@@ -200,7 +201,8 @@ def test_no_more_threads_than_cores(model: Path) -> None:
         "workers = options.view_as(DirectOptions).direct_num_workers\n"
         "print(*users, pyarrow.cpu_count(), workers)"
     )
-    assert run(code, model) == "{1} 8 8 1 1"
+    done = programs.finish(["-c", code, str(model)])
+    assert done.stdout.splitlines()[-1] == "{1} 8 8 1 1", done.stderr
 
 
 @pytest.mark.parametrize(
