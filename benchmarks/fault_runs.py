@@ -164,6 +164,18 @@ class Bench:
         process.join()
         return alive
 
+    def killed_after(
+        self, reached: Callable[[], bool], pause: float, work: Callable, *arguments: Any
+    ) -> None:
+        """Kill a process some seconds after it has reached something."""
+        process = self.start(work, *arguments)
+        ends = time.monotonic() + TIMEOUT
+        while process.is_alive() and not reached() and time.monotonic() < ends:
+            time.sleep(0.02)
+        process.join(pause)
+        process.kill()
+        process.join()
+
     def killed_at(
         self, rng: random.Random, seconds: float, work: Callable, *arguments: Any
     ) -> float:
@@ -256,6 +268,11 @@ def parquet_rows(folder: Path) -> Rows:
         for c in columns
         for i, t, v in zip(c["id"], c["text"], c["embedding"], strict=True)
     ]
+
+
+def committed_rows(folder: Path) -> int:
+    """Count the rows of a folder."""
+    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
 
 
 def duckdb_rows(path: str) -> Rows:

@@ -18,8 +18,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from beam_gpte.core.encoder.custom_encoder import Encoder
 from benchmarks.fault_change_kills import kills_in_compaction, kills_in_sync
 from benchmarks.fault_results import (
     DIFFERENCES,
@@ -33,6 +33,7 @@ from benchmarks.fault_runs import (
     ROWS,
     Bench,
     Rows,
+    committed_rows,
     drop,
     duckdb_rows,
     end_stream,
@@ -173,20 +174,21 @@ def _compare_kept(kill: Kill, files: dict[str, bytes], output: Path) -> None:
 
 
 def _kill_stream(
-    bench: Bench,
-    series: Series,
-    kills: int,
-    inbox: Path,
-    output: Path,
-    encoder: Encoder,
-    *more: str,
+    bench: Bench, series: Series, kills: int, inbox: Path, output: Path, *more: Any
 ) -> Iterator[Kill]:
-    """Kill a stream some times, which by itself does not end."""
+    """Kill a stream some times, which by itself does not end: soon after so many rows are there."""
     for _ in range(min(KILLS_OF_STREAM, kills - series.number)):
-        seconds = bench.random.uniform(0.3, 5)
-        bench.killed(seconds, write_stream, inbox, output, encoder, *more)
-        rows = len(parquet_rows(output))
-        yield Kill(moment=min(1.0, rows / (FILES * ROWS)))
+        goal = bench.random.randrange(committed_rows(output), FILES * ROWS)
+        pause = bench.random.uniform(0, 0.5)
+        bench.killed_after(
+            lambda goal=goal: committed_rows(output) > goal,
+            pause,
+            write_stream,
+            inbox,
+            output,
+            *more,
+        )
+        yield Kill(moment=committed_rows(output) / (FILES * ROWS))
 
 
 def _count_again(kills: list[Kill], ends: list[int], texts: list[str]) -> None:

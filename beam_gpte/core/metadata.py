@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 # The key of the JSON in a field's metadata.
 METADATA_KEY = b"beam_gpte"
 
-# Name of the Arrow type of a stored element per quantization; a byte holds eight dimensions of a binary vector.
+# Name of the Arrow type of a stored element per quantization; a byte holds eight dimensions of a
+# binary vector.
 STORED_TYPES = {"float32": "float32", "float16": "float16", "int8": "int8", "binary": "uint8"}
 
 # The settings that an error lists when two fingerprints differ.
