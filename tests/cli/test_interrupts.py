@@ -64,7 +64,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, minilm: str) -> None:
     flags = ["--input", write_texts(tmp_path, 3000), "--id_column", "id", "--model", minilm]
     process = start("embed_corpus.py", *flags, "--output", tmp_path / "o", out=out, err=err)
     assert process.pid is not None
-    time.sleep(3)
+    time.sleep(5)
     for _ in range(2):
         os.kill(process.pid, signal.SIGINT)
         time.sleep(0.2)
