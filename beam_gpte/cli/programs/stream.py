@@ -3,9 +3,10 @@ r"""Embed what arrives in a folder until stopped: read new files, write Parquet 
     beam-gpte stream --input 'inbox/*.jsonl' --output vectors --duckdb vectors.duckdb --model MODEL
 
 A file has to be complete when its name appears: write it elsewhere on the same disk, then rename
-it. Every `--every` seconds new rows are added to `<output>/*.parquet` and to the table `vectors`,
-rejects to `<output>/rejects/`. With `--horizon`, a text close to one of the last so many seconds
-goes to `<output>/removed/`, with the id that it duplicates.
+it. A name is read once; `beam-gpte embed --mode sync --every` follows files that change. Every
+`--every` seconds new rows are added to `<output>/*.parquet` and to the table `vectors`, rejects to
+`<output>/rejects/`. With `--horizon`, a text close to one of the last so many seconds goes to
+`<output>/removed/`, with the id that it duplicates.
 
 Ctrl-C or SIGTERM finishes what was read and ends with a summary and exit code 0; on a cluster it
 cancels the job, and what was not committed is read again by the same command. After a crash, or
