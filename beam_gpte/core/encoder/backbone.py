@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beam_gpte.core.devices import choose_device
 from beam_gpte.core.encoder.attention import register
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.linear_layers import pack_linears
@@ -83,9 +84,7 @@ class Backbone:
         """Find out how a loaded model can run, as `load` does; the model is changed in place."""
         torch = import_torch()
         register()
-        device = config.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = choose_device(config.device)
         if device == "cpu" and config.precision == "fp16":
             raise InputError(
                 "precision 'fp16' needs a GPU, but this runs on a CPU; use bf16 or fp32"

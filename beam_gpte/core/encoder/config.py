@@ -81,7 +81,8 @@ class EncoderConfig:
         softmax stay fp32; ``fp16``, the same in float16, on a GPU only.
       token_budget: tokens of one forward pass, padding included; None takes 4,096 on a CPU and
         65,536 on a GPU. Changes speed and memory, never a vector.
-      device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one.
+      device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one. Of several GPUs
+        ``auto`` and ``cuda`` take one that no other process of this host has taken.
       trust_remote_code: run Python code that comes with the model.
     """
 
