@@ -96,7 +96,7 @@ def with_weights(folder: Path, made: Path) -> Path:
 
 
 class Clock:
-    """Read the clock once the device has done what it was told."""
+    """Read the clock once the device has done its work."""
 
     def __init__(self, device: str) -> None:
         self._waits = device.startswith("cuda")
@@ -186,7 +186,7 @@ class Checks:
     def __init__(self) -> None:
         self.failed = False
 
-    def at_least(self, name: str, value: float, limit: float) -> None:
+    def check_min(self, name: str, value: float, limit: float) -> None:
         """Check a value."""
         good = value >= limit
         self.failed |= not good
@@ -205,11 +205,11 @@ def check(folder: Path, device: str, texts: list[str], checks: Checks) -> None:
         encoder = load_ours(folder, device, precision)
         found = encoder.encode(texts)
         name = f"{folder.name} {precision}"
-        checks.at_least(
+        checks.check_min(
             f"{name}: to fp32 on the CPU", cosine(found, expected), TOLERANCE[precision]
         )
         alone = np.concatenate([encoder.encode([text]) for text in texts[:16]])
-        checks.at_least(f"{name}: alone", cosine(alone, found[:16]), ALONE[precision])
+        checks.check_min(f"{name}: alone", cosine(alone, found[:16]), ALONE[precision])
         if on_gpu and precision == "fp16":
             check_memory(encoder, texts, found, checks, name)
 
@@ -227,8 +227,8 @@ def check_memory(
         encoding = encoder.encode_with_counts(texts * 16)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    checks.at_least(f"{name}: batches that were halved", encoding.retries, 1)
-    checks.at_least(
+    checks.check_min(f"{name}: batches that were halved", encoding.retries, 1)
+    checks.check_min(
         f"{name}: with little memory", cosine(encoding.vectors[: len(texts)], expected), 0.9999
     )
 

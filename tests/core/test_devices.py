@@ -29,7 +29,7 @@ def cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 class Worker:
-    """A process that says which device it has chosen, twice, and lives until it is told to end."""
+    """A process that says which device it has chosen, twice, and lives until its `end`."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("fork")  # it inherits the count

@@ -58,7 +58,7 @@ def end_before(number: int) -> None:
 def until(plan: Callable[..., Callable], arguments: tuple, out: str, number: int) -> int:
     """Plan some work in a process, and do it until before a request; return the exit code.
 
-    It is no fork of this process, which has threads of Arrow's.
+    It is not a fork of this process, which has threads of Arrow's.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.commits.changes", "tests.files.killed_runs"])

@@ -48,7 +48,7 @@ def test_a_reader_that_has_opened_a_file_reads_on_in_what_is_kept_of_it(store: S
 
 def test_a_reader_that_has_opened_a_file_of_which_nothing_is_kept_is_told(store: Store) -> None:
     check_bucket(store.url)
-    out = f"{store.url}/told"
+    out = f"{store.url}/opened"
     replace(out, 0, keep=False)
     path = match_files(f"{out}/*.parquet")[0].path
     with open_file(path) as file:
