@@ -185,8 +185,9 @@ class _Describe:
 
     def __call__(self, block: Block) -> Block:
         frame = frame_of([block.select([self.columns.text])])
-        normal = normalize(pl.col(self.columns.text))
-        text = frame.select((words(normal) if self.unit == "words" else normal).alias(NORMAL))
+        text = frame.select(normalize(pl.col(self.columns.text)).alias(NORMAL))
+        if self.unit == "words":
+            text = text.with_columns(words(text[NORMAL]))
         described: dict[str, Any] = {self.id_column: id_array(block, self.id_column)}
         for series in (text[NORMAL], *self.order.values(block.batch)):
             described[series.name] = series.to_arrow()

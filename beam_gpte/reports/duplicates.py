@@ -8,8 +8,8 @@ import polars as pl
 
 from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.text.minhash import shingles, signatures
-from beam_gpte.core.text.normalize import normalize
+from beam_gpte.core.text.minhash import MinHash, shingles, signatures
+from beam_gpte.core.text.normalize import normalize, words
 from beam_gpte.dedup.report import TEXT_SHOWN
 from beam_gpte.reports.charts import Threshold, bars_between, categories
 from beam_gpte.reports.differences import merge_differences
@@ -200,14 +200,16 @@ def _scores_below(
         unit = unit_vectors(vectors)
         return (unit @ unit.T)[np.triu_indices(len(unit), 1)]
     if step["step"] == "lexical" and len(sample) > 1:
-        return _lexical_scores(sample[text_column])
+        return _lexical_scores(sample[text_column], step)
     return None
 
 
-def _lexical_scores(texts: pl.Series) -> np.ndarray:
+def _lexical_scores(texts: pl.Series, step: dict[str, Any]) -> np.ndarray:
     """Estimate Jaccard similarities by the columns of signatures that agree."""
-    normal = texts.fill_null("").to_frame("t").select(normalize(pl.col("t")))["t"].to_list()
-    signed = signatures(shingles(normal))
+    normal = texts.fill_null("").to_frame("t").select(normalize(pl.col("t")))["t"]
+    minhash = MinHash(shingle=step.get("shingle", 5), unit=step.get("unit", "characters"))
+    compared = words(normal) if minhash.unit == "words" else normal
+    signed = signatures(shingles(compared.to_list(), minhash.shingle, minhash.unit))
     rows = [(signed[i + 1 :] == signed[i]).mean(axis=1) for i in range(len(signed) - 1)]
     return np.concatenate(rows)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 
 from beam_gpte import EncoderConfig, TextEncoder
 from beam_gpte.reports.page import Run
@@ -65,8 +66,9 @@ def test_scores_are_shown_on_both_sides_of_the_threshold() -> None:
     assert "an estimate by 3 pairs of a sample, each of which stands for 2" in page.text
 
 
-def test_lexical_scores_below_the_threshold_are_estimated_too() -> None:
-    scores = page_of([step_of("lexical", 0.8)], SAMPLE).charts_of("bars")[0]
+@pytest.mark.parametrize("settings", [{}, {"shingle": 1, "unit": "words"}])
+def test_lexical_scores_below_the_threshold_are_estimated_too(settings: dict) -> None:
+    scores = page_of([step_of("lexical", 0.8, **settings)], SAMPLE).charts_of("bars")[0]
     place = round(scores["mark"][0])
     assert sum(scores["counts"][:place]) > 0
 
