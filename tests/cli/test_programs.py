@@ -732,9 +732,9 @@ def test_the_colors_of_numbers_stand_out_from_the_map(
       const [color] = document.querySelectorAll(".controls select");
       choose(color, [...color.options].find((one) => one.label === "characters").value);
       const ramp = document.querySelector(".ramp");
-      const colors = getComputedStyle(ramp).backgroundImage.match(/rgba?\\([^)]*\\)/g);
+      const stops = getComputedStyle(ramp).backgroundImage.match(/rgba?\\([^)]*\\)/g);
       const below = ground(ramp.parentElement);
-      seen.contrasts = colors.map((one) => contrast(numbers(one).slice(0, 3), below));
+      seen.contrasts = stops.map((one) => contrast(numbers(one).slice(0, 3), below));
     """
     seen, _ = use_page(embedded_twice / "page.html", CONTRASTS + steps, tmp_path, *SCHEMES[scheme])
     assert len(seen["contrasts"]) == 5
