@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,19 +177,16 @@ def _compare_kept(kill: Kill, files: dict[str, bytes], output: Path) -> None:
 def _kill_stream(
     bench: Bench, series: Series, kills: int, inbox: Path, output: Path, *more: Any
 ) -> Iterator[Kill]:
-    """Kill a stream some times, which by itself does not end: soon after so many rows are there."""
+    """Kill a stream some times, each soon after so many rows are there; by itself it never ends."""
+
+    def rows() -> int:
+        return committed_rows(output) + committed_rows(output / "removed")
+
     for _ in range(min(KILLS_OF_STREAM, kills - series.number)):
-        goal = bench.random.randrange(committed_rows(output), FILES * ROWS)
-        pause = bench.random.uniform(0, 0.5)
-        bench.killed_after(
-            lambda goal=goal: committed_rows(output) > goal,
-            pause,
-            write_stream,
-            inbox,
-            output,
-            *more,
-        )
-        yield Kill(moment=committed_rows(output) / (FILES * ROWS))
+        goal, pause = bench.random.randint(rows(), FILES * ROWS), bench.random.uniform(0, 0.5)
+        reached = partial(lambda least: rows() >= least, goal)
+        bench.killed_after(reached, pause, write_stream, inbox, output, *more)
+        yield Kill(moment=rows() / (FILES * ROWS))
 
 
 def _count_again(kills: list[Kill], ends: list[int], texts: list[str]) -> None:
