@@ -8,6 +8,7 @@ be the same, in Parquet and in DuckDB. `fault_runs` has the processes that are k
 """
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -52,6 +53,8 @@ from tests.examples import WordEncoder
 FILES = 12
 SECONDS = 0.05  # that a slow model takes for a text
 KILLS_OF_STREAM = 5  # of one stream, before it runs to its end
+FILES_OF_KILL = 3  # at most so many are committed before the next kill
+DROP_SECONDS = 1.5  # between two files, on average
 
 
 def kills_in_batch(bench: Bench, kills: int, results: Results = UNRECORDED) -> Outcome:
@@ -123,20 +126,16 @@ def kills_in_stream(bench: Bench, kills: int, results: Results = UNRECORDED) -> 
     """Kill a stream while files appear; after a few kills it runs to its end."""
     series = Series(bench, "kills_in_stream", "kill -9 while a stream is written", results)
     while series.number < kills:
-        rng = series.draw(series.number)
+        series.draw(series.number)
         files = bench.files(FILES)
         expected = undisturbed(bench, write_stream, files)
         inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
-        pauses = [rng.uniform(0, 1) for _ in files]
-        dropping = threading.Thread(target=drop, args=(inbox, files, iter(pauses).__next__))
-        dropping.start()
-        log = Path(f"{output}.log")
-        encoder, ends = SlowEncoder(str(log), 0), []
-        killed = []
-        for kill in _kill_stream(bench, series, kills, inbox, output, encoder):
-            killed.append(kill)
-            ends.append(len(all_embedded(log)))
-        dropping.join()
+        log, killed, ends = Path(f"{output}.log"), [], []
+        encoder = SlowEncoder(str(log), 0)
+        with _dropping(bench, inbox, files):
+            for kill in _kill_stream(bench, series, kills, inbox, output, encoder):
+                killed.append(kill)
+                ends.append(len(all_embedded(log)))
         end_stream(bench, inbox, output, encoder)
         killed[-1].compare_output(expected, output)
         _count_again(killed, ends, all_embedded(log))
@@ -153,14 +152,26 @@ def kills_with_duplicates(bench: Bench, kills: int, results: Results = UNRECORDE
         series.draw(series.number)
         files = bench.files(FILES, repeat=10)
         inbox, output = bench.new_folder("in"), bench.new_folder("work") / "out"
-        dropping = threading.Thread(target=drop, args=(inbox, files, lambda: 0.4))
-        dropping.start()
-        killed = [*_kill_stream(bench, series, kills, inbox, output, WordEncoder(), *more)]
-        dropping.join()
+        with _dropping(bench, inbox, files):
+            killed = [*_kill_stream(bench, series, kills, inbox, output, WordEncoder(), *more)]
         end_stream(bench, inbox, output, WordEncoder(), *more)
         _compare_kept(killed[-1], files, output)
         series.add(*killed)
     return series.outcome
+
+
+@contextlib.contextmanager
+def _dropping(bench: Bench, inbox: Path, files: dict[str, bytes]) -> Iterator[None]:
+    """Put files into a folder, one after the other, and at the end the others at once."""
+    rng, ended = random.Random(bench.random.random()), threading.Event()
+    arguments = inbox, files, lambda: 0 if ended.is_set() else rng.uniform(0, 2 * DROP_SECONDS)
+    dropping = threading.Thread(target=drop, args=arguments)
+    dropping.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        dropping.join()
 
 
 def _compare_kept(kill: Kill, files: dict[str, bytes], output: Path) -> None:
@@ -177,14 +188,15 @@ def _compare_kept(kill: Kill, files: dict[str, bytes], output: Path) -> None:
 def _kill_stream(
     bench: Bench, series: Series, kills: int, inbox: Path, output: Path, *more: Any
 ) -> Iterator[Kill]:
-    """Kill a stream some times, each soon after so many rows are there; by itself it never ends."""
+    """Kill a stream some times, each soon after some more files; by itself it never ends."""
 
     def rows() -> int:
         return committed_rows(output) + committed_rows(output / "removed")
 
     for _ in range(min(KILLS_OF_STREAM, kills - series.number)):
-        goal, pause = bench.random.randint(rows(), FILES * ROWS), bench.random.uniform(0, 0.5)
+        goal = min(FILES * ROWS, rows() + bench.random.randint(0, FILES_OF_KILL * ROWS))
         reached = partial(lambda least: rows() >= least, goal)
+        pause = bench.random.uniform(0, 1)
         bench.killed_after(reached, pause, write_stream, inbox, output, *more)
         yield Kill(moment=rows() / (FILES * ROWS))
 
