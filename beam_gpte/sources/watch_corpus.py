@@ -286,7 +286,7 @@ class _ReadFile(beam.DoFn):
 def _changed(when: str) -> RowError:
     reason = (
         f"file was changed: {when}; write what is new under a new name, or follow files that "
-        "change with beam-gpte embed --mode sync --every"
+        "change with beam-gpte embed --every"
     )
     return RowError(WHOLE_FILE, reason, "")
 
