@@ -195,7 +195,7 @@ def _kill_stream(
 
     for _ in range(min(KILLS_OF_STREAM, kills - series.number)):
         goal = min(FILES * ROWS, rows() + bench.random.randint(0, FILES_OF_KILL * ROWS))
-        reached = partial(lambda least: rows() >= least, goal)
+        reached = partial(lambda wanted: rows() >= wanted, goal)
         pause = bench.random.uniform(0, 1)
         bench.killed_after(reached, pause, write_stream, inbox, output, *more)
         yield Kill(moment=rows() / (FILES * ROWS))
