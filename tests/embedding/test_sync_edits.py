@@ -8,6 +8,7 @@ from beam_gpte import EncoderConfig
 from tests.embedding.edits import Corpus, difference, rows_of, sync
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("long_text", ["chunks", "late_chunks", "truncate"])
 def test_a_corpus_that_is_edited_is_synced_as_if_it_were_new(
     tmp_path: Path, minilm: str, long_text: str

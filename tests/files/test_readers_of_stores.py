@@ -24,7 +24,7 @@ from tests.files.stores import Store
 FAR = 1 << 30  # a position past all that a reader has in memory
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("keep", [False, True], ids=["not keeping", "keeping"])
 @pytest.mark.parametrize("read", [by_function, by_files, by_pipeline])
 def test_a_reader_sees_one_state_whatever_is_changed_meanwhile(
