@@ -1,6 +1,6 @@
 """Compare lexical deduplication with datatrove's MinHash and text-dedup on edited documents.
 
-    python benchmarks/lexical.py TEXTS.parquet --peers PYTHON [--rows 50000] [--rounds 3]
+    python -m benchmarks.lexical TEXTS.parquet --peers PYTHON [--rows 50000] [--rounds 3]
 
 Each text comes with three edited versions, so that duplicates are known: neighboring words swapped
 (one in 50, one at least), a tenth of the words cut out in one place, a twentieth inserted in one
