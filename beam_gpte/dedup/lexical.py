@@ -185,11 +185,9 @@ class _Describe:
 
     def __call__(self, block: Block) -> Block:
         frame = frame_of([block.select([self.columns.text])])
-        text = frame.select(normalize(pl.col(self.columns.text)).alias(NORMAL))
-        if self.unit == "words":
-            text = text.with_columns(words(text[NORMAL]))
+        text = compared_texts(frame[self.columns.text], self.unit).alias(NORMAL)
         described: dict[str, Any] = {self.id_column: id_array(block, self.id_column)}
-        for series in (text[NORMAL], *self.order.values(block.batch)):
+        for series in (text, *self.order.values(block.batch)):
             described[series.name] = series.to_arrow()
         if self.scope is not None:
             described[SCOPE] = scope_hashes(block.column(self.scope))
@@ -198,6 +196,12 @@ class _Describe:
                 [REFERENCE in block.schema.names] * len(block), pa.bool_()
             )
         return hidden_block(described)
+
+
+def compared_texts(texts: pl.Series, unit: Unit) -> pl.Series:
+    """Normalize texts, and keep their words if an n-gram is made of these."""
+    normal = texts.to_frame("text").select(normalize(pl.col("text")))["text"]
+    return words(normal) if unit == "words" else normal
 
 
 def scope_hashes(values: pa.Array) -> pa.Array:

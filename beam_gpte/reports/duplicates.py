@@ -9,7 +9,7 @@ import polars as pl
 from beam_gpte.core.columns import DUPLICATE_OF, FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.text.minhash import MinHash, shingles, signatures
-from beam_gpte.core.text.normalize import normalize, words
+from beam_gpte.dedup.lexical import compared_texts
 from beam_gpte.dedup.report import TEXT_SHOWN
 from beam_gpte.reports.charts import Threshold, bars_between, categories
 from beam_gpte.reports.differences import merge_differences
@@ -206,9 +206,8 @@ def _scores_below(
 
 def _lexical_scores(texts: pl.Series, step: dict[str, Any]) -> np.ndarray:
     """Estimate Jaccard similarities by the columns of signatures that agree."""
-    normal = texts.fill_null("").to_frame("t").select(normalize(pl.col("t")))["t"]
     minhash = MinHash(shingle=step.get("shingle", 5), unit=step.get("unit", "characters"))
-    compared = words(normal) if minhash.unit == "words" else normal
+    compared = compared_texts(texts.fill_null(""), minhash.unit)
     signed = signatures(shingles(compared.to_list(), minhash.shingle, minhash.unit))
     rows = [(signed[i + 1 :] == signed[i]).mean(axis=1) for i in range(len(signed) - 1)]
     return np.concatenate(rows)

@@ -35,23 +35,24 @@ def test_a_reader_sees_one_state_whatever_is_changed_meanwhile(
     check_reads(read, out, keep, tmp_path / "log", rounds=1)
 
 
-def test_a_reader_that_has_opened_a_file_reads_on_in_what_is_kept_of_it(store: Store) -> None:
+def first_file(store: Store, out: str) -> str:
+    """Write a state, and name one of its files."""
     check_bucket(store.url)
-    out = f"{store.url}/kept"
     replace(out, 0, keep=False)
-    path = match_files(f"{out}/*.parquet")[0].path
-    with open_file(path) as file:
+    return match_files(f"{out}/*.parquet")[0].path
+
+
+def test_a_reader_that_has_opened_a_file_reads_on_in_what_is_kept_of_it(store: Store) -> None:
+    out = f"{store.url}/kept"
+    with open_file(first_file(store, out)) as file:
         sync(out, 1, keep=True)
         file.seek(FAR)
         assert set(pq.read_table(file)["text"].to_pylist()) == {"0"}
 
 
 def test_a_reader_that_has_opened_a_file_of_which_nothing_is_kept_is_told(store: Store) -> None:
-    check_bucket(store.url)
     out = f"{store.url}/opened"
-    replace(out, 0, keep=False)
-    path = match_files(f"{out}/*.parquet")[0].path
-    with open_file(path) as file:
+    with open_file(first_file(store, out)) as file:
         replace(out, 1, keep=False)
         file.seek(FAR)
         with pytest.raises(ReplacedFileError, match=REPLACED):

@@ -21,8 +21,7 @@ Unit = Literal["characters", "words"]
 RECALL = 0.99  # minimum share of the pairs at the threshold that become candidates
 # signed at once: their shingles stay in a core's cache, where every permutation goes over them
 SIGNED_SHINGLES = 1 << 14
-OWNERS = 1 << 20  # at most so many texts, or pairs, at once in sets
-_HASH_BITS = np.uint64(44)  # of a shingle in a set; the bits above count owners
+_HASH_BITS = np.uint64(44)  # of a shingle in a set; the 20 above count texts, or pairs
 
 _SEED = 20_260_101  # of the permutations: all workers of a run must agree on it
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: 2**64 / golden ratio
@@ -139,7 +138,7 @@ def shingle_sets(hashed: Shingles) -> Shingles:
     Two different n-grams share one with a probability of 6e-14.
 
     Args:
-      hashed: of `OWNERS` texts at most.
+      hashed: of 2**20 texts at most.
     """
     owner = np.repeat(np.arange(len(hashed), dtype=np.uint64), np.diff(hashed.starts))
     keys = np.sort(owner << _HASH_BITS | hashed.values >> np.uint64(64) - _HASH_BITS)
@@ -158,7 +157,7 @@ def jaccard(sets: Shingles, firsts: np.ndarray, seconds: np.ndarray) -> np.ndarr
 
     Args:
       sets: the shingles of each text.
-      firsts: int64 (pairs,), `OWNERS` at most.
+      firsts: int64 (pairs,), 2**20 at most.
       seconds: int64 (pairs,).
     """
     sizes = np.diff(sets.starts)
