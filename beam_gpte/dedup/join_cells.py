@@ -217,8 +217,11 @@ class _Route(CutByKey):
 
     def process(self, block: Block, plan: Plan) -> Iterator[Keyed]:
         vectors = unit_vectors_of(block)
+        sketched_rows = plan.space.sketch(vectors)
         for start in range(0, len(block), ROWS_COMPARED):
-            some = block.slice(start, ROWS_COMPARED), vectors[start : start + ROWS_COMPARED]
+            part = slice(start, start + ROWS_COMPARED)
+            rows_sketched = sketched_rows[part].astype(np.float32)
+            some = block.slice(start, ROWS_COMPARED), vectors[part], rows_sketched
             near = rows_near_sample(*some, self._settings.threshold, plan, self._near)
             if near is not None:
                 self._near.add(near)
@@ -242,7 +245,7 @@ class _Route(CutByKey):
         lists = np.concatenate([every, within[other], far + 2 * len(home)])
         groups = np.concatenate([group, group[inside[other]], outer_group[far]])
         tiles = groups << 20 | np.concatenate([tile, number[other], far_number])
-        sketches = vectors_to_arrow(plan.space.sketch(vectors))
+        sketches = vectors_to_arrow(sketched_rows)
         sketched = with_hidden(block, pa.field(SKETCH, sketches.type), sketches)
         cell = pa.field(CELL, pa.int16(), metadata=_ONLY_TILE if plan.tiles.sum() == 1 else None)
         sketched = with_hidden(sketched, cell, pa.array(home.astype(np.int16)))

@@ -22,7 +22,6 @@ from beam_gpte.core.dedup.recall import (
     near_sample,
     recall_interval,
 )
-from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.dedup.search_plan import Plan, scopes_of
 from beam_gpte.elements.block import Block, with_hidden
@@ -33,23 +32,34 @@ ROWS_COMPARED = 128  # with the sample, before those that are not wanted are kno
 
 
 def rows_near_sample(
-    block: Block, vectors: np.ndarray, threshold: float, plan: Plan, known: "NearRows"
+    block: Block,
+    vectors: np.ndarray,
+    sketches: np.ndarray,
+    threshold: float,
+    plan: Plan,
+    known: "NearRows",
 ) -> Block | None:
     """Find the rows near to the plan's sample: without vectors, with the key of the sampled one.
-
-    Takes 2,000 x dim operations per row.
 
     Args:
       block: described rows.
       vectors: their unit vectors.
+      sketches: of these, float32.
       threshold: minimum cosine.
       plan: holds the sample.
       known: the rows found so far, with which some are not wanted.
     """
     audited = plan.audited
     wanted = known.wanted(*(part.column(VECTOR_KEY).to_numpy() for part in (block, audited)))
-    sampled = vector_matrix(audited.column(VECTOR))
-    row, at = near_sample(vectors, sampled, threshold, scopes_of(block, audited), wanted)
+    sampled_vectors, sampled_sketches = plan.audited_vectors
+    row, at = near_sample(
+        vectors,
+        sampled_vectors,
+        threshold,
+        scopes_of(block, audited),
+        wanted,
+        (sketches, sampled_sketches),
+    )
     if not len(row):
         return None
     rows = block.without_columns([VECTOR, FILE, AT]).take(row)

@@ -11,6 +11,7 @@ What meets, and why no other shuffle can carry it:
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from beam_gpte.core.dedup.space import (
     bisector_distance,
     cells_for,
     fit_space,
+    share_of_points,
 )
 from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.metadata import different_models
@@ -39,7 +41,7 @@ from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.embedding.ensure_vectors import MODEL, in_memory, unit_vectors_of
 
-SAMPLE = 16_384  # vectors that the space is fitted to: 25 MB of 384 dimensions
+SAMPLE = 16_384  # minimum number of vectors of the sample: 25 MB of 384 dimensions
 AUDITED = 1000  # of the sample, whose near rows are searched among all: an n x 1000 product
 CALIBRATED = 2000  # of the sample, after those
 TILE_ROWS = 8192  # compared with one another, where there is one cell
@@ -47,6 +49,7 @@ TILE_ROWS = 8192  # compared with one another, where there is one cell
 GROUP_ROWS = 100_000
 MIN_GROUPS = 8  # minimum number of tasks, from 80,000 rows on
 CELLS_TILE_ROWS = 160_000  # of a group, in memory at once, whatever the size of the group
+ALL_KEYS = (1 << 64) - 1
 MAX_DISTANCES = 1 << 20  # that are kept of all pairs, spread evenly
 
 # The number of rows, parts of the sample, and, once it was full, the largest of its keys.
@@ -106,9 +109,10 @@ class SampleVectors(beam.CombineFn):
     Keys are hashes, so the sample is the same in whatever order.
     """
 
-    def __init__(self, step: str) -> None:
-        """Configure the transform that errors name."""
+    def __init__(self, step: str, threshold: float) -> None:
+        """Configure the transform that errors name, and the threshold, which says how many."""
         self._step = step
+        self._threshold = threshold
 
     def create_accumulator(self) -> Sampled:
         """Start without rows."""
@@ -121,20 +125,23 @@ class SampleVectors(beam.CombineFn):
         part = block.select([name for name in read if name in block.schema.names])
         if largest is not None:
             part = part.filter(pc.less(part.column(VECTOR_KEY), pa.scalar(largest, pa.uint64())))
-        parts = [*parts, part] if part else parts
-        if sum(map(len, parts)) > 2 * SAMPLE:
-            parts, largest = _smallest(parts)
-        return rows + len(block), parts, largest
+        parts, rows = [*parts, part] if part else parts, rows + len(block)
+        limit = self._limit(rows)
+        if sum(map(len, parts)) > 2 * max(SAMPLE, limit / ALL_KEYS * rows):
+            parts, largest = _smallest(parts, limit)
+        return rows, parts, largest
 
     def merge_accumulators(self, accumulators: Iterable[Sampled]) -> Sampled:
         """Merge the samples of several workers."""
         samples = list(accumulators)
         parts = [part for _, parts, _ in samples for part in parts]
-        return sum(rows for rows, _, _ in samples), self._merged(parts), None
+        rows = sum(rows for rows, _, _ in samples)
+        return rows, self._merged(parts, rows), None
 
     def compact(self, accumulator: Sampled) -> Sampled:
         """Trim the sample to its size, and load its vectors."""
-        return accumulator[0], self._merged(accumulator[1]), None
+        rows, parts, _ = accumulator
+        return rows, self._merged(parts, rows), None
 
     def extract_output(self, accumulator: Sampled) -> VectorSample:
         """Give the sample, which may be empty."""
@@ -143,30 +150,37 @@ class SampleVectors(beam.CombineFn):
         empty = hidden_block({VECTOR_KEY: keys, VECTOR: vectors})
         return VectorSample(rows, parts[0] if parts else empty)
 
-    def _merged(self, parts: list[Block]) -> list[Block]:
+    def _limit(self, rows: int) -> int:
+        """Give the key below which all are kept; it falls with the number of rows."""
+        return min(ALL_KEYS, int(share_of_points(rows, self._threshold) * ALL_KEYS))
+
+    def _merged(self, parts: list[Block], rows: int) -> list[Block]:
         with naming(self._step):
-            return _merged(parts)
+            return _merged(parts, self._limit(rows))
 
 
-def _smallest(parts: list[Block]) -> tuple[list[Block], int | None]:
-    """Keep the rows of the smallest keys, each once; give the largest of these if all are there."""
+def _smallest(parts: list[Block], limit: int) -> tuple[list[Block], int | None]:
+    """Keep the rows of the smallest keys, each once: `SAMPLE`, and all below the limit.
+
+    Gives the key from which on no other is wanted, too; None while there are too few.
+    """
     keys = np.concatenate([part.column(VECTOR_KEY).to_numpy() for part in parts])
     smallest, first = np.unique(keys, return_index=True)
     chosen = np.zeros(len(keys), bool)
-    chosen[first[:SAMPLE]] = True
+    chosen[first[: max(SAMPLE, np.searchsorted(smallest, np.uint64(limit)))]] = True
     masks = np.split(chosen, np.cumsum([len(part) for part in parts])[:-1])
     kept = (part.filter(pa.array(mask)) for part, mask in zip(parts, masks, strict=True))
-    largest = int(smallest[SAMPLE - 1]) if len(smallest) >= SAMPLE else None
+    largest = max(limit, int(smallest[SAMPLE - 1])) if len(smallest) >= SAMPLE else None
     return [part for part in kept if part], largest
 
 
-def _merged(parts: list[Block]) -> list[Block]:
+def _merged(parts: list[Block], limit: int) -> list[Block]:
     """Merge parts into one with vectors, of the smallest keys, each once."""
     if not parts:
         return []
     loaded = [
         in_memory(part.slice(start, ROWS_READ))
-        for part in _smallest(parts)[0]
+        for part in _smallest(parts, limit)[0]
         for start in range(0, len(part), ROWS_READ)
     ]
     fields = [part.schema.field(VECTOR) for part in loaded]
@@ -207,6 +221,12 @@ class Plan:
     probes: int | None
     audited: Block
 
+    @functools.cached_property
+    def audited_vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return vectors and sketches of the rows that measure the recall, float32."""
+        vectors = vector_matrix(self.audited.column(VECTOR))
+        return vectors, self.space.sketch(vectors).astype(np.float32)
+
     def route(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Find the cells of unit vectors, as `Space.route` gives them."""
         if self.probes is None:
@@ -239,7 +259,8 @@ class PlanSearch(beam.PTransform):
 
     def expand(self, vectors: beam.PCollection[Block]) -> beam.PCollection[Plan]:
         """Sample the vectors, fit a space, and measure distances if a recall is asked for."""
-        sample_all = beam.CombineGlobally(SampleVectors(self.step))
+        searched = self.threshold if self.mode == SearchMode() else 1.0
+        sample_all = beam.CombineGlobally(SampleVectors(self.step, searched))
         sample = vectors | "Sample" >> sample_all.as_singleton_view()
         settings = self.threshold, self.mode
         if self.mode.recall is None:
@@ -317,7 +338,7 @@ def _make_plan(
     mode: SearchMode,
     distances: np.ndarray | None,
 ) -> Plan:
-    vectors = sample.vectors()
+    vectors = sample.vectors()[:SAMPLE]
     home = space.route(vectors, 0)[0] if len(vectors) else np.zeros(0, np.int64)
     many = -(-sample.rows // GROUP_ROWS)
     group = space.groups(max(1, min(MIN_GROUPS, 10 * sample.rows // GROUP_ROWS), many))

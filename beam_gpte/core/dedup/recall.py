@@ -5,6 +5,7 @@ import polars as pl
 
 from beam_gpte.core.columns import FIRST_ID, REFERENCE, SECOND_ID, VECTOR_KEY
 from beam_gpte.core.dedup.keep_order import KeepOrder
+from beam_gpte.core.dedup.space import SKETCH_SLACK
 from beam_gpte.core.vectors.similarity import cosines
 
 SAMPLE_KEY = "sample_key"  # uint64, the `VECTOR_KEY` of a vector of the sample
@@ -20,6 +21,7 @@ def near_sample(
     threshold: float,
     scopes: tuple[pl.Series, pl.Series] | None = None,
     wanted: np.ndarray | None = None,
+    sketches: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the pairs of a row and a row of the sample that are near and of one scope.
 
@@ -29,11 +31,15 @@ def near_sample(
       threshold: minimum cosine.
       scopes: of the rows, and of the sample; None if there are none.
       wanted: bool (n, m), the pairs to look at; None for all.
+      sketches: of the rows and of the sample, float32, which are cheaper to compare.
 
     Returns:
       Row numbers among `vectors` and `sampled`, int64.
     """
-    near = vectors @ sampled.T >= threshold - PRODUCT_SLACK
+    if sketches is None:
+        near = vectors @ sampled.T >= threshold - PRODUCT_SLACK
+    else:
+        near = sketches[0] @ sketches[1].T >= threshold - SKETCH_SLACK
     if wanted is not None:
         near &= wanted
     row, at = np.divmod(np.flatnonzero(near), len(sampled))

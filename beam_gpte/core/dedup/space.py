@@ -16,21 +16,34 @@ basis; centroids lie in the span of all.
 """
 
 import dataclasses
+import functools
 import io
 
 import numpy as np
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.format_version import FORMAT, check_format
-from beam_gpte.core.vectors.kmeans import POINTS_PER_CELL, spherical_k_means
+from beam_gpte.core.vectors.kmeans import spherical_k_means
 from beam_gpte.core.vectors.similarity import unit_rows
 
 # fp16 keeps 11 bits of a number, so a product of unit sketches is off by less than 2 x 2^-11
 SKETCH_SLACK = 1.1e-3
 ROUTING_SLACK = 1e-5  # fp32 products of unit vectors
-MIN_POINTS = 4096  # of the sample that centroids are fitted to
-CELL_ROWS = 500  # smaller cells cost more replicas than they save comparisons
-MAX_CELLS = 1024
+PRODUCTS_AT_ONCE = 1 << 18  # of rows and centroids: 1 MB
+ROWS_AT_ONCE = 128  # with many cells: fewer rows would read the centroids too often
+
+# A row is routed in time proportional to the cells C, and compared with about 40 n / C to 100 n / C
+# rows, so the best C grows with sqrt(n). In cells of fewer rows the products are small matrices.
+CELLS_PER_ROOT = 3
+CELL_ROWS = 250
+MAX_CELLS = 8192  # of 10 million rows; their distances are 64 MB
+# Of centroids fitted to 10, 20 and 40 points each, rows visit 78, 62 and 52 of 1,000 cells, in 10
+# iterations 77, 61 and 50: points help more.
+POINTS_PER_CELL = 40
+ITERATIONS = 5
+MIN_POINTS = 4096
+MAX_POINTS = 163_840  # 250 MB of 384 dimensions
+BASIS_POINTS = 16_384
 # below it a vector has replicas in most cells, and a single cell in tiles is faster
 MIN_ROUTED_THRESHOLD = 0.87
 # with all 384 dimensions there are a tenth fewer replicas, and fitting takes twice as long
@@ -75,14 +88,27 @@ class Space:
           Home cells, int64 (n,); then rows and cells, int64, sorted by row: the other cells that a
           row has a replica in.
         """
-        products = self.project(vectors) @ self.centroids.T
-        home = products.argmax(axis=1)
-        best = products[np.arange(len(products)), home]
-        reach = (bisector_distance + ROUTING_SLACK) * self._distances[home]
-        near = best[:, None] - products <= reach
-        near[np.arange(len(near)), home] = False
-        rows, cells = np.nonzero(near)
+        coordinates = self.project(vectors)
+        size = max(ROWS_AT_ONCE, PRODUCTS_AT_ONCE // len(self.centroids))
+        starts = range(0, max(1, len(coordinates)), size)
+        parts = [
+            self._route(coordinates[start : start + size], start, bisector_distance)
+            for start in starts
+        ]
+        home, rows, cells = (np.concatenate(part) for part in zip(*parts, strict=True))
         return home, rows, cells
+
+    def _route(
+        self, coordinates: np.ndarray, first: int, bisector_distance: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        products = coordinates @ self.centroids.T
+        home, every = products.argmax(axis=1), np.arange(len(products))
+        steps, step = self._distances
+        reach = steps[home] * np.float32((bisector_distance + ROUTING_SLACK) * step)
+        near = products[every, home][:, None] - products <= reach
+        near[every, home] = False
+        rows, cells = np.divmod(np.flatnonzero(near), len(self.centroids))
+        return home, rows + first, cells
 
     def probe(self, vectors: np.ndarray, probes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Find cells like `route`, but the `probes` cells of largest product, home included."""
@@ -107,21 +133,25 @@ class Space:
         products = [self.project(vectors) @ self.centroids.T for vectors in (a, b)]
         homes = [p.argmax(axis=1) for p in products]
         rows = np.arange(len(a))
-        apart = self._distances[homes[0], homes[1]]
+        apart = np.linalg.norm(self.centroids[homes[0]] - self.centroids[homes[1]], axis=1)
         ways = [p[rows, homes[i]] - p[rows, homes[1 - i]] for i, p in enumerate(products)]
         return np.where(apart > 0, np.minimum(*ways) / np.maximum(apart, 1e-12), 0)
 
-    @property
-    def _distances(self) -> np.ndarray:
-        """Compute the distances between centroids, float32 (k, k), once."""
-        cached = self.__dict__.get("_d")
-        if cached is None:
-            c = self.centroids.astype(np.float64)
-            norms = (c * c).sum(axis=1)
-            squares = np.maximum(0, norms[:, None] + norms - 2 * c @ c.T)
-            cached = np.sqrt(squares).astype(np.float32)
-            object.__setattr__(self, "_d", cached)
-        return cached
+    @functools.cached_property
+    def _distances(self) -> tuple[np.ndarray, float]:
+        """Round the distances of centroids up to whole steps: uint8 (k, k), and the step.
+
+        A larger distance gives more replicas, of rows that are farther from a bisector.
+        """
+        c = self.centroids.astype(np.float64)
+        norms = (c * c).sum(axis=1)
+        step = float(max(2 * np.sqrt(norms.max()), 1e-12)) / 255
+        steps = np.empty((len(c), len(c)), np.uint8)
+        for start in range(0, len(c), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            squares = np.maximum(0, norms[part, None] + norms - 2 * c[part] @ c.T)
+            steps[part] = np.minimum(255, np.ceil(np.sqrt(squares) / step))
+        return steps, step
 
     def __getstate__(self) -> dict:
         return dataclasses.asdict(self)
@@ -164,7 +194,17 @@ def bisector_distance(threshold: float) -> float:
 
 def cells_for(rows: int, threshold: float) -> int:
     """Choose the number of cells: more make comparing cheaper, fewer make routing cheaper."""
-    return 1 if threshold < MIN_ROUTED_THRESHOLD else min(MAX_CELLS, max(1, rows // CELL_ROWS))
+    if threshold < MIN_ROUTED_THRESHOLD:
+        return 1
+    return max(1, min(MAX_CELLS, rows // CELL_ROWS, int(CELLS_PER_ROOT * rows**0.5)))
+
+
+def share_of_points(rows: int, threshold: float) -> float:
+    """Choose the share of the rows that centroids are fitted to; it never grows with the rows."""
+    if threshold < MIN_ROUTED_THRESHOLD:
+        return 0.0
+    cells = min(MAX_CELLS / rows, 1 / CELL_ROWS, CELLS_PER_ROOT / rows**0.5) if rows else 1.0
+    return min(1.0, POINTS_PER_CELL * cells, MAX_POINTS / max(1, rows))
 
 
 def fit_space(sample: np.ndarray, cells: int, sketch_dims: int) -> Space:
@@ -172,10 +212,10 @@ def fit_space(sample: np.ndarray, cells: int, sketch_dims: int) -> Space:
 
     The same sample gives the same space.
     """
-    dim = sample.shape[1]
-    _, directions = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
+    dim, few = sample.shape[1], sample[:BASIS_POINTS]
+    _, directions = np.linalg.eigh(few.T.astype(np.float64) @ few)
     principal = directions[:, ::-1][:, : min(ROUTING_DIMS, dim)]
     basis = np.ascontiguousarray(principal.T.astype(np.float32))
     points = sample[: max(MIN_POINTS, POINTS_PER_CELL * cells)] @ basis.T
-    centroids = spherical_k_means(points, min(cells, max(1, len(points))))
+    centroids = spherical_k_means(points, min(cells, max(1, len(points))), ITERATIONS)
     return Space(basis, centroids, min(sketch_dims, dim))

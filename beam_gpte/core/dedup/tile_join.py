@@ -11,6 +11,11 @@ from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.space import SKETCH_SLACK
 
 CHUNK = 512  # rows compared at once with those of a cell; 8192 x 512 products are 16 MB
+# Coarse sketches of 33 numbers leave 1 in 500 pairs in a cell at a threshold of 0.9, and a pair that
+# they leave costs as much as about 100 others. Where they leave many, all numbers are compared.
+COARSE_LEAVES = 64
+BLOCKS_TRIED = 4
+COARSE_SLACK = 1e-5  # fp32 lengths
 PAIRS_WAITING = 1 << 22  # of a tile, before each row's pairs are limited: 64 MB
 
 # rows before dense ones are named with them, since they decide on them; others, such as those of a
@@ -144,6 +149,13 @@ def _duplicates(ranked: pl.DataFrame, first: pl.DataFrame, id_column: str) -> pl
     return duplicates.select(FIRST_ID, pl.col(id_column).alias(SECOND_ID))
 
 
+def _coarse(sketches: np.ndarray) -> np.ndarray:
+    """Sketch sketches: their first half, and the length of the rest; no product is smaller."""
+    first, rest = np.split(sketches, [sketches.shape[1] // 2], axis=1)
+    length = np.sqrt(np.einsum("ij,ij->i", rest, rest)) * (1 + COARSE_SLACK)
+    return np.concatenate([first, length[:, None]], axis=1)
+
+
 class _Tile:
     """Compare the sketches of a tile and collect the pairs found.
 
@@ -163,6 +175,8 @@ class _Tile:
         self.cut = 0
         self.left_out = 0
         self._sketches = sketches.astype(np.float32)
+        self._coarse = _coarse(self._sketches)
+        self._tried = self._failed = 0  # blocks compared by coarse sketches, and those in vain
         self._min_product = min_product
         self._max_neighbors = max_neighbors
         self._scope = rows[SCOPE].rank("dense").to_numpy() if SCOPE in rows.columns else None
@@ -180,26 +194,47 @@ class _Tile:
         if len(self._products) < CHUNK * len(members):
             self._products = np.empty(CHUNK * len(members), np.float32)
             self._near = np.empty(CHUNK * len(members), bool)
-        sketches = self._sketches[members]
+        coarse = self._coarse[members]
         for start in range(0, len(members), CHUNK):
-            part = slice(start, start + CHUNK)
-            self._multiply(sketches[part], members[part], sketches[start:], members[start:])
+            self._compare(members[start : start + CHUNK], members[start:], coarse[start:])
         for start in range(0, len(visitors), CHUNK):
-            ranks = visitors[start : start + CHUNK]
-            self._multiply(self._sketches[ranks], ranks, sketches, members)
+            self._compare(visitors[start : start + CHUNK], members, coarse)
 
-    def _multiply(
-        self, left: np.ndarray, ranks: np.ndarray, right: np.ndarray, members: np.ndarray
-    ) -> None:
+    def _compare(self, ranks: np.ndarray, members: np.ndarray, coarse: np.ndarray) -> None:
+        shape = len(ranks), len(members)
+        few = shape[0] * shape[1] // COARSE_LEAVES
+        self.comparisons += shape[0] * shape[1]
+        i = j = None
+        if 2 * self._failed <= self._tried + BLOCKS_TRIED:
+            self._tried += 1
+            near = self._multiply(self._coarse[ranks], coarse)
+            count = np.count_nonzero(near)
+            if count <= min(few, self._dense_from * sum(shape)):
+                i, j = self._closely(np.flatnonzero(near), ranks, members)
+            self._failed += i is None
+        if i is None:
+            near = self._multiply(self._sketches[ranks], self._sketches[members])
+            if np.count_nonzero(near) > self._dense_from * sum(shape):
+                self._thin_out(near.reshape(shape), ranks, members)
+            i, j = np.divmod(np.flatnonzero(near), len(members))
+        self._collect(ranks[i], members[j])
+
+    def _multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Tell which products reach the minimum, bool (n * m,), until the next call."""
         size = len(left) * len(right)
         products, near = self._products[:size], self._near[:size]
         np.matmul(left, right.T, out=products.reshape(len(left), len(right)))
-        np.greater_equal(products, self._min_product, out=near)
-        self.comparisons += size
-        if np.count_nonzero(near) > self._dense_from * (len(left) + len(right)):
-            self._thin_out(near.reshape(len(left), len(right)), ranks, members)
-        i, j = np.divmod(np.flatnonzero(near), len(right))
-        a, b = ranks[i], members[j]
+        return np.greater_equal(products, self._min_product, out=near)
+
+    def _closely(
+        self, near: np.ndarray, ranks: np.ndarray, members: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        i, j = np.divmod(near, len(members))
+        left, right = (self._sketches.take(of, axis=0) for of in (ranks[i], members[j]))
+        closer = np.einsum("ij,ij->i", left, right) >= self._min_product
+        return i[closer], j[closer]
+
+    def _collect(self, a: np.ndarray, b: np.ndarray) -> None:
         keep = a != b
         if self._scope is not None:
             keep &= self._scope[a] == self._scope[b]
