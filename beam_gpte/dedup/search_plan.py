@@ -35,25 +35,25 @@ from beam_gpte.core.dedup.space import (
 )
 from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.metadata import different_models
-from beam_gpte.core.vectors.similarity import vector_matrix
+from beam_gpte.core.vectors.quantize import quantize
+from beam_gpte.core.vectors.similarity import unit_rows, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.score_pairs import ROWS_READ
 from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.embedding.ensure_vectors import MODEL, in_memory, unit_vectors_of
 
-SAMPLE = 16_384  # minimum number of vectors of the sample: 25 MB of 384 dimensions
+SAMPLE = 16_384  # minimum number of vectors of the sample: codes of 6 MB of 384 dimensions
 AUDITED = 1000  # of the sample, whose near rows are searched among all: an n x 1000 product
 CALIBRATED = 2000  # of the sample, after those
 TILE_ROWS = 8192  # compared with one another, where there is one cell
 # Of the cells of a group, on average: fewer make more replicas, more need more memory.
-GROUP_ROWS = 100_000
-MIN_GROUPS = 8  # minimum number of tasks, from 80,000 rows on
-CELLS_TILE_ROWS = 160_000  # of a group, in memory at once, whatever the size of the group
+GROUP_ROWS = 200_000
+MIN_GROUPS = 4  # minimum number of tasks, from 80,000 rows on
+CELLS_TILE_ROWS = 320_000  # of a group, in memory at once, whatever the size of the group
 ALL_KEYS = (1 << 64) - 1
 MAX_DISTANCES = 1 << 20  # that are kept of all pairs, spread evenly
 
-# The number of rows, parts of the sample, and, once it was full, the largest of its keys.
-Sampled = tuple[int, list[Block], int | None]
+CODES = "codes"  # int8 lists, of `VECTOR`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,21 +92,94 @@ class VectorSample:
 
     Attributes:
       rows: of the corpus.
-      sample: `VECTOR_KEY`, `SCOPE` if there are scopes, `VECTOR`.
+      points: `VECTOR_KEY`, `CODES`.
+      audited: the first `AUDITED` of them, and `CALIBRATED` more: `VECTOR_KEY`, `SCOPE` if there
+        are scopes, `VECTOR`.
     """
 
     rows: int
-    sample: Block
+    points: Block
+    audited: Block
 
     def vectors(self) -> np.ndarray:
-        """Give the vectors of the sample, float32 (m, dim)."""
-        return vector_matrix(self.sample.column(VECTOR))
+        """Give the vectors of the sample, float32 (m, dim), as their codes have them."""
+        return unit_rows(vector_matrix(self.points.column(CODES)).astype(np.float32))
+
+
+@dataclasses.dataclass
+class _SmallestKeys:
+    """Hold the rows of the smallest keys, each once: `count` of them, and all below a limit.
+
+    Attributes:
+      count: minimum number of rows.
+      blocks: of rows, some of which may be too many.
+      below: no other row from this key on is wanted; None while there are too few.
+    """
+
+    count: int
+    blocks: list[Block] = dataclasses.field(default_factory=list)
+    below: int | None = None
+
+    def wanted(self, part: Block) -> Block:
+        """Choose the rows that may belong to them."""
+        if self.below is None:
+            return part
+        below = pa.scalar(self.below, pa.uint64())
+        return part.filter(pc.less(part.column(VECTOR_KEY), below))
+
+    def add(self, part: Block, limit: int, share: float) -> None:
+        """Add rows that are wanted; drop others once they are twice as many as expected."""
+        if part:
+            self.blocks.append(part)
+            if sum(map(len, self.blocks)) > 2 * max(self.count, share):
+                self.drop(limit)
+
+    def drop(self, limit: int) -> None:
+        """Drop the rows that are too many."""
+        if not self.blocks:
+            return
+        keys = np.concatenate([block.column(VECTOR_KEY).to_numpy() for block in self.blocks])
+        smallest, first = np.unique(keys, return_index=True)
+        chosen = np.zeros(len(keys), bool)
+        chosen[first[: max(self.count, np.searchsorted(smallest, np.uint64(limit)))]] = True
+        masks = np.split(chosen, np.cumsum([len(block) for block in self.blocks])[:-1])
+        parts = zip(self.blocks, masks, strict=True)
+        kept = (block if mask.all() else block.filter(pa.array(mask)) for block, mask in parts)
+        self.blocks = [block for block in kept if block]
+        if len(smallest) >= self.count:
+            self.below = max(limit, int(smallest[self.count - 1]))
+
+    def sorted(self, column: str) -> Block | None:
+        """Merge the blocks into one, by key; None if there are none."""
+        fields = [block.schema.field(column) for block in self.blocks]
+        if not fields:
+            return None
+        dims = sorted({field.type.list_size for field in fields})
+        if len(dims) > 1:
+            raise InputError(
+                f"vectors of {dims[0]} and {dims[1]} dimensions in one collection; embed all with "
+                "the same model"
+            )
+        models = {(field.metadata or {}).get(MODEL, b"").decode() for field in fields} - {""}
+        if difference := different_models(models):
+            raise InputError(
+                f"vectors of two models in one collection, {difference}; embed all with the same "
+                "model"
+            )
+        known = next((field for field in fields if field.metadata), fields[0])
+        merged = Block.concat(with_hidden(b, known, b.column(column)) for b in self.blocks)
+        return merged.take(np.argsort(merged.column(VECTOR_KEY).to_numpy()))
+
+
+# The number of rows, the sample's rows with codes, and those with vectors.
+Sampled = tuple[int, _SmallestKeys, _SmallestKeys]
 
 
 class SampleVectors(beam.CombineFn):
     """Count rows, and keep the vectors with the smallest keys.
 
-    Keys are hashes, so the sample is the same in whatever order.
+    Keys are hashes, so the sample is the same in whatever order. The share that is kept beyond
+    `SAMPLE` never grows with the rows, so no part of the rows drops one that all rows want.
     """
 
     def __init__(self, step: str, threshold: float) -> None:
@@ -116,88 +189,69 @@ class SampleVectors(beam.CombineFn):
 
     def create_accumulator(self) -> Sampled:
         """Start without rows."""
-        return 0, [], None
+        return 0, _SmallestKeys(SAMPLE), _SmallestKeys(AUDITED + CALIBRATED)
 
     def add_input(self, accumulator: Sampled, block: Block) -> Sampled:
-        """Add the vectors of a block; those on a disk stay there until the sample is known."""
-        rows, parts, largest = accumulator
+        """Add the vectors of a block; those with vectors stay on a disk until all are known."""
+        rows, points, audited = accumulator
+        rows += len(block)
         read = (VECTOR_KEY, SCOPE, VECTOR, FILE, AT)
         part = block.select([name for name in read if name in block.schema.names])
-        if largest is not None:
-            part = part.filter(pc.less(part.column(VECTOR_KEY), pa.scalar(largest, pa.uint64())))
-        parts, rows = [*parts, part] if part else parts, rows + len(block)
-        limit = self._limit(rows)
-        if sum(map(len, parts)) > 2 * max(SAMPLE, limit / ALL_KEYS * rows):
-            parts, largest = _smallest(parts, limit)
-        return rows, parts, largest
+        audited.add(audited.wanted(part), 0, 0)
+        points.add(_coded(points.wanted(part)), self._limit(rows), self._share(rows) * rows)
+        return rows, points, audited
 
     def merge_accumulators(self, accumulators: Iterable[Sampled]) -> Sampled:
         """Merge the samples of several workers."""
-        samples = list(accumulators)
-        parts = [part for _, parts, _ in samples for part in parts]
-        rows = sum(rows for rows, _, _ in samples)
-        return rows, self._merged(parts, rows), None
+        rows, points, audited = self.create_accumulator()
+        for some, coded, exact in accumulators:
+            rows += some
+            points.blocks += coded.blocks
+            audited.blocks += exact.blocks
+        return self.compact((rows, points, audited))
 
     def compact(self, accumulator: Sampled) -> Sampled:
         """Trim the sample to its size, and load its vectors."""
-        rows, parts, _ = accumulator
-        return rows, self._merged(parts, rows), None
+        rows, points, audited = accumulator
+        points.drop(self._limit(rows))
+        audited.drop(0)
+        with naming(self._step):
+            audited.blocks = [in_memory(block) for block in audited.blocks]
+            for part, column in ((points, CODES), (audited, VECTOR)):
+                merged = part.sorted(column)
+                part.blocks = [] if merged is None else [merged]
+        return rows, points, audited
 
     def extract_output(self, accumulator: Sampled) -> VectorSample:
         """Give the sample, which may be empty."""
-        rows, parts, _ = accumulator
-        keys, vectors = pa.array([], pa.uint64()), pa.array([], pa.list_(pa.float32(), 1))
-        empty = hidden_block({VECTOR_KEY: keys, VECTOR: vectors})
-        return VectorSample(rows, parts[0] if parts else empty)
+        rows, points, audited = accumulator
+        if points.blocks:
+            return VectorSample(rows, points.blocks[0], audited.blocks[0])
+        keys, empty = pa.array([], pa.uint64()), pa.array([], pa.list_(pa.float32(), 1))
+        codes = empty.cast(pa.list_(pa.int8(), 1))
+        return VectorSample(
+            rows,
+            hidden_block({VECTOR_KEY: keys, CODES: codes}),
+            hidden_block({VECTOR_KEY: keys, VECTOR: empty}),
+        )
+
+    def _share(self, rows: int) -> float:
+        return share_of_points(rows, self._threshold)
 
     def _limit(self, rows: int) -> int:
         """Give the key below which all are kept; it falls with the number of rows."""
-        return min(ALL_KEYS, int(share_of_points(rows, self._threshold) * ALL_KEYS))
-
-    def _merged(self, parts: list[Block], rows: int) -> list[Block]:
-        with naming(self._step):
-            return _merged(parts, self._limit(rows))
+        return min(ALL_KEYS, int(self._share(rows) * ALL_KEYS))
 
 
-def _smallest(parts: list[Block], limit: int) -> tuple[list[Block], int | None]:
-    """Keep the rows of the smallest keys, each once: `SAMPLE`, and all below the limit.
-
-    Gives the key from which on no other is wanted, too; None while there are too few.
-    """
-    keys = np.concatenate([part.column(VECTOR_KEY).to_numpy() for part in parts])
-    smallest, first = np.unique(keys, return_index=True)
-    chosen = np.zeros(len(keys), bool)
-    chosen[first[: max(SAMPLE, np.searchsorted(smallest, np.uint64(limit)))]] = True
-    masks = np.split(chosen, np.cumsum([len(part) for part in parts])[:-1])
-    kept = (part.filter(pa.array(mask)) for part, mask in zip(parts, masks, strict=True))
-    largest = max(limit, int(smallest[SAMPLE - 1])) if len(smallest) >= SAMPLE else None
-    return [part for part in kept if part], largest
-
-
-def _merged(parts: list[Block], limit: int) -> list[Block]:
-    """Merge parts into one with vectors, of the smallest keys, each once."""
-    if not parts:
-        return []
-    loaded = [
-        in_memory(part.slice(start, ROWS_READ))
-        for part in _smallest(parts, limit)[0]
-        for start in range(0, len(part), ROWS_READ)
-    ]
-    fields = [part.schema.field(VECTOR) for part in loaded]
-    dims = sorted({field.type.list_size for field in fields})
-    if len(dims) > 1:
-        raise InputError(
-            f"vectors of {dims[0]} and {dims[1]} dimensions in one collection; embed all with the "
-            "same model"
-        )
-    models = {(field.metadata or {}).get(MODEL, b"").decode() for field in fields} - {""}
-    if difference := different_models(models):
-        raise InputError(
-            f"vectors of two models in one collection, {difference}; embed all with the same model"
-        )
-    known = next((field for field in fields if field.metadata), fields[0])
-    merged = Block.concat(with_hidden(part, known, part.column(VECTOR)) for part in loaded)
-    return [merged.take(np.argsort(merged.column(VECTOR_KEY).to_numpy()))]
+def _coded(part: Block) -> Block:
+    """Quantize vectors: these codes keep directions, and take a quarter of the memory."""
+    loaded = [in_memory(part.slice(at, ROWS_READ)) for at in range(0, len(part), ROWS_READ)]
+    parts = []
+    for rows in loaded:
+        codes = vectors_to_arrow(quantize(vector_matrix(rows.column(VECTOR)), "int8"))
+        field = pa.field(CODES, codes.type, metadata=rows.schema.field(VECTOR).metadata)
+        parts.append(with_hidden(rows.select([VECTOR_KEY]), field, codes))
+    return Block.concat(parts) if parts else part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,7 +358,7 @@ def _min_distances(
     block: Block, threshold: float, sample: VectorSample, space: Space
 ) -> Iterator[np.ndarray]:
     """Yield, for near pairs of a row and a sampled one, the bisector distance that finds each."""
-    calibrated = sample.sample.slice(AUDITED, CALIBRATED)
+    calibrated = sample.audited.slice(AUDITED, CALIBRATED)
     if not calibrated:
         return
     vectors, sampled = unit_vectors_of(block), unit_vectors_of(calibrated)
@@ -352,7 +406,7 @@ def _make_plan(
         far = min(far, float(distances[at]))
     tile_rows = TILE_ROWS if len(group) == 1 else CELLS_TILE_ROWS
     tiles = np.maximum(1, np.ceil(rows / tile_rows)).astype(np.int64)
-    return Plan(space, group, tiles, far, mode.probes, sample.sample.slice(0, AUDITED))
+    return Plan(space, group, tiles, far, mode.probes, sample.audited.slice(0, AUDITED))
 
 
 def scopes_of(rows: Block, sample: Block) -> tuple[pl.Series, pl.Series] | None:

@@ -31,7 +31,7 @@ from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, hidden_block, with_h
 from beam_gpte.files.scratch import ScratchFolder
 
 BYTES_PER_FILE = 32 << 20
-FILES_OPEN = 16  # of one process, mapped into memory
+FILES_OPEN = 4  # of one process, mapped into memory
 
 # Runners whose `run` returns when the job has ended, on this machine.
 _LOCAL_RUNNERS = (

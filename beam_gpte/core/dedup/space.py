@@ -42,7 +42,7 @@ MAX_CELLS = 8192  # of 10 million rows; their distances are 64 MB
 POINTS_PER_CELL = 40
 ITERATIONS = 5
 MIN_POINTS = 4096
-MAX_POINTS = 163_840  # 250 MB of 384 dimensions
+MAX_POINTS = 163_840
 BASIS_POINTS = 16_384
 # below it a vector has replicas in most cells, and a single cell in tiles is faster
 MIN_ROUTED_THRESHOLD = 0.87
@@ -213,7 +213,7 @@ def fit_space(sample: np.ndarray, cells: int, sketch_dims: int) -> Space:
     The same sample gives the same space.
     """
     dim, few = sample.shape[1], sample[:BASIS_POINTS]
-    _, directions = np.linalg.eigh(few.T.astype(np.float64) @ few)
+    _, directions = np.linalg.eigh((few.T @ few).astype(np.float64))
     principal = directions[:, ::-1][:, : min(ROUTING_DIMS, dim)]
     basis = np.ascontiguousarray(principal.T.astype(np.float32))
     points = sample[: max(MIN_POINTS, POINTS_PER_CELL * cells)] @ basis.T

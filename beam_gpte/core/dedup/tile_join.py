@@ -16,6 +16,7 @@ CHUNK = 512  # rows compared at once with those of a cell; 8192 x 512 products a
 COARSE_LEAVES = 64
 BLOCKS_TRIED = 4
 COARSE_SLACK = 1e-5  # fp32 lengths
+ROWS_CONVERTED = 1 << 14  # at once
 PAIRS_WAITING = 1 << 22  # of a tile, before each row's pairs are limited: 64 MB
 
 # rows before dense ones are named with them, since they decide on them; others, such as those of a
@@ -149,18 +150,11 @@ def _duplicates(ranked: pl.DataFrame, first: pl.DataFrame, id_column: str) -> pl
     return duplicates.select(FIRST_ID, pl.col(id_column).alias(SECOND_ID))
 
 
-def _coarse(sketches: np.ndarray) -> np.ndarray:
-    """Sketch sketches: their first half, and the length of the rest; no product is smaller."""
-    first, rest = np.split(sketches, [sketches.shape[1] // 2], axis=1)
-    length = np.sqrt(np.einsum("ij,ij->i", rest, rest)) * (1 + COARSE_SLACK)
-    return np.concatenate([first, length[:, None]], axis=1)
-
-
 class _Tile:
     """Compare the sketches of a tile and collect the pairs found.
 
     Rows and sketches, float16 (n, s + 1), are given by rank, their position in the order of
-    keeping. Sketches are held as float32.
+    keeping.
     """
 
     def __init__(
@@ -174,8 +168,8 @@ class _Tile:
         self.comparisons = 0
         self.cut = 0
         self.left_out = 0
-        self._sketches = sketches.astype(np.float32)
-        self._coarse = _coarse(self._sketches)
+        self._sketches = sketches
+        self._coarse = _coarse(sketches)
         self._tried = self._failed = 0  # blocks compared by coarse sketches, and those in vain
         self._min_product = min_product
         self._max_neighbors = max_neighbors
@@ -194,7 +188,7 @@ class _Tile:
         if len(self._products) < CHUNK * len(members):
             self._products = np.empty(CHUNK * len(members), np.float32)
             self._near = np.empty(CHUNK * len(members), bool)
-        coarse = self._coarse[members]
+        coarse = _of(self._coarse, members)
         for start in range(0, len(members), CHUNK):
             self._compare(members[start : start + CHUNK], members[start:], coarse[start:])
         for start in range(0, len(visitors), CHUNK):
@@ -207,13 +201,13 @@ class _Tile:
         i = j = None
         if 2 * self._failed <= self._tried + BLOCKS_TRIED:
             self._tried += 1
-            near = self._multiply(self._coarse[ranks], coarse)
+            near = self._multiply(_of(self._coarse, ranks), coarse)
             count = np.count_nonzero(near)
             if count <= min(few, self._dense_from * sum(shape)):
                 i, j = self._closely(np.flatnonzero(near), ranks, members)
             self._failed += i is None
         if i is None:
-            near = self._multiply(self._sketches[ranks], self._sketches[members])
+            near = self._multiply(_of(self._sketches, ranks), _of(self._sketches, members))
             if np.count_nonzero(near) > self._dense_from * sum(shape):
                 self._thin_out(near.reshape(shape), ranks, members)
             i, j = np.divmod(np.flatnonzero(near), len(members))
@@ -230,7 +224,7 @@ class _Tile:
         self, near: np.ndarray, ranks: np.ndarray, members: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         i, j = np.divmod(near, len(members))
-        left, right = (self._sketches.take(of, axis=0) for of in (ranks[i], members[j]))
+        left, right = _of(self._sketches, ranks[i]), _of(self._sketches, members[j])
         closer = np.einsum("ij,ij->i", left, right) >= self._min_product
         return i[closer], j[closer]
 
@@ -302,3 +296,24 @@ class _Tile:
         few = number < self._max_neighbors
         self.cut += int((~few).sum())
         return firsts[few], seconds[few]
+
+
+def _of(sketches: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    return sketches.take(ranks, axis=0).astype(np.float32)
+
+
+def _coarse(sketches: np.ndarray) -> np.ndarray:
+    """Sketch sketches: float16 (n, s // 2 + 1), their first half, and the length of the rest.
+
+    Lengths are rounded up, so that no product is smaller.
+    """
+    half = sketches.shape[1] // 2
+    coarse = np.empty((len(sketches), half + 1), np.float16)
+    coarse[:, :half] = sketches[:, :half]
+    for at in range(0, len(sketches), ROWS_CONVERTED):
+        rest = sketches[at : at + ROWS_CONVERTED, half:].astype(np.float32)
+        exact = np.sqrt(np.einsum("ij,ij->i", rest, rest)) * (1 + COARSE_SLACK)
+        rounded = exact.astype(np.float16)
+        up = np.nextafter(rounded, np.float16(np.inf))
+        coarse[at : at + ROWS_CONVERTED, half] = np.where(rounded < exact, up, rounded)
+    return coarse
