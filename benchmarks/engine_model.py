@@ -20,7 +20,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from beam_gpte.core.dedup.space import bisector_distance, cells_for, fit_space
+from beam_gpte.core.dedup.space import (
+    bisector_distance,
+    cells_for,
+    fit_space,
+    share_of_points,
+)
 from beam_gpte.core.vectors.similarity import vector_matrix
 from beam_gpte.dedup.search_plan import GROUP_ROWS, MIN_GROUPS, SAMPLE
 from benchmarks.engine_inputs import texts_in, tokens_of, vector_keys
@@ -65,7 +70,8 @@ def deduplication(folder: Path, _: Path) -> Job:
     """Count comparisons, visits of rows to groups of cells, and rows that are away."""
     vectors = _vectors(folder / "vectors")
     rows = len(vectors)
-    sample = vectors[vector_keys(vectors).argsort()[:SAMPLE]]
+    points = max(SAMPLE, int(rows * share_of_points(rows, THRESHOLD)))
+    sample = vectors[vector_keys(vectors).argsort()[:points]]
     space = fit_space(sample, cells_for(rows, THRESHOLD), 64)
     home, visitors, cells = space.route(vectors, bisector_distance(THRESHOLD))
     at_home, visiting = (np.bincount(of, minlength=len(space.centroids)) for of in (home, cells))
@@ -76,7 +82,7 @@ def deduplication(folder: Path, _: Path) -> Job:
     groups = int(group.max()) + 1
     elsewhere = group[cells] != group[home[visitors]]
     visits = len(np.unique(visitors[elsewhere] * groups + group[cells[elsewhere]]))
-    known = COMPARISON * comparisons, PARALLELISM * sample.nbytes + VISIT * visits
+    known = COMPARISON * comparisons, PARALLELISM * sample.size + VISIT * visits
     return Job((1, rows), (1, rows), (1, rows, rows if groups > 1 else 0), known)
 
 

@@ -1,6 +1,6 @@
 """Predict the cost of 400,000 texts from 50,000, and measure it: the constants of docs/scaling.md.
 
-    python benchmarks/scaling.py deduplication --texts FILE.parquet --cache FOLDER
+    python benchmarks/scaling.py deduplication [--texts FILE.parquet --cache FOLDER]
         [--rows 50000] [--many 400000]
     python benchmarks/scaling.py mining FILE.parquet [--rows 50000] [--many 400000]
 
@@ -8,12 +8,13 @@ Texts and vectors are those of `deduplication_methods.py` (first lines) and, wit
 `bitext_growth.py`; half of the texts of mining are sources. Seconds are CPU seconds of one thread.
 The cost of comparing grows with the square of the rows, the rest of a run with the rows:
 
-    deduplication  rows x rest(cells) + comparisons x seconds each; cells = rows / 500, at most 1024
+    deduplication  rows x rest(cells) + comparisons x seconds each
     mining         rows x rest + sources x targets x dim x seconds each
 
-More cells make more replicas of a row: the few rows are also deduplicated in a space of as many
-cells as the many get, three times (medians). The number of comparisons of the many is counted on
-the few, by the shares of rows in each cell.
+More cells take more time to find, and make more replicas of a row: the few rows are deduplicated in
+the cells of the many. These are fitted to as many points as a run takes, and the comparisons of a
+row are counted on 10,000 others. Without --texts rows are the synthetic ones of
+`deduplication_methods.py`.
 """
 
 import argparse
@@ -23,26 +24,25 @@ from pathlib import Path
 import numpy as np
 from timing import measure
 
-from beam_gpte.core.dedup.space import CELL_ROWS, Space, bisector_distance, cells_for, fit_space
+from beam_gpte.core.dedup.space import (
+    CELL_ROWS,
+    cells_for,
+    compared_share,
+    fit_space,
+    share_of_points,
+)
 from beam_gpte.core.dedup.tile_join import CHUNK
 from beam_gpte.dedup.search_plan import SAMPLE
 
 THRESHOLD = 0.9
-
-
-def comparisons(vectors: np.ndarray, space: Space, rows: int) -> float:
-    """Count the comparisons of a row, if there were `rows` like `vectors`."""
-    home, _, cells = space.route(vectors, bisector_distance(THRESHOLD))
-    shares, visits = (
-        np.bincount(of, minlength=len(space.centroids)) / len(vectors) for of in (home, cells)
-    )
-    return rows * float((shares * (shares / 2 + visits)).sum())
+COARSE = 33  # numbers of a coarse sketch
+COUNTED = 10_000  # rows whose comparisons are counted
 
 
 def comparing(vectors: np.ndarray) -> float:
-    """Measure the seconds of a comparison of two sketches in a cell."""
+    """Measure the seconds of a comparison of two coarse sketches in a cell."""
     parts = vectors[:CHUNK], vectors[CHUNK : CHUNK + CELL_ROWS]
-    left, right = (np.ascontiguousarray(part[:, :65]) for part in parts)
+    left, right = (np.ascontiguousarray(part[:, :COARSE]) for part in parts)
 
     def run() -> None:
         for _ in range(20):
@@ -51,40 +51,51 @@ def comparing(vectors: np.ndarray) -> float:
     return float(np.median(measure({"compare": run}, 5)["compare"])) / (20 * len(left) * len(right))
 
 
+def sampled(file: str, rows: int, count: int) -> np.ndarray:
+    """Load `count` vectors, spread over the first `rows` of a file, or of synthetic ones."""
+    import deduplication_methods as methods
+
+    if file:
+        at = np.linspace(0, rows - 1, count).astype(np.int64)
+        return methods.unit(np.load(file, mmap_mode="r")[at])
+    groups = -(-rows // methods.BATCH)
+    each = -(-count // groups)
+    return np.concatenate([methods.synthesize(group)[:each] for group in range(groups)])
+
+
 def deduplication(options: argparse.Namespace) -> None:
     import deduplication as program
     import deduplication_methods as methods
 
-    file = methods.vectors_file(options, "first", options.many)
-    vectors = methods.load(file, 0, options.rows)
-    each = comparing(vectors)
-    sample = vectors[:: max(1, len(vectors) // SAMPLE)][:SAMPLE]
-    spaces = [
-        fit_space(sample, cells_for(rows, THRESHOLD), 64) for rows in (options.rows, options.many)
-    ]
+    file = methods.vectors_file(options, "first", options.many) if options.texts else ""
+    points = max(SAMPLE, int(options.many * share_of_points(options.many, THRESHOLD)))
+    both = sampled(file, options.many, points + COUNTED)
+    both = both[np.random.default_rng(0).permutation(len(both))]
+    held_out, sample = both[:COUNTED], both[COUNTED:]
+    each = comparing(held_out)
+    space = fit_space(sample, cells_for(options.many, THRESHOLD), 64)
+    share = compared_share(space, held_out, THRESHOLD)
     with tempfile.TemporaryDirectory() as folder:
 
-        def run(rows: int, saved_index: str = "") -> float:
+        def run(rows: int, saved_index: str = "") -> tuple[float, float]:
             arguments = (methods.OURS, file, rows, THRESHOLD, folder)
-            return program.run(*arguments, saved_index=saved_index)["cpu"]
+            found = program.run(*arguments, saved_index=saved_index)
+            return found["cpu"], found["mb"]
 
-        files = [Path(folder, f"{len(space.centroids)}.npz") for space in spaces]
-        for path, space in zip(files, spaces, strict=True):
-            path.write_bytes(space.to_bytes())
-        taken = [[run(options.rows, str(path)) for path in files] for _ in range(3)]
-        rest = 0.0
-        for space, seconds in zip(spaces, np.median(taken, axis=0), strict=True):
-            compared = comparisons(vectors, space, options.rows)
-            rest = seconds / options.rows - compared * each
-            costs = f"{compared:.0f} comparisons of {1e9 * each:.2f} ns, rest {1e6 * rest:.0f}"
-            cells = f"{options.rows} rows in {len(space.centroids)} cells: {seconds:.1f} CPU s"
-            print(f"{cells}; a row {costs} microseconds")
-        compared = comparisons(vectors, spaces[-1], options.many)
-        predicted = options.many * (rest + compared * each)
-        title = f"{options.many} rows, each {compared:.0f} comparisons"
+        index = Path(folder, "space.npz")
+        index.write_bytes(space.to_bytes())
+        few, _ = run(options.rows, str(index))
+        rest = few / options.rows - options.rows * share * each
+        print(
+            f"{options.rows} rows in {len(space.centroids)} cells: {few:.1f} CPU s; a row "
+            f"{options.rows * share:.0f} comparisons of {1e9 * each:.2f} ns, rest {1e6 * rest:.0f} "
+            "microseconds"
+        )
+        predicted = options.many * (rest + options.many * share * each)
+        title = f"{options.many} rows, each {options.many * share:.0f} comparisons"
         print(f"{title}: {predicted:.0f} CPU s predicted", flush=True)
-        many = run(options.many)
-    print(f"{many:.0f} CPU s measured, {predicted / many:.2f} of it predicted")
+        many, mb = run(options.many)
+    print(f"{many:.0f} CPU s, {mb:.0f} MB measured, {predicted / many:.2f} of it predicted")
 
 
 def mining(options: argparse.Namespace) -> None:
@@ -121,9 +132,9 @@ def main() -> None:
         if job is mining:
             arguments.add_argument("file", type=Path)
         else:
-            arguments.add_argument("--texts", type=Path, required=True)
+            arguments.add_argument("--texts", type=Path)
             arguments.add_argument("--column", default="text")
-            arguments.add_argument("--cache", type=Path, required=True)
+            arguments.add_argument("--cache", type=Path)
     options = parser.parse_args()
     options.job(options)
 

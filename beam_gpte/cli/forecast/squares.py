@@ -7,12 +7,20 @@ import time
 
 import numpy as np
 
-from beam_gpte.core.dedup.space import CELL_ROWS, bisector_distance, cells_for, fit_space
+from beam_gpte.core.dedup.space import (
+    CELL_ROWS,
+    POINTS_PER_CELL,
+    cells_for,
+    compared_share,
+    fit_space,
+)
 from beam_gpte.core.dedup.tile_join import CHUNK
 from beam_gpte.core.mining.cells import PROBED, exact_pays
 from beam_gpte.core.mining.neighbors import nearest_neighbors
 
-SKETCH_DIMS = 65  # numbers of a sketch
+SKETCH_DIMS = 64
+COARSE = SKETCH_DIMS // 2 + 1  # numbers of a coarse sketch
+SHARE_POWER = 0.6  # of `compared_share`
 TRIED = 4096  # rows of a side
 FIRST_TRIED = 256  # with which libraries warm up
 
@@ -25,19 +33,17 @@ def comparing_seconds(vectors: np.ndarray, rows: int, threshold: float) -> float
       rows: of the whole.
       threshold: minimum cosine.
     """
-    space = fit_space(vectors, cells_for(rows, threshold), SKETCH_DIMS - 1)
-    home, _, cells = space.route(vectors, bisector_distance(threshold))
-    shares, visits = (
-        np.bincount(of, minlength=len(space.centroids)) / len(vectors) for of in (home, cells)
-    )
-    return float(rows) ** 2 * float((shares * (shares / 2 + visits)).sum()) * _comparison()
+    cells = cells_for(rows, threshold)
+    fitted = min(cells, max(1, len(vectors) // POINTS_PER_CELL))
+    share = compared_share(fit_space(vectors, fitted, SKETCH_DIMS), vectors, threshold)
+    return float(rows) ** 2 * share * (fitted / cells) ** SHARE_POWER * _comparison()
 
 
 def _comparison() -> float:
     """Measure the seconds of one comparison of two sketches."""
-    numbers = np.random.default_rng(0).standard_normal((CHUNK + CELL_ROWS, SKETCH_DIMS), np.float32)
+    numbers = np.random.default_rng(0).standard_normal((CHUNK + CELL_ROWS, COARSE), np.float32)
     left, right = numbers[:CHUNK], np.ascontiguousarray(numbers[CHUNK:])
-    threshold, times = 8 * np.sqrt(SKETCH_DIMS), 40
+    threshold, times = 8 * np.sqrt(COARSE), 40
     np.flatnonzero(left @ right.T >= threshold)
     began = time.process_time()
     for _ in range(times):

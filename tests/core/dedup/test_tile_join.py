@@ -2,10 +2,12 @@
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_gpte.core.columns import CELL, FIRST_ID, ORDER_VALUE, SECOND_ID, VECTOR_KEY, VISITS
+from beam_gpte.core.dedup import tile_join
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.space import Space, bisector_distance, fit_space
 from beam_gpte.core.dedup.tile_join import TileRows, join_tile
@@ -101,3 +103,35 @@ def test_a_row_with_too_many_neighbors_keeps_the_first_in_the_order_of_keeping()
     assert found.cut == 19 * 20 // 2 - len(found.candidates)
     neighbors = found.candidates.filter(pl.col(SECOND_ID) == 19)[FIRST_ID].to_list()
     assert sorted(neighbors) == [0, 1, 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.floats(1e-7, 100))
+def test_coarse_sketches_have_no_smaller_product(seed: int, numbers: int, scale: float) -> None:
+    random = np.random.default_rng(seed)
+    spread = scale * random.random(numbers)
+    sketches = unit(random.normal(size=(50, numbers)) * spread + 1e-9).astype(np.float16)
+    coarse = tile_join._coarse(sketches)
+    assert coarse.shape == (50, numbers // 2 + 1)
+    exact, bound = (
+        part.astype(np.float64) @ part.astype(np.float64).T for part in (sketches, coarse)
+    )
+    assert (bound >= exact - 1e-7).all()
+
+
+def test_pairs_are_the_same_where_coarse_sketches_do_not_pay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vectors = unit(np.random.default_rng(5).normal(size=(900, 8)))
+    space = fit_space(vectors, 3, 4)
+    rows = rows_of(vectors, space, np.arange(900), reach=bisector_distance(0.9))
+
+    def pairs() -> set[tuple[int, int]]:
+        found = join_tile(rows, none(rows), 0.9, KeepOrder(), "id", 1000)
+        return set(zip(found.candidates[FIRST_ID], found.candidates[SECOND_ID], strict=True))
+
+    closely = pairs()
+    assert near_pairs(vectors, 0.9) <= closely
+    monkeypatch.setattr(tile_join, "COARSE_LEAVES", 10**9)
+    monkeypatch.setattr(tile_join, "CHUNK", 64)
+    assert pairs() == closely
