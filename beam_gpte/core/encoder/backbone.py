@@ -4,6 +4,7 @@ torch and transformers are imported only when a model is loaded.
 """
 
 import contextlib
+import dataclasses
 import inspect
 import logging
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ import numpy as np
 from beam_gpte.core.devices import choose_device
 from beam_gpte.core.encoder.attention import register
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.linear_layers import pack_linears
+from beam_gpte.core.encoder.int8.calibration import quantize_linears
+from beam_gpte.core.encoder.linear_layers import bf16_speedup, pack_linears
 from beam_gpte.core.encoder.model_folder import ModelFolder
 from beam_gpte.core.encoder.pretrained import first_position, load_pretrained
 from beam_gpte.core.encoder.unpadded import Unpadded, probe, to_device
@@ -29,6 +31,10 @@ _log = logging.getLogger(__name__)
 # precision.
 HALF_TOLERANCE = 2e-2
 
+# How many times as fast as fp32 the products of a CPU are in bfloat16 for precision auto to take
+# it: what the measurement varies by, and what attention and norms, which stay fp32, are worth.
+AUTO_SPEEDUP = 1.2
+
 
 def import_torch() -> Any:
     """Import torch after tuning a process of ours: torch reads variables on import."""
@@ -36,6 +42,21 @@ def import_torch() -> Any:
     import torch
 
     return torch
+
+
+def choose_precision(config: EncoderConfig) -> EncoderConfig:
+    """Replace precision ``auto`` by the one that pays on this machine; see `EncoderConfig`."""
+    if config.precision != "auto":
+        return config
+    torch = import_torch()
+    device = choose_device(config.device)
+    if device.startswith("cuda"):
+        # fp16 has more digits, but overflows in some models
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    else:
+        precision = "bf16" if device == "cpu" and bf16_speedup() >= AUTO_SPEEDUP else "fp32"
+    _log.info("precision auto is %s here", precision)
+    return dataclasses.replace(config, precision=precision)
 
 
 class Backbone:
@@ -47,6 +68,9 @@ class Backbone:
       device: the device of the model.
       autocast: the type of products by PyTorch's autocast, on a GPU; None for fp32. On a CPU the
         packed layers do it.
+      precision: describes it for people: ``bf16``, ``int8 (4 of 72 layers fp32)``.
+      fp32_layers: linear layers whose error in int8 is too large, see `int8.calibration`; 0 in
+        other precisions.
     """
 
     def __init__(
@@ -54,6 +78,7 @@ class Backbone:
     ) -> None:
         self.device = device
         self.autocast: torch.dtype | None = None
+        self.precision, self.fp32_layers = "fp32", 0
         self._model = model
         self._pad_id = pad_id
         self._accepted = set(inspect.signature(model.forward).parameters)
@@ -73,7 +98,8 @@ class Backbone:
           folder: holds weights and settings.
           config: device, precision and trust.
           pad_id: the token that fills padded rows.
-          samples: token ids of some texts of different lengths, to try unpadded execution with.
+          samples: token ids of some texts of different lengths, to try unpadded execution with,
+            and to fit int8 to.
         """
         return cls.from_model(load_pretrained(folder, config), config, pad_id, samples)
 
@@ -89,13 +115,18 @@ class Backbone:
             raise InputError(
                 "precision 'fp16' needs a GPU, but this runs on a CPU; use bf16 or fp32"
             )
+        if device != "cpu" and config.precision == "int8":
+            raise InputError(
+                f"precision 'int8' needs a CPU, but this runs on {device}; use bf16 or fp16"
+            )
         model = model.to(device).eval()
         if getattr(model, "pooler", None) is not None:
             # its output is never used; without it there is one product less per text
             model.pooler = None
         backbone = cls(model, torch.device(device), pad_id, samples, first_position(model.config))
+        backbone.precision = config.precision
         if device == "cpu":  # after the probe, which compares in fp32
-            _pack(model, config)
+            backbone.pack(config, samples)
         elif config.precision != "fp32":
             backbone.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
             backbone.try_flash(samples)
@@ -107,6 +138,21 @@ class Backbone:
         if not self.unpadded:
             return f"padded: {self.reason}"
         return "unpadded, flash attention" if self._packed.flash else "unpadded"
+
+    def pack(self, config: EncoderConfig, samples: list[np.ndarray]) -> None:
+        """Replace the linear layers by those of `config.precision`, on a CPU."""
+        try:
+            if config.precision == "int8":
+                self._quantize(samples)
+            pack_linears(self._model, bf16=config.precision == "bf16")
+        except NotImplementedError as error:
+            raise InputError(f"precision {config.precision!r}: {error}") from error
+
+    def _quantize(self, samples: list[np.ndarray]) -> None:
+        replaced, self.fp32_layers = quantize_linears(self._model, lambda: self.run(samples))
+        if self.fp32_layers:
+            layers = replaced + self.fp32_layers
+            self.precision = f"int8 ({self.fp32_layers} of {layers} layers fp32)"
 
     def try_flash(self, samples: list[np.ndarray]) -> None:
         """Turn on flash attention if it runs here and agrees with SDPA on `samples`."""
@@ -192,10 +238,3 @@ def padded(rows: list[np.ndarray], mask: "torch.Tensor", value: int) -> "torch.T
     filled = torch.full(mask.shape, value)
     filled[mask] = torch.from_numpy(np.concatenate(rows))
     return filled
-
-
-def _pack(model: Any, config: EncoderConfig) -> None:
-    try:
-        pack_linears(model, bf16=config.precision == "bf16")
-    except NotImplementedError as error:
-        raise InputError(f"precision {config.precision!r}: {error}") from error

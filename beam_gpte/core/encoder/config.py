@@ -11,7 +11,7 @@ from beam_gpte.core.errors import InputError
 POOLING_MODES = ("cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last")
 TAIL_MEAN = "tail_mean"  # not in sentence-transformers: the mean of the last few tokens
 LONG_TEXT = ("truncate", "windows", "chunks", "late_chunks")
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "auto")
 
 # Part of every fingerprint: raise it when a code change changes vectors by more than rounding.
 ENGINE = 1
@@ -78,7 +78,13 @@ class EncoderConfig:
         the model takes.
       overlap_tokens: number of tokens that neighboring windows or chunks share.
       precision: ``fp32``; ``bf16``, products in bfloat16, while residual stream, layer norms and
-        softmax stay fp32; ``fp16``, the same in float16, on a GPU only.
+        softmax stay fp32; ``fp16``, the same in float16, on a GPU only; ``int8``, the same in 8-bit
+        integers, on a CPU only: its vectors are further from those of fp32, and a layer whose error
+        is large stays fp32. ``auto`` takes bf16 on a CPU that multiplies it at least 1.2 times as
+        fast as fp32, otherwise fp32; on a GPU bf16, or fp16 where the GPU lacks it; never int8. It
+        is decided where the model is loaded, and the fingerprint is that of the precision which
+        was taken: vectors of ``auto`` go with those of that precision, and a job whose workers
+        decide differently is refused by its sink. Name a precision where machines differ.
       token_budget: tokens of one forward pass, padding included; None takes 4,096 on a CPU and
         65,536 on a GPU. Changes speed and memory, never a vector.
       device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one. Of several GPUs

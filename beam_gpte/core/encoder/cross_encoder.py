@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beam_gpte.core.encoder.backbone import Backbone, import_torch, padded
+from beam_gpte.core.encoder.backbone import Backbone, choose_precision, import_torch, padded
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.heads import make_activation
 from beam_gpte.core.encoder.inputs import Piece
+from beam_gpte.core.encoder.int8 import calibration
 from beam_gpte.core.encoder.linear_layers import pack_linears
 from beam_gpte.core.encoder.model_folder import find_model, read_model_folder
 from beam_gpte.core.encoder.pretrained import load_pretrained, position_limit
@@ -126,6 +127,7 @@ class CrossEncoder:
         config = EncoderConfig(config) if isinstance(config, str) else config
         check_scorer_config(config)
         torch = import_torch()
+        config = choose_precision(config)
         folder = read_model_folder(root or find_model(config))
         tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
         model = load_pretrained(folder, config, classifier=True).eval()
@@ -144,6 +146,9 @@ class CrossEncoder:
             hidden = [_run_alone(body, piece).last_hidden_state[0] for piece in pieces]
         head = detach_head(model, tokenizer.pad_id)
         _check_head(head, pieces, hidden, torch.cat(plain), type(model).__name__)
+        if config.precision == "int8":
+            texts = calibration.TEXTS
+            samples = tokenizer.encode_pairs(list(zip(texts, texts[1:], strict=False)))
         backbone = Backbone.from_model(body, config, tokenizer.pad_id, samples.ids)
         if backbone.device.type == "cpu":
             pack_linears(head)  # the same bits whatever the batch

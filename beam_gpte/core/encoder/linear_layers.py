@@ -46,23 +46,29 @@ def pack_linears(model: Any, bf16: bool = False) -> int:
     """
     import torch
 
-    if bf16 and not _operators_work(torch.bfloat16):
+    if not bf16:
+        make = fp32_linear()
+        return 0 if make is None else _replace_linears(model, make)
+    if not _operators_work(torch.bfloat16):
         raise NotImplementedError("this CPU has no bfloat16 products; use precision fp32")
-    use_mkl = not bf16 and _mkl_is_faster()
-    if not bf16 and not use_mkl and not _operators_work(torch.float32):
-        return 0
-    if bf16 and (speedup := bf16_speedup()) < 1:
+    if (speedup := bf16_speedup()) < 1:
         _log.warning(
             "bfloat16 products take %.1f times as long as fp32 on this CPU; "
             "precision fp32 is faster",
             1 / speedup,
         )
-    if use_mkl:
-        make = batch_invariant_linear_class()
-    else:
-        dtype = torch.bfloat16 if bf16 else torch.float32
-        make = functools.partial(packed_linear_class(), dtype=dtype)
-    return _replace_linears(model, make)
+    return _replace_linears(model, functools.partial(packed_linear_class(), dtype=torch.bfloat16))
+
+
+def fp32_linear() -> Any:
+    """Return what makes a plain layer fast on this CPU; None where nothing does."""
+    import torch
+
+    if _mkl_is_faster():
+        return batch_invariant_linear_class()
+    if not _operators_work(torch.float32):
+        return None
+    return functools.partial(packed_linear_class(), dtype=torch.float32)
 
 
 def _replace_linears(model: Any, make: Any) -> int:

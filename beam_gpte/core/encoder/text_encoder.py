@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from beam_gpte.core import canaries
-from beam_gpte.core.encoder.backbone import Backbone, import_torch
+from beam_gpte.core.encoder.backbone import Backbone, choose_precision, import_torch
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig, hash_settings
 from beam_gpte.core.encoder.heads import load_head
 from beam_gpte.core.encoder.inputs import Piece, Prepared, Preparer
+from beam_gpte.core.encoder.int8 import calibration
 from beam_gpte.core.encoder.model_folder import (
     ModelFolder,
     find_model,
@@ -179,13 +180,14 @@ class TextEncoder:
           InputError: the model does not exist, has no safetensors, is incomplete or damaged, or has
             unsupported modules.
         """
-        config = EncoderConfig(config) if isinstance(config, str) else config
         import_torch()
+        config = choose_precision(EncoderConfig(config) if isinstance(config, str) else config)
         folder = read_model_folder(root or find_model(config))
         folder.prompt(config)
         folder.pooling_modes(config)
         tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
-        samples = [ids for ids in tokenizer.encode(_SAMPLES).ids if len(ids)]
+        texts = [*_SAMPLES, *calibration.TEXTS] if config.precision == "int8" else _SAMPLES
+        samples = [ids for ids in tokenizer.encode(texts).ids if len(ids)]
         backbone = Backbone.load(folder, config, tokenizer.pad_id, samples)
         return cls(config, folder, tokenizer, backbone, load_head(folder.modules))
 
@@ -366,6 +368,7 @@ class TextEncoder:
             )
         dim = min(config.truncate_dim or full, full)
         vectors = [np.zeros(dim) if one is None else one for one in seen]
+        backbone = self._runner.backbone
         resolved = {
             "files": folder.hash(config),
             "pooling": modes,
@@ -373,6 +376,8 @@ class TextEncoder:
             "prompt": self._prompt,
             "max_tokens": self._tokenizer.max_tokens,
         }
+        if backbone.fp32_layers:
+            resolved["fp32_layers"] = backbone.fp32_layers
         return VectorMetadata(
             model=public_name(config.model),
             fingerprint=hash_settings(config, resolved),
@@ -380,7 +385,7 @@ class TextEncoder:
             prompt=config.template or self._prompt,
             dim=dim,
             normalized=config.normalize or (unit and config.truncate_dim is None),
-            engine=f"{config.precision} {self._runner.backbone.attention}",
+            engine=f"{backbone.precision} {backbone.attention}",
             canaries=canaries.sketch(np.stack(vectors), config.precision),
         )
 
