@@ -6,7 +6,8 @@
 
 The file has columns `side` (src or tgt), `id`, `text`, and `gold`: rows with equal values translate
 one another, null has no translation. Texts are embedded once, with the prompt "query: " and at most
-128 tokens, and stored beside the file as FILE.vectors.parquet.
+128 tokens, and stored beside the file as FILE.vectors.parquet (of --precision int8 as
+FILE.vectors.int8.parquet).
 
 Quality: precision, recall and F1 by setting; `best` is the threshold of the largest F1, found by
 going through all pairs. The pairs of LASER's setting are compared with those of a plain float64
@@ -68,14 +69,16 @@ def transform_of(name: str, threshold: float | str) -> Any:
     return MineBitext(threshold=threshold, **arguments)
 
 
-def embedded(path: Path, model: str | None) -> Path:
-    kept = path.with_suffix(".vectors.parquet") if model else path
+def embedded(path: Path, model: str | None, precision: str = "fp32") -> Path:
+    suffix = ".vectors.parquet" if precision == "fp32" else f".vectors.{precision}.parquet"
+    kept = path.with_suffix(suffix) if model else path
     if kept.exists():
         return kept
     from beam_gpte import EncoderConfig, TextEncoder
 
     table = pq.read_table(path)
-    encoder = TextEncoder.load(EncoderConfig(str(model), prompt="query: ", max_tokens=128))
+    config = EncoderConfig(str(model), prompt="query: ", max_tokens=128, precision=precision)
+    encoder = TextEncoder.load(config)
     vectors = encoder.encode(table["text"].to_pylist())
     array = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), encoder.dim)
     pq.write_table(table.append_column(encoder.metadata.field("embedding"), array), kept)
@@ -289,6 +292,7 @@ def main() -> None:
     )
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", help="embeds the texts; not needed for a file with vectors")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--rows", default="", help="rows per side, with commas; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--documents", action="store_true")
@@ -300,7 +304,7 @@ def main() -> None:
     if options.child:
         run_child(METHODS[options.child], options)
         return
-    options.file = embedded(options.file, options.model)
+    options.file = embedded(options.file, options.model, options.precision)
     if options.documents:
         from bitext_documents import documents
 

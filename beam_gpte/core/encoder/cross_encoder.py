@@ -10,6 +10,7 @@ refused.
 
 import dataclasses
 import inspect
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ class CrossEncoder:
         _check_head(head, pieces, hidden, torch.cat(plain), type(model).__name__)
         if config.precision == "int8":
             texts = calibration.TEXTS
-            samples = tokenizer.encode_pairs(list(zip(texts, texts[1:], strict=False)))
+            samples = tokenizer.encode_pairs(list(itertools.pairwise(texts)))
         backbone = Backbone.from_model(body, config, tokenizer.pad_id, samples.ids)
         if backbone.device.type == "cpu":
             pack_linears(head)  # the same bits whatever the batch

@@ -49,7 +49,9 @@ TEXTS = (
 # Rows of a layer's input that its error is measured on.
 ROWS = 256
 
-# Largest error of a layer on the sample, relative to its output, the mean of the rows.
+# Largest error of a layer on the sample, relative to its output, the mean of the rows. Layers of
+# all-MiniLM-L6-v2 and multilingual-e5-small have 0.018 in the middle and 0.055 at most. With 0.03 a
+# fifth of their products would stay fp32, for a lowest cosine of 0.998 instead of 0.997.
 LIMIT = 0.06
 
 # Smoothing is at most two to this power: beyond it a channel is as good as empty.

@@ -144,7 +144,7 @@ def warn_if_slower() -> None:
 
 
 def int8_speedup() -> float:
-    """Measure how many times faster an int8 layer is than one in fp32, scales and rounding included.
+    """Measure how many times faster an int8 layer is than one in fp32, rounding included.
 
     Takes 30 ms where they are about as fast. 0 if the CPU cannot.
     """
