@@ -102,14 +102,11 @@ def main() -> None:
             mined_forward, mined_backward = mined(source, target)
             both = np.concatenate([source, target])
             first = both if first is None else first
+            lowest = (both * first).sum(1).min()
             print(
                 f"{language:5}{precision:5}{forward:7.1f}{backward:7.1f}{margin_forward:11.1f}"
                 f"{margin_backward:7.1f}{mined_forward:11.1f}{mined_backward:7.1f}"
-                + (
-                    f"  lowest cosine {(both * first).sum(1).min():.4f}"
-                    if both is not first
-                    else ""
-                ),
+                + ("" if both is first else f"  lowest cosine {lowest:.4f}"),
                 flush=True,
             )
 

@@ -135,7 +135,7 @@ MISTAKES = [
     ),
     (f"{RUN} --pooling middle", 2, f"pooling 'middle': choose {POOLINGS}"),
     (f"{RUN} --truncate_dim 0", 2, "truncate_dim 0: give a positive whole number"),
-    (f"{RUN} --precision fp8", 2, "precision 'fp8': choose fp32, bf16 or fp16"),
+    (f"{RUN} --precision fp8", 2, "precision 'fp8': choose fp32, bf16, fp16, int8 or auto"),
     (
         f"{RUN} --long_text split",
         2,

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from beam_gpte import Block, EncoderConfig, InputError, Rerank
 from beam_gpte.core.encoder.cross_encoder import CrossEncoder, PairRunner, _activation
+from beam_gpte.core.encoder.int8.linear import int8_works
 
 WORDS = [f"w{i}" for i in range(60)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -118,6 +119,19 @@ def test_scores_are_those_of_sentence_transformers(make: Make, name: str) -> Non
     assert expected.std() > 0.01
     assert np.abs(ours.score(pairs()) - expected).max() < 1e-5
     assert ours.unpadded == (name != "mpnet")
+
+
+def test_scores_in_int8_are_near_those_in_fp32_and_the_same_in_any_batch(folder: str) -> None:
+    if not int8_works():
+        pytest.skip("no int8 products here")
+    fp32, int8 = (
+        CrossEncoder.load(EncoderConfig(folder, device="cpu", precision=precision))
+        for precision in ("fp32", "int8")
+    )
+    scores, expected = int8.score(pairs()), fp32.score(pairs())
+    assert not np.array_equal(scores, expected)
+    assert np.corrcoef(scores, expected)[0, 1] > 0.98  # of random weights
+    assert np.array_equal(np.concatenate([int8.score([pair]) for pair in pairs()]), scores)
 
 
 @pytest.fixture(scope="module")

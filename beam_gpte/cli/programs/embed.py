@@ -120,7 +120,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--precision",
         default="fp32",
-        help="fp32, or bf16 on hardware that multiplies in bfloat16",
+        help="fp32; bf16 on hardware that multiplies in bfloat16; int8 on a CPU, whose vectors are "
+        "further from fp32; fp16 on a GPU; auto: bf16 where it is faster, otherwise fp32",
     )
     model.add_argument(
         "--long_text", default="truncate", help="truncate, windows, chunks or late_chunks"

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.int8.linear import int8_works
 from beam_gpte.core.encoder.linear_layers import bf16_speedup
 from beam_gpte.core.encoder.text_encoder import TextEncoder
 
@@ -24,12 +25,14 @@ def one_and_two_threads() -> Iterator[tuple[int, int]]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_a_text_has_the_same_bits_in_any_bundle_and_with_any_threads(
     minilm: str, precision: str, one_and_two_threads: tuple[int, int]
 ) -> None:
     if precision == "bf16" and not bf16_speedup():
         pytest.skip("this CPU has no bfloat16 products")
+    if precision == "int8" and not int8_works():
+        pytest.skip("no int8 products here")
     encoder = TextEncoder.load(EncoderConfig(minilm, precision=precision, device="cpu"))
     generator = np.random.default_rng(0)
     words = SENTENCE.split()

@@ -138,7 +138,7 @@ def test_a_long_text_is_cut_inside_its_template(minilm: str) -> None:
             "give 0 or more, and less than chunk_tokens",
         ),
         ({"long_text": "cut"}, "long_text 'cut': choose truncate, windows, chunks or late_chunks"),
-        ({"precision": "fp8"}, "precision 'fp8': choose fp32, bf16 or fp16"),
+        ({"precision": "fp8"}, "precision 'fp8': choose fp32, bf16, fp16, int8 or auto"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
