@@ -61,7 +61,7 @@ def test_vectors_are_near_those_of_fp32_and_named_by_what_made_them(
     cosines = (encoder.encode(SENTENCES) * int8_encoder.encode(SENTENCES)).sum(1)
     assert cosines.min() > 0.99
     assert cosines.max() < 0.99999  # integers did run
-    assert int8_encoder.metadata.engine == "int8 unpadded"
+    assert int8_encoder.metadata.engine == "int8 (1 of 36 layers fp32) unpadded"
     assert int8_encoder.fingerprint != encoder.fingerprint
     with pytest.raises(InputError, match="fingerprints"):
         check_same_vectors(encoder.metadata, int8_encoder.metadata, "here")
@@ -157,7 +157,7 @@ def test_the_number_of_layers_left_in_fp32_is_in_the_metadata_and_the_fingerprin
     monkeypatch.setattr(calibration, "LIMIT", 0.03)
     strict = TextEncoder.load(EncoderConfig(minilm, precision="int8", device="cpu"))
     kept = strict._runner.backbone.fp32_layers
-    assert 0 < kept < 36
+    assert 1 < kept < 36
     assert strict.metadata.engine == f"int8 ({kept} of 36 layers fp32) unpadded"
     assert strict.fingerprint != int8_encoder.fingerprint
 
