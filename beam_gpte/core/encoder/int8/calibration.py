@@ -123,14 +123,14 @@ def fit(linear: Any, seen: Inputs) -> Any:
         return None
     rows = torch.cat(seen.rows)
     expected = torch.nn.functional.linear(rows, linear.weight.float(), None)
-    best, least = None, LIMIT
+    best, smallest = None, LIMIT
     # after a GELU tokens differ more than channels do, and smoothing loses
     for scales in (torch.ones(linear.in_features), smoothing(seen.largest, linear.weight)):
         layer = int8_linear_class()(linear, scales)
         for zero_point in ZERO_POINTS:
             error = relative_error(layer.multiply(rows, zero_point), expected)
-            if error < least:  # not true of NaN: such a layer stays fp32
-                best, least, layer.zero_point = layer, error, zero_point
+            if error < smallest:  # not true of NaN: such a layer stays fp32
+                best, smallest, layer.zero_point = layer, error, zero_point
     return best
 
 
