@@ -191,7 +191,8 @@ class MiningPlan:
         """Describe the search, for reports."""
         if self.cells is None:
             return {"search": "exact"}
-        return {"search": "cells", "cells": len(self.cells.centroids), "probes": self.cells.probes}
+        cells = {"cells": len(self.cells.centroids), "cells_per_row": self.cells.nearest}
+        return {"search": "cells", **cells}
 
 
 class _SurveyBoth(beam.CombineFn):

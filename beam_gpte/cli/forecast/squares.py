@@ -15,7 +15,7 @@ from beam_gpte.core.dedup.space import (
     fit_space,
 )
 from beam_gpte.core.dedup.tile_join import CHUNK
-from beam_gpte.core.mining.cells import PROBED, exact_pays
+from beam_gpte.core.mining.cells import exact_pays, products_share
 from beam_gpte.core.mining.neighbors import nearest_neighbors
 
 SKETCH_DIMS = 64
@@ -61,5 +61,5 @@ def mining_seconds(rows: tuple[int, int], dim: int, k: int) -> float:
     began = time.process_time()
     nearest_neighbors(unit[0], ids, unit[1], ids, k)
     each = (time.process_time() - began) / TRIED**2
-    share = 1.0 if exact_pays(*rows, dim) else PROBED
+    share = 1.0 if exact_pays(*rows, dim) else products_share(*rows)
     return share * rows[0] * rows[1] * each

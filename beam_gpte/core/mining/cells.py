@@ -4,34 +4,45 @@ Costs in seconds of one core, for N sources, M targets and vectors of `dim` dime
 
     exact       N M dim / PRODUCTS_PER_SECOND
     embedding   (N + M) EMBED_SECONDS
-    cells       (N M PROBED + (N + M) CELLS) dim / PRODUCTS_PER_SECOND
+    cells       (N M products_share + (N + M) cells) dim / PRODUCTS_PER_SECOND
 
 Exact search pays as long as it costs no more than embedding both sides with a small encoder, since
 a job that has to embed then takes at most twice as long: at 384 dimensions up to 2.2 million rows
-per side. Beyond that, cells keep the search cheaper than embedding up to some 35 million.
+per side.
 
-Cells are those of spherical k-means (`core.vectors.kmeans`) over both sides. Every row of one side
-has its home in the cell of the nearest centroid; rows of the other, the smaller side, search a
-sixteenth of the cells, their nearest. A pair may be missed where a translation lies far away, and a
-mean may be too small, which inflates ratio margins more than distance margins. Of 2,000
-translations among 20,000 German and 20,000 English sentences (multilingual-e5-small), 86.6, 93.4,
-97.3 and 98.7 % share a cell when 4, 8, 16 and 32 of 256 cells are searched.
+Cells are those of spherical k-means (`core.vectors.kmeans`) over both sides. Every row is in its
+`NEAREST` cells, and two rows are compared where they have a cell in common: of as many products,
+that finds more pairs than a home cell for the rows of one side and many cells for those of the
+other. A pair may be missed where a translation lies far away, and a mean may be too small, which
+inflates ratio margins more than distance margins.
+
+Distances to cells are those of partly whitened vectors, whose principal coordinates are divided by
+the square root of their standard deviations. In vectors as they are, few directions have most of
+the variance, so that the largest cells have over ten times their share of the rows; whitened fully,
+directions that are noise in a translation would count as much as others. Since only the order of a
+row's products with centroids counts, whitening is part of the centroids, not of the rows.
 """
 
 import dataclasses
 
 import numpy as np
 
-from beam_gpte.core.vectors.kmeans import POINTS_PER_CELL, spherical_k_means
-from beam_gpte.core.vectors.similarity import cosines
+from beam_gpte.core.vectors.kmeans import spherical_k_means
+from beam_gpte.core.vectors.similarity import cosines, unit_rows
 
 PRODUCTS_PER_SECOND = 33e9  # of numbers, multiplied and added in float32
 EMBED_SECONDS = 0.013  # per sentence, by multilingual-e5-small
-CELLS = 256
-PROBED = 1 / 16  # of the cells
-MIN_PROBES = 8
-PROPOSED = 32  # cells by float32 products, among which the nearest are found in float64
-ROWS_AT_ONCE = 512  # 25 MB of their proposed centroids, at 384 dimensions
+NEAREST = 4  # cells of a row
+# Comparing falls and routing grows with the number of cells; NEAREST square roots of the rows would
+# cost least, but finer cells separate more translations.
+CELLS_PER_ROOT = 1.3
+POINTS_PER_CELL = 4  # of the sample, at least
+WHITENED_DIMS = 256  # principal directions; what lies in others is mostly noise
+NO_VARIANCE = 1e-6  # of the largest: directions that only rounding fills
+SMALLEST = 1e-30  # variance, of vectors that are all zero once they are centered
+SKEW = 1.3  # products, by those of cells of equal size
+PROPOSED = 16  # cells by float32 products, among which the nearest are found in float64
+ROWS_AT_ONCE = 512  # 13 MB of their proposed centroids, at 384 dimensions
 BITS = 20  # of a shard's number in a key
 
 
@@ -50,40 +61,55 @@ def min_rows(dim: int) -> float:
     return EMBED_SECONDS * PRODUCTS_PER_SECOND / dim
 
 
+def cells_for(sources: int, targets: int) -> int:
+    """Return how many cells the rows of two sides are searched in.
+
+    They grow with the square root of the rows (their harmonic mean, as costs do), so that a cell
+    has about as many rows as there are cells, and more the fewer rows are in it.
+    """
+    mean = 2 * sources * targets / max(1, sources + targets)
+    return max(1, round(CELLS_PER_ROOT * mean**0.5))
+
+
+def products_share(sources: int, targets: int) -> float:
+    """Estimate the share of all products of rows that are computed in cells."""
+    return min(1.0, SKEW * NEAREST**2 / cells_for(sources, targets))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class MiningCells:
     """Route the rows of two sides to cells.
 
     Attributes:
-      centroids: unit float32 (c, dim), distinct.
-      probes: number of cells that a row of the probing side searches, at most c.
-      probing: 0 if sources search several cells, 1 if targets do.
+      centroids: float32 (c, dim), distinct, at most 1 long; a row's nearest are those of the
+        largest products.
+      nearest: number of cells that a row is in, at most c.
       shards: int64 (2, c): the number of shards of each side's rows in each cell; each shard of
         sources is compared with each shard of targets.
     """
 
     centroids: np.ndarray
-    probes: int
-    probing: int
+    nearest: int
     shards: np.ndarray
 
-    def nearest(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        """Find the nearest cells, int64 (n, count), of unit `vectors`, float32 (n, dim).
+    def cells_of(self, vectors: np.ndarray) -> np.ndarray:
+        """Find the cells, int64 (n, nearest), of unit `vectors`, float32 (n, dim).
 
         They are sorted by distance, ties by number; those of a row do not depend on other rows.
         """
         parts = [
-            self._nearest(vectors[i : i + ROWS_AT_ONCE], count)
+            self._cells_of(vectors[i : i + ROWS_AT_ONCE])
             for i in range(0, len(vectors), ROWS_AT_ONCE)
         ]
-        return np.concatenate([np.zeros((0, count), np.int64), *parts])
+        return np.concatenate([np.zeros((0, self.nearest), np.int64), *parts])
 
-    def _nearest(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        order = np.argsort(-(vectors @ self.centroids.T), axis=1, kind="stable")
-        proposed = order[:, : max(PROPOSED, count)]
-        rows = np.repeat(np.arange(len(vectors)), proposed.shape[1])
+    def _cells_of(self, vectors: np.ndarray) -> np.ndarray:
+        count = min(len(self.centroids), max(PROPOSED, self.nearest))
+        products = vectors @ self.centroids.T
+        proposed = np.argpartition(products, -count, axis=1)[:, -count:]
+        rows = np.repeat(np.arange(len(vectors)), count)
         exact = cosines(vectors[rows], self.centroids[proposed.reshape(-1)]).reshape(proposed.shape)
-        best = np.lexsort((proposed, -exact), axis=1)[:, :count]
+        best = np.lexsort((proposed, -exact), axis=1)[:, : self.nearest]
         return np.take_along_axis(proposed, best, axis=1)
 
     def route(
@@ -99,8 +125,8 @@ class MiningCells:
         Returns:
           Row numbers, int64 (v,), and the key of the pair of shards that each goes to, int64 (v,).
         """
-        near = self.nearest(vectors, self.probes if side == self.probing else 1)
-        rows, cells = np.repeat(np.arange(len(near)), near.shape[1]), near.reshape(-1)
+        cells = self.cells_of(vectors).reshape(-1)
+        rows = np.repeat(np.arange(len(vectors)), self.nearest)
         shard, others = hashes[rows] % self.shards[side, cells], self.shards[1 - side, cells]
         repeated = np.repeat(np.arange(len(rows)), others)
         other = np.arange(len(repeated)) - np.repeat(np.cumsum(others) - others, others)
@@ -113,25 +139,33 @@ def fit_cells(
 ) -> MiningCells:
     """Fit cells to samples of two sides, unit float32 (s, dim) and (t, dim), s + t >= 1.
 
-    Samples are centered like the rows to be routed. There are `CELLS` cells, or fewer for samples
-    of fewer than `POINTS_PER_CELL` rows per cell; shards have about `shard_rows` rows.
+    Samples are centered like the rows to be routed. There are `cells_for` cells, or fewer for
+    samples of fewer than `POINTS_PER_CELL` rows per cell; shards have about `shard_rows` rows.
     """
     both = np.concatenate(samples)
     points = both[np.random.default_rng(0).permutation(len(both))]
-    cells = min(CELLS, max(1, len(points) // POINTS_PER_CELL))
-    centroids = np.unique(spherical_k_means(points, cells), axis=0)
-    probing = 0 if rows[0] <= rows[1] else 1
-    probes = min(len(centroids), max(MIN_PROBES, round(PROBED * len(centroids))))
-    fitted = MiningCells(centroids, probes, probing, np.ones((2, len(centroids)), np.int64))
-    shards = [_shards(fitted, samples[side], side, rows[side], shard_rows) for side in (0, 1)]
-    return dataclasses.replace(fitted, shards=np.stack(shards))
+    whitening = _whitening(points)
+    count = min(cells_for(*rows), max(1, len(points) // POINTS_PER_CELL))
+    fitted = spherical_k_means(unit_rows(points @ whitening), count)
+    centroids = np.unique(fitted, axis=0) @ whitening.T
+    centroids /= max(SMALLEST, np.linalg.norm(centroids, axis=1).max())
+    nearest = min(NEAREST, len(centroids))
+    cells = MiningCells(centroids, nearest, np.ones((2, len(centroids)), np.int64))
+    shards = [_shards(cells, samples[side], rows[side], shard_rows) for side in (0, 1)]
+    return dataclasses.replace(cells, shards=np.stack(shards))
 
 
-def _shards(
-    cells: MiningCells, sample: np.ndarray, side: int, rows: int, shard_rows: int
-) -> np.ndarray:
+def _whitening(points: np.ndarray) -> np.ndarray:
+    """Fit the map, float32 (dim, r), of rows to partly whitened coordinates."""
+    numbers = points.astype(np.float64)
+    variances, directions = np.linalg.eigh(numbers.T @ numbers / len(points))
+    variances = np.maximum(variances, SMALLEST)
+    kept = np.flatnonzero(variances >= variances[-1] * NO_VARIANCE)[-WHITENED_DIMS:]
+    return (directions[:, kept] * variances[kept] ** -0.25).astype(np.float32)
+
+
+def _shards(cells: MiningCells, sample: np.ndarray, rows: int, shard_rows: int) -> np.ndarray:
     """Estimate from the sample how many shards, int64 (c,), a side's rows need in each cell."""
-    near = cells.nearest(sample, cells.probes if side == cells.probing else 1)
-    counts = np.bincount(near.reshape(-1), minlength=len(cells.centroids))
+    counts = np.bincount(cells.cells_of(sample).reshape(-1), minlength=len(cells.centroids))
     expected = counts * (rows / max(1, len(sample)))
     return np.maximum(1, np.ceil(expected / shard_rows)).astype(np.int64)

@@ -1,9 +1,19 @@
-"""Cells pay when they should, compare two rows at most once, and find most neighbors."""
+"""Cells pay when they should, compare the rows that share one, and find most neighbors."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from beam_gpte.core.mining.cells import MiningCells, exact_pays, fit_cells
+from beam_gpte.core.mining.cells import (
+    NEAREST,
+    MiningCells,
+    cells_for,
+    exact_pays,
+    fit_cells,
+    products_share,
+)
+from beam_gpte.core.vectors.kmeans import spherical_k_means
 
 DIM = 32
 
@@ -29,6 +39,16 @@ def test_exact_search_pays_up_to_two_million_rows_per_side() -> None:
     assert exact_pays(1_000, 10**9, 384)
 
 
+def test_cells_grow_with_the_square_root_of_the_rows() -> None:
+    """Work out 1.3 x 3162.28 = 4110.96; a side of nearly all rows counts as two of the other."""
+    assert cells_for(10**7, 10**7) == 4111
+    assert cells_for(10**5, 10**5) == 411
+    assert cells_for(10**5, 10**9) == cells_for(10**9, 10**5) == 581  # of 199,980 rows
+    assert cells_for(0, 10) == cells_for(0, 0) == cells_for(1, 1) == 1
+    assert products_share(10**7, 10**7) == 1.3 * 16 / 4111
+    assert products_share(100, 100) == 1
+
+
 def compared(
     cells: MiningCells, source: np.ndarray, target: np.ndarray
 ) -> dict[tuple[int, int], int]:
@@ -46,46 +66,69 @@ def compared(
     return counts
 
 
+def cells_in_float64(cells: MiningCells, vectors: np.ndarray) -> list[set[int]]:
+    products = vectors.astype(np.float64) @ cells.centroids.astype(np.float64).T
+    order = np.argsort(-products, axis=1, kind="stable")
+    return [set(row) for row in order[:, : cells.nearest].tolist()]
+
+
 @pytest.mark.parametrize(
     ("rows", "shard_rows"), [((300, 400), 65_536), ((300, 400), 5), ((400, 300), 5)]
 )
-def test_a_row_is_compared_once_with_those_at_home_in_its_nearest_cells(
-    monkeypatch: pytest.MonkeyPatch, rows: tuple[int, int], shard_rows: int
+def test_rows_are_compared_once_in_each_cell_that_they_share(
+    rows: tuple[int, int], shard_rows: int
 ) -> None:
-    monkeypatch.setattr("beam_gpte.core.mining.cells.MIN_PROBES", 3)
     source, target = (side[:count] for side, count in zip(sides(400), rows, strict=True))
     cells = fit_cells((source, target), rows, shard_rows)
-    assert len(cells.centroids) == 700 // 40
+    assert len(cells.centroids) == cells_for(*rows) == 24  # 1.3 x the root of 342.9
     assert (cells.shards.max() > 1) == (shard_rows == 5)
-    probing, home = (source, target) if cells.probing == 0 else (target, source)
-    assert len(probing) == 300
-    products = [side.astype(np.float64) @ cells.centroids.T for side in (probing, home)]
-    near = np.argsort(-products[0], axis=1)[:, :3]
+    near = [cells_in_float64(cells, side) for side in (source, target)]
     expected = {
-        (i, j)
-        for j, cell in enumerate(products[1].argmax(axis=1))
-        for i in np.flatnonzero((near == cell).any(axis=1))
+        (i, j): len(a & b) for i, a in enumerate(near[0]) for j, b in enumerate(near[1]) if a & b
     }
-    counts = compared(cells, source, target)
-    assert set(counts.values()) == {1}
-    assert {pair if cells.probing == 0 else pair[::-1] for pair in counts} == expected
+    assert 0.3 < len(expected) / (rows[0] * rows[1]) < 0.7
+    assert compared(cells, source, target) == expected
+
+
+@given(
+    sources=st.integers(0, 6),
+    targets=st.integers(0, 6),
+    distinct=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_few_rows_and_equal_rows_have_cells_and_are_all_compared(
+    sources: int, targets: int, distinct: int, seed: int
+) -> None:
+    """So few rows have at most `NEAREST` cells, and every row is in all."""
+    if sources + targets == 0:
+        return
+    random = np.random.default_rng(seed)
+    kinds = random.normal(size=(distinct, 3)) * (random.random((distinct, 1)) < 0.8)
+    source, target = (
+        kinds[random.integers(0, distinct, rows)].astype(np.float32) for rows in (sources, targets)
+    )
+    cells = fit_cells((source, target), (sources, targets), 2)
+    assert np.isfinite(cells.centroids).all()
+    assert len(cells.centroids) == cells.nearest <= NEAREST
+    pairs = {(i, j) for i in range(sources) for j in range(targets)}
+    assert compared(cells, source, target) == dict.fromkeys(pairs, cells.nearest)
 
 
 def test_the_cells_of_a_row_do_not_depend_on_other_rows() -> None:
     source, target = sides(3000)
     cells = fit_cells((source, target), (3000, 3000), 65_536)
-    whole = cells.nearest(source, cells.probes)
-    parts = [cells.nearest(part, cells.probes) for part in np.array_split(source, 700)]
+    whole = cells.cells_of(source)
+    parts = [cells.cells_of(part) for part in np.array_split(source, 700)]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
 def test_most_neighbors_are_found_in_few_comparisons() -> None:
     source, target = sides(6000)
     cells = fit_cells((source, target), (6000, 6000), 65_536)
-    assert (len(cells.centroids), cells.probes) == (256, 16)
-    home = cells.nearest(target[:100], 1)[:, 0]
-    seen = (cells.nearest(source, 16)[:, :, None] == home[None, None]).any(axis=1)
-    assert seen.mean() < 0.1
+    assert (len(cells.centroids), cells.nearest) == (101, 4)
+    ours = cells.cells_of(source), cells.cells_of(target[:100])
+    seen = (ours[0][:, None, :, None] == ours[1][None, :, None]).any(axis=(2, 3))
+    assert seen.mean() < 0.2
     products = source @ target[:100].T
     nearest = np.argsort(-products, axis=0)[:4]
     found = np.take_along_axis(seen, nearest, axis=0)
@@ -93,9 +136,26 @@ def test_most_neighbors_are_found_in_few_comparisons() -> None:
     assert found.mean() >= 0.95
 
 
+def test_few_directions_with_most_of_the_variance_make_no_large_cells() -> None:
+    """Whitened by half, no cell has more than a few times its share; unwhitened, some have."""
+    random = np.random.default_rng(0)
+    spread = np.r_[[6.0, 5.0], np.ones(DIM - 2)]
+    source, target = (unit(random.normal(size=(4000, DIM)) * spread) for _ in range(2))
+    cells = fit_cells((source, target), (4000, 4000), 65_536)
+    plain = spherical_k_means(np.concatenate([source, target]), len(cells.centroids))
+    products = [
+        len(side) ** -2 * np.square(np.bincount(near, minlength=len(plain))).sum() * len(plain)
+        for side, near in (
+            (source, cells.cells_of(source)[:, 0]),
+            (source, (source @ plain.T).argmax(axis=1)),
+        )
+    ]
+    assert products[0] < 0.9 * products[1]
+
+
 def test_vectors_that_are_all_the_same_have_one_cell() -> None:
     same = unit(np.ones((200, DIM)))
     cells = fit_cells((same, same), (200, 200), 50)
-    assert (len(cells.centroids), cells.probes) == (1, 1)
+    assert (len(cells.centroids), cells.nearest) == (1, 1)
     assert cells.shards.tolist() == [[4], [4]]
     assert set(compared(cells, same, same).values()) == {1}
