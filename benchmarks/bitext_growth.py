@@ -33,43 +33,78 @@ def grown(path: Path, name: str, rows: int) -> np.ndarray:
     return np.concatenate([stored, sums / np.linalg.norm(sums, axis=1, keepdims=True)])
 
 
-def by_shards(path: Path, rows: int, cells: bool) -> Callable[[], object]:
-    from beam_gpte.core.mining.cells import fit_cells
-    from beam_gpte.core.mining.neighbors import merge_neighbors, nearest_neighbors, no_neighbors
+def centered(vectors: np.ndarray) -> np.ndarray:
+    """Subtract the mean and normalize, as the transform does by default."""
+    moved = vectors - vectors.mean(axis=0)
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+
+
+def parts_of_shards(rows: int) -> list[list[np.ndarray]]:
+    """List the rows of both sides that are compared with one another: all with all."""
     from beam_gpte.mining.plan import SHARD_ROWS
 
-    both = [grown(path, name, rows) for name in ("source", "target")]
-    ids = np.arange(rows)
+    cut = np.array_split(np.arange(rows), -(-rows // SHARD_ROWS))
+    return [[source, target] for source in cut for target in cut]
 
-    def in_cells(sides: list[np.ndarray]) -> list[list[np.ndarray]]:
-        """List the rows of both sides that are compared with one another."""
-        plan = fit_cells((sides[0][:8192], sides[1][:8192]), (rows, rows), SHARD_ROWS)
-        routed = [plan.route(side, ids * 7919, i) for i, side in enumerate(sides)]
-        orders = [keys.argsort() for _, keys in routed]
-        at = [places[order] for (places, _), order in zip(routed, orders, strict=True)]
-        keys = [keys[order] for (_, keys), order in zip(routed, orders, strict=True)]
-        parts = []
-        for key in np.intersect1d(*keys):
-            edges = [np.searchsorted(side, [key, key + 1]) for side in keys]
-            parts.append([side[start:stop] for side, (start, stop) in zip(at, edges, strict=True)])
-        return parts
+
+def parts_of_cells(sides: list[np.ndarray]) -> tuple[list[list[np.ndarray]], np.ndarray]:
+    """List the rows of both sides that are compared with one another, those of a cell.
+
+    Returns:
+      These, and what rows are compared by.
+    """
+    from beam_gpte.core.mining.cells import fit_cells
+    from beam_gpte.mining.plan import SAMPLE, SHARD_ROWS
+
+    rows = len(sides[0])
+    cells = fit_cells((sides[0][:SAMPLE], sides[1][:SAMPLE]), (rows, rows), SHARD_ROWS)
+    routed = [cells.route(side, np.arange(rows) * 7919, i) for i, side in enumerate(sides)]
+    orders = [keys.argsort() for _, keys in routed]
+    at = [places[order] for (places, _), order in zip(routed, orders, strict=True)]
+    keys = [keys[order] for (_, keys), order in zip(routed, orders, strict=True)]
+    parts = []
+    for key in np.intersect1d(*keys):
+        edges = [np.searchsorted(side, [key, key + 1]) for side in keys]
+        parts.append([side[start:stop] for side, (start, stop) in zip(at, edges, strict=True)])
+    return parts, cells.sketch
+
+
+def search(
+    sides: list[np.ndarray], parts: list[list[np.ndarray]], sketch: np.ndarray | None = None
+) -> list[Any]:
+    """Find the neighbors of both sides' rows among those that they are compared with."""
+    from beam_gpte.core.mining.neighbors import merge_neighbors, nearest_neighbors, no_neighbors
+
+    found = [no_neighbors(len(side), K, np.dtype(np.int64)) for side in sides]
+    for source, target in parts:
+        near = nearest_neighbors(
+            sides[0][source], source, sides[1][target], target, K, sketch
+        )
+        for whole, new, part in zip(found, near, (source, target), strict=True):
+            whole.ids[part], whole.cosines[part] = _merged(
+                type(new)(whole.ids[part], whole.cosines[part]), new, merge_neighbors
+            )
+    return found
+
+
+def _merged(before: Any, new: Any, merge: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+    """Merge neighbors, each id once: two rows may share several cells."""
+    seen = (new.ids[:, :, None] == before.ids[:, None]).any(axis=2)
+    new = type(new)(new.ids.copy(), np.where(seen, np.float32(-np.inf), new.cosines))
+    new.ids[seen] = np.iinfo(new.ids.dtype).max
+    merged = merge(before, new)
+    return merged.ids, merged.cosines
+
+
+def by_shards(path: Path, rows: int, cells: bool) -> Callable[[], object]:
+    both = [grown(path, name, rows) for name in ("source", "target")]
 
     def run() -> None:
-        sides = both
         if cells:
-            centered = [side - side.mean(axis=0) for side in both]
-            sides = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in centered]
-            parts = in_cells(sides)
+            sides = [centered(side) for side in both]
+            search(sides, *parts_of_cells(sides))
         else:
-            cut = [np.array_split(ids, -(-rows // SHARD_ROWS)) for _ in both]
-            parts = [[source, target] for source in cut[0] for target in cut[1]]
-        found = [no_neighbors(rows, K, np.dtype(np.int64)) for _ in both]
-        for source, target in parts:
-            near = nearest_neighbors(sides[0][source], source, sides[1][target], target, K)
-            for whole, new, part in zip(found, near, (source, target), strict=True):
-                before = type(new)(whole.ids[part], whole.cosines[part])
-                merged = merge_neighbors(before, new)
-                whole.ids[part], whole.cosines[part] = merged.ids, merged.cosines
+            search(both, parts_of_shards(rows))
 
     return run
 

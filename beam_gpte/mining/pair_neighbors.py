@@ -193,7 +193,7 @@ def _search(
     key, blocks = element[0], list(element[1])
     pairs = [block for block in blocks if QUERY in block.schema.names]
     rows = [block for block in blocks if QUERY not in block.schema.names]
-    near = search_shards((key, rows), depth + max_pairs, scoped=False)
+    near = search_shards((key, rows), None, depth + max_pairs, scoped=False)
     yield from (block for block in near if isinstance(block, Block))
     if not pairs:
         return

@@ -28,7 +28,7 @@ from beam_gpte.shuffle.group_by_id import PARTITIONS
 
 _LOGGER = logging.getLogger(__name__)
 
-SAMPLE = 8192  # vectors of a side that cells are fitted to: 13 MB at 384 dimensions
+SAMPLE = 16_384  # vectors of a side that cells are fitted to: 25 MB at 384 dimensions
 CHANCE = 100  # of the sample of either side, all pairs of which estimate similarity by chance
 SPARE = 4  # times the sample that is expected, so that it is never too small
 SHARD_ROWS = 65_536  # of either side, searched at once: 100 MB at 384 dimensions

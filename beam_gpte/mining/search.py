@@ -177,9 +177,9 @@ class FindNeighbors(beam.PTransform):
     def expand(self, inputs: VectorsAndPlan) -> NearPairs:
         """Return the neighbors found in each pair of shards, not merged yet."""
         route = beam.ParDo(RouteSides(), AsSingleton(inputs.plan)).with_output_types(Keyed)
-        search = beam.FlatMap(search_shards, self.k, scoped=False).with_output_types(
-            Block, backward=Block
-        )
+        search = beam.FlatMap(
+            search_shards, AsSingleton(inputs.plan), self.k, scoped=False
+        ).with_output_types(Block, backward=Block)
         found = (
             inputs.vectors
             | "Route" >> route
@@ -342,7 +342,7 @@ def _search_scopes(
 ) -> Iterator[Block]:
     rows = list(element[1])
     vectors = [centered(select(block), plan) for block in rows]
-    found = list(search_shards((element[0], vectors), rule.k, scoped=True))
+    found = list(search_shards((element[0], vectors), plan, rule.k, scoped=True))
     forward = [block for block in found if isinstance(block, Block)]
     backward = [part.value for part in found if not isinstance(part, Block)]
     if not backward:

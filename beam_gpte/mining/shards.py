@@ -188,8 +188,12 @@ def shard_hashes(ids: pa.Array) -> np.ndarray:
     return (id_hashes(ids) >> np.uint64(1)).astype(np.int64)
 
 
-def search_shards(element: tuple[int, Iterable[Block]], k: int, scoped: bool) -> Iterator[Any]:
+def search_shards(
+    element: tuple[int, Iterable[Block]], plan: MiningPlan | None, k: int, scoped: bool
+) -> Iterator[Any]:
     """Find the k nearest of each row within two shards, or within each scope.
+
+    Rows in cells are compared by their sketches first; without a `plan` there are no cells.
 
     Yields:
       Blocks of `source_id`, `target_id`, `cosine`: of each source; tagged ``backward``, of each
@@ -207,16 +211,21 @@ def search_shards(element: tuple[int, Iterable[Block]], k: int, scoped: bool) ->
         np.concatenate([vector_matrix(block.column(VECTOR)) for block in side]) for side in sides
     ]
     if not scoped:
-        yield from _neighbors(frames[0], frames[1], vectors, k)
+        sketch = None if plan is None or plan.cells is None else plan.cells.sketch
+        yield from _neighbors(frames[0], frames[1], vectors, k, sketch)
         return
     targets = frames[1].partition_by(SCOPE, as_dict=True)
     for scope, sources in sorted(frames[0].partition_by(SCOPE, as_dict=True).items()):
         if scope in targets:
-            yield from _neighbors(sources, targets[scope], vectors, k)
+            yield from _neighbors(sources, targets[scope], vectors, k, None)
 
 
 def _neighbors(
-    sources: pl.DataFrame, targets: pl.DataFrame, vectors: list[np.ndarray], k: int
+    sources: pl.DataFrame,
+    targets: pl.DataFrame,
+    vectors: list[np.ndarray],
+    k: int,
+    sketch: np.ndarray | None,
 ) -> Iterator[Any]:
     # places in the order of ids, so that ties are broken by id
     sources, targets = sources.sort(SOURCE_ID), targets.sort(TARGET_ID)
@@ -226,6 +235,7 @@ def _neighbors(
         vectors[1][targets["row"].to_numpy()],
         np.arange(len(targets)),
         k,
+        sketch,
     )
     near = forward_candidates(np.arange(len(sources)), forward)
     yield from blocks_of(_named(near.drop(FORWARD_RANK), sources, targets))

@@ -9,6 +9,9 @@ of the product.
 The last bits of a product depend on where in a tile its row lies. So the tiles only propose, with a
 slack; proposals are scored again, pair by pair, in float64, and cut at k by (cosine, id). That
 makes the neighbors of a row the same for every order and every sharding of either side.
+
+Where most neighbors are enough, tiles are products of sketches, a few principal coordinates, which
+cost a third. They propose `PROPOSED` times k rows, and those are scored by all dimensions.
 """
 
 import dataclasses
@@ -24,6 +27,7 @@ SEGMENTS = 64
 SLACK = 1e-5  # twice the error of fp32 products of unit vectors in a GEMM
 HITS_WAITING = 1 << 21  # proposed by tiles, before they are scored: 40 MB
 PAIRS_SCORED = 1 << 13  # at once: 13 MB per side at 384 dimensions
+PROPOSED = 2  # times k, by sketches
 FLOOR = -2.0  # below every cosine
 
 
@@ -60,11 +64,12 @@ def nearest_neighbors(
     target_vectors: np.ndarray,
     target_ids: np.ndarray,
     k: int,
+    sketch: np.ndarray | None = None,
 ) -> tuple[Neighbors, Neighbors]:
     """Find the targets nearest to each source, and the sources nearest to each target.
 
-    The result is exact; ties are decided by id. Needs both sides twice in float32, one tile, and
-    some 150 bytes per row and neighbor.
+    The result is exact without `sketch`; ties are decided by id. Needs both sides twice in float32,
+    one tile, and some 150 bytes per row and neighbor.
 
     Args:
       source_vectors: unit rows, float32 or float16 (n, dim).
@@ -72,6 +77,8 @@ def nearest_neighbors(
       target_vectors: unit rows, float32 or float16 (m, dim).
       target_ids: int64 or uint64 (m,), distinct, in any order.
       k: 1 or more; may exceed the number of rows of the other side.
+      sketch: float32 (dim, s), orthonormal columns: of all rows only those are scored whose
+        products in these coordinates are among the largest; None scores by all dimensions at once.
 
     Returns:
       The neighbors of n sources in the order of `source_ids`, and those of m targets in the order
@@ -86,14 +93,18 @@ def nearest_neighbors(
             f"vectors of {dims} dimensions on the two sides; embed both sides with the same model"
         )
     sources, targets = _Side(source_vectors, source_ids, k), _Side(target_vectors, target_ids, k)
-    segments = min(TILE, max(SEGMENTS, 4 << (k - 1).bit_length()))
-    forward = _Search(sources.vectors, targets.vectors, k)
-    backward = _Search(targets.vectors, sources.vectors, k)
+    proposed = k if sketch is None else PROPOSED * k
+    segments = min(TILE, max(SEGMENTS, 4 << (proposed - 1).bit_length()))
+    forward = _Search(sources.vectors, targets.vectors, k, proposed)
+    backward = _Search(targets.vectors, sources.vectors, k, proposed)
+    of_rows, of_columns = (
+        side.vectors if sketch is None else side.vectors @ sketch for side in (sources, targets)
+    )
     buffer = np.empty(TILE * TILE, np.float32)
     for i in range(0, len(sources.vectors), TILE):
-        rows = sources.vectors[i : i + TILE]
+        rows = of_rows[i : i + TILE]
         for j in range(0, len(targets.vectors), TILE):
-            columns = targets.vectors[j : j + TILE]
+            columns = of_columns[j : j + TILE]
             high, wide = (-(-len(side) // segments) * segments for side in (rows, columns))
             tile = buffer[: high * wide].reshape(high, wide)
             tile[len(rows) :] = -np.inf
@@ -161,13 +172,15 @@ class _Side:
 class _Search:
     """Find the nearest of `others`, float32 (m, dim), to each of `rows`, float32 (n, dim).
 
-    Ids are row numbers in `others`.
+    Ids are row numbers in `others`. The k nearest are those among the `proposed` of the largest
+    products, and some more.
     """
 
-    def __init__(self, rows: np.ndarray, others: np.ndarray, k: int) -> None:
+    def __init__(self, rows: np.ndarray, others: np.ndarray, k: int, proposed: int) -> None:
         self._rows = rows
         self._others = others
-        self._best = np.full((len(rows), k), FLOOR, np.float32)  # products, of different others
+        # products, of different others
+        self._best = np.full((len(rows), proposed), FLOOR, np.float32)
         self._nearest = no_neighbors(len(rows), k, np.dtype(np.int64))
         self._hits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # row, other, product
         self._waiting = 0
@@ -178,11 +191,11 @@ class _Search:
         They are of the r rows from `row` on and of p x segments others from `other` on, padded
         with -inf.
         """
-        k, segments = self._best.shape[1], products.shape[2]
+        proposed, segments = self._best.shape[1], products.shape[2]
         here = slice(row, row + len(products))
         largest = np.ascontiguousarray(products.max(axis=1))
         best = np.concatenate([self._best[here], largest], axis=1)
-        self._best[here] = np.partition(best, segments, axis=1)[:, -k:]
+        self._best[here] = np.partition(best, segments, axis=1)[:, -proposed:]
         bound = self._best[here].min(axis=1) - np.float32(SLACK)
         i, segment = np.divmod(np.flatnonzero(largest >= bound[:, None]), segments)
         inside = products[i, :, segment]
@@ -212,8 +225,8 @@ class _Search:
         order = np.lexsort((other, -score, row))
         row, other, score = row[order], other[order], score[order]
         number, _ = _number_within(row)
-        few = number < self._best.shape[1]
-        found = no_neighbors(len(self._rows), self._best.shape[1], np.dtype(np.int64))
+        few = number < self._nearest.ids.shape[1]
+        found = no_neighbors(*self._nearest.ids.shape, np.dtype(np.int64))
         found.ids[row[few], number[few]] = other[few]
         found.cosines[row[few], number[few]] = score[few]
         self._nearest = merge_neighbors(self._nearest, found)

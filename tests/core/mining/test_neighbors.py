@@ -197,3 +197,38 @@ def test_vectors_of_two_models_or_with_nan_are_refused() -> None:
     broken[1, 0] = np.nan
     with pytest.raises(InputError, match="the vector of row 41 has NaN or infinity"):
         nearest_neighbors(directions(3, 2, 0), ids, broken, ids + 40, 1)
+
+
+@given(
+    rows=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    k=st.integers(1, 5),
+    dims=st.integers(1, 6),
+    seed=st.integers(0, 99),
+)
+def test_sketches_propose_twice_k_rows_which_all_dimensions_score(
+    rows: tuple[int, int], k: int, dims: int, seed: int
+) -> None:
+    """With as many coordinates as dimensions the result is exact.
+
+    With fewer it is at least as near as what the 2 k largest sketched products propose: tiles may
+    propose some more.
+    """
+    random = np.random.default_rng(seed)
+    dim = 6
+    source, target = (
+        unit(random.normal(size=(count, dim))) for count in rows
+    )
+    basis = np.linalg.qr(random.normal(size=(dim, dim)))[0].astype(np.float32)
+    ids = np.arange(rows[0]), np.arange(rows[1])
+    found = nearest_neighbors(source, ids[0], target, ids[1], k, basis[:, :dims])
+    for side, (one, other) in enumerate(((source, target), (target, source))):
+        products = one.astype(np.float64) @ other.T.astype(np.float64)
+        sketched = (one @ basis[:, :dims]).astype(np.float64) @ (other @ basis[:, :dims]).T
+        proposed = np.argsort(-sketched, axis=1)[:, : 2 * k]
+        for row, near in enumerate(proposed):
+            expected = near[np.argsort(-products[row, near])][:k]
+            ids = found[side].ids[row, : len(expected)]
+            assert len(np.unique(ids)) == len(expected)
+            assert (products[row, ids] >= products[row, expected] - 1e-6).all()
+            if dims == dim:
+                assert ids.tolist() == expected.tolist()
