@@ -113,9 +113,7 @@ def exact_pairs(made: Made, sampled: np.ndarray) -> tuple[np.ndarray, np.ndarray
     sources = np.unique(backs)
     means = _nearest(source[sources], target)[1].mean(axis=1)
     # the mean of the target is the same in all of its margins
-    mutual = (
-        backs[rows, (back_cosines - _at(sources, backs, means) / 2).argmax(axis=1)] == sampled
-    )
+    mutual = backs[rows, (back_cosines - _at(sources, backs, means) / 2).argmax(axis=1)] == sampled
     return sampled[mutual], partner[mutual], margins[rows, best][mutual]
 
 

@@ -77,9 +77,7 @@ def search(
 
     found = [no_neighbors(len(side), K, np.dtype(np.int64)) for side in sides]
     for source, target in parts:
-        near = nearest_neighbors(
-            sides[0][source], source, sides[1][target], target, K, sketch
-        )
+        near = nearest_neighbors(sides[0][source], source, sides[1][target], target, K, sketch)
         for whole, new, part in zip(found, near, (source, target), strict=True):
             whole.ids[part], whole.cosines[part] = _merged(
                 type(new)(whole.ids[part], whole.cosines[part]), new, merge_neighbors

@@ -93,8 +93,10 @@ class MineBitext(RejectingTransform):
     `with_exception_handling()`. Vectors of two dimensions or models, and two equal sides, fail it.
 
     Memory of a worker: two shards of 65,536 vectors, or the rows of one of 64 partitions of the
-    scopes, in fp32 twice, and 16 MB of products; or one of 16 partitions of the candidates, n (2 k)
-    / 16 rows of about 60 bytes, and the rows of those that may be pairs. With the retrieval ``max``
+    scopes, in fp32 twice, and 16 MB of products; in cells shards of about that size, by a sample,
+    and sketches of 96 numbers; or one of 16 partitions of the candidates, n (2 k) / 16 rows of
+    about 60 bytes (in cells 7 k n / 16 of one side before the nearest of them are kept), and the
+    rows of those that may be pairs. With the retrieval ``max``
     all pairs go through one worker, which holds 60 bytes of each.
 
     Attributes:

@@ -168,7 +168,7 @@ class FindNeighbors(beam.PTransform):
     """Find the k nearest rows of each row on the other side, among those that are compared.
 
     Every source is compared with every target, or with those in the plan's cells. A worker holds
-    two shards of 65,536 rows in fp32 twice.
+    two shards of 65,536 rows in fp32 twice; in cells it holds their sketches, too, of 96 numbers.
     """
 
     k: int

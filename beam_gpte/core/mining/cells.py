@@ -39,8 +39,8 @@ EMBED_SECONDS = 0.013  # per sentence, by multilingual-e5-small
 # sentences (multilingual-e5-small), 96.5, 97.7 and 98.8 % share a cell of 1,024 when rows are in
 # their nearest 5, 6 and 8.
 NEAREST = 7
-# Comparing falls and routing grows with the number of cells. At 10 million rows a side routing costs
-# half of comparing; finer cells separate more translations.
+# Comparing falls and routing grows with the number of cells. At 10 million rows a side routing
+# costs half of comparing; finer cells separate more translations.
 CELLS_PER_ROOT = 2.0
 POINTS_PER_CELL = 4  # of the sample, at least; with 20 a few more of the translations are found
 SKETCH_DIMS = 96  # by which 99.9 % of the translations propose one another

@@ -215,9 +215,7 @@ def test_sketches_propose_twice_k_rows_which_all_dimensions_score(
     """
     random = np.random.default_rng(seed)
     dim = 6
-    source, target = (
-        unit(random.normal(size=(count, dim))) for count in rows
-    )
+    source, target = (unit(random.normal(size=(count, dim))) for count in rows)
     basis = np.linalg.qr(random.normal(size=(dim, dim)))[0].astype(np.float32)
     ids = np.arange(rows[0]), np.arange(rows[1])
     found = nearest_neighbors(source, ids[0], target, ids[1], k, basis[:, :dims])
