@@ -15,7 +15,7 @@ from beam_gpte.core.dedup.space import (
     fit_space,
 )
 from beam_gpte.core.dedup.tile_join import CHUNK
-from beam_gpte.core.mining.cells import exact_pays, products_share
+from beam_gpte.core.mining.cells import SKETCH_DIMS, exact_pays, products_share
 from beam_gpte.core.mining.neighbors import nearest_neighbors
 
 SKETCH_DIMS = 64
@@ -57,9 +57,11 @@ def mining_seconds(rows: tuple[int, int], dim: int, k: int) -> float:
     unit = numbers / np.linalg.norm(numbers, axis=2, keepdims=True)
     ids = np.arange(TRIED)
     some = slice(FIRST_TRIED)
-    nearest_neighbors(unit[0][some], ids[some], unit[1][some], ids[some], k)
+    exact = exact_pays(*rows, dim)
+    sketch = None if exact else np.eye(dim, SKETCH_DIMS, dtype=np.float32)
+    nearest_neighbors(unit[0][some], ids[some], unit[1][some], ids[some], k, sketch)
     began = time.process_time()
-    nearest_neighbors(unit[0], ids, unit[1], ids, k)
+    nearest_neighbors(unit[0], ids, unit[1], ids, k, sketch)
     each = (time.process_time() - began) / TRIED**2
-    share = 1.0 if exact_pays(*rows, dim) else products_share(*rows)
+    share = 1.0 if exact else products_share(*rows)
     return share * rows[0] * rows[1] * each
