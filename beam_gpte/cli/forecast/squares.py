@@ -15,7 +15,8 @@ from beam_gpte.core.dedup.space import (
     fit_space,
 )
 from beam_gpte.core.dedup.tile_join import CHUNK
-from beam_gpte.core.mining.cells import SKETCH_DIMS, exact_pays, products_share
+from beam_gpte.core.mining.cells import SKETCH_DIMS as MINING_SKETCH_DIMS
+from beam_gpte.core.mining.cells import exact_pays, products_share
 from beam_gpte.core.mining.neighbors import nearest_neighbors
 
 SKETCH_DIMS = 64
@@ -58,7 +59,7 @@ def mining_seconds(rows: tuple[int, int], dim: int, k: int) -> float:
     ids = np.arange(TRIED)
     some = slice(FIRST_TRIED)
     exact = exact_pays(*rows, dim)
-    sketch = None if exact else np.eye(dim, SKETCH_DIMS, dtype=np.float32)
+    sketch = None if exact else np.eye(dim, MINING_SKETCH_DIMS, dtype=np.float32)
     nearest_neighbors(unit[0][some], ids[some], unit[1][some], ids[some], k, sketch)
     began = time.process_time()
     nearest_neighbors(unit[0], ids, unit[1], ids, k, sketch)
