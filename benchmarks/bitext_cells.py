@@ -34,8 +34,8 @@ from beam_gpte.core.vectors.similarity import unit_rows
 
 TRANSLATIONS = 0.1
 # Of translations of Debian's descriptions that cells were not fitted to, 97.7 and 98.8 % share
-# one of 1,024 cells (nearest 6 and 8, 6,500 rows a side); of those made with 0.5 98.3 and 99.5, with
-# 1 95.9 and 98.4 %.
+# one of 1,024 cells (nearest 6 and 8, 6,500 rows a side); of those made with 0.5 98.3, 99.5,
+# with 1 95.9, 98.4 %.
 NOISE = 0.7
 THRESHOLD = 0.15
 MANY = 10_000_000

@@ -225,8 +225,9 @@ class _Search:
         order = np.lexsort((other, -score, row))
         row, other, score = row[order], other[order], score[order]
         number, _ = _number_within(row)
-        few = number < self._nearest.ids.shape[1]
-        found = no_neighbors(*self._nearest.ids.shape, np.dtype(np.int64))
+        rows, k = self._nearest.ids.shape
+        few = number < k
+        found = no_neighbors(rows, k, np.dtype(np.int64))
         found.ids[row[few], number[few]] = other[few]
         found.cosines[row[few], number[few]] = score[few]
         self._nearest = merge_neighbors(self._nearest, found)
