@@ -41,6 +41,7 @@ from beam_gpte.dedup.score_pairs import ROWS_READ
 from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.embedding.ensure_vectors import MODEL, in_memory, unit_vectors_of
+from beam_gpte.shuffle.group_by_id import concat_by_schema
 
 SAMPLE = 16_384  # minimum number of vectors of the sample: codes of 6 MB of 384 dimensions
 AUDITED = 1000  # of the sample, whose near rows are searched among all: an n x 1000 product
@@ -127,13 +128,6 @@ class _SmallestKeys:
         below = pa.scalar(self.below, pa.uint64())
         return part.filter(pc.less(part.column(VECTOR_KEY), below))
 
-    def add(self, part: Block, limit: int, share: float) -> None:
-        """Add rows that are wanted; drop others once they are twice as many as expected."""
-        if part:
-            self.blocks.append(part)
-            if sum(map(len, self.blocks)) > 2 * max(self.count, share):
-                self.drop(limit)
-
     def drop(self, limit: int) -> None:
         """Drop the rows that are too many."""
         if not self.blocks:
@@ -171,8 +165,9 @@ class _SmallestKeys:
         return merged.take(np.argsort(merged.column(VECTOR_KEY).to_numpy()))
 
 
-# The number of rows, the sample's rows with codes, and those with vectors.
-Sampled = tuple[int, _SmallestKeys, _SmallestKeys]
+# The number of rows, the sample's rows with codes, those with vectors, and others that may belong
+# to either, whose vectors are where they came from.
+Sampled = tuple[int, _SmallestKeys, _SmallestKeys, list[Block]]
 
 
 class SampleVectors(beam.CombineFn):
@@ -189,42 +184,41 @@ class SampleVectors(beam.CombineFn):
 
     def create_accumulator(self) -> Sampled:
         """Start without rows."""
-        return 0, _SmallestKeys(SAMPLE), _SmallestKeys(AUDITED + CALIBRATED)
+        return 0, _SmallestKeys(SAMPLE), _SmallestKeys(AUDITED + CALIBRATED), []
 
     def add_input(self, accumulator: Sampled, block: Block) -> Sampled:
-        """Add the vectors of a block; those with vectors stay on a disk until all are known."""
-        rows, points, audited = accumulator
-        rows += len(block)
+        """Add the vectors of a block."""
+        rows, points, audited, waiting = accumulator
         read = (VECTOR_KEY, SCOPE, VECTOR, FILE, AT)
-        part = block.select([name for name in read if name in block.schema.names])
-        audited.add(audited.wanted(part), 0, 0)
-        points.add(_coded(points.wanted(part)), self._limit(rows), self._share(rows) * rows)
-        return rows, points, audited
+        part = points.wanted(block.select([name for name in read if name in block.schema.names]))
+        if part:
+            waiting.append(part)
+        accumulator = rows + len(block), points, audited, waiting
+        return self._drop(accumulator) if sum(map(len, waiting)) > SAMPLE else accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Sampled]) -> Sampled:
         """Merge the samples of several workers."""
-        rows, points, audited = self.create_accumulator()
-        for some, coded, exact in accumulators:
+        rows, points, audited, waiting = self.create_accumulator()
+        for some, coded, exact, others in accumulators:
             rows += some
             points.blocks += coded.blocks
             audited.blocks += exact.blocks
-        return self.compact((rows, points, audited))
+            waiting += others
+        return self.compact((rows, points, audited, waiting))
 
     def compact(self, accumulator: Sampled) -> Sampled:
         """Trim the sample to its size, and load its vectors."""
-        rows, points, audited = accumulator
-        points.drop(self._limit(rows))
-        audited.drop(0)
+        rows, points, audited, _ = self._drop(accumulator)
         with naming(self._step):
             audited.blocks = [in_memory(block) for block in audited.blocks]
             for part, column in ((points, CODES), (audited, VECTOR)):
                 merged = part.sorted(column)
                 part.blocks = [] if merged is None else [merged]
-        return rows, points, audited
+        return rows, points, audited, []
 
     def extract_output(self, accumulator: Sampled) -> VectorSample:
         """Give the sample, which may be empty."""
-        rows, points, audited = accumulator
+        rows, points, audited, _ = accumulator
         if points.blocks:
             return VectorSample(rows, points.blocks[0], audited.blocks[0])
         keys, empty = pa.array([], pa.uint64()), pa.array([], pa.list_(pa.float32(), 1))
@@ -235,23 +229,27 @@ class SampleVectors(beam.CombineFn):
             hidden_block({VECTOR_KEY: keys, VECTOR: empty}),
         )
 
-    def _share(self, rows: int) -> float:
-        return share_of_points(rows, self._threshold)
-
-    def _limit(self, rows: int) -> int:
-        """Give the key below which all are kept; it falls with the number of rows."""
-        return min(ALL_KEYS, int(self._share(rows) * ALL_KEYS))
+    def _drop(self, accumulator: Sampled) -> Sampled:
+        """Code the rows that wait, and drop those that are too many."""
+        rows, points, audited, waiting = accumulator
+        for part in concat_by_schema(waiting):
+            audited.blocks.append(audited.wanted(part))
+            points.blocks.append(_coded(part))
+        audited.drop(0)
+        # the key below which all are kept falls with the number of rows
+        points.drop(min(ALL_KEYS, int(share_of_points(rows, self._threshold) * ALL_KEYS)))
+        return rows, points, audited, []
 
 
 def _coded(part: Block) -> Block:
     """Quantize vectors: these codes keep directions, and take a quarter of the memory."""
-    loaded = [in_memory(part.slice(at, ROWS_READ)) for at in range(0, len(part), ROWS_READ)]
     parts = []
-    for rows in loaded:
+    for start in range(0, len(part), ROWS_READ):
+        rows = in_memory(part.slice(start, ROWS_READ))
         codes = vectors_to_arrow(quantize(vector_matrix(rows.column(VECTOR)), "int8"))
         field = pa.field(CODES, codes.type, metadata=rows.schema.field(VECTOR).metadata)
         parts.append(with_hidden(rows.select([VECTOR_KEY]), field, codes))
-    return Block.concat(parts) if parts else part
+    return Block.concat(parts)
 
 
 @dataclasses.dataclass(frozen=True)
