@@ -32,6 +32,7 @@ import torch
 from apache_beam.ml.transforms.base import MLTransform
 from apache_beam.ml.transforms.embeddings.huggingface import SentenceTransformerEmbeddings
 from deduplication_methods import BATCH, DIMS, synthesize, unit
+from given_blocks import given
 
 from beam_gpte import (
     Block,
@@ -121,11 +122,6 @@ def vector_blocks(rows: int, noise: float = 0) -> list[Block]:
         texts = [f"the text of row {i}, which nobody reads" for i in ids.tolist()]
         made.append(Block.from_pydict({"id": ids, "text": texts, "embedding": vectors}))
     return made
-
-
-def given(p: beam.Pipeline, label: str, blocks: list[Block]) -> beam.PCollection:
-    made = beam.FlatMap(lambda _: blocks).with_output_types(Block)
-    return p | f"{label}: once" >> beam.Create([None]) | label >> made
 
 
 def stages(rows: int, folder: str) -> dict[str, Callable[[], None]]:
