@@ -188,7 +188,7 @@ class _Tile:
         if len(self._products) < CHUNK * len(members):
             self._products = np.empty(CHUNK * len(members), np.float32)
             self._near = np.empty(CHUNK * len(members), bool)
-        coarse = _of(self._coarse, members)
+        coarse = self._coarse.take(members, axis=0)
         for start in range(0, len(members), CHUNK):
             self._compare(members[start : start + CHUNK], members[start:], coarse[start:])
         for start in range(0, len(visitors), CHUNK):
@@ -201,17 +201,20 @@ class _Tile:
         i = j = None
         if 2 * self._failed <= self._tried + BLOCKS_TRIED:
             self._tried += 1
-            near = self._multiply(_of(self._coarse, ranks), coarse)
+            near = self._multiply(self._coarse.take(ranks, axis=0), coarse)
             count = np.count_nonzero(near)
             if count <= min(few, self._dense_from * sum(shape)):
                 i, j = self._closely(np.flatnonzero(near), ranks, members)
             self._failed += i is None
         if i is None:
-            near = self._multiply(_of(self._sketches, ranks), _of(self._sketches, members))
+            near = self._multiply(self._exactly(ranks), self._exactly(members))
             if np.count_nonzero(near) > self._dense_from * sum(shape):
                 self._thin_out(near.reshape(shape), ranks, members)
             i, j = np.divmod(np.flatnonzero(near), len(members))
         self._collect(ranks[i], members[j])
+
+    def _exactly(self, ranks: np.ndarray) -> np.ndarray:
+        return self._sketches.take(ranks, axis=0).astype(np.float32)
 
     def _multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Tell which products reach the minimum, bool (n * m,), until the next call."""
@@ -224,7 +227,7 @@ class _Tile:
         self, near: np.ndarray, ranks: np.ndarray, members: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         i, j = np.divmod(near, len(members))
-        left, right = _of(self._sketches, ranks[i]), _of(self._sketches, members[j])
+        left, right = self._exactly(ranks[i]), self._exactly(members[j])
         closer = np.einsum("ij,ij->i", left, right) >= self._min_product
         return i[closer], j[closer]
 
@@ -298,22 +301,17 @@ class _Tile:
         return firsts[few], seconds[few]
 
 
-def _of(sketches: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    return sketches.take(ranks, axis=0).astype(np.float32)
-
-
 def _coarse(sketches: np.ndarray) -> np.ndarray:
-    """Sketch sketches: float16 (n, s // 2 + 1), their first half, and the length of the rest.
+    """Sketch sketches: float32 (n, s // 2 + 1), their first half, and the length of the rest.
 
-    Lengths are rounded up, so that no product is smaller.
+    No product is smaller. Converting float16 in each cell that a row is in would take as long as a
+    third of the products.
     """
     half = sketches.shape[1] // 2
-    coarse = np.empty((len(sketches), half + 1), np.float16)
+    coarse = np.empty((len(sketches), half + 1), np.float32)
     coarse[:, :half] = sketches[:, :half]
     for at in range(0, len(sketches), ROWS_CONVERTED):
         rest = sketches[at : at + ROWS_CONVERTED, half:].astype(np.float32)
-        exact = np.sqrt(np.einsum("ij,ij->i", rest, rest)) * (1 + COARSE_SLACK)
-        rounded = exact.astype(np.float16)
-        up = np.nextafter(rounded, np.float16(np.inf))
-        coarse[at : at + ROWS_CONVERTED, half] = np.where(rounded < exact, up, rounded)
+        lengths = np.sqrt(np.einsum("ij,ij->i", rest, rest))
+        coarse[at : at + ROWS_CONVERTED, half] = lengths * (1 + COARSE_SLACK)
     return coarse
