@@ -13,6 +13,7 @@ sketches once its rows are on a disk.
 import dataclasses
 import functools
 import itertools
+import mmap
 import uuid
 import weakref
 from collections.abc import Iterator, Sequence
@@ -217,7 +218,9 @@ def _path(folder: str, number: int) -> str:
 @functools.lru_cache(FILES_OPEN)
 def _mapped(path: str) -> pa.RecordBatch:
     try:
-        return pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
+        with open(path, "rb") as file:  # Arrow's own `memory_map` takes three times as long
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return pa.ipc.open_file(pa.py_buffer(content)).get_batch(0)
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: rows that were written there are gone; all workers have to share scratch"
