@@ -11,9 +11,9 @@ The cost of comparing grows with the square of the rows, the rest of a run with 
     deduplication  rows x rest(cells) + comparisons x seconds each
     mining         rows x rest + sources x targets x dim x seconds each
 
-More cells take more time to find, and make more replicas of a row: the few rows are deduplicated in
-the cells of the many. These are fitted to as many points as a run takes, and the comparisons of a
-row are counted on 10,000 others. Without --texts rows are the synthetic ones of
+More cells take more time to find, and make more replicas of a row: the few rows, and twice as many,
+are deduplicated in the cells of the many. These are fitted to as many points as a run takes, and
+the comparisons of a row are counted on 10,000 others. Without --texts rows are the synthetic ones of
 `deduplication_methods.py`.
 """
 
@@ -22,33 +22,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from timing import measure
 
 from beam_gpte.core.dedup.space import (
-    CELL_ROWS,
     cells_for,
     compared_share,
     fit_space,
     share_of_points,
 )
-from beam_gpte.core.dedup.tile_join import CHUNK
 from beam_gpte.dedup.search_plan import SAMPLE
 
 THRESHOLD = 0.9
-COARSE = 33  # numbers of a coarse sketch
 COUNTED = 10_000  # rows whose comparisons are counted
-
-
-def comparing(vectors: np.ndarray) -> float:
-    """Measure the seconds of a comparison of two coarse sketches in a cell."""
-    parts = vectors[:CHUNK], vectors[CHUNK : CHUNK + CELL_ROWS]
-    left, right = (np.ascontiguousarray(part[:, :COARSE]) for part in parts)
-
-    def run() -> None:
-        for _ in range(20):
-            np.flatnonzero((left @ right.T) >= THRESHOLD)
-
-    return float(np.median(measure({"compare": run}, 5)["compare"])) / (20 * len(left) * len(right))
 
 
 def sampled(file: str, rows: int, count: int) -> np.ndarray:
@@ -72,7 +56,6 @@ def deduplication(options: argparse.Namespace) -> None:
     both = sampled(file, options.many, points + COUNTED)
     both = both[np.random.default_rng(0).permutation(len(both))]
     held_out, sample = both[:COUNTED], both[COUNTED:]
-    each = comparing(held_out)
     space = fit_space(sample, cells_for(options.many, THRESHOLD), 64)
     share = compared_share(space, held_out, THRESHOLD)
     with tempfile.TemporaryDirectory() as folder:
@@ -84,12 +67,13 @@ def deduplication(options: argparse.Namespace) -> None:
 
         index = Path(folder, "space.npz")
         index.write_bytes(space.to_bytes())
-        few, _ = run(options.rows, str(index))
+        few, twice = (run(rows, str(index))[0] for rows in (options.rows, 2 * options.rows))
+        each = (twice - 2 * few) / (2 * options.rows**2 * share)
         rest = few / options.rows - options.rows * share * each
         print(
-            f"{options.rows} rows in {len(space.centroids)} cells: {few:.1f} CPU s; a row "
-            f"{options.rows * share:.0f} comparisons of {1e9 * each:.2f} ns, rest {1e6 * rest:.0f} "
-            "microseconds"
+            f"{options.rows} and twice as many rows in {len(space.centroids)} cells: {few:.1f}, "
+            f"{twice:.1f} CPU s; a row {options.rows * share:.0f} comparisons of {1e9 * each:.2f} "
+            f"ns, rest {1e6 * rest:.0f} microseconds"
         )
         predicted = options.many * (rest + options.many * share * each)
         title = f"{options.many} rows, each {options.many * share:.0f} comparisons"
