@@ -13,12 +13,13 @@ The cost of comparing grows with the square of the rows, the rest of a run with 
 
 More cells take more time to find, and make more replicas of a row: the few rows, and twice as many,
 are deduplicated in the cells of the many. These are fitted to as many points as a run takes, and
-the comparisons of a row are counted on 10,000 others. Without --texts rows are the synthetic ones of
-`deduplication_methods.py`.
+the comparisons of a row are counted on 10,000 others; fitting is measured apart. Without --texts
+rows are the synthetic ones of `deduplication_methods.py`.
 """
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,9 @@ def deduplication(options: argparse.Namespace) -> None:
     both = sampled(file, options.many, points + COUNTED)
     both = both[np.random.default_rng(0).permutation(len(both))]
     held_out, sample = both[:COUNTED], both[COUNTED:]
+    began = time.process_time()
     space = fit_space(sample, cells_for(options.many, THRESHOLD), 64)
+    fit = time.process_time() - began
     share = compared_share(space, held_out, THRESHOLD)
     with tempfile.TemporaryDirectory() as folder:
 
@@ -75,8 +78,8 @@ def deduplication(options: argparse.Namespace) -> None:
             f"{twice:.1f} CPU s; a row {options.rows * share:.0f} comparisons of {1e9 * each:.2f} "
             f"ns, rest {1e6 * rest:.0f} microseconds"
         )
-        predicted = options.many * (rest + options.many * share * each)
-        title = f"{options.many} rows, each {options.many * share:.0f} comparisons"
+        predicted = fit + options.many * (rest + options.many * share * each)
+        title = f"{options.many} rows, each {options.many * share:.0f} comparisons, fitted in {fit:.0f} s"
         print(f"{title}: {predicted:.0f} CPU s predicted", flush=True)
         many, mb = run(options.many)
     print(f"{many:.0f} CPU s, {mb:.0f} MB measured, {predicted / many:.2f} of it predicted")
