@@ -79,8 +79,8 @@ def deduplication(options: argparse.Namespace) -> None:
             f"ns, rest {1e6 * rest:.0f} microseconds"
         )
         predicted = fit + options.many * (rest + options.many * share * each)
-        title = f"{options.many} rows, each {options.many * share:.0f} comparisons, fitted in {fit:.0f} s"
-        print(f"{title}: {predicted:.0f} CPU s predicted", flush=True)
+        title = f"{options.many} rows, each {options.many * share:.0f} comparisons"
+        print(f"{title}, {fit:.0f} s to fit: {predicted:.0f} CPU s predicted", flush=True)
         many, mb = run(options.many)
     print(f"{many:.0f} CPU s, {mb:.0f} MB measured, {predicted / many:.2f} of it predicted")
 
