@@ -437,7 +437,6 @@ def _both(home: list[Block], others: list[Block]) -> list[TileRows]:
         for blocks in (home, others)
     )
     sketches = [
-        np.concatenate([vector_matrix(block.column(SKETCH)) for block in blocks])
-        for blocks in (home, others)
+        [vector_matrix(block.column(SKETCH)) for block in blocks] for blocks in (home, others)
     ]
     return [TileRows(*rows) for rows in zip(frames, sketches, strict=True)]

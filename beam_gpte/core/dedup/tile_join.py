@@ -1,7 +1,6 @@
 """Find pairs of near vectors within the cells of one tile, by comparing sketches."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -35,11 +34,11 @@ class TileRows:
     Attributes:
       frame: has the id, `VECTOR_KEY`, `VISITS`, the columns that order the rows, their scope if
         there are scopes, and `CELL` for rows whose home is in the tile.
-      sketches: float16 (n, s + 1).
+      sketches: float16 (m, s + 1) in parts, in the order of the frame.
     """
 
     frame: pl.DataFrame
-    sketches: np.ndarray
+    sketches: list[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +90,14 @@ def join_tile(
     rows = pl.concat([home.frame, away.select(home.frame.columns)]).with_row_index("row")
     ranked = order.sort(rows, id_column)
     first = ranked.unique(VECTOR_KEY, keep="first", maintain_order=True).with_row_index("rank")
+    duplicates = _duplicates(ranked.filter(pl.col("row") < len(home.frame)), first, id_column)
+    in_cells = ranked.select(VECTOR_KEY, CELL, VISITS)
+    cells = _cells(in_cells.join(first.select(VECTOR_KEY, "rank"), on=VECTOR_KEY))
     row = first["row"].to_numpy().astype(np.int64)
-    sketches = np.concatenate([home.sketches, others.sketches])[row]
+    del rows, ranked, in_cells  # of a million rows these take as much as their sketches
+    sketches = np.concatenate([*home.sketches, *others.sketches]).take(row, axis=0)
     tile = _Tile(first, sketches, threshold - SKETCH_SLACK, max_neighbors, dense_from)
-    for members, visitors in _cells(ranked.join(first.select(VECTOR_KEY, "rank"), on=VECTOR_KEY)):
+    for members, visitors in cells:
         tile.compare(members, visitors)
     ids = first[id_column]
     firsts, seconds = tile.pairs()
@@ -106,10 +109,9 @@ def join_tile(
         FIRST_ROW: row[firsts],
         SECOND_ROW: row[seconds],
     }
-    at_home = ranked.filter(pl.col("row") < len(home.frame))
     return TilePairs(
         pl.DataFrame(candidates),
-        _duplicates(at_home, first, id_column),
+        duplicates,
         tile.comparisons,
         tile.cut,
         row[dense],
@@ -117,8 +119,8 @@ def join_tile(
     )
 
 
-def _cells(ranked: pl.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield, for each cell, the ranks, int64, ascending, of its members and of its visitors.
+def _cells(ranked: pl.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Give, for each cell, the ranks, int64, ascending, of its members and of its visitors.
 
     A row may be in both, and twice among visitors, where rows with its vector have different homes:
     then it is compared twice.
@@ -138,7 +140,7 @@ def _cells(ranked: pl.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         starts = np.searchsorted(sorted_cells, cells, side="left")
         stops = np.searchsorted(sorted_cells, cells, side="right")
         parts.append([ranks[start:stop] for start, stop in zip(starts, stops, strict=True)])
-    yield from zip(*parts, strict=True)
+    return list(zip(*parts, strict=True))
 
 
 def _duplicates(ranked: pl.DataFrame, first: pl.DataFrame, id_column: str) -> pl.DataFrame:

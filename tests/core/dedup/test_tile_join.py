@@ -32,7 +32,7 @@ def rows_of(
     }
     if order_values is not None:
         columns[ORDER_VALUE] = order_values
-    return TileRows(pl.DataFrame(columns), space.sketch(vectors))
+    return TileRows(pl.DataFrame(columns), [space.sketch(vectors)])
 
 
 def visiting(rows: TileRows) -> TileRows:
@@ -42,7 +42,7 @@ def visiting(rows: TileRows) -> TileRows:
 
 
 def none(rows: TileRows) -> TileRows:
-    return TileRows(rows.frame.clear().drop(CELL), rows.sketches[:0])
+    return TileRows(rows.frame.clear().drop(CELL), [part[:0] for part in rows.sketches])
 
 
 coordinate = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 0.6, 0.8, 1.0])
