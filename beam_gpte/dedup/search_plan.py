@@ -19,11 +19,9 @@ from typing import NamedTuple
 import apache_beam as beam
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
 
-from beam_gpte.core.columns import AT, FILE, SCOPE, VECTOR, VECTOR_KEY
+from beam_gpte.core.columns import SCOPE, VECTOR, VECTOR_KEY
 from beam_gpte.core.dedup.recall import near_sample
 from beam_gpte.core.dedup.space import (
     MIN_ROUTED_THRESHOLD,
@@ -33,15 +31,12 @@ from beam_gpte.core.dedup.space import (
     fit_space,
     share_of_points,
 )
-from beam_gpte.core.errors import InputError, InStep, naming
-from beam_gpte.core.metadata import different_models
-from beam_gpte.core.vectors.quantize import quantize
-from beam_gpte.core.vectors.similarity import unit_rows, vector_matrix, vectors_to_arrow
-from beam_gpte.dedup.score_pairs import ROWS_READ
-from beam_gpte.elements.block import Block, hidden_block, with_hidden
+from beam_gpte.core.errors import InputError, InStep
+from beam_gpte.core.vectors.similarity import vector_matrix
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
-from beam_gpte.embedding.ensure_vectors import MODEL, in_memory, unit_vectors_of
-from beam_gpte.shuffle.group_by_id import concat_by_schema
+from beam_gpte.embedding.ensure_vectors import unit_vectors_of
+from beam_gpte.embedding.vector_sample import SampleVectors, VectorSample
 
 SAMPLE = 16_384  # minimum number of vectors of the sample: codes of 6 MB of 384 dimensions
 AUDITED = 1000  # of the sample, whose near rows are searched among all: an n x 1000 product
@@ -51,10 +46,7 @@ TILE_ROWS = 8192  # compared with one another, where there is one cell
 GROUP_ROWS = 250_000
 MIN_GROUPS = 4  # minimum number of tasks, from 80,000 rows on
 CELLS_TILE_ROWS = 320_000  # of a group, in memory at once, whatever the size of the group
-ALL_KEYS = (1 << 64) - 1
 MAX_DISTANCES = 1 << 20  # that are kept of all pairs, spread evenly
-
-CODES = "codes"  # int8 lists, of `VECTOR`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,171 +77,6 @@ class SearchMode:
         if probes:
             return cls(probes=int(probes[1]))
         raise InputError(f"mode is {text!r}; use exact, recall=0.99 or probes=4")
-
-
-@dataclasses.dataclass(frozen=True)
-class VectorSample:
-    """Hold the number of rows of a corpus, and a sample of its distinct vectors.
-
-    Attributes:
-      rows: of the corpus.
-      points: `VECTOR_KEY`, `CODES`.
-      audited: the first `AUDITED` of them, and `CALIBRATED` more: `VECTOR_KEY`, `SCOPE` if there
-        are scopes, `VECTOR`.
-    """
-
-    rows: int
-    points: Block
-    audited: Block
-
-    def vectors(self) -> np.ndarray:
-        """Give the vectors of the sample, float32 (m, dim), as their codes have them."""
-        return unit_rows(vector_matrix(self.points.column(CODES)).astype(np.float32))
-
-
-@dataclasses.dataclass
-class _SmallestKeys:
-    """Hold the rows of the smallest keys, each once: `count` of them, and all below a limit.
-
-    Attributes:
-      count: minimum number of rows.
-      blocks: of rows, some of which may be too many.
-      below: no other row from this key on is wanted; None while there are too few.
-    """
-
-    count: int
-    blocks: list[Block] = dataclasses.field(default_factory=list)
-    below: int | None = None
-
-    def wanted(self, part: Block) -> Block:
-        """Choose the rows that may belong to them."""
-        if self.below is None:
-            return part
-        below = pa.scalar(self.below, pa.uint64())
-        return part.filter(pc.less(part.column(VECTOR_KEY), below))
-
-    def drop(self, limit: int) -> None:
-        """Drop the rows that are too many."""
-        if not self.blocks:
-            return
-        keys = np.concatenate([block.column(VECTOR_KEY).to_numpy() for block in self.blocks])
-        smallest, first = np.unique(keys, return_index=True)
-        chosen = np.zeros(len(keys), bool)
-        chosen[first[: max(self.count, np.searchsorted(smallest, np.uint64(limit)))]] = True
-        masks = np.split(chosen, np.cumsum([len(block) for block in self.blocks])[:-1])
-        parts = zip(self.blocks, masks, strict=True)
-        kept = (block if mask.all() else block.filter(pa.array(mask)) for block, mask in parts)
-        self.blocks = [block for block in kept if block]
-        if len(smallest) >= self.count:
-            self.below = max(limit, int(smallest[self.count - 1]))
-
-    def sorted(self, column: str) -> Block | None:
-        """Merge the blocks into one, by key; None if there are none."""
-        fields = [block.schema.field(column) for block in self.blocks]
-        if not fields:
-            return None
-        dims = sorted({field.type.list_size for field in fields})
-        if len(dims) > 1:
-            raise InputError(
-                f"vectors of {dims[0]} and {dims[1]} dimensions in one collection; embed all with "
-                "the same model"
-            )
-        models = {(field.metadata or {}).get(MODEL, b"").decode() for field in fields} - {""}
-        if difference := different_models(models):
-            raise InputError(
-                f"vectors of two models in one collection, {difference}; embed all with the same "
-                "model"
-            )
-        known = next((field for field in fields if field.metadata), fields[0])
-        merged = Block.concat(with_hidden(b, known, b.column(column)) for b in self.blocks)
-        return merged.take(np.argsort(merged.column(VECTOR_KEY).to_numpy()))
-
-
-# The number of rows, the sample's rows with codes, those with vectors, and others that may belong
-# to either, whose vectors are where they came from.
-Sampled = tuple[int, _SmallestKeys, _SmallestKeys, list[Block]]
-
-
-class SampleVectors(beam.CombineFn):
-    """Count rows, and keep the vectors with the smallest keys.
-
-    Keys are hashes, so the sample is the same in whatever order. The share that is kept beyond
-    `SAMPLE` never grows with the rows, so no part of the rows drops one that all rows want.
-    """
-
-    def __init__(self, step: str, threshold: float) -> None:
-        """Configure the transform that errors name, and the threshold, which says how many."""
-        self._step = step
-        self._threshold = threshold
-
-    def create_accumulator(self) -> Sampled:
-        """Start without rows."""
-        return 0, _SmallestKeys(SAMPLE), _SmallestKeys(AUDITED + CALIBRATED), []
-
-    def add_input(self, accumulator: Sampled, block: Block) -> Sampled:
-        """Add the vectors of a block."""
-        rows, points, audited, waiting = accumulator
-        read = (VECTOR_KEY, SCOPE, VECTOR, FILE, AT)
-        part = points.wanted(block.select([name for name in read if name in block.schema.names]))
-        if part:
-            waiting.append(part)
-        accumulator = rows + len(block), points, audited, waiting
-        return self._drop(accumulator) if sum(map(len, waiting)) > SAMPLE else accumulator
-
-    def merge_accumulators(self, accumulators: Iterable[Sampled]) -> Sampled:
-        """Merge the samples of several workers."""
-        rows, points, audited, waiting = self.create_accumulator()
-        for some, coded, exact, others in accumulators:
-            rows += some
-            points.blocks += coded.blocks
-            audited.blocks += exact.blocks
-            waiting += others
-        return self.compact((rows, points, audited, waiting))
-
-    def compact(self, accumulator: Sampled) -> Sampled:
-        """Trim the sample to its size, and load its vectors."""
-        rows, points, audited, _ = self._drop(accumulator)
-        with naming(self._step):
-            audited.blocks = [in_memory(block) for block in audited.blocks]
-            for part, column in ((points, CODES), (audited, VECTOR)):
-                merged = part.sorted(column)
-                part.blocks = [] if merged is None else [merged]
-        return rows, points, audited, []
-
-    def extract_output(self, accumulator: Sampled) -> VectorSample:
-        """Give the sample, which may be empty."""
-        rows, points, audited, _ = accumulator
-        if points.blocks:
-            return VectorSample(rows, points.blocks[0], audited.blocks[0])
-        keys, empty = pa.array([], pa.uint64()), pa.array([], pa.list_(pa.float32(), 1))
-        codes = empty.cast(pa.list_(pa.int8(), 1))
-        return VectorSample(
-            rows,
-            hidden_block({VECTOR_KEY: keys, CODES: codes}),
-            hidden_block({VECTOR_KEY: keys, VECTOR: empty}),
-        )
-
-    def _drop(self, accumulator: Sampled) -> Sampled:
-        """Code the rows that wait, and drop those that are too many."""
-        rows, points, audited, waiting = accumulator
-        for part in concat_by_schema(waiting):
-            audited.blocks.append(audited.wanted(part))
-            points.blocks.append(_coded(part))
-        audited.drop(0)
-        # the key below which all are kept falls with the number of rows
-        points.drop(min(ALL_KEYS, int(share_of_points(rows, self._threshold) * ALL_KEYS)))
-        return rows, points, audited, []
-
-
-def _coded(part: Block) -> Block:
-    """Quantize vectors: these codes keep directions, and take a quarter of the memory."""
-    parts = []
-    for start in range(0, len(part), ROWS_READ):
-        rows = in_memory(part.slice(start, ROWS_READ))
-        codes = vectors_to_arrow(quantize(vector_matrix(rows.column(VECTOR)), "int8"))
-        field = pa.field(CODES, codes.type, metadata=rows.schema.field(VECTOR).metadata)
-        parts.append(with_hidden(rows.select([VECTOR_KEY]), field, codes))
-    return Block.concat(parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,7 +139,9 @@ class PlanSearch(beam.PTransform):
     def expand(self, vectors: beam.PCollection[Block]) -> beam.PCollection[Plan]:
         """Sample the vectors, fit a space, and measure distances if a recall is asked for."""
         searched = self.threshold if self.mode == SearchMode() else 1.0
-        sample_all = beam.CombineGlobally(SampleVectors(self.step, searched))
+        share = functools.partial(share_of_points, threshold=searched)
+        exact = AUDITED + CALIBRATED
+        sample_all = beam.CombineGlobally(SampleVectors(self.step, SAMPLE, exact, share))
         sample = vectors | "Sample" >> sample_all.as_singleton_view()
         settings = self.threshold, self.mode
         if self.mode.recall is None:

@@ -1,7 +1,7 @@
 """The sample of a search is the same however rows are spread, and large enough for its cells."""
 
+import functools
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -14,20 +14,10 @@ from beam_gpte.core.columns import VECTOR, VECTOR_KEY
 from beam_gpte.core.dedup.space import share_of_points
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
-from beam_gpte.dedup import search_plan
-from beam_gpte.dedup.search_plan import SampleVectors, VectorSample
 from beam_gpte.elements.block import hidden_block
+from beam_gpte.embedding.vector_sample import SampleVectors, VectorSample
 
 ROWS, DIM = 3000, 8
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_samples() -> Iterator[None]:
-    """Make samples small enough for the rows below."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("SAMPLE", 100), ("AUDITED", 20), ("CALIBRATED", 10)):
-            patch.setattr(search_plan, name, value)
-        yield
 
 
 def described(rows: int = ROWS, dim: int = DIM, seed: int = 3) -> Block:
@@ -42,7 +32,8 @@ def described(rows: int = ROWS, dim: int = DIM, seed: int = 3) -> Block:
 
 def sampled(parts: list[list[Block]]) -> VectorSample:
     """Add each list of blocks on a worker of its own, and merge what these have."""
-    combine = SampleVectors("DeduplicateSemantic", 0.9)
+    share = functools.partial(share_of_points, threshold=0.9)
+    combine = SampleVectors("DeduplicateSemantic", 100, 30, share)
     accumulators = []
     for blocks in parts:
         accumulator = combine.create_accumulator()
