@@ -135,3 +135,21 @@ def test_pairs_are_the_same_where_coarse_sketches_do_not_pay(
     monkeypatch.setattr(tile_join, "COARSE_LEAVES", 10**9)
     monkeypatch.setattr(tile_join, "CHUNK", 64)
     assert pairs() == closely
+
+
+def test_many_pairs_are_sorted_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(7)
+    centers = random.normal(size=(20, 8))[np.arange(1200) % 20]
+    vectors = unit(centers + 0.1 * random.normal(size=(1200, 8)))
+    rows = rows_of(vectors, fit_space(vectors, 24, 4), np.arange(1200), reach=0.2)
+
+    def pairs() -> set[tuple[int, int]]:
+        found = join_tile(rows, none(rows), 0.9, KeepOrder(), "id", 1000)
+        return set(zip(found.candidates[FIRST_ID], found.candidates[SECOND_ID], strict=True))
+
+    at_once, sorts, sort = pairs(), [], tile_join._Tile.pairs
+    monkeypatch.setattr(tile_join, "PAIRS_WAITING", 500)
+    monkeypatch.setattr(tile_join._Tile, "pairs", lambda tile: sorts.append(1) or sort(tile))
+    assert pairs() == at_once
+    assert len(at_once) > 20_000
+    assert len(sorts) <= 10
