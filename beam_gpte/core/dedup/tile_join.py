@@ -181,7 +181,7 @@ class _Tile:
         self._near = np.empty(0, bool)
         self._found: list[tuple[np.ndarray, np.ndarray]] = []
         self._waiting = 0
-        self._most_waiting = PAIRS_WAITING
+        self._max_waiting = PAIRS_WAITING
         self._dense_from = len(rows) if dense_from is None else dense_from
         self._before = np.zeros(len(rows), np.int64)  # candidates before each row
         self._named = np.zeros(len(rows), bool)  # dense, or before a dense row
@@ -242,11 +242,11 @@ class _Tile:
             keep &= ~(self._reference[a] & self._reference[b])
         self._found.append((np.minimum(a, b)[keep], np.maximum(a, b)[keep]))
         self._waiting += int(keep.sum())
-        if self._waiting > self._most_waiting:
+        if self._waiting > self._max_waiting:
             self._found = [self.pairs()]
             self._waiting = len(self._found[0][0])
             # once they have doubled: otherwise each block would sort them all again
-            self._most_waiting = max(PAIRS_WAITING, 2 * self._waiting)
+            self._max_waiting = max(PAIRS_WAITING, 2 * self._waiting)
 
     def _thin_out(self, near: np.ndarray, ranks: np.ndarray, members: np.ndarray) -> None:
         """Leave out the pairs whose second row has too many, and name their first rows.
