@@ -1,4 +1,4 @@
-"""Sample the vectors of a corpus by their keys: `CombineGlobally(SampleVectors(...))`.
+"""Sample the vectors of a corpus by their keys, with the combine function `SampleVectors`.
 
 described blocks --> those with a small key wait --> codes of more of them   --+
                                                  --> vectors of the smallest --+--> VectorSample
