@@ -44,7 +44,7 @@ CALIBRATED = 2000  # of the sample, after those
 TILE_ROWS = 8192  # compared with one another, where there is one cell
 # Of the cells of a group, on average: fewer make more replicas, more need more memory.
 GROUP_ROWS = 250_000
-MIN_GROUPS = 4  # minimum number of tasks, from 80,000 rows on
+MIN_GROUPS = 4  # minimum number of tasks, from 100,000 rows on
 CELLS_TILE_ROWS = 320_000  # of a group, in memory at once, whatever the size of the group
 MAX_DISTANCES = 1 << 20  # that are kept of all pairs, spread evenly
 
