@@ -32,7 +32,7 @@ import torch
 from apache_beam.ml.transforms.base import MLTransform
 from apache_beam.ml.transforms.embeddings.huggingface import SentenceTransformerEmbeddings
 from deduplication_methods import BATCH, DIMS, synthesize, unit
-from given_blocks import given
+from given_blocks import FreeEncoder, given
 
 from beam_gpte import (
     Block,
@@ -100,14 +100,6 @@ def ml_transform(texts: list[str]) -> None:
         embeddings = SentenceTransformerEmbeddings(model_name=MODEL, columns=["text"])
         rows = p | beam.Create([None]) | beam.FlatMap(lambda _: ({"text": text} for text in texts))
         rows | MLTransform(write_artifact_location=f"{folder}/artifacts").with_transform(embeddings)
-
-
-class FreeEncoder:
-    """Encode every text as the same vector."""
-
-    def encode(self, texts: list[str]) -> np.ndarray:
-        """Give float32 (n, 384)."""
-        return np.full((len(texts), DIMS), DIMS**-0.5, np.float32)
 
 
 def vector_blocks(rows: int, noise: float = 0) -> list[Block]:

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner import execution
 from bitext import blocks, side
 from deduplication_methods import load, read_texts, vectors_file
+from given_blocks import FreeEncoder
 
 from beam_gpte import (
     Block,
@@ -98,14 +98,6 @@ class CountedGroups:
             label: Shuffled(len(groups), sum(groups.values()), self._bytes.get(label, 0))
             for label, groups in self._groups.items()
         }
-
-
-class FreeEncoder:
-    """Encode every text as the same vector."""
-
-    def encode(self, texts: list[str]) -> np.ndarray:
-        """Give float32 (n, 384)."""
-        return np.full((len(texts), DIMS), DIMS**-0.5, np.float32)
 
 
 def create(pipeline: beam.Pipeline, label: str, made: list[Any]) -> beam.PCollection:

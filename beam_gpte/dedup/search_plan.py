@@ -161,9 +161,8 @@ class PlanSearch(beam.PTransform):
 
 
 def _fit(sample: VectorSample, threshold: float, mode: SearchMode, saved: bytes | None) -> Space:
-    vectors = sample.vectors()
     if saved is not None:
-        space = Space.from_bytes(saved)
+        space, vectors = Space.from_bytes(saved), sample.vectors(1)
         if len(vectors) and space.dim != vectors.shape[1]:
             raise InputError(
                 f"the saved index is of {space.dim} dimensions, the vectors of {vectors.shape[1]}; "
@@ -172,7 +171,8 @@ def _fit(sample: VectorSample, threshold: float, mode: SearchMode, saved: bytes 
         return space
     exact = mode == SearchMode()
     sketch_dims = 64 if threshold >= MIN_ROUTED_THRESHOLD else 128
-    return fit_space(vectors, cells_for(sample.rows, threshold if exact else 1.0), sketch_dims)
+    cells = cells_for(sample.rows, threshold if exact else 1.0)
+    return fit_space(sample.vectors(), cells, sketch_dims)
 
 
 def _fit_and_plan(
@@ -219,7 +219,7 @@ def _make_plan(
     mode: SearchMode,
     distances: np.ndarray | None,
 ) -> Plan:
-    vectors = sample.vectors()[:SAMPLE]
+    vectors = sample.vectors(SAMPLE)
     home = space.route(vectors, 0)[0] if len(vectors) else np.zeros(0, np.int64)
     many = -(-sample.rows // GROUP_ROWS)
     group = space.groups(max(1, min(MIN_GROUPS, 10 * sample.rows // GROUP_ROWS), many))

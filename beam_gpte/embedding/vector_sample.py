@@ -43,9 +43,10 @@ class VectorSample:
     points: Block
     audited: Block
 
-    def vectors(self) -> np.ndarray:
-        """Give the vectors of the sample, float32 (m, dim), as their codes have them."""
-        return unit_rows(vector_matrix(self.points.column(CODES)).astype(np.float32))
+    def vectors(self, count: int | None = None) -> np.ndarray:
+        """Give the first vectors of the sample, float32 (m, dim), as their codes have them."""
+        codes = vector_matrix(self.points.column(CODES))[:count]
+        return unit_rows(codes.astype(np.float32))
 
 
 @dataclasses.dataclass
