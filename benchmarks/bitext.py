@@ -16,7 +16,7 @@ search in NumPy.
 Documents: see `bitext_documents.py`.
 
 Cost: CPU seconds with one thread. `two faiss searches` are IndexFlatIP in both directions, k = 4;
-`search` is `core.mining.neighbors`, both directions from one product; `MineBitext` is the whole
+`search` is `core.vectors.neighbors`, both directions from one product; `MineBitext` is the whole
 transform on Beam's in-process runner, from blocks with vectors to pairs with texts. Each peak
 memory is that of a separate process.
 """
@@ -194,7 +194,7 @@ def faiss_searches(path: Path, rows: int | None) -> Callable[[], object]:
 
 
 def one_product(path: Path, rows: int | None) -> Callable[[], object]:
-    from beam_gpte.core.mining.neighbors import nearest_neighbors
+    from beam_gpte.core.vectors.neighbors import nearest_neighbors
 
     source, target = (vectors(path, name, rows) for name in ("source", "target"))
     return lambda: nearest_neighbors(

@@ -27,9 +27,9 @@ import numpy as np
 from bitext import K, side, vectors
 from bitext_growth import centered, parts_of_cells, search
 
-from beam_gpte.core.mining.cells import NEAREST, SKETCH_DIMS, cells_for, products_share
-from beam_gpte.core.mining.neighbors import nearest_neighbors
 from beam_gpte.core.process import claim_process
+from beam_gpte.core.vectors.cells import NEAREST, SKETCH_DIMS, cells_for, products_share
+from beam_gpte.core.vectors.neighbors import nearest_neighbors
 from beam_gpte.core.vectors.similarity import unit_rows
 
 TRANSLATIONS = 0.1

@@ -4,8 +4,8 @@ r"""Measure how the search grows, by shards and in cells, and the whole of `Mine
         [--methods NAME ...]
 
 The file is that of `bitext.py`; rows beyond it are sums of two others of their side. `by shards` is
-what workers do, `core.mining.neighbors` for every two shards of at most 65,536 rows, merged; `in
-cells` the same in the cells of `core.mining.cells`. Both hold all vectors besides. `MineBitext`
+what workers do, `core.vectors.neighbors` for every two shards of at most 65,536 rows, merged; `in
+cells` the same in the cells of `core.vectors.cells`. Both hold all vectors besides. `MineBitext`
 runs on Beam's in-process runner, which holds all shuffled data in memory. CPU seconds with one
 thread, once each, and the peak memory of a separate process.
 """
@@ -41,7 +41,7 @@ def centered(vectors: np.ndarray) -> np.ndarray:
 
 def parts_of_shards(rows: int) -> list[list[np.ndarray]]:
     """List the rows of both sides that are compared with one another: all with all."""
-    from beam_gpte.mining.plan import SHARD_ROWS
+    from beam_gpte.neighbors.plan import SHARD_ROWS
 
     cut = np.array_split(np.arange(rows), -(-rows // SHARD_ROWS))
     return [[source, target] for source in cut for target in cut]
@@ -53,8 +53,8 @@ def parts_of_cells(sides: list[np.ndarray]) -> tuple[list[list[np.ndarray]], np.
     Returns:
       These, and what rows are compared by.
     """
-    from beam_gpte.core.mining.cells import fit_cells
-    from beam_gpte.mining.plan import SAMPLE, SHARD_ROWS
+    from beam_gpte.core.vectors.cells import fit_cells
+    from beam_gpte.neighbors.plan import SAMPLE, SHARD_ROWS
 
     rows = len(sides[0])
     cells = fit_cells((sides[0][:SAMPLE], sides[1][:SAMPLE]), (rows, rows), SHARD_ROWS)
@@ -73,7 +73,7 @@ def search(
     sides: list[np.ndarray], parts: list[list[np.ndarray]], sketch: np.ndarray | None = None
 ) -> list[Any]:
     """Find the neighbors of both sides' rows among those that they are compared with."""
-    from beam_gpte.core.mining.neighbors import merge_neighbors, nearest_neighbors, no_neighbors
+    from beam_gpte.core.vectors.neighbors import merge_neighbors, nearest_neighbors, no_neighbors
 
     found = [no_neighbors(len(side), K, np.dtype(np.int64)) for side in sides]
     for source, target in parts:

@@ -19,6 +19,7 @@ FLOORS = (
     ("reports",),
     ("mining",),
     ("dedup",),
+    ("neighbors",),
     ("embedding",),
     ("sources",),
     ("sinks",),

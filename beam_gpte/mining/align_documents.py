@@ -41,8 +41,8 @@ from beam_gpte.elements.rejects import (
 from beam_gpte.elements.rows import as_blocks, in_kind_of
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects, unit_vectors
-from beam_gpte.mining.plan import MiningPlan, SurveySides, make_plan
-from beam_gpte.mining.sides import check_sides
+from beam_gpte.neighbors.plan import NeighborPlan, SurveySides, make_plan
+from beam_gpte.neighbors.sides import check_sides
 from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, frame_of
 from beam_gpte.shuffle.marked_rows import marked, with_mark
@@ -119,7 +119,7 @@ class AlignDocuments(RejectingTransform):
         both = (source.good, target.good) | "BothSides" >> beam.Flatten()
         surveys = both | "Survey" >> SurveySides(self.step)
         plan = both.pipeline | "Plan" >> FromSideInputs(
-            MiningPlan, InStep(self.step, make_plan), True, "exact", surveys
+            NeighborPlan, InStep(self.step, make_plan), True, "exact", surveys
         )
         names = _Names(self.document, self.order, self.columns)
         align = beam.FlatMap(
@@ -252,7 +252,7 @@ def _align(
     names: _Names,
     max_span: int,
     skip_percentile: float,
-    plan: MiningPlan,
+    plan: NeighborPlan,
 ) -> Iterator[Block]:
     blocks = list(element[1])
     sides = [list(with_mark(blocks, mark)) for mark in MARKS[:2]]

@@ -14,8 +14,8 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.elements.block import Block
 from beam_gpte.mining.pair_checks import SOURCE_TEXT, TARGET_TEXT, LengthRatios
-from beam_gpte.mining.plan import MiningPlan, check_choice
 from beam_gpte.mining.threshold import FittedThreshold
+from beam_gpte.neighbors.plan import NeighborPlan, check_choice
 
 # Metadata of the column `margin`: JSON with settings, model and fingerprint.
 METADATA = b"beam_gpte.bitext"
@@ -98,7 +98,7 @@ def _with_place(block: Block, place: str) -> Block:
     )
 
 
-def with_metadata(block: Block, settings: dict[str, Any], plan: MiningPlan) -> Block:
+def with_metadata(block: Block, settings: dict[str, Any], plan: NeighborPlan) -> Block:
     """Describe in the metadata of `margin` how pairs were found, and put the main columns first."""
     about = {**settings, **plan.search_settings(), **model_of(plan.metadata)}
     names = [name for name in _FIRST if name in block.schema.names]
@@ -118,7 +118,7 @@ def model_of(metadata: VectorMetadata | None) -> dict[str, Any]:
 
 
 def mining_report(
-    plan: MiningPlan, settings: dict[str, Any], fitted: FittedThreshold, ratios: LengthRatios
+    plan: NeighborPlan, settings: dict[str, Any], fitted: FittedThreshold, ratios: LengthRatios
 ) -> dict[str, Any]:
     """Collect the figures of one mining.
 
@@ -144,7 +144,7 @@ def mining_report(
     }
 
 
-def _warnings(plan: MiningPlan, retrieval: str, share: float) -> Iterator[str]:
+def _warnings(plan: NeighborPlan, retrieval: str, share: float) -> Iterator[str]:
     if retrieval == "intersection" and min(plan.rows) >= 100 and share < MIN_SHARE:
         yield (
             f"only {share:.1%} of the smaller side are mutually best: do vectors and texts belong "

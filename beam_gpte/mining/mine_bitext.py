@@ -39,29 +39,12 @@ from beam_gpte.mining.bitext_report import (
     with_metadata,
 )
 from beam_gpte.mining.pair_checks import FilterLengths
-from beam_gpte.mining.plan import (
-    CountSides,
-    MiningPlan,
-    Search,
-    SurveySides,
-    check_choice,
-    check_k,
-    make_plan,
-)
 from beam_gpte.mining.search import (
     Comparison,
     PairRule,
     SearchBitext,
     SearchInputs,
     SearchScopes,
-)
-from beam_gpte.mining.shards import SearchColumns
-from beam_gpte.mining.sides import (
-    LeaveUnpaired,
-    PrepareSides,
-    RowsAndPairs,
-    SideSettings,
-    check_sides,
 )
 from beam_gpte.mining.threshold import (
     POSTERIOR,
@@ -70,6 +53,22 @@ from beam_gpte.mining.threshold import (
     FitThreshold,
     Thresholding,
     cut,
+)
+from beam_gpte.mining.unpaired import LeaveUnpaired, RowsAndPairs
+from beam_gpte.neighbors.plan import (
+    CountSides,
+    NeighborPlan,
+    Search,
+    SurveySides,
+    check_choice,
+    check_k,
+    make_plan,
+)
+from beam_gpte.neighbors.shards import SearchColumns
+from beam_gpte.neighbors.sides import (
+    PrepareSides,
+    SideSettings,
+    check_sides,
 )
 
 
@@ -226,9 +225,9 @@ class MineBitext(RejectingTransform):
 
     def _plan(
         self, pipeline: beam.Pipeline, label: str, search: Search, *known: AsSingleton
-    ) -> beam.PCollection[MiningPlan]:
+    ) -> beam.PCollection[NeighborPlan]:
         make = FromSideInputs(
-            MiningPlan, InStep(self.step, make_plan), self.comparison.center, search, *known
+            NeighborPlan, InStep(self.step, make_plan), self.comparison.center, search, *known
         )
         return pipeline | label >> make
 

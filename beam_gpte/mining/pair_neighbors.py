@@ -37,9 +37,9 @@ from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.plain_types import is_string, of_one_type
 from beam_gpte.elements.rejects import REJECTS, split_rejects
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining import plan as mining_plan
-from beam_gpte.mining.plan import MiningPlan, Surveys, SurveySides
-from beam_gpte.mining.shards import RouteSides, search_shards, shard_hashes
+from beam_gpte.neighbors import plan as neighbor_plan
+from beam_gpte.neighbors.plan import NeighborPlan, Surveys, SurveySides
+from beam_gpte.neighbors.shards import RouteSides, search_shards, shard_hashes
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, concat_frames, frame_of, key_by_id
 from beam_gpte.shuffle.packing import split_rows
 from beam_gpte.shuffle.unique_ids import find_ids
@@ -51,14 +51,14 @@ class PlanSearch(beam.PTransform):
 
     step: str
 
-    def expand(self, vectors: beam.PCollection[Block]) -> beam.PCollection[MiningPlan]:
+    def expand(self, vectors: beam.PCollection[Block]) -> beam.PCollection[NeighborPlan]:
         """Return the plan of queries (the sources) and documents (the targets), once."""
         surveys = vectors | "Survey" >> SurveySides(self.step, ("queries", "documents"))
-        make = FromSideInputs(MiningPlan, _make_plan, surveys, self.step)
+        make = FromSideInputs(NeighborPlan, _make_plan, surveys, self.step)
         return vectors.pipeline | "MakePlan" >> make
 
 
-def _make_plan(surveys: Surveys, step: str) -> MiningPlan:
+def _make_plan(surveys: Surveys, step: str) -> NeighborPlan:
     queries, documents = surveys
     dims = [len(side.total) for side in (queries, documents) if side.total is not None]
     if len(set(dims)) > 1:
@@ -68,9 +68,9 @@ def _make_plan(surveys: Surveys, step: str) -> MiningPlan:
         )
     if queries.metadata is not None and documents.metadata is not None:
         _check_one_space(queries.metadata, documents.metadata, step)
-    shards = [max(1, -(-side.rows // mining_plan.SHARD_ROWS)) for side in (queries, documents)]
+    shards = [max(1, -(-side.rows // neighbor_plan.SHARD_ROWS)) for side in (queries, documents)]
     means = np.zeros((2, dims[0] if dims else 1), np.float32)
-    return MiningPlan(
+    return NeighborPlan(
         (queries.rows, documents.rows), means, (shards[0], shards[1]), documents.metadata, 0
     )
 
@@ -91,12 +91,12 @@ class PairSearchInputs(NamedTuple):
     Attributes:
       vectors: of queries, the sources, and of documents; see `SearchColumns`.
       pairs: blocks with `QUERY` and `DOCUMENT`, the ids of their rows.
-      plan: one `MiningPlan`.
+      plan: one `NeighborPlan`.
     """
 
     vectors: beam.PCollection[Block]
     pairs: beam.PCollection[Block]
-    plan: beam.PCollection[MiningPlan]
+    plan: beam.PCollection[NeighborPlan]
 
 
 class SearchedPairs(NamedTuple):
@@ -172,7 +172,7 @@ def _largest(counts: Iterable[int]) -> int:
 class _RoutePairs(CutByKey):
     """Key pairs by the two shards that their rows are in."""
 
-    def process(self, block: Block, plan: MiningPlan) -> Iterator[Keyed]:
+    def process(self, block: Block, plan: NeighborPlan) -> Iterator[Keyed]:
         yield from self.wait((block, plan.shards), block.batch.nbytes)
 
     def cut(self, waiting: list[tuple[Block, tuple[int, int]]]) -> Iterator[Keyed]:

@@ -39,14 +39,15 @@ from beam_gpte.core.columns import (
     is_hidden,
 )
 from beam_gpte.core.errors import InputError, InStep, naming_columns
-from beam_gpte.core.mining.margin import Margin, k_nearest, margins
+from beam_gpte.core.mining.margin import Margin, margins
+from beam_gpte.core.vectors.near_frames import k_nearest
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.dense.neighbors import PAIRS_AT_ONCE
 from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.elements.plain_types import is_string, of_one_type
 from beam_gpte.elements.rejects import GoodAndRejects, reject_outputs, split_rejects
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.plan import MiningPlan
+from beam_gpte.neighbors.plan import NeighborPlan
 from beam_gpte.shuffle.group_by_id import (
     CoGroup,
     Named,
@@ -170,13 +171,13 @@ class PairsAndSide(NamedTuple):
       pairs: blocks of pairs.
       neighbors: of the side's rows, from `FindNeighbors`.
       vectors: of both sides.
-      plan: one `MiningPlan`.
+      plan: one `NeighborPlan`.
     """
 
     pairs: beam.PCollection[Block]
     neighbors: beam.PCollection[Block]
     vectors: beam.PCollection[Block]
-    plan: beam.PCollection[MiningPlan]
+    plan: beam.PCollection[NeighborPlan]
 
 
 @dataclasses.dataclass(eq=False)
@@ -215,7 +216,7 @@ class JoinSide(beam.PTransform):
 
 
 def _join(
-    element: tuple[int, Iterable[Named]], settings: JoinSide, plan: MiningPlan
+    element: tuple[int, Iterable[Named]], settings: JoinSide, plan: NeighborPlan
 ) -> Iterator[Any]:
     group, side = CoGroup(element), settings.side
     name, kept = SIDE_IDS[side], KEPT[side]

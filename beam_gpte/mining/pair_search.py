@@ -59,8 +59,8 @@ from beam_gpte.elements.rejects import (
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.mining.pair_neighbors import PairSearchInputs, PlanSearch, SearchPairs
-from beam_gpte.mining.shards import SearchColumns
-from beam_gpte.mining.sides import (
+from beam_gpte.neighbors.shards import SearchColumns
+from beam_gpte.neighbors.sides import (
     PrepareSides,
     SideSettings,
     check_sides,

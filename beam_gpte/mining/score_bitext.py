@@ -38,7 +38,6 @@ from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects
 from beam_gpte.elements.rows import as_blocks, in_kind_of
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.attach_rows import AttachRows, PairsAndRows
 from beam_gpte.mining.bitext_report import Bitext, model_of, with_metadata
 from beam_gpte.mining.pair_checks import (
     CHAR_OVERLAP,
@@ -58,27 +57,29 @@ from beam_gpte.mining.pair_scores import (
     renamed,
     with_own,
 )
-from beam_gpte.mining.plan import (
-    MiningPlan,
-    SurveySides,
-    check_choice,
-    check_k,
-    make_plan,
-)
-from beam_gpte.mining.search import Comparison, FindNeighbors, VectorsAndPlan
-from beam_gpte.mining.shards import SearchColumns
-from beam_gpte.mining.sides import (
-    PrepareSides,
-    Sides,
-    SideSettings,
-    check_sides,
-)
+from beam_gpte.mining.search import Comparison
 from beam_gpte.mining.threshold import (
     POSTERIOR,
     ChosenPairs,
     FittedThreshold,
     FitThreshold,
     Thresholding,
+)
+from beam_gpte.neighbors.attach_rows import AttachRows, PairsAndRows
+from beam_gpte.neighbors.find_neighbors import FindNeighbors, VectorsAndPlan
+from beam_gpte.neighbors.plan import (
+    NeighborPlan,
+    SurveySides,
+    check_choice,
+    check_k,
+    make_plan,
+)
+from beam_gpte.neighbors.shards import SearchColumns
+from beam_gpte.neighbors.sides import (
+    PrepareSides,
+    Sides,
+    SideSettings,
+    check_sides,
 )
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds, id_array
 
@@ -148,7 +149,7 @@ class ScoreBitext(AddsColumns, RejectingTransform):
         vectors, rows = select.separate(sides.rows)
         surveys = vectors | "Survey" >> SurveySides(self.step, search=self.comparison.search)
         make = FromSideInputs(
-            MiningPlan,
+            NeighborPlan,
             InStep(self.step, make_plan),
             self.comparison.center,
             self.comparison.search,
@@ -293,7 +294,7 @@ def _own_columns(block: Block, step: str, added: AddedColumns) -> Block:
 
 
 def _described(
-    block: Block, settings: dict[str, Any], plan: MiningPlan, added: AddedColumns
+    block: Block, settings: dict[str, Any], plan: NeighborPlan, added: AddedColumns
 ) -> Block:
     """Add metadata, and name the columns as the user wants."""
     block = renamed(with_metadata(block, settings, plan), {name: added[name] for name in ADDED})
@@ -309,7 +310,7 @@ def _with_posterior(block: Block, fitted: FittedThreshold) -> Block:
 
 
 def _report(
-    plan: MiningPlan, settings: dict[str, Any], fitted: FittedThreshold, ratios: LengthRatios
+    plan: NeighborPlan, settings: dict[str, Any], fitted: FittedThreshold, ratios: LengthRatios
 ) -> dict[str, Any]:
     mixture = fitted.mixture
     return {

@@ -53,15 +53,16 @@ from beam_gpte.core.mining.margin import (
 )
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.attach_rows import (
+from beam_gpte.neighbors.attach_rows import (
     NamedRows,
     RowsOfSide,
     attach_side,
     types_of_pairs,
     types_of_side,
 )
-from beam_gpte.mining.plan import MiningPlan, Search, check_choice
-from beam_gpte.mining.shards import RouteScopes, RouteSides, centered, search_shards
+from beam_gpte.neighbors.find_neighbors import FindNeighbors, VectorsAndPlan
+from beam_gpte.neighbors.plan import NeighborPlan, Search, check_choice
+from beam_gpte.neighbors.shards import RouteScopes, centered, search_shards
 from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import (
     CoGroup,
@@ -86,7 +87,7 @@ class Comparison:
         with the smallest id; with a scope, one within each scope.
       search: ``exact``; ``cells``, which misses some pairs; or ``auto``: exact as long as that
         costs no more than embedding would (2.2 million rows per side at 384 dimensions), see
-        `core.mining.cells`. Scopes are always searched exactly.
+        `core.vectors.cells`. Scopes are always searched exactly.
     """
 
     center: bool = True
@@ -136,57 +137,12 @@ class SearchInputs(NamedTuple):
     Attributes:
       rows: of both sides.
       vectors: of these rows.
-      plan: one `MiningPlan`.
+      plan: one `NeighborPlan`.
     """
 
     rows: beam.PCollection[Block]
     vectors: beam.PCollection[Block]
-    plan: beam.PCollection[MiningPlan]
-
-
-class NearPairs(NamedTuple):
-    """Hold blocks of `source_id`, `target_id`, `cosine`, and `DECOY` if there are decoys.
-
-    Attributes:
-      forward: with the k nearest targets of each source, and more.
-      backward: with the k nearest sources of each target, and more.
-    """
-
-    forward: beam.PCollection[Block]
-    backward: beam.PCollection[Block]
-
-
-class VectorsAndPlan(NamedTuple):
-    """Hold the vectors of both sides, and one `MiningPlan`."""
-
-    vectors: beam.PCollection[Block]
-    plan: beam.PCollection[MiningPlan]
-
-
-@dataclasses.dataclass(eq=False)
-class FindNeighbors(beam.PTransform):
-    """Find the k nearest rows of each row on the other side, among those that are compared.
-
-    Every source is compared with every target, or with those in the plan's cells. A worker holds
-    two shards of 65,536 rows in fp32 twice; in cells it holds their sketches, too, of 96 numbers.
-    """
-
-    k: int
-
-    @named_collections
-    def expand(self, inputs: VectorsAndPlan) -> NearPairs:
-        """Return the neighbors found in each pair of shards, not merged yet."""
-        route = beam.ParDo(RouteSides(), AsSingleton(inputs.plan)).with_output_types(Keyed)
-        search = beam.FlatMap(
-            search_shards, AsSingleton(inputs.plan), self.k, scoped=False
-        ).with_output_types(Block, backward=Block)
-        found = (
-            inputs.vectors
-            | "Route" >> route
-            | "Shards" >> beam.GroupByKey()
-            | "SearchShards" >> search.with_outputs("backward", main="forward")
-        )
-        return NearPairs(found.forward, found.backward)
+    plan: beam.PCollection[NeighborPlan]
 
 
 @dataclasses.dataclass(eq=False)
@@ -336,7 +292,7 @@ def _choose(
 
 def _search_scopes(
     element: tuple[int, Iterable[Block]],
-    plan: MiningPlan,
+    plan: NeighborPlan,
     rule: PairRule,
     select: Callable[[Block], Block],
 ) -> Iterator[Block]:

@@ -45,7 +45,7 @@ from beam_gpte.core.mining.posterior import (
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.plan import MiningPlan
+from beam_gpte.neighbors.plan import NeighborPlan
 from beam_gpte.shuffle.group_by_id import Keyed, block_of, frame_of
 
 MARGIN_BINS = 40  # of a report
@@ -176,7 +176,7 @@ class ChosenPairs(NamedTuple):
     """Hold blocks of chosen pairs with `MARGIN`, and the plan of their sides."""
 
     chosen: beam.PCollection[Block]
-    plan: beam.PCollection[MiningPlan]
+    plan: beam.PCollection[NeighborPlan]
 
 
 @dataclasses.dataclass(eq=False)
@@ -238,7 +238,7 @@ class _Margins(beam.CombineFn):
 
 
 def _fit(
-    plan: MiningPlan,
+    plan: NeighborPlan,
     threshold: float | str,
     settings: Thresholding,
     histograms: Margins,

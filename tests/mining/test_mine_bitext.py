@@ -25,8 +25,8 @@ from beam_gpte import (
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.mining.posterior import histogram
 from beam_gpte.mining.bitext_report import METADATA
-from beam_gpte.mining.plan import MiningPlan
 from beam_gpte.mining.threshold import margin_counts
+from beam_gpte.neighbors.plan import NeighborPlan
 from tests.examples import keep, kept
 
 NewPipeline = Callable[..., beam.Pipeline]
@@ -158,7 +158,7 @@ def test_few_rows_meet_in_few_partitions() -> None:
     means = np.zeros((2, 1), np.float32)
     sizes = {1: 1, 4096: 1, 4097: 2, 20_000: 5, 10**7: 16}
     for rows, partitions in sizes.items():
-        assert MiningPlan((rows, rows), means, (1, 1), None, 0).partitions == partitions
+        assert NeighborPlan((rows, rows), means, (1, 1), None, 0).partitions == partitions
 
 
 @pytest.mark.sampled(2)
@@ -180,8 +180,8 @@ def test_the_preset_of_laser_gives_the_pairs_of_the_reference(
 ) -> None:
     """In 1, 3 and 8 blocks per side, shuffled, and in as many shards."""
     if shard_rows is not None:
-        monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", shard_rows)
-        monkeypatch.setattr("beam_gpte.mining.plan.ROWS_PER_PARTITION", shard_rows)
+        monkeypatch.setattr("beam_gpte.neighbors.plan.SHARD_ROWS", shard_rows)
+        monkeypatch.setattr("beam_gpte.neighbors.plan.ROWS_PER_PARTITION", shard_rows)
     source, target = sides()
     rows = (
         blocks(source, "de", shards, shuffled=shards > 1),
@@ -205,8 +205,8 @@ def test_few_sentences_on_a_side_meet_no_empty_partition(
     new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch, sources: int, targets: int
 ) -> None:
     """A partition may have neighbors of one direction only."""
-    monkeypatch.setattr("beam_gpte.mining.plan.ROWS_PER_PARTITION", 1)
-    monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", 40)
+    monkeypatch.setattr("beam_gpte.neighbors.plan.ROWS_PER_PARTITION", 1)
+    monkeypatch.setattr("beam_gpte.neighbors.plan.SHARD_ROWS", 40)
     source, target = sides()
     source, target = source[:sources], target[:targets]
     laser = MineBitext.laser(0, output=BitextOutput(emit="candidates"))
@@ -254,7 +254,7 @@ def test_candidates_in_many_shards_are_all_near_pairs(
     new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = sides(1)
-    monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", 70)
+    monkeypatch.setattr("beam_gpte.neighbors.plan.SHARD_ROWS", 70)
     rows = blocks(source, "de", 4), blocks(target, "en", 2)
     found = mine(
         new_pipeline, "in memory", *rows, MineBitext(output=BitextOutput(emit="candidates"))

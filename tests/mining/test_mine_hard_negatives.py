@@ -16,8 +16,8 @@ from beam_gpte import Block, FilterPairs, InputError, MineHardNegatives, PairOpt
 from beam_gpte.core.columns import DOCUMENT, QUERY
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.mining.hard_negatives import NegativeRule, choose_negatives, with_consistency
-from beam_gpte.core.mining.margin import forward_candidates
-from beam_gpte.core.mining.neighbors import nearest_neighbors
+from beam_gpte.core.vectors.near_frames import forward_candidates
+from beam_gpte.core.vectors.neighbors import nearest_neighbors
 from beam_gpte.elements.block import hidden_block
 from beam_gpte.mining.filter_pairs import _reasons
 from beam_gpte.mining.pair_neighbors import _check_one_space, _Rows, _score
@@ -275,7 +275,7 @@ def small(texts: dict[str, str], angles: dict[str, float]) -> list[dict]:
 def test_duplicates_are_one_document_and_pairs_of_missing_rows_are_rejects(
     new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", 2)
+    monkeypatch.setattr("beam_gpte.neighbors.plan.SHARD_ROWS", 2)
     queries = small({"a": "same", "b": "Same"}, {"q": 0, "a": 90, "b": 90, "lone": 50})
     documents = small(
         {"again": "The  ANSWER", "yes": "the answer"},
@@ -374,7 +374,7 @@ def test_two_prompts_of_one_model_can_be_compared_and_two_models_cannot() -> Non
 def test_consistent_pairs_are_kept_and_others_leave_with_their_rank(
     new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("beam_gpte.mining.plan.SHARD_ROWS", 17)
+    monkeypatch.setattr("beam_gpte.neighbors.plan.SHARD_ROWS", 17)
     queries, documents, positives = corpus(2)
     random = np.random.default_rng(7)
     pairs = pair_rows(positives) + pair_rows(

@@ -23,8 +23,9 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.core.mining.hard_negatives import NegativeRule
 from beam_gpte.elements.block import Block, hidden_block
-from beam_gpte.mining import attach_rows, mine_hard_negatives, pair_search, search
+from beam_gpte.mining import mine_hard_negatives, pair_search, search
 from beam_gpte.mining.search import PairRule
+from beam_gpte.neighbors import attach_rows
 from beam_gpte.shuffle import bounded_blocks
 from beam_gpte.shuffle.bounded_blocks import blocks_of, frame_bytes
 from beam_gpte.shuffle.marked_rows import marked
@@ -179,7 +180,7 @@ LARGE = """
 import resource, pyarrow as pa
 from beam_gpte.core.columns import Columns
 from beam_gpte.elements.block import Block
-from beam_gpte.mining.attach_rows import _attach
+from beam_gpte.neighbors.attach_rows import _attach
 rows = Block(pa.RecordBatch.from_pylist([{"id": "s", "text": "x" * 3_000_000, "n": [7] * 100_000}]))
 ids = [f"t{i:03}" for i in range(400)]
 pairs = Block.from_pydict({"source_id": ["s"] * 400, "target_id": ids})

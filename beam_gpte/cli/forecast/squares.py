@@ -15,9 +15,9 @@ from beam_gpte.core.dedup.space import (
     fit_space,
 )
 from beam_gpte.core.dedup.tile_join import CHUNK
-from beam_gpte.core.mining.cells import SKETCH_DIMS as MINING_SKETCH_DIMS
-from beam_gpte.core.mining.cells import exact_pays, products_share
-from beam_gpte.core.mining.neighbors import nearest_neighbors
+from beam_gpte.core.vectors.cells import SKETCH_DIMS as MINING_SKETCH_DIMS
+from beam_gpte.core.vectors.cells import exact_pays, products_share
+from beam_gpte.core.vectors.neighbors import nearest_neighbors
 
 SKETCH_DIMS = 64
 COARSE = SKETCH_DIMS // 2 + 1  # numbers of a coarse sketch

@@ -73,7 +73,7 @@ from beam_gpte.core.errors import naming
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.files.folders import absolute, check_writable
 from beam_gpte.files.json_values import write_json
-from beam_gpte.mining import plan
+from beam_gpte.neighbors import plan
 from beam_gpte.reports.missed_pairs import MissedPair, WriteGoldRows, missed_pairs, read_gold
 from beam_gpte.reports.page import check_report, write_page
 from beam_gpte.reports.run_pages import bitext_page

@@ -14,11 +14,9 @@ from beam_gpte.core.mining.margin import (
     FORWARD_RANK,
     Margin,
     Retrieval,
-    backward_candidates,
     best_first,
     best_forward,
     chosen,
-    forward_candidates,
     greedy_one_to_one,
     margins,
     mark_backward,
@@ -26,7 +24,8 @@ from beam_gpte.core.mining.margin import (
     nearest_targets,
     with_margins,
 )
-from beam_gpte.core.mining.neighbors import Neighbors, nearest_neighbors
+from beam_gpte.core.vectors.near_frames import backward_candidates, forward_candidates
+from beam_gpte.core.vectors.neighbors import Neighbors, nearest_neighbors
 
 Scored = dict[tuple[int, int], float]
 

@@ -1,6 +1,6 @@
 """Survey two sides and plan their search: `vectors | SurveySides(step)`, `make_plan(...)`.
 
-vectors of both sides --> SurveySides --> surveys --> make_plan --> MiningPlan
+vectors of both sides --> SurveySides --> surveys --> make_plan --> NeighborPlan
                                                       (one model, two sides; exact or in cells)
 
 What meets: the sum, the number and a sample of all vectors, some MB. The search is planned by them,
@@ -19,11 +19,11 @@ from apache_beam.pvalue import AsSingleton
 from beam_gpte.core.columns import DECOY, SIDES, VECTOR
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_metadata
-from beam_gpte.core.mining.cells import MiningCells, exact_pays, fit_cells, min_rows
+from beam_gpte.core.vectors.cells import NeighborCells, exact_pays, fit_cells, min_rows
 from beam_gpte.core.vectors.similarity import row_hashes, vector_matrix
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.sides import side_of
+from beam_gpte.neighbors.sides import side_of
 from beam_gpte.shuffle.group_by_id import PARTITIONS
 
 _LOGGER = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def _needed(hashes: np.ndarray, dim: int, search: Search) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class MiningPlan:
+class NeighborPlan:
     """Say how two sides are searched.
 
     Attributes:
@@ -173,7 +173,7 @@ class MiningPlan:
     metadata: VectorMetadata | None
     decoys: int
     samples: tuple[np.ndarray, np.ndarray] | None = None
-    cells: MiningCells | None = None
+    cells: NeighborCells | None = None
 
     @property
     def partitions(self) -> int:
@@ -289,12 +289,12 @@ def _sums(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
 
 def make_plan(
     center: bool, search: Search, surveys: Surveys, searched: tuple[int, int] | None = None
-) -> MiningPlan:
+) -> NeighborPlan:
     """Make the plan of a search.
 
     Args:
       center: subtract each side's mean.
-      search: ``exact``, ``cells``, or ``auto``: exact as long as it pays, by `core.mining.cells`.
+      search: ``exact``, ``cells``, or ``auto``: exact as long as it pays, by `core.vectors.cells`.
       surveys: of both sides.
       searched: how many rows of each side are searched; None for all that were surveyed.
 
@@ -305,11 +305,11 @@ def make_plan(
     searched = (source.rows, target.rows) if searched is None else searched
     rows = searched[0] - source.decoys, searched[1]
     if source.total is None or target.total is None:
-        return MiningPlan(rows, np.zeros((2, 1), np.float32), (1, 1), None, source.decoys)
+        return NeighborPlan(rows, np.zeros((2, 1), np.float32), (1, 1), None, source.decoys)
     _check_two_sides(source, target)
     means = np.stack([source.mean, target.mean])
     samples = source.sample[0][1], target.sample[0][1]
-    plan = MiningPlan(
+    plan = NeighborPlan(
         rows,
         means if center else np.zeros_like(means),
         (max(1, -(-searched[0] // SHARD_ROWS)), max(1, -(-searched[1] // SHARD_ROWS))),

@@ -23,7 +23,7 @@ directions that are noise in a translation would count as much as others. Since 
 row's products with centroids counts, whitening is part of the centroids, not of the rows.
 
 Within a cell rows are compared by sketches first, their coordinates in the `SKETCH_DIMS` principal
-directions (`core.mining.neighbors`).
+directions (`core.vectors.neighbors`).
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ def products_share(sources: int, targets: int) -> float:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MiningCells:
+class NeighborCells:
     """Route the rows of two sides to cells.
 
     Attributes:
@@ -94,7 +94,7 @@ class MiningCells:
       shards: int64 (2, c): the number of shards of each side's rows in each cell; each shard of
         sources is compared with each shard of targets.
       sketch: float32 (dim, s), the directions that rows are compared in first, see
-        `core.mining.neighbors`.
+        `core.vectors.neighbors`.
     """
 
     centroids: np.ndarray
@@ -146,7 +146,7 @@ class MiningCells:
 
 def fit_cells(
     samples: tuple[np.ndarray, np.ndarray], rows: tuple[int, int], shard_rows: int
-) -> MiningCells:
+) -> NeighborCells:
     """Fit cells to samples of two sides, unit float32 (s, dim) and (t, dim), s + t >= 1.
 
     Samples are centered like the rows to be routed. There are `cells_for` cells, or fewer for
@@ -163,7 +163,7 @@ def fit_cells(
     centroids /= max(SMALLEST, np.linalg.norm(centroids, axis=1).max())
     nearest = min(NEAREST, len(centroids))
     sketch = np.ascontiguousarray(directions[:, -SKETCH_DIMS:], np.float32)
-    cells = MiningCells(centroids, nearest, np.ones((2, len(centroids)), np.int64), sketch)
+    cells = NeighborCells(centroids, nearest, np.ones((2, len(centroids)), np.int64), sketch)
     shards = [_shards(cells, samples[side], rows[side], shard_rows) for side in (0, 1)]
     return dataclasses.replace(cells, shards=np.stack(shards))
 
@@ -175,7 +175,7 @@ def _principal(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(variances, SMALLEST), directions
 
 
-def _shards(cells: MiningCells, sample: np.ndarray, rows: int, shard_rows: int) -> np.ndarray:
+def _shards(cells: NeighborCells, sample: np.ndarray, rows: int, shard_rows: int) -> np.ndarray:
     """Estimate from the sample how many shards, int64 (c,), a side's rows need in each cell."""
     counts = np.bincount(cells.cells_of(sample).reshape(-1), minlength=len(cells.centroids))
     expected = counts * (rows / max(1, len(sample)))

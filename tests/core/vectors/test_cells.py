@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_gpte.core.mining.cells import (
+from beam_gpte.core.vectors.cells import (
     NEAREST,
-    MiningCells,
+    NeighborCells,
     cells_for,
     exact_pays,
     fit_cells,
@@ -50,7 +50,7 @@ def test_cells_grow_with_the_square_root_of_the_rows() -> None:
 
 
 def compared(
-    cells: MiningCells, source: np.ndarray, target: np.ndarray
+    cells: NeighborCells, source: np.ndarray, target: np.ndarray
 ) -> dict[tuple[int, int], int]:
     """Count how often each pair is compared."""
     hashes = [np.arange(len(side)) * 7919 for side in (source, target)]
@@ -66,7 +66,7 @@ def compared(
     return counts
 
 
-def cells_in_float64(cells: MiningCells, vectors: np.ndarray) -> list[set[int]]:
+def cells_in_float64(cells: NeighborCells, vectors: np.ndarray) -> list[set[int]]:
     products = vectors.astype(np.float64) @ cells.centroids.astype(np.float64).T
     order = np.argsort(-products, axis=1, kind="stable")
     return [set(row) for row in order[:, : cells.nearest].tolist()]

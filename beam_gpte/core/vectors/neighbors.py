@@ -1,5 +1,8 @@
 """Find the k nearest neighbors of sources among targets, and of targets among sources, in one pass.
 
+`nearest_neighbors` does both, `nearest_targets_of` the first, `pairs_above` finds all pairs of a
+score.
+
 A tile of the product of both sides is computed once and searched twice, along its rows and along
 its columns. Each row of a tile is divided into `segments` disjoint parts, whose maxima are taken:
 the k largest maxima so far are a lower bound of the row's k-th best, and only parts whose maximum
@@ -15,6 +18,7 @@ cost a third. They propose `PROPOSED` times k rows, and those are scored by all 
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -87,12 +91,84 @@ def nearest_neighbors(
     Raises:
       InputError: the dimensions differ, or a vector has NaN or infinity.
     """
+    sources, targets = _sides(source_vectors, source_ids, target_vectors, target_ids, k)
+    forward, backward = _search_tiles(sources, targets, k, sketch, both=True)
+    return (
+        sources.to_all_rows(targets.to_ids(forward.nearest())),
+        targets.to_all_rows(sources.to_ids(backward.nearest())),
+    )
+
+
+def nearest_targets_of(
+    source_vectors: np.ndarray,
+    source_ids: np.ndarray,
+    target_vectors: np.ndarray,
+    target_ids: np.ndarray,
+    k: int,
+    sketch: np.ndarray | None = None,
+) -> Neighbors:
+    """Find the targets nearest to each source: the first result of `nearest_neighbors` alone."""
+    sources, targets = _sides(source_vectors, source_ids, target_vectors, target_ids, k)
+    forward, _ = _search_tiles(sources, targets, k, sketch, both=False)
+    return sources.to_all_rows(targets.to_ids(forward.nearest()))
+
+
+def pairs_above(
+    source_vectors: np.ndarray, target_vectors: np.ndarray, min_cosine: float
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Find all pairs of a source and a target of at least a cosine.
+
+    Yields parts of the result, each of a tile: row numbers of sources and of targets, int64 (p,),
+    and their cosines, float32 (p,), as `nearest_neighbors` computes them. Needs one tile, and 40
+    bytes per pair of a tile; rows and errors are those of `nearest_neighbors`.
+    """
+    _check_dims(source_vectors, target_vectors)
+    sources, targets = (
+        np.ascontiguousarray(side, np.float32) for side in (source_vectors, target_vectors)
+    )
+    least = np.float32(min_cosine)
+    for i in range(0, len(sources), TILE):
+        for j in range(0, len(targets), TILE):
+            tile = sources[i : i + TILE] @ targets[j : j + TILE].T
+            row, other = (
+                at + start
+                for at, start in zip(
+                    np.nonzero(tile >= least - np.float32(SLACK)), (i, j), strict=True
+                )
+            )
+            score = _scores(sources, targets, row, other)
+            found = score >= least
+            if found.any():
+                yield row[found], other[found], score[found]
+
+
+def _check_dims(source_vectors: np.ndarray, target_vectors: np.ndarray) -> None:
     if source_vectors.shape[1] != target_vectors.shape[1]:
         dims = f"{source_vectors.shape[1]} and {target_vectors.shape[1]}"
         raise InputError(
             f"vectors of {dims} dimensions on the two sides; embed both sides with the same model"
         )
-    sources, targets = _Side(source_vectors, source_ids, k), _Side(target_vectors, target_ids, k)
+
+
+def _sides(
+    source_vectors: np.ndarray,
+    source_ids: np.ndarray,
+    target_vectors: np.ndarray,
+    target_ids: np.ndarray,
+    k: int,
+) -> tuple["_Side", "_Side"]:
+    _check_dims(source_vectors, target_vectors)
+    return _Side(source_vectors, source_ids, k), _Side(target_vectors, target_ids, k)
+
+
+def _search_tiles(
+    sources: "_Side", targets: "_Side", k: int, sketch: np.ndarray | None, both: bool
+) -> tuple["_Search", "_Search"]:
+    """Compute the products of both sides tile by tile, and search them in one or both directions.
+
+    Returns:
+      The searches of sources and of targets; without `both` the latter has seen no tile.
+    """
     proposed = k if sketch is None else PROPOSED * k
     segments = min(TILE, max(SEGMENTS, 4 << (proposed - 1).bit_length()))
     forward = _Search(sources.vectors, targets.vectors, k, proposed)
@@ -111,12 +187,10 @@ def nearest_neighbors(
             tile[:, len(columns) :] = -np.inf
             np.matmul(rows, columns.T, out=tile[: len(rows), : len(columns)])
             forward.search(i, j, tile.reshape(high, -1, segments)[: len(rows)])
-            by_column = tile.reshape(-1, segments, wide).transpose(2, 0, 1)
-            backward.search(j, i, by_column[: len(columns)])
-    return (
-        sources.to_all_rows(targets.to_ids(forward.nearest())),
-        targets.to_all_rows(sources.to_ids(backward.nearest())),
-    )
+            if both:
+                by_column = tile.reshape(-1, segments, wide).transpose(2, 0, 1)
+                backward.search(j, i, by_column[: len(columns)])
+    return forward, backward
 
 
 class _Side:
@@ -218,10 +292,7 @@ class _Search:
         row, other, product = (np.concatenate(part) for part in zip(*self._hits, strict=True))
         near = product >= self._best.min(axis=1)[row] - np.float32(SLACK)
         row, other = row[near], other[near]
-        parts = [slice(start, start + PAIRS_SCORED) for start in range(0, len(row), PAIRS_SCORED)]
-        score = np.concatenate(
-            [cosines(self._rows[row[part]], self._others[other[part]]) for part in parts]
-        )
+        score = _scores(self._rows, self._others, row, other)
         order = np.lexsort((other, -score, row))
         row, other, score = row[order], other[order], score[order]
         number, _ = _number_within(row)
@@ -232,6 +303,13 @@ class _Search:
         found.cosines[row[few], number[few]] = score[few]
         self._nearest = merge_neighbors(self._nearest, found)
         self._hits, self._waiting = [], 0
+
+
+def _scores(rows: np.ndarray, others: np.ndarray, row: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Compute cosines, float32 (p,), of pairs of row numbers, int64 (p,)."""
+    parts = [slice(start, start + PAIRS_SCORED) for start in range(0, len(row), PAIRS_SCORED)]
+    scores = [cosines(rows[row[part]], others[other[part]]) for part in parts]
+    return np.concatenate([np.zeros(0, np.float32), *scores])
 
 
 def _number_within(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

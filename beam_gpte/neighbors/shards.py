@@ -28,14 +28,14 @@ from beam_gpte.core.columns import (
     TARGET_ID,
     VECTOR,
 )
-from beam_gpte.core.mining.margin import backward_candidates, forward_candidates
-from beam_gpte.core.mining.neighbors import nearest_neighbors
 from beam_gpte.core.text.normalize import scope_keys
+from beam_gpte.core.vectors.near_frames import backward_candidates, forward_candidates
+from beam_gpte.core.vectors.neighbors import nearest_neighbors
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.embedding.ensure_vectors import unit_vectors
-from beam_gpte.mining.plan import MiningPlan
-from beam_gpte.mining.sides import SideSettings, side_of
+from beam_gpte.neighbors.plan import NeighborPlan
+from beam_gpte.neighbors.sides import SideSettings, side_of
 from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import (
     PARTITIONS,
@@ -106,7 +106,7 @@ def _separate(block: Block, select: SearchColumns, left_out: list[str]) -> Itera
 class RouteSides(CutByKey):
     """Key the centered vectors of both sides by two shards, within a cell if there are any."""
 
-    def process(self, block: Block, plan: MiningPlan) -> Iterator[Keyed]:
+    def process(self, block: Block, plan: NeighborPlan) -> Iterator[Keyed]:
         """Center the vectors, and keep the rows until there are enough to cut."""
         side = side_of(block)
         block = centered(block, plan)
@@ -137,7 +137,7 @@ class RouteScopes(CutByKey):
     def __init__(self, scope: str) -> None:
         self._scope = scope
 
-    def process(self, block: Block, plan: MiningPlan) -> Iterator[Keyed]:
+    def process(self, block: Block, plan: NeighborPlan) -> Iterator[Keyed]:
         """Keep the rows until there are enough to cut."""
         self._partitions = SCOPE_PARTITIONS * plan.partitions // PARTITIONS
         yield from self.wait(block, block.batch.nbytes)
@@ -149,14 +149,14 @@ class RouteScopes(CutByKey):
             yield from split_rows(rows, shard_hashes(scopes) % self._partitions)
 
 
-def centered(block: Block, plan: MiningPlan) -> Block:
+def centered(block: Block, plan: NeighborPlan) -> Block:
     """Subtract the mean of their side from the vectors of a block, and normalize them."""
     array = vectors_to_arrow(plan.centered(vector_matrix(block.column(VECTOR)), side_of(block)))
     return with_hidden(block, pa.field(VECTOR, array.type), array)
 
 
 def _shards(
-    vectors: np.ndarray, ids: pa.Array, side: int, plan: MiningPlan
+    vectors: np.ndarray, ids: pa.Array, side: int, plan: NeighborPlan
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give the places of rows, and the key of each pair of shards that they go to."""
     hashes = shard_hashes(ids)
@@ -189,7 +189,7 @@ def shard_hashes(ids: pa.Array) -> np.ndarray:
 
 
 def search_shards(
-    element: tuple[int, Iterable[Block]], plan: MiningPlan | None, k: int, scoped: bool
+    element: tuple[int, Iterable[Block]], plan: NeighborPlan | None, k: int, scoped: bool
 ) -> Iterator[Any]:
     """Find the k nearest of each row within two shards, or within each scope.
 

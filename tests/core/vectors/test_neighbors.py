@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.mining import neighbors
-from beam_gpte.core.mining.neighbors import (
+from beam_gpte.core.vectors.neighbors import (
     Neighbors,
     merge_neighbors,
     nearest_neighbors,

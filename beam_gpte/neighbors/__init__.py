@@ -1,0 +1,1 @@
+"""Nearest neighbors, clusters and heads on vectors."""
