@@ -42,6 +42,7 @@ from beam_gpte.mining.pair_search import PairOptions as PairOptions
 from beam_gpte.mining.score_bitext import ScoreBitext as ScoreBitext
 from beam_gpte.mining.search import Comparison as Comparison
 from beam_gpte.mining.threshold import Thresholding as Thresholding
+from beam_gpte.neighbors.nearest_neighbors import NearestNeighbors as NearestNeighbors
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds as RejectDuplicateIds
 from beam_gpte.sinks.folders.compact_vectors import CompactVectors as CompactVectors
 from beam_gpte.sinks.folders.delete_vectors import Deleted as Deleted
@@ -104,6 +105,7 @@ __all__ = [
     "MineBitext",
     "MineHardNegatives",
     "ModelRuntime",
+    "NearestNeighbors",
     "PairOptions",
     "ParquetVectorWriterConfig",
     "Polling",

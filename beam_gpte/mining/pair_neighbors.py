@@ -29,60 +29,17 @@ from beam_gpte.core.columns import (
     VECTOR,
 )
 from beam_gpte.core.errors import InputError, InStep, naming_columns
-from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix
 from beam_gpte.dedup.dense.neighbors import PAIRS_AT_ONCE
 from beam_gpte.elements.block import Block, with_hidden
-from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.plain_types import is_string, of_one_type
 from beam_gpte.elements.rejects import REJECTS, split_rejects
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.neighbors import plan as neighbor_plan
-from beam_gpte.neighbors.plan import NeighborPlan, Surveys, SurveySides
-from beam_gpte.neighbors.shards import RouteSides, search_shards, shard_hashes
+from beam_gpte.neighbors.plan import NeighborPlan
+from beam_gpte.neighbors.shards import NearRule, RouteSides, search_shards, shard_hashes
 from beam_gpte.shuffle.group_by_id import CutByKey, Keyed, concat_frames, frame_of, key_by_id
 from beam_gpte.shuffle.packing import split_rows
 from beam_gpte.shuffle.unique_ids import find_ids
-
-
-@dataclasses.dataclass(eq=False)
-class PlanSearch(beam.PTransform):
-    """Plan an exact search of blocks with `VECTOR`, which are not centered."""
-
-    step: str
-
-    def expand(self, vectors: beam.PCollection[Block]) -> beam.PCollection[NeighborPlan]:
-        """Return the plan of queries (the sources) and documents (the targets), once."""
-        surveys = vectors | "Survey" >> SurveySides(self.step, ("queries", "documents"))
-        make = FromSideInputs(NeighborPlan, _make_plan, surveys, self.step)
-        return vectors.pipeline | "MakePlan" >> make
-
-
-def _make_plan(surveys: Surveys, step: str) -> NeighborPlan:
-    queries, documents = surveys
-    dims = [len(side.total) for side in (queries, documents) if side.total is not None]
-    if len(set(dims)) > 1:
-        raise InputError(
-            f"{step}: queries of {dims[0]} dimensions, documents of {dims[1]}; "
-            "embed both with the same model"
-        )
-    if queries.metadata is not None and documents.metadata is not None:
-        _check_one_space(queries.metadata, documents.metadata, step)
-    shards = [max(1, -(-side.rows // neighbor_plan.SHARD_ROWS)) for side in (queries, documents)]
-    means = np.zeros((2, dims[0] if dims else 1), np.float32)
-    return NeighborPlan(
-        (queries.rows, documents.rows), means, (shards[0], shards[1]), documents.metadata, 0
-    )
-
-
-def _check_one_space(queries: VectorMetadata, documents: VectorMetadata, step: str) -> None:
-    """Refuse two models, but not two prompts of one model, which are common for queries."""
-    same = ("model", "pooling", "dim", "normalized", "quantization", "postprocess")
-    if queries.prompt != documents.prompt and all(
-        getattr(queries, name) == getattr(documents, name) for name in same
-    ):
-        return
-    check_same_vectors(queries, documents, f"{step} queries and documents")
 
 
 class PairSearchInputs(NamedTuple):
@@ -193,8 +150,8 @@ def _search(
     key, blocks = element[0], list(element[1])
     pairs = [block for block in blocks if QUERY in block.schema.names]
     rows = [block for block in blocks if QUERY not in block.schema.names]
-    near = search_shards((key, rows), None, depth + max_pairs, scoped=False)
-    yield from (block for block in near if isinstance(block, Block))
+    rule = NearRule(depth + max_pairs, both=False)
+    yield from search_shards((key, rows), None, rule, scoped=False)
     if not pairs:
         return
     queries, documents = (_ids_and_vectors(rows, name) for name in (SOURCE_ID, TARGET_ID))

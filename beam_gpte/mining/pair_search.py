@@ -58,7 +58,8 @@ from beam_gpte.elements.rejects import (
 )
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.mining.pair_neighbors import PairSearchInputs, PlanSearch, SearchPairs
+from beam_gpte.mining.pair_neighbors import PairSearchInputs, SearchPairs
+from beam_gpte.neighbors.plan_queries import PlanQueries
 from beam_gpte.neighbors.shards import SearchColumns
 from beam_gpte.neighbors.sides import (
     PrepareSides,
@@ -178,7 +179,7 @@ class SearchesPairs(RejectingTransform):
         sides = {name: inputs[name] for name in _SIDES} | "Prepare" >> prepare
         select = SearchColumns(settings, scoped=False)
         vectors, rows = select.separate(sides.rows)
-        plan = vectors | "Survey" >> PlanSearch(self.step)
+        plan = vectors | "Survey" >> PlanQueries(self.step)
         id_columns, step = (self.pairs.query_id, self.pairs.document_id), f"{self.step} {third}"
         check = beam.FlatMap(_check_pairs, id_columns, step, self._isolate, added)
         if added is not None:

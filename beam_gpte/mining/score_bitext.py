@@ -74,7 +74,7 @@ from beam_gpte.neighbors.plan import (
     check_k,
     make_plan,
 )
-from beam_gpte.neighbors.shards import SearchColumns
+from beam_gpte.neighbors.shards import NearRule, SearchColumns
 from beam_gpte.neighbors.sides import (
     PrepareSides,
     Sides,
@@ -196,7 +196,7 @@ class ScoreBitext(AddsColumns, RejectingTransform):
     def _score(
         self, pairs: beam.PCollection, sides: Sides, searched: VectorsAndPlan
     ) -> "ScoredPairs":
-        found = searched | "Find" >> FindNeighbors(self.k)
+        found = searched | "Find" >> FindNeighbors(NearRule(self.k))
         added = self.added()
         added.check(fields_of_type(pairs.element_type))
         own = beam.Map(_own_columns, f"{self.step} pairs", added).with_output_types(Block)

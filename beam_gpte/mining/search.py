@@ -62,7 +62,7 @@ from beam_gpte.neighbors.attach_rows import (
 )
 from beam_gpte.neighbors.find_neighbors import FindNeighbors, VectorsAndPlan
 from beam_gpte.neighbors.plan import NeighborPlan, Search, check_choice
-from beam_gpte.neighbors.shards import RouteScopes, centered, search_shards
+from beam_gpte.neighbors.shards import NearRule, RouteScopes, centered, search_shards
 from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import (
     CoGroup,
@@ -161,7 +161,9 @@ class SearchBitext(beam.PTransform):
         Those of decoys have no such columns.
         """
         rule, rows, plan = self.rule, inputs.rows, AsSingleton(inputs.plan)
-        found = VectorsAndPlan(inputs.vectors, inputs.plan) | "Find" >> FindNeighbors(rule.k)
+        found = VectorsAndPlan(inputs.vectors, inputs.plan) | "Find" >> FindNeighbors(
+            NearRule(rule.k)
+        )
 
         def step(
             column: str, function: Callable[..., Iterator[Block]], name: str | None = None
@@ -298,7 +300,7 @@ def _search_scopes(
 ) -> Iterator[Block]:
     rows = list(element[1])
     vectors = [centered(select(block), plan) for block in rows]
-    found = list(search_shards((element[0], vectors), plan, rule.k, scoped=True))
+    found = list(search_shards((element[0], vectors), plan, NearRule(rule.k), scoped=True))
     forward = [block for block in found if isinstance(block, Block)]
     backward = [part.value for part in found if not isinstance(part, Block)]
     if not backward:

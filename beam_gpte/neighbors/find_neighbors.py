@@ -14,7 +14,7 @@ from apache_beam.pvalue import AsSingleton
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.neighbors.plan import NeighborPlan
-from beam_gpte.neighbors.shards import RouteSides, search_shards
+from beam_gpte.neighbors.shards import NearRule, RouteSides, search_shards
 from beam_gpte.shuffle.group_by_id import Keyed
 
 
@@ -39,20 +39,20 @@ class VectorsAndPlan(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class FindNeighbors(beam.PTransform):
-    """Find the k nearest rows of each row on the other side, among those that are compared.
+    """Find the nearest rows of each row on the other side, among those that are compared.
 
     Every source is compared with every target, or with those in the plan's cells. A worker holds
     two shards of 65,536 rows in fp32 twice; in cells it holds their sketches, too, of 96 numbers.
     """
 
-    k: int
+    rule: NearRule
 
     @named_collections
     def expand(self, inputs: VectorsAndPlan) -> NearPairs:
         """Return the neighbors found in each pair of shards, not merged yet."""
         route = beam.ParDo(RouteSides(), AsSingleton(inputs.plan)).with_output_types(Keyed)
         search = beam.FlatMap(
-            search_shards, AsSingleton(inputs.plan), self.k, scoped=False
+            search_shards, AsSingleton(inputs.plan), self.rule, scoped=False
         ).with_output_types(Block, backward=Block)
         found = (
             inputs.vectors

@@ -23,7 +23,7 @@ from beam_gpte.core.vectors.cells import NeighborCells, exact_pays, fit_cells, m
 from beam_gpte.core.vectors.similarity import row_hashes, vector_matrix
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.neighbors.sides import side_of
+from beam_gpte.neighbors.sides import id_type_of, side_of
 from beam_gpte.shuffle.group_by_id import PARTITIONS
 
 _LOGGER = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class SideSurvey:
       checksum: of all vectors, independent of their order.
       metadata: of the vectors, if known.
       decoys: how many of the rows are decoys.
+      id_types: that ids have in the rows, see `shuffle.id_types`.
       sample: uint64 (s,), the smallest hashes of vectors, ascending, and float32 (s, dim), those
         vectors; in several parts, with some more, until the survey is complete.
     """
@@ -70,6 +71,7 @@ class SideSurvey:
     checksum: int = 0
     metadata: VectorMetadata | None = None
     decoys: int = 0
+    id_types: frozenset[bytes] = frozenset()
     sample: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
     @property
@@ -92,6 +94,7 @@ def _survey(block: Block) -> SideSurvey:
         int(hashes.sum(dtype=np.uint64)),
         vector_metadata(block.schema.field(VECTOR)),
         block.column(DECOY).true_count if DECOY in block.schema.names else 0,
+        id_type_of(block),
         ((hashes, vectors),),
     )
 
@@ -116,6 +119,7 @@ def _merge_surveys(side: str, surveys: Iterable[SideSurvey], search: Search) -> 
         sum(part.checksum for part in parts) % (1 << 64),
         known[0] if known else None,
         sum(part.decoys for part in parts),
+        frozenset().union(*(part.id_types for part in parts)),
         _trim(sample, search) if _rows_of(sample) > 2 * SAMPLE else sample,
     )
 
@@ -165,6 +169,7 @@ class NeighborPlan:
       decoys: how many sources are decoys.
       samples: of either side, float32 (s, dim), not centered, at most `CHANCE`.
       cells: that rows are searched in; None for an exact search.
+      id_types: of both sides, see `SideSurvey`.
     """
 
     rows: tuple[int, int]
@@ -174,6 +179,7 @@ class NeighborPlan:
     decoys: int
     samples: tuple[np.ndarray, np.ndarray] | None = None
     cells: NeighborCells | None = None
+    id_types: tuple[frozenset[bytes], frozenset[bytes]] = (frozenset(), frozenset())
 
     @property
     def partitions(self) -> int:
@@ -183,6 +189,8 @@ class NeighborPlan:
 
     def centered(self, vectors: np.ndarray, side: int) -> np.ndarray:
         """Subtract the mean of a side from its unit `vectors`, float32 (n, dim), and normalize."""
+        if not self.means[side].any():
+            return vectors
         moved = vectors - self.means[side]
         lengths = np.linalg.norm(moved.astype(np.float64), axis=1)[:, None]
         return (moved / np.where(lengths > 0, lengths, 1)).astype(np.float32)
@@ -316,8 +324,9 @@ def make_plan(
         source.metadata,
         source.decoys,
         (samples[0][:CHANCE], samples[1][:CHANCE]),
+        id_types=(source.id_types, target.id_types),
     )
-    if all(searched) and _uses_cells(search, searched, means.shape[1]):
+    if all(searched) and uses_cells(search, searched, means.shape[1]):
         centered = plan.centered(samples[0], 0), plan.centered(samples[1], 1)
         plan = dataclasses.replace(plan, cells=fit_cells(centered, searched, SHARD_ROWS))
     _LOGGER.info(
@@ -340,5 +349,6 @@ def _check_two_sides(source: SideSurvey, target: SideSurvey) -> None:
         raise InputError("source and target have the same vectors; one side was given twice")
 
 
-def _uses_cells(search: Search, rows: tuple[int, int], dim: int) -> bool:
+def uses_cells(search: Search, rows: tuple[int, int], dim: int) -> bool:
+    """Decide whether two sides are searched in cells."""
     return search == "cells" or (search == "auto" and not exact_pays(*rows, dim))

@@ -6,6 +6,7 @@ rows of both sides -----> RouteScopes ---> (partition of the scopes; rows)
 (key, vectors of both sides) --> search_shards --> neighbors of sources, neighbors of targets
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -30,12 +31,12 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.core.text.normalize import scope_keys
 from beam_gpte.core.vectors.near_frames import backward_candidates, forward_candidates
-from beam_gpte.core.vectors.neighbors import nearest_neighbors
+from beam_gpte.core.vectors.neighbors import nearest_neighbors, nearest_targets_of, pairs_above
 from beam_gpte.core.vectors.similarity import vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block, hidden_block, with_hidden
 from beam_gpte.embedding.ensure_vectors import unit_vectors
 from beam_gpte.neighbors.plan import NeighborPlan
-from beam_gpte.neighbors.sides import SideSettings, side_of
+from beam_gpte.neighbors.sides import SideSettings, side_of, with_id_type
 from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import (
     PARTITIONS,
@@ -78,7 +79,9 @@ class SearchColumns:
     def __call__(self, block: Block) -> Block:
         """Return the columns of a marked block."""
         names, side = self._settings.columns, side_of(block)
-        columns: dict[str, Any] = {SIDE_IDS[side]: id_array(block, names.id)}
+        ids = id_array(block, names.id)
+        id_field = with_id_type(ids, SIDE_IDS[side], block.schema.field(names.id).type)
+        columns: dict[str, Any] = {}
         if self._scoped:
             assert self._settings.scope is not None
             columns[SCOPE] = scope_keys(block.column(self._settings.scope))
@@ -87,7 +90,10 @@ class SearchColumns:
         array = vectors_to_arrow(unit_vectors(block, names.embedding))
         metadata = block.schema.field(names.embedding).metadata
         field = pa.field(VECTOR, array.type, metadata=metadata)
-        return marked(with_hidden(hidden_block(columns), field, array), MARKS[side])
+        described = hidden_block(pa.table([ids], pa.schema([id_field])))
+        for name, values in columns.items():
+            described = with_hidden(described, pa.field(name, values.type), values)
+        return marked(with_hidden(described, field, array), MARKS[side])
 
     def separate(self, rows: beam.PCollection[Block], keep_vectors: bool = False) -> Separated:
         """Separate these columns from marked rows, which lose their vectors unless kept."""
@@ -188,10 +194,25 @@ def shard_hashes(ids: pa.Array) -> np.ndarray:
     return (id_hashes(ids) >> np.uint64(1)).astype(np.int64)
 
 
+@dataclasses.dataclass(frozen=True)
+class NearRule:
+    """Say which pairs of two shards are near.
+
+    Attributes:
+      k: neighbors of each row; None for all of `min_score`.
+      min_score: without `k`, the minimum cosine.
+      both: whether the neighbors of targets are wanted, too.
+    """
+
+    k: int | None
+    min_score: float | None = None
+    both: bool = True
+
+
 def search_shards(
-    element: tuple[int, Iterable[Block]], plan: NeighborPlan | None, k: int, scoped: bool
+    element: tuple[int, Iterable[Block]], plan: NeighborPlan | None, rule: NearRule, scoped: bool
 ) -> Iterator[Any]:
-    """Find the k nearest of each row within two shards, or within each scope.
+    """Find the nearest of each row within two shards, or within each scope.
 
     Rows in cells are compared by their sketches first; without a `plan` there are no cells.
 
@@ -212,36 +233,44 @@ def search_shards(
     ]
     if not scoped:
         sketch = None if plan is None or plan.cells is None else plan.cells.sketch
-        yield from _neighbors(frames[0], frames[1], vectors, k, sketch)
+        yield from _neighbors(frames[0], frames[1], vectors, rule, sketch)
         return
     targets = frames[1].partition_by(SCOPE, as_dict=True)
     for scope, sources in sorted(frames[0].partition_by(SCOPE, as_dict=True).items()):
         if scope in targets:
-            yield from _neighbors(sources, targets[scope], vectors, k, None)
+            yield from _neighbors(sources, targets[scope], vectors, rule, None)
 
 
 def _neighbors(
     sources: pl.DataFrame,
     targets: pl.DataFrame,
     vectors: list[np.ndarray],
-    k: int,
+    rule: NearRule,
     sketch: np.ndarray | None,
 ) -> Iterator[Any]:
     # places in the order of ids, so that ties are broken by id
     sources, targets = sources.sort(SOURCE_ID), targets.sort(TARGET_ID)
-    forward, backward = nearest_neighbors(
-        vectors[0][sources["row"].to_numpy()],
-        np.arange(len(sources)),
-        vectors[1][targets["row"].to_numpy()],
-        np.arange(len(targets)),
-        k,
-        sketch,
+    rows, others = (
+        side[frame["row"].to_numpy()]
+        for side, frame in zip(vectors, (sources, targets), strict=True)
     )
-    near = forward_candidates(np.arange(len(sources)), forward)
+    places = np.arange(len(sources)), np.arange(len(targets))
+    if rule.k is None:
+        assert rule.min_score is not None
+        for source, target, cosine in pairs_above(rows, others, rule.min_score):
+            pairs = pl.DataFrame({SOURCE_ID: source, TARGET_ID: target, COSINE: cosine})
+            yield from blocks_of(_named(pairs, sources, targets))
+        return
+    if not rule.both:
+        forward = nearest_targets_of(rows, places[0], others, places[1], rule.k, sketch)
+    else:
+        forward, backward = nearest_neighbors(rows, places[0], others, places[1], rule.k, sketch)
+    near = forward_candidates(places[0], forward)
     yield from blocks_of(_named(near.drop(FORWARD_RANK), sources, targets))
-    near = backward_candidates(np.arange(len(targets)), backward)
-    for block in blocks_of(_named(near.drop(BACKWARD_RANK), sources, targets)):
-        yield TaggedOutput("backward", block)
+    if rule.both:
+        near = backward_candidates(places[1], backward)
+        for block in blocks_of(_named(near.drop(BACKWARD_RANK), sources, targets)):
+            yield TaggedOutput("backward", block)
 
 
 def _named(pairs: pl.DataFrame, sources: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:

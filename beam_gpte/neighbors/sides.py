@@ -21,6 +21,7 @@ from beam_gpte.core.columns import (
     DUPLICATES,
     MARKS,
     REJECT_STEP,
+    SIDE_IDS,
     TEXT_KEY,
     Columns,
 )
@@ -43,7 +44,10 @@ from beam_gpte.shuffle.marked_rows import (
     has_mark,
     marked,
 )
-from beam_gpte.shuffle.unique_ids import id_array
+from beam_gpte.shuffle.unique_ids import id_array, named_type
+
+# Metadata of a column of ids that are compared as another type.
+_ID_TYPE = b"beam_gpte.id_type"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,7 @@ class SideSettings:
       model: embeds the rows without vectors; None if all have them.
       isolate: collect bad rows, instead of failing.
       source_model: embeds those of the source side; None if `model` does.
+      named_after_sides: whether pairs get all columns of both rows, whose names must not clash.
     """
 
     step: str
@@ -67,6 +72,7 @@ class SideSettings:
     model: Any = None
     isolate: bool = False
     source_model: Any = None
+    named_after_sides: bool = True
 
     def compared(self) -> tuple[str, ...]:
         """Name the columns that duplicates share; none if they are not looked for."""
@@ -104,6 +110,19 @@ def check_sides(
 def side_of(block: Block) -> int:
     """Return the side of a block of `Sides` or of its vectors: 0 for sources and decoys, else 1."""
     return int(has_mark(block, MARKS[1]))
+
+
+def with_id_type(ids: pa.Array, name: str, kind: pa.DataType) -> pa.Field:
+    """Make the field of a side's ids, which remembers their type in the rows."""
+    data = pa.schema([("", named_type(kind))]).serialize().to_pybytes()
+    # in hexadecimal, since Polars reads metadata as UTF-8
+    return pa.field(name, ids.type, metadata={_ID_TYPE: data.hex()})
+
+
+def id_type_of(block: Block) -> frozenset[bytes]:
+    """Return what `with_id_type` put into a block of vectors, for `shuffle.id_types`."""
+    metadata = block.schema.field(SIDE_IDS[side_of(block)]).metadata or {}
+    return frozenset([bytes.fromhex(metadata[_ID_TYPE].decode())] if _ID_TYPE in metadata else [])
 
 
 @dataclasses.dataclass(eq=False)
@@ -215,7 +234,8 @@ class _Check:
 
     def __call__(self, block: Block) -> Iterator[Any]:
         settings, id_column = self._settings, self._settings.columns.id
-        _check_names(block, settings.columns, self.step)
+        if settings.named_after_sides:
+            _check_names(block, settings.columns, self.step)
         reasons = [self._defects(block)]
         if settings.deduplicate:
             reasons.append(check_text(block, settings.columns.text, self.step))

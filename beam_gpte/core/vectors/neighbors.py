@@ -126,18 +126,14 @@ def pairs_above(
     sources, targets = (
         np.ascontiguousarray(side, np.float32) for side in (source_vectors, target_vectors)
     )
-    least = np.float32(min_cosine)
+    bound = np.float32(min_cosine)
     for i in range(0, len(sources), TILE):
         for j in range(0, len(targets), TILE):
             tile = sources[i : i + TILE] @ targets[j : j + TILE].T
-            row, other = (
-                at + start
-                for at, start in zip(
-                    np.nonzero(tile >= least - np.float32(SLACK)), (i, j), strict=True
-                )
-            )
+            row, other = np.nonzero(tile >= bound - np.float32(SLACK))
+            row, other = row + i, other + j
             score = _scores(sources, targets, row, other)
-            found = score >= least
+            found = score >= bound
             if found.any():
                 yield row[found], other[found], score[found]
 
