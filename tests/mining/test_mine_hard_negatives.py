@@ -20,7 +20,8 @@ from beam_gpte.core.vectors.near_frames import forward_candidates
 from beam_gpte.core.vectors.neighbors import nearest_neighbors
 from beam_gpte.elements.block import hidden_block
 from beam_gpte.mining.filter_pairs import _reasons
-from beam_gpte.mining.pair_neighbors import _check_one_space, _Rows, _score
+from beam_gpte.mining.pair_neighbors import _Rows, _score
+from beam_gpte.neighbors.plan_queries import _check_one_space
 from tests.examples import keep, kept, rows_in
 
 NewPipeline = Callable[..., beam.Pipeline]
