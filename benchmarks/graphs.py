@@ -36,6 +36,7 @@ from beam_gpte import (
     EmbedText,
     MineBitext,
     MineHardNegatives,
+    NearestNeighbors,
     ReadCorpus,
     SemanticOptions,
     Thresholding,
@@ -177,6 +178,12 @@ def mine_hard_negatives(pipeline: beam.Pipeline, diagnosis: Diagnosis) -> None:
     inputs | (mine.with_exception_handling() if diagnosis == "all" else mine)
 
 
+def nearest_neighbors(pipeline: beam.Pipeline, diagnosis: Diagnosis) -> None:
+    inputs = {name: _rows(pipeline, name) for name in ("queries", "documents")}
+    find = NearestNeighbors(mutual=diagnosis == "all")
+    inputs | (find.with_exception_handling() if diagnosis == "all" else find)
+
+
 def _rows(pipeline: beam.Pipeline, label: str) -> beam.PCollection[Block]:
     vectors = pa.array([[1.0, 0.0]], pa.list_(pa.float32(), 2))
     columns = {"id": ["1"], "text": ["a text"], "document": ["d"], "embedding": vectors}
@@ -192,6 +199,7 @@ PIPELINES: dict[str, Callable[[beam.Pipeline, Diagnosis], None]] = {
         mine_bitext,
         mine_unmatched,
         mine_hard_negatives,
+        nearest_neighbors,
     )
 }
 

@@ -16,6 +16,7 @@ DEFAULT = {
     "mine_bitext": (54, 10),
     "mine_unmatched": (90, 16),
     "mine_hard_negatives": (59, 10),
+    "nearest_neighbors": (30, 4),
 }
 ALL = {
     "embed_to_parquet": (15, 2),
@@ -24,6 +25,7 @@ ALL = {
     "mine_bitext": (58, 10),
     "mine_unmatched": (94, 16),
     "mine_hard_negatives": (59, 10),
+    "nearest_neighbors": (34, 5),
 }
 BOUNDS = {"default": DEFAULT, "same": DEFAULT, "all": ALL}
 

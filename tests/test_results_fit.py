@@ -117,6 +117,7 @@ TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "MineBitext": mined(bg.MineBitext(threshold=-2.0), "source", "target"),
     "ScoreBitext": mined(bg.ScoreBitext(), "pairs bitext", "source", "target"),
     "AlignDocuments": mined(bg.AlignDocuments("page", ("place",)), "source", "target"),
+    "NearestNeighbors": mined(bg.NearestNeighbors(k=2), "queries", "documents"),
     "MineHardNegatives": mined(bg.MineHardNegatives(), "queries", "documents", "positives"),
     "FilterPairs": mined(bg.FilterPairs(k=1), "queries", "documents", "pairs"),
 }
@@ -148,6 +149,7 @@ def outputs_of(result: Any) -> dict[str, beam.PCollection]:
 
 WITHOUT_IDS = (  # rows of their own, or rows with a null id
     *("IdentifyLanguage", "MineBitext", "ScoreBitext", "AlignDocuments", "MineHardNegatives"),
+    "NearestNeighbors",
     *("FilterPairs", "QuantizeVectors"),
 )
 

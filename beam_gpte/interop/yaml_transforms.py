@@ -182,6 +182,23 @@ def _triplets(transform: Any, rows: Inputs) -> dict[str, Fields]:
     return {GOOD: {**texts, **ids, **scores}}
 
 
+def _neighbors(transform: Any, rows: Inputs) -> dict[str, Fields]:
+    sides = ("query", "queries"), ("document", "documents")
+    fields = [rows.all.get(name) or rows.all["input"] for _, name in sides]
+    brought = (transform.query_columns, transform.document_columns)
+    ids = {
+        f"{side}_id": one.get(transform.columns.id, str)
+        for (side, _), one in zip(sides, fields, strict=True)
+    }
+    columns = {
+        f"{side}_{name}": one[name]
+        for (side, _), one, names in zip(sides, fields, brought, strict=True)
+        for name in names
+        if name != transform.columns.id
+    }
+    return {GOOD: {**ids, SCORE: np.float32, "rank": np.int64, **columns}}
+
+
 def _filtered(transform: Any, rows: Inputs) -> dict[str, Fields]:
     scores = optional({SCORE: np.float32, "rank": np.int64, MARGIN: np.float32})
     kept = {**rows.pairs, **_added(transform, scores)}
@@ -256,6 +273,9 @@ IdentifyLanguage = in_yaml(
 MineBitext = in_yaml(beam_gpte.MineBitext, _bitext, SIDES, optional_sides=("decoys",))
 ScoreBitext = in_yaml(beam_gpte.ScoreBitext, _scored_bitext, other_sides=("pairs", *SIDES))
 AlignDocuments = in_yaml(beam_gpte.AlignDocuments, _beads, SIDES)
+NearestNeighbors = in_yaml(
+    beam_gpte.NearestNeighbors, _neighbors, ("queries", "documents"), other_sides=("input",)
+)
 MineHardNegatives = in_yaml(
     beam_gpte.MineHardNegatives, _triplets, ("queries", "documents", "positives")
 )

@@ -6,7 +6,7 @@ documents --+          |                  (SearchScopes)
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -37,8 +37,8 @@ class NearestNeighbors(RejectingTransform):
     Takes a dict of two collections of any kind of rows, `queries` and `documents`, with vectors or
     with `model`; or one collection, whose rows are searched among one another. Gives rows of the
     kind of the queries (mappings for strings and items) with `query_id`, `document_id`, `score`
-    (float32, the cosine, summed in float64) and `rank` (int32, from 1), and the columns that
-    `keep_columns` names, as `query_...` and `document_...`. Ties of a score go to the smaller id.
+    (float32, the cosine, summed in float64) and `rank` (int32, from 1), and columns of both rows
+    that are asked for, as `query_...` and `document_...`. Ties of a score go to the smaller id.
     The result does not depend on the order of the rows, the blocks or the workers.
 
     The search is exact up to the size where that costs more than embedding would (2.2 million rows
@@ -66,8 +66,8 @@ class NearestNeighbors(RejectingTransform):
         collection is searched in itself.
       mutual: keep only documents that have the query among their own `k` nearest queries.
       search: ``exact``, ``cells`` or ``auto``; see above. Scopes are always searched exactly.
-      keep_columns: columns of the rows to bring along: of both sides, or by side, as in
-        ``{"queries": ("text",), "documents": ("text", "url")}``.
+      query_columns: columns of the queries to bring along, as `query_...`.
+      document_columns: columns of the documents to bring along, as `document_...`.
       model: embed the texts of rows that have no vectors first, as `EmbedText` does.
       query_model: another model for the queries, such as the same with another prompt; None for
         that of the documents.
@@ -80,7 +80,8 @@ class NearestNeighbors(RejectingTransform):
     exclude_self: bool | None = None
     mutual: bool = False
     search: Search = "auto"
-    keep_columns: Iterable[str] | Mapping[str, Iterable[str]] = ()
+    query_columns: tuple[str, ...] = ()
+    document_columns: tuple[str, ...] = ()
     model: Any = None
     query_model: Any = None
     columns: Columns = dataclasses.field(default_factory=Columns)
@@ -97,12 +98,18 @@ class NearestNeighbors(RejectingTransform):
         for model in (self.model, self.query_model):
             if model is not None:
                 check_one_row(as_model(model))
-        kept = self._kept()
-        if self.columns.id != "id" and any("id" in names for names in kept):
-            raise InputError(
-                f"keep_columns has 'id', besides the ids in {self.columns.id!r}, which are "
-                "query_id and document_id; rename the column before"
-            )
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        for name in ("query_columns", "document_columns"):
+            columns = getattr(self, name)
+            if isinstance(columns, str):
+                raise InputError(f"{name} is {columns!r}; use a list of names")
+            if self.columns.id != "id" and "id" in columns:
+                raise InputError(
+                    f"{name} has 'id', besides the ids in {self.columns.id!r}, which are query_id "
+                    "and document_id; rename the column before"
+                )
 
     def _check_rule(self) -> None:
         if self.k is not None:
@@ -113,22 +120,6 @@ class NearestNeighbors(RejectingTransform):
             raise InputError("mutual without k; all pairs of a score are mutual, leave it out")
         if self.min_score is not None and not -1 <= self.min_score <= 1:
             raise InputError(f"min_score is {self.min_score}; use a cosine, from -1 to 1")
-
-    def _kept(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the columns that queries and documents bring, without their ids."""
-        if isinstance(self.keep_columns, str):
-            raise InputError(f"keep_columns is {self.keep_columns!r}; use a list of names")
-        by_side = self.keep_columns
-        if not isinstance(by_side, Mapping):
-            by_side = dict.fromkeys(_SIDES, tuple(by_side))
-        unknown = sorted(set(by_side) - set(_SIDES))
-        if unknown:
-            raise InputError(f"keep_columns has {unknown[0]!r}; use 'queries' and 'documents'")
-        queries, documents = (
-            tuple(name for name in by_side.get(side, ()) if name != self.columns.id)
-            for side in _SIDES
-        )
-        return queries, documents
 
     @named_collections
     def expand(
@@ -173,8 +164,10 @@ class NearestNeighbors(RejectingTransform):
     ) -> beam.PCollection[Block]:
         select = SearchColumns(settings, scoped=self.scope is not None)
         wanted = tuple(
-            WantedColumns(side, columns, self.columns, f"{self.step} {names[side % len(names)]}")
-            for side, columns in enumerate(self._kept())
+            WantedColumns(side, tuple(columns), self.columns, f"{self.step} {name}")
+            for side, (columns, name) in enumerate(
+                zip((self.query_columns, self.document_columns), names * 2, strict=False)
+            )
         )
         if self.scope is not None:
             return rows | "Scopes" >> SearchScopes(rule, wanted, self.scope, select, self.step)

@@ -67,7 +67,7 @@ class WantedColumns:
     """
 
     def __init__(self, side: int, names: tuple[str, ...], columns: Columns, step: str) -> None:
-        self._names = names
+        self._names = tuple(name for name in names if name != columns.id)
         self._columns = columns
         self._step = step
         # under names of their own: the text column of pairs that are mined is called `text`

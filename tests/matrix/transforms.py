@@ -339,6 +339,13 @@ CASES = (
         sides=True,
     ),
     Case(
+        "NearestNeighbors",
+        _of_sides(bg.NearestNeighbors, ("good", "rejects"), *PAIR_SIDES),
+        ROW,
+        (),
+        sides=True,
+    ),
+    Case(
         "MineHardNegatives",
         _of_sides(bg.MineHardNegatives, ("good", "rejects"), *PAIR_SIDES, "positives"),
         (*ROW, PAIR_ID),

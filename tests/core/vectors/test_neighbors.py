@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.mining import neighbors
+from beam_gpte.core.vectors import neighbors
 from beam_gpte.core.vectors.neighbors import (
     Neighbors,
     merge_neighbors,
