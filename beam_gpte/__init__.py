@@ -67,6 +67,9 @@ if typing.TYPE_CHECKING:  # see `_LATE`
     from beam_gpte.embedding.model_handler import (
         TextEmbeddingModelHandler as TextEmbeddingModelHandler,
     )
+    from beam_gpte.interop.enrichment import (
+        NearestNeighborsEnrichmentHandler as NearestNeighborsEnrichmentHandler,
+    )
     from beam_gpte.interop.ml_transform import GpteTextEmbeddings as GpteTextEmbeddings
     from beam_gpte.interop.rag import DuckDBVectorWriterConfig as DuckDBVectorWriterConfig
     from beam_gpte.interop.rag import ParquetVectorWriterConfig as ParquetVectorWriterConfig
@@ -106,6 +109,7 @@ __all__ = [
     "MineHardNegatives",
     "ModelRuntime",
     "NearestNeighbors",
+    "NearestNeighborsEnrichmentHandler",
     "PairOptions",
     "ParquetVectorWriterConfig",
     "Polling",
@@ -139,6 +143,7 @@ __version__ = "0.1.0"
 _LATE = {
     "DuckDBVectorWriterConfig": "beam_gpte.interop.rag",
     "GpteTextEmbeddings": "beam_gpte.interop.ml_transform",
+    "NearestNeighborsEnrichmentHandler": "beam_gpte.interop.enrichment",
     "ParquetVectorWriterConfig": "beam_gpte.interop.rag",
     "TextEmbeddingModelHandler": "beam_gpte.embedding.model_handler",
 }

@@ -47,7 +47,7 @@ def _make_plan(surveys: Surveys, step: str, search: Search) -> NeighborPlan:
             "embed both with the same model"
         )
     if queries.metadata is not None and documents.metadata is not None:
-        _check_one_space(queries.metadata, documents.metadata, step)
+        check_one_space(queries.metadata, documents.metadata, step)
     rows, dim = (queries.rows, documents.rows), dims[0] if dims else 1
     shards = [max(1, -(-count // neighbor_plan.SHARD_ROWS)) for count in rows]
     plan = NeighborPlan(
@@ -66,7 +66,7 @@ def _make_plan(surveys: Surveys, step: str, search: Search) -> NeighborPlan:
     return plan
 
 
-def _check_one_space(queries: VectorMetadata, documents: VectorMetadata, step: str) -> None:
+def check_one_space(queries: VectorMetadata, documents: VectorMetadata, step: str) -> None:
     """Refuse two models, but not two prompts of one model, which are common for queries."""
     same = ("model", "pooling", "dim", "normalized", "quantization", "postprocess")
     if queries.prompt != documents.prompt and all(

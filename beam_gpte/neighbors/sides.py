@@ -121,7 +121,10 @@ def with_id_type(ids: pa.Array, name: str, kind: pa.DataType) -> pa.Field:
 
 def id_type_of(block: Block) -> frozenset[bytes]:
     """Return what `with_id_type` put into a block of vectors, for `shuffle.id_types`."""
-    metadata = block.schema.field(SIDE_IDS[side_of(block)]).metadata or {}
+    name = SIDE_IDS[side_of(block)]
+    if name not in block.schema.names:  # sentences of documents, which are compared in their order
+        return frozenset()
+    metadata = block.schema.field(name).metadata or {}
     return frozenset([bytes.fromhex(metadata[_ID_TYPE].decode())] if _ID_TYPE in metadata else [])
 
 

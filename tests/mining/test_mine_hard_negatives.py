@@ -21,7 +21,7 @@ from beam_gpte.core.vectors.neighbors import nearest_neighbors
 from beam_gpte.elements.block import hidden_block
 from beam_gpte.mining.filter_pairs import _reasons
 from beam_gpte.mining.pair_neighbors import _Rows, _score
-from beam_gpte.neighbors.plan_queries import _check_one_space
+from beam_gpte.neighbors.plan_queries import check_one_space
 from tests.examples import keep, kept, rows_in
 
 NewPipeline = Callable[..., beam.Pipeline]
@@ -365,11 +365,11 @@ def test_two_prompts_of_one_model_can_be_compared_and_two_models_cannot() -> Non
         VectorMetadata("m", f"f {prompt}", "mean", prompt, DIM, True)
         for prompt in ("query: ", "passage: ")
     )
-    _check_one_space(asked, answers, "MineHardNegatives")
+    check_one_space(asked, answers, "MineHardNegatives")
     with pytest.raises(
         InputError, match="MineHardNegatives queries and documents: vectors of fingerprints"
     ):
-        _check_one_space(asked, dataclasses.replace(answers, model="another"), "MineHardNegatives")
+        check_one_space(asked, dataclasses.replace(answers, model="another"), "MineHardNegatives")
 
 
 def test_consistent_pairs_are_kept_and_others_leave_with_their_rank(

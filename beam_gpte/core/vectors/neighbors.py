@@ -113,6 +113,29 @@ def nearest_targets_of(
     return sources.to_all_rows(targets.to_ids(forward.nearest()))
 
 
+class NeighborIndex:
+    """Hold one side, to search it for one small set of queries after another.
+
+    Args:
+      vectors: unit rows, float32 (n, dim), n >= 1; kept in memory.
+      k: neighbors of each query, 1 or more.
+    """
+
+    def __init__(self, vectors: np.ndarray, k: int) -> None:
+        self._side = _Side(vectors, np.arange(len(vectors)), k)
+        self._k = k
+
+    def nearest(self, queries: np.ndarray) -> Neighbors:
+        """Find the row numbers of the k nearest of each query, unit float32 (m, dim).
+
+        The result is that of `nearest_targets_of`; threads may search at once.
+        """
+        _check_dims(queries, self._side.vectors)
+        asked = _Side(queries, np.arange(len(queries)), self._k)
+        found, _ = _search_tiles(asked, self._side, self._k, None, both=False)
+        return asked.to_all_rows(self._side.to_ids(found.nearest()))
+
+
 def pairs_above(
     source_vectors: np.ndarray, target_vectors: np.ndarray, min_cosine: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
