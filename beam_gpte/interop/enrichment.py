@@ -190,7 +190,7 @@ class NearestNeighborsEnrichmentHandler(EnrichmentSourceHandler):
         if vector is not None:
             return vector
         if self._encoder is None or not isinstance(text, str) or not text.strip():
-            what = "a vector" if self._encoder is None else "a vector or a text"
+            what = "vector" if self._encoder is None else "vector and no text"
             raise InputError(f"request {shown(request)} has no {what}; leave it out before")
         return text
 

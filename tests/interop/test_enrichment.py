@@ -29,11 +29,11 @@ TEXTS = {"d1": "a red fox", "d2": "a red dog", "d3": "open the file", "d4": "clo
 
 
 def write(path: Path, texts: dict[str, str] = TEXTS, table: bool = False, mode: str = "") -> str:
-    rows = [{"id": id_, "text": text, "n": i} for i, (id_, text) in enumerate(texts.items())]
+    rows = pa.table({"id": [*texts], "text": [*texts.values()], "n": range(len(texts))})
     sink = WriteVectorsToDuckDB if table else WriteVectorsToParquet
     named = str(path / ("vectors.duckdb" if table else "vectors"))
     with beam.Pipeline("FnApiRunner") as p:
-        embedded = p | beam.Create(rows) | EmbedText(WordEncoder())
+        embedded = p | beam.Create([rows]) | EmbedText(WordEncoder())
         embedded | (sink(named, mode=mode) if mode else sink(named))
     return named
 
@@ -118,7 +118,7 @@ def test_a_stream_looks_up_and_sees_what_is_committed_meanwhile(
     folder = tmp_path / "kept"
     folder.mkdir()
     stream = TestStream().add_elements([beam.Row(text="red dog")]).advance_watermark_to_infinity()
-    with beam.Pipeline("FnApiRunner", options=PipelineOptions(streaming=True)) as p:
+    with beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(streaming=True)) as p:
         p | stream | Enrichment(handler) | beam.Map(keep, str(folder), "found")
     (row,) = kept(str(folder), "found")
     assert row.neighbors[0]["id"] == "d2"
