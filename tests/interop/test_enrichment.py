@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from apache_beam.ml.rag.types import Content, EmbeddableItem, Embedding
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.testing.test_stream import TestStream
+from apache_beam.testing import test_stream
 from apache_beam.transforms.enrichment import Enrichment
 
 from beam_gpte import (
@@ -117,7 +117,11 @@ def test_a_stream_looks_up_and_sees_what_is_committed_meanwhile(
         assert after[0]["id"] == "d5"
     folder = tmp_path / "kept"
     folder.mkdir()
-    stream = TestStream().add_elements([beam.Row(text="red dog")]).advance_watermark_to_infinity()
+    stream = (
+        test_stream.TestStream()
+        .add_elements([beam.Row(text="red dog")])
+        .advance_watermark_to_infinity()
+    )
     with beam.Pipeline("BundleBasedDirectRunner", options=PipelineOptions(streaming=True)) as p:
         p | stream | Enrichment(handler) | beam.Map(keep, str(folder), "found")
     (row,) = kept(str(folder), "found")
