@@ -43,6 +43,7 @@ from beam_gpte.mining.score_bitext import ScoreBitext as ScoreBitext
 from beam_gpte.mining.search import Comparison as Comparison
 from beam_gpte.mining.threshold import Thresholding as Thresholding
 from beam_gpte.neighbors.nearest_neighbors import NearestNeighbors as NearestNeighbors
+from beam_gpte.neighbors.nearest_neighbors import NeighborOptions as NeighborOptions
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds as RejectDuplicateIds
 from beam_gpte.sinks.folders.compact_vectors import CompactVectors as CompactVectors
 from beam_gpte.sinks.folders.delete_vectors import Deleted as Deleted
@@ -110,6 +111,7 @@ __all__ = [
     "ModelRuntime",
     "NearestNeighbors",
     "NearestNeighborsEnrichmentHandler",
+    "NeighborOptions",
     "PairOptions",
     "ParquetVectorWriterConfig",
     "Polling",

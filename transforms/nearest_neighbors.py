@@ -4,7 +4,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_gpte import NearestNeighbors
+from beam_gpte import NearestNeighbors, NeighborOptions
 
 
 def row(id_: str, text: str, angle: float) -> dict:
@@ -27,7 +27,7 @@ DOCUMENTS = [
 with beam.Pipeline("FnApiRunner") as p:
     names = {"queries": QUERIES, "documents": DOCUMENTS}
     inputs = {name: p | name >> beam.Create(rows) for name, rows in names.items()}
-    near = inputs | NearestNeighbors(k=2, document_columns=("text",))
+    near = inputs | NearestNeighbors(2, options=NeighborOptions(document_columns=("text",)))
     ids = near | beam.Map(lambda row: (row["query_id"], row["rank"], row["document_text"]))
     expected = [
         ("q1", 1, "open(path) opens a file."),

@@ -185,7 +185,7 @@ def _triplets(transform: Any, rows: Inputs) -> dict[str, Fields]:
 def _neighbors(transform: Any, rows: Inputs) -> dict[str, Fields]:
     sides = ("query", "queries"), ("document", "documents")
     fields = [rows.all.get(name) or rows.all["input"] for _, name in sides]
-    brought = (transform.query_columns, transform.document_columns)
+    brought = (transform.options.query_columns, transform.options.document_columns)
     ids = {
         f"{side}_id": one.get(transform.columns.id, str)
         for (side, _), one in zip(sides, fields, strict=True)

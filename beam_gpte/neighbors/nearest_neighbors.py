@@ -30,6 +30,27 @@ _SIDES = ("queries", "documents")
 _ONE = "rows"  # the name of one corpus that is searched in itself
 
 
+@dataclasses.dataclass(frozen=True)
+class NeighborOptions:
+    """Set what pairs of neighbors bring along, and how queries are embedded.
+
+    Attributes:
+      query_columns: columns of the queries, which pairs get as `query_...`.
+      document_columns: columns of the documents, which pairs get as `document_...`.
+      query_model: another model for the queries, such as the same with another prompt; None for
+        that of the documents.
+    """
+
+    query_columns: tuple[str, ...] = ()
+    document_columns: tuple[str, ...] = ()
+    query_model: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("query_columns", "document_columns"):
+            if isinstance(getattr(self, name), str):
+                raise InputError(f"{name} is {getattr(self, name)!r}; use a list of names")
+
+
 @dataclasses.dataclass(eq=False)
 class NearestNeighbors(RejectingTransform):
     """Find for every query the `k` documents of the largest cosine, or all above `min_score`.
@@ -66,11 +87,9 @@ class NearestNeighbors(RejectingTransform):
         collection is searched in itself.
       mutual: keep only documents that have the query among their own `k` nearest queries.
       search: ``exact``, ``cells`` or ``auto``; see above. Scopes are always searched exactly.
-      query_columns: columns of the queries to bring along, as `query_...`.
-      document_columns: columns of the documents to bring along, as `document_...`.
       model: embed the texts of rows that have no vectors first, as `EmbedText` does.
-      query_model: another model for the queries, such as the same with another prompt; None for
-        that of the documents.
+      options: columns of both that pairs bring along, another model for queries; see
+        `NeighborOptions`.
       columns: of the queries and the documents; see `Columns`.
     """
 
@@ -80,10 +99,8 @@ class NearestNeighbors(RejectingTransform):
     exclude_self: bool | None = None
     mutual: bool = False
     search: Search = "auto"
-    query_columns: tuple[str, ...] = ()
-    document_columns: tuple[str, ...] = ()
     model: Any = None
-    query_model: Any = None
+    options: NeighborOptions = dataclasses.field(default_factory=NeighborOptions)
     columns: Columns = dataclasses.field(default_factory=Columns)
 
     _gives_rows = False  # pairs, whose order is not that of the rows
@@ -93,19 +110,16 @@ class NearestNeighbors(RejectingTransform):
         check_choice("search", self.search, Search)
         if self.scope is not None and self.search == "cells":
             raise InputError("search='cells' with a scope; scopes are searched exactly, use 'auto'")
-        if self.query_model is not None and self.model is None:
+        if self.options.query_model is not None and self.model is None:
             raise InputError("query_model without model; give the documents' model too")
-        for model in (self.model, self.query_model):
+        for model in (self.model, self.options.query_model):
             if model is not None:
                 check_one_row(as_model(model))
         self._check_columns()
 
     def _check_columns(self) -> None:
         for name in ("query_columns", "document_columns"):
-            columns = getattr(self, name)
-            if isinstance(columns, str):
-                raise InputError(f"{name} is {columns!r}; use a list of names")
-            if self.columns.id != "id" and "id" in columns:
+            if self.columns.id != "id" and "id" in getattr(self.options, name):
                 raise InputError(
                     f"{name} has 'id', besides the ids in {self.columns.id!r}, which are query_id "
                     "and document_id; rename the column before"
@@ -127,7 +141,7 @@ class NearestNeighbors(RejectingTransform):
     ) -> beam.PCollection[Block] | GoodAndRejects:
         """Return the neighbors; with exception handling, a tuple of them and the rejects."""
         is_one = isinstance(inputs, beam.PCollection)
-        if is_one and self.query_model is not None:
+        if is_one and self.options.query_model is not None:
             raise InputError("query_model with one collection; its rows are queries and documents")
         sides = {_ONE: inputs} if isinstance(inputs, beam.PCollection) else inputs
         names = (_ONE,) if is_one else _SIDES
@@ -139,7 +153,7 @@ class NearestNeighbors(RejectingTransform):
             deduplicate=False,
             model=self.model,
             isolate=self._isolate,
-            source_model=self.query_model,
+            source_model=self.options.query_model,
             named_after_sides=False,
         )
         prepared = sides | "Prepare" >> PrepareSides(settings, names)
@@ -163,11 +177,10 @@ class NearestNeighbors(RejectingTransform):
         rule: NeighborRule,
     ) -> beam.PCollection[Block]:
         select = SearchColumns(settings, scoped=self.scope is not None)
+        brought = self.options.query_columns, self.options.document_columns
         wanted = tuple(
             WantedColumns(side, tuple(columns), self.columns, f"{self.step} {name}")
-            for side, (columns, name) in enumerate(
-                zip((self.query_columns, self.document_columns), names * 2, strict=False)
-            )
+            for side, (columns, name) in enumerate(zip(brought, names * 2, strict=False))
         )
         if self.scope is not None:
             return rows | "Scopes" >> SearchScopes(rule, wanted, self.scope, select, self.step)

@@ -13,7 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_gpte import Block, Columns, InputError, NearestNeighbors, WriteVectorsToParquet
+from beam_gpte import (
+    Block,
+    Columns,
+    InputError,
+    NearestNeighbors,
+    NeighborOptions,
+    WriteVectorsToParquet,
+)
 from beam_gpte.neighbors import plan
 from tests.examples import keep, kept
 
@@ -186,7 +193,7 @@ def test_with_a_scope_rows_have_neighbors_of_their_scope_only(
     queries = table(drawn(30), "q", lang=languages.take(pa.array(np.arange(30) % 3)))
     documents = table(drawn(40, seed=1), "d", lang=languages.take(pa.array(np.arange(40) % 2)))
     transform = NearestNeighbors(
-        scope="lang", query_columns=("lang",), document_columns=("lang",), **rule
+        scope="lang", options=NeighborOptions(("lang",), ("lang",)), **rule
     )
     found = run(new_pipeline, transform, blocks(queries, 3), blocks(documents, 2))
     assert_same(pairs_of(found), brute_force(queries, documents, scope="lang", **rule))
@@ -199,7 +206,7 @@ def test_the_result_does_not_depend_on_processes_or_order(
 ) -> None:
     vectors = drawn(30)
     rows = table(np.concatenate([vectors, vectors, drawn(20, seed=1)]), text=list("ab" * 40))
-    transform = NearestNeighbors(k=5, query_columns=("text",), document_columns=("text",))
+    transform = NearestNeighbors(k=5, options=NeighborOptions(("text",), ("text",)))
     here = run(new_pipeline, transform, blocks(rows)).sort("query_id", "rank")
     there = run(new_pipeline, transform, blocks(rows, 7, seed=1), mode="two processes")
     assert here.equals(there.sort("query_id", "rank"))
@@ -209,7 +216,7 @@ def test_the_result_does_not_depend_on_processes_or_order(
 def test_columns_come_along_from_the_sides_that_are_named(new_pipeline: NewPipeline) -> None:
     queries = table(drawn(3), "q", text=["a", "b", "c"], n=[1, 2, 3])
     documents = table(drawn(5, seed=1), "d", url=list("vwxyz"), n=pa.array(range(5), pa.int16()))
-    transform = NearestNeighbors(k=2, query_columns=("text",), document_columns=("n", "url"))
+    transform = NearestNeighbors(k=2, options=NeighborOptions(("text",), ("n", "url")))
     found = run(new_pipeline, transform, blocks(queries), blocks(documents))
     assert set(found.columns) == {
         *("query_id", "document_id", "score", "rank"),
@@ -306,9 +313,11 @@ MISTAKES: dict[str, dict[str, Any]] = {
     "min_score is 2": {"min_score": 2},
     "search is 'ivf'": {"search": "ivf"},
     "search='cells' with a scope": {"search": "cells", "scope": "lang"},
-    "query_model without model": {"query_model": "some/model"},
-    "query_columns is 'text'": {"query_columns": "text"},
-    "document_columns has 'id'": {"document_columns": ["id"], "columns": Columns(id="key")},
+    "query_model without model": {"options": NeighborOptions(query_model="some/model")},
+    "document_columns has 'id'": {
+        "options": NeighborOptions(document_columns=("id",)),
+        "columns": Columns(id="key"),
+    },
 }
 
 
@@ -318,9 +327,18 @@ def test_mistakes_are_refused_when_the_transform_is_made(message: str) -> None:
         NearestNeighbors(**MISTAKES[message])
 
 
+def test_one_name_is_not_a_list_of_columns() -> None:
+    with pytest.raises(InputError, match="query_columns is 'text'; use a list of names"):
+        NeighborOptions(query_columns="text")  # type: ignore[arg-type]
+
+
 def test_a_missing_column_is_named(new_pipeline: NewPipeline) -> None:
     with pytest.raises(InputError, match="NearestNeighbors rows: no column 'txt'"):
-        run(new_pipeline, NearestNeighbors(query_columns=("txt",)), blocks(table(drawn(3))))
+        run(
+            new_pipeline,
+            NearestNeighbors(options=NeighborOptions(("txt",))),
+            blocks(table(drawn(3))),
+        )
 
 
 def test_sides_of_two_dimensions_are_refused(new_pipeline: NewPipeline) -> None:
