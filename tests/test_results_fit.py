@@ -31,7 +31,7 @@ TEXTS = [
 NUMBERS = range(len(TEXTS))
 ID_TYPES = (pa.int32(), pa.int64(), pa.string())
 NAMES_OF_IDS = {
-    *("duplicate_of", "first_id", "second_id", "source_id", "target_id", "parent_id"),
+    *("duplicate_of", "cluster_id", "first_id", "second_id", "source_id", "target_id", "parent_id"),
     *("query_id", "document_id", "positive_id", "negative_id"),
 }
 
@@ -107,7 +107,7 @@ TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "DeduplicateExact": of_rows(bg.DeduplicateExact()),
     "DeduplicateLexical": of_rows(LEXICAL),
     "DeduplicateSemantic": of_rows(SEMANTIC),
-    "Deduplicate": of_rows(bg.Deduplicate((bg.DeduplicateExact(), SEMANTIC))),
+    "Deduplicate": of_rows(bg.Deduplicate((bg.DeduplicateExact(), SEMANTIC), annotate=True)),
     "DeduplicateSemantic model": of_rows(EMBEDDING),
     "Deduplicate model": of_rows(bg.Deduplicate((bg.DeduplicateExact(columns=V), EMBEDDING))),
     "DeduplicateExact reference": with_reference(bg.DeduplicateExact()),
@@ -165,7 +165,7 @@ def test_every_output_goes_into_both_sinks(
     with new_pipeline() as p:
         outputs = outputs_of(TRANSFORMS[name](inputs_of(p, kind, id_type)))
         for output, part in outputs.items():
-            with_ids = has_ids and output in ("good", "kept", "removed")
+            with_ids = has_ids and output in ("good", "kept", "removed", "annotated")
             settings: dict[str, Any] = {} if with_ids else {"id_column": None, "mode": "insert"}
             database = str(tmp_path / f"{output}.duckdb")
             _ = part | f"{output} P" >> bg.WriteVectorsToParquet(str(tmp_path / output))

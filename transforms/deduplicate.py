@@ -17,14 +17,24 @@ ROWS = [
 
 with beam.Pipeline("FnApiRunner") as p:
     steps = (DeduplicateExact(), DeduplicateLexical(0.7), DeduplicateSemantic(0.9, model=MODEL))
-    result = p | beam.Create(ROWS) | Deduplicate(steps)
+    result = p | beam.Create(ROWS) | Deduplicate(steps, annotate=True)
     kept = result.kept | beam.Map(lambda row: row["id"])
     removed = result.removed | "RemovedIds" >> beam.Map(
         lambda row: (row["id"], row["duplicate_of"], row["found_by"])
+    )
+    clusters = result.annotated | beam.Map(
+        lambda row: (row["id"], row["cluster_id"], row["cluster_size"], row["is_representative"])
     )
     assert_that(kept, equal_to(["a", "e"]), label="Kept")
     assert_that(
         removed,
         equal_to([("b", "a", "exact"), ("c", "a", "lexical"), ("d", "a", "semantic")]),
         label="Removed",
+    )
+    assert_that(
+        clusters,
+        equal_to(
+            [("a", "a", 4, True), *((id_, "a", 4, False) for id_ in "bcd"), ("e", "e", 1, True)]
+        ),
+        label="Clusters",
     )

@@ -33,6 +33,11 @@ DUPLICATE_OF = "duplicate_of"  # the id of a kept row; has the id column's type
 SCORE = "score"  # float32: the similarity to it
 FOUND_BY = "found_by"  # the step: exact, lexical or semantic
 
+# Added to all rows of a deduplication that annotates clusters.
+CLUSTER_ID = "cluster_id"  # the id of the row that stays; has the id column's type
+CLUSTER_SIZE = "cluster_size"  # int64: rows of the corpus in the cluster
+IS_REPRESENTATIVE = "is_representative"  # bool: whether the row is the one that stays
+
 # A pair of duplicates: `FIRST_ID` comes first in the order of keeping, then `SECOND_ID`, `SCORE`.
 FIRST_ID = "first_id"
 SECOND_ID = "second_id"

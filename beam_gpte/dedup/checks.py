@@ -182,11 +182,15 @@ class RowResults(NamedTuple):
 
 def restore_rows(results: RowResults, checks: RowChecks) -> RowResults:
     """Undo `check_rows`: spilled rows, own ids, and the reference in the step of its rejects."""
-    restored = InStep(checks.step, _restored).__call__
-    restore = beam.Map(restored, checks.id_column, checks.added).with_output_types(Block)
     labels = ("Kept", "WholeRemoved", "Rejects")
     parts = zip(results, labels, strict=True)
-    return RowResults(*(rows | label >> restore for rows, label in parts))
+    return RowResults(*(rows | label >> restoring(checks) for rows, label in parts))
+
+
+def restoring(checks: RowChecks) -> beam.PTransform:
+    """Give the step that undoes `check_rows` in one collection."""
+    restored = InStep(checks.step, _restored).__call__
+    return beam.Map(restored, checks.id_column, checks.added).with_output_types(Block)
 
 
 def _restored(block: Block, id_column: str, added: AddedColumns) -> Block:

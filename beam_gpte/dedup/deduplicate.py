@@ -7,6 +7,8 @@ reference -> Check --+                                +--> ApplyDecisions <-----
                              the next step's rows <-- kept ---+        +--> removed
                                                            |                   |
                                   the next step's decisions, by `duplicate_of` +
+
+kept, removed of the last step --> AnnotateClusters --> annotated, if these are asked for
 """
 
 import copy
@@ -45,7 +47,14 @@ from beam_gpte.dedup.checks import (
     RowResults,
     check_rows,
     restore_rows,
+    restoring,
     separate_reference,
+)
+from beam_gpte.dedup.clusters.annotate_rows import (
+    CLUSTER_COLUMNS,
+    AnnotateClusters,
+    KeptAndRemoved,
+    with_cluster_id,
 )
 from beam_gpte.dedup.figures import StepFigures, pair_figures
 from beam_gpte.dedup.recall_audit import count_found
@@ -113,6 +122,7 @@ class GivesDeduplication(AddsColumns, RejectingTransform):
     """Give a `Deduplication`, as a base of the transforms that do."""
 
     _sample: beam.PTransform | None = None
+    annotate: bool
 
     def sampled_by(self: T, sample: beam.PTransform) -> T:
         """Apply `sample` to blocks of kept and removed rows with all vectors that steps made."""
@@ -130,20 +140,24 @@ class GivesDeduplication(AddsColumns, RejectingTransform):
 
     def empty_output(self, name: str, rows: pa.Schema) -> pa.Schema:
         """Give the columns of an output without rows, which a notebook shows."""
-        if name not in ("removed", "pairs") or self.id_column() not in rows.names:
+        if name not in ("removed", "pairs", "annotated") or self.id_column() not in rows.names:
             return super().empty_output(name, rows)
         kind = named_type(rows.field(self.id_column()).type)
         found = [(SCORE, pa.float32()), (FOUND_BY, pa.string())]
         if name == "pairs":
             return pa.schema([(FIRST_ID, kind), (SECOND_ID, kind), *found])
+        new = [(DUPLICATE_OF, kind), *found]
+        if name == "annotated":
+            new = list(zip(CLUSTER_COLUMNS, (kind, pa.int64(), pa.bool_()), strict=True))
         added = self.added()
-        return pa.schema([*rows, *((added[ours], k) for ours, k in [(DUPLICATE_OF, kind), *found])])
+        return pa.schema([*rows, *((added[ours], k) for ours, k in new)])
 
 
 class DeduplicationStep(GivesDeduplication):
     """Deduplicate by one criterion: a subclass names its columns, and decides."""
 
     name: ClassVar[str]  # in `found_by` and the report
+    annotate = False
     columns: Columns
     keep: str
     reference: beam.PCollection | None
@@ -211,13 +225,16 @@ class Deduplicate(GivesDeduplication):
         million vectors of 384 dimensions fit there. A run creates its own folder in it, for its
         user alone. On the local runner it is removed with the pipeline, or by the next run of this
         user if the process was killed; elsewhere delete it when the job has ended.
-      rename: names for the columns of `removed` that rows have already, as in
+      annotate: give `annotated` too, all rows that were not rejected with `cluster_id`,
+        `cluster_size` and `is_representative`, for one more shuffle of the rows.
+      rename: names for the columns of `removed` and `annotated` that rows have already, as in
         ``{"score": "similarity"}``.
     """
 
     steps: tuple[DeduplicationStep, ...]
     reference: beam.PCollection | None = None
     scratch: str | None = None
+    annotate: bool = False
 
     def __post_init__(self) -> None:
         self.steps = tuple(self.steps)
@@ -238,6 +255,10 @@ class Deduplicate(GivesDeduplication):
                 if one != other:
                     raise InputError(f"steps with {column} columns {one!r} and {other!r}; use one")
         self.added()
+
+    def adds(self) -> tuple[str, ...]:
+        """Name what removed and annotated rows get."""
+        return (*REMOVED_COLUMNS, *(CLUSTER_COLUMNS if self.annotate else ()))
 
     def id_column(self) -> str:
         """Name the column of the ids."""
@@ -290,8 +311,27 @@ def _deduplicate(
         _ = both | "Sample" >> transform._sample
     if any(step.makes_vectors() for step in steps):
         parts = _as_they_came(parts)
+    annotated = None
+    if transform.annotate:
+        annotated = back_to_rows(rows, _annotated(result, ids, checks))
     pairs = in_kind_of(pcoll, result.pairs, "FromPairs")
-    return result._replace(**back_to_rows(rows, parts)._asdict(), pairs=pairs)
+    by_name = back_to_rows(rows, parts)._asdict()
+    return result._replace(**by_name, pairs=pairs, annotated=annotated)
+
+
+def _annotated(result: Deduplication, id_column: str, checks: RowChecks) -> Blocks:
+    """Name the clusters of the rows, without the vectors that steps made."""
+    rename = beam.Map(InStep(checks.step, _as_annotated).__call__, checks.added)
+    return (
+        KeptAndRemoved(result.kept, result.removed)
+        | "AnnotateClusters" >> AnnotateClusters(id_column, checks.added)
+        | "WholeAnnotated" >> restoring(checks)
+        | "Annotated" >> rename.with_output_types(Block)
+    )
+
+
+def _as_annotated(block: Block, added: AddedColumns) -> Block:
+    return with_cluster_id(without_made(block), added)
 
 
 def _as_they_came(parts: RowResults) -> RowResults:

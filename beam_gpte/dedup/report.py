@@ -290,6 +290,10 @@ class Deduplication(NamedTuple):
         `with_exception_handling()` was called.
       saved_index: of a semantic step, its cells and sketches as bytes, for `saved_index` of a later
         run; else None.
+      annotated: kept and removed rows as they came, with `cluster_id` (the id of the row that
+        stays, of a reference row where that is one), `cluster_size` (int64: rows of the corpus in
+        the cluster) and `is_representative` (bool: of each cluster the row that is kept); None
+        unless `Deduplicate` was given `annotate`.
     """
 
     kept: beam.PCollection
@@ -298,3 +302,4 @@ class Deduplication(NamedTuple):
     report: beam.PCollection
     rejects: beam.PCollection
     saved_index: beam.PCollection | None
+    annotated: beam.PCollection | None = None

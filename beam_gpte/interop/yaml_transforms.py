@@ -21,10 +21,13 @@ from beam_gpte.core.columns import (
     CHUNK_END,
     CHUNK_INDEX,
     CHUNK_START,
+    CLUSTER_ID,
+    CLUSTER_SIZE,
     DUPLICATE_OF,
     FIRST_ID,
     FOUND_BY,
     ID,
+    IS_REPRESENTATIVE,
     MARGIN,
     PARENT_HASH,
     PARENT_ID,
@@ -112,7 +115,10 @@ def _deduplication(transform: Any, rows: Inputs) -> dict[str, Fields]:
     new: Fields = {
         one.columns.embedding: VECTOR for one in steps if getattr(one, "model", None) is not None
     }
+    clusters = {CLUSTER_ID: id_type, CLUSTER_SIZE: np.int64, IS_REPRESENTATIVE: bool}
+    annotated: Fields = {**rows.input, **_added(transform, clusters)} if transform.annotate else {}
     return {
+        **({"annotated": annotated} if annotated else {}),
         "kept": {**new, **rows.input},
         "removed": {
             **optional(new),

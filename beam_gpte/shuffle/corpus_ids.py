@@ -48,6 +48,11 @@ def own_ids(named: pa.Array) -> pa.Array:
     return pa.array(values if is_unsigned else values.view(np.int64))
 
 
+def are_of_reference(named: pa.Array) -> np.ndarray:
+    """Return which values of `CORPUS_ID` name rows of the reference, bool (n,)."""
+    return pc.starts_with(named, _REFERENCE).to_numpy(zero_copy_only=False)
+
+
 def with_own_ids(block: Block, id_column: str, added: AddedColumns) -> Block:
     """Drop `CORPUS_ID` from rows; in removed ones, `duplicate_of` gets the type of their ids.
 

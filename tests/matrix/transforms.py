@@ -101,6 +101,13 @@ def _deduplicated(make: Callable[..., Any], reference: bool = False) -> Apply:
     return apply
 
 
+def _annotated(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    step = bg.DeduplicateExact(scope="lang")
+    deduplicate = bg.Deduplicate((step,), annotate=True).with_exception_handling()
+    found = create(p, inputs["rows"]) | deduplicate
+    return {name: getattr(found, name) for name in ("annotated", "rejects")}
+
+
 def _of_sides(make: Callable[[], Any], names: tuple[str, ...], *inputs_named: str) -> Apply:
     def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
         collections = {
@@ -315,6 +322,7 @@ CASES = (
         variant="keys",
     ),
     Case("Deduplicate", _deduplicated(_steps), SCOPED, DEDUP),
+    Case("Deduplicate", _annotated, SCOPED, ("annotated", "rejects"), variant="annotate"),
     Case("DeduplicateStream", _of_rows(bg.DeduplicateStream), (ID, PAYLOAD)),
     Case(
         "MineBitext",

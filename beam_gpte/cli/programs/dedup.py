@@ -4,11 +4,11 @@ r"""Remove duplicates from a corpus: read files of texts, or of texts with vecto
     beam-gpte dedup --input 'new/*.jsonl' --output newer --model MODEL --reference clean
 
 Writes Parquet to `<output>/kept/`, `<output>/removed/` (with `duplicate_of`, `score`, `found_by`)
-and `<output>/pairs/`, rejected rows with their reasons to `<output>/rejects/`,
-`<output>/saved_index.npz`, and `<output>/summary.json` with each step's report; with
-`--report page.html` also a report page. Nothing is written unless kept, removed and rejected rows
-add up to the rows read, and if no row is read, or all are rejected: then the previous output stays
-and the exit code is 3.
+and `<output>/pairs/`, with `--annotate` also all rows with their clusters to `<output>/annotated/`,
+rejected rows with their reasons to `<output>/rejects/`, `<output>/saved_index.npz`, and
+`<output>/summary.json` with each step's report; with `--report page.html` also a report page.
+Nothing is written unless kept, removed and rejected rows add up to the rows read, and if no row is
+read, or all are rejected: then the previous output stays and the exit code is 3.
 """
 
 import argparse
@@ -135,6 +135,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     steps.add_argument("--scope", help="compare only rows with the same value in this column")
     writing = parser.add_argument_group("output")
     writing.add_argument("--output", required=True, help="folder for the results")
+    writing.add_argument(
+        "--annotate",
+        action="store_true",
+        help="write all rows with cluster_id, cluster_size and is_representative, too",
+    )
     add_rename_option(writing, "duplicate_of, score or found_by")
     add_max_rejects_option(writing, "rows")
     writing.add_argument(
@@ -201,7 +206,7 @@ def reference_of(options: argparse.Namespace) -> Reference | None:
 
 def check_columns(options: argparse.Namespace, first: str, present: list[str]) -> None:
     check_types(options.types, first, present)
-    deduplicate = Deduplicate(steps_of(options, None))
+    deduplicate = Deduplicate(steps_of(options, None), annotate=options.annotate)
     check_renames([deduplicate], options.rename)
     check_added([deduplicate], options.rename, first, present)
     added = renamed(deduplicate, options.rename).added()
@@ -211,7 +216,12 @@ def check_columns(options: argparse.Namespace, first: str, present: list[str]) -
 
 def folders_of(options: argparse.Namespace) -> list[str]:
     """Name the folders of the Parquet files."""
-    return [f"{options.output.rstrip('/')}/{name}" for name in ("kept", "removed", "pairs")]
+    return [f"{options.output.rstrip('/')}/{name}" for name in written_by(options)]
+
+
+def written_by(options: argparse.Namespace) -> tuple[str, ...]:
+    """Name the results that are written as Parquet files."""
+    return ("kept", "removed", "pairs", *(("annotated",) if options.annotate else ()))
 
 
 def check(options: argparse.Namespace) -> Reference | None:
@@ -282,7 +292,8 @@ def build(
             files, id_column=id_column, text_column=options.text_column, options=of_files
         )
         reference = pipeline | "ReadReference" >> read_known
-    deduplicate = Deduplicate(steps_of(options, saved_index), reference, scratch)
+    steps = steps_of(options, saved_index)
+    deduplicate = Deduplicate(steps, reference, scratch, options.annotate)
     deduplicate = renamed(deduplicate, options.rename).with_exception_handling()
     if options.report:
         columns = columns_of(options)
@@ -294,7 +305,7 @@ def build(
     within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects, some_read)
     results = RowsAndResults(rows, result.kept, result.removed, result.rejects)
     totals = results | CheckNothingLost(count_rows(within_limit)) | beam.Map(check_totals)
-    for name in ("kept", "removed", "pairs"):
+    for name in written_by(options):
         write = WriteVectorsToParquet(f"{output}/{name}", "mirror", commit_after=totals)
         getattr(result, name) | f"Write_{name}" >> write
     if result.saved_index is not None:

@@ -1,0 +1,1 @@
+"""Name the cluster of each row of a deduplication."""

@@ -1,0 +1,38 @@
+"""Options of `beam-gpte dedup`: what they write and what they refuse."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tests.cli.test_programs import flags
+from tests.programs import run
+
+PROGRAM = "deduplicate_corpus.py"
+Rows = Callable[[list[dict]], str]
+
+
+def read(folder: Path) -> list[dict]:
+    rows = [row for path in folder.glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    return sorted(rows, key=lambda row: row["id"])
+
+
+def test_all_rows_are_written_with_their_clusters_if_asked_for(tmp_path: Path, jsonl: Rows) -> None:
+    texts = ("a b c d e f", "A b  c d e f", "nothing like it", None)
+    rows = jsonl([{"id": i, "text": text, "cluster_size": i} for i, text in enumerate(texts)])
+    arguments = [
+        *flags(input=rows, id_column="id", output=tmp_path / "o", by="exact"),
+        "--annotate",
+    ]
+    refused = run(PROGRAM, *arguments, expect=2)
+    assert "name the added one by --rename cluster_size=NAME" in refused.stderr
+    run(PROGRAM, *arguments, "--rename", "cluster_size=size")
+    names = ("id", "cluster_size", "cluster_id", "size", "is_representative")
+    assert [tuple(row[name] for name in names) for row in read(tmp_path / "o/annotated")] == [
+        (0, 0, 0, 2, True),
+        (1, 1, 0, 2, False),
+        (2, 2, 2, 1, True),
+    ]
+    summary = json.loads((tmp_path / "o/summary.json").read_text())
+    assert (summary["kept"], summary["removed"], summary["rejected"]) == (2, 1, 1)
