@@ -106,6 +106,7 @@ TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "RejectDuplicateIds": of_rows(bg.RejectDuplicateIds()),
     "DeduplicateExact": of_rows(bg.DeduplicateExact()),
     "DeduplicateLexical": of_rows(LEXICAL),
+    "DeduplicateLexical containment": of_rows(bg.DeduplicateLexical(0.6, similarity="containment")),
     "DeduplicateSemantic": of_rows(SEMANTIC),
     "Deduplicate": of_rows(bg.Deduplicate((bg.DeduplicateExact(), SEMANTIC), annotate=True)),
     "DeduplicateSemantic model": of_rows(EMBEDDING),

@@ -159,7 +159,7 @@ class DeduplicationStep(GivesDeduplication):
     name: ClassVar[str]  # in `found_by` and the report
     annotate = False
     columns: Columns
-    keep: str
+    keep: str | None
     reference: beam.PCollection | None
 
     def read_columns(self) -> tuple[str, ...]:
@@ -198,9 +198,13 @@ class DeduplicationStep(GivesDeduplication):
         """Name the column of the ids."""
         return self.columns.id
 
+    def keeps(self) -> str:
+        """Give what is kept of several duplicates."""
+        return self.keep or "first"
+
     def order(self) -> KeepOrder:
         """Give the order of keeping."""
-        return KeepOrder.parse(self.keep, self.columns.text)
+        return KeepOrder.parse(self.keeps(), self.columns.text)
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Run this step alone; gives a `Deduplication`."""
@@ -386,7 +390,7 @@ def _run_steps(checked: CheckedRows, steps: Steps, context: StepContext) -> Dedu
 
 
 def _summary_of(step: DeduplicationStep) -> StepSummary:
-    settings = {"step": step.name, "keep": step.keep, **step.settings()}
+    settings = {"step": step.name, "keep": step.keeps(), **step.settings()}
     return StepSummary(settings, step.report_thresholds())
 
 

@@ -1,7 +1,9 @@
 """Remove rows whose text shares most of its wording with a kept row's.
 
 rows --> Describe --> normalized texts --> Bands --> GroupByKey: Buckets --> PairBuckets
-                            |                                                      |
+                            |      |                                               |
+                            |      +--> FindContainment --+                        |
+                            |         (by containment)    |                        |
                             +---------------------> ScorePairs <--- candidates ----+
                                                         |
                                                         +--> pairs --> GroupPairs --> decisions
@@ -14,7 +16,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import apache_beam as beam
 import numpy as np
@@ -27,10 +29,12 @@ from beam_gpte.core.columns import BUCKET, FIRST_ID, NORMAL, REFERENCE, SCOPE, S
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.text.minhash import (
+    Measure,
     MinHash,
     Unit,
     bands,
     choose_bands,
+    containment,
     jaccard,
     shingle_sets,
     shingles,
@@ -39,6 +43,7 @@ from beam_gpte.core.text.minhash import (
 )
 from beam_gpte.core.text.normalize import normalize, scope_keys, words
 from beam_gpte.dedup.checks import Blocks, TextDefects
+from beam_gpte.dedup.containment.candidates import FindContainment
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.dedup.dense.neighbors import MAX_NEIGHBORS
 from beam_gpte.dedup.dense.rows import (
@@ -76,21 +81,32 @@ class DeduplicateLexical(DeduplicationStep):
     collection. A text that is shorter than an n-gram is near only to an equal one, so that blank
     texts are duplicates of one another and of no other text.
 
-    In a bucket, which holds rows that agree in a band, each row is compared with the first 1,000
-    only. Of rows in buckets of more than 32 `pairs` holds those that decide; the others are counted
-    as `pairs_cut`. One worker holds the texts of all such rows. See `dedup.dense`.
+    By ``containment`` two texts are as similar as the share of its n-grams that the one with fewer
+    of them has in common with the other: 1 for an excerpt. No pair at the threshold is missed, see
+    `core.text.containment`, and nothing is cut: shingles that many texts have cost time in
+    proportion to the square of these, so remove rows that are nearly equal first, by Jaccard. The
+    n-grams of a short text may all occur in a longer one by chance.
+
+    By Jaccard, in a bucket, which holds rows that agree in a band, each row is compared with the
+    first 1,000 only. Of rows in buckets of more than 32 `pairs` holds those that decide; the others
+    are counted as `pairs_cut`. One worker holds the texts of all such rows. See `dedup.dense`.
 
     Rows whose text is null, and rows whose id is null or taken, fail the job or are collected by
     `with_exception_handling()`. A worker holds the bands of one of 64 partitions, about
-    bands x rows / 64 ids, or the candidates of one of 16 and the texts that these name.
+    bands x rows / 64 ids, or the candidates of one of 16 and the texts that these name. By
+    containment it holds a table of 16 MB and 2^22 n-grams, at about 24 bytes and the id, in place
+    of the bands.
 
     Attributes:
-      threshold: minimum Jaccard similarity of duplicates, above 0 and at most 1.
+      threshold: minimum similarity of duplicates, above 0 and at most 1.
       keep: ``first`` (the smallest id), ``longest`` or ``shortest`` text, ``"COLUMN asc"`` or
-        ``"COLUMN desc"``; ties by id, null and NaN last.
+        ``"COLUMN desc"``; ties by id, null and NaN last. None is ``first``, by containment
+        ``longest``: what contains the other stays.
       scope: compare only rows with the same value in this column.
       reference: rows of another corpus; rows near to one of them are removed.
-      minhash: the n-grams, and the size of the signatures.
+      similarity: ``jaccard``: the share of the n-grams of either text that both have;
+        ``containment``: that of the n-grams of the text with fewer of them.
+      minhash: the n-grams, and the size of the signatures, which containment does without.
       columns: of the ids and the texts.
       rename: names for the columns of `removed` that rows have already, as in
         ``{"score": "similarity"}``.
@@ -99,9 +115,10 @@ class DeduplicateLexical(DeduplicationStep):
     name: ClassVar[str] = "lexical"
 
     threshold: float = 0.8
-    keep: str = "first"
+    keep: str | None = None
     scope: str | None = None
     reference: beam.PCollection | None = None
+    similarity: Measure = "jaccard"
     minhash: MinHash = dataclasses.field(default_factory=MinHash)
     columns: Columns = dataclasses.field(default_factory=Columns)
 
@@ -110,9 +127,19 @@ class DeduplicateLexical(DeduplicationStep):
             raise InputError(
                 f"threshold is {self.threshold}; use a similarity above 0 and at most 1"
             )
-        self._bands()
+        if self.similarity not in get_args(Measure):
+            raise InputError(
+                f"similarity is {self.similarity!r}; use {' or '.join(get_args(Measure))}"
+            )
+        if self.similarity == "jaccard":
+            self._bands()
         self.order()
         self.added()
+
+    def keeps(self) -> str:
+        """Give what is kept of several duplicates."""
+        default = "longest" if self.similarity == "containment" else "first"
+        return default if self.keep is None else self.keep
 
     def _bands(self) -> int:
         num_perm = self.minhash.num_perm
@@ -127,7 +154,10 @@ class DeduplicateLexical(DeduplicationStep):
     def settings(self) -> dict[str, Any]:
         """Give the settings that the report shows."""
         minhash = dataclasses.asdict(self.minhash)
-        return {"threshold": self.threshold, "scope": self.scope, **minhash}
+        if self.similarity == "containment":
+            del minhash["num_perm"]
+        shared = {"threshold": self.threshold, "similarity": self.similarity}
+        return {**shared, "scope": self.scope, **minhash}
 
     def read_columns(self) -> tuple[str, ...]:
         """Name the columns of the order and the scope."""
@@ -142,7 +172,7 @@ class DeduplicateLexical(DeduplicationStep):
         return TextDefects(self.columns.text, self.read_columns())
 
     def decide(self, rows: Blocks, context: StepContext) -> StepResult:
-        """Find candidates by the bands of signatures, verify and group them."""
+        """Find candidates, verify and group them."""
         order, id_column = self.order(), context.id_column
         unit = self.minhash.unit
         describe = _Describe(
@@ -150,6 +180,21 @@ class DeduplicateLexical(DeduplicationStep):
         )
         named = beam.Map(InStep(self.step, describe)).with_output_types(Block)
         texts = rows | "Describe" >> named
+        near = self._near_pairs(texts, id_column)
+        grouped = NearPairs(near.pairs) | "GroupPairs" >> GroupPairs("leader", id_column)
+        return StepResult(rows, grouped.pairs, grouped.decisions, near.figures)
+
+    def _near_pairs(self, texts: Blocks, id_column: str) -> "_FoundPairs":
+        """Find candidates, and verify them."""
+        measure, order = self.similarity, self.order()
+        similarity = functools.partial(text_similarity, minhash=self.minhash, measure=measure)
+        score = ScorePairs(id_column, similarity, self.threshold)
+        contents = texts | "Texts" >> beam.Map(_contents, id_column).with_output_types(Block)
+        if measure == "containment":
+            find = FindContainment(self.threshold, self.minhash, id_column, order)
+            contained = texts | "FindContainment" >> find
+            scored = CandidatesAndContents(contained.candidates, contents) | "ScorePairs" >> score
+            return _FoundPairs(scored.pairs, (contained.figures,))
         pair_buckets = beam.FlatMap(_pair_buckets, id_column, order).with_output_types(
             Block, dense=Block, figures=StepFigures
         )
@@ -159,17 +204,17 @@ class DeduplicateLexical(DeduplicationStep):
             | "Buckets" >> beam.GroupByKey()
             | "PairBuckets" >> pair_buckets.with_outputs("dense", "figures", main="candidates")
         )
-        contents = texts | "Texts" >> beam.Map(_contents, id_column).with_output_types(Block)
-        similarity = functools.partial(text_similarity, minhash=self.minhash)
-        score = ScorePairs(id_column, similarity, self.threshold)
         to_score = CandidatesAndContents(found.candidates, contents, (found.dense,))
         scored = to_score | "ScorePairs" >> score
         settings = DenseSettings("leader", (self.threshold,), order, id_column, similarity)
         dense = scored.dense | "DecideDense" >> DecideDense(settings)
         pairs = (scored.pairs, dense.pairs) | "NearPairs" >> beam.Flatten()
-        grouped = NearPairs(pairs) | "GroupPairs" >> GroupPairs("leader", id_column)
-        figures = (found.figures, dense.figures)
-        return StepResult(rows, grouped.pairs, grouped.decisions, figures)
+        return _FoundPairs(pairs, (found.figures, dense.figures))
+
+
+class _FoundPairs(NamedTuple):
+    pairs: Blocks
+    figures: tuple[beam.PCollection[StepFigures], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,16 +344,22 @@ def _listed_pairs(rows: pl.DataFrame, id_column: str, order: KeepOrder) -> Itera
 
 
 def text_similarity(
-    texts: pa.Array, firsts: np.ndarray, seconds: np.ndarray, minhash: MinHash
+    texts: pa.Array,
+    firsts: np.ndarray,
+    seconds: np.ndarray,
+    minhash: MinHash,
+    measure: Measure = "jaccard",
 ) -> np.ndarray:
-    """Compute the Jaccard similarity of pairs of texts, float32 (n,).
+    """Compute the similarity of pairs of texts, float32 (n,).
 
     Args:
       texts: the distinct texts, normalized.
       firsts: int64 (n,), positions among them.
       seconds: int64 (n,), as well.
       minhash: says what an n-gram is.
+      measure: what is computed of the sets of n-grams.
     """
+    compare = containment if measure == "containment" else jaccard
     distinct = pl.Series(texts)
     lengths = distinct.str.len_chars().to_numpy().astype(np.int64) + minhash.shingle
     scores = np.empty(len(firsts), np.float32)
@@ -316,5 +367,5 @@ def text_similarity(
         named, at = np.unique(np.concatenate([firsts[part], seconds[part]]), return_inverse=True)
         hashed = shingles(distinct[named].to_list(), minhash.shingle, minhash.unit)
         sets = shingle_sets(hashed)
-        scores[part] = jaccard(sets, *at.reshape(2, -1))
+        scores[part] = compare(sets, *at.reshape(2, -1))
     return scores

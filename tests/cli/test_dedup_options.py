@@ -36,3 +36,16 @@ def test_all_rows_are_written_with_their_clusters_if_asked_for(tmp_path: Path, j
     ]
     summary = json.loads((tmp_path / "o/summary.json").read_text())
     assert (summary["kept"], summary["removed"], summary["rejected"]) == (2, 1, 1)
+
+
+def test_excerpts_go_by_containment_and_the_longer_text_stays(tmp_path: Path, jsonl: Rows) -> None:
+    texts = ("brown fox jumps over", "the quick brown fox jumps over the lazy dog", "none like it")
+    rows = jsonl([{"id": i, "text": text} for i, text in enumerate(texts)])
+    arguments = flags(input=rows, id_column="id", output=tmp_path / "o", by="exact,lexical")
+    run(PROGRAM, *arguments, *flags(lexical_similarity="containment", lexical_threshold=0.9))
+    removed = [(row["id"], row["duplicate_of"]) for row in read(tmp_path / "o/removed")]
+    assert removed == [(0, 1)]
+    steps = json.loads((tmp_path / "o/summary.json").read_text())["steps"]
+    assert [step["keep"] for step in steps] == ["first", "longest"]
+    refused = run(PROGRAM, *arguments, "--lexical_similarity", "cosine", expect=2)
+    assert "invalid choice: 'cosine'" in refused.stderr

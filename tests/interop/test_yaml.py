@@ -268,6 +268,7 @@ def test_every_setting_is_typed_and_documented() -> None:
             {"minhash": {"num_perm": 64}, "columns": {}},
             {"minhash": beam_gpte.MinHash(num_perm=64), "columns": beam_gpte.Columns()},
         ),
+        ("DeduplicateLexical", {"similarity": "containment", "keep": None}, {}),
         (
             "Deduplicate",
             {"steps": [{"type": "DeduplicateExact", "columns": {"id": "n"}}], "scratch": "s"},

@@ -321,6 +321,17 @@ CASES = (
         DEDUP,
         variant="keys",
     ),
+    Case(
+        "DeduplicateLexical",
+        _deduplicated(
+            functools.partial(
+                bg.DeduplicateLexical, scope="lang", keep="stars desc", similarity="containment"
+            )
+        ),
+        (*SCOPED, ORDER),
+        DEDUP,
+        variant="containment",
+    ),
     Case("Deduplicate", _deduplicated(_steps), SCOPED, DEDUP),
     Case("Deduplicate", _annotated, SCOPED, ("annotated", "rejects"), variant="annotate"),
     Case("DeduplicateStream", _of_rows(bg.DeduplicateStream), (ID, PAYLOAD)),

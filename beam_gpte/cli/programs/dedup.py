@@ -16,7 +16,7 @@ import contextlib
 import glob
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -72,6 +72,7 @@ from beam_gpte.cli.runtime import (
 )
 from beam_gpte.core.columns import DUPLICATE_OF
 from beam_gpte.core.errors import naming
+from beam_gpte.core.text.minhash import Measure
 from beam_gpte.dedup import search_plan
 from beam_gpte.dedup.checks import CheckNothingLost, RowsAndResults
 from beam_gpte.dedup.deduplicate import DeduplicationStep
@@ -119,7 +120,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--lexical_threshold",
         type=float,
         default=0.8,
-        help="minimum Jaccard similarity of the lexical step",
+        help="minimum similarity of the lexical step",
+    )
+    steps.add_argument(
+        "--lexical_similarity",
+        choices=get_args(Measure),
+        default="jaccard",
+        help="of the lexical step: jaccard, or containment of one text in another",
     )
     steps.add_argument(
         "--mode", default="exact", help="of the semantic step: exact, recall=0.99 or probes=4"
@@ -130,7 +137,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of the semantic step: leader, components or semdedup",
     )
     steps.add_argument(
-        "--keep", default="first", help='first, longest, shortest, "COLUMN asc" or "COLUMN desc"'
+        "--keep",
+        help='first, longest, shortest, "COLUMN asc" or "COLUMN desc" (default: first; longest in '
+        "a lexical step by containment)",
     )
     steps.add_argument("--scope", help="compare only rows with the same value in this column")
     writing = parser.add_argument_group("output")
@@ -161,14 +170,14 @@ def steps_of(
     for name in names:
         if name not in STEPS:
             raise InputError(f"--by has {name!r}; use {', '.join(STEPS)}")
-    shared: dict[str, Any] = {
-        "keep": options.keep,
-        "scope": options.scope,
-        "columns": columns_of(options),
-    }
+    shared: dict[str, Any] = {"scope": options.scope, "columns": columns_of(options)}
+    if options.keep is not None:
+        shared["keep"] = options.keep
     steps: dict[str, Callable[[], DeduplicationStep]] = {
         "exact": lambda: DeduplicateExact(**shared),
-        "lexical": lambda: DeduplicateLexical(options.lexical_threshold, **shared),
+        "lexical": lambda: DeduplicateLexical(
+            options.lexical_threshold, similarity=options.lexical_similarity, **shared
+        ),
         "semantic": lambda: DeduplicateSemantic(
             options.threshold,
             options.model,

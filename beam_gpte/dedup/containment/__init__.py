@@ -1,0 +1,1 @@
+"""Find short texts whose shingles longer texts contain."""
