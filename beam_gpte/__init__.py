@@ -22,6 +22,9 @@ from beam_gpte.dedup.lexical import DeduplicateLexical as DeduplicateLexical
 from beam_gpte.dedup.report import Deduplication as Deduplication
 from beam_gpte.dedup.semantic import DeduplicateSemantic as DeduplicateSemantic
 from beam_gpte.dedup.semantic import SemanticOptions as SemanticOptions
+from beam_gpte.dedup.signatures.sign_texts import SignTexts as SignTexts
+from beam_gpte.dedup.spans.cut_repeated import CutRepeatedSpans as CutRepeatedSpans
+from beam_gpte.dedup.spans.cut_repeated import CutSpans as CutSpans
 from beam_gpte.dedup.stream import DeduplicateStream as DeduplicateStream
 from beam_gpte.dedup.stream import StreamCells as StreamCells
 from beam_gpte.elements.block import Block as Block
@@ -85,6 +88,8 @@ __all__ = [
     "Columns",
     "CompactVectors",
     "Comparison",
+    "CutRepeatedSpans",
+    "CutSpans",
     "Deduplicate",
     "DeduplicateExact",
     "DeduplicateLexical",
@@ -125,6 +130,7 @@ __all__ = [
     "Reuse",
     "ScoreBitext",
     "SemanticOptions",
+    "SignTexts",
     "SplitSentences",
     "StreamCells",
     "TextEmbeddingModelHandler",

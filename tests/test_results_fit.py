@@ -114,6 +114,8 @@ TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "DeduplicateExact reference": with_reference(bg.DeduplicateExact()),
     "DeduplicateLexical reference": with_reference(LEXICAL),
     "DeduplicateSemantic reference": with_reference(SEMANTIC),
+    "SignTexts": of_rows(bg.SignTexts()),
+    "CutRepeatedSpans": of_rows(bg.CutRepeatedSpans()),
     "DeduplicateStream": of_rows(bg.DeduplicateStream(0.6)),
     "MineBitext": mined(bg.MineBitext(threshold=-2.0), "source", "target"),
     "ScoreBitext": mined(bg.ScoreBitext(), "pairs bitext", "source", "target"),
@@ -166,7 +168,7 @@ def test_every_output_goes_into_both_sinks(
     with new_pipeline() as p:
         outputs = outputs_of(TRANSFORMS[name](inputs_of(p, kind, id_type)))
         for output, part in outputs.items():
-            with_ids = has_ids and output in ("good", "kept", "removed", "annotated")
+            with_ids = has_ids and output in ("good", "kept", "removed", "annotated", "emptied")
             settings: dict[str, Any] = {} if with_ids else {"id_column": None, "mode": "insert"}
             database = str(tmp_path / f"{output}.duckdb")
             _ = part | f"{output} P" >> bg.WriteVectorsToParquet(str(tmp_path / output))

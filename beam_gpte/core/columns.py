@@ -38,6 +38,16 @@ CLUSTER_ID = "cluster_id"  # the id of the row that stays; has the id column's t
 CLUSTER_SIZE = "cluster_size"  # int64: rows of the corpus in the cluster
 IS_REPRESENTATIVE = "is_representative"  # bool: whether the row is the one that stays
 
+# Of SignTexts, beside the ids.
+SIGNATURE = "signature"  # FixedSizeList<uint32>[num_perm]
+SHINGLES = "shingles"  # int64: n-grams of the text
+SIGNATURE_SCOPE = "signature_scope"  # uint64: a hash of the value of the scope's column
+
+# A span that CutRepeatedSpans cut, beside the id of its row and `FIRST_ID`.
+CUT_START = "cut_start"  # int64: its first character in the text as it came
+CUT_END = "cut_end"  # int64: the character after it
+CUT_TEXT = "cut_text"
+
 # A pair of duplicates: `FIRST_ID` comes first in the order of keeping, then `SECOND_ID`, `SCORE`.
 FIRST_ID = "first_id"
 SECOND_ID = "second_id"

@@ -17,8 +17,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsIter, AsList, TaggedOutput
+import pyarrow.compute as pc
+from apache_beam.pvalue import AsIter, AsList, AsSingleton, TaggedOutput
 
 from beam_gpte.core.columns import (
     CORPUS_ID,
@@ -107,6 +109,7 @@ class StepResult(NamedTuple):
         collection.
       rejects: rows that failed in the step, after the checks; none or one collection.
       saved_index: see `Deduplication`.
+      threshold: a side input of the one that was chosen for a target; None if none was.
     """
 
     rows: Blocks
@@ -116,6 +119,7 @@ class StepResult(NamedTuple):
     expected: tuple[Blocks, ...] = ()
     rejects: tuple[Blocks, ...] = ()
     saved_index: beam.PCollection[bytes] | None = None
+    threshold: AsSingleton | None = None
 
 
 class GivesDeduplication(AddsColumns, RejectingTransform):
@@ -161,6 +165,7 @@ class DeduplicationStep(GivesDeduplication):
     columns: Columns
     keep: str | None
     reference: beam.PCollection | None
+    history: beam.PCollection | None = None
 
     def read_columns(self) -> tuple[str, ...]:
         """Name the columns that it reads besides id and text."""
@@ -208,7 +213,8 @@ class DeduplicationStep(GivesDeduplication):
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Run this step alone; gives a `Deduplication`."""
-        return _deduplicate(pcoll, (self,), self.reference, None, self)
+        known = self.reference if self.history is None else self.history
+        return _deduplicate(pcoll, (self,), known, None, self)
 
 
 @dataclasses.dataclass(eq=False)
@@ -252,6 +258,8 @@ class Deduplicate(GivesDeduplication):
                 raise InputError(
                     f"{step.step} has a reference; give it to Deduplicate, for all steps"
                 )
+            if step.history is not None:
+                raise InputError(f"{step.step} has a history; use this step alone, before others")
             if step.rename:
                 raise InputError(f"{step.step} has a rename; give it to Deduplicate, for all steps")
             for column in ("id", "text"):
@@ -434,8 +442,9 @@ class _RunStep(beam.PTransform):
         apply = ApplyDecisions(self.context.id_column, step.name, self.context.added)
         applied = to_decide | "ApplyDecisions" >> apply
         expected = tuple(map(AsList, found.expected))
-        context, threshold = self.context, step.settings()["threshold"]
-        settings = context.id_types, context.id_column, step.name, threshold
+        context, threshold = self.context, found.threshold or step.settings()["threshold"]
+        is_chosen = found.threshold is not None
+        settings = context.id_types, context.id_column, step.name, threshold, is_chosen
         name = beam.FlatMap(InStep(step.step, _name_pairs).__call__, *settings, *expected)
         pairs, counted = found.pairs | "NamePairs" >> name.with_output_types(
             Block, figures=StepFigures
@@ -453,10 +462,16 @@ def _name_pairs(
     id_column: str,
     step: str,
     threshold: float,
+    is_chosen: bool,
     expected: Iterable[Block] = (),
 ) -> Iterator[Any]:
-    """Name the step that found pairs, give their ids the type of the rows', and count them."""
+    """Name the step that found pairs, give their ids the type of the rows', and count them.
+
+    Pairs below the threshold, where that was chosen for a target, are of the search alone.
+    """
+    found = count_found(pairs, list(expected))
+    if is_chosen:
+        pairs = pairs.filter(pc.greater_equal(pairs.column(SCORE), np.float32(threshold)))
     named = with_types(with_own_pair_ids(pairs, id_column), (FIRST_ID, SECOND_ID), id_types)
     yield with_found_by(named, step, FOUND_BY)
-    found = count_found(pairs, list(expected))
     yield TaggedOutput("figures", dataclasses.replace(pair_figures(pairs, threshold), found=found))

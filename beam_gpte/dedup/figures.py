@@ -41,6 +41,7 @@ class StepFigures:
       removed_at: rows that each further threshold would remove.
       expected: the pairs of each sampled vector, by its key; None if none was sampled.
       found: those of them that the search found.
+      threshold: that was chosen for a target; None if none was.
     """
 
     rows: int = 0
@@ -54,6 +55,7 @@ class StepFigures:
     removed_at: tuple[int, ...] = ()
     expected: dict[int, int] | None = None
     found: dict[int, int] = dataclasses.field(default_factory=dict)
+    threshold: float | None = None
 
 
 def add_figures(parts: Iterable[StepFigures]) -> StepFigures:
@@ -75,6 +77,7 @@ def add_figures(parts: Iterable[StepFigures]) -> StepFigures:
         removed_at=_sums(part.removed_at for part in parts),
         expected=_added(expected) if expected else None,
         found=_added(part.found for part in parts),
+        threshold=next((part.threshold for part in parts if part.threshold is not None), None),
     )
 
 

@@ -38,6 +38,7 @@ from beam_gpte.core.dedup.grouping import (
     with_scores,
 )
 from beam_gpte.core.dedup.levels import count_at_levels, levels_of
+from beam_gpte.core.dedup.target import Target
 from beam_gpte.core.errors import InputError
 from beam_gpte.dedup.apply_decisions import with_inherited
 from beam_gpte.dedup.figures import StepFigures
@@ -78,12 +79,14 @@ class GroupPairs(beam.PTransform):
         `second_order` come first. Without these columns, of several rows of a group that have none
         before them the one with the smallest id stays.
       thresholds: larger than that of the pairs, to count the rows that each would remove.
+      target: decide at the one of all thresholds that removes as many rows; for leader only.
     """
 
     rule: str = "leader"
     id_column: str = ID
     descending: bool = False
     thresholds: Thresholds = ()
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
@@ -93,7 +96,7 @@ class GroupPairs(beam.PTransform):
     def expand(self, inputs: NearPairs) -> GroupedPairs:
         """Group by the rule, and score each removed row by its pair with `duplicate_of`."""
         if self.rule == "leader":
-            return inputs | LeaderDecisions(self.id_column, self.thresholds)
+            return inputs | LeaderDecisions(self.id_column, self.thresholds, self.target)
         keyed = inputs.pairs | "BySecond" >> key_by_id(SECOND_ID, _without_orders)
         figures: tuple[beam.PCollection[StepFigures], ...] = ()
         parts = [keyed]

@@ -19,7 +19,8 @@ pairs ------------------> ByFirst --+
 
     kept pairs, by second row --+
                                 +--> GroupByKey: Decisions --> Decide --> decisions, figures
-  equal pairs, by first row ----+
+  equal pairs, by first row ----+        |                       ^
+                                         +--> (for a target) CountLevels --> ChooseLevel: a level
 
 What meets, and why no other shuffle can carry it: each needs the answer of the one before it.
   Firsts: the pairs of a first row, and the mark that it is second somewhere.
@@ -37,7 +38,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 import polars as pl
-from apache_beam.pvalue import TaggedOutput
+from apache_beam.pvalue import AsSingleton, TaggedOutput
 
 from beam_gpte.core.columns import FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.core.dedup.grouping import (
@@ -53,8 +54,10 @@ from beam_gpte.core.dedup.levels import (
     levels_of,
     nearest_at_levels,
 )
+from beam_gpte.core.dedup.target import Target
 from beam_gpte.dedup.apply_decisions import with_inherited
 from beam_gpte.dedup.figures import StepFigures
+from beam_gpte.dedup.targets.choose_level import ChooseLevel, RowsAndCounts
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.bounded_blocks import blocks_of
@@ -82,10 +85,12 @@ class NearPairs(NamedTuple):
       pairs: blocks of `first_id`, `second_id`, `score`; a pair may come twice.
       equal_pairs: the first row with a vector, and each later one, which is always removed; none
         or one collection.
+      rows: all that are compared, for a target; none or one collection.
     """
 
     pairs: beam.PCollection[Block]
     equal_pairs: tuple[beam.PCollection[Block], ...] = ()
+    rows: tuple[beam.PCollection[Block], ...] = ()
 
 
 class GroupedPairs(NamedTuple):
@@ -94,12 +99,14 @@ class GroupedPairs(NamedTuple):
     Attributes:
       decisions: blocks, a row for each removed row.
       pairs: those that came, each once.
-      figures: the rows removed at each larger threshold.
+      figures: the rows removed at each larger threshold; for a target at the smallest, too.
+      level: the number of the chosen threshold, from 0 for the smallest; none or one collection.
     """
 
     decisions: beam.PCollection[Block]
     pairs: beam.PCollection[Block]
     figures: beam.PCollection[StepFigures]
+    level: tuple[beam.PCollection[int], ...] = ()
 
 
 @dataclasses.dataclass(eq=False)
@@ -115,10 +122,12 @@ class LeaderDecisions(beam.PTransform):
     Attributes:
       id_column: of the decisions.
       thresholds: larger ones, to count the removed rows at.
+      target: decide at the threshold that removes as many rows; None for the smallest one.
     """
 
     id_column: str
     thresholds: Thresholds = ()
+    target: Target | None = None
 
     @named_collections
     def expand(self, inputs: NearPairs) -> GroupedPairs:
@@ -145,17 +154,26 @@ class LeaderDecisions(beam.PTransform):
         kept: tuple[beam.PCollection[Keyed], ...] = (near.kept, left.kept, rest_kept)
         for equal in inputs.equal_pairs:
             kept += (equal | "EqualByFirst" >> key_by_id(FIRST_ID),)
+        groups = kept | "KeptPairs" >> beam.Flatten() | "Decisions" >> beam.GroupByKey()
+        if self.target is not None:
+            return self._at_target(groups, firsts.pairs, inputs.rows[0], self.target)
         decide = beam.FlatMap(_decisions, self.id_column, at)
-        decided = (
-            kept
-            | "KeptPairs" >> beam.Flatten()
-            | "Decisions" >> beam.GroupByKey()
-            | "Decide"
-            >> decide.with_output_types(Block, figures=StepFigures).with_outputs(
-                "figures", main="decisions"
-            )
-        )
+        decided = groups | "Decide" >> decide.with_output_types(
+            Block, figures=StepFigures
+        ).with_outputs("figures", main="decisions")
         return GroupedPairs(decided.decisions, firsts.pairs, decided.figures)
+
+    def _at_target(
+        self, groups: Any, pairs: beam.PCollection[Block], rows: beam.PCollection, target: Target
+    ) -> GroupedPairs:
+        """Count the removed rows at each level first, then decide at one."""
+        count = beam.Map(_count_levels, self.thresholds).with_output_types(StepFigures)
+        counts = groups | "CountLevels" >> count
+        choose = ChooseLevel(target, len(self.thresholds) + 1)
+        level = RowsAndCounts(rows, counts) | "ChooseLevel" >> choose
+        decide = beam.FlatMap(_decide_at, self.id_column, AsSingleton(level))
+        decisions = groups | "Decide" >> decide.with_output_types(Block)
+        return GroupedPairs(decisions, pairs, counts, (level,))
 
 
 class _ByFirst(CutByKey):
@@ -305,15 +323,32 @@ def _decide_rest(element: Group, at: Thresholds) -> Iterator[Keyed]:
     yield from partition_frame(decided.filter(pl.col(KEPT_AT) != 0), SECOND_ID)
 
 
-def _decisions(element: Group, id_column: str, at: Thresholds) -> Iterator[Any]:
-    """Name the nearest kept row of each removed one, and decide on rows with equal vectors."""
+def _decide_at(element: Group, id_column: str, level: int) -> Iterator[Block]:
+    """Name the nearest row kept at a level for each removed one, also for equal vectors."""
     kept, equal = _parts(element, KEPT_AT)
     decisions = None
     if kept is not None:
-        here = kept.filter(at_level(pl.col(KEPT_AT), 0)).drop(KEPT_AT)
+        here = kept.filter(at_level(pl.col(KEPT_AT), level)).drop(KEPT_AT)
         decisions = nearest_first(here).rename({SECOND_ID: id_column})
     yield from with_inherited(decisions, equal, id_column)
+
+
+def _count_levels(element: Group, at: Thresholds) -> StepFigures:
+    """Count the removed rows at all levels."""
+    kept, equal = _parts(element, KEPT_AT)
+    counts = [0] * (len(at) + 1)
+    if kept is not None:
+        smallest = kept.filter(at_level(pl.col(KEPT_AT), 0))[SECOND_ID].n_unique()
+        counts = [smallest, *count_at_levels(kept, pl.col(KEPT_AT), SECOND_ID, at)]
+    rows_equal = 0 if equal is None else len(equal)
+    return StepFigures(removed_at=tuple(count + rows_equal for count in counts))
+
+
+def _decisions(element: Group, id_column: str, at: Thresholds) -> Iterator[Any]:
+    """Decide at the smallest threshold, and count the removed rows at the others."""
+    yield from _decide_at(element, id_column, 0)
     if at:
+        kept, equal = _parts(element, KEPT_AT)
         rows_equal = 0 if equal is None else len(equal)
         counts = [0] * len(at)
         if kept is not None:

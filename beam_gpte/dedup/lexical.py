@@ -42,7 +42,7 @@ from beam_gpte.core.text.minhash import (
     slices,
 )
 from beam_gpte.core.text.normalize import normalize, scope_keys, words
-from beam_gpte.dedup.checks import Blocks, TextDefects
+from beam_gpte.dedup.checks import Blocks, Defects, TextDefects
 from beam_gpte.dedup.containment.candidates import FindContainment
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
 from beam_gpte.dedup.dense.neighbors import MAX_NEIGHBORS
@@ -56,6 +56,8 @@ from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.dedup.leader import NearPairs
 from beam_gpte.dedup.score_pairs import CandidatesAndContents, ScorePairs
+from beam_gpte.dedup.signatures.history import SignatureDefects, split_history
+from beam_gpte.dedup.signatures.match_known import MatchSignatures, TextsAndSignatures
 from beam_gpte.elements.block import Block, hidden_block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.shuffle.bounded_blocks import blocks_of
@@ -106,6 +108,11 @@ class DeduplicateLexical(DeduplicationStep):
       reference: rows of another corpus; rows near to one of them are removed.
       similarity: ``jaccard``: the share of the n-grams of either text that both have;
         ``containment``: that of the n-grams of the text with fewer of them.
+      history: signatures of the texts of previous runs, blocks of `SignTexts`: rows near to one of
+        them are removed, and `duplicate_of` names it. Their texts are not needed: the similarity
+        to them, `score`, is estimated, with a standard error of sqrt(t (1 - t) / num_perm), 0.035
+        at 0.8; a pair is found with a probability of 99 % if it is at the threshold. Scope and
+        `minhash` must be those of the signatures.
       minhash: the n-grams, and the size of the signatures, which containment does without.
       columns: of the ids and the texts.
       rename: names for the columns of `removed` that rows have already, as in
@@ -119,6 +126,7 @@ class DeduplicateLexical(DeduplicationStep):
     scope: str | None = None
     reference: beam.PCollection | None = None
     similarity: Measure = "jaccard"
+    history: beam.PCollection | None = None
     minhash: MinHash = dataclasses.field(default_factory=MinHash)
     columns: Columns = dataclasses.field(default_factory=Columns)
 
@@ -133,6 +141,13 @@ class DeduplicateLexical(DeduplicationStep):
             )
         if self.similarity == "jaccard":
             self._bands()
+        if self.history is not None:
+            if self.similarity != "jaccard":
+                raise InputError("history with containment; signatures estimate Jaccard alone")
+            if self.reference is not None:
+                raise InputError("history and reference; use one, and sign the other")
+            if self.history.element_type is not Block:
+                raise InputError("history is not of blocks; use SignTexts, or ReadVectors")
         self.order()
         self.added()
 
@@ -157,7 +172,11 @@ class DeduplicateLexical(DeduplicationStep):
         if self.similarity == "containment":
             del minhash["num_perm"]
         shared = {"threshold": self.threshold, "similarity": self.similarity}
-        return {**shared, "scope": self.scope, **minhash}
+        error = {}
+        if self.history is not None:
+            t = self.threshold
+            error["standard_error"] = round((t * (1 - t) / self.minhash.num_perm) ** 0.5, 6)
+        return {**shared, "scope": self.scope, **minhash, **error}
 
     def read_columns(self) -> tuple[str, ...]:
         """Name the columns of the order and the scope."""
@@ -167,22 +186,41 @@ class DeduplicateLexical(DeduplicationStep):
         """Return True."""
         return True
 
-    def defects(self) -> TextDefects:
+    def defects(self) -> Defects:
         """Find rows without a text."""
-        return TextDefects(self.columns.text, self.read_columns())
+        texts = TextDefects(self.columns.text, self.read_columns())
+        if self.history is None:
+            return texts
+        return SignatureDefects(texts, self.minhash, self.scope)
 
     def decide(self, rows: Blocks, context: StepContext) -> StepResult:
         """Find candidates, verify and group them."""
         order, id_column = self.order(), context.id_column
         unit = self.minhash.unit
         describe = _Describe(
-            self.columns, id_column, order, self.scope, context.has_reference, unit
+            self.columns,
+            id_column,
+            order,
+            self.scope,
+            context.has_reference and self.history is None,
+            unit,
         )
         named = beam.Map(InStep(self.step, describe)).with_output_types(Block)
-        texts = rows | "Describe" >> named
-        near = self._near_pairs(texts, id_column)
+        if self.history is not None:
+            parts = rows | "SplitHistory" >> split_history(id_column)
+            near = self._near_known(parts.new | "Describe" >> named, parts.known, id_column)
+        else:
+            near = self._near_pairs(rows | "Describe" >> named, id_column)
         grouped = NearPairs(near.pairs) | "GroupPairs" >> GroupPairs("leader", id_column)
         return StepResult(rows, grouped.pairs, grouped.decisions, near.figures)
+
+    def _near_known(self, texts: Blocks, known: Blocks, id_column: str) -> "_FoundPairs":
+        """Find the pairs of texts, and those with old ones by their signatures."""
+        near = self._near_pairs(texts, id_column)
+        match = MatchSignatures(self.threshold, self.minhash, self._bands(), id_column)
+        old = TextsAndSignatures(texts, known) | "MatchSignatures" >> match
+        pairs = (near.pairs, old.pairs) | "AllPairs" >> beam.Flatten()
+        return _FoundPairs(pairs, (*near.figures, old.figures))
 
     def _near_pairs(self, texts: Blocks, id_column: str) -> "_FoundPairs":
         """Find candidates, and verify them."""

@@ -115,7 +115,9 @@ def _summaries(steps: tuple[StepSummary, ...], totals: list[Numbered]) -> list[d
 
 
 def _summary(step: StepSummary, figures: StepFigures) -> dict[str, Any]:
-    rows, removed, settings = figures.rows, figures.removed, step.settings
+    rows, removed, settings = figures.rows, figures.removed, dict(step.settings)
+    if figures.threshold is not None:
+        settings["threshold"] = figures.threshold
     counts = figures.scores or (0,) * BINS
     edges = np.linspace(settings["threshold"], 1, BINS, endpoint=False).round(6).tolist()
     powers = figures.sizes
@@ -127,7 +129,7 @@ def _summary(step: StepSummary, figures: StepFigures) -> dict[str, Any]:
         "removed": removed,
         "ratio": round(removed / rows, 6) if rows else 0.0,
         "pairs": sum(counts),
-        **_step_figures(step, figures),
+        **_step_figures(step, figures, settings["threshold"]),
         "scores": [list(pair) for pair in zip(edges, counts, strict=True)],
         "group_sizes": {f"{2**p}-{2 ** (p + 1) - 1}": powers[p] for p in sorted(powers)},
         "largest_groups": list(figures.largest),
@@ -138,12 +140,12 @@ def _summary(step: StepSummary, figures: StepFigures) -> dict[str, Any]:
     }
 
 
-def _step_figures(step: StepSummary, figures: StepFigures) -> dict[str, Any]:
+def _step_figures(step: StepSummary, figures: StepFigures, threshold: float) -> dict[str, Any]:
     """Give the figures that only some steps have, sorted by name."""
     found = {**figures.costs, **recall_figures(figures)}
     if step.thresholds:
         counts = figures.removed_at or (0,) * len(step.thresholds)
-        at = {step.settings["threshold"]: figures.removed}
+        at = {threshold: figures.removed}
         at |= dict(zip(step.thresholds, counts, strict=True))
         rows = figures.rows
         found["by_threshold"] = [

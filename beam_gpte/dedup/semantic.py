@@ -16,16 +16,19 @@ from typing import Any, ClassVar, get_args
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import REFERENCE, SCOPE, VECTOR_KEY, Columns
 from beam_gpte.core.dedup.grouping import Rule
 from beam_gpte.core.dedup.keep_order import KeepOrder
 from beam_gpte.core.dedup.levels import MAX_THRESHOLDS
+from beam_gpte.core.dedup.target import Target
 from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.errors import InputError, InStep
 from beam_gpte.core.text.normalize import scope_keys
 from beam_gpte.dedup.checks import Blocks
 from beam_gpte.dedup.deduplicate import DeduplicationStep, StepContext, StepResult
+from beam_gpte.dedup.figures import StepFigures
 from beam_gpte.dedup.group_pairs import GroupPairs
 from beam_gpte.dedup.join_cells import JoinCells, JoinedCells, JoinSettings
 from beam_gpte.dedup.leader import NearPairs
@@ -45,9 +48,15 @@ from beam_gpte.shuffle.unique_ids import id_array
 class SemanticOptions:
     """Tune the search and the report of `DeduplicateSemantic`.
 
+    With a target the threshold is the smallest that may be chosen: the search is made at it, and of
+    it and the `report_thresholds` the one decides at which the number of rows that stay is nearest
+    to the target, of two the larger one. The report has it as `threshold`, and all counts.
+
     Attributes:
       report_thresholds: larger thresholds to count the removed rows at; None takes three between
-        the threshold and 1.
+        the threshold and 1, with a target one every 0.01, 63 of them at most.
+      target_size: how many rows should stay; with the grouping ``leader``.
+      target_rate: the share of the rows that should be removed, as `ratio` of the report.
       saved_index: the `saved_index` of a previous run: cells and sketches are not fitted again.
       max_neighbors: candidates of one row with rows kept before it, per tile; more are cut and
         counted (`pairs_cut`). Above 32 it cuts none of rows that have so many: see `pairs`.
@@ -56,10 +65,19 @@ class SemanticOptions:
     report_thresholds: tuple[float, ...] | None = None
     saved_index: bytes | None = None
     max_neighbors: int = 1000
+    target_size: int | None = None
+    target_rate: float | None = None
 
     def __post_init__(self) -> None:
+        self.target()
         if self.max_neighbors < 1:
             raise InputError(f"max_neighbors is {self.max_neighbors}; use 1 or more")
+
+    def target(self) -> Target | None:
+        """Give how many rows should stay; None for as many as do at the threshold."""
+        if self.target_size is None and self.target_rate is None:
+            return None
+        return Target(self.target_size, self.target_rate)
 
     def thresholds(self, threshold: float) -> tuple[float, ...]:
         """Give the thresholds to report, of a search at `threshold`.
@@ -67,6 +85,9 @@ class SemanticOptions:
         Raises:
           InputError: one is below `threshold`, or above 1, or there are more than 63.
         """
+        if self.report_thresholds is None and self.target() is not None:
+            steps = (round(threshold + i / 100, 6) for i in range(1, MAX_THRESHOLDS + 1))
+            return tuple(step for step in steps if step <= 1)
         if self.report_thresholds is None:
             return tuple(round(threshold + i * (1 - threshold) / 4, 6) for i in (1, 2, 3))
         if len(self.report_thresholds) > MAX_THRESHOLDS:
@@ -154,6 +175,10 @@ class DeduplicateSemantic(DeduplicationStep):
         self.options.thresholds(self.threshold)
         if self.grouping not in get_args(Rule):
             raise InputError(f"grouping is {self.grouping!r}; use {', '.join(get_args(Rule))}")
+        if self.grouping != "leader" and self.options.target() is not None:
+            raise InputError(
+                f"target_size or target_rate with the grouping {self.grouping!r}; use leader"
+            )
         if self.grouping == "components" and self.reference is not None:
             raise InputError('grouping "components" with a reference; use leader or semdedup')
         check_one_row(self.model)
@@ -162,7 +187,11 @@ class DeduplicateSemantic(DeduplicationStep):
         """Give the settings that the report shows."""
         names = ("threshold", "mode", "grouping", "scope")
         settings = {name: getattr(self, name) for name in names}
-        return {**settings, "max_neighbors": self.options.max_neighbors}
+        targets = {n: getattr(self.options, n) for n in ("target_size", "target_rate")}
+        wanted = {name: value for name, value in targets.items() if value is not None}
+        if wanted:
+            wanted["min_threshold"] = self.threshold
+        return {**settings, "max_neighbors": self.options.max_neighbors, **wanted}
 
     def read_columns(self) -> tuple[str, ...]:
         """Name the columns of the order, the scope and, without a model, the vectors."""
@@ -208,18 +237,27 @@ class DeduplicateSemantic(DeduplicationStep):
         mode, saved_index = SearchMode.parse(self.mode), self.options.saved_index
         plan = vectors | "Plan" >> PlanSearch(self.step, self.threshold, mode, saved_index)
         joined = self._join(VectorsAndPlan(vectors, plan), id_column)
-        thresholds = self.report_thresholds()
-        group = GroupPairs(self.grouping, id_column, order.descending, thresholds)
-        grouped = NearPairs(joined.edges, (joined.equal_pairs,)) | "GroupPairs" >> group
+        thresholds, target = self.options.thresholds(self.threshold), self.options.target()
+        group = GroupPairs(self.grouping, id_column, order.descending, thresholds, target)
+        counted = () if target is None else (vectors,)
+        near = NearPairs(joined.edges, (joined.equal_pairs,), counted)
+        grouped = near | "GroupPairs" >> group
         pairs = (grouped.pairs, joined.equal_pairs) | "Pairs" >> beam.Flatten()
         index = plan | "SavedIndex" >> beam.Map(_saved_index).with_output_types(bytes)
-        figures = (joined.figures, grouped.figures)
-        expected = (joined.expected,)
-        return StepResult(rows, pairs, grouped.decisions, figures, expected, rejects, index)
+        figures: tuple[beam.PCollection[StepFigures], ...] = (joined.figures, grouped.figures)
+        threshold = None
+        for level in grouped.level:
+            at = (self.threshold, *thresholds)
+            chosen = level | "Threshold" >> beam.Map(_threshold_of, at).with_output_types(float)
+            known = level | "Chosen" >> beam.Map(_chosen, at).with_output_types(StepFigures)
+            figures, threshold = (*figures, known), AsSingleton(chosen)
+        found = StepResult(rows, pairs, grouped.decisions, figures, (joined.expected,), rejects)
+        return found._replace(saved_index=index, threshold=threshold)
 
     def report_thresholds(self) -> tuple[float, ...]:
-        """Give the larger thresholds to count the removed rows at."""
-        return self.options.thresholds(self.threshold)
+        """Give the thresholds to count the removed rows at: with a target all of them."""
+        larger = self.options.thresholds(self.threshold)
+        return larger if self.options.target() is None else (self.threshold, *larger)
 
     def _orders_pairs(self) -> bool:
         """Return whether the grouping needs the order values of both rows of a pair."""
@@ -234,7 +272,7 @@ class DeduplicateSemantic(DeduplicationStep):
             max_neighbors,
             self._orders_pairs(),
             self.grouping,
-            self.report_thresholds(),
+            self.options.thresholds(self.threshold),
         )
         return vectors | "Join" >> JoinCells(settings)
 
@@ -265,6 +303,14 @@ class _Describe:
         digests = b"".join(key.digest() for key in hashes)
         described[VECTOR_KEY] = np.frombuffer(digests, np.uint64)
         return with_unit_vectors(hidden_block(described), unit, block, self.embedding)
+
+
+def _threshold_of(level: int, thresholds: tuple[float, ...]) -> float:
+    return thresholds[level]
+
+
+def _chosen(level: int, thresholds: tuple[float, ...]) -> StepFigures:
+    return StepFigures(threshold=thresholds[level])
 
 
 def _saved_index(plan: Plan) -> bytes:

@@ -23,6 +23,9 @@ from beam_gpte.core.columns import (
     CHUNK_START,
     CLUSTER_ID,
     CLUSTER_SIZE,
+    CUT_END,
+    CUT_START,
+    CUT_TEXT,
     DUPLICATE_OF,
     FIRST_ID,
     FOUND_BY,
@@ -34,7 +37,10 @@ from beam_gpte.core.columns import (
     REJECT_REASON,
     SCORE,
     SECOND_ID,
+    SHINGLES,
     SIDES,
+    SIGNATURE,
+    SIGNATURE_SCOPE,
     SOURCE,
     TEXT,
     TOKENS,
@@ -128,6 +134,19 @@ def _deduplication(transform: Any, rows: Inputs) -> dict[str, Fields]:
         "pairs": {FIRST_ID: id_type, SECOND_ID: id_type, **score, FOUND_BY: str},
         "report": REPORT,
     }
+
+
+def _spans_cut(transform: Any, rows: Inputs) -> dict[str, Fields]:
+    name = transform.columns.id
+    places = {CUT_START: np.int64, CUT_END: np.int64, CUT_TEXT: str}
+    cut = {name: rows[name], **places, FIRST_ID: rows[name]}
+    return {GOOD: rows.input, "emptied": rows.input, "cut": cut}
+
+
+def _signed(transform: Any, rows: Inputs) -> dict[str, Fields]:
+    name = transform.columns.id
+    scope = {} if transform.scope is None else {SIGNATURE_SCOPE: np.int64}
+    return {GOOD: {name: rows[name], SIGNATURE: list[int], SHINGLES: np.int64, **scope}}
 
 
 def _decided(transform: Any, rows: Inputs) -> dict[str, Fields]:
@@ -267,6 +286,8 @@ DeduplicateLexical = in_yaml(beam_gpte.DeduplicateLexical, _deduplication)
 DeduplicateSemantic = in_yaml(beam_gpte.DeduplicateSemantic, _deduplication)
 Deduplicate = in_yaml(beam_gpte.Deduplicate, _deduplication)
 DeduplicateStream = in_yaml(beam_gpte.DeduplicateStream, _decided)
+SignTexts = in_yaml(beam_gpte.SignTexts, _signed)
+CutRepeatedSpans = in_yaml(beam_gpte.CutRepeatedSpans, _spans_cut)
 IdentifyLanguage = in_yaml(
     beam_gpte.IdentifyLanguage,
     lambda transform, rows: {

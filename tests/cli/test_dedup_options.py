@@ -4,8 +4,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from beam_gpte.core.vectors.similarity import vectors_to_arrow
 from tests.cli.test_programs import flags
 from tests.programs import run
 
@@ -49,3 +52,17 @@ def test_excerpts_go_by_containment_and_the_longer_text_stays(tmp_path: Path, js
     assert [step["keep"] for step in steps] == ["first", "longest"]
     refused = run(PROGRAM, *arguments, "--lexical_similarity", "cosine", expect=2)
     assert "invalid choice: 'cosine'" in refused.stderr
+
+
+def test_the_cosine_is_chosen_by_how_many_rows_stay(tmp_path: Path) -> None:
+    """By hand: 0, 10, 25 and 50 degrees; two rows stay where 10 and 15 degrees are near."""
+    degrees = np.radians([0, 10, 25, 50])
+    vectors = np.stack([np.cos(degrees), np.sin(degrees)], axis=1).astype(np.float32)
+    table = pa.table({"id": range(4), "text": list("abcd"), "embedding": vectors_to_arrow(vectors)})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    arguments = flags(input=tmp_path / "rows.parquet", id_column="id", output=tmp_path / "o")
+    run(PROGRAM, *arguments, *flags(by="semantic", threshold=0.85, target_size=3))
+    (step,) = json.loads((tmp_path / "o/summary.json").read_text())["steps"]
+    assert (step["kept"], step["threshold"], step["min_threshold"]) == (3, 0.98, 0.85)
+    refused = run(PROGRAM, *arguments, *flags(by="exact", target_size=3), expect=2)
+    assert "--target_size is of the semantic step, which --by leaves out" in refused.stderr

@@ -101,6 +101,17 @@ def _deduplicated(make: Callable[..., Any], reference: bool = False) -> Apply:
     return apply
 
 
+def _signed(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    good, rejects = create(p, inputs["rows"]) | bg.SignTexts("lang").with_exception_handling()
+    return {"good": good, "rejects": rejects}
+
+
+def _spans_cut(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    cut = bg.CutRepeatedSpans("sentences", scope="lang").with_exception_handling()
+    found = create(p, inputs["rows"]) | cut
+    return {name: getattr(found, name) for name in ("good", "emptied", "cut", "rejects")}
+
+
 def _annotated(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
     step = bg.DeduplicateExact(scope="lang")
     deduplicate = bg.Deduplicate((step,), annotate=True).with_exception_handling()
@@ -334,6 +345,14 @@ CASES = (
     ),
     Case("Deduplicate", _deduplicated(_steps), SCOPED, DEDUP),
     Case("Deduplicate", _annotated, SCOPED, ("annotated", "rejects"), variant="annotate"),
+    Case("SignTexts", _signed, (ID, TEXT, SCOPE), ()),
+    Case(
+        "CutRepeatedSpans",
+        _spans_cut,
+        SCOPED,
+        ("good", "emptied", "rejects"),
+        changed=("text",),
+    ),
     Case("DeduplicateStream", _of_rows(bg.DeduplicateStream), (ID, PAYLOAD)),
     Case(
         "MineBitext",

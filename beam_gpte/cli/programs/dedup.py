@@ -117,6 +117,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, default=0.9, help="minimum cosine of the semantic step"
     )
     steps.add_argument(
+        "--target_size",
+        type=int,
+        metavar="ROWS",
+        help="about how many rows the semantic step keeps: it chooses a cosine from --threshold on",
+    )
+    steps.add_argument(
+        "--target_rate",
+        type=float,
+        metavar="SHARE",
+        help="about which share of its rows it removes, in place of --target_size",
+    )
+    steps.add_argument(
         "--lexical_threshold",
         type=float,
         default=0.8,
@@ -170,6 +182,10 @@ def steps_of(
     for name in names:
         if name not in STEPS:
             raise InputError(f"--by has {name!r}; use {', '.join(STEPS)}")
+    if "semantic" not in names:
+        for name in ("target_size", "target_rate"):
+            if getattr(options, name) is not None:
+                raise InputError(f"--{name} is of the semantic step, which --by leaves out")
     shared: dict[str, Any] = {"scope": options.scope, "columns": columns_of(options)}
     if options.keep is not None:
         shared["keep"] = options.keep
@@ -183,7 +199,11 @@ def steps_of(
             options.model,
             mode=options.mode,
             grouping=options.grouping,
-            options=SemanticOptions(saved_index=saved_index),
+            options=SemanticOptions(
+                saved_index=saved_index,
+                target_size=options.target_size,
+                target_rate=options.target_rate,
+            ),
             **shared,
         ),
     }

@@ -1,0 +1,1 @@
+"""Keep MinHash signatures, so that new texts meet old ones without reading these again."""

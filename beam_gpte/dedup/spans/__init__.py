@@ -1,0 +1,1 @@
+"""Find and cut sentences, paragraphs and lines that many texts have."""

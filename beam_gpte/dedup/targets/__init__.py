@@ -1,0 +1,1 @@
+"""Choose a threshold by how many rows should stay."""
