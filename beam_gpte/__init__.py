@@ -16,6 +16,8 @@ from beam_gpte.core.encoder.text_encoder import TextEncoder as TextEncoder
 from beam_gpte.core.errors import InputError as InputError
 from beam_gpte.core.metadata import VectorMetadata as VectorMetadata
 from beam_gpte.core.text.minhash import MinHash as MinHash
+from beam_gpte.core.vectors.fit_head import HeadOptions as HeadOptions
+from beam_gpte.core.vectors.head import Head as Head
 from beam_gpte.dedup.deduplicate import Deduplicate as Deduplicate
 from beam_gpte.dedup.exact import DeduplicateExact as DeduplicateExact
 from beam_gpte.dedup.lexical import DeduplicateLexical as DeduplicateLexical
@@ -45,6 +47,10 @@ from beam_gpte.mining.pair_search import PairOptions as PairOptions
 from beam_gpte.mining.score_bitext import ScoreBitext as ScoreBitext
 from beam_gpte.mining.search import Comparison as Comparison
 from beam_gpte.mining.threshold import Thresholding as Thresholding
+from beam_gpte.neighbors.apply_head import ApplyHead as ApplyHead
+from beam_gpte.neighbors.cluster_vectors import Clustering as Clustering
+from beam_gpte.neighbors.cluster_vectors import ClusterVectors as ClusterVectors
+from beam_gpte.neighbors.fit_head import FitHead as FitHead
 from beam_gpte.neighbors.nearest_neighbors import NearestNeighbors as NearestNeighbors
 from beam_gpte.neighbors.nearest_neighbors import NeighborOptions as NeighborOptions
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds as RejectDuplicateIds
@@ -80,11 +86,14 @@ if typing.TYPE_CHECKING:  # see `_LATE`
 
 __all__ = [
     "AlignDocuments",
+    "ApplyHead",
     "ApplyPostprocess",
     "Bitext",
     "BitextOutput",
     "Block",
     "ChunkText",
+    "ClusterVectors",
+    "Clustering",
     "Columns",
     "CompactVectors",
     "Comparison",
@@ -105,9 +114,12 @@ __all__ = [
     "EncoderConfig",
     "FilterPairs",
     "FilteredPairs",
+    "FitHead",
     "FitPostprocess",
     "FromColumn",
     "GpteTextEmbeddings",
+    "Head",
+    "HeadOptions",
     "IdentifyLanguage",
     "InputError",
     "MinHash",

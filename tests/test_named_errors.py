@@ -18,14 +18,17 @@ from apache_beam.ml.transforms.base import MLTransform
 import beam_gpte
 from beam_gpte import (
     AlignDocuments,
+    ApplyHead,
     ApplyPostprocess,
     ChunkText,
+    ClusterVectors,
     Deduplicate,
     DeduplicateExact,
     DeduplicateLexical,
     DeduplicateSemantic,
     EmbedText,
     FilterPairs,
+    FitHead,
     FitPostprocess,
     IdentifyLanguage,
     MineBitext,
@@ -46,7 +49,7 @@ from beam_gpte import (
 )
 from tests import programs
 from tests.examples import LengthEncoder
-from tests.test_public_names import fitted
+from tests.test_public_names import fitted, linear_head
 
 NewPipeline = Callable[..., beam.Pipeline]
 Tables = list[pa.Table]
@@ -127,6 +130,8 @@ ORDERS: Faults = {
     "numbers and words in one table": [table(stars=["1", "2", "many", "3"])],
 }
 TAKEN: Faults = {"a column that is added": [table(score=[1.0] * N)]}
+NOT_LABELED: Faults = {"one label": [table()], "labels of floats": [table(lang=[0.5] * N)]}
+TAKEN_BY_HEAD: Faults = {"a column that is added": [table(prediction=[1.0] * N)]}
 GOOD: Faults = {"nothing but the settings": [table()]}
 
 
@@ -226,6 +231,8 @@ CASES = [
     *of(DeduplicateSemantic(options=SemanticOptions(saved_index=b"no")), GOOD),
     *of(Deduplicate((DeduplicateExact(), DeduplicateSemantic())), IDS, TEXTS, EMBEDDINGS, SAME),
     *of(Deduplicate((DeduplicateLexical(), DeduplicateExact(keep="stars desc"))), ORDERS, TAKEN),
+    *of(ClusterVectors(2), IDS, EMBEDDINGS, SAME, ZERO, drop=("an id twice",)),
+    *of(ClusterVectors(2, sample=2, model=ENCODER), WITHOUT_VECTORS),
     *of(EmbedText(ENCODER, embedding_column="vector"), TEXTS),
     *of(EmbedText(ENCODER, embedding_column="vector"), {"a null id": IDS["a null id"]}),
     *of(EmbedText("some/model"), NO_VECTORS),
@@ -235,6 +242,10 @@ CASES = [
     *of(RejectDuplicateIds(), IDS),
     *of(QuantizeVectors("int8"), EMBEDDINGS),
     *of(QuantizeVectors("int8", int8_limit="fit"), EMBEDDINGS),
+    *of(FitHead("lang"), NOT_LABELED, EMBEDDINGS, SAME, drop=BAD_VECTOR),
+    *of(FitHead("id", "regression"), {"no id column": IDS["no id column"]}, SAME),
+    *of(FitHead("lang", model=ENCODER), {"no label column": SCOPES["no scope column"]}),
+    *of(ApplyHead(linear_head()), EMBEDDINGS, TAKEN_BY_HEAD),
     *of(FitPostprocess("center"), EMBEDDINGS, SAME, drop=(*BAD_VECTOR, "two models")),
     *of(FitPostprocess("center", group_column="g"), GOOD),
     *of(FitPostprocess("whiten", 9), GOOD),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import beam_gpte
+from beam_gpte.core.vectors.head import Head
 from beam_gpte.core.vectors.postprocess import Moments, Postprocess, fit
 from beam_gpte.elements.rejects import RejectingTransform
 
@@ -51,15 +52,23 @@ def fitted() -> Postprocess:
     return fit(moments, "center")
 
 
+def linear_head() -> Head:
+    layer = np.eye(3, 2, dtype=np.float32), np.zeros(2, np.float32)
+    return Head("classification", ("bad", "good"), (layer,), 1.0, 0.0, None, {})
+
+
 # What has to be given; all else is left at its default.
 REQUIRED: dict[str, dict[str, Any]] = {
     "AlignDocuments": {"document": "page", "order": ("paragraph", "sentence")},
+    "ApplyHead": {"head": linear_head()},
     "ApplyPostprocess": {"postprocess": fitted()},
     "ChunkText": {"by": "sentences", "size": 400},
+    "ClusterVectors": {"clusters": 3},
     "CompactVectors": {"path": "vectors"},
     "Deduplicate": {"steps": (beam_gpte.DeduplicateExact(), beam_gpte.DeduplicateSemantic())},
     "DeleteVectors": {"path": "vectors"},
     "EmbedText": {"model": "some/model"},
+    "FitHead": {"label_column": "quality"},
     "FitPostprocess": {"method": "center"},
     "QuantizeVectors": {"to": "int8"},
     "ReadCorpus": {"pattern": "*.parquet"},

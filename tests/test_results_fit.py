@@ -31,7 +31,8 @@ TEXTS = [
 NUMBERS = range(len(TEXTS))
 ID_TYPES = (pa.int32(), pa.int64(), pa.string())
 NAMES_OF_IDS = {
-    *("duplicate_of", "cluster_id", "first_id", "second_id", "source_id", "target_id", "parent_id"),
+    *("representative", "duplicate_of", "cluster_id", "first_id", "second_id"),
+    *("source_id", "target_id", "parent_id"),
     *("query_id", "document_id", "positive_id", "negative_id"),
 }
 
@@ -96,6 +97,7 @@ def with_reference(step: Any) -> Callable[[Inputs], Any]:
 SEMANTIC = bg.DeduplicateSemantic(0.8)
 V = bg.Columns(embedding="v")
 EMBEDDING = bg.DeduplicateSemantic(0.8, WordEncoder(), columns=V)  # which rows do not have
+HEAD = bg.Head("classification", ("a", "b"), ((np.eye(8, 2), np.zeros(2)),), 1.0, 0.0, None, {})
 LEXICAL = bg.DeduplicateLexical(0.4)
 TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "EmbedText": of_rows(bg.EmbedText(WordEncoder(), embedding_column="v")),
@@ -103,6 +105,8 @@ TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "SplitSentences": of_rows(bg.SplitSentences("en")),
     "ChunkText": of_rows(bg.ChunkText("sentences", 40)),
     "QuantizeVectors": of_rows(bg.QuantizeVectors("int8")),
+    "ClusterVectors": of_rows(bg.ClusterVectors(2, sample=3)),
+    "ApplyHead": of_rows(bg.ApplyHead(HEAD, score_column="sure", probabilities_column="all")),
     "RejectDuplicateIds": of_rows(bg.RejectDuplicateIds()),
     "DeduplicateExact": of_rows(bg.DeduplicateExact()),
     "DeduplicateLexical": of_rows(LEXICAL),
@@ -128,6 +132,7 @@ OF_TEXTS = ("EmbedText", "IdentifyLanguage", "SplitSentences", "ChunkText")
 EMPTY = {
     ("QuantizeVectors", "rejects"),  # a zero vector is one that it takes
     ("IdentifyLanguage", "rejects"),
+    ("ApplyHead", "rejects"),
 }
 CASES = [
     (name, kind) for name in TRANSFORMS for kind in KINDS if kind != "strings" or name in OF_TEXTS
@@ -152,8 +157,7 @@ def outputs_of(result: Any) -> dict[str, beam.PCollection]:
 
 WITHOUT_IDS = (  # rows of their own, or rows with a null id
     *("IdentifyLanguage", "MineBitext", "ScoreBitext", "AlignDocuments", "MineHardNegatives"),
-    "NearestNeighbors",
-    *("FilterPairs", "QuantizeVectors"),
+    *("FilterPairs", "QuantizeVectors", "ApplyHead", "NearestNeighbors"),
 )
 
 
@@ -168,7 +172,8 @@ def test_every_output_goes_into_both_sinks(
     with new_pipeline() as p:
         outputs = outputs_of(TRANSFORMS[name](inputs_of(p, kind, id_type)))
         for output, part in outputs.items():
-            with_ids = has_ids and output in ("good", "kept", "removed", "annotated", "emptied")
+            named = ("good", "kept", "removed", "annotated", "emptied", "rows", "sample")
+            with_ids = has_ids and output in named
             settings: dict[str, Any] = {} if with_ids else {"id_column": None, "mode": "insert"}
             database = str(tmp_path / f"{output}.duckdb")
             _ = part | f"{output} P" >> bg.WriteVectorsToParquet(str(tmp_path / output))

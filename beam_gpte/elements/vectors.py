@@ -110,7 +110,7 @@ def _dim(values: pa.Array, column: str, step: str | None) -> int:
     kind = values.type
     if pa.types.is_null(kind):
         return 0
-    if not _is_list(kind) or not pa.types.is_floating(kind.value_type):
+    if not is_list(kind) or not pa.types.is_floating(kind.value_type):
         raise step_error(
             step, f"column {column!r} holds {kind}, not vectors of floats; name another column"
         )
@@ -126,7 +126,8 @@ def _dim(values: pa.Array, column: str, step: str | None) -> int:
     return lengths[0] if lengths else 0
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Check for the types of lists that vectors come in."""
     return (
         pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
     )

@@ -27,6 +27,7 @@ from apache_beam.typehints.schemas import named_fields_from_element_type
 from beam_gpte.core.columns import REJECT_REASON, REJECT_STEP, UNREADABLE
 from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.python_values import json_value
+from beam_gpte.core.vectors.head import Head
 from beam_gpte.core.vectors.postprocess import Postprocess
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import column_values, row_fields
@@ -83,7 +84,9 @@ class AsRows(beam.PTransform):
         rows = pcoll | convert.with_output_types(
             RowTypeConstraint.from_fields(list(self.fields.items()))
         )
-        if pcoll.element_type is Postprocess or (self.linked and pcoll.element_type is Block):
+        if pcoll.element_type in (Postprocess, Head) or (
+            self.linked and pcoll.element_type is Block
+        ):
             setattr(rows, _ORIGINAL, pcoll)
         return rows
 

@@ -62,6 +62,7 @@ from beam_gpte.interop.yaml_rows import (
 )
 from beam_gpte.interop.yaml_step import GOOD, Inputs, in_yaml
 from beam_gpte.mining.bitext_report import FOUND_IN
+from beam_gpte.neighbors.cluster_vectors import CLUSTER, REPRESENTATIVE
 
 WRITTEN = {"path": str, "rows": np.int64}
 PAIR_SCORES = optional(
@@ -147,6 +148,27 @@ def _signed(transform: Any, rows: Inputs) -> dict[str, Fields]:
     name = transform.columns.id
     scope = {} if transform.scope is None else {SIGNATURE_SCOPE: np.int64}
     return {GOOD: {name: rows[name], SIGNATURE: list[int], SHINGLES: np.int64, **scope}}
+
+
+def _clustered(transform: Any, rows: Inputs) -> dict[str, Fields]:
+    columns, id_type = transform.columns, rows[transform.columns.id]
+    new = {} if transform.model is None else {columns.embedding: VECTOR}
+    kinds = (np.int32, np.float32, id_type, np.float32)
+    added = _added(transform, dict(zip(transform.adds(), kinds, strict=True)))
+    clustered = {**new, **rows.input, **added}
+    table = {CLUSTER: np.int32, "rows": np.int64, REPRESENTATIVE: id_type}
+    distances = dict.fromkeys(("mean_distance", "max_distance"), np.float32)
+    outputs = {"rows": clustered, "clusters": {**table, **distances}}
+    return outputs if transform.sample is None else {**outputs, "sample": clustered}
+
+
+def _predicted(transform: Any, rows: Inputs) -> dict[str, Fields]:
+    added: Fields = {transform.column: Any if transform.of is None else np.float32}
+    if transform.score_column is not None:
+        added[transform.score_column] = np.float32
+    if transform.probabilities_column is not None:
+        added[transform.probabilities_column] = VECTOR
+    return {GOOD: {**rows.input, **_added(transform, added)}}
 
 
 def _decided(transform: Any, rows: Inputs) -> dict[str, Fields]:
@@ -281,6 +303,11 @@ ApplyPostprocess = in_yaml(
     beam_gpte.ApplyPostprocess,
     lambda transform, rows: {GOOD: {**rows.input, transform.embedding_column: VECTOR}},
 )
+FitHead = in_yaml(
+    beam_gpte.FitHead, lambda transform, rows: {GOOD: {"kind": str, "scale": float, "shift": float}}
+)
+ApplyHead = in_yaml(beam_gpte.ApplyHead, _predicted)
+ClusterVectors = in_yaml(beam_gpte.ClusterVectors, _clustered)
 DeduplicateExact = in_yaml(beam_gpte.DeduplicateExact, _deduplication)
 DeduplicateLexical = in_yaml(beam_gpte.DeduplicateLexical, _deduplication)
 DeduplicateSemantic = in_yaml(beam_gpte.DeduplicateSemantic, _deduplication)

@@ -109,6 +109,8 @@ TRANSFORMS: dict[str, Callable[[str], Any]] = {
     "DeduplicateExact": lambda at: bg.DeduplicateExact().with_exception_handling(),
     "DeduplicateStream": lambda at: bg.DeduplicateStream().with_exception_handling(),
     "QuantizeVectors": lambda at: bg.QuantizeVectors("int8").with_exception_handling(),
+    "ClusterVectors": lambda at: bg.ClusterVectors(2).with_exception_handling(),
+    "FitHead": lambda at: bg.FitHead("id"),
     "FitPostprocess": lambda at: bg.FitPostprocess("center"),
     "WriteRejects": lambda at: bg.WriteRejects(at),
     "WriteVectorsToParquet": lambda at: bg.WriteVectorsToParquet(at),
@@ -117,7 +119,7 @@ TRANSFORMS: dict[str, Callable[[str], Any]] = {
 }
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("step", TRANSFORMS)
 @pytest.mark.parametrize("kind", range(3), ids=["mapping", "batch", "table"])
 def test_rows_of_any_kind_fail_the_job_and_name_transform_and_column(

@@ -132,6 +132,27 @@ def _of_sides(make: Callable[[], Any], names: tuple[str, ...], *inputs_named: st
     return apply
 
 
+def _fit_head(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    """Fit a head to the rows, and apply it to them."""
+    rows, others = create(p, inputs["rows"]), create(p, visible(inputs["rows"]), "visible")
+    head = rows | bg.FitHead("n", "regression")
+    good, rejects = others | bg.ApplyHead(head, "predicted").with_exception_handling()
+    return {"good": good, "rejects": rejects}
+
+
+def _apply_head(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    rows, others = create(p, inputs["rows"]), create(p, visible(inputs["rows"]), "visible")
+    head = others | bg.FitHead("n", "regression")
+    good, rejects = rows | bg.ApplyHead(head, "predicted").with_exception_handling()
+    return {"good": good, "rejects": rejects}
+
+
+def _clustered(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    cluster = bg.ClusterVectors(2, sample=3).with_exception_handling()
+    found = create(p, inputs["rows"]) | cluster
+    return found._asdict()
+
+
 def _fit_and_apply(fitted: bool) -> Apply:
     """Give the inputs to both transforms; hidden columns to one of them."""
 
@@ -296,6 +317,9 @@ CASES = (
     ),
     Case("FitPostprocess", _fit_and_apply(True), (ID, SCOPE, PAYLOAD), changed=("embedding",)),
     Case("ApplyPostprocess", _fit_and_apply(False), (SCOPE,), changed=("embedding",)),
+    Case("FitHead", _fit_head, (ID, PAYLOAD)),
+    Case("ApplyHead", _apply_head, (ID, PAYLOAD)),
+    Case("ClusterVectors", _clustered, (ID, PAYLOAD), ("rows", "rejects")),
     Case("Rerank", _rerank, ROW),
     Case("RejectDuplicateIds", _of_rows(bg.RejectDuplicateIds), (ID, PAYLOAD)),
     Case("IdentifyLanguage", _of_rows(bg.IdentifyLanguage), ROW),
