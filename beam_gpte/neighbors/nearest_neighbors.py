@@ -21,7 +21,7 @@ from beam_gpte.elements.rows import in_kind_of
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.neighbors.neighbor_rule import NeighborRule
 from beam_gpte.neighbors.plan import Search, check_choice, check_k
-from beam_gpte.neighbors.search_neighbors import SearchNeighbors, SearchScopes, WantedColumns
+from beam_gpte.neighbors.search_neighbors import BroughtColumns, SearchNeighbors, SearchScopes
 from beam_gpte.neighbors.shards import SearchColumns
 from beam_gpte.neighbors.sides import PrepareSides, SideSettings, check_sides
 from beam_gpte.shuffle.marked_rows import marked
@@ -179,7 +179,7 @@ class NearestNeighbors(RejectingTransform):
         select = SearchColumns(settings, scoped=self.scope is not None)
         brought = self.options.query_columns, self.options.document_columns
         wanted = tuple(
-            WantedColumns(side, tuple(columns), self.columns, f"{self.step} {name}")
+            BroughtColumns(side, tuple(columns), self.columns, f"{self.step} {name}")
             for side, (columns, name) in enumerate(zip(brought, names * 2, strict=False))
         )
         if self.scope is not None:

@@ -56,7 +56,7 @@ _NAMES = {SOURCE_ID: QUERY_ID, TARGET_ID: DOCUMENT_ID, COSINE: SCORE, FORWARD_RA
 _PREFIXES = {"source_": "query_", "target_": "document_"}  # of columns that rows bring
 
 
-class WantedColumns:
+class BroughtColumns:
     """Select the columns that the rows of a side bring to its pairs.
 
     Args:
@@ -97,7 +97,7 @@ class SearchNeighbors(beam.PTransform):
     """
 
     rule: NeighborRule
-    wanted: tuple[WantedColumns, ...]
+    wanted: tuple[BroughtColumns, ...]
     search: Search
     step: str
 
@@ -144,7 +144,7 @@ class SearchNeighbors(beam.PTransform):
 
 
 def _nearest(
-    element: tuple[int, Iterable[Named]], rule: NeighborRule, wanted: WantedColumns
+    element: tuple[int, Iterable[Named]], rule: NeighborRule, wanted: BroughtColumns
 ) -> Iterator[Block]:
     """Choose the neighbors of the queries of a partition, with the queries' columns."""
     group = CoGroup(element)
@@ -157,7 +157,7 @@ def _nearest(
 
 
 def _of_documents(
-    element: tuple[int, Iterable[Named]], rule: NeighborRule, wanted: WantedColumns
+    element: tuple[int, Iterable[Named]], rule: NeighborRule, wanted: BroughtColumns
 ) -> Iterator[Block]:
     """Keep what is mutual, if that is asked for, and attach the documents' columns."""
     group = CoGroup(element)
@@ -176,7 +176,7 @@ def _attached(
     pieces: list[Block],
     rows: Iterable[Block],
     side: int,
-    wanted: WantedColumns,
+    wanted: BroughtColumns,
 ) -> Iterator[Block]:
     """Attach the columns of one side to neighbors."""
     if not len(near):
@@ -221,7 +221,7 @@ class SearchScopes(beam.PTransform):
     """
 
     rule: NeighborRule
-    wanted: tuple[WantedColumns, ...]
+    wanted: tuple[BroughtColumns, ...]
     scope: str
     select: SearchColumns
     step: str
@@ -245,7 +245,7 @@ class SearchScopes(beam.PTransform):
 def _search_scopes(
     element: tuple[int, Iterable[Block]],
     rule: NeighborRule,
-    wanted: tuple[WantedColumns, ...],
+    wanted: tuple[BroughtColumns, ...],
     select: SearchColumns,
 ) -> Iterator[Block]:
     rows = list(element[1])
