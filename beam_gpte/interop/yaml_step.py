@@ -193,10 +193,12 @@ class _YamlStep(beam.PTransform):
         named = len(sides) > 1 or self.step.sides is None
         result = _by_name((sides if named else next(iter(sides.values()), pvalue)) | transform)
         # Ids of rows are compared as strings: blocks of other results, such as pairs, then hold
-        # strings where the fields say integers.
+        # strings where the fields say integers. What is made of rows and is blocks itself has the
+        # fields' types.
         linked = len(sides) != 1 or next(iter(sides.values())).element_type is Block
         outputs = {
-            name: result[name] | f"Rows_{name}" >> self._as_rows(fields, linked)
+            name: result[name]
+            | f"Rows_{name}" >> self._as_rows(fields, linked or result[name].element_type is Block)
             for name, fields in schemas.items()
         }
         if self.error_output is None:
