@@ -1,7 +1,7 @@
 """Compare ClusterVectors with faiss and scikit-learn, and predict the cost of a million rows.
 
-    python -m benchmarks.cluster_vectors compare [--peers PYTHON] [--rows 100000] [--clusters 1000]
-    python -m benchmarks.cluster_vectors scale [--rows 100000] [--many 1000000] [--clusters 1000]
+    python -m benchmarks.cluster_vectors compare [--peers PYTHON] [--rows 100000] [--clusters 250]
+    python -m benchmarks.cluster_vectors scale [--rows 100000] [--many 1000000] [--clusters 250]
 
 Rows are synthetic, 384 numbers around one of 3,000 directions of very different sizes, in Parquet
 files that are read anew by each method: ours by blocks, the others as one matrix. PYTHON is an
@@ -13,9 +13,8 @@ many as they like:
     scikit-learn   MiniBatchKMeans(), batches of 10,000, 3 epochs
 
 Costs are CPU seconds and memory of the whole process, imports included; loss is the mean cosine
-distance to the nearest center. The model of `scale`, from two numbers of rows and of clusters:
-
-    fixed(clusters) + rows x (rest + passes x clusters x dim x seconds each)
+distance to the nearest center. `scale` predicts the many rows from two small numbers of rows: what
+does not depend on them, such as fitting the sample, and so much for each row.
 """
 
 import argparse
@@ -148,35 +147,25 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def scale(options: argparse.Namespace) -> None:
-    """Fit the model to four small runs, and compare it with a large one."""
-    k, few = options.clusters, options.rows
-    cells = [(rows, clusters) for clusters in (k // 2, k) for rows in (few, 2 * few)]
-    measured: dict[tuple[int, int], float] = {}
+    """Fit the model to two small runs, and compare it with a large one."""
+    few, k = options.rows, options.clusters
 
-    def measure(rows: int, clusters: int) -> float:
+    def measure(rows: int) -> float:
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
             folder = Path(name, "rows")
             folder.mkdir()
             write_rows(folder, rows)
-            costs, loss = run(SCRATCH, folder, clusters)
+            costs, loss = run(SCRATCH, folder, k)
         found = {"CPU s": round(costs.python, 1), "MB": round(costs.peak), "loss": round(loss, 5)}
-        print(f"{rows} rows, {clusters} clusters: {json.dumps(found)}", flush=True)
+        print(f"{rows} rows, {k} clusters: {json.dumps(found)}", flush=True)
         return costs.python
 
-    for cell in cells:
-        measured[cell] = measure(*cell)
-    of_half, of_all = ((measured[2 * few, c] - measured[few, c]) / few for c in (k // 2, k))
-    each = (of_all - of_half) / (k - k // 2) / DIM / (ITERATIONS + 1)
-    rest = of_all - each * k * DIM * (ITERATIONS + 1)
-    fixed = measured[few, k] - few * of_all
-    print(
-        f"fixed {fixed:.1f} CPU s at {k} clusters, a row {1e6 * rest:.0f} microseconds and "
-        f"{1e12 * each:.1f} ps a product"
-    )
-    predicted = fixed + options.many * of_all
+    one, two = measure(few), measure(2 * few)
+    each = (two - one) / few
+    predicted = one + (options.many - few) * each
+    print(f"{one - few * each:.1f} CPU s, and {1e6 * each:.0f} microseconds for each row")
     print(f"{options.many} rows: {predicted:.0f} CPU s predicted", flush=True)
-    many = measure(options.many, k)
-    print(f"predicted / measured {predicted / many:.2f}")
+    print(f"predicted / measured {predicted / measure(options.many):.2f}")
 
 
 def main() -> None:
@@ -188,7 +177,7 @@ def main() -> None:
         arguments = jobs.add_parser(job.__name__)
         arguments.set_defaults(job=job)
         arguments.add_argument("--rows", type=int, default=100_000)
-        arguments.add_argument("--clusters", type=int, default=1000)
+        arguments.add_argument("--clusters", type=int, default=250)
         arguments.add_argument("--folder", help="for the rows, on a disk; a temporary one if none")
         if job is compare:
             arguments.add_argument("--peers", default="")

@@ -29,6 +29,7 @@ from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 
 from beam_gpte import (
     Block,
+    ClusterVectors,
     Deduplicate,
     DeduplicateExact,
     DeduplicateLexical,
@@ -184,6 +185,14 @@ def nearest_neighbors(pipeline: beam.Pipeline, diagnosis: Diagnosis) -> None:
     inputs | (find.with_exception_handling() if diagnosis == "all" else find)
 
 
+def cluster_vectors(pipeline: beam.Pipeline, diagnosis: Diagnosis) -> None:
+    if diagnosis == "all":
+        cluster = ClusterVectors(3, sample=2).with_exception_handling()
+    else:
+        cluster = ClusterVectors(3)
+    _rows(pipeline, "rows") | cluster
+
+
 def _rows(pipeline: beam.Pipeline, label: str) -> beam.PCollection[Block]:
     vectors = pa.array([[1.0, 0.0]], pa.list_(pa.float32(), 2))
     columns = {"id": ["1"], "text": ["a text"], "document": ["d"], "embedding": vectors}
@@ -200,6 +209,7 @@ PIPELINES: dict[str, Callable[[beam.Pipeline, Diagnosis], None]] = {
         mine_unmatched,
         mine_hard_negatives,
         nearest_neighbors,
+        cluster_vectors,
     )
 }
 

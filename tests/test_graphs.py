@@ -17,6 +17,7 @@ DEFAULT = {
     "mine_unmatched": (90, 16),
     "mine_hard_negatives": (59, 10),
     "nearest_neighbors": (30, 4),
+    "cluster_vectors": (37, 5),
 }
 ALL = {
     "embed_to_parquet": (15, 2),
@@ -26,6 +27,7 @@ ALL = {
     "mine_unmatched": (94, 16),
     "mine_hard_negatives": (59, 10),
     "nearest_neighbors": (34, 5),
+    "cluster_vectors": (42, 6),
 }
 BOUNDS = {"default": DEFAULT, "same": DEFAULT, "all": ALL}
 

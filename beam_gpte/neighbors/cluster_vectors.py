@@ -101,8 +101,9 @@ class ClusterVectors(AddsColumns, RejectingTransform):
     workers of the collection. A corpus with fewer distinct vectors than `clusters` has fewer
     clusters; none is empty.
 
-    Memory of a worker: 20 k dim bytes for the centers and their sums; on one of them the sample, 6
-    dim bytes for each of at most 163,840 vectors, and the ids of the sample that is asked for.
+    Memory of a worker: 20 k dim bytes for the centers and their sums, the vectors that these are
+    fitted to, 6 dim bytes for each of 40 k, but of 16,384 to 163,840; and on one of them the ids of
+    the sample that is asked for.
     Nothing is shuffled but sums and figures of clusters. A runner that keeps collections in memory
     holds the rows twice, or with `scratch` their ids.
 

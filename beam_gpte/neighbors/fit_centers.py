@@ -80,9 +80,8 @@ class Centers:
 class FitCenters(beam.PTransform):
     """Fit centers by spherical k-means: to a sample, then to all rows, a fixed number of times.
 
-    A worker holds the centers, twice their sums in 64-bit integers, 20 k dim bytes in all, and one
-    worker the sample, dim bytes for each of at most 163,840 vectors, as codes, and five times that
-    while it fits.
+    A worker holds the centers, twice their sums in 64-bit integers, 20 k dim bytes in all, and
+    the sample: 6 dim bytes for each of at most 163,840 vectors.
 
     Attributes:
       step: the transform that the user wrote.

@@ -48,11 +48,9 @@ def nearest_centers(vectors: np.ndarray, centers: np.ndarray) -> tuple[np.ndarra
       The center's number, int64 (n,), and the cosine distance to it in units of 2^-32, int64 (n,),
       from 0 to 2^33. Both are a function of the vector and the centers, whatever is beside it.
     """
-    exact = in_units(centers)
     step = max(1, PRODUCTS // len(centers))
     parts = [
-        _nearest(vectors[start : start + step], centers, exact)
-        for start in range(0, len(vectors), step)
+        _nearest(vectors[start : start + step], centers) for start in range(0, len(vectors), step)
     ]
     if not parts:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -60,15 +58,14 @@ def nearest_centers(vectors: np.ndarray, centers: np.ndarray) -> tuple[np.ndarra
     return np.concatenate(found), np.concatenate(distances)
 
 
-def _nearest(
-    vectors: np.ndarray, centers: np.ndarray, exact: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(vectors: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     dim, rows = centers.shape[1], np.arange(len(vectors))
     products = vectors @ centers.T
     best = products.argmax(axis=1)
     # twice the error of a sum of `dim` products in float32, in whatever order (Higham, "Accuracy
-    # and Stability of Numerical Algorithms", 3.1), and of rounding to units
-    tolerance = np.float32(2 * (dim * 2.0**-24 + np.sqrt(dim) * 2.0**-26) * (1 + 2.0**-10))
+    # and Stability of Numerical Algorithms", 3.1), and of rounding to units; and that of `low`
+    error = dim * 2.0**-24 + np.sqrt(dim) * 2.0**-26
+    tolerance = np.float32(2 * error * (1 + 2.0**-10) + 2.0**-24)
     low = products[rows, best] - tolerance
     products[rows, best] = -np.inf
     several = np.flatnonzero(products.max(axis=1) >= low)
@@ -76,8 +73,8 @@ def _nearest(
     if len(several):
         near = products[several] >= low[several, None]
         near[np.arange(len(several)), best[several]] = True
-        best[several] = _exactly(units[several], exact, near)
-    away = _distances(units, exact[best]) * (DISTANCE_UNITS / (UNITS * UNITS))
+        best[several] = _exactly(units[several], centers, near)
+    away = _distances(units, in_units(centers[best])) * (DISTANCE_UNITS / (UNITS * UNITS))
     return best, np.rint(away).astype(np.int64)
 
 
@@ -90,12 +87,16 @@ def _distances(units: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.where(cosine > 0, squared / 2, UNITS * UNITS - cosine)
 
 
-def _exactly(units: np.ndarray, exact: np.ndarray, near: np.ndarray) -> np.ndarray:
+def _exactly(units: np.ndarray, centers: np.ndarray, near: np.ndarray) -> np.ndarray:
     """Find the nearest of some centers each, by exact products; the first of several."""
     row, center = np.nonzero(near)
     cosine = np.concatenate(
         [
-            np.einsum("ij,ij->i", units[row[i : i + PAIRS]], exact[center[i : i + PAIRS]])
+            np.einsum(
+                "ij,ij->i",
+                units[row[i : i + PAIRS]],
+                in_units(centers[center[i : i + PAIRS]]),
+            )
             for i in range(0, len(row), PAIRS)
         ]
     )

@@ -18,11 +18,11 @@ from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.vectors.head import KINDS, Head, Label, Layer, softmax
 
-DECAYS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of weights, for inputs of mean variance 1; largest first
+DECAYS = (1e-2, 1e-3, 1e-4, 1e-5)  # of weights, for inputs of mean variance 1; largest first
 USUAL_DECAY = 1e-3  # where too few rows are left to choose one
 MIN_CALIBRATED = 30  # rows, to calibrate or to choose a decay
 MAX_CLASSES = 1000
-STEPS = 300  # of L-BFGS
+STOP = {"maxiter": 200, "gtol": 1e-5}  # L-BFGS, after so many steps or at such a gradient
 SCALES = (0.1, 10.0)  # of logits
 BINS = 15  # of the expected calibration error, as in Guo et al.
 SEED = 0  # of the weights of a hidden layer
@@ -40,7 +40,7 @@ class HeadOptions:
       holdout: share of the rows that the head is not fitted to, half to calibrate it, half to
         measure it.
       max_rows: maximum number of rows to use, those with the smallest hashes of their ids.
-      decay: of the weights, for inputs of mean variance 1; None chooses one of five.
+      decay: of the weights, for inputs of mean variance 1; None chooses one of four.
     """
 
     balanced: bool = False
@@ -367,7 +367,7 @@ def _minimized(
         return value, np.concatenate([part.reshape(-1) for part in gradients])
 
     flat = np.concatenate([part.reshape(-1) for part in start])
-    found = minimize(loss, flat, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+    found = minimize(loss, flat, jac=True, method="L-BFGS-B", options=STOP)
     return parts_of(found.x)
 
 
