@@ -36,9 +36,10 @@ from beam_gpte.embedding.postprocess import FitPostprocess as FitPostprocess
 from beam_gpte.embedding.quantize_vectors import QuantizeVectors as QuantizeVectors
 from beam_gpte.embedding.rerank import Rerank as Rerank
 from beam_gpte.embedding.reuse import Reuse as Reuse
-from beam_gpte.mining.align_documents import AlignDocuments as AlignDocuments
 from beam_gpte.mining.bitext_report import Bitext as Bitext
 from beam_gpte.mining.bitext_report import BitextOutput as BitextOutput
+from beam_gpte.mining.documents.align_documents import AlignDocuments as AlignDocuments
+from beam_gpte.mining.documents.pair_documents import PairDocuments as PairDocuments
 from beam_gpte.mining.filter_pairs import FilteredPairs as FilteredPairs
 from beam_gpte.mining.filter_pairs import FilterPairs as FilterPairs
 from beam_gpte.mining.mine_bitext import MineBitext as MineBitext
@@ -54,6 +55,8 @@ from beam_gpte.neighbors.fit_head import FitHead as FitHead
 from beam_gpte.neighbors.nearest_neighbors import NearestNeighbors as NearestNeighbors
 from beam_gpte.neighbors.nearest_neighbors import NeighborOptions as NeighborOptions
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds as RejectDuplicateIds
+from beam_gpte.sinks.bitext.write_moses import WriteMoses as WriteMoses
+from beam_gpte.sinks.bitext.write_tmx import WriteTmx as WriteTmx
 from beam_gpte.sinks.folders.compact_vectors import CompactVectors as CompactVectors
 from beam_gpte.sinks.folders.delete_vectors import Deleted as Deleted
 from beam_gpte.sinks.folders.delete_vectors import DeleteVectors as DeleteVectors
@@ -129,6 +132,7 @@ __all__ = [
     "NearestNeighbors",
     "NearestNeighborsEnrichmentHandler",
     "NeighborOptions",
+    "PairDocuments",
     "PairOptions",
     "ParquetVectorWriterConfig",
     "Polling",
@@ -150,8 +154,10 @@ __all__ = [
     "Thresholding",
     "VectorMetadata",
     "WatchCorpus",
+    "WriteMoses",
     "WriteRejects",
     "WriteSummary",
+    "WriteTmx",
     "WriteVectorsToDuckDB",
     "WriteVectorsToParquet",
 ]

@@ -123,6 +123,7 @@ TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "DeduplicateStream": of_rows(bg.DeduplicateStream(0.6)),
     "MineBitext": mined(bg.MineBitext(threshold=-2.0), "source", "target"),
     "ScoreBitext": mined(bg.ScoreBitext(), "pairs bitext", "source", "target"),
+    "PairDocuments": mined(bg.PairDocuments("page"), "source", "target"),
     "AlignDocuments": mined(bg.AlignDocuments("page", ("place",)), "source", "target"),
     "NearestNeighbors": mined(bg.NearestNeighbors(k=2), "queries", "documents"),
     "MineHardNegatives": mined(bg.MineHardNegatives(), "queries", "documents", "positives"),
@@ -157,7 +158,7 @@ def outputs_of(result: Any) -> dict[str, beam.PCollection]:
 
 WITHOUT_IDS = (  # rows of their own, or rows with a null id
     *("IdentifyLanguage", "MineBitext", "ScoreBitext", "AlignDocuments", "MineHardNegatives"),
-    *("FilterPairs", "QuantizeVectors", "ApplyHead", "NearestNeighbors"),
+    *("FilterPairs", "PairDocuments", "QuantizeVectors", "ApplyHead", "NearestNeighbors"),
 )
 
 

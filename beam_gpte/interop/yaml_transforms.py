@@ -23,6 +23,7 @@ from beam_gpte.core.columns import (
     CHUNK_START,
     CLUSTER_ID,
     CLUSTER_SIZE,
+    COSINE,
     CUT_END,
     CUT_START,
     CUT_TEXT,
@@ -252,6 +253,12 @@ def _filtered(transform: Any, rows: Inputs) -> dict[str, Fields]:
     return {"kept": kept, "removed": {**kept, **_added(transform, {REJECT_REASON: str})}}
 
 
+def _document_pairs(transform: Any, rows: Inputs) -> dict[str, Fields]:
+    names = {f"{side}_document": rows.all[side].get(transform.document, str) for side in SIDES}
+    counts = {f"{side}_sentences": np.int64 for side in SIDES}
+    return {GOOD: {**names, SCORE: float, COSINE: np.float32, **counts}}
+
+
 def _beads(transform: Any, rows: Inputs) -> dict[str, Fields]:
     ids = {
         f"{side}_ids": list_type(rows.all[side].get(transform.columns.id, str)) for side in SIDES
@@ -326,10 +333,11 @@ IdentifyLanguage = in_yaml(
 )
 MineBitext = in_yaml(beam_gpte.MineBitext, _bitext, SIDES, optional_sides=("decoys",))
 ScoreBitext = in_yaml(beam_gpte.ScoreBitext, _scored_bitext, other_sides=("pairs", *SIDES))
-AlignDocuments = in_yaml(beam_gpte.AlignDocuments, _beads, SIDES)
 NearestNeighbors = in_yaml(
     beam_gpte.NearestNeighbors, _neighbors, ("queries", "documents"), other_sides=("input",)
 )
+PairDocuments = in_yaml(beam_gpte.PairDocuments, _document_pairs, SIDES)
+AlignDocuments = in_yaml(beam_gpte.AlignDocuments, _beads, SIDES, optional_sides=("documents",))
 MineHardNegatives = in_yaml(
     beam_gpte.MineHardNegatives, _triplets, ("queries", "documents", "positives")
 )
@@ -344,5 +352,7 @@ WriteVectorsToParquet = in_yaml(beam_gpte.WriteVectorsToParquet, _written, rejec
 WriteVectorsToDuckDB = in_yaml(beam_gpte.WriteVectorsToDuckDB, _written, rejects_in="replacing")
 DeleteVectors = in_yaml(beam_gpte.DeleteVectors, _written)
 CompactVectors = in_yaml(beam_gpte.CompactVectors, _written, sides=())
+WriteTmx = in_yaml(beam_gpte.WriteTmx, _written)
+WriteMoses = in_yaml(beam_gpte.WriteMoses, _written)
 WriteRejects = in_yaml(beam_gpte.WriteRejects, _written, prepare=rejects_of)
 WriteSummary = in_yaml(beam_gpte.WriteSummary, lambda transform, rows: {GOOD: REPORT}, sides=None)

@@ -1,1 +1,1 @@
-"""Mine bitext, align documents and mine hard negatives."""
+"""Mine bitext and hard negatives."""

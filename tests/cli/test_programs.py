@@ -4,9 +4,11 @@ import datetime
 import json
 import re
 import runpy
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import duckdb
 import numpy as np
@@ -485,7 +487,8 @@ def mined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gold = write_jsonl(folder / "gold.jsonl", pairs)
     arguments = flags(source=source, target=target, id_column="id", gold=gold)
     arguments += flags(output=folder / "mined", report=folder / "page.html")
-    done = run("mine_bitext.py", *arguments, "--tsv")
+    more = shlex.split("--tsv --tmx ar en --moses ar en")
+    done = run("mine_bitext.py", *arguments, *more)
     assert "precision 100.0%, recall 95.2%" in done.stdout
     assert "warning" not in done.stdout
     assert done.stdout.endswith(f"report in {folder / 'page.html'}\n")
@@ -516,6 +519,17 @@ def test_a_bitext_is_mined_and_compared_with_gold(mined: Path) -> None:
     assert counts == [60, 40, 0, 0.9756]
 
 
+def test_mined_pairs_are_written_for_tools_of_translators(mined: Path) -> None:
+    units = ElementTree.parse(mined / "mined" / "bitext.tmx").findall("body/tu")
+    ids = [unit.findtext("prop[@type='x-source_id']") for unit in units]
+    assert ids == sorted(f'source,"{i}"\t{i:02}' for i in range(40))
+    names = ("bitext.ar", "bitext.en", "bitext.ids.jsonl")
+    lines = [(mined / "mined" / name).read_text("utf-8").splitlines() for name in names]
+    assert [json.loads(line)["source_id"] for line in lines[2]] == ids
+    assert lines[0][0] == 'source "0",\ta line and another, مرحبا e\u0301'
+    assert len(lines[1]) == 40
+
+
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
@@ -526,6 +540,8 @@ def test_a_bitext_is_mined_and_compared_with_gold(mined: Path) -> None:
         (["--prompt_name", "query"], "--prompt_name is for --model"),
         (["--split_sentences"], "--split_sentences depends on the language; give --source_lang"),
         (["--embedding_column", "vector"], "no column 'vector' in"),
+        (["--tmx", "de", "de"], "source_language and target_language are both 'de'"),
+        (["--moses", "de", "e"], "target_language is 'e'; use a code such as"),
     ],
 )
 def test_errors_in_mining_are_one_line(tmp_path: Path, mistake: list[str], message: str) -> None:

@@ -116,6 +116,8 @@ TRANSFORMS: dict[str, Callable[[str], Any]] = {
     "WriteVectorsToParquet": lambda at: bg.WriteVectorsToParquet(at),
     "WriteVectorsToDuckDB": lambda at: bg.WriteVectorsToDuckDB(f"{at}/v.duckdb"),
     "WriteSummary": lambda at: bg.WriteSummary(f"{at}/summary.json"),
+    "WriteTmx": lambda at: bg.WriteTmx(f"{at}/x.tmx", "de", "en"),
+    "WriteMoses": lambda at: bg.WriteMoses(f"{at}/x", "de", "en"),
 }
 
 
@@ -134,6 +136,7 @@ def test_rows_of_any_kind_fail_the_job_and_name_transform_and_column(
 
 SIDES: dict[str, Callable[[], Any]] = {
     "AlignDocuments": lambda: bg.AlignDocuments("text", ("id",)),
+    "PairDocuments": lambda: bg.PairDocuments("text"),
     "MineBitext": bg.MineBitext,
 }
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import apache_beam as beam
 import duckdb
@@ -210,6 +211,34 @@ def _json_lines(folder: str) -> dict[str, list[pa.Table]]:
     return {"good": [pa.Table.from_pylist([{"n": json.loads(line)["n"]}]) for line in lines]}
 
 
+def _translated(sink: Any) -> Apply:
+    """Write each row beside a text, with a column of any type, which orders the pairs, too."""
+
+    def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+        tables = []
+        for table in inputs["rows"]:
+            names = ["source_text" if name == "text" else name for name in table.column_names]
+            others = pa.array(["a text"] * len(table))
+            tables.append(table.rename_columns(names).append_column("target_text", others))
+        write = sink(f"{folder}/out", "de", "en", ("extra",), ("n", "extra"))
+        _ = create(p, tables) | write
+        return {}
+
+    return apply
+
+
+def _tmx(folder: str) -> dict[str, list[pa.Table]]:
+    units = ElementTree.parse(f"{folder}/out").findall("body/tu")
+    numbers = [{"n": int(unit.findtext("prop[@type='x-n']") or "")} for unit in units]
+    return {"good": [pa.Table.from_pylist(numbers)]}
+
+
+def _moses(folder: str) -> dict[str, list[pa.Table]]:
+    text = Path(folder, "out.ids.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line)["n"] for line in text.splitlines()]
+    return {"good": [pa.Table.from_pylist([{"n": number} for number in lines])]}
+
+
 def _summary(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
     return {"summary": create(p, inputs["rows"]) | bg.WriteSummary(f"{folder}/summary.json")}
 
@@ -386,6 +415,13 @@ CASES = (
         sides=True,
     ),
     Case(
+        "PairDocuments",
+        _of_sides(lambda: bg.PairDocuments("lang"), ("good", "rejects")),
+        (ID, TEXT, SCOPE),
+        (),
+        sides=True,
+    ),
+    Case(
         "AlignDocuments",
         _of_sides(lambda: bg.AlignDocuments("lang", ("stars",)), ("good", "rejects")),
         (ID, TEXT, SCOPE, ORDER),
@@ -458,6 +494,10 @@ CASES = (
         ("good",),
         read=_json_lines,
         stored=True,
+    ),
+    *(
+        Case(sink.__name__, _translated(sink), (PAYLOAD,), ("good",), read=read, stored=True)
+        for sink, read in ((bg.WriteTmx, _tmx), (bg.WriteMoses, _moses))
     ),
     Case("WriteSummary", _summary, (ID, PAYLOAD), ()),
     Case(

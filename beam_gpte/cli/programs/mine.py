@@ -4,8 +4,10 @@ r"""Find the sentences of two corpora that translate one another, with or withou
         --model models/multilingual-e5-small --prompt_name query
 
 Writes pairs as Parquet to `<output>/bitext/`, with `--tsv` also to `<output>/bitext.tsv` (margin,
-source, target, the largest margin first, as LASER does), rejected rows with their reasons to
-`<output>/rejects/`, and `<output>/summary.json`. With `--gold`, a file of `source_id` and
+source, target, the largest margin first, as LASER does), with `--tmx de en` to
+`<output>/bitext.tmx`, a translation memory, and with `--moses de en` to `<output>/bitext.de` and
+`<output>/bitext.en`, one line per pair; rejected rows with their reasons to `<output>/rejects/`,
+and `<output>/summary.json`. With `--gold`, a file of `source_id` and
 `target_id`, precision and recall are printed; `--report page.html` writes a report page. If no row
 of a side is read, or all are rejected, the previous pairs stay and the exit code is 3.
 """
@@ -28,7 +30,9 @@ from beam_gpte import (
     MineBitext,
     ReadCorpus,
     SplitSentences,
+    WriteMoses,
     WriteRejects,
+    WriteTmx,
     WriteVectorsToParquet,
 )
 from beam_gpte.cli.any_rows import (
@@ -102,6 +106,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_rename_option(writing, "the columns of --split_sentences and of the languages")
     add_max_rejects_option(writing, "pairs")
     writing.add_argument("--tsv", action="store_true", help="write bitext.tsv too")
+    codes = {"nargs": 2, "metavar": ("SOURCE", "TARGET")}
+    writing.add_argument(
+        "--tmx", **codes, help="write bitext.tmx too; the codes of both languages, e.g. de en"
+    )
+    writing.add_argument(
+        "--moses",
+        **codes,
+        help="write bitext.SOURCE, bitext.TARGET and bitext.ids.jsonl too, line by line",
+    )
     writing.add_argument("--gold", help="JSON Lines of source_id and target_id to compare with")
     add_report_option(writing)
     add_dry_run_option(writing)
@@ -214,6 +227,7 @@ def check(options: argparse.Namespace) -> pl.DataFrame | None:
         raise InputError("--prompt_name is for --model; leave it out, or give --model")
     if options.model is not None:
         check_model_exists(EncoderConfig(options.model))
+    files_of(options, options.output)
     check_writable(f"{options.output.rstrip('/')}/bitext")
     gold = None
     if options.gold is not None:
@@ -310,9 +324,23 @@ def build(pipeline: beam.Pipeline, options: argparse.Namespace, gold: pl.DataFra
     pairs | "WritePairs" >> WriteVectorsToParquet(
         f"{output}/bitext", "mirror", commit_after=summary
     )
+    for write in files_of(options, output, summary):
+        pairs | write
     summary | "WriteSummary" >> beam.Map(
         lambda summary: write_json(f"{output}/summary.json", summary)
     )
+
+
+def files_of(
+    options: argparse.Namespace, output: str, after: beam.PCollection | None = None
+) -> list[WriteTmx | WriteMoses]:
+    """Make the sinks of files for tools of translators."""
+    files: list[WriteTmx | WriteMoses] = []
+    if options.tmx:
+        files.append(WriteTmx(f"{output}/bitext.tmx", *options.tmx, commit_after=after))
+    if options.moses:
+        files.append(WriteMoses(f"{output}/bitext", *options.moses, commit_after=after))
+    return files
 
 
 def job_of(options: argparse.Namespace, flags: list[str], local: bool) -> Job:

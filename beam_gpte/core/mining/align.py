@@ -1,34 +1,28 @@
 """Align the sentences of a document and its translation: beads of n:m sentences, in order.
 
 Thompson and Koehn, "Vecalign: improved sentence alignment in linear time and space" (EMNLP 2019). A
-bead joins p adjacent sentences x with q adjacent sentences y, or skips one sentence. The alignment
-is the sequence of beads of minimum total cost that takes every sentence of both documents once:
+bead joins p adjacent sentences with q adjacent sentences, or skips one sentence. The alignment is
+the sequence of beads of minimum total cost that takes every sentence of both documents once;
+`bead_costs` says what one costs. The sentences are aligned one to one first, without their lengths:
+that shows how much longer a translation is.
 
-    cost(x, y) = 2 p q (1 - cos(x, y))
-                 / (mean of 1 - cos(x, t) over targets t + mean of 1 - cos(s, y) over sources s)
-
-The means are over random sentences: a 1:1 bead of sentences as far apart as any two costs about 1.
-A mean of cosines is the product with the mean vector, so no sample is drawn, and the mean vectors
-of the corpora are all that is needed: of the corpora, since a document of two sentences has hardly
-any unrelated pairs.
-
-Skipping a sentence costs about as much as adding an unrelated one to a bead, see `skip_cost`: the
-cost in the paper, a percentile of the costs of random 1:1 beads, is higher, so that a sentence
-without a translation joins its neighbor's bead.
-
-The vectors of spans are given, so they may be embeddings of the concatenated sentences, which is
-best and means embedding each sentence up to `max_span` times, or `span_vectors`, the sums of the
-vectors of their sentences.
+Documents of up to `WHOLE` pairs of positions are aligned exactly. Longer ones are aligned from
+coarse to fine: adjacent sentences are averaged two by two until the documents are short, these are
+aligned one to one, and each finer level is searched in a band around the path before it, see
+`bands`. Time and memory grow with n + m.
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.mining.bands import Band, band_around, whole_band
+from beam_gpte.core.mining.bead_costs import BeadCosts, Sentences, halved, length_ratio
 
-EPSILON = 1e-6  # added to the means: a corpus of one repeated sentence would divide by zero
+WHOLE = 1 << 20  # pairs of positions that are all searched: 1 MB of the kinds of beads
 
 
 class Bead(NamedTuple):
@@ -44,83 +38,16 @@ class Bead(NamedTuple):
     cost: float
 
 
-def span_vectors(vectors: np.ndarray, lengths: np.ndarray, max_span: int) -> np.ndarray:
-    """Compute the vectors of spans as sums of their sentences' vectors, weighted by length.
-
-    Args:
-      vectors: of the document's sentences in order, unit float32 (n, dim).
-      lengths: of the sentences, for example in characters, positive numbers (n,).
-      max_span: maximum sentences of a span.
-
-    Returns:
-      Unit float32 (max_span, n, dim): at [p - 1, i] the vector of the p sentences from i on; zeros
-      where fewer are left.
-    """
-    weighted = vectors * np.asarray(lengths, np.float64)[:, None]
-    spans = np.zeros((max_span, *vectors.shape), np.float32)
-    total = weighted
-    for more in range(min(max_span, len(vectors))):
-        total = weighted if more == 0 else total[:-1] + weighted[more:]
-        norms = np.linalg.norm(total, axis=1, keepdims=True)
-        spans[more, : len(total)] = total / np.where(norms > 0, norms, 1)
-    return spans
-
-
-def skip_cost(
-    source_sample: np.ndarray,
-    target_sample: np.ndarray,
-    source_mean: np.ndarray,
-    target_mean: np.ndarray,
-    percentile: float = 20,
-) -> float:
-    """Compute the cost of skipping one sentence: a percentile of the costs of adding it to a bead.
-
-    These are costs of a 1:2 bead of a sentence and its perfect translation followed by a random
-    sentence: on either side, a sentence s and the span of s and t, both of the sample. For
-    sentences at right angles the cost is 2 - sqrt 2 = 0.59.
-
-    Args:
-      source_sample: vectors of the source corpus, unit float32 (r, dim); a hundred suffice, since
-        all pairs are used. With one sentence per side, the cost is that at right angles.
-      target_sample: vectors of the target corpus, unit float32 (s, dim).
-      source_mean: the mean vector of the source corpus, float32 (dim,), before any normalization.
-      target_mean: the mean vector of the target corpus.
-      percentile: a larger one skips less.
-    """
-    sides = ((source_sample, source_mean), (target_sample, target_mean))
-    costs = np.concatenate([_costs_of_adding(sample, mean) for sample, mean in sides])
-    return float(np.percentile(costs, percentile)) if len(costs) else 2 - 2**0.5
-
-
-def _costs_of_adding(sample: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Compute the costs, float64 (n (n - 1),), of beads of a sentence with it and another one."""
-    vectors = sample.astype(np.float64)
-    row, other = np.nonzero(~np.eye(len(vectors), dtype=bool))
-    length = np.sqrt(2 + 2 * (vectors @ vectors.T)[row, other])  # of the sum of the two
-    near = vectors @ mean
-    chance = (1 - near[row]) + (1 - (near[row] + near[other]) / np.maximum(length, EPSILON))
-    return _cost(length / 2, chance, np.array(2))
-
-
-def align(
-    source_spans: np.ndarray,
-    target_spans: np.ndarray,
-    source_mean: np.ndarray,
-    target_mean: np.ndarray,
-    skip: float,
-) -> list[Bead]:
+def align(source: Sentences, target: Sentences, skip: float, whole: int = WHOLE) -> list[Bead]:
     """Align two documents; of equally cheap last beads choose fewer sources, then fewer targets.
 
-    Time grows with n x m, and so does memory, by one byte each: two documents of 10,000 sentences
-    take 100 MB besides their spans.
+    In a gap, skipped sources come before skipped targets.
 
     Args:
-      source_spans: unit float32 (a, n, dim), shaped as by `span_vectors`; beads take up to `a`
-        sentences.
-      target_spans: unit float32 (b, m, dim); beads take up to `b` sentences.
-      source_mean: the mean vector of the source corpus, float32 (dim,), before any normalization.
-      target_mean: the mean vector of the target corpus.
+      source: the sentences of the document.
+      target: those of its translation.
       skip: the cost of a skipped sentence, see `skip_cost`.
+      whole: the number of pairs of positions up to which all are searched.
 
     Returns:
       The beads in order.
@@ -128,92 +55,106 @@ def align(
     Raises:
       InputError: the dimensions of the two sides differ.
     """
-    if source_spans.shape[2] != target_spans.shape[2]:
-        dims = f"{source_spans.shape[2]} and {target_spans.shape[2]}"
+    if source.dim != target.dim:
         raise InputError(
-            f"vectors of {dims} dimensions on the two sides; embed both sides with the same model"
+            f"vectors of {source.dim} and {target.dim} dimensions on the two sides; embed both "
+            "sides with the same model"
         )
-    costs = _BeadCosts(source_spans, target_spans, source_mean, target_mean)
-    sizes = range(1, len(source_spans) + 1), range(1, len(target_spans) + 1)
-    kinds = [*itertools.product(*sizes), (1, 0), (0, 1)]
-    last = _last_beads(costs, kinds, skip)
+    if not len(source) or not len(target):
+        band = whole_band(len(source), len(target))
+        return _beads(BeadCosts(source, target), [], skip, band)
+    alone = source.alone(), target.alone()
+    band = _band(*alone, skip, whole)
+    ones = _beads(BeadCosts(*alone), [(1, 1)], skip, band)
+    pairs = [(b.source_start, b.target_start) for b in ones if b.cost < skip]
+    costs = BeadCosts(source, target, length_ratio(source, target, pairs))
+    sizes = range(1, source.max_span + 1), range(1, target.max_span + 1)
+    return _beads(costs, [*itertools.product(*sizes)], skip, band)
+
+
+def _band(source: Sentences, target: Sentences, skip: float, whole: int) -> Band:
+    """Choose the positions to search: all of short documents, else those around a coarser path."""
+    if (len(source) + 1) * (len(target) + 1) <= whole or min(len(source), len(target)) < 2:
+        return whole_band(len(source), len(target))
+    coarse = halved(source), halved(target)
+    band = _band(*coarse, skip, whole)
+    path = [(0, 0)]
+    for bead in _beads(BeadCosts(*coarse), [(1, 1)], skip, band):
+        i, j = 2 * bead.source_stop, 2 * bead.target_stop
+        path.append((min(i, len(source)), min(j, len(target))))
+    return band_around(path, len(source), len(target))
+
+
+def _beads(
+    costs: BeadCosts, sizes: Sequence[tuple[int, int]], skip: float, band: Band
+) -> list[Bead]:
+    """Find the cheapest path within a band, of beads of these sizes and skips."""
+    kinds = [*sizes, (1, 0), (0, 1)]
+    last = _last_beads(costs, kinds, skip, band)
     beads = []
-    i, j = last.shape[0] - 1, last.shape[1] - 1
+    i, j = len(band.first) - 1, int(band.last[-1])
     while i or j:
-        p, q = kinds[last[i, j]]
-        beads.append(Bead(i - p, i, j - q, j, costs.of(i - p, p, j - q, q) if p and q else skip))
+        p, q = kinds[last[i][j - band.first[i]]]
+        beads.append(Bead(i - p, i, j - q, j, costs.of(i, p, j, q) if p and q else skip))
         i, j = i - p, j - q
-    return beads[::-1]
+    return _in_order(beads[::-1])
 
 
-def _last_beads(costs: "_BeadCosts", kinds: list[tuple[int, int]], skip: float) -> np.ndarray:
-    """Find the kind of the last bead, (n + 1, m + 1), of the first i and the first j sentences."""
-    _, sources, targets = costs.shape
-    last = np.zeros((sources + 1, targets + 1), np.min_scalar_type(len(kinds)))
-    skips = skip * np.arange(targets + 1)
-    # float64 (m + 1,): costs of aligning the first i and the first j sentences, the last i first
+def _in_order(beads: list[Bead]) -> list[Bead]:
+    """Put the skipped sources of a gap before its skipped targets; all orders cost the same.
+
+    Which order is cheaper by a last bit depends on the band.
+    """
+    ordered: list[Bead] = []
+    for is_gap, some in itertools.groupby(beads, _is_skip):
+        run = list(some)
+        if is_gap:
+            i, j, cost = run[0].source_start, run[0].target_start, run[0].cost
+            last = run[-1]
+            sources = [Bead(k, k + 1, j, j, cost) for k in range(i, last.source_stop)]
+            stop = last.source_stop
+            run = sources + [Bead(stop, stop, k, k + 1, cost) for k in range(j, last.target_stop)]
+        ordered += run
+    return ordered
+
+
+def _is_skip(bead: Bead) -> bool:
+    return bead.source_start == bead.source_stop or bead.target_start == bead.target_stop
+
+
+def _last_beads(
+    costs: BeadCosts, kinds: list[tuple[int, int]], skip: float, band: Band
+) -> list[np.ndarray]:
+    """Find the kind of the last bead of the first i and the first j sentences, by i, then j."""
+    largest = max(p for p, _ in kinds)
+    last: list[np.ndarray] = []
+    # float64, by j: costs of aligning the first i and the first j sentences, the last i first
     totals: list[np.ndarray] = []
-    for i in range(sources + 1):
-        ending = costs.ending_at(i)
-        total = np.full(targets + 1, np.inf)
-        total[:1] = np.inf if i else 0
+    for i, (low, high) in enumerate(zip(band.first.tolist(), band.last.tolist(), strict=True)):
+        total = np.full(high - low + 1, np.inf)
+        kind_of = np.zeros(len(total), np.min_scalar_type(len(kinds)))
+        if i == 0:
+            total[0] = 0
+        ending = costs.ending_at(i, low, high)
         for kind, (p, q) in enumerate(kinds[:-1]):
-            if p > len(totals) or q > targets:
+            if p > i:
                 continue
-            before = totals[p - 1][: targets + 1 - q]
-            reached = before + (ending[p - 1, q - 1, : len(before)] if q else skip)
-            cheaper = reached < total[q:]
-            total[q:][cheaper], last[i, q:][cheaper] = reached[cheaper], kind
+            before = int(band.first[i - p])
+            start, stop = max(low, before + q), min(high, int(band.last[i - p]) + q) + 1
+            if start >= stop:
+                continue
+            here = slice(start - low, stop - low)
+            reached = totals[p - 1][start - q - before : stop - q - before]
+            reached = reached + (ending[p - 1, q - 1, here] if q else skip)
+            cheaper = reached < total[here]
+            total[here][cheaper], kind_of[here][cheaper] = reached[cheaper], kind
         # skip any number of targets: total[j] = min over h <= j of total[h] + (j - h) skip, which
         # is a running minimum
+        skips = skip * np.arange(len(total))
         level = total - skips
         lowest = np.minimum.accumulate(level)
         cheaper = lowest < level
-        total[cheaper], last[i, cheaper] = (lowest + skips)[cheaper], len(kinds) - 1
-        totals = [total, *totals][: costs.shape[0]]
+        total[cheaper], kind_of[cheaper] = (lowest + skips)[cheaper], len(kinds) - 1
+        totals = [total, *totals][:largest]
+        last.append(kind_of)
     return last
-
-
-class _BeadCosts:
-    """Compute the costs of the beads of two documents, one source position at a time.
-
-    Attributes:
-      shape: a, n and m: maximum sources of a bead, sources, targets.
-    """
-
-    def __init__(
-        self,
-        source_spans: np.ndarray,
-        target_spans: np.ndarray,
-        source_mean: np.ndarray,
-        target_mean: np.ndarray,
-    ) -> None:
-        self.shape = (*source_spans.shape[:2], target_spans.shape[1])
-        self._sources, self._targets = source_spans, target_spans
-        self._columns = target_spans.reshape(-1, target_spans.shape[2]).T
-        # (a, n) and (b, m): the means of 1 - cos to any target and any source
-        self._source_chance = 1 - source_spans @ target_mean
-        self._target_chance = 1 - target_spans @ source_mean
-
-    def ending_at(self, i: int) -> np.ndarray:
-        """Compute the costs of all beads that end at source `i`, float64 (min(a, i), b, m).
-
-        At [p - 1, q - 1, j] is the cost of the p sources before `i` and the q targets from j on; it
-        is meaningless where fewer than q targets are left.
-        """
-        p = np.arange(min(len(self._sources), i))
-        q = np.arange(len(self._targets))
-        products = self._sources[p, i - 1 - p] @ self._columns
-        products = products.reshape(len(p), *self._target_chance.shape)
-        chance = self._source_chance[p, i - 1 - p][:, None, None] + self._target_chance
-        return _cost(products, chance, ((p + 1)[:, None] * (q + 1))[:, :, None])
-
-    def of(self, i: int, p: int, j: int, q: int) -> float:
-        """Compute the cost of the p sources from i on and the q targets from j on."""
-        product = self._sources[p - 1, i] @ self._targets[q - 1, j]
-        chance = self._source_chance[p - 1, i] + self._target_chance[q - 1, j]
-        return float(_cost(product, chance, np.array(p * q)))
-
-
-def _cost(products: np.ndarray, chance: np.ndarray, sentences: np.ndarray) -> np.ndarray:
-    return 2.0 * sentences * (1 - products.astype(np.float64)) / (EPSILON + chance)

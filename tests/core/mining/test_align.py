@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -10,11 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.mining.align import Bead, align, skip_cost, span_vectors
+from beam_gpte.core.mining.align import Bead, align
+from beam_gpte.core.mining.bead_costs import (
+    BeadCosts,
+    Sentences,
+    length_ratio,
+    skip_cost,
+    span_vectors,
+)
 
 Shape = tuple[int, int]
 DIM = 256
-ZERO = np.zeros(DIM, np.float32)  # the mean vector of directions that are spread evenly
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -34,23 +40,32 @@ def every_alignment(n: int, m: int, a: int, b: int) -> Iterator[list[Shape]]:
             yield from ([(p, q), *rest] for rest in every_alignment(n - p, m - q, a, b))
 
 
-def cost_of(
-    shapes: list[Shape],
-    sources: np.ndarray,
-    targets: np.ndarray,
-    others: tuple[np.ndarray, np.ndarray],
-    skip: float,
-) -> float:
-    """Compute the cost by the formula, with means over sentences, not by their mean vectors."""
+def sentences(spans: np.ndarray, lengths: Sequence[float]) -> Sentences:
+    return Sentences(spans, np.array(lengths, np.float64))
+
+
+def alike(vectors: np.ndarray, max_span: int) -> Sentences:
+    """Sentences of one length."""
+    lengths = np.full(len(vectors), 50.0)
+    return Sentences(span_vectors(vectors, lengths, max_span), lengths)
+
+
+def cost_of(shapes: list[Shape], source: Sentences, target: Sentences, ratio: float) -> float:
+    """Compute the cost by the formula, with means over sentences, not by their mean vectors.
+
+    Both means have 20 sentences more, at right angles to all. Skipped sentences cost nothing here.
+    """
     total, i, j = 0.0, 0, 0
     for p, q in shapes:
         if p and q:
-            x, y = (side.astype(np.float64) for side in (sources[p - 1, i], targets[q - 1, j]))
-            chance = np.mean([1 - x @ t for t in others[1]])
-            chance += np.mean([1 - s @ y for s in others[0]])
+            x, y = source.spans[p - 1, i].astype(float), target.spans[q - 1, j].astype(float)
+            chance = np.mean([*(1 - x @ t for t in target.spans[0]), *[1.0] * 20])
+            chance += np.mean([*(1 - s @ y for s in source.spans[0]), *[1.0] * 20])
             total += 2 * p * q * (1 - x @ y) / (chance + 1e-6)
-        else:
-            total += skip
+            a = sum(source.lengths[i : i + p]) * ratio**0.5
+            b = sum(target.lengths[j : j + q]) / ratio**0.5
+            z = (a - b) / math.sqrt(6.8 * (a + b) / 2)
+            total += 0.05 * min(z * z / 2, 8)
         i, j = i + p, j + q
     return total
 
@@ -72,12 +87,15 @@ def test_no_alignment_of_a_tiny_document_is_cheaper(
     sizes: tuple[int, int, int, int], skip: float, seed: int
 ) -> None:
     n, m, a, b = sizes
-    corpus = directions(7, seed, 3), directions(5, seed + 1, 3)
-    sources = span_vectors(directions(n, seed + 2, 3), np.arange(1, n + 1), a)
-    targets = span_vectors(directions(m, seed + 3, 3), np.arange(1, m + 1), b)
-    beads = align(sources, targets, corpus[0].mean(axis=0), corpus[1].mean(axis=0), skip)
+    lengths = np.arange(n) * 30.0 + 20, np.arange(m) * 25.0 + 30
+    source = Sentences(span_vectors(directions(n, seed + 2, 3), lengths[0], a), lengths[0])
+    target = Sentences(span_vectors(directions(m, seed + 3, 3), lengths[1], b), lengths[1])
+    with pytest.MonkeyPatch.context() as patch:  # the ratio is estimated elsewhere
+        patch.setattr("beam_gpte.core.mining.align.length_ratio", lambda *_: 1.1)
+        beads = align(source, target, skip)
     costs = {
-        tuple(shapes): cost_of(shapes, sources, targets, corpus, skip)
+        tuple(shapes): cost_of(shapes, source, target, 1.1)
+        + skip * sum(0 in shape for shape in shapes)
         for shapes in every_alignment(n, m, a, b)
     }
     assert costs[tuple(shapes_of(beads))] == pytest.approx(min(costs.values()), abs=1e-5)
@@ -111,25 +129,26 @@ SHAPES = [
 @pytest.mark.parametrize("seed", range(5))
 def test_sentences_that_were_split_merged_and_left_out_are_found(seed: int) -> None:
     sides = translated(SHAPES, seed)
-    sources, targets = (span_vectors(side, np.ones(len(side)), 3) for side in sides)
-    assert shapes_of(align(sources, targets, ZERO, ZERO, SKIP)) == SHAPES
+    assert shapes_of(align(*(alike(side, 3) for side in sides), SKIP)) == SHAPES
 
 
 def test_beads_locate_their_sentences() -> None:
     """Work out by hand two sentences, the second left out, then one that became two."""
     a, b, c, d = np.eye(4, dtype=np.float32)
-    sources = span_vectors(unit(np.stack([a, b, c + d])), np.ones(3), 2)
-    targets = span_vectors(np.stack([a, c, d]), np.ones(3), 2)
-    zero = np.zeros(4, np.float32)
-    beads = align(sources, targets, zero, zero, 0.5)
+    source = unit(np.stack([a, b, c + d]))
+    sides = [
+        sentences(span_vectors(side, np.array(lengths), 2), lengths)
+        for side, lengths in ((source, [50.0, 50, 100]), (np.stack([a, c, d]), [50.0, 50, 50]))
+    ]
+    beads = align(*sides, 0.3)
     assert [bead[:4] for bead in beads] == [(0, 1, 0, 1), (1, 2, 1, 1), (2, 3, 1, 3)]
-    assert [bead.cost for bead in beads] == pytest.approx([0, 0.5, 0], abs=1e-6)
+    assert [bead.cost for bead in beads][1] == 0.3
+    assert max(beads[0].cost, beads[2].cost) < 0.05  # of lengths, whose ratio is 150 / 200
 
 
 @pytest.mark.parametrize(("sources", "targets"), [(0, 0), (3, 0), (0, 2)])
 def test_where_one_side_is_empty_everything_is_skipped(sources: int, targets: int) -> None:
-    sides = [span_vectors(directions(count, 0), np.ones(count), 3) for count in (sources, targets)]
-    beads = align(*sides, ZERO, ZERO, 0.25)
+    beads = align(alike(directions(sources, 0), 3), alike(directions(targets, 0), 3), 0.25)
     assert shapes_of(beads) == [(1, 0)] * sources + [(0, 1)] * targets
     assert {bead.cost for bead in beads} <= {0.25}
 
@@ -142,18 +161,18 @@ def test_a_span_is_the_sum_of_its_sentences_by_length() -> None:
     assert spans.dtype == np.float32
 
 
-def test_skipping_costs_as_much_as_adding_an_unrelated_sentence() -> None:
-    """Work out the costs with zero means.
+def test_skipping_costs_less_than_adding_an_unrelated_sentence() -> None:
+    """Work out the costs by hand.
 
     Cosines of 0.5 and 0 to another sentence give 0.866 and 0.707 to the sum with it.
     """
     sources = np.array([[1, 0], [0.5, np.sqrt(0.75)]], np.float32)
-    targets, zero = np.eye(2, dtype=np.float32), np.zeros(2, np.float32)
+    targets = np.eye(2, dtype=np.float32)
     near, far = 2 * (1 - np.sqrt(0.75)), 2 * (1 - np.sqrt(0.5))
     for percentile, cost in ((0, near), (50, (near + far) / 2), (100, far)):
-        assert skip_cost(sources, targets, zero, zero, percentile) == pytest.approx(cost, abs=1e-5)
+        assert skip_cost(sources, targets, percentile) == pytest.approx(0.75 * cost, abs=1e-5)
     # one sentence per side: as at right angles
-    assert skip_cost(targets[:1], targets[1:], zero, zero) == pytest.approx(far)
+    assert skip_cost(targets[:1], targets[1:]) == pytest.approx(0.75 * far)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -161,38 +180,111 @@ def test_fewer_untranslated_sentences_join_beads_than_at_the_cost_of_chance(seed
     """Align two translations of each other; a third of one side's sentences is missing."""
     sources, targets = translated([(1, 1)] * 30, seed)
     kept = np.sort(np.random.default_rng(seed).permutation(30)[:20])
-    spans = [span_vectors(side, np.ones(len(side)), 3) for side in (sources, targets[kept])]
+    sides = alike(sources, 3), alike(targets[kept], 3)
     found = []
-    # between sentences at right angles, chance costs 1
-    for skip in (skip_cost(sources, targets[kept], ZERO, ZERO, 0), 0.9):
-        beads = align(*spans, ZERO, ZERO, skip)
-        ones = [bead for bead in beads if shapes_of([bead]) == [(1, 1)]]
+    for skip in (skip_cost(sources, targets[kept]), 0.9):
+        ones = [bead for bead in align(*sides, skip) if shapes_of([bead]) == [(1, 1)]]
         found.append(sum(bead.source_start == kept[bead.target_start] for bead in ones))
     assert found[0] >= 18 > 16 > found[1]
 
 
-def test_costs_are_relative_to_those_of_random_sentences() -> None:
-    """Normalize as Vecalign does.
+def test_costs_are_relative_to_those_of_unrelated_sentences() -> None:
+    """Work out two sources that are equal, and a target of a cosine of 0.8 to them.
 
-    A cosine of 0.75 costs 0.25 / 1 where any two sentences have 0, and 0.25 / 0.5 where they have
-    0.5.
+    The mean of 1 - cos is (2 x 0.2 + 20) / 22 for the target, (0.2 + 20) / 21 for the sources.
     """
-    x = np.array([[1, 0]], np.float32)
-    y = np.array([[0.75, np.sqrt(1 - 0.75**2)]], np.float32)
-    near = (x + y)[0] / (1.75 * 2)  # its product with x and with y is 0.5
-    for mean, cost in ((np.zeros(2, np.float32), 0.25), (near, 0.5)):
-        assert align(x[None], y[None], mean, mean, 2.0)[0].cost == pytest.approx(cost, abs=1e-5)
+    x, y = np.array([[1, 0]] * 2, np.float32), np.array([[0.8, 0.6]], np.float32)
+    costs = BeadCosts(alike(x, 1), alike(y, 1))
+    expected = 2 * 0.2 / ((0.4 + 20) / 22 + (0.2 + 20) / 21 + 1e-6)
+    assert costs.of(1, 1, 1, 1) == pytest.approx(expected, abs=1e-6)
+
+
+def test_lengths_tell_where_a_sentence_ends_that_vectors_do_not() -> None:
+    """The middle one of three targets may belong to either source; its length fits one."""
+    a, b = np.eye(2, dtype=np.float32)
+    ones = unit(np.stack([a, a + b, b]))
+    twos = unit(np.stack([a + 0.4 * b, b + 0.4 * a, b]))
+    sources = [100.0, 100.0]
+    source = sentences(span_vectors(np.stack([a, b]), np.array(sources), 1), sources)
+    for lengths, shapes in (([60, 40, 100], [(1, 2), (1, 1)]), ([100, 40, 60], [(1, 1), (1, 2)])):
+        target = sentences(np.stack([ones, twos]), lengths)
+        assert shapes_of(align(source, target, 0.9)) == shapes
+
+
+def test_the_ratio_of_lengths_is_that_of_the_pairs_whatever_is_left_out() -> None:
+    """A translation of twice the length, of which half is missing."""
+    lengths = np.full(40, 50.0)
+    vectors = directions(40, 3)
+    source = Sentences(vectors[None], lengths)
+    target = Sentences(vectors[None, ::2], np.full(20, 100.0))
+    pairs = [(2 * j, j) for j in range(20)]
+    assert length_ratio(source, target, pairs) == pytest.approx(2)
+    assert length_ratio(source, target, []) == pytest.approx(1)
+    assert length_ratio(source, target, pairs[:4]) == pytest.approx(1)  # too few to go by
 
 
 def test_long_documents_of_many_spans_are_aligned_in_order() -> None:
     shapes = [SHAPES[i % len(SHAPES)] for i in range(300)]
-    sources, targets = (span_vectors(side, np.ones(len(side)), 4) for side in translated(shapes, 7))
-    beads = align(sources, targets, ZERO, ZERO, SKIP)
-    assert shapes_of(beads) == shapes
+    sides = [alike(side, 4) for side in translated(shapes, 7)]
+    assert shapes_of(align(*sides, SKIP)) == shapes
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("gap", [0, 60])
+def test_a_band_that_holds_the_path_gives_what_all_positions_give(seed: int, gap: int) -> None:
+    """Align some 500 sentences a side; of one side so many more in a row are left out."""
+    random = np.random.default_rng(seed)
+    shapes = [SHAPES[int(k)] for k in random.integers(len(SHAPES), size=400)]
+    shapes[200:200] = [(1, 0)] * gap
+    sides = [alike(side, 3) for side in translated(shapes, seed)]
+    whole = align(*sides, SKIP)
+    assert align(*sides, SKIP, whole=1 << 10) == whole
+    assert sum(shape in shapes_of(whole) for shape in shapes) == len(shapes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([(1, 1), (1, 40), (3, 30), (60, 6), (50, 50)]),
+    st.sampled_from(["random", "equal", "zero", "translated"]),
+    st.integers(0, 10**6),
+)
+def test_odd_documents_are_aligned_completely_in_a_band_too(
+    sizes: tuple[int, int], kind: str, seed: int
+) -> None:
+    vectors = [directions(rows, seed + k, 8) for k, rows in enumerate(sizes)]
+    if kind == "equal":
+        vectors = [np.repeat(side[:1], len(side), axis=0) for side in vectors]
+    elif kind == "zero":  # centered vectors of a corpus of one sentence
+        vectors = [np.zeros_like(side) for side in vectors]
+    elif kind == "translated":
+        vectors[1][: min(sizes)] = vectors[0][: min(sizes)]
+    sides = [alike(side, 3) for side in vectors]
+    for whole in (1 << 20, 8):
+        beads = align(*sides, 0.4, whole=whole)
+        assert [i for bead in beads for i in range(*bead[:2])] == list(range(sizes[0]))
+        assert [j for bead in beads for j in range(*bead[2:4])] == list(range(sizes[1]))
+        assert all(np.isfinite(bead.cost) for bead in beads)
+
+
+def test_time_and_memory_grow_with_the_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count the costs that are computed: twice the sentences take about twice as many."""
+    counted: list[int] = []
+    ending_at = BeadCosts.ending_at
+
+    def count(self: BeadCosts, i: int, low: int, high: int) -> np.ndarray:
+        costs = ending_at(self, i, low, high)
+        counted[-1] += costs.size
+        return costs
+
+    monkeypatch.setattr(BeadCosts, "ending_at", count)
+    for copies in (20, 40):
+        counted.append(0)
+        align(*(alike(side, 2) for side in translated(SHAPES * copies, 1)), SKIP, whole=1 << 10)
+    assert counted[1] < 2.3 * counted[0]
 
 
 def test_documents_of_two_models_are_refused() -> None:
     with pytest.raises(
         InputError, match="vectors of 256 and 3 dimensions on the two sides; embed both"
     ):
-        align(directions(2, 0)[None], directions(2, 0, 3)[None], ZERO, ZERO, 1.0)
+        align(alike(directions(2, 0), 1), alike(directions(2, 0, 3), 1), 1.0)

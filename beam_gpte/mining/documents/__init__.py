@@ -1,0 +1,1 @@
+"""Pair documents with their translations, and align their sentences."""

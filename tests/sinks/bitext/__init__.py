@@ -1,0 +1,1 @@
+"""Files of pairs of texts that tools of translators read."""
