@@ -106,7 +106,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_rename_option(writing, "the columns of --split_sentences and of the languages")
     add_max_rejects_option(writing, "pairs")
     writing.add_argument("--tsv", action="store_true", help="write bitext.tsv too")
-    codes = {"nargs": 2, "metavar": ("SOURCE", "TARGET")}
+    codes: dict[str, Any] = {"nargs": 2, "metavar": ("SOURCE", "TARGET")}
     writing.add_argument(
         "--tmx", **codes, help="write bitext.tmx too; the codes of both languages, e.g. de en"
     )
@@ -324,8 +324,8 @@ def build(pipeline: beam.Pipeline, options: argparse.Namespace, gold: pl.DataFra
     pairs | "WritePairs" >> WriteVectorsToParquet(
         f"{output}/bitext", "mirror", commit_after=summary
     )
-    for write in files_of(options, output, summary):
-        pairs | write
+    for files in files_of(options, output, summary):
+        pairs | files
     summary | "WriteSummary" >> beam.Map(
         lambda summary: write_json(f"{output}/summary.json", summary)
     )
@@ -337,9 +337,11 @@ def files_of(
     """Make the sinks of files for tools of translators."""
     files: list[WriteTmx | WriteMoses] = []
     if options.tmx:
-        files.append(WriteTmx(f"{output}/bitext.tmx", *options.tmx, commit_after=after))
+        source, target = options.tmx
+        files.append(WriteTmx(f"{output}/bitext.tmx", source, target, commit_after=after))
     if options.moses:
-        files.append(WriteMoses(f"{output}/bitext", *options.moses, commit_after=after))
+        source, target = options.moses
+        files.append(WriteMoses(f"{output}/bitext", source, target, commit_after=after))
     return files
 
 

@@ -129,7 +129,7 @@ class AlignDocuments(RejectingTransform):
         plan = both.pipeline | "Plan" >> FromSideInputs(
             NeighborPlan, InStep(self.step, make_plan), True, "exact", surveys
         )
-        partners = ()
+        partners: tuple[Any, ...] = ()
         if DOCUMENTS in inputs:
             partners = (inputs[DOCUMENTS] | "Partners" >> Partners(self.step),)
         align = beam.FlatMap(
@@ -191,8 +191,8 @@ def _align(
         for side in (0, 1)
     )
     _check_kinds(source.documents, target.documents, names)
-    samples = (plan.centered(sample, side) for side, sample in enumerate(plan.samples))
-    skip = skip_cost(*samples, skip_percentile)
+    sources, targets = (plan.centered(sample, side) for side, sample in enumerate(plan.samples))
+    skip = skip_cost(sources, targets, skip_percentile)
     documents = [text for text in source.documents.rows if text in target.documents.rows]
     beads = [
         {PLACE: at, **bead}

@@ -56,8 +56,9 @@ from beam_gpte.mining.documents.sentences import (
     SentenceColumns,
     SideSentences,
 )
-from beam_gpte.mining.search import FindNeighbors, VectorsAndPlan
+from beam_gpte.neighbors.find_neighbors import FindNeighbors, VectorsAndPlan
 from beam_gpte.neighbors.plan import NeighborPlan, Search, SurveySides, check_k, make_plan
+from beam_gpte.neighbors.shards import NearRule
 from beam_gpte.neighbors.sides import check_sides
 from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import CoGroup, Keyed, Named, frame_of, key_by_id
@@ -203,7 +204,7 @@ class _PairBest(beam.PTransform):
         search = beam.Map(_searched).with_output_types(Block)
         vectors = documents | "Vectors" >> search
         plan = _plan(vectors, self.step, center=False, search="auto")
-        near = VectorsAndPlan(vectors, plan.pvalue) | "Find" >> FindNeighbors(self.k)
+        near = VectorsAndPlan(vectors, plan.pvalue) | "Find" >> FindNeighbors(NearRule(self.k))
         candidates = (
             (near.forward | "Forward" >> key_by_id(SOURCE_ID, name="pairs")),
             (near.backward | "Backward" >> key_by_id(SOURCE_ID, name="pairs")),

@@ -59,10 +59,10 @@ def partners_of(pairs: Iterable[Names]) -> dict[str, str]:
                 raise InputError(f"{column} is null in a pair; leave such pairs out")
         assert source is not None
         assert target is not None
-        for column, name, known in ((0, source, sources), (1, target, found)):
+        for side, name, known in ((0, source, sources), (1, target, found)):
             if name in known:
                 raise InputError(
-                    f"{SIDE_DOCUMENTS[column]} {shown(name)} is in two pairs; keep the best of them"
+                    f"{SIDE_DOCUMENTS[side]} {shown(name)} is in two pairs; keep the best of them"
                 )
         found[target], sources[source] = source, target
     return found
