@@ -18,6 +18,9 @@ from beam_gpte.core.metadata import VectorMetadata as VectorMetadata
 from beam_gpte.core.text.minhash import MinHash as MinHash
 from beam_gpte.core.vectors.fit_head import HeadOptions as HeadOptions
 from beam_gpte.core.vectors.head import Head as Head
+from beam_gpte.decontamination.decontaminate import Contamination as Contamination
+from beam_gpte.decontamination.decontaminate import Decontaminate as Decontaminate
+from beam_gpte.decontamination.decontaminate import Decontamination as Decontamination
 from beam_gpte.dedup.deduplicate import Deduplicate as Deduplicate
 from beam_gpte.dedup.exact import DeduplicateExact as DeduplicateExact
 from beam_gpte.dedup.lexical import DeduplicateLexical as DeduplicateLexical
@@ -100,8 +103,11 @@ __all__ = [
     "Columns",
     "CompactVectors",
     "Comparison",
+    "Contamination",
     "CutRepeatedSpans",
     "CutSpans",
+    "Decontaminate",
+    "Decontamination",
     "Deduplicate",
     "DeduplicateExact",
     "DeduplicateLexical",

@@ -30,6 +30,7 @@ from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from beam_gpte import (
     Block,
     ClusterVectors,
+    Decontaminate,
     Deduplicate,
     DeduplicateExact,
     DeduplicateLexical,
@@ -193,6 +194,14 @@ def cluster_vectors(pipeline: beam.Pipeline, diagnosis: Diagnosis) -> None:
     _rows(pipeline, "rows") | cluster
 
 
+def decontaminate(pipeline: beam.Pipeline, diagnosis: Diagnosis) -> None:
+    inputs = {name: _rows(pipeline, name) for name in ("corpus", "benchmarks")}
+    remove = Decontaminate("a/model", benchmark_column="document")
+    if diagnosis == "all":
+        inputs |= {"clean": _rows(pipeline, "clean")}
+    inputs | (remove.with_exception_handling() if diagnosis == "all" else remove)
+
+
 def _rows(pipeline: beam.Pipeline, label: str) -> beam.PCollection[Block]:
     vectors = pa.array([[1.0, 0.0]], pa.list_(pa.float32(), 2))
     columns = {"id": ["1"], "text": ["a text"], "document": ["d"], "embedding": vectors}
@@ -210,6 +219,7 @@ PIPELINES: dict[str, Callable[[beam.Pipeline, Diagnosis], None]] = {
         mine_hard_negatives,
         nearest_neighbors,
         cluster_vectors,
+        decontaminate,
     )
 }
 

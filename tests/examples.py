@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import threading
 import zlib
 from pathlib import Path
@@ -51,6 +52,22 @@ class WordEncoder:
 
 def _word(word: str) -> np.ndarray:
     return np.random.default_rng(zlib.crc32(word.encode())).standard_normal(8)
+
+
+class BagEncoder:
+    """Encode texts as the sums of a random direction of 64 values for each word, in any order."""
+
+    fingerprint = "bag-1"
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        if any("refuse" in text for text in texts):
+            raise ValueError("the word was in it")
+        words = [re.findall(r"\w+", text.lower()) for text in texts]
+        return np.array([sum(map(_direction, of), np.zeros(64)) for of in words], np.float32)
+
+
+def _direction(word: str) -> np.ndarray:
+    return np.random.default_rng(zlib.crc32(word.encode())).standard_normal(64)
 
 
 def keep(element: Any, folder: str, kind: str) -> None:

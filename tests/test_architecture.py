@@ -17,7 +17,7 @@ FLOORS = (
     ("pipelines", "benchmarks", "transforms"),
     ("cli", "interop"),
     ("reports",),
-    ("mining",),
+    ("mining", "decontamination"),
     ("dedup",),
     ("neighbors",),
     ("embedding",),

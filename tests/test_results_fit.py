@@ -61,6 +61,8 @@ def table_of(name: str, kind: pa.DataType) -> pa.Table:
     if name in ("pairs", "positives"):
         ids = rows(kind)["id"]
         return pa.table({"query_id": ids[:5], "document_id": ids[:5].take([0, 1, 2, 4, 3])})
+    if name == "benchmarks":
+        return rows(kind).slice(0, 2)
     return rows(kind, shift=0.05 if name in ("target", "documents") else 0.0)
 
 
@@ -128,6 +130,9 @@ TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "NearestNeighbors": mined(bg.NearestNeighbors(k=2), "queries", "documents"),
     "MineHardNegatives": mined(bg.MineHardNegatives(), "queries", "documents", "positives"),
     "FilterPairs": mined(bg.FilterPairs(k=1), "queries", "documents", "pairs"),
+    "Decontaminate": mined(
+        bg.Decontaminate(WordEncoder(), 4, benchmark_column="page"), "corpus", "benchmarks"
+    ),
 }
 OF_TEXTS = ("EmbedText", "IdentifyLanguage", "SplitSentences", "ChunkText")
 EMPTY = {
@@ -151,7 +156,7 @@ def outputs_of(result: Any) -> dict[str, beam.PCollection]:
     names = getattr(result, "_fields", ("good", "rejects"))
     found = dict(zip(names, result, strict=True))
     found.pop("saved_index", None)  # bytes
-    if "report" in found and "kept" in found:
+    if {"report", "kept", "pairs"} <= set(found):  # of a deduplication
         found["report_rows"] = found["report"] | "Rows" >> beam.FlatMap(report_rows)
     return {name: part for name, part in found.items() if part is not None}
 

@@ -49,6 +49,14 @@ from beam_gpte.core.columns import (
 )
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
+from beam_gpte.decontamination.decide import (
+    BENCHMARK,
+    DOCUMENT_ID,
+    ITEM,
+    ITEM_ID,
+    PASSAGE,
+)
+from beam_gpte.decontamination.findings import END, START
 from beam_gpte.interop.yaml_rows import (
     REPORT,
     VECTOR,
@@ -259,6 +267,19 @@ def _document_pairs(transform: Any, rows: Inputs) -> dict[str, Fields]:
     return {GOOD: {**names, SCORE: float, COSINE: np.float32, **counts}}
 
 
+def _decontamination(transform: Any, rows: Inputs) -> dict[str, Fields]:
+    columns = transform.columns
+    item = {BENCHMARK: str, ITEM_ID: rows.benchmarks.get(columns.id, str), FOUND_BY: str}
+    found: Fields = {**item, START: np.int64, END: np.int64, SCORE: np.float32}
+    texts: Fields = {PASSAGE: str, ITEM: str}
+    return {
+        "kept": rows.corpus,
+        "removed": {**rows.corpus, **_added(transform, found)},
+        "matches": {DOCUMENT_ID: rows.corpus.get(columns.id, str), **found, **texts},
+        "report": REPORT,
+    }
+
+
 def _beads(transform: Any, rows: Inputs) -> dict[str, Fields]:
     ids = {
         f"{side}_ids": list_type(rows.all[side].get(transform.columns.id, str)) for side in SIDES
@@ -342,6 +363,12 @@ MineHardNegatives = in_yaml(
     beam_gpte.MineHardNegatives, _triplets, ("queries", "documents", "positives")
 )
 FilterPairs = in_yaml(beam_gpte.FilterPairs, _filtered, ("queries", "documents", "pairs"))
+Decontaminate = in_yaml(
+    beam_gpte.Decontaminate,
+    _decontamination,
+    ("corpus", "benchmarks"),
+    optional_sides=("clean",),
+)
 Rerank = in_yaml(
     beam_gpte.Rerank,
     lambda transform, rows: {

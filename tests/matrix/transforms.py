@@ -120,6 +120,18 @@ def _annotated(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
     return {name: getattr(found, name) for name in ("annotated", "rejects")}
 
 
+def _decontaminated(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    items = [
+        {"id": 1, "benchmark": "b", "text": "dog ran"},
+        {"id": 2, "benchmark": "b", "text": "a"},
+    ]
+    corpus = create(p, inputs["rows"])
+    options = bg.Contamination(min_words=1)
+    transform = bg.Decontaminate(ngrams=2, contamination=options).with_exception_handling()
+    found = {"corpus": corpus, "benchmarks": p | "items" >> beam.Create(items)} | transform
+    return {name: getattr(found, name) for name in ("kept", "removed", "rejects")}
+
+
 def _of_sides(make: Callable[[], Any], names: tuple[str, ...], *inputs_named: str) -> Apply:
     def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
         collections = {
@@ -450,6 +462,12 @@ CASES = (
         (),
         pairs=("query_id", "document_id"),
         sides=True,
+    ),
+    Case(
+        "Decontaminate",
+        _decontaminated,
+        (ID, TEXT, PAYLOAD),
+        ("kept", "removed", "rejects"),
     ),
     Case(
         "FilterPairs",

@@ -85,7 +85,7 @@ def shingles(texts: Sequence[str], n: int = 5, unit: Unit = "characters") -> Shi
     counts = np.maximum(lengths - (n - 1), 1)
     starts = np.concatenate([[0], np.cumsum(counts)])
     begins = np.cumsum(lengths + n) - (lengths + n)
-    hashes = _windows(values, n)
+    hashes = hash_windows(values, n)
     return Shingles(hashes[np.arange(starts[-1]) + np.repeat(begins - starts[:-1], counts)], starts)
 
 
@@ -123,7 +123,7 @@ def _word_hashes(texts: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
     return spaced, lengths
 
 
-def _windows(values: np.ndarray, n: int) -> np.ndarray:
+def hash_windows(values: np.ndarray, n: int) -> np.ndarray:
     """Hash every n values in a row: a polynomial of them, modulo 2**64, and mixed."""
     size = max(0, len(values) - n + 1)
     hashes = values[:size].copy()

@@ -1,0 +1,1 @@
+"""Decontamination of a corpus against benchmarks."""
