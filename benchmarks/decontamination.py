@@ -1,7 +1,7 @@
 """Plant paraphrases of items in documents, and count what n-gram filters and Decontaminate find.
 
-    python benchmarks/decontamination.py PAIRS DOCUMENTS --model MODEL [--clean 1000] [--seed 0]
-        [--text text] [--language en] [--alarms 0.001]
+    python benchmarks/decontamination.py PAIRS DOCUMENTS --model MODEL [--clean 1000]
+        [--planted N] [--seed 0] [--text text] [--language en] [--alarms 0.001]
 
 PAIRS is a CSV file without a header, of sentence, sentence and similarity from 0 to 5, as in the
 STS benchmark. Of each pair of at least 4 the second sentence is an item, and the first is planted
@@ -15,6 +15,7 @@ import argparse
 import csv
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def make_rows(arguments: argparse.Namespace) -> tuple[Rows, Rows]:
     """Make the items, and documents: those with a paraphrase have the item's number as id."""
     with Path(arguments.pairs).open(encoding="utf-8") as file:
         pairs = [(a, b) for a, b, score in csv.reader(file) if float(score) >= MIN_SIMILARITY]
+    pairs = pairs[: arguments.planted]
     texts = pl.read_parquet(arguments.documents)[arguments.text].drop_nulls().to_list()
     rng = random.Random(arguments.seed)
     texts = rng.sample(texts, min(len(texts), len(pairs) + arguments.clean))
@@ -65,7 +67,9 @@ def run(transform: Decontaminate, items: Rows, documents: Rows) -> tuple[dict, p
     return found.report[0], matches
 
 
-def figures(matches: pl.DataFrame, items: int, documents: Rows, language: str) -> dict[str, Any]:
+def planted_figures(
+    matches: pl.DataFrame, items: int, documents: Rows, language: str = "en"
+) -> dict[str, Any]:
     """Give the planted documents that were found, and the share of clean ones."""
     found = set(matches["document_id"].to_list())
     clean = documents[items:]
@@ -80,18 +84,24 @@ def figures(matches: pl.DataFrame, items: int, documents: Rows, language: str) -
     }
 
 
-def main() -> None:
-    """Print the table."""
+def options_of(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the arguments, those of the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pairs")
     parser.add_argument("documents")
     parser.add_argument("--model", required=True)
     parser.add_argument("--clean", type=int, default=1000)
+    parser.add_argument("--planted", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--text", default="text")
     parser.add_argument("--language", default="en")
     parser.add_argument("--alarms", type=float, default=0.001)
-    arguments = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    """Print the table."""
+    arguments = options_of()
     del sys.argv[1:]  # which Beam would read
     items, documents = make_rows(arguments)
     options = Contamination(language=arguments.language, false_alarms=arguments.alarms)
@@ -100,7 +110,7 @@ def main() -> None:
     found, report = {}, {}
     for name, transform in methods.items():
         report, matches = run(transform, items, documents)
-        found[name] = figures(matches, len(items), documents, arguments.language)
+        found[name] = planted_figures(matches, len(items), documents, arguments.language)
     by_words = set().union(*(found[f"{n}-grams"]["planted"] for n in NGRAMS))
     missed = set(range(len(items))) - by_words
     clean = len(documents) - len(items)
