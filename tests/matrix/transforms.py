@@ -319,9 +319,15 @@ def _delete_by_rows(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
 
 def _delete_second_half(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
     into = _publish(inputs["rows"], folder)
+    # not table.filter, which does not take lists of string views
     going = [
-        table.filter(pa.array([value >= GROUPS for value in table["id"].to_pylist()]))
+        pa.concat_tables(rows)
         for table in inputs["rows"]
+        if (
+            rows := [
+                table.slice(i, 1) for i, id_ in enumerate(table["id"].to_pylist()) if id_ >= GROUPS
+            ]
+        )
     ]
     _ = create(p, going) | bg.DeleteVectors(into)
     return {}
