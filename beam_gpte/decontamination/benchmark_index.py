@@ -156,7 +156,9 @@ class IndexBenchmarks(beam.PTransform):
             )
             items, failed = items | "Embed" >> embed
             rejects += [] if failed is None else [failed]
-        make = FromSideInputs(BenchmarkIndex, _index, settings, AsList(items))
+        # as bytes: of a side input of blocks Dataflow would get a pickled coder
+        data = items | "ToBytes" >> beam.Map(Block.to_ipc).with_output_types(bytes)
+        make = FromSideInputs(BenchmarkIndex, _index, settings, AsList(data))
         return IndexedBenchmarks(rows.pipeline | "Index" >> make, merge_rejects(rejects))
 
 
@@ -179,8 +181,8 @@ def _check_items(block: Block, settings: ItemSettings) -> Iterator[Any]:
     yield from split_rejects(block, pc.coalesce(*reasons), step, settings.isolate, columns.id)
 
 
-def _index(settings: ItemSettings, blocks: list[Block]) -> BenchmarkIndex:
-    columns = settings.columns
+def _index(settings: ItemSettings, data: list[bytes]) -> BenchmarkIndex:
+    columns, blocks = settings.columns, [Block.from_ipc(block) for block in data]
     if not blocks:
         raise InputError(f"{settings.step}: there are no items; give at least one row")
     with naming(settings.step):
