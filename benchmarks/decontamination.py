@@ -107,7 +107,8 @@ def main() -> None:
     options = Contamination(language=arguments.language, false_alarms=arguments.alarms)
     methods = {f"{n}-grams": Decontaminate(ngrams=n) for n in NGRAMS}
     methods[OURS] = Decontaminate(arguments.model, contamination=options)
-    found, report = {}, {}
+    found: dict[str, dict[str, Any]] = {}
+    report: dict[str, Any] = {}
     for name, transform in methods.items():
         report, matches = run(transform, items, documents)
         found[name] = planted_figures(matches, len(items), documents, arguments.language)
