@@ -26,6 +26,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+# Of 1 - cos, above what rounds off in fp32: of sentences that match perfectly, as in two copies of
+# a document, two small beads would cost as little as a large one, and noise would decide.
+MIN_DISTANCE = 1e-5
 EPSILON = 1e-6  # added to the chances: of many equal sentences they would be zero
 UNRELATED = 20
 VARIANCE = 6.8  # of the length of a translation, per character: Gale and Church, European languages
@@ -203,7 +206,8 @@ class BeadCosts:
     ) -> np.ndarray:
         """Compute the costs of the p sources before i and the q targets before each j."""
         chance = self._source_chance[p - 1, i - p][:, None] + self._target_chance[q - 1, j - q]
-        costs = (2.0 * q * p)[:, None] * (1 - products.astype(np.float64)) / (EPSILON + chance)
+        distances = np.maximum(MIN_DISTANCE, 1 - products.astype(np.float64))
+        costs = (2.0 * q * p)[:, None] * distances / (EPSILON + chance)
         if self._has_lengths:
             a = (self._source_ends[i] - self._source_ends[i - p])[:, None]
             b = self._target_ends[j] - self._target_ends[j - q]

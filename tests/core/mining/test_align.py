@@ -132,6 +132,14 @@ def test_sentences_that_were_split_merged_and_left_out_are_found(seed: int) -> N
     assert shapes_of(align(*(alike(side, 3) for side in sides), SKIP)) == SHAPES
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_two_copies_of_a_document_are_aligned_sentence_by_sentence(seed: int) -> None:
+    """Two small beads cost as little as a large one, but for what is rounded off."""
+    copy = alike(directions(12, seed, dim=24), 3)
+    shapes = [(bead.source_stop, bead.target_stop) for bead in align(copy, copy, 0.4)]
+    assert shapes == [(i, i) for i in range(1, 13)]
+
+
 def test_beads_locate_their_sentences() -> None:
     """Work out by hand two sentences, the second left out, then one that became two."""
     a, b, c, d = np.eye(4, dtype=np.float32)
