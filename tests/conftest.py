@@ -27,8 +27,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.update(COLUMNS="120", LINES="40", LANGUAGE="C")
 graphs.check_all()
 
+# a machine that others use, too, may take any time for an example
+settings.register_profile("shared", settings.default, deadline=None)
+settings.load_profile("shared")
 # for `pytest --hypothesis-profile=long`: other rows in every run, and 20 times as many
-settings.register_profile("long", max_examples=2000)
+settings.register_profile("long", max_examples=2000, deadline=None)
 
 # the test data is next to the project or missing; a test that needs it then skips
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
