@@ -18,7 +18,7 @@ DEFAULT = {
     "mine_hard_negatives": (59, 10),
     "nearest_neighbors": (30, 4),
     "cluster_vectors": (37, 5),
-    "decontaminate": (45, 4),
+    "decontaminate": (46, 4),
 }
 ALL = {
     "embed_to_parquet": (15, 2),
@@ -29,7 +29,7 @@ ALL = {
     "mine_hard_negatives": (59, 10),
     "nearest_neighbors": (34, 5),
     "cluster_vectors": (42, 6),
-    "decontaminate": (68, 5),
+    "decontaminate": (69, 5),
 }
 BOUNDS = {"default": DEFAULT, "same": DEFAULT, "all": ALL}
 
