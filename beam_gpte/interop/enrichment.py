@@ -31,10 +31,9 @@ from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_m
 from beam_gpte.core.python_values import python_values
 from beam_gpte.core.vectors.neighbors import NeighborIndex
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import check_columns
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.elements.row_kinds import row_fields
-from beam_gpte.elements.vectors import vectors_with_defects
+from beam_gpte.embedding.ensure_vectors import VectorDefects, unit_vectors
 from beam_gpte.embedding.shared_models import later, loaded, shared_model
 from beam_gpte.files.folders import absolute
 from beam_gpte.neighbors.plan import check_k
@@ -105,12 +104,11 @@ class NearestNeighborsEnrichmentHandler(EnrichmentSourceHandler):
             raise InputError(f"document_columns is {document_columns!r}; use a list of names")
         if max_batch_size < 1:
             raise InputError(f"max_batch_size is {max_batch_size}; use 1 or more")
-        if model is not None:
-            check_one_row(as_model(model))
+        self._model = None if model is None else as_model(model)
+        check_one_row(self._model)
         self._source = _Source(
             absolute(path), table, k, documents or Columns(), tuple(document_columns)
         )
-        self._model = None if model is None else as_model(model)
         self._columns = columns or Columns()
         self._fingerprint = fingerprint
         self._min_score = min_score
@@ -262,18 +260,14 @@ class _Stored:
     def __init__(self, source: _Source) -> None:
         names = source.documents
         wanted = list(dict.fromkeys([names.id, *source.columns]))
+        defects = VectorDefects(names.embedding, source.columns, None, names.id, _STEP)
         vectors, tables = [], []
         self.metadata: VectorMetadata | None = None
         for block in read_vectors(source.path, source.table):
-            check_columns(block, (*wanted, names.embedding), _STEP)
+            good = block.filter(pc.is_null(defects(block)))
             self._check(block, names.embedding, source.path)
-            matrix, _ = vectors_with_defects(block, names.embedding, _STEP)
-            lengths = np.linalg.norm(matrix.astype(np.float64), axis=1)
-            good = lengths > 0
-            unit = matrix[good] / lengths[good, None]
-            vectors.append(unit.astype(np.float32))
-            table = pa.Table.from_batches([block.batch]).select(wanted)
-            tables.append(table.filter(pa.array(good)))
+            vectors.append(unit_vectors(good, names.embedding))
+            tables.append(pa.Table.from_batches([good.batch]).select(wanted))
         if not any(map(len, vectors)):
             raise InputError(f"{source.path}: there is no vector to search; write some before")
         rows = pa.concat_tables(tables, promote_options="permissive")
