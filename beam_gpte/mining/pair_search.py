@@ -41,8 +41,6 @@ from beam_gpte.core.columns import (
     TEXT,
     Columns,
 )
-from beam_gpte.core.encoder.config import check_one_row
-from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError, InStep, naming_columns
 from beam_gpte.core.text.minhash import slices
 from beam_gpte.elements.added_columns import AddedColumns, fields_of_type
@@ -64,6 +62,7 @@ from beam_gpte.neighbors.shards import SearchColumns
 from beam_gpte.neighbors.sides import (
     PrepareSides,
     SideSettings,
+    check_models,
     check_sides,
 )
 from beam_gpte.shuffle.group_by_id import (
@@ -142,11 +141,7 @@ class SearchesPairs(RejectingTransform):
 
     def check(self) -> None:
         """Refuse models that cannot be searched with."""
-        if self.pairs.query_model is not None and self.model is None:
-            raise InputError("query_model without model; give the documents' model too")
-        for model in (self.model, self.pairs.query_model):
-            if model is not None:
-                check_one_row(as_model(model))
+        check_models(self.model, self.pairs.query_model)
 
     def search(
         self,

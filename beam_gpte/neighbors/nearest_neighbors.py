@@ -12,8 +12,6 @@ from typing import Any
 import apache_beam as beam
 
 from beam_gpte.core.columns import MARKS, Columns
-from beam_gpte.core.encoder.config import check_one_row
-from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import GoodAndRejects, RejectingTransform
@@ -23,7 +21,7 @@ from beam_gpte.neighbors.neighbor_rule import NeighborRule
 from beam_gpte.neighbors.plan import Search, check_choice, check_k
 from beam_gpte.neighbors.search_neighbors import BroughtColumns, SearchNeighbors, SearchScopes
 from beam_gpte.neighbors.shards import SearchColumns
-from beam_gpte.neighbors.sides import PrepareSides, SideSettings, check_sides
+from beam_gpte.neighbors.sides import PrepareSides, SideSettings, check_models, check_sides
 from beam_gpte.shuffle.marked_rows import marked
 
 _SIDES = ("queries", "documents")
@@ -110,11 +108,7 @@ class NearestNeighbors(RejectingTransform):
         check_choice("search", self.search, Search)
         if self.scope is not None and self.search == "cells":
             raise InputError("search='cells' with a scope; scopes are searched exactly, use 'auto'")
-        if self.options.query_model is not None and self.model is None:
-            raise InputError("query_model without model; give the documents' model too")
-        for model in (self.model, self.options.query_model):
-            if model is not None:
-                check_one_row(as_model(model))
+        check_models(self.model, self.options.query_model)
         self._check_columns()
 
     def _check_columns(self) -> None:

@@ -25,6 +25,8 @@ from beam_gpte.core.columns import (
     TEXT_KEY,
     Columns,
 )
+from beam_gpte.core.encoder.config import check_one_row
+from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text, step_error
@@ -93,6 +95,15 @@ class Sides(NamedTuple):
     rows: beam.PCollection[Block]
     duplicates: beam.PCollection[Block]
     rejects: beam.PCollection[Block]
+
+
+def check_models(model: Any, query_model: Any) -> None:
+    """Refuse models that documents and queries cannot be searched with."""
+    if query_model is not None and model is None:
+        raise InputError("query_model without model; give the documents' model too")
+    for one in (model, query_model):
+        if one is not None:
+            check_one_row(as_model(one))
 
 
 def check_sides(
