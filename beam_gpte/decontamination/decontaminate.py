@@ -25,7 +25,6 @@ from apache_beam.pvalue import AsSingleton
 
 from beam_gpte.core.columns import Columns
 from beam_gpte.core.encoder.config import check_one_row
-from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.text.sentences import check_language
 from beam_gpte.decontamination.benchmark_index import (
@@ -60,6 +59,7 @@ from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import RejectingTransform, merge_rejects, reject_outputs
 from beam_gpte.elements.rows import RowBlocks, as_blocks, back_to_rows, in_kind_of, to_blocks
 from beam_gpte.elements.wiring import named_collections
+from beam_gpte.embedding.models import as_model
 from beam_gpte.neighbors.plan import check_choice
 from beam_gpte.neighbors.sides import check_sides
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds

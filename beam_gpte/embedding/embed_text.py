@@ -15,7 +15,7 @@ import apache_beam as beam
 
 from beam_gpte.core.columns import EMBEDDING, ID, PARENT_HASH, TEXT, TOKENS, TOKENS_DROPPED
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
-from beam_gpte.core.encoder.text_encoder import Encoder, as_model
+from beam_gpte.core.encoder.text_encoder import Encoder
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.elements.block import Block
@@ -29,6 +29,7 @@ from beam_gpte.elements.rejects import (
     split_defects,
 )
 from beam_gpte.elements.rows import over_blocks
+from beam_gpte.embedding.models import as_model
 from beam_gpte.embedding.previous_rows import PreviousColumns
 from beam_gpte.embedding.reuse import AttachPreviousVectors, Reuse
 from beam_gpte.sinks.runs.resume import ResumePoint

@@ -18,8 +18,7 @@ from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DEFECT, EMBEDDING, PARENT_HASH, PREVIOUS, TEXT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
-from beam_gpte.core.encoder.custom_encoder import CustomEncoder
-from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder, as_model
+from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.process import torch_threads, tune_process
 from beam_gpte.elements.added_columns import AddedColumns
@@ -27,17 +26,17 @@ from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
+from beam_gpte.embedding.models import LoadedModel, as_model, load_model
 from beam_gpte.embedding.previous_rows import NotReused, parent_hashes
 from beam_gpte.embedding.previous_vectors import previous_encoding, why_not
 from beam_gpte.embedding.reuse import Reuse, count_not_reused
-from beam_gpte.embedding.shared_models import announce, count, later, loaded, shared_model
+from beam_gpte.embedding.shared_models import announce, count, later, loaded
 from beam_gpte.files.meter import TEXTS, report
 from beam_gpte.sinks.runs.resume import ResumePoint
 
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult  # noqa: E402  # loads torch
 
-Model = TextEncoder | CustomEncoder
 Batch = Any  # a sequence of strings or of blocks, or a block
 COUNTERS = (
     "texts",
@@ -111,17 +110,15 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         self._token_columns = token_columns
         self._threads = runtime.threads
 
-    def load_model(self) -> Model:
+    def load_model(self) -> LoadedModel:
         """Return the model, which all steps of this process share unless it is a custom encoder."""
         if self.is_later and not self.share_model_across_processes():
             return later(self._load)
         return self._load()
 
-    def _load(self) -> Model:
-        if not isinstance(self._model, EncoderConfig):
-            return CustomEncoder(self._model)
+    def _load(self) -> LoadedModel:
         with naming(self.step):
-            return shared_model(TextEncoder, self._model)
+            return load_model(self._model)
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Switch to the model at `model_path`, its folder or one of its files."""
@@ -131,7 +128,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             )
 
     def run_inference(
-        self, batch: Batch, model: Model, inference_args: dict[str, Any] | None = None
+        self, batch: Batch, model: LoadedModel, inference_args: dict[str, Any] | None = None
     ) -> Iterator[Any]:
         """Embed a batch of strings or of blocks, or a block."""
         announce(COUNTERS)
@@ -157,7 +154,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             raise InputError(f"a batch holds a {type(wrong).__qualname__}; give strings, or blocks")
         return self._embed_blocks(batch, model)
 
-    def _embed_blocks(self, blocks: Sequence[Block], model: Model) -> Iterator[Block]:
+    def _embed_blocks(self, blocks: Sequence[Block], model: LoadedModel) -> Iterator[Block]:
         for block in blocks:
             texts = block.column(self._text_column).cast(pa.string()).to_pylist()
             encoding = self._reused(block, model)
@@ -183,7 +180,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
                 yield rows
                 start += len(part)
 
-    def _reused(self, block: Block, model: Model) -> Encoding | None:
+    def _reused(self, block: Block, model: LoadedModel) -> Encoding | None:
         """Take the vectors of a previous run, where all rows have one that this model gives again.
 
         Which of its rows have none `AttachPreviousVectors` put into other blocks.
@@ -201,7 +198,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         return encoding
 
     def _parts(
-        self, block: Block, texts: list[str], encoding: Encoding, model: Model
+        self, block: Block, texts: list[str], encoding: Encoding, model: LoadedModel
     ) -> Iterable[Block]:
         """Repeat rows for chunks, in blocks of bounded size where nothing needs one for one."""
         if not self._splits(model):
@@ -211,10 +208,10 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         parts = chunk_rows(block, encoding.text, encoding.chars, texts, *names, self.added)
         return parts if self.in_parts else [Block.concat(parts)]
 
-    def _splits(self, model: Model) -> bool:
+    def _splits(self, model: LoadedModel) -> bool:
         return isinstance(model, TextEncoder) and model.config.splits
 
-    def _encode(self, texts: list[str], model: Model, isolate: bool) -> Encoding:
+    def _encode(self, texts: list[str], model: LoadedModel, isolate: bool) -> Encoding:
         known = None
         if self.resume is not None and model.metadata.canaries:  # else any weights look alike
             known = self.resume.vectors(model.metadata)
@@ -230,7 +227,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         _count(encoding, time.monotonic() - began)
         return encoding
 
-    def _running(self, model: Model) -> contextlib.AbstractContextManager[None]:
+    def _running(self, model: LoadedModel) -> contextlib.AbstractContextManager[None]:
         """Use the number of threads of the runtime; a custom encoder has its own way."""
         own = isinstance(model, TextEncoder)
         return torch_threads(self._threads) if own else contextlib.nullcontext()
@@ -276,7 +273,7 @@ def encoding_to_arrow(encoding: Encoding) -> pa.FixedSizeListArray:
     )
 
 
-def _encode_one_by_one(texts: list[str], model: Model, error: Exception) -> Encoding:
+def _encode_one_by_one(texts: list[str], model: LoadedModel, error: Exception) -> Encoding:
     """Find the texts that fail a batch; if all of them do, raise the error of the batch."""
     done: dict[int, Encoding] = {}
     failed: dict[int, str] = {}

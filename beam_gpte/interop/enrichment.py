@@ -7,6 +7,7 @@ folder or table of vectors --> once per process, again when it changes ----^
 """
 
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -23,9 +24,7 @@ from apache_beam.transforms.enrichment import EnrichmentSourceHandler
 from apache_beam.utils.shared import Shared
 
 from beam_gpte.core.columns import Columns
-from beam_gpte.core.encoder.config import EncoderConfig, check_one_row
-from beam_gpte.core.encoder.custom_encoder import CustomEncoder
-from beam_gpte.core.encoder.text_encoder import TextEncoder, as_model
+from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.errors import InputError, naming, shown
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, vector_metadata
 from beam_gpte.core.python_values import python_values
@@ -34,7 +33,8 @@ from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.elements.row_kinds import row_fields
 from beam_gpte.embedding.ensure_vectors import VectorDefects, unit_vectors
-from beam_gpte.embedding.shared_models import later, loaded, shared_model
+from beam_gpte.embedding.models import as_model, load_model
+from beam_gpte.embedding.shared_models import later, loaded
 from beam_gpte.files.folders import absolute
 from beam_gpte.neighbors.plan import check_k
 from beam_gpte.neighbors.plan_queries import check_one_space
@@ -123,11 +123,8 @@ class NearestNeighborsEnrichmentHandler(EnrichmentSourceHandler):
     def __enter__(self) -> "NearestNeighborsEnrichmentHandler":
         """Load the vectors; the model once it is needed."""
         with naming(_STEP):
-            if isinstance(self._model, EncoderConfig):
-                config = self._model
-                self._encoder = later(lambda: shared_model(TextEncoder, config))
-            elif self._model is not None:
-                self._encoder = CustomEncoder(self._model)
+            if self._model is not None:
+                self._encoder = later(functools.partial(load_model, self._model))
             self._held = self._shared.acquire(lambda: _Held(self._source))
             self._check_fingerprint(self._held.vectors())
         return self

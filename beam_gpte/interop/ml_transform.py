@@ -17,10 +17,11 @@ import apache_beam as beam
 
 from beam_gpte.core.columns import check_visible
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime, check_one_row
-from beam_gpte.core.encoder.text_encoder import Encoder, as_model
+from beam_gpte.core.encoder.text_encoder import Encoder
 from beam_gpte.core.errors import InputError, naming, shown
 from beam_gpte.elements.row_kinds import row_fields
-from beam_gpte.embedding.model_handler import Model, TextEmbeddingModelHandler
+from beam_gpte.embedding.model_handler import TextEmbeddingModelHandler
+from beam_gpte.embedding.models import LoadedModel, as_model
 
 # isort: split
 from apache_beam.ml.inference.base import (
@@ -146,7 +147,7 @@ class _VectorHandler(TextEmbeddingModelHandler):
         return self._sizes
 
     def run_inference(
-        self, batch: Sequence[Any], model: Model, inference_args: dict[str, Any] | None = None
+        self, batch: Sequence[Any], model: LoadedModel, inference_args: dict[str, Any] | None = None
     ) -> Any:
         for text in batch:
             if not isinstance(text, str):

@@ -26,7 +26,6 @@ from beam_gpte.core.columns import (
     Columns,
 )
 from beam_gpte.core.encoder.config import check_one_row
-from beam_gpte.core.encoder.text_encoder import as_model
 from beam_gpte.core.errors import InputError
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_text, step_error
@@ -39,6 +38,7 @@ from beam_gpte.elements.rejects import (
 from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects
+from beam_gpte.embedding.models import as_model
 from beam_gpte.shuffle.group_by_id import key_by_id
 from beam_gpte.shuffle.marked_rows import (
     DistinctTexts,

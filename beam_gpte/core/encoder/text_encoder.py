@@ -61,22 +61,6 @@ class Encoder(Protocol):
         """Return one float32 vector per text, shape (n, dim), in the order of the texts."""
 
 
-def as_model(model: object) -> "EncoderConfig | Encoder":
-    """Turn a name into a configuration; return configurations and encoders unchanged.
-
-    Raises:
-      InputError: it is neither name nor configuration nor an object that encodes.
-    """
-    if isinstance(model, str):
-        return EncoderConfig(model)
-    if not isinstance(model, EncoderConfig | Encoder):
-        raise InputError(
-            f"model {model!r}: give a name, a folder, an EncoderConfig "
-            "or an object with encode(texts)"
-        )
-    return model
-
-
 @dataclasses.dataclass(frozen=True)
 class Encoding:
     """Hold the vectors of some texts, and count the work.

@@ -1,0 +1,40 @@
+"""Take any kind of model where one is named, and load it: `load_model(as_model(model))`.
+
+name, EncoderConfig --> TextEncoder, one per process
+custom encoder -------> CustomEncoder
+"""
+
+from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.custom_encoder import CustomEncoder
+from beam_gpte.core.encoder.text_encoder import Encoder, TextEncoder
+from beam_gpte.core.errors import InputError
+from beam_gpte.embedding.shared_models import shared_model
+
+LoadedModel = TextEncoder | CustomEncoder
+
+
+def as_model(model: object) -> EncoderConfig | Encoder:
+    """Turn a name into a configuration; return configurations and encoders unchanged.
+
+    Raises:
+      InputError: it is neither name nor configuration nor an object that encodes.
+    """
+    if isinstance(model, str):
+        return EncoderConfig(model)
+    if not isinstance(model, EncoderConfig | Encoder):
+        raise InputError(
+            f"model {model!r}: give a name, a folder, an EncoderConfig "
+            "or an object with encode(texts)"
+        )
+    return model
+
+
+def load_model(model: EncoderConfig | Encoder) -> LoadedModel:
+    """Return a model of any kind; pretrained ones are shared by all steps of this process.
+
+    Raises:
+      InputError: it does not exist, or cannot be loaded.
+    """
+    if isinstance(model, EncoderConfig):
+        return shared_model(TextEncoder, model)
+    return CustomEncoder(model)
