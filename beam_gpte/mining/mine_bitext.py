@@ -193,7 +193,7 @@ class MineBitext(RejectingTransform):
                 "estimate precision"
             )
         settings = self._side_settings()
-        rows, _, rejects = inputs | "Prepare" >> PrepareSides(settings, (*SIDES, "decoys"))
+        rows, _, rejects, _ = inputs | "Prepare" >> PrepareSides(settings, (*SIDES, "decoys"))
         select = SearchColumns(settings, self.scope is not None, has_decoys)
         keeps = self.scope is not None or self.output.keep_vectors
         vectors, searched = select.separate(rows, keeps)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.pvalue import AsList
 
 from beam_gpte.core.columns import MARKS, Columns
 from beam_gpte.core.errors import InputError
@@ -150,13 +151,14 @@ class NearestNeighbors(RejectingTransform):
             source_model=self.options.query_model,
             named_after_sides=False,
         )
-        prepared = sides | "Prepare" >> PrepareSides(settings, names)
+        prepared = sides | "Prepare" >> PrepareSides(settings, names, ids_apart=True)
         rows = prepared.rows
         if is_one:
             rows = rows | "BothSides" >> beam.FlatMap(_on_both_sides).with_output_types(Block)
         exclude_self = is_one if self.exclude_self is None else self.exclude_self
         rule = NeighborRule(self.k, self.min_score, exclude_self, self.mutual)
-        pairs = self._search(rows, names, settings, rule)
+        after = None if prepared.unique is None else AsList(prepared.unique)
+        pairs = self._search(rows, names, settings, rule, after)
         given = inputs if isinstance(inputs, beam.PCollection) else inputs["queries"]
         good = in_kind_of(given, pairs, "FromNeighbors")
         if not self._isolate:
@@ -169,6 +171,7 @@ class NearestNeighbors(RejectingTransform):
         names: tuple[str, ...],
         settings: SideSettings,
         rule: NeighborRule,
+        after: AsList | None,
     ) -> beam.PCollection[Block]:
         select = SearchColumns(settings, scoped=self.scope is not None)
         brought = self.options.query_columns, self.options.document_columns
@@ -177,8 +180,9 @@ class NearestNeighbors(RejectingTransform):
             for side, (columns, name) in enumerate(zip(brought, names * 2, strict=False))
         )
         if self.scope is not None:
-            return rows | "Scopes" >> SearchScopes(rule, wanted, self.scope, select, self.step)
-        search = SearchNeighbors(rule, wanted, self.search, self.step)
+            scopes = SearchScopes(rule, wanted, self.scope, select, self.step, after)
+            return rows | "Scopes" >> scopes
+        search = SearchNeighbors(rule, wanted, self.search, self.step, after)
         return select.separate(rows) | "Search" >> search
 
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import logging
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.pvalue import AsList
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors
@@ -24,21 +26,28 @@ class PlanQueries(beam.PTransform):
     Attributes:
       step: the transform that the user wrote.
       search: see `neighbors.plan.make_plan`.
+      after: a side input to wait for, such as that of ids which were found unique.
     """
 
     step: str
     search: Search = "exact"
+    after: AsList | None = None
 
     def expand(self, vectors: beam.PCollection[Block]) -> beam.PCollection[NeighborPlan]:
         """Return the plan of queries (the sources) and documents (the targets), once."""
         survey = SurveySides(self.step, ("queries", "documents"), self.search)
         make = FromSideInputs(
-            NeighborPlan, _make_plan, vectors | "Survey" >> survey, self.step, self.search
+            NeighborPlan,
+            _make_plan,
+            vectors | "Survey" >> survey,
+            self.step,
+            self.search,
+            *(() if self.after is None else (self.after,)),
         )
         return vectors.pipeline | "MakePlan" >> make
 
 
-def _make_plan(surveys: Surveys, step: str, search: Search) -> NeighborPlan:
+def _make_plan(surveys: Surveys, step: str, search: Search, *_: Any) -> NeighborPlan:
     queries, documents = surveys
     dims = [len(side.total) for side in (queries, documents) if side.total is not None]
     if len(set(dims)) > 1:

@@ -1,28 +1,32 @@
 """Search a sample of queries exactly, to say how many neighbors a search in cells has missed.
 
-vectors --> queries of the sample --> side input
-vectors, side input --> the nearest documents of each block --> by query, with what was found
+vectors --> RouteAndSample --> (two shards; vectors), see `shards`
+                 |
+                 +--> queries of the sample --> side input
+                 +--> documents, side input --> the nearest of each block --> by query, with what
+                                                                              was found
 """
 
 import dataclasses
 import logging
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import polars as pl
 import pyarrow as pa
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import AsList, AsSingleton
+from apache_beam.pvalue import AsList, TaggedOutput
 
 from beam_gpte.core.columns import SOURCE_ID, TARGET_ID
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.elements.wiring import named_collections
-from beam_gpte.neighbors.find_neighbors import VectorsAndPlan
 from beam_gpte.neighbors.neighbor_rule import NeighborRule
 from beam_gpte.neighbors.plan import NeighborPlan
-from beam_gpte.neighbors.shards import search_shards, shard_hashes
+from beam_gpte.neighbors.shards import RouteSides, search_shards, shard_hashes
 from beam_gpte.neighbors.sides import side_of
+from beam_gpte.shuffle.group_by_id import Keyed
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -33,34 +37,47 @@ ENOUGH = 0.95  # recall, below which a warning is logged
 _MIXED = 7919  # hashes are divided by it, since their remainders decide a row's shard
 
 
+class RouteAndSample(RouteSides):
+    """Route both sides; in cells, also yield a sample of queries, and all documents.
+
+    The sample depends on the ids alone.
+    """
+
+    def process(self, block: Block, plan: NeighborPlan) -> Iterator[Any]:
+        """Yield (two shards, rows), and blocks tagged ``sample`` and ``documents``."""
+        if plan.cells is not None and side_of(block) == 1:
+            yield TaggedOutput("documents", block)
+        elif plan.cells is not None:
+            every = max(1, plan.rows[0] // SAMPLED)
+            chosen = shard_hashes(block.column(SOURCE_ID)) // _MIXED % every == 0
+            if chosen.any():
+                yield TaggedOutput("sample", block.filter(pa.array(chosen)))
+        yield from super().process(block, plan)
+
+
+class SampledSides(NamedTuple):
+    """Hold the outputs of `RouteAndSample`; where the search is exact, `routed` has all rows."""
+
+    routed: beam.PCollection[Keyed]
+    sample: beam.PCollection[Block]
+    documents: beam.PCollection[Block]
+
+
 @dataclasses.dataclass(eq=False)
 class ExactOfSample(beam.PTransform):
-    """Find the nearest documents of a sample of queries in each block of documents.
-
-    Nothing is sampled where the search is exact. The sample depends on the ids alone.
-    """
+    """Find the nearest documents of a sample of queries in each block of documents."""
 
     rule: NeighborRule
 
     @named_collections
-    def expand(self, inputs: VectorsAndPlan) -> beam.PCollection[Block]:
+    def expand(self, inputs: SampledSides) -> beam.PCollection[Block]:
         """Return blocks of `source_id`, `target_id`, `cosine`."""
-        plan = AsSingleton(inputs.plan)
-        sample = inputs.vectors | "Sample" >> beam.FlatMap(_sampled, plan).with_output_types(Block)
-        search = beam.FlatMap(_search, AsList(sample), self.rule)
-        return inputs.vectors | "SearchExactly" >> search.with_output_types(Block)
-
-
-def _sampled(block: Block, plan: NeighborPlan) -> Iterator[Block]:
-    if side_of(block) == 0 and plan.cells is not None:
-        every = max(1, plan.rows[0] // SAMPLED)
-        chosen = shard_hashes(block.column(SOURCE_ID)) // _MIXED % every == 0
-        if chosen.any():
-            yield block.filter(pa.array(chosen))
+        search = beam.FlatMap(_search, AsList(inputs.sample), self.rule)
+        return inputs.documents | "SearchExactly" >> search.with_output_types(Block)
 
 
 def _search(block: Block, sample: list[Block], rule: NeighborRule) -> Iterator[Block]:
-    if side_of(block) == 1 and sample:
+    if sample:
         near = dataclasses.replace(rule.of_shards(), both=False)
         yield from search_shards((0, [*sample, block]), None, near, scoped=False)
 

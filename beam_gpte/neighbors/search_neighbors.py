@@ -24,7 +24,7 @@ from typing import Any
 import apache_beam as beam
 import polars as pl
 import pyarrow as pa
-from apache_beam.pvalue import AsSingleton
+from apache_beam.pvalue import AsList, AsSingleton
 
 from beam_gpte.core.columns import (
     COSINE,
@@ -43,7 +43,7 @@ from beam_gpte.neighbors.find_neighbors import FindNeighbors, VectorsAndPlan
 from beam_gpte.neighbors.neighbor_rule import NeighborRule
 from beam_gpte.neighbors.plan import NeighborPlan, Search
 from beam_gpte.neighbors.plan_queries import PlanQueries
-from beam_gpte.neighbors.recall import ExactOfSample, count_missed
+from beam_gpte.neighbors.recall import count_missed
 from beam_gpte.neighbors.shards import RouteScopes, SearchColumns, Separated, search_shards
 from beam_gpte.shuffle.bounded_blocks import blocks_of
 from beam_gpte.shuffle.group_by_id import CoGroup, Keyed, Named, frame_of, key_by_id
@@ -94,29 +94,30 @@ class SearchNeighbors(beam.PTransform):
       wanted: the columns of queries and of documents.
       search: see `NearestNeighbors`.
       step: the transform that the user wrote.
+      after: see `PlanQueries`.
     """
 
     rule: NeighborRule
     wanted: tuple[BroughtColumns, ...]
     search: Search
     step: str
+    after: AsList | None = None
 
     @named_collections
     def expand(self, inputs: Separated) -> beam.PCollection[Block]:
         """Return the pairs."""
         rule, id_column = self.rule, self.wanted[0].columns.id
-        plan = inputs.vectors | "Plan" >> PlanQueries(self.step, self.search)
+        plan = inputs.vectors | "Plan" >> PlanQueries(self.step, self.search, self.after)
         of_plan = AsSingleton(plan)
-        find = FindNeighbors(rule.of_shards())
+        find = FindNeighbors(rule.of_shards(), None if self.search == "exact" else rule)
         found = VectorsAndPlan(inputs.vectors, plan) | "Find" >> find
         by_query = [found.forward | "ByQuery" >> key_by_id(SOURCE_ID, name="near", plan=of_plan)]
         if self.wanted[0]:
             key = key_by_id(id_column, self.wanted[0], "rows", of_plan)
             by_query.append(inputs.rows | "Queries" >> key)
-        if self.search != "exact":
-            exact = VectorsAndPlan(inputs.vectors, plan) | "Exact" >> ExactOfSample(rule)
+        if found.exact is not None:
             key = key_by_id(SOURCE_ID, name="exact", plan=of_plan)
-            by_query.append(exact | "ExactByQuery" >> key)
+            by_query.append(found.exact | "ExactByQuery" >> key)
         nearest = functools.partial(_nearest, rule=rule, wanted=self.wanted[0])
         grouped = (
             tuple(by_query) | "AllByQuery" >> beam.Flatten() | "GroupByQuery" >> beam.GroupByKey()
@@ -218,6 +219,7 @@ class SearchScopes(beam.PTransform):
       scope: the column.
       select: what rows are searched by.
       step: the transform that the user wrote.
+      after: see `PlanQueries`.
     """
 
     rule: NeighborRule
@@ -225,11 +227,12 @@ class SearchScopes(beam.PTransform):
     scope: str
     select: SearchColumns
     step: str
+    after: AsList | None = None
 
     def expand(self, rows: beam.PCollection[Block]) -> beam.PCollection[Block]:
         """Return the pairs."""
         vectors = rows | "Vectors" >> beam.Map(self.select).with_output_types(Block)
-        plan = AsSingleton(vectors | "Plan" >> PlanQueries(self.step))
+        plan = AsSingleton(vectors | "Plan" >> PlanQueries(self.step, after=self.after))
         route = beam.ParDo(RouteScopes(self.scope), plan).with_output_types(Keyed)
         search = functools.partial(
             _search_scopes, rule=self.rule, wanted=self.wanted, select=self.select

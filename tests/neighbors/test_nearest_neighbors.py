@@ -286,6 +286,20 @@ def test_bad_rows_are_rejects_and_cost_no_other_row(new_pipeline: NewPipeline) -
     ]
 
 
+@pytest.mark.parametrize("scope", [None, "lang"])
+def test_an_id_of_two_rows_fails_the_job_before_the_search(
+    new_pipeline: NewPipeline, monkeypatch: Any, scope: str | None
+) -> None:
+    documents = table(drawn(6, seed=1), "d", lang=["de"] * 6)
+    queries = table(drawn(6), "q", lang=["de"] * 6)
+    queries = queries.set_column(0, "id", pa.array(["q0", "q1", "q2", "q1", "q4", "q5"]))
+    searched: list[Any] = []
+    monkeypatch.setattr("beam_gpte.neighbors.shards._neighbors", lambda *_: searched.append(1))
+    with pytest.raises(Exception, match="NearestNeighbors queries.*'q1'.*duplicate id"):
+        run(new_pipeline, NearestNeighbors(scope=scope), blocks(queries, 3), blocks(documents))
+    assert searched == []
+
+
 def test_a_search_in_cells_counts_what_it_misses(
     new_pipeline: NewPipeline, caplog: Any, monkeypatch: Any
 ) -> None:
