@@ -56,6 +56,8 @@ class VectorMetadata:
       canaries: what the model made of a few fixed texts, before `quantization` and `postprocess`,
         see `core.canaries`; compared within a tolerance. Empty in data of earlier versions.
       format: of what is stored, see `core.format_version`.
+      mapped: the fingerprints of the model that made the vectors, and of the one in whose space
+        `ApplyVectorMap` put them, a space between; empty for none.
     """
 
     model: str
@@ -70,6 +72,7 @@ class VectorMetadata:
     engine: str = ""
     canaries: str = ""
     format: int = FORMAT
+    mapped: str = ""
 
     @property
     def identity(self) -> str:

@@ -30,7 +30,7 @@ from beam_gpte.elements.rejects import (
 )
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.elements.vectors import is_list, vectors_with_defects
-from beam_gpte.neighbors.head_files import WEIGHTS, load_head
+from beam_gpte.neighbors.fitted_files import load_fitted, weights_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ class ApplyHead(AddsColumns, RejectingTransform):
                 f"head {shown(self.head)}: give the output of FitHead, or a folder that it wrote to"
             )
         if isinstance(self.head, str):
-            path = FileSystems.join(self.head, WEIGHTS)
+            path = weights_of(self.head, "head")
             if not FileSystems.exists(path):
                 raise InputError(f"{path}: no such file; write it by FitHead(..., path)")
         if isinstance(self.head, Head):
@@ -169,7 +169,7 @@ class _Apply(beam.DoFn):
     def setup(self) -> None:
         if isinstance(self._known, str):
             with naming(self._step):
-                self._known = load_head(self._known)
+                self._known = load_fitted(self._known, "head", Head.from_bytes, "FitHead")
 
     def process(self, block: Block, fitted: Iterable[Head] = ()) -> Iterator[Any]:
         head = next(iter(fitted), self._known)

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.columns import DEFECT, HIDDEN, VECTOR, Columns
 from beam_gpte.core.encoder.config import check_one_row
@@ -34,13 +33,13 @@ from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.elements.rows import columns_as_blocks
 from beam_gpte.elements.vectors import vectors_of, vectors_with_defects
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing
-from beam_gpte.neighbors.head_files import save_head
+from beam_gpte.neighbors.fitted_files import save_fitted
+from beam_gpte.shuffle.group_by_id import Keyed
+from beam_gpte.shuffle.smallest_rows import HASH, KeepSmallest, smallest_of
 from beam_gpte.shuffle.unique_ids import id_array, id_hashes
 
 LABEL = HIDDEN + "label"  # strings, integers or booleans; float64 of a regression
-HASH = HIDDEN + "id_hash"  # uint64
 NOT_FITTED = "rows_not_fitted"  # a counter
-ROWS_OF_PIECE = 4096
 
 
 @dataclasses.dataclass(eq=False)
@@ -106,15 +105,16 @@ class FitHead(TakesFrames):
             names = columns.text, columns.id, columns.embedding
             embed = EmbedWhereMissing(self.model, *names, True, "FitHead")
             rows = (rows | "Embed" >> embed).rows
-        keep = beam.ParDo(_Keep(read, self.options.max_rows)).with_output_types(tuple[int, Block])
+        reduced = InStep("FitHead", read.reduced)
+        keep = beam.ParDo(KeepSmallest(reduced, self.options.max_rows))
         fit = beam.FlatMap(
             InStep("FitHead", _fit).__call__, self.kind, self.hidden, self.options, label
         )
-        together = rows | "Keep" >> keep | "Together" >> beam.GroupByKey()
+        together = rows | "Keep" >> keep.with_output_types(Keyed) | "Together" >> beam.GroupByKey()
         head = together | "Fit" >> fit.with_output_types(Head)
         if self.path is None:
             return head
-        return head | "Save" >> beam.Map(save_head, self.path).with_output_types(Head)
+        return head | "Save" >> beam.Map(save_fitted, self.path, "head").with_output_types(Head)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,55 +188,10 @@ class _Read:
         return with_hidden(made, field, vectors)
 
 
-class _Keep(beam.DoFn):
-    """Yield the rows of a bundle with the smallest hashes, all with one key.
-
-    Yields an empty block if there is none, which lets the fit say that no row is labeled.
-    """
-
-    def __init__(self, read: _Read, max_rows: int) -> None:
-        self._read = InStep("FitHead", read.reduced)
-        self._max_rows = max_rows
-
-    def start_bundle(self) -> None:
-        self._kept: list[Block] | None = None
-
-    def process(self, block: Block) -> None:
-        self._kept = self._kept or []
-        if block:
-            self._kept.append(self._read(block))
-            if sum(map(len, self._kept)) > 2 * self._max_rows:
-                self._kept = _smallest(self._kept, self._max_rows)
-
-    def finish_bundle(self) -> Iterator[Any]:
-        if self._kept is None:
-            return
-        none = hidden_block({HASH: pa.array([], pa.uint64())})
-        for block in _smallest(self._kept, self._max_rows) or [none]:
-            for start in range(0, max(1, len(block)), ROWS_OF_PIECE):
-                piece = block.slice(start, ROWS_OF_PIECE)
-                yield GlobalWindows.windowed_value((0, piece))
-
-
-def _smallest(blocks: list[Block], count: int) -> list[Block]:
-    """Keep the rows with the smallest hashes, and all of the last one's."""
-    if sum(map(len, blocks)) <= count:
-        return blocks
-    hashes = np.concatenate([block.column(HASH).to_numpy() for block in blocks])
-    limit = np.partition(hashes, count - 1)[count - 1]
-    parts = (block.filter(pa.array(block.column(HASH).to_numpy() <= limit)) for block in blocks)
-    return [part for part in parts if part]
-
-
 def _fit(
     element: tuple[int, Iterable[Block]], kind: str, hidden: int, options: HeadOptions, label: str
 ) -> Iterator[Head]:
-    kept: list[Block] = []
-    for piece in element[1]:
-        if piece:
-            kept.append(piece)
-            if sum(map(len, kept)) > 2 * options.max_rows:
-                kept = _smallest(kept, options.max_rows)
+    kept = smallest_of(element[1], options.max_rows)
     if not kept:
         raise InputError(
             f"no row has an id, a label in {label!r} and a vector; label some rows, and embed them"

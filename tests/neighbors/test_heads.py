@@ -27,8 +27,9 @@ from beam_gpte import (
     VectorMetadata,
 )
 from beam_gpte.cli.runtime import counters
+from beam_gpte.core.format_version import FORMAT
 from beam_gpte.core.vectors.fit_head import LabeledVectors, fit_head
-from beam_gpte.neighbors.head_files import load_head, save_head
+from beam_gpte.neighbors.fitted_files import load_fitted, save_fitted
 from beam_gpte.shuffle.unique_ids import id_hashes
 from tests.conftest import MODES
 from tests.core.dedup.test_space import unit
@@ -46,6 +47,10 @@ def corpus(rows: int = 400, seed: int = 0) -> tuple[np.ndarray, list[str]]:
     vectors = unit(directions[chosen] + 0.7 * rng.standard_normal((rows, 8)))
     seen = np.where(rng.random(rows) < 0.05, rng.integers(0, 3, rows), chosen)
     return vectors, np.array(["news", "spam", "talk"])[seen].tolist()
+
+
+def load_head(folder: str) -> Head:
+    return load_fitted(folder, "head", Head.from_bytes, "FitHead")
 
 
 def blocks_of(vectors: np.ndarray, labels: list, size: int, metadata: Any = METADATA) -> list:
@@ -102,7 +107,8 @@ def test_bundles_and_workers_change_neither_head_nor_predictions(
     for one, other in zip(restored.layers, expected.layers, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
     assert sorted(path.name for path in Path(folder).iterdir()) == ["head.json", "head.safetensors"]
-    assert json.loads(Path(folder, "head.json").read_text()) == expected.description()
+    about = json.loads(Path(folder, "head.json").read_text())
+    assert about == {"format": FORMAT, **expected.description()}
 
 
 def test_rows_get_their_class_its_score_and_all_probabilities() -> None:
@@ -184,7 +190,7 @@ def test_the_best_of_each_group_of_duplicates_is_kept_by_a_head(
 
 def test_a_stream_is_classified_row_by_row(tmp_path: Path) -> None:
     folder = str(tmp_path)
-    head = save_head(fitted(), folder)
+    head = save_fitted(fitted(), folder, "head")
     vectors, _ = corpus(6, 2)
     rows = [{"id": i, "embedding": vector} for i, vector in enumerate(vectors)]
     stream = (
@@ -305,7 +311,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_head_is_applied_without_torch(tmp_path: Path) -> None:
-    save_head(fitted(), str(tmp_path))
+    save_fitted(fitted(), str(tmp_path), "head")
     code = (
         "import sys\n"
         "sys.modules['torch'] = None  # an import fails\n"

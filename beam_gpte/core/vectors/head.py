@@ -3,24 +3,22 @@
     vectors --> (W1 x + b1 --> the positive part) --> W2 x + b2 --> softmax at a temperature
                                                                --> or a number
 
-`Head` needs NumPy alone. Its file is one of safetensors, with all else in the header, so that it is
-whole or not there, and holds nothing executable. `core.vectors.fit_head` fits heads.
+`Head` needs NumPy alone. Its file is one of safetensors, with all else in the header; see
+`core.vectors.fitted_file`. `core.vectors.fit_head` fits heads.
 """
 
 import dataclasses
 import json
-import struct
 from typing import Any
 
 import numpy as np
 
-from beam_gpte.core.errors import InputError, shown
-from beam_gpte.core.format_version import FORMAT, check_format
 from beam_gpte.core.metadata import VectorMetadata
+from beam_gpte.core.vectors.fitted_file import fitted_bytes, read_fitted
 
 KINDS = ("classification", "regression")
 ROWS_AT_ONCE = 4096
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error)
+_KEY = "head"  # of its description in the header of its file
 Label = str | int | bool
 Layer = tuple[np.ndarray, np.ndarray]  # float32 (inputs, outputs), (outputs,)
 
@@ -77,19 +75,16 @@ class Head:
 
     def to_bytes(self) -> bytes:
         """Serialize to the content of a ``.safetensors`` file."""
-        from safetensors.numpy import save
-
         tensors = {}
         for number, (weights, bias) in enumerate(self.layers, 1):
-            tensors[f"layer{number}.weight"] = np.ascontiguousarray(weights, np.float32)
-            tensors[f"layer{number}.bias"] = np.ascontiguousarray(bias, np.float32)
-        return save(tensors, {"head": json.dumps(self.description(), ensure_ascii=False)})
+            tensors[f"layer{number}.weight"] = weights
+            tensors[f"layer{number}.bias"] = bias
+        return fitted_bytes(_KEY, tensors, self.description())
 
     def description(self) -> dict[str, Any]:
         """Give all but the weights, for JSON."""
         known = None if self.metadata is None else json.loads(self.metadata.to_json())
         return {
-            "format": FORMAT,
             "kind": self.kind,
             "classes": list(self.classes),
             "layers": len(self.layers),
@@ -107,34 +102,23 @@ class Head:
         Raises:
           InputError: the file is something else, or of a later format.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
+        return read_fitted(_KEY, data, cls._restored, "a head that FitHead wrote", "fit it again")
 
-        try:
-            tensors = load(data)
-            (size,) = struct.unpack("<Q", data[:8])
-            header = json.loads(data[8 : 8 + size])
-            described = json.loads(header["__metadata__"]["head"])
-            check_format(described.get("format"), "the head")
-            names = [f"layer{i}" for i in range(1, int(described["layers"]) + 1)]
-            layers = tuple((tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names)
-            known = described["vectors"]
-            head = cls(
-                described["kind"],
-                tuple(described["classes"]),
-                layers,
-                float(described["scale"]),
-                float(described["shift"]),
-                None if known is None else VectorMetadata.from_json(json.dumps(known)),
-                dict(described["report"]),
-            )
-            head.check()
-        except InputError:
-            raise
-        except (*_DAMAGED, SafetensorError) as error:
-            raise InputError(
-                f"not a head that FitHead wrote ({shown(str(error))}); fit it again"
-            ) from error
+    @classmethod
+    def _restored(cls, tensors: dict[str, np.ndarray], described: dict[str, Any]) -> "Head":
+        names = [f"layer{i}" for i in range(1, int(described["layers"]) + 1)]
+        layers = tuple((tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names)
+        known = described["vectors"]
+        head = cls(
+            described["kind"],
+            tuple(described["classes"]),
+            layers,
+            float(described["scale"]),
+            float(described["shift"]),
+            None if known is None else VectorMetadata.from_json(json.dumps(known)),
+            dict(described["report"]),
+        )
+        head.check()
         return head
 
     def check(self) -> None:
