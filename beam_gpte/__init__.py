@@ -17,7 +17,9 @@ from beam_gpte.core.errors import InputError as InputError
 from beam_gpte.core.metadata import VectorMetadata as VectorMetadata
 from beam_gpte.core.text.minhash import MinHash as MinHash
 from beam_gpte.core.vectors.fit_head import HeadOptions as HeadOptions
+from beam_gpte.core.vectors.fit_vector_map import VectorMapOptions as VectorMapOptions
 from beam_gpte.core.vectors.head import Head as Head
+from beam_gpte.core.vectors.vector_map import VectorMap as VectorMap
 from beam_gpte.decontamination.decontaminate import Contamination as Contamination
 from beam_gpte.decontamination.decontaminate import Decontaminate as Decontaminate
 from beam_gpte.decontamination.decontaminate import Decontamination as Decontamination
@@ -55,6 +57,8 @@ from beam_gpte.neighbors.apply_head import ApplyHead as ApplyHead
 from beam_gpte.neighbors.cluster_vectors import Clustering as Clustering
 from beam_gpte.neighbors.cluster_vectors import ClusterVectors as ClusterVectors
 from beam_gpte.neighbors.fit_head import FitHead as FitHead
+from beam_gpte.neighbors.maps.apply_vector_map import ApplyVectorMap as ApplyVectorMap
+from beam_gpte.neighbors.maps.fit_vector_map import FitVectorMap as FitVectorMap
 from beam_gpte.neighbors.nearest_neighbors import NearestNeighbors as NearestNeighbors
 from beam_gpte.neighbors.nearest_neighbors import NeighborOptions as NeighborOptions
 from beam_gpte.shuffle.unique_ids import RejectDuplicateIds as RejectDuplicateIds
@@ -94,6 +98,7 @@ __all__ = [
     "AlignDocuments",
     "ApplyHead",
     "ApplyPostprocess",
+    "ApplyVectorMap",
     "Bitext",
     "BitextOutput",
     "Block",
@@ -125,6 +130,7 @@ __all__ = [
     "FilteredPairs",
     "FitHead",
     "FitPostprocess",
+    "FitVectorMap",
     "FromColumn",
     "GpteTextEmbeddings",
     "Head",
@@ -158,6 +164,8 @@ __all__ = [
     "TextEmbeddingModelHandler",
     "TextEncoder",
     "Thresholding",
+    "VectorMap",
+    "VectorMapOptions",
     "VectorMetadata",
     "WatchCorpus",
     "WriteMoses",

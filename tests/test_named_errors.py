@@ -20,6 +20,7 @@ from beam_gpte import (
     AlignDocuments,
     ApplyHead,
     ApplyPostprocess,
+    ApplyVectorMap,
     ChunkText,
     ClusterVectors,
     Decontaminate,
@@ -31,6 +32,7 @@ from beam_gpte import (
     FilterPairs,
     FitHead,
     FitPostprocess,
+    FitVectorMap,
     IdentifyLanguage,
     MineBitext,
     MineHardNegatives,
@@ -50,7 +52,7 @@ from beam_gpte import (
 )
 from tests import programs
 from tests.examples import LengthEncoder
-from tests.test_public_names import fitted, linear_head
+from tests.test_public_names import a_map, fitted, linear_head
 
 NewPipeline = Callable[..., beam.Pipeline]
 Tables = list[pa.Table]
@@ -247,6 +249,8 @@ CASES = [
     *of(FitHead("id", "regression"), {"no id column": IDS["no id column"]}, SAME),
     *of(FitHead("lang", model=ENCODER), {"no label column": SCOPES["no scope column"]}),
     *of(ApplyHead(linear_head()), EMBEDDINGS, TAKEN_BY_HEAD),
+    *of(ApplyVectorMap(a_map()), EMBEDDINGS),
+    *of_sides(FitVectorMap(), ("source", "target"), {}, IDS, EMBEDDINGS, SAME, drop=BAD_VECTOR),
     *of(FitPostprocess("center"), EMBEDDINGS, SAME, drop=(*BAD_VECTOR, "two models")),
     *of(FitPostprocess("center", group_column="g"), GOOD),
     *of(FitPostprocess("whiten", 9), GOOD),

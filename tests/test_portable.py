@@ -33,7 +33,7 @@ from tests.matrix import transforms
 from tests.matrix.cells import make_inputs
 from tests.matrix.inputs import Cell
 from tests.matrix.transforms import CASES, Case
-from tests.test_public_names import TRANSFORMS, fitted, linear_head, make
+from tests.test_public_names import TRANSFORMS, a_map, fitted, linear_head, make
 
 CELL = Cell("payload", ("int64",))
 COMMITTED = {"a.jsonl": RowRanges.of([1, 2, 7])}
@@ -82,6 +82,7 @@ WINDOWS: dict[str, Form] = {
 WINDOWED: dict[str, Callable[[], beam.PTransform]] = {
     "ApplyHead": lambda: bg.ApplyHead(linear_head()),
     "ApplyPostprocess": lambda: bg.ApplyPostprocess(fitted()),
+    "ApplyVectorMap": lambda: bg.ApplyVectorMap(a_map()),
     "ChunkText": lambda: make("ChunkText"),
     "EmbedText": lambda: bg.EmbedText(WordEncoder(), embedding_column="v"),
     "IdentifyLanguage": bg.IdentifyLanguage,
@@ -166,8 +167,8 @@ def test_a_stream_without_windows_is_portable(name: str) -> None:
         (case, form)
         for case in CASES
         for form in [*WINDOWS, "global"]
-        # the cases of `ApplyHead` and `ApplyPostprocess` fit one
-        if case.transform in ("ApplyHead", "ApplyPostprocess")
+        # the cases of these fit one
+        if case.transform in ("ApplyHead", "ApplyPostprocess", "ApplyVectorMap")
         or case.transform not in {*(GLOBAL if form == "global" else WINDOWED), *WITHOUT_ROWS}
     ],
     ids=str,

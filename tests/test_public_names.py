@@ -18,6 +18,7 @@ import pytest
 import beam_gpte
 from beam_gpte.core.vectors.head import Head
 from beam_gpte.core.vectors.postprocess import Moments, Postprocess, fit
+from beam_gpte.core.vectors.vector_map import VectorMap
 from beam_gpte.elements.rejects import RejectingTransform
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,11 +58,16 @@ def linear_head() -> Head:
     return Head("classification", ("bad", "good"), (layer,), 1.0, 0.0, None, {})
 
 
+def a_map() -> VectorMap:
+    return VectorMap(np.eye(3, dtype=np.float32), *np.zeros((2, 3), np.float32), None, None, {})
+
+
 # What has to be given; all else is left at its default.
 REQUIRED: dict[str, dict[str, Any]] = {
     "AlignDocuments": {"document": "page", "order": ("paragraph", "sentence")},
     "ApplyHead": {"head": linear_head()},
     "ApplyPostprocess": {"postprocess": fitted()},
+    "ApplyVectorMap": {"vector_map": a_map()},
     "ChunkText": {"by": "sentences", "size": 400},
     "ClusterVectors": {"clusters": 3},
     "CompactVectors": {"path": "vectors"},

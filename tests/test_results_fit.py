@@ -100,6 +100,7 @@ SEMANTIC = bg.DeduplicateSemantic(0.8)
 V = bg.Columns(embedding="v")
 EMBEDDING = bg.DeduplicateSemantic(0.8, WordEncoder(), columns=V)  # which rows do not have
 HEAD = bg.Head("classification", ("a", "b"), ((np.eye(8, 2), np.zeros(2)),), 1.0, 0.0, None, {})
+MAP = bg.VectorMap(np.eye(8, dtype=np.float32), *np.zeros((2, 8), np.float32), None, None, {})
 LEXICAL = bg.DeduplicateLexical(0.4)
 TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "EmbedText": of_rows(bg.EmbedText(WordEncoder(), embedding_column="v")),
@@ -109,6 +110,7 @@ TRANSFORMS: dict[str, Callable[[Inputs], Any]] = {
     "QuantizeVectors": of_rows(bg.QuantizeVectors("int8")),
     "ClusterVectors": of_rows(bg.ClusterVectors(2, sample=3)),
     "ApplyHead": of_rows(bg.ApplyHead(HEAD, score_column="sure", probabilities_column="all")),
+    "ApplyVectorMap": of_rows(bg.ApplyVectorMap(MAP)),
     "RejectDuplicateIds": of_rows(bg.RejectDuplicateIds()),
     "DeduplicateExact": of_rows(bg.DeduplicateExact()),
     "DeduplicateLexical": of_rows(LEXICAL),
@@ -164,6 +166,7 @@ def outputs_of(result: Any) -> dict[str, beam.PCollection]:
 WITHOUT_IDS = (  # rows of their own, or rows with a null id
     *("IdentifyLanguage", "MineBitext", "ScoreBitext", "AlignDocuments", "MineHardNegatives"),
     *("FilterPairs", "PairDocuments", "QuantizeVectors", "ApplyHead", "NearestNeighbors"),
+    "ApplyVectorMap",
 )
 
 

@@ -335,6 +335,16 @@ FitHead = in_yaml(
     beam_gpte.FitHead, lambda transform, rows: {GOOD: {"kind": str, "scale": float, "shift": float}}
 )
 ApplyHead = in_yaml(beam_gpte.ApplyHead, _predicted)
+FitVectorMap = in_yaml(
+    beam_gpte.FitVectorMap,
+    lambda transform, rows: {GOOD: {"dim": np.int64, "fingerprint": str}},
+    ("source", "target"),
+    other_sides=("input",),
+)
+ApplyVectorMap = in_yaml(
+    beam_gpte.ApplyVectorMap,
+    lambda transform, rows: {GOOD: {**rows.input, transform.embedding_column: VECTOR}},
+)
 ClusterVectors = in_yaml(beam_gpte.ClusterVectors, _clustered)
 DeduplicateExact = in_yaml(beam_gpte.DeduplicateExact, _deduplication)
 DeduplicateLexical = in_yaml(beam_gpte.DeduplicateLexical, _deduplication)

@@ -160,6 +160,20 @@ def _apply_head(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
     return {"good": good, "rejects": rejects}
 
 
+def _mapped(fits: bool) -> Apply:
+    """Give the inputs to both transforms; hidden columns to one of them."""
+
+    def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+        rows, others = create(p, inputs["rows"]), create(p, visible(inputs["rows"]), "visible")
+        fitted, mapped = (rows, others) if fits else (others, rows)
+        vector_map = {"source": fitted, "target": fitted} | bg.FitVectorMap()
+        apply_map = bg.ApplyVectorMap(vector_map).with_exception_handling()
+        good, rejects = mapped | apply_map
+        return {"good": good, "rejects": rejects}
+
+    return apply
+
+
 def _clustered(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
     cluster = bg.ClusterVectors(2, sample=3).with_exception_handling()
     found = create(p, inputs["rows"]) | cluster
@@ -366,6 +380,8 @@ CASES = (
     Case("ApplyPostprocess", _fit_and_apply(False), (SCOPE,), changed=("embedding",)),
     Case("FitHead", _fit_head, (ID, PAYLOAD)),
     Case("ApplyHead", _apply_head, (ID, PAYLOAD)),
+    Case("FitVectorMap", _mapped(True), (ID, PAYLOAD), changed=("embedding",)),
+    Case("ApplyVectorMap", _mapped(False), (ID, PAYLOAD), changed=("embedding",)),
     Case("ClusterVectors", _clustered, (ID, PAYLOAD), ("rows", "rejects")),
     Case("Rerank", _rerank, ROW),
     Case("RejectDuplicateIds", _of_rows(bg.RejectDuplicateIds), (ID, PAYLOAD)),

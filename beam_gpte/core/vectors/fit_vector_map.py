@@ -22,7 +22,7 @@ from beam_gpte.core.vectors.vector_map import METHODS, VectorMap, check_method, 
 
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)  # of mean variance 1, largest first
 MEASURED = 2000  # rows at most, that are queries and documents of the report
-FEWEST_ROWS = 50
+FEWEST_ROWS, FEWEST_MEASURED = 10, 3
 _MIXING = np.uint64(0x9E3779B97F4A7C15)  # of hashes, which say what a row is for
 
 
@@ -84,28 +84,24 @@ def fit_vector_map(pairs: PairedVectors, options: VectorMapOptions) -> VectorMap
     """Fit a map.
 
     Args:
-      pairs: of 50 or more rows; the result depends on their order only by rounding.
+      pairs: of 10 or more rows; the result depends on their order only by rounding.
       options: see `VectorMapOptions`.
 
     Raises:
-      InputError: there are fewer rows, or the ids leave none to measure.
+      InputError: there are fewer rows.
     """
     if len(pairs.hashes) < FEWEST_ROWS:
         raise InputError(
             f"{len(pairs.hashes)} rows have vectors of both models; give {FEWEST_ROWS} or more, "
             "better 20 for each dimension"
         )
-    share = (pairs.hashes * _MIXING).astype(np.float64) / 2.0**64
-    rows = np.arange(len(share))
-    fitted = pairs.take(rows[share >= options.holdout])
-    choosing = pairs.take(rows[share < options.holdout / 2][:MEASURED])
-    between = (share >= options.holdout / 2) & (share < options.holdout)
-    measuring = pairs.take(rows[between][:MEASURED])
-    if min(len(fitted.hashes), len(choosing.hashes), len(measuring.hashes)) < 3:
-        raise InputError(
-            f"holdout {options.holdout} of {len(share)} rows leaves fewer than 3 rows for a part; "
-            "give more rows"
-        )
+    rows = np.argsort(pairs.hashes * _MIXING, kind="stable")
+    held = max(FEWEST_MEASURED, int(len(rows) * options.holdout / 2))
+    choosing, measuring = (
+        pairs.take(rows[:held][:MEASURED]),
+        pairs.take(rows[held:][:held][:MEASURED]),
+    )
+    fitted = pairs.take(np.sort(rows[2 * held :]))
     maps = list(_candidates(fitted, options.method))
     kept = [
         recall(choosing.target, each.apply(choosing.source), choosing, options.k) for each in maps

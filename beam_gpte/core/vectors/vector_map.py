@@ -118,19 +118,18 @@ class VectorMap:
 
     @classmethod
     def _restored(cls, tensors: dict[str, np.ndarray], described: dict[str, Any]) -> "VectorMap":
-        sides = [
-            None
-            if described[name] is None
-            else VectorMetadata.from_json(json.dumps(described[name]))
-            for name in ("source", "target")
-        ]
+        source, target = (_known(described[name]) for name in ("source", "target"))
         numbers = tensors["weights"], tensors["source_mean"], tensors["target_mean"]
         weights, *means = numbers
         if weights.ndim != 2 or [mean.shape for mean in means] != [(n,) for n in weights.shape]:
             raise ValueError(f"weights of {weights.shape}, means of other dimensions")
         if not all(np.isfinite(part).all() for part in numbers):
             raise ValueError("numbers that are not finite")
-        return cls(*numbers, *sides, dict(described["report"]))
+        return cls(*numbers, source, target, dict(described["report"]))
+
+
+def _known(described: dict[str, Any] | None) -> VectorMetadata | None:
+    return None if described is None else VectorMetadata.from_json(json.dumps(described))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

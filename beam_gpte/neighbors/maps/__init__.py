@@ -1,0 +1,1 @@
+"""Map vectors of one model into the space of another."""
