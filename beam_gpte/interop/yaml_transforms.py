@@ -71,7 +71,7 @@ from beam_gpte.interop.yaml_rows import (
 )
 from beam_gpte.interop.yaml_step import GOOD, Inputs, in_yaml
 from beam_gpte.mining.bitext_report import FOUND_IN
-from beam_gpte.neighbors.cluster_vectors import CLUSTER, REPRESENTATIVE
+from beam_gpte.neighbors.clusters.describe import CLUSTER, REPRESENTATIVE
 
 WRITTEN = {"path": str, "rows": np.int64}
 PAIR_SCORES = optional(
@@ -165,7 +165,8 @@ def _clustered(transform: Any, rows: Inputs) -> dict[str, Fields]:
     kinds = (np.int32, np.float32, id_type, np.float32)
     added = _added(transform, dict(zip(transform.adds(), kinds, strict=True)))
     clustered = {**new, **rows.input, **added}
-    table = {CLUSTER: np.int32, "rows": np.int64, REPRESENTATIVE: id_type}
+    scope = {} if transform.scope is None else {transform.scope: rows[transform.scope]}
+    table = {**scope, CLUSTER: np.int32, "rows": np.int64, REPRESENTATIVE: id_type}
     distances = dict.fromkeys(("mean_distance", "max_distance"), np.float32)
     outputs = {"rows": clustered, "clusters": {**table, **distances}}
     return outputs if transform.sample is None else {**outputs, "sample": clustered}

@@ -10,6 +10,8 @@ rows --> Check --> (Embed) --> (Spill) --+--> FitCenters --> centers
                                                 |                              |
                                                 +--> Describe: rows, sample <--+
 
+With a scope: rows --> ClusterScopes --> rows, clusters, sample of all scopes.
+
 What meets in Add: figures of all bundles for each cluster, which every row's result needs. In
 TakeSample: the ids of the sample. No shuffle before can carry them, since rows are assigned last.
 """
@@ -19,18 +21,16 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsIter, AsSingleton, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from beam_gpte.core.columns import DEFECT, ID, Columns
+from beam_gpte.core.columns import DEFECT, Columns
 from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.errors import InputError, InStep
-from beam_gpte.core.vectors.centers import DISTANCE_UNITS, nearest_centers
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
-from beam_gpte.elements.block import Block, with_hidden
+from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import utf8_defects
 from beam_gpte.elements.from_side_inputs import FromSideInputs
 from beam_gpte.elements.rejects import (
@@ -42,9 +42,15 @@ from beam_gpte.elements.rejects import (
 from beam_gpte.elements.rows import back_to_rows, in_kind_of, to_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects
-from beam_gpte.neighbors.cluster_figures import (
-    CLUSTER_OF,
-    UNITS_AWAY,
+from beam_gpte.neighbors.clusters.describe import (
+    CLUSTER,
+    DISTANCE,
+    OUTLIER_SCORE,
+    REPRESENTATIVE,
+    Describe,
+    with_nearest,
+)
+from beam_gpte.neighbors.clusters.figures import (
     AddFigures,
     Clusters,
     FiguresOfRows,
@@ -53,18 +59,15 @@ from beam_gpte.neighbors.cluster_figures import (
     candidates,
     cluster_table,
     clusters_of,
-    outlier_scores,
 )
-from beam_gpte.neighbors.fit_centers import Centers, FitCenters
+from beam_gpte.neighbors.clusters.fit_centers import Centers, FitCenters
+from beam_gpte.neighbors.clusters.scopes import Clustered, ClusterScopes
 from beam_gpte.shuffle.id_types import ID_TYPES, SeesIdTypes, with_types
-from beam_gpte.shuffle.spill import SpillRows, new_spill_folder, whole_rows
-from beam_gpte.shuffle.unique_ids import find_ids, id_array, like_ids, named_type
+from beam_gpte.shuffle.spill import SpillRows, new_spill_folder
+from beam_gpte.shuffle.unique_ids import id_array, named_type
 
-CLUSTER = "cluster"  # int32
-DISTANCE = "distance"  # float32: the cosine distance to the center
-REPRESENTATIVE = "representative"  # the id of the row nearest to the center
-OUTLIER_SCORE = "outlier_score"  # float32
 MAX_CLUSTERS = 65_536
+TABLE = (CLUSTER, "rows", REPRESENTATIVE, "mean_distance", "max_distance")  # columns of clusters
 
 
 class Clustering(NamedTuple):
@@ -73,7 +76,8 @@ class Clustering(NamedTuple):
     Attributes:
       rows: all rows, with `cluster`, `distance`, `representative` and `outlier_score`.
       clusters: a row for each cluster, the largest first: `cluster`, `rows`, `representative`,
-        `mean_distance`, `max_distance`.
+        `mean_distance`, `max_distance`; with a scope, its column before these, and the largest of
+        each scope first.
       sample: rows chosen evenly from all clusters; None unless a sample is asked for.
       rejects: bad rows, with step and reason; empty unless `with_exception_handling()` was called.
     """
@@ -107,10 +111,16 @@ class ClusterVectors(AddsColumns, RejectingTransform):
     Nothing is shuffled but sums and figures of clusters. A runner that keeps collections in memory
     holds the rows twice, or with `scratch` their ids.
 
+    With a `scope` each of its values is clustered as if its rows were the corpus: `cluster` counts
+    from 0 in each, so that a cluster is named by both, and what is in one scope changes nothing in
+    another. `clusters` and `sample` are numbers for each scope. All rows are shuffled once, or with
+    `scratch` their ids and scopes; a worker holds those of one of 64 partitions of the scopes,
+    but of at least one scope, and what is above for that one. A scope is clustered by one worker.
+
     Rows whose vector (or, with a `model`, text) is null, not finite or zero, and rows without an
     id, fail the job or are collected by `with_exception_handling()`. Vectors of two lengths, or of
-    two models, fail it. Ids are taken as they are: put `RejectDuplicateIds` before it where two
-    rows may share one.
+    two models, fail it (in one scope). Ids are taken as they are: put `RejectDuplicateIds` before
+    it where two rows may share one.
 
     Attributes:
       clusters: maximum number of clusters, k.
@@ -121,6 +131,8 @@ class ClusterVectors(AddsColumns, RejectingTransform):
       model: embed the texts of the rows that have no embedding column first, as `EmbedText` does.
       scratch: a folder, on a disk that all workers share, for the rows meanwhile; as that of
         `Deduplicate`.
+      scope: cluster only rows with the same value in this column together; None for all rows. Null
+        is a value, too.
       columns: of the ids, the vectors and the texts.
       rename: names for added columns that rows have already, as in ``{"distance": "to_center"}``.
     """
@@ -130,6 +142,7 @@ class ClusterVectors(AddsColumns, RejectingTransform):
     sample: int | None = None
     model: Any = None
     scratch: str | None = None
+    scope: str | None = None
     columns: Columns = dataclasses.field(default_factory=Columns)
 
     def __post_init__(self) -> None:
@@ -139,8 +152,16 @@ class ClusterVectors(AddsColumns, RejectingTransform):
             raise InputError(f"iterations is {self.iterations}; use 1 or more")
         if self.sample is not None and self.sample < 1:
             raise InputError(f"sample is {self.sample}; use 1 or more, or None")
+        if self.scope in TABLE:
+            raise InputError(
+                f"scope is {self.scope!r}, as a column of clusters; rename the rows' column, by "
+                "rename={...} where an earlier ClusterVectors added it"
+            )
         self.added()
         check_one_row(self.model)
+
+    def _scopes(self) -> tuple[str, ...]:
+        return () if self.scope is None else (self.scope,)
 
     def adds(self) -> tuple[str, ...]:
         """Name what rows get."""
@@ -152,12 +173,11 @@ class ClusterVectors(AddsColumns, RejectingTransform):
             return super().empty_output(name, rows)
         kind = named_type(rows.field(self.columns.id).type)
         if name == "clusters":
-            means = [("mean_distance", pa.float32()), ("max_distance", pa.float32())]
-            named = [(CLUSTER, pa.int32()), ("rows", pa.int64()), (REPRESENTATIVE, kind)]
-            return pa.schema([*named, *means])
-        kinds = pa.int32(), pa.float32(), kind, pa.float32()
-        added = self.added()
-        named = [(added[ours], one) for ours, one in zip(self.adds(), kinds, strict=True)]
+            scopes = [rows.field(name) for name in self._scopes() if name in rows.names]
+            kinds = pa.int32(), pa.int64(), kind, pa.float32(), pa.float32()
+            return pa.schema([*scopes, *zip(TABLE, kinds, strict=True)])
+        added, of_rows = self.added(), (pa.int32(), pa.float32(), kind, pa.float32())
+        named = [(added[ours], one) for ours, one in zip(self.adds(), of_rows, strict=True)]
         return pa.schema([*rows, *named])
 
     @named_collections
@@ -172,22 +192,36 @@ class ClusterVectors(AddsColumns, RejectingTransform):
         text = None if self.model is None else columns.text
         vectors = (columns.embedding,) if self.model is None else ()
         rows = to_blocks(
-            pcoll, text, columns.id, added=self.added(), optional=vectors, step=self.step
+            pcoll,
+            text,
+            columns.id,
+            self._scopes(),
+            added=self.added(),
+            optional=vectors,
+            step=self.step,
         )
         good, rejects = self._prepared(rows.blocks)
-        fit = FitCenters(self.step, self.clusters, self.iterations, columns.embedding)
+        parts = self._of_all(good) if self.scope is None else self._of_scopes(good, self.scope)
+        results = (parts.rows, merge_rejects(rejects), *((parts.sample,) if self.sample else ()))
+        described, rejected, *sampled = back_to_rows(rows, results)
+        table = in_kind_of(pcoll, parts.clusters, "FromClusters")
+        return Clustering(described, table, sampled[0] if sampled else None, rejected)
+
+    def _of_scopes(self, good: beam.PCollection[Block], scope: str) -> Clustered:
+        settings = self.step, scope, self.clusters, self.iterations, self.sample, self.columns
+        return good | "Scopes" >> ClusterScopes(*settings, self.added())
+
+    def _of_all(self, good: beam.PCollection[Block]) -> Clustered:
+        fit = FitCenters(self.step, self.clusters, self.iterations, self.columns.embedding)
         centers = good | "FitCenters" >> fit
         assigned, figures, types = good | "Assign" >> _assign(self, centers)
         total = figures | "Add" >> beam.CombineGlobally(AddFigures(self.step)).as_singleton_view()
         number = FromSideInputs(Clusters, clusters_of, AsSingleton(centers), total, self.sample)
-        clusters = AsSingleton(pcoll.pipeline | "Number" >> number)
+        clusters = AsSingleton(good.pipeline | "Number" >> number)
         chosen = self._chosen(assigned, clusters)
         described, sample = assigned | "Describe" >> _describe(self, centers, clusters, chosen)
-        table = pcoll.pipeline | "Table" >> _Table(clusters, AsIter(types))
-        results = (described, merge_rejects(rejects), *((sample,) if self.sample else ()))
-        described, rejected, *sampled = back_to_rows(rows, results)
-        table = in_kind_of(pcoll, table, "FromClusters")
-        return Clustering(described, table, sampled[0] if sampled else None, rejected)
+        table = good.pipeline | "Table" >> _Table(clusters, AsIter(types))
+        return Clustered(described, table, sample)
 
     def _prepared(
         self, blocks: beam.PCollection[Block]
@@ -195,7 +229,7 @@ class ClusterVectors(AddsColumns, RejectingTransform):
         """Separate bad rows, embed texts, and write rows to the disk."""
         columns = self.columns
         text = None if self.model is None else columns.text
-        defects = VectorDefects(columns.embedding, (), text, columns.id, self.step)
+        defects = VectorDefects(columns.embedding, self._scopes(), text, columns.id, self.step)
         check = beam.FlatMap(_check, defects, self.added(), self._isolate)
         good, bad = blocks | "Check" >> reject_outputs(check)
         rejects = [bad]
@@ -206,7 +240,7 @@ class ClusterVectors(AddsColumns, RejectingTransform):
             rejects += [] if failed is None else [failed]
         if self.scratch is not None:
             folder = new_spill_folder(self.scratch, good.pipeline)
-            good = good | "Spill" >> SpillRows(folder, (columns.id,))
+            good = good | "Spill" >> SpillRows(folder, (columns.id, *self._scopes()))
         return good, rejects
 
     def _chosen(self, assigned: beam.PCollection[Block], clusters: Any) -> Any:
@@ -267,10 +301,7 @@ class _Assign(SeesIdTypes):
             yield InStep(self._step, self._assigned)(block, centers)
 
     def _assigned(self, block: Block, centers: Centers) -> Block:
-        vectors = centers.vectors_of(block, self._embedding_column)
-        cluster, away = nearest_centers(vectors, centers.vectors)
-        block = with_hidden(block, pa.field(CLUSTER_OF, pa.int64()), pa.array(cluster))
-        block = with_hidden(block, pa.field(UNITS_AWAY, pa.int64()), pa.array(away))
+        block = with_nearest(block, centers, self._embedding_column)
         self._figures.add(block)
         return block
 
@@ -302,59 +333,10 @@ def _describe(
     transform: ClusterVectors, centers: beam.PCollection[Centers], clusters: Any, chosen: Any
 ) -> Any:
     columns = transform.columns
-    describe = _Describe(columns.id, columns.embedding, transform.added())
+    describe = Describe(columns.id, columns.embedding, transform.added())
     named = InStep(transform.step, describe).__call__
     outputs = beam.FlatMap(named, AsSingleton(centers), clusters, chosen)
     return outputs.with_output_types(Block, sample=Block).with_outputs("sample", main="rows")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Describe:
-    """Yield rows with what is known of their cluster, and those of the sample once more."""
-
-    id_column: str
-    embedding_column: str
-    added: AddedColumns
-
-    def __call__(
-        self, block: Block, centers: Centers, clusters: Clusters, chosen: list[Block]
-    ) -> Iterator[Any]:
-        number = clusters.numbers[block.column(CLUSTER_OF).to_numpy()]
-        distance = block.column(UNITS_AWAY).to_numpy() / DISTANCE_UNITS
-        scores = outlier_scores(*self._to_large(block, number, distance, centers, clusters))
-        kind = block.schema.field(self.id_column).type
-        named = like_ids(clusters.representatives.take(pa.array(number)), kind)
-        rows = whole_rows(block).without_columns([CLUSTER_OF, UNITS_AWAY])
-        rows = self.added.add(rows, CLUSTER, pa.array(number.astype(np.int32)))
-        rows = self.added.add(rows, DISTANCE, pa.array(distance.astype(np.float32)))
-        rows = self.added.add(rows, REPRESENTATIVE, named)
-        rows = self.added.add(rows, OUTLIER_SCORE, pa.array(scores))
-        yield rows
-        if chosen:
-            ids = id_array(block, self.id_column)
-            sampled = rows.filter(find_ids(ids, chosen[0].column(ID), self.id_column).is_valid())
-            if sampled:
-                yield TaggedOutput("sample", sampled)
-
-    def _to_large(
-        self,
-        block: Block,
-        number: np.ndarray,
-        distance: np.ndarray,
-        centers: Centers,
-        clusters: Clusters,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Give the distance of rows to the nearest large cluster, and the mean distance there."""
-        small = clusters.small
-        at = np.flatnonzero(small[number])
-        if len(at):
-            large = np.flatnonzero(~small)
-            rows = block.take(at)
-            vectors = centers.vectors_of(rows, self.embedding_column)
-            nearest, away = nearest_centers(vectors, centers.vectors[clusters.centers[large]])
-            number, distance = number.copy(), distance.copy()
-            number[at], distance[at] = large[nearest], away / DISTANCE_UNITS
-        return distance, clusters.mean[number]
 
 
 class _Table(beam.PTransform):

@@ -142,10 +142,12 @@ class RouteScopes(CutByKey):
 
     def __init__(self, scope: str) -> None:
         self._scope = scope
+        self._partitions = SCOPE_PARTITIONS
 
-    def process(self, block: Block, plan: NeighborPlan) -> Iterator[Keyed]:
-        """Keep the rows until there are enough to cut."""
-        self._partitions = SCOPE_PARTITIONS * plan.partitions // PARTITIONS
+    def process(self, block: Block, plan: NeighborPlan | None = None) -> Iterator[Keyed]:
+        """Keep the rows until there are enough to cut; a small plan makes fewer partitions."""
+        if plan is not None:
+            self._partitions = SCOPE_PARTITIONS * plan.partitions // PARTITIONS
         yield from self.wait(block, block.batch.nbytes)
 
     def cut(self, waiting: list[Block]) -> Iterator[Keyed]:

@@ -21,7 +21,7 @@ from beam_gpte import Block, Clustering, ClusterVectors, Columns, InputError, Ve
 from beam_gpte.core.vectors.centers import fit_centers
 from beam_gpte.core.vectors.quantize import quantize
 from beam_gpte.core.vectors.similarity import unit_rows
-from beam_gpte.neighbors.cluster_figures import quotas
+from beam_gpte.neighbors.clusters.figures import quotas
 from tests.conftest import MODES
 from tests.core.dedup.test_space import clusters, unit
 from tests.examples import WordEncoder, keep, kept, rows_in

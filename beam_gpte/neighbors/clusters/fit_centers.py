@@ -3,6 +3,8 @@
 rows --> sample --> centers of the sample
 rows, centers --> Sum: what each bundle adds to them --> Add --> Move: centers, and so on
 
+`centers_of` does the same with the rows of one worker.
+
 What meets in Add: the sums of all bundles for some of the centers, 8 MB at once; all are needed for
 the next centers, so no shuffle before can carry them. The sums are exact, see
 `core.vectors.centers`: centers do not depend on bundles, shards or workers.
@@ -10,7 +12,7 @@ the next centers, so no shuffle before can carry them. The sums are exact, see
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -97,8 +99,7 @@ class FitCenters(beam.PTransform):
 
     def expand(self, rows: beam.PCollection[Block]) -> beam.PCollection[Centers]:
         """Return one `Centers`."""
-        points = max(SAMPLE, min(MAX_SAMPLE, POINTS_PER_CENTER * self.clusters), self.clusters)
-        take = beam.CombineGlobally(SampleVectors(self.step, points, 1, _no_share))
+        take = beam.CombineGlobally(_sampling(self.step, self.clusters))
         describe = beam.Map(InStep(self.step, _keyed).__call__, self.embedding_column)
         vectors = rows | "Key" >> describe.with_output_types(Block)
         sample = vectors | "Sample" >> take.as_singleton_view()
@@ -116,6 +117,34 @@ class FitCenters(beam.PTransform):
 
 
 _Numbered = tuple[int, CenterSums]  # by the number of their first center
+
+
+def centers_of(
+    blocks: Sequence[Block], step: str, clusters: int, iterations: int, embedding_column: str
+) -> Centers:
+    """Fit centers to the rows of `blocks`: the same as `FitCenters` does, which has the arguments.
+
+    Light rows are read from the disk block by block, in each pass.
+    """
+    take = _sampling(step, clusters)
+    sampled = take.create_accumulator()
+    for block in blocks:
+        sampled = take.add_input(sampled, _keyed(block, embedding_column))
+    centers = _fit(take.extract_output(take.compact(sampled)), clusters)
+    for _ in range(iterations):
+        sums = no_sums(centers.vectors)
+        for block in blocks:
+            vectors = centers.vectors_of(block, embedding_column)
+            add_vectors(sums, vectors, nearest_centers(vectors, centers.vectors)[0])
+        previous, centers = centers, _move(centers, [(0, sums)])
+        if np.array_equal(previous.vectors, centers.vectors):  # nor would they move again
+            break
+    return centers
+
+
+def _sampling(step: str, clusters: int) -> SampleVectors:
+    points = max(SAMPLE, min(MAX_SAMPLE, POINTS_PER_CENTER * clusters), clusters)
+    return SampleVectors(step, points, 1, _no_share)
 
 
 def _no_share(rows: int) -> float:

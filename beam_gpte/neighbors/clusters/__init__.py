@@ -1,0 +1,1 @@
+"""Fit centers to vectors, assign rows to them, and describe clusters."""
