@@ -202,17 +202,21 @@ def _restored(block: Block, id_column: str, added: AddedColumns) -> Block:
 
 
 class RowsAndResults(NamedTuple):
-    """Hold the rows of a corpus, and the rows of its `Deduplication`; all as blocks."""
+    """Hold the rows of a corpus, and the rows of its `Deduplication`; all as blocks.
+
+    `emptied` are rows that a step before it has left out; none or one collection.
+    """
 
     rows: Blocks
     kept: Blocks
     removed: Blocks
     rejects: Blocks
+    emptied: tuple[Blocks, ...] = ()
 
 
 @dataclasses.dataclass(eq=False)
 class CheckNothingLost(beam.PTransform):
-    """Fail the job unless kept, removed and rejected rows add up to the rows.
+    """Fail the job unless kept, removed, emptied and rejected rows add up to the rows.
 
     Attributes:
       rejected: how many rejects there are in total, which may be more than the result's: rows that
@@ -223,12 +227,16 @@ class CheckNothingLost(beam.PTransform):
 
     @named_collections
     def expand(self, inputs: RowsAndResults) -> beam.PCollection[dict]:
-        """Give one dict: `{"rows", "kept", "removed", "rejected"}`."""
+        """Give one dict: `{"rows", "kept", "removed", "rejected"}`, and `emptied` if there is."""
         own_rejects = beam.Filter(_is_of_corpus).with_output_types(Block)
-        counted = inputs._replace(rejects=inputs.rejects | "OwnRejects" >> own_rejects)
-        totals = [
-            blocks | f"Count_{name}" >> CountRows() for name, blocks in counted._asdict().items()
-        ]
+        parts = {
+            "rows": inputs.rows,
+            "kept": inputs.kept,
+            "removed": inputs.removed,
+            "rejects": inputs.rejects | "OwnRejects" >> own_rejects,
+            **{"emptied": blocks for blocks in inputs.emptied},
+        }
+        totals = [blocks | f"Count_{name}" >> CountRows() for name, blocks in parts.items()]
         return inputs.rows.pipeline | "AddUp" >> FromSideInputs(
             dict, _add_up, self.rejected, *totals
         )
@@ -238,13 +246,17 @@ def _is_of_corpus(block: Block) -> bool:
     return not (block and block.column(REJECT_STEP)[0].as_py().endswith(": reference"))
 
 
-def _add_up(rejected: int, rows: int, kept: int, removed: int, rejects: int) -> dict[str, int]:
-    if kept + removed + rejects != rows:
+def _add_up(
+    rejected: int, rows: int, kept: int, removed: int, rejects: int, emptied: int | None = None
+) -> dict[str, int]:
+    if kept + removed + rejects + (emptied or 0) != rows:
+        others = "" if emptied is None else f", {emptied} emptied"
         raise RuntimeError(
-            f"{rows} rows became {kept} kept, {removed} removed and {rejects} rejected: "
+            f"{rows} rows became {kept} kept, {removed} removed{others} and {rejects} rejected: "
             "please report this"
         )
-    return {"rows": rows, "kept": kept, "removed": removed, "rejected": rejected}
+    counts = {} if emptied is None else {"emptied": emptied}
+    return {"rows": rows, "kept": kept, "removed": removed, **counts, "rejected": rejected}
 
 
 def separate_reference(block: Block) -> Iterator[Any]:

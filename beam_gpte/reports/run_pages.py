@@ -107,6 +107,7 @@ def deduplication_page(
         "kept": summary["kept"],
         "removed": summary["removed"],
         "share removed": f"{summary['removed'] / rows:.1%}" if rows else None,
+        "emptied": summary.get("emptied") or None,
         "rejected": summary["rejected"],
         "rows per second": round(rows / max(run.speed["seconds"], 1e-9), 1),
     }

@@ -5,10 +5,12 @@ r"""Remove duplicates from a corpus: read files of texts, or of texts with vecto
 
 Writes Parquet to `<output>/kept/`, `<output>/removed/` (with `duplicate_of`, `score`, `found_by`)
 and `<output>/pairs/`, with `--annotate` also all rows with their clusters to `<output>/annotated/`,
-rejected rows with their reasons to `<output>/rejects/`, `<output>/saved_index.npz`, and
+with `--spans` what was cut to `<output>/cut/` and rows of which nothing is left, as they came, to
+`<output>/emptied/`, with `--signatures` those of the kept texts to `<output>/signatures/`, rejected
+rows with their reasons to `<output>/rejects/`, `<output>/saved_index.npz`, and
 `<output>/summary.json` with each step's report; with `--report page.html` also a report page.
-Nothing is written unless kept, removed and rejected rows add up to the rows read, and if no row is
-read, or all are rejected: then the previous output stays and the exit code is 3.
+Nothing is written unless kept, removed, emptied and rejected rows add up to the rows read, and if
+no row is read, or all are rejected: then the previous output stays and the exit code is 3.
 """
 
 import argparse
@@ -56,6 +58,15 @@ from beam_gpte.cli.corpus_options import (
     types_of,
     use_ids,
 )
+from beam_gpte.cli.deduplication.signatures import (
+    SIGNATURES,
+    add_history_option,
+    add_signatures_option,
+    check_history,
+    history_of,
+    signatures_of,
+)
+from beam_gpte.cli.deduplication.spans import add_span_options, check_spans, cut_spans
 from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
 from beam_gpte.cli.forecast.jobs import Job, Side
 from beam_gpte.cli.forecast.squares import comparing_seconds
@@ -78,6 +89,7 @@ from beam_gpte.dedup.checks import CheckNothingLost, RowsAndResults
 from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.report import report_text
 from beam_gpte.elements.from_side_inputs import FromSideInputs
+from beam_gpte.elements.rejects import merge_rejects
 from beam_gpte.files.folders import absolute, check_writable, is_remote
 from beam_gpte.files.json_values import write_json
 from beam_gpte.files.scratch import ScratchFolder
@@ -107,6 +119,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--reference",
         help="a previous run's output, or Parquet files: rows near to one of them are removed",
     )
+    add_history_option(reading)
+    add_span_options(parser.add_argument_group("repeated spans"))
     steps = parser.add_argument_group("steps")
     steps.add_argument("--by", default="exact,lexical,semantic", help="steps, in this order")
     steps.add_argument(
@@ -161,6 +175,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write all rows with cluster_id, cluster_size and is_representative, too",
     )
+    add_signatures_option(writing)
     add_rename_option(writing, "duplicate_of, score or found_by")
     add_max_rejects_option(writing, "rows")
     writing.add_argument(
@@ -176,7 +191,9 @@ def columns_of(options: argparse.Namespace) -> Columns:
 
 
 def steps_of(
-    options: argparse.Namespace, saved_index: bytes | None
+    options: argparse.Namespace,
+    saved_index: bytes | None,
+    history: beam.PCollection | None = None,
 ) -> tuple[DeduplicationStep, ...]:
     names = options.by.split(",")
     for name in names:
@@ -192,7 +209,10 @@ def steps_of(
     steps: dict[str, Callable[[], DeduplicationStep]] = {
         "exact": lambda: DeduplicateExact(**shared),
         "lexical": lambda: DeduplicateLexical(
-            options.lexical_threshold, similarity=options.lexical_similarity, **shared
+            options.lexical_threshold,
+            similarity=options.lexical_similarity,
+            history=history,
+            **shared,
         ),
         "semantic": lambda: DeduplicateSemantic(
             options.threshold,
@@ -250,7 +270,10 @@ def folders_of(options: argparse.Namespace) -> list[str]:
 
 def written_by(options: argparse.Namespace) -> tuple[str, ...]:
     """Name the results that are written as Parquet files."""
-    return ("kept", "removed", "pairs", *(("annotated",) if options.annotate else ()))
+    annotated = ("annotated",) if options.annotate else ()
+    of_spans = ("emptied", "cut") if options.spans else ()
+    signatures = (SIGNATURES,) if options.signatures else ()
+    return ("kept", "removed", "pairs", *annotated, *of_spans, *signatures)
 
 
 def check(options: argparse.Namespace) -> Reference | None:
@@ -263,6 +286,7 @@ def check(options: argparse.Namespace) -> Reference | None:
       InputError: one of them does not.
     """
     steps_of(options, None)
+    check_history(options)
     first, present = first_columns(options.input, options.text_column, "input", options.encoding)
     use_ids(options, present)
     check_columns(options, first, present)
@@ -275,6 +299,7 @@ def check(options: argparse.Namespace) -> Reference | None:
             )
         required.append(options.embedding_column)
     check_present(required, first, present)
+    check_spans(options, columns_of(options), first, present)
     if options.model is not None:
         check_model_exists(EncoderConfig(options.model))
     reference = reference_of(options)
@@ -302,41 +327,69 @@ def scratch_folder(options: argparse.Namespace, local: bool) -> Iterator[str | N
         yield str(folder.path)
 
 
+def deduplication(
+    pipeline: beam.Pipeline,
+    options: argparse.Namespace,
+    output: str,
+    scratch: str | None,
+    known: Reference | None,
+) -> beam.PTransform:
+    """Make the transform of all steps, with what they compare with."""
+    history = history_of(pipeline, options)
+    steps = steps_of(options, None if known is None else known.saved_index, history)
+    whole: DeduplicationStep | Deduplicate = steps[0]
+    if history is None:
+        reference = read_reference(pipeline, options, known)
+        whole = Deduplicate(steps, reference, scratch, options.annotate)
+    deduplicate = renamed(whole, options.rename).with_exception_handling()
+    if not options.report:
+        return deduplicate
+    columns = columns_of(options)
+    sampled = (columns.id,), (columns.text,), (columns.embedding,), (DUPLICATE_OF,)
+    return deduplicate.sampled_by(WriteSample(sample_file(output), *sampled))
+
+
+def read_reference(
+    pipeline: beam.Pipeline, options: argparse.Namespace, known: Reference | None
+) -> beam.PCollection | None:
+    if known is None:
+        return None
+    read = ReadCorpus(
+        known.files,
+        id_column=known.id_column,
+        text_column=options.text_column,
+        options=ReadOptions(read_options(options).encoding),
+    )
+    return pipeline | "ReadReference" >> read
+
+
 def build(
     pipeline: beam.Pipeline,
     options: argparse.Namespace,
     scratch: str | None,
     known: Reference | None,
 ) -> None:
-    output = absolute(options.output.rstrip("/"))
-    reference, saved_index = None, None
+    output, columns = absolute(options.output.rstrip("/")), columns_of(options)
     names = {"id_column": options.id_column, "text_column": options.text_column}
     names |= {"options": read_options(options)}
     read = ReadCorpus(options.input, **names, types=types_of(options.types))
     rows, unreadable = pipeline | "ReadCorpus" >> read.with_exception_handling()
-    if known is not None:
-        files, id_column, saved_index = known
-        of_files = ReadOptions(read_options(options).encoding)
-        read_known = ReadCorpus(
-            files, id_column=id_column, text_column=options.text_column, options=of_files
-        )
-        reference = pipeline | "ReadReference" >> read_known
-    steps = steps_of(options, saved_index)
-    deduplicate = Deduplicate(steps, reference, scratch, options.annotate)
-    deduplicate = renamed(deduplicate, options.rename).with_exception_handling()
-    if options.report:
-        columns = columns_of(options)
-        sampled = (columns.id,), (columns.text,), (columns.embedding,), (DUPLICATE_OF,)
-        deduplicate = deduplicate.sampled_by(WriteSample(sample_file(output), *sampled))
-    result = rows | deduplicate
-    rejects = (unreadable, result.rejects) | "Rejects" >> beam.Flatten()
+    cut = cut_spans(rows, options, columns)
+    deduplicate = deduplication(pipeline, options, output, scratch, known)
+    result = cut.rows | deduplicate
+    results = {**cut.results, **result._asdict()}
+    if options.signatures:
+        results[SIGNATURES] = signatures_of(result.kept, options, columns)
+    of_rows = merge_rejects([*cut.rejects, result.rejects])
+    rejects = (unreadable, of_rows) | "Rejects" >> beam.Flatten()
     some_read = any_read(pipeline, input=total_rows((rows, unreadable), "read"))
     within_limit = rejects | WriteRejects(f"{output}/rejects", options.max_rejects, some_read)
-    results = RowsAndResults(rows, result.kept, result.removed, result.rejects)
-    totals = results | CheckNothingLost(count_rows(within_limit)) | beam.Map(check_totals)
+    emptied = tuple(blocks for name, blocks in cut.results.items() if name == "emptied")
+    parts = RowsAndResults(rows, result.kept, result.removed, of_rows, emptied)
+    totals = parts | CheckNothingLost(count_rows(within_limit)) | beam.Map(check_totals)
     for name in written_by(options):
         write = WriteVectorsToParquet(f"{output}/{name}", "mirror", commit_after=totals)
-        getattr(result, name) | f"Write_{name}" >> write
+        results[name] | f"Write_{name}" >> write
     if result.saved_index is not None:
         after = beam.pvalue.AsIter(totals)
         write_index = beam.Map(write_bytes, f"{output}/saved_index.npz", after)
@@ -380,7 +433,8 @@ def job_of(
 
 
 def check_totals(totals: dict[str, int]) -> dict[str, int]:
-    check_usable(totals["kept"] + totals["removed"], totals["rejected"])
+    usable = totals["kept"] + totals["removed"] + totals.get("emptied", 0)
+    check_usable(usable, totals["rejected"])
     return totals
 
 
@@ -433,8 +487,9 @@ def print_summary(summary: dict[str, Any]) -> None:
     for step in summary["steps"]:
         print(report_text(step) + "\n")
     rejected = f", {summary['rejected']:,} rejected" if summary["rejected"] else ""
+    emptied = f", {summary['emptied']:,} emptied" if summary.get("emptied") else ""
     kept, removed = f"{summary['kept']:,} kept", f"{summary['removed']:,} removed"
-    print(f"{summary['rows']:,} rows: {kept}, {removed}{rejected}")
+    print(f"{summary['rows']:,} rows: {kept}, {removed}{emptied}{rejected}")
 
 
 PROGRAM = Program("dedup", __doc__, add_options, run)
