@@ -114,3 +114,11 @@ def _refuse_unknown(parts: Sequence[str], ours: list[str], is_job: bool) -> None
 def _nearest(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]}?" if near else "; --help lists all options"
+
+
+def add_adapter_option(options: argparse._ActionsContainer) -> None:
+    """Add `--adapter`."""
+    options.add_argument(
+        "--adapter",
+        help="LoRA adapter merged into the model: a folder, a hub name, or one of the model's own",
+    )

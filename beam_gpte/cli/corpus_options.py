@@ -12,6 +12,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from beam_gpte import ReadOptions
+from beam_gpte.cli.arguments import add_adapter_option
 from beam_gpte.core.columns import ID
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.elements.added_columns import AddsColumns
@@ -35,10 +36,11 @@ def add_column_options(options: Options) -> None:
 
 
 def add_model_options(options: Options) -> None:
-    """Add `--model`, `--prompt_name`, `--prompt` and `--truncate_dim`."""
+    """Add `--model`, `--adapter`, `--prompt_name`, `--prompt` and `--truncate_dim`."""
     options.add_argument(
         "--model", required=True, help="hub name, folder, or URI such as gs://bucket/model"
     )
+    add_adapter_option(options)
     options.add_argument("--prompt_name", help="a prompt that the model defines, e.g. query")
     options.add_argument("--prompt", help="text put before every input")
     options.add_argument(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.model_folder import public_name
+from beam_gpte.core.encoder.model_folder import model_name
 from beam_gpte.core.encoder.text_encoder import TextEncoder
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, made_alike, vector_fields
 from beam_gpte.core.vectors.quantize import with_quantization
@@ -86,7 +86,7 @@ def int8_limit(
     for metadata in there:
         if metadata.quantization != "int8":
             continue
-        if not local and metadata.model == public_name(config.model):
+        if not local and metadata.model == model_name(config):
             return metadata.int8_limit, None
         if local:
             model = model or shared_model(TextEncoder, config)

@@ -31,8 +31,8 @@ from beam_gpte.cli.escaped_output import escaped, one_line
 from beam_gpte.cli.interrupts import Interrupts, leave
 from beam_gpte.cli.remote_jobs import JobError, mistake_in, run_job, without_step
 from beam_gpte.cli.runners import LOCAL_RUNNER, check_job_service, check_runner, use_prism
+from beam_gpte.core.encoder.adapters.find import check_model
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.model_folder import check_model
 from beam_gpte.core.errors import InputError, NothingWrittenError
 from beam_gpte.core.machine import cores
 from beam_gpte.core.process import begin_lone_worker, begin_program
@@ -174,9 +174,10 @@ def silence_beam() -> None:
 
 def check_model_exists(config: EncoderConfig) -> None:
     """Raise `InputError` if the model does not exist."""
-    if is_remote_model(config.model):
-        check_remote_model(config.model)
-    else:
+    remote = [name for name in (config.model, config.adapter or "") if is_remote_model(name)]
+    for name in remote:
+        check_remote_model(name)
+    if not remote:
         check_model(config)
 
 

@@ -102,19 +102,35 @@ def check_transformer_files(folder: Path) -> None:
     Raises:
       InputError: names the file.
     """
+    read_settings(folder / "config.json")
+    for path in sorted(folder.glob("adapter_*")):
+        raise damage(
+            path,
+            "is an adapter beside the weights of a model",
+            "move its files to a folder of their own, and name that by adapter",
+        )
+    check_tokenizer_files(folder)
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """Refuse a folder whose vocabulary is damaged or missing, or whose settings lead elsewhere.
+
+    Raises:
+      InputError: names the file.
+    """
     check_regular_files(folder)
     for path in _affecting_files(folder):
         check_file(path)
     for name in _SETTINGS:
-        settings = read_settings(folder / name, None if name == "config.json" else {})
-        check_references(folder / name, settings)
-    for path in sorted(folder.glob("adapter_*")):
-        raise damage(
-            path,
-            "is an adapter, which is not applied",
-            "merge it into the weights (PEFT: merge_and_unload) and save the model",
-        )
+        check_references(folder / name, read_settings(folder / name, {}))
     _check_vocabulary(folder)
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Check whether a folder has a file of a tokenizer's words."""
+    return any(
+        path.name in _VOCABULARIES or path.suffix in _SUFFIXES[1:] for path in folder.glob("*")
+    )
 
 
 def _check_vocabulary(folder: Path) -> None:

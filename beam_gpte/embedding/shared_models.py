@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from apache_beam.metrics import Metrics
 
+from beam_gpte.core.encoder.adapters.find import find_adapter
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import find_model
 from beam_gpte.core.loading import LOADING
@@ -30,8 +31,10 @@ class Loaded(Protocol):
     """Define what can be shared: a model that does not change, safe for threads."""
 
     @classmethod
-    def load(cls, config: EncoderConfig, root: Path | None = None) -> Any:
-        """Load it from a folder."""
+    def load(
+        cls, config: EncoderConfig, root: Path | None = None, adapter: Path | None = None
+    ) -> Any:
+        """Load it from a folder, and its adapter from another."""
 
 
 class Padded(Protocol):
@@ -62,10 +65,12 @@ def shared_model(kind: type[L], config: EncoderConfig) -> L:
     """
     with LOADING:
         folder = fetch_model(config.model) or find_model(config)
-        key = kind, config, folder, file_versions(folder)
+        adapter = fetch_model(config.adapter or "") or find_adapter(config, folder)
+        versions = file_versions(folder) + (file_versions(adapter) if adapter else ())
+        key = kind, config, folder, adapter, versions
         model = _models.get(key)
         if model is None:
-            model = _models[key] = kind.load(config, root=folder)
+            model = _models[key] = kind.load(config, root=folder, adapter=adapter)
         return model
 
 

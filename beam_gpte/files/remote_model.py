@@ -145,7 +145,7 @@ def _list_files(model: str) -> dict[str, FileMetadata]:
         if name == file.path or not is_name_inside(name):
             raise _refused(model, file.path, "has a name that leads out of the model's folder")
         files[name] = file
-    if not files.keys() & {"modules.json", "config.json"}:
+    if not files.keys() & {"modules.json", "config.json", "adapter_config.json"}:
         raise InputError(
             f"model {model!r}: neither modules.json nor config.json there; name the model's folder"
         )

@@ -53,14 +53,14 @@ def token_lengths(
     if config is None or is_remote_model(config.model) or not texts:
         return None
     # imported late: transformers takes seconds, and most pages need no tokenizer
+    from beam_gpte.core.encoder.adapters.find import open_model_folder
     from beam_gpte.core.encoder.inputs import Preparer
-    from beam_gpte.core.encoder.model_folder import find_model, read_model_folder
     from beam_gpte.core.encoder.pretrained import position_limit
     from beam_gpte.core.encoder.tokenizer import Tokenizer
 
     whole = dataclasses.replace(config, long_text="truncate", chunk_tokens=None, overlap_tokens=0)
     try:
-        folder = read_model_folder(find_model(config, weights=False))
+        folder = open_model_folder(config, weights=False)
         limit = position_limit(folder, config)
         tokenizer = Tokenizer.load(folder, limit, config.trust_remote_code)
         preparer = Preparer(tokenizer, whole, folder.prompt(whole), folder.pool_prompt)

@@ -199,7 +199,7 @@ class _Settings:
 
 @functools.cache
 def _ruler(model: EncoderConfig) -> TokenRuler:
-    return TokenRuler(model, fetch_model(model.model))
+    return TokenRuler(model, fetch_model(model.model), fetch_model(model.adapter or ""))
 
 
 def _chunk(block: Block, settings: _Settings) -> Iterator[Any]:

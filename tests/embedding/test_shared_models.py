@@ -39,9 +39,9 @@ from beam_gpte.embedding.shared_models import loaded
 bert, mpnet, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
 loads = collections.Counter()
 for kind in text_encoder.TextEncoder, cross_encoder.CrossEncoder:
-    def counted(cls, config, root=None, load=kind.load.__func__):
+    def counted(cls, config, root=None, adapter=None, load=kind.load.__func__):
         loads[cls.__name__, config.model[-5:], config.pooling] += 1
-        return load(cls, config, root)
+        return load(cls, config, root, adapter)
     kind.load = classmethod(counted)
 handlers = [
     TextEmbeddingModelHandler(bert),
@@ -81,9 +81,11 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[EncoderConfig]:
     loaded: list[EncoderConfig] = []
     load: Any = TextEncoder.load.__func__  # type: ignore[attr-defined]
 
-    def noted(cls: type, config: EncoderConfig, root: Path | None = None) -> TextEncoder:
+    def noted(
+        cls: type, config: EncoderConfig, root: Path | None = None, adapter: Path | None = None
+    ) -> TextEncoder:
         loaded.append(config)
-        return load(cls, config, root)
+        return load(cls, config, root, adapter)
 
     monkeypatch.setattr(TextEncoder, "load", classmethod(noted))
     return loaded

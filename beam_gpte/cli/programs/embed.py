@@ -75,7 +75,7 @@ from beam_gpte.cli.runtime import (
 )
 from beam_gpte.cli.streams import follow
 from beam_gpte.core.columns import EMBEDDING, ID, PARENT_HASH, PARENT_ID
-from beam_gpte.core.encoder.model_folder import public_name
+from beam_gpte.core.encoder.model_folder import model_name
 from beam_gpte.core.errors import InputError, NothingWrittenError, naming
 from beam_gpte.elements.checks import CheckTexts
 from beam_gpte.elements.rejects import reject_outputs
@@ -313,6 +313,7 @@ def config_of(options: argparse.Namespace) -> EncoderConfig:
         precision=options.precision,
         long_text=options.long_text,
         chunk_tokens=options.chunk_tokens,
+        adapter=options.adapter,
     )
 
 
@@ -426,7 +427,7 @@ def summary_of(
 ) -> dict[str, Any]:
     reused, resumed = count.get("texts_reused", 0), count.get("texts_resumed", 0)
     return {
-        "model": public_name(options.model),
+        "model": model_name(config_of(options)),
         "texts": count.get("texts", 0) + reused + resumed,
         "tokens": count.get("tokens", 0),
         "seconds": round(seconds, 2),

@@ -42,7 +42,7 @@ from beam_gpte.cli.any_rows import (
     first_columns,
     total_rows,
 )
-from beam_gpte.cli.arguments import Program
+from beam_gpte.cli.arguments import Program, add_adapter_option
 from beam_gpte.cli.corpus_options import (
     FILES,
     add_column_options,
@@ -97,6 +97,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_input_options(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="embeds both sides; not needed if they have vectors")
+    add_adapter_option(model)
     model.add_argument(
         "--prompt_name", help="a prompt that the model defines, for both sides, e.g. query"
     )
@@ -176,7 +177,7 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
 def config_of(options: argparse.Namespace) -> EncoderConfig | None:
     if not isinstance(options.model, str):
         return options.model  # none, or a stand-in
-    return EncoderConfig(options.model, prompt_name=options.prompt_name)
+    return EncoderConfig(options.model, prompt_name=options.prompt_name, adapter=options.adapter)
 
 
 def columns_of(options: argparse.Namespace) -> Columns:
@@ -223,10 +224,11 @@ def check(options: argparse.Namespace) -> pl.DataFrame | None:
     use_ids(options, in_both)
     for side, (file, present) in files.items():
         check_columns(options, side, file, present)
-    if options.model is None and options.prompt_name is not None:
-        raise InputError("--prompt_name is for --model; leave it out, or give --model")
+    for name in ("prompt_name", "adapter"):
+        if options.model is None and getattr(options, name) is not None:
+            raise InputError(f"--{name} is for --model; leave it out, or give --model")
     if options.model is not None:
-        check_model_exists(EncoderConfig(options.model))
+        check_model_exists(EncoderConfig(options.model, adapter=options.adapter))
     files_of(options, options.output)
     check_writable(f"{options.output.rstrip('/')}/bitext")
     gold = None

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder, VectorMetadata
-from beam_gpte.cli.arguments import Program
+from beam_gpte.cli.arguments import Program, add_adapter_option
 from beam_gpte.cli.escaped_output import one_line
 from beam_gpte.cli.runtime import Stopwatch, add_report_option
 from beam_gpte.core.columns import ID, TEXT
@@ -188,6 +188,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("duckdb", help="DuckDB file with a table of vectors")
     parser.add_argument("question", help="text to search for")
     parser.add_argument("--model", required=True, help="the model of the vectors")
+    add_adapter_option(parser)
     parser.add_argument("--prompt_name", help="the model's prompt for questions, e.g. query")
     parser.add_argument(
         "--truncate_dim",
@@ -209,7 +210,10 @@ def run(arguments: argparse.Namespace, _: list[str]) -> None:
     if arguments.report:
         check_report(arguments.report)
     config = EncoderConfig(
-        arguments.model, prompt_name=arguments.prompt_name, truncate_dim=arguments.truncate_dim
+        arguments.model,
+        prompt_name=arguments.prompt_name,
+        truncate_dim=arguments.truncate_dim,
+        adapter=arguments.adapter,
     )
     sample_rows = SAMPLE_ROWS if arguments.report else 0
     names = {name: vars(arguments)[name] for name in ("table", "id_column", "text_column")}

@@ -73,7 +73,7 @@ from beam_gpte.cli.streams import (
     stop_file,
 )
 from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
-from beam_gpte.core.encoder.model_folder import public_name
+from beam_gpte.core.encoder.model_folder import model_name
 from beam_gpte.core.errors import naming
 from beam_gpte.dedup.stream import split_duplicates
 from beam_gpte.elements.added_columns import AddsColumns
@@ -226,6 +226,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         prompt_name=options.prompt_name,
         prompt=options.prompt,
         truncate_dim=options.truncate_dim,
+        adapter=options.adapter,
     )
     id_column = SOURCE if options.id_column else ID
     output = StreamOutput(options.output, options.duckdb, id_column)
@@ -354,7 +355,7 @@ def summary_of(
     count: dict[str, int], seconds: float, options: argparse.Namespace
 ) -> dict[str, Any]:
     return {
-        "model": public_name(options.model),
+        "model": model_name(EncoderConfig(options.model, adapter=options.adapter)),
         "files_read": count.get("files_read", 0),
         "rows_read": count.get("rows_read", 0),
         "texts": count.get("texts", 0),

@@ -90,6 +90,11 @@ class EncoderConfig:
       device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one. Of several GPUs
         ``auto`` and ``cuda`` take one that no other process of this host has taken.
       trust_remote_code: run Python code that comes with the model.
+      adapter: a LoRA adapter in PEFT's layout, merged into the weights when the model is loaded: a
+        folder, a hub name, or the name of one of the model's own adapters, such as
+        ``retrieval_query``. The modules, prompts and tokenizer of an adapter that has a
+        ``modules.json`` take the place of the model's. ``""`` for none, where the model has some of
+        its own.
     """
 
     model: str
@@ -111,6 +116,7 @@ class EncoderConfig:
     token_budget: int | None = None
     device: str = "auto"
     trust_remote_code: bool = False
+    adapter: str | None = None
 
     @property
     def splits(self) -> bool:
@@ -120,6 +126,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():
             raise InputError(f"model {self.model!r}: give a hub name or a folder")
+        if self.adapter is not None and not isinstance(self.adapter, str):
+            raise InputError(f"adapter {self.adapter!r}: give a folder or a name")
         self._check_choice("pooling", ("auto", *POOLING_MODES, TAIL_MEAN))
         self._check_choice("long_text", LONG_TEXT)
         self._check_choice("precision", PRECISIONS)

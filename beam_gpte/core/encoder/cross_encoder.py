@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beam_gpte.core.encoder.adapters.find import open_model_folder
 from beam_gpte.core.encoder.backbone import Backbone, choose_precision, import_torch, padded
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import EncoderConfig
@@ -23,7 +24,6 @@ from beam_gpte.core.encoder.heads import make_activation
 from beam_gpte.core.encoder.inputs import Piece
 from beam_gpte.core.encoder.int8 import calibration
 from beam_gpte.core.encoder.linear_layers import pack_linears
-from beam_gpte.core.encoder.model_folder import find_model, read_model_folder
 from beam_gpte.core.encoder.pretrained import load_pretrained, position_limit
 from beam_gpte.core.encoder.tokenizer import PairTokens, Tokenizer
 from beam_gpte.core.encoder.unpadded import to_device
@@ -48,6 +48,7 @@ SUPPORTED = (
     "token_budget",
     "device",
     "trust_remote_code",
+    "adapter",
 )
 
 # Pairs of several lengths, to test whether the head runs on token vectors.
@@ -112,7 +113,9 @@ class CrossEncoder:
 
     @classmethod
     @one_at_a_time
-    def load(cls, config: EncoderConfig | str, root: Path | None = None) -> "CrossEncoder":
+    def load(
+        cls, config: EncoderConfig | str, root: Path | None = None, adapter: Path | None = None
+    ) -> "CrossEncoder":
         """Load a model from a hub name or a folder.
 
         Weights are safetensors only, and none of the model's code is run unless trusted.
@@ -120,6 +123,7 @@ class CrossEncoder:
         Args:
           config: the model; a string means a model with all defaults.
           root: the local folder that holds the model where `config.model` names a remote place.
+          adapter: that of the adapter where `config.adapter` names a remote place.
 
         Raises:
           InputError: the model does not exist, is not a classifier with one label, or has a head
@@ -129,7 +133,7 @@ class CrossEncoder:
         check_scorer_config(config)
         torch = import_torch()
         config = choose_precision(config)
-        folder = read_model_folder(root or find_model(config))
+        folder = open_model_folder(config, root, adapter)
         tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
         model = load_pretrained(folder, config, classifier=True).eval()
         if model.config.num_labels != 1:

@@ -10,12 +10,20 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
+from beam_gpte.core.encoder.adapters.adapter_folder import (
+    CONFIG,
+    AdapterFolder,
+    is_adapter,
+    read_adapter_folder,
+)
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.model_files import (
+    check_tokenizer_files,
     check_transformer_files,
     check_weight_files,
     damage,
+    has_vocabulary,
     hash_files,
     read_json,
     read_settings,
@@ -94,8 +102,9 @@ class ModelFolder:
     """Hold the settings found in a model's files.
 
     Attributes:
-      root: the model's folder.
-      transformer: the folder with config.json, weights and tokenizer.
+      root: the folder of the modules: the model's, or that of an adapter with a modules.json.
+      transformer: the folder with config.json and weights.
+      tokenizer: the folder with the tokenizer.
       pooling: the model's pooling modes, concatenated in this order; none in a model of modules
         without a Pooling, such as a cross-encoder.
       pool_prompt: whether the tokens of a prompt are pooled.
@@ -106,10 +115,12 @@ class ModelFolder:
       lower_case: whether texts are lower-cased first.
       has_chat_template: whether texts go into the tokenizer's chat template first, as
         sentence-transformers 6 saves it.
+      adapter: to merge into the weights; None for none.
     """
 
     root: Path
     transformer: Path
+    tokenizer: Path
     pooling: tuple[str, ...]
     pool_prompt: bool
     modules: tuple[Module, ...]
@@ -118,11 +129,19 @@ class ModelFolder:
     max_tokens: int | None
     lower_case: bool
     has_chat_template: bool
+    adapter: AdapterFolder | None = None
 
     def hash(self, config: EncoderConfig) -> str:
         """Hash all that its files and modules say about vectors, wherever the folder is."""
-        places = (self.transformer, *(module.folder for module in self.modules))
-        files = hash_files(self.root, places, code=config.trust_remote_code)
+        code = config.trust_remote_code
+        modules = [module.folder for module in self.modules]
+        if self.adapter is not None and self.root == self.adapter.path:
+            files = hash_files(self.transformer, [self.transformer], code)
+            files += hash_files(self.root, [self.root, *modules], code)
+        else:
+            files = hash_files(self.root, [self.transformer, *modules], code)
+        if self.adapter is not None:
+            files += f" adapter {self.adapter.hash()}"
         kinds = [module.kind for module in self.modules]
         while config.normalize and kinds and kinds[-1] == "Normalize":
             kinds.pop()  # what `config.normalize` does anyway
@@ -181,6 +200,12 @@ def find_model(config: EncoderConfig, weights: bool = True) -> Path:
     """
     folder = Path(config.model).expanduser()
     if folder.is_dir():
+        if is_adapter(folder) and not (folder / "config.json").exists():
+            base = read_adapter_folder(folder).base or "its base"
+            raise InputError(
+                f"model {config.model!r}: the folder is an adapter of {base!r}; name that as "
+                "model, and the folder as adapter"
+            )
         if not (folder / "modules.json").exists() and not (folder / "config.json").exists():
             raise InputError(
                 f"model {config.model!r}: the folder has neither modules.json nor config.json; "
@@ -189,7 +214,7 @@ def find_model(config: EncoderConfig, weights: bool = True) -> Path:
         return folder
     if folder.is_absolute() or config.model.startswith(".") or config.model.count("/") > 1:
         raise InputError(f"model {config.model!r}: no such folder; give a hub name or a folder")
-    return _download(config, weights)
+    return download(config, weights)
 
 
 def public_name(model: str) -> str:
@@ -208,7 +233,14 @@ def public_name(model: str) -> str:
     return in_cache[1].replace("--", "/", 1) if in_cache else path.resolve().name
 
 
-def _download(config: EncoderConfig, weights: bool) -> Path:
+def model_name(config: EncoderConfig) -> str:
+    """Name a model and its adapter for whoever reads its vectors; see `public_name`."""
+    name = public_name(config.model)
+    return f"{name} + {public_name(config.adapter)}" if config.adapter else name
+
+
+def download(config: EncoderConfig, weights: bool) -> Path:
+    """Download a model, or an adapter, from the hub; see `find_model`."""
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -238,8 +270,12 @@ def _download(config: EncoderConfig, weights: bool) -> Path:
         ) from error
 
 
-def read_model_folder(root: Path) -> ModelFolder:
+def read_model_folder(root: Path, adapter: AdapterFolder | None = None) -> ModelFolder:
     """Read the layout of a model, whose files but the weights are checked.
+
+    Args:
+      root: the model's folder.
+      adapter: to merge into it, whose layout counts if it has one.
 
     Raises:
       InputError: a module is of an unsupported kind, or a file is missing or damaged; the message
@@ -247,9 +283,17 @@ def read_model_folder(root: Path) -> ModelFolder:
     """
     check_regular_files(root)
     modules = _read_modules(root)
-    transformer = modules[0].folder
+    tokenizer = transformer = modules[0].folder
     check_transformer_files(transformer)
-    settings = _transformer_settings(transformer)
+    if adapter is not None and (adapter.path / "modules.json").exists():
+        root = adapter.path
+        modules = _read_modules(root)
+        if modules[0].folder != root:
+            raise damage(root / "modules.json", f"has no Transformer beside {CONFIG}")
+        if has_vocabulary(root):
+            tokenizer = root
+            check_tokenizer_files(root)
+    settings = _transformer_settings(modules[0].folder)
     pooling = [module for module in modules if module.kind == "Pooling"]
     pool_prompt = pooling[0].setting("include_prompt", bool) if pooling else None
     prompts, default = _prompts(root / "config_sentence_transformers.json")
@@ -260,6 +304,7 @@ def read_model_folder(root: Path) -> ModelFolder:
     return ModelFolder(
         root=root,
         transformer=transformer,
+        tokenizer=tokenizer,
         pooling=modes,
         pool_prompt=pool_prompt is not False,
         modules=tuple(module for module in modules[1:] if module.kind != "Pooling"),
@@ -268,20 +313,8 @@ def read_model_folder(root: Path) -> ModelFolder:
         max_tokens=settings.get("max_seq_length"),
         lower_case=settings.get("do_lower_case") is True,
         has_chat_template="message" in (settings.get("modality_config") or {}),
+        adapter=adapter,
     )
-
-
-def check_model(config: EncoderConfig) -> None:
-    """Refuse, before a job starts and without torch, a model that its workers could not load.
-
-    Raises:
-      InputError: there is no such model, it has unsupported modules, or it lacks the prompt asked
-        for.
-    """
-    folder = read_model_folder(find_model(config, weights=False))
-    folder.prompt(config)
-    folder.pooling_modes(config)
-    check_weights(folder, config)
 
 
 def check_weights(folder: ModelFolder, config: EncoderConfig) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from beam_gpte.core.encoder.adapters.merge import merge_adapter
 from beam_gpte.core.encoder.batching import is_out_of_memory
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import ModelFolder, require_weights
@@ -39,7 +40,7 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
     """Load the model of a folder in fp32.
 
     Args:
-      folder: holds weights and settings.
+      folder: holds weights, settings and an adapter, which is merged.
       config: decides whether the model's own code is trusted.
       classifier: load the head of a sequence classifier too.
 
@@ -70,8 +71,13 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
             local_files_only=True,
             trust_remote_code=config.trust_remote_code,
         )
+    replaced = set() if folder.adapter is None else merge_adapter(model, folder.adapter)
     # without a classifier the pooler is not run
-    missing = [name for name in report["missing_keys"] if classifier or "pooler" not in name]
+    missing = [
+        name
+        for name in report["missing_keys"]
+        if name not in replaced and (classifier or "pooler" not in name)
+    ]
     if missing:
         raise InputError(
             f"model {config.model!r}: {len(missing)} weights are missing, {min(missing)!r} first; "
@@ -244,12 +250,12 @@ def load_tokenizer(folder: ModelFolder, trust_remote_code: bool) -> Any:
     """
     import transformers
 
-    path = folder.transformer / "tokenizer.json"
+    path = folder.tokenizer / "tokenizer.json"
     if not path.exists():
         path = path.with_name("tokenizer_config.json")
     with named_failure(path, "and the files beside it give no tokenizer"):
         return transformers.AutoTokenizer.from_pretrained(
-            folder.transformer, local_files_only=True, trust_remote_code=trust_remote_code
+            folder.tokenizer, local_files_only=True, trust_remote_code=trust_remote_code
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from beam_gpte.core import canaries
+from beam_gpte.core.encoder.adapters.find import open_model_folder
 from beam_gpte.core.encoder.backbone import Backbone, choose_precision, import_torch
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig, hash_settings
@@ -20,9 +21,7 @@ from beam_gpte.core.encoder.inputs import Piece, Prepared, Preparer
 from beam_gpte.core.encoder.int8 import calibration
 from beam_gpte.core.encoder.model_folder import (
     ModelFolder,
-    find_model,
-    public_name,
-    read_model_folder,
+    model_name,
 )
 from beam_gpte.core.encoder.pretrained import named_failure, position_limit
 from beam_gpte.core.encoder.tokenizer import Tokenizer
@@ -151,7 +150,9 @@ class TextEncoder:
 
     @classmethod
     @one_at_a_time
-    def load(cls, config: EncoderConfig | str, root: Path | None = None) -> "TextEncoder":
+    def load(
+        cls, config: EncoderConfig | str, root: Path | None = None, adapter: Path | None = None
+    ) -> "TextEncoder":
         """Load a model from a hub name or a folder.
 
         Weights are safetensors only, and none of the model's code is run unless trusted.
@@ -159,6 +160,7 @@ class TextEncoder:
         Args:
           config: the model; a string means a model with all defaults.
           root: the local folder that holds the model where `config.model` names a remote place.
+          adapter: that of the adapter where `config.adapter` names a remote place.
 
         Raises:
           InputError: the model does not exist, has no safetensors, is incomplete or damaged, or has
@@ -166,7 +168,7 @@ class TextEncoder:
         """
         import_torch()
         config = choose_precision(EncoderConfig(config) if isinstance(config, str) else config)
-        folder = read_model_folder(root or find_model(config))
+        folder = open_model_folder(config, root, adapter)
         folder.prompt(config)
         folder.pooling_modes(config)
         tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
@@ -363,7 +365,7 @@ class TextEncoder:
         if backbone.fp32_layers:
             resolved["fp32_layers"] = backbone.fp32_layers
         return VectorMetadata(
-            model=public_name(config.model),
+            model=model_name(config),
             fingerprint=hash_settings(config, resolved),
             pooling="+".join(modes),
             prompt=config.template or self._prompt,

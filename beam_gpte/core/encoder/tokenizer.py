@@ -81,7 +81,7 @@ class Tokenizer:
         pretrained = load_tokenizer(folder, trust_remote_code)
         if getattr(pretrained, "backend_tokenizer", None) is None:
             raise InputError(f"model folder {folder.root}: no fast tokenizer; add a tokenizer.json")
-        path = folder.transformer / "tokenizer_config.json"
+        path = folder.tokenizer / "tokenizer_config.json"
         with named_failure(path, "names special tokens that the vocabulary lacks"):
             tokenizer = cls(pretrained, max_tokens, folder.lower_case)
             tokenizer.count("\U00010cfa")  # an Old Hungarian number, which no vocabulary has
@@ -90,7 +90,7 @@ class Tokenizer:
 
     def _check_vocabulary(self, folder: ModelFolder) -> None:
         """Refuse a vocabulary that is empty, cut, or larger than the model's."""
-        path = folder.transformer / "tokenizer.json"
+        path = folder.tokenizer / "tokenizer.json"
         size = self._backend.get_vocab_size(with_added_tokens=False)
         added = self._backend.get_added_tokens_decoder()
         if size <= sum(token < size for token in added):

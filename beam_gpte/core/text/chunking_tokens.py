@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from beam_gpte.core.encoder.adapters.find import open_model_folder
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.model_folder import find_model, read_model_folder
 from beam_gpte.core.encoder.pretrained import position_limit
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.text.chunking import TokenSizes
@@ -16,8 +16,10 @@ class TokenRuler:
       room: maximum tokens of a text, without special tokens and those of the prompt or template.
     """
 
-    def __init__(self, config: EncoderConfig, root: Path | None = None) -> None:
-        folder = read_model_folder(root or find_model(config, weights=False))
+    def __init__(
+        self, config: EncoderConfig, root: Path | None = None, adapter: Path | None = None
+    ) -> None:
+        folder = open_model_folder(config, root, adapter, weights=False)
         self._tokenizer = Tokenizer.load(
             folder, position_limit(folder, config), config.trust_remote_code
         )

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
-from beam_gpte.core.encoder.model_folder import check_model
+from beam_gpte.core.encoder.adapters.find import check_model
 from tests.core.encoder import whole_model
 from tests.core.encoder.whole_model import TEXTS, change, write
 
@@ -162,7 +162,7 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     ),
     "an adapter beside the weights": (
         put("adapter_config.json", '{"peft_type": "LORA"}'),
-        "adapter_config.json is an adapter",
+        "adapter_config.json is an adapter beside the weights",
     ),
     "another size of the vocabulary": (set_in("config.json", vocab_size=999), "config.json"),
     "another hidden size": (set_in("config.json", hidden_size=64), "config.json"),

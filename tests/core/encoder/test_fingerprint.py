@@ -45,6 +45,7 @@ FIELDS: dict[str, dict[str, Any] | None] = {
     "token_budget": {"token_budget": 16},
     "device": {"device": "cpu"},
     "trust_remote_code": {"trust_remote_code": True},
+    "adapter": None,  # see tests/core/encoder/adapters
 }
 SETTINGS = (
     "config.json",

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
-from beam_gpte.core.encoder.model_folder import check_model
+from beam_gpte.core.encoder.adapters.find import check_model
 from tests.core.encoder.whole_model import TEXTS, change, write
 
 CODE = "import pathlib; pathlib.Path({mark!r}).touch()\nclass Evil: pass\n"
