@@ -40,6 +40,7 @@ FOREIGN = {
     "NamedTuples",
     "DirectRunner",
     "LazyFrame",
+    "StaticEmbedding",
     "NaN",
     "MiB",
 }

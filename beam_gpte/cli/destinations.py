@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import model_name
-from beam_gpte.core.encoder.text_encoder import TextEncoder
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, made_alike, vector_fields
+from beam_gpte.core.static.load_encoder import Pretrained
 from beam_gpte.core.vectors.quantize import with_quantization
+from beam_gpte.embedding.models import load_model
 from beam_gpte.embedding.quantize_vectors import FIT
-from beam_gpte.embedding.shared_models import shared_model
 from beam_gpte.files.folders import absolute, is_remote
 from beam_gpte.sinks.duckdb_sql import catalog_entries, connect
 from beam_gpte.sinks.duckdb_table import stored_metadata
@@ -35,7 +35,7 @@ def check_destination(
     database: str | None = None,
     folder: str | None = None,
     quantize: str | None = None,
-) -> TextEncoder | None:
+) -> Pretrained | None:
     """Refuse a model whose vectors do not fit those that are there.
 
     Args:
@@ -53,7 +53,7 @@ def check_destination(
     """
     model = None
     for place, there in _stored(column, database, folder):
-        model = model or shared_model(TextEncoder, config)
+        model = model or load_model(config)
         here = _quantized_like(there, model.metadata, quantize)
         check_same_vectors(here, there, place, "write to another place")
     return model
@@ -65,7 +65,7 @@ def int8_limit(
     database: str | None = None,
     previous: str | None = None,
     local: bool = True,
-) -> tuple[float | str | None, TextEncoder | None]:
+) -> tuple[float | str | None, Pretrained | None]:
     """Find the limit that int8 codes of a run have to have, to join or reuse those that are there.
 
     Args:
@@ -89,7 +89,7 @@ def int8_limit(
         if not local and metadata.model == model_name(config):
             return metadata.int8_limit, None
         if local:
-            model = model or shared_model(TextEncoder, config)
+            model = model or load_model(config)
             if made_alike(metadata, _quantized_like(metadata, model.metadata, "int8")):
                 return metadata.int8_limit, model
     return FIT, model

@@ -31,11 +31,11 @@ from beam_gpte.cli.escaped_output import escaped, one_line
 from beam_gpte.cli.interrupts import Interrupts, leave
 from beam_gpte.cli.remote_jobs import JobError, mistake_in, run_job, without_step
 from beam_gpte.cli.runners import LOCAL_RUNNER, check_job_service, check_runner, use_prism
-from beam_gpte.core.encoder.adapters.find import check_model
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError, NothingWrittenError
 from beam_gpte.core.machine import cores
 from beam_gpte.core.process import begin_lone_worker, begin_program
+from beam_gpte.core.static.load_encoder import check_encoder
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.folders import is_remote, remove_files
 from beam_gpte.files.remote_model import check_remote_model, is_remote_model
@@ -178,7 +178,7 @@ def check_model_exists(config: EncoderConfig) -> None:
     for name in remote:
         check_remote_model(name)
     if not remote:
-        check_model(config)
+        check_encoder(config)
 
 
 def run_pipeline(pipeline: beam.Pipeline, local: bool, output: str) -> Any:

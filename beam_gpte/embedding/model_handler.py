@@ -21,6 +21,7 @@ from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.process import torch_threads, tune_process
+from beam_gpte.core.static.static_encoder import StaticEncoder
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
@@ -213,7 +214,12 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
 
     def _encode(self, texts: list[str], model: LoadedModel, isolate: bool) -> Encoding:
         known = None
-        if self.resume is not None and model.metadata.canaries:  # else any weights look alike
+        # without canaries any weights look alike; a static model is faster than stored vectors
+        if (
+            self.resume is not None
+            and model.metadata.canaries
+            and not isinstance(model, StaticEncoder)
+        ):
             known = self.resume.vectors(model.metadata)
         began = time.monotonic()
         try:

@@ -1,16 +1,19 @@
 """Take any kind of model where one is named, and load it: `load_model(as_model(model))`.
 
-name, EncoderConfig --> TextEncoder, one per process
+name, EncoderConfig --> TextEncoder or StaticEncoder, one per process
 custom encoder -------> CustomEncoder
 """
 
+from typing import overload
+
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.custom_encoder import CustomEncoder
-from beam_gpte.core.encoder.text_encoder import Encoder, TextEncoder
+from beam_gpte.core.encoder.text_encoder import Encoder
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.static.load_encoder import Pretrained, load_encoder
 from beam_gpte.embedding.shared_models import shared_model
 
-LoadedModel = TextEncoder | CustomEncoder
+LoadedModel = Pretrained | CustomEncoder
 
 
 def as_model(model: object) -> EncoderConfig | Encoder:
@@ -29,6 +32,14 @@ def as_model(model: object) -> EncoderConfig | Encoder:
     return model
 
 
+@overload
+def load_model(model: EncoderConfig) -> Pretrained: ...
+
+
+@overload
+def load_model(model: EncoderConfig | Encoder) -> LoadedModel: ...
+
+
 def load_model(model: EncoderConfig | Encoder) -> LoadedModel:
     """Return a model of any kind; pretrained ones are shared by all steps of this process.
 
@@ -36,5 +47,5 @@ def load_model(model: EncoderConfig | Encoder) -> LoadedModel:
       InputError: it does not exist, or cannot be loaded.
     """
     if isinstance(model, EncoderConfig):
-        return shared_model(TextEncoder, model)
+        return shared_model(load_encoder, model)
     return CustomEncoder(model)

@@ -65,7 +65,7 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
 
     def _load(self) -> CrossEncoder:
         with naming(self.step):
-            return shared_model(CrossEncoder, self._config)
+            return shared_model(CrossEncoder.load, self._config)
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Switch to the model at `model_path`; see `TextEmbeddingModelHandler`."""

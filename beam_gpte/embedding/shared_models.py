@@ -1,4 +1,4 @@
-"""Hold each model once per process, for all steps that use it: `shared_model(TextEncoder, config)`.
+"""Hold each model once per process, for all steps that use it: `shared_model(load, config)`.
 
     source --> EmbedText --+
                            +--> shared_model --> one model, as long as a step has it
@@ -27,16 +27,6 @@ from beam_gpte.files.remote_model import fetch_model
 FileVersion = tuple[str, int, int, int]
 
 
-class Loaded(Protocol):
-    """Define what can be shared: a model that does not change, safe for threads."""
-
-    @classmethod
-    def load(
-        cls, config: EncoderConfig, root: Path | None = None, adapter: Path | None = None
-    ) -> Any:
-        """Load it from a folder, and its adapter from another."""
-
-
 class Padded(Protocol):
     """Define what tells the padding of a batch: tokens that were computed, and needed."""
 
@@ -49,16 +39,20 @@ class Padded(Protocol):
         """Count them without."""
 
 
-L = TypeVar("L", bound=Loaded)
 T = TypeVar("T")
 
 _models: weakref.WeakValueDictionary[tuple, Any] = weakref.WeakValueDictionary()
 
 
-def shared_model(kind: type[L], config: EncoderConfig) -> L:
+def shared_model(load: Callable[[EncoderConfig, Path, Path | None], T], config: EncoderConfig) -> T:
     """Return the model of this configuration, downloaded and loaded if no step has it.
 
     One that was changed in its folder is another model.
+
+    Args:
+      load: gives a model that does not change, safe for threads, from a folder and that of its
+        adapter.
+      config: of the model.
 
     Raises:
       InputError: it does not exist, or cannot be loaded.
@@ -67,11 +61,11 @@ def shared_model(kind: type[L], config: EncoderConfig) -> L:
         folder = fetch_model(config.model) or find_model(config)
         adapter = fetch_model(config.adapter or "") or find_adapter(config, folder)
         versions = file_versions(folder) + (file_versions(adapter) if adapter else ())
-        key = kind, config, folder, adapter, versions
+        key = load, config, folder, adapter, versions
         model = _models.get(key)
         if model is None:
-            model = _models[key] = kind.load(config, root=folder, adapter=adapter)
-        return model
+            model = _models[key] = load(config, folder, adapter)
+        return cast(T, model)
 
 
 def later(load: Callable[[], T]) -> T:

@@ -53,21 +53,13 @@ def token_lengths(
     if config is None or is_remote_model(config.model) or not texts:
         return None
     # imported late: transformers takes seconds, and most pages need no tokenizer
-    from beam_gpte.core.encoder.adapters.find import open_model_folder
-    from beam_gpte.core.encoder.inputs import Preparer
-    from beam_gpte.core.encoder.pretrained import position_limit
-    from beam_gpte.core.encoder.tokenizer import Tokenizer
+    from beam_gpte.core.static.load_encoder import count_whole
 
     whole = dataclasses.replace(config, long_text="truncate", chunk_tokens=None, overlap_tokens=0)
     try:
-        folder = open_model_folder(config, weights=False)
-        limit = position_limit(folder, config)
-        tokenizer = Tokenizer.load(folder, limit, config.trust_remote_code)
-        preparer = Preparer(tokenizer, whole, folder.prompt(whole), folder.pool_prompt)
+        counts, limit = count_whole(whole, texts)
     except (InputError, ImportError):  # the machine that starts a job may have no model
         return None
-    prepared = preparer.prepare(texts)
-    counts = [sum(len(piece.ids) for piece in one.pieces) + one.dropped for one in prepared]
     shown = np.maximum([len(text) for text in texts], 1)
-    scaled = np.ceil(np.array(counts) * np.maximum(characters, shown) / shown).astype(np.int64)
+    scaled = np.ceil(counts * np.maximum(characters, shown) / shown).astype(np.int64)
     return TokenLengths(scaled, limit, FATES[config.long_text])

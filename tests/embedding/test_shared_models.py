@@ -169,15 +169,15 @@ def test_two_models_stay_while_steps_have_them_and_are_freed_then(
 
 def test_each_setting_of_a_vector_is_a_model_of_its_own(folders: tuple[str, str]) -> None:
     configs = [EncoderConfig(folders[0], **given) for given in ({}, {"pooling": "cls"})]
-    models = [shared_model(TextEncoder, config) for config in configs]
-    assert models[0] is shared_model(TextEncoder, EncoderConfig(folders[0]))
+    models = [shared_model(TextEncoder.load, config) for config in configs]
+    assert models[0] is shared_model(TextEncoder.load, EncoderConfig(folders[0]))
     assert models[0].fingerprint != models[1].fingerprint
-    assert isinstance(shared_model(CrossEncoder, configs[0]), CrossEncoder)
+    assert isinstance(shared_model(CrossEncoder.load, configs[0]), CrossEncoder)
 
 
 def test_a_model_that_was_written_anew_is_loaded_anew(tmp_path: Path) -> None:
-    before = shared_model(TextEncoder, EncoderConfig(save(tmp_path, "bert")))
-    after = shared_model(TextEncoder, EncoderConfig(save(tmp_path, "bert", hidden_size=16)))
+    before = shared_model(TextEncoder.load, EncoderConfig(save(tmp_path, "bert")))
+    after = shared_model(TextEncoder.load, EncoderConfig(save(tmp_path, "bert", hidden_size=16)))
     assert (before.dim, after.dim) == (before.dim, 16)
     assert before.dim != after.dim
 
@@ -210,4 +210,4 @@ def test_a_missing_model_is_named_and_leaves_nothing(folders: tuple[str, str]) -
     for _ in range(2):
         with pytest.raises(bg.InputError, match=r"^Rerank: model './nowhere': no such folder"):
             loaded(handler.load_model())
-    assert shared_model(TextEncoder, EncoderConfig(folders[0])).dim
+    assert shared_model(TextEncoder.load, EncoderConfig(folders[0])).dim

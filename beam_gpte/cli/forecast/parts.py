@@ -17,9 +17,10 @@ from beam_gpte.cli.forecast.texts import (
     measure_texts,
     usable_texts,
 )
-from beam_gpte.core.encoder.text_encoder import TextEncoder
+from beam_gpte.core.static.load_encoder import Pretrained
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.embedding.ensure_vectors import unit_vectors
+from beam_gpte.embedding.models import load_model
 from beam_gpte.embedding.previous_vectors import (
     NO_TOKENS,
     OTHER_CANARIES,
@@ -27,7 +28,6 @@ from beam_gpte.embedding.previous_vectors import (
     OTHER_QUANTIZATION,
 )
 from beam_gpte.embedding.reuse import NOT_REUSED
-from beam_gpte.embedding.shared_models import shared_model
 from beam_gpte.sources.corpus_files import file_format, open_file
 from beam_gpte.sources.formats.readers import READERS
 from beam_gpte.sources.formats.rows import ColumnSelection
@@ -38,9 +38,9 @@ FLATTEST = 0.25  # of the exponents of memory of rows that pass: a sample shows 
 SEED_STEP = 1_000_003  # between the seeds of two pairs, so that they share no vector
 
 
-def model_of(job: Job) -> TextEncoder | None:
+def model_of(job: Job) -> Pretrained | None:
     """Load the model; None if the input has vectors."""
-    return None if job.config is None else shared_model(TextEncoder, job.config)
+    return None if job.config is None else load_model(job.config)
 
 
 def splits(job: Job) -> bool:

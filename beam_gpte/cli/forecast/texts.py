@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from beam_gpte.core.encoder.text_encoder import TextEncoder
 from beam_gpte.core.process import torch_threads
+from beam_gpte.core.static.load_encoder import Pretrained
+from beam_gpte.core.static.static_encoder import StaticEncoder
 from beam_gpte.elements.block import ROWS_PER_BLOCK
 from beam_gpte.elements.checks import text_defects
 from beam_gpte.sources.corpus_files import file_format, open_file, reading
@@ -64,7 +65,7 @@ class TextFigures:
 NO_TEXTS = TextFigures(0, 0.0, 0.0, 0.0)
 
 
-def measure_texts(model: TextEncoder, texts: list[str]) -> TextFigures:
+def measure_texts(model: Pretrained, texts: list[str]) -> TextFigures:
     """Count tokens; of very long texts in a part of them, evenly spaced."""
     if not texts:
         return NO_TEXTS
@@ -101,7 +102,7 @@ NO_SPEED = Speed(0.0, 0.0, 0.0, np.empty((0, 1), np.float32))
 
 
 def measure_speed(
-    model: TextEncoder, texts: list[str], figures: TextFigures, threads: int, seconds: float
+    model: Pretrained, texts: list[str], figures: TextFigures, threads: int, seconds: float
 ) -> Speed:
     """Embed texts in the order of chance, for so many seconds, as the workers of a job do."""
     shuffled = random.Random(0).sample(texts, len(texts))
@@ -131,6 +132,8 @@ def measure_speed(
     return Speed(taken / tokens, used / tokens, max(0.0, first - expected), finite)
 
 
-def _embed(model: TextEncoder, texts: list[str]) -> np.ndarray:
+def _embed(model: Pretrained, texts: list[str]) -> np.ndarray:
+    if isinstance(model, StaticEncoder):
+        return model.encode_with_counts(texts).vectors
     with torch_threads(1):
         return model.encode_with_counts(texts).vectors

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from beam_gpte.cli.runtime import Stopwatch
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.text_encoder import TextEncoder
 from beam_gpte.core.errors import InputError
+from beam_gpte.embedding.models import load_model
 from beam_gpte.reports.output_pages import model_page
 from beam_gpte.reports.page import Run, write_page
 
@@ -117,7 +117,7 @@ def write_report(
     program: str, arguments: argparse.Namespace, config: EncoderConfig, watch: Stopwatch
 ) -> None:
     """Write the page of a converted model: its weights, and how it compares a few sentences."""
-    vectors = TextEncoder.load(config).encode(list(SENTENCES))
+    vectors = load_model(config).encode(list(SENTENCES))
     run = Run(program, vars(arguments), {"seconds": round(watch.seconds(), 2)})
     write_page(arguments.report, model_page(run, weights_of(arguments.output), SENTENCES, vectors))
     print(f"report in {arguments.report}")

@@ -15,11 +15,13 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from beam_gpte import EncoderConfig, InputError, TextEncoder, VectorMetadata
+from beam_gpte import EncoderConfig, InputError, VectorMetadata
 from beam_gpte.cli.arguments import Program, add_adapter_option
 from beam_gpte.cli.escaped_output import one_line
 from beam_gpte.cli.runtime import Stopwatch, add_report_option
 from beam_gpte.core.columns import ID, TEXT
+from beam_gpte.core.static.load_encoder import Pretrained
+from beam_gpte.embedding.models import load_model
 from beam_gpte.reports.output_pages import Answer, answer_page
 from beam_gpte.reports.page import Run, check_report, write_page
 from beam_gpte.reports.sample import SAMPLE_ROWS
@@ -148,16 +150,16 @@ def ask(
         return Answer(hits, vector, rows, sample)
 
 
-def _load(config: EncoderConfig, metadata: VectorMetadata) -> TextEncoder:
+def _load(config: EncoderConfig, metadata: VectorMetadata) -> Pretrained:
     """Load the encoder; of a longer vector than those of the table, the beginning is taken."""
-    encoder = TextEncoder.load(config)
+    encoder = load_model(config)
     if config.truncate_dim is None and encoder.dim > metadata.dim:
-        return TextEncoder.load(dataclasses.replace(config, truncate_dim=metadata.dim))
+        return load_model(dataclasses.replace(config, truncate_dim=metadata.dim))
     return encoder
 
 
 def _check_model(
-    connection: duckdb.DuckDBPyConnection, table: Searched, encoder: TextEncoder
+    connection: duckdb.DuckDBPyConnection, table: Searched, encoder: Pretrained
 ) -> None:
     """Check that the encoder reproduces the stored vectors of some stored texts.
 

@@ -32,6 +32,8 @@ from beam_gpte.core.model_files import (
 from beam_gpte.core.model_references import check_inside, check_regular_files
 
 MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
+STATIC = "StaticEmbedding"  # the first module of a static model; see `core.static`
+MODEL2VEC = "model2vec"  # the model type of one that has no list of modules
 
 # The keys of a Pooling module's configuration before sentence-transformers 5.4, in the order in
 # which their vectors are concatenated.
@@ -173,18 +175,32 @@ class ModelFolder:
                 f"model {config.model!r} puts texts into its chat template, which is not rendered "
                 'here; give it as text: template="...{text}..."'
             )
-        if config.prompt is not None:
-            return config.prompt
-        name = config.prompt_name or self.default_prompt_name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            known = ", ".join(sorted(self.prompts)) or "no prompts"
-            raise InputError(
-                f"prompt_name {name!r}: model {config.model!r} has {known}; "
-                "or give the text itself as prompt"
-            )
-        return self.prompts[name] or ""
+        return chosen_prompt(config, self.prompts, self.default_prompt_name)
+
+
+def chosen_prompt(config: EncoderConfig, prompts: dict[str, str], default: str | None) -> str:
+    """Return the text to put before every input.
+
+    Args:
+      config: names a prompt, or gives its text.
+      prompts: those of the model.
+      default: the name of the one that is used where the configuration has none.
+
+    Raises:
+      InputError: the model has no prompt of that name.
+    """
+    if config.prompt is not None:
+        return config.prompt
+    name = config.prompt_name or default
+    if name is None:
+        return ""
+    if name not in prompts:
+        known = ", ".join(sorted(prompts)) or "no prompts"
+        raise InputError(
+            f"prompt_name {name!r}: model {config.model!r} has {known}; "
+            "or give the text itself as prompt"
+        )
+    return prompts[name] or ""
 
 
 def find_model(config: EncoderConfig, weights: bool = True) -> Path:
@@ -281,7 +297,11 @@ def read_model_folder(root: Path, adapter: AdapterFolder | None = None) -> Model
       InputError: a module is of an unsupported kind, or a file is missing or damaged; the message
         names the file.
     """
-    check_regular_files(root)
+    if is_static(root):
+        raise InputError(
+            f"model folder {root}: a static model, which has vectors of tokens and no Transformer; "
+            "load it with StaticEncoder"
+        )
     modules = _read_modules(root)
     tokenizer = transformer = modules[0].folder
     check_transformer_files(transformer)
@@ -296,7 +316,7 @@ def read_model_folder(root: Path, adapter: AdapterFolder | None = None) -> Model
     settings = _transformer_settings(modules[0].folder)
     pooling = [module for module in modules if module.kind == "Pooling"]
     pool_prompt = pooling[0].setting("include_prompt", bool) if pooling else None
-    prompts, default = _prompts(root / "config_sentence_transformers.json")
+    prompts, default = read_prompts(root / "config_sentence_transformers.json")
     if pooling:
         modes = _pooling_modes(pooling[0])
     else:
@@ -317,6 +337,22 @@ def read_model_folder(root: Path, adapter: AdapterFolder | None = None) -> Model
     )
 
 
+def is_static(root: Path) -> bool:
+    """Decide whether a folder holds a static model: a StaticEmbedding, or one of model2vec.
+
+    Raises:
+      InputError: its list of modules cannot be read.
+    """
+    check_regular_files(root)
+    if (root / "modules.json").exists():
+        modules = read_json(root / "modules.json")
+        first = modules[0] if isinstance(modules, list) and modules else None
+        kind = str(first.get("type")) if isinstance(first, dict) else ""
+        return kind.startswith("sentence_transformers.") and kind.endswith(f".{STATIC}")
+    path = root / "config.json"
+    return path.exists() and read_settings(path).get("model_type") == MODEL2VEC
+
+
 def check_weights(folder: ModelFolder, config: EncoderConfig) -> None:
     """Refuse a local folder without safetensors; a hub's snapshot may not have its weights yet.
 
@@ -333,12 +369,21 @@ def require_weights(folder: ModelFolder, config: EncoderConfig) -> None:
     Raises:
       InputError: the folder has weights in other formats only, none, or damaged ones.
     """
-    if not list(folder.transformer.glob("*.safetensors")):
+    check_weights_in(folder.transformer, config)
+    check_weight_files(folder.transformer)
+
+
+def check_weights_in(place: Path, config: EncoderConfig) -> None:
+    """Refuse a folder of weights in other formats only.
+
+    Raises:
+      InputError: it has no safetensors.
+    """
+    if not list(place.glob("*.safetensors")):
         raise InputError(
             f"model {config.model!r}: no safetensors weights; other formats can run code when "
             "loaded: convert the model"
         )
-    check_weight_files(folder.transformer)
 
 
 def _read_modules(root: Path) -> list[Module]:
@@ -396,8 +441,12 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
-    """Read the prompts of a model, and the name of the default one."""
+def read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
+    """Read the prompts of a model, and the name of the default one.
+
+    Raises:
+      InputError: the file is damaged.
+    """
     saved = read_settings(path, {})
     prompts = setting(path, saved, "prompts", dict) or {}
     default = setting(path, saved, "default_prompt_name", str)

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from beam_gpte.core.encoder.adapters.find import open_model_folder
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.pretrained import position_limit
-from beam_gpte.core.encoder.tokenizer import Tokenizer
+from beam_gpte.core.static.load_encoder import load_tokenizer
 from beam_gpte.core.text.chunking import TokenSizes
 
 
@@ -19,13 +18,8 @@ class TokenRuler:
     def __init__(
         self, config: EncoderConfig, root: Path | None = None, adapter: Path | None = None
     ) -> None:
-        folder = open_model_folder(config, root, adapter, weights=False)
-        self._tokenizer = Tokenizer.load(
-            folder, position_limit(folder, config), config.trust_remote_code
-        )
-        if config.template is None:
-            frame = folder.prompt(config)
-        else:
+        self._tokenizer, frame = load_tokenizer(config, root, adapter)
+        if config.template is not None:
             frame = config.template.replace("{text}", "")
         self.room = self._tokenizer.max_content_tokens - self._tokenizer.count(frame)
 

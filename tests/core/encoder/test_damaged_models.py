@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,36 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
 from beam_gpte.core.encoder.adapters.find import check_model
+from tests.core.damage import POINTER, Change, all_of, change, cut, put, remove, set_in, write
 from tests.core.encoder import whole_model
-from tests.core.encoder.whole_model import TEXTS, change, write
-
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 90868376\n"
-
-Change = Callable[[Path], object]
-
-
-def remove(*names: str) -> Change:
-    return lambda folder: [(folder / name).unlink() for name in names]
-
-
-def cut(name: str, share: float = 0.5) -> Change:
-    def half(folder: Path) -> None:
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: int(len(content) * share)])
-
-    return half
-
-
-def put(name: str, content: str) -> Change:
-    return lambda folder: (folder / name).write_text(content, encoding="utf-8")
-
-
-def set_in(name: str, **settings: Any) -> Change:
-    return lambda folder: change(folder / name, **settings)
-
-
-def all_of(*changes: Change) -> Change:
-    return lambda folder: [one(folder) for one in changes]
+from tests.core.encoder.whole_model import TEXTS
 
 
 def shard(folder: Path, position: int = 0) -> Path:

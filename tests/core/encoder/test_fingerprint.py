@@ -19,8 +19,8 @@ from beam_gpte.core import canaries
 from beam_gpte.core.encoder.linear_layers import bf16_speedup
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, different_models, made_alike
+from tests.core.damage import change, write
 from tests.core.encoder import whole_model
-from tests.core.encoder.whole_model import change
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -156,11 +156,11 @@ def test_every_other_file_of_a_model_is_noticed(whole: Path, tmp_path: Path) -> 
 
     def without_normalize(folder: Path) -> None:
         listed = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        whole_model.write(folder / "modules.json", listed[:-1])
+        write(folder / "modules.json", listed[:-1])
 
     def added(folder: Path) -> None:
         token = {"cat": len(whole_model.VOCABULARY) - 1}
-        whole_model.write(folder / "added_tokens.json", token)
+        write(folder / "added_tokens.json", token)
 
     changes = (
         swapped,

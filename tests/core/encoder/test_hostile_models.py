@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from beam_gpte import EncoderConfig, InputError, TextEncoder
 from beam_gpte.core.encoder.adapters.find import check_model
-from tests.core.encoder.whole_model import TEXTS, change, write
+from tests.core.damage import change, write
+from tests.core.encoder.whole_model import TEXTS
 
 CODE = "import pathlib; pathlib.Path({mark!r}).touch()\nclass Evil: pass\n"
 # What code does that leaves the process, or that a pickle does first.

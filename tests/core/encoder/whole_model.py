@@ -1,12 +1,12 @@
 """Write a tiny random model in the sentence-transformers layout, for tests that damage it."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 from safetensors.torch import save_file
+
+from tests.core.damage import write
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = list(
@@ -31,16 +31,6 @@ TOKENIZER = {
     "model_max_length": 64,
     **{f"{name.strip('[]').lower()}_token": name for name in SPECIAL},
 }
-
-
-def write(path: Path, content: Any) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def change(path: Path, **settings: Any) -> None:
-    """Set some keys of a JSON file."""
-    write(path, {**json.loads(path.read_text(encoding="utf-8")), **settings})
 
 
 def make(folder: Path) -> None:
