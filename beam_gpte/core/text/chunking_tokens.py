@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from beam_gpte.core.encoder.adapters.find import open_model_folder
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.static.load_encoder import load_tokenizer
 from beam_gpte.core.text.chunking import TokenSizes
