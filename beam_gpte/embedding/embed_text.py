@@ -4,8 +4,8 @@ rows or blocks --> CheckTexts --> RunInference(model handler) --> CheckVectors -
                        |                                               |           embedding column
                        +------------------- rejects -------------------+
 
-A block is a batch of `RunInference`. Without exception handling the handler fails the job, and
-there is no CheckVectors.
+A block is a batch of `RunInference`; where a server runs the model, `embed_ahead` takes its place.
+Without exception handling the handler fails the job, and there is no CheckVectors.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from beam_gpte.core.columns import EMBEDDING, ID, PARENT_HASH, TEXT, TOKENS, TOK
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.text_encoder import Encoder
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.served.endpoint import EndpointConfig, check_runtime
 from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import CheckTexts
@@ -29,6 +30,7 @@ from beam_gpte.elements.rejects import (
     split_defects,
 )
 from beam_gpte.elements.rows import over_blocks
+from beam_gpte.embedding.embed_ahead import embed_ahead
 from beam_gpte.embedding.models import as_model
 from beam_gpte.embedding.previous_rows import PreviousColumns
 from beam_gpte.embedding.reuse import AttachPreviousVectors, Reuse
@@ -50,8 +52,9 @@ class EmbedText(AddsColumns, RejectingTransform):
     Ids are not checked for duplicates: use `RejectDuplicateIds`; `ReadCorpus` has already done it.
 
     Attributes:
-      model: a hub name, a folder, a URI such as gs://bucket/model, an `EncoderConfig`, or a custom
-        encoder with `encode(list[str]) -> ndarray`.
+      model: a hub name, a folder, a URI such as gs://bucket/model, an `EncoderConfig`, an
+        `EndpointConfig` for a model that a server runs, or a custom encoder with
+        `encode(list[str]) -> ndarray`.
       text_column: the texts to embed: strings, or bytes in UTF-8.
       id_column: names rows in messages; None if there is none. A collection without that column is
         fine.
@@ -66,7 +69,7 @@ class EmbedText(AddsColumns, RejectingTransform):
       rename: names for added columns that rows have already, as in ``{"tokens": "n_tokens"}``.
     """
 
-    model: str | EncoderConfig | Encoder
+    model: str | EncoderConfig | EndpointConfig | Encoder
     text_column: str = TEXT
     id_column: str | None = ID
     embedding_column: str = EMBEDDING
@@ -79,6 +82,7 @@ class EmbedText(AddsColumns, RejectingTransform):
             raise InputError(
                 f"embedding_column {self.embedding_column!r} is the text or id column; name another"
             )
+        check_runtime(as_model(self.model), self.runtime)
         self.added()
 
     def _splits(self) -> bool:
@@ -104,17 +108,12 @@ class EmbedText(AddsColumns, RejectingTransform):
         return over_blocks(pcoll, self._embed, self.text_column, self.id_column, added=self.added())
 
     def _embed(self, blocks: beam.PCollection[Block]) -> Any:
-        # imported late: Beam's ml package loads torch where it is installed
-        from apache_beam.ml.inference.base import RunInference
-
         texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(self._check()))
         if self._previous is not None:
             attach = AttachPreviousVectors(self._previous.path, self._previous_columns())
             texts = texts | "Reuse" >> attach
         point = ResumePoint()
-        pattern = self.runtime.watch_model_pattern
-        infer = RunInference(self._handler(point), watch_model_pattern=pattern)
-        vectors = texts | "Infer" >> infer.with_output_types(Block)
+        vectors = texts | "Infer" >> self._infer(point).with_output_types(Block)
         point.watch(vectors)
         if not self._isolate:
             return vectors
@@ -129,7 +128,20 @@ class EmbedText(AddsColumns, RejectingTransform):
     def _check(self) -> CheckTexts:
         return CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())
 
+    def _infer(self, resume: ResumePoint) -> beam.PTransform:
+        # imported late: Beam's ml package loads torch where it is installed
+        from apache_beam.ml.inference.base import RunInference
+
+        model = as_model(self.model)
+        if isinstance(model, EndpointConfig):
+            return embed_ahead(self._model_handler(resume), model)
+        pattern = self.runtime.watch_model_pattern
+        return RunInference(self._handler(resume), watch_model_pattern=pattern)
+
     def _handler(self, resume: ResumePoint | None = None) -> Any:
+        return self._model_handler(resume).with_no_batching()  # a block is a batch
+
+    def _model_handler(self, resume: ResumePoint | None) -> Any:
         from beam_gpte.embedding.model_handler import TextEmbeddingModelHandler
 
         handler = TextEmbeddingModelHandler(
@@ -146,4 +158,4 @@ class EmbedText(AddsColumns, RejectingTransform):
         handler.in_parts = handler.is_later = True
         handler.resume = resume
         handler.reuse = self._previous
-        return handler.with_no_batching()  # a block is a batch
+        return handler

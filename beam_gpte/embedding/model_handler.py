@@ -18,16 +18,17 @@ from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DEFECT, EMBEDDING, PARENT_HASH, PREVIOUS, TEXT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
-from beam_gpte.core.encoder.text_encoder import Encoder, Encoding, TextEncoder
+from beam_gpte.core.encoder.text_encoder import Encoding, TextEncoder
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.process import torch_threads, tune_process
+from beam_gpte.core.served.endpoint_encoder import EndpointEncoder
 from beam_gpte.core.static.static_encoder import StaticEncoder
 from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
-from beam_gpte.embedding.models import LoadedModel, as_model, load_model
+from beam_gpte.embedding.models import LoadedModel, Model, as_model, load_model
 from beam_gpte.embedding.previous_rows import NotReused, parent_hashes
 from beam_gpte.embedding.previous_vectors import previous_encoding, why_not
 from beam_gpte.embedding.reuse import Reuse, count_not_reused
@@ -60,8 +61,8 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     each giving the block with an embedding column; or, `with_no_batching()`, a block is a batch.
 
     Args:
-      model: a hub name, a folder, a URI of any Beam file system, an `EncoderConfig`, or a custom
-        encoder with `encode(list[str]) -> ndarray`.
+      model: a hub name, a folder, a URI of any Beam file system, an `EncoderConfig`, an
+        `EndpointConfig`, or a custom encoder with `encode(list[str]) -> ndarray`.
       text_column: the texts of a block.
       embedding_column: where the vectors of a block go.
       isolate_failures: give a text of a block that cannot be embedded a null vector, and its reason
@@ -86,7 +87,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
 
     def __init__(
         self,
-        model: str | EncoderConfig | Encoder,
+        model: str | Model,
         text_column: str = TEXT,
         embedding_column: str = EMBEDDING,
         isolate_failures: bool = False,
@@ -157,46 +158,63 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
 
     def _embed_blocks(self, blocks: Sequence[Block], model: LoadedModel) -> Iterator[Block]:
         for block in blocks:
-            texts = block.column(self._text_column).cast(pa.string()).to_pylist()
-            encoding = self._reused(block, model)
-            block = block.without_columns([PREVIOUS])
+            texts = self.texts_of(block)
+            rows, encoding = self.reused(block, model)
             if encoding is None:
                 encoding = self._encode(texts, model, self._isolate_failures)
-            if encoding.failed and not self._isolate_failures:
-                raise self._failure(block, texts, encoding.failed)
-            vectors = encoding_to_arrow(encoding)
-            reasons: list[str | None] = []
-            if encoding.failed:
-                reasons = [encoding.failed.get(i) for i in encoding.text.tolist()]
-            start = 0
-            for part in self._parts(block, texts, encoding, model):
-                rows = part
-                if self._token_columns:
-                    rows = with_token_columns(rows, encoding, self.added, start)
-                field = model.metadata.field(self._embedding_column)
-                rows = rows.with_column(field, vectors.slice(start, len(part)))
-                if reasons:
-                    defects = pa.array(reasons[start : start + len(part)], pa.string())
-                    rows = with_hidden(rows, pa.field(DEFECT, pa.string()), defects)
-                yield rows
-                start += len(part)
+            yield from self.with_vectors(rows, texts, encoding, model)
 
-    def _reused(self, block: Block, model: LoadedModel) -> Encoding | None:
+    def texts_of(self, block: Block) -> list[str]:
+        """Return the texts of a block."""
+        return block.column(self._text_column).cast(pa.string()).to_pylist()
+
+    def with_vectors(
+        self, block: Block, texts: list[str], encoding: Encoding, model: LoadedModel
+    ) -> Iterator[Block]:
+        """Add vectors to the rows of a block; rows whose text is split become several.
+
+        Raises:
+          InputError: a text failed, and failures are not isolated.
+        """
+        if encoding.failed and not self._isolate_failures:
+            raise self._failure(block, texts, encoding.failed)
+        vectors = encoding_to_arrow(encoding)
+        reasons: list[str | None] = []
+        if encoding.failed:
+            reasons = [encoding.failed.get(i) for i in encoding.text.tolist()]
+        start = 0
+        for part in self._parts(block, texts, encoding, model):
+            rows = part
+            if self._token_columns:
+                rows = with_token_columns(rows, encoding, self.added, start)
+            field = model.metadata.field(self._embedding_column)
+            rows = rows.with_column(field, vectors.slice(start, len(part)))
+            if reasons:
+                defects = pa.array(reasons[start : start + len(part)], pa.string())
+                rows = with_hidden(rows, pa.field(DEFECT, pa.string()), defects)
+            yield rows
+            start += len(part)
+
+    def reused(self, block: Block, model: LoadedModel) -> tuple[Block, Encoding | None]:
         """Take the vectors of a previous run, where all rows have one that this model gives again.
 
         Which of its rows have none `AttachPreviousVectors` put into other blocks.
+
+        Returns:
+          The block without them, and None if it has to be embedded.
         """
         if self.reuse is None or PREVIOUS not in block.schema.names:
-            return None
+            return block, None
+        rows = block.without_columns([PREVIOUS])
         reason = why_not(block, model.metadata, self.reuse, self._token_columns)
         if reason is not None:
             count_not_reused(NotReused(reason, len(block)))
-            return None
+            return rows, None
         encoding = previous_encoding(block)
         Metrics.counter(NAMESPACE, "texts_reused").inc(len(block))
         Metrics.counter(NAMESPACE, "vectors_reused").inc(len(encoding.vectors))
         report(TEXTS, len(block))
-        return encoding
+        return rows, encoding
 
     def _parts(
         self, block: Block, texts: list[str], encoding: Encoding, model: LoadedModel
@@ -213,6 +231,14 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         return isinstance(model, TextEncoder) and model.config.splits
 
     def _encode(self, texts: list[str], model: LoadedModel, isolate: bool) -> Encoding:
+        encoding, seconds = self.encode(texts, model, isolate)
+        count_encoding(encoding, seconds)
+        return encoding
+
+    def encode(
+        self, texts: list[str], model: LoadedModel, isolate: bool = True
+    ) -> tuple[Encoding, float]:
+        """Encode texts, and return how many seconds it took; counts nothing."""
         known = None
         # without canaries any weights look alike; a static model is faster than stored vectors
         if (
@@ -226,12 +252,12 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
             with self._running(model):
                 encoding = model.encode_with_counts(texts, known)
         except Exception as error:
-            if not isolate or len(texts) == 1:
+            # a server is asked for the texts of a request one by one where it refuses that
+            if not isolate or len(texts) == 1 or isinstance(model, EndpointEncoder):
                 raise
             with self._running(model):
                 encoding = _encode_one_by_one(texts, model, error)
-        _count(encoding, time.monotonic() - began)
-        return encoding
+        return encoding, time.monotonic() - began
 
     def _running(self, model: LoadedModel) -> contextlib.AbstractContextManager[None]:
         """Use the number of threads of the runtime; a custom encoder has its own way."""
@@ -316,7 +342,8 @@ def _encode_one_by_one(texts: list[str], model: LoadedModel, error: Exception) -
     )
 
 
-def _count(encoding: Encoding, seconds: float) -> None:
+def count_encoding(encoding: Encoding, seconds: float) -> None:
+    """Count what a model has done with some texts."""
     resumed = int(encoding.found.sum()) - sum(bool(encoding.found[i]) for i in encoding.failed)
     texts = len(encoding.dropped) - len(encoding.failed) - resumed
     whole = len(encoding.vectors) == len(encoding.dropped)  # one vector per text, no chunks
@@ -332,6 +359,8 @@ def _count(encoding: Encoding, seconds: float) -> None:
         encoding.retries,
     )
     count(COUNTERS, values, seconds, encoding)
+    for name, value in encoding.counts.items():
+        Metrics.counter(NAMESPACE, name).inc(value)
     report(TEXTS, resumed)
     if texts:
         Metrics.distribution(NAMESPACE, "tokens_per_text").update(

@@ -1,6 +1,7 @@
 """Take any kind of model where one is named, and load it: `load_model(as_model(model))`.
 
 name, EncoderConfig --> TextEncoder or StaticEncoder, one per process
+EndpointConfig -------> EndpointEncoder, one per process
 custom encoder -------> CustomEncoder
 """
 
@@ -10,13 +11,16 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.custom_encoder import CustomEncoder
 from beam_gpte.core.encoder.text_encoder import Encoder
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.served.endpoint import EndpointConfig
+from beam_gpte.core.served.endpoint_encoder import EndpointEncoder
 from beam_gpte.core.static.load_encoder import Pretrained, load_encoder
-from beam_gpte.embedding.shared_models import shared_model
+from beam_gpte.embedding.shared_models import shared_endpoint, shared_model
 
-LoadedModel = Pretrained | CustomEncoder
+Model = EncoderConfig | EndpointConfig | Encoder
+LoadedModel = Pretrained | EndpointEncoder | CustomEncoder
 
 
-def as_model(model: object) -> EncoderConfig | Encoder:
+def as_model(model: object) -> Model:
     """Turn a name into a configuration; return configurations and encoders unchanged.
 
     Raises:
@@ -24,9 +28,9 @@ def as_model(model: object) -> EncoderConfig | Encoder:
     """
     if isinstance(model, str):
         return EncoderConfig(model)
-    if not isinstance(model, EncoderConfig | Encoder):
+    if not isinstance(model, Model):
         raise InputError(
-            f"model {model!r}: give a name, a folder, an EncoderConfig "
+            f"model {model!r}: give a name, a folder, an EncoderConfig, an EndpointConfig "
             "or an object with encode(texts)"
         )
     return model
@@ -37,15 +41,17 @@ def load_model(model: EncoderConfig) -> Pretrained: ...
 
 
 @overload
-def load_model(model: EncoderConfig | Encoder) -> LoadedModel: ...
+def load_model(model: Model) -> LoadedModel: ...
 
 
-def load_model(model: EncoderConfig | Encoder) -> LoadedModel:
-    """Return a model of any kind; pretrained ones are shared by all steps of this process.
+def load_model(model: Model) -> LoadedModel:
+    """Return a model of any kind; all but custom ones are shared by all steps of this process.
 
     Raises:
-      InputError: it does not exist, or cannot be loaded.
+      InputError: it does not exist, cannot be loaded, or does not answer.
     """
     if isinstance(model, EncoderConfig):
         return shared_model(load_encoder, model)
+    if isinstance(model, EndpointConfig):
+        return shared_endpoint(EndpointEncoder, model)
     return CustomEncoder(model)

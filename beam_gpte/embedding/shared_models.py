@@ -20,6 +20,7 @@ from beam_gpte.core.encoder.adapters.find import find_adapter
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import find_model
 from beam_gpte.core.loading import LOADING
+from beam_gpte.core.served.endpoint import EndpointConfig
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.meter import TEXTS, report
 from beam_gpte.files.remote_model import fetch_model
@@ -65,6 +66,19 @@ def shared_model(load: Callable[[EncoderConfig, Path, Path | None], T], config: 
         model = _models.get(key)
         if model is None:
             model = _models[key] = load(config, folder, adapter)
+        return cast(T, model)
+
+
+def shared_endpoint(kind: Callable[[EndpointConfig], T], config: EndpointConfig) -> T:
+    """Return what asks the server of this configuration, made if no step has it.
+
+    Raises:
+      InputError: the server does not answer.
+    """
+    with LOADING:
+        model = _models.get((kind, config))
+        if model is None:
+            model = _models[kind, config] = kind(config)
         return cast(T, model)
 
 

@@ -4,7 +4,7 @@ texts --> distinct texts --> tokens --> batches by length --> backbone --> pooli
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -78,6 +78,7 @@ class Encoding:
       retries: how often a batch was halved because it did not fit the memory.
       failed: why a text has no vector, by position.
       found: bool (n,), whether the vectors of a text were known before.
+      counts: what else the work has cost, by the name of a counter.
     """
 
     vectors: np.ndarray
@@ -91,6 +92,7 @@ class Encoding:
     retries: int
     failed: dict[int, str]
     found: np.ndarray
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class KnownVectors(Protocol):

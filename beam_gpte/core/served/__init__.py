@@ -1,0 +1,1 @@
+"""Models behind an HTTP endpoint: configuration, requests, retries, and what they share."""
