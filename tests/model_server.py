@@ -5,6 +5,7 @@ vector is drawn from a hash of the text and of the model's version.
 """
 
 import base64
+import contextlib
 import json
 import socket
 import struct
@@ -65,6 +66,7 @@ class ModelServer:
       lists: whether `/embed` answers with a list.
       knows_base64: whether base64 is known; else a request for it is refused.
       seconds: that a request takes.
+      slots: a semaphore of the requests that are answered at a time; None for all.
       requests: what was asked, in order.
     """
 
@@ -75,6 +77,7 @@ class ModelServer:
         self.key: str | None = None
         self.knows_base64, self.seconds, self.scale = True, 0.0, 1.0
         self.shortens = self.lists = True
+        self.slots: threading.Semaphore | None = None
         self.requests: list[dict[str, Any]] = []
         self.at_once = self.max_at_once = 0
         self.lock = threading.Lock()
@@ -126,7 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
             model.at_once += 1
             model.max_at_once = max(model.at_once, model.max_at_once)
         try:
-            time.sleep(model.seconds)
+            with model.slots or contextlib.nullcontext():
+                time.sleep(model.seconds)
             self._answer(model, texts, body, model.fault(number, texts))
         finally:
             with model.lock:

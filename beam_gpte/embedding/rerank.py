@@ -19,6 +19,8 @@ from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.cross_encoder import check_scorer_config
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.served.endpoint import EndpointConfig, check_runtime
+from beam_gpte.core.served.endpoint_scorer import check_scorer_endpoint
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import text_defects
@@ -52,7 +54,8 @@ class Rerank(AddsColumns, RejectingTransform):
 
     Attributes:
       model: a hub name, a folder, a URI such as gs://bucket/model, or an `EncoderConfig` with
-        precision, max_tokens and so on: a sequence classifier with one label.
+        precision, max_tokens and so on: a sequence classifier with one label; or an
+        `EndpointConfig` with ``api="tei"``, a server's ``/rerank``.
       query_column, document_column: the first and the second text.
       score_column: where the scores go.
       id_column: names rows in messages; None if there is none.
@@ -60,7 +63,7 @@ class Rerank(AddsColumns, RejectingTransform):
       rename: another name for the scores, as in ``{"rerank_score": "relevance"}``.
     """
 
-    model: str | EncoderConfig
+    model: str | EncoderConfig | EndpointConfig
     query_column: str = "query"
     document_column: str = "document"
     score_column: str = RERANK_SCORE
@@ -68,9 +71,17 @@ class Rerank(AddsColumns, RejectingTransform):
     runtime: ModelRuntime = dataclasses.field(default_factory=ModelRuntime)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str | EncoderConfig):
-            raise InputError(f"model {self.model!r}: give a name, a folder or an EncoderConfig")
-        check_scorer_config(self._config)
+        if not isinstance(self.model, str | EncoderConfig | EndpointConfig):
+            raise InputError(
+                f"model {self.model!r}: give a name, a folder, an EncoderConfig "
+                "or an EndpointConfig"
+            )
+        config = self._config
+        if isinstance(config, EndpointConfig):
+            check_scorer_endpoint(config)
+        else:
+            check_scorer_config(config)
+        check_runtime(config, self.runtime)
         if self.query_column == self.document_column:
             raise InputError(
                 f"query_column and document_column are both {self.query_column!r}; name two columns"
@@ -91,7 +102,7 @@ class Rerank(AddsColumns, RejectingTransform):
         return self.added()[self.score_column]
 
     @property
-    def _config(self) -> EncoderConfig:
+    def _config(self) -> EncoderConfig | EndpointConfig:
         return EncoderConfig(self.model) if isinstance(self.model, str) else self.model
 
     @property

@@ -6,16 +6,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.cross_encoder import CrossEncoder, Scoring
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.process import torch_threads, tune_process
+from beam_gpte.core.served.endpoint import EndpointConfig
+from beam_gpte.core.served.endpoint_scorer import EndpointScorer
 from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.embedding.model_handler import watched_model
-from beam_gpte.embedding.shared_models import announce, count, later, loaded, shared_model
+from beam_gpte.embedding.shared_models import (
+    announce,
+    count,
+    later,
+    loaded,
+    shared_endpoint,
+    shared_model,
+)
 
 COUNTERS = (
     "pairs_scored",
@@ -29,9 +39,13 @@ COUNTERS = (
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler  # noqa: E402  # loads torch
 
+Scorer = CrossEncoder | EndpointScorer
 
-class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
+
+class RerankModelHandler(ModelHandler[Block, Block, Scorer]):
     """Score pairs of texts with a pretrained cross-encoder, loaded once per worker process.
+
+    Or with one that a server runs.
 
     Args:
       config: the model.
@@ -46,7 +60,7 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
 
     def __init__(
         self,
-        config: EncoderConfig,
+        config: EncoderConfig | EndpointConfig,
         columns: tuple[str, str],
         score_column: str,
         isolate_failures: bool,
@@ -59,17 +73,19 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
         self._isolate_failures = isolate_failures
         self._threads = runtime.threads
 
-    def load_model(self) -> CrossEncoder:
+    def load_model(self) -> Scorer:
         """Return the model, which all steps of this process share, or a promise of it."""
         return self._load() if self.share_model_across_processes() else later(self._load)
 
-    def _load(self) -> CrossEncoder:
+    def _load(self) -> Scorer:
         with naming(self.step):
+            if isinstance(self._config, EndpointConfig):
+                return shared_endpoint(EndpointScorer, self._config)
             return shared_model(CrossEncoder.load, self._config)
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Switch to the model at `model_path`; see `TextEmbeddingModelHandler`."""
-        if model_path:
+        if model_path and isinstance(self._config, EncoderConfig):
             self._config = dataclasses.replace(
                 self._config, model=watched_model(model_path), revision=None
             )
@@ -77,7 +93,7 @@ class RerankModelHandler(ModelHandler[Block, Block, CrossEncoder]):
     def run_inference(  # type: ignore[override]
         self,
         block: Block,
-        model: CrossEncoder,
+        model: Scorer,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterator[Block]:
         """Return a block, which is a batch, with its scores."""
@@ -123,3 +139,5 @@ def _count(scoring: Scoring, seconds: float) -> None:
         scoring.retries,
     )
     count(COUNTERS, values, seconds, scoring)
+    for name, value in scoring.counts.items():
+        Metrics.counter(NAMESPACE, name).inc(value)

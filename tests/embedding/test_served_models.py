@@ -30,6 +30,7 @@ from beam_gpte import (
     NearestNeighbors,
     NearestNeighborsEnrichmentHandler,
     NeighborOptions,
+    Rerank,
     TextEmbeddingModelHandler,
     WriteRejects,
     WriteSummary,
@@ -41,7 +42,7 @@ from beam_gpte.embedding import embed_ahead
 from beam_gpte.embedding.models import load_model
 from tests.conftest import MODES
 from tests.examples import keep, kept
-from tests.model_server import FAULTS, ModelServer, vector_of
+from tests.model_server import FAULTS, ModelServer, score_of, vector_of
 
 NewPipeline = Callable[..., beam.Pipeline]
 KEY = "sk-planted-7f3a"
@@ -321,3 +322,21 @@ def test_enrichment_ml_transform_and_run_inference_take_it(
 def test_settings_of_models_in_files_are_refused(runtime: ModelRuntime) -> None:
     with pytest.raises(InputError, match="it is for models in files; leave it out"):
         EmbedText(EndpointConfig("http://localhost", "m"), runtime=runtime)
+
+
+@pytest.mark.parametrize("mode", ["in memory", "two processes"])
+def test_rerank_takes_a_servers_scores(
+    new_pipeline: NewPipeline, server: ModelServer, tmp_path: Path, mode: str
+) -> None:
+    config = EndpointConfig(server.url, "m", "tei", max_items_per_request=4)
+    rows = [{"id": i, "query": f"q{i % 2}", "document": f"text {i}"} for i in range(12)]
+    rows += [{"id": 12, "query": "q0", "document": "x" * 2000}]
+    with new_pipeline(mode) as p:
+        scored, bad = p | beam.Create(rows) | Rerank(config).with_exception_handling()
+        scored | beam.Map(keep, str(tmp_path), "scored")
+        bad | "Bad" >> beam.Map(keep, str(tmp_path), "bad")
+    found = {row["id"]: row["rerank_score"] for row in kept(str(tmp_path), "scored")}
+    assert found == pytest.approx({i: score_of(f"q{i % 2}", f"text {i}") for i in range(12)})
+    assert [(row["id"], row["reject_reason"]) for row in kept(str(tmp_path), "bad")] == [
+        (12, "HTTP 413: `inputs` must have less than 1000 tokens")
+    ]

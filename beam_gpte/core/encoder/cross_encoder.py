@@ -11,6 +11,7 @@ refused.
 import dataclasses
 import inspect
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,7 @@ class Scoring:
       computed: tokens that the backbone ran over, padding included.
       retries: how often a batch was halved because it did not fit the memory.
       failed: why a pair has no score, by position.
+      counts: what else the work has cost, by the name of a counter.
     """
 
     scores: np.ndarray
@@ -96,6 +98,7 @@ class Scoring:
     computed: int
     retries: int
     failed: dict[int, str]
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class CrossEncoder:
@@ -181,7 +184,7 @@ class CrossEncoder:
         Raises:
           InputError: `pairs` is not a list of pairs of strings.
         """
-        _check_pairs(pairs)
+        check_pairs(pairs)
         empty = {i: EMPTY for i, pair in enumerate(pairs) if not all(map(is_visible, pair))}
         tokens = self._tokenizer.encode_pairs(pairs)
         pieces = _pieces(tokens)
@@ -305,7 +308,12 @@ def _run_alone(model: Any, piece: Piece) -> Any:
     return model(**{name: torch.from_numpy(values).unsqueeze(0) for name, values in inputs.items()})
 
 
-def _check_pairs(pairs: list[tuple[str, str]]) -> None:
+def check_pairs(pairs: list[tuple[str, str]]) -> None:
+    """Refuse what is not a list of pairs of strings.
+
+    Raises:
+      InputError: it is not; the message names the position.
+    """
     for position, pair in enumerate(pairs):
         if isinstance(pair, str) or len(pair) != 2:
             raise InputError(f"pair {position} is {pair!r}, not two texts; call score([(a, b)])")

@@ -13,18 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from beam_gpte.core.served.asker import Made
 from beam_gpte.core.served.client import Answer
 from beam_gpte.core.served.endpoint import OPENAI, TEI, EndpointConfig
 from beam_gpte.core.served.failures import PassingError
 
 BASE64 = "base64"
-
-
-class Made(NamedTuple):
-    """Hold the vectors of a request, float32 (n, dim), NaN where there is none, and its tokens."""
-
-    vectors: np.ndarray
-    tokens: int
 
 
 class EmbeddingApi(NamedTuple):
