@@ -9,7 +9,8 @@ import apache_beam as beam
 from beam_gpte import Block, Columns, CutRepeatedSpans, InputError
 from beam_gpte.cli.corpus_options import Options
 from beam_gpte.core.errors import naming
-from beam_gpte.dedup.spans.cut_repeated import Keep, SpanUnit
+from beam_gpte.core.text.spans import SpanUnit
+from beam_gpte.dedup.spans.cut_repeated import Keep
 
 _DEFAULTS = {  # of the options besides --spans
     "spans_max_documents": 1,
