@@ -37,6 +37,8 @@ from beam_gpte.dedup.spans.cut_repeated import CutSpans as CutSpans
 from beam_gpte.dedup.stream import DeduplicateStream as DeduplicateStream
 from beam_gpte.dedup.stream import StreamCells as StreamCells
 from beam_gpte.elements.block import Block as Block
+from beam_gpte.embedding.distill_static import Distilled as Distilled
+from beam_gpte.embedding.distill_static import DistillStatic as DistillStatic
 from beam_gpte.embedding.embed_text import EmbedText as EmbedText
 from beam_gpte.embedding.postprocess import ApplyPostprocess as ApplyPostprocess
 from beam_gpte.embedding.postprocess import FitPostprocess as FitPostprocess
@@ -123,6 +125,8 @@ __all__ = [
     "Deduplication",
     "DeleteVectors",
     "Deleted",
+    "DistillStatic",
+    "Distilled",
     "DuckDBOptions",
     "DuckDBVectorWriterConfig",
     "EmbedText",

@@ -73,6 +73,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "CompactVectors": {"path": "vectors"},
     "Deduplicate": {"steps": (beam_gpte.DeduplicateExact(), beam_gpte.DeduplicateSemantic())},
     "DeleteVectors": {"path": "vectors"},
+    "DistillStatic": {"model": "some/model", "path": "models/static"},
     "EmbedText": {"model": "some/model"},
     "FitHead": {"label_column": "quality"},
     "FitPostprocess": {"method": "center"},

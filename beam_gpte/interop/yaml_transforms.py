@@ -74,6 +74,9 @@ from beam_gpte.mining.bitext_report import FOUND_IN
 from beam_gpte.neighbors.clusters.describe import CLUSTER, REPRESENTATIVE
 
 WRITTEN = {"path": str, "rows": np.int64}
+_FLOATS = ("explained_variance", "spearman", "neighbors")
+_NUMBERS = ("dim", "vocabulary", "vocabulary_of_texts", "tokens_of_texts", "compared")
+DISTILLED = {"path": str, **dict.fromkeys(_NUMBERS, np.int64), **dict.fromkeys(_FLOATS, float)}
 PAIR_SCORES = optional(
     {
         **dict.fromkeys(
@@ -323,6 +326,10 @@ RejectDuplicateIds = in_yaml(beam_gpte.RejectDuplicateIds, _same)
 SplitSentences = in_yaml(beam_gpte.SplitSentences, _chunks)
 ChunkText = in_yaml(beam_gpte.ChunkText, _chunks)
 EmbedText = in_yaml(beam_gpte.EmbedText, _embedded)
+DistillStatic = in_yaml(
+    beam_gpte.DistillStatic,
+    lambda transform, rows: {GOOD: DISTILLED},
+)
 QuantizeVectors = in_yaml(beam_gpte.QuantizeVectors, _quantized)
 FitPostprocess = in_yaml(
     beam_gpte.FitPostprocess,

@@ -108,6 +108,7 @@ TRANSFORMS: dict[str, Callable[[str], Any]] = {
     "ChunkText": lambda at: bg.ChunkText("sentences", 9).with_exception_handling(),
     "DeduplicateExact": lambda at: bg.DeduplicateExact().with_exception_handling(),
     "DeduplicateStream": lambda at: bg.DeduplicateStream().with_exception_handling(),
+    "DistillStatic": lambda at: bg.DistillStatic(WordEncoder(), at, tokenizer="some/model"),
     "QuantizeVectors": lambda at: bg.QuantizeVectors("int8").with_exception_handling(),
     "ClusterVectors": lambda at: bg.ClusterVectors(2).with_exception_handling(),
     "FitHead": lambda at: bg.FitHead("id"),

@@ -166,7 +166,8 @@ def test_every_example_is_built_without_torch_and_runs_if_it_needs_no_model(
 def test_every_example_with_a_model_runs(example: str, minilm: str, tmp_path: Path) -> None:
     run_file(
         EXAMPLES[example],
-        model=tiny_cross_encoder(tmp_path) if example == "rerank.yaml" else minilm,
+        model=SMALL[example](tmp_path) if example in SMALL else minilm,
+        output=str(tmp_path / "output"),
     )
 
 
@@ -175,6 +176,17 @@ def tiny_cross_encoder(folder: Path) -> str:
     from tests.embedding.test_rerank import save
 
     return save(folder / "model", "bert")
+
+
+def tiny_static_model(folder: Path) -> str:
+    """Save one, as a teacher whose vocabulary takes no time."""
+    from tests.core.static.models import bert, static_embedding, token_vectors
+
+    tokenizer = bert()
+    return static_embedding(folder / "model", tokenizer, token_vectors(tokenizer))
+
+
+SMALL = {"rerank.yaml": tiny_cross_encoder, "distill_static.yaml": tiny_static_model}
 
 
 def test_every_public_transform_is_in_the_catalog() -> None:

@@ -122,6 +122,17 @@ class Tokenizer:
         """Return the number of special tokens before a text."""
         return len(self._prefix)
 
+    def to_json(self) -> str:
+        """Return the content of a tokenizer.json that gives the same tokens."""
+        if not self._lower_case:
+            return str(self._backend.to_str())
+        from tokenizers import normalizers
+
+        backend = type(self._backend).from_str(self._backend.to_str())
+        steps = [normalizers.Lowercase(), backend.normalizer]
+        backend.normalizer = normalizers.Sequence([step for step in steps if step is not None])
+        return str(backend.to_str())
+
     def content_ids(self, texts: list[str]) -> list[np.ndarray]:
         """Return token ids without special tokens, never truncated."""
         return [ids for ids, _ in self.content_ids_with_offsets(texts)]

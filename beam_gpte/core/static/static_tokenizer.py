@@ -86,6 +86,10 @@ class StaticTokenizer:
             tokenizer.count("\U00010cfa")  # an Old Hungarian number, which no vocabulary has
         return tokenizer
 
+    def to_json(self) -> str:
+        """Return the content of a tokenizer.json that gives the same tokens."""
+        return str(self._backend.to_str())
+
     def encode(self, texts: list[str]) -> TextIds:
         """Return the tokens of each text.
 

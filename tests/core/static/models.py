@@ -34,10 +34,10 @@ def corpus() -> list[str]:
     return [f"the {a} {verb} the {b}." for a in nouns for verb in verbs for b in nouns]
 
 
-def bert() -> tokenizers.Tokenizer:
-    """Make a tokenizer as BERT's, which truncates at 60 tokens, and pads."""
+def bert(more: tuple[str, ...] = ()) -> tokenizers.Tokenizer:
+    """Make a tokenizer as BERT's, which truncates at 60 tokens, and pads; with more words."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,"
-    words = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *WORDS]
+    words = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *WORDS, *more]
     vocabulary = {word: i for i, word in enumerate(words)}
     made = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer()
