@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import model_name
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, made_alike, vector_fields
-from beam_gpte.core.static.load_encoder import Pretrained
+from beam_gpte.core.served.endpoint import EndpointConfig
 from beam_gpte.core.vectors.quantize import with_quantization
-from beam_gpte.embedding.models import load_model
+from beam_gpte.embedding.models import LoadedModel, load_model
 from beam_gpte.embedding.quantize_vectors import FIT
 from beam_gpte.files.folders import absolute, is_remote
 from beam_gpte.sinks.duckdb_sql import catalog_entries, connect
@@ -30,12 +30,12 @@ TABLE = "vectors"
 
 
 def check_destination(
-    config: EncoderConfig,
+    config: EncoderConfig | EndpointConfig,
     column: str,
     database: str | None = None,
     folder: str | None = None,
     quantize: str | None = None,
-) -> Pretrained | None:
+) -> LoadedModel | None:
     """Refuse a model whose vectors do not fit those that are there.
 
     Args:
@@ -51,7 +51,7 @@ def check_destination(
     Raises:
       InputError: they do not fit, or the model cannot be loaded.
     """
-    model = None
+    model: LoadedModel | None = None
     for place, there in _stored(column, database, folder):
         model = model or load_model(config)
         here = _quantized_like(there, model.metadata, quantize)
@@ -60,12 +60,12 @@ def check_destination(
 
 
 def int8_limit(
-    config: EncoderConfig,
+    config: EncoderConfig | EndpointConfig,
     column: str,
     database: str | None = None,
     previous: str | None = None,
     local: bool = True,
-) -> tuple[float | str | None, Pretrained | None]:
+) -> tuple[float | str | None, LoadedModel | None]:
     """Find the limit that int8 codes of a run have to have, to join or reuse those that are there.
 
     Args:
@@ -82,7 +82,7 @@ def int8_limit(
     there = [metadata for _, metadata in _stored(column, database, None)]
     if previous is not None:
         there += _metadata_of(previous, column)
-    model = None
+    model: LoadedModel | None = None
     for metadata in there:
         if metadata.quantization != "int8":
             continue

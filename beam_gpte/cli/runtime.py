@@ -35,6 +35,7 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError, NothingWrittenError
 from beam_gpte.core.machine import cores
 from beam_gpte.core.process import begin_lone_worker, begin_program
+from beam_gpte.core.served.endpoint import EndpointConfig
 from beam_gpte.core.static.load_encoder import check_encoder
 from beam_gpte.elements.rejects import NAMESPACE
 from beam_gpte.files.folders import is_remote, remove_files
@@ -172,8 +173,10 @@ def silence_beam() -> None:
     drop_messages(("Resource module is not available", "apitools not found"))
 
 
-def check_model_exists(config: EncoderConfig) -> None:
-    """Raise `InputError` if the model does not exist."""
+def check_model_exists(config: EncoderConfig | EndpointConfig) -> None:
+    """Raise `InputError` if the model does not exist; a server is asked by the workers."""
+    if isinstance(config, EndpointConfig):
+        return
     remote = [name for name in (config.model, config.adapter or "") if is_remote_model(name)]
     for name in remote:
         check_remote_model(name)

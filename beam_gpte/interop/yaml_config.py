@@ -3,8 +3,9 @@
     dataclass --> settings_of --> {name: Setting} --> configure --> arguments of the dataclass
 
 An attribute that is a PCollection is a named input, not configuration. A settings object, such as
-`Columns` or `EncoderConfig`, is a mapping of its attributes, configured the same way; a tuple is a
-list; an Arrow type is its name. Attributes of any other type have no form in YAML.
+`Columns` or `EncoderConfig`, is a mapping of its attributes, configured the same way; one with a
+`url` is an `EndpointConfig` where a model is named; a tuple is a list; an Arrow type is its name.
+Attributes of any other type have no form in YAML.
 """
 
 import collections.abc
@@ -23,6 +24,7 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.served.endpoint import EndpointConfig
 from beam_gpte.dedup.deduplicate import DeduplicationStep
 from beam_gpte.dedup.exact import DeduplicateExact
 from beam_gpte.dedup.lexical import DeduplicateLexical
@@ -35,7 +37,7 @@ _STEPS: dict[Any, Any] = {
 # Descriptions of attributes whose form in YAML is not the one that the docstring describes.
 _YAML_FORMS = {
     "model": "a hub name, a folder, a URI, or a mapping of what EncoderConfig takes: "
-    "{model: ..., prompt_name: query}",
+    "{model: ..., prompt_name: query}, or of what EndpointConfig takes: {url: ..., model: ...}",
     "steps": f"mappings of a type ({', '.join(_STEPS)}) and what it takes",
 }
 # Descriptions of attributes that several transforms share and some do not document.
@@ -48,7 +50,9 @@ _SHARED = {
 }
 _MODELS = ("model", "query_model")  # a settings object, whatever their annotation
 _ARROW_TYPES = Mapping[str, pa.DataType]
-_NEW_NAMES = Mapping[str, str]  # of `rename`
+_NEW_NAMES = Mapping[str, str]  # of `rename`, and headers
+_PARAMETERS = Mapping[str, Any]  # of a request, as they are
+_MAPPINGS = (_ARROW_TYPES, _NEW_NAMES, _PARAMETERS)
 _NAMES = {
     str: "a string",
     int: "an integer",
@@ -197,14 +201,14 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
 def _yaml_kinds(field: dataclasses.Field) -> tuple[Any, ...]:
     """List the types of an attribute that have a form in YAML."""
     if field.name in _MODELS and Any in _parts(field.type):
-        return (str, EncoderConfig, types.NoneType)
+        return (str, EncoderConfig, EndpointConfig, types.NoneType)
     parts = _parts(field.type) if field.init else ()
     kinds = (str if typing.get_origin(part) is typing.Literal else part for part in parts)
     return tuple(kind for kind in kinds if _in_yaml(kind))
 
 
 def _in_yaml(kind: Any) -> bool:
-    if kind in _NAMES or kind in (_ARROW_TYPES, _NEW_NAMES) or _is_settings_object(kind):
+    if kind in _NAMES or kind in _MAPPINGS or _is_settings_object(kind):
         return True
     return typing.get_origin(kind) in (tuple, collections.abc.Sequence)
 
@@ -224,8 +228,12 @@ def _is_steps(kind: Any) -> bool:
 
 def _has_type(value: Any, kind: Any) -> bool:
     """Check whether a value from YAML has a type."""
+    if kind == _PARAMETERS:
+        return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
     if kind in (_ARROW_TYPES, _NEW_NAMES):
         return isinstance(value, Mapping) and all(isinstance(one, str) for one in value.values())
+    if kind in (EncoderConfig, EndpointConfig):
+        return isinstance(value, Mapping) and ("url" in value) == (kind is EndpointConfig)
     if _is_settings_object(kind):
         return isinstance(value, Mapping)
     if typing.get_origin(kind) is not None:

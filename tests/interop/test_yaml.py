@@ -331,6 +331,37 @@ def test_every_setting_is_typed_and_documented() -> None:
                 "runtime": beam_gpte.ModelRuntime(threads=2),
             },
         ),
+        (
+            "EmbedText",
+            {
+                "model": {
+                    "url": "https://models.example/v1",
+                    "model": "m",
+                    "headers": {"Authorization": "Bearer ${KEY}"},
+                    "parameters": {"truncate": True},
+                    "requests_per_second": 5,
+                }
+            },
+            {
+                "model": beam_gpte.EndpointConfig(
+                    "https://models.example/v1",
+                    "m",
+                    headers={"Authorization": "Bearer ${KEY}"},
+                    parameters={"truncate": True},
+                    requests_per_second=5,
+                )
+            },
+        ),
+        (
+            "Rerank",
+            {"model": {"url": "http://localhost:8080", "model": "m", "api": "tei"}},
+            {"model": beam_gpte.EndpointConfig("http://localhost:8080", "m", "tei")},
+        ),
+        (
+            "DeduplicateSemantic",
+            {"model": {"url": "http://localhost:8080", "model": "m"}},
+            {"model": beam_gpte.EndpointConfig("http://localhost:8080", "m")},
+        ),
         ("EmbedText", {"model": "m", "reuse": "a"}, {"model": "m"}),
         (
             "EmbedText",

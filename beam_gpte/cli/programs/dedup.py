@@ -28,7 +28,6 @@ from beam_gpte import (
     DeduplicateExact,
     DeduplicateLexical,
     DeduplicateSemantic,
-    EncoderConfig,
     InputError,
     ReadCorpus,
     ReadOptions,
@@ -46,13 +45,17 @@ from beam_gpte.cli.any_rows import (
 from beam_gpte.cli.arguments import Program
 from beam_gpte.cli.corpus_options import (
     FILES,
+    ModelConfig,
     add_column_options,
+    add_endpoint_options,
     add_max_rejects_option,
     add_reading_options,
     add_rename_option,
     check_added,
     check_renames,
     check_types,
+    in_files,
+    model_of,
     read_options,
     renamed,
     types_of,
@@ -127,6 +130,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         help="embeds the texts that the first steps keep; not needed if the input has vectors",
     )
+    add_endpoint_options(steps)
     steps.add_argument(
         "--threshold", type=float, default=0.9, help="minimum cosine of the semantic step"
     )
@@ -190,6 +194,12 @@ def columns_of(options: argparse.Namespace) -> Columns:
     return Columns(options.id_column or "id", options.text_column, options.embedding_column)
 
 
+def config_of(options: argparse.Namespace) -> ModelConfig | None:
+    if not isinstance(options.model, str):
+        return options.model  # none, or a stand-in
+    return model_of(options)
+
+
 def steps_of(
     options: argparse.Namespace,
     saved_index: bytes | None,
@@ -216,7 +226,7 @@ def steps_of(
         ),
         "semantic": lambda: DeduplicateSemantic(
             options.threshold,
-            options.model,
+            config_of(options),
             mode=options.mode,
             grouping=options.grouping,
             options=SemanticOptions(
@@ -300,8 +310,8 @@ def check(options: argparse.Namespace) -> Reference | None:
         required.append(options.embedding_column)
     check_present(required, first, present)
     check_spans(options, columns_of(options), first, present)
-    if options.model is not None:
-        check_model_exists(EncoderConfig(options.model))
+    if (model := config_of(options)) is not None:
+        check_model_exists(model)
     reference = reference_of(options)
     if reference is not None:
         with naming("--reference"):
@@ -417,7 +427,7 @@ def job_of(
         return comparing_seconds(vectors, sum(rows), options.threshold)
 
     compares = "semantic" in options.by.split(",") and options.scope is None
-    config = None if options.model is None else EncoderConfig(options.model)
+    config = in_files(config_of(options))
     return Job(
         options,
         flags,
@@ -477,7 +487,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     if options.report is not None:
         about = run_of(PROGRAM.name, options, flags, result, seconds)
         sample, columns = take_sample(sample_file(options.output)), columns_of(options)
-        config = None if options.model is None else EncoderConfig(options.model)
+        config = in_files(config_of(options))
         page = deduplication_page(about, summary, sample, columns.text, columns.embedding, config)
         write_page(options.report, page)
         print(f"report in {options.report}")

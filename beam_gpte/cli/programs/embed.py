@@ -21,7 +21,6 @@ from typing import Any
 
 from beam_gpte import (
     EmbedText,
-    Encoder,
     EncoderConfig,
     QuantizeVectors,
     ReadCorpus,
@@ -41,6 +40,7 @@ from beam_gpte.cli.any_rows import (
 from beam_gpte.cli.arguments import Program
 from beam_gpte.cli.corpus_options import (
     FILES,
+    ModelConfig,
     add_column_options,
     add_max_rejects_option,
     add_model_options,
@@ -49,6 +49,8 @@ from beam_gpte.cli.corpus_options import (
     check_added,
     check_renames,
     check_types,
+    in_files,
+    model_of,
     read_options,
     renamed,
     types_of,
@@ -79,6 +81,7 @@ from beam_gpte.core.encoder.model_folder import model_name
 from beam_gpte.core.errors import InputError, NothingWrittenError, naming
 from beam_gpte.elements.checks import CheckTexts
 from beam_gpte.elements.rejects import reject_outputs
+from beam_gpte.embedding.models import Model
 from beam_gpte.embedding.previous_rows import HashTexts
 from beam_gpte.embedding.quantize_vectors import FIT
 from beam_gpte.embedding.reuse import NOT_REUSED
@@ -174,7 +177,9 @@ Limit = float | str | None  # of int8, see `QuantizeVectors`
 
 
 def embed_of(
-    options: argparse.Namespace, config: EncoderConfig | Encoder, limit: Limit = FIT
+    options: argparse.Namespace,
+    config: Model,
+    limit: Limit = FIT,
 ) -> EmbedText:
     reuse = None if options.reuse is None else reuse_of(options, limit)
     return EmbedText(config, options.text_column, options.id_column or "id", reuse=reuse)
@@ -189,7 +194,7 @@ def reuse_of(options: argparse.Namespace, limit: Limit) -> Reuse:
     return Reuse(options.reuse, "int8", limit)
 
 
-def vectors_of(options: argparse.Namespace, config: EncoderConfig | Encoder) -> str:
+def vectors_of(options: argparse.Namespace, config: Model) -> str:
     """Name the column of the vectors."""
     return renamed(embed_of(options, config), options.rename).added()[EMBEDDING]
 
@@ -212,7 +217,7 @@ def read_of(options: argparse.Namespace) -> ReadCorpus:
 def build(
     pipeline: beam.Pipeline,
     options: argparse.Namespace,
-    config: EncoderConfig | Encoder,
+    config: Model,
     limit: Limit = FIT,
 ) -> None:
     id_column, text_column = options.id_column or "id", options.text_column
@@ -298,14 +303,16 @@ def run_once(options: argparse.Namespace, flags: list[str]) -> None:
         about = run_of(PROGRAM.name, options, flags, result, seconds)
         sample = take_sample(sample_file(options.output))
         vectors = vectors_of(options, config)
-        page = embedding_page(about, summary, sample, options.text_column, vectors, config)
+        page = embedding_page(
+            about, summary, sample, options.text_column, vectors, in_files(config)
+        )
         write_page(options.report, page)
         print(f"{'report':>16}  {options.report}")
 
 
-def config_of(options: argparse.Namespace) -> EncoderConfig:
-    return EncoderConfig(
-        options.model,
+def config_of(options: argparse.Namespace) -> ModelConfig:
+    return model_of(
+        options,
         pooling=options.pooling,
         prompt_name=options.prompt_name,
         prompt=options.prompt,
@@ -339,7 +346,7 @@ def use_previous(options: argparse.Namespace) -> None:
         options.reuse = options.output
 
 
-def preview(options: argparse.Namespace, config: EncoderConfig) -> dict[str, int]:
+def preview(options: argparse.Namespace, config: ModelConfig) -> dict[str, int]:
     """Count what a sync would change in the folder; the model is not asked what it would reject."""
     id_column, embed = options.id_column or ID, renamed(embed_of(options, config), options.rename)
     names, pipeline = embed.added(), beam.Pipeline(LOCAL_RUNNER)
@@ -348,12 +355,13 @@ def preview(options: argparse.Namespace, config: EncoderConfig) -> dict[str, int
         corpus, unreadable = pipeline | read_of(options).with_exception_handling()
         check = beam.ParDo(CheckTexts(embed.step, options.text_column, id_column, True))
         rows, refused = corpus | "CheckTexts" >> reject_outputs(check)
-        if config.splits:
+        splits = isinstance(config, EncoderConfig) and config.splits
+        if splits:
             rows = rows | HashTexts(options.text_column, names[PARENT_HASH])
             added += [id_column, options.text_column]
         rejects = (unreadable, refused) | "Rejects" >> beam.Flatten()
         replacing = ReplaceOptions(id_column, names[PARENT_ID], rejects)
-        compared = Compared(tuple(added), config.splits)
+        compared = Compared(tuple(added), splits)
         rows | PreviewSync(absolute(options.output), scratch, compared, replacing)
         return changes(run_pipeline(pipeline, True, scratch), "PreviewSync")
 
@@ -379,7 +387,7 @@ def job_of(
     options: argparse.Namespace,
     flags: list[str],
     local: bool,
-    config: EncoderConfig,
+    config: ModelConfig,
     limit: Limit = FIT,
 ) -> Job:
     """Describe this program for a dry run."""
@@ -388,10 +396,10 @@ def job_of(
         build(pipeline, trial, config if trial.model == options.model else trial.model, limit)
 
     sides = {"input": Side(options.input, options.id_column)}
-    return Job(options, flags, local, sides, config, build_trial)
+    return Job(options, flags, local, sides, in_files(config), build_trial)
 
 
-def check(options: argparse.Namespace, config: EncoderConfig) -> None:
+def check(options: argparse.Namespace, config: ModelConfig) -> None:
     """Check before the job starts what can be checked on this machine."""
     first, present = columns_of(options)
     use_ids(options, present)

@@ -24,7 +24,6 @@ from beam_gpte import (
     Block,
     Columns,
     Comparison,
-    EncoderConfig,
     IdentifyLanguage,
     InputError,
     MineBitext,
@@ -45,13 +44,17 @@ from beam_gpte.cli.any_rows import (
 from beam_gpte.cli.arguments import Program, add_adapter_option
 from beam_gpte.cli.corpus_options import (
     FILES,
+    ModelConfig,
     add_column_options,
+    add_endpoint_options,
     add_max_rejects_option,
     add_reading_options,
     add_rename_option,
     check_added,
     check_renames,
     check_types,
+    in_files,
+    model_of,
     read_options,
     renamed,
     types_of,
@@ -101,6 +104,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--prompt_name", help="a prompt that the model defines, for both sides, e.g. query"
     )
+    add_endpoint_options(model)
     add_pair_options(parser)
     writing = parser.add_argument_group("output")
     writing.add_argument("--output", required=True, help="folder for the results")
@@ -174,10 +178,10 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def config_of(options: argparse.Namespace) -> EncoderConfig | None:
+def config_of(options: argparse.Namespace) -> ModelConfig | None:
     if not isinstance(options.model, str):
         return options.model  # none, or a stand-in
-    return EncoderConfig(options.model, prompt_name=options.prompt_name, adapter=options.adapter)
+    return model_of(options, prompt_name=options.prompt_name, adapter=options.adapter)
 
 
 def columns_of(options: argparse.Namespace) -> Columns:
@@ -227,8 +231,8 @@ def check(options: argparse.Namespace) -> pl.DataFrame | None:
     for name in ("prompt_name", "adapter"):
         if options.model is None and getattr(options, name) is not None:
             raise InputError(f"--{name} is for --model; leave it out, or give --model")
-    if options.model is not None:
-        check_model_exists(EncoderConfig(options.model, adapter=options.adapter))
+    if (model := config_of(options)) is not None:
+        check_model_exists(model)
     files_of(options, options.output)
     check_writable(f"{options.output.rstrip('/')}/bitext")
     gold = None
@@ -362,7 +366,7 @@ def job_of(options: argparse.Namespace, flags: list[str], local: bool) -> Job:
         flags,
         local,
         {side: Side(getattr(options, side), options.id_column) for side in SIDES},
-        config_of(options),
+        in_files(config_of(options)),
         lambda pipeline, trial: build(pipeline, trial, None),
         finish,
         options.embedding_column,
@@ -467,7 +471,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         about = run_of(PROGRAM.name, options, flags, result, seconds)
         sample = take_sample(sample_file(output))
         missed = missed_of(output, pairs, gold, summary)
-        vectors, config = options.embedding_column, config_of(options)
+        vectors, config = options.embedding_column, in_files(config_of(options))
         page = bitext_page(about, summary, pairs, sample, vectors, missed, config)
         write_page(options.report, page)
         print(f"report in {options.report}")

@@ -15,11 +15,13 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from beam_gpte import EncoderConfig, InputError, VectorMetadata
+from beam_gpte import EndpointConfig, InputError, VectorMetadata
 from beam_gpte.cli.arguments import Program, add_adapter_option
+from beam_gpte.cli.corpus_options import ModelConfig, add_endpoint_options, model_of
 from beam_gpte.cli.escaped_output import one_line
 from beam_gpte.cli.runtime import Stopwatch, add_report_option
 from beam_gpte.core.columns import ID, TEXT
+from beam_gpte.core.served.endpoint_encoder import EndpointEncoder
 from beam_gpte.core.static.load_encoder import Pretrained
 from beam_gpte.embedding.models import load_model
 from beam_gpte.reports.output_pages import Answer, answer_page
@@ -112,7 +114,7 @@ def find_table(
 def ask(
     path: str,
     question: str,
-    config: EncoderConfig,
+    config: ModelConfig,
     k: int,
     sample_rows: int = 0,
     **names: str | None,
@@ -150,8 +152,13 @@ def ask(
         return Answer(hits, vector, rows, sample)
 
 
-def _load(config: EncoderConfig, metadata: VectorMetadata) -> Pretrained:
+def _load(config: ModelConfig, metadata: VectorMetadata) -> Pretrained | EndpointEncoder:
     """Load the encoder; of a longer vector than those of the table, the beginning is taken."""
+    if isinstance(config, EndpointConfig):
+        served = EndpointEncoder(config)
+        if config.dimensions is None and served.dim > metadata.dim:
+            return EndpointEncoder(dataclasses.replace(config, dimensions=metadata.dim))
+        return served
     encoder = load_model(config)
     if config.truncate_dim is None and encoder.dim > metadata.dim:
         return load_model(dataclasses.replace(config, truncate_dim=metadata.dim))
@@ -159,7 +166,7 @@ def _load(config: EncoderConfig, metadata: VectorMetadata) -> Pretrained:
 
 
 def _check_model(
-    connection: duckdb.DuckDBPyConnection, table: Searched, encoder: Pretrained
+    connection: duckdb.DuckDBPyConnection, table: Searched, encoder: Pretrained | EndpointEncoder
 ) -> None:
     """Check that the encoder reproduces the stored vectors of some stored texts.
 
@@ -192,12 +199,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="the model of the vectors")
     add_adapter_option(parser)
     parser.add_argument("--prompt_name", help="the model's prompt for questions, e.g. query")
+    parser.add_argument("--prompt", help="text put before the question")
     parser.add_argument(
         "--truncate_dim",
         type=int,
         metavar="N",
         help="keep the first N dimensions (default: as many as the table's vectors have)",
     )
+    add_endpoint_options(parser)
     parser.add_argument("--table", default="vectors", help="of the DuckDB file")
     parser.add_argument("--id_column", help="ids (default: `id`, or the table's first column)")
     parser.add_argument(
@@ -211,9 +220,10 @@ def run(arguments: argparse.Namespace, _: list[str]) -> None:
     watch = Stopwatch()
     if arguments.report:
         check_report(arguments.report)
-    config = EncoderConfig(
-        arguments.model,
+    config = model_of(
+        arguments,
         prompt_name=arguments.prompt_name,
+        prompt=arguments.prompt,
         truncate_dim=arguments.truncate_dim,
         adapter=arguments.adapter,
     )

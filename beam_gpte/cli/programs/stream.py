@@ -30,8 +30,6 @@ from beam_gpte import (
     Columns,
     DeduplicateStream,
     EmbedText,
-    Encoder,
-    EncoderConfig,
     InputError,
     Polling,
     ReadCorpus,
@@ -42,11 +40,14 @@ from beam_gpte import (
 )
 from beam_gpte.cli.arguments import Program
 from beam_gpte.cli.corpus_options import (
+    ModelConfig,
     add_file_options,
     add_model_options,
     add_rename_option,
     check_added,
     check_renames,
+    in_files,
+    model_of,
     read_options,
     renamed,
     renames,
@@ -77,6 +78,7 @@ from beam_gpte.core.encoder.model_folder import model_name
 from beam_gpte.core.errors import naming
 from beam_gpte.dedup.stream import split_duplicates
 from beam_gpte.elements.added_columns import AddsColumns
+from beam_gpte.embedding.models import Model
 from beam_gpte.files.folders import check_writable
 from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.output_pages import StreamSample, stream_page
@@ -151,20 +153,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_dry_run_option(writing)
 
 
-def embed_of(options: argparse.Namespace, model: EncoderConfig | Encoder) -> EmbedText:
+def embed_of(options: argparse.Namespace, model: Model) -> EmbedText:
     embed = EmbedText(model, options.text_column, options.id_column or ID)
     return renamed(embed, options.rename)
 
 
 def vectors_of(options: argparse.Namespace) -> str:
     """Name the column of the vectors."""
-    return embed_of(options, EncoderConfig(options.model)).added()[EMBEDDING]
+    return embed_of(options, model_of(options)).added()[EMBEDDING]
 
 
 def build(
     pipeline: beam.Pipeline,
     options: argparse.Namespace,
-    model: EncoderConfig | Encoder,
+    model: Model,
     output: StreamOutput,
     stop: str | None,
 ) -> None:
@@ -221,8 +223,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     local = local_stream_options(beam_options)
     if not (options.output or options.duckdb):
         raise InputError("neither --output nor --duckdb; give one, or both")
-    config = EncoderConfig(
-        options.model,
+    config = model_of(
+        options,
         prompt_name=options.prompt_name,
         prompt=options.prompt,
         truncate_dim=options.truncate_dim,
@@ -274,13 +276,16 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     print_summary(summary)
     if options.report:
         about = run_of(PROGRAM.name, options, flags, result, seconds)
-        page = stream_page(about, summary, sample_of(options, output), config)
+        page = stream_page(about, summary, sample_of(options, output), in_files(config))
         write_page(options.report, page)
         print(f"{'report':>16}  {options.report}")
 
 
 def job_of(
-    options: argparse.Namespace, flags: list[str], local: bool, config: EncoderConfig
+    options: argparse.Namespace,
+    flags: list[str],
+    local: bool,
+    config: ModelConfig,
 ) -> Job:
     """Describe for a dry run a job that embeds in one thread what is there now."""
 
@@ -300,10 +305,10 @@ def job_of(
             vectors | WriteVectorsToDuckDB(trial.duckdb, id_column=ids)
 
     sides = {"input": Side(options.input, options.id_column)}
-    return Job(options, flags, local, sides, config, build_trial, is_stream=True)
+    return Job(options, flags, local, sides, in_files(config), build_trial, is_stream=True)
 
 
-def check(options: argparse.Namespace, config: EncoderConfig, output: StreamOutput) -> None:
+def check(options: argparse.Namespace, config: ModelConfig, output: StreamOutput) -> None:
     """Check before the stream starts what can be checked on this machine."""
     Polling(options.interval)
     read_options(options)
@@ -314,7 +319,7 @@ def check(options: argparse.Namespace, config: EncoderConfig, output: StreamOutp
         check_report(options.report)
 
 
-def check_columns(options: argparse.Namespace, config: EncoderConfig) -> None:
+def check_columns(options: argparse.Namespace, config: ModelConfig) -> None:
     adding: list[AddsColumns] = [EmbedText(config, options.text_column, options.id_column or ID)]
     if options.horizon:
         adding.append(DeduplicateStream(options.threshold, options.horizon))

@@ -59,6 +59,16 @@ class EndpointEncoder:
             canaries=seen,
         )
 
+    @property
+    def dim(self) -> int:
+        """Return the dimensions of a vector."""
+        return self.metadata.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of server, model and settings."""
+        return self.metadata.fingerprint
+
     def encode(self, texts: list[str]) -> np.ndarray:
         """Embed `texts`.
 
