@@ -13,11 +13,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.model_folder import model_name
 from beam_gpte.core.metadata import VectorMetadata, check_same_vectors, made_alike, vector_fields
 from beam_gpte.core.served.endpoint import EndpointConfig
 from beam_gpte.core.vectors.quantize import with_quantization
-from beam_gpte.embedding.models import LoadedModel, load_model
+from beam_gpte.embedding.models import LoadedModel, load_model, name_of
 from beam_gpte.embedding.quantize_vectors import FIT
 from beam_gpte.files.folders import absolute, is_remote
 from beam_gpte.sinks.duckdb_sql import catalog_entries, connect
@@ -86,7 +85,7 @@ def int8_limit(
     for metadata in there:
         if metadata.quantization != "int8":
             continue
-        if not local and metadata.model == model_name(config):
+        if not local and metadata.model == name_of(config):
             return metadata.int8_limit, None
         if local:
             model = model or load_model(config)

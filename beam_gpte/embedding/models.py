@@ -9,6 +9,7 @@ from typing import overload
 
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.custom_encoder import CustomEncoder
+from beam_gpte.core.encoder.model_folder import model_name
 from beam_gpte.core.encoder.text_encoder import Encoder
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.served.endpoint import EndpointConfig
@@ -55,3 +56,8 @@ def load_model(model: Model) -> LoadedModel:
     if isinstance(model, EndpointConfig):
         return shared_endpoint(EndpointEncoder, model)
     return CustomEncoder(model)
+
+
+def name_of(config: EncoderConfig | EndpointConfig) -> str:
+    """Name a model for whoever reads its vectors, as their metadata do."""
+    return model_name(config) if isinstance(config, EncoderConfig) else config.model

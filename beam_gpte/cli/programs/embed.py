@@ -77,11 +77,10 @@ from beam_gpte.cli.runtime import (
 )
 from beam_gpte.cli.streams import follow
 from beam_gpte.core.columns import EMBEDDING, ID, PARENT_HASH, PARENT_ID
-from beam_gpte.core.encoder.model_folder import model_name
 from beam_gpte.core.errors import InputError, NothingWrittenError, naming
 from beam_gpte.elements.checks import CheckTexts
 from beam_gpte.elements.rejects import reject_outputs
-from beam_gpte.embedding.models import Model
+from beam_gpte.embedding.models import Model, name_of
 from beam_gpte.embedding.previous_rows import HashTexts
 from beam_gpte.embedding.quantize_vectors import FIT
 from beam_gpte.embedding.reuse import NOT_REUSED
@@ -435,7 +434,7 @@ def summary_of(
 ) -> dict[str, Any]:
     reused, resumed = count.get("texts_reused", 0), count.get("texts_resumed", 0)
     return {
-        "model": model_name(config_of(options)),
+        "model": name_of(config_of(options)),
         "texts": count.get("texts", 0) + reused + resumed,
         "tokens": count.get("tokens", 0),
         "seconds": round(seconds, 2),

@@ -74,11 +74,10 @@ from beam_gpte.cli.streams import (
     stop_file,
 )
 from beam_gpte.core.columns import DUPLICATE_OF, EMBEDDING, ID, SCORE, SOURCE
-from beam_gpte.core.encoder.model_folder import model_name
 from beam_gpte.core.errors import naming
 from beam_gpte.dedup.stream import split_duplicates
 from beam_gpte.elements.added_columns import AddsColumns
-from beam_gpte.embedding.models import Model
+from beam_gpte.embedding.models import Model, name_of
 from beam_gpte.files.folders import check_writable
 from beam_gpte.files.json_values import write_json
 from beam_gpte.reports.output_pages import StreamSample, stream_page
@@ -360,7 +359,7 @@ def summary_of(
     count: dict[str, int], seconds: float, options: argparse.Namespace
 ) -> dict[str, Any]:
     return {
-        "model": model_name(EncoderConfig(options.model, adapter=options.adapter)),
+        "model": name_of(model_of(options, adapter=options.adapter)),
         "files_read": count.get("files_read", 0),
         "rows_read": count.get("rows_read", 0),
         "texts": count.get("texts", 0),
