@@ -234,8 +234,8 @@ class CheckNothingLost(beam.PTransform):
             "kept": inputs.kept,
             "removed": inputs.removed,
             "rejects": inputs.rejects | "OwnRejects" >> own_rejects,
-            **{"emptied": blocks for blocks in inputs.emptied},
         }
+        parts |= {"emptied": inputs.emptied[0]} if inputs.emptied else {}
         totals = [blocks | f"Count_{name}" >> CountRows() for name, blocks in parts.items()]
         return inputs.rows.pipeline | "AddUp" >> FromSideInputs(
             dict, _add_up, self.rejected, *totals

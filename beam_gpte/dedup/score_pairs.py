@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from beam_gpte.core.columns import FIRST_ID, NEEDED, SCORE, SECOND_ID, SHARED
+from beam_gpte.core.columns import FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.dense.neighbors import PAIRS_AT_ONCE, Similarity
@@ -45,8 +45,7 @@ class CandidatesAndContents(NamedTuple):
     """Hold the pairs to score.
 
     Attributes:
-      candidates: blocks of `first_id`, `second_id`; a pair may come twice. With `SHARED` and
-        `NEEDED` only those are scored whose sum of `SHARED` reaches `NEEDED`.
+      candidates: blocks of `first_id`, `second_id`; a pair may come twice.
       contents: blocks of an id and one other column, whose values are compared.
       dense: rows that are named dense, see `dedup.dense`; none or one collection.
     """
@@ -138,9 +137,7 @@ def _attach_first(
     pieces = list(element[1]["pairs"])
     if not pieces:
         return
-    pairs = _distinct(frame_of(pieces)).sort(FIRST_ID, SECOND_ID)
-    if not len(pairs):
-        return
+    pairs = frame_of(pieces).unique().sort(FIRST_ID, SECOND_ID)
     Metrics.counter(NAMESPACE, "candidate_pairs").inc(len(pairs))
     contents = _select(element[1]["contents"], id_column, pairs[FIRST_ID])
     ids = id_array(contents, id_column)
@@ -148,14 +145,6 @@ def _attach_first(
         yield partition, piece
         named = find_ids(pc.unique(id_array(piece, FIRST_ID)), ids, id_column)
         yield partition, contents.take(named)
-
-
-def _distinct(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Keep each pair once, of those that share as much as they need to."""
-    if SHARED not in pairs.columns:
-        return pairs.unique()
-    sums = pairs.group_by(FIRST_ID, SECOND_ID).agg(pl.col(SHARED).sum(), pl.col(NEEDED).first())
-    return sums.filter(pl.col(SHARED) >= pl.col(NEEDED)).drop(SHARED, NEEDED)
 
 
 def _score(

@@ -22,6 +22,7 @@ from beam_gpte import (
     InputError,
     MinHash,
 )
+from beam_gpte.core.text import containment
 from beam_gpte.core.text.normalize import normalize, words
 from beam_gpte.dedup.containment import candidates
 from beam_gpte.shuffle.group_by_id import block_of
@@ -123,8 +124,8 @@ def test_odd_texts_are_those_of_brute_force(
     step = DeduplicateLexical(threshold, "first", minhash=minhash, similarity="containment")
     with pytest.MonkeyPatch.context() as patch:
         if in_passes:
-            patch.setattr(candidates, "POSTINGS_AT_ONCE", 3)
-            patch.setattr(candidates, "PAIRS_AT_ONCE", 2)
+            patch.setattr(candidates, "PROBES_AT_ONCE", 3)
+            patch.setattr(containment, "PAIRS_AT_ONCE", 2)
         found = rows | step
     true = brute_force(rows, threshold, minhash)
     assert {row[:2] for row in found.pairs.rows()} == set(true)

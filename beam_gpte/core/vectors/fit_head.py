@@ -9,25 +9,22 @@ networks", 2017), a regression by a line.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.metadata import VectorMetadata
+from beam_gpte.core.vectors.fit_layers import folded, minimized, rotated, start_of
 from beam_gpte.core.vectors.head import KINDS, Head, Label, Layer, softmax
 
 DECAYS = (1e-2, 1e-3, 1e-4, 1e-5)  # of weights, for inputs of mean variance 1; largest first
 USUAL_DECAY = 1e-3  # where too few rows are left to choose one
 MIN_CALIBRATED = 30  # rows, to calibrate or to choose a decay
 MAX_CLASSES = 1000
-STOP = {"maxiter": 200, "gtol": 1e-5}  # L-BFGS, after so many steps or at such a gradient
 SCALES = (0.1, 10.0)  # of logits
 BINS = 15  # of the expected calibration error, as in Guo et al.
-SEED = 0  # of the weights of a hidden layer
-
-Loss = Callable[[np.ndarray], tuple[np.ndarray, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +167,11 @@ class _Fit:
     """Say what is minimized, how outputs are calibrated, and what is measured."""
 
     outputs: int
+    curvature: float  # see `fit_layers`
+
+    def scaling(self) -> tuple[float, float]:
+        """Give the factor and shift from outputs to labels."""
+        return 1.0, 0.0
 
     def targets(self, labels: np.ndarray) -> np.ndarray:
         """Give the targets of labels, and through `loss` the loss of outputs."""
@@ -196,6 +198,7 @@ class _Classification(_Fit):
     def __init__(self, classes: tuple[Label, ...], labels: np.ndarray, balanced: bool) -> None:
         self._names = np.array(classes, labels.dtype)
         self.outputs = len(classes)
+        self.curvature = (1 - 1 / len(classes)) / len(classes)  # of equal probabilities
         counts = np.bincount(self.targets(labels), minlength=len(classes))
         weights = len(labels) / (len(classes) * np.maximum(counts, 1))
         self._weights = weights if balanced else np.ones(len(classes))
@@ -248,10 +251,13 @@ class _Classification(_Fit):
 
 
 class _Regression(_Fit):
-    outputs = 1
+    outputs, curvature = 1, 1.0
 
     def __init__(self, labels: np.ndarray) -> None:
         self.mean, self.deviation = float(labels.mean()), float(labels.std()) or 1.0
+
+    def scaling(self) -> tuple[float, float]:
+        return self.deviation, self.mean
 
     def targets(self, labels: np.ndarray) -> np.ndarray:
         return (labels - self.mean) / self.deviation
@@ -313,16 +319,12 @@ def _best(
     decays: Sequence[float],
 ) -> tuple[tuple[Layer, ...], float]:
     """Fit with each decay, from the largest, and keep the layers of the smallest loss."""
-    mean = fitted.vectors.mean(axis=0, dtype=np.float64)
-    inputs = fitted.vectors - mean
-    spread = float(np.sqrt((inputs**2).mean())) or 1.0
-    inputs /= spread
-    targets = fit.targets(fitted.labels)
-    start = _start(inputs.shape[1], hidden, fit.outputs)
+    inputs, targets = rotated(fitted.vectors), fit.targets(fitted.labels)
+    weights = start_of(inputs, hidden, fit.outputs)
     best: tuple[float, tuple[Layer, ...], float] | None = None
     for decay in decays:
-        start = _minimized(fit, inputs, targets, start, decay)
-        layers = _folded(fit, start, mean, spread)
+        weights = minimized(fit, inputs, targets, weights, decay)
+        layers = folded(inputs, weights, *fit.scaling())
         if len(decays) == 1:
             return layers, decay
         head = Head("", (), layers, 1.0, 0.0, None, {})
@@ -334,66 +336,3 @@ def _best(
             best = loss, layers, decay
     assert best is not None
     return best[1], best[2]
-
-
-def _start(inputs: int, hidden: int, outputs: int) -> list[np.ndarray]:
-    """Give weights and biases to begin with: zeros, and of a hidden layer He's random ones."""
-    if not hidden:
-        return [np.zeros((inputs, outputs)), np.zeros(outputs)]
-    random = np.random.default_rng(SEED)
-    first = random.standard_normal((inputs, hidden)) * np.sqrt(2 / inputs)
-    second = random.standard_normal((hidden, outputs)) * np.sqrt(1 / hidden)
-    return [first, np.zeros(hidden), second, np.zeros(outputs)]
-
-
-def _minimized(
-    fit: _Fit, inputs: np.ndarray, targets: np.ndarray, start: list[np.ndarray], decay: float
-) -> list[np.ndarray]:
-    from scipy.optimize import minimize
-
-    shapes = [part.shape for part in start]
-    ends = np.cumsum([part.size for part in start])[:-1]
-
-    def parts_of(flat: np.ndarray) -> list[np.ndarray]:
-        parts = zip(np.split(flat, ends), shapes, strict=True)
-        return [part.reshape(shape) for part, shape in parts]
-
-    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weights = parts_of(flat)
-        value, gradients = _loss(fit, inputs, targets, weights)
-        for at in range(0, len(weights), 2):
-            value += decay / 2 * float((weights[at] ** 2).sum())
-            gradients[at] = gradients[at] + decay * weights[at]
-        return value, np.concatenate([part.reshape(-1) for part in gradients])
-
-    flat = np.concatenate([part.reshape(-1) for part in start])
-    found = minimize(loss, flat, jac=True, method="L-BFGS-B", options=STOP)
-    return parts_of(found.x)
-
-
-def _loss(
-    fit: _Fit, inputs: np.ndarray, targets: np.ndarray, weights: list[np.ndarray]
-) -> tuple[float, list[np.ndarray]]:
-    """Give the loss without decay, and its gradients."""
-    if len(weights) == 2:
-        value, slope = fit.loss(inputs @ weights[0] + weights[1], targets)
-        return value, [inputs.T @ slope, slope.sum(axis=0)]
-    first, first_bias, second, second_bias = weights
-    active = np.maximum(inputs @ first + first_bias, 0)
-    value, slope = fit.loss(active @ second + second_bias, targets)
-    back = (slope @ second.T) * (active > 0)
-    return value, [inputs.T @ back, back.sum(axis=0), active.T @ slope, slope.sum(axis=0)]
-
-
-def _folded(
-    fit: _Fit, weights: list[np.ndarray], mean: np.ndarray, spread: float
-) -> tuple[Layer, ...]:
-    """Give layers that take vectors, and give labels, as they are."""
-    first, bias, *others = weights
-    layers = [(first / spread, bias - mean @ first / spread)]
-    if others:
-        layers.append((others[0], others[1]))
-    if isinstance(fit, _Regression):
-        last, shift = layers[-1]
-        layers[-1] = last * fit.deviation, shift * fit.deviation + fit.mean
-    return tuple((one.astype(np.float32), two.astype(np.float32)) for one, two in layers)
