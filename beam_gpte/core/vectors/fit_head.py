@@ -318,7 +318,10 @@ def _best(
     hidden: int,
     decays: Sequence[float],
 ) -> tuple[tuple[Layer, ...], float]:
-    """Fit with each decay, from the largest, and keep the layers of the smallest loss."""
+    """Fit with each decay, from the largest, while the loss falls, and keep the best layers.
+
+    Smaller decays than the first one that is worse fit more noise, in more steps.
+    """
     inputs, targets = rotated(fitted.vectors), fit.targets(fitted.labels)
     weights = start_of(inputs, hidden, fit.outputs)
     best: tuple[float, tuple[Layer, ...], float] | None = None
@@ -332,7 +335,8 @@ def _best(
         if isinstance(fit, _Regression):
             outputs = fit.targets(outputs)
         loss = fit.loss(outputs, of_others)[0]
-        if best is None or loss < best[0]:
-            best = loss, layers, decay
+        if best is not None and loss >= best[0]:
+            break
+        best = loss, layers, decay
     assert best is not None
     return best[1], best[2]
