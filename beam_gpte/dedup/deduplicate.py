@@ -177,7 +177,11 @@ class DeduplicationStep(GivesDeduplication):
 
     def makes_vectors(self) -> bool:
         """Return whether it embeds texts, so that rows have vectors afterwards."""
-        return False
+        return self.embeds_with() is not None
+
+    def embeds_with(self) -> tuple[str, Any] | None:
+        """Return the column of the vectors that it makes, and their model; None for none."""
+        return None
 
     def light_columns(self) -> tuple[str, ...]:
         """Name the columns that it reads from rows on a disk: all except vectors."""
@@ -224,7 +228,9 @@ class Deduplicate(GivesDeduplication):
         corpus | Deduplicate((DeduplicateExact(), DeduplicateSemantic(model=MODEL)))
 
     Gives one `Deduplication`; every `duplicate_of` names a row that all steps keep. Cheap steps
-    first: rows they remove are not embedded. Rows that any step cannot compare are rejected first.
+    first: rows they remove are not embedded. A step of another `model` than the one before it
+    embeds the rows again that are left, so that a static model can go before a language model. Rows
+    that any step cannot compare are rejected first.
 
     Attributes:
       steps: with the same id and text columns, and without a `reference` or `rename`.
@@ -266,6 +272,14 @@ class Deduplicate(GivesDeduplication):
                 one, other = getattr(first, column), getattr(step.columns, column)
                 if one != other:
                     raise InputError(f"steps with {column} columns {one!r} and {other!r}; use one")
+        places = range(1, len(self.steps))
+        if self.scratch is not None and any(
+            _has_another_model(self.steps[i], self.steps[:i]) for i in places
+        ):
+            raise InputError(
+                "steps with two models, and scratch, where vectors lie with their rows; run these "
+                "steps one after the other, or leave scratch out"
+            )
         self.added()
 
     def adds(self) -> tuple[str, ...]:
@@ -379,6 +393,9 @@ def _run_steps(checked: CheckedRows, steps: Steps, context: StepContext) -> Dedu
             rows = (rows, checked.reference) | f"WithReference{number}" >> beam.Flatten()
         if number == 1:
             all_rows = rows
+        elif _has_another_model(step, steps[: number - 1]):
+            drop = beam.Map(without_made).with_output_types(Block)
+            rows = rows | f"WithoutVectors{number}" >> drop
         found = _StepRows(rows, removed) | f"{number}-{step.name}" >> _RunStep(step, context)
         rejects += found.rejects
         rows, removed = found.kept, (found.removed,)
@@ -395,6 +412,13 @@ def _run_steps(checked: CheckedRows, steps: Steps, context: StepContext) -> Dedu
         merge_rejects(rejects),
         indexes[-1] if indexes else None,
     )
+
+
+def _has_another_model(step: DeduplicationStep, earlier: Steps) -> bool:
+    """Check whether a step embeds again, into the column of a step before it with another model."""
+    made = step.embeds_with()
+    before = [known for known in (one.embeds_with() for one in earlier) if known is not None]
+    return made is not None and bool(before) and before[-1][0] == made[0] and before[-1] != made
 
 
 def _summary_of(step: DeduplicationStep) -> StepSummary:

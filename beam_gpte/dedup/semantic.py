@@ -40,6 +40,7 @@ from beam_gpte.embedding.ensure_vectors import (
     unit_vectors,
     with_unit_vectors,
 )
+from beam_gpte.embedding.models import as_model
 from beam_gpte.shuffle.spill import with_columns
 from beam_gpte.shuffle.unique_ids import id_array
 
@@ -205,13 +206,13 @@ class DeduplicateSemantic(DeduplicationStep):
     def _compared_columns(self) -> tuple[str, ...]:
         return (*self.order().columns, *(() if self.scope is None else (self.scope,)))
 
-    def makes_vectors(self) -> bool:
-        """Return whether texts are embedded."""
-        return self.model is not None
-
     def reads_text(self) -> bool:
         """Return whether texts are embedded."""
         return self.model is not None
+
+    def embeds_with(self) -> tuple[str, Any] | None:
+        """Return the column of the vectors that it makes, and their model."""
+        return None if self.model is None else (self.columns.embedding, as_model(self.model))
 
     def defects(self) -> VectorDefects:
         """Find rows without a vector, or without a text to embed."""

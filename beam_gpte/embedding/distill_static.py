@@ -122,6 +122,8 @@ class DistillStatic(TakesFrames):
       held_out: share of the rows that the model is not made of, but measured on, by their hash.
       tokenizer: a hub name or a folder of the model whose tokenizer is used; by default the
         teacher's, which a custom encoder does not have.
+      whole_vocabulary: embed each token of the vocabulary as a text of its own, too. Without it the
+        model knows the tokens of the corpus only.
       columns: of the ids, the vectors and the texts.
     """
 
@@ -131,6 +133,7 @@ class DistillStatic(TakesFrames):
     sif: float = 1e-3
     held_out: float = 0.02
     tokenizer: str | None = None
+    whole_vocabulary: bool = True
     columns: Columns = dataclasses.field(default_factory=Columns)
 
     def __post_init__(self) -> None:
@@ -173,8 +176,10 @@ class DistillStatic(TakesFrames):
         sum_texts = beam.ParDo(_SumTexts(self)).with_output_types(_Numbered, held=Block)
         sum_tokens = beam.ParDo(_SumTokens()).with_output_types(_Numbered)
         summed = rows | "Sum" >> sum_texts.with_outputs("held", main="sums")
-        alone = self._tokens(rows.pipeline) | "SumTokens" >> sum_tokens
-        sums = (summed.sums, alone) | "Sums" >> beam.Flatten()
+        sums = summed.sums
+        if self.whole_vocabulary:
+            alone = self._tokens(rows.pipeline) | "SumTokens" >> sum_tokens
+            sums = (sums, alone) | "Sums" >> beam.Flatten()
         added = sums | "Add" >> beam.CombinePerKey(_AddSums()).with_output_types(_Numbered)
         sample = summed.held | "Sample" >> beam.CombineGlobally(_Smallest()).with_output_types(
             Block

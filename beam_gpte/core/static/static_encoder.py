@@ -128,7 +128,8 @@ class StaticEncoder:
     def encode_with_counts(self, texts: list[str], known: KnownVectors | None = None) -> Encoding:
         """Embed `texts`, each distinct text once, and count the work; see `Encoding`.
 
-        A text none of whose tokens the model knows fails. Unknown tokens, which model2vec leaves
+        A text none of whose tokens the model knows, or has a vector other than zero for, fails.
+        Unknown tokens, which model2vec leaves
         out, are in no count.
 
         Args:
@@ -151,7 +152,8 @@ class StaticEncoder:
                 array[rows] for array in (vectors, tokens, dropped, found)
             )
         failed = {
-            int(i): NO_TOKEN if is_visible(texts[i]) else EMPTY for i in np.flatnonzero(tokens == 0)
+            int(i): NO_TOKEN if is_visible(texts[i]) else EMPTY
+            for i in np.flatnonzero(np.isnan(vectors[:, 0]))
         }
         text_of = np.arange(len(texts))
         ends = np.fromiter(map(len, texts), np.int64, len(texts))
@@ -198,10 +200,11 @@ class StaticEncoder:
             counts = self._own_counts(some, tokens.counts)
             means = mean_tokens(self._vectors, tokens.ids, tokens.counts, self._wide)
             vectors = self._scale(means)
+            usable = (counts > 0) & vectors.any(axis=1)
             found = np.zeros(len(some), bool)
             if known is not None:
-                found = _meet(known, some, vectors, counts > 0)
-            vectors[counts == 0] = np.nan
+                found = _meet(known, some, vectors, usable)
+            vectors[~usable] = np.nan
             yield vectors, counts, tokens.dropped, found
 
     def _own_counts(self, texts: list[str], counts: np.ndarray) -> np.ndarray:
