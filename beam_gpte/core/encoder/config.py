@@ -48,7 +48,8 @@ class EncoderConfig:
 
     Attributes:
       model: a hub name (``sentence-transformers/all-MiniLM-L6-v2``) or a folder in the
-        sentence-transformers or the plain transformers layout.
+        sentence-transformers or the plain transformers layout; or of a static model, which takes
+        the settings that `StaticEncoder` names.
       revision: a commit, tag or branch of the hub repository.
       pooling: ``auto`` reads the model's own modules (mean where it has none); otherwise one of
         `POOLING_MODES`, which replaces the model's Pooling module, or ``tail_mean``, the mean of

@@ -47,7 +47,8 @@ class StaticEncoder:
     Same input, same vector, to the last bit, whatever a text's neighbors are. Vectors are those of
     model2vec for its folders, and of sentence-transformers for others, within 1e-6; where weights
     are float16 these packages round vectors to it, and this class does not. Weights are kept in
-    float32: 4 dim bytes for each token of the vocabulary.
+    float32: 4 dim bytes for each token of the vocabulary. Of `EncoderConfig` it takes the prompt,
+    `normalize`, `truncate_dim` and `max_tokens`.
     """
 
     def __init__(

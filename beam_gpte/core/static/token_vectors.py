@@ -61,8 +61,11 @@ def read_token_vectors(folder: StaticFolder, tokens: int) -> TokenVectors:
         raise damage(path, f"has {found[0]!r} of shape {list(vectors.shape)}: no vectors")
     has_rows = found[0] == NAMES[1]  # sentence-transformers reads them with that name only
     if has_rows and MAPPING in tensors:
-        vectors = vectors[_rows(path, tensors[MAPPING], len(vectors))]
-    _check_size(folder, len(vectors), tokens)
+        places = _rows(path, tensors[MAPPING], len(vectors))
+        _check_size(folder, len(places), tokens)
+        vectors = vectors[places]
+    else:
+        _check_size(folder, len(vectors), tokens)
     if has_rows and WEIGHTS in tensors:
         factors = _floats(path, WEIGHTS, tensors[WEIGHTS], 1)
         if len(factors) != len(vectors):
