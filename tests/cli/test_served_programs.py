@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_gpte import EncoderConfig, EndpointConfig, InputError
-from beam_gpte.cli.corpus_options import add_model_options, model_of
+from beam_gpte.cli.corpus_options import add_model_options
+from beam_gpte.cli.models.endpoint_options import model_of
 from tests.model_server import ModelServer
 from tests.programs import finish
 
@@ -54,7 +55,7 @@ def test_a_corpus_is_embedded_searched_and_deduplicated(
     assert not any(KEY.encode() in path.read_bytes() for path in left)
     assert KEY not in printed
     mistake = beam_gpte("embed", *reading, *writing, "--dry_run", expect=2)
-    assert "--dry_run measures a model in files; leave it out, or --endpoint" in mistake
+    assert "a dry run measures a model in files; leave it out, or --endpoint" in mistake
 
 
 def options(*arguments: str) -> argparse.Namespace:

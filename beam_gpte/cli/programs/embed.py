@@ -40,7 +40,6 @@ from beam_gpte.cli.any_rows import (
 from beam_gpte.cli.arguments import Program
 from beam_gpte.cli.corpus_options import (
     FILES,
-    ModelConfig,
     add_column_options,
     add_max_rejects_option,
     add_model_options,
@@ -49,8 +48,6 @@ from beam_gpte.cli.corpus_options import (
     check_added,
     check_renames,
     check_types,
-    in_files,
-    model_of,
     read_options,
     renamed,
     types_of,
@@ -59,6 +56,7 @@ from beam_gpte.cli.corpus_options import (
 from beam_gpte.cli.destinations import check_destination, int8_limit
 from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
 from beam_gpte.cli.forecast.jobs import Job, Side
+from beam_gpte.cli.models.endpoint_options import ModelConfig, in_files, model_of
 from beam_gpte.cli.progress import shown_progress
 from beam_gpte.cli.runners import LOCAL_RUNNER
 from beam_gpte.cli.runtime import (

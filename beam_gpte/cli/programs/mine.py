@@ -44,17 +44,13 @@ from beam_gpte.cli.any_rows import (
 from beam_gpte.cli.arguments import Program, add_adapter_option
 from beam_gpte.cli.corpus_options import (
     FILES,
-    ModelConfig,
     add_column_options,
-    add_endpoint_options,
     add_max_rejects_option,
     add_reading_options,
     add_rename_option,
     check_added,
     check_renames,
     check_types,
-    in_files,
-    model_of,
     read_options,
     renamed,
     types_of,
@@ -63,6 +59,12 @@ from beam_gpte.cli.corpus_options import (
 from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
 from beam_gpte.cli.forecast.jobs import Job, Side
 from beam_gpte.cli.forecast.squares import mining_seconds
+from beam_gpte.cli.models.endpoint_options import (
+    ModelConfig,
+    add_endpoint_options,
+    in_files,
+    model_of,
+)
 from beam_gpte.cli.progress import shown_progress
 from beam_gpte.cli.runtime import (
     Stopwatch,

@@ -17,8 +17,8 @@ import polars as pl
 
 from beam_gpte import EndpointConfig, InputError, VectorMetadata
 from beam_gpte.cli.arguments import Program, add_adapter_option
-from beam_gpte.cli.corpus_options import ModelConfig, add_endpoint_options, model_of
 from beam_gpte.cli.escaped_output import one_line
+from beam_gpte.cli.models.endpoint_options import ModelConfig, add_endpoint_options, model_of
 from beam_gpte.cli.runtime import Stopwatch, add_report_option
 from beam_gpte.core.columns import ID, TEXT
 from beam_gpte.core.served.endpoint_encoder import EndpointEncoder

@@ -40,14 +40,11 @@ from beam_gpte import (
 )
 from beam_gpte.cli.arguments import Program
 from beam_gpte.cli.corpus_options import (
-    ModelConfig,
     add_file_options,
     add_model_options,
     add_rename_option,
     check_added,
     check_renames,
-    in_files,
-    model_of,
     read_options,
     renamed,
     renames,
@@ -56,6 +53,7 @@ from beam_gpte.cli.destinations import check_destination
 from beam_gpte.cli.forecast.dry_run import add_dry_run_option, dry_run, no_new_folders
 from beam_gpte.cli.forecast.jobs import Job, Side
 from beam_gpte.cli.interrupts import leave
+from beam_gpte.cli.models.endpoint_options import ModelConfig, in_files, model_of
 from beam_gpte.cli.progress import shown_commits
 from beam_gpte.cli.runtime import (
     Stopwatch,

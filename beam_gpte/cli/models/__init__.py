@@ -1,0 +1,1 @@
+"""Options of models: in files, or on a server."""
