@@ -15,6 +15,7 @@ from beam_gpte.core.encoder.text_encoder import Encoder as Encoder
 from beam_gpte.core.encoder.text_encoder import TextEncoder as TextEncoder
 from beam_gpte.core.errors import InputError as InputError
 from beam_gpte.core.metadata import VectorMetadata as VectorMetadata
+from beam_gpte.core.scorers.settings import ScoreSettings as ScoreSettings
 from beam_gpte.core.served.endpoint import EndpointConfig as EndpointConfig
 from beam_gpte.core.static.static_encoder import StaticEncoder as StaticEncoder
 from beam_gpte.core.text.minhash import MinHash as MinHash

@@ -28,7 +28,11 @@ FLOORS = (
     ("core",),
 )
 # The same inside `core`; its own modules, such as `core.errors`, are the ground.
-CORE_FLOORS = (("mining", "dedup", "text", "served"), ("static",), ("vectors", "encoder"))
+CORE_FLOORS = (
+    ("mining", "dedup", "text", "served"),
+    ("static", "scorers"),
+    ("vectors", "encoder"),
+)
 LARGEST_ROOM = 16  # modules
 
 

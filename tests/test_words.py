@@ -66,7 +66,8 @@ TEXTS = {  # in docstrings, comments, messages and pages
     r"\ba row a (text|sentence|chunk|pair)\b": "one row per text",
     r"\bone row a file\b": "one row per file",
     r"\bthe most of a\b": "maximum",
-    r"\b(judge[sd]?|judgement|verdicts?)\b": "decide, decision, removal",
+    # but in the prompt that Qwen3-Reranker was trained with
+    r"\b(judge[sd]?(?! whether the Document)|judgement|verdicts?)\b": "decide, decision, removal",
     r"\btold\b": "known, measured",
     r"\bformer(ly)?\b": "previous",
     r"\btwins?\b": "clone, counterpart",

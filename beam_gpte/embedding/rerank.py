@@ -1,4 +1,4 @@
-"""Score pairs of texts by a cross-encoder: `pairs | Rerank(model)`.
+"""Score pairs of texts by a reranker: `pairs | Rerank(model)`.
 
 rows or blocks --> CheckPairs --> RunInference(model handler) --> CheckScores --> blocks with
                        |                                               |          scores
@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
-from beam_gpte.core.encoder.cross_encoder import check_scorer_config
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.scorers.settings import ScoreSettings, check_scorer_config
 from beam_gpte.core.served.endpoint import EndpointConfig, check_runtime
 from beam_gpte.core.served.endpoint_scorer import check_scorer_endpoint
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
@@ -39,14 +39,17 @@ RERANK_SCORE = "rerank_score"  # float32
 
 @dataclasses.dataclass(eq=False)
 class Rerank(AddsColumns, RejectingTransform):
-    """Score every pair of texts by a cross-encoder, which reads both at once.
+    """Score every pair of texts by a model that reads both at once.
+
+    The model is a cross-encoder, a classifier of pairs, or a causal language model that answers yes
+    or no, such as Qwen3-Reranker.
 
     Takes rows of any kind with two columns of texts, such as the pairs of `MineBitext` or the
     triplets of `MineHardNegatives`, and returns the same kind with a column `rerank_score`
     (float32); all other columns pass through untouched. Scores equal those of
     sentence-transformers' `CrossEncoder.predict`, computed without padding where the model allows
-    it. A pair that is too long for the model loses tokens of its longer text first (counters
-    `pairs_truncated`, `tokens_dropped`).
+    it. A pair that is too long loses tokens of its longer text first, or those of the document in a
+    template (counters `pairs_truncated`, `tokens_dropped`).
 
     Rows without two usable texts (null, empty, blank or invisible, not a string, not valid
     Unicode), and pairs that do not fit in memory or whose score is not finite, fail the job or are
@@ -54,11 +57,13 @@ class Rerank(AddsColumns, RejectingTransform):
 
     Attributes:
       model: a hub name, a folder, a URI such as gs://bucket/model, or an `EncoderConfig` with
-        precision, max_tokens and so on: a sequence classifier with one label; or an
-        `EndpointConfig` with ``api="tei"``, a server's ``/rerank``.
+        precision, max_tokens and so on; or an `EndpointConfig` with ``api="tei"``, a server's
+        ``/rerank``.
       query_column, document_column: the first and the second text.
       score_column: where the scores go.
       id_column: names rows in messages; None if there is none.
+      scoring: the template and the answers of a causal language model, or the label of a classifier
+        with several; see `ScoreSettings`.
       runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
       rename: another name for the scores, as in ``{"rerank_score": "relevance"}``.
     """
@@ -68,6 +73,7 @@ class Rerank(AddsColumns, RejectingTransform):
     document_column: str = "document"
     score_column: str = RERANK_SCORE
     id_column: str | None = None
+    scoring: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
     runtime: ModelRuntime = dataclasses.field(default_factory=ModelRuntime)
 
     def __post_init__(self) -> None:
@@ -79,6 +85,8 @@ class Rerank(AddsColumns, RejectingTransform):
         config = self._config
         if isinstance(config, EndpointConfig):
             check_scorer_endpoint(config)
+            if self.scoring != ScoreSettings():
+                raise InputError("scoring with an endpoint, which scores by itself; leave it out")
         else:
             check_scorer_config(config)
         check_runtime(config, self.runtime)
@@ -151,7 +159,12 @@ class Rerank(AddsColumns, RejectingTransform):
         from beam_gpte.embedding.rerank_handler import RerankModelHandler
 
         handler = RerankModelHandler(
-            self._config, self._text_columns, self._scores, self._isolate, self.runtime
+            self._config,
+            self._text_columns,
+            self._scores,
+            self._isolate,
+            self.runtime,
+            self.scoring,
         )
         handler.step = self.step
         return handler.with_no_batching()  # a block is a batch

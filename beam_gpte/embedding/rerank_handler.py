@@ -1,4 +1,4 @@
-"""Run a `CrossEncoder` inside Beam's `RunInference`, over blocks of pairs."""
+"""Run a reranker inside Beam's `RunInference`, over blocks of pairs."""
 
 import dataclasses
 import time
@@ -10,9 +10,11 @@ from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
-from beam_gpte.core.encoder.cross_encoder import CrossEncoder, Scoring
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.process import torch_threads, tune_process
+from beam_gpte.core.scorers.load_scorer import Reranker
+from beam_gpte.core.scorers.pair_scorer import PairScorer, Scoring
+from beam_gpte.core.scorers.settings import ScoreSettings
 from beam_gpte.core.served.endpoint import EndpointConfig
 from beam_gpte.core.served.endpoint_scorer import EndpointScorer
 from beam_gpte.elements.block import Block, with_hidden
@@ -39,11 +41,11 @@ COUNTERS = (
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler  # noqa: E402  # loads torch
 
-Scorer = CrossEncoder | EndpointScorer
+Scorer = PairScorer | EndpointScorer
 
 
 class RerankModelHandler(ModelHandler[Block, Block, Scorer]):
-    """Score pairs of texts with a pretrained cross-encoder, loaded once per worker process.
+    """Score pairs of texts with a pretrained reranker, loaded once per worker process.
 
     Or with one that a server runs.
 
@@ -54,6 +56,7 @@ class RerankModelHandler(ModelHandler[Block, Block, Scorer]):
       isolate_failures: give a pair that cannot be scored a null, and its reason in the column
         `DEFECT`, instead of failing the batch.
       runtime: threads and memory of the workers; see `TextEmbeddingModelHandler`.
+      settings: what of the model's output is the score.
     """
 
     step = "Rerank"  # the transform that errors name
@@ -65,6 +68,7 @@ class RerankModelHandler(ModelHandler[Block, Block, Scorer]):
         score_column: str,
         isolate_failures: bool,
         runtime: ModelRuntime,
+        settings: ScoreSettings | None = None,
     ) -> None:
         super().__init__(large_model=runtime.large_model)
         self._config = config
@@ -72,6 +76,7 @@ class RerankModelHandler(ModelHandler[Block, Block, Scorer]):
         self._score_column = score_column
         self._isolate_failures = isolate_failures
         self._threads = runtime.threads
+        self._settings = settings or ScoreSettings()
 
     def load_model(self) -> Scorer:
         """Return the model, which all steps of this process share, or a promise of it."""
@@ -81,7 +86,7 @@ class RerankModelHandler(ModelHandler[Block, Block, Scorer]):
         with naming(self.step):
             if isinstance(self._config, EndpointConfig):
                 return shared_endpoint(EndpointScorer, self._config)
-            return shared_model(CrossEncoder.load, self._config)
+            return shared_model(Reranker.load, self._config, settings=self._settings)
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Switch to the model at `model_path`; see `TextEmbeddingModelHandler`."""

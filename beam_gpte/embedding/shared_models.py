@@ -10,7 +10,7 @@ more is freed; Beam keeps the one that was asked for last.
 
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -45,15 +45,16 @@ T = TypeVar("T")
 _models: weakref.WeakValueDictionary[tuple, Any] = weakref.WeakValueDictionary()
 
 
-def shared_model(load: Callable[[EncoderConfig, Path, Path | None], T], config: EncoderConfig) -> T:
+def shared_model(load: Callable[..., T], config: EncoderConfig, **settings: Hashable) -> T:
     """Return the model of this configuration, downloaded and loaded if no step has it.
 
     One that was changed in its folder is another model.
 
     Args:
-      load: gives a model that does not change, safe for threads, from a folder and that of its
-        adapter.
+      load: gives a model that does not change, safe for threads, from a configuration, a folder,
+        that of the adapter, and the settings.
       config: of the model.
+      **settings: further ones, which are part of what is shared.
 
     Raises:
       InputError: it does not exist, or cannot be loaded.
@@ -62,10 +63,10 @@ def shared_model(load: Callable[[EncoderConfig, Path, Path | None], T], config: 
         folder = fetch_model(config.model) or find_model(config)
         adapter = fetch_model(config.adapter or "") or find_adapter(config, folder)
         versions = file_versions(folder) + (file_versions(adapter) if adapter else ())
-        key = load, config, folder, adapter, versions
+        key = load, config, folder, adapter, versions, *sorted(settings.items())
         model = _models.get(key)
         if model is None:
-            model = _models[key] = load(config, folder, adapter)
+            model = _models[key] = load(config, folder, adapter, **settings)
         return cast(T, model)
 
 

@@ -12,12 +12,17 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from beam_gpte import Block, EncoderConfig, InputError, Rerank
-from beam_gpte.core.encoder.cross_encoder import CrossEncoder, PairRunner, _activation
+from beam_gpte import Block, EncoderConfig, InputError, Rerank, ScoreSettings
 from beam_gpte.core.encoder.int8.linear import int8_works
+from beam_gpte.core.scorers.causal_reranker import CausalReranker
+from beam_gpte.core.scorers.cross_encoder import CrossEncoder
+from beam_gpte.core.scorers.pair_scorer import PairRunner, activation_of
+from tests.core.encoder.whole_model import change
+from tests.core.scorers import tiny_rerankers
 
 WORDS = [f"w{i}" for i in range(60)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -169,7 +174,9 @@ def test_a_score_does_not_depend_on_its_neighbors(bert: CrossEncoder) -> None:
 
 def test_the_activation_is_the_one_in_the_model_files() -> None:
     def named(settings: dict, **config: object) -> str:
-        return type(_activation(transformers.BertConfig(**config), settings)).__name__
+        return type(
+            activation_of(transformers.BertConfig(**config), settings, "torch.nn.Sigmoid")
+        ).__name__
 
     identity = "torch.nn.modules.linear.Identity"
     assert named({}) == "Sigmoid"
@@ -181,7 +188,7 @@ def test_the_activation_is_the_one_in_the_model_files() -> None:
 
 
 def test_other_models_are_refused(make: Make, minilm: str) -> None:
-    with pytest.raises(InputError, match="has 3 labels, but a cross-encoder has one"):
+    with pytest.raises(InputError, match="has 3 labels, LABEL_0, LABEL_1, LABEL_2; name that"):
         CrossEncoder.load(make("bert", num_labels=3))
     with pytest.raises(InputError, match="weights are missing"):
         CrossEncoder.load(minilm)
@@ -254,8 +261,8 @@ def test_a_pair_too_large_for_the_memory_is_one_reject(
             "pooling 'cls': a cross-encoder supports only model",
         ),
         (
-            lambda: Rerank(EncoderConfig("m", prompt="q: ")),
-            "prompt 'q: ': a cross-encoder supports only model",
+            lambda: Rerank(EncoderConfig("m", template="q: {text}")),
+            "template 'q: {text}': a cross-encoder supports only model",
         ),
     ],
 )
@@ -310,3 +317,40 @@ def test_only_pairs_of_texts_are_scored(bert: CrossEncoder) -> None:
     ):
         with pytest.raises(InputError, match=message):
             bert.score(wrong)  # type: ignore[arg-type]
+
+
+def test_of_several_labels_the_probability_of_one_is_the_score(make: Make) -> None:
+    from sentence_transformers import CrossEncoder as Peer
+
+    labels = {0: "no", 1: "maybe", 2: "good"}
+    folder = make("bert", num_labels=3, id2label=labels)
+    config = EncoderConfig(folder, device="cpu")
+    logits = Peer(folder, device="cpu").predict(pairs(), batch_size=1)
+    expected = Peer(folder, device="cpu").predict(pairs(), batch_size=1, apply_softmax=True)
+    for i, label in labels.items():
+        found = CrossEncoder.load(config, settings=ScoreSettings(label=label)).score(pairs())
+        assert np.abs(found - expected[:, i]).max() < 1e-5
+    change(Path(folder) / "config.json", problem_type="multi_label_classification")
+    found = CrossEncoder.load(config, settings=ScoreSettings(label="good")).score(pairs())
+    assert np.abs(found - 1 / (1 + np.exp(-logits[:, 2]))).max() < 1e-5
+    for settings, message in (
+        (ScoreSettings(), "has 3 labels, no, maybe, good; name that whose probability"),
+        (ScoreSettings(label="bad"), "label 'bad': model .* has no, maybe, good; name one"),
+        (ScoreSettings(template="{query} {document}"), "is a classifier, which takes pairs as"),
+    ):
+        with pytest.raises(InputError, match=message):
+            CrossEncoder.load(config, settings=settings)
+
+
+def test_a_causal_model_scores_rows_in_several_processes(tmp_path: Path) -> None:
+    folder = tiny_rerankers.save(tmp_path / "model")
+    rows = [{"query": f"w{i} w2", "document": f"w3 w{i}", "n": i} for i in range(20)]
+    texts = [(row["query"], row["document"]) for row in rows]
+    expected = CausalReranker.load(EncoderConfig(folder, device="cpu")).score(texts).tolist()
+    options = PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
+    with beam.Pipeline("FnApiRunner", options=options) as p:
+        scored = p | beam.Create(rows) | Rerank(folder)
+        equal = scored | beam.Map(
+            lambda row: (row["n"], abs(row["rerank_score"] - expected[row["n"]]) < 1e-6)
+        )
+        assert_that(equal, equal_to([(n, True) for n in range(len(rows))]))

@@ -17,8 +17,8 @@ import pytest
 
 import beam_gpte as bg
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.cross_encoder import CrossEncoder
 from beam_gpte.core.encoder.text_encoder import TextEncoder
+from beam_gpte.core.scorers.cross_encoder import CrossEncoder
 from beam_gpte.embedding import model_handler
 from beam_gpte.embedding.rerank_handler import RerankModelHandler
 from beam_gpte.embedding.shared_models import loaded, shared_model
@@ -32,16 +32,18 @@ THREADS = 12
 RACE = """
 import collections, pickle, sys, threading
 from beam_gpte import EncoderConfig, ModelRuntime, TextEmbeddingModelHandler
-from beam_gpte.core.encoder import cross_encoder, pretrained, text_encoder
+from beam_gpte.core.encoder import pretrained, text_encoder
+from beam_gpte.core.scorers import cross_encoder
 from beam_gpte.embedding.rerank_handler import RerankModelHandler
 from beam_gpte.embedding.shared_models import loaded
 
 bert, mpnet, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
 loads = collections.Counter()
 for kind in text_encoder.TextEncoder, cross_encoder.CrossEncoder:
-    def counted(cls, config, root=None, adapter=None, load=kind.load.__func__):
+    def counted(cls, *args, load=kind.load.__func__):
+        config = args[0]
         loads[cls.__name__, config.model[-5:], config.pooling] += 1
-        return load(cls, config, root, adapter)
+        return load(cls, *args)
     kind.load = classmethod(counted)
 handlers = [
     TextEmbeddingModelHandler(bert),

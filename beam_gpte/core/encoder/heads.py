@@ -23,6 +23,11 @@ def load_head(modules: tuple[Module, ...]) -> "torch.nn.Sequential":
     """Load the modules as one torch module: (n, pooled dim) to (n, dim)."""
     import torch
 
+    other = next((module for module in modules if module.kind not in _LOADERS), None)
+    if other is not None:
+        raise InputError(
+            f"model folder {other.folder}: a {other.kind} scores pairs; use the model in Rerank"
+        )
     return torch.nn.Sequential(*(_LOADERS[module.kind](module) for module in modules)).eval()
 
 

@@ -7,6 +7,7 @@ pooling, no further modules.
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from beam_gpte.core.encoder.adapters.adapter_folder import (
     read_adapter_folder,
 )
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.model_files import (
     check_tokenizer_files,
     check_transformer_files,
@@ -31,7 +32,7 @@ from beam_gpte.core.model_files import (
 )
 from beam_gpte.core.model_references import check_inside, check_regular_files
 
-MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
+MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "LogitScore")
 STATIC = "StaticEmbedding"  # the first module of a static model; see `core.static`
 MODEL2VEC = "model2vec"  # the model type of one that has no list of modules
 
@@ -68,6 +69,27 @@ _NO_EFFECT = (
     "unpad_inputs",
     "use_memory_efficient_attention",
     "use_safetensors",
+)
+# The same of processing_kwargs: parts for other inputs than texts, and arguments.
+_OTHER_MODALITIES = ("audio", "image", "video")
+_NO_EFFECT_ON_TEXT = ("logits_to_keep", "padding", "padding_side", "return_tensors")
+# Arguments of transformers' apply_chat_template that are not variables of a template.
+_CHAT_RESERVED = (
+    "chat_template",
+    "continue_final_message",
+    "conversation",
+    "documents",
+    "max_length",
+    "padding",
+    "processor_kwargs",
+    "restore_suffix",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+    "tokenizer_kwargs",
+    "tools",
+    "truncation",
 )
 _ARGUMENTS = (
     "config_args",
@@ -118,6 +140,8 @@ class ModelFolder:
       has_chat_template: whether texts go into the tokenizer's chat template first, as
         sentence-transformers 6 saves it.
       adapter: to merge into the weights; None for none.
+      chat_layout: how messages of the chat template hold their texts, as its files name it.
+      chat_arguments: further arguments of the chat template.
     """
 
     root: Path
@@ -132,6 +156,8 @@ class ModelFolder:
     lower_case: bool
     has_chat_template: bool
     adapter: AdapterFolder | None = None
+    chat_layout: str | None = None
+    chat_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def hash(self, config: EncoderConfig) -> str:
         """Hash all that its files and modules say about vectors, wherever the folder is."""
@@ -175,6 +201,14 @@ class ModelFolder:
                 f"model {config.model!r} puts texts into its chat template, which is not rendered "
                 'here; give it as text: template="...{text}..."'
             )
+        return self.named_prompt(config)
+
+    def named_prompt(self, config: EncoderConfig) -> str:
+        """Return the prompt that is given, named, or the model's default; see `prompt`.
+
+        Raises:
+          InputError: the model has no prompt of that name.
+        """
         return chosen_prompt(config, self.prompts, self.default_prompt_name)
 
 
@@ -334,6 +368,8 @@ def read_model_folder(root: Path, adapter: AdapterFolder | None = None) -> Model
         lower_case=settings.get("do_lower_case") is True,
         has_chat_template="message" in (settings.get("modality_config") or {}),
         adapter=adapter,
+        chat_layout=_chat_layout(settings),
+        chat_arguments=settings.get("processing_kwargs", {}).get("chat_template", {}),
     )
 
 
@@ -431,6 +467,7 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
             raise damage(path, f"has max_seq_length {limit}", "give a positive whole number")
         setting(path, settings, "do_lower_case", bool)
         setting(path, settings, "modality_config", dict)
+        _check_processing(path, setting(path, settings, "processing_kwargs", dict) or {})
         for name in _ARGUMENTS:
             unknown = sorted(set(setting(path, settings, name, dict) or {}) - set(_NO_EFFECT))
             if unknown:
@@ -439,6 +476,38 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
                 )
         return settings
     return {}
+
+
+def _check_processing(path: Path, arguments: dict[str, Any]) -> None:
+    """Refuse arguments of the tokenizer, or of the chat template, that are not followed here.
+
+    Raises:
+      InputError: there is one; names it.
+    """
+    for part, given in arguments.items():
+        if part in _OTHER_MODALITIES:
+            continue
+        if not isinstance(given, dict):
+            raise damage(path, f"has processing_kwargs {part} {shown(given)}, not an object")
+        for name, value in given.items():
+            if part == "chat_template":
+                is_known = name not in _CHAT_RESERVED and isinstance(value, str | int | float)
+                is_known = is_known or (name == "restore_suffix" and value is True)
+            else:
+                is_known = name in _NO_EFFECT_ON_TEXT
+            if not is_known:
+                raise damage(
+                    path,
+                    f"sets {name!r} in processing_kwargs {part}, which is not supported",
+                    "remove it",
+                )
+    arguments.get("chat_template", {}).pop("restore_suffix", None)
+
+
+def _chat_layout(settings: dict[str, Any]) -> str | None:
+    message = (settings.get("modality_config") or {}).get("message")
+    named = message.get("format") if isinstance(message, dict) else None
+    return named if named in ("flat", "structured") else None
 
 
 def read_prompts(path: Path) -> tuple[dict[str, str], str | None]:

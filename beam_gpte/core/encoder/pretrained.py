@@ -36,13 +36,14 @@ _WEIGHTS_PER_BYTE = 4  # of two bits
 _ADDED_WEIGHTS = 1 << 26  # that need not be in a checkpoint: a pooler, positions that are computed
 
 
-def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool = False) -> Any:
+def load_pretrained(folder: ModelFolder, config: EncoderConfig, head: str = "") -> Any:
     """Load the model of a folder in fp32.
 
     Args:
       folder: holds weights, settings and an adapter, which is merged.
       config: decides whether the model's own code is trusted.
-      classifier: load the head of a sequence classifier too.
+      head: to load too: ``classifier``, of a sequence classifier, ``causal``, of a language model,
+        or none.
 
     Raises:
       InputError: it has no safetensors, lacks weights, has some for which the configuration has no
@@ -53,8 +54,11 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
 
     require_weights(folder, config)
     settings = _load_settings(folder, config)
-    if classifier:
-        auto = transformers.AutoModelForSequenceClassification
+    if head:
+        auto = {
+            "classifier": transformers.AutoModelForSequenceClassification,
+            "causal": transformers.AutoModelForCausalLM,
+        }[head]
     elif settings.is_encoder_decoder:
         auto = transformers.AutoModelForTextEncoding  # the encoder alone
     else:
@@ -72,11 +76,11 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, classifier: bool
             trust_remote_code=config.trust_remote_code,
         )
     replaced = set() if folder.adapter is None else merge_adapter(model, folder.adapter)
-    # without a classifier the pooler is not run
+    # without a head the pooler is not run
     missing = [
         name
         for name in report["missing_keys"]
-        if name not in replaced and (classifier or "pooler" not in name)
+        if name not in replaced and (head or "pooler" not in name)
     ]
     if missing:
         raise InputError(

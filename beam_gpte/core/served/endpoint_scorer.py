@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from beam_gpte.core.encoder.cross_encoder import Scoring, check_pairs
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.scorers.pair_scorer import Scoring, check_pairs
 from beam_gpte.core.served.asker import Asker, Made, Request
 from beam_gpte.core.served.client import Answer, Work
 from beam_gpte.core.served.embedding_apis import header_tokens, read_json

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from beam_gpte import EncoderConfig, InputError, TextEncoder
 from beam_gpte.core.encoder.adapters.adapter_folder import CONFIG, WEIGHTS
 from beam_gpte.core.encoder.adapters.find import check_model
-from beam_gpte.core.encoder.cross_encoder import CrossEncoder
 from beam_gpte.core.metadata import made_alike
+from beam_gpte.core.scorers.cross_encoder import CrossEncoder
 from tests.core.encoder.adapters import tiny_adapters
 from tests.core.encoder.whole_model import TEXTS, change, write
 

@@ -1,0 +1,38 @@
+"""Load a model of pairs, whatever its kind."""
+
+from pathlib import Path
+
+from beam_gpte.core.encoder.adapters.find import open_model_folder
+from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.model_folder import ModelFolder
+from beam_gpte.core.model_files import read_settings
+from beam_gpte.core.scorers.causal_reranker import CausalReranker
+from beam_gpte.core.scorers.cross_encoder import CrossEncoder
+from beam_gpte.core.scorers.pair_scorer import PairScorer
+from beam_gpte.core.scorers.settings import ScoreSettings
+
+
+class Reranker:
+    """Load a cross-encoder, or a causal language model that answers yes or no."""
+
+    @classmethod
+    def load(
+        cls,
+        config: EncoderConfig,
+        root: Path | None = None,
+        adapter: Path | None = None,
+        settings: ScoreSettings | None = None,
+    ) -> PairScorer:
+        """Load a model from a hub name or a folder; see `CrossEncoder` and `CausalReranker`."""
+        folder = open_model_folder(config, root, adapter)
+        kind = CausalReranker if is_causal(folder) else CrossEncoder
+        return kind.load(config, root or None, adapter, settings)
+
+
+def is_causal(folder: ModelFolder) -> bool:
+    """Check whether a model is one of language, with a head over its vocabulary."""
+    if any(module.kind == "LogitScore" for module in folder.modules):
+        return True
+    named = read_settings(folder.transformer / "config.json").get("architectures")
+    first = named[0] if isinstance(named, list) and named else ""
+    return str(first).endswith("ForCausalLM")
