@@ -235,7 +235,7 @@ def _vocabulary(config: EncoderConfig) -> Iterator[Block]:
 
 def _tokenizer_of(config: EncoderConfig) -> str:
     """Return the content of the tokenizer.json of a model."""
-    tokenizer, _ = load_tokenizer(config, fetch_model(config.model))
+    tokenizer = load_tokenizer(config, fetch_model(config.model)).tokenizer
     return tokenizer.to_json()
 
 

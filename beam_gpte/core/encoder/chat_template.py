@@ -12,7 +12,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.model_folder import ModelFolder
+from beam_gpte.core.encoder.pretrained import load_tokenizer
 from beam_gpte.core.errors import InputError
+from beam_gpte.core.model_files import read_settings
 
 # Stand in for texts, in one template each; no other text has them.
 _MARKS = ("QjxMarkOneVqz", "QjxMarkTwoVqz", "QjxMarkThreeVqz")
@@ -45,6 +49,29 @@ class ChatFrame:
     def clean(self, text: str) -> str:
         """Return a text as the template takes it."""
         return text.strip() if self.trims else text
+
+
+def chat_frame(folder: ModelFolder, config: EncoderConfig) -> ChatFrame | None:
+    """Return what a model's chat template puts around a text; None where it has none to use.
+
+    Texts are messages of the user, and a prompt is a system message, as in sentence-transformers.
+
+    Raises:
+      InputError: the template cannot be used, see `read_chat_template`, or texts are to be split.
+    """
+    if not folder.has_chat_template or config.template is not None:
+        return None
+    if config.long_text != "truncate":
+        raise InputError(
+            f"long_text {config.long_text!r}: model {config.model!r} has a chat template, which is "
+            "for whole texts; leave it out"
+        )
+    pretrained = load_tokenizer(folder, config.trust_remote_code)
+    model_type = str(read_settings(folder.transformer / "config.json").get("model_type"))
+    layout = message_format(pretrained, model_type, folder.chat_layout)
+    owner = f"model {config.model!r}"
+    system = folder.prompt(config)
+    return read_chat_template(pretrained, ("user",), system, layout, folder.chat_arguments, owner)
 
 
 def message_format(pretrained: Any, model_type: str, named: object) -> str:

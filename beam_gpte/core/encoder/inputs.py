@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 
+from beam_gpte.core.encoder.chat_template import ChatFrame
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.errors import InputError
@@ -65,11 +66,22 @@ class Preparer:
     """Turn texts into pieces as configured."""
 
     def __init__(
-        self, tokenizer: Tokenizer, config: EncoderConfig, prompt: str, pool_prompt: bool
+        self,
+        tokenizer: Tokenizer,
+        config: EncoderConfig,
+        prompt: str,
+        pool_prompt: bool,
+        frame: ChatFrame | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._mode = config.long_text
-        self._parts = (config.template or prompt + SLOT).split(SLOT)
+        self._frame = frame
+        if frame is None:
+            self._parts = (config.template or prompt + SLOT).split(SLOT)
+            self._limit = tokenizer.max_content_tokens
+        else:  # which has its own special tokens, and a prompt is part of it
+            self._parts, prompt = list(frame.parts), ""
+            self._limit = tokenizer.max_tokens
         self._text_only = config.pool_text_only
         before = self._parts[0]
         self._before = tokenizer.content_ids([before])[0] if before else np.array([], np.int64)
@@ -77,7 +89,7 @@ class Preparer:
         # after the text
         excluded = prompt and not pool_prompt
         self._skip = tokenizer.prefix_length + len(self._before) if excluded else 0
-        self._max_tokens = tokenizer.max_content_tokens - len(self._before)
+        self._max_tokens = self._limit - len(self._before)
         if self._max_tokens - sum(map(tokenizer.count, filter(None, self._parts[1:]))) <= 0:
             raise InputError(
                 f"the prompt or template alone takes all {tokenizer.max_tokens} tokens of an "
@@ -102,7 +114,8 @@ class Preparer:
 
     def _prepare_whole(self, texts: list[str]) -> list[Prepared]:
         """Return one piece per text, truncated where it is too long."""
-        if len(self._parts) == 2 and not self._parts[1] and not self._text_only:
+        is_prefix = len(self._parts) == 2 and not self._parts[1] and self._frame is None
+        if is_prefix and not self._text_only:
             # a prompt, or nothing: the fast way
             tokens = self._tokenizer.encode([self._parts[0] + text for text in texts])
             alone = self._tokenizer.max_tokens - self._max_tokens  # tokens of an empty text
@@ -112,11 +125,12 @@ class Preparer:
                 else _NOTHING
                 for ids, dropped, text in zip(tokens.ids, tokens.dropped, texts, strict=True)
             ]
-        filled = [text.join(self._parts) for text in texts]
+        cleaned = texts if self._frame is None else list(map(self._frame.clean, texts))
+        filled = [text.join(self._parts) for text in cleaned]
         encoded = self._tokenizer.content_ids_with_offsets(filled)
         return [
             self._fit_template(ids, chars, text)
-            for (ids, chars), text in zip(encoded, texts, strict=True)
+            for (ids, chars), text in zip(encoded, cleaned, strict=True)
         ]
 
     def _whole_piece(self, ids: np.ndarray, characters: int) -> Piece:
@@ -138,7 +152,7 @@ class Preparer:
             at += len(text)
         if places[-1][0] == places[-1][1]:  # no token of the text
             return _NOTHING
-        limit = self._tokenizer.max_content_tokens
+        limit = self._limit
         excess = max(0, len(ids) - limit)
         cut = min(-(-excess // len(places)), min(stop - start for start, stop in places))
         keep = np.ones(len(ids), bool)
@@ -146,8 +160,10 @@ class Preparer:
             keep[stop - cut : stop] = False
         earlier = cut * (len(places) - 1)
         start, stop = places[-1][0] - earlier, places[-1][1] - cut - earlier
-        wrapped = self._tokenizer.add_special_tokens(ids[keep][:limit])
-        first = self._tokenizer.prefix_length
+        wrapped, first = ids[keep][:limit], 0
+        if self._frame is None:
+            wrapped = self._tokenizer.add_special_tokens(wrapped)
+            first = self._tokenizer.prefix_length
         # without a token of the text there is nothing to single out
         text_only = self._text_only and stop > start
         span = (first + start, first + stop) if text_only else (0, len(wrapped))

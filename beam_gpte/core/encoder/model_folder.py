@@ -190,21 +190,7 @@ class ModelFolder:
         return self.pooling
 
     def prompt(self, config: EncoderConfig) -> str:
-        """Return the text to put before every input.
-
-        Raises:
-          InputError: the model has no prompt of that name, or needs a chat template around its
-            texts.
-        """
-        if self.has_chat_template and config.template is None:
-            raise InputError(
-                f"model {config.model!r} puts texts into its chat template, which is not rendered "
-                'here; give it as text: template="...{text}..."'
-            )
-        return self.named_prompt(config)
-
-    def named_prompt(self, config: EncoderConfig) -> str:
-        """Return the prompt that is given, named, or the model's default; see `prompt`.
+        """Return the text to put before every input, or in a system message before it.
 
         Raises:
           InputError: the model has no prompt of that name.

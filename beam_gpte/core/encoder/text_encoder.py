@@ -15,6 +15,7 @@ from beam_gpte.core import canaries
 from beam_gpte.core.encoder.adapters.find import open_model_folder
 from beam_gpte.core.encoder.backbone import Backbone, choose_precision, import_torch
 from beam_gpte.core.encoder.batch_runner import BatchRunner
+from beam_gpte.core.encoder.chat_template import ChatFrame, chat_frame
 from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig, hash_settings
 from beam_gpte.core.encoder.heads import load_head
 from beam_gpte.core.encoder.inputs import Piece, Prepared, Preparer
@@ -140,6 +141,7 @@ class TextEncoder:
         tokenizer: Tokenizer,
         backbone: Backbone,
         head: "torch.nn.Module",
+        frame: ChatFrame | None = None,
     ) -> None:
         self.config = config
         self._tokenizer = tokenizer
@@ -147,7 +149,8 @@ class TextEncoder:
         modes = folder.pooling_modes(config)
         pooling = tuple("mean" if mode == TAIL_MEAN else mode for mode in modes)
         self._runner = BatchRunner(backbone, head, pooling, config)
-        self._preparer = Preparer(tokenizer, config, self._prompt, folder.pool_prompt)
+        self._frame = frame
+        self._preparer = Preparer(tokenizer, config, self._prompt, folder.pool_prompt, frame)
         self.metadata = self._make_metadata(folder, modes)
 
     @classmethod
@@ -174,10 +177,11 @@ class TextEncoder:
         folder.prompt(config)
         folder.pooling_modes(config)
         tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
+        frame = chat_frame(folder, config)
         texts = [*_SAMPLES, *calibration.TEXTS] if config.precision == "int8" else _SAMPLES
         samples = [ids for ids in tokenizer.encode(texts).ids if len(ids)]
         backbone = Backbone.load(folder, config, tokenizer.pad_id, samples)
-        return cls(config, folder, tokenizer, backbone, load_head(folder.modules))
+        return cls(config, folder, tokenizer, backbone, load_head(folder.modules), frame)
 
     @property
     def dim(self) -> int:
@@ -364,13 +368,15 @@ class TextEncoder:
             "prompt": self._prompt,
             "max_tokens": self._tokenizer.max_tokens,
         }
+        if self._frame is not None:
+            resolved["chat"] = [*self._frame.parts, self._frame.trims]
         if backbone.fp32_layers:
             resolved["fp32_layers"] = backbone.fp32_layers
         return VectorMetadata(
             model=model_name(config),
             fingerprint=hash_settings(config, resolved),
             pooling="+".join(modes),
-            prompt=config.template or self._prompt,
+            prompt=self._frame.fill(["{text}"]) if self._frame else config.template or self._prompt,
             dim=dim,
             normalized=config.normalize or (unit and config.truncate_dim is None),
             engine=f"{backbone.precision} {backbone.attention}",

@@ -214,7 +214,7 @@ def _frame(
                 'a pair: ScoreSettings(template="qwen3-reranker"), or your own'
             )
         layout = message_format(pretrained, model_type, folder.chat_layout)
-        system = folder.named_prompt(config)
+        system = folder.prompt(config)
         return read_chat_template(pretrained, ROLES, system, layout, folder.chat_arguments, owner)
     if config.prompt is not None or config.prompt_name is not None:
         raise InputError("template and a prompt: write the prompt into the template")

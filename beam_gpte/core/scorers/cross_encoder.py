@@ -96,6 +96,11 @@ class CrossEncoder(PairScorer):
         torch = import_torch()
         config = choose_precision(config)
         folder = open_model_folder(config, root, adapter)
+        if folder.has_chat_template:
+            raise InputError(
+                f"model {config.model!r} is a classifier that puts pairs into its chat template, "
+                "which is not supported; use a causal language model, or another cross-encoder"
+            )
         tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
         model = load_pretrained(folder, config, head="classifier").eval()
         named = read_settings(folder.root / "config_sentence_transformers.json", {})

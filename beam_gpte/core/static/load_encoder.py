@@ -6,10 +6,12 @@ folder --> a static model? --> StaticEncoder
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from beam_gpte.core.encoder.adapters.find import check_model, open_model_folder
+from beam_gpte.core.encoder.chat_template import ChatFrame, chat_frame
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.inputs import Preparer
 from beam_gpte.core.encoder.model_folder import find_model, is_static
@@ -56,13 +58,24 @@ def check_encoder(config: EncoderConfig) -> None:
     check_static(config) if is_one else check_model(config)
 
 
+class LoadedTokenizer(NamedTuple):
+    """Hold a tokenizer, and what a model puts around each text.
+
+    Attributes:
+      tokenizer: of the model.
+      prompt: that is put before each text; empty where there is a template.
+      frame: the model's chat template; None where it has none to use.
+    """
+
+    tokenizer: Tokenizer | StaticTokenizer
+    prompt: str
+    frame: ChatFrame | None
+
+
 def load_tokenizer(
     config: EncoderConfig, root: Path | None = None, adapter: Path | None = None
-) -> tuple[Tokenizer | StaticTokenizer, str]:
+) -> LoadedTokenizer:
     """Load the tokenizer of a model without its weights.
-
-    Returns:
-      The tokenizer, and the prompt that is put before each text; empty where there is a template.
 
     Raises:
       InputError: the model does not exist, or has no tokenizer or no such prompt.
@@ -71,11 +84,12 @@ def load_tokenizer(
     if is_static(root):
         check_static_config(config)
         static = read_static_folder(root)
-        return StaticTokenizer.load(static, config), static.prompt(config)
+        return LoadedTokenizer(StaticTokenizer.load(static, config), static.prompt(config), None)
     folder = open_model_folder(config, root, adapter, weights=False)
     limit = position_limit(folder, config)
     tokenizer = Tokenizer.load(folder, limit, config.trust_remote_code)
-    return tokenizer, "" if config.template else folder.prompt(config)
+    prompt = "" if config.template else folder.prompt(config)
+    return LoadedTokenizer(tokenizer, prompt, chat_frame(folder, config))
 
 
 def count_whole(config: EncoderConfig, texts: list[str]) -> tuple[np.ndarray, int]:
@@ -87,10 +101,10 @@ def count_whole(config: EncoderConfig, texts: list[str]) -> tuple[np.ndarray, in
     Raises:
       InputError: the model does not exist, or has no tokenizer.
     """
-    tokenizer, prompt = load_tokenizer(config)
+    tokenizer, prompt, frame = load_tokenizer(config)
     if isinstance(tokenizer, StaticTokenizer):
         found = tokenizer.encode([prompt + text for text in texts])
         return found.counts + found.dropped, tokenizer.max_content_tokens
-    prepared = Preparer(tokenizer, config, prompt, True).prepare(texts)
+    prepared = Preparer(tokenizer, config, prompt, True, frame).prepare(texts)
     counts = [sum(len(piece.ids) for piece in one.pieces) + one.dropped for one in prepared]
     return np.array(counts, np.int64), tokenizer.max_tokens

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.static.load_encoder import load_tokenizer
 from beam_gpte.core.text.chunking import TokenSizes
 
@@ -17,7 +18,11 @@ class TokenRuler:
     def __init__(
         self, config: EncoderConfig, root: Path | None = None, adapter: Path | None = None
     ) -> None:
-        self._tokenizer, frame = load_tokenizer(config, root, adapter)
+        self._tokenizer, frame, chat = load_tokenizer(config, root, adapter)
+        if chat is not None:
+            assert isinstance(self._tokenizer, Tokenizer)
+            self.room = self._tokenizer.max_tokens - self._tokenizer.count(chat.fill([""]))
+            return
         if config.template is not None:
             frame = config.template.replace("{text}", "")
         self.room = self._tokenizer.max_content_tokens - self._tokenizer.count(frame)

@@ -107,7 +107,7 @@ def test_a_model_that_needs_a_chat_template_is_not_run_without_one(
         "modality_config": {"text": how, "message": {**how, "format": "flat"}},
     }
     folder = variant(minilm, tmp_path / "model", sentence_bert_config=settings)
-    with pytest.raises(InputError, match="puts texts into its chat template"):
+    with pytest.raises(InputError, match="no chat template in its files; give a template"):
         TextEncoder.load(folder)
     config = EncoderConfig(folder, template="user: {text}", pooling="mean")
     assert TextEncoder.load(config).encode(["a"]).shape == (1, 384)
