@@ -189,21 +189,44 @@ class Backbone:
         """
         import torch
 
-        lengths = torch.tensor([len(ids) for ids in batch])
-        offsets = to_device(torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), self.device)
-        options = {} if layers == 1 else {"output_hidden_states": True}
-        with self._precision():
-            if self.unpadded:
-                output = self._packed(batch, self.device, types, **options)
-                kept, computed = 0, int(lengths.sum())
-            else:
-                output, kept, computed = self._run_padded(batch, lengths, types, options)
+        output, kept, offsets, computed = self._forward(batch, types, layers > 1)
         if layers == 1:
             hidden = output.last_hidden_state[kept].float()
         else:
             last = [hidden[kept].float() for hidden in output.hidden_states[-layers:]]
             hidden = torch.stack(last).mean(0)
         return hidden, offsets, computed
+
+    def run_first(
+        self, batch: list[np.ndarray], types: list[np.ndarray] | None = None
+    ) -> tuple["torch.Tensor", int]:
+        """Run one forward pass for the first token of each text; see `run`.
+
+        Returns:
+          Its vectors of all layers, those of the embeddings first, float32 (layers, n, dim); how
+          many tokens were computed.
+        """
+        import torch
+
+        output, kept, offsets, computed = self._forward(batch, types, all_layers=True)
+        first = [hidden[kept][offsets[:-1]].float() for hidden in output.hidden_states]
+        return torch.stack(first), computed
+
+    def _forward(
+        self, batch: list[np.ndarray], types: list[np.ndarray] | None, all_layers: bool
+    ) -> tuple[Any, Any, "torch.Tensor", int]:
+        """Return the model's output, what of it are tokens of texts, their offsets, and a count."""
+        import torch
+
+        lengths = torch.tensor([len(ids) for ids in batch])
+        offsets = to_device(torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), self.device)
+        options = {"output_hidden_states": True} if all_layers else {}
+        with self._precision():
+            if self.unpadded:
+                output = self._packed(batch, self.device, types, **options)
+                return output, 0, offsets, int(lengths.sum())
+            output, kept, computed = self._run_padded(batch, lengths, types, options)
+            return output, kept, offsets, computed
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         import torch

@@ -9,11 +9,12 @@ from beam_gpte.core.model_files import read_settings
 from beam_gpte.core.scorers.causal_reranker import CausalReranker
 from beam_gpte.core.scorers.cross_encoder import CrossEncoder
 from beam_gpte.core.scorers.pair_scorer import PairScorer
+from beam_gpte.core.scorers.quality_estimator import QUALITY, QualityEstimator
 from beam_gpte.core.scorers.settings import ScoreSettings
 
 
 class Reranker:
-    """Load a cross-encoder, or a causal language model that answers yes or no."""
+    """Load a cross-encoder, a causal language model that answers, or a quality estimator."""
 
     @classmethod
     def load(
@@ -23,10 +24,14 @@ class Reranker:
         adapter: Path | None = None,
         settings: ScoreSettings | None = None,
     ) -> PairScorer:
-        """Load a model from a hub name or a folder; see `CrossEncoder` and `CausalReranker`."""
+        """Load a model from a hub name or a folder; see the kinds."""
         folder = open_model_folder(config, root, adapter)
-        kind = CausalReranker if is_causal(folder) else CrossEncoder
-        return kind.load(config, root or None, adapter, settings)
+        kind: type[CausalReranker | CrossEncoder | QualityEstimator] = CrossEncoder
+        if (folder.root / f"{QUALITY}.json").exists():
+            kind = QualityEstimator
+        elif is_causal(folder):
+            kind = CausalReranker
+        return kind.load(config, root, adapter, settings)
 
 
 def is_causal(folder: ModelFolder) -> bool:
