@@ -16,7 +16,7 @@ DEFAULT = {
     "mine_bitext": (54, 10),
     "mine_unmatched": (90, 16),
     "mine_hard_negatives": (59, 10),
-    "nearest_neighbors": (30, 4),
+    "nearest_neighbors": (29, 4),
     "cluster_vectors": (37, 5),
     "decontaminate": (46, 4),
 }
@@ -27,7 +27,7 @@ ALL = {
     "mine_bitext": (58, 10),
     "mine_unmatched": (94, 16),
     "mine_hard_negatives": (59, 10),
-    "nearest_neighbors": (34, 5),
+    "nearest_neighbors": (33, 5),
     "cluster_vectors": (42, 6),
     "decontaminate": (69, 5),
 }
