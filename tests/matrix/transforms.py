@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import beam_gpte as bg
 from beam_gpte.elements.block import hidden_block
 from beam_gpte.sources.read_vectors import read_vectors
+from tests.core.static.models import bert, static_embedding, token_vectors
 from tests.examples import WordEncoder
 from tests.matrix.inputs import (
     GROUPS,
@@ -150,6 +151,17 @@ def _fit_head(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
     rows, others = create(p, inputs["rows"]), create(p, visible(inputs["rows"]), "visible")
     head = rows | bg.FitHead("n", "regression")
     good, rejects = others | bg.ApplyHead(head, "predicted").with_exception_handling()
+    return {"good": good, "rejects": rejects}
+
+
+def _distilled(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    """Make a static model of the rows, and embed them with its teacher."""
+    tokenizer, rows = bert(), create(p, inputs["rows"])
+    model = static_embedding(Path(folder) / "tokenizer", tokenizer, token_vectors(tokenizer, 4))
+    settings = {"dim": 4, "tokenizer": model, "columns": bg.Columns(embedding="v")}
+    _ = rows | bg.DistillStatic(WordEncoder(), f"{folder}/static", **settings)
+    embed = bg.EmbedText(WordEncoder(), embedding_column="v").with_exception_handling()
+    good, rejects = rows | embed
     return {"good": good, "rejects": rejects}
 
 
@@ -370,6 +382,7 @@ PAIR_SIDES = ("queries", "documents")
 
 CASES = (
     Case("EmbedText", _of_rows(lambda: bg.EmbedText(WordEncoder(), embedding_column="v")), ROW),
+    Case("DistillStatic", _distilled, ROW),
     Case(
         "QuantizeVectors",
         _of_rows(lambda: bg.QuantizeVectors("int8")),
