@@ -178,22 +178,21 @@ class _Handler(BaseHTTPRequestHandler):
         dim = body.get("dimensions", model.dim) if model.shortens else model.dim
         dim += fault == "wrong dimension"
         made = [model.scale * vector_of(text, model.version, dim) for text in texts]
-        vectors: list[Any] = [vector.tolist() for vector in made]
-        for i, text in enumerate(texts):
+        for vector, text in zip(made, texts, strict=True):
             if "not finite" in text:
-                vectors[i][0] = float("nan")
-            if "no vector" in text:
-                vectors[i] = None
+                vector[0] = float("nan")
+        vectors: list[Any] = [
+            None if "no vector" in text else vector
+            for vector, text in zip(made, texts, strict=True)
+        ]
         if fault == "wrong count":
             vectors = vectors[1:]
         if fault == "ragged":
-            vectors[0] = vectors[0] and vectors[0][1:]
+            vectors[0] = None if vectors[0] is None else vectors[0][1:]
+        write = _as_base64 if body.get("encoding_format") == "base64" else np.ndarray.tolist
+        vectors = [None if one is None else write(one) for one in vectors]
         if "inputs" in body:
             return vectors if model.lists else {"data": vectors}
-        if body.get("encoding_format") == "base64":
-            vectors = [
-                one and base64.b64encode(np.float32(one).tobytes()).decode() for one in vectors
-            ]
         data = [{"index": i, "embedding": one} for i, one in enumerate(vectors)]
         if fault == "wrong index":
             data[0]["index"] = 1
@@ -228,6 +227,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: Any) -> None:
         """Say nothing."""
+
+
+def _as_base64(vector: np.ndarray) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
 def _tokens(text: str) -> int:

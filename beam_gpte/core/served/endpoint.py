@@ -57,7 +57,7 @@ class EndpointConfig:
       dimensions: of the vectors, which the server shortens; None for all.
       headers: of every request. ``${NAME}`` is replaced on the worker, when a request is sent, by
         the environment variable: ``{"Authorization": "Bearer ${OPENAI_API_KEY}"}``.
-      prompt: a text put before every input, such as ``query: ``.
+      prompt: a text put before every input, as ``query:`` and a blank.
       parameters: further fields of the body of a request, such as ``{"truncate": True}``.
       normalize: scale every vector to length 1.
       max_items_per_request: texts of one request. A server that refuses as many gets fewer.

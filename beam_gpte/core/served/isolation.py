@@ -62,7 +62,7 @@ def ask_in_parts(
                 failed[at[0]] = str(refused)
             continue
         values[at] = found
-        bad = [i for i in at if not np.isfinite(values[i]).all()]
+        bad = [at[i] for i in np.flatnonzero(~np.isfinite(found).all(axis=1))]
         taken |= len(bad) < len(at)
         largest = max(largest, len(at))
         if len(at) > 1:
