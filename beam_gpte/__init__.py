@@ -46,6 +46,7 @@ from beam_gpte.embedding.postprocess import FitPostprocess as FitPostprocess
 from beam_gpte.embedding.quantize_vectors import QuantizeVectors as QuantizeVectors
 from beam_gpte.embedding.rerank import Rerank as Rerank
 from beam_gpte.embedding.reuse import Reuse as Reuse
+from beam_gpte.embedding.score_translations import ScoreTranslations as ScoreTranslations
 from beam_gpte.mining.bitext_report import Bitext as Bitext
 from beam_gpte.mining.bitext_report import BitextOutput as BitextOutput
 from beam_gpte.mining.documents.align_documents import AlignDocuments as AlignDocuments
@@ -165,6 +166,8 @@ __all__ = [
     "Rerank",
     "Reuse",
     "ScoreBitext",
+    "ScoreSettings",
+    "ScoreTranslations",
     "SemanticOptions",
     "SignTexts",
     "SplitSentences",

@@ -88,6 +88,7 @@ WINDOWED: dict[str, Callable[[], beam.PTransform]] = {
     "IdentifyLanguage": bg.IdentifyLanguage,
     "QuantizeVectors": lambda: make("QuantizeVectors"),
     "RejectDuplicateIds": bg.RejectDuplicateIds,
+    "ScoreTranslations": lambda: bg.ScoreTranslations("a/model", "text", "lang", id_column="id"),
     "Rerank": lambda: bg.Rerank("a/model", "text", "lang", id_column="id"),
     "SplitSentences": lambda: make("SplitSentences"),
     "WriteRejects": lambda: make("WriteRejects"),

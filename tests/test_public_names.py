@@ -82,6 +82,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "ReadCorpus": {"pattern": "*.parquet"},
     "ReadVectors": {"path": "vectors"},
     "Rerank": {"model": "some/model"},
+    "ScoreTranslations": {"model": "some/model"},
     "SplitSentences": {"language": "de"},
     "WatchCorpus": {"pattern": "inbox/*.jsonl"},
     "WriteMoses": {"path": "pairs", "source_language": "de", "target_language": "en"},

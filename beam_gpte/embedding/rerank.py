@@ -10,7 +10,7 @@ there is no CheckScores.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 import pyarrow.compute as pc
@@ -68,6 +68,8 @@ class Rerank(AddsColumns, RejectingTransform):
       rename: another name for the scores, as in ``{"rerank_score": "relevance"}``.
     """
 
+    column_options: ClassVar = ("query_column", "document_column")
+
     model: str | EncoderConfig | EndpointConfig
     query_column: str = "query"
     document_column: str = "document"
@@ -92,7 +94,8 @@ class Rerank(AddsColumns, RejectingTransform):
         check_runtime(config, self.runtime)
         if self.query_column == self.document_column:
             raise InputError(
-                f"query_column and document_column are both {self.query_column!r}; name two columns"
+                f"{' and '.join(self.column_options)} are both {self.query_column!r}; "
+                "name two columns"
             )
         if self.score_column in (self.query_column, self.document_column, self.id_column):
             raise InputError(
@@ -149,6 +152,7 @@ class Rerank(AddsColumns, RejectingTransform):
                 self.step,
                 self._isolate,
                 self.id_column,
+                self.column_options,
             )
         )
 
@@ -177,6 +181,7 @@ def _check_pairs(
     step: str,
     isolate: bool,
     id_column: str | None,
+    options: tuple[str, str] = Rerank.column_options,
 ) -> Iterator[Any]:
     """Separate the rows without two usable texts."""
     names = block.schema.names
@@ -184,7 +189,7 @@ def _check_pairs(
         if name not in names:
             raise InputError(
                 f"{step}: no column {name!r} among {', '.join(names)}; "
-                "name one by query_column or document_column"
+                f"name one by {options[0]} or {options[1]}"
             )
     added.check(names)
     defects = pc.coalesce(*(text_defects(block.column(name), name) for name in columns))

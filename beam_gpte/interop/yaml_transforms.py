@@ -387,11 +387,14 @@ Decontaminate = in_yaml(
     ("corpus", "benchmarks"),
     optional_sides=("clean",),
 )
-Rerank = in_yaml(
-    beam_gpte.Rerank,
-    lambda transform, rows: {
-        GOOD: {**rows.input, **_added(transform, {transform.score_column: np.float32})}
-    },
+Rerank, ScoreTranslations = (
+    in_yaml(
+        scored,
+        lambda transform, rows: {
+            GOOD: {**rows.input, **_added(transform, {transform.score_column: np.float32})}
+        },
+    )
+    for scored in (beam_gpte.Rerank, beam_gpte.ScoreTranslations)
 )
 WriteVectorsToParquet = in_yaml(beam_gpte.WriteVectorsToParquet, _written, rejects_in="replacing")
 WriteVectorsToDuckDB = in_yaml(beam_gpte.WriteVectorsToDuckDB, _written, rejects_in="replacing")

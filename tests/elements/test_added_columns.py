@@ -21,6 +21,7 @@ from beam_gpte import (
     InputError,
     Rerank,
     ScoreBitext,
+    ScoreTranslations,
     SplitSentences,
 )
 from tests.examples import LengthEncoder
@@ -55,9 +56,11 @@ ADDED: list[tuple[Any, tuple[str, ...]]] = [
     (FilterPairs(), ("score", "rank", "margin", "reject_reason")),
     (ScoreBitext(), ("margin", "cosine", "forward_rank", "posterior", "length_ratio")),
     (Rerank("some/model"), ("rerank_score",)),
+    (ScoreTranslations("some/model"), ("quality",)),
 ]
 CASES = [(transform, name) for transform, names in ADDED for name in names]
-ON_ROWS = [case for case in CASES if not isinstance(case[0], FilterPairs | ScoreBitext | Rerank)]
+OF_PAIRS = FilterPairs | ScoreBitext | ScoreTranslations | Rerank
+ON_ROWS = [case for case in CASES if not isinstance(case[0], OF_PAIRS)]
 
 
 def label(value: Any) -> str:

@@ -21,7 +21,7 @@ from beam_gpte.core.encoder.int8.linear import int8_works
 from beam_gpte.core.scorers.causal_reranker import CausalReranker
 from beam_gpte.core.scorers.cross_encoder import CrossEncoder
 from beam_gpte.core.scorers.pair_scorer import PairRunner, activation_of
-from tests.core.encoder.whole_model import change
+from tests.core.damage import change
 from tests.core.scorers import tiny_rerankers
 
 WORDS = [f"w{i}" for i in range(60)]

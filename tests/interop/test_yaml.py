@@ -186,7 +186,18 @@ def tiny_static_model(folder: Path) -> str:
     return static_embedding(folder / "model", tokenizer, token_vectors(tokenizer))
 
 
-SMALL = {"rerank.yaml": tiny_cross_encoder, "distill_static.yaml": tiny_static_model}
+def tiny_estimator(folder: Path) -> str:
+    """Save a random one in the layout of CometKiwi."""
+    from tests.core.scorers.tiny_estimators import save
+
+    return save(folder / "model")
+
+
+SMALL = {
+    "rerank.yaml": tiny_cross_encoder,
+    "distill_static.yaml": tiny_static_model,
+    "score_translations.yaml": tiny_estimator,
+}
 
 
 def test_every_public_transform_is_in_the_catalog() -> None:

@@ -214,6 +214,13 @@ def _rerank(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
     return {"good": good, "rejects": rejects}
 
 
+def _score_translations(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    score = bg.ScoreTranslations(_scorer(), "text", "other", id_column="id")
+    tables = [table.append_column("other", table["text"]) for table in inputs["rows"]]
+    good, rejects = create(p, tables) | score.with_exception_handling()
+    return {"good": good, "rejects": rejects}
+
+
 @functools.cache
 def _scorer() -> str:
     from tests.embedding.test_rerank import save
@@ -397,6 +404,7 @@ CASES = (
     Case("ApplyVectorMap", _mapped(False), (ID, PAYLOAD), changed=("embedding",)),
     Case("ClusterVectors", _clustered, (ID, PAYLOAD), ("rows", "rejects")),
     Case("Rerank", _rerank, ROW),
+    Case("ScoreTranslations", _score_translations, ROW),
     Case("RejectDuplicateIds", _of_rows(bg.RejectDuplicateIds), (ID, PAYLOAD)),
     Case("IdentifyLanguage", _of_rows(bg.IdentifyLanguage), ROW),
     Case(

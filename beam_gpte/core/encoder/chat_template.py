@@ -42,9 +42,8 @@ class ChatFrame:
 
     def fill(self, texts: Sequence[str]) -> str:
         """Put texts between the parts."""
-        texts = [self.clean(text) for text in texts]
-        pairs = itertools.zip_longest(self.parts, texts, fillvalue="")
-        return "".join(itertools.chain.from_iterable(pairs))
+        cleaned = [*map(self.clean, texts), ""]
+        return "".join(part + text for part, text in zip(self.parts, cleaned, strict=True))
 
     def clean(self, text: str) -> str:
         """Return a text as the template takes it."""

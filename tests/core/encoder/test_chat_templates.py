@@ -12,7 +12,7 @@ import transformers
 from beam_gpte import EncoderConfig, InputError, TextEncoder
 from beam_gpte.core.encoder.chat_template import message_format, read_chat_template
 from beam_gpte.core.text.chunking_tokens import TokenRuler
-from tests.core.encoder.whole_model import change
+from tests.core.damage import change
 from tests.core.scorers import tiny_rerankers
 from tests.core.scorers.tiny_rerankers import WORDS
 

@@ -17,7 +17,7 @@ from beam_gpte import EncoderConfig, InputError, ScoreSettings, TextEncoder
 from beam_gpte.core.scorers.causal_reranker import CausalReranker
 from beam_gpte.core.scorers.load_scorer import Reranker
 from beam_gpte.core.scorers.settings import TEMPLATES
-from tests.core.encoder.whole_model import change, write
+from tests.core.damage import change, write
 from tests.core.scorers import tiny_rerankers
 from tests.core.scorers.tiny_rerankers import TEMPLATE, WORDS
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from beam_gpte import EncoderConfig, InputError, ScoreSettings
 from beam_gpte.core.scorers.load_scorer import Reranker
 from beam_gpte.core.scorers.quality_estimator import QUALITY, QualityEstimator, sparsemax
-from tests.core.encoder.whole_model import change
+from tests.core.damage import change
 from tests.core.scorers import tiny_estimators
 from tests.embedding.test_rerank import pairs
 

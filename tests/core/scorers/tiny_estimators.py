@@ -8,7 +8,7 @@ import transformers
 from safetensors.torch import save_file
 
 from beam_gpte.core.scorers.quality_estimator import QUALITY
-from tests.core.encoder.whole_model import write
+from tests.core.damage import write
 from tests.embedding.test_rerank import SIZE, tokenizer
 
 SETTINGS: dict[str, Any] = {

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from beam_gpte.core.encoder.adapters.adapter_folder import CONFIG, WEIGHTS
-from tests.core.encoder.whole_model import write
+from tests.core.damage import write
 
 LAYERS = [f"encoder.layer.{i}" for i in range(2)]
 LINEAR = {"attention.self.query": (32, 32), "output.dense": (32, 48)}  # outputs, inputs
