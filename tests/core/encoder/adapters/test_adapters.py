@@ -18,8 +18,8 @@ from beam_gpte.core.encoder.adapters.adapter_folder import CONFIG, WEIGHTS
 from beam_gpte.core.encoder.adapters.find import check_model
 from beam_gpte.core.metadata import made_alike
 from beam_gpte.core.scorers.cross_encoder import CrossEncoder
-from tests.core.encoder.adapters import tiny_adapters
 from tests.core.damage import change, write
+from tests.core.encoder.adapters import tiny_adapters
 from tests.core.encoder.whole_model import TEXTS
 
 EMBEDDING = "base_model.model.embeddings.word_embeddings"
