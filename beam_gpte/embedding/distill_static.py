@@ -27,7 +27,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.columns import DEFECT, EMBEDDING, HIDDEN, Columns
 from beam_gpte.core.encoder.config import EncoderConfig, check_one_row
-from beam_gpte.core.errors import InputError, InStep
+from beam_gpte.core.errors import InputError, InStep, naming
 from beam_gpte.core.metadata import different_models, vector_metadata
 from beam_gpte.core.static import distill
 from beam_gpte.core.static.distill import (
@@ -246,7 +246,8 @@ class _Summing(beam.DoFn):
         self._sums: TokenSums | None = None
 
     def _plus(self, sums: TokenSums) -> None:
-        self._sums = sums if self._sums is None else self._sums.plus(sums)
+        with naming(STEP):
+            self._sums = sums if self._sums is None else self._sums.plus(sums)
 
     def finish_bundle(self) -> Iterator[Any]:
         if self._sums is not None:
@@ -318,10 +319,12 @@ class _AddSums(beam.CombineFn):
         return None
 
     def add_input(self, total: TokenSums | None, sums: TokenSums) -> TokenSums:
-        return sums if total is None else total.plus(sums)
+        with naming(STEP):
+            return sums if total is None else total.plus(sums)
 
     def merge_accumulators(self, totals: Iterable[TokenSums | None]) -> TokenSums | None:
-        return add_up(total for total in totals if total is not None)
+        with naming(STEP):
+            return add_up(total for total in totals if total is not None)
 
     def extract_output(self, total: TokenSums | None) -> TokenSums | None:
         return total

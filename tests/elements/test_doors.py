@@ -18,6 +18,7 @@ from beam_gpte import Block, InputError
 from beam_gpte.core import columns as names
 from beam_gpte.elements.block import BlockCoder, hidden_block, with_hidden
 from tests.conftest import MODES
+from tests.core.static.models import bert, static_embedding, token_vectors
 from tests.examples import WordEncoder, keep, kept
 
 HIDDEN = sorted(
@@ -98,6 +99,12 @@ def rows_of_any_kind(hidden: str) -> list[Any]:
     return [{"id": "1", "text": "a text", hidden: 1}, rows, pa.Table.from_batches([rows])]
 
 
+def tokenizer(at: str) -> str:
+    """Write a model beside a place, for its tokenizer."""
+    made, folder = bert(), Path(f"{at}-tokenizer")
+    return str(folder) if folder.exists() else static_embedding(folder, made, token_vectors(made))
+
+
 TRANSFORMS: dict[str, Callable[[str], Any]] = {
     "EmbedText": lambda at: bg.EmbedText(
         WordEncoder(), embedding_column="v"
@@ -108,7 +115,9 @@ TRANSFORMS: dict[str, Callable[[str], Any]] = {
     "ChunkText": lambda at: bg.ChunkText("sentences", 9).with_exception_handling(),
     "DeduplicateExact": lambda at: bg.DeduplicateExact().with_exception_handling(),
     "DeduplicateStream": lambda at: bg.DeduplicateStream().with_exception_handling(),
-    "DistillStatic": lambda at: bg.DistillStatic(WordEncoder(), at, tokenizer="some/model"),
+    "DistillStatic": lambda at: bg.DistillStatic(
+        WordEncoder(), at, tokenizer=tokenizer(at), columns=bg.Columns(embedding="v")
+    ),
     "QuantizeVectors": lambda at: bg.QuantizeVectors("int8").with_exception_handling(),
     "ClusterVectors": lambda at: bg.ClusterVectors(2).with_exception_handling(),
     "FitHead": lambda at: bg.FitHead("id"),

@@ -157,11 +157,12 @@ def _fit_head(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
 def _distilled(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
     """Make a static model of the rows, and embed them with its teacher."""
     tokenizer, rows = bert(), create(p, inputs["rows"])
+    others = create(p, visible(inputs["rows"]), "visible")
     model = static_embedding(Path(folder) / "tokenizer", tokenizer, token_vectors(tokenizer, 4))
     settings = {"dim": 4, "tokenizer": model, "columns": bg.Columns(embedding="v")}
     _ = rows | bg.DistillStatic(WordEncoder(), f"{folder}/static", **settings)
     embed = bg.EmbedText(WordEncoder(), embedding_column="v").with_exception_handling()
-    good, rejects = rows | embed
+    good, rejects = others | embed
     return {"good": good, "rejects": rejects}
 
 
