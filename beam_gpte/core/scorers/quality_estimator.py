@@ -138,7 +138,7 @@ def load_quality_head(root: Path, layers: int, dim: int) -> "torch.nn.Module":
     if not path.exists():
         raise InputError(
             f"model folder {root}: no {path.name}, so it is not a quality estimator; name one in "
-            "the layout of CometKiwi, converted to safetensors"
+            "the layout of COMET without references, as safetensors"
         )
     given = read_settings(path)
     for name, (wanted, default) in _WHOLE.items():
