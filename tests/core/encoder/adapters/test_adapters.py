@@ -23,6 +23,7 @@ from tests.core.encoder.adapters import tiny_adapters
 from tests.core.encoder.whole_model import TEXTS
 
 EMBEDDING = "base_model.model.embeddings.word_embeddings"
+DENSE = [f"base_model.model.encoder.layer.{i}.intermediate.dense" for i in range(2)]
 QUERY = "base_model.model.encoder.layer.1.attention.self.query"
 
 
@@ -69,8 +70,8 @@ KINDS: dict[str, Callable[[int], tuple[dict[str, torch.Tensor], dict[str, Any]]]
     "modules that were trained whole": lambda rows: (
         {
             **tiny_adapters.tensors(),
-            "base_model.model.encoder.layer.0.intermediate.dense.weight": torch.eye(48, 32),
-            "base_model.model.encoder.layer.0.intermediate.dense.bias": torch.ones(48),
+            **{f"{dense}.weight": torch.eye(48, 32) for dense in DENSE},
+            **{f"{dense}.bias": torch.ones(48) for dense in DENSE},
         },
         {"modules_to_save": ["intermediate.dense"]},
     ),
