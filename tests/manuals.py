@@ -66,7 +66,7 @@ def _escaped(text: str) -> str:
     """Write what Markdown would take for markup, outside of code, with backslashes."""
     pieces = re.split(r"(`[^`]*`)", text)
     return "".join(
-        piece if piece.startswith("`") else re.sub(r"([<>*_\[\]])", r"\\\1", piece)
+        piece if piece.startswith("`") else re.sub(r"([<>*_$\[\]])", r"\\\1", piece)
         for piece in pieces
     )
 

@@ -29,6 +29,7 @@ from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.python_values import json_value
 from beam_gpte.core.vectors.head import Head
 from beam_gpte.core.vectors.postprocess import Postprocess
+from beam_gpte.core.vectors.vector_map import VectorMap
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.row_kinds import column_values, row_fields
 from beam_gpte.elements.rows import blocks_behind
@@ -84,7 +85,7 @@ class AsRows(beam.PTransform):
         rows = pcoll | convert.with_output_types(
             RowTypeConstraint.from_fields(list(self.fields.items()))
         )
-        if pcoll.element_type in (Postprocess, Head) or (
+        if pcoll.element_type in (Postprocess, Head, VectorMap) or (
             self.linked and pcoll.element_type is Block
         ):
             setattr(rows, _ORIGINAL, pcoll)

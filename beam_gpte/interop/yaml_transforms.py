@@ -345,7 +345,7 @@ FitHead = in_yaml(
 ApplyHead = in_yaml(beam_gpte.ApplyHead, _predicted)
 FitVectorMap = in_yaml(
     beam_gpte.FitVectorMap,
-    lambda transform, rows: {GOOD: {"dim": np.int64, "fingerprint": str}},
+    lambda transform, rows: {GOOD: {"report": str}},
     ("source", "target"),
     other_sides=("input",),
 )

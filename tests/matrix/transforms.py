@@ -182,7 +182,9 @@ def _mapped(fits: bool) -> Apply:
         vector_map = {"source": fitted, "target": fitted} | bg.FitVectorMap()
         apply_map = bg.ApplyVectorMap(vector_map).with_exception_handling()
         good, rejects = mapped | apply_map
-        return {"good": good, "rejects": rejects}
+        # which rows are fitted follows from the ids, and so do the numbers
+        bare = beam.Map(lambda table: table.drop_columns(["embedding"]))
+        return {"good": good | bare.with_output_types(pa.Table), "rejects": rejects}
 
     return apply
 
