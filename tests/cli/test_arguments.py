@@ -31,7 +31,7 @@ def given(*more: str) -> list[str]:
         ("stream", "--horizn", "--horizon"),
         ("embed", "--runer", "--runner"),
         ("stream", "--checkpoint_interval", "--checkpointing_interval"),
-        ("search", "--prompt", "--prompt_name"),
+        ("search", "--truncate", "--truncate_dim"),
         ("inspect", "--tables", "--table"),
     ],
 )

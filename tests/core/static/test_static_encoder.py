@@ -181,7 +181,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "token_budget": {"token_budget": 64},
     "device": {"device": "cuda"},
     "trust_remote_code": {"trust_remote_code": True},
-    "adapter": "a/lora",
+    "adapter": {"adapter": "a/lora"},
 }
 
 
