@@ -59,7 +59,7 @@ def read_fitted(
         tensors = load(data)
         (size,) = struct.unpack("<Q", data[:8])
         found = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][key])
-        check_format(found.get("format"), what)
+        check_format(found.get("format"), f"the {key.replace('_', ' ')}")
         return restore(tensors, found)
     except InputError:
         raise
