@@ -113,7 +113,7 @@ def test_no_pair_is_missed_and_none_is_wrong_in_any_blocks_and_order(
 TEXTS = st.text(alphabet="ab ", max_size=9)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(st.lists(TEXTS, max_size=9), st.sampled_from([0.3, 0.5, 0.75, 1.0]), st.booleans())
 def test_odd_texts_are_those_of_brute_force(
     texts: list[str], threshold: float, in_passes: bool

@@ -70,7 +70,7 @@ def corpora(draw: st.DrawFn) -> tuple[np.ndarray, list[Any], int, list[int], int
     return vectors, scopes, draw(st.integers(1, 9)), draw(st.lists(st.integers(1, 20))), sample
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(corpora())
 def test_a_scope_is_clustered_as_if_it_were_the_corpus_in_any_blocks(
     case: tuple[np.ndarray, list[Any], int, list[int], int | None],
