@@ -7,6 +7,7 @@ be distinguished wherever they are combined: in a pipeline, a Parquet folder, or
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from beam_gpte.core import canaries
@@ -179,6 +180,28 @@ def changed_model(here: VectorMetadata, there: VectorMetadata) -> str:
         f"{1 - canaries.tolerance(here.canaries)} is allowed): a library or the model's code has "
         "changed; embed both with the same versions"
     )
+
+
+def check_one_model(dims: Iterable[int], identities: Iterable[str] = ()) -> None:
+    """Refuse vectors of one collection that were not made alike.
+
+    Args:
+      dims: of the vectors of each part.
+      identities: `VectorMetadata.identity` of each part; empty where it is not known.
+
+    Raises:
+      InputError: dimensions or models differ.
+    """
+    found = sorted(set(dims))
+    if len(found) > 1:
+        raise InputError(
+            f"vectors of {found[0]} and {found[1]} dimensions in one collection; embed all with "
+            "the same model"
+        )
+    if difference := different_models(set(identities) - {""}):
+        raise InputError(
+            f"vectors of two models in one collection, {difference}; embed all with the same model"
+        )
 
 
 def different_models(identities: set[str]) -> str:

@@ -12,7 +12,7 @@ from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.process import torch_threads, tune_process
-from beam_gpte.core.scorers.load_scorer import Reranker
+from beam_gpte.core.scorers.load_scorer import load_scorer
 from beam_gpte.core.scorers.pair_scorer import PairScorer, Scoring
 from beam_gpte.core.scorers.settings import ScoreSettings
 from beam_gpte.core.served.endpoint import EndpointConfig
@@ -86,7 +86,7 @@ class RerankModelHandler(ModelHandler[Block, Block, Scorer]):
         with naming(self.step):
             if isinstance(self._config, EndpointConfig):
                 return shared_endpoint(EndpointScorer, self._config)
-            return shared_model(Reranker.load, self._config, settings=self._settings)
+            return shared_model(load_scorer, self._config, settings=self._settings)
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Switch to the model at `model_path`; see `TextEmbeddingModelHandler`."""

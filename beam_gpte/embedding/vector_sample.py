@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_gpte.core.columns import AT, FILE, SCOPE, VECTOR, VECTOR_KEY
-from beam_gpte.core.errors import InputError, naming
-from beam_gpte.core.metadata import different_models
+from beam_gpte.core.errors import naming
+from beam_gpte.core.metadata import check_one_model
 from beam_gpte.core.vectors.quantize import quantize
 from beam_gpte.core.vectors.similarity import unit_rows, vector_matrix, vectors_to_arrow
 from beam_gpte.elements.block import Block, hidden_block, with_hidden
@@ -90,18 +90,8 @@ class _SmallestKeys:
         fields = [block.schema.field(column) for block in self.blocks]
         if not fields:
             return None
-        dims = sorted({field.type.list_size for field in fields})
-        if len(dims) > 1:
-            raise InputError(
-                f"vectors of {dims[0]} and {dims[1]} dimensions in one collection; embed all with "
-                "the same model"
-            )
-        models = {(field.metadata or {}).get(MODEL, b"").decode() for field in fields} - {""}
-        if difference := different_models(models):
-            raise InputError(
-                f"vectors of two models in one collection, {difference}; embed all with the same "
-                "model"
-            )
+        models = [(field.metadata or {}).get(MODEL, b"").decode() for field in fields]
+        check_one_model([field.type.list_size for field in fields], models)
         known = next((field for field in fields if field.metadata), fields[0])
         merged = Block.concat(with_hidden(b, known, b.column(column)) for b in self.blocks)
         return merged.take(np.argsort(merged.column(VECTOR_KEY).to_numpy()))

@@ -21,7 +21,7 @@ from apache_beam.metrics import Metrics
 from beam_gpte.core.columns import DEFECT, HIDDEN, VECTOR, Columns
 from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.errors import InputError, InStep
-from beam_gpte.core.metadata import VectorMetadata, different_models, vector_metadata
+from beam_gpte.core.metadata import VectorMetadata, check_one_model, vector_metadata
 from beam_gpte.core.vectors.fit_head import HeadOptions, LabeledVectors, check_kind, fit_head
 from beam_gpte.core.vectors.head import Head
 from beam_gpte.core.vectors.similarity import row_hashes, vector_matrix, vectors_to_arrow
@@ -203,17 +203,8 @@ def _fit(
 
 def _labeled(blocks: list[Block], label: str) -> LabeledVectors:
     fields = [block.schema.field(VECTOR) for block in blocks]
-    dims = sorted({field.type.list_size for field in fields})
-    if len(dims) > 1:
-        raise InputError(
-            f"vectors of {dims[0]} and {dims[1]} dimensions in one collection; embed all with the "
-            "same model"
-        )
     known = [found for found in map(vector_metadata, fields) if found is not None]
-    if difference := different_models({one.identity for one in known}):
-        raise InputError(
-            f"vectors of two models in one collection, {difference}; embed all with the same model"
-        )
+    check_one_model((field.type.list_size for field in fields), (one.identity for one in known))
     metadata: VectorMetadata | None = min(known, key=VectorMetadata.to_json, default=None)
     columns = of_one_type(label, [block.column(LABEL) for block in blocks])
     labels = pa.chunked_array(columns)

@@ -95,6 +95,16 @@ class Encoding:
     found: np.ndarray
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
+    def checked(self) -> np.ndarray:
+        """Return the vectors.
+
+        Raises:
+          InputError: a text failed; the message names its position.
+        """
+        for position, reason in self.failed.items():
+            raise InputError(f"text {position}: {reason}")
+        return self.vectors
+
 
 class KnownVectors(Protocol):
     """Define what finds the vectors of inputs, by any bytes that are the same for equal ones."""
@@ -214,10 +224,7 @@ class TextEncoder:
                 f"long_text {self.config.long_text!r} gives several vectors per text; "
                 "call encode_with_counts"
             )
-        encoding = self.encode_with_counts(texts)
-        for position, reason in encoding.failed.items():
-            raise InputError(f"text {position}: {reason}")
-        return encoding.vectors
+        return self.encode_with_counts(texts).checked()
 
     def encode_with_counts(self, texts: list[str], known: KnownVectors | None = None) -> Encoding:
         """Embed `texts`, each distinct input once, and count the work; see `Encoding`.

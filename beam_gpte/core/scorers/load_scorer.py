@@ -13,25 +13,23 @@ from beam_gpte.core.scorers.quality_estimator import QUALITY, QualityEstimator
 from beam_gpte.core.scorers.settings import ScoreSettings
 
 
-class Reranker:
-    """Load a cross-encoder, a causal language model that answers, or a quality estimator."""
+def load_scorer(
+    config: EncoderConfig,
+    root: Path | None = None,
+    adapter: Path | None = None,
+    settings: ScoreSettings | None = None,
+) -> PairScorer:
+    """Load a cross-encoder, a causal language model that answers, or a quality estimator.
 
-    @classmethod
-    def load(
-        cls,
-        config: EncoderConfig,
-        root: Path | None = None,
-        adapter: Path | None = None,
-        settings: ScoreSettings | None = None,
-    ) -> PairScorer:
-        """Load a model from a hub name or a folder; see the kinds."""
-        folder = open_model_folder(config, root, adapter)
-        kind: type[CausalReranker | CrossEncoder | QualityEstimator] = CrossEncoder
-        if (folder.root / f"{QUALITY}.json").exists():
-            kind = QualityEstimator
-        elif is_causal(folder):
-            kind = CausalReranker
-        return kind.load(config, root, adapter, settings)
+    From a hub name or a folder; see the kinds.
+    """
+    folder = open_model_folder(config, root, adapter)
+    kind: type[CausalReranker | CrossEncoder | QualityEstimator] = CrossEncoder
+    if (folder.root / f"{QUALITY}.json").exists():
+        kind = QualityEstimator
+    elif is_causal(folder):
+        kind = CausalReranker
+    return kind.load(config, root, adapter, settings)
 
 
 def is_causal(folder: ModelFolder) -> bool:

@@ -10,7 +10,6 @@ import numpy as np
 
 from beam_gpte.core import canaries
 from beam_gpte.core.encoder.text_encoder import NOT_FINITE, Encoding, KnownVectors
-from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import VectorMetadata
 from beam_gpte.core.served.asker import Asker, Made, Request
 from beam_gpte.core.served.client import Answer, Work
@@ -79,10 +78,7 @@ class EndpointEncoder:
           InputError: `texts` is not a list of strings, a text cannot be embedded (the message names
             its position), or the server does not answer.
         """
-        encoding = self.encode_with_counts(texts)
-        for position, reason in encoding.failed.items():
-            raise InputError(f"text {position}: {reason}")
-        return encoding.vectors
+        return self.encode_with_counts(texts).checked()
 
     def encode_with_counts(self, texts: list[str], known: KnownVectors | None = None) -> Encoding:
         """Embed each distinct text once, one vector per text; see `Encoding`.

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.metadata import check_one_model
 from beam_gpte.core.static.static_tokenizer import StaticTokenizer, TextIds
 
 # Of a coordinate of a unit vector, and of a share of a text, per 1: int64 sums of 2^31 texts.
@@ -55,12 +55,7 @@ class TokenSums:
         Raises:
           InputError: vectors have other dimensions.
         """
-        if self.sums.shape[1] != other.sums.shape[1]:
-            dims = sorted((self.sums.shape[1], other.sums.shape[1]))
-            raise InputError(
-                f"vectors of {dims[0]} and {dims[1]} dimensions in one collection; embed all with "
-                "the same model"
-            )
+        check_one_model((self.sums.shape[1], other.sums.shape[1]))
         tokens = np.union1d(self.tokens, other.tokens)
         total = no_sums(self.sums.shape[1], tokens, self.models | other.models)
         for part in (self, other):

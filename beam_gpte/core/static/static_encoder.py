@@ -121,10 +121,7 @@ class StaticEncoder:
           InputError: `texts` is not a list of strings, or a text cannot be embedded (the message
             names its position).
         """
-        encoding = self.encode_with_counts(texts)
-        for position, reason in encoding.failed.items():
-            raise InputError(f"text {position}: {reason}")
-        return encoding.vectors
+        return self.encode_with_counts(texts).checked()
 
     def encode_with_counts(self, texts: list[str], known: KnownVectors | None = None) -> Encoding:
         """Embed `texts`, each distinct text once, and count the work; see `Encoding`.

@@ -22,7 +22,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from beam_gpte.core.columns import VECTOR_KEY
 from beam_gpte.core.errors import InputError, InStep
-from beam_gpte.core.metadata import different_models, vector_metadata
+from beam_gpte.core.metadata import check_one_model, vector_metadata
 from beam_gpte.core.vectors.centers import (
     CenterSums,
     add_vectors,
@@ -62,19 +62,9 @@ class Centers:
           InputError: they have other dimensions, or are of another model.
         """
         unit = unit_vectors(with_columns(block, [embedding_column]), embedding_column)
-        dims = sorted({unit.shape[1], self.vectors.shape[1]})
-        if len(dims) > 1:
-            raise InputError(
-                f"vectors of {dims[0]} and {dims[1]} dimensions in one collection; embed all with "
-                "the same model"
-            )
         known = vector_metadata(field_of(block, embedding_column))
-        models = {self.model, "" if known is None else known.identity} - {""}
-        if difference := different_models(models):
-            raise InputError(
-                f"vectors of two models in one collection, {difference}; embed all with the same "
-                "model"
-            )
+        models = self.model, "" if known is None else known.identity
+        check_one_model((unit.shape[1], self.vectors.shape[1]), models)
         return unit
 
 

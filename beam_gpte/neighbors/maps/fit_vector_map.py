@@ -23,7 +23,7 @@ from apache_beam.metrics import Metrics
 from beam_gpte.core.columns import DEFECT, HIDDEN, ID, VECTOR, Columns
 from beam_gpte.core.encoder.config import check_one_row
 from beam_gpte.core.errors import InputError, InStep
-from beam_gpte.core.metadata import VectorMetadata, different_models, vector_metadata
+from beam_gpte.core.metadata import VectorMetadata, check_one_model, vector_metadata
 from beam_gpte.core.vectors.fit_vector_map import (
     PairedVectors,
     VectorMapOptions,
@@ -244,8 +244,8 @@ def _one_per_id(blocks: list[Block]) -> Block | None:
     """Put the rows of a side into one block, of rows with one id the first by its vector."""
     if not blocks:
         return None
-    _check_one_model(blocks)
-    fields = (block.schema.field(VECTOR) for block in blocks)
+    fields = [block.schema.field(VECTOR) for block in blocks]
+    _metadata(fields)
     # metadata may differ in what does not count
     known = min(fields, key=lambda field: sorted((field.metadata or {}).items()))
     same = [with_hidden(block, known, block.column(VECTOR)) for block in blocks]
@@ -256,32 +256,17 @@ def _one_per_id(blocks: list[Block]) -> Block | None:
     return rows.take(np.sort(np.unique(ids, return_index=True)[1]))
 
 
-def _check_one_model(blocks: list[Block]) -> None:
-    fields = [block.schema.field(VECTOR) for block in blocks]
-    dims = sorted({field.type.list_size for field in fields})
-    if len(dims) > 1:
-        raise InputError(
-            f"vectors of {dims[0]} and {dims[1]} dimensions in one collection; embed all with the "
-            "same model"
-        )
-    known = {one.identity for one in map(vector_metadata, fields) if one is not None}
-    if difference := different_models(known):
-        raise InputError(
-            f"vectors of two models in one collection, {difference}; embed all with the same model"
-        )
-
-
 def _fit(element: tuple[int, Iterable[Block]], options: VectorMapOptions) -> Iterator[VectorMap]:
     kept = smallest_of(element[1], options.max_rows)
     if not kept:
         raise InputError("no id has vectors of both models; give those of the same texts")
     hashes = np.concatenate([block.column(HASH).to_numpy() for block in kept])
+    source, target = (
+        _metadata([block.schema.field(name) for block in kept]) for name in (VECTOR, TARGET)
+    )
     before, after = (
         np.concatenate([vector_matrix(block.column(name)) for block in kept])
         for name in (VECTOR, TARGET)
-    )
-    source, target = (
-        _metadata([block.schema.field(name) for block in kept]) for name in (VECTOR, TARGET)
     )
     order = np.lexsort((row_hashes(after), row_hashes(before), hashes))[: options.max_rows]
     pairs = PairedVectors(before, after, hashes, (source, target)).take(order)
@@ -292,5 +277,7 @@ def _fit(element: tuple[int, Iterable[Block]], options: VectorMapOptions) -> Ite
 
 
 def _metadata(fields: list[pa.Field]) -> VectorMetadata | None:
-    known = (found for found in map(vector_metadata, fields) if found is not None)
+    """Return what is known of the vectors of all fields, which have to be of one model."""
+    known = [found for found in map(vector_metadata, fields) if found is not None]
+    check_one_model((field.type.list_size for field in fields), (one.identity for one in known))
     return min(known, key=VectorMetadata.to_json, default=None)

@@ -15,7 +15,7 @@ import transformers
 
 from beam_gpte import EncoderConfig, InputError, ScoreSettings, TextEncoder
 from beam_gpte.core.scorers.causal_reranker import CausalReranker
-from beam_gpte.core.scorers.load_scorer import Reranker
+from beam_gpte.core.scorers.load_scorer import load_scorer
 from beam_gpte.core.scorers.settings import TEMPLATES
 from tests.core.damage import change, write
 from tests.core.scorers import tiny_rerankers
@@ -52,7 +52,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(folder: str | Path, template: str | None = None, **settings: Any) -> Any:
     scoring = ScoreSettings(template=template)
     config = EncoderConfig(str(folder), device="cpu", **settings)
-    return Reranker.load(config, settings=scoring)
+    return load_scorer(config, settings=scoring)
 
 
 @pytest.mark.parametrize("prompt", [None, "find"])
@@ -107,7 +107,7 @@ def test_the_template_of_qwen3_is_that_of_its_page() -> None:
 
 def test_other_answers_are_named(plain: str) -> None:
     turned = ScoreSettings(template=TEMPLATE, true_token="no", false_token="yes")
-    ours = Reranker.load(EncoderConfig(plain, device="cpu"), settings=turned)
+    ours = load_scorer(EncoderConfig(plain, device="cpu"), settings=turned)
     expected = load(plain, TEMPLATE).score(pairs())
     assert np.abs(ours.score(pairs()) - (1 - expected)).max() < 1e-6
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from beam_gpte import EncoderConfig, InputError, ScoreSettings
-from beam_gpte.core.scorers.load_scorer import Reranker
+from beam_gpte.core.scorers.load_scorer import load_scorer
 from beam_gpte.core.scorers.quality_estimator import QUALITY, QualityEstimator, sparsemax
 from tests.core.damage import change
 from tests.core.scorers import tiny_estimators
@@ -77,7 +77,7 @@ def test_scores_are_those_of_the_definition(
 ) -> None:
     model = shutil.copytree(folder, tmp_path / "model")
     change(model / f"{QUALITY}.json", **changed)
-    ours = Reranker.load(EncoderConfig(str(model), device="cpu"))
+    ours = load_scorer(EncoderConfig(str(model), device="cpu"))
     assert isinstance(ours, QualityEstimator)
     assert ours.unpadded
     expected = np.array(plain_scores(model, pairs()))
@@ -190,6 +190,6 @@ def test_a_damaged_estimator_is_refused(folder: Path, tmp_path: Path, name: str)
 
 def test_settings_for_other_kinds_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="a quality estimator has none; leave it out"):
-        Reranker.load(EncoderConfig(str(folder)), settings=ScoreSettings(label="good"))
+        load_scorer(EncoderConfig(str(folder)), settings=ScoreSettings(label="good"))
     with pytest.raises(InputError, match="a quality estimator takes pairs as they are"):
-        Reranker.load(EncoderConfig(str(folder), prompt="rate"))
+        load_scorer(EncoderConfig(str(folder), prompt="rate"))
