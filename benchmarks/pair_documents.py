@@ -57,22 +57,23 @@ def read_documents(path: Path) -> dict[str, dict[str, list[str]]]:
     return sides
 
 
+def choose(names: list[str], count: int, missing: float) -> list[list[str]]:
+    """Choose documents of each side: first those with a translation, then those that lack one."""
+    chosen = [names[i] for i in np.random.default_rng(SEED).permutation(len(names))]
+    paired = chosen[: round(count * (1 - missing))]
+    alone, lone = chosen[len(paired) :], count - len(paired)
+    if len(alone) < 2 * lone:
+        raise SystemExit(f"{len(names)} documents; ask for fewer, or for fewer that are missing")
+    return [paired + alone[:lone], paired + alone[lone : 2 * lone]]
+
+
 def make_sides(
     documents: dict[str, dict[str, list[str]]],
     encoded: dict[str, np.ndarray],
-    count: int,
-    missing: float,
+    of_sides: list[list[str]],
 ) -> tuple[tuple[Side, Side], set[tuple[str, str]]]:
-    """Choose documents, name them anew, and say which pairs are right."""
+    """Name the documents of each side anew, and say which pairs are right."""
     random = np.random.default_rng(SEED)
-    common = sorted(set(documents["de"]) & set(documents["en"]))
-    chosen = [common[i] for i in random.permutation(len(common))]
-    paired = chosen[: round(count * (1 - missing))]
-    alone = chosen[len(paired) :]
-    lone = count - len(paired)
-    if len(alone) < 2 * lone:
-        raise SystemExit(f"{len(common)} documents; ask for fewer, or for fewer that are missing")
-    of_sides = [paired + alone[:lone], paired + alone[lone : 2 * lone]]
     sides, named = [], []
     for lang, docs in zip(LANGUAGES, of_sides, strict=True):
         numbers = random.permutation(len(docs))
@@ -82,6 +83,7 @@ def make_sides(
         texts = [documents[lang][docs[i]] for i in order]
         vectors = [np.stack([encoded[text] for text in some]) for some in texts]
         sides.append(Side([names[i] for i in order], texts, vectors))
+    paired = named[0].keys() & named[1].keys()
     right = {(named[0][doc], named[1][doc]) for doc in paired}
     return (sides[0], sides[1]), right
 
@@ -197,13 +199,22 @@ def main() -> None:
 
     encoder = TextEncoder.load(EncoderConfig(options.model, prompt_name=options.prompt_name))
     documents = read_documents(options.file)
-    texts = sorted({text for side in documents.values() for some in side.values() for text in some})
+    common = sorted(set(documents["de"]) & set(documents["en"]))
+    settings = itertools.product(options.documents, options.missing)
+    chosen = [choose(common, count, missing) for count, missing in settings]
+    of_langs = [
+        (lang, doc)
+        for of_sides in chosen
+        for lang, docs in zip(LANGUAGES, of_sides, strict=True)
+        for doc in docs
+    ]
+    texts = sorted({text for lang, doc in of_langs for text in documents[lang][doc]})
     began = time.process_time()
     encoded = dict(zip(texts, unit(encoder.encode(texts)), strict=True))
     print(f"{len(texts)} sentences embedded in {time.process_time() - began:.0f} CPU s", flush=True)
-    for count, missing in itertools.product(options.documents, options.missing):
-        sides, right = make_sides(documents, encoded, count, missing)
-        print(f"{count} documents a side, {len(right)} with a translation")
+    for of_sides in chosen:
+        sides, right = make_sides(documents, encoded, of_sides)
+        print(f"{len(of_sides[0])} documents a side, {len(right)} with a translation")
         compare(sides, right, encoder.encode, options)
 
 

@@ -1,5 +1,6 @@
 """The programs, run as a user runs them: what they write and print, and how they report errors."""
 
+import ast
 import datetime
 import json
 import re
@@ -20,6 +21,7 @@ from beam_gpte import TextEncoder
 from beam_gpte.core.metadata import vector_metadata
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
+from tests.engines.joined import batch_examples
 from tests.pages import (
     CHROMIUM,
     CONTRASTS,
@@ -374,6 +376,12 @@ def test_a_killed_job_leaves_nothing_half_written_and_a_rerun_is_complete(
 )
 def test_every_example_of_the_catalog_runs(example: Path, minilm: str) -> None:
     runpy.run_path(str(example), run_name="__main__")
+
+
+@pytest.mark.parametrize("example", batch_examples())
+def test_an_example_has_no_class_that_workers_elsewhere_could_not_import(example: str) -> None:
+    tree = ast.parse((ROOT / "transforms" / f"{example}.py").read_text("utf-8"))
+    assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
 
 
 @pytest.fixture(scope="module")

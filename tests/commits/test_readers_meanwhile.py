@@ -25,6 +25,7 @@ from tests.commits.readers import (
 )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("keep", [False, True], ids=["not keeping", "keeping"])
 @pytest.mark.parametrize("read", [by_function, by_files, by_pipeline])
 def test_a_reader_sees_one_state_whatever_is_changed_meanwhile(

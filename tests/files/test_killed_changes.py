@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.commits import changes
 from tests.files.stores import Store
 
@@ -21,6 +23,7 @@ def kills(url: str, *arguments: object) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.sampled(1)
 def test_a_sample_of_killed_changes_in_a_store_loses_and_doubles_nothing(store: Store) -> None:
     found = kills(store.url, "--sample", 2)
     assert [kill for kill in found if kill["problem"]] == [], f"with MATRIX_SEED={SEED}"

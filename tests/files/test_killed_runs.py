@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.files.stores import Store
 
 
+@pytest.mark.sampled(1)
 def test_a_run_that_is_killed_before_any_request_changes_nothing_and_is_repeated(
     store: Store,
 ) -> None:

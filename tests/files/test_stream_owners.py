@@ -51,6 +51,7 @@ def test_a_job_that_shows_life_keeps_its_output(
     Owner(job.path).take()
 
 
+@pytest.mark.sampled(1)
 def test_a_silent_job_loses_its_output_and_commits_no_more(job: Owner) -> None:
     following = Owner(job.path)
     following.take()
@@ -62,6 +63,7 @@ def test_a_silent_job_loses_its_output_and_commits_no_more(job: Owner) -> None:
             write()
 
 
+@pytest.mark.sampled(1)
 def test_a_second_program_is_refused_and_the_first_goes_on(
     store: Store, minilm: str, tmp_path: Path
 ) -> None:

@@ -311,6 +311,7 @@ VALUES: dict[str, tuple[pa.DataType, Any, Any]] = {
 }
 
 
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("name", VALUES)
 def test_a_value_of_any_type_is_the_same_or_another(
     path: str, new_pipeline: Pipelines, name: str
