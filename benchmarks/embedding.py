@@ -1,13 +1,15 @@
 """Compare TextEncoder with sentence-transformers (ST), and with the peak of the machine.
 
     python benchmarks/embedding.py [--model FOLDER ...] [--texts 300] [--rounds 5] [--threads 1]
-        [--device cpu]
+        [--device cpu] [--openvino]
 
 Texts are docstrings of the standard library, half of them whole, half their first lines, shuffled,
 no two equal. Variants take turns in one process; figures are medians of ratios within a round, so
 that other users of the machine matter little. On a CPU seconds are CPU seconds, on a GPU wall
 seconds; tokenization is included. FLOPs are counted on real tokens: two for each weight of a linear
 layer and 4 x tokens x hidden for the attention of each layer.
+
+`--openvino` adds the int8 of OpenVINO, see `openvino_int8.py` (`pip install openvino nncf`).
 """
 
 import argparse
@@ -43,6 +45,8 @@ TARGETS = {
     "bf16": ("2.7", "3.5", "0.9999"),
     "int8": ("2.8", "2.8", "0.99"),
 }
+
+OPENVINO = "OpenVINO int8"
 
 Encode = Callable[[list[str]], np.ndarray]
 
@@ -137,7 +141,9 @@ def load_ours(model: str, device: str, speedups: dict[str, float]) -> dict[str, 
     }
 
 
-def compare(model: str, texts: list[str], rounds: int, device: str) -> None:
+def compare(
+    model: str, texts: list[str], rounds: int, device: str, openvino: int | None = None
+) -> None:
     clock = clock_of(device)
     speedups = {"bf16": float("inf")}
     if device == "cpu":
@@ -151,6 +157,10 @@ def compare(model: str, texts: list[str], rounds: int, device: str) -> None:
 
     encoders: dict[str, Encode] = {"ST": reference}
     encoders |= {name: encoder.encode for name, encoder in ours.items()}
+    if openvino is not None:
+        from openvino_int8 import openvino_int8
+
+        encoders[OPENVINO] = openvino_int8(theirs, texts, openvino)
     variants: dict[str, Callable[[], object]] = {"gemm": gemm(device)}
     for name, encode in encoders.items():
         variants[name] = lambda encode=encode: encode(texts)
@@ -167,9 +177,11 @@ def compare(model: str, texts: list[str], rounds: int, device: str) -> None:
     print(f"\n{model} on {device}, {len(texts)} texts, {encoding.needed:,} tokens, {rounds} rounds")
     print_speeds(seconds, len(texts), statistics.median(peak))
     expected = reference(texts)
-    for name, encoder in ours.items():
-        cosine = float((encoder.encode(texts) * expected).sum(1).min())
+    for name in ours:
+        cosine = float((encoders[name](texts) * expected).sum(1).min())
         print_precision(name, seconds, cosine)
+    if openvino is not None:
+        print_peer(OPENVINO, seconds, float((encoders[OPENVINO](texts) * expected).sum(1).min()))
     shares = [work / s / p for s, p in zip(seconds["fp32"], peak, strict=True)]
     print_row("fp32: share of the peak", shares, ">= 0.80")
     print_row("fp32: tokenization and Python, share", [outside], "<= 0.03")
@@ -208,6 +220,14 @@ def print_precision(name: str, seconds: dict[str, list[float]], cosine: float) -
     print_row(f"{name}: minimum cosine to ST", [cosine], f">= {equal}")
 
 
+def print_peer(name: str, seconds: dict[str, list[float]], cosine: float) -> None:
+    for below in (name, f"{name}, bundles"):
+        above = below.replace(name, "ST")
+        ratios = [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
+        print_row(f"{below}: times as fast as {above}", ratios, "")
+    print_row(f"{name}: minimum cosine to ST", [cosine], "")
+
+
 def print_row(name: str, values: list[float], target: str) -> None:
     digits = 7 if "cosine" in name else 3
     print(
@@ -227,13 +247,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--openvino", action="store_true", help="with its int8 on the CPU")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(options.threads)
     texts = corpus(options.texts)
     for model in options.model or [default_model()]:
-        compare(model, texts, options.rounds, options.device)
+        threads = options.threads if options.openvino else None
+        compare(model, texts, options.rounds, options.device, threads)
 
 
 def default_model() -> str:
