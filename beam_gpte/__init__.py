@@ -17,6 +17,8 @@ from beam_gpte.core.errors import InputError as InputError
 from beam_gpte.core.metadata import VectorMetadata as VectorMetadata
 from beam_gpte.core.scorers.settings import ScoreSettings as ScoreSettings
 from beam_gpte.core.served.endpoint import EndpointConfig as EndpointConfig
+from beam_gpte.core.sparse.settings import SparseSettings as SparseSettings
+from beam_gpte.core.sparse.sparse_encoder import SparseEncoder as SparseEncoder
 from beam_gpte.core.static.static_encoder import StaticEncoder as StaticEncoder
 from beam_gpte.core.text.minhash import MinHash as MinHash
 from beam_gpte.core.vectors.fit_head import HeadOptions as HeadOptions
@@ -47,6 +49,7 @@ from beam_gpte.embedding.quantize_vectors import QuantizeVectors as QuantizeVect
 from beam_gpte.embedding.rerank import Rerank as Rerank
 from beam_gpte.embedding.reuse import Reuse as Reuse
 from beam_gpte.embedding.score_translations import ScoreTranslations as ScoreTranslations
+from beam_gpte.embedding.sparse.embed_sparse import EmbedSparse as EmbedSparse
 from beam_gpte.mining.bitext_report import Bitext as Bitext
 from beam_gpte.mining.bitext_report import BitextOutput as BitextOutput
 from beam_gpte.mining.documents.align_documents import AlignDocuments as AlignDocuments
@@ -131,6 +134,7 @@ __all__ = [
     "Distilled",
     "DuckDBOptions",
     "DuckDBVectorWriterConfig",
+    "EmbedSparse",
     "EmbedText",
     "Encoder",
     "EncoderConfig",
@@ -170,6 +174,8 @@ __all__ = [
     "ScoreTranslations",
     "SemanticOptions",
     "SignTexts",
+    "SparseEncoder",
+    "SparseSettings",
     "SplitSentences",
     "StaticEncoder",
     "StreamCells",

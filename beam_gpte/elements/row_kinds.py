@@ -11,6 +11,7 @@ import pyarrow as pa
 from beam_gpte.core.columns import EMBEDDING, ID, TEXT
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.python_values import json_text, python_values, safe_text
+from beam_gpte.core.sparse.columns import INDICES, sparse_columns
 
 _NOT_A_ROW = (
     "a value of type {} is not a row; give blocks, pyarrow tables or record batches, mappings, "
@@ -70,8 +71,8 @@ def row_fields(element: Any) -> dict[str, Any]:
     if isinstance(element, str):
         return {TEXT: element}
     if is_item(element):
-        vector = {} if element.embedding is None else {EMBEDDING: element.embedding.dense_embedding}
-        return {ID: element.id, TEXT: element.content.text, **element.metadata, **vector}
+        fields = {ID: element.id, TEXT: element.content.text, **element.metadata}
+        return fields | _item_vectors(element)
     if isinstance(element, beam.Row):
         return element.as_dict()
     if _is_row(element):
@@ -86,8 +87,7 @@ def row_names(element: Any) -> Iterable[str]:
     if isinstance(element, Mapping):
         return element
     if is_item(element):
-        vector = () if element.embedding is None else (EMBEDDING,)
-        return (*element.metadata, *vector)
+        return (*element.metadata, *_item_vectors(element))
     if isinstance(element, beam.Row):
         return element.as_dict()
     if _is_row(element):
@@ -101,9 +101,7 @@ def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
     if isinstance(element, Mapping):
         return element.get
     if is_item(element):
-        fields = {text_column: element.content.text, ID: element.id}
-        if element.embedding is not None:
-            fields[EMBEDDING] = element.embedding.dense_embedding
+        fields = {text_column: element.content.text, ID: element.id, **_item_vectors(element)}
         return lambda name: fields[name] if name in fields else element.metadata.get(name)
     if _is_row(element):
         return lambda name: getattr(element, name, None)
@@ -200,14 +198,30 @@ def plain_value(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def _item_vectors(item: Any) -> dict[str, Any]:
+    """Return the vectors that an item has, by column: the dense one, and the terms and weights."""
+    found = {} if item.dense_embedding is None else {EMBEDDING: item.dense_embedding}
+    if item.sparse_embedding is not None:
+        found |= zip(sparse_columns(), map(list, item.sparse_embedding), strict=True)
+    return found
+
+
 def _fill_item(item: Any, fields: dict[str, Any]) -> Any:
+    """Return an item with new vectors in their places, and other fields in its metadata."""
     from apache_beam.ml.rag.types import Embedding
 
+    dense, sparse = item.dense_embedding, item.sparse_embedding
+    rest = dict(fields)
     vector = next((name for name, value in fields.items() if hasattr(value, "tolist")), None)
-    rest = {name: value for name, value in fields.items() if name != vector}
-    sparse = item.embedding.sparse_embedding if item.embedding else None
+    if vector is not None:
+        dense = rest.pop(vector).tolist()
+    for name in fields:
+        pair = sparse_columns(name.removesuffix(INDICES)) if name.endswith(INDICES) else ("", "")
+        if pair[0] == name and all(isinstance(rest.get(one), list) for one in pair):
+            sparse = rest.pop(pair[0]), rest.pop(pair[1])
+    is_filled = len(rest) < len(fields)
     return dataclasses.replace(
         item,
-        embedding=item.embedding if vector is None else Embedding(fields[vector].tolist(), sparse),
+        embedding=Embedding(dense, sparse) if is_filled else item.embedding,
         metadata={**item.metadata, **rest} if rest else item.metadata,
     )

@@ -1,20 +1,23 @@
-"""Write the items of Beam's RAG package to Parquet and DuckDB.
+"""Write the items of Beam's RAG package to Parquet and DuckDB, and make items of rows.
 
     items | VectorDatabaseWriteTransform(ParquetVectorWriterConfig("vectors"))
+    rows | EmbedSparse(model) | beam.Map(embeddable_item) | VectorDatabaseWriteTransform(...)
 
-An item becomes a row: `id`, `text`, `index`, its metadata by name, `embedding`, and, where it has a
-sparse vector, `sparse_indices` and `sparse_values`.
+An item becomes a row: `id`, `text`, `index`, its metadata by name, `embedding` where it has a dense
+vector, and `sparse_indices` and `sparse_values` where it has a sparse one.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.ml.rag.ingestion.base import VectorDatabaseWriteConfig
-from apache_beam.ml.rag.types import EmbeddableItem
+from apache_beam.ml.rag.types import Content, EmbeddableItem, Embedding
 
 from beam_gpte.core.columns import EMBEDDING, ID, TEXT
 from beam_gpte.core.errors import InputError, shown
+from beam_gpte.core.sparse.columns import sparse_columns
 from beam_gpte.sinks.staging import MAX_BYTES_PER_FILE
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
@@ -88,22 +91,22 @@ def item_row(item: EmbeddableItem) -> dict[str, Any]:
     """Return all that an item holds, by column; an image as its URI.
 
     Raises:
-      InputError: it has no dense vector, or its metadata has the name of a column of ours.
+      InputError: it has no vector, or its metadata has the name of a column of ours.
       ValueError: it has neither text nor the URI of an image.
     """
-    if item.dense_embedding is None:
+    if item.dense_embedding is None and item.sparse_embedding is None:
         raise InputError(
-            f"item {shown(item.id)} has no dense embedding; embed all items before writing them"
+            f"item {shown(item.id)} has no embedding; embed all items before writing them"
         )
     row: dict[str, Any] = {
         ID: item.id,
         TEXT: item.content_string,
         "index": item.index,
-        EMBEDDING: item.dense_embedding,
     }
+    if item.dense_embedding is not None:
+        row[EMBEDDING] = item.dense_embedding
     if item.sparse_embedding is not None:
-        indices, values = item.sparse_embedding
-        row |= {"sparse_indices": list(indices), "sparse_values": list(values)}
+        row |= zip(sparse_columns(), map(list, item.sparse_embedding), strict=True)
     taken = sorted(row.keys() & item.metadata.keys())
     if taken:
         raise InputError(
@@ -111,3 +114,36 @@ def item_row(item: EmbeddableItem) -> dict[str, Any]:
             "rename it"
         )
     return {**row, **item.metadata}
+
+
+def embeddable_item(row: Mapping[str, Any]) -> EmbeddableItem:
+    """Make an item of a row with vectors, for the sinks of Beam's RAG package.
+
+    Args:
+      row: with `id`, `text`, and `embedding`, or `sparse_indices` and `sparse_values`, or all; also
+        `index`. Everything else becomes metadata.
+
+    Raises:
+      InputError: it has no id, or neither kind of vector.
+    """
+    rest = dict(row)
+    key, text, index = rest.pop(ID, None), rest.pop(TEXT, None), rest.pop("index", 0)
+    dense = rest.pop(EMBEDDING, None)
+    indices, values = (rest.pop(name, None) for name in sparse_columns())
+    if key is None:
+        raise InputError(f"a row has no {ID!r}, which an item needs; add one")
+    if dense is None and (indices is None or values is None):
+        raise InputError(
+            f"row with {ID} {shown(key)} has neither {EMBEDDING!r} nor "
+            f"{' and '.join(map(repr, sparse_columns()))}; embed it before"
+        )
+    return EmbeddableItem(
+        content=Content(text=text),
+        id=str(key),
+        index=index,
+        metadata=rest,
+        embedding=Embedding(
+            None if dense is None else [float(value) for value in dense],
+            None if indices is None or values is None else (list(indices), list(values)),
+        ),
+    )

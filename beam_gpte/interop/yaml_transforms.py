@@ -109,6 +109,12 @@ def _embedded(transform: Any, rows: Inputs) -> dict[str, Fields]:
     return {GOOD: {**rows.input, **added}}
 
 
+def _sparse(transform: Any, rows: Inputs) -> dict[str, Fields]:
+    kinds = (list[int], list[float])
+    added = _added(transform, dict(zip(transform.adds(), kinds, strict=True)))
+    return {GOOD: {**rows.input, **added}}
+
+
 def _chunk_fields(transform: Any, rows: Inputs) -> Fields:
     name = transform.id_column
     ids = {name: str} if name in rows.input else {}
@@ -326,6 +332,7 @@ RejectDuplicateIds = in_yaml(beam_gpte.RejectDuplicateIds, _same)
 SplitSentences = in_yaml(beam_gpte.SplitSentences, _chunks)
 ChunkText = in_yaml(beam_gpte.ChunkText, _chunks)
 EmbedText = in_yaml(beam_gpte.EmbedText, _embedded)
+EmbedSparse = in_yaml(beam_gpte.EmbedSparse, _sparse)
 DistillStatic = in_yaml(
     beam_gpte.DistillStatic,
     lambda transform, rows: {GOOD: DISTILLED},

@@ -14,6 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import METADATA_KEY, check_same_vectors, vector_fields
+from beam_gpte.core.sparse.metadata import check_same_sparse
 from beam_gpte.elements.arrow_values import check_field_names
 from beam_gpte.elements.plain_types import common_type
 from beam_gpte.files.folders import file_name
@@ -152,6 +153,7 @@ def is_of_folder(folder: str, path: str) -> bool:
 
 
 def _check_vectors(here: pa.Schema, there: pa.Schema) -> None:
+    check_same_sparse(here, there, "of one collection")
     ours, theirs = vector_fields(here), vector_fields(there)
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in ours or name not in theirs:

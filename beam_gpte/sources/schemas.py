@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
+from beam_gpte.core.sparse.metadata import check_same_sparse
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.plain_types import cast_exactly, common_type
 
@@ -54,12 +55,14 @@ def unify_schemas(files: Iterable[tuple[str, bytes]]) -> pa.Schema:
 
 def _unify(schema: pa.Schema, other: pa.Schema, path: str) -> pa.Schema:
     vectors, others = vector_fields(schema), vector_fields(other)
+    repair = "leave it out by columns of ReadCorpus"
+    check_same_sparse(schema, other, f"of {path} and of files before it", repair)
     for name in vectors.keys() & others.keys():
         check_same_vectors(
             vectors[name],
             others[name],
             f"column {name!r} of {path} and of files before it",
-            "leave it out by columns of ReadCorpus",
+            repair,
         )
     fields = {field.name: field for field in schema}
     added = {field.name: field for field in other}

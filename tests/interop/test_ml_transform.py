@@ -276,7 +276,7 @@ def test_items_are_written_with_all_that_they_hold(
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (ITEMS[0], "item '1' has no dense embedding; embed all items"),
+        (ITEMS[0], "item '1' has no embedding; embed all items"),
         (
             embedded(ITEMS[0], [1.0], metadata={"text": "other"}),
             "metadata named text, columns of every item; rename it",

@@ -193,7 +193,15 @@ def tiny_estimator(folder: Path) -> str:
     return save(folder / "model")
 
 
+def tiny_sparse_model(folder: Path) -> str:
+    """Save a random masked language model; no package has the weights of a sparse one."""
+    from tests.core.sparse.models import plain
+
+    return plain(folder / "model")
+
+
 SMALL = {
+    "embed_sparse.yaml": tiny_sparse_model,
     "rerank.yaml": tiny_cross_encoder,
     "distill_static.yaml": tiny_static_model,
     "score_translations.yaml": tiny_estimator,

@@ -225,6 +225,13 @@ def _score_translations(p: beam.Pipeline, inputs: Inputs, folder: str) -> Output
 
 
 @functools.cache
+def _sparse() -> str:
+    from tests.core.sparse.models import plain
+
+    return plain(Path(tempfile.mkdtemp()) / "model")
+
+
+@functools.cache
 def _scorer() -> str:
     from tests.embedding.test_rerank import save
 
@@ -391,6 +398,7 @@ SCOPED = (*ROW, SCOPE)
 PAIR_SIDES = ("queries", "documents")
 
 CASES = (
+    Case("EmbedSparse", _of_rows(lambda: bg.EmbedSparse(_sparse())), ROW),
     Case("EmbedText", _of_rows(lambda: bg.EmbedText(WordEncoder(), embedding_column="v")), ROW),
     Case("DistillStatic", _distilled, ROW),
     Case(

@@ -221,14 +221,15 @@ class Backbone:
         lengths = torch.tensor([len(ids) for ids in batch])
         offsets = to_device(torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), self.device)
         options = {"output_hidden_states": True} if all_layers else {}
-        with self._precision():
+        with self.in_precision():
             if self.unpadded:
                 output = self._packed(batch, self.device, types, **options)
                 return output, 0, offsets, int(lengths.sum())
             output, kept, computed = self._run_padded(batch, lengths, types, options)
             return output, kept, offsets, computed
 
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+    def in_precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which products are those of the precision, on a GPU."""
         import torch
 
         if self.autocast is None:

@@ -8,7 +8,7 @@ A batch that does not fit the memory is halved and tried again.
 import collections
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -80,12 +80,11 @@ class BatchRunner:
         batches = sorted_batches(lengths, self.budget.tokens, padded=not self.backbone.unpadded)
         pending = batches[::-1]
         ahead = 0 if self.backbone.device.type == "cpu" else 1
-        in_flight: collections.deque[tuple[np.ndarray, torch.Tensor]] = collections.deque()
+        in_flight: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
 
         def fetch() -> None:
-            batch, vectors = in_flight.popleft()
-            ends = np.cumsum([len(pieces[i].spans) for i in batch])
-            for i, part in zip(batch, np.split(vectors.cpu().numpy(), ends[:-1]), strict=True):
+            batch, output = in_flight.popleft()
+            for i, part in zip(batch, self.fetch([pieces[i] for i in batch], output), strict=True):
                 result.vectors[i] = part
                 if done is not None:
                     done(pieces[i], part)
@@ -128,6 +127,11 @@ class BatchRunner:
             ids = [piece.ids for piece in pieces]
             hidden, offsets, computed = self.backbone.run(ids, self._config.layers)
             return self._finish(hidden, offsets, self._spans(pieces)), computed
+
+    def fetch(self, pieces: list[Piece], output: Any) -> list[np.ndarray]:
+        """Return what `start` computed for each of its pieces, on the host."""
+        ends = np.cumsum([len(piece.spans) for piece in pieces])
+        return np.split(output.cpu().numpy(), ends[:-1])
 
     def full_dim(self, ids: np.ndarray) -> tuple[int, bool]:
         """Measure the model's output on one text.

@@ -34,6 +34,10 @@ from beam_gpte.core.model_references import check_inside, check_regular_files
 
 MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "LogitScore")
 STATIC = "StaticEmbedding"  # the first module of a static model; see `core.static`
+# Modules of a sparse model; see `core.sparse`. A Router has modules in routes.
+SPARSE = ("SpladePooling", "SparseAutoEncoder", "SparseStaticEmbedding", "MLMTransformer")
+ROUTER = "Router"
+ROUTER_FILES = ("router_config.json", "config.json")
 MODEL2VEC = "model2vec"  # the model type of one that has no list of modules
 
 # The keys of a Pooling module's configuration before sentence-transformers 5.4, in the order in
@@ -322,6 +326,10 @@ def read_model_folder(root: Path, adapter: AdapterFolder | None = None) -> Model
             f"model folder {root}: a static model, which has vectors of tokens and no Transformer; "
             "load it with StaticEncoder"
         )
+    if is_sparse(root):
+        raise InputError(
+            f"model folder {root}: a sparse model, which gives weights of terms; use EmbedSparse"
+        )
     modules = _read_modules(root)
     tokenizer = transformer = modules[0].folder
     check_transformer_files(transformer)
@@ -333,12 +341,12 @@ def read_model_folder(root: Path, adapter: AdapterFolder | None = None) -> Model
         if has_vocabulary(root):
             tokenizer = root
             check_tokenizer_files(root)
-    settings = _transformer_settings(modules[0].folder)
+    settings = transformer_settings(modules[0].folder)
     pooling = [module for module in modules if module.kind == "Pooling"]
     pool_prompt = pooling[0].setting("include_prompt", bool) if pooling else None
     prompts, default = read_prompts(root / "config_sentence_transformers.json")
     if pooling:
-        modes = _pooling_modes(pooling[0])
+        modes = named_pooling_modes(pooling[0])
     else:
         modes = () if (root / "modules.json").exists() else ("mean",)
     return ModelFolder(
@@ -373,6 +381,34 @@ def is_static(root: Path) -> bool:
         return kind.startswith("sentence_transformers.") and kind.endswith(f".{STATIC}")
     path = root / "config.json"
     return path.exists() and read_settings(path).get("model_type") == MODEL2VEC
+
+
+def is_sparse(root: Path) -> bool:
+    """Decide whether a folder lists a module of a sparse model, also in a route of a Router.
+
+    Raises:
+      InputError: its list of modules, or that of a Router, cannot be read.
+    """
+    check_regular_files(root)
+    if not (root / "modules.json").exists():
+        return False
+    modules = read_json(root / "modules.json")
+    listed = modules if isinstance(modules, list) else []
+    entries = [entry for entry in listed if isinstance(entry, dict)]
+    kinds = {module_kind(entry.get("type")) for entry in entries}
+    if ROUTER in kinds:
+        for path in (root / name for name in ROUTER_FILES):
+            if path.exists():
+                types = setting(path, read_settings(path), "types", dict) or {}
+                kinds |= set(map(module_kind, types.values()))
+                break
+    return not kinds.isdisjoint(SPARSE)
+
+
+def module_kind(name: Any) -> str:
+    """Return the class of a module of sentence-transformers; empty for others."""
+    known = str(name).startswith("sentence_transformers.")
+    return str(name).rsplit(".", 1)[-1] if known else ""
 
 
 def check_weights(folder: ModelFolder, config: EncoderConfig) -> None:
@@ -444,7 +480,7 @@ def _module(listing: Path, entry: Any) -> Module:
     return Module(kind, settings, folder)
 
 
-def _transformer_settings(folder: Path) -> dict[str, Any]:
+def transformer_settings(folder: Path) -> dict[str, Any]:
     """Read sentence_bert_config.json or a historical name (sentence_roberta_config.json, ...)."""
     for path in sorted(folder.glob("sentence_*_config.json")):
         settings = read_settings(path)
@@ -512,7 +548,7 @@ def read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
     return {name: text for name, text in prompts.items() if text is not None}, default
 
 
-def _pooling_modes(module: Module) -> tuple[str, ...]:
+def named_pooling_modes(module: Module) -> tuple[str, ...]:
     """Return the modes of a Pooling module.
 
     Raises:

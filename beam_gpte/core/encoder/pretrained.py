@@ -43,7 +43,7 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, head: str = "") 
       folder: holds weights, settings and an adapter, which is merged.
       config: decides whether the model's own code is trusted.
       head: to load too: ``classifier``, of a sequence classifier, ``causal``, of a language model,
-        or none.
+        ``masked``, of a masked one, or none.
 
     Raises:
       InputError: it has no safetensors, lacks weights, has some for which the configuration has no
@@ -58,6 +58,7 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, head: str = "") 
         auto = {
             "classifier": transformers.AutoModelForSequenceClassification,
             "causal": transformers.AutoModelForCausalLM,
+            "masked": transformers.AutoModelForMaskedLM,
         }[head]
     elif settings.is_encoder_decoder:
         auto = transformers.AutoModelForTextEncoding  # the encoder alone

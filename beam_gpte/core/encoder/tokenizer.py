@@ -118,6 +118,11 @@ class Tokenizer:
         return self.max_tokens - len(self._prefix) - len(self._suffix)
 
     @property
+    def size(self) -> int:
+        """Return the number of tokens of the vocabulary, added ones included."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @property
     def prefix_length(self) -> int:
         """Return the number of special tokens before a text."""
         return len(self._prefix)

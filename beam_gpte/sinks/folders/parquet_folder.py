@@ -11,6 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
+from beam_gpte.core.sparse.metadata import check_same_sparse
 from beam_gpte.files.folders import is_remote, list_files
 from beam_gpte.sinks.final_names import run_of
 from beam_gpte.sinks.folders.partitions import partition_metadata, partition_types, partition_values
@@ -88,13 +89,15 @@ def check_folder(folder: str, schema: pa.Schema, but: Collection[str] = ()) -> N
     """
     vectors = vector_fields(schema)
     for path, there in existing_schemas(folder, but).items():
+        repair = "write to another place"
+        check_same_sparse(schema, there, f"to be written next to {path}", repair)
         theirs = vector_fields(there)
         for name in sorted(vectors.keys() & theirs.keys()):
             check_same_vectors(
                 vectors[name],
                 theirs[name],
                 f"column {name!r}, to be written next to {path}",
-                "write to another place",
+                repair,
             )
 
 

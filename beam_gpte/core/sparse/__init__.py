@@ -1,0 +1,1 @@
+"""Sparse vectors: a weight for each word of a vocabulary, most of them zero."""

@@ -1,0 +1,104 @@
+"""Describe sparse vectors in the metadata of the Arrow fields of their two columns.
+
+The key is not that of dense vectors: what reads those never takes a list of weights for one.
+"""
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.format_version import FORMAT, check_format
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# The key of the JSON in a field's metadata.
+SPARSE_KEY = b"beam_gpte_sparse"
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseMetadata:
+    """Describe how the sparse vectors of two columns were made.
+
+    Attributes:
+      model: the name that the user gave, of a local folder without its path; informational.
+      fingerprint: hash of the weights, the tokenizer and all settings that change a weight or which
+        terms stay; equal fingerprints mean comparable vectors.
+      dim: terms of the vocabulary; indices are below.
+      route: ``document`` or ``query``.
+      pooling: how the weights of tokens become one weight per term, such as ``max``.
+      prompt: the text put before every input, empty for none.
+      max_active: maximum number of terms of a text; None for all.
+      min_weight: terms whose weight is not larger were dropped.
+      engine: precision, and whether texts ran unpadded or why not; informational.
+      kind: ``sparse``.
+      format: of what is stored, see `core.format_version`.
+    """
+
+    model: str
+    fingerprint: str
+    dim: int
+    route: str
+    pooling: str
+    prompt: str
+    max_active: int | None
+    min_weight: float
+    engine: str = ""
+    kind: str = "sparse"
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Return all fields as JSON with sorted keys."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "SparseMetadata":
+        """Read what `to_json` wrote; fields of later versions are ignored.
+
+        Raises:
+          InputError: it has a later format.
+        """
+        fields, found = {field.name for field in dataclasses.fields(cls)}, json.loads(text)
+        check_format(found.get("format"), "the sparse vectors")
+        return cls(**{name: value for name, value in found.items() if name in fields})
+
+    def fields(self, indices: str, values: str) -> tuple["pa.Field", "pa.Field"]:
+        """Return the Arrow fields of the columns of these names, a list of int32 and of float32."""
+        import pyarrow as pa
+
+        about = {SPARSE_KEY: self.to_json().encode()}
+        return (
+            pa.field(indices, pa.list_(pa.int32()), metadata=about),
+            pa.field(values, pa.list_(pa.float32()), metadata=about),
+        )
+
+
+def check_same_sparse(here: "pa.Schema", there: "pa.Schema", place: str, or_else: str = "") -> None:
+    """Refuse to mix sparse vectors of two models, or pruned in two ways, in one column.
+
+    Args:
+      here: the columns that arrive.
+      there: the columns that they would join.
+      place: names, for the message, where both would be combined.
+      or_else: another repair than to embed again.
+
+    Raises:
+      InputError: a column has two fingerprints.
+    """
+    for field in here:
+        ours = sparse_metadata(field)
+        theirs = sparse_metadata(there.field(field.name)) if field.name in there.names else None
+        if ours is not None and theirs is not None and ours.fingerprint != theirs.fingerprint:
+            raise InputError(
+                f"column {field.name!r} {place}: sparse vectors of fingerprints "
+                f"{ours.fingerprint} and {theirs.fingerprint} ({ours.model!r} and "
+                f"{theirs.model!r}); embed both with the same model, route and settings"
+                f"{or_else and f', or {or_else}'}"
+            )
+
+
+def sparse_metadata(field: "pa.Field") -> SparseMetadata | None:
+    """Return the metadata of the sparse vectors in `field`; None if it is not a column of ours."""
+    value = (field.metadata or {}).get(SPARSE_KEY)
+    return None if value is None else SparseMetadata.from_json(value)

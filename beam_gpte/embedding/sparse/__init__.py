@@ -1,0 +1,1 @@
+"""Sparse vectors as columns: the terms of each text, and their weights."""

@@ -1,0 +1,135 @@
+"""Give texts their sparse vectors: `blocks | EmbedSparse(model)`.
+
+rows or blocks --> CheckTexts --> RunInference(model handler) --> CheckTerms --> blocks with two
+                       |                                              |          columns of lists
+                       +------------------- rejects ------------------+
+
+A block is a batch of `RunInference`. Without exception handling the handler fails the job, and
+there is no CheckTerms.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+
+from beam_gpte.core.columns import ID, TEXT
+from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
+from beam_gpte.core.errors import InputError
+from beam_gpte.core.sparse.columns import SPARSE, sparse_columns
+from beam_gpte.core.sparse.settings import SparseSettings, check_sparse_config
+from beam_gpte.elements.added_columns import AddsColumns
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.checks import CheckTexts
+from beam_gpte.elements.rejects import (
+    GoodAndRejects,
+    RejectingTransform,
+    merge_rejects,
+    reject_outputs,
+    split_defects,
+)
+from beam_gpte.elements.rows import over_blocks
+
+
+@dataclasses.dataclass(eq=False)
+class EmbedSparse(AddsColumns, RejectingTransform):
+    """Give every row the sparse vector of its text: add `sparse_indices` and `sparse_values`.
+
+    `sparse_indices` is a list of int32, the terms of the vocabulary that the text has, ascending;
+    `sparse_values` a list of float32, the weight of each. Two texts are as similar as the dot
+    product of their vectors. A list may be empty: a text that the model gives no term.
+
+    The model is a SPLADE model as sentence-transformers' `SparseEncoder` saves it, also one whose
+    queries need no inference, a sparse autoencoder, or a plain folder of a masked language model,
+    which is run as SPLADE of maximum and relu. Weights are those of `SparseEncoder`. The logits of
+    a batch are computed in tiles of the vocabulary, so that memory does not grow with it.
+
+    All other columns pass through untouched. Takes rows of the kinds of `EmbedText`, and returns
+    the same kind: an `EmbeddableItem` gets its `sparse_embedding` beside the dense one that it has.
+    Rows without a usable text, with a null id, or of which the model makes weights that are not
+    finite fail the job, or are collected by `with_exception_handling()`.
+
+    Attributes:
+      model: a hub name, a folder, a URI such as gs://bucket/model, or an `EncoderConfig` with
+        prompt, max_tokens, precision and so on.
+      text_column: the texts to embed: strings, or bytes in UTF-8.
+      id_column: names rows in messages; None if there is none.
+      output_column: what the names of both columns begin with.
+      sparse: the route of the model, and which terms stay; see `SparseSettings`.
+      runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
+      rename: other names for the columns, as in ``{"sparse_values": "weights"}``.
+    """
+
+    model: str | EncoderConfig
+    text_column: str = TEXT
+    id_column: str | None = ID
+    output_column: str = SPARSE
+    sparse: SparseSettings = dataclasses.field(default_factory=SparseSettings)
+    runtime: ModelRuntime = dataclasses.field(default_factory=ModelRuntime)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str | EncoderConfig):
+            raise InputError(f"model {self.model!r}: give a name, a folder or an EncoderConfig")
+        if not isinstance(self.sparse, SparseSettings):
+            raise InputError(f"sparse {self.sparse!r}: give SparseSettings(...)")
+        check_sparse_config(self._config)
+        self.added()
+
+    def adds(self) -> tuple[str, ...]:
+        """Name the indices and the values."""
+        return sparse_columns(self.output_column)
+
+    @property
+    def _config(self) -> EncoderConfig:
+        return EncoderConfig(self.model) if isinstance(self.model, str) else self.model
+
+    @property
+    def _columns(self) -> tuple[str, str]:
+        indices, values = (self.added()[name] for name in self.adds())
+        return indices, values
+
+    def expand(self, pcoll: beam.PCollection) -> Any:
+        """Return rows with terms; with exception handling, a tuple of them and the rejects."""
+        return over_blocks(pcoll, self._embed, self.text_column, self.id_column, added=self.added())
+
+    def _embed(self, blocks: beam.PCollection[Block]) -> Any:
+        # imported late: Beam's ml package loads torch where it is installed
+        from apache_beam.ml.inference.base import RunInference
+
+        infer = RunInference(self._handler(), watch_model_pattern=self.runtime.watch_model_pattern)
+        texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(self._check()))
+        found = texts | "Infer" >> infer.with_output_types(Block)
+        if not self._isolate:
+            return found
+        check = beam.FlatMap(_check_terms, self._columns, self.step, self.id_column)
+        found, bad_terms = found | "CheckTerms" >> reject_outputs(check)
+        return GoodAndRejects(found, merge_rejects([bad_texts, bad_terms]))
+
+    def _check(self) -> CheckTexts:
+        return CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())
+
+    def _handler(self) -> Any:
+        from beam_gpte.embedding.sparse.sparse_handler import SparseModelHandler
+
+        handler = SparseModelHandler(
+            self._config,
+            self.text_column,
+            self._columns,
+            self._isolate,
+            self.id_column,
+            self.runtime,
+            self.sparse,
+        )
+        handler.step = self.step
+        return handler.with_no_batching()  # a block is a batch
+
+
+def _check_terms(
+    block: Block, columns: tuple[str, str], step: str, id_column: str | None
+) -> Iterator[Any]:
+    """Separate the texts that the model could not take, those with a reason in `DEFECT`."""
+    for part in split_defects(block, step, id_column):
+        if isinstance(part, beam.pvalue.TaggedOutput):
+            part.value = part.value.without_columns(columns)
+        yield part
