@@ -11,6 +11,7 @@ model loaded.
 """
 
 import argparse
+import functools
 import multiprocessing
 import os
 import resource
@@ -112,7 +113,9 @@ def main() -> None:
         texts = load_texts(arguments.texts)
         compare(folder, texts[:50])
         loaded = {"SparseEncoder of sentence-transformers": theirs(folder), "ours": ours(folder)}
-        variants = {name: (lambda run=run: run(texts)) for name, run in loaded.items()}
+        variants: dict[str, Callable[[], object]] = {
+            name: functools.partial(run, texts) for name, run in loaded.items()
+        }
         base = next(iter(variants))
         print_ratios(measure(variants, arguments.rounds), base, len(texts))
         processes = multiprocessing.get_context("spawn")

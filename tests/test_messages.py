@@ -41,6 +41,9 @@ FOREIGN = {
     "DirectRunner",
     "LazyFrame",
     "StaticEmbedding",
+    "SparseAutoEncoder",
+    "SparseStaticEmbedding",
+    "SpladePooling",
     "NaN",
     "MiB",
 }

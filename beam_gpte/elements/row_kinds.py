@@ -101,7 +101,11 @@ def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
     if isinstance(element, Mapping):
         return element.get
     if is_item(element):
-        fields = {text_column: element.content.text, ID: element.id, **_item_vectors(element)}
+        fields: dict[str | None, Any] = {
+            text_column: element.content.text,
+            ID: element.id,
+            **_item_vectors(element),
+        }
         return lambda name: fields[name] if name in fields else element.metadata.get(name)
     if _is_row(element):
         return lambda name: getattr(element, name, None)
@@ -200,10 +204,17 @@ def plain_value(value: Any) -> Any:
 
 def _item_vectors(item: Any) -> dict[str, Any]:
     """Return the vectors that an item has, by column: the dense one, and the terms and weights."""
-    found = {} if item.dense_embedding is None else {EMBEDDING: item.dense_embedding}
-    if item.sparse_embedding is not None:
-        found |= zip(sparse_columns(), map(list, item.sparse_embedding), strict=True)
-    return found
+    dense = item.dense_embedding
+    found: dict[str, Any] = {} if dense is None else {EMBEDDING: dense}
+    return found | sparse_fields(item.sparse_embedding)
+
+
+def sparse_fields(sparse: tuple[list[int], list[float]] | None) -> dict[str, list]:
+    """Return the columns of the sparse vector of an item; none if it has none."""
+    if sparse is None:
+        return {}
+    names, parts = sparse_columns(), (list(part) for part in sparse)
+    return dict(zip(names, parts, strict=True))
 
 
 def _fill_item(item: Any, fields: dict[str, Any]) -> Any:

@@ -18,6 +18,7 @@ from apache_beam.ml.rag.types import Content, EmbeddableItem, Embedding
 from beam_gpte.core.columns import EMBEDDING, ID, TEXT
 from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.sparse.columns import sparse_columns
+from beam_gpte.elements.row_kinds import sparse_fields
 from beam_gpte.sinks.staging import MAX_BYTES_PER_FILE
 from beam_gpte.sinks.write_duckdb import WriteVectorsToDuckDB
 from beam_gpte.sinks.write_parquet import WriteVectorsToParquet
@@ -105,8 +106,7 @@ def item_row(item: EmbeddableItem) -> dict[str, Any]:
     }
     if item.dense_embedding is not None:
         row[EMBEDDING] = item.dense_embedding
-    if item.sparse_embedding is not None:
-        row |= zip(sparse_columns(), map(list, item.sparse_embedding), strict=True)
+    row |= sparse_fields(item.sparse_embedding)
     taken = sorted(row.keys() & item.metadata.keys())
     if taken:
         raise InputError(

@@ -57,6 +57,8 @@ def _shift(bias: "torch.Tensor", normalize: bool) -> "torch.nn.Module":
     import torch
 
     class Shift(torch.nn.Module):
+        bias: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("bias", bias)

@@ -69,7 +69,7 @@ class LanguageModel:
         else:
             body, head = _split(model, folder, config, samples)
         if config.precision == "int8":
-            more = tokenizer.encode(calibration.TEXTS).ids
+            more = tokenizer.encode(list(calibration.TEXTS)).ids
             samples = [*samples, *(ids for ids in more if len(ids))]
         backbone = Backbone.from_model(body, config, tokenizer.pad_id, samples)
         head.to(backbone.device)

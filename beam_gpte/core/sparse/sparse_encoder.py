@@ -198,11 +198,12 @@ class SparseEncoder:
         tokens = np.concatenate([*empty, *(part.tokens for part in parts)])
         dropped = np.concatenate([*empty, *(part.dropped for part in parts)])
         too_large = max((part.too_large for part in parts), default="")
-        kept, reasons = [], []
+        kept, reasons, none = [], [], np.empty(0, TERM)
         for text, found, length in zip(distinct, terms, tokens.tolist(), strict=True):
             reason = _why(text, found, length, too_large)
             reasons.append(reason)
-            kept.append(np.empty(0, TERM) if reason else prune(found, max_active, min_weight))
+            usable = None if reason else found
+            kept.append(none if usable is None else prune(usable, max_active, min_weight))
         rows = [place[text] for text in texts]
         return SparseEncoding(
             rows=SparseRows.of([kept[row] for row in rows]),

@@ -213,7 +213,7 @@ def split_head(model: Any, name: str) -> tuple[Any, "torch.nn.Module", "torch.nn
     if type(decoder) is not torch.nn.Linear or not prefix or not hasattr(model, prefix):
         raise InputError(
             f"model {name!r}: {type(model).__name__} has no body and one layer over the "
-            "vocabulary; use a model such as BertForMaskedLM"
+            "vocabulary; use a masked language model of an encoder"
         )
     place = next(name for name, module in model.named_modules() if module is decoder)
     parent, _, leaf = place.rpartition(".")

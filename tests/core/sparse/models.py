@@ -81,7 +81,8 @@ def splade_modules(
     from sentence_transformers.sparse_encoder.modules import SpladePooling
 
     transformer = Transformer(plain(folder, family), transformer_task="fill-mask")
-    return [transformer, SpladePooling(pooling, activation)]
+    settings: Any = {"pooling_strategy": pooling, "activation_function": activation}
+    return [transformer, SpladePooling(**settings)]
 
 
 def splade(
@@ -109,7 +110,7 @@ def inference_free(folder: Path, activation: str = "log1p_relu", **settings: Any
     words = tokenizer()
     weights = torch.rand(len(words), generator=torch.Generator().manual_seed(1)) * 5
     weights[::7] = 0  # terms that no query has
-    queries = [SparseStaticEmbedding(words, weights, frozen=True)]
+    queries: list[Any] = [SparseStaticEmbedding(words, weights, frozen=True)]
     router = Router.for_query_document(query_modules=queries, document_modules=documents)
     Peer(modules=[router], device="cpu", **settings).save(str(folder))
     return str(folder)

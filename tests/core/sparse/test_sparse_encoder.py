@@ -167,7 +167,7 @@ class Sizes(TorchDispatchMode):
     """Note the number of values of every tensor that an operation gives."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.largest = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
