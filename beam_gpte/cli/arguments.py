@@ -117,8 +117,11 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 def add_adapter_option(options: argparse._ActionsContainer) -> None:
-    """Add `--adapter`."""
+    """Add `--adapter` and `--route`."""
     options.add_argument(
         "--adapter",
         help="LoRA adapter merged into the model: a folder, a hub name, or one of the model's own",
+    )
+    options.add_argument(
+        "--route", help="of a model with routes, that which embeds the texts, e.g. query"
     )

@@ -29,6 +29,7 @@ _COMPARED = (
     "model",
     "pooling",
     "prompt",
+    "route",
     "normalized",
     "quantization",
     "int8_limit",
@@ -59,6 +60,8 @@ class VectorMetadata:
       format: of what is stored, see `core.format_version`.
       mapped: the fingerprints of the model that made the vectors, and of the one in whose space
         `ApplyVectorMap` put them, a space between; empty for none.
+      route: the modules that ran, of a model with several for several kinds of text; empty for
+        others.
     """
 
     model: str
@@ -74,6 +77,7 @@ class VectorMetadata:
     canaries: str = ""
     format: int = FORMAT
     mapped: str = ""
+    route: str = ""
 
     @property
     def identity(self) -> str:

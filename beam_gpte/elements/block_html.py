@@ -48,6 +48,7 @@ def _notes(batch: pa.RecordBatch) -> list[str]:
     for name, known in vector_fields(batch.schema).items():
         made = [known.model, f"{known.dim} dimensions", f"{known.pooling} pooling"]
         made += [known.quantization, f"prompt {known.prompt!r}" if known.prompt else ""]
+        made.append(f"route {known.route!r}" if known.route else "")
         notes.append(f"{_text(name)}: {', '.join(_text(part) for part in made if part)}")
     return notes
 

@@ -76,13 +76,16 @@ def _make_plan(surveys: Surveys, step: str, search: Search, *_: Any) -> Neighbor
 
 
 def check_one_space(queries: VectorMetadata, documents: VectorMetadata, step: str) -> None:
-    """Refuse two models, but not two prompts of one model, which are common for queries.
+    """Refuse two models, but not two prompts or routes of one, which are common for queries.
 
-    Vectors that were mapped into the space of the other side's model are of one space with it.
+    Two routes may pool in two ways. Vectors that were mapped into the space of the other side's
+    model are of one space with it.
     """
-    same = ("model", "pooling", "dim", "normalized", "quantization", "postprocess")
+    routed = queries.route != documents.route and "" not in (queries.route, documents.route)
+    pooled = () if routed else ("pooling",)
+    same = ("model", "dim", "normalized", "quantization", "postprocess", *pooled)
     mapped = documents.mapped != queries.mapped and "" in (documents.mapped, queries.mapped)
-    if (mapped or queries.prompt != documents.prompt) and all(
+    if (mapped or routed or queries.prompt != documents.prompt) and all(
         getattr(queries, name) == getattr(documents, name) for name in same
     ):
         return

@@ -318,6 +318,7 @@ def config_of(options: argparse.Namespace) -> ModelConfig:
         long_text=options.long_text,
         chunk_tokens=options.chunk_tokens,
         adapter=options.adapter,
+        route=options.route,
     )
 
 

@@ -183,7 +183,12 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
 def config_of(options: argparse.Namespace) -> ModelConfig | None:
     if not isinstance(options.model, str):
         return options.model  # none, or a stand-in
-    return model_of(options, prompt_name=options.prompt_name, adapter=options.adapter)
+    return model_of(
+        options,
+        prompt_name=options.prompt_name,
+        adapter=options.adapter,
+        route=options.route,
+    )
 
 
 def columns_of(options: argparse.Namespace) -> Columns:
@@ -230,7 +235,7 @@ def check(options: argparse.Namespace) -> pl.DataFrame | None:
     use_ids(options, in_both)
     for side, (file, present) in files.items():
         check_columns(options, side, file, present)
-    for name in ("prompt_name", "adapter"):
+    for name in ("prompt_name", "adapter", "route"):
         if options.model is None and getattr(options, name) is not None:
             raise InputError(f"--{name} is for --model; leave it out, or give --model")
     if (model := config_of(options)) is not None:

@@ -226,6 +226,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         prompt=options.prompt,
         truncate_dim=options.truncate_dim,
         adapter=options.adapter,
+        route=options.route,
     )
     id_column = SOURCE if options.id_column else ID
     output = StreamOutput(options.output, options.duckdb, id_column)

@@ -17,6 +17,13 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.int8.calibration import quantize_linears
 from beam_gpte.core.encoder.linear_layers import bf16_speedup, pack_linears
 from beam_gpte.core.encoder.model_folder import ModelFolder
+from beam_gpte.core.encoder.own_code.own_pooling import (
+    MASK,
+    TOLERANCE,
+    has_own_code,
+    is_pooled,
+    pooled_vectors,
+)
 from beam_gpte.core.encoder.pretrained import first_position, load_pretrained
 from beam_gpte.core.encoder.unpadded import Unpadded, probe, to_device
 from beam_gpte.core.errors import InputError
@@ -71,6 +78,8 @@ class Backbone:
       precision: describes it for people: ``bf16``, ``int8 (4 of 72 layers fp32)``.
       fp32_layers: linear layers whose error in int8 is too large, see `int8.calibration`; 0 in
         other precisions.
+      pools: whether the model's own code pools; then `run_pooled` runs it.
+      takes_mask: whether that code takes the tokens to pool.
     """
 
     def __init__(
@@ -82,8 +91,13 @@ class Backbone:
         self._model = model
         self._pad_id = pad_id
         self._accepted = set(inspect.signature(model.forward).parameters)
+        self.takes_mask = MASK in self._accepted
+        self.pools = has_own_code(model) and self._try_own_pooling(samples)
         self._packed = Unpadded(model, self._accepted, position_offset)
-        self.reason = probe(model, self._packed, samples, device) or ""
+        if self.pools:
+            self.reason = f"{type(model).__name__} pools by its own code"
+        else:
+            self.reason = probe(model, self._packed, samples, device) or ""
         self.unpadded = not self.reason
         way = "unpadded" if self.unpadded else f"padded: {self.reason}"
         _log.info("%s runs %s", type(model).__name__, way)
@@ -196,6 +210,59 @@ class Backbone:
             last = [hidden[kept].float() for hidden in output.hidden_states[-layers:]]
             hidden = torch.stack(last).mean(0)
         return hidden, offsets, computed
+
+    def run_pooled(
+        self, batch: list[np.ndarray], spans: list[np.ndarray]
+    ) -> tuple["torch.Tensor", int]:
+        """Run one forward pass of a model that pools by its own code.
+
+        Args:
+          batch: token ids of each text.
+          spans: int64 (1, 2) of each: the first token to pool and the end, if `takes_mask`.
+
+        Returns:
+          float32 (n, dim), and how many tokens were computed.
+        """
+        import torch
+
+        places = torch.arange(max(map(len, batch)))
+        mask = places < torch.tensor([len(ids) for ids in batch]).unsqueeze(1)
+        inputs = {"input_ids": padded(batch, mask, self._pad_id), "attention_mask": mask.long()}
+        if self.takes_mask:
+            first, end = torch.from_numpy(np.concatenate(spans)).unsqueeze(2).unbind(1)
+            inputs[MASK] = ((places >= first) & (places < end)).long()
+        on_device = {name: to_device(values, self.device) for name, values in inputs.items()}
+        with self._precision():
+            output = self._model(**on_device)
+        return pooled_vectors(output, self._model), mask.numel()
+
+    def _try_own_pooling(self, samples: list[np.ndarray]) -> bool:
+        """Find out whether the model's own code pools, and alike with padding and without.
+
+        Raises:
+          InputError: padding changes its vectors.
+        """
+        import torch
+
+        with torch.inference_mode():
+            ids = torch.from_numpy(samples[0]).unsqueeze(0).to(self.device)
+            mask = {MASK: torch.ones_like(ids)} if self.takes_mask else {}
+            output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids), **mask)
+            if not is_pooled(output):
+                return False
+            spans = [np.array([[0, len(one)]]) for one in samples]
+            alone = [
+                self.run_pooled([one], [span])[0] for one, span in zip(samples, spans, strict=True)
+            ]
+            together, _ = self.run_pooled(samples, spans)
+        normal = torch.nn.functional.normalize
+        difference = float((normal(together, dim=1) - normal(torch.cat(alone), dim=1)).abs().max())
+        if difference > TOLERANCE:
+            raise InputError(
+                f"{type(self._model).__name__} pools by its own code, and padding changes its "
+                f"vectors by {difference:.1e}; give an object with encode(texts)"
+            )
+        return True
 
     def run_first(
         self, batch: list[np.ndarray], types: list[np.ndarray] | None = None

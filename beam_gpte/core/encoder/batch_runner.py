@@ -125,6 +125,9 @@ class BatchRunner:
 
         with torch.inference_mode():
             ids = [piece.ids for piece in pieces]
+            if self.backbone.pools:
+                pooled, computed = self.backbone.run_pooled(ids, [piece.spans for piece in pieces])
+                return self._shorten(self._head(pooled)), computed
             hidden, offsets, computed = self.backbone.run(ids, self._config.layers)
             return self._finish(hidden, offsets, self._spans(pieces)), computed
 
@@ -142,8 +145,12 @@ class BatchRunner:
         import torch
 
         with torch.inference_mode():
-            hidden, offsets, _ = self.backbone.run([ids], self._config.layers)
-            full = self._head(pool(hidden, offsets, self._pooling))
+            if self.backbone.pools:
+                pooled, _ = self.backbone.run_pooled([ids], [np.array([[0, len(ids)]])])
+            else:
+                hidden, offsets, _ = self.backbone.run([ids], self._config.layers)
+                pooled = pool(hidden, offsets, self._pooling)
+            full = self._head(pooled)
         return full.shape[1], bool(abs(full.norm() - 1) < 1e-5)
 
     def _spans(self, pieces: list[Piece]) -> "torch.Tensor | None":
@@ -166,9 +173,12 @@ class BatchRunner:
     def _finish(
         self, hidden: "torch.Tensor", offsets: "torch.Tensor", spans: "torch.Tensor | None"
     ) -> "torch.Tensor":
+        return self._shorten(self._head(pool(hidden, offsets, self._pooling, spans)))
+
+    def _shorten(self, vectors: "torch.Tensor") -> "torch.Tensor":
+        """Cut and normalize vectors, as configured."""
         import torch
 
-        vectors = self._head(pool(hidden, offsets, self._pooling, spans))
         vectors = vectors[:, : self._config.truncate_dim]
         # truncation leaves norms of 0.55-0.60: without normalizing again every threshold would
         # change its meaning

@@ -55,7 +55,7 @@ class EncoderConfig:
         `POOLING_MODES`, which replaces the model's Pooling module, or ``tail_mean``, the mean of
         the last `tail_tokens` tokens.
       prompt_name: a key of the model's own prompts, e.g. ``query``. Default: the model's default
-        prompt.
+        prompt. In a model with routes ``query``, or what a route is named after, chooses its route.
       prompt: a text put before every input; ``""`` for none, whatever the model's default.
       template: a text with one or more ``{text}``, in place of a prompt:
         ``This sentence : "{text}" means in one word:`` pooled by ``last`` makes a plain language
@@ -96,6 +96,11 @@ class EncoderConfig:
         ``retrieval_query``. The modules, prompts and tokenizer of an adapter that has a
         ``modules.json`` take the place of the model's. ``""`` for none, where the model has some of
         its own.
+      route: of a model with routes (a Router of sentence-transformers), that which embeds these
+        texts, such as ``query`` or ``document``; alone it is loaded. Without a prompt, that of the
+        same name is used, if there is one, as by ``encode_query`` and ``encode_document``. Default:
+        the model's default route, with its default prompt. Vectors of two routes of one model may
+        be compared where queries meet documents.
     """
 
     model: str
@@ -118,6 +123,7 @@ class EncoderConfig:
     device: str = "auto"
     trust_remote_code: bool = False
     adapter: str | None = None
+    route: str | None = None
 
     @property
     def splits(self) -> bool:
@@ -129,6 +135,8 @@ class EncoderConfig:
             raise InputError(f"model {self.model!r}: give a hub name or a folder")
         if self.adapter is not None and not isinstance(self.adapter, str):
             raise InputError(f"adapter {self.adapter!r}: give a folder or a name")
+        if self.route is not None and (not isinstance(self.route, str) or not self.route):
+            raise InputError(f"route {self.route!r}: give a name, such as 'query'")
         self._check_choice("pooling", ("auto", *POOLING_MODES, TAIL_MEAN))
         self._check_choice("long_text", LONG_TEXT)
         self._check_choice("precision", PRECISIONS)

@@ -1,7 +1,8 @@
 """Find a model on disk and read its sentence-transformers layout. Loads no torch.
 
 A folder holds ``modules.json``, a list of modules in the order they run: a Transformer, a Pooling,
-then any of Dense, LayerNorm and Normalize. A folder without it is a plain transformers model: mean
+then any of Dense, LayerNorm and Normalize. A Router among them stands for the modules of the route
+that is chosen, see `routes.router`. A folder without the list is a plain transformers model: mean
 pooling, no further modules.
 """
 
@@ -18,6 +19,9 @@ from beam_gpte.core.encoder.adapters.adapter_folder import (
     read_adapter_folder,
 )
 from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.own_code.needs_code import check_needs_code
+from beam_gpte.core.encoder.routes.router import check_no_route, routed_entries
+from beam_gpte.core.encoder.routes.task_prompts import task_prompt, warn_without_prompt
 from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.model_files import (
     check_tokenizer_files,
@@ -146,6 +150,7 @@ class ModelFolder:
       adapter: to merge into the weights; None for none.
       chat_layout: how messages of the chat template hold their texts, as its files name it.
       chat_arguments: further arguments of the chat template.
+      route: that the modules are of; empty for a model without routes.
     """
 
     root: Path
@@ -162,6 +167,7 @@ class ModelFolder:
     adapter: AdapterFolder | None = None
     chat_layout: str | None = None
     chat_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    route: str = ""
 
     def hash(self, config: EncoderConfig) -> str:
         """Hash all that its files and modules say about vectors, wherever the folder is."""
@@ -206,7 +212,7 @@ def chosen_prompt(config: EncoderConfig, prompts: dict[str, str], default: str |
     """Return the text to put before every input.
 
     Args:
-      config: names a prompt, or gives its text.
+      config: names a prompt, gives its text, or names a route that has one.
       prompts: those of the model.
       default: the name of the one that is used where the configuration has none.
 
@@ -215,7 +221,7 @@ def chosen_prompt(config: EncoderConfig, prompts: dict[str, str], default: str |
     """
     if config.prompt is not None:
         return config.prompt
-    name = config.prompt_name or default
+    name = config.prompt_name or task_prompt(config.route, prompts) or default
     if name is None:
         return ""
     if name not in prompts:
@@ -310,18 +316,21 @@ def download(config: EncoderConfig, weights: bool) -> Path:
         ) from error
 
 
-def read_model_folder(root: Path, adapter: AdapterFolder | None = None) -> ModelFolder:
+def read_model_folder(
+    root: Path, config: EncoderConfig, adapter: AdapterFolder | None = None
+) -> ModelFolder:
     """Read the layout of a model, whose files but the weights are checked.
 
     Args:
       root: the model's folder.
+      config: names the route of a model that has some.
       adapter: to merge into it, whose layout counts if it has one.
 
     Raises:
       InputError: a module is of an unsupported kind, or a file is missing or damaged; the message
         names the file.
     """
-    if is_static(root):
+    if is_static(root, config):
         raise InputError(
             f"model folder {root}: a static model, which has vectors of tokens and no Transformer; "
             "load it with StaticEncoder"
@@ -330,12 +339,13 @@ def read_model_folder(root: Path, adapter: AdapterFolder | None = None) -> Model
         raise InputError(
             f"model folder {root}: a sparse model, which gives weights of terms; use EmbedSparse"
         )
-    modules = _read_modules(root)
+    modules, route = _read_modules(root, config)
     tokenizer = transformer = modules[0].folder
     check_transformer_files(transformer)
+    check_needs_code(transformer, config)
     if adapter is not None and (adapter.path / "modules.json").exists():
         root = adapter.path
-        modules = _read_modules(root)
+        modules, _ = _read_modules(root, dataclasses.replace(config, route=None))
         if modules[0].folder != root:
             raise damage(root / "modules.json", f"has no Transformer beside {CONFIG}")
         if has_vocabulary(root):
@@ -345,6 +355,7 @@ def read_model_folder(root: Path, adapter: AdapterFolder | None = None) -> Model
     pooling = [module for module in modules if module.kind == "Pooling"]
     pool_prompt = pooling[0].setting("include_prompt", bool) if pooling else None
     prompts, default = read_prompts(root / "config_sentence_transformers.json")
+    warn_without_prompt(config, prompts, default)
     if pooling:
         modes = named_pooling_modes(pooling[0])
     else:
@@ -364,19 +375,26 @@ def read_model_folder(root: Path, adapter: AdapterFolder | None = None) -> Model
         adapter=adapter,
         chat_layout=_chat_layout(settings),
         chat_arguments=settings.get("processing_kwargs", {}).get("chat_template", {}),
+        route=route,
     )
 
 
-def is_static(root: Path) -> bool:
+def is_static(root: Path, config: EncoderConfig) -> bool:
     """Decide whether a folder holds a static model: a StaticEmbedding, or one of model2vec.
 
+    Args:
+      root: the model's folder.
+      config: names the route of a model that has some; another may be static.
+
     Raises:
-      InputError: its list of modules cannot be read.
+      InputError: its list of modules cannot be read, or it has no such route.
     """
     check_regular_files(root)
     if (root / "modules.json").exists():
         modules = read_json(root / "modules.json")
-        first = modules[0] if isinstance(modules, list) and modules else None
+        if not isinstance(modules, list) or not modules:
+            return False  # which has a message of its own
+        (_, first), *_ = routed_entries(root / "modules.json", modules, config)[0]
         kind = str(first.get("type")) if isinstance(first, dict) else ""
         return kind.startswith("sentence_transformers.") and kind.endswith(f".{STATIC}")
     path = root / "config.json"
@@ -444,23 +462,26 @@ def check_weights_in(place: Path, config: EncoderConfig) -> None:
         )
 
 
-def _read_modules(root: Path) -> list[Module]:
+def _read_modules(root: Path, config: EncoderConfig) -> tuple[list[Module], str]:
+    """Return the modules of a model, and the route that they are of."""
     path = root / "modules.json"
     if not path.exists():
+        check_no_route(config)
         for pooling in sorted(root.glob("[0-9]_Pooling")):
             raise damage(path, f"is missing, but {pooling.name} is there")
-        return [Module("Transformer", {}, root)]
+        return [Module("Transformer", {}, root)], ""
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise damage(path, "lists no modules")
-    modules = [_module(path, entry) for entry in entries]
+    routed, route = routed_entries(path, entries, config)
+    modules = [_module(listing, entry) for listing, entry in routed]
     kinds = [module.kind for module in modules]
     if kinds[0] != "Transformer" or kinds.count("Transformer") > 1 or "Pooling" in kinds[2:]:
         raise InputError(
             f"model folder {root}: modules {kinds} of {path.name} are not supported; "
             "use a model of one Transformer, first, and at most one Pooling, second"
         )
-    return modules
+    return modules, route
 
 
 def _module(listing: Path, entry: Any) -> Module:

@@ -24,6 +24,7 @@ from beam_gpte.core.encoder.model_folder import (
     ModelFolder,
     model_name,
 )
+from beam_gpte.core.encoder.own_code.own_pooling import OWN, check_own_pooling
 from beam_gpte.core.encoder.pretrained import named_failure, position_limit
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.errors import InputError
@@ -157,6 +158,10 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self._prompt = "" if config.template else folder.prompt(config)
         modes = folder.pooling_modes(config)
+        if backbone.pools:
+            leaves_out = bool(self._prompt) and not folder.pool_prompt
+            check_own_pooling(config, leaves_out, backbone.takes_mask)
+            modes = (OWN,)
         pooling = tuple("mean" if mode == TAIL_MEAN else mode for mode in modes)
         self._runner = BatchRunner(backbone, head, pooling, config)
         self._frame = frame
@@ -388,6 +393,7 @@ class TextEncoder:
             normalized=config.normalize or (unit and config.truncate_dim is None),
             engine=f"{backbone.precision} {backbone.attention}",
             canaries=canaries.sketch(np.stack(vectors), config.precision),
+            route=folder.route,
         )
 
     def _full_dim(self, seen: list[np.ndarray | None]) -> tuple[int, bool]:

@@ -35,7 +35,7 @@ def token_counter(tokenizer: str | None) -> CountTokens:
     if tokenizer is None:
         return estimated_tokens
     config = EncoderConfig(tokenizer)
-    folder = read_model_folder(Path(find_model(config, weights=False)))
+    folder = read_model_folder(Path(find_model(config, weights=False)), config)
     limit = position_limit(folder, config)
     loaded = Tokenizer.load(folder, limit, config.trust_remote_code)
 

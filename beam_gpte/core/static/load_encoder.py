@@ -43,7 +43,7 @@ def load_encoder(
       InputError: it does not exist, or cannot be loaded.
     """
     root = root or find_model(config)
-    if is_static(root):
+    if is_static(root, config):
         return StaticEncoder.load(config, root)
     return TextEncoder.load(config, root, adapter)
 
@@ -54,7 +54,7 @@ def check_encoder(config: EncoderConfig) -> None:
     Raises:
       InputError: there is no such model, or it does not suit the configuration.
     """
-    is_one = is_static(find_model(config, weights=False))
+    is_one = is_static(find_model(config, weights=False), config)
     check_static(config) if is_one else check_model(config)
 
 
@@ -81,9 +81,9 @@ def load_tokenizer(
       InputError: the model does not exist, or has no tokenizer or no such prompt.
     """
     root = root or find_model(config, weights=False)
-    if is_static(root):
+    if is_static(root, config):
         check_static_config(config)
-        static = read_static_folder(root)
+        static = read_static_folder(root, config)
         return LoadedTokenizer(StaticTokenizer.load(static, config), static.prompt(config), None)
     folder = open_model_folder(config, root, adapter, weights=False)
     limit = position_limit(folder, config)

@@ -90,7 +90,7 @@ class StaticEncoder:
         config = EncoderConfig(config) if isinstance(config, str) else config
         check_static_config(config)
         config = dataclasses.replace(config, precision="fp32", device="cpu")
-        folder = read_static_folder(root or find_model(config))
+        folder = read_static_folder(root or find_model(config), config)
         folder.prompt(config)
         check_static_weights(folder, config)
         tokenizer = StaticTokenizer.load(folder, config)
@@ -237,6 +237,7 @@ class StaticEncoder:
             normalized=config.normalize or (self._scaled and config.truncate_dim is None),
             engine="fp32 static",
             canaries=canaries.sketch(probe, "fp32"),
+            route=folder.route,
         )
 
 

@@ -20,6 +20,8 @@ from beam_gpte.core.encoder.model_folder import (
     is_static,
     read_prompts,
 )
+from beam_gpte.core.encoder.routes.router import check_no_route, routed_entries
+from beam_gpte.core.encoder.routes.task_prompts import warn_without_prompt
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.model_files import (
     check_file,
@@ -45,6 +47,7 @@ SUPPORTED = (
     "normalize",
     "truncate_dim",
     "max_tokens",
+    "route",
 )
 _FP32 = {"precision": ("fp32", "auto"), "device": ("cpu", "auto")}
 
@@ -61,6 +64,7 @@ class StaticFolder:
       max_tokens: of a text; None for the tokenizer's own limit, if it has one.
       prompts: prompt texts by name.
       default_prompt_name: the prompt used when none is asked for.
+      route: that the modules are of; empty for a model without routes.
     """
 
     root: Path
@@ -70,6 +74,7 @@ class StaticFolder:
     max_tokens: int | None
     prompts: dict[str, str]
     default_prompt_name: str | None
+    route: str = ""
 
     def hash(self, config: EncoderConfig) -> str:
         """Hash all that its files say about vectors, wherever the folder is."""
@@ -110,7 +115,7 @@ def check_static(config: EncoderConfig) -> None:
       InputError: it lacks the prompt asked for, or parts of it are missing or damaged.
     """
     check_static_config(config)
-    folder = read_static_folder(find_model(config, weights=False))
+    folder = read_static_folder(find_model(config, weights=False), config)
     folder.prompt(config)
     if Path(config.model).expanduser().is_dir():
         check_static_weights(folder, config)
@@ -128,19 +133,23 @@ def check_static_weights(folder: StaticFolder, config: EncoderConfig) -> None:
     check_weight_files(folder.place)
 
 
-def read_static_folder(root: Path) -> StaticFolder:
+def read_static_folder(root: Path, config: EncoderConfig) -> StaticFolder:
     """Read the layout of a static model, whose files but the weights are checked.
+
+    Args:
+      root: the model's folder.
+      config: names the route of a model that has some.
 
     Raises:
       InputError: it is not a static model, has further modules, or a file is missing or damaged;
         the message names the file.
     """
-    if not is_static(root):
+    if not is_static(root, config):
         raise InputError(
             f"model folder {root}: neither modules.json names a StaticEmbedding nor config.json "
             "model2vec; load it with TextEncoder"
         )
-    place, normalize = _read_modules(root)
+    place, normalize, route = _read_modules(root, config)
     check_regular_files(place)
     check_file_there(place / "tokenizer.json")
     is_model2vec, settings = (place / "config.json").exists(), dict[str, Any]()
@@ -149,6 +158,7 @@ def read_static_folder(root: Path) -> StaticFolder:
         check_references(place / "config.json", settings)
         normalize = setting(place / "config.json", settings, "normalize", bool) is True
     prompts, default = read_prompts(root / "config_sentence_transformers.json")
+    warn_without_prompt(config, prompts, default)
     return StaticFolder(
         root=root,
         place=place,
@@ -157,6 +167,7 @@ def read_static_folder(root: Path) -> StaticFolder:
         max_tokens=_limit(place, settings) if is_model2vec else None,
         prompts=prompts,
         default_prompt_name=default,
+        route=route,
     )
 
 
@@ -167,25 +178,27 @@ def check_file_there(path: Path) -> None:
     check_file(path)
 
 
-def _read_modules(root: Path) -> tuple[Path, bool]:
-    """Return the folder of the StaticEmbedding, and whether a Normalize follows."""
+def _read_modules(root: Path, config: EncoderConfig) -> tuple[Path, bool, str]:
+    """Return the folder of the StaticEmbedding, whether a Normalize follows, and their route."""
     path = root / "modules.json"
     if not path.exists():
-        return root, False
-    entries = read_json(path)
-    for entry in entries:
+        check_no_route(config)
+        return root, False, ""
+    entries, route = routed_entries(path, read_json(path), config)
+    for listing, entry in entries:
         if not isinstance(entry, dict) or not {"path", "type"} <= entry.keys():
-            raise damage(path, f"has an entry without path or type: {entry!r}")
+            raise damage(listing, f"has an entry without path or type: {entry!r}")
         if entry["path"] != ".":  # as model2vec names the folder itself
-            check_inside(path, entry["path"])
-    kinds = [str(entry["type"]).rsplit(".", 1)[-1] for entry in entries]
+            check_inside(listing, entry["path"])
+    kinds = [str(entry["type"]).rsplit(".", 1)[-1] for _, entry in entries]
     others = [kind for kind in kinds[1:] if kind != "Normalize"]
     if others:
         raise InputError(
             f"model folder {root}: module {others[0]!r} of modules.json is not supported after a "
             "StaticEmbedding; use a model of StaticEmbedding and Normalize"
         )
-    return root / entries[0]["path"], len(kinds) > 1
+    listing, first = entries[0]
+    return listing.parent / first["path"], len(kinds) > 1, route
 
 
 def _limit(place: Path, settings: dict[str, Any]) -> int:

@@ -46,6 +46,7 @@ FIELDS: dict[str, dict[str, Any] | None] = {
     "device": {"device": "cpu"},
     "trust_remote_code": {"trust_remote_code": True},
     "adapter": None,  # see tests/core/encoder/adapters
+    "route": None,  # see tests/core/encoder/routes
 }
 SETTINGS = (
     "config.json",

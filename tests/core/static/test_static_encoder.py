@@ -211,6 +211,7 @@ def test_all_other_settings_are_read_and_what_changes_vectors_is_in_the_fingerpr
         *same,
         "model",
         "prompt_name",
+        "route",
         "chunk_tokens",
         "overlap_tokens",
     }

@@ -19,6 +19,7 @@ from beam_gpte.core.encoder.model_folder import (
     public_name,
     read_model_folder,
 )
+from beam_gpte.core.encoder.own_code.needs_code import check_needs_code
 from beam_gpte.core.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -43,9 +44,10 @@ def open_model_folder(
         and the configuration names none.
     """
     root = root or find_model(config, weights)
+    check_needs_code(root, config)  # before the name of one of its adapters is taken for a folder
     found = adapter or find_adapter(config, root, weights)
     if found is None:
-        return read_model_folder(root)
+        return read_model_folder(root, config)
     read = read_adapter_folder(found)
     trained_on, named = _last_part(read.base), _last_part(public_name(config.model))
     is_own = root in found.parents
@@ -56,7 +58,7 @@ def open_model_folder(
             read.base,
             public_name(config.model),
         )
-    return read_model_folder(root, read)
+    return read_model_folder(root, config, read)
 
 
 def find_adapter(config: EncoderConfig, root: Path, weights: bool = True) -> Path | None:

@@ -1,0 +1,1 @@
+"""Models with routes: lists of modules of which one runs, for queries or for documents."""
