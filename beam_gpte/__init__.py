@@ -14,6 +14,7 @@ from beam_gpte.core.encoder.config import ModelRuntime as ModelRuntime
 from beam_gpte.core.encoder.text_encoder import Encoder as Encoder
 from beam_gpte.core.encoder.text_encoder import TextEncoder as TextEncoder
 from beam_gpte.core.errors import InputError as InputError
+from beam_gpte.core.images.image_encoder import ImageEncoder as ImageEncoder
 from beam_gpte.core.metadata import VectorMetadata as VectorMetadata
 from beam_gpte.core.scorers.settings import ScoreSettings as ScoreSettings
 from beam_gpte.core.served.endpoint import EndpointConfig as EndpointConfig
@@ -43,6 +44,7 @@ from beam_gpte.elements.block import Block as Block
 from beam_gpte.embedding.distill_static import Distilled as Distilled
 from beam_gpte.embedding.distill_static import DistillStatic as DistillStatic
 from beam_gpte.embedding.embed_text import EmbedText as EmbedText
+from beam_gpte.embedding.images.embed_images import EmbedImages as EmbedImages
 from beam_gpte.embedding.postprocess import ApplyPostprocess as ApplyPostprocess
 from beam_gpte.embedding.postprocess import FitPostprocess as FitPostprocess
 from beam_gpte.embedding.quantize_vectors import QuantizeVectors as QuantizeVectors
@@ -134,6 +136,7 @@ __all__ = [
     "Distilled",
     "DuckDBOptions",
     "DuckDBVectorWriterConfig",
+    "EmbedImages",
     "EmbedSparse",
     "EmbedText",
     "Encoder",
@@ -149,6 +152,7 @@ __all__ = [
     "Head",
     "HeadOptions",
     "IdentifyLanguage",
+    "ImageEncoder",
     "InputError",
     "MinHash",
     "MineBitext",

@@ -30,7 +30,7 @@ FLOORS = (
 # The same inside `core`; its own modules, such as `core.errors`, are the ground.
 CORE_FLOORS = (
     ("mining", "dedup", "text", "served"),
-    ("static", "scorers", "sparse"),
+    ("static", "scorers", "sparse", "images"),
     ("vectors", "encoder"),
 )
 LARGEST_ROOM = 16  # modules

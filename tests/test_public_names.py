@@ -74,6 +74,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Deduplicate": {"steps": (beam_gpte.DeduplicateExact(), beam_gpte.DeduplicateSemantic())},
     "DeleteVectors": {"path": "vectors"},
     "DistillStatic": {"model": "some/model", "path": "models/static"},
+    "EmbedImages": {"model": "some/model"},
     "EmbedSparse": {"model": "some/model"},
     "EmbedText": {"model": "some/model"},
     "FitHead": {"label_column": "quality"},

@@ -34,12 +34,13 @@ SKETCH = 64
 _SLACK = 2
 
 
-def sketch(vectors: np.ndarray, precision: str) -> str:
+def sketch(vectors: np.ndarray, precision: str, version: str = str(VERSION)) -> str:
     """Describe the vectors of `TEXTS` in about a kilobyte of text.
 
     Args:
       vectors: floats (len(TEXTS), dim); those that are not finite count as zero.
       precision: a key of `TOLERANCES`.
+      version: another one for as many vectors of something else, such as images.
     """
     finite = np.isfinite(vectors).all(axis=1, keepdims=True)
     small = np.where(finite, vectors, 0).astype(np.float64)
@@ -51,7 +52,7 @@ def sketch(vectors: np.ndarray, precision: str) -> str:
     mantissas, exponents = np.frexp(lengths)
     rounded = np.ldexp(np.rint(mantissas * 2048) / 2048, exponents)
     content = rounded.astype("<f4").tobytes() + directions.astype("<f2").tobytes()
-    return f"{VERSION}:{precision}:{base64.b64encode(content).decode()}"
+    return f"{version}:{precision}:{base64.b64encode(content).decode()}"
 
 
 def distance(here: str, there: str) -> float:

@@ -15,6 +15,7 @@ from beam_gpte.core.errors import InputError
 
 ID = "id"
 TEXT = "text"
+IMAGE = "image"
 EMBEDDING = "embedding"
 
 # Added to the rows of a text that was split into sentences or chunks; see `elements.chunk_rows`.

@@ -62,6 +62,8 @@ class VectorMetadata:
         `ApplyVectorMap` put them, a space between; empty for none.
       route: the modules that ran, of a model with several for several kinds of text; empty for
         others.
+      modality: ``text`` or ``image`` where a model has a tower for each, whose vectors are of one
+        space; empty where it takes texts alone; informational, never compared.
     """
 
     model: str
@@ -78,6 +80,7 @@ class VectorMetadata:
     format: int = FORMAT
     mapped: str = ""
     route: str = ""
+    modality: str = ""
 
     @property
     def identity(self) -> str:

@@ -179,7 +179,9 @@ def check_weight_files(folder: Path) -> None:
 
 
 def _check_layers(path: Path, tensors: int) -> None:
-    for key, value in read_settings(path, {}).items():
+    settings = read_settings(path, {})
+    parts = [part for part in settings.values() if isinstance(part, dict)]  # such as two towers
+    for key, value in (item for part in (settings, *parts) for item in part.items()):
         is_number = key.endswith(("layer", "layers")) and isinstance(value, int)
         if is_number and value > _MIN_LAYERS and value > tensors:
             raise damage(path, f"has {key} {value:,}, but the weights are {tensors:,} tensors")

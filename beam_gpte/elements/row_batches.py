@@ -142,7 +142,13 @@ Misfits = dict[int, str]  # why values cannot be stored, by their position
 
 
 def _values_array(name: str, values: list) -> tuple[pa.Array, Misfits]:
-    """Convert values that are checked row by row later: vectors of two lengths are lists."""
+    """Convert values that are checked row by row later: vectors of two lengths are lists.
+
+    Bytes beside strings are structs of `bytes` and `path`, as images are: Arrow would make bytes of
+    the strings, and nobody could tell a path from an image.
+    """
+    if {bytes, str} <= set(map(type, values)):
+        values = [_bytes_or_path(value) for value in values]
     if not any(map(is_too_deep, values)):
         with contextlib.suppress(*MISFITS):
             return pa.array(values), {}
@@ -150,6 +156,13 @@ def _values_array(name: str, values: list) -> tuple[pa.Array, Misfits]:
     misfits = {at: reason for at, reason in reasons.items() if reason is not None}
     fitting = [None if at in misfits else value for at, value in enumerate(values)]
     return column_array(name, fitting), misfits
+
+
+def _bytes_or_path(value: Any) -> Any:
+    if isinstance(value, bytes | str):
+        is_path = isinstance(value, str)
+        return {"bytes": None if is_path else value, "path": value if is_path else None}
+    return value
 
 
 def _misfit(name: str, value: Any) -> str | None:

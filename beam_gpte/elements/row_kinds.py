@@ -8,7 +8,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from beam_gpte.core.columns import EMBEDDING, ID, TEXT
+from beam_gpte.core.columns import EMBEDDING, ID, IMAGE, TEXT
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.python_values import json_text, python_values, safe_text
 from beam_gpte.core.sparse.columns import INDICES, sparse_columns
@@ -71,8 +71,8 @@ def row_fields(element: Any) -> dict[str, Any]:
     if isinstance(element, str):
         return {TEXT: element}
     if is_item(element):
-        fields = {ID: element.id, TEXT: element.content.text, **element.metadata}
-        return fields | _item_vectors(element)
+        fields = {ID: element.id, TEXT: element.content.text, **_image_of(element)}
+        return fields | element.metadata | _item_vectors(element)
     if isinstance(element, beam.Row):
         return element.as_dict()
     if _is_row(element):
@@ -101,11 +101,9 @@ def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
     if isinstance(element, Mapping):
         return element.get
     if is_item(element):
-        fields: dict[str | None, Any] = {
-            text_column: element.content.text,
-            ID: element.id,
-            **_item_vectors(element),
-        }
+        named = {ID: element.id, **_image_of(element), **_item_vectors(element)}
+        fields: dict[str | None, Any] = {text_column: element.content.text}
+        fields.update(named)
         return lambda name: fields[name] if name in fields else element.metadata.get(name)
     if _is_row(element):
         return lambda name: getattr(element, name, None)
@@ -117,7 +115,7 @@ def _has(element: Any, column: str) -> bool:
     if isinstance(element, Mapping):
         return column in element
     if is_item(element):
-        return column in element.metadata
+        return column in element.metadata or column in _image_of(element)
     return _is_row(element) and hasattr(element, column)
 
 
@@ -129,6 +127,11 @@ def item_class() -> Any:
 def is_item(element: Any) -> bool:
     """Return whether a row is an `EmbeddableItem`."""
     return isinstance(element, item_class())
+
+
+def _image_of(item: Any) -> dict[str, Any]:
+    """Return the image of an item, by the column that it is read as; nothing if it has none."""
+    return {} if item.content.image is None else {IMAGE: item.content.image}
 
 
 def _is_row(element: Any) -> bool:
@@ -224,15 +227,19 @@ def _fill_item(item: Any, fields: dict[str, Any]) -> Any:
     dense, sparse = item.dense_embedding, item.sparse_embedding
     rest = dict(fields)
     vector = next((name for name, value in fields.items() if hasattr(value, "tolist")), None)
+    content = item.content
+    if content.image is not None and IMAGE in rest:
+        content = dataclasses.replace(content, image=rest.pop(IMAGE))
     if vector is not None:
         dense = rest.pop(vector).tolist()
     for name in fields:
         pair = sparse_columns(name.removesuffix(INDICES)) if name.endswith(INDICES) else ("", "")
         if pair[0] == name and all(isinstance(rest.get(one), list) for one in pair):
             sparse = rest.pop(pair[0]), rest.pop(pair[1])
-    is_filled = len(rest) < len(fields)
+    is_filled = vector is not None or sparse is not item.sparse_embedding
     return dataclasses.replace(
         item,
+        content=content,
         embedding=Embedding(dense, sparse) if is_filled else item.embedding,
         metadata={**item.metadata, **rest} if rest else item.metadata,
     )

@@ -16,7 +16,7 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, PassingInputError
 from beam_gpte.files.s3 import check_s3_bucket
 
 SECONDS = 30  # for the answer to that request
@@ -120,7 +120,9 @@ def _explained(error: Exception, where: str, missing: str | None) -> InputError:
         )
     if isinstance(error, auth.GoogleAuthError):
         return InputError(f"{where}: the credentials are refused ({_brief(error)}); replace them")
-    return InputError(f"{where}: Cloud Storage does not answer ({_brief(error)}); try again later")
+    return PassingInputError(
+        f"{where}: Cloud Storage does not answer ({_brief(error)}); try again later"
+    )
 
 
 def _no_credentials(where: str, missing: str) -> InputError:

@@ -4,7 +4,7 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, S3Options
 
-from beam_gpte.core.errors import InputError
+from beam_gpte.core.errors import InputError, PassingInputError
 
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403"}
 
@@ -43,7 +43,7 @@ def check_s3_bucket(bucket: str, options: PipelineOptions, seconds: int) -> None
     except aws.ClientError as error:
         raise _explained(error, where) from error
     except (aws.BotoCoreError, ValueError) as error:  # ValueError: of an endpoint
-        raise InputError(
+        raise PassingInputError(
             f"{where}: S3 does not answer ({_brief(error)}); check region and endpoint, "
             "or try again later"
         ) from error

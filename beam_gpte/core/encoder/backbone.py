@@ -66,6 +66,22 @@ def choose_precision(config: EncoderConfig) -> EncoderConfig:
     return dataclasses.replace(config, precision=precision)
 
 
+def checked_device(config: EncoderConfig) -> str:
+    """Return the device that a model runs on.
+
+    Raises:
+      InputError: it cannot compute in the configured precision.
+    """
+    device = choose_device(config.device)
+    if device == "cpu" and config.precision == "fp16":
+        raise InputError("precision 'fp16' needs a GPU, but this runs on a CPU; use bf16 or fp32")
+    if device != "cpu" and config.precision == "int8":
+        raise InputError(
+            f"precision 'int8' needs a CPU, but this runs on {device}; use bf16 or fp16"
+        )
+    return device
+
+
 class Backbone:
     """Run a transformers model over micro-batches of texts, unpadded where possible.
 
@@ -124,15 +140,7 @@ class Backbone:
         """Find out how a loaded model can run, as `load` does; the model is changed in place."""
         torch = import_torch()
         register()
-        device = choose_device(config.device)
-        if device == "cpu" and config.precision == "fp16":
-            raise InputError(
-                "precision 'fp16' needs a GPU, but this runs on a CPU; use bf16 or fp32"
-            )
-        if device != "cpu" and config.precision == "int8":
-            raise InputError(
-                f"precision 'int8' needs a CPU, but this runs on {device}; use bf16 or fp16"
-            )
+        device = checked_device(config)
         model = model.to(device).eval()
         if getattr(model, "pooler", None) is not None:
             # its output is never used; without it there is one product less per text
@@ -232,7 +240,7 @@ class Backbone:
             first, end = torch.from_numpy(np.concatenate(spans)).unsqueeze(2).unbind(1)
             inputs[MASK] = ((places >= first) & (places < end)).long()
         on_device = {name: to_device(values, self.device) for name, values in inputs.items()}
-        with self._precision():
+        with self.in_precision():
             output = self._model(**on_device)
         return pooled_vectors(output, self._model), mask.numel()
 

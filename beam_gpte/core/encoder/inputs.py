@@ -8,6 +8,7 @@ al., arXiv 2409.04701).
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -72,8 +73,20 @@ class Preparer:
         prompt: str,
         pool_prompt: bool,
         frame: ChatFrame | None = None,
+        fit: Callable[[Piece], Piece] | None = None,
     ) -> None:
+        """Configure how texts become pieces.
+
+        Args:
+          tokenizer: of the model.
+          config: how texts are prepared.
+          prompt: to put before each text.
+          pool_prompt: whether the tokens of a prompt are pooled.
+          frame: the model's chat template; None for none.
+          fit: makes of each piece what a text tower takes; None for other models.
+        """
         self._tokenizer = tokenizer
+        self._fit = fit
         self._mode = config.long_text
         self._frame = frame
         if frame is None:
@@ -101,6 +114,8 @@ class Preparer:
     def prepare(self, texts: list[str]) -> list[Prepared]:
         """Return the pieces of each text; none for an invisible text, or one without tokens."""
         prepared = self._prepare(texts)
+        if self._fit is not None:
+            prepared = [Prepared(list(map(self._fit, one.pieces)), one.dropped) for one in prepared]
         return [
             one if is_visible(text) else _NOTHING for one, text in zip(prepared, texts, strict=True)
         ]

@@ -22,6 +22,7 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.own_code.needs_code import check_needs_code
 from beam_gpte.core.encoder.routes.router import check_no_route, routed_entries
 from beam_gpte.core.encoder.routes.task_prompts import task_prompt, warn_without_prompt
+from beam_gpte.core.encoder.towers.tower_folder import MODULE, Towers, read_towers
 from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.model_files import (
     check_tokenizer_files,
@@ -151,6 +152,8 @@ class ModelFolder:
       chat_layout: how messages of the chat template hold their texts, as its files name it.
       chat_arguments: further arguments of the chat template.
       route: that the modules are of; empty for a model without routes.
+      towers: that the model has for texts and images; None for a language model.
+      image_arguments: of its image processor, which sentence-transformers saves beside.
     """
 
     root: Path
@@ -168,6 +171,8 @@ class ModelFolder:
     chat_layout: str | None = None
     chat_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     route: str = ""
+    towers: Towers | None = None
+    image_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def hash(self, config: EncoderConfig) -> str:
         """Hash all that its files and modules say about vectors, wherever the folder is."""
@@ -180,6 +185,8 @@ class ModelFolder:
             files = hash_files(self.root, [self.transformer, *modules], code)
         if self.adapter is not None:
             files += f" adapter {self.adapter.hash()}"
+        if self.towers is not None:
+            files += f" images {self.towers.hash()}"
         kinds = [module.kind for module in self.modules]
         while config.normalize and kinds and kinds[-1] == "Normalize":
             kinds.pop()  # what `config.normalize` does anyway
@@ -351,12 +358,16 @@ def read_model_folder(
         if has_vocabulary(root):
             tokenizer = root
             check_tokenizer_files(root)
+    towers = read_towers(transformer)
     settings = transformer_settings(modules[0].folder)
     pooling = [module for module in modules if module.kind == "Pooling"]
     pool_prompt = pooling[0].setting("include_prompt", bool) if pooling else None
     prompts, default = read_prompts(root / "config_sentence_transformers.json")
     warn_without_prompt(config, prompts, default)
-    if pooling:
+    if towers is not None:
+        _check_two_towers(root, pooling, settings)
+        modes: tuple[str, ...] = ("last",)  # the end of what `FitTexts` marks
+    elif pooling:
         modes = named_pooling_modes(pooling[0])
     else:
         modes = () if (root / "modules.json").exists() else ("mean",)
@@ -376,7 +387,29 @@ def read_model_folder(
         chat_layout=_chat_layout(settings),
         chat_arguments=settings.get("processing_kwargs", {}).get("chat_template", {}),
         route=route,
+        towers=towers,
+        image_arguments=settings.get("processing_kwargs", {}).get("image", {}),
     )
+
+
+def _check_two_towers(root: Path, pooling: list[Module], settings: dict[str, Any]) -> None:
+    """Refuse modules and settings that take other vectors from the towers than their own.
+
+    Raises:
+      InputError: there are some; names them.
+    """
+    if pooling:
+        raise InputError(
+            f"model folder {root}: modules.json pools the tokens of a model with a text and an "
+            "image tower, whose vectors are those of the towers; remove the Pooling"
+        )
+    for modality, call in (settings.get("modality_config") or {}).items():
+        wanted = f"get_{modality}_features"
+        if modality in ("text", "image") and (call or {}).get("method") != wanted:
+            raise InputError(
+                f"model folder {root}: modality_config takes {modality}s by "
+                f"{shown((call or {}).get('method'))}; only {wanted} is supported"
+            )
 
 
 def is_static(root: Path, config: EncoderConfig) -> bool:
@@ -489,6 +522,7 @@ def _module(listing: Path, entry: Any) -> Module:
         raise damage(listing, f"has an entry without path or type: {entry!r}")
     check_inside(listing, entry["path"])
     folder, kind = listing.parent / entry["path"], str(entry["type"]).rsplit(".", 1)[-1]
+    kind = "Transformer" if kind == MODULE else kind
     if kind not in MODULES or not str(entry["type"]).startswith("sentence_transformers."):
         raise InputError(
             f"model folder {listing.parent}: module {entry['type']!r} of {listing.name} is not "

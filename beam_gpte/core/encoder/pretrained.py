@@ -43,7 +43,8 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, head: str = "") 
       folder: holds weights, settings and an adapter, which is merged.
       config: decides whether the model's own code is trusted.
       head: to load too: ``classifier``, of a sequence classifier, ``causal``, of a language model,
-        ``masked``, of a masked one, or none.
+        ``masked``, of a masked one, or none; of a model with two towers ``text tower`` or
+        ``image tower``.
 
     Raises:
       InputError: it has no safetensors, lacks weights, has some for which the configuration has no
@@ -54,7 +55,9 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, head: str = "") 
 
     require_weights(folder, config)
     settings = _load_settings(folder, config)
-    if head:
+    if head.endswith("tower"):
+        auto, settings = _tower(settings, head)
+    elif head:
         auto = {
             "classifier": transformers.AutoModelForSequenceClassification,
             "causal": transformers.AutoModelForCausalLM,
@@ -98,6 +101,21 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, head: str = "") 
     return model
 
 
+def _tower(settings: Any, head: str) -> tuple[Any, Any]:
+    """Return the class of one of two towers, with its projection, and its settings."""
+    import transformers
+
+    if head == "text tower":
+        part = settings.text_config
+        classes = {"clip": "CLIPTextModelWithProjection", "siglip": "SiglipTextModel"}
+    else:
+        part = settings.vision_config
+        classes = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
+    if settings.model_type == "clip":
+        part.projection_dim = settings.projection_dim  # each tower has a default of its own
+    return getattr(transformers, classes[settings.model_type]), part
+
+
 def _check_sizes(auto: Any, settings: Any, folder: ModelFolder, config: EncoderConfig) -> None:
     """Refuse sizes in config.json that the weights do not have, before memory is taken for them.
 
@@ -107,8 +125,9 @@ def _check_sizes(auto: Any, settings: Any, folder: ModelFolder, config: EncoderC
 
     if config.trust_remote_code:
         return
+    plan = getattr(auto, "from_config", None) or auto._from_config  # of a tower's class
     with torch.device("meta"):
-        planned = auto.from_config(copy.deepcopy(settings))
+        planned = plan(copy.deepcopy(settings))
     tensors = itertools.chain(planned.parameters(), planned.buffers())
     wanted = sum(tensor.numel() for tensor in tensors)
     stored = sum(path.stat().st_size for path in folder.transformer.glob("*.safetensors"))

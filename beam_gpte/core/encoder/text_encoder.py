@@ -27,6 +27,8 @@ from beam_gpte.core.encoder.model_folder import (
 from beam_gpte.core.encoder.own_code.own_pooling import OWN, check_own_pooling
 from beam_gpte.core.encoder.pretrained import named_failure, position_limit
 from beam_gpte.core.encoder.tokenizer import Tokenizer
+from beam_gpte.core.encoder.towers.fit_texts import FitTexts
+from beam_gpte.core.encoder.towers.load_tower import load_text_tower
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.loading import one_at_a_time
 from beam_gpte.core.metadata import VectorMetadata
@@ -153,6 +155,7 @@ class TextEncoder:
         backbone: Backbone,
         head: "torch.nn.Module",
         frame: ChatFrame | None = None,
+        fit: FitTexts | None = None,
     ) -> None:
         self.config = config
         self._tokenizer = tokenizer
@@ -165,7 +168,7 @@ class TextEncoder:
         pooling = tuple("mean" if mode == TAIL_MEAN else mode for mode in modes)
         self._runner = BatchRunner(backbone, head, pooling, config)
         self._frame = frame
-        self._preparer = Preparer(tokenizer, config, self._prompt, folder.pool_prompt, frame)
+        self._preparer = Preparer(tokenizer, config, self._prompt, folder.pool_prompt, frame, fit)
         self.metadata = self._make_metadata(folder, modes)
 
     @classmethod
@@ -186,7 +189,7 @@ class TextEncoder:
           InputError: the model does not exist, has no safetensors, is incomplete or damaged, or has
             unsupported modules.
         """
-        import_torch()
+        torch = import_torch()
         config = choose_precision(EncoderConfig(config) if isinstance(config, str) else config)
         folder = open_model_folder(config, root, adapter)
         folder.prompt(config)
@@ -195,6 +198,12 @@ class TextEncoder:
         frame = chat_frame(folder, config)
         texts = [*_SAMPLES, *calibration.TEXTS] if config.precision == "int8" else _SAMPLES
         samples = [ids for ids in tokenizer.encode(texts).ids if len(ids)]
+        if folder.towers is not None:
+            tower = load_text_tower(folder, config)
+            fit = FitTexts.of(folder.towers, tokenizer, tower.model.config)
+            backbone = Backbone.from_model(tower.model, config, tokenizer.pad_id, samples)
+            head = torch.nn.Sequential(tower.projection, *load_head(folder.modules))
+            return cls(config, folder, tokenizer, backbone, head, frame, fit)
         backbone = Backbone.load(folder, config, tokenizer.pad_id, samples)
         return cls(config, folder, tokenizer, backbone, load_head(folder.modules), frame)
 
@@ -380,6 +389,9 @@ class TextEncoder:
             "prompt": self._prompt,
             "max_tokens": self._tokenizer.max_tokens,
         }
+        if folder.towers is not None:
+            # what the tokenizer allows is in its files, and unknown where images are embedded
+            resolved["max_tokens"] = config.max_tokens
         if self._frame is not None:
             resolved["chat"] = [*self._frame.parts, self._frame.trims]
         if backbone.fp32_layers:
@@ -387,13 +399,14 @@ class TextEncoder:
         return VectorMetadata(
             model=model_name(config),
             fingerprint=hash_settings(config, resolved),
-            pooling="+".join(modes),
+            pooling="+".join(modes) if folder.towers is None else folder.towers.pooling,
             prompt=self._frame.fill(["{text}"]) if self._frame else config.template or self._prompt,
             dim=dim,
             normalized=config.normalize or (unit and config.truncate_dim is None),
             engine=f"{backbone.precision} {backbone.attention}",
             canaries=canaries.sketch(np.stack(vectors), config.precision),
             route=folder.route,
+            modality="" if folder.towers is None else "text",
         )
 
     def _full_dim(self, seen: list[np.ndarray | None]) -> tuple[int, bool]:

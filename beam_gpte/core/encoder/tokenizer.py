@@ -62,6 +62,8 @@ class Tokenizer:
         self._prefix, self._suffix = _special_tokens(self._backend)
         self._truncation_side = getattr(pretrained, "truncation_side", "right")
         self._has_types = "token_type_ids" in pretrained.model_input_names
+        self.masks_padding = "attention_mask" in pretrained.model_input_names
+        self.pads_left = getattr(pretrained, "padding_side", "right") == "left"
         self._lower_case = lower_case
         self.max_tokens = max_tokens
         self.pad_id = pretrained.pad_token_id if pretrained.pad_token_id is not None else 0
@@ -95,7 +97,10 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         if size <= sum(token < size for token in added):
             raise damage(path, "or another file of the vocabulary is missing: it has no words")
-        rows = read_settings(folder.transformer / "config.json").get("vocab_size")
+        settings = read_settings(folder.transformer / "config.json")
+        if folder.towers is not None and isinstance(settings.get("text_config"), dict):
+            settings = settings["text_config"]
+        rows = settings.get("vocab_size")
         if not isinstance(rows, int):
             return
         whole = self._backend.get_vocab_size(with_added_tokens=True)

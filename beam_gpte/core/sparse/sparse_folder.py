@@ -156,7 +156,7 @@ def _max_active(root: Path) -> int | None:
 
 def _plain(root: Path, prompts: tuple[dict[str, str], str | None]) -> SparseFolder:
     """Read a masked language model without a list of modules: SPLADE of maximum and relu."""
-    if is_static(root):
+    if is_static(root, EncoderConfig(str(root))):
         raise InputError(f"model folder {root}: a static model of dense vectors; use EmbedText")
     check_transformer_files(root)
     path = root / "config.json"

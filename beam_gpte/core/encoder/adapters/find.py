@@ -20,6 +20,7 @@ from beam_gpte.core.encoder.model_folder import (
     read_model_folder,
 )
 from beam_gpte.core.encoder.own_code.needs_code import check_needs_code
+from beam_gpte.core.encoder.towers.tower_folder import check_text_settings
 from beam_gpte.core.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -47,7 +48,10 @@ def open_model_folder(
     check_needs_code(root, config)  # before the name of one of its adapters is taken for a folder
     found = adapter or find_adapter(config, root, weights)
     if found is None:
-        return read_model_folder(root, config)
+        folder = read_model_folder(root, config)
+        if folder.towers is not None:
+            check_text_settings(config)
+        return folder
     read = read_adapter_folder(found)
     trained_on, named = _last_part(read.base), _last_part(public_name(config.model))
     is_own = root in found.parents

@@ -1,0 +1,1 @@
+"""Text and image towers of models such as CLIP: which there are, how each is loaded."""

@@ -1,0 +1,1 @@
+"""Decode images, and encode them into vectors."""

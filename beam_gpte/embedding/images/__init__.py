@@ -1,0 +1,1 @@
+"""Embed images of a corpus."""
