@@ -8,6 +8,7 @@ from pathlib import Path
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.model_files import damage, read_settings
+from beam_gpte.core.model_references import check_regular_files
 
 _LATENT = "latent_attention_config"  # NV-Embed
 _ADAPTERS = "lora_adaptations"  # jina-embeddings-v3
@@ -21,10 +22,11 @@ def check_needs_code(folder: Path, config: EncoderConfig) -> None:
       config: decides whether its code is trusted.
 
     Raises:
-      InputError: it pools by latent attention (NV-Embed, arXiv 2405.17428) and its code is not
-        trusted, or has adapters that its code applies where each call says which
-        (jina-embeddings-v3, arXiv 2409.10173).
+      InputError: config.json cannot be read; the model pools by latent attention (NV-Embed, arXiv
+        2405.17428) and its code is not trusted, or has adapters that its code applies where each
+        call says which (jina-embeddings-v3, arXiv 2409.10173).
     """
+    check_regular_files(folder)
     path = folder / "config.json"
     settings = read_settings(path, {})
     if settings.get(_LATENT) and not config.trust_remote_code:
