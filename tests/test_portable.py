@@ -84,6 +84,7 @@ WINDOWED: dict[str, Callable[[], beam.PTransform]] = {
     "ApplyPostprocess": lambda: bg.ApplyPostprocess(fitted()),
     "ApplyVectorMap": lambda: bg.ApplyVectorMap(a_map()),
     "ChunkText": lambda: make("ChunkText"),
+    "EmbedImages": lambda: bg.EmbedImages("a/model", "text", embedding_column="v"),
     "EmbedSparse": lambda: make("EmbedSparse"),
     "EmbedText": lambda: bg.EmbedText(WordEncoder(), embedding_column="v"),
     "IdentifyLanguage": bg.IdentifyLanguage,

@@ -4,7 +4,8 @@
     rows | EmbedSparse(model) | beam.Map(embeddable_item) | VectorDatabaseWriteTransform(...)
 
 An item becomes a row: `id`, `text`, `index`, its metadata by name, `embedding` where it has a dense
-vector, and `sparse_indices` and `sparse_values` where it has a sparse one.
+vector, and `sparse_indices` and `sparse_values` where it has a sparse one. The URI of an image
+stands for its text; an image beside a text, or given as bytes, is a column `image`.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import apache_beam as beam
 from apache_beam.ml.rag.ingestion.base import VectorDatabaseWriteConfig
 from apache_beam.ml.rag.types import Content, EmbeddableItem, Embedding
 
-from beam_gpte.core.columns import EMBEDDING, ID, TEXT
+from beam_gpte.core.columns import EMBEDDING, ID, IMAGE, TEXT
 from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.sparse.columns import sparse_columns
 from beam_gpte.elements.row_kinds import sparse_fields
@@ -89,21 +90,28 @@ class _WriteItems(beam.PTransform):
 
 
 def item_row(item: EmbeddableItem) -> dict[str, Any]:
-    """Return all that an item holds, by column; an image as its URI.
+    """Return all that an item holds, by column.
 
     Raises:
-      InputError: it has no vector, or its metadata has the name of a column of ours.
-      ValueError: it has neither text nor the URI of an image.
+      InputError: it has no vector, neither text nor image, or its metadata has the name of a
+        column of ours.
     """
     if item.dense_embedding is None and item.sparse_embedding is None:
         raise InputError(
             f"item {shown(item.id)} has no embedding; embed all items before writing them"
         )
+    text, image = item.content.text, item.content.image
+    if text is None and image is None:
+        raise InputError(f"item {shown(item.id)} has neither text nor image; leave it out")
+    if text is None and isinstance(image, str):
+        text, image = image, None
     row: dict[str, Any] = {
         ID: item.id,
-        TEXT: item.content_string,
+        TEXT: text,
         "index": item.index,
     }
+    if image is not None:
+        row[IMAGE] = image
     if item.dense_embedding is not None:
         row[EMBEDDING] = item.dense_embedding
     row |= sparse_fields(item.sparse_embedding)

@@ -115,6 +115,13 @@ def _sparse(transform: Any, rows: Inputs) -> dict[str, Fields]:
     return {GOOD: {**rows.input, **added}}
 
 
+def _images(transform: Any, rows: Inputs) -> dict[str, Fields]:
+    kept = dict(rows.input)
+    if not transform.keep_images:
+        kept.pop(transform.image_column, None)
+    return {GOOD: {**kept, **_added(transform, {transform.embedding_column: VECTOR})}}
+
+
 def _chunk_fields(transform: Any, rows: Inputs) -> Fields:
     name = transform.id_column
     ids = {name: str} if name in rows.input else {}
@@ -332,6 +339,7 @@ RejectDuplicateIds = in_yaml(beam_gpte.RejectDuplicateIds, _same)
 SplitSentences = in_yaml(beam_gpte.SplitSentences, _chunks)
 ChunkText = in_yaml(beam_gpte.ChunkText, _chunks)
 EmbedText = in_yaml(beam_gpte.EmbedText, _embedded)
+EmbedImages = in_yaml(beam_gpte.EmbedImages, _images)
 EmbedSparse = in_yaml(beam_gpte.EmbedSparse, _sparse)
 DistillStatic = in_yaml(
     beam_gpte.DistillStatic,

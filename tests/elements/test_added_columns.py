@@ -15,6 +15,7 @@ from beam_gpte import (
     DeduplicateExact,
     DeduplicateLexical,
     DeduplicateStream,
+    EmbedImages,
     EmbedSparse,
     EmbedText,
     FilterPairs,
@@ -57,6 +58,7 @@ ADDED: list[tuple[Any, tuple[str, ...]]] = [
     (EmbedSparse("some/model"), ("sparse_indices", "sparse_values")),
     (FilterPairs(), ("score", "rank", "margin", "reject_reason")),
     (ScoreBitext(), ("margin", "cosine", "forward_rank", "posterior", "length_ratio")),
+    (EmbedImages("some/model", "text"), ("embedding",)),
     (Rerank("some/model"), ("rerank_score",)),
     (ScoreTranslations("some/model"), ("quality",)),
 ]

@@ -283,7 +283,7 @@ def test_items_are_written_with_all_that_they_hold(
         ),
         (
             embedded(EmbeddableItem(content=Content()), [1.0]),
-            "does not contain storable string content",
+            "has neither text nor image; leave it out",
         ),
     ],
 )
@@ -296,6 +296,26 @@ def test_an_item_that_would_lose_something_is_refused(
             | beam.Create([item])
             | VectorDatabaseWriteTransform(ParquetVectorWriterConfig(f"{tmp_path}/v"))
         )
+
+
+def test_items_of_images_are_written_with_these(
+    new_pipeline: Callable[..., beam.Pipeline], tmp_path: Path
+) -> None:
+    items = [
+        EmbeddableItem.from_image("gs://bucket/a.jpg", id="uri"),
+        EmbeddableItem.from_image(b"content", id="bytes"),
+        EmbeddableItem(Content(text="a cat", image=b"other"), id="both"),
+    ]
+    with new_pipeline() as p:
+        made = p | beam.Create([embedded(item, [0.5, 1.0]) for item in items])
+        made | VectorDatabaseWriteTransform(ParquetVectorWriterConfig(f"{tmp_path}/v"))
+    table = pq.read_table(next((tmp_path / "v").glob("*.parquet"))).sort_by("id")
+    rows = [tuple(row.values()) for row in table.select(["id", "text", "image"]).to_pylist()]
+    assert rows == [
+        ("both", "a cat", b"other"),
+        ("bytes", None, b"content"),
+        ("uri", "gs://bucket/a.jpg", None),
+    ]
 
 
 @pytest.mark.parametrize("config", [ParquetVectorWriterConfig, DuckDBVectorWriterConfig])

@@ -200,7 +200,15 @@ def tiny_sparse_model(folder: Path) -> str:
     return plain(folder / "model")
 
 
+def tiny_clip(folder: Path) -> str:
+    """Save a random CLIP; no package has the weights of a real one."""
+    from tests.core.images.tiny_towers import make_clip
+
+    return str(make_clip(folder / "model"))
+
+
 SMALL = {
+    "embed_images.yaml": tiny_clip,
     "embed_sparse.yaml": tiny_sparse_model,
     "rerank.yaml": tiny_cross_encoder,
     "distill_static.yaml": tiny_static_model,

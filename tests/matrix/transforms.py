@@ -238,6 +238,25 @@ def _scorer() -> str:
     return save(Path(tempfile.mkdtemp()), "bert")
 
 
+def _embed_images(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    from tests.core.images.tiny_towers import draw, encoded
+
+    image = encoded(draw())
+    tables = [
+        table.append_column("image", pa.array([image] * len(table))) for table in inputs["rows"]
+    ]
+    embed = bg.EmbedImages(_clip(), embedding_column="v").with_exception_handling()
+    good, rejects = create(p, tables) | embed
+    return {"good": good, "rejects": rejects}
+
+
+@functools.cache
+def _clip() -> str:
+    from tests.core.images.tiny_towers import make_clip
+
+    return str(make_clip(Path(tempfile.mkdtemp()) / "clip"))
+
+
 def _stored(make: Callable[[str], beam.PTransform]) -> Apply:
     def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
         _ = create(p, inputs["rows"]) | make(folder)
@@ -400,6 +419,7 @@ PAIR_SIDES = ("queries", "documents")
 CASES = (
     Case("EmbedSparse", _of_rows(lambda: bg.EmbedSparse(_sparse())), ROW),
     Case("EmbedText", _of_rows(lambda: bg.EmbedText(WordEncoder(), embedding_column="v")), ROW),
+    Case("EmbedImages", _embed_images, (ID, PAYLOAD)),
     Case("DistillStatic", _distilled, ROW),
     Case(
         "QuantizeVectors",
