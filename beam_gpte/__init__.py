@@ -45,6 +45,9 @@ from beam_gpte.embedding.distill_static import Distilled as Distilled
 from beam_gpte.embedding.distill_static import DistillStatic as DistillStatic
 from beam_gpte.embedding.embed_text import EmbedText as EmbedText
 from beam_gpte.embedding.images.embed_images import EmbedImages as EmbedImages
+from beam_gpte.embedding.multi_vectors.embed_tokens import EmbedTokens as EmbedTokens
+from beam_gpte.embedding.multi_vectors.rerank_tokens import RerankTokens as RerankTokens
+from beam_gpte.embedding.multi_vectors.token_storage import TokenStorage as TokenStorage
 from beam_gpte.embedding.postprocess import ApplyPostprocess as ApplyPostprocess
 from beam_gpte.embedding.postprocess import FitPostprocess as FitPostprocess
 from beam_gpte.embedding.quantize_vectors import QuantizeVectors as QuantizeVectors
@@ -139,6 +142,7 @@ __all__ = [
     "EmbedImages",
     "EmbedSparse",
     "EmbedText",
+    "EmbedTokens",
     "Encoder",
     "EncoderConfig",
     "EndpointConfig",
@@ -172,6 +176,7 @@ __all__ = [
     "RejectDuplicateIds",
     "ReplaceOptions",
     "Rerank",
+    "RerankTokens",
     "Reuse",
     "ScoreBitext",
     "ScoreSettings",
@@ -186,6 +191,7 @@ __all__ = [
     "TextEmbeddingModelHandler",
     "TextEncoder",
     "Thresholding",
+    "TokenStorage",
     "VectorMap",
     "VectorMapOptions",
     "VectorMetadata",

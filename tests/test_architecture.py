@@ -30,7 +30,8 @@ FLOORS = (
 # The same inside `core`; its own modules, such as `core.errors`, are the ground.
 CORE_FLOORS = (
     ("mining", "dedup", "text", "served"),
-    ("static", "scorers", "sparse", "images"),
+    ("static", "scorers"),
+    ("multi_vectors", "sparse", "images"),
     ("vectors", "encoder"),
 )
 LARGEST_ROOM = 16  # modules

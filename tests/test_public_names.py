@@ -77,6 +77,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "EmbedImages": {"model": "some/model"},
     "EmbedSparse": {"model": "some/model"},
     "EmbedText": {"model": "some/model"},
+    "EmbedTokens": {"model": "some/model"},
     "FitHead": {"label_column": "quality"},
     "FitPostprocess": {"method": "center"},
     "PairDocuments": {"document": "page"},

@@ -120,7 +120,8 @@ def is_too_deep(value: Any) -> bool:
 def column_array(name: str, values: list) -> pa.Array:
     """Convert the values of one column, null where a row lacks it.
 
-    Vectors of one length become float32, or the numpy type of quantized ones.
+    Vectors of one length become float32, or the numpy type of quantized ones; an array of several,
+    a list of them.
 
     Raises:
       InputError: the values have no common type, or are nested too deep; names the column.
@@ -134,6 +135,8 @@ def column_array(name: str, values: list) -> pa.Array:
         if isinstance(first, np.ndarray) or (name == EMBEDDING and isinstance(first, list | tuple)):
             kind = getattr(first, "dtype", None)
             kind = kind if kind in (np.float16, np.int8, np.uint8) else np.dtype(np.float32)
+            if isinstance(first, np.ndarray) and first.ndim == 2:
+                return _lists_of_vectors(values, kind)
             vectors = [None if v is None else np.asarray(v, kind) for v in values]
             return pa.array(vectors, pa.list_(pa.from_numpy_dtype(kind), len(first)))
         return pa.array(values)
@@ -142,6 +145,20 @@ def column_array(name: str, values: list) -> pa.Array:
             f"column {name!r}: its values have no common type that can be stored ({error}); "
             "convert them to one type"
         ) from error
+
+
+def _lists_of_vectors(values: list, kind: np.dtype) -> pa.Array:
+    """Convert arrays (n, dim), n as it may be, and None: list<fixed_size_list[dim]>.
+
+    Raises:
+      ValueError: they have several dimensions.
+    """
+    arrays = [np.asarray(value, kind) for value in values if value is not None]
+    flat = np.concatenate(arrays)
+    ends = np.cumsum([0, *(0 if value is None else len(value) for value in values)])
+    null = np.array([*(value is None for value in values), False])
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32(), mask=null), vectors)
 
 
 def lenient_column(name: str, values: list) -> pa.Array:

@@ -149,6 +149,9 @@ def _values_array(name: str, values: list) -> tuple[pa.Array, Misfits]:
     """
     if {bytes, str} <= set(map(type, values)):
         values = [_bytes_or_path(value) for value in values]
+    if any(getattr(value, "ndim", 0) == 2 for value in values):  # arrays of several vectors
+        with contextlib.suppress(InputError):
+            return column_array(name, values), {}
     if not any(map(is_too_deep, values)):
         with contextlib.suppress(*MISFITS):
             return pa.array(values), {}
@@ -170,7 +173,7 @@ def _misfit(name: str, value: Any) -> str | None:
     if is_too_deep(value):
         return f"value nested deeper than {MAX_NESTING} levels: {name}"
     try:
-        pa.array([value])
+        pa.array([list(value) if getattr(value, "ndim", 0) == 2 else value])
     except UnicodeEncodeError:
         return f"{name} is not valid Unicode: it has a lone surrogate"
     except MISFITS:

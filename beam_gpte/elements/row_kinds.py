@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 
 from beam_gpte.core.columns import EMBEDDING, ID, IMAGE, TEXT
@@ -175,7 +176,9 @@ def _written(value: Any) -> str:
 
 
 def column_values(column: pa.Array) -> list:
-    """Convert a column to Python values; a vector to a numpy array."""
+    """Convert a column to Python values; a vector, or a list of vectors, to a numpy array."""
+    if pa.types.is_list(column.type) and pa.types.is_fixed_size_list(column.type.value_type):
+        return _vector_lists(column)
     if not pa.types.is_fixed_size_list(column.type):
         return python_values(column)
     width = column.type.list_size
@@ -183,6 +186,21 @@ def column_values(column: pa.Array) -> list:
     vectors = flat[column.offset * width :].reshape(-1, width)[: len(column)]
     is_valid = column.is_valid().to_pylist()
     return [vector if valid else None for vector, valid in zip(vectors, is_valid, strict=True)]
+
+
+def _vector_lists(column: pa.ListArray) -> list:
+    """Convert each list of vectors to an array (n, dim), None where it is null."""
+    flat = column.flatten()
+    values = flat.flatten()
+    kind = values.type
+    is_number = pa.types.is_floating(kind) or pa.types.is_integer(kind)
+    if flat.null_count or values.null_count or not is_number:
+        return python_values(column)
+    vectors = values.to_numpy(zero_copy_only=False).reshape(len(flat), flat.type.list_size)
+    counts = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    parts = np.split(vectors, np.cumsum(counts)[:-1]) if len(column) else []
+    is_valid = column.is_valid().to_pylist()
+    return [part if valid else None for part, valid in zip(parts, is_valid, strict=True)]
 
 
 def write_row(element: Any, fields: dict[str, Any], text_column: str | None) -> Any:
@@ -225,13 +243,13 @@ def _fill_item(item: Any, fields: dict[str, Any]) -> Any:
     from apache_beam.ml.rag.types import Embedding
 
     dense, sparse = item.dense_embedding, item.sparse_embedding
-    rest = dict(fields)
-    vector = next((name for name, value in fields.items() if hasattr(value, "tolist")), None)
+    vector = next((name for name, value in fields.items() if getattr(value, "ndim", 0) == 1), None)
+    rest = {name: plain_value(value) for name, value in fields.items() if name != vector}
     content = item.content
     if content.image is not None and IMAGE in rest:
         content = dataclasses.replace(content, image=rest.pop(IMAGE))
     if vector is not None:
-        dense = rest.pop(vector).tolist()
+        dense = fields[vector].tolist()
     for name in fields:
         pair = sparse_columns(name.removesuffix(INDICES)) if name.endswith(INDICES) else ("", "")
         if pair[0] == name and all(isinstance(rest.get(one), list) for one in pair):

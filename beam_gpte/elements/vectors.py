@@ -110,6 +110,12 @@ def _dim(values: pa.Array, column: str, step: str | None) -> int:
     kind = values.type
     if pa.types.is_null(kind):
         return 0
+    if is_list(kind) and is_list(kind.value_type):
+        raise step_error(
+            step,
+            f"column {column!r} holds several vectors per row, as those of tokens; name a column "
+            "of one vector per row, or score token vectors with RerankTokens",
+        )
     if not is_list(kind) or not pa.types.is_floating(kind.value_type):
         raise step_error(
             step, f"column {column!r} holds {kind}, not vectors of floats; name another column"

@@ -41,8 +41,9 @@ RERANK_SCORE = "rerank_score"  # float32
 class Rerank(AddsColumns, RejectingTransform):
     """Score every pair of texts by a model that reads both at once.
 
-    The model is a cross-encoder, a classifier of pairs, or a causal language model that answers yes
-    or no, such as Qwen3-Reranker.
+    The model is a cross-encoder, a classifier of pairs, a causal language model that answers yes or
+    no, such as Qwen3-Reranker, or one of token vectors, such as ColBERT, which reads each text once
+    and is scored by MaxSim.
 
     Takes rows of any kind with two columns of texts, such as the pairs of `MineBitext` or the
     triplets of `MineHardNegatives`, and returns the same kind with a column `rerank_score`

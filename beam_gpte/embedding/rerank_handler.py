@@ -12,6 +12,7 @@ from beam_gpte.core.columns import DEFECT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.process import torch_threads, tune_process
+from beam_gpte.core.scorers.late_interaction import LateInteraction
 from beam_gpte.core.scorers.load_scorer import load_scorer
 from beam_gpte.core.scorers.pair_scorer import PairScorer, Scoring
 from beam_gpte.core.scorers.settings import ScoreSettings
@@ -41,7 +42,7 @@ COUNTERS = (
 tune_process()
 from apache_beam.ml.inference.base import ModelHandler  # noqa: E402  # loads torch
 
-Scorer = PairScorer | EndpointScorer
+Scorer = PairScorer | LateInteraction | EndpointScorer
 
 
 class RerankModelHandler(ModelHandler[Block, Block, Scorer]):

@@ -402,14 +402,20 @@ Decontaminate = in_yaml(
     ("corpus", "benchmarks"),
     optional_sides=("clean",),
 )
-Rerank, ScoreTranslations = (
+EmbedTokens = in_yaml(
+    beam_gpte.EmbedTokens,
+    lambda transform, rows: {
+        GOOD: {**rows.input, **_added(transform, {transform.output_column: list_type(VECTOR)})}
+    },
+)
+Rerank, RerankTokens, ScoreTranslations = (
     in_yaml(
         scored,
         lambda transform, rows: {
             GOOD: {**rows.input, **_added(transform, {transform.score_column: np.float32})}
         },
     )
-    for scored in (beam_gpte.Rerank, beam_gpte.ScoreTranslations)
+    for scored in (beam_gpte.Rerank, beam_gpte.RerankTokens, beam_gpte.ScoreTranslations)
 )
 WriteVectorsToParquet = in_yaml(beam_gpte.WriteVectorsToParquet, _written, rejects_in="replacing")
 WriteVectorsToDuckDB = in_yaml(beam_gpte.WriteVectorsToDuckDB, _written, rejects_in="replacing")

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
+from beam_gpte.core.multi_vectors.token_metadata import token_metadata
 from beam_gpte.sinks.duckdb_sql import literal, quote
 
 # By default DuckDB adds columns that the path of a file names, and may match columns by name.
@@ -81,6 +82,10 @@ def _plan(field: pa.Field, name: str, kind: str, stored: pa.DataType) -> Column:
     metadata = vector_metadata(field)
     if metadata is not None and metadata.quantization == "binary":
         return Column(name, "BIT", _bits(column))
+    tokens = token_metadata(field)
+    if tokens is not None:
+        kind = f"{kind.removesuffix('[][]')}[{tokens.dim}][]"
+        return Column(name, kind, f"{column}::{kind}")
     if pa.types.is_null(field.type):
         return Column(name, "VARCHAR", "NULL")
     if pa.types.is_duration(field.type) and field.type.unit in MICROSECONDS:

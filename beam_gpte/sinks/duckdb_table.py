@@ -11,6 +11,11 @@ from beam_gpte.core.metadata import (
     check_same_vectors,
     vector_fields,
 )
+from beam_gpte.core.multi_vectors.token_metadata import (
+    TokenMetadata,
+    check_token_columns,
+    token_fields,
+)
 from beam_gpte.sinks.duckdb_columns import Column, plan_columns, select
 from beam_gpte.sinks.duckdb_ledger import (
     Attempt,
@@ -192,12 +197,16 @@ def _create(connection: duckdb.DuckDBPyConnection, table: str, columns: list[Col
 def _describe_vectors(connection: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema) -> None:
     """Write the metadata of vectors to the comments of columns that have none."""
     comments = _comments(connection, table)
-    for name, metadata in vector_fields(schema).items():
+    found: dict[str, VectorMetadata | TokenMetadata] = {
+        **vector_fields(schema),
+        **token_fields(schema),
+    }
+    for name, metadata in found.items():
         if comments[name] is None:
             connection.execute(_comment(table, name, metadata))
 
 
-def _comment(table: str, column: str, metadata: VectorMetadata) -> str:
+def _comment(table: str, column: str, metadata: VectorMetadata | TokenMetadata) -> str:
     text = literal(metadata.to_json())
     return f"COMMENT ON COLUMN {quote(table)}.{quote(column)} IS {text}"
 
@@ -213,6 +222,16 @@ def stored_metadata(comment: str | None) -> VectorMetadata | None:
     """Read the metadata of vectors from a column's comment; None where a person wrote it."""
     try:
         return VectorMetadata.from_json(comment or "")
+    except InputError:  # a later format
+        raise
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def stored_tokens(comment: str | None) -> TokenMetadata | None:
+    """Read the metadata of token vectors from a column's comment; None for other comments."""
+    try:
+        return TokenMetadata.from_json(comment or "")
     except InputError:  # a later format
         raise
     except (ValueError, TypeError, AttributeError):
@@ -256,7 +275,11 @@ def _check_vectors(connection: duckdb.DuckDBPyConnection, table: Table, schema: 
     A table that was made by hand, or by CREATE TABLE AS or IMPORT DATABASE, has no comments.
     """
     vectors = vector_fields(schema)
-    for name, comment in _comments(connection, table.name).items():
+    comments = _comments(connection, table.name)
+    known = {name: stored_tokens(comment) for name, comment in comments.items()}
+    stored = [found.field(name) for name, found in known.items() if found is not None]
+    check_token_columns(schema, pa.schema(stored), f"of table {table.name!r}")
+    for name, comment in comments.items():
         here, there = vectors.get(name), stored_metadata(comment)
         if here is not None and there is not None:
             check_same_vectors(

@@ -14,6 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import METADATA_KEY, check_same_vectors, vector_fields
+from beam_gpte.core.multi_vectors.token_metadata import check_token_columns, token_fields
 from beam_gpte.core.sparse.metadata import check_same_sparse
 from beam_gpte.elements.arrow_values import check_field_names
 from beam_gpte.elements.plain_types import common_type
@@ -153,6 +154,7 @@ def is_of_folder(folder: str, path: str) -> bool:
 
 
 def _check_vectors(here: pa.Schema, there: pa.Schema) -> None:
+    check_token_columns(here, there, "of one collection")
     check_same_sparse(here, there, "of one collection")
     ours, theirs = vector_fields(here), vector_fields(there)
     for name in sorted(ours.keys() | theirs.keys()):
@@ -254,6 +256,11 @@ def _encodings(schema: pa.Schema) -> tuple[list[str], list[str]]:
         field.name: field.type.value_type
         for field in schema
         if pa.types.is_fixed_size_list(field.type)
+    }
+    values |= {
+        name: field.type.value_type.value_type
+        for name in token_fields(schema)
+        for field in [schema.field(name)]
     }
     kinds = {path: values.get(path.split(".")[0]) for path in paths}
     split = [path for path, kind in kinds.items() if kind == pa.float32()]

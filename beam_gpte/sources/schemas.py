@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
+from beam_gpte.core.multi_vectors.token_metadata import check_token_columns
 from beam_gpte.core.sparse.metadata import check_same_sparse
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.plain_types import cast_exactly, common_type
@@ -64,6 +65,7 @@ def _unify(schema: pa.Schema, other: pa.Schema, path: str) -> pa.Schema:
             f"column {name!r} of {path} and of files before it",
             repair,
         )
+    check_token_columns(schema, other, f"of {path} and of files before it")
     fields = {field.name: field for field in schema}
     added = {field.name: field for field in other}
     for name in [name for name in added if name in fields]:

@@ -18,10 +18,12 @@ from beam_gpte import (
     EmbedImages,
     EmbedSparse,
     EmbedText,
+    EmbedTokens,
     FilterPairs,
     IdentifyLanguage,
     InputError,
     Rerank,
+    RerankTokens,
     ScoreBitext,
     ScoreTranslations,
     SplitSentences,
@@ -59,11 +61,13 @@ ADDED: list[tuple[Any, tuple[str, ...]]] = [
     (FilterPairs(), ("score", "rank", "margin", "reject_reason")),
     (ScoreBitext(), ("margin", "cosine", "forward_rank", "posterior", "length_ratio")),
     (EmbedImages("some/model", "text"), ("embedding",)),
+    (EmbedTokens("some/model"), ("token_embeddings",)),
     (Rerank("some/model"), ("rerank_score",)),
+    (RerankTokens(), ("rerank_score",)),
     (ScoreTranslations("some/model"), ("quality",)),
 ]
 CASES = [(transform, name) for transform, names in ADDED for name in names]
-OF_PAIRS = FilterPairs | ScoreBitext | ScoreTranslations | Rerank
+OF_PAIRS = FilterPairs | ScoreBitext | ScoreTranslations | Rerank | RerankTokens
 ON_ROWS = [case for case in CASES if not isinstance(case[0], OF_PAIRS)]
 
 

@@ -207,9 +207,18 @@ def tiny_clip(folder: Path) -> str:
     return str(make_clip(folder / "model"))
 
 
+def tiny_token_model(folder: Path) -> str:
+    """Save a random one as PyLate does."""
+    from tests.core.multi_vectors.tiny_models import pylate
+
+    (folder / "model").mkdir()
+    return pylate(folder / "model")
+
+
 SMALL = {
     "embed_images.yaml": tiny_clip,
     "embed_sparse.yaml": tiny_sparse_model,
+    "embed_tokens.yaml": tiny_token_model,
     "rerank.yaml": tiny_cross_encoder,
     "distill_static.yaml": tiny_static_model,
     "score_translations.yaml": tiny_estimator,

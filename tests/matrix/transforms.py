@@ -257,6 +257,30 @@ def _clip() -> str:
     return str(make_clip(Path(tempfile.mkdtemp()) / "clip"))
 
 
+@functools.cache
+def _token_model() -> str:
+    from tests.core.multi_vectors.tiny_models import pylate
+
+    return pylate(Path(tempfile.mkdtemp()))
+
+
+def _embed_tokens(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    embed = bg.EmbedTokens(_token_model(), output_column="v").with_exception_handling()
+    good, rejects = create(p, inputs["rows"]) | embed
+    return {"good": good, "rejects": rejects}
+
+
+def _rerank_tokens(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
+    vectors = pa.array([[[1.0, 0.0], [0.6, 0.8]]], pa.list_(pa.list_(pa.float32(), 2)))
+    tables = []
+    for table in inputs["rows"]:
+        column = vectors.take(pa.array([0] * len(table), pa.int64()))
+        tables.append(table.append_column("q", column).append_column("d", column))
+    rerank = bg.RerankTokens("q", "d", id_column="id").with_exception_handling()
+    good, rejects = create(p, tables) | rerank
+    return {"good": good, "rejects": rejects}
+
+
 def _stored(make: Callable[[str], beam.PTransform]) -> Apply:
     def apply(p: beam.Pipeline, inputs: Inputs, folder: str) -> Outputs:
         _ = create(p, inputs["rows"]) | make(folder)
@@ -434,7 +458,9 @@ CASES = (
     Case("FitVectorMap", _mapped(True), (ID, PAYLOAD), changed=("embedding",)),
     Case("ApplyVectorMap", _mapped(False), (ID, PAYLOAD), changed=("embedding",)),
     Case("ClusterVectors", _clustered, (ID, PAYLOAD), ("rows", "rejects")),
+    Case("EmbedTokens", _embed_tokens, ROW),
     Case("Rerank", _rerank, ROW),
+    Case("RerankTokens", _rerank_tokens, (ID, PAYLOAD)),
     Case("ScoreTranslations", _score_translations, ROW),
     Case("RejectDuplicateIds", _of_rows(bg.RejectDuplicateIds), (ID, PAYLOAD)),
     Case("IdentifyLanguage", _of_rows(bg.IdentifyLanguage), ROW),

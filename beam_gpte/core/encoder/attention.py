@@ -34,13 +34,21 @@ class Layout:
       groups: (start, number of texts, tokens of each).
       bounds: int32 (n + 1,), where each text begins and the last ends, on the GPU; None where flash
         attention must not run.
+      attended: int64 (n,), how many tokens of each text, from its first, all of them attend to;
+        None for all.
     """
 
     groups: list[tuple[int, int, int]]
     bounds: "torch.Tensor | None" = None
+    attended: "torch.Tensor | None" = None
 
     @classmethod
-    def from_lengths(cls, lengths: np.ndarray, bounds: "torch.Tensor | None" = None) -> "Layout":
+    def from_lengths(
+        cls,
+        lengths: np.ndarray,
+        bounds: "torch.Tensor | None" = None,
+        attended: "torch.Tensor | None" = None,
+    ) -> "Layout":
         """Group neighboring texts of equal length; sorted input gives the fewest groups."""
         edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
         starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -48,7 +56,7 @@ class Layout:
             (int(starts[first]), int(last - first), int(lengths[first]))
             for first, last in itertools.pairwise(edges)
         ]
-        return cls(groups, bounds)
+        return cls(groups, bounds, attended)
 
 
 class Mask:
@@ -152,6 +160,7 @@ def attend(
         repeats = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
+    first = 0  # text of a group
     for start, count, length in layout.groups:
         stop = start + count * length
         q, k, v = (
@@ -162,9 +171,36 @@ def attend(
             mask, mask_is_causal = None, causal and length > 1
         else:
             mask, mask_is_causal = attention_mask.sdpa_arguments(start, length)
+        if layout.attended is not None:
+            attended = layout.attended[first : first + count]
+            mask, mask_is_causal = _only_first(attended, length, mask, mask_is_causal), False
+        first += count
         result = _attend_texts(q, k, v, mask, mask_is_causal, scaling, softcap)
         out[start:stop] = result.transpose(1, 2).flatten(0, 1)
     return out.unsqueeze(0), None
+
+
+def _only_first(
+    attended: "torch.Tensor", length: int, mask: "torch.Tensor | None", causal: bool
+) -> "torch.Tensor":
+    """Narrow a mask to the first tokens of each text, which all of its tokens attend to.
+
+    Args:
+      attended: int64 (texts,), how many.
+      length: of each text.
+      mask: bool (length, length) for all texts; None for all.
+      causal: whether it is that of causal attention instead.
+
+    Returns:
+      bool (texts, 1, length, length).
+    """
+    import torch
+
+    allowed = torch.arange(length, device=attended.device) < attended[:, None]
+    allowed = allowed[:, None, None, :].expand(-1, 1, length, -1)
+    if causal:
+        mask = torch.ones(length, length, dtype=torch.bool, device=attended.device).tril()
+    return allowed if mask is None else allowed & mask
 
 
 def _attend_texts(
@@ -205,7 +241,7 @@ def _flash_causal(
 
     # of the values: rotary positions turn queries and keys into fp32
     half = value.dtype in (torch.float16, torch.bfloat16)
-    if layout.bounds is None or not half or softcap is not None:
+    if layout.bounds is None or layout.attended is not None or not half or softcap is not None:
         return None
     return causal if attention_mask is None else attention_mask.flash_causal(layout)
 

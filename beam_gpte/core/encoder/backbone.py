@@ -196,7 +196,11 @@ class Backbone:
         _log.info("flash attention %s", f"is not used: {reason}" if reason else "is used")
 
     def run(
-        self, batch: list[np.ndarray], layers: int = 1, types: list[np.ndarray] | None = None
+        self,
+        batch: list[np.ndarray],
+        layers: int = 1,
+        types: list[np.ndarray] | None = None,
+        attended: list[int] | None = None,
     ) -> tuple["torch.Tensor", "torch.Tensor", int]:
         """Run one forward pass.
 
@@ -204,6 +208,8 @@ class Backbone:
           batch: token ids of each text.
           layers: average the outputs of this many last layers.
           types: token types of each text; None for zeros.
+          attended: how many tokens of each text, from its first, all of them attend to; None for
+            all.
 
         Returns:
           The token vectors of all texts end to end, float32 (total tokens, dim); where each text
@@ -211,7 +217,7 @@ class Backbone:
         """
         import torch
 
-        output, kept, offsets, computed = self._forward(batch, types, layers > 1)
+        output, kept, offsets, computed = self._forward(batch, types, layers > 1, attended)
         if layers == 1:
             hidden = output.last_hidden_state[kept].float()
         else:
@@ -288,7 +294,11 @@ class Backbone:
         return torch.stack(first), computed
 
     def _forward(
-        self, batch: list[np.ndarray], types: list[np.ndarray] | None, all_layers: bool
+        self,
+        batch: list[np.ndarray],
+        types: list[np.ndarray] | None,
+        all_layers: bool,
+        attended: list[int] | None = None,
     ) -> tuple[Any, Any, "torch.Tensor", int]:
         """Return the model's output, what of it are tokens of texts, their offsets, and a count."""
         import torch
@@ -296,11 +306,12 @@ class Backbone:
         lengths = torch.tensor([len(ids) for ids in batch])
         offsets = to_device(torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), self.device)
         options = {"output_hidden_states": True} if all_layers else {}
+        firsts = None if attended is None else torch.tensor(attended)
         with self.in_precision():
             if self.unpadded:
-                output = self._packed(batch, self.device, types, **options)
+                output = self._packed(batch, self.device, types, firsts, **options)
                 return output, 0, offsets, int(lengths.sum())
-            output, kept, computed = self._run_padded(batch, lengths, types, options)
+            output, kept, computed = self._run_padded(batch, lengths, types, options, firsts)
             return output, kept, offsets, computed
 
     def in_precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -317,6 +328,7 @@ class Backbone:
         lengths: "torch.Tensor",
         types: list[np.ndarray] | None,
         options: dict[str, Any],
+        firsts: "torch.Tensor | None",
     ) -> tuple[Any, Any, int]:
         import torch
 
@@ -326,7 +338,10 @@ class Backbone:
         if types is not None and "token_type_ids" in self._accepted:
             inputs["token_type_ids"] = padded(types, mask, 0)
         on_device = {name: to_device(values, self.device) for name, values in inputs.items()}
-        output = self._model(**on_device, attention_mask=kept.long(), **options)
+        seen = kept
+        if firsts is not None:
+            seen = to_device(torch.arange(mask.shape[1]) < firsts.unsqueeze(1), self.device)
+        output = self._model(**on_device, attention_mask=seen.long(), **options)
         return output, kept, mask.numel()
 
 

@@ -40,11 +40,11 @@ def _dense(module: Module) -> "torch.nn.Module":
             f"model folder {module.folder}: a Dense module with a residual or a token input "
             "is not supported yet; use another model"
         )
-    shape = (_size(module, "in_features"), _size(module, "out_features"))
+    shape = (size_of(module, "in_features"), size_of(module, "out_features"))
     has_bias = module.setting("bias", bool) is not False
     # of no memory until they are loaded: a size in a file is only a claim
     linear = torch.nn.Linear(*shape, bias=has_bias, device="meta")
-    _load_weights(linear, module, prefix="linear.")
+    load_weights(linear, module, prefix="linear.")
     path = module.setting("activation_function", str) or "torch.nn.Tanh"
     return torch.nn.Sequential(linear, make_activation(path, f"model folder {module.folder}"))
 
@@ -73,8 +73,8 @@ def make_activation(path: str, owner: str) -> "torch.nn.Module":
 def _layer_norm(module: Module) -> "torch.nn.Module":
     import torch
 
-    norm = torch.nn.LayerNorm(_size(module, "dimension"), device="meta")
-    _load_weights(norm, module, prefix="norm.")
+    norm = torch.nn.LayerNorm(size_of(module, "dimension"), device="meta")
+    load_weights(norm, module, prefix="norm.")
     return norm
 
 
@@ -88,14 +88,24 @@ def _normalize(module: Module) -> "torch.nn.Module":
     return Normalize()
 
 
-def _size(module: Module, name: str) -> int:
+def size_of(module: Module, name: str) -> int:
+    """Return a number of dimensions from a module's configuration.
+
+    Raises:
+      InputError: there is none, or it is not one.
+    """
     size = module.setting(name, int)
     if size is None or not 1 <= size <= MAX_SIZE:
         raise damage(module.folder / "config.json", f"has {name} {size}")
     return size
 
 
-def _load_weights(target: "torch.nn.Module", module: Module, prefix: str) -> None:
+def load_weights(target: "torch.nn.Module", module: Module, prefix: str) -> None:
+    """Load the weights in a module's folder in fp32, their names without `prefix`.
+
+    Raises:
+      InputError: there are none in safetensors, they are damaged, or of another shape.
+    """
     import safetensors.torch
     import torch
 

@@ -45,6 +45,12 @@ ROUTER = "Router"
 ROUTER_FILES = ("router_config.json", "config.json")
 MODEL2VEC = "model2vec"  # the model type of one that has no list of modules
 
+# Models of a vector per token, see `core.multi_vectors`: their model types in
+# config_sentence_transformers.json, and the architecture of those that Stanford's code saves.
+_TOKEN_TYPES = ("ColBERT", "MultiVectorEncoder")
+STANFORD = "HF_ColBERT"
+MASK_MODULE = "MultiVectorMask"
+
 # The keys of a Pooling module's configuration before sentence-transformers 5.4, in the order in
 # which their vectors are concatenated.
 _POOLING_KEYS = {
@@ -346,6 +352,11 @@ def read_model_folder(
         raise InputError(
             f"model folder {root}: a sparse model, which gives weights of terms; use EmbedSparse"
         )
+    if makes_token_vectors(root):
+        raise InputError(
+            f"model folder {root}: a model of token vectors, several per text; embed with "
+            "EmbedTokens, or score pairs with Rerank"
+        )
     modules, route = _read_modules(root, config)
     tokenizer = transformer = modules[0].folder
     check_transformer_files(transformer)
@@ -462,6 +473,30 @@ def module_kind(name: Any) -> str:
     return str(name).rsplit(".", 1)[-1] if known else ""
 
 
+def makes_token_vectors(root: Path) -> bool:
+    """Decide whether a folder holds a model that makes a vector per token, as ColBERT does.
+
+    Raises:
+      InputError: its files cannot be read.
+    """
+    check_regular_files(root)
+    about = read_settings(root / "config_sentence_transformers.json", {})
+    if about.get("model_type") in _TOKEN_TYPES:
+        return True
+    if (root / "modules.json").exists():
+        listed = read_json(root / "modules.json")
+        entries = listed if isinstance(listed, list) else []
+        kinds = [str(entry.get("type")) for entry in entries if isinstance(entry, dict)]
+        return any(
+            kind.startswith("pylate.") or kind.rsplit(".", 1)[-1] == MASK_MODULE for kind in kinds
+        )
+    named = read_settings(root / "config.json", {}).get("architectures")
+    return any(
+        one == STANFORD or str(one).endswith("ForRetrieval")
+        for one in (named if isinstance(named, list) else [])
+    )
+
+
 def check_weights(folder: ModelFolder, config: EncoderConfig) -> None:
     """Refuse a local folder without safetensors; a hub's snapshot may not have its weights yet.
 
@@ -536,7 +571,11 @@ def _module(listing: Path, entry: Any) -> Module:
 
 
 def transformer_settings(folder: Path) -> dict[str, Any]:
-    """Read sentence_bert_config.json or a historical name (sentence_roberta_config.json, ...)."""
+    """Read sentence_bert_config.json or a historical name (sentence_roberta_config.json, ...).
+
+    Raises:
+      InputError: it is damaged, or sets what is not followed here.
+    """
     for path in sorted(folder.glob("sentence_*_config.json")):
         settings = read_settings(path)
         limit = setting(path, settings, "max_seq_length", int)

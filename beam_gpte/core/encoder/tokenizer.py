@@ -1,5 +1,6 @@
 """Tokenize texts once, without padding, counting the tokens that truncation drops."""
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -67,11 +68,12 @@ class Tokenizer:
         self._lower_case = lower_case
         self.max_tokens = max_tokens
         self.pad_id = pretrained.pad_token_id if pretrained.pad_token_id is not None else 0
-        if self.max_content_tokens <= 0:
-            raise InputError(
-                f"max_tokens {max_tokens}: the model's special tokens alone are "
-                f"{len(self._prefix) + len(self._suffix)}; give more"
-            )
+        unknown, mask = pretrained.unk_token_id, pretrained.mask_token_id
+        self.unknown_id: int | None = unknown
+        # decoders have none, and models of token vectors then take the end of a text
+        self.mask_id: int | None = pretrained.eos_token_id if mask is None else mask
+        self.pads_left = getattr(pretrained, "padding_side", "right") == "left"
+        self._check_limit()
 
     @classmethod
     def load(cls, folder: ModelFolder, max_tokens: int, trust_remote_code: bool) -> "Tokenizer":
@@ -116,6 +118,40 @@ class Tokenizer:
                 path,
                 f"or vocab.txt is cut: {whole:,} tokens, but config.json has vocab_size {rows:,}",
             )
+
+    def limited(self, max_tokens: int) -> "Tokenizer":
+        """Return a tokenizer of the same words that truncates at another length.
+
+        Raises:
+          InputError: special tokens alone are longer.
+        """
+        other = copy.copy(self)
+        other.max_tokens = max_tokens
+        other._check_limit()
+        return other
+
+    def _check_limit(self) -> None:
+        if self.max_content_tokens <= 0:
+            raise InputError(
+                f"max_tokens {self.max_tokens}: the model's special tokens alone are "
+                f"{len(self._prefix) + len(self._suffix)}; give more"
+            )
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token as the vocabulary writes it; None for one that it lacks."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def keep_whole(self, marker: str) -> None:
+        """Make a token of the vocabulary one that texts are never split inside.
+
+        Models put ``[unused0]`` or ``[Q] `` before a text by its id; as text it would be split.
+        """
+        from tokenizers import AddedToken
+
+        if self._backend.encode(marker, add_special_tokens=False).tokens != [marker]:
+            added = AddedToken(marker, normalized=False, special=True)
+            self._backend.add_special_tokens([added])
 
     @property
     def max_content_tokens(self) -> int:

@@ -47,6 +47,7 @@ class Unpadded:
         batch: list[np.ndarray],
         device: Any,
         types: list[np.ndarray] | None = None,
+        attended: "torch.Tensor | None" = None,
         **options: Any,
     ) -> Any:
         """Return the model's output over `batch` end to end.
@@ -55,6 +56,7 @@ class Unpadded:
           batch: token ids of each text.
           device: the model's device.
           types: token types of each text; None for zeros.
+          attended: see `Layout`.
           **options: passed to the model.
 
         Returns:
@@ -80,7 +82,9 @@ class Unpadded:
         if self.flash:
             starts = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
             bounds = to_device(starts.int(), device)
-        set_layout(Layout.from_lengths(lengths, bounds))
+        if attended is not None:
+            attended = to_device(attended, device)
+        set_layout(Layout.from_lengths(lengths, bounds, attended))
         return self._model(**inputs, **options)
 
 

@@ -11,6 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import check_same_vectors, vector_fields
+from beam_gpte.core.multi_vectors.token_metadata import check_token_columns
 from beam_gpte.core.sparse.metadata import check_same_sparse
 from beam_gpte.files.folders import is_remote, list_files
 from beam_gpte.sinks.final_names import run_of
@@ -92,6 +93,7 @@ def check_folder(folder: str, schema: pa.Schema, but: Collection[str] = ()) -> N
         repair = "write to another place"
         check_same_sparse(schema, there, f"to be written next to {path}", repair)
         theirs = vector_fields(there)
+        check_token_columns(schema, there, f"to be written next to {path}")
         for name in sorted(vectors.keys() & theirs.keys()):
             check_same_vectors(
                 vectors[name],

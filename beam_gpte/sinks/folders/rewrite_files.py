@@ -12,6 +12,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
+from beam_gpte.core.multi_vectors.token_metadata import token_metadata
 from beam_gpte.files.plain_files import open_plain
 from beam_gpte.sinks.folders.partitions import partition_metadata, partition_types
 from beam_gpte.sinks.parquet_files import ParquetFileWriter
@@ -64,7 +65,7 @@ def written_schema(stored: pa.Schema) -> pa.Schema:
     """
     fields = []
     for field in stored:
-        metadata = vector_metadata(field)
+        metadata = vector_metadata(field) or token_metadata(field)
         fields.append(field if metadata is None else metadata.field(field.name))
     return pa.schema(fields, partition_metadata(partition_types(stored)))
 

@@ -1,0 +1,1 @@
+"""Models that make a vector per token, as ColBERT does: their folders, vectors, and MaxSim."""
