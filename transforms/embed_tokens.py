@@ -48,8 +48,8 @@ dense.mkdir()
 save_file({"linear.weight": torch.randn(8, 16)}, dense / "model.safetensors")
 files = {
     folder / "modules.json": [
-        {"path": "", "type": "sentence_transformers.models.Transformer"},
-        {"path": "1_Dense", "type": "pylate.models.Dense.Dense"},
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Dense", "type": "pylate.models.Dense.Dense"},
     ],
     folder / "config_sentence_transformers.json": {
         "model_type": "ColBERT",
