@@ -26,7 +26,7 @@ class SparseMetadata:
       fingerprint: hash of the weights, the tokenizer and all settings that change a weight or which
         terms stay; equal fingerprints mean comparable vectors.
       dim: terms of the vocabulary; indices are below.
-      route: ``document`` or ``query``.
+      route: that ran, of a model with several, such as ``query``; else empty.
       pooling: how the weights of tokens become one weight per term, such as ``max``.
       prompt: the text put before every input, empty for none.
       max_active: maximum number of terms of a text; None for all.

@@ -1,4 +1,4 @@
-"""Configure sparse vectors: the route of a model, and which terms stay. Loads no torch."""
+"""Configure which terms of a sparse vector stay. Loads no torch."""
 
 import dataclasses
 import math
@@ -6,18 +6,13 @@ import math
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.errors import InputError
 
-QUERY, DOCUMENT = "query", "document"
-ROUTES = (DOCUMENT, QUERY)
-
-# The prompts that sentence-transformers takes for a route, the first that a model has.
-ROUTE_PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage", "corpus")}
-
 # The settings of a configuration that a sparse model supports.
 SUPPORTED = (
     "model",
     "revision",
     "prompt_name",
     "prompt",
+    "route",
     "max_tokens",
     "precision",
     "token_budget",
@@ -31,21 +26,16 @@ class SparseSettings:
     """Choose what of a model's output is the sparse vector of a text.
 
     Attributes:
-      route: ``document`` or ``query``: which modules a model with two routes runs, and which of its
-        prompts is put before a text where the configuration names none.
       max_active: maximum number of terms of a text: those of the largest weights, the smaller index
         first where two are equal. None for what the model's files say (`max_active_dims` of
         sentence-transformers), all where they say nothing.
       min_weight: terms whose weight is not larger are dropped.
     """
 
-    route: str = DOCUMENT
     max_active: int | None = None
     min_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.route not in ROUTES:
-            raise InputError(f"route {self.route!r}: choose {' or '.join(ROUTES)}")
         if self.max_active is not None and (
             type(self.max_active) is not int or self.max_active < 1
         ):
@@ -70,17 +60,3 @@ def check_sparse_config(config: EncoderConfig) -> None:
                 f"{field.name} {value!r}: a sparse model supports only {', '.join(SUPPORTED)}; "
                 "leave it out"
             )
-
-
-def with_route_prompt(config: EncoderConfig, prompts: dict[str, str], route: str) -> EncoderConfig:
-    """Name the prompt of a route, where the model has one and the configuration names none.
-
-    Args:
-      config: of the model.
-      prompts: of the model, by name.
-      route: one of `ROUTES`.
-    """
-    if config.prompt is not None or config.prompt_name is not None:
-        return config
-    found = [name for name in ROUTE_PROMPTS[route] if name in prompts]
-    return dataclasses.replace(config, prompt_name=found[0]) if found else config

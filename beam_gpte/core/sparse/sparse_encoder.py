@@ -19,7 +19,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.loading import one_at_a_time
 from beam_gpte.core.sparse.language_model import Found, LanguageModel
 from beam_gpte.core.sparse.metadata import SparseMetadata
-from beam_gpte.core.sparse.settings import DOCUMENT, check_sparse_config
+from beam_gpte.core.sparse.settings import check_sparse_config
 from beam_gpte.core.sparse.sparse_folder import (
     SparseFolder,
     check_sparse_weights,
@@ -71,20 +71,19 @@ class SparseEncoder:
 
     Attributes:
       config: of the model.
-      route: ``document`` or ``query``.
+      route: that runs, of a model with several, such as ``query``; else empty.
       dim: number of terms.
     """
 
     def __init__(
         self,
         config: EncoderConfig,
-        route: str,
         folder: SparseFolder,
         model: LanguageModel | StaticTerms,
     ) -> None:
-        self.config, self.route = config, route
+        self.config, self.route = config, folder.folder.route
         self._folder, self._model = folder, model
-        self._prompt = folder.prompt(config, route)
+        self._prompt = folder.folder.prompt(config)
         self.dim = len(model.weights) if isinstance(model, StaticTerms) else model.terms
         limit = model.max_tokens
         resolved = {
@@ -104,9 +103,8 @@ class SparseEncoder:
         config: EncoderConfig | str,
         root: Path | None = None,
         adapter: Path | None = None,
-        route: str = DOCUMENT,
     ) -> "SparseEncoder":
-        """Load a route of a model from a hub name or a folder.
+        """Load a model, of several routes the one that is configured, from a hub name or a folder.
 
         Weights are safetensors only, and none of the model's code is run unless trusted.
 
@@ -114,7 +112,6 @@ class SparseEncoder:
           config: the model; a string means a model with all defaults.
           root: the local folder that holds the model where `config.model` names a remote place.
           adapter: None: adapters are not supported.
-          route: ``document`` or ``query``.
 
         Raises:
           InputError: the model does not exist, has no safetensors, is incomplete or damaged, is not
@@ -122,15 +119,15 @@ class SparseEncoder:
         """
         config = EncoderConfig(config) if isinstance(config, str) else config
         check_sparse_config(config)
-        folder = read_sparse_folder(root or find_model(config), route)
-        prompt = folder.prompt(config, route)
+        folder = read_sparse_folder(root or find_model(config), config)
+        prompt = folder.folder.prompt(config)
         check_sparse_weights(folder, config)
         if folder.is_static:
             config = dataclasses.replace(config, precision="fp32", device="cpu")
-            return cls(config, route, folder, StaticTerms.load(folder.folder, config, prompt))
+            return cls(config, folder, StaticTerms.load(folder.folder, config, prompt))
         import_torch()
         config = choose_precision(config)
-        return cls(config, route, folder, LanguageModel.load(folder, config, prompt))
+        return cls(config, folder, LanguageModel.load(folder, config, prompt))
 
     @property
     def unpadded(self) -> bool:

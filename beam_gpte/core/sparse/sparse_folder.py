@@ -14,7 +14,6 @@ from pathlib import Path
 
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import (
-    ROUTER,
     SPARSE,
     ModelFolder,
     Module,
@@ -24,6 +23,8 @@ from beam_gpte.core.encoder.model_folder import (
     read_prompts,
     transformer_settings,
 )
+from beam_gpte.core.encoder.routes.router import check_no_route
+from beam_gpte.core.encoder.routes.task_prompts import warn_without_prompt
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.model_files import (
     check_tokenizer_files,
@@ -35,8 +36,7 @@ from beam_gpte.core.model_files import (
     setting,
 )
 from beam_gpte.core.model_references import check_regular_files
-from beam_gpte.core.sparse.settings import with_route_prompt
-from beam_gpte.core.sparse.sparse_modules import Entry, listed_modules, routed_modules
+from beam_gpte.core.sparse.sparse_modules import Entry, listed_modules
 from beam_gpte.core.sparse.splade_head import ACTIVATIONS, POOLINGS, POSITIVE
 
 TRANSFORMERS = ("Transformer", "MLMTransformer")
@@ -55,14 +55,12 @@ class SparseFolder:
       pooling: one of `POOLINGS`; None for a static model, or an autoencoder.
       activation: one of `ACTIVATIONS`; `POSITIVE` of an autoencoder.
       autoencoder: the module of that kind; None for none.
-      routed: whether the model has two routes.
       max_active: maximum number of terms of a text where none is configured; None for all.
     """
 
     folder: ModelFolder
     pooling: str | None
     activation: str = ACTIVATIONS[0]
-    routed: bool = False
     max_active: int | None = None
     autoencoder: Module | None = None
 
@@ -80,51 +78,44 @@ class SparseFolder:
         lower = "lower case" if self.folder.lower_case else ""
         return "; ".join([files, self.pooling or STATIC, self.activation, lower])
 
-    def prompt(self, config: EncoderConfig, route: str) -> str:
-        """Return the text to put before every input.
 
-        Raises:
-          InputError: the configuration names a prompt that the model does not have.
-        """
-        return self.folder.prompt(with_route_prompt(config, self.folder.prompts, route))
-
-
-def read_sparse_folder(root: Path, route: str) -> SparseFolder:
+def read_sparse_folder(root: Path, config: EncoderConfig) -> SparseFolder:
     """Read the layout of one route of a sparse model, whose files but the weights are checked.
 
     Args:
       root: the folder of the model.
-      route: one of `settings.ROUTES`.
+      config: names the route of a model that has some.
 
     Raises:
       InputError: the model is not a sparse one, has modules that are not supported, or a file is
         missing or damaged; the message names the file.
     """
     check_regular_files(root)
-    sparse = _read(root, route)
+    sparse = _read(root, config)
+    warn_without_prompt(config, sparse.folder.prompts, sparse.folder.default_prompt_name)
     limit = _max_active(root)
     return sparse if limit is None else dataclasses.replace(sparse, max_active=limit)
 
 
-def _read(root: Path, route: str) -> SparseFolder:
+def _read(root: Path, config: EncoderConfig) -> SparseFolder:
     prompts = read_prompts(root / "config_sentence_transformers.json")
     if not (root / "modules.json").exists():
+        check_no_route(config)
         return _plain(root, prompts)
-    modules = listed_modules(root)
-    routed = modules[0].kind == ROUTER
-    if routed:
-        if len(modules) > 1:
-            raise _unsupported(root, [module.kind for module in modules])
-        modules = routed_modules(modules[0].folder, route)
+    modules, route = listed_modules(root, config)
     kinds = [module.kind for module in modules]
     if kinds == [STATIC]:
-        return _static(root, modules[0].folder, prompts, routed)
+        return _routed(_static(root, modules[0].folder, prompts), route)
     if len(kinds) == 2 and kinds[0] in TRANSFORMERS and kinds[1] == POOLING:
-        return _splade(root, modules, prompts, routed)
+        return _routed(_splade(root, modules, prompts), route)
     dense = kinds[:1] == ["Transformer"] and kinds[1:2] == ["Pooling"]
     if dense and kinds[-1] == AUTOENCODER and set(kinds[2:-1]) <= set(DENSE):
-        return _autoencoder(root, modules, prompts, routed)
+        return _routed(_autoencoder(root, modules, prompts), route)
     raise _unsupported(root, kinds)
+
+
+def _routed(sparse: SparseFolder, route: str) -> SparseFolder:
+    return dataclasses.replace(sparse, folder=dataclasses.replace(sparse.folder, route=route))
 
 
 def check_sparse_weights(sparse: SparseFolder, config: EncoderConfig) -> None:
@@ -174,7 +165,6 @@ def _splade(
     root: Path,
     modules: list[Entry],
     prompts: tuple[dict[str, str], str | None],
-    routed: bool,
 ) -> SparseFolder:
     place, pooling = modules[0].folder, modules[1].folder / "config.json"
     check_transformer_files(place)
@@ -196,14 +186,13 @@ def _splade(
     ):
         if value not in known:
             raise damage(pooling, f"has {name} {value!r}, not one of {', '.join(known)}")
-    return SparseFolder(_language_model(root, place, prompts), strategy, activation, routed)
+    return SparseFolder(_language_model(root, place, prompts), strategy, activation)
 
 
 def _autoencoder(
     root: Path,
     modules: list[Entry],
     prompts: tuple[dict[str, str], str | None],
-    routed: bool,
 ) -> SparseFolder:
     check_transformer_files(modules[0].folder)
     read = [
@@ -219,7 +208,7 @@ def _autoencoder(
         pool_prompt=read[0].setting("include_prompt", bool) is not False,
         modules=tuple(read[1:]),
     )
-    return SparseFolder(folder, None, POSITIVE, routed, limit, read[-1])
+    return SparseFolder(folder, None, POSITIVE, limit, read[-1])
 
 
 def _language_model(
@@ -239,9 +228,7 @@ def _language_model(
     return _model_folder(root, place, prompts, settings.get("max_seq_length"), lower)
 
 
-def _static(
-    root: Path, place: Path, prompts: tuple[dict[str, str], str | None], routed: bool
-) -> SparseFolder:
+def _static(root: Path, place: Path, prompts: tuple[dict[str, str], str | None]) -> SparseFolder:
     path = place / "config.json"
     settings = read_settings(path, {})
     if "path" in settings:
@@ -251,7 +238,7 @@ def _static(
             "load and save the model with sentence-transformers, which writes safetensors",
         )
     check_tokenizer_files(place)
-    return SparseFolder(_model_folder(root, place, prompts, None, False), None, routed=routed)
+    return SparseFolder(_model_folder(root, place, prompts, None, False), None)
 
 
 def _model_folder(

@@ -8,7 +8,6 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.model_folder import find_model
 from beam_gpte.core.encoder.pretrained import load_tokenizer
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.sparse.settings import DOCUMENT
 from beam_gpte.core.sparse.sparse_folder import read_sparse_folder
 
 
@@ -34,7 +33,7 @@ def sparse_tokens(
         its terms.
     """
     config = EncoderConfig(model) if isinstance(model, str) else model
-    sparse = read_sparse_folder(find_model(config, weights=False), DOCUMENT)
+    sparse = read_sparse_folder(find_model(config, weights=False), config)
     if sparse.autoencoder is not None:
         raise InputError(
             f"model {config.model!r}: the terms of an autoencoder have no names; use a SPLADE model"

@@ -52,11 +52,11 @@ class EmbedSparse(AddsColumns, RejectingTransform):
 
     Attributes:
       model: a hub name, a folder, a URI such as gs://bucket/model, or an `EncoderConfig` with
-        prompt, max_tokens, precision and so on.
+        route, prompt, max_tokens, precision and so on.
       text_column: the texts to embed: strings, or bytes in UTF-8.
       id_column: names rows in messages; None if there is none.
       output_column: what the names of both columns begin with.
-      sparse: the route of the model, and which terms stay; see `SparseSettings`.
+      sparse: which terms stay; see `SparseSettings`.
       runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
       rename: other names for the columns, as in ``{"sparse_values": "weights"}``.
     """

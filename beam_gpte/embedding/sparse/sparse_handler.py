@@ -40,7 +40,7 @@ from apache_beam.ml.inference.base import ModelHandler  # noqa: E402  # loads to
 class SparseModelHandler(ModelHandler[Block, Block, SparseEncoder]):
     """Give texts their terms with a pretrained model, loaded once per worker process.
 
-    All steps of a process share a model of one configuration and route, however they prune.
+    All steps of a process share a model of one configuration, however they prune.
 
     Args:
       config: the model.
@@ -50,7 +50,7 @@ class SparseModelHandler(ModelHandler[Block, Block, SparseEncoder]):
         `DEFECT`, instead of failing the batch.
       id_column: names rows in messages.
       runtime: threads and memory of the workers; see `TextEmbeddingModelHandler`.
-      settings: the route, and which terms stay.
+      settings: which terms stay.
     """
 
     step = "EmbedSparse"  # the transform that errors name
@@ -80,7 +80,7 @@ class SparseModelHandler(ModelHandler[Block, Block, SparseEncoder]):
 
     def _load(self) -> SparseEncoder:
         with naming(self.step):
-            return shared_model(SparseEncoder.load, self._config, route=self._settings.route)
+            return shared_model(SparseEncoder.load, self._config)
 
     def update_model_path(self, model_path: str | None = None) -> None:
         """Switch to the model at `model_path`; see `TextEmbeddingModelHandler`."""

@@ -133,18 +133,22 @@ DAMAGE: dict[str, tuple[str, Change, str]] = {
     "routes that are cut": ("query", cut("router_config.json"), "is not whole JSON"),
     "no such route": (
         "query",
-        in_router(structure={"document": ["x"]}, parameters={}),
-        "router_config.json has no route 'query', but 'document'",
+        in_router(
+            structure={"documents": ["x"]}, types={"x": f"{TYPE}SpladePooling"}, parameters={}
+        ),
+        "route 'query': model .* has the routes documents; give route",
     ),
     "a route outside": (
         "query",
-        in_router(structure={"query": ["../x"]}, parameters={}),
+        in_router(
+            structure={"query": ["../x"]}, types={"../x": f"{TYPE}SpladePooling"}, parameters={}
+        ),
         "has the path '../x', which leads out",
     ),
     "a route without a type": (
         "query",
         in_router(types={f"{QUERY}x": f"{TYPE}SpladePooling"}),
-        "router_config.json has no type for",
+        "router_config.json has no type of the module",
     ),
     "a module after the routes": ("query", one_more("SpladePooling"), "are not those of a sparse"),
     "no weights of queries": (
@@ -203,9 +207,9 @@ def test_a_damaged_sparse_model_is_refused_by_the_name_of_the_file(
     folder = tmp_path / "model"
     shutil.copytree(models[kind], folder)
     damage(folder)
-    route = "query" if kind == "query" else "document"
+    route = kind if kind in ("query", "document") else None
     with pytest.raises(InputError, match=message) as error:
-        SparseEncoder.load(EncoderConfig(str(folder), device="cpu"), route=route)
+        SparseEncoder.load(EncoderConfig(str(folder), device="cpu", route=route))
     assert "\n" not in str(error.value)
 
 
@@ -225,5 +229,5 @@ def test_a_damaged_route_that_is_not_asked_for_does_no_harm(
     folder = tmp_path / "model"
     shutil.copytree(models["query"], folder)
     (folder / DOCUMENT / "model.safetensors").unlink()
-    found = SparseEncoder.load(str(folder), route="query").encode(["the cat"])
+    found = SparseEncoder.load(EncoderConfig(str(folder), route="query")).encode(["the cat"])
     assert len(found.values) == 2

@@ -34,8 +34,8 @@ from tests.core.sparse.models import (
 TEXTS = texts()
 
 
-def encoder(folder: str, route: str = "document", **settings: Any) -> SparseEncoder:
-    return SparseEncoder.load(EncoderConfig(folder, device="cpu", **settings), route=route)
+def encoder(folder: str, route: str | None = None, **settings: Any) -> SparseEncoder:
+    return SparseEncoder.load(EncoderConfig(folder, device="cpu", route=route, **settings))
 
 
 @pytest.fixture(scope="module")

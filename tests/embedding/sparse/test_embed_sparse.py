@@ -149,13 +149,13 @@ def test_queries_and_documents_of_one_model_have_their_routes(
     new_pipeline: NewPipeline, model: str
 ) -> None:
     by_route = {
-        route: SparseEncoder.load(EncoderConfig(model, device="cpu"), route=route).encode(["cat"])
+        route: SparseEncoder.load(EncoderConfig(model, device="cpu", route=route)).encode(["cat"])
         for route in ("query", "document")
     }
     with new_pipeline() as p:
         rows = p | beam.Create([{"id": 1, "text": "cat"}])
         for route, found in by_route.items():
-            embedded = rows | route >> EmbedSparse(model, sparse=SparseSettings(route=route))
+            embedded = rows | route >> EmbedSparse(EncoderConfig(model, route=route))
             count = embedded | f"{route} terms" >> beam.Map(lambda row: len(row["sparse_indices"]))
             assert_that(count, equal_to([len(found.values)]), f"{route} check")
     assert len(by_route["query"].values) == 2  # the prompt's and its own
@@ -297,7 +297,6 @@ def test_embed_text_names_what_takes_the_model(new_pipeline: NewPipeline, model:
         (lambda: EmbedSparse(3), "model 3: give a name"),  # type: ignore[arg-type]
         (lambda: EmbedSparse("m", output_column=""), "output_column ''"),
         (lambda: EmbedSparse("m", sparse="query"), "give SparseSettings"),  # type: ignore[arg-type]
-        (lambda: SparseSettings(route="passage"), "choose document or query"),
         (lambda: SparseSettings(max_active=0), "max_active 0: give a positive"),
         (lambda: SparseSettings(min_weight=-1), "min_weight -1: give 0 or"),
         (lambda: SparseSettings(min_weight=float("nan")), "min_weight nan"),
