@@ -42,6 +42,7 @@ SUSPECT_TRIES = 2  # failures of a request that may be its own fault, before ano
 WELL_TRIES = 3  # of a plain request, before a text is given up or the server
 MAX_ANSWER = 256 << 20  # bytes
 _PART = 1 << 16
+MORE_THREADS = 2  # than requests: they write and read while as many requests as allowed are out
 
 _REFUSED = (400, 413, 414, 422)
 _PASSING = (408, 424, 425, 429)  # and all from 500
@@ -75,14 +76,16 @@ class Client:
     Attributes:
       url: of the endpoint.
       budget: of requests and tokens.
-      threads: that send requests.
+      threads: that write requests, send and read them; at most `max_concurrent_requests` of them
+        wait for the server at a time.
     """
 
     def __init__(self, config: EndpointConfig, url: str) -> None:
         self.url = url
         self.budget = RateBudget(config.requests_per_second, config.tokens_per_minute)
         size = config.max_concurrent_requests
-        self.threads = ThreadPoolExecutor(size, thread_name_prefix="endpoint")
+        self.threads = ThreadPoolExecutor(size + MORE_THREADS, thread_name_prefix="endpoint")
+        self._places = threading.Semaphore(size)
         self._headers = dict(config.headers)
         self._seconds = config.timeout_seconds
         self._retry = urllib3.Retry(
@@ -122,10 +125,8 @@ class Client:
         """
         retry, suspects, began, well = self._retry, list[PassingError](), time.monotonic(), False
         while True:
-            self.budget.take(tokens, stop)
-            work.requests += 1
             try:
-                return read(self.send(body))
+                return read(self._send_in_turn(body, tokens, work, stop))
             except PassingError as failure:
                 error = failure
             suspects += [error] if error.is_suspect else []
@@ -150,13 +151,20 @@ class Client:
         self, body: bytes, read: Callable[[Answer], object], work: Work, stop: threading.Event
     ) -> bool:
         """Try whether the server answers a plain request at once."""
-        self.budget.take(1, stop)
-        work.requests += 1
         try:
-            read(self.send(body))
+            read(self._send_in_turn(body, 1, work, stop))
         except (PassingError, RefusedError):
             return False
         return True
+
+    def _send_in_turn(
+        self, body: bytes, tokens: float, work: Work, stop: threading.Event
+    ) -> Answer:
+        """Send a request once, when there is a place for it and its turn has come."""
+        with self._places:
+            self.budget.take(tokens, stop)
+            work.requests += 1
+            return self.send(body)
 
     def send(self, body: bytes) -> Answer:
         """Send a request once.

@@ -5,7 +5,6 @@
 An answer of another shape than was asked for is damaged: nothing of it is used.
 """
 
-import base64
 import binascii
 import json
 from collections.abc import Callable
@@ -112,6 +111,8 @@ def read_vectors(api: EmbeddingApi, answer: Answer, count: int, dim: int | None)
     content = read_json(answer)
     try:
         listed, tokens = api.read(content, answer, count)
+        if (encoded := _all_encoded(listed, dim)) is not None:
+            return Made(encoded, tokens)
         rows = [_numbers(one) for one in listed]
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         shown = f"{type(error).__name__}: {error}"
@@ -130,15 +131,37 @@ def read_vectors(api: EmbeddingApi, answer: Answer, count: int, dim: int | None)
     return Made(vectors, tokens)
 
 
+def _all_encoded(listed: list[Any], dim: int | None) -> np.ndarray | None:
+    """Read the vectors of an answer at once, float32 (n, dim), where all are in base64.
+
+    Returns:
+      None if one is not, or has another length: they are read one by one, and the fault is named.
+    """
+    if dim is None or not all(type(one) is str for one in listed):
+        return None
+    parts = list(map(_bytes, listed))
+    if any(len(part) != 4 * dim for part in parts):
+        return None
+    return (
+        np.frombuffer(bytearray().join(parts), "<f4")
+        .reshape(-1, dim)
+        .astype(np.float32, copy=False)
+    )
+
+
+def _bytes(value: str) -> bytes:
+    try:
+        return binascii.a2b_base64(value, strict_mode=True)
+    except binascii.Error as error:
+        raise ValueError(f"not base64: {error}") from error
+
+
 def _numbers(value: Any) -> np.ndarray | None:
     """Read a vector: a list of numbers, or float32 in base64; None if there is none."""
     if value is None:
         return None
     if isinstance(value, str):
-        try:
-            return np.frombuffer(base64.b64decode(value, validate=True), "<f4")
-        except binascii.Error as error:
-            raise ValueError(f"not base64: {error}") from error
+        return np.frombuffer(_bytes(value), "<f4")
     row = np.array(value, np.float64)  # of null, NaN
     if row.ndim != 1:
         raise ValueError(f"a vector has {row.ndim} axes")

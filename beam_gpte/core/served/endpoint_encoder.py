@@ -28,8 +28,8 @@ MAX_DAMAGED = 5  # answers that cannot be read, at load time: a wrong URL answer
 class EndpointEncoder:
     """Encode texts by a model that a server runs; safe to share between threads.
 
-    Memory: the texts and vectors of a call, and for each concurrent request its texts and its
-    answer, about 40 bytes for each number of a vector.
+    Memory: the texts and vectors of a call, and for each concurrent request and two more its texts
+    and its answer, about 40 bytes for each number of a vector.
 
     Attributes:
       metadata: of the vectors. The model's fingerprint is that of its name and settings; what
@@ -104,10 +104,12 @@ class EndpointEncoder:
         rows = np.array([at.get(text, len(distinct)) for text in texts], np.int64)
         reasons = [failed.get(row) if row < len(distinct) else EMPTY for row in rows.tolist()]
         unknown = np.zeros(len(texts), np.int64)
+        chars = np.zeros((len(texts), 2), np.int64)  # not of lists, whose garbage is looked for
+        chars[:, 1] = np.fromiter(map(len, texts), np.int64, len(texts))
         return Encoding(
             vectors=vectors[rows],
             text=np.arange(len(texts)),
-            chars=np.array([[0, len(text)] for text in texts], np.int64).reshape(-1, 2),
+            chars=chars,
             tokens=unknown,
             dropped=unknown,
             distinct=len(set(texts)),
