@@ -4,6 +4,7 @@ Pillow reads the formats that web and cameras have. Others that it knows start p
 PostScript's, and are left out. Of an animation, or a file of several pages, it is the first one.
 """
 
+import contextlib
 import functools
 import io
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
-# An image that says it is larger is not decoded: 200 MB of RGB. Pillow itself refuses above twice
-# its own limit, 178,956,970.
+# An image that says it is larger is not decoded. Pillow holds 4 bytes for a pixel, 16 while what is
+# transparent is put on white: 1 GB. It refuses above twice its own limit, 178,956,970.
 MAX_PIXELS = 1 << 26
 PILLOWS_LIMIT = 178_956_970
 
@@ -86,7 +87,8 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> "Image.Image":
         with pillow.open(io.BytesIO(content), formats=_known_formats()) as image:
             _check_size(image.width, image.height, max_pixels)
             image.load()
-            return to_rgb(_upright(image))
+            _turn_upright(image)
+            return to_rgb(image)
     except ImageError:
         raise
     except pillow.DecompressionBombError as error:
@@ -113,13 +115,12 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _upright(image: "Image.Image") -> "Image.Image":
+def _turn_upright(image: "Image.Image") -> None:
     from PIL import ImageOps
 
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # of any kind: EXIF that cannot be read says nothing of the orientation
-        return image
+    # of any kind: EXIF that cannot be read says nothing of the orientation
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def to_rgb(image: "Image.Image") -> "Image.Image":

@@ -52,7 +52,7 @@ class EmbedImages(AddsColumns, RejectingTransform):
     fail the job, or are collected by `with_exception_handling()`, with their image as it came.
 
     Memory: the blocks that pass, the files that are read ahead of a store, one decoded image (4
-    bytes a pixel and its working copies), and the pixels of one batch.
+    bytes a pixel, up to 16 where it is transparent), and the pixels of one batch.
 
     Attributes:
       model: a hub name, a folder, a URI such as gs://bucket/model, or an `EncoderConfig`, whose

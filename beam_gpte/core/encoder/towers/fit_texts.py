@@ -50,7 +50,7 @@ class FitTexts:
         if towers.kind == "siglip" and tokenizer.masks_padding:
             raise damage(
                 towers.folder / "tokenizer_config.json",
-                "asks for an attention mask, but tokens of a SigLIP model attend to padding",
+                "asks for an attention mask, but tokens of a siglip model attend to padding",
                 'set model_input_names to ["input_ids"]',
             )
         end_id, length = (
