@@ -102,9 +102,8 @@ def _getter(element: Any, text_column: str | None) -> Callable[[str], Any]:
     if isinstance(element, Mapping):
         return element.get
     if is_item(element):
-        named = {ID: element.id, **_image_of(element), **_item_vectors(element)}
-        fields: dict[str | None, Any] = {text_column: element.content.text}
-        fields.update(named)
+        fields: dict[Any, Any] = {text_column: element.content.text, ID: element.id}
+        fields |= _image_of(element) | _item_vectors(element)
         return lambda name: fields[name] if name in fields else element.metadata.get(name)
     if _is_row(element):
         return lambda name: getattr(element, name, None)

@@ -277,10 +277,30 @@ def load_tokenizer(folder: ModelFolder, trust_remote_code: bool) -> Any:
     path = folder.tokenizer / "tokenizer.json"
     if not path.exists():
         path = path.with_name("tokenizer_config.json")
+    auto = transformers.AutoTokenizer
+    if folder.towers is not None and _needs_sentencepiece(folder):
+        auto = transformers.PreTrainedTokenizerFast  # of tokenizer.json, whatever the class
     with named_failure(path, "and the files beside it give no tokenizer"):
-        return transformers.AutoTokenizer.from_pretrained(
+        return auto.from_pretrained(
             folder.tokenizer, local_files_only=True, trust_remote_code=trust_remote_code
         )
+
+
+def _needs_sentencepiece(folder: ModelFolder) -> bool:
+    """Check for the class of SigLIP's first tokenizers, which runs on SentencePiece alone.
+
+    Raises:
+      InputError: there is no tokenizer.json, which is read in its place.
+    """
+    path = folder.tokenizer / "tokenizer.json"
+    named = read_settings(path.with_name("tokenizer_config.json"), {}).get("tokenizer_class")
+    if str(named).removesuffix("Fast") != "SiglipTokenizer":
+        return False
+    if not path.exists():
+        raise damage(
+            path, "is missing, and SentencePiece is not read", "use a model that has tokenizer.json"
+        )
+    return True
 
 
 def first_position(settings: Any) -> int:

@@ -125,6 +125,19 @@ def test_a_tokenizer_that_hides_padding_is_refused(tmp_path: Path) -> None:
         TextEncoder.load(str(folder))
 
 
+def test_a_tokenizer_of_sentencepiece_is_read_from_its_json(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The published ones name a class that needs SentencePiece, and have a tokenizer.json."""
+    folder = make_siglip(tmp_path / "m")
+    change(folder / "tokenizer_config.json", tokenizer_class="SiglipTokenizer")
+    wanted = TextEncoder.load(str(folders["siglip"])).encode(TEXTS)
+    np.testing.assert_allclose(TextEncoder.load(str(folder)).encode(TEXTS), wanted, atol=1e-6)
+    (folder / "tokenizer.json").rename(folder / "spiece.model")
+    with pytest.raises(InputError, match=r"tokenizer.json is missing, and SentencePiece is not"):
+        TextEncoder.load(str(folder))
+
+
 def test_padding_comes_first_where_the_tokenizer_says_so(tmp_path: Path) -> None:
     folder = make_siglip(tmp_path / "m", padding_side="left")
     found = TextEncoder.load(str(folder)).encode(TEXTS)
