@@ -15,7 +15,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from beam_gpte import EmbedTokens, Rerank, RerankTokens, TokenStorage
+from beam_gpte import EmbedTokens, EncoderConfig, Rerank, RerankTokens, TokenStorage
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "how", "open", "file", "bread", "."]
 PAIRS = [
@@ -66,9 +66,9 @@ files = {
 for path, content in files.items():
     path.write_text(json.dumps(content), encoding="utf-8")
 
-queries = EmbedTokens(str(folder), "query", "query", None, "query_tokens")
+queries = EmbedTokens(EncoderConfig(str(folder), route="query"), "query", None, "query_tokens")
 int8 = TokenStorage(quantization="int8")
-documents = EmbedTokens(str(folder), "document", "document", None, "document_tokens", int8)
+documents = EmbedTokens(str(folder), "document", None, "document_tokens", int8)
 
 with beam.Pipeline("FnApiRunner") as p:
     pairs = p | beam.Create(PAIRS)

@@ -62,8 +62,7 @@ class EmbedTokens(AddsColumns, RejectingTransform):
 
     Attributes:
       model: a hub name, a folder, a URI such as gs://bucket/model, or an `EncoderConfig` with
-        precision, max_tokens and so on.
-      route: ``document`` or ``query``.
+        route (``query``, or ``document``, the default), precision, max_tokens and so on.
       text_column: the texts to embed: strings, or bytes in UTF-8.
       id_column: names rows in messages; None if there is none.
       output_column: where the vectors go.
@@ -73,7 +72,6 @@ class EmbedTokens(AddsColumns, RejectingTransform):
     """
 
     model: str | EncoderConfig
-    route: str = DOCUMENT
     text_column: str = TEXT
     id_column: str | None = ID
     output_column: str = TOKEN_EMBEDDINGS
@@ -83,12 +81,13 @@ class EmbedTokens(AddsColumns, RejectingTransform):
     def __post_init__(self) -> None:
         if not isinstance(self.model, str | EncoderConfig):
             raise InputError(f"model {self.model!r}: give a name, a folder, or an EncoderConfig")
-        check_token_config(self._config)
-        if self.route not in ROUTES:
-            raise InputError(f"route {self.route!r}: choose {' or '.join(ROUTES)}")
-        if self.route != DOCUMENT and self.storage.pooling is not None:
+        route = self._config.route
+        check_token_config(self._of_both_routes)
+        if route not in (None, *ROUTES):
+            raise InputError(f"route {route!r}: choose {' or '.join(ROUTES)}")
+        if route not in (None, DOCUMENT) and self.storage.pooling is not None:
             raise InputError(
-                f"pool_factor {self.storage.pool_factor!r} with route {self.route!r}: it is for "
+                f"pool_factor {self.storage.pool_factor!r} with route {route!r}: it is for "
                 "documents; leave it out"
             )
         if self.output_column in (self.text_column, self.id_column):
@@ -104,6 +103,11 @@ class EmbedTokens(AddsColumns, RejectingTransform):
     @property
     def _config(self) -> EncoderConfig:
         return EncoderConfig(self.model) if isinstance(self.model, str) else self.model
+
+    @property
+    def _of_both_routes(self) -> EncoderConfig:
+        """Return the configuration of the model, which steps of both routes share."""
+        return dataclasses.replace(self._config, route=None)
 
     def expand(self, pcoll: beam.PCollection) -> Any:
         """Return rows with vectors; with exception handling, a tuple of them and the rejects."""
@@ -130,8 +134,8 @@ class EmbedTokens(AddsColumns, RejectingTransform):
         from beam_gpte.embedding.multi_vectors.token_handler import TokenModelHandler
 
         handler = TokenModelHandler(
-            self._config,
-            self.route,
+            self._of_both_routes,
+            self._config.route or DOCUMENT,
             self.text_column,
             self.added()[self.output_column],
             self._isolate,

@@ -88,7 +88,9 @@ def test_queries_and_documents_share_a_fingerprint_and_say_what_they_are(
 ) -> None:
     found = {}
     for route in ("query", "document"):
-        (block, *_) = read_vectors_of(tmp_path / route, EmbedTokens(folder, route))
+        (block, *_) = read_vectors_of(
+            tmp_path / route, EmbedTokens(EncoderConfig(folder, route=route))
+        )
         found[route] = token_metadata(block.schema.field("token_embeddings"))
         assert block.schema.field("token_embeddings").type == pa.list_(pa.list_(pa.float32(), DIM))
     query, document = found["query"], found["document"]
@@ -279,9 +281,9 @@ def test_a_text_of_which_no_token_counts_costs_its_row(tmp_path: Path) -> None:
 
 def test_mistakes_are_found_at_construction(minilm: str, folder: str) -> None:
     with pytest.raises(InputError, match="route 'passage': choose query or document"):
-        EmbedTokens("m", "passage")
+        EmbedTokens(EncoderConfig("m", route="passage"))
     with pytest.raises(InputError, match="pool_factor 2 with route 'query': it is for documents"):
-        EmbedTokens("m", "query", storage=TokenStorage(2))
+        EmbedTokens(EncoderConfig("m", route="query"), storage=TokenStorage(2))
     with pytest.raises(InputError, match="pooling 'cls': a model of token vectors supports only"):
         EmbedTokens(EncoderConfig("m", pooling="cls"))
     with pytest.raises(InputError, match="output_column 'text' is the text or id column"):

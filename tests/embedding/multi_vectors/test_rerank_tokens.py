@@ -9,7 +9,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_gpte import Block, EmbedTokens, InputError, Rerank, RerankTokens
+from beam_gpte import Block, EmbedTokens, EncoderConfig, InputError, Rerank, RerankTokens
 from beam_gpte.core.multi_vectors.max_sim import TokenVectors
 from beam_gpte.core.multi_vectors.token_encoder import TokenEncoder
 from beam_gpte.embedding.multi_vectors.token_columns import token_array
@@ -60,8 +60,8 @@ def test_vectors_in_columns_give_the_scores_of_the_model(
 ) -> None:
     expected = scores_of(encoder)
     rows: list[Any] = PAIRS if kind == "mappings" else [pa.Table.from_pylist(PAIRS)]
-    queries = EmbedTokens(folder, "query", "query", None, "query_tokens")
-    documents = EmbedTokens(folder, "document", "document", None, "document_tokens")
+    queries = EmbedTokens(EncoderConfig(folder, route="query"), "query", None, "query_tokens")
+    documents = EmbedTokens(folder, "document", None, "document_tokens")
     options = PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
     with beam.Pipeline("FnApiRunner", options=options) as p:
         made = p | beam.Create(rows)
