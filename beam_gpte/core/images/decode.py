@@ -23,8 +23,6 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF"
 MAX_PIXELS = 1 << 26
 PILLOWS_LIMIT = 178_956_970
 
-_BEGINNING = 12  # bytes of a file that a message shows
-
 
 class ImageError(InputError):
     """Report an image that cannot be embedded; the message says what is wrong with it.
@@ -94,9 +92,9 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> "Image.Image":
     except pillow.DecompressionBombError as error:
         raise ImageError(f"has too many pixels: {error}; scale it down") from error
     except pillow.UnidentifiedImageError as error:
+        # without its beginning: a path may name a file that nobody is to see
         raise ImageError(
-            f"is not an image: it begins with {content[:_BEGINNING]!r}; give one of "
-            f"{', '.join(FORMATS)}"
+            f"is not an image: it is none of {', '.join(FORMATS)}; convert it, or leave it out"
         ) from error
     except MemoryError as error:
         raise ImageError("does not fit the memory: scale it down") from error
