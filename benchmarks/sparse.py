@@ -6,15 +6,14 @@ Without --model, a BertForMaskedLM of base size (hidden size 768) with random we
 the tokenizer of MiniLM and its 30,522 terms; all but the largest 256 weights of a text are dropped
 by both, since random weights leave half of the terms positive. Texts are the first 400 characters
 of the standard library's docstrings. CPU seconds of one thread, interleaved, all in this process;
-rows are compared first. Peaks are those of a process of their own, beyond what it holds with the
-model loaded.
+rows are compared first. Peaks are those of a process of their own, beyond its peak while the model
+was loaded; --rounds 0 prints these alone.
 """
 
 import argparse
 import functools
 import multiprocessing
 import os
-import resource
 import sysconfig
 import tempfile
 from collections.abc import Callable
@@ -68,17 +67,19 @@ def theirs(folder: str) -> Callable[[list[str]], object]:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Return the peak of this process in MB; that of getrusage includes the parent's."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def peak(load: Callable[[str], Callable[[list[str]], object]], folder: str, some: list[str]) -> str:
-    """Measure the memory of one call beyond that of the loaded model, in MB."""
+    """Measure the peak of one call beyond that of loading the model, in MB."""
     torch.set_num_threads(1)
     encode = load(folder)
     encode(["warm up"])
     before = _peak()
     encode(some)
-    return f"{before:.0f} MB with the model loaded, {_peak() - before:.0f} MB more"
+    return f"{before:.0f} MB to load the model, {_peak() - before:.0f} MB more"
 
 
 def compare(folder: str, texts: list[str]) -> None:
@@ -111,17 +112,19 @@ def main() -> None:
         if not arguments.model:
             make_model(made, arguments.layers)
         texts = load_texts(arguments.texts)
-        compare(folder, texts[:50])
-        loaded = {"SparseEncoder of sentence-transformers": theirs(folder), "ours": ours(folder)}
-        variants: dict[str, Callable[[], object]] = {
-            name: functools.partial(run, texts) for name, run in loaded.items()
-        }
-        base = next(iter(variants))
-        print_ratios(measure(variants, arguments.rounds), base, len(texts))
+        base = "SparseEncoder of sentence-transformers"
         processes = multiprocessing.get_context("spawn")
         for name, load in ((base, theirs), ("ours", ours)):
             with processes.Pool(1) as pool:
-                print(f"{name}: {pool.apply(peak, (load, folder, texts))}")
+                print(f"{name}: {pool.apply(peak, (load, folder, texts))}", flush=True)
+        if not arguments.rounds:
+            return
+        compare(folder, texts[:50])
+        loaded = {base: theirs(folder), "ours": ours(folder)}
+        variants: dict[str, Callable[[], object]] = {
+            name: functools.partial(run, texts) for name, run in loaded.items()
+        }
+        print_ratios(measure(variants, arguments.rounds), base, len(texts))
 
 
 if __name__ == "__main__":
