@@ -98,7 +98,7 @@ from beam_gpte.text.identify_language import IdentifyLanguage as IdentifyLanguag
 from beam_gpte.text.split_sentences import SplitSentences as SplitSentences
 
 if typing.TYPE_CHECKING:  # see `_LATE`
-    from beam_gpte.embedding.model_handler import (
+    from beam_gpte.embedding.handlers.text_handler import (
         TextEmbeddingModelHandler as TextEmbeddingModelHandler,
     )
     from beam_gpte.interop.enrichment import (
@@ -213,7 +213,7 @@ _LATE = {
     "GpteTextEmbeddings": "beam_gpte.interop.ml_transform",
     "NearestNeighborsEnrichmentHandler": "beam_gpte.interop.enrichment",
     "ParquetVectorWriterConfig": "beam_gpte.interop.rag",
-    "TextEmbeddingModelHandler": "beam_gpte.embedding.model_handler",
+    "TextEmbeddingModelHandler": "beam_gpte.embedding.handlers.text_handler",
 }
 
 T = typing.TypeVar("T")

@@ -38,7 +38,7 @@ from apache_beam.runners.direct import executor
 # No program is preloaded: its options would then be required of every pipeline.
 PRELOAD = [
     "apache_beam.ml.inference.base",
-    "beam_gpte.embedding.model_handler",
+    "beam_gpte.embedding.handlers.text_handler",
     "beam_gpte.sources.committed_rows",
     "tests.examples",
 ]

@@ -31,7 +31,7 @@ PRELOAD = [
     "apache_beam.ml.inference.base",
     "apache_beam.yaml.main",
     "beam_gpte.cli.runtime",
-    "beam_gpte.embedding.model_handler",
+    "beam_gpte.embedding.handlers.text_handler",
     "beam_gpte.interop.yaml_transforms",
     "beam_gpte.sources.committed_rows",
     "duckdb",

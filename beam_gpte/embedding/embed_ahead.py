@@ -68,10 +68,10 @@ class _EmbedAhead(beam.DoFn):
         self._threads = ThreadPoolExecutor(AHEAD, thread_name_prefix="embed-ahead")
 
     def start_bundle(self) -> None:
-        from beam_gpte.embedding import model_handler  # loads torch
+        from beam_gpte.embedding.handlers import text_handler  # loads torch
 
-        announce((*model_handler.COUNTERS, *COUNTERS))
-        self._count = model_handler.count_encoding
+        announce((*text_handler.COUNTERS, *COUNTERS))
+        self._count = text_handler.count_encoding
         self._waiting: list[_Held] = []
         self._running: deque[_Group] = deque()
         self._rows = self._bytes = 0

@@ -142,7 +142,7 @@ class EmbedText(AddsColumns, RejectingTransform):
         return self._model_handler(resume).with_no_batching()  # a block is a batch
 
     def _model_handler(self, resume: ResumePoint | None) -> Any:
-        from beam_gpte.embedding.model_handler import TextEmbeddingModelHandler
+        from beam_gpte.embedding.handlers.text_handler import TextEmbeddingModelHandler
 
         handler = TextEmbeddingModelHandler(
             self.model,

@@ -161,15 +161,16 @@ class Rerank(AddsColumns, RejectingTransform):
         return reject_outputs(beam.FlatMap(_check_scores, self._scores, self.step, self.id_column))
 
     def _handler(self) -> Any:
-        from beam_gpte.embedding.rerank_handler import RerankModelHandler
+        from beam_gpte.embedding.handlers.rerank_handler import RerankModelHandler
 
         handler = RerankModelHandler(
             self._config,
             self._text_columns,
             self._scores,
-            self._isolate,
-            self.runtime,
             self.scoring,
+            self._isolate,
+            self.id_column,
+            self.runtime,
         )
         handler.step = self.step
         return handler.with_no_batching()  # a block is a batch

@@ -20,7 +20,7 @@ from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime, check_one
 from beam_gpte.core.encoder.text_encoder import Encoder
 from beam_gpte.core.errors import InputError, naming, shown
 from beam_gpte.elements.row_kinds import row_fields
-from beam_gpte.embedding.model_handler import TextEmbeddingModelHandler
+from beam_gpte.embedding.handlers.text_handler import TextEmbeddingModelHandler
 from beam_gpte.embedding.models import LoadedModel, as_model
 
 # isort: split

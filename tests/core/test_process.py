@@ -63,7 +63,7 @@ def snapshot(with_torch=True):
 IMPORT = """
 before = snapshot(False)
 import beam_gpte
-from beam_gpte.embedding import model_handler, rerank_handler
+from beam_gpte.embedding.handlers import rerank_handler, text_handler
 after = snapshot(False)
 """
 ENCODE = """

@@ -19,8 +19,9 @@ import beam_gpte as bg
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.text_encoder import TextEncoder
 from beam_gpte.core.scorers.cross_encoder import CrossEncoder
-from beam_gpte.embedding import model_handler
-from beam_gpte.embedding.rerank_handler import RerankModelHandler
+from beam_gpte.core.scorers.settings import ScoreSettings
+from beam_gpte.embedding.handlers import text_handler
+from beam_gpte.embedding.handlers.rerank_handler import RerankModelHandler
 from beam_gpte.embedding.shared_models import loaded, shared_model
 from tests.embedding.test_rerank import save
 from tests.programs import ROOT
@@ -31,10 +32,10 @@ THREADS = 12
 # that a runner sets up; they have four models, of which two are one folder.
 RACE = """
 import collections, pickle, sys, threading
-from beam_gpte import EncoderConfig, ModelRuntime, TextEmbeddingModelHandler
+from beam_gpte import EncoderConfig, ModelRuntime, ScoreSettings, TextEmbeddingModelHandler
 from beam_gpte.core.encoder import pretrained, text_encoder
 from beam_gpte.core.scorers import cross_encoder
-from beam_gpte.embedding.rerank_handler import RerankModelHandler
+from beam_gpte.embedding.handlers.rerank_handler import RerankModelHandler
 from beam_gpte.embedding.shared_models import loaded
 
 bert, mpnet, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -49,7 +50,9 @@ handlers = [
     TextEmbeddingModelHandler(bert),
     TextEmbeddingModelHandler(EncoderConfig(bert, pooling="cls"), runtime=ModelRuntime(threads=2)),
     TextEmbeddingModelHandler(mpnet),
-    RerankModelHandler(EncoderConfig(bert), ("a", "b"), "score", False, ModelRuntime()),
+    RerankModelHandler(
+        EncoderConfig(bert), ("a", "b"), "score", ScoreSettings(), False, None, ModelRuntime()
+    ),
 ]
 models, start = [None] * threads, threading.Barrier(threads)
 def set_up(i):
@@ -114,7 +117,7 @@ def test_a_step_loads_its_model_with_its_first_rows_and_shows_its_counters_befor
 ) -> None:
     announced: list[tuple[int, tuple[str, ...]]] = []
     monkeypatch.setattr(
-        model_handler, "announce", lambda names: announced.append((len(loads), names))
+        text_handler, "announce", lambda names: announced.append((len(loads), names))
     )
     folder = save(tmp_path, "bert")
     handler = bg.EmbedText(folder)._handler()
@@ -123,7 +126,7 @@ def test_a_step_loads_its_model_with_its_first_rows_and_shows_its_counters_befor
     rows = bg.Block.from_pydict({"id": ["a"], "text": ["cat"]})
     (embedded,) = handler.run_inference(rows, model)
     assert loads == [EncoderConfig(folder)]
-    assert announced == [(0, model_handler.COUNTERS)]
+    assert announced == [(0, text_handler.COUNTERS)]
     alone = TextEncoder.load(folder).encode(["cat"])
     assert embedded.column("embedding").to_pylist() == alone.tolist()
 
@@ -208,7 +211,9 @@ def test_vectors_of_a_shared_model_are_those_of_one_that_is_loaded_alone(
 
 def test_a_missing_model_is_named_and_leaves_nothing(folders: tuple[str, str]) -> None:
     missing = EncoderConfig("./nowhere")
-    handler = RerankModelHandler(missing, ("a", "b"), "score", False, bg.ModelRuntime())
+    handler = RerankModelHandler(
+        missing, ("a", "b"), "score", ScoreSettings(), False, None, bg.ModelRuntime()
+    )
     for _ in range(2):
         with pytest.raises(bg.InputError, match=r"^Rerank: model './nowhere': no such folder"):
             loaded(handler.load_model())

@@ -20,7 +20,7 @@ from beam_gpte.core.encoder.adapters.adapter_folder import (
 )
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.own_code.needs_code import check_needs_code
-from beam_gpte.core.encoder.routes.router import check_no_route, routed_entries
+from beam_gpte.core.encoder.routes.router import check_no_route, module_types, routed_entries
 from beam_gpte.core.encoder.routes.task_prompts import task_prompt, warn_without_prompt
 from beam_gpte.core.encoder.towers.tower_folder import MODULE, Towers, read_towers
 from beam_gpte.core.errors import InputError, shown
@@ -41,8 +41,6 @@ MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "LogitSc
 STATIC = "StaticEmbedding"  # the first module of a static model; see `core.static`
 # Modules of a sparse model; see `core.sparse`. A Router has modules in routes.
 SPARSE = ("SpladePooling", "SparseAutoEncoder", "SparseStaticEmbedding", "MLMTransformer")
-ROUTER = "Router"
-ROUTER_FILES = ("router_config.json", "config.json")
 MODEL2VEC = "model2vec"  # the model type of one that has no list of modules
 
 # Models of a vector per token, see `core.multi_vectors`: their model types in
@@ -455,16 +453,8 @@ def is_sparse(root: Path) -> bool:
     if not (root / "modules.json").exists():
         return False
     modules = read_json(root / "modules.json")
-    listed = modules if isinstance(modules, list) else []
-    entries = [entry for entry in listed if isinstance(entry, dict)]
-    kinds = {module_kind(entry.get("type")) for entry in entries}
-    if ROUTER in kinds:
-        for path in (root / name for name in ROUTER_FILES):
-            if path.exists():
-                types = setting(path, read_settings(path), "types", dict) or {}
-                kinds |= set(map(module_kind, types.values()))
-                break
-    return not kinds.isdisjoint(SPARSE)
+    types = module_types(root / "modules.json", modules if isinstance(modules, list) else [])
+    return not set(map(module_kind, types)).isdisjoint(SPARSE)
 
 
 def module_kind(name: Any) -> str:

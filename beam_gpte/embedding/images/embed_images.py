@@ -141,15 +141,15 @@ class EmbedImages(AddsColumns, RejectingTransform):
         return blocks | "DropImages" >> drop.with_output_types(Block)
 
     def _handler(self) -> Any:
-        from beam_gpte.embedding.images.image_handler import ImageEmbeddingModelHandler
+        from beam_gpte.embedding.handlers.image_handler import ImageEmbeddingModelHandler
 
         handler = ImageEmbeddingModelHandler(
             self._config,
             self.image_column,
             self._vectors,
-            self.id_column,
-            self._isolate,
             self.max_pixels,
+            self._isolate,
+            self.id_column,
             self.runtime,
         )
         handler.step = self.step

@@ -131,18 +131,19 @@ class EmbedTokens(AddsColumns, RejectingTransform):
         return CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())
 
     def _handler(self) -> Any:
-        from beam_gpte.embedding.multi_vectors.token_handler import TokenModelHandler
+        from beam_gpte.embedding.handlers.token_handler import TokenModelHandler
 
         handler = TokenModelHandler(
             self._of_both_routes,
             self._config.route or DOCUMENT,
             self.text_column,
             self.added()[self.output_column],
-            self._isolate,
             self.storage,
+            self._isolate,
+            self.id_column,
             self.runtime,
         )
-        handler.step, handler.id_column = self.step, self.id_column
+        handler.step = self.step
         return handler.with_no_batching()  # a block is a batch
 
 

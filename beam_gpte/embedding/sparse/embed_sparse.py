@@ -110,16 +110,16 @@ class EmbedSparse(AddsColumns, RejectingTransform):
         return CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())
 
     def _handler(self) -> Any:
-        from beam_gpte.embedding.sparse.sparse_handler import SparseModelHandler
+        from beam_gpte.embedding.handlers.sparse_handler import SparseModelHandler
 
         handler = SparseModelHandler(
             self._config,
             self.text_column,
             self._columns,
+            self.sparse,
             self._isolate,
             self.id_column,
             self.runtime,
-            self.sparse,
         )
         handler.step = self.step
         return handler.with_no_batching()  # a block is a batch

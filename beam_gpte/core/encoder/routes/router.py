@@ -96,6 +96,20 @@ def routed_entries(
     return found, "+".join(dict.fromkeys(names))
 
 
+def module_types(listing: Path, entries: list[Any]) -> set[str]:
+    """Return the types of all modules, also of those in routes, whose files are not checked."""
+    found = set()
+    for entry in entries:
+        if not isinstance(entry, dict):
+            continue
+        found.add(str(entry.get("type")))
+        path = _config_of(listing, entry) if _is_router(entry) else None
+        if path is not None:
+            types = setting(path, read_settings(path), "types", dict) or {}
+            found.update(map(str, types.values()))
+    return found
+
+
 def check_no_route(config: EncoderConfig) -> None:
     """Refuse the name of a route for a model that has none.
 
@@ -151,11 +165,9 @@ def _read(listing: Path, entry: dict[str, Any]) -> Router:
     Raises:
       InputError: its configuration is missing or damaged, or a route has a Router again.
     """
-    check_inside(listing, entry.get("path"))
-    folder = listing.parent / entry["path"]
-    path = next((folder / name for name in _CONFIGS if (folder / name).exists()), None)
+    path = _config_of(listing, entry)
     if path is None:
-        raise damage(folder / _CONFIGS[0], "is missing")
+        raise damage(listing.parent / entry["path"] / _CONFIGS[0], "is missing")
     settings = read_settings(path)
     types = setting(path, settings, "types", dict) or {}
     structure = setting(path, settings, "structure", dict)
@@ -171,6 +183,12 @@ def _read(listing: Path, entry: dict[str, Any]) -> Router:
         if name not in routes:
             raise damage(path, f"names the route {shown(name)}, but no such route")
     return Router(path, routes, mappings, default)
+
+
+def _config_of(listing: Path, entry: dict[str, Any]) -> Path | None:
+    check_inside(listing, entry.get("path"))
+    folder = listing.parent / entry["path"]
+    return next((folder / name for name in _CONFIGS if (folder / name).exists()), None)
 
 
 def _modules(path: Path, route: str, listed: Any, types: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
 from beam_gpte.core.columns import DEFECT, EMBEDDING, PARENT_HASH, PREVIOUS, TEXT
@@ -28,6 +27,7 @@ from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
+from beam_gpte.embedding.handlers.block_handler import REPAIR, watched_model
 from beam_gpte.embedding.models import LoadedModel, Model, as_model, load_model
 from beam_gpte.embedding.previous_rows import NotReused, parent_hashes
 from beam_gpte.embedding.previous_vectors import previous_encoding, why_not
@@ -51,7 +51,6 @@ COUNTERS = (
     "texts_truncated",
     "out_of_memory_retries",
 )
-MODEL_FILES = (".json", ".safetensors")
 
 
 class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
@@ -270,8 +269,7 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
         row = row_name(block.slice(position, 1), self._id_column)
         return step_error(
             self.step,
-            f"{row}: {texts[position][:80]!r}: {reason}; fix the row, or collect such rows with "
-            ".with_exception_handling() (error_handling in YAML)",
+            f"{row}: {texts[position][:80]!r}: {reason}; {REPAIR}",
         )
 
     def get_num_bytes(self, batch: Batch) -> int:
@@ -286,14 +284,6 @@ class TextEmbeddingModelHandler(ModelHandler[Any, Any, Any]):
     def get_metrics_namespace(self) -> str:
         """Name the namespace of Beam's metrics."""
         return NAMESPACE
-
-
-def watched_model(path: str) -> str:
-    """Find the model that a watched path belongs to: a folder, or the folder of a file in it.
-
-    Beam's watcher matches files, such as modules.json, never folders.
-    """
-    return FileSystems.split(path)[0] if path.endswith(MODEL_FILES) else path
 
 
 def encoding_to_arrow(encoding: Encoding) -> pa.FixedSizeListArray:

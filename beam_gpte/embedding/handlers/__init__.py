@@ -1,0 +1,1 @@
+"""Model handlers of Beam's RunInference, over blocks of rows."""

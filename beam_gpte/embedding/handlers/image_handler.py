@@ -1,0 +1,80 @@
+"""Run an `ImageEncoder` inside Beam's `RunInference`, over blocks of images."""
+
+import time
+
+import numpy as np
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+
+from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
+from beam_gpte.core.errors import naming
+from beam_gpte.core.images.image_encoder import ImageEncoder, ImageEncoding
+from beam_gpte.core.process import torch_threads
+from beam_gpte.elements.block import Block
+from beam_gpte.elements.rejects import NAMESPACE
+from beam_gpte.embedding.handlers.block_handler import BlockModelHandler, with_reasons
+from beam_gpte.embedding.images.read_images import read_images
+from beam_gpte.embedding.shared_models import shared_model
+from beam_gpte.files.meter import TEXTS, report
+
+COUNTERS = ("images", "vectors", "images_repeated", "out_of_memory_retries")
+
+
+class ImageEmbeddingModelHandler(BlockModelHandler[ImageEncoder]):
+    """Embed images with a pretrained model, loaded once per worker process for all steps.
+
+    Args:
+      config: the model.
+      image_column: of bytes, paths or URIs.
+      vectors: the column where the vectors go.
+      max_pixels: of an image, above which it is not decoded.
+      isolate_failures, id_column, runtime: see `BlockModelHandler`.
+    """
+
+    step = "EmbedImages"
+    counters = COUNTERS
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        image_column: str,
+        vectors: str,
+        max_pixels: int,
+        isolate_failures: bool,
+        id_column: str | None,
+        runtime: ModelRuntime,
+    ) -> None:
+        super().__init__(config, isolate_failures, id_column, runtime)
+        self._image_column = image_column
+        self._vectors = vectors
+        self._max_pixels = max_pixels
+
+    def _load_shared(self) -> ImageEncoder:
+        return shared_model(ImageEncoder.load, self._config)
+
+    def _run(self, block: Block, model: ImageEncoder) -> Block:
+        images = read_images(block.column(self._image_column))
+        began = time.monotonic()
+        with torch_threads(self._threads), naming(self.step):
+            found = model.encode_with_counts(images, self._max_pixels)
+        _count(found, time.monotonic() - began)
+        failed = {at: f"{self._image_column} {reason}" for at, reason in found.failed.items()}
+        self._check(block, failed)
+        block = block.with_column(model.metadata.field(self._vectors), _to_arrow(found))
+        return with_reasons(block, failed)
+
+
+def _to_arrow(found: ImageEncoding) -> pa.FixedSizeListArray:
+    """Convert vectors to Arrow, null for an image that failed."""
+    bad = np.isin(np.arange(len(found.vectors)), list(found.failed))
+    flat, dim = pa.array(found.vectors.reshape(-1)), found.vectors.shape[1]
+    return pa.FixedSizeListArray.from_arrays(flat, dim, mask=pa.array(bad) if bad.any() else None)
+
+
+def _count(found: ImageEncoding, seconds: float) -> None:
+    images = len(found.vectors) - len(found.failed)
+    values = images, images, max(0, images - found.distinct), found.retries
+    for name, value in zip(COUNTERS, values, strict=True):
+        Metrics.counter(NAMESPACE, name).inc(value)
+    report(TEXTS, images)
+    Metrics.distribution(NAMESPACE, "model_milliseconds").update(int(seconds * 1000))
