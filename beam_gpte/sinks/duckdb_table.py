@@ -16,6 +16,7 @@ from beam_gpte.core.multi_vectors.token_metadata import (
     check_token_columns,
     token_fields,
 )
+from beam_gpte.core.sparse.metadata import SparseMetadata, check_same_sparse, sparse_fields
 from beam_gpte.sinks.duckdb_columns import Column, plan_columns, select
 from beam_gpte.sinks.duckdb_ledger import (
     Attempt,
@@ -31,6 +32,8 @@ from beam_gpte.sinks.duckdb_sql import catalog_entries, literal, quote, transact
 from beam_gpte.sinks.duckdb_sync import Sync, sync_rows
 from beam_gpte.sinks.runs.publish import REPEATED, count_commit, other_rows
 from beam_gpte.sinks.runs.same_rows import exact_columns
+
+Stored = VectorMetadata | TokenMetadata | SparseMetadata  # in the comment of a column
 
 REPLACING = ("replace", "mirror")
 WHOLE_TABLE = (*REPLACING, "sync")  # modes after which the table has no other rows
@@ -197,16 +200,17 @@ def _create(connection: duckdb.DuckDBPyConnection, table: str, columns: list[Col
 def _describe_vectors(connection: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema) -> None:
     """Write the metadata of vectors to the comments of columns that have none."""
     comments = _comments(connection, table)
-    found: dict[str, VectorMetadata | TokenMetadata] = {
+    found: dict[str, Stored] = {
         **vector_fields(schema),
         **token_fields(schema),
+        **sparse_fields(schema),
     }
     for name, metadata in found.items():
         if comments[name] is None:
             connection.execute(_comment(table, name, metadata))
 
 
-def _comment(table: str, column: str, metadata: VectorMetadata | TokenMetadata) -> str:
+def _comment(table: str, column: str, metadata: Stored) -> str:
     text = literal(metadata.to_json())
     return f"COMMENT ON COLUMN {quote(table)}.{quote(column)} IS {text}"
 
@@ -220,22 +224,20 @@ def _comments(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, st
 
 def stored_metadata(comment: str | None) -> VectorMetadata | None:
     """Read the metadata of vectors from a column's comment; None where a person wrote it."""
-    try:
-        return VectorMetadata.from_json(comment or "")
-    except InputError:  # a later format
-        raise
-    except (ValueError, TypeError, AttributeError):
-        return None
+    found = stored_vectors(comment)
+    return found if isinstance(found, VectorMetadata) else None
 
 
-def stored_tokens(comment: str | None) -> TokenMetadata | None:
-    """Read the metadata of token vectors from a column's comment; None for other comments."""
-    try:
-        return TokenMetadata.from_json(comment or "")
-    except InputError:  # a later format
-        raise
-    except (ValueError, TypeError, AttributeError):
-        return None
+def stored_vectors(comment: str | None) -> Stored | None:
+    """Read the metadata of vectors of any kind from a column's comment; None for other comments."""
+    for kind in (VectorMetadata, TokenMetadata, SparseMetadata):
+        try:
+            return kind.from_json(comment or "")
+        except InputError:  # a later format
+            raise
+        except (ValueError, TypeError, AttributeError):
+            continue
+    return None
 
 
 def _check_table(
@@ -276,9 +278,15 @@ def _check_vectors(connection: duckdb.DuckDBPyConnection, table: Table, schema: 
     """
     vectors = vector_fields(schema)
     comments = _comments(connection, table.name)
-    known = {name: stored_tokens(comment) for name, comment in comments.items()}
-    stored = [found.field(name) for name, found in known.items() if found is not None]
-    check_token_columns(schema, pa.schema(stored), f"of table {table.name!r}")
+    stored = pa.schema(
+        known.describe(pa.field(name, pa.null()))
+        if isinstance(known, SparseMetadata)
+        else known.field(name)
+        for name, comment in comments.items()
+        if (known := stored_vectors(comment)) is not None
+    )
+    check_token_columns(schema, stored, f"of table {table.name!r}")
+    check_same_sparse(schema, stored, f"of table {table.name!r}", "write to another table")
     for name, comment in comments.items():
         here, there = vectors.get(name), stored_metadata(comment)
         if here is not None and there is not None:

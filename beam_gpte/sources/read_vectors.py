@@ -28,6 +28,7 @@ from beam_gpte.core.columns import check_visible
 from beam_gpte.core.errors import InputError, InStep, ReplacedFileError, naming
 from beam_gpte.core.metadata import STORED_TYPES, VectorMetadata, vector_metadata
 from beam_gpte.core.multi_vectors.token_metadata import TokenMetadata, token_metadata
+from beam_gpte.core.sparse.metadata import SparseMetadata
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.plain_types import plain_type
 from beam_gpte.files.folders import absolute, copied_here, is_remote, list_partitioned
@@ -41,7 +42,7 @@ from beam_gpte.sinks.duckdb_sql import (
     is_database,
     quote,
 )
-from beam_gpte.sinks.duckdb_table import stored_metadata, stored_tokens
+from beam_gpte.sinks.duckdb_table import Stored, stored_vectors
 from beam_gpte.sinks.folders.partitions import partition_types, partition_values
 from beam_gpte.sinks.runs.folder_state import LISTINGS, unfinished_files
 from beam_gpte.sinks.write_parquet import EXTENSION, PREFIX
@@ -339,7 +340,7 @@ def read_table(path: str, table: str, rows_per_block: int) -> Iterator[Block]:
 
 def _columns(
     connection: duckdb.DuckDBPyConnection, path: str, table: str
-) -> dict[str, VectorMetadata | TokenMetadata | None]:
+) -> dict[str, Stored | None]:
     """List the columns of a table in their order, with the metadata of vectors."""
     columns = catalog_entries(
         connection, "duckdb_columns", "column_name, comment, column_index", "table_name", table
@@ -349,9 +350,7 @@ def _columns(
         known = ", ".join(name for (name,) in connection.execute(query).fetchall())
         raise InputError(f"{path}: no table {table!r}; it has {known or 'none'}")
     ordered = sorted(columns, key=lambda column: column[2])
-    return {
-        name: stored_metadata(comment) or stored_tokens(comment) for name, comment, _ in ordered
-    }
+    return {name: stored_vectors(comment) for name, comment, _ in ordered}
 
 
 def _durations(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
@@ -370,10 +369,8 @@ def _durations(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
     return [name for name, months in zip(names, found, strict=True) if not months]
 
 
-def _selected(
-    name: str, metadata: VectorMetadata | TokenMetadata | None, durations: list[str]
-) -> str:
-    if metadata is not None and metadata.quantization == "binary":
+def _selected(name: str, metadata: Stored | None, durations: list[str]) -> str:
+    if isinstance(metadata, VectorMetadata) and metadata.quantization == "binary":
         return f"{quote(name)}::VARCHAR AS {quote(name)}"
     return f"epoch_us({quote(name)}) AS {quote(name)}" if name in durations else quote(name)
 
@@ -386,13 +383,14 @@ def _with_durations(batch: pa.RecordBatch, durations: list[str]) -> pa.RecordBat
     return batch
 
 
-def _restored(
-    batch: pa.RecordBatch, metadata: dict[str, VectorMetadata | TokenMetadata | None]
-) -> Block:
+def _restored(batch: pa.RecordBatch, metadata: dict[str, Stored | None]) -> Block:
     """Restore columns of vectors to bytes or float16, with their metadata, as before DuckDB."""
     block = Block(batch)
     for name, about in metadata.items():
         if about is None:
+            continue
+        if isinstance(about, SparseMetadata):
+            block = block.with_column(about.describe(block.schema.field(name)), block.column(name))
             continue
         field, values = about.field(name), block.column(name)
         if isinstance(about, TokenMetadata):

@@ -64,7 +64,6 @@ class Tokenizer:
         self._truncation_side = getattr(pretrained, "truncation_side", "right")
         self._has_types = "token_type_ids" in pretrained.model_input_names
         self.masks_padding = "attention_mask" in pretrained.model_input_names
-        self.pads_left = getattr(pretrained, "padding_side", "right") == "left"
         self._lower_case = lower_case
         self.max_tokens = max_tokens
         self.pad_id = pretrained.pad_token_id if pretrained.pad_token_id is not None else 0

@@ -67,11 +67,14 @@ class SparseMetadata:
         """Return the Arrow fields of the columns of these names, a list of int32 and of float32."""
         import pyarrow as pa
 
-        about = {SPARSE_KEY: self.to_json().encode()}
         return (
-            pa.field(indices, pa.list_(pa.int32()), metadata=about),
-            pa.field(values, pa.list_(pa.float32()), metadata=about),
+            self.describe(pa.field(indices, pa.list_(pa.int32()))),
+            self.describe(pa.field(values, pa.list_(pa.float32()))),
         )
+
+    def describe(self, field: "pa.Field") -> "pa.Field":
+        """Return the field of one of the two columns with this metadata."""
+        return field.with_metadata({SPARSE_KEY: self.to_json().encode()})
 
 
 def check_same_sparse(here: "pa.Schema", there: "pa.Schema", place: str, or_else: str = "") -> None:
@@ -96,6 +99,12 @@ def check_same_sparse(here: "pa.Schema", there: "pa.Schema", place: str, or_else
                 f"{theirs.model!r}); embed both with the same model, route and settings"
                 f"{or_else and f', or {or_else}'}"
             )
+
+
+def sparse_fields(schema: "pa.Schema") -> dict[str, SparseMetadata]:
+    """Return the columns of sparse vectors of `schema` by name, two for each vector."""
+    found = ((field.name, sparse_metadata(field)) for field in schema)
+    return {name: metadata for name, metadata in found if metadata is not None}
 
 
 def sparse_metadata(field: "pa.Field") -> SparseMetadata | None:

@@ -8,7 +8,6 @@ import apache_beam as beam
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from apache_beam.ml.rag.ingestion.postgres_common import ColumnSpecsBuilder
 from apache_beam.ml.rag.types import Content, EmbeddableItem
@@ -27,7 +26,7 @@ from beam_gpte import (
 )
 from beam_gpte.core.metadata import vector_fields
 from beam_gpte.core.sparse.columns import from_arrow
-from beam_gpte.core.sparse.metadata import sparse_metadata
+from beam_gpte.core.sparse.metadata import sparse_fields, sparse_metadata
 from beam_gpte.core.sparse.sparse_rows import SparseRows
 from beam_gpte.embedding import shared_models
 from beam_gpte.interop.rag import embeddable_item
@@ -174,14 +173,12 @@ def test_both_sinks_write_the_columns_and_a_reader_gives_them_back(
         found = Block.concat(list(read_vectors(place)))
         order = found.column("id").to_pylist()
         assert list(vector_fields(found.schema)) == ["embedding"]
+        assert list(sparse_fields(found.schema)) == list(NAMES)
         rows = from_arrow(*map(found.column, NAMES))
         for position, i in enumerate(order):
             indices, values = terms(expected, i)
             assert rows.row(position)[0].tolist() == indices
             np.testing.assert_allclose(rows.row(position)[1], values, atol=1e-5)
-    (file,) = (tmp_path / "vectors").glob("*.parquet")
-    schema = pq.read_schema(file)
-    assert all(sparse_metadata(schema.field(name)) is not None for name in NAMES)
     with duckdb.connect(f"{tmp_path}/v.duckdb", read_only=True) as connection:
         kinds = connection.execute(
             "SELECT typeof(sparse_indices), typeof(sparse_values) FROM vectors LIMIT 1"
@@ -189,7 +186,7 @@ def test_both_sinks_write_the_columns_and_a_reader_gives_them_back(
     assert kinds == [("INTEGER[]", "FLOAT[]")]
 
 
-def test_a_folder_takes_the_sparse_vectors_of_one_model(
+def test_a_folder_and_a_table_take_the_sparse_vectors_of_one_model(
     new_pipeline: NewPipeline, model: str, tmp_path: Path
 ) -> None:
     def write(limit: int, name: str) -> None:
@@ -198,7 +195,10 @@ def test_a_folder_takes_the_sparse_vectors_of_one_model(
             config = EncoderConfig(model, device="cpu")
             made = EmbedSparse(config, sparse=SparseSettings(max_active=limit))
             rows = p | beam.Create([block]) | made
-            rows | WriteVectorsToParquet(f"{tmp_path}/{name}", mode="append")
+            if name == "table":
+                rows | WriteVectorsToDuckDB(f"{tmp_path}/v.duckdb")
+            else:
+                rows | WriteVectorsToParquet(f"{tmp_path}/{name}", mode="append")
 
     write(6, "a")
     message = "column 'sparse_indices' to be written next to .* sparse vectors of fingerprints"
@@ -207,6 +207,10 @@ def test_a_folder_takes_the_sparse_vectors_of_one_model(
     write(5, "b")
     with pytest.raises(InputError, match="column 'sparse_indices' of .* and of files before it"):
         list(read_vectors(f"{tmp_path}/*/*.parquet"))
+    write(6, "table")
+    write(6, "table")
+    with pytest.raises(Exception, match="column 'sparse_indices' of table 'vectors': sparse vec"):
+        write(5, "table")
 
 
 def test_one_model_of_each_kind_is_loaded(
