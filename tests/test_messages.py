@@ -44,6 +44,7 @@ FOREIGN = {
     "SparseAutoEncoder",
     "SparseStaticEmbedding",
     "SpladePooling",
+    "SentencePiece",
     "NaN",
     "MiB",
 }
