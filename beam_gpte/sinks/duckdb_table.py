@@ -1,6 +1,7 @@
 """Load rows of Parquet files into one DuckDB table, in one transaction with the ledger."""
 
 import dataclasses
+import json
 
 import duckdb
 import pyarrow as pa
@@ -34,6 +35,11 @@ from beam_gpte.sinks.runs.publish import REPEATED, count_commit, other_rows
 from beam_gpte.sinks.runs.same_rows import exact_columns
 
 Stored = VectorMetadata | TokenMetadata | SparseMetadata  # in the comment of a column
+_KINDS: dict[str | None, type[Stored]] = {
+    None: VectorMetadata,
+    "tokens": TokenMetadata,
+    "sparse": SparseMetadata,
+}
 
 REPLACING = ("replace", "mirror")
 WHOLE_TABLE = (*REPLACING, "sync")  # modes after which the table has no other rows
@@ -230,14 +236,13 @@ def stored_metadata(comment: str | None) -> VectorMetadata | None:
 
 def stored_vectors(comment: str | None) -> Stored | None:
     """Read the metadata of vectors of any kind from a column's comment; None for other comments."""
-    for kind in (VectorMetadata, TokenMetadata, SparseMetadata):
-        try:
-            return kind.from_json(comment or "")
-        except InputError:  # a later format
-            raise
-        except (ValueError, TypeError, AttributeError):
-            continue
-    return None
+    try:
+        kind = _KINDS[json.loads(comment or "").get("kind")]
+        return kind.from_json(comment or "")
+    except InputError:  # a later format
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError):
+        return None
 
 
 def _check_table(
