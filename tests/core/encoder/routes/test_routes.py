@@ -220,7 +220,7 @@ DAMAGED: dict[str, tuple[Any, str]] = {
     "nested": ({"types": {"query_0": f"{PACKAGE}.Router"}}, "has a Router in the route 'query'"),
     "sparse": (
         {"types": {"query_0": "sentence_transformers.sparse_encoder.models.SpladePooling"}},
-        "module 'sentence_transformers.sparse.* is not supported",
+        "a sparse model, which gives weights of terms; use EmbedSparse",
     ),
     "code": ({"types": {"query_0": "my.Module"}}, "module 'my.Module' .* is not supported"),
     "default": ({"parameters": {"default_route": "x"}}, "names the route 'x', but no such route"),
