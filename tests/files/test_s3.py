@@ -74,7 +74,7 @@ def test_what_is_wrong_is_reported_in_one_line_at_once(s3: stores.S3, tmp_path: 
     assert right is None
     for line in (no_server, no_url):
         assert line
-        assert line.startswith("InputError: s3://other: S3 does not answer (")
+        assert line.startswith("PassingInputError: s3://other: S3 does not answer (")
     (no_package,) = stores.bucket_errors([("s3://another/x", {})], {}, "boto3")
     assert no_package
     assert no_package.startswith("InputError: s3://another: needs AWS's package (")
