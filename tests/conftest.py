@@ -17,6 +17,7 @@ from hypothesis import settings
 from beam_gpte import TextEncoder
 from beam_gpte.cli.remote_jobs import mistake_in
 from tests import graphs, programs
+from tests.slow_tests import slow_tests
 
 # torch's threads wait for each other by spinning: two, and two of another test process, take up to
 # ten times as long
@@ -74,11 +75,20 @@ def stsb(data: Path) -> list[tuple[str, str, float]]:
         return [(a, b, float(score)) for a, b, score in csv.reader(file)]
 
 
+SLOW = slow_tests()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     help_text = "flags of the runner of `new_pipeline`, in place of Beam's in-process one"
     parser.addoption("--runner-flags", default="", help=help_text)
     help_text = "run all cases of tests that are sampled otherwise, and those marked whole"
     parser.addoption("--whole", action="store_true", help=help_text)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a slow test, before `-m` chooses."""
+    if item.nodeid.partition("[")[0] in SLOW:
+        item.add_marker("slow")
 
 
 @pytest.hookimpl(trylast=True)  # after `-k` and `-m`
