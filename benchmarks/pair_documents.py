@@ -1,7 +1,7 @@
 """Pair documents with their translations under other names, and compare with their mean vectors.
 
     python -m benchmarks.pair_documents FILE.parquet --model MODEL [--prompt_name query]
-        [--documents 500 2000] [--missing 0 0.25] [--k 8] [--all]
+        [--documents 500 2000] [--missing 0 0.25] [--k 8] [--text] [--all]
 
 The file has columns `lang` (de, en), `doc` and `text`, one row per sentence, in order. Documents
 get other names on both sides, drawn at random, so that nothing but their sentences says which
@@ -11,9 +11,9 @@ Compared are the mutual best documents
 
     mean           by the cosine of the means of unit vectors
     mean, centered by that of vectors around the mean of their side
-    text           by that of the vectors of whole documents, each embedded as one text
+    text           by that of the vectors of whole documents, each embedded as one text (--text)
     PairDocuments  the transform, from rows with vectors to pairs
-    all            by BiMax of all pairs of documents, no candidates chosen: what k may cost
+    all            by BiMax of all pairs of documents, no candidates chosen: what k may cost (--all)
 
 Precision is the share of pairs that are right, recall that of the translations found; F1 is of all
 pairs, and of those above the best minimum of the score. Seconds are CPU seconds of this process,
@@ -175,7 +175,8 @@ def compare(
     """Print what all methods find."""
     report("mean", right, lambda: by_means(sides, False))
     report("mean, centered", right, lambda: by_means(sides, True))
-    report("text", right, lambda: by_texts(sides, encode))
+    if options.text:
+        report("text", right, lambda: by_texts(sides, encode))
     report("PairDocuments", right, lambda: by_transform(sides, options.k))
     if options.all:
         report("all", right, lambda: by_all(sides))
@@ -192,6 +193,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, nargs="+", default=[500, 2000])
     parser.add_argument("--missing", type=float, nargs="+", default=[0.0])
     parser.add_argument("--k", type=int, default=8, help="candidates of PairDocuments")
+    parser.add_argument("--text", action="store_true", help="embed whole documents, too")
     parser.add_argument("--all", action="store_true", help="score all pairs of documents, too")
     options = parser.parse_args()
 
