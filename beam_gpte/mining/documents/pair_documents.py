@@ -113,7 +113,7 @@ class PairDocuments(RejectingTransform):
     ) -> beam.PCollection[Block] | GoodAndRejects:
         """Return the pairs; with exception handling, a tuple of them and the rejects."""
         check_sides(inputs, SIDES, self.step)
-        names = SentenceColumns(self.document, (), self.columns)
+        names = SentenceColumns(self.document, (), self.columns, texts=False)
         source, target = (
             inputs[name]
             | f"Prepare_{name}" >> SideSentences(self.step, names, self.model, self._isolate, side)

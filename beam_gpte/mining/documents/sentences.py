@@ -46,11 +46,13 @@ class SentenceColumns:
       document: names the document.
       order: orders the sentences of one; none where their order does not matter.
       columns: of the ids, texts and vectors.
+      texts: whether rows keep their texts, and have to have one.
     """
 
     document: str
     order: tuple[str, ...]
     columns: Columns
+    texts: bool = True
 
     def places(self) -> list[str]:
         """Name what the order becomes."""
@@ -66,7 +68,7 @@ class SideRows(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class SideSentences(beam.PTransform):
-    """Reduce rows of one side to id, text, document, places and `VECTOR`, marked.
+    """Reduce rows of one side to id, text if it is kept, document, places and `VECTOR`, marked.
 
     Attributes:
       step: the transform that the user wrote.
@@ -105,7 +107,9 @@ def _check(
     block: Block, defects: VectorDefects, names: SentenceColumns, step: str, isolate: bool
 ) -> Iterator[Any]:
     columns = names.columns
-    reasons = [defects(block), check_text(block, columns.text, step)]
+    reasons = [defects(block)]
+    if names.texts:
+        reasons.append(check_text(block, columns.text, step))
     for name in (columns.id, names.document, *names.order):
         column = block.column(name)
         known = value_texts(column) if pa.types.is_union(column.type) else column
@@ -127,9 +131,8 @@ def _vectors(block: Block, names: SentenceColumns, side: int) -> Block:
     columns = names.columns
     array = vectors_to_arrow(unit_vectors(block, columns.embedding))
     metadata = block.schema.field(columns.embedding).metadata
-    read = {
-        name: comparable(block.column(name)) for name in (columns.id, columns.text, names.document)
-    }
+    kept = (columns.id, *([columns.text] if names.texts else []), names.document)
+    read = {name: comparable(block.column(name)) for name in kept}
     for place, name in zip(names.places(), names.order, strict=True):
         read[place] = order_values(block.column(name), name).to_arrow()
     rows = with_hidden(hidden_block(read), pa.field(VECTOR, array.type, metadata=metadata), array)

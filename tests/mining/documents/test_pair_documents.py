@@ -148,6 +148,16 @@ def test_texts_are_embedded_and_bad_rows_collected(new_pipeline: NewPipeline) ->
     assert [(row["id"], row["reject_reason"]) for row in bad] == [(9, "doc is null")]
 
 
+def test_rows_with_vectors_need_no_texts(new_pipeline: NewPipeline) -> None:
+    sides = corpora(6, noise=0.2)
+    without = [
+        [{name: value for name, value in row.items() if name != "text"} for row in rows]
+        for rows in sides
+    ]
+    expected = paired(new_pipeline, "in memory", *sides, PairDocuments("doc"))
+    assert paired(new_pipeline, "in memory", *without, PairDocuments("doc")) == expected
+
+
 def test_a_zero_vector_fails_the_job(new_pipeline: NewPipeline) -> None:
     rows = [{"id": 1, "doc": "a", "text": "x", "embedding": [0.0, 0.0]}]
     message = "PairDocuments (source|target): row with id 1: embedding is zero and has no direction"
