@@ -5,6 +5,10 @@ number. What carries none is of version 0.1.0, whose format is 1. `tests/formats
 version wrote; all of it has to be read.
 """
 
+import dataclasses
+import json
+from typing import Any, ClassVar, Self
+
 from beam_gpte.core.errors import InputError
 
 FORMAT = 1
@@ -25,3 +29,26 @@ def check_format(found: object, what: str) -> None:
             f"{what}: format {found} is of a later version of beam_gpte, and this one reads up to "
             f"{FORMAT}; install the later version"
         )
+
+
+class JsonMetadata:
+    """Give a dataclass with a field `format` its JSON, which later versions read and may extend."""
+
+    _what: ClassVar[str]  # carries it, as in "the vectors"
+
+    def to_json(self) -> str:
+        """Return all fields as JSON with sorted keys."""
+        fields: Any = self  # a dataclass
+        return json.dumps(dataclasses.asdict(fields), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read what `to_json` wrote; fields of later versions are ignored.
+
+        Raises:
+          InputError: it has a later format.
+        """
+        known: Any = cls
+        fields, found = {field.name for field in dataclasses.fields(known)}, json.loads(text)
+        check_format(found.get("format"), cls._what)
+        return cls(**{name: value for name, value in found.items() if name in fields})

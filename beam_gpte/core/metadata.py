@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from beam_gpte.core import canaries
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.format_version import FORMAT, check_format
+from beam_gpte.core.format_version import FORMAT, JsonMetadata
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +38,7 @@ _COMPARED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class VectorMetadata:
+class VectorMetadata(JsonMetadata):
     """Describe how the vectors of one column were made.
 
     Attributes:
@@ -66,6 +66,8 @@ class VectorMetadata:
         space; empty where it takes texts alone; informational, never compared.
     """
 
+    _what = "the vectors"
+
     model: str
     fingerprint: str
     pooling: str
@@ -86,21 +88,6 @@ class VectorMetadata:
     def identity(self) -> str:
         """Return the fingerprint and the canaries, for `different_models`."""
         return f"{self.fingerprint} {self.canaries}"
-
-    def to_json(self) -> str:
-        """Return all fields as JSON with sorted keys."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "VectorMetadata":
-        """Read what `to_json` wrote; fields of later versions are ignored.
-
-        Raises:
-          InputError: it has a later format.
-        """
-        fields, found = {field.name for field in dataclasses.fields(cls)}, json.loads(text)
-        check_format(found.get("format"), "the vectors")
-        return cls(**{name: value for name, value in found.items() if name in fields})
 
     def field(self, name: str) -> "pa.Field":
         """Return the Arrow field of a column of these vectors.

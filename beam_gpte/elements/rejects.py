@@ -7,7 +7,7 @@ row costs one row, never its block.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
@@ -123,13 +123,25 @@ def check_reject_columns(present: Iterable[str], step: str) -> None:
             )
 
 
-def split_defects(block: Block, step: str, id_column: str | None) -> Iterator[Any]:
-    """Yield the rows that a model could take, then, tagged, those with a reason in `DEFECT`."""
+def split_defects(
+    block: Block, step: str, id_column: str | None, added: Sequence[str] = ()
+) -> Iterator[Any]:
+    """Yield the rows that a model could take, then, tagged, those with a reason in `DEFECT`.
+
+    Args:
+      block: the rows.
+      step: the transform that rejects name.
+      id_column: names rows in messages; None if there is none.
+      added: columns of the model's, which rejects do not have.
+    """
     if DEFECT not in block.schema.names:
         yield block
         return
     rows, reasons = block.without_columns([DEFECT]), block.column(DEFECT)
-    yield from split_rejects(rows, reasons, step, True, id_column)
+    for part in split_rejects(rows, reasons, step, True, id_column):
+        if isinstance(part, beam.pvalue.TaggedOutput):
+            part.value = part.value.without_columns(added)
+        yield part
 
 
 def count_reject(reason: str, n: int = 1) -> None:

@@ -158,7 +158,9 @@ class Rerank(AddsColumns, RejectingTransform):
         )
 
     def _check_scores(self) -> Any:
-        return reject_outputs(beam.FlatMap(_check_scores, self._scores, self.step, self.id_column))
+        return reject_outputs(
+            beam.FlatMap(split_defects, self.step, self.id_column, [self._scores])
+        )
 
     def _handler(self) -> Any:
         from beam_gpte.embedding.handlers.rerank_handler import RerankModelHandler
@@ -199,13 +201,3 @@ def _check_pairs(
         defects = pc.coalesce(block.column(DEFECT), defects)
         block = block.without_columns([DEFECT])
     yield from split_rejects(block, defects, step, isolate, id_column)
-
-
-def _check_scores(
-    block: Block, score_column: str, step: str, id_column: str | None
-) -> Iterator[Any]:
-    """Separate the pairs that the model could not score, those with a reason in `DEFECT`."""
-    for part in split_defects(block, step, id_column):
-        if isinstance(part, beam.pvalue.TaggedOutput):
-            part.value = part.value.without_columns([score_column])
-        yield part

@@ -5,11 +5,10 @@ that what takes one vector per row does not take it for that.
 """
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.format_version import FORMAT, check_format
+from beam_gpte.core.format_version import FORMAT, JsonMetadata
 from beam_gpte.core.vectors.quantize import check_quantization
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ _STORED = {"float32": "float", "int8": "int8"}
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenMetadata:
+class TokenMetadata(JsonMetadata):
     """Describe how the token vectors of one column were made.
 
     Attributes:
@@ -55,6 +54,8 @@ class TokenMetadata:
       format: of what is stored, see `core.format_version`.
     """
 
+    _what = "the token vectors"
+
     model: str
     fingerprint: str
     dim: int
@@ -68,21 +69,6 @@ class TokenMetadata:
     engine: str = ""
     kind: str = KIND
     format: int = FORMAT
-
-    def to_json(self) -> str:
-        """Return all fields as JSON with sorted keys."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "TokenMetadata":
-        """Read what `to_json` wrote; fields of later versions are ignored.
-
-        Raises:
-          InputError: it has a later format.
-        """
-        fields, found = {field.name for field in dataclasses.fields(cls)}, json.loads(text)
-        check_format(found.get("format"), "the token vectors")
-        return cls(**{name: value for name, value in found.items() if name in fields})
 
     def field(self, name: str) -> "pa.Field":
         """Return the Arrow field of a column: list<fixed_size_list<float or int8>[dim]>."""

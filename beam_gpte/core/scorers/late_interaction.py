@@ -67,10 +67,7 @@ class LateInteraction:
         Raises:
           InputError: a pair cannot be scored; the message names its position.
         """
-        scoring = self.score_with_counts(pairs)
-        for position, reason in scoring.failed.items():
-            raise InputError(f"pair {position}: {reason}")
-        return scoring.scores
+        return self.score_with_counts(pairs).checked()
 
     def score_with_counts(self, pairs: list[tuple[str, str]]) -> Scoring:
         """Score pairs, each distinct text once, and count the work; see `Scoring`.

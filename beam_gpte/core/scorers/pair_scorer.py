@@ -48,6 +48,16 @@ class Scoring:
     failed: dict[int, str]
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
+    def checked(self) -> np.ndarray:
+        """Return the scores.
+
+        Raises:
+          InputError: a pair failed; the message names its position.
+        """
+        for position, reason in self.failed.items():
+            raise InputError(f"pair {position}: {reason}")
+        return self.scores
+
 
 class PairScorer:
     """Score pairs with a loaded model; safe to share between threads.
@@ -74,10 +84,7 @@ class PairScorer:
         Raises:
           InputError: a pair cannot be scored; the message names its position.
         """
-        scoring = self.score_with_counts(pairs)
-        for position, reason in scoring.failed.items():
-            raise InputError(f"pair {position}: {reason}")
-        return scoring.scores
+        return self.score_with_counts(pairs).checked()
 
     def score_with_counts(self, pairs: list[tuple[str, str]]) -> Scoring:
         """Score pairs, each distinct input once, and count the work; see `Scoring`.

@@ -78,10 +78,7 @@ class EndpointScorer:
           InputError: a pair cannot be scored (the message names its position), or the server does
             not answer.
         """
-        scoring = self.score_with_counts(pairs)
-        for position, reason in scoring.failed.items():
-            raise InputError(f"pair {position}: {reason}")
-        return scoring.scores
+        return self.score_with_counts(pairs).checked()
 
     def score_with_counts(self, pairs: list[Pair]) -> Scoring:
         """Score each distinct pair once, and count the work; see `Scoring`.

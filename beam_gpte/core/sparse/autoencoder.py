@@ -6,7 +6,7 @@ A dense vector x becomes the largest of relu(W (x - b) + c), as many as the mode
 
 from typing import TYPE_CHECKING
 
-from beam_gpte.core.encoder.heads import MAX_SIZE
+from beam_gpte.core.encoder.heads import size_of
 from beam_gpte.core.encoder.model_folder import Module
 from beam_gpte.core.encoder.pretrained import named_failure
 from beam_gpte.core.model_files import check_weight_files, damage
@@ -34,7 +34,7 @@ def load_autoencoder(module: Module) -> SpladeHead:
     if not path.exists():
         raise damage(path, "is missing")
     check_weight_files(module.folder)
-    width, latents = (_size(module, name) for name in ("input_dim", "hidden_dim"))
+    width, latents = (size_of(module, name) for name in ("input_dim", "hidden_dim"))
     with named_failure(path, "is not a safetensors file"):
         weights = {name: one.float() for name, one in safetensors.torch.load_file(path).items()}
     encoder = next((weights[name] for name in _ENCODER if name in weights), None)
@@ -70,10 +70,3 @@ def _shift(bias: "torch.Tensor", normalize: bool) -> "torch.nn.Module":
             return vectors - self.bias
 
     return Shift().eval()
-
-
-def _size(module: Module, name: str) -> int:
-    size = module.setting(name, int)
-    if size is None or not 1 <= size <= MAX_SIZE:
-        raise damage(module.folder / "config.json", f"has {name} {size}")
-    return size

@@ -4,11 +4,10 @@ The key is not that of dense vectors: what reads those never takes a list of wei
 """
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.format_version import FORMAT, check_format
+from beam_gpte.core.format_version import FORMAT, JsonMetadata
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,7 +17,7 @@ SPARSE_KEY = b"beam_gpte_sparse"
 
 
 @dataclasses.dataclass(frozen=True)
-class SparseMetadata:
+class SparseMetadata(JsonMetadata):
     """Describe how the sparse vectors of two columns were made.
 
     Attributes:
@@ -36,6 +35,8 @@ class SparseMetadata:
       format: of what is stored, see `core.format_version`.
     """
 
+    _what = "the sparse vectors"
+
     model: str
     fingerprint: str
     dim: int
@@ -47,21 +48,6 @@ class SparseMetadata:
     engine: str = ""
     kind: str = "sparse"
     format: int = FORMAT
-
-    def to_json(self) -> str:
-        """Return all fields as JSON with sorted keys."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "SparseMetadata":
-        """Read what `to_json` wrote; fields of later versions are ignored.
-
-        Raises:
-          InputError: it has a later format.
-        """
-        fields, found = {field.name for field in dataclasses.fields(cls)}, json.loads(text)
-        check_format(found.get("format"), "the sparse vectors")
-        return cls(**{name: value for name, value in found.items() if name in fields})
 
     def fields(self, indices: str, values: str) -> tuple["pa.Field", "pa.Field"]:
         """Return the Arrow fields of the columns of these names, a list of int32 and of float32."""

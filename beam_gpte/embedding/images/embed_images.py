@@ -120,7 +120,7 @@ class EmbedImages(AddsColumns, RejectingTransform):
         vectors = images | "Infer" >> infer.with_output_types(Block)
         if not self._isolate:
             return self._without_images(vectors)
-        check_vectors = beam.FlatMap(_split_vectors, self._vectors, self.step, self.id_column)
+        check_vectors = beam.FlatMap(split_defects, self.step, self.id_column, [self._vectors])
         vectors, bad_vectors = vectors | "CheckVectors" >> reject_outputs(check_vectors)
         rejects = merge_rejects([bad_images, bad_vectors])
         return GoodAndRejects(self._without_images(vectors), rejects)
@@ -176,14 +176,6 @@ def _check_images(
         defects = pc.coalesce(block.column(DEFECT), defects)
         block = block.without_columns([DEFECT])
     yield from split_rejects(block, defects, step, isolate, id_column)
-
-
-def _split_vectors(block: Block, vectors: str, step: str, id_column: str | None) -> Iterator[Any]:
-    """Separate the images that could not be embedded, those with a reason in `DEFECT`."""
-    for part in split_defects(block, step, id_column):
-        if isinstance(part, beam.pvalue.TaggedOutput):
-            part.value = part.value.without_columns([vectors])
-        yield part
 
 
 def _without_images(block: Block, column: str) -> Block:

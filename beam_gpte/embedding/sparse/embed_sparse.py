@@ -9,7 +9,6 @@ there is no CheckTerms.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -102,7 +101,7 @@ class EmbedSparse(AddsColumns, RejectingTransform):
         found = texts | "Infer" >> infer.with_output_types(Block)
         if not self._isolate:
             return found
-        check = beam.FlatMap(_check_terms, self._columns, self.step, self.id_column)
+        check = beam.FlatMap(split_defects, self.step, self.id_column, self._columns)
         found, bad_terms = found | "CheckTerms" >> reject_outputs(check)
         return GoodAndRejects(found, merge_rejects([bad_texts, bad_terms]))
 
@@ -123,13 +122,3 @@ class EmbedSparse(AddsColumns, RejectingTransform):
         )
         handler.step = self.step
         return handler.with_no_batching()  # a block is a batch
-
-
-def _check_terms(
-    block: Block, columns: tuple[str, str], step: str, id_column: str | None
-) -> Iterator[Any]:
-    """Separate the texts that the model could not take, those with a reason in `DEFECT`."""
-    for part in split_defects(block, step, id_column):
-        if isinstance(part, beam.pvalue.TaggedOutput):
-            part.value = part.value.without_columns(columns)
-        yield part
