@@ -231,15 +231,18 @@ class _Route(CutByKey):
         tile = (keys % plan.tiles[group].astype(np.uint64)).astype(np.int64)
         inner = to == group[rows]
         # lists of each row's visits: in its own group; the same and its home; in each other group
-        outer, visit = np.unique(rows[~inner] * len(plan.tiles) + to[~inner], return_inverse=True)
+        outer = np.zeros((len(home), len(plan.tiles)), bool)
+        outer[rows[~inner], to[~inner]] = True
+        outer_row, outer_group = np.nonzero(outer)
+        visit = (np.cumsum(outer) - 1)[rows[~inner] * len(plan.tiles) + to[~inner]]
         of = [rows[inner], rows[inner] + len(home), every + len(home), visit + 2 * len(home)]
         visited = [cells[inner], cells[inner], home, cells[~inner]]
-        visits = _lists(np.concatenate(of), np.concatenate(visited), 2 * len(home) + len(outer))
+        count = 2 * len(home) + len(outer_row)
+        visits = _lists(np.concatenate(of), np.concatenate(visited), count)
         # of two rows at home in one cell the one of the larger tile visits the other's
         inside, number = _each(plan.tiles[group])
         within = np.where(number < tile[inside], inside + len(home), inside)
         other = (number != tile[inside]) & (np.diff(visits.offsets.to_numpy())[within] > 0)
-        outer_row, outer_group = np.divmod(outer, len(plan.tiles))
         far, far_number = _each(plan.tiles[outer_group])
         at = np.concatenate([every, inside[other], outer_row[far]])
         lists = np.concatenate([every, within[other], far + 2 * len(home)])
@@ -280,7 +283,8 @@ def _shifted(parts: list[np.ndarray], starts: np.ndarray) -> np.ndarray:
 
 def _lists(of: np.ndarray, values: np.ndarray, count: int) -> pa.ListArray:
     """Make `count` lists of int16: list i holds the `values` where `of` is i."""
-    order = np.argsort(of, kind="stable")
+    # small numbers are sorted in linear time
+    order = np.argsort(of.astype(np.uint16) if count <= 1 << 16 else of, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=count))]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[order].astype(np.int16)))
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from beam_gpte.core.columns import FIRST_ID, SCORE, SECOND_ID
+from beam_gpte.core.columns import AT, FILE, FIRST_ID, SCORE, SECOND_ID
 from beam_gpte.core.dedup.tile_join import FIRST_ROW, SECOND_ROW
 from beam_gpte.core.vectors.similarity import cosines, vector_matrix, vectors_to_arrow
 from beam_gpte.dedup.dense.neighbors import PAIRS_AT_ONCE, Similarity
@@ -245,6 +245,14 @@ def score_from_files(pairs: pl.DataFrame, light: Block, threshold: float) -> pl.
 
 
 def _read_vectors(light: Block) -> np.ndarray:
-    """Read the unit vectors of light rows, float32 (n, dim)."""
+    """Read the unit vectors of light rows, float32 (n, dim), each file once."""
+    order = np.lexsort((light.column(AT).to_numpy(), light.column(FILE).to_numpy()))
+    sorted_rows = light.take(order)
     starts = range(0, len(light), ROWS_READ)
-    return np.concatenate([unit_vectors_of(light.slice(start, ROWS_READ)) for start in starts])
+    vectors = np.empty((0, 0), np.float32)
+    for start in starts:
+        part = unit_vectors_of(sorted_rows.slice(start, ROWS_READ))
+        if not start:
+            vectors = np.empty((len(light), part.shape[1]), np.float32)
+        vectors[order[start : start + ROWS_READ]] = part
+    return vectors

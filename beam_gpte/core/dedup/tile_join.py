@@ -11,7 +11,7 @@ from beam_gpte.core.dedup.space import SKETCH_SLACK
 
 CHUNK = 512  # rows compared at once with those of a cell; 8192 x 512 products are 16 MB
 # Coarse sketches of 33 numbers leave 1 in 500 pairs in a cell at a threshold of 0.9; a pair that
-# they leave costs as much as about 100 others. Where they leave many, all numbers are compared.
+# they leave costs as much as about 60 others. Where they leave many, all numbers are compared.
 COARSE_LEAVES = 64
 BLOCKS_TRIED = 4
 COARSE_SLACK = 1e-5  # fp32 lengths
@@ -94,8 +94,10 @@ def join_tile(
     in_cells = ranked.select(VECTOR_KEY, CELL, VISITS)
     cells = _cells(in_cells.join(first.select(VECTOR_KEY, "rank"), on=VECTOR_KEY))
     row = first["row"].to_numpy().astype(np.int64)
+    rank = np.full(len(rows), -1, np.int64)
+    rank[row] = np.arange(len(row))
     del rows, ranked, in_cells  # of a million rows these take as much as their sketches
-    sketches = np.concatenate([*home.sketches, *others.sketches]).take(row, axis=0)
+    sketches = _halves([*home.sketches, *others.sketches], rank, len(row))
     tile = _Tile(first, sketches, threshold - SKETCH_SLACK, max_neighbors, dense_from)
     for members, visitors in cells:
         tile.compare(members, visitors)
@@ -120,26 +122,24 @@ def join_tile(
 
 
 def _cells(ranked: pl.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Give, for each cell, the ranks, int64, ascending, of its members and of its visitors.
+    """Give, for each cell, the ranks, ascending, of its members and of its visitors.
 
     A row may be in both, and twice among visitors, where rows with its vector have different homes:
     then it is compared twice.
     """
     members = ranked.filter(pl.col(CELL).is_not_null()).select(CELL, "rank").unique().sort("rank")
-    visits = (
-        ranked.select(pl.col(VISITS).alias(CELL), "rank")
-        .explode(CELL, empty_as_null=True)
-        .drop_nulls()
-    )
+    visits = ranked[VISITS]
+    times = visits.list.len().fill_null(0).to_numpy()
+    visited = visits.explode(empty_as_null=False, keep_nulls=False).to_numpy()
+    visitors = np.repeat(ranked["rank"].to_numpy(), times)
     cells = members[CELL].unique().sort().to_numpy()
+    sides = ((members[CELL].to_numpy(), members["rank"].to_numpy()), (visited, visitors))
     parts = []
-    for frame in (members, visits):
-        order = np.argsort(frame[CELL].to_numpy(), kind="stable")
-        ranks = frame["rank"].to_numpy()[order].astype(np.int64)
-        sorted_cells = frame[CELL].to_numpy()[order]
-        starts = np.searchsorted(sorted_cells, cells, side="left")
-        stops = np.searchsorted(sorted_cells, cells, side="right")
-        parts.append([ranks[start:stop] for start, stop in zip(starts, stops, strict=True)])
+    for cell, rank in sides:
+        order = np.argsort(cell, kind="stable")
+        edges = np.searchsorted(cell[order], [cells, cells + 1])
+        ranks = rank[order]
+        parts.append([ranks[start:stop] for start, stop in edges.T])
     return list(zip(*parts, strict=True))
 
 
@@ -155,14 +155,13 @@ def _duplicates(ranked: pl.DataFrame, first: pl.DataFrame, id_column: str) -> pl
 class _Tile:
     """Compare the sketches of a tile and collect the pairs found.
 
-    Rows and sketches, float16 (n, s + 1), are given by rank, their position in the order of
-    keeping.
+    Rows and the halves of their sketches are given by rank, their position in the order of keeping.
     """
 
     def __init__(
         self,
         rows: pl.DataFrame,
-        sketches: np.ndarray,
+        sketches: tuple[np.ndarray, np.ndarray],
         min_product: float,
         max_neighbors: int,
         dense_from: int | None,
@@ -170,8 +169,7 @@ class _Tile:
         self.comparisons = 0
         self.cut = 0
         self.left_out = 0
-        self._sketches = sketches
-        self._coarse = _coarse(sketches)
+        self._coarse, self._fine = sketches
         self._tried = self._failed = 0  # blocks compared by coarse sketches, and those in vain
         self._min_product = min_product
         self._max_neighbors = max_neighbors
@@ -191,6 +189,7 @@ class _Tile:
         if len(self._products) < CHUNK * len(members):
             self._products = np.empty(CHUNK * len(members), np.float32)
             self._near = np.empty(CHUNK * len(members), bool)
+        members, visitors = members.astype(np.int64), visitors.astype(np.int64)
         coarse = self._coarse.take(members, axis=0)
         for start in range(0, len(members), CHUNK):
             self._compare(members[start : start + CHUNK], members[start:], coarse[start:])
@@ -217,7 +216,8 @@ class _Tile:
         self._collect(ranks[i], members[j])
 
     def _exactly(self, ranks: np.ndarray) -> np.ndarray:
-        return self._sketches.take(ranks, axis=0).astype(np.float32)
+        halves = self._coarse.take(ranks, axis=0)[:, :-1], self._fine.take(ranks, axis=0)
+        return np.concatenate(halves, axis=1)
 
     def _multiply(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Tell which products reach the minimum, bool (n * m,), until the next call."""
@@ -229,9 +229,12 @@ class _Tile:
     def _closely(
         self, near: np.ndarray, ranks: np.ndarray, members: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Choose, of pairs of which the coarse products are at hand, those that reach it, too."""
         i, j = np.divmod(near, len(members))
-        left, right = self._exactly(ranks[i]), self._exactly(members[j])
-        closer = np.einsum("ij,ij->i", left, right) >= self._min_product
+        left, right = ranks[i], members[j]
+        rests = self._coarse[left, -1] * self._coarse[right, -1]
+        fine = np.einsum("ij,ij->i", self._fine.take(left, axis=0), self._fine.take(right, axis=0))
+        closer = self._products[near] - rests + fine >= self._min_product
         return i[closer], j[closer]
 
     def _collect(self, a: np.ndarray, b: np.ndarray) -> None:
@@ -306,17 +309,33 @@ class _Tile:
         return firsts[few], seconds[few]
 
 
-def _coarse(sketches: np.ndarray) -> np.ndarray:
-    """Sketch sketches: float32 (n, s // 2 + 1), their first half, and the length of the rest.
+def _halves(
+    sketches: list[np.ndarray], rank: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut sketches in halves, float32: converting float16 for each cell would take longer.
 
-    No product is smaller. Converting float16 in each cell that a row is in would take as long as a
-    third of the products.
+    Args:
+      sketches: float16 (m, s + 1) in parts.
+      rank: int64 (m,), where each goes; -1 for nowhere.
+      count: n, of those that go somewhere.
+
+    Returns:
+      Coarse sketches, (n, s // 2 + 1), the first half and the length of the rest, of which no
+      product is smaller than that of the whole; and the rest, (n, s + 1 - s // 2).
     """
-    half = sketches.shape[1] // 2
-    coarse = np.empty((len(sketches), half + 1), np.float32)
-    coarse[:, :half] = sketches[:, :half]
-    for at in range(0, len(sketches), ROWS_CONVERTED):
-        rest = sketches[at : at + ROWS_CONVERTED, half:].astype(np.float32)
-        lengths = np.sqrt(np.einsum("ij,ij->i", rest, rest))
-        coarse[at : at + ROWS_CONVERTED, half] = lengths * (1 + COARSE_SLACK)
-    return coarse
+    width = sketches[0].shape[1]
+    half = width // 2
+    coarse = np.empty((count, half + 1), np.float32)
+    fine = np.empty((count, width - half), np.float32)
+    start = 0
+    for part in sketches:
+        for at in range(0, len(part), ROWS_CONVERTED):
+            numbers = part[at : at + ROWS_CONVERTED]
+            to = rank[start : start + len(numbers)]
+            start += len(numbers)
+            numbers, to = numbers[to >= 0].astype(np.float32), to[to >= 0]
+            rest = numbers[:, half:]
+            lengths = np.sqrt(np.einsum("ij,ij->i", rest, rest))
+            coarse[to, :half], coarse[to, half] = numbers[:, :half], lengths * (1 + COARSE_SLACK)
+            fine[to] = rest
+    return coarse, fine

@@ -111,8 +111,14 @@ def test_coarse_sketches_have_no_smaller_product(seed: int, numbers: int, scale:
     random = np.random.default_rng(seed)
     spread = scale * random.random(numbers)
     sketches = unit(random.normal(size=(50, numbers)) * spread + 1e-9).astype(np.float16)
-    coarse = tile_join._coarse(sketches)
-    assert coarse.shape == (50, numbers // 2 + 1)
+    order = random.permutation(50)
+    rank = np.where(order < 40, order, -1)  # ten of them go nowhere
+    coarse, fine = tile_join._halves([sketches[:7], sketches[7:]], rank, 40)
+    half = numbers // 2
+    assert coarse.shape == (40, half + 1)
+    sketches = sketches[np.argsort(order)[:40]]
+    assert (coarse[:, :half] == sketches[:, :half]).all()
+    assert (fine == sketches[:, half:]).all()
     exact, bound = (
         part.astype(np.float64) @ part.astype(np.float64).T for part in (sketches, coarse)
     )
