@@ -13,6 +13,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.vectors.quantize import dequantize
 
 TILE = 1 << 20  # dot products at once, 4 MB
+BLOCK = 1 << 22  # numbers of documents whose codes are vectors at once, 16 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,8 @@ def max_sim(
     """Score pairs of texts by their token vectors.
 
     Memory is that of the arguments, and of one query and one tile: about `TILE` dot products, or
-    those of the longest document.
+    those of the longest document. Codes of documents become vectors once, whatever the number of
+    queries, about `BLOCK` numbers at once, twice in the memory.
 
     Args:
       queries: of the first texts.
@@ -77,6 +79,30 @@ def max_sim(
             f"token vectors of {dims[0]} and {dims[1]} dimensions; embed queries and documents "
             "with the same model"
         )
+    if documents.vectors.dtype != np.int8:
+        return _scores(queries, documents, pairs, mean)
+    scores = np.full(len(pairs), np.nan, np.float32)
+    for block in _blocks(documents, np.unique(pairs[:, 1])):
+        (rows,) = np.nonzero((pairs[:, 1] >= block[0]) & (pairs[:, 1] <= block[-1]))
+        here = np.stack([pairs[rows, 0], np.searchsorted(block, pairs[rows, 1])], axis=1)
+        vectors = TokenVectors.of([documents[i] for i in block])
+        scores[rows] = _scores(queries, vectors, here, mean)
+    return scores
+
+
+def _blocks(documents: TokenVectors, wanted: np.ndarray) -> Iterable[np.ndarray]:
+    """Cut documents, int64 (n,) and ascending, into runs of about `BLOCK` numbers."""
+    if not len(wanted):
+        return []
+    numbers = documents.lengths[wanted] * documents.vectors.shape[1]
+    block = (np.cumsum(numbers) - numbers) // BLOCK
+    return np.split(wanted, np.flatnonzero(np.diff(block)) + 1)
+
+
+def _scores(
+    queries: TokenVectors, documents: TokenVectors, pairs: np.ndarray, mean: bool
+) -> np.ndarray:
+    """Score pairs query by query; see `max_sim`."""
     scores, lengths = np.full(len(pairs), np.nan, np.float32), documents.lengths
     for rows in _by_first(pairs):
         query = queries[pairs[rows[0], 0]]

@@ -76,6 +76,30 @@ def test_codes_are_scored_as_the_vectors_that_they_stand_for(limit: float | None
         assert found == pytest.approx(definition(queries, documents), abs=0.05)
 
 
+@pytest.mark.parametrize("block", [1, 100, 1 << 22])
+def test_codes_of_a_document_become_vectors_once_whatever_the_queries(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    generator = np.random.default_rng(5)
+    texts = [unit(generator, n) for n in (3, 0, 9, 1, 4, 12)]
+    codes = TokenVectors.of([quantize(text, "int8") for text in texts])
+    queries = TokenVectors.of([unit(generator, n) for n in (2, 5, 0, 7)])
+    # not all documents, some with several queries, in any order
+    at = generator.permutation([(q, d) for q in range(4) for d in (0, 1, 2, 5)])
+    plain = TokenVectors.of([codes[i] for i in range(len(texts))])
+    expected = max_sim(queries, plain, at)
+    seen = []
+
+    def note(part: np.ndarray, **settings: float | None) -> np.ndarray:
+        seen.append(len(part))
+        return dequantize(part, **settings)
+
+    monkeypatch.setattr(module, "dequantize", note)
+    monkeypatch.setattr(module, "BLOCK", block)
+    np.testing.assert_allclose(max_sim(queries, codes, at), expected, atol=1e-6)
+    assert sorted(seen) == [0, 3, 9, 12]
+
+
 def test_vectors_of_two_models_are_not_scored() -> None:
     sides = [TokenVectors.of([np.ones((1, dim), np.float32)]) for dim in (2, 3)]
     with pytest.raises(InputError, match="token vectors of 2 and 3 dimensions; embed queries"):
