@@ -9,7 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_gpte.core.columns import DEFECT
-from beam_gpte.core.metadata import VectorMetadata, vector_metadata
+from beam_gpte.core.metadata import (
+    VectorMetadata,
+    check_same_vectors,
+    vector_fields,
+    vector_metadata,
+)
+from beam_gpte.core.multi_vectors.token_metadata import check_token_columns
+from beam_gpte.core.sparse.metadata import check_same_sparse
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import check_columns, step_error
 from beam_gpte.elements.rejects import split_rejects
@@ -137,3 +144,22 @@ def is_list(kind: pa.DataType) -> bool:
     return (
         pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
     )
+
+
+def check_vector_columns(here: pa.Schema, there: pa.Schema, place: str, or_else: str = "") -> None:
+    """Refuse to put vectors into one column that were not made alike: dense, sparse or of tokens.
+
+    Args:
+      here: of the rows that arrive.
+      there: of the rows that they would join.
+      place: where, after the column's name in the message, as in "of one collection".
+      or_else: another repair than to embed again, as in "write to another place".
+
+    Raises:
+      InputError: a column of both differs.
+    """
+    ours, theirs = vector_fields(here), vector_fields(there)
+    for name in sorted(ours.keys() & theirs.keys()):
+        check_same_vectors(ours[name], theirs[name], f"column {name!r} {place}", or_else)
+    check_token_columns(here, there, place, or_else)
+    check_same_sparse(here, there, place, or_else)

@@ -7,17 +7,10 @@ import duckdb
 import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.metadata import (
-    VectorMetadata,
-    check_same_vectors,
-    vector_fields,
-)
-from beam_gpte.core.multi_vectors.token_metadata import (
-    TokenMetadata,
-    check_token_columns,
-    token_fields,
-)
-from beam_gpte.core.sparse.metadata import SparseMetadata, check_same_sparse, sparse_fields
+from beam_gpte.core.metadata import VectorMetadata, vector_fields
+from beam_gpte.core.multi_vectors.token_metadata import TokenMetadata, token_fields
+from beam_gpte.core.sparse.metadata import SparseMetadata, sparse_fields
+from beam_gpte.elements.vectors import check_vector_columns
 from beam_gpte.sinks.duckdb_columns import Column, plan_columns, select
 from beam_gpte.sinks.duckdb_ledger import (
     Attempt,
@@ -290,21 +283,18 @@ def _check_vectors(connection: duckdb.DuckDBPyConnection, table: Table, schema: 
         for name, comment in comments.items()
         if (known := stored_vectors(comment)) is not None
     )
-    check_token_columns(schema, stored, f"of table {table.name!r}")
-    check_same_sparse(schema, stored, f"of table {table.name!r}", "write to another table")
+    check_vector_columns(schema, stored, f"of table {table.name!r}", "write to another table")
     for name, comment in comments.items():
         here, there = vectors.get(name), stored_metadata(comment)
-        if here is not None and there is not None:
-            check_same_vectors(
-                here, there, f"column {name!r} of table {table.name!r}", "write to another table"
-            )
-        elif there is not None and name in schema.names:
+        if here is None and there is not None and name in schema.names:
             raise InputError(
                 f"column {name!r} of table {table.name!r} has vectors of {there.model!r}, and the "
                 "new rows do not say what made theirs; write blocks or tables of EmbedText, "
                 "or write to another table"
             )
-        elif here is not None and (comment is not None or has_rows(connection, table.name)):
+        if here is None or there is not None:
+            continue
+        if comment is not None or has_rows(connection, table.name):
             raise InputError(
                 f"column {name!r} of table {table.name!r} does not say what made its vectors; "
                 "write to another table or, if they are of the same model and settings, run this "

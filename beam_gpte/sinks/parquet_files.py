@@ -13,11 +13,11 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.metadata import METADATA_KEY, check_same_vectors, vector_fields
-from beam_gpte.core.multi_vectors.token_metadata import check_token_columns, token_fields
-from beam_gpte.core.sparse.metadata import check_same_sparse
+from beam_gpte.core.metadata import METADATA_KEY, vector_fields
+from beam_gpte.core.multi_vectors.token_metadata import token_fields
 from beam_gpte.elements.arrow_values import check_field_names
 from beam_gpte.elements.plain_types import common_type
+from beam_gpte.elements.vectors import check_vector_columns
 from beam_gpte.files.folders import file_name
 from beam_gpte.sinks.final_names import match_name
 from beam_gpte.sinks.folders.partitions import (
@@ -154,16 +154,12 @@ def is_of_folder(folder: str, path: str) -> bool:
 
 
 def _check_vectors(here: pa.Schema, there: pa.Schema) -> None:
-    check_token_columns(here, there, "of one collection")
-    check_same_sparse(here, there, "of one collection")
-    ours, theirs = vector_fields(here), vector_fields(there)
-    for name in sorted(ours.keys() | theirs.keys()):
-        if name not in ours or name not in theirs:
-            raise InputError(
-                f"column {name!r} is an embedding in some rows and not in others; "
-                "embed the whole collection"
-            )
-        check_same_vectors(ours[name], theirs[name], f"column {name!r} of one collection")
+    check_vector_columns(here, there, "of one collection")
+    for name in sorted(vector_fields(here).keys() ^ vector_fields(there).keys()):
+        raise InputError(
+            f"column {name!r} is an embedding in some rows and not in others; "
+            "embed the whole collection"
+        )
 
 
 def _promote(here: pa.Field, there: pa.Field) -> pa.Field:

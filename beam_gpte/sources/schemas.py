@@ -5,11 +5,9 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.metadata import check_same_vectors, vector_fields
-from beam_gpte.core.multi_vectors.token_metadata import check_token_columns
-from beam_gpte.core.sparse.metadata import check_same_sparse
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.plain_types import cast_exactly, common_type
+from beam_gpte.elements.vectors import check_vector_columns
 
 SCHEMAS = "schemas"  # the tag of what `FileSchemas` keeps of the files of a bundle
 
@@ -55,17 +53,8 @@ def unify_schemas(files: Iterable[tuple[str, bytes]]) -> pa.Schema:
 
 
 def _unify(schema: pa.Schema, other: pa.Schema, path: str) -> pa.Schema:
-    vectors, others = vector_fields(schema), vector_fields(other)
-    repair = "leave it out by columns of ReadCorpus"
-    check_same_sparse(schema, other, f"of {path} and of files before it", repair)
-    for name in vectors.keys() & others.keys():
-        check_same_vectors(
-            vectors[name],
-            others[name],
-            f"column {name!r} of {path} and of files before it",
-            repair,
-        )
-    check_token_columns(schema, other, f"of {path} and of files before it")
+    place, repair = f"of {path} and of files before it", "leave it out by columns of ReadCorpus"
+    check_vector_columns(schema, other, place, repair)
     fields = {field.name: field for field in schema}
     added = {field.name: field for field in other}
     for name in [name for name in added if name in fields]:

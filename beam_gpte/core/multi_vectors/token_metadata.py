@@ -105,13 +105,16 @@ def token_fields(schema: "pa.Schema") -> dict[str, TokenMetadata]:
     return {name: metadata for name, metadata in found if metadata is not None}
 
 
-def check_token_columns(here: "pa.Schema", there: "pa.Schema", place: str) -> None:
+def check_token_columns(
+    here: "pa.Schema", there: "pa.Schema", place: str, or_else: str = ""
+) -> None:
     """Refuse to put token vectors into one column that were not made and stored alike.
 
     Args:
       here: of the rows that arrive.
       there: of the rows that they would join.
       place: where, after the column's name in the message, as in "of one collection".
+      or_else: another repair than to embed again.
 
     Raises:
       InputError: a column of both differs.
@@ -126,7 +129,7 @@ def check_token_columns(here: "pa.Schema", there: "pa.Schema", place: str) -> No
         if differing:
             raise InputError(
                 f"column {name!r} {place}: token vectors of {', '.join(differing)}; embed all with "
-                "the same model and settings, or write to another place"
+                f"the same model and settings{or_else and f', or {or_else}'}"
             )
 
 

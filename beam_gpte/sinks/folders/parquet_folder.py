@@ -10,9 +10,8 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_gpte.core.errors import InputError
-from beam_gpte.core.metadata import check_same_vectors, vector_fields
-from beam_gpte.core.multi_vectors.token_metadata import check_token_columns
-from beam_gpte.core.sparse.metadata import check_same_sparse
+from beam_gpte.core.metadata import vector_fields
+from beam_gpte.elements.vectors import check_vector_columns
 from beam_gpte.files.folders import is_remote, list_files
 from beam_gpte.sinks.final_names import run_of
 from beam_gpte.sinks.folders.partitions import partition_metadata, partition_types, partition_values
@@ -88,19 +87,9 @@ def check_folder(folder: str, schema: pa.Schema, but: Collection[str] = ()) -> N
       InputError: a Parquet file in `folder` has a column of the same name with another dimension or
         fingerprint.
     """
-    vectors = vector_fields(schema)
     for path, there in existing_schemas(folder, but).items():
-        repair = "write to another place"
-        check_same_sparse(schema, there, f"to be written next to {path}", repair)
-        theirs = vector_fields(there)
-        check_token_columns(schema, there, f"to be written next to {path}")
-        for name in sorted(vectors.keys() & theirs.keys()):
-            check_same_vectors(
-                vectors[name],
-                theirs[name],
-                f"column {name!r}, to be written next to {path}",
-                repair,
-            )
+        place = f"to be written next to {path}"
+        check_vector_columns(schema, there, place, "write to another place")
 
 
 def match_folder(
