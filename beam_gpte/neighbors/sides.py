@@ -292,6 +292,7 @@ class _Check:
             _check_names(block, settings.columns, self.step)
         reasons = [self._defects(block)]
         if settings.deduplicate:
+            _check_has_text(block, settings.columns.text, self.step)
             reasons.append(check_text(block, settings.columns.text, self.step))
         null = pc.is_null(id_array(block, id_column, self.step))
         reasons.append(pc.if_else(null, f"{id_column} is null", pa.scalar(None, pa.string())))
@@ -299,6 +300,16 @@ class _Check:
             block, pc.coalesce(*reasons), self.step, settings.isolate, id_column
         ):
             yield part if isinstance(part, beam.pvalue.TaggedOutput) else marked(part, self._mark)
+
+
+def _check_has_text(block: Block, text: str, step: str) -> None:
+    """Refuse rows without texts, such as images, where those of one text are to be found."""
+    if text not in block.schema.names:
+        raise step_error(
+            step,
+            f"no column {text!r} among {', '.join(block.schema.names)}, by which rows of one text "
+            "are found; name it by columns, or set deduplicate=False of PairOptions or Comparison",
+        )
 
 
 def _check_names(block: Block, columns: Columns, step: str) -> None:

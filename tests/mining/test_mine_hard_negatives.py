@@ -372,6 +372,17 @@ def test_two_prompts_of_one_model_can_be_compared_and_two_models_cannot() -> Non
         check_one_space(asked, dataclasses.replace(answers, model="another"), "MineHardNegatives")
 
 
+def test_rows_without_texts_are_refused_by_what_takes_them(new_pipeline: NewPipeline) -> None:
+    queries, documents, positives = corpus(2)
+    images = [one.without_columns(["text"]) for one in blocks("d", documents)]
+    rows = blocks("q", queries), images, pair_rows(positives)
+    with pytest.raises(Exception, match=r"no column 'text' among .* set deduplicate=False of Pair"):
+        run(new_pipeline, FilterPairs(k=2), "pairs", *rows)
+    without = FilterPairs(k=2, pairs=PairOptions(deduplicate=False))
+    found = run(new_pipeline, without, "pairs", *rows)
+    assert found["kept"]
+
+
 def test_consistent_pairs_are_kept_and_others_leave_with_their_rank(
     new_pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
