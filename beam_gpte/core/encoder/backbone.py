@@ -66,6 +66,12 @@ def choose_precision(config: EncoderConfig) -> EncoderConfig:
     return dataclasses.replace(config, precision=precision)
 
 
+def start_torch(config: EncoderConfig | str) -> EncoderConfig:
+    """Import torch, and complete a configuration; a string means a model with all defaults."""
+    import_torch()
+    return choose_precision(EncoderConfig(config) if isinstance(config, str) else config)
+
+
 def checked_device(config: EncoderConfig) -> str:
     """Return the device that a model runs on.
 
@@ -171,7 +177,12 @@ class Backbone:
             raise InputError(f"precision {config.precision!r}: {error}") from error
 
     def _quantize(self, samples: list[np.ndarray]) -> None:
-        replaced, self.fp32_layers = quantize_linears(self._model, lambda: self.run(samples))
+        whole = [np.array([[0, len(one)]]) for one in samples]
+
+        def run() -> object:
+            return self.run_pooled(samples, whole) if self.pools else self.run(samples)
+
+        replaced, self.fp32_layers = quantize_linears(self._model, run)
         if self.fp32_layers:
             layers = replaced + self.fp32_layers
             self.precision = f"int8 ({self.fp32_layers} of {layers} layers fp32)"

@@ -16,6 +16,7 @@ from beam_gpte.core.encoder.backbone import Backbone
 from beam_gpte.core.encoder.batching import TokenBudget, is_out_of_memory, sorted_batches
 from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig
 from beam_gpte.core.encoder.inputs import Piece
+from beam_gpte.core.encoder.linear_layers import pack_linears
 from beam_gpte.core.encoder.pooling import pool
 from beam_gpte.core.encoder.unpadded import to_device
 from beam_gpte.core.process import torch_threads
@@ -61,6 +62,8 @@ class BatchRunner:
         default_tokens = CPU_TOKENS if backbone.device.type == "cpu" else GPU_TOKENS
         self.budget = TokenBudget(config.token_budget or default_tokens)
         self._head = head.to(backbone.device)
+        if backbone.device.type == "cpu":
+            pack_linears(self._head)  # the same bits whatever the batch
         self._pooling = pooling
         self._config = config
 

@@ -19,8 +19,10 @@ from beam_gpte.core.encoder.adapters.adapter_folder import (
     read_adapter_folder,
 )
 from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.layouts.model_kinds import check_makes_one_vector
+from beam_gpte.core.encoder.layouts.text_settings import read_prompts, transformer_settings
 from beam_gpte.core.encoder.own_code.needs_code import check_needs_code
-from beam_gpte.core.encoder.routes.router import check_no_route, module_types, routed_entries
+from beam_gpte.core.encoder.routes.router import check_no_route, routed_entries
 from beam_gpte.core.encoder.routes.task_prompts import task_prompt, warn_without_prompt
 from beam_gpte.core.encoder.towers.tower_folder import MODULE, Towers, read_towers
 from beam_gpte.core.errors import InputError, shown
@@ -35,20 +37,9 @@ from beam_gpte.core.model_files import (
     read_settings,
     setting,
 )
-from beam_gpte.core.model_references import check_inside, check_regular_files
+from beam_gpte.core.model_references import check_inside
 
 MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "LogitScore")
-STATIC = "StaticEmbedding"  # the first module of a static model; see `core.static`
-# Modules of a sparse model; see `core.sparse`. A Router has modules in routes.
-SPARSE = ("SpladePooling", "SparseAutoEncoder", "SparseStaticEmbedding", "MLMTransformer")
-MODEL2VEC = "model2vec"  # the model type of one that has no list of modules
-
-# Models of a vector per token, see `core.multi_vectors`: their model types in
-# config_sentence_transformers.json, and the architecture of those that Stanford's code saves.
-_TOKEN_TYPES = ("ColBERT", "MultiVectorEncoder")
-STANFORD = "HF_ColBERT"
-MASK_MODULE = "MultiVectorMask"
-
 # The keys of a Pooling module's configuration before sentence-transformers 5.4, in the order in
 # which their vectors are concatenated.
 _POOLING_KEYS = {
@@ -68,50 +59,6 @@ _POOLING_NAMES = {
     "weightedmean": "weighted_mean",
     "lasttoken": "last",
 }
-
-# Arguments that sentence_bert_config.json may give to transformers and that change no vector here:
-# weights are read in fp32, attention is ours, batches are not padded to a side.
-_NO_EFFECT = (
-    "add_pooling_layer",
-    "attn_implementation",
-    "dtype",
-    "model_max_length",
-    "padding_side",
-    "torch_dtype",
-    "trust_remote_code",
-    "unpad_inputs",
-    "use_memory_efficient_attention",
-    "use_safetensors",
-)
-# The same of processing_kwargs: parts for other inputs than texts, and arguments.
-_OTHER_MODALITIES = ("audio", "image", "video")
-_NO_EFFECT_ON_TEXT = ("logits_to_keep", "padding", "padding_side", "return_tensors")
-# Arguments of transformers' apply_chat_template that are not variables of a template.
-_CHAT_RESERVED = (
-    "chat_template",
-    "continue_final_message",
-    "conversation",
-    "documents",
-    "max_length",
-    "padding",
-    "processor_kwargs",
-    "restore_suffix",
-    "return_assistant_tokens_mask",
-    "return_dict",
-    "return_tensors",
-    "tokenize",
-    "tokenizer_kwargs",
-    "tools",
-    "truncation",
-)
-_ARGUMENTS = (
-    "config_args",
-    "config_kwargs",
-    "model_args",
-    "model_kwargs",
-    "processor_kwargs",
-    "tokenizer_args",
-)
 
 # Everything a model needs, without second formats of its weights and formats that run code.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py", "*.jinja"]
@@ -156,7 +103,7 @@ class ModelFolder:
       chat_layout: how messages of the chat template hold their texts, as its files name it.
       chat_arguments: further arguments of the chat template.
       route: that the modules are of; empty for a model without routes.
-      towers: that the model has for texts and images; None for a language model.
+      towers: that the model has, for texts and images or for texts; None for a language model.
       image_arguments: of its image processor, which sentence-transformers saves beside.
     """
 
@@ -341,20 +288,7 @@ def read_model_folder(
       InputError: a module is of an unsupported kind, or a file is missing or damaged; the message
         names the file.
     """
-    if is_static(root, config):
-        raise InputError(
-            f"model folder {root}: a static model, which has vectors of tokens and no Transformer; "
-            "load it with StaticEncoder"
-        )
-    if is_sparse(root):
-        raise InputError(
-            f"model folder {root}: a sparse model, which gives weights of terms; use EmbedSparse"
-        )
-    if makes_token_vectors(root):
-        raise InputError(
-            f"model folder {root}: a model of token vectors, several per text; embed with "
-            "EmbedTokens, or score pairs with Rerank"
-        )
+    check_makes_one_vector(root, config)
     modules, route = _read_modules(root, config)
     tokenizer = transformer = modules[0].folder
     check_transformer_files(transformer)
@@ -367,14 +301,15 @@ def read_model_folder(
         if has_vocabulary(root):
             tokenizer = root
             check_tokenizer_files(root)
-    towers = read_towers(transformer)
     settings = transformer_settings(modules[0].folder)
     pooling = [module for module in modules if module.kind == "Pooling"]
+    towers = read_towers(transformer, bool(pooling) or config.pooling != "auto")
     pool_prompt = pooling[0].setting("include_prompt", bool) if pooling else None
     prompts, default = read_prompts(root / "config_sentence_transformers.json")
     warn_without_prompt(config, prompts, default)
     if towers is not None:
-        _check_two_towers(root, pooling, settings)
+        if towers.has_images or pooling:
+            _check_two_towers(root, pooling, settings)
         modes: tuple[str, ...] = ("last",)  # the end of what `FitTexts` marks
     elif pooling:
         modes = named_pooling_modes(pooling[0])
@@ -410,7 +345,7 @@ def _check_two_towers(root: Path, pooling: list[Module], settings: dict[str, Any
     if pooling:
         raise InputError(
             f"model folder {root}: modules.json pools the tokens of a model with a text and an "
-            "image tower, whose vectors are those of the towers; remove the Pooling"
+            "image tower, or of one of them, which have vectors of their own; remove the Pooling"
         )
     for modality, call in (settings.get("modality_config") or {}).items():
         wanted = f"get_{modality}_features"
@@ -419,72 +354,6 @@ def _check_two_towers(root: Path, pooling: list[Module], settings: dict[str, Any
                 f"model folder {root}: modality_config takes {modality}s by "
                 f"{shown((call or {}).get('method'))}; only {wanted} is supported"
             )
-
-
-def is_static(root: Path, config: EncoderConfig) -> bool:
-    """Decide whether a folder holds a static model: a StaticEmbedding, or one of model2vec.
-
-    Args:
-      root: the model's folder.
-      config: names the route of a model that has some; another may be static.
-
-    Raises:
-      InputError: its list of modules cannot be read, or it has no such route.
-    """
-    check_regular_files(root)
-    if (root / "modules.json").exists():
-        modules = read_json(root / "modules.json")
-        if not isinstance(modules, list) or not modules:
-            return False  # which has a message of its own
-        (_, first), *_ = routed_entries(root / "modules.json", modules, config)[0]
-        kind = str(first.get("type")) if isinstance(first, dict) else ""
-        return kind.startswith("sentence_transformers.") and kind.endswith(f".{STATIC}")
-    path = root / "config.json"
-    return path.exists() and read_settings(path).get("model_type") == MODEL2VEC
-
-
-def is_sparse(root: Path) -> bool:
-    """Decide whether a folder lists a module of a sparse model, also in a route of a Router.
-
-    Raises:
-      InputError: its list of modules, or that of a Router, cannot be read.
-    """
-    check_regular_files(root)
-    if not (root / "modules.json").exists():
-        return False
-    modules = read_json(root / "modules.json")
-    types = module_types(root / "modules.json", modules if isinstance(modules, list) else [])
-    return not set(map(module_kind, types)).isdisjoint(SPARSE)
-
-
-def module_kind(name: Any) -> str:
-    """Return the class of a module of sentence-transformers; empty for others."""
-    known = str(name).startswith("sentence_transformers.")
-    return str(name).rsplit(".", 1)[-1] if known else ""
-
-
-def makes_token_vectors(root: Path) -> bool:
-    """Decide whether a folder holds a model that makes a vector per token, as ColBERT does.
-
-    Raises:
-      InputError: its files cannot be read.
-    """
-    check_regular_files(root)
-    about = read_settings(root / "config_sentence_transformers.json", {})
-    if about.get("model_type") in _TOKEN_TYPES:
-        return True
-    if (root / "modules.json").exists():
-        listed = read_json(root / "modules.json")
-        entries = listed if isinstance(listed, list) else []
-        kinds = [str(entry.get("type")) for entry in entries if isinstance(entry, dict)]
-        return any(
-            kind.startswith("pylate.") or kind.rsplit(".", 1)[-1] == MASK_MODULE for kind in kinds
-        )
-    named = read_settings(root / "config.json", {}).get("architectures")
-    return any(
-        one == STANFORD or str(one).endswith("ForRetrieval")
-        for one in (named if isinstance(named, list) else [])
-    )
 
 
 def check_weights(folder: ModelFolder, config: EncoderConfig) -> None:
@@ -560,76 +429,10 @@ def _module(listing: Path, entry: Any) -> Module:
     return Module(kind, settings, folder)
 
 
-def transformer_settings(folder: Path) -> dict[str, Any]:
-    """Read sentence_bert_config.json or a historical name (sentence_roberta_config.json, ...).
-
-    Raises:
-      InputError: it is damaged, or sets what is not followed here.
-    """
-    for path in sorted(folder.glob("sentence_*_config.json")):
-        settings = read_settings(path)
-        limit = setting(path, settings, "max_seq_length", int)
-        if limit is not None and limit < 1:
-            raise damage(path, f"has max_seq_length {limit}", "give a positive whole number")
-        setting(path, settings, "do_lower_case", bool)
-        setting(path, settings, "modality_config", dict)
-        _check_processing(path, setting(path, settings, "processing_kwargs", dict) or {})
-        for name in _ARGUMENTS:
-            unknown = sorted(set(setting(path, settings, name, dict) or {}) - set(_NO_EFFECT))
-            if unknown:
-                raise damage(
-                    path, f"sets {unknown[0]!r} in {name}, which is not supported", "remove it"
-                )
-        return settings
-    return {}
-
-
-def _check_processing(path: Path, arguments: dict[str, Any]) -> None:
-    """Refuse arguments of the tokenizer, or of the chat template, that are not followed here.
-
-    Raises:
-      InputError: there is one; names it.
-    """
-    for part, given in arguments.items():
-        if part in _OTHER_MODALITIES:
-            continue
-        if not isinstance(given, dict):
-            raise damage(path, f"has processing_kwargs {part} {shown(given)}, not an object")
-        for name, value in given.items():
-            if part == "chat_template":
-                is_known = name not in _CHAT_RESERVED and isinstance(value, str | int | float)
-                is_known = is_known or (name == "restore_suffix" and value is True)
-            else:
-                is_known = name in _NO_EFFECT_ON_TEXT
-            if not is_known:
-                raise damage(
-                    path,
-                    f"sets {name!r} in processing_kwargs {part}, which is not supported",
-                    "remove it",
-                )
-    arguments.get("chat_template", {}).pop("restore_suffix", None)
-
-
 def _chat_layout(settings: dict[str, Any]) -> str | None:
     message = (settings.get("modality_config") or {}).get("message")
     named = message.get("format") if isinstance(message, dict) else None
     return named if named in ("flat", "structured") else None
-
-
-def read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
-    """Read the prompts of a model, and the name of the default one.
-
-    Raises:
-      InputError: the file is damaged.
-    """
-    saved = read_settings(path, {})
-    prompts = setting(path, saved, "prompts", dict) or {}
-    default = setting(path, saved, "default_prompt_name", str)
-    if not all(text is None or isinstance(text, str) for text in prompts.values()):
-        raise damage(path, "has prompts that are not texts by name")
-    if default is not None and default not in prompts:
-        raise damage(path, f"has default_prompt_name {default!r}, but no such prompt")
-    return {name: text for name, text in prompts.items() if text is not None}, default
 
 
 def named_pooling_modes(module: Module) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ import contextlib
 import copy
 import functools
 import itertools
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, head: str = "") 
             local_files_only=True,
             trust_remote_code=config.trust_remote_code,
         )
+    check_finite(_weights_file(folder.transformer), model.named_parameters())
     replaced = set() if folder.adapter is None else merge_adapter(model, folder.adapter)
     # without a head the pooler is not run
     missing = [
@@ -101,10 +103,38 @@ def load_pretrained(folder: ModelFolder, config: EncoderConfig, head: str = "") 
     return model
 
 
+def check_finite(path: Path, tensors: Iterable[tuple[str, Any]]) -> None:
+    """Refuse weights that are NaN or infinite: so would every vector be that they have a part in.
+
+    Args:
+      path: of their file, for the message.
+      tensors: by their names.
+
+    Raises:
+      InputError: one is; names it.
+    """
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and tensor.numel():
+            ends = tensor.detach().aminmax()  # NaN where there is one; one pass, without a copy
+            if not all(math.isfinite(end) for end in ends):
+                raise damage(path, f"has values in {name!r} that are not finite")
+
+
+def _weights_file(place: Path) -> Path:
+    """Name the file of the weights of a folder, for a message: all where there are several."""
+    files = sorted(place.glob("*.safetensors"))
+    return files[0] if len(files) == 1 else place / "*.safetensors"
+
+
 def _tower(settings: Any, head: str) -> tuple[Any, Any]:
     """Return the class of one of two towers, with its projection, and its settings."""
     import transformers
 
+    if not hasattr(settings, "text_config"):  # a text tower that was saved alone
+        projects = "CLIPTextModelWithProjection" in (settings.architectures or ())
+        clip = "CLIPTextModelWithProjection" if projects else "CLIPTextModel"
+        classes = {"clip_text_model": clip, "siglip_text_model": "SiglipTextModel"}
+        return getattr(transformers, classes[settings.model_type]), settings
     if head == "text tower":
         part = settings.text_config
         classes = {"clip": "CLIPTextModelWithProjection", "siglip": "SiglipTextModel"}

@@ -13,19 +13,18 @@ import numpy as np
 
 from beam_gpte.core import canaries
 from beam_gpte.core.encoder.adapters.find import open_model_folder
-from beam_gpte.core.encoder.backbone import Backbone, choose_precision, import_torch
+from beam_gpte.core.encoder.backbone import Backbone, start_torch
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.chat_template import ChatFrame, chat_frame
 from beam_gpte.core.encoder.config import TAIL_MEAN, EncoderConfig, hash_settings
 from beam_gpte.core.encoder.heads import load_head
 from beam_gpte.core.encoder.inputs import Piece, Prepared, Preparer
-from beam_gpte.core.encoder.int8 import calibration
 from beam_gpte.core.encoder.model_folder import (
     ModelFolder,
     model_name,
 )
 from beam_gpte.core.encoder.own_code.own_pooling import OWN, check_own_pooling
-from beam_gpte.core.encoder.pretrained import named_failure, position_limit
+from beam_gpte.core.encoder.pretrained import named_failure
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.encoder.towers.fit_texts import FitTexts
 from beam_gpte.core.encoder.towers.load_tower import load_text_tower
@@ -41,15 +40,6 @@ if TYPE_CHECKING:
 TEXTS_AHEAD = 8192
 
 NOT_FINITE = "the model gave a vector that is not finite"
-
-# Texts of several lengths, two of them of one length, to test whether packed texts stay separate.
-_SAMPLES = [
-    "one",
-    "two",
-    "a short sentence",
-    "Ein zweiter Satz, etwas länger als der erste. " * 3,
-    "numbers 1 2 3 " * 25,
-]
 
 
 @runtime_checkable
@@ -189,16 +179,16 @@ class TextEncoder:
           InputError: the model does not exist, has no safetensors, is incomplete or damaged, or has
             unsupported modules.
         """
-        torch = import_torch()
-        config = choose_precision(EncoderConfig(config) if isinstance(config, str) else config)
+        config = start_torch(config)
         folder = open_model_folder(config, root, adapter)
         folder.prompt(config)
         folder.pooling_modes(config)
-        tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
+        tokenizer = Tokenizer.of(folder, config)
         frame = chat_frame(folder, config)
-        texts = [*_SAMPLES, *calibration.TEXTS] if config.precision == "int8" else _SAMPLES
-        samples = [ids for ids in tokenizer.encode(texts).ids if len(ids)]
+        samples = tokenizer.samples(config.precision, frame.fill if frame else None)
         if folder.towers is not None:
+            import torch
+
             tower = load_text_tower(folder, config)
             fit = FitTexts.of(folder.towers, tokenizer, tower.model.config)
             backbone = Backbone.from_model(tower.model, config, tokenizer.pad_id, samples)
@@ -389,7 +379,8 @@ class TextEncoder:
             "prompt": self._prompt,
             "max_tokens": self._tokenizer.max_tokens,
         }
-        if folder.towers is not None:
+        has_images = folder.towers is not None and folder.towers.has_images
+        if has_images:
             # what the tokenizer allows is in its files, and unknown where images are embedded
             resolved["max_tokens"] = config.max_tokens
         if self._frame is not None:
@@ -406,7 +397,7 @@ class TextEncoder:
             engine=f"{backbone.precision} {backbone.attention}",
             canaries=canaries.sketch(np.stack(vectors), config.precision),
             route=folder.route,
-            modality="" if folder.towers is None else "text",
+            modality="text" if has_images else "",
         )
 
     def _full_dim(self, seen: list[np.ndarray | None]) -> tuple[int, bool]:

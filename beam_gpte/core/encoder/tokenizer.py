@@ -3,12 +3,15 @@
 import copy
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.int8 import calibration
 from beam_gpte.core.encoder.model_folder import ModelFolder
-from beam_gpte.core.encoder.pretrained import load_tokenizer, named_failure
+from beam_gpte.core.encoder.pretrained import load_tokenizer, named_failure, position_limit
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.model_files import damage, read_settings
 
@@ -16,6 +19,15 @@ from beam_gpte.core.model_files import damage, read_settings
 # padded by less. Vocabularies of a few hundred tokens are of tests.
 _MIN_SHARE = 0.75
 _SMALL_VOCABULARY = 1000
+
+# Texts of several lengths, two of them of one length, to test whether packed texts stay separate.
+_SAMPLES = [
+    "one",
+    "two",
+    "a short sentence",
+    "Ein zweiter Satz, etwas länger als der erste. " * 3,
+    "numbers 1 2 3 " * 25,
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +87,15 @@ class Tokenizer:
         self._check_limit()
 
     @classmethod
+    def of(cls, folder: ModelFolder, config: EncoderConfig) -> "Tokenizer":
+        """Load the tokenizer of a model, which cuts texts where model or configuration say so.
+
+        Raises:
+          InputError: as `load` and `position_limit`.
+        """
+        return cls.load(folder, position_limit(folder, config), config.trust_remote_code)
+
+    @classmethod
     def load(cls, folder: ModelFolder, max_tokens: int, trust_remote_code: bool) -> "Tokenizer":
         """Load the tokenizer of a model folder.
 
@@ -117,6 +138,24 @@ class Tokenizer:
                 path,
                 f"or vocab.txt is cut: {whole:,} tokens, but config.json has vocab_size {rows:,}",
             )
+
+    def samples(
+        self, precision: str, fill: Callable[[list[str]], str] | None = None
+    ) -> list[np.ndarray]:
+        """Return token ids of texts to try a model with; in int8 of those that fit it, too.
+
+        Args:
+          precision: that the model will run in.
+          fill: puts a text into the model's chat template, whose tokens int8 has to fit as well;
+            None for a model without one.
+        """
+        texts = [*_SAMPLES, *calibration.TEXTS] if precision == "int8" else _SAMPLES
+        if fill is None:
+            found = self.encode(texts).ids
+        else:
+            filled = self.content_ids([fill([text]) for text in texts])
+            found = [ids[: self.max_tokens] for ids in filled]
+        return [ids for ids in found if len(ids)]
 
     def limited(self, max_tokens: int) -> "Tokenizer":
         """Return a tokenizer of the same words that truncates at another length.

@@ -16,7 +16,7 @@ import numpy as np
 
 from beam_gpte.core import canaries
 from beam_gpte.core.encoder.adapters.find import open_model_folder
-from beam_gpte.core.encoder.backbone import checked_device, choose_precision, import_torch
+from beam_gpte.core.encoder.backbone import checked_device, start_torch
 from beam_gpte.core.encoder.batch_runner import CPU_TOKENS, GPU_TOKENS
 from beam_gpte.core.encoder.batching import TokenBudget
 from beam_gpte.core.encoder.config import EncoderConfig, hash_settings
@@ -109,8 +109,7 @@ class ImageEncoder:
           InputError: the model does not exist, has no image tower, has no safetensors, is
             incomplete or damaged; or Pillow is not installed.
         """
-        import_torch()
-        config = choose_precision(EncoderConfig(config) if isinstance(config, str) else config)
+        config = start_torch(config)
         check_image_settings(config)
         folder = open_image_folder(config, root)
         tower = load_image_tower(folder, config)
@@ -215,6 +214,7 @@ class ImageEncoder:
                 pack_linears(self._model, bf16=precision == "bf16")
             except NotImplementedError as error:
                 raise InputError(f"precision {precision!r}: {error}") from error
+            pack_linears(self._head)
         elif precision != "fp32":
             self._autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
@@ -268,7 +268,7 @@ def open_image_folder(
       InputError: it does not exist, is damaged, or takes no images.
     """
     folder = open_model_folder(_space(config), root, weights=weights)
-    if folder.towers is None:
+    if folder.towers is None or not folder.towers.has_images:
         raise InputError(
             f"model {config.model!r} takes no images; use one with an image tower, of model_type "
             "clip or siglip"

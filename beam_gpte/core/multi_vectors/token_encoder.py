@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from beam_gpte.core.encoder.backbone import Backbone, choose_precision, import_torch
+from beam_gpte.core.encoder.backbone import Backbone, start_torch
 from beam_gpte.core.encoder.batch_runner import BatchRunner
 from beam_gpte.core.encoder.config import EncoderConfig, hash_settings
 from beam_gpte.core.encoder.inputs import Piece
-from beam_gpte.core.encoder.int8 import calibration
-from beam_gpte.core.encoder.linear_layers import pack_linears
 from beam_gpte.core.encoder.model_folder import find_model, model_name
 from beam_gpte.core.encoder.pretrained import named_failure, position_limit
 from beam_gpte.core.encoder.tokenizer import Tokenizer
@@ -52,13 +50,6 @@ SUPPORTED = (
 _UNLIMITED = 1 << 30  # tokens
 NO_TOKEN = "the model keeps no token of the text"
 NOT_FINITE = "the model gave a vector that is not finite"
-_SAMPLES = [
-    "one",
-    "two",
-    "a short sentence",
-    "Ein zweiter Satz, etwas länger als der erste. " * 3,
-    "numbers 1 2 3 " * 25,
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +146,10 @@ class TokenEncoder:
             incomplete or damaged, has unsupported modules, or the configuration sets what is for
             one vector per text.
         """
-        config = EncoderConfig(config) if isinstance(config, str) else config
+        config = start_torch(config)
         check_token_config(config)
-        import_torch()
-        config = choose_precision(config)
         folder = read_token_folder(root or find_model(config))
-        limit = position_limit(folder.model, config)
-        tokenizer = Tokenizer.load(folder.model, limit, config.trust_remote_code)
+        tokenizer = Tokenizer.of(folder.model, config)
         for marker in folder.markers:
             _keep_marker_whole(tokenizer, marker)
         inputs = {
@@ -169,12 +157,9 @@ class TokenEncoder:
             for route in ROUTES
         }
         _check_expansion(folder, inputs[QUERY].max_tokens, config)
-        texts = [*_SAMPLES, *calibration.TEXTS] if config.precision == "int8" else _SAMPLES
-        samples = [ids for ids in tokenizer.encode(texts).ids if len(ids)]
+        samples = tokenizer.samples(config.precision)
         head = load_token_head(folder)
         backbone = Backbone.load(folder.model, config, tokenizer.pad_id, samples)
-        if backbone.device.type == "cpu":
-            pack_linears(head)  # the same bits whatever the batch
         return cls(config, folder, inputs, TokenRunner(backbone, head, (), config))
 
     @property

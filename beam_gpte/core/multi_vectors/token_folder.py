@@ -17,15 +17,9 @@ import string
 from pathlib import Path
 from typing import Any
 
-from beam_gpte.core.encoder.model_folder import (
-    MASK_MODULE,
-    STANFORD,
-    ModelFolder,
-    Module,
-    makes_token_vectors,
-    read_prompts,
-    transformer_settings,
-)
+from beam_gpte.core.encoder.layouts.model_kinds import MASK_MODULE, STANFORD, makes_token_vectors
+from beam_gpte.core.encoder.layouts.text_settings import read_prompts, transformer_settings
+from beam_gpte.core.encoder.model_folder import ModelFolder, Module
 from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.model_files import (
     check_transformer_files,

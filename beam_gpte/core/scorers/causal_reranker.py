@@ -19,7 +19,7 @@ from beam_gpte.core.encoder.chat_template import ChatFrame, message_format, read
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.int8 import calibration
 from beam_gpte.core.encoder.model_folder import ModelFolder, Module
-from beam_gpte.core.encoder.pretrained import load_pretrained, load_tokenizer, position_limit
+from beam_gpte.core.encoder.pretrained import load_pretrained, load_tokenizer
 from beam_gpte.core.encoder.tokenizer import PairTokens, Tokenizer
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.loading import one_at_a_time
@@ -98,7 +98,7 @@ class CausalReranker(PairScorer):
         torch = import_torch()
         config = choose_precision(config)
         folder = open_model_folder(config, root, adapter)
-        tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
+        tokenizer = Tokenizer.of(folder, config)
         pretrained = load_tokenizer(folder, config.trust_remote_code)
         model = load_pretrained(folder, config, head="causal").eval()
         frame = _frame(folder, config, settings, pretrained, model.config.model_type)

@@ -20,8 +20,7 @@ from beam_gpte.core.encoder.backbone import Backbone, choose_precision, import_t
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.inputs import Piece
 from beam_gpte.core.encoder.int8 import calibration
-from beam_gpte.core.encoder.linear_layers import pack_linears
-from beam_gpte.core.encoder.pretrained import load_pretrained, position_limit
+from beam_gpte.core.encoder.pretrained import load_pretrained
 from beam_gpte.core.encoder.tokenizer import PairTokens, Tokenizer
 from beam_gpte.core.encoder.unpadded import to_device
 from beam_gpte.core.errors import InputError
@@ -101,7 +100,7 @@ class CrossEncoder(PairScorer):
                 f"model {config.model!r} is a classifier that puts pairs into its chat template, "
                 "which is not supported; use a causal language model, or another cross-encoder"
             )
-        tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
+        tokenizer = Tokenizer.of(folder, config)
         model = load_pretrained(folder, config, head="classifier").eval()
         named = read_settings(folder.root / "config_sentence_transformers.json", {})
         activation = _score_of(model.config, named, settings.label, config.model)
@@ -117,8 +116,6 @@ class CrossEncoder(PairScorer):
             texts = calibration.TEXTS
             samples = tokenizer.encode_pairs(list(itertools.pairwise(texts)))
         backbone = Backbone.from_model(body, config, tokenizer.pad_id, samples.ids)
-        if backbone.device.type == "cpu":
-            pack_linears(head)  # the same bits whatever the batch
         return cls(config, tokenizer, PairRunner(backbone, head, activation, config))
 
 

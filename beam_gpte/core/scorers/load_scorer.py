@@ -4,7 +4,8 @@ from pathlib import Path
 
 from beam_gpte.core.encoder.adapters.find import open_model_folder
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.model_folder import ModelFolder, find_model, makes_token_vectors
+from beam_gpte.core.encoder.layouts.model_kinds import makes_token_vectors
+from beam_gpte.core.encoder.model_folder import ModelFolder, find_model
 from beam_gpte.core.model_files import read_settings
 from beam_gpte.core.scorers.causal_reranker import CausalReranker
 from beam_gpte.core.scorers.cross_encoder import CrossEncoder

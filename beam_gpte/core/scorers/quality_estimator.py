@@ -20,7 +20,7 @@ from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.heads import make_activation
 from beam_gpte.core.encoder.inputs import Piece
 from beam_gpte.core.encoder.int8 import calibration
-from beam_gpte.core.encoder.pretrained import load_pretrained, named_failure, position_limit
+from beam_gpte.core.encoder.pretrained import check_finite, load_pretrained, named_failure
 from beam_gpte.core.encoder.tokenizer import PairTokens, Tokenizer
 from beam_gpte.core.errors import InputError, shown
 from beam_gpte.core.loading import one_at_a_time
@@ -88,7 +88,7 @@ class QualityEstimator(PairScorer):
         import_torch()
         config = choose_precision(config)
         folder = open_model_folder(config, root, adapter)
-        tokenizer = Tokenizer.load(folder, position_limit(folder, config), config.trust_remote_code)
+        tokenizer = Tokenizer.of(folder, config)
         model = load_pretrained(folder, config).eval()
         text = model.config.get_text_config()
         head = load_quality_head(folder.root, text.num_hidden_layers + 1, text.hidden_size)
@@ -181,6 +181,7 @@ def load_quality_head(root: Path, layers: int, dim: int) -> "torch.nn.Module":
     with named_failure(weights, f"does not agree with {path.name}"):
         loaded = {k: v.to(torch.float32) for k, v in safetensors.torch.load_file(weights).items()}
         head.load_state_dict(_by_name(loaded, layers), assign=True)
+    check_finite(weights, loaded.items())
     return head.eval()
 
 

@@ -10,8 +10,7 @@ from beam_gpte.core.encoder.batch_runner import RunResult
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.heads import load_head
 from beam_gpte.core.encoder.inputs import Piece, Preparer
-from beam_gpte.core.encoder.int8 import calibration
-from beam_gpte.core.encoder.pretrained import load_pretrained, position_limit
+from beam_gpte.core.encoder.pretrained import load_pretrained
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.sparse.autoencoder import load_autoencoder
@@ -22,15 +21,6 @@ from beam_gpte.core.sparse.splade_head import (
     check_splade_head,
     split_head,
 )
-
-# Texts of several lengths, two of them of one length, to test packing and the head.
-_SAMPLES = [
-    "one",
-    "two",
-    "a short sentence",
-    "Ein zweiter Satz, etwas länger als der erste. " * 3,
-    "numbers 1 2 3 " * 25,
-]
 
 
 @dataclasses.dataclass
@@ -59,18 +49,15 @@ class LanguageModel:
     def load(cls, folder: SparseFolder, config: EncoderConfig, prompt: str) -> "LanguageModel":
         """Load the weights, and take body and head apart."""
         files = folder.folder
-        tokenizer = Tokenizer.load(files, position_limit(files, config), config.trust_remote_code)
+        tokenizer = Tokenizer.of(files, config)
         preparer = Preparer(tokenizer, config, prompt, files.pool_prompt)
-        samples = [ids for ids in tokenizer.encode(_SAMPLES).ids if len(ids)]
         kind = "" if folder.autoencoder else "masked"
         model = load_pretrained(files, config, head=kind).eval()
         if folder.autoencoder:
             body, head = model, load_autoencoder(folder.autoencoder)
         else:
-            body, head = _split(model, folder, config, samples)
-        if config.precision == "int8":
-            more = tokenizer.encode(list(calibration.TEXTS)).ids
-            samples = [*samples, *(ids for ids in more if len(ids))]
+            body, head = _split(model, folder, config, tokenizer.samples("fp32"))
+        samples = tokenizer.samples(config.precision)
         backbone = Backbone.from_model(body, config, tokenizer.pad_id, samples)
         head.to(backbone.device)
         if backbone.device.type == "cpu":  # the same bits whatever the batch

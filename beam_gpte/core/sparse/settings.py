@@ -60,3 +60,16 @@ def check_sparse_config(config: EncoderConfig) -> None:
                 f"{field.name} {value!r}: a sparse model supports only {', '.join(SUPPORTED)}; "
                 "leave it out"
             )
+
+
+def check_static_precision(config: EncoderConfig, route: str) -> None:
+    """Refuse precisions other than fp32 for a route that has no layers.
+
+    Raises:
+      InputError: it is another.
+    """
+    if config.precision not in ("fp32", "auto"):
+        raise InputError(
+            f"precision {config.precision!r}: route {route!r} of model {config.model!r} has a "
+            "weight for each token and no layers, and runs in fp32; leave precision out"
+        )

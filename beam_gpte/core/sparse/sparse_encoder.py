@@ -19,7 +19,7 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.loading import one_at_a_time
 from beam_gpte.core.sparse.language_model import Found, LanguageModel
 from beam_gpte.core.sparse.metadata import SparseMetadata
-from beam_gpte.core.sparse.settings import check_sparse_config
+from beam_gpte.core.sparse.settings import check_sparse_config, check_static_precision
 from beam_gpte.core.sparse.sparse_folder import (
     SparseFolder,
     check_sparse_weights,
@@ -123,6 +123,7 @@ class SparseEncoder:
         prompt = folder.folder.prompt(config)
         check_sparse_weights(folder, config)
         if folder.is_static:
+            check_static_precision(config, folder.folder.route)
             config = dataclasses.replace(config, precision="fp32", device="cpu")
             return cls(config, folder, StaticTerms.load(folder.folder, config, prompt))
         import_torch()

@@ -13,15 +13,13 @@ import dataclasses
 from pathlib import Path
 
 from beam_gpte.core.encoder.config import EncoderConfig
+from beam_gpte.core.encoder.layouts.model_kinds import SPARSE, is_static
+from beam_gpte.core.encoder.layouts.text_settings import read_prompts, transformer_settings
 from beam_gpte.core.encoder.model_folder import (
-    SPARSE,
     ModelFolder,
     Module,
     check_weights_in,
-    is_static,
     named_pooling_modes,
-    read_prompts,
-    transformer_settings,
 )
 from beam_gpte.core.encoder.routes.router import check_no_route
 from beam_gpte.core.encoder.routes.task_prompts import warn_without_prompt

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.model_folder import module_kind
+from beam_gpte.core.encoder.layouts.model_kinds import module_kind
 from beam_gpte.core.encoder.routes.router import routed_entries
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.model_files import damage, read_json

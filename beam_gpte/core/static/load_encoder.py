@@ -14,8 +14,8 @@ from beam_gpte.core.encoder.adapters.find import check_model, open_model_folder
 from beam_gpte.core.encoder.chat_template import ChatFrame, chat_frame
 from beam_gpte.core.encoder.config import EncoderConfig
 from beam_gpte.core.encoder.inputs import Preparer
-from beam_gpte.core.encoder.model_folder import find_model, is_static
-from beam_gpte.core.encoder.pretrained import position_limit
+from beam_gpte.core.encoder.layouts.model_kinds import is_static
+from beam_gpte.core.encoder.model_folder import find_model
 from beam_gpte.core.encoder.text_encoder import TextEncoder
 from beam_gpte.core.encoder.tokenizer import Tokenizer
 from beam_gpte.core.static.static_encoder import StaticEncoder
@@ -86,8 +86,7 @@ def load_tokenizer(
         static = read_static_folder(root, config)
         return LoadedTokenizer(StaticTokenizer.load(static, config), static.prompt(config), None)
     folder = open_model_folder(config, root, adapter, weights=False)
-    limit = position_limit(folder, config)
-    tokenizer = Tokenizer.load(folder, limit, config.trust_remote_code)
+    tokenizer = Tokenizer.of(folder, config)
     prompt = "" if config.template else folder.prompt(config)
     return LoadedTokenizer(tokenizer, prompt, chat_frame(folder, config))
 

@@ -11,15 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from beam_gpte.core.encoder.config import EncoderConfig
-from beam_gpte.core.encoder.model_folder import (
-    MODEL2VEC,
-    STATIC,
-    check_weights_in,
-    chosen_prompt,
-    find_model,
-    is_static,
-    read_prompts,
-)
+from beam_gpte.core.encoder.layouts.model_kinds import MODEL2VEC, STATIC, is_static
+from beam_gpte.core.encoder.layouts.text_settings import read_prompts
+from beam_gpte.core.encoder.model_folder import check_weights_in, chosen_prompt, find_model
 from beam_gpte.core.encoder.routes.router import check_no_route, routed_entries
 from beam_gpte.core.encoder.routes.task_prompts import warn_without_prompt
 from beam_gpte.core.errors import InputError
@@ -155,6 +149,7 @@ def read_static_folder(root: Path, config: EncoderConfig) -> StaticFolder:
     is_model2vec, settings = (place / "config.json").exists(), dict[str, Any]()
     if is_model2vec:
         settings = read_settings(place / "config.json")
+        _check_model_type(place / "config.json", settings)
         check_references(place / "config.json", settings)
         normalize = setting(place / "config.json", settings, "normalize", bool) is True
     prompts, default = read_prompts(root / "config_sentence_transformers.json")
@@ -169,6 +164,13 @@ def read_static_folder(root: Path, config: EncoderConfig) -> StaticFolder:
         default_prompt_name=default,
         route=route,
     )
+
+
+def _check_model_type(path: Path, settings: dict[str, Any]) -> None:
+    """Refuse the configuration of another model, whose limits are not those of the words."""
+    kind = setting(path, settings, "model_type", str)
+    if kind != MODEL2VEC and (kind is not None or not settings):
+        raise damage(path, f"has model_type {kind!r}, not {MODEL2VEC!r}")
 
 
 def check_file_there(path: Path) -> None:

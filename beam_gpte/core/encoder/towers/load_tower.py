@@ -23,7 +23,7 @@ class Tower(NamedTuple):
 
 
 def load_text_tower(folder: ModelFolder, config: EncoderConfig) -> Tower:
-    """Load the text tower in fp32.
+    """Load the text tower in fp32; without a projection where it was saved alone without one.
 
     Raises:
       InputError: as `load_pretrained`.
@@ -33,6 +33,8 @@ def load_text_tower(folder: ModelFolder, config: EncoderConfig) -> Tower:
     model = load_pretrained(folder, config, "text tower")
     if hasattr(model, "text_projection"):
         return Tower(model.text_model, model.text_projection)
+    if not hasattr(model, "head"):
+        return Tower(model, torch.nn.Identity())
     projection, model.head = model.head, torch.nn.Identity()
     return Tower(model, projection)
 

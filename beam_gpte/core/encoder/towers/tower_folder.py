@@ -1,11 +1,12 @@
-"""Find out whether a model has a tower for texts and one for images. Loads no torch.
+"""Find out whether a model has a tower for texts, and one for images. Loads no torch.
 
     texts --> text tower ---+
                             +--> vectors of one space
     images --> image tower -+
 
 CLIP (Radford et al., arXiv 2103.00020) and SigLIP (Zhai et al., arXiv 2303.15343; SigLIP 2, arXiv
-2502.14786, in its checkpoints of a fixed resolution, whose model type is the same).
+2502.14786, in its checkpoints of a fixed resolution, whose model type is the same). A text tower
+that was saved alone is run as it is within its model, and takes no images.
 """
 
 import dataclasses
@@ -38,6 +39,24 @@ _OTHERS = (
     "xclip",
 )
 _IMAGES_ALONE = tuple(f"{kind}_vision_model" for kind in (*KINDS, "siglip2"))
+_TEXTS_ALONE = {f"{kind}_text_model": kind for kind in KINDS}
+_CLIP_TEXTS = "clip_text_model"  # which transformers runs as a language model, too
+# Text towers whose vector is not the mean of their tokens, and of which no file says what it is.
+_OTHER_TEXTS = (
+    "aimv2_text_model",
+    "align_text_model",
+    "altclip_text_model",
+    "chinese_clip_text_model",
+    "clap_text_model",
+    "clipseg_text_model",
+    "flava_text_model",
+    "groupvit_text_model",
+    "metaclip_2_text_model",
+    "owlv2_text_model",
+    "owlvit_text_model",
+    "siglip2_text_model",
+    "xclip_text_model",
+)
 
 # Settings of texts that the text tower has no use for: what it pools is part of the model.
 _REFUSED = (
@@ -50,15 +69,17 @@ _REFUSED = (
 
 @dataclasses.dataclass(frozen=True)
 class Towers:
-    """Hold what is known of a model with two towers.
+    """Hold what is known of a model with two towers, or of a text tower.
 
     Attributes:
       kind: of `KINDS`.
       folder: with config.json, weights and the settings of the image processor.
+      has_images: whether there is an image tower.
     """
 
     kind: str
     folder: Path
+    has_images: bool = True
 
     @property
     def pooling(self) -> str:
@@ -75,11 +96,13 @@ class Towers:
         return digest.hexdigest()
 
 
-def read_towers(folder: Path) -> Towers | None:
+def read_towers(folder: Path, is_pooled: bool = False) -> Towers | None:
     """Read which towers a model has; None for a language model.
 
     Args:
       folder: with config.json.
+      is_pooled: whether something says how the tokens are pooled, by which a text tower that was
+        saved alone is a language model.
 
     Raises:
       InputError: it has some that are not supported, or its settings lead elsewhere.
@@ -98,6 +121,14 @@ def read_towers(folder: Path) -> Towers | None:
             f"has model_type {kind!r}, whose texts and images are not supported",
             "use a model of type clip or siglip, of a fixed resolution",
         )
+    if kind in _OTHER_TEXTS and not is_pooled:
+        raise damage(
+            path,
+            f"is that of a text tower ({kind}), which pools its tokens in its own way",
+            "give the pooling that suits it, or use a model of type clip or siglip",
+        )
+    if kind in _TEXTS_ALONE and not (is_pooled and kind == _CLIP_TEXTS):
+        return Towers(_TEXTS_ALONE[kind], folder, has_images=False)
     if kind not in KINDS:
         return None
     for name in PROCESSORS:
@@ -137,6 +168,6 @@ def check_image_settings(config: EncoderConfig) -> None:
 
 def _refused(config: EncoderConfig, name: str) -> InputError:
     return InputError(
-        f"{name} {getattr(config, name)!r}: model {config.model!r} has a text and an image tower, "
-        "which do not take it; leave it out"
+        f"{name} {getattr(config, name)!r}: model {config.model!r} has a text or an image tower, "
+        "which does not take it; leave it out"
     )

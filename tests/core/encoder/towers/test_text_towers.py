@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from beam_gpte import EncoderConfig, InputError, TextEncoder
+from beam_gpte import EncoderConfig, ImageEncoder, InputError, TextEncoder
 from beam_gpte.core.encoder.adapters.find import check_model
 from tests.core.damage import change
 from tests.core.images.tiny_towers import TEXTS, make_clip, make_siglip
@@ -117,6 +117,51 @@ def test_windows_and_templates_are_followed(folders: dict[str, Path]) -> None:
     np.testing.assert_allclose(templated.encode(["a cat"]), wanted, atol=1e-5)
     windows = TextEncoder.load(EncoderConfig(folder, long_text="windows"))
     assert windows.encode_with_counts(["x" * 200]).dropped.tolist() == [0]
+
+
+ALONE = ("CLIPTextModel", "CLIPTextModelWithProjection", "SiglipTextModel")
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_text_tower_that_was_saved_alone_is_pooled_as_within_its_model(
+    folders: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    whole = folders["siglip" if name.startswith("Siglip") else "clip"]
+    settings = transformers.AutoConfig.from_pretrained(whole).text_config
+    if name == "CLIPTextModelWithProjection":
+        settings.projection_dim = 16
+    tower = getattr(transformers, name).from_pretrained(whole, config=settings).eval()
+    tower.save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(whole).save_pretrained(tmp_path)
+    encoder = TextEncoder.load(str(tmp_path))
+    found = encoder.encode(TEXTS)
+    if name == "CLIPTextModel":
+        tokens = transformers.AutoTokenizer.from_pretrained(whole)
+        given = tokens(TEXTS, padding=True, truncation=True, return_tensors="pt")
+        with torch.inference_mode():
+            wanted = tower(**given).pooler_output.numpy()
+    else:
+        wanted = text_features(whole, TEXTS)
+    np.testing.assert_allclose(found, unit(wanted), atol=1e-5)
+    assert encoder.metadata.modality == ""
+    check_model(EncoderConfig(str(tmp_path)))
+    with pytest.raises(InputError, match="takes no images; use one with an image tower"):
+        ImageEncoder.load(str(tmp_path))
+    mean = EncoderConfig(str(tmp_path), pooling="mean")
+    if name == "SiglipTextModel":
+        with pytest.raises(InputError, match="pooling 'mean': .* a text or an image tower"):
+            TextEncoder.load(mean)
+        return
+    assert TextEncoder.load(mean).metadata.pooling == "mean"
+    assert TextEncoder.load(mean).fingerprint != encoder.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["altclip_text_model", "siglip2_text_model"])
+def test_a_text_tower_of_another_kind_asks_for_its_pooling(tmp_path: Path, kind: str) -> None:
+    folder = make_clip(tmp_path / "m")
+    change(folder / "config.json", model_type=kind)
+    with pytest.raises(InputError, match=f"text tower .{kind}., which pools .* give the pooling"):
+        check_model(EncoderConfig(str(folder)))
 
 
 def test_a_tokenizer_that_hides_padding_is_refused(tmp_path: Path) -> None:
