@@ -6,7 +6,7 @@ These are Dense, LayerNorm and Normalize.
 from typing import TYPE_CHECKING, Any
 
 from beam_gpte.core.encoder.model_folder import Module
-from beam_gpte.core.encoder.pretrained import named_failure
+from beam_gpte.core.encoder.pretrained import check_finite, named_failure
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.model_files import check_weight_files, damage
 
@@ -122,6 +122,7 @@ def load_weights(target: "torch.nn.Module", module: Module, prefix: str) -> None
             for name, tensor in safetensors.torch.load_file(path).items()
         }
         target.load_state_dict(weights, assign=True)
+    check_finite(path, weights.items())
 
 
 _LOADERS: dict[str, Any] = {"Dense": _dense, "LayerNorm": _layer_norm, "Normalize": _normalize}

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from beam_gpte.core.encoder.heads import load_weights, make_activation, size_of
 from beam_gpte.core.encoder.model_folder import Module
-from beam_gpte.core.encoder.pretrained import named_failure
+from beam_gpte.core.encoder.pretrained import check_finite, named_failure
 from beam_gpte.core.model_files import check_weight_files, damage
 from beam_gpte.core.multi_vectors.token_folder import TokenFolder
 
@@ -78,6 +78,7 @@ def _stanford(folder: TokenFolder) -> "torch.nn.Module":
         ):
             if _STANFORD_WEIGHT in file.keys():  # noqa: SIM118  # not a mapping
                 weight = file.get_tensor(_STANFORD_WEIGHT).to(torch.float32)
+                check_finite(path, [(_STANFORD_WEIGHT, weight)])
                 linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
                 linear.weight = torch.nn.Parameter(weight, requires_grad=False)
                 return linear

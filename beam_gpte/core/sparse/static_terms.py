@@ -15,6 +15,10 @@ from beam_gpte.core.sparse.sparse_rows import TERM
 
 WEIGHT = "weight"
 _FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+# Below this share of the weights a vocabulary is cut; those of a few hundred tokens are of tests.
+_MIN_SHARE = 0.75
+_SMALL_VOCABULARY = 1000
+
 _UNLIMITED = 1 << 30  # a tokenizer without a limit names a number of thirty digits
 
 
@@ -87,6 +91,9 @@ def _read_weights(folder: ModelFolder, tokens: int) -> np.ndarray:
         tensors = dict(deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
     if WEIGHT not in tensors:
         raise damage(path, f"has no tensor {WEIGHT!r}, the weights of the tokens")
+    other = sorted(tensors.keys() - {WEIGHT})
+    if other:
+        raise damage(path, f"has a tensor {other[0]!r}, which is not read here")
     shape, kind = tensors[WEIGHT]["shape"], tensors[WEIGHT]["dtype"]
     if len(shape) != 1 or kind not in _FLOATS:
         known = ", ".join(_FLOATS)
@@ -100,4 +107,9 @@ def _read_weights(folder: ModelFolder, tokens: int) -> np.ndarray:
         raise damage(path, f"has {len(weights):,} weights for {tokens:,} tokens of tokenizer.json")
     if not np.isfinite(weights).all():
         raise damage(path, "has weights that are not finite")
+    if len(weights) > _SMALL_VOCABULARY and tokens < _MIN_SHARE * len(weights):
+        raise damage(
+            path.with_name("tokenizer.json"),
+            f"is cut: it has {tokens:,} tokens, but model.safetensors {len(weights):,} weights",
+        )
     return weights

@@ -56,7 +56,13 @@ def read_token_vectors(folder: StaticFolder, tokens: int) -> TokenVectors:
     found = [name for name in names if name in tensors]
     if not found:
         raise damage(path, f"has no tensor {names[0]!r}, the vectors of the tokens")
+    other = sorted(tensors.keys() - {*NAMES, WEIGHTS, MAPPING})
+    if other:
+        raise damage(path, f"has a tensor {other[0]!r}, which is not read here")
     vectors = _floats(path, found[0], tensors[found[0]], 2)
+    if found[0] == NAMES[1] and not folder.is_model2vec:
+        path = folder.place / "config.json"
+        raise damage(path, f"is missing, which {NAMES[1]!r} of model2vec need")
     if min(vectors.shape) == 0:
         raise damage(path, f"has {found[0]!r} of shape {list(vectors.shape)}: no vectors")
     has_rows = found[0] == NAMES[1]  # sentence-transformers reads them with that name only
