@@ -68,7 +68,7 @@ for path, content in files.items():
 
 queries = EmbedTokens(EncoderConfig(str(folder), route="query"), "query", None, "query_tokens")
 int8 = TokenStorage(quantization="int8")
-documents = EmbedTokens(str(folder), "document", None, "document_tokens", int8)
+documents = EmbedTokens(str(folder), "document", None, "document_tokens", storage=int8)
 
 with beam.Pipeline("FnApiRunner") as p:
     pairs = p | beam.Create(PAIRS)

@@ -23,7 +23,7 @@ PARENT_ID = "parent_id"
 CHUNK_INDEX = "chunk_index"
 CHUNK_START = "chunk_start"
 CHUNK_END = "chunk_end"
-PARENT_HASH = "parent_hash"  # by EmbedText alone, see `embedding.previous_rows`
+PARENT_HASH = "parent_hash"  # by EmbedText alone, see `embedding.previous`
 
 # Added by EmbedText(token_columns=True).
 TOKENS = "tokens"
@@ -102,7 +102,7 @@ DEFECT = HIDDEN + "defect"  # string: why the row could not be read, null where 
 FILE = HIDDEN + "file"  # int64: names a file; the field's metadata hold the folder and its columns
 AT = HIDDEN + "at"  # int64: the row in that file
 
-# What a previous run has of the vectors of the same text; see `embedding.previous_rows`.
+# What a previous run has of the vectors of the same text; see `embedding.previous`.
 PREVIOUS = HIDDEN + "previous"
 
 # Rows under deduplication.

@@ -5,7 +5,7 @@ rows or blocks --> CheckTexts --> RunInference(model handler) --> CheckVectors -
                        +------------------- rejects -------------------+
 
 A block is a batch of `RunInference`; where a server runs the model, `embed_ahead` takes its place.
-Without exception handling the handler fails the job, and there is no CheckVectors.
+See `infer_blocks`.
 """
 
 import dataclasses
@@ -20,19 +20,13 @@ from beam_gpte.core.errors import InputError
 from beam_gpte.core.served.endpoint import EndpointConfig, check_runtime
 from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import CheckTexts
 from beam_gpte.elements.chunk_rows import CHUNK_COLUMNS
-from beam_gpte.elements.rejects import (
-    GoodAndRejects,
-    RejectingTransform,
-    merge_rejects,
-    reject_outputs,
-    split_defects,
-)
+from beam_gpte.elements.rejects import RejectingTransform
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.embedding.embed_ahead import embed_ahead
+from beam_gpte.embedding.infer_blocks import check_texts, infer_blocks
 from beam_gpte.embedding.models import as_model
-from beam_gpte.embedding.previous_rows import PreviousColumns
+from beam_gpte.embedding.previous.previous_columns import PreviousColumns
 from beam_gpte.embedding.reuse import AttachPreviousVectors, Reuse
 from beam_gpte.sinks.runs.resume import ResumePoint
 
@@ -108,27 +102,28 @@ class EmbedText(AddsColumns, RejectingTransform):
         return over_blocks(pcoll, self._embed, self.text_column, self.id_column, added=self.added())
 
     def _embed(self, blocks: beam.PCollection[Block]) -> Any:
-        texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(self._check()))
+        return infer_blocks(self, blocks, check_texts(self), self._infer, "CheckVectors")
+
+    def _infer(self, texts: beam.PCollection[Block]) -> beam.PCollection[Block]:
         if self._previous is not None:
             attach = AttachPreviousVectors(self._previous.path, self._previous_columns())
             texts = texts | "Reuse" >> attach
         point = ResumePoint()
-        vectors = texts | "Infer" >> self._infer(point).with_output_types(Block)
+        vectors = texts | "Infer" >> self._run_model(point).with_output_types(Block)
         point.watch(vectors)
-        if not self._isolate:
-            return vectors
-        check_vectors = beam.FlatMap(split_defects, self.step, self.id_column)
-        vectors, bad_vectors = vectors | "CheckVectors" >> reject_outputs(check_vectors)
-        return GoodAndRejects(vectors, merge_rejects([bad_texts, bad_vectors]))
+        return vectors
 
     def _previous_columns(self) -> PreviousColumns:
-        ours = self.text_column, self.id_column, self._vectors
-        return PreviousColumns(*ours, self._splits(), self.token_columns, self.added())
+        return PreviousColumns(
+            self.text_column,
+            self.id_column,
+            (self._vectors,),
+            splits=self._splits(),
+            tokens=self.token_columns,
+            added=self.added(),
+        )
 
-    def _check(self) -> CheckTexts:
-        return CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())
-
-    def _infer(self, resume: ResumePoint) -> beam.PTransform:
+    def _run_model(self, resume: ResumePoint) -> beam.PTransform:
         # imported late: Beam's ml package loads torch where it is installed
         from apache_beam.ml.inference.base import RunInference
 

@@ -4,8 +4,7 @@ rows or blocks --> CheckPairs --> RunInference(model handler) --> CheckScores --
                        |                                               |          scores
                        +------------------- rejects -------------------+
 
-A block is a batch of `RunInference`. Without exception handling the handler fails the job, and
-there is no CheckScores.
+A block is a batch of `RunInference`; see `infer_blocks`.
 """
 
 import dataclasses
@@ -24,15 +23,9 @@ from beam_gpte.core.served.endpoint_scorer import check_scorer_endpoint
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
 from beam_gpte.elements.block import Block
 from beam_gpte.elements.checks import text_defects
-from beam_gpte.elements.rejects import (
-    GoodAndRejects,
-    RejectingTransform,
-    merge_rejects,
-    reject_outputs,
-    split_defects,
-    split_rejects,
-)
+from beam_gpte.elements.rejects import RejectingTransform, split_rejects
 from beam_gpte.elements.rows import over_blocks
+from beam_gpte.embedding.infer_blocks import infer_blocks, run_inference
 
 RERANK_SCORE = "rerank_score"  # float32
 
@@ -133,39 +126,25 @@ class Rerank(AddsColumns, RejectingTransform):
         )
 
     def _score(self, blocks: beam.PCollection[Block]) -> Any:
-        # imported late: Beam's ml package loads torch where it is installed
-        from apache_beam.ml.inference.base import RunInference
-
-        infer = RunInference(self._handler(), watch_model_pattern=self.runtime.watch_model_pattern)
-        pairs, bad_texts = blocks | "CheckPairs" >> self._check_pairs()
-        scored = pairs | "Infer" >> infer.with_output_types(Block)
-        if not self._isolate:
-            return scored
-        scored, bad_scores = scored | "CheckScores" >> self._check_scores()
-        return GoodAndRejects(scored, merge_rejects([bad_texts, bad_scores]))
-
-    def _check_pairs(self) -> Any:
-        return reject_outputs(
-            beam.FlatMap(
-                _check_pairs,
-                self._text_columns,
-                self.added(),
-                self.step,
-                self._isolate,
-                self.id_column,
-                self.column_options,
-            )
+        check = beam.FlatMap(
+            _check_pairs,
+            self._text_columns,
+            self.added(),
+            self.step,
+            self._isolate,
+            self.id_column,
+            self.column_options,
         )
+        checks = ("CheckPairs", check)
+        return infer_blocks(self, blocks, checks, self._infer, "CheckScores", [self._scores])
 
-    def _check_scores(self) -> Any:
-        return reject_outputs(
-            beam.FlatMap(split_defects, self.step, self.id_column, [self._scores])
-        )
+    def _infer(self, pairs: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        return pairs | "Infer" >> run_inference(self, self._handler(), self.runtime)
 
     def _handler(self) -> Any:
         from beam_gpte.embedding.handlers.rerank_handler import RerankModelHandler
 
-        handler = RerankModelHandler(
+        return RerankModelHandler(
             self._config,
             self._text_columns,
             self._scores,
@@ -174,8 +153,6 @@ class Rerank(AddsColumns, RejectingTransform):
             self.id_column,
             self.runtime,
         )
-        handler.step = self.step
-        return handler.with_no_batching()  # a block is a batch
 
 
 def _check_pairs(

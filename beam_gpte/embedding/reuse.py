@@ -8,7 +8,7 @@ What meets: rows of both with the same text; rows of the corpus have met by id, 
 it, `SpreadParts` spreads the previous files.
 
 Whether a previous vector may be used is decided by its fingerprint where the model is loaded; see
-`previous_vectors`.
+`previous.previous_vectors`.
 """
 
 import dataclasses
@@ -25,14 +25,8 @@ from beam_gpte.core.errors import InputError, naming
 from beam_gpte.core.vectors.quantize import check_quantization
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.elements.rejects import NAMESPACE
-from beam_gpte.embedding.previous_rows import (
-    KEY,
-    NotReused,
-    PreviousColumns,
-    attach,
-    index_previous,
-    read_previous,
-)
+from beam_gpte.embedding.previous.previous_columns import KEY, NotReused, PreviousColumns
+from beam_gpte.embedding.previous.previous_rows import attach, index_previous, read_previous
 from beam_gpte.shuffle.packing import Packer, Piece, split_rows, unpack
 from beam_gpte.shuffle.spread_parts import SpreadParts, read_parts
 from beam_gpte.sources.read_vectors import vector_files
@@ -79,10 +73,11 @@ class Reuse:
 
 @dataclasses.dataclass(eq=False)
 class AttachPreviousVectors(beam.PTransform):
-    """Add the column `PREVIOUS` to the rows whose text a previous run has; see `previous_rows`.
+    """Add the column `PREVIOUS` to the rows whose text a previous run has.
 
-    Memory per worker: texts and vectors of one partition of the previous run,
-    n / 256 * (4 dim + bytes of a text); of chunks, no texts.
+    See `previous.previous_rows`. Memory per worker: texts and vectors of one partition of the
+    previous run, n / 256 * (4 dim + bytes of a text), dim times the tokens of a text where each has
+    a vector; of chunks, no texts.
 
     Attributes:
       path: folder or glob of Parquet files that `WriteVectorsToParquet` wrote.
@@ -112,6 +107,18 @@ class AttachPreviousVectors(beam.PTransform):
             | "Flatten" >> beam.Flatten()
             | "GroupByText" >> beam.GroupByKey()
             | "Attach" >> beam.ParDo(_Attach(self.columns)).with_output_types(Block)
+        )
+
+
+def check_reuse(reuse: object) -> None:
+    """Refuse what does not name the files of a previous run.
+
+    Raises:
+      InputError: it is neither None nor a path.
+    """
+    if reuse is not None and (not isinstance(reuse, str) or not reuse):
+        raise InputError(
+            f"reuse {reuse!r}: name the Parquet files of a previous run, a folder or glob"
         )
 
 

@@ -21,7 +21,7 @@ from beam_gpte.core.static.load_encoder import Pretrained
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block
 from beam_gpte.embedding.ensure_vectors import unit_vectors
 from beam_gpte.embedding.models import load_model
-from beam_gpte.embedding.previous_vectors import (
+from beam_gpte.embedding.previous.previous_vectors import (
     NO_TOKENS,
     OTHER_CANARIES,
     OTHER_MODEL,

@@ -79,7 +79,7 @@ from beam_gpte.core.errors import InputError, NothingWrittenError, naming
 from beam_gpte.elements.checks import CheckTexts
 from beam_gpte.elements.rejects import reject_outputs
 from beam_gpte.embedding.models import Model, name_of
-from beam_gpte.embedding.previous_rows import HashTexts
+from beam_gpte.embedding.previous.previous_columns import HashTexts
 from beam_gpte.embedding.quantize_vectors import FIT
 from beam_gpte.embedding.reuse import NOT_REUSED
 from beam_gpte.files.folders import absolute, check_writable

@@ -21,15 +21,8 @@ TOKEN_EMBEDDINGS = "token_embeddings"
 KIND = "tokens"
 QUANTIZATIONS = ("float32", "int8")
 # What the vectors of one column have in common.
-_STORED_ALIKE = (
-    "fingerprint",
-    "dim",
-    "route",
-    "pool_factor",
-    "protected_tokens",
-    "quantization",
-    "int8_limit",
-)
+MADE_ALIKE = ("fingerprint", "dim", "route", "pool_factor", "protected_tokens")
+_STORED_ALIKE = (*MADE_ALIKE, "quantization", "int8_limit")
 _STORED = {"float32": "float", "int8": "int8"}
 
 

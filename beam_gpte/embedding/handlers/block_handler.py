@@ -1,20 +1,29 @@
-"""Share what handlers of blocks have in common: the model, loaded once, and what a bad row does."""
+"""Share what handlers of blocks have in common.
+
+That is the model, loaded once, what a bad row does, and what is taken from a previous run.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import Metrics
 
-from beam_gpte.core.columns import DEFECT
+from beam_gpte.core.columns import DEFECT, PREVIOUS
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.errors import naming
 from beam_gpte.core.process import tune_process
 from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.checks import step_error
 from beam_gpte.elements.rejects import NAMESPACE, row_name
+from beam_gpte.embedding.previous.previous_columns import NotReused
+from beam_gpte.embedding.previous.previous_vectors import previous_columns, why_not_columns
+from beam_gpte.embedding.reuse import count_not_reused
 from beam_gpte.embedding.shared_models import announce, later, loaded
+from beam_gpte.files.meter import TEXTS, report
 
 MODEL_FILES = (".json", ".safetensors")
 REPAIR = (
@@ -30,7 +39,8 @@ M = TypeVar("M")
 class BlockModelHandler(ModelHandler[Block, Block, M], Generic[M]):
     """Run a model over blocks, each a batch; one model per process for all steps that name it.
 
-    A subclass sets `counters`, and implements `_load_shared` and `_run`.
+    A subclass sets `counters`, first those of rows and of what the model makes of them, and
+    implements `_load_shared` and `_run`; `_fields` if a previous run may have its columns.
 
     Args:
       config: the model, an `EncoderConfig` or an `EndpointConfig`.
@@ -80,7 +90,30 @@ class BlockModelHandler(ModelHandler[Block, Block, M], Generic[M]):
     ) -> Iterator[Block]:
         """Return a block, which is a batch, with what the model makes of it."""
         announce(self.counters)
-        yield self._run(block, loaded(model))
+        yield self._reused(block, loaded(model))
+
+    def _reused(self, block: Block, model: M) -> Block:
+        """Take the columns of a previous run, where all rows have what this model makes again.
+
+        Which of the rows have nothing `AttachPreviousVectors` put into other blocks.
+        """
+        if PREVIOUS not in block.schema.names:
+            return self._run(block, model)
+        fields = self._fields(model)
+        reason = why_not_columns(block, fields)
+        if reason is not None:
+            count_not_reused(NotReused(reason, len(block)))
+            return self._run(block.without_columns([PREVIOUS]), model)
+        rows = previous_columns(block, fields)
+        sizes = len(rows), _size(rows.column(fields[0].name))
+        for name, size in zip(self.counters[:2], sizes, strict=True):
+            Metrics.counter(NAMESPACE, f"{name}_reused").inc(size)
+        report(TEXTS, len(rows))
+        return rows
+
+    def _fields(self, model: M) -> tuple[pa.Field, ...]:
+        """Return the columns that the model makes, with their metadata."""
+        raise NotImplementedError
 
     def _run(self, block: Block, model: M) -> Block:
         """Return the block with new columns."""
@@ -110,6 +143,13 @@ class BlockModelHandler(ModelHandler[Block, Block, M], Generic[M]):
     def get_metrics_namespace(self) -> str:
         """Name the namespace of Beam's metrics."""
         return NAMESPACE
+
+
+def _size(column: pa.Array) -> int:
+    """Count what a model made of the rows: a vector of each, or the values of lists."""
+    if pa.types.is_fixed_size_list(column.type):
+        return len(column)
+    return int(pc.sum(pc.list_value_length(column)).as_py() or 0)
 
 
 def with_reasons(block: Block, failed: Mapping[int, str]) -> Block:

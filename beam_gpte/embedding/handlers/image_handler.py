@@ -60,8 +60,11 @@ class ImageEmbeddingModelHandler(BlockModelHandler[ImageEncoder]):
         _count(found, time.monotonic() - began)
         failed = {at: f"{self._image_column} {reason}" for at, reason in found.failed.items()}
         self._check(block, failed)
-        block = block.with_column(model.metadata.field(self._vectors), _to_arrow(found))
-        return with_reasons(block, failed)
+        (field,) = self._fields(model)
+        return with_reasons(block.with_column(field, _to_arrow(found)), failed)
+
+    def _fields(self, model: ImageEncoder) -> tuple[pa.Field, ...]:
+        return (model.metadata.field(self._vectors),)
 
 
 def _to_arrow(found: ImageEncoding) -> pa.FixedSizeListArray:

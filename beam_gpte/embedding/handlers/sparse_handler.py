@@ -69,11 +69,14 @@ class SparseModelHandler(BlockModelHandler[SparseEncoder]):
             encoding = model.encode_with_counts(texts, *pruning)
         self._check(block, encoding.failed, lambda at: f"{texts[at][:80]!r}: ")
         _count(encoding, time.monotonic() - began)
-        fields = model.metadata(*pruning).fields(*self._columns)
         columns = to_arrow(encoding.rows, list(encoding.failed))
-        for field, column in zip(fields, columns, strict=True):
+        for field, column in zip(self._fields(model), columns, strict=True):
             block = block.with_column(field, column)
         return with_reasons(block, encoding.failed)
+
+    def _fields(self, model: SparseEncoder) -> tuple[pa.Field, ...]:
+        pruning = self._settings.max_active, self._settings.min_weight
+        return model.metadata(*pruning).fields(*self._columns)
 
 
 def _count(encoding: SparseEncoding, seconds: float) -> None:

@@ -29,8 +29,8 @@ from beam_gpte.elements.chunk_rows import chunk_rows, with_token_columns
 from beam_gpte.elements.rejects import NAMESPACE, row_name
 from beam_gpte.embedding.handlers.block_handler import REPAIR, watched_model
 from beam_gpte.embedding.models import LoadedModel, Model, as_model, load_model
-from beam_gpte.embedding.previous_rows import NotReused, parent_hashes
-from beam_gpte.embedding.previous_vectors import previous_encoding, why_not
+from beam_gpte.embedding.previous.previous_columns import NotReused, parent_hashes
+from beam_gpte.embedding.previous.previous_vectors import previous_encoding, why_not
 from beam_gpte.embedding.reuse import Reuse, count_not_reused
 from beam_gpte.embedding.shared_models import announce, count, later, loaded
 from beam_gpte.files.meter import TEXTS, report

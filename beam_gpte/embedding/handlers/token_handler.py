@@ -7,6 +7,7 @@ import pyarrow as pa
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.errors import naming
 from beam_gpte.core.multi_vectors.token_encoder import TokenEncoder, TokenEncoding
+from beam_gpte.core.multi_vectors.token_metadata import TokenMetadata
 from beam_gpte.core.process import torch_threads
 from beam_gpte.elements.block import Block
 from beam_gpte.embedding.handlers.block_handler import BlockModelHandler, with_reasons
@@ -69,13 +70,19 @@ class TokenModelHandler(BlockModelHandler[TokenEncoder]):
             found = model.encode_with_counts(texts, self._route, pooling)
         self._check(block, found.failed, lambda at: f"{texts[at][:80]!r}: ")
         _count(found, time.monotonic() - began)
-        with naming(self.step):
-            metadata = model.metadata(self._route, pooling).quantized(
-                self._storage.quantization, self._storage.int8_limit
-            )
+        metadata = self._metadata(model)
         vectors = token_array(found.vectors, metadata, found.failed)
         block = block.with_column(metadata.field(self._output_column), vectors)
         return with_reasons(block, found.failed)
+
+    def _fields(self, model: TokenEncoder) -> tuple[pa.Field, ...]:
+        return (self._metadata(model).field(self._output_column),)
+
+    def _metadata(self, model: TokenEncoder) -> TokenMetadata:
+        with naming(self.step):
+            return model.metadata(self._route, self._storage.pooling).quantized(
+                self._storage.quantization, self._storage.int8_limit
+            )
 
 
 def _count(found: TokenEncoding, seconds: float) -> None:

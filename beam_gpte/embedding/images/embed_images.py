@@ -4,8 +4,7 @@ rows or blocks --> CheckImages --> RunInference(model handler) --> CheckVectors 
                        |                                               |           embedding column
                        +------------------- rejects -------------------+
 
-A block is a batch of `RunInference`. Without exception handling the handler fails the job, and
-there is no CheckVectors.
+A block is a batch of `RunInference`; see `infer_blocks`.
 """
 
 import dataclasses
@@ -24,16 +23,10 @@ from beam_gpte.core.images.decode import MAX_PIXELS, check_max_pixels
 from beam_gpte.elements.added_columns import AddedColumns, AddsColumns
 from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.checks import check_columns
-from beam_gpte.elements.rejects import (
-    GoodAndRejects,
-    RejectingTransform,
-    merge_rejects,
-    reject_outputs,
-    split_defects,
-    split_rejects,
-)
+from beam_gpte.elements.rejects import GoodAndRejects, RejectingTransform, split_rejects
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.embedding.images.read_images import image_defects
+from beam_gpte.embedding.infer_blocks import infer_blocks, run_inference
 
 
 @dataclasses.dataclass(eq=False)
@@ -112,27 +105,20 @@ class EmbedImages(AddsColumns, RejectingTransform):
         )
 
     def _embed(self, blocks: beam.PCollection[Block]) -> Any:
-        # imported late: Beam's ml package loads torch where it is installed
-        from apache_beam.ml.inference.base import RunInference
-
-        infer = RunInference(self._handler(), watch_model_pattern=self.runtime.watch_model_pattern)
-        images, bad_images = blocks | "CheckImages" >> self._check_images()
-        vectors = images | "Infer" >> infer.with_output_types(Block)
+        names = self.image_column, self.id_column
+        check = beam.FlatMap(_check_images, *names, self.added(), self.step, self._isolate)
+        checks = ("CheckImages", check)
+        found = infer_blocks(self, blocks, checks, self._infer, "CheckVectors", [self._vectors])
         if not self._isolate:
-            return self._without_images(vectors)
-        check_vectors = beam.FlatMap(split_defects, self.step, self.id_column, [self._vectors])
-        vectors, bad_vectors = vectors | "CheckVectors" >> reject_outputs(check_vectors)
-        rejects = merge_rejects([bad_images, bad_vectors])
-        return GoodAndRejects(self._without_images(vectors), rejects)
+            return self._without_images(found)
+        return GoodAndRejects(self._without_images(found.good), found.rejects)
+
+    def _infer(self, images: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        return images | "Infer" >> run_inference(self, self._handler(), self.runtime)
 
     @property
     def _vectors(self) -> str:
         return self.added()[self.embedding_column]
-
-    def _check_images(self) -> Any:
-        names = self.image_column, self.id_column
-        check = beam.FlatMap(_check_images, *names, self.added(), self.step, self._isolate)
-        return reject_outputs(check)
 
     def _without_images(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block]:
         if self.keep_images:
@@ -143,7 +129,7 @@ class EmbedImages(AddsColumns, RejectingTransform):
     def _handler(self) -> Any:
         from beam_gpte.embedding.handlers.image_handler import ImageEmbeddingModelHandler
 
-        handler = ImageEmbeddingModelHandler(
+        return ImageEmbeddingModelHandler(
             self._config,
             self.image_column,
             self._vectors,
@@ -152,8 +138,6 @@ class EmbedImages(AddsColumns, RejectingTransform):
             self.id_column,
             self.runtime,
         )
-        handler.step = self.step
-        return handler.with_no_batching()  # a block is a batch
 
 
 def _check_images(

@@ -4,7 +4,8 @@ rows or blocks --> CheckTexts --> Split --> RunInference(model handler) --> Chec
                        |                                                         |    with a column
                        +----------------------- rejects ------------------------+   of token vectors
 
-A block is a batch of `RunInference`, which holds what it makes of one: `Split` bounds it.
+A block is a batch of `RunInference`, which holds what it makes of one: `Split` bounds it. See
+`infer_blocks`.
 """
 
 import dataclasses
@@ -20,20 +21,16 @@ from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.multi_vectors.token_encoder import check_token_config
 from beam_gpte.core.multi_vectors.token_folder import DOCUMENT, ROUTES
-from beam_gpte.core.multi_vectors.token_metadata import TOKEN_EMBEDDINGS
+from beam_gpte.core.multi_vectors.token_metadata import TOKEN_EMBEDDINGS, token_metadata
 from beam_gpte.core.text.minhash import slices
 from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import CheckTexts
-from beam_gpte.elements.rejects import (
-    GoodAndRejects,
-    RejectingTransform,
-    merge_rejects,
-    reject_outputs,
-    split_defects,
-)
+from beam_gpte.elements.rejects import RejectingTransform
 from beam_gpte.elements.rows import over_blocks
+from beam_gpte.embedding.infer_blocks import check_texts, infer_blocks, run_inference
 from beam_gpte.embedding.multi_vectors.token_storage import TokenStorage
+from beam_gpte.embedding.previous.previous_columns import PreviousColumns
+from beam_gpte.embedding.reuse import AttachPreviousVectors, check_reuse
 
 # Of the texts of one batch, or one text. A token is a byte or more, so the vectors of a batch are
 # at most 64 MiB at 128 dimensions, and about 15 MiB in English.
@@ -56,7 +53,8 @@ class EmbedTokens(AddsColumns, RejectingTransform):
     cut to the model's length of their route (counters `texts_truncated`, `tokens_dropped`).
 
     Memory beside the model: the vectors of 128 KiB of text, or of one text; 512 bytes per token at
-    128 dimensions in float32. The column's metadata names the model, a fingerprint that queries and
+    128 dimensions in float32. With `reuse` also the texts and vectors of 1/256 of that run, of one
+    partition at a time. The column's metadata names the model, a fingerprint that queries and
     documents share, the route and the storage; sinks write it, and transforms of one vector per row
     refuse the column.
 
@@ -66,6 +64,9 @@ class EmbedTokens(AddsColumns, RejectingTransform):
       text_column: the texts to embed: strings, or bytes in UTF-8.
       id_column: names rows in messages; None if there is none.
       output_column: where the vectors go.
+      reuse: Parquet files of a previous run, a folder or glob: texts in it are not embedded again,
+        provided that the fingerprint of its column is that of this model and its settings, and
+        route, pooling and codes are the same. Counters ``not reused: ...`` say why not. Batch only.
       storage: pooling and codes of the vectors; see `TokenStorage`.
       runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
       rename: another name for the vectors, as in ``{"token_embeddings": "colbert"}``.
@@ -75,6 +76,7 @@ class EmbedTokens(AddsColumns, RejectingTransform):
     text_column: str = TEXT
     id_column: str | None = ID
     output_column: str = TOKEN_EMBEDDINGS
+    reuse: str | None = None
     storage: TokenStorage = dataclasses.field(default_factory=TokenStorage)
     runtime: ModelRuntime = dataclasses.field(default_factory=ModelRuntime)
 
@@ -94,6 +96,7 @@ class EmbedTokens(AddsColumns, RejectingTransform):
             raise InputError(
                 f"output_column {self.output_column!r} is the text or id column; name another"
             )
+        check_reuse(self.reuse)
         self.added()
 
     def adds(self) -> tuple[str, ...]:
@@ -114,37 +117,38 @@ class EmbedTokens(AddsColumns, RejectingTransform):
         return over_blocks(pcoll, self._embed, self.text_column, self.id_column, added=self.added())
 
     def _embed(self, blocks: beam.PCollection[Block]) -> Any:
-        # imported late: Beam's ml package loads torch where it is installed
-        from apache_beam.ml.inference.base import RunInference
+        return infer_blocks(
+            self, blocks, check_texts(self), self._infer, "CheckVectors", (self._vectors,)
+        )
 
-        infer = RunInference(self._handler(), watch_model_pattern=self.runtime.watch_model_pattern)
+    def _infer(self, texts: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        if self.reuse is not None:
+            texts = texts | "Reuse" >> AttachPreviousVectors(self.reuse, self._previous)
         split = beam.FlatMap(split_by_text, self.text_column).with_output_types(Block)
-        texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(self._check()))
-        vectors = texts | "Split" >> split | "Infer" >> infer.with_output_types(Block)
-        if not self._isolate:
-            return vectors
-        check_vectors = beam.FlatMap(split_defects, self.step, self.id_column)
-        vectors, bad_vectors = vectors | "CheckVectors" >> reject_outputs(check_vectors)
-        return GoodAndRejects(vectors, merge_rejects([bad_texts, bad_vectors]))
+        infer = run_inference(self, self._handler(), self.runtime)
+        return texts | "Split" >> split | "Infer" >> infer
 
-    def _check(self) -> CheckTexts:
-        return CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())
+    @property
+    def _previous(self) -> PreviousColumns:
+        return PreviousColumns(self.text_column, self.id_column, (self._vectors,), token_metadata)
+
+    @property
+    def _vectors(self) -> str:
+        return self.added()[self.output_column]
 
     def _handler(self) -> Any:
         from beam_gpte.embedding.handlers.token_handler import TokenModelHandler
 
-        handler = TokenModelHandler(
+        return TokenModelHandler(
             self._of_both_routes,
             self._config.route or DOCUMENT,
             self.text_column,
-            self.added()[self.output_column],
+            self._vectors,
             self.storage,
             self._isolate,
             self.id_column,
             self.runtime,
         )
-        handler.step = self.step
-        return handler.with_no_batching()  # a block is a batch
 
 
 def split_by_text(block: Block, text_column: str) -> Iterator[Block]:

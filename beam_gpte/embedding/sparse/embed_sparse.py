@@ -4,8 +4,7 @@ rows or blocks --> CheckTexts --> RunInference(model handler) --> CheckTerms -->
                        |                                              |          columns of lists
                        +------------------- rejects ------------------+
 
-A block is a batch of `RunInference`. Without exception handling the handler fails the job, and
-there is no CheckTerms.
+A block is a batch of `RunInference`; see `infer_blocks`.
 """
 
 import dataclasses
@@ -17,18 +16,15 @@ from beam_gpte.core.columns import ID, TEXT
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.sparse.columns import SPARSE, sparse_columns
+from beam_gpte.core.sparse.metadata import sparse_metadata
 from beam_gpte.core.sparse.settings import SparseSettings, check_sparse_config
 from beam_gpte.elements.added_columns import AddsColumns
 from beam_gpte.elements.block import Block
-from beam_gpte.elements.checks import CheckTexts
-from beam_gpte.elements.rejects import (
-    GoodAndRejects,
-    RejectingTransform,
-    merge_rejects,
-    reject_outputs,
-    split_defects,
-)
+from beam_gpte.elements.rejects import RejectingTransform
 from beam_gpte.elements.rows import over_blocks
+from beam_gpte.embedding.infer_blocks import check_texts, infer_blocks, run_inference
+from beam_gpte.embedding.previous.previous_columns import PreviousColumns
+from beam_gpte.embedding.reuse import AttachPreviousVectors, check_reuse
 
 
 @dataclasses.dataclass(eq=False)
@@ -55,6 +51,9 @@ class EmbedSparse(AddsColumns, RejectingTransform):
       text_column: the texts to embed: strings, or bytes in UTF-8.
       id_column: names rows in messages; None if there is none.
       output_column: what the names of both columns begin with.
+      reuse: Parquet files of a previous run, a folder or glob: texts in it are not run again,
+        provided that the fingerprint of its columns is that of this model, its route and settings.
+        Counters ``not reused: ...`` say why not. Batch only.
       sparse: which terms stay; see `SparseSettings`.
       runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
       rename: other names for the columns, as in ``{"sparse_values": "weights"}``.
@@ -64,6 +63,7 @@ class EmbedSparse(AddsColumns, RejectingTransform):
     text_column: str = TEXT
     id_column: str | None = ID
     output_column: str = SPARSE
+    reuse: str | None = None
     sparse: SparseSettings = dataclasses.field(default_factory=SparseSettings)
     runtime: ModelRuntime = dataclasses.field(default_factory=ModelRuntime)
 
@@ -73,6 +73,7 @@ class EmbedSparse(AddsColumns, RejectingTransform):
         if not isinstance(self.sparse, SparseSettings):
             raise InputError(f"sparse {self.sparse!r}: give SparseSettings(...)")
         check_sparse_config(self._config)
+        check_reuse(self.reuse)
         self.added()
 
     def adds(self) -> tuple[str, ...]:
@@ -93,25 +94,22 @@ class EmbedSparse(AddsColumns, RejectingTransform):
         return over_blocks(pcoll, self._embed, self.text_column, self.id_column, added=self.added())
 
     def _embed(self, blocks: beam.PCollection[Block]) -> Any:
-        # imported late: Beam's ml package loads torch where it is installed
-        from apache_beam.ml.inference.base import RunInference
+        check = check_texts(self)
+        return infer_blocks(self, blocks, check, self._infer, "CheckTerms", self._columns)
 
-        infer = RunInference(self._handler(), watch_model_pattern=self.runtime.watch_model_pattern)
-        texts, bad_texts = blocks | "CheckTexts" >> reject_outputs(beam.ParDo(self._check()))
-        found = texts | "Infer" >> infer.with_output_types(Block)
-        if not self._isolate:
-            return found
-        check = beam.FlatMap(split_defects, self.step, self.id_column, self._columns)
-        found, bad_terms = found | "CheckTerms" >> reject_outputs(check)
-        return GoodAndRejects(found, merge_rejects([bad_texts, bad_terms]))
+    def _infer(self, texts: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        if self.reuse is not None:
+            texts = texts | "Reuse" >> AttachPreviousVectors(self.reuse, self._previous)
+        return texts | "Infer" >> run_inference(self, self._handler(), self.runtime)
 
-    def _check(self) -> CheckTexts:
-        return CheckTexts(self.step, self.text_column, self.id_column, self._isolate, self.added())
+    @property
+    def _previous(self) -> PreviousColumns:
+        return PreviousColumns(self.text_column, self.id_column, self._columns, sparse_metadata)
 
     def _handler(self) -> Any:
         from beam_gpte.embedding.handlers.sparse_handler import SparseModelHandler
 
-        handler = SparseModelHandler(
+        return SparseModelHandler(
             self._config,
             self.text_column,
             self._columns,
@@ -120,5 +118,3 @@ class EmbedSparse(AddsColumns, RejectingTransform):
             self.id_column,
             self.runtime,
         )
-        handler.step = self.step
-        return handler.with_no_batching()  # a block is a batch

@@ -1,8 +1,8 @@
 """Find what a previous run has of the vectors of a text, and attach it to the row of the text.
 
-    previous file --> read_previous --> rows by the names below --> PreviousRows --+
-                                                                                   +--> attach
-    rows of the corpus ------------------------------------------------------------+
+    previous file --> read_previous --> rows by the names of `previous_columns` --> PreviousRows --+
+                                                                                                   |
+    rows of the corpus ------------------------------------------------------------------> attach <+
 
 `attach` adds the column `PREVIOUS` to the rows whose text the previous run has: a list of what it
 has of each vector, one for a whole text and one per chunk for a text that was split. Its field has
@@ -10,125 +10,42 @@ the metadata of these vectors. What they are good for is decided where the model
 `previous_vectors`.
 """
 
-import dataclasses
-import hashlib
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_gpte.core.columns import (
-    CHUNK_END,
-    CHUNK_INDEX,
-    CHUNK_START,
-    PARENT_HASH,
-    PARENT_ID,
-    PREVIOUS,
-    TOKENS,
-    TOKENS_DROPPED,
-)
+from beam_gpte.core.columns import PREVIOUS
 from beam_gpte.core.errors import InputError
 from beam_gpte.core.metadata import vector_metadata
+from beam_gpte.core.multi_vectors.token_metadata import token_metadata
+from beam_gpte.core.sparse.metadata import sparse_metadata
 from beam_gpte.core.visible_text import is_visible
-from beam_gpte.elements.added_columns import AddedColumns
 from beam_gpte.elements.block import ROWS_PER_BLOCK, Block, with_hidden
+from beam_gpte.embedding.previous.previous_columns import (
+    END,
+    INDEX,
+    KEY,
+    KNOWN,
+    MADE,
+    SAME_ID,
+    VECTOR,
+    NotReused,
+    PreviousColumns,
+)
+from beam_gpte.embedding.previous.sound_vectors import sound_rows
 from beam_gpte.sources.corpus_files import open_file, reading
 
-# Columns of previous rows, whatever their names in files.
-KEY = "key"  # the text; of a chunk, the hash of its parent's
-SAME_ID = "id"  # of the text's row
-VECTOR = "vector"
-INDEX = "index"  # of a chunk
-KNOWN = (START, END, TOKEN_COUNT, DROPPED) = ("start", "end", "tokens", "dropped")  # with a vector
-
-HASH_BYTES = 16
 INCOMPLETE = "the previous run lacks some chunks of the text"
+DAMAGED = "the previous vectors have values that no model makes"
 
-
-class NotReused(NamedTuple):
-    """Tell why previous vectors are of no use, and of how many texts they are."""
-
-    reason: str
-    texts: int
-
-
-@dataclasses.dataclass(frozen=True)
-class PreviousColumns:
-    """Name the columns of a previous run; those of the corpus have the same names.
-
-    Attributes:
-      text: the texts.
-      id: the ids; None if there is none.
-      vectors: the vectors.
-      splits: whether texts are split into chunks.
-      tokens: whether the numbers of tokens are asked for.
-      added: the names of the other columns.
-    """
-
-    text: str
-    id: str | None
-    vectors: str
-    splits: bool
-    tokens: bool
-    added: AddedColumns
-
-    def required(self) -> tuple[str, ...]:
-        """Name the columns that a file of a previous run has to have."""
-        return (self.vectors,) if self.splits else (self.text, self.vectors)
-
-    def files(self) -> dict[str, str | None]:
-        """Return the name in files of each column of previous rows."""
-        names: dict[str, str | None] = {KEY: self.text, SAME_ID: self.id, VECTOR: self.vectors}
-        if self.splits:
-            names |= {KEY: self.added[PARENT_HASH], SAME_ID: self.added[PARENT_ID]}
-            places = INDEX, START, END
-            ours = CHUNK_INDEX, CHUNK_START, CHUNK_END
-            names |= {place: self.added[name] for place, name in zip(places, ours, strict=True)}
-        if self.tokens:
-            names |= {TOKEN_COUNT: self.added[TOKENS], DROPPED: self.added[TOKENS_DROPPED]}
-        return names
-
-    def lacking(self, present: list[str]) -> str | None:
-        """Name a column without which chunks cannot be matched; None if there are all."""
-        names = self.files()
-        places = (names[ours] for ours in (KEY, INDEX, START, END) if self.splits)
-        return next((name for name in places if name not in present), None)
-
-    def keys(self, block: Block) -> list[bytes]:
-        """Return what the rows of the corpus are matched by."""
-        texts = block.column(self.text).cast(pa.large_binary()).to_pylist()
-        return [_hash(text or b"").encode() if self.splits else text or b"" for text in texts]
-
-
-def parent_hashes(texts: list[str]) -> pa.Array:
-    """Hash whole texts, by which their chunks are found again: hex of 128 bits of BLAKE2b."""
-    return pa.array([_hash(text.encode()) for text in texts], pa.string())
-
-
-class HashTexts(beam.PTransform):
-    """Add the hash of each text, which its chunks will have; texts are strings or UTF-8."""
-
-    def __init__(self, text_column: str, name: str) -> None:
-        super().__init__()
-        self._columns = text_column, name
-
-    def expand(self, blocks: beam.PCollection[Block]) -> beam.PCollection[Block]:
-        """Add the column."""
-        return blocks | beam.Map(_with_hashes, *self._columns).with_output_types(Block)
-
-
-def _with_hashes(block: Block, text_column: str, name: str) -> Block:
-    texts = block.column(text_column).cast(pa.large_binary()).to_pylist()
-    hashes = pa.array([_hash(text) for text in texts], pa.string())
-    return block.with_column(pa.field(name, pa.string()), hashes)
-
-
-def _hash(text: bytes) -> str:
-    return hashlib.blake2b(text, digest_size=HASH_BYTES).hexdigest()
+_KINDS = {
+    "vectors": vector_metadata,
+    "token vectors": token_metadata,
+    "sparse vectors": sparse_metadata,
+}
 
 
 def read_previous(path: str, columns: PreviousColumns) -> Iterator[Block | NotReused]:
@@ -146,14 +63,19 @@ def read_previous(path: str, columns: PreviousColumns) -> Iterator[Block | NotRe
         lacking = columns.lacking(present)
         if lacking is not None:
             reason = f"the previous run has no column {lacking!r}"
-            yield NotReused(reason, _count_texts(parquet, columns.added[CHUNK_INDEX]))
+            yield NotReused(reason, _count_texts(parquet, columns.files().get(INDEX)))
             return
         names = {ours: name for ours, name in columns.files().items() if name in present}
         read = list(dict.fromkeys(names.values()))
         for batch in parquet.iter_batches(ROWS_PER_BLOCK, columns=read):
-            rows = batch.filter(pc.is_valid(batch.column(columns.vectors)))
-            fields = [rows.schema.field(name).with_name(ours) for ours, name in names.items()]
-            arrays = [rows.column(name) for name in names.values()]
+            rows = batch
+            for name in columns.made:
+                rows = rows.filter(pc.is_valid(rows.column(name)))
+            sound = rows.filter(sound_rows(rows.select(columns.made)))
+            if len(sound) < len(rows):
+                yield NotReused(DAMAGED, len(rows) - len(sound))
+            fields = [sound.schema.field(name).with_name(ours) for ours, name in names.items()]
+            arrays = [sound.column(name) for name in names.values()]
             yield Block(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)))
 
 
@@ -163,14 +85,29 @@ def _check_previous(path: str, schema: pa.Schema, columns: PreviousColumns) -> N
         raise InputError(
             f"reuse: no column {missing[0]!r} in {path}; it has {', '.join(schema.names)}"
         )
-    if vector_metadata(schema.field(columns.vectors)) is None:
+    described = [columns.describe(schema.field(name)) for name in columns.made]
+    for name, metadata in zip(columns.made, described, strict=True):
+        if metadata is None:
+            raise _not_of_kind(path, schema.field(name))
+    if len(set(described)) > 1:
         raise InputError(
-            f"reuse: column {columns.vectors!r} of {path} does not name the model that made "
-            "it; leave reuse out and embed again"
+            f"reuse: columns {' and '.join(map(repr, columns.made))} of {path} are of two models; "
+            "leave reuse out and embed again"
         )
 
 
-def _count_texts(parquet: pq.ParquetFile, index: str) -> int:
+def _not_of_kind(path: str, field: pa.Field) -> InputError:
+    """Make the error for a column that is not of the kind that is asked for."""
+    place = f"reuse: column {field.name!r} of {path}"
+    for kind, describe in _KINDS.items():
+        if describe(field) is not None:
+            return InputError(f"{place} holds {kind} of another transform; name a run of this one")
+    return InputError(
+        f"{place} does not name the model that made it; leave reuse out and embed again"
+    )
+
+
+def _count_texts(parquet: pq.ParquetFile, index: str | None) -> int:
     """Count the first chunks of texts, or rows where there are no chunks."""
     if index not in parquet.schema_arrow.names:
         return int(parquet.metadata.num_rows)
@@ -210,7 +147,7 @@ class PreviousRows:
         """Add the column `PREVIOUS`: for each row of `block` what these rows hold."""
         rows = pa.array([row for rows in found for row in rows], pa.int64())
         offsets = np.cumsum([0, *map(len, found)])
-        names = [name for name in (VECTOR, *KNOWN) if name in self._table.column_names]
+        names = [name for name in (*MADE, *KNOWN) if name in self._table.column_names]
         taken = [self._table.column(name).combine_chunks().take(rows) for name in names]
         values = pa.StructArray.from_arrays(
             [_one_array(column) for column in taken],
