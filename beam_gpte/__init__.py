@@ -45,6 +45,7 @@ from beam_gpte.embedding.distill_static import Distilled as Distilled
 from beam_gpte.embedding.distill_static import DistillStatic as DistillStatic
 from beam_gpte.embedding.embed_text import EmbedText as EmbedText
 from beam_gpte.embedding.images.embed_images import EmbedImages as EmbedImages
+from beam_gpte.embedding.images.image_storage import ImageStorage as ImageStorage
 from beam_gpte.embedding.multi_vectors.embed_tokens import EmbedTokens as EmbedTokens
 from beam_gpte.embedding.multi_vectors.rerank_tokens import RerankTokens as RerankTokens
 from beam_gpte.embedding.multi_vectors.token_storage import TokenStorage as TokenStorage
@@ -157,6 +158,7 @@ __all__ = [
     "HeadOptions",
     "IdentifyLanguage",
     "ImageEncoder",
+    "ImageStorage",
     "InputError",
     "MinHash",
     "MineBitext",

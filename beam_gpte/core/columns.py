@@ -25,6 +25,9 @@ CHUNK_START = "chunk_start"
 CHUNK_END = "chunk_end"
 PARENT_HASH = "parent_hash"  # by EmbedText alone, see `embedding.previous`
 
+# Added by EmbedImages(storage=ImageStorage(sha256=True)).
+IMAGE_SHA256 = "image_sha256"
+
 # Added by EmbedText(token_columns=True).
 TOKENS = "tokens"
 TOKENS_DROPPED = "tokens_dropped"
@@ -104,6 +107,7 @@ AT = HIDDEN + "at"  # int64: the row in that file
 
 # What a previous run has of the vectors of the same text; see `embedding.previous`.
 PREVIOUS = HIDDEN + "previous"
+IMAGE_KEY = HIDDEN + "image_key"  # string: the SHA-256 of an image, by which it is looked up there
 
 # Rows under deduplication.
 ORDER_VALUE = HIDDEN + "order"  # orders rows before their ids do; absent where ids alone decide

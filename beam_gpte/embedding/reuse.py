@@ -14,7 +14,7 @@ Whether a previous vector may be used is decided by its fingerprint where the mo
 import dataclasses
 import functools
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -149,11 +149,12 @@ class _Split(beam.DoFn):
         self._columns = columns
 
     def process(self, block: Block, timestamp: Any = beam.DoFn.TimestampParam) -> Iterator[Keyed]:
+        block = self._columns.prepared(block)
         return split_by_key(block, self._columns.keys(block), CURRENT, timestamp.micros)
 
 
 def split_by_key(
-    block: Block, keys: list[bytes | None] | list[bytes], run: str, place: int
+    block: Block, keys: Sequence[bytes | None], run: str, place: int
 ) -> Iterator[Keyed]:
     """Cut a block by what its rows are matched by.
 

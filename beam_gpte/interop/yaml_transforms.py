@@ -31,6 +31,7 @@ from beam_gpte.core.columns import (
     FIRST_ID,
     FOUND_BY,
     ID,
+    IMAGE_SHA256,
     IS_REPRESENTATIVE,
     MARGIN,
     PARENT_HASH,
@@ -119,7 +120,8 @@ def _images(transform: Any, rows: Inputs) -> dict[str, Fields]:
     kept = dict(rows.input)
     if not transform.keep_images:
         kept.pop(transform.image_column, None)
-    return {GOOD: {**kept, **_added(transform, {transform.embedding_column: VECTOR})}}
+    hashes: Fields = {IMAGE_SHA256: str} if transform.storage.sha256 else {}
+    return {GOOD: {**kept, **_added(transform, {transform.embedding_column: VECTOR, **hashes})}}
 
 
 def _chunk_fields(transform: Any, rows: Inputs) -> Fields:

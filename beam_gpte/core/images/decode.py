@@ -103,6 +103,20 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> "Image.Image":
         raise ImageError(f"cannot be decoded: {reason}; get it again, or leave it out") from error
 
 
+def is_within(content: bytes, max_pixels: int) -> bool:
+    """Return whether an image says that it has at most so many pixels; it is not decoded.
+
+    False for what `decode_image` refuses before, too.
+    """
+    pillow = import_pillow()
+    try:
+        with pillow.open(io.BytesIO(content), formats=_known_formats()) as image:
+            _check_size(image.width, image.height, max_pixels)
+    except Exception:  # each format has its own way to fail, and `decode_image` names it
+        return False
+    return True
+
+
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"has no pixels: {width} x {height}; leave it out")

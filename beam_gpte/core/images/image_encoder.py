@@ -49,12 +49,14 @@ class ImageEncoding:
     Attributes:
       vectors: float32 (n, dim); NaN for an image that failed.
       failed: why an image has no vector, by position.
+      hashes: the SHA-256 of each image, hexadecimal; None where there is no content.
       distinct: number of distinct files that were run.
       retries: how often a batch was halved because it did not fit the memory.
     """
 
     vectors: np.ndarray
     failed: dict[int, str]
+    hashes: list[str | None]
     distinct: int
     retries: int
 
@@ -154,13 +156,16 @@ class ImageEncoder:
         """
         check_max_pixels(max_pixels)
         outcomes: list[Outcome] = []
-        known: dict[bytes, Outcome] = {}
+        known: dict[str, Outcome] = {}
+        hashes: list[str | None] = []
         runner = PixelRunner(self._start, self._budget, self._patches)
         for image in images:
             if isinstance(image, ImageError):
                 outcomes.append(str(image))
+                hashes.append(None)
                 continue
-            key = hashlib.sha256(image).digest()
+            key = hashlib.sha256(image).hexdigest()
+            hashes.append(key)
             if key not in known:
                 try:
                     pixels = self._preprocess(decode_image(image, max_pixels))
@@ -168,9 +173,11 @@ class ImageEncoder:
                 except ImageError as error:
                     known[key] = str(error)
             outcomes.append(known[key])
-        return self._gather(outcomes, runner)
+        return self._gather(outcomes, hashes, runner)
 
-    def _gather(self, outcomes: list[Outcome], runner: PixelRunner) -> ImageEncoding:
+    def _gather(
+        self, outcomes: list[Outcome], hashes: list[str | None], runner: PixelRunner
+    ) -> ImageEncoding:
         """Put the vectors in the order of the images."""
         found = runner.finish()
         vectors = np.full((len(outcomes), self.dim), np.nan, np.float32)
@@ -185,7 +192,7 @@ class ImageEncoder:
                 failed[position] = f"has no vector: {NOT_FINITE}"
             else:
                 vectors[position] = vector
-        return ImageEncoding(vectors, failed, len(found), runner.retries)
+        return ImageEncoding(vectors, failed, hashes, len(found), runner.retries)
 
     def _start(self, pixels: list[np.ndarray]) -> "torch.Tensor":
         """Start one forward pass over float32 (3, size, size); return float32 (n, dim)."""

@@ -15,7 +15,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_gpte.core.columns import DEFECT, EMBEDDING, ID, IMAGE, ROW
+from beam_gpte.core.columns import DEFECT, EMBEDDING, ID, IMAGE, IMAGE_SHA256, ROW
 from beam_gpte.core.encoder.config import EncoderConfig, ModelRuntime
 from beam_gpte.core.encoder.towers.tower_folder import check_image_settings
 from beam_gpte.core.errors import InputError
@@ -25,8 +25,11 @@ from beam_gpte.elements.block import Block, with_hidden
 from beam_gpte.elements.checks import check_columns
 from beam_gpte.elements.rejects import GoodAndRejects, RejectingTransform, split_rejects
 from beam_gpte.elements.rows import over_blocks
+from beam_gpte.embedding.images.image_storage import ImageStorage
+from beam_gpte.embedding.images.previous_images import PreviousImages
 from beam_gpte.embedding.images.read_images import image_defects
 from beam_gpte.embedding.infer_blocks import infer_blocks, run_inference
+from beam_gpte.embedding.reuse import AttachPreviousVectors, check_reuse
 
 
 @dataclasses.dataclass(eq=False)
@@ -45,7 +48,8 @@ class EmbedImages(AddsColumns, RejectingTransform):
     fail the job, or are collected by `with_exception_handling()`, with their image as it came.
 
     Memory: the blocks that pass, the files that are read ahead of a store, one decoded image (4
-    bytes a pixel, up to 16 where it is transparent), and the pixels of one batch.
+    bytes a pixel, up to 16 where it is transparent), and the pixels of one batch. With `reuse` also
+    the vectors of 1/256 of that run, and while it is read 64 MiB of its files.
 
     Attributes:
       model: a hub name, a folder, a URI such as gs://bucket/model, or an `EncoderConfig`, whose
@@ -57,6 +61,12 @@ class EmbedImages(AddsColumns, RejectingTransform):
       keep_images: False leaves the images out of what is good: the column of blocks and tables is
         dropped, that of other rows becomes None.
       max_pixels: an image of more is not decoded, but rejected.
+      reuse: Parquet files of a previous run, a folder or glob: images in it are not embedded again,
+        provided that fingerprint and canaries of its vectors match this model. Images are matched
+        by the SHA-256 of their files, never by path or id: those of the corpus are all read, once
+        more if they are new, and the previous run must have either `image_sha256` (see `storage`)
+        or, as bytes, its images. Counters ``not reused: ...`` say why not. Batch only.
+      storage: what of the images is stored beside the vectors; see `ImageStorage`.
       runtime: threads, memory and model updates of the workers; see `ModelRuntime`.
       rename: another name for the vectors, as in ``{"embedding": "image_embedding"}``.
     """
@@ -67,6 +77,8 @@ class EmbedImages(AddsColumns, RejectingTransform):
     embedding_column: str = EMBEDDING
     keep_images: bool = True
     max_pixels: int = MAX_PIXELS
+    reuse: str | None = None
+    storage: ImageStorage = dataclasses.field(default_factory=ImageStorage)
     runtime: ModelRuntime = dataclasses.field(default_factory=ModelRuntime)
 
     def __post_init__(self) -> None:
@@ -81,11 +93,12 @@ class EmbedImages(AddsColumns, RejectingTransform):
                 f"embedding_column {self.embedding_column!r} is the image or id column; name "
                 "another"
             )
+        check_reuse(self.reuse)
         self.added()
 
     def adds(self) -> tuple[str, ...]:
-        """Name the vectors."""
-        return (self.embedding_column,)
+        """Name the vectors, and on demand the hashes of the images."""
+        return (self.embedding_column, *((IMAGE_SHA256,) if self.storage.sha256 else ()))
 
     @property
     def _config(self) -> EncoderConfig:
@@ -108,13 +121,27 @@ class EmbedImages(AddsColumns, RejectingTransform):
         names = self.image_column, self.id_column
         check = beam.FlatMap(_check_images, *names, self.added(), self.step, self._isolate)
         checks = ("CheckImages", check)
-        found = infer_blocks(self, blocks, checks, self._infer, "CheckVectors", [self._vectors])
+        added = [self.added()[name] for name in self.adds()]
+        found = infer_blocks(self, blocks, checks, self._infer, "CheckVectors", added)
         if not self._isolate:
             return self._without_images(found)
         return GoodAndRejects(self._without_images(found.good), found.rejects)
 
     def _infer(self, images: beam.PCollection[Block]) -> beam.PCollection[Block]:
+        if self.reuse is not None:
+            images = images | "Reuse" >> AttachPreviousVectors(self.reuse, self._previous)
         return images | "Infer" >> run_inference(self, self._handler(), self.runtime)
+
+    @property
+    def _previous(self) -> PreviousImages:
+        hashes = self.added()[IMAGE_SHA256]
+        return PreviousImages(
+            self.image_column,
+            self.id_column,
+            (self._vectors,),
+            hashes=hashes,
+            max_pixels=self.max_pixels,
+        )
 
     @property
     def _vectors(self) -> str:
@@ -133,6 +160,7 @@ class EmbedImages(AddsColumns, RejectingTransform):
             self._config,
             self.image_column,
             self._vectors,
+            self.added()[IMAGE_SHA256] if self.storage.sha256 else None,
             self.max_pixels,
             self._isolate,
             self.id_column,

@@ -85,6 +85,12 @@ def read_images(column: pa.Array) -> Iterator[bytes | ImageError]:
             yield reading.popleft().result()
 
 
+def stored_bytes(column: pa.Array) -> Iterator[bytes | None]:
+    """Yield the bytes of each image of a column, None where it has only a path, or nothing."""
+    for value in map(_value, column):
+        yield value if isinstance(value, bytes) else None
+
+
 def _value(scalar: Any) -> bytes | str | None:
     """Return the bytes of an image, or where it is."""
     value = scalar.as_py()

@@ -7,8 +7,8 @@ text of a previous row -------> key --+
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import apache_beam as beam
 import pyarrow as pa
@@ -67,6 +67,12 @@ class PreviousColumns:
     tokens: bool = False
     added: AddedColumns = dataclasses.field(default_factory=AddedColumns)
 
+    without_key: ClassVar = "the previous run has rows without a text"
+
+    def of_file(self, schema: pa.Schema) -> Self:
+        """Return the columns of a file of this schema."""
+        return self
+
     def required(self) -> tuple[str, ...]:
         """Name the columns that a file of a previous run has to have."""
         return self.made if self.splits else (self.text, *self.made)
@@ -90,8 +96,16 @@ class PreviousColumns:
         places = (names[ours] for ours in (KEY, INDEX, START, END) if self.splits)
         return next((name for name in places if name not in present), None)
 
-    def keys(self, block: Block) -> list[bytes]:
-        """Return what the rows of the corpus are matched by."""
+    def read_keys(self, values: pa.Array) -> pa.Array:
+        """Return what previous rows are matched by, given the column of a file; null for none."""
+        return values
+
+    def prepared(self, block: Block) -> Block:
+        """Add what `keys` reads, where that takes more than a look at the rows of the corpus."""
+        return block
+
+    def keys(self, block: Block) -> Sequence[bytes | None]:
+        """Return what the rows of the corpus are matched by; None for a row that matches none."""
         texts = block.column(self.text).cast(pa.large_binary()).to_pylist()
         return [_hash(text or b"").encode() if self.splits else text or b"" for text in texts]
 

@@ -38,6 +38,8 @@ from beam_gpte.embedding.previous.previous_columns import (
 from beam_gpte.embedding.previous.sound_vectors import sound_rows
 from beam_gpte.sources.corpus_files import open_file, reading
 
+BYTES_AT_ONCE = 64 << 20  # of a previous file
+
 INCOMPLETE = "the previous run lacks some chunks of the text"
 DAMAGED = "the previous vectors have values that no model makes"
 
@@ -58,17 +60,18 @@ def read_previous(path: str, columns: PreviousColumns) -> Iterator[Block | NotRe
     """
     with reading(path), open_file(path) as file:
         parquet = pq.ParquetFile(file)
-        _check_previous(path, parquet.schema_arrow, columns)
         present = parquet.schema_arrow.names
+        columns = columns.of_file(parquet.schema_arrow)
+        _check_previous(path, parquet.schema_arrow, columns)
         lacking = columns.lacking(present)
         if lacking is not None:
             reason = f"the previous run has no column {lacking!r}"
             yield NotReused(reason, _count_texts(parquet, columns.files().get(INDEX)))
             return
-        names = {ours: name for ours, name in columns.files().items() if name in present}
+        wanted = columns.files().items()
+        names = {ours: name for ours, name in wanted if name is not None and name in present}
         read = list(dict.fromkeys(names.values()))
-        for batch in parquet.iter_batches(ROWS_PER_BLOCK, columns=read):
-            rows = batch
+        for rows in parquet.iter_batches(_rows_at_once(parquet, read), columns=read):
             for name in columns.made:
                 rows = rows.filter(pc.is_valid(rows.column(name)))
             sound = rows.filter(sound_rows(rows.select(columns.made)))
@@ -76,7 +79,20 @@ def read_previous(path: str, columns: PreviousColumns) -> Iterator[Block | NotRe
                 yield NotReused(DAMAGED, len(rows) - len(sound))
             fields = [sound.schema.field(name).with_name(ours) for ours, name in names.items()]
             arrays = [sound.column(name) for name in names.values()]
-            yield Block(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)))
+            block = Block(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)))
+            keys = columns.read_keys(block.column(KEY))
+            if keys.null_count:
+                yield NotReused(columns.without_key, keys.null_count)
+            yield block.with_column(pa.field(KEY, keys.type), keys).filter(pc.is_valid(keys))
+
+
+def _rows_at_once(parquet: pq.ParquetFile, names: list[str]) -> int:
+    """Return how many rows take about `BYTES_AT_ONCE`: those with images are large."""
+    groups = map(parquet.metadata.row_group, range(parquet.metadata.num_row_groups))
+    chunks = (group.column(i) for group in groups for i in range(group.num_columns))
+    wanted = (one for one in chunks if one.path_in_schema.split(".")[0] in names)
+    size = sum(one.total_uncompressed_size for one in wanted)
+    return max(1, min(ROWS_PER_BLOCK, BYTES_AT_ONCE * parquet.metadata.num_rows // max(1, size)))
 
 
 def _check_previous(path: str, schema: pa.Schema, columns: PreviousColumns) -> None:
@@ -128,18 +144,20 @@ class PreviousRows:
         splits = INDEX in self._table.column_names
         self._ends = self._table.column(END).to_pylist() if splits else None
 
-    def find(self, key: bytes, id_: str | None, text: str) -> list[int] | None:
+    def find(self, key: bytes | None, id_: str | None, text: str) -> list[int] | None:
         """Return the rows of a text: those of its id if there are, else the first.
 
         None if there is none, or not all chunks of it; the last one must reach its end.
         """
+        if key is None:
+            return None
         rows = self._first.get((key, id_)) or self._first.get((key, None))
         if rows and self._ends is not None and is_visible(text[self._ends[rows[-1]] :]):
             self._incomplete.add(key)
             return None
         return rows
 
-    def lacks_chunks(self, key: bytes) -> bool:
+    def lacks_chunks(self, key: bytes | None) -> bool:
         """Tell whether chunks of a text are here that are not all of it."""
         return key in self._incomplete
 
