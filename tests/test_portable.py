@@ -197,6 +197,10 @@ def test_other_settings_are_portable(tmp_path: Path) -> None:
     p = portable.new_pipeline()
     rows = mappings(p, make_inputs(CASES[0], CELL)["rows"])
     vectors = rows | bg.EmbedText(WordEncoder(), embedding_column="v", reuse="previous")
+    for embed in (bg.EmbedSparse, bg.EmbedTokens):
+        _ = rows | embed("a/model", reuse="previous")
+    hashed = bg.ImageStorage(sha256=True)
+    _ = rows | bg.EmbedImages("a/model", "text", reuse="previous", storage=hashed)
     chunked = bg.EncoderConfig("a/model", long_text="chunks")
     _ = rows | "Chunks" >> bg.EmbedText(chunked, embedding_column="v", token_columns=True)
     _ = rows | bg.QuantizeVectors("int8", int8_limit="fit")

@@ -318,6 +318,24 @@ def test_files_of_another_kind_or_without_a_model_are_refused(
     refused("no texts", "reuse: no column 'text' in ")
 
 
+def test_a_later_format_is_refused(changeable: Path, kind: Kind, new_pipeline: NewPipeline) -> None:
+    def later(table: pa.Table) -> pa.Table:
+        fields = [
+            field.with_metadata(
+                {key: value.replace(b'"format": 1', b'"format": 9') for key, value in known.items()}
+            )
+            if (known := field.metadata)
+            else field
+            for field in table.schema
+        ]
+        return table.cast(pa.schema(fields))
+
+    rewrite(changeable, later)
+    embed = kind.embed(reuse=str(changeable))
+    with pytest.raises(InputError, match="format 9 is of a later version of beam_gpte"):
+        run(new_pipeline(), TEXTS, changeable / "out", embed)
+
+
 def _without_metadata(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field.remove_metadata() for field in schema])
 

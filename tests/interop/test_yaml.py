@@ -399,6 +399,13 @@ def test_every_setting_is_typed_and_documented() -> None:
             {"model": beam_gpte.EndpointConfig("http://localhost:8080", "m")},
         ),
         ("EmbedText", {"model": "m", "reuse": "a"}, {"model": "m"}),
+        ("EmbedSparse", {"model": "m", "reuse": "a"}, {"model": "m"}),
+        ("EmbedTokens", {"model": "m", "reuse": "a"}, {"model": "m"}),
+        (
+            "EmbedImages",
+            {"model": "m", "reuse": "a", "storage": {"sha256": True}},
+            {"storage": beam_gpte.ImageStorage(sha256=True)},
+        ),
         (
             "EmbedText",
             {"model": "m", "reuse": {"path": "a", "quantized": "int8", "int8_limit": 0.2}},

@@ -21,6 +21,7 @@ from beam_gpte import (
     WriteVectorsToParquet,
 )
 from beam_gpte.cli.runtime import counters
+from beam_gpte.embedding.images.previous_images import PreviousImages
 from tests.core.images.tiny_towers import draw, encoded, make_clip
 from tests.examples import keep, kept
 
@@ -154,6 +155,16 @@ def test_images_that_were_left_out_are_known_by_their_hashes(
         assert np.asarray(found[id_]["embedding"]).tolist() == vectors[name]
     assert found[4]["sha"] == found[0]["sha"] == hashlib.sha256(files[0]).hexdigest()
     assert {row["id"] for row in kept(str(tmp_path), "bad")} == {8, 9}
+
+
+def test_previous_images_of_datasets_are_known_by_their_bytes_alone() -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": b"x", "path": "a"}, {"bytes": None, "path": "b"}, None], kind)
+    columns = PreviousImages("image", "id", ("embedding",), hashes="image_sha256")
+    hashed = hashlib.sha256(b"x").hexdigest()
+    assert columns.read_keys(images).to_pylist() == [hashed, None, None]
+    assert columns.read_keys(pa.array(["a", "b"])).to_pylist() == [None, None]
+    assert columns.read_keys(pa.array([b"x"]).dictionary_encode()).to_pylist() == [hashed]
 
 
 def test_a_hash_of_another_column_of_images_says_nothing(
