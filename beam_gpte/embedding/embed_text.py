@@ -24,7 +24,7 @@ from beam_gpte.elements.chunk_rows import CHUNK_COLUMNS
 from beam_gpte.elements.rejects import RejectingTransform
 from beam_gpte.elements.rows import over_blocks
 from beam_gpte.embedding.embed_ahead import embed_ahead
-from beam_gpte.embedding.infer_blocks import check_texts, infer_blocks
+from beam_gpte.embedding.infer_blocks import check_texts, infer_blocks, run_inference
 from beam_gpte.embedding.models import as_model
 from beam_gpte.embedding.previous.previous_columns import PreviousColumns
 from beam_gpte.embedding.reuse import AttachPreviousVectors, Reuse
@@ -109,7 +109,7 @@ class EmbedText(AddsColumns, RejectingTransform):
             attach = AttachPreviousVectors(self._previous.path, self._previous_columns())
             texts = texts | "Reuse" >> attach
         point = ResumePoint()
-        vectors = texts | "Infer" >> self._run_model(point).with_output_types(Block)
+        vectors = texts | "Infer" >> self._run_model(self._handler(point))
         point.watch(vectors)
         return vectors
 
@@ -123,20 +123,13 @@ class EmbedText(AddsColumns, RejectingTransform):
             added=self.added(),
         )
 
-    def _run_model(self, resume: ResumePoint) -> beam.PTransform:
-        # imported late: Beam's ml package loads torch where it is installed
-        from apache_beam.ml.inference.base import RunInference
-
+    def _run_model(self, handler: Any) -> beam.PTransform:
         model = as_model(self.model)
         if isinstance(model, EndpointConfig):
-            return embed_ahead(self._model_handler(resume), model)
-        pattern = self.runtime.watch_model_pattern
-        return RunInference(self._handler(resume), watch_model_pattern=pattern)
+            return embed_ahead(handler, model)
+        return run_inference(handler, self.runtime)
 
     def _handler(self, resume: ResumePoint | None = None) -> Any:
-        return self._model_handler(resume).with_no_batching()  # a block is a batch
-
-    def _model_handler(self, resume: ResumePoint | None) -> Any:
         from beam_gpte.embedding.handlers.text_handler import TextEmbeddingModelHandler
 
         handler = TextEmbeddingModelHandler(

@@ -61,18 +61,16 @@ def check_texts(transform: Any) -> tuple[str, beam.PTransform]:
     return "CheckTexts", beam.ParDo(check)
 
 
-def run_inference(transform: Any, handler: Any, runtime: ModelRuntime) -> beam.PTransform:
+def run_inference(handler: Any, runtime: ModelRuntime) -> beam.PTransform:
     """Run a handler of blocks by Beam's `RunInference`; a block is a batch.
 
     Args:
-      transform: the one that errors name.
-      handler: a `BlockModelHandler`.
+      handler: a `BlockModelHandler`, or that of `EmbedText`.
       runtime: says which files to watch for another model.
     """
     # imported late: Beam's ml package loads torch where it is installed
     from apache_beam.ml.inference.base import RunInference
 
-    handler.step = transform.step
     infer = RunInference(
         handler.with_no_batching(), watch_model_pattern=runtime.watch_model_pattern
     )

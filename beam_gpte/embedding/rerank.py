@@ -139,12 +139,12 @@ class Rerank(AddsColumns, RejectingTransform):
         return infer_blocks(self, blocks, checks, self._infer, "CheckScores", [self._scores])
 
     def _infer(self, pairs: beam.PCollection[Block]) -> beam.PCollection[Block]:
-        return pairs | "Infer" >> run_inference(self, self._handler(), self.runtime)
+        return pairs | "Infer" >> run_inference(self._handler(), self.runtime)
 
     def _handler(self) -> Any:
         from beam_gpte.embedding.handlers.rerank_handler import RerankModelHandler
 
-        return RerankModelHandler(
+        handler = RerankModelHandler(
             self._config,
             self._text_columns,
             self._scores,
@@ -153,6 +153,8 @@ class Rerank(AddsColumns, RejectingTransform):
             self.id_column,
             self.runtime,
         )
+        handler.step = self.step
+        return handler
 
 
 def _check_pairs(

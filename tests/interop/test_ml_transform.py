@@ -374,7 +374,7 @@ def test_the_folder_of_a_watched_file_becomes_the_model(
 def test_a_runtime_reaches_the_model_of_a_transform(transform: Any) -> None:
     runtime = ModelRuntime(threads=3, large_model=True, watch_model_pattern="/models/*/config.json")
     step = transform("some/model", runtime=runtime)
-    handler = step._handler()._base
+    handler = step._handler()
     assert (handler._threads, handler.share_model_across_processes()) == (3, True)
     handler.update_model_path("/models/new/config.json")
     updated = handler._model if transform is EmbedText else handler._config

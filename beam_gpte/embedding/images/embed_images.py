@@ -130,7 +130,7 @@ class EmbedImages(AddsColumns, RejectingTransform):
     def _infer(self, images: beam.PCollection[Block]) -> beam.PCollection[Block]:
         if self.reuse is not None:
             images = images | "Reuse" >> AttachPreviousVectors(self.reuse, self._previous)
-        return images | "Infer" >> run_inference(self, self._handler(), self.runtime)
+        return images | "Infer" >> run_inference(self._handler(), self.runtime)
 
     @property
     def _previous(self) -> PreviousImages:
@@ -156,7 +156,7 @@ class EmbedImages(AddsColumns, RejectingTransform):
     def _handler(self) -> Any:
         from beam_gpte.embedding.handlers.image_handler import ImageEmbeddingModelHandler
 
-        return ImageEmbeddingModelHandler(
+        handler = ImageEmbeddingModelHandler(
             self._config,
             self.image_column,
             self._vectors,
@@ -166,6 +166,8 @@ class EmbedImages(AddsColumns, RejectingTransform):
             self.id_column,
             self.runtime,
         )
+        handler.step = self.step
+        return handler
 
 
 def _check_images(

@@ -125,7 +125,7 @@ class EmbedTokens(AddsColumns, RejectingTransform):
         if self.reuse is not None:
             texts = texts | "Reuse" >> AttachPreviousVectors(self.reuse, self._previous)
         split = beam.FlatMap(split_by_text, self.text_column).with_output_types(Block)
-        infer = run_inference(self, self._handler(), self.runtime)
+        infer = run_inference(self._handler(), self.runtime)
         return texts | "Split" >> split | "Infer" >> infer
 
     @property
@@ -139,7 +139,7 @@ class EmbedTokens(AddsColumns, RejectingTransform):
     def _handler(self) -> Any:
         from beam_gpte.embedding.handlers.token_handler import TokenModelHandler
 
-        return TokenModelHandler(
+        handler = TokenModelHandler(
             self._of_both_routes,
             self._config.route or DOCUMENT,
             self.text_column,
@@ -149,6 +149,8 @@ class EmbedTokens(AddsColumns, RejectingTransform):
             self.id_column,
             self.runtime,
         )
+        handler.step = self.step
+        return handler
 
 
 def split_by_text(block: Block, text_column: str) -> Iterator[Block]:

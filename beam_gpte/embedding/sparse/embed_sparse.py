@@ -100,7 +100,7 @@ class EmbedSparse(AddsColumns, RejectingTransform):
     def _infer(self, texts: beam.PCollection[Block]) -> beam.PCollection[Block]:
         if self.reuse is not None:
             texts = texts | "Reuse" >> AttachPreviousVectors(self.reuse, self._previous)
-        return texts | "Infer" >> run_inference(self, self._handler(), self.runtime)
+        return texts | "Infer" >> run_inference(self._handler(), self.runtime)
 
     @property
     def _previous(self) -> PreviousColumns:
@@ -109,7 +109,7 @@ class EmbedSparse(AddsColumns, RejectingTransform):
     def _handler(self) -> Any:
         from beam_gpte.embedding.handlers.sparse_handler import SparseModelHandler
 
-        return SparseModelHandler(
+        handler = SparseModelHandler(
             self._config,
             self.text_column,
             self._columns,
@@ -118,3 +118,5 @@ class EmbedSparse(AddsColumns, RejectingTransform):
             self.id_column,
             self.runtime,
         )
+        handler.step = self.step
+        return handler
