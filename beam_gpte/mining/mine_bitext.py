@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.pvalue import AsSingleton
+from apache_beam.pvalue import AsList, AsSingleton
 
 from beam_gpte.core.columns import SIDES, Columns
 from beam_gpte.core.encoder.config import check_one_row
@@ -193,14 +193,16 @@ class MineBitext(RejectingTransform):
                 "estimate precision"
             )
         settings = self._side_settings()
-        rows, _, rejects, _ = inputs | "Prepare" >> PrepareSides(settings, (*SIDES, "decoys"))
+        prepare = PrepareSides(settings, (*SIDES, "decoys"), ids_apart=True)
+        rows, _, rejects, unique = inputs | "Prepare" >> prepare
         select = SearchColumns(settings, self.scope is not None, has_decoys)
         keeps = self.scope is not None or self.output.keep_vectors
         vectors, searched = select.separate(rows, keeps)
         search: Search = "exact" if self.scope is not None else self.comparison.search
         sampled: Search = self.comparison.search if self.mine_unmatched else search
         surveys = vectors | "Survey" >> SurveySides(self.step, search=sampled)
-        plan = self._plan(rows.pipeline, "Plan", search, surveys)
+        after = () if unique is None else (AsList(unique),)
+        plan = self._plan(rows.pipeline, "Plan", search, surveys, None, *after)
         inputs_of_search = SearchInputs(searched, vectors, plan)
         mined = inputs_of_search | "Mine" >> _MinePairs(self, select)
         if self.mine_unmatched:
@@ -224,7 +226,7 @@ class MineBitext(RejectingTransform):
         )
 
     def _plan(
-        self, pipeline: beam.Pipeline, label: str, search: Search, *known: AsSingleton
+        self, pipeline: beam.Pipeline, label: str, search: Search, *known: Any
     ) -> beam.PCollection[NeighborPlan]:
         make = FromSideInputs(
             NeighborPlan, InStep(self.step, make_plan), self.comparison.center, search, *known

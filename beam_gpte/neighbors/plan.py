@@ -296,7 +296,11 @@ def _sums(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
 
 
 def make_plan(
-    center: bool, search: Search, surveys: Surveys, searched: tuple[int, int] | None = None
+    center: bool,
+    search: Search,
+    surveys: Surveys,
+    searched: tuple[int, int] | None = None,
+    *_: Any,
 ) -> NeighborPlan:
     """Make the plan of a search.
 
@@ -305,6 +309,7 @@ def make_plan(
       search: ``exact``, ``cells``, or ``auto``: exact as long as it pays, by `core.vectors.cells`.
       surveys: of both sides.
       searched: how many rows of each side are searched; None for all that were surveyed.
+      *_: side inputs to wait for, such as that of ids which were found unique.
 
     Raises:
       InputError: the sides differ in model or dimension, or have the same vectors.

@@ -1,15 +1,18 @@
 """Prepare both sides of a search for comparison: `inputs | PrepareSides(settings, SIDES)`.
 
 source --> Check --+
-target --> Check --+--> by id: one row per id --> by text: one row per text --> Embed --> rows
-decoys --> Check --+                                        |
-                                                            +--> duplicates
+target --> Check --+--> ids by id: one row per id, or the job fails
+decoys --> Check --+--> rows by text: one row per text --> Embed --> rows
+                                              |
+                                              +--> duplicates
 
-source --> Check --+----------------------------------------------------> rows      (`ids_apart`)
-target --> Check --+--> ids --> by id: one row per id, or the job fails
+... --> Check --> by id: one row per id, and rejects --> by text --> the same       (`isolate`)
+
+... --> Check --+-------------------------------------------------------> rows      (`ids_apart`)
+                +--> ids --> by id: one row per id, or the job fails
 
 What meets by id: the rows with one id on a side, or their ids alone. Nothing was shuffled before
-that it could ride on. By text: see `shuffle.marked_rows`.
+that it could ride on. By text: see `shuffle.marked_rows`, and `shuffle.ids_and_texts`.
 """
 
 import dataclasses
@@ -43,13 +46,9 @@ from beam_gpte.elements.rows import as_blocks
 from beam_gpte.elements.wiring import named_collections
 from beam_gpte.embedding.ensure_vectors import EmbedWhereMissing, VectorDefects
 from beam_gpte.embedding.models import as_model
-from beam_gpte.shuffle.group_by_id import key_by_id
-from beam_gpte.shuffle.marked_rows import (
-    DistinctTexts,
-    OnePerId,
-    has_mark,
-    marked,
-)
+from beam_gpte.shuffle.group_by_id import Keyed, key_by_id
+from beam_gpte.shuffle.ids_and_texts import DistinctIdsAndTexts, KeyIdsAndTexts, check_unique
+from beam_gpte.shuffle.marked_rows import DistinctTexts, OnePerId, has_mark, marked
 from beam_gpte.shuffle.unique_ids import id_array, named_type
 
 # Metadata of a column of ids that are compared as another type.
@@ -165,40 +164,47 @@ class PrepareSides(beam.PTransform):
     def expand(self, inputs: Mapping[str, beam.PCollection]) -> Sides:
         """Return both sides."""
         settings = self.settings
-        apart = self.ids_apart and not settings.isolate and settings.model is None
+        may_drop = settings.isolate or settings.deduplicate
+        apart = self.ids_apart and not may_drop and settings.model is None
         checked = [
             inputs[name] | f"Check_{name}" >> _CheckSide(settings, name, mark, apart)
             for name, mark in zip(self.names, MARKS, strict=False)
             if name in inputs
         ]
         rejects = [part[REJECTS] for part in checked]
-        by_id = (
-            tuple(part.keyed for part in checked)
-            | "BothSides" >> beam.Flatten()
-            | "ById" >> beam.GroupByKey()
-        )
+        keyed = tuple(part.keyed for part in checked) | "BothSides" >> beam.Flatten()
         steps = tuple(f"{settings.step} {name}" for name in self.names)
-        id_column, compared = settings.columns.id, settings.compared()
+        id_column, distinct = settings.columns.id, settings.deduplicate and not settings.isolate
+        compared = () if distinct else settings.compared()
         one_per_id = OnePerId(id_column, steps, settings.isolate, compared)
         if apart:
             rows = tuple(part.rows for part in checked) | "Rows" >> beam.Flatten()
             check = beam.FlatMap(_check_unique, one_per_id).with_output_types(Block)
-            unique = by_id | "Unique" >> check
+            unique = keyed | "ById" >> beam.GroupByKey() | "Unique" >> check
             return Sides(rows, unique, merge_rejects(rejects), unique)
-        if settings.deduplicate:
-            key = key_by_id(TEXT_KEY, one_per_id, rejects=Block).with_outputs(REJECTS, main="good")
-            by_text, same_id = by_id | "OnePerId" >> key
-            rows, duplicates = by_text | "Texts" >> DistinctTexts(id_column)
+        if distinct:
+            rows, duplicates = keyed | "Distinct" >> DistinctIdsAndTexts(one_per_id, id_column)
         else:
-            rows, same_id = by_id | "OnePerId" >> reject_outputs(beam.FlatMap(one_per_id))
-            none = beam.FlatMap(lambda block: ()).with_output_types(Block)
-            duplicates = rows | "NoDuplicates" >> none
-        if settings.isolate:
-            rejects.append(same_id)
+            rows, duplicates, same_id = self._one_per_id(keyed, one_per_id)
+            rejects += [same_id] if settings.isolate else []
         if settings.model is not None:
             rows, more = self._embed(rows)
             rejects += more
         return Sides(rows, duplicates, merge_rejects(rejects))
+
+    def _one_per_id(
+        self, keyed: beam.PCollection[Keyed], one_per_id: OnePerId
+    ) -> tuple[beam.PCollection[Block], beam.PCollection[Block], beam.PCollection[Block]]:
+        """Return rows, duplicates, and the rows with the id of another."""
+        by_id = keyed | "ById" >> beam.GroupByKey()
+        if not self.settings.deduplicate:
+            rows, same_id = by_id | "OnePerId" >> reject_outputs(beam.FlatMap(one_per_id))
+            none = beam.FlatMap(lambda block: ()).with_output_types(Block)
+            return rows, rows | "NoDuplicates" >> none, same_id
+        key = key_by_id(TEXT_KEY, one_per_id, rejects=Block).with_outputs(REJECTS, main="good")
+        by_text, same_id = by_id | "OnePerId" >> key
+        rows, duplicates = by_text | "Texts" >> DistinctTexts(self.settings.columns.id)
+        return rows, duplicates, same_id
 
     def _embed(
         self, rows: beam.PCollection[Block]
@@ -243,12 +249,17 @@ class _CheckSide(beam.PTransform):
     def expand(self, rows: beam.PCollection) -> Any:
         settings = self.settings
         check = _Check(settings, f"{settings.step} {self.name}", self.mark)
+        id_column = settings.columns.id
         blocks = as_blocks(rows, step=check.step)
         if self.ids_apart:
-            check_apart = functools.partial(_ids_apart, check=check, id_column=settings.columns.id)
-            key = key_by_id(settings.columns.id, check_apart, rows=Block, rejects=Block)
+            check_apart = functools.partial(_ids_apart, check=check, id_column=id_column)
+            key = key_by_id(id_column, check_apart, rows=Block, rejects=Block)
             return blocks | key.with_outputs("rows", REJECTS, main="keyed")
-        key = key_by_id(settings.columns.id, check, rejects=Block)
+        if settings.deduplicate and not settings.isolate:
+            key = beam.ParDo(KeyIdsAndTexts(check, id_column, settings.compared()))
+            key = key.with_output_types(Keyed, rejects=Block)
+        else:
+            key = key_by_id(id_column, check, rejects=Block)
         return blocks | key.with_outputs(REJECTS, main="keyed")
 
 
@@ -265,8 +276,7 @@ def _ids_apart(block: Block, check: "_Check", id_column: str) -> Iterator[Any]:
 
 def _check_unique(element: tuple[int, Iterable[Block]], check: OnePerId) -> Iterator[Block]:
     """Fail if rows of a side share an id; yield nothing."""
-    for _ in check(element):
-        pass
+    check_unique(element, check)
     yield from ()
 
 

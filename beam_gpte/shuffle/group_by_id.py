@@ -196,7 +196,7 @@ class KeyById(CutByKey):
     def cut(self, waiting: list[Block]) -> Iterator[Keyed]:
         """Cut rows by the partition of their id."""
         for rows in concat_by_schema(waiting):
-            yield from _partition(self.make(rows), self._column, self._partitions)
+            yield from partitioned(self.make(rows), self._column, self._partitions)
 
 
 class _KeyMade(KeyById):
@@ -288,9 +288,10 @@ class CoGroup:
 
 def partition_frame(frame: pl.DataFrame, column: str) -> Iterator[Keyed]:
     """Cut a frame into (partition of the id in `column`, rows)."""
-    return _partition(block_of(frame), column, PARTITIONS)
+    return partitioned(block_of(frame), column, PARTITIONS)
 
 
-def _partition(block: Block, column: str, partitions: int) -> Iterator[Keyed]:
+def partitioned(block: Block, column: str, partitions: int) -> Iterator[Keyed]:
+    """Cut a block into (partition of the id in `column`, rows)."""
     for start in range(0, len(block), ROWS_CUT):
         yield from split_by_id(block.slice(start, ROWS_CUT), column, partitions)

@@ -3,7 +3,8 @@
 marked blocks by id --> OnePerId --> by text --> DistinctTexts --> rows, duplicates
 
 What meets by text: the rows with one text of an input, whole, so that they need not meet again to
-be split. It cannot ride on the shuffle by id: of rows with one id only one may be compared.
+be split. It cannot ride on the shuffle by id: of rows with one id only one may be compared. Where
+such rows fail the job there is no shuffle by id, see `shuffle.ids_and_texts`.
 """
 
 import dataclasses
@@ -26,7 +27,8 @@ from beam_gpte.elements.wiring import named_collections
 from beam_gpte.shuffle.group_by_id import Keyed, concat_frames, frame_of
 from beam_gpte.shuffle.unique_ids import duplicate_rows, find_ids, id_array
 
-_REMOVED = "duplicates"  # the tag of removed rows
+REMOVED = "duplicates"  # the tag of removed rows
+_NO_STEPS = (None,) * len(MARKS)
 
 
 def marked(block: Block, mark: str) -> Block:
@@ -84,13 +86,13 @@ class OnePerId:
         self, id_column: str, steps: tuple[str, ...], isolate: bool, compared: tuple[str, ...]
     ) -> None:
         self._id_column = id_column
-        self._steps = steps
+        self.steps = steps
         self._isolate = isolate
         self._compared = compared
 
     def __call__(self, element: tuple[int, Iterable[Block]]) -> Iterator[Any]:
         """Check the rows of one partition of the ids."""
-        for mark, step in zip(MARKS, self._steps, strict=False):
+        for mark, step in zip(MARKS, self.steps, strict=False):
             pieces = _Pieces(element[1], mark)
             if not pieces:
                 continue
@@ -160,18 +162,31 @@ class DistinctTexts(beam.PTransform):
     def expand(self, keyed: beam.PCollection[Keyed]) -> DistinctRows:
         """Group rows by the partition of their `TEXT_KEY`, and split each group."""
         # in this order: types given after with_outputs are forgotten, and blocks would be pickled
-        keep = beam.FlatMap(_one_per_text, self.id_column)
-        keep = keep.with_output_types(Block, duplicates=Block).with_outputs(_REMOVED, main="rows")
+        keep = beam.FlatMap(one_per_text, self.id_column)
+        keep = keep.with_output_types(Block, duplicates=Block).with_outputs(REMOVED, main="rows")
         parts = keyed | "ByText" >> beam.GroupByKey() | "OnePerText" >> keep
-        return DistinctRows(parts.rows, parts[_REMOVED])
+        return DistinctRows(parts.rows, parts[REMOVED])
 
 
-def _one_per_text(element: tuple[int, Iterable[Block]], id_column: str) -> Iterator[Any]:
-    for mark in MARKS:
+def one_per_text(
+    element: tuple[int, Iterable[Block]], id_column: str, steps: tuple[str | None, ...] = _NO_STEPS
+) -> Iterator[Any]:
+    """Split the rows of one partition of the texts.
+
+    Args:
+      element: the partition, and blocks with `TEXT_KEY`.
+      id_column: of the ids.
+      steps: names of the inputs in the order of `MARKS`, for errors.
+
+    Yields:
+      Blocks of one row for each text, and, tagged, of the others.
+    """
+    for mark, step in zip(MARKS, steps, strict=False):
         frames = [_compared(block, id_column) for block in with_mark(element[1], mark)]
         if not frames:
             continue
-        rows = concat_frames(frames)
+        with naming(step):  # ids of two types
+            rows = concat_frames(frames)
         first = pl.col(id_column).min().over(TEXT_KEY).alias(REPRESENTATIVE)
         rows = rows.with_columns(first)
         removed = rows.filter(pl.col(id_column) != pl.col(REPRESENTATIVE))
@@ -209,7 +224,7 @@ def _split_by_text(
         rows = block.filter(position.is_valid())
         Metrics.counter(NAMESPACE, "removed").inc(len(rows))
         rows = with_hidden(rows, pa.field(REPRESENTATIVE, of.type), of)
-        yield beam.pvalue.TaggedOutput(_REMOVED, rows)
+        yield beam.pvalue.TaggedOutput(REMOVED, rows)
     kept = block.filter(position.is_null())
     if kept:
         at = find_ids(id_array(kept, id_column), lists[REPRESENTATIVE].to_arrow(), id_column)

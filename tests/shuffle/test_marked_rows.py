@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from beam_gpte import Block, InputError
 from beam_gpte.core.columns import DUPLICATES, MARKS, REPRESENTATIVE, TEXT_KEY
 from beam_gpte.elements.block import hidden_block
-from beam_gpte.shuffle.marked_rows import OnePerId, _one_per_text, has_mark, marked, with_key
+from beam_gpte.shuffle.marked_rows import OnePerId, has_mark, marked, one_per_text, with_key
 
 Rows = list[tuple[str, str]]  # ids and texts
 
@@ -64,7 +64,7 @@ def test_one_row_of_each_text_is_kept_and_lists_the_others(
         for rows, mark in zip(sides, MARKS, strict=False)
         for start in range(0, len(rows), size)
     ]
-    found = list(_one_per_text((0, blocks), "id"))
+    found = list(one_per_text((0, blocks), "id"))
     for rows, mark in zip(sides, MARKS, strict=False):
         groups: dict[str, list[str]] = {}
         for id_, text in rows:
@@ -90,6 +90,6 @@ def test_one_row_of_each_text_is_kept_and_lists_the_others(
 def test_a_row_inherits_what_a_duplicate_represents() -> None:
     lists = {DUPLICATES: pa.array([["9"], None, ["5", "7"]], pa.large_list(pa.large_string()))}
     rows = with_key(block([("2", "b"), ("3", "c"), ("1", "B")], MARKS[0], **lists), ("text",))
-    parts = list(_one_per_text((0, [rows]), "id"))
+    parts = list(one_per_text((0, [rows]), "id"))
     kept = [row for part in parts if isinstance(part, Block) for row in part.batch.to_pylist()]
     assert {row["id"]: row[DUPLICATES] for row in kept} == {"1": ["2", "5", "7", "9"], "3": None}

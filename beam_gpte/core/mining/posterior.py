@@ -137,8 +137,8 @@ class Mixture:
     def _curve(self) -> tuple[np.ndarray, np.ndarray]:
         last = self.means[-1] + 10 * math.sqrt(max(self.variances))
         at = np.linspace(self.means[0], last, POINTS)
-        gaussians = (np.array(values) for values in (self.shares, self.means, self.variances))
-        log = _log_densities(at, *gaussians)
+        shares, means, variances = map(np.array, (self.shares, self.means, self.variances))
+        log = _log_densities((at - means[:, None]) ** 2, shares, variances)
         odds = np.logaddexp.reduce(log[self.chance :]) - np.logaddexp.reduce(log[: self.chance])
         return at, np.maximum.accumulate(1 / (1 + np.exp(-np.clip(odds, -700, 700))))
 
@@ -200,9 +200,10 @@ def _fit(scores: Histogram, cuts: tuple[int, ...]) -> tuple[float, Mixture]:
         weights = members * counts
         mass = np.maximum(weights.sum(axis=1), TINY)
         means = weights @ x / mass
-        variances = (weights * (x - means[:, None]) ** 2).sum(axis=1) / mass
+        squares = (x - means[:, None]) ** 2
+        variances = (weights * squares).sum(axis=1) / mass
         variances = np.maximum(variances, max(MIN_VARIANCE, MIN_SPREAD**2 * spread))
-        log = _log_densities(x, mass / mass.sum(), means, variances)
+        log = _log_densities(squares, mass / mass.sum(), variances)
         largest = log.max(axis=0)
         members = np.exp(log - largest)
         densities = members.sum(axis=0)
@@ -220,12 +221,16 @@ def _fit(scores: Histogram, cuts: tuple[int, ...]) -> tuple[float, Mixture]:
     return (likelihood - penalty if mass.min() >= MIN_SCORES_OF_ONE else -np.inf), fitted
 
 
-def _log_densities(
-    x: np.ndarray, shares: np.ndarray, means: np.ndarray, variances: np.ndarray
-) -> np.ndarray:
-    """Compute the log density, float64 (c, n), of each Gaussian at each score."""
+def _log_densities(squares: np.ndarray, shares: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """Compute the log density, float64 (c, n), of each Gaussian at each score.
+
+    Args:
+      squares: float64 (c, n), of the distances of the scores from the means.
+      shares: float64 (c,).
+      variances: float64 (c,).
+    """
     heights = np.log(shares / np.sqrt(2 * np.pi * variances))
-    return heights[:, None] - (x - means[:, None]) ** 2 / (2 * variances[:, None])
+    return heights[:, None] - squares / (2 * variances[:, None])
 
 
 def _separations(means: Sequence[float], variances: Sequence[float]) -> list[float]:
