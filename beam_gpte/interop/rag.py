@@ -152,6 +152,8 @@ def embeddable_item(row: Mapping[str, Any]) -> EmbeddableItem:
         metadata=rest,
         embedding=Embedding(
             None if dense is None else [float(value) for value in dense],
-            None if indices is None or values is None else (list(indices), list(values)),
+            None
+            if indices is None or values is None
+            else (list(map(int, indices)), list(map(float, values))),
         ),
     )
