@@ -31,6 +31,7 @@ def is_there(precision: str) -> bool:
     return int8_works() if precision == "int8" else bf16_speedup() > 0
 
 
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize("precision", NEAR)
 @pytest.mark.parametrize("name", RUN)
 def test_another_precision_is_near_fp32_and_alike_in_any_batch(

@@ -78,18 +78,6 @@ def test_tokens_are_counted_without_padding(folders: dict[str, Path]) -> None:
     assert counts.dropped[0] == 0 < counts.dropped[1]
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_precisions_are_near(folders: dict[str, Path], kind: str, precision: str) -> None:
-    config = EncoderConfig(str(folders[kind]), precision=precision)
-    plain = TextEncoder.load(str(folders[kind])).encode(TEXTS)
-    try:
-        found = TextEncoder.load(config).encode(TEXTS)
-    except InputError as error:
-        pytest.skip(str(error))
-    assert (found * plain).sum(axis=1).min() > 0.98
-
-
 SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"pooling": "mean"}, "pooling 'mean'"),
     ({"layers": 2}, "layers 2"),
