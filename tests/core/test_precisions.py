@@ -14,8 +14,10 @@ RUN = [name for name in KINDS if name not in STATIC]
 # How near fp32 random weights have to come, which have no redundancy: the lowest cosine of what two
 # precisions give of an input, and the correlation of scores.
 NEAR = {"bf16": 0.99, "int8": 0.95}
-# What a batch may change where texts are padded to the longest of it: products of other shapes are
-# rounded otherwise, and a number next to the border of two codes gets the other one.
+LARGEST = {"autoencoder": 0.9}  # of 1,500 terms it keeps 16: of two that are near one is exchanged
+SHAPED = "token vectors, as a reranker"  # whose scores are products of all tokens of a batch
+# What a batch may change where texts are padded to its longest, and of images: products of other
+# shapes are rounded otherwise, and a number next to the border of two codes gets the other one.
 PADDED = 0.999
 
 
@@ -48,13 +50,13 @@ def test_another_precision_is_near_fp32_and_alike_in_any_batch(
         return
     model = kind.open(folder, precision=precision)
     found = kind.run(model, list(kind.inputs))
-    assert likeness(found, made.found(name)) > NEAR[precision]
+    assert likeness(found, made.found(name)) > LARGEST.get(name, NEAR[precision])
     differs = [not np.array_equal(a, b) for a, b in zip(found, made.found(name), strict=True)]
     assert any(differs)  # so that it is not fp32 under another name
     alone = [kind.run(model, [one])[0] for one in kind.inputs]
     turned = kind.run(model, list(kind.inputs)[::-1])[::-1]
     for others in (alone, turned):
-        if getattr(model, "unpadded", name in IMAGES):
+        if getattr(model, "unpadded", False) and name != SHAPED:
             assert all(map(np.array_equal, others, found))
         else:
             assert likeness(others, found) > PADDED
