@@ -121,8 +121,8 @@ class DeduplicateSemantic(DeduplicationStep):
     before them, and these, it holds the pairs that decide; the others are counted (`pairs_cut`).
     One worker holds the vectors of all such rows. See `dedup.dense`.
 
-    Memory of a worker, for n rows: the vectors and sketches of a tile, 320,000 x (4 dim + 5 s)
-    bytes with s = 64 or 128, the sketches of rows that visit it, 5 s bytes each, and the products
+    Memory of a worker, for n rows: the vectors and sketches of a tile, 320,000 x (4 dim + 6 s)
+    bytes with s = 64 or 128, the sketches of rows that visit it, 6 s bytes each, and the products
     of 512 rows with a cell; or the candidates of one of 16 partitions of the ids and the vectors
     these name, at most 4 dim n / 16 bytes; on one worker the sample, dim bytes for each of 16,384
     vectors, or of 40 for each cell, at most 163,840. With `scratch` of `Deduplicate` no vectors of

@@ -11,7 +11,7 @@ from beam_gpte.core.dedup.space import SKETCH_SLACK
 
 CHUNK = 512  # rows compared at once with those of a cell; 8192 x 512 products are 16 MB
 # Coarse sketches of 33 numbers leave 1 in 500 pairs in a cell at a threshold of 0.9; a pair that
-# they leave costs as much as about 60 others. Where they leave many, all numbers are compared.
+# they leave costs as much as about 100 others. Where they leave many, all numbers are compared.
 COARSE_LEAVES = 64
 BLOCKS_TRIED = 4
 COARSE_SLACK = 1e-5  # fp32 lengths
