@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 LIST = Path(__file__).with_suffix(".txt")
-SECONDS = 8  # of all cases of a test, setup included; the others take 14 minutes on two cores
+SECONDS = 7  # of all cases of a test, setup included; the others take 13 minutes on two cores
 DURATION = re.compile(
     r"^([\d.]+)s (?:call|setup|teardown) +(tests/[^\[\s]+::[^\[\s]+)", re.MULTILINE
 )
