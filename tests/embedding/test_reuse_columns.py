@@ -29,6 +29,7 @@ from beam_gpte import (
 from beam_gpte.cli.runtime import counters
 from tests.core.multi_vectors import tiny_models
 from tests.core.sparse.models import inference_free
+from tests.embedding.reused import one_to_a_block, read, reasons, rewrite, run_blocks
 from tests.examples import LengthEncoder, keep, kept
 
 NewPipeline = Callable[..., beam.Pipeline]
@@ -100,26 +101,7 @@ def changeable(before: Path, tmp_path: Path) -> Path:
 def run(
     pipeline: beam.Pipeline, documents: dict[str, str], out: Path, embed: Any
 ) -> tuple[dict[str, int], pa.Table]:
-    """Embed documents, one to a block, so that the bits of a vector depend on its text alone."""
-    blocks = [Block.from_pydict({"id": [id_], "text": [documents[id_]]}) for id_ in documents]
-    corpus = pipeline | beam.Create(blocks).with_output_types(Block)
-    corpus | embed | WriteVectorsToParquet(str(out))
-    result = pipeline.run()
-    result.wait_until_finish()
-    return counters(result), read(out)
-
-
-def read(folder: Path) -> pa.Table:
-    return pa.concat_tables(map(pq.read_table, sorted(folder.glob("*.parquet")))).sort_by("id")
-
-
-def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    for path in folder.glob("*.parquet"):
-        pq.write_table(change(pq.read_table(path)), path)
-
-
-def reasons(count: dict[str, int]) -> dict[str, int]:
-    return {name: n for name, n in count.items() if name.startswith("not reused")}
+    return run_blocks(pipeline, one_to_a_block(documents), out, embed)
 
 
 def sizes(table: pa.Table, column: str, ids: str) -> int:

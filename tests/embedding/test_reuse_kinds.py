@@ -22,6 +22,7 @@ from beam_gpte import (
 from beam_gpte.cli.runtime import counters
 from beam_gpte.core.metadata import vector_metadata
 from tests.conftest import MODES
+from tests.embedding.reused import one_to_a_block, read, reasons, rewrite, run_blocks
 from tests.examples import LengthEncoder, WordEncoder
 
 NewPipeline = Callable[..., beam.Pipeline]
@@ -42,29 +43,9 @@ def run(
     quantize: QuantizeVectors | None = None,
     **settings: Any,
 ) -> tuple[dict[str, int], pa.Table]:
-    """Embed documents, one to a block, so that the bits of a vector depend on its text alone."""
-    blocks = [Block.from_pydict({"id": [id_], "text": [documents[id_]]}) for id_ in documents]
-    corpus = pipeline | beam.Create(blocks).with_output_types(Block)
-    vectors = corpus | EmbedText(model, **settings)
-    if quantize is not None:
-        vectors = vectors | quantize
-    vectors | WriteVectorsToParquet(str(out))
-    result = pipeline.run()
-    result.wait_until_finish()
-    return counters(result), read(out)
-
-
-def read(folder: Path) -> pa.Table:
-    return pa.concat_tables(map(pq.read_table, sorted(folder.glob("*.parquet")))).sort_by("id")
-
-
-def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    for path in folder.glob("*.parquet"):
-        pq.write_table(change(pq.read_table(path)), path)
-
-
-def reasons(count: dict[str, int]) -> dict[str, int]:
-    return {name: n for name, n in count.items() if name.startswith("not reused")}
+    quantized = () if quantize is None else (quantize,)
+    embed = EmbedText(model, **settings)
+    return run_blocks(pipeline, one_to_a_block(documents), out, embed, *quantized)
 
 
 def fitted(folder: Path) -> float | None:

@@ -8,7 +8,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from beam_gpte import (
@@ -23,6 +22,7 @@ from beam_gpte import (
 from beam_gpte.cli.runtime import counters
 from beam_gpte.embedding.images.previous_images import PreviousImages
 from tests.core.images.tiny_towers import draw, encoded, make_clip
+from tests.embedding.reused import read, reasons, run_blocks
 from tests.examples import keep, kept
 
 NewPipeline = Callable[..., beam.Pipeline]
@@ -51,19 +51,7 @@ def run(
         Block.from_pydict({"id": [id_], "image": pa.array([image], kind)})
         for id_, image in images.items()
     ]
-    vectors = pipeline | beam.Create(blocks).with_output_types(Block) | embed
-    vectors | WriteVectorsToParquet(str(out))
-    result = pipeline.run()
-    result.wait_until_finish()
-    return counters(result), read(out)
-
-
-def read(folder: Path) -> pa.Table:
-    return pa.concat_tables(map(pq.read_table, sorted(folder.glob("*.parquet")))).sort_by("id")
-
-
-def reasons(count: dict[str, int]) -> dict[str, int]:
-    return {name: n for name, n in count.items() if name.startswith("not reused")}
+    return run_blocks(pipeline, blocks, out, embed)
 
 
 @pytest.mark.parametrize("mode", ["in memory", "two processes"])
