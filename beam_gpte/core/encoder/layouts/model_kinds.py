@@ -63,8 +63,7 @@ def is_static(root: Path, config: EncoderConfig) -> bool:
         if not isinstance(modules, list) or not modules:
             return False  # which has a message of its own
         (_, first), *_ = routed_entries(root / "modules.json", modules, config)[0]
-        kind = str(first.get("type")) if isinstance(first, dict) else ""
-        return kind.startswith("sentence_transformers.") and kind.endswith(f".{STATIC}")
+        return isinstance(first, dict) and module_kind(first.get("type")) == STATIC
     path = root / "config.json"
     return path.exists() and read_settings(path).get("model_type") == MODEL2VEC
 
