@@ -40,6 +40,11 @@ def dense_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
+def models(dense_model: str, sparse_model: str) -> tuple[str, str]:
+    return dense_model, sparse_model
+
+
+@pytest.fixture(scope="module")
 def orders(sparse_model: str, dense_model: str) -> dict[str, list[int]]:
     """The ids of all rows, the most similar one first, for the text of row 2."""
     sparse = SparseEncoder.load(sparse_model)
@@ -72,28 +77,27 @@ def queries(dense_model: str, sparse_model: str) -> tuple[list[float], list[int]
 
 def test_qdrant_finds_rows_by_either_vector(
     new_pipeline: NewPipeline,
-    dense_model: str,
-    sparse_model: str,
+    models: tuple[str, str],
     orders: dict[str, list[int]],
     tmp_path: Path,
 ) -> None:
     qdrant = pytest.importorskip("qdrant_client")
     from apache_beam.ml.rag.ingestion.qdrant import QdrantConnectionParameters, QdrantWriteConfig
 
-    place, models = str(tmp_path / "qdrant"), qdrant.models
+    place, kinds = str(tmp_path / "qdrant"), qdrant.models
     client = qdrant.QdrantClient(path=place)
-    size = models.VectorParams(size=static_models.DIM, distance=models.Distance.COSINE)
+    size = kinds.VectorParams(size=static_models.DIM, distance=kinds.Distance.COSINE)
     client.create_collection(
         "texts",
         vectors_config={"dense": size},
-        sparse_vectors_config={"sparse": models.SparseVectorParams()},
+        sparse_vectors_config={"sparse": kinds.SparseVectorParams()},
     )
     client.close()
     config = QdrantWriteConfig(QdrantConnectionParameters.local(place), "texts")
-    write(new_pipeline, (dense_model, sparse_model), config)
+    write(new_pipeline, models, config)
     client = qdrant.QdrantClient(path=place)
-    dense, indices, values = queries(dense_model, sparse_model)
-    asked = {"dense": dense, "sparse": models.SparseVector(indices=indices, values=values)}
+    dense, indices, values = queries(*models)
+    asked = {"dense": dense, "sparse": kinds.SparseVector(indices=indices, values=values)}
     for name, query in asked.items():
         found = client.query_points("texts", query=query, using=name, limit=9).points
         assert [point.id for point in found] == orders[name]
@@ -103,8 +107,7 @@ def test_qdrant_finds_rows_by_either_vector(
 
 def test_milvus_finds_rows_by_either_vector(
     new_pipeline: NewPipeline,
-    dense_model: str,
-    sparse_model: str,
+    models: tuple[str, str],
     orders: dict[str, list[int]],
     tmp_path: Path,
 ) -> None:
@@ -131,8 +134,8 @@ def test_milvus_finds_rows_by_either_vector(
     config = MilvusVectorWriterConfig(
         MilvusConnectionParameters(uri=place), MilvusWriteConfig("texts")
     )
-    write(new_pipeline, (dense_model, sparse_model), config)
-    dense, indices, values = queries(dense_model, sparse_model)
+    write(new_pipeline, models, config)
+    dense, indices, values = queries(*models)
     asked = {"embedding": dense, "sparse_embedding": dict(zip(indices, values, strict=True))}
     client.load_collection("texts")
     for name, query in asked.items():
